@@ -1,10 +1,10 @@
-"""avatar_bench: is this avatar a real photo, a drawing, or AI-generated, and how well can we know?"""
+"""Evaluation of classifiers that tell whether an avatar is a real photo, a drawing or AI-generated."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "load", "predict"]
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the Python API on first use: it needs torch, the command line mostly does not."""
+    """Import the Python API on first use: it needs torch, which most commands do not."""
     if name in ("load", "predict"):
         from avatar_bench.runs import ensembles
 

@@ -1,4 +1,4 @@
-"""The errors that a user can cause, each with the exit code of its kind."""
+"""Errors that a user can cause, each with its exit code."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 
 class AvatarBenchError(Exception):
-    """Say what went wrong, where, what was expected and what to do, in at most three lines.
+    """Error of at most three lines: what is wrong, where, and what to do.
 
-    The lines are given as separate arguments; `__main__` prints them on stderr and ends with `exit_code`.
+    Each argument is one line. The command prints them on stderr and exits with `exit_code`.
     """
 
     exit_code = 1
@@ -20,7 +20,7 @@ class AvatarBenchError(Exception):
             text = text.rpartition(f"{type(self).__name__}: ")[2].strip()
             lines = tuple(text.split("\n"))
         super().__init__(text)
-        self.lines = tuple(line.replace("\n", "\\n") for line in lines)  # a name may hold one
+        self.lines = tuple(line.replace("\n", "\\n") for line in lines)  # file names may contain line breaks
 
     def __reduce__(self) -> tuple[type[AvatarBenchError], tuple[str, ...]]:
         return type(self), self.lines
@@ -39,11 +39,11 @@ class DataError(AvatarBenchError):
 
 
 class GuardError(DataError):
-    """A condition under which every figure would be void."""
+    """A condition that would invalidate the metrics, such as test images used in training."""
 
 
 class BlockError(DataError):
-    """A block that this run or set cannot be put through; block=all leaves it out."""
+    """A block that cannot be run on this run or data set; block=all leaves it out."""
 
 
 class CheckpointError(AvatarBenchError):
@@ -59,7 +59,7 @@ class OutputError(AvatarBenchError):
 
 
 class DivergedError(AvatarBenchError):
-    """A loss, weight or logit that is not finite; `rows` of `split` are the batch of images that gave the loss."""
+    """A loss, weight or logit that is not finite; `rows` of `split` are the images of the batch with that loss."""
 
     exit_code = 6
     split: str = "train"
@@ -73,6 +73,6 @@ class RegressionError(AvatarBenchError):
 
 
 def suggest_names(word: str, known: Iterable[str]) -> str:
-    """Give "did you mean ...?" for the nearest of the known names, or an empty string."""
-    near = difflib.get_close_matches(word, sorted(set(known)), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else ""
+    """Return "did you mean ...?" with the closest known names, or an empty string."""
+    matches = difflib.get_close_matches(word, sorted(set(known)), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(matches)}?" if matches else ""

@@ -1,4 +1,4 @@
-"""Copies: draw images, some of them twice there, and let one tool find those; prints what it found as JSON."""
+"""Search for copies among drawn images by one tool; prints the measurements as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIDE = 64  # px
-A_COPY = 50  # of so many images one is planted again under another name
+A_COPY = 50  # one of this many images is copied under another name
 WHOM = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 Pairs = set[tuple[str, str]]
@@ -28,13 +28,13 @@ Task = Callable[[], Pairs]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tool", choices=TOOLS)
-    parser.add_argument("folder", type=Path, help="what draw_set made")
+    parser.add_argument("folder", type=Path, help="a folder made by draw_set")
     arguments = parser.parse_args()
     print(json.dumps(measure(arguments.tool, arguments.folder)))
 
 
 def measure(tool: str, folder: Path) -> dict[str, float]:
-    """Give how many pairs a tool finds, in which time, and the largest memory of this process or a child of it."""
+    """Return the number of pairs that a tool finds, its time, and the peak memory of this process or a child."""
     logging.disable()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         search = TOOLS[tool](folder)
@@ -53,7 +53,7 @@ def measure(tool: str, folder: Path) -> dict[str, float]:
 
 
 def processor_seconds() -> float:
-    """Give the processor time of this process and its children that ended: what other processes do not change."""
+    """Return the processor time of this process and its finished children, which other processes do not affect."""
     return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, WHOM))
 
 
@@ -69,7 +69,7 @@ def draw_set(folder: Path, size: int) -> Path:
 
 
 def draw(seed: int, side: int) -> Image.Image:
-    """Draw shapes on a soft ground."""
+    """Draw shapes on a smooth background."""
     rng = np.random.default_rng(seed)
     ground = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
     image = ground.resize((side, side), Image.Resampling.BICUBIC)
@@ -81,14 +81,14 @@ def draw(seed: int, side: int) -> Image.Image:
 
 
 def planted_pairs(folder: Path) -> Pairs:
-    """Give the pairs of names that `draw_set` made equal."""
+    """Return the pairs of names that `draw_set` made equal."""
     names = sorted(file.name for file in folder.iterdir())
     copies = len(names) // A_COPY
     return set(zip(names[:copies], names[len(names) - copies :], strict=True))
 
 
 def avatar_bench(folder: Path) -> Task:
-    """Exact and near copies; mirrored and rotated ones too."""
+    """Return a search for exact and near copies, including mirrored and rotated ones."""
     from avatar_bench.data.decoding import decode
     from avatar_bench.data.duplicates import find_matches
     from avatar_bench.data.fingerprints import Fingerprint, fingerprint_files
@@ -104,7 +104,7 @@ def avatar_bench(folder: Path) -> Task:
 
 
 def cleanvision(folder: Path) -> Task:
-    """Exact and near duplicates, none of its other issues."""
+    """Return a search for exact and near duplicates, without the other checks of cleanvision."""
     from cleanvision import Imagelab
 
     def search() -> Pairs:
@@ -119,7 +119,7 @@ def cleanvision(folder: Path) -> Task:
 
 
 def imagededup(folder: Path) -> Task:
-    """Near duplicates by perceptual hash at its default distance; of them, those with equal hashes are counted."""
+    """Return a search for near duplicates by perceptual hash at its default distance; those with equal hashes count."""
     from imagededup.methods import PHash
 
     def search() -> Pairs:

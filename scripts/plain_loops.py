@@ -1,6 +1,6 @@
-"""Plain loops of timm and torch, as timm's own inference.py and train.py go about it: what we are measured beside.
+"""Plain loops of timm and torch that follow timm's own inference.py and train.py, as a baseline of the benchmark.
 
-Without --best they have those scripts' defaults; --best gives them the flags that make them fastest on a processor.
+Without --best they use the defaults of those scripts; --best uses the flags that are fastest on a processor.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def predict(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train and validate, say when an epoch has ended, and keep checkpoints and a summary."""
+    """Train and validate, print the end of each epoch, and save checkpoints and a summary."""
     random_seed(42)
     model = build(arguments)
     config = settings_of(model, arguments)
@@ -107,16 +107,17 @@ def train(arguments: argparse.Namespace) -> None:
             updates += 1
             mean.update(loss.item(), len(images))
             schedule.step_update(num_updates=updates, metric=mean.avg)
-        judged = validate(model, plain, arguments)
-        update_summary(epoch, {"loss": mean.avg}, judged, str(arguments.out / "summary.csv"), write_header=epoch == 0)
-        saver.save_checkpoint(epoch, metric=judged["top1"])
-        print(f"epoch {epoch + 1}  loss {mean.avg:.4f}  top1 {judged['top1']:.2f}", flush=True)
+        validated = validate(model, plain, arguments)
+        summary = str(arguments.out / "summary.csv")
+        update_summary(epoch, {"loss": mean.avg}, validated, summary, write_header=epoch == 0)
+        saver.save_checkpoint(epoch, metric=validated["top1"])
+        print(f"epoch {epoch + 1}  loss {mean.avg:.4f}  top1 {validated['top1']:.2f}", flush=True)
 
 
 def validate(
     model: nn.Module, loader: Iterator[tuple[torch.Tensor, torch.Tensor]], arguments: argparse.Namespace
 ) -> dict[str, float]:
-    """Give the loss and the accuracy in percent on the images of a loader."""
+    """Return the loss and the accuracy in percent on the images of a loader."""
     model.eval()
     losses, top1 = AverageMeter(), AverageMeter()
     with torch.inference_mode():
@@ -135,7 +136,7 @@ def build(arguments: argparse.Namespace) -> nn.Module:
 
 
 def settings_of(model: nn.Module, arguments: argparse.Namespace) -> dict[str, object]:
-    """Give how timm prepares images for this network, at the size that is asked for."""
+    """Return timm's preprocessing for this network at the given size."""
     config = resolve_data_config({"input_size": (3, arguments.size, arguments.size)}, model=model)
     return {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
 

@@ -1,4 +1,4 @@
-"""Rounds: several ways to do the same, each in a process of its own, taken in turn and told beside each other."""
+"""Timing of alternative commands in alternating rounds, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Ended:
-    """What is known of a process that ended; lines are what it said, each with the seconds since it began."""
+    """Measurements of a finished process; lines are its output, each with the seconds since its start."""
 
     begun: float  # seconds since 1970
     seconds: float
-    processor: float  # seconds of all processors, of this process and of those it waited for
-    peak: float  # MiB of all its processes together, shared pages counted once; nan where it was not asked for
+    processor: float  # seconds on all processors, of this process and of those it waited for
+    peak: float  # MiB of all its processes together, shared pages counted once; nan where not measured
     code: int
     lines: list[tuple[float, str]]
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do a thing: a command, what to do before each round, and the figures to read off once it ended.
+    """Alternative of a comparison: a command, a preparation of each round, and a reader of further metrics.
 
-    `first` is a command that is run once, unmeasured: for what a machine is left with by whoever ran it before.
+    `first` is a command that is run once, unmeasured, for what a machine does only once.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways to do the same; `beside` names those by which the figures in `of` of each way are divided."""
+    """Alternatives for one task; the metrics in `of` are reported as ratios to those of the ways in `beside`."""
 
     title: str
     ways: Sequence[Way]
@@ -69,7 +69,7 @@ class Comparison:
 
 
 def measure(comparison: Comparison, rounds: int, folder: Path, variables: Mapping[str, str]) -> dict[str, Any]:
-    """Go through all ways in turn, so often, and give medians and spread; a way that fails is left out, and told."""
+    """Run all alternatives in turn and return medians and spread; one that fails is left out and reported."""
     found: dict[str, list[Figures]] = {way.name: [] for way in comparison.ways}
     failed: list[str] = []
 
@@ -110,7 +110,7 @@ def measure(comparison: Comparison, rounds: int, folder: Path, variables: Mappin
 
 
 def run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str], memory: bool = False) -> Ended:
-    """Run a command to its end, as from a shell in `folder`; watch its memory where that is asked for."""
+    """Run a command to its end, as from a shell in `folder`; sample its memory if `memory`."""
     begun, start = time.time(), time.perf_counter()
     lines: list[tuple[float, str]] = []
     with subprocess.Popen(
@@ -124,9 +124,9 @@ def run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str
         errors="replace",
     ) as process:
         assert process.stdout is not None
-        told = process.stdout
+        output = process.stdout
         listener = threading.Thread(
-            target=lambda: lines.extend((time.perf_counter() - start, line.rstrip()) for line in told)
+            target=lambda: lines.extend((time.perf_counter() - start, line.rstrip()) for line in output)
         )
         peaks: list[float] = []
         done = threading.Event()
@@ -134,7 +134,7 @@ def run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str
         listener.start()
         if memory:
             sampler.start()
-        _, status, usage = os.wait4(process.pid, 0)  # in place of wait: it tells the processor's time
+        _, status, usage = os.wait4(process.pid, 0)  # instead of wait: it returns the processor time
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         done.set()
@@ -145,13 +145,13 @@ def run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str
 
 
 def sample(root: int, done: threading.Event) -> Iterator[float]:
-    """Give the memory of a process and all below it, MiB, again and again: a shared page counts once among them."""
+    """Yield the memory of a process and all its descendants in MiB, repeatedly; a shared page counts once."""
     while not done.wait(BETWEEN_SAMPLES):
         yield sum(proportional(process) for process in tree(root)) / 1024
 
 
 def tree(root: int) -> list[int]:
-    """Give the ids of a process and of all below it."""
+    """Return the ids of a process and of all its descendants."""
     parents: dict[int, int] = {}
     for folder in PROC.glob("[0-9]*"):
         try:
@@ -166,7 +166,7 @@ def tree(root: int) -> list[int]:
 
 
 def proportional(process: int) -> int:
-    """Give the proportional set size of a process, KiB; 0 where it has ended."""
+    """Return the proportional set size of a process in KiB; 0 where it has ended."""
     try:
         lines = (PROC / str(process) / "smaps_rollup").read_text().splitlines()
     except OSError:
@@ -175,7 +175,7 @@ def proportional(process: int) -> int:
 
 
 def figures_of(ended: Ended) -> Figures:
-    """Give what every process has; the peak where it was asked for."""
+    """Return the metrics of every process; the peak only where it was measured."""
     known = {"seconds": ended.seconds, "processor seconds": ended.processor, "peak MiB": ended.peak}
     return {name: value for name, value in known.items() if value == value}
 
@@ -185,14 +185,14 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def ratio(other: Sequence[Figures], this: Sequence[Figures], figure: str) -> dict[str, float]:
-    """Give the ratio of the medians, with the least and the largest of any one round."""
+    """Return the ratio of the medians, with the minimum and maximum of any one round."""
     each = [one[figure] / mine[figure] for one, mine in zip(other, this, strict=False)]
     medians = (statistics.median(one[figure] for one in many) for many in (other, this))
     return {"median": next(medians) / next(medians), "low": min(each), "high": max(each)}
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Give one comparison in Markdown."""
+    """Return one comparison in Markdown."""
     ways = result["ways"]
     names = list(dict.fromkeys(name for way in ways for name in way["figures"]))
     pairs = list(
@@ -201,16 +201,16 @@ def table(result: Mapping[str, Any]) -> str:
     heads = [f"{other} / this" + (f" ({figure})" if figure != "seconds" else "") for figure, other in pairs]
     rows = [["", *names, *heads], ["---"] * (1 + len(names) + len(heads))]
     for way in ways:
-        cells = [told(way["figures"].get(name)) for name in names]
-        cells += [told(way["ratios"].get(figure, {}).get(other)) for figure, other in pairs]
+        cells = [format_spread(way["figures"].get(name)) for name in names]
+        cells += [format_spread(way["ratios"].get(figure, {}).get(other)) for figure, other in pairs]
         rows.append([way["way"], *cells])
     lines = [f"**{result['title']}**", "", *(f"| {' | '.join(row)} |" for row in rows)]
     notes = [*result["left out"], *result["failed"]]
     return "\n".join([*lines, *(f"\n{note}" for note in notes)])
 
 
-def told(figure: Mapping[str, Any] | None) -> str:
-    """Give a median and what lies around it, to three digits."""
+def format_spread(figure: Mapping[str, Any] | None) -> str:
+    """Return a median with its minimum and maximum, to three digits."""
     if figure is None:
         return ""
     values = [figure[name] for name in ("median", "low", "high")]
@@ -221,9 +221,9 @@ def told(figure: Mapping[str, Any] | None) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Give what figures depend on."""
-    said = (PROC / "cpuinfo").read_text() if (PROC / "cpuinfo").is_file() else ""
-    facts = dict(line.split(":", 1) for line in said.split("\n\n")[0].splitlines() if ":" in line)
+    """Return the properties of the machine on which metrics depend."""
+    text = (PROC / "cpuinfo").read_text() if (PROC / "cpuinfo").is_file() else ""
+    facts = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
     facts = {name.strip(): value.strip() for name, value in facts.items()}
     flags = facts.get("flags", "").split()
     versions = {name: importlib.metadata.version(name) for name in ("torch", "timm")}
@@ -238,5 +238,5 @@ def machine() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Give how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Tiny images of three classes, and one tiny Run trained on them, for every test that needs either."""
+"""Fixtures of all tests: tiny images of three classes, and a tiny run trained on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks lose more to threads than they gain
 
-# of tensorboard and OpenVINO: it holds on to the stream that is there at its import, and Hydra's logging has it closed
+# used by tensorboard and OpenVINO: it keeps the stream of its import, which Hydra's logging would close
 with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
     importlib.import_module("absl.logging")
 
@@ -32,11 +32,11 @@ BACKBONE = "test_resnet.r160_in1k"
 SOURCES = {"drawing": ("ink", "crayon", "vector"), "generated": ("gan", "diffusion"), "real": ("studio", "street")}
 A_CLASS, A_BLIND_CLASS = 64, 14
 ENDINGS = (".png", ".jpg", ".webp")
-SHADE = 50  # of 255; less, and the images of a class would be near-duplicates
+SHADE = 50  # of 255; with less, images of a class would be near-duplicates
 
 
 def draw(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Give an image, (H, W, 3), whose colour and texture tell its class, and whose shades no other image has."""
+    """Draw an image (H, W, 3) with colour and texture of its class and unique shades."""
     height, width = (int(side) for side in rng.integers(40, 65, 2))
     across = np.linspace(0, 1, width)[None, :, None]
     if label == "drawing":  # flat patches on white
@@ -53,7 +53,7 @@ def draw(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def draw_set(root: Path, folder: str, a_class: int, sources: dict[str, tuple[str, ...]], seed: int) -> None:
-    """Fill root/folder/<class>/<source>/ with images, two a group, and write root/<folder>.csv."""
+    """Write images to root/folder/<class>/<source>/, two per group, and the manifest root/<folder>.csv."""
     rng = np.random.default_rng(seed)
     rows = []
     for label, names in sources.items():
@@ -78,7 +78,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small(images: Path) -> list[str]:
-    """The options of a training that takes a second; its stages have one epoch."""
+    """Options of a training of about a second, with one epoch per stage."""
     return [
         *("model=timm", f"model.backbone={BACKBONE}", "model.weights=none"),
         *("data=manifest", f"data.manifest={images / 'all.csv'}", f"data.blind={images / 'blind.csv'}"),
@@ -95,7 +95,7 @@ def small(images: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def train(small: list[str]) -> Callable[..., Path]:
-    """Train a small run with more options, or others, in a folder; give the folder back."""
+    """Return a function that trains a small run in a folder, with further or other options."""
     from avatar_bench.cli.app import main
 
     def run(out: Path, *words: str, code: int = 0) -> Path:
@@ -109,20 +109,20 @@ def train(small: list[str]) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny_run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run that knows its classes; never write into it (predictions/ and evaluation/ excepted)."""
+    """Finished run that has learned its classes; never write into it (except predictions/ and evaluation/)."""
     return train(tmp_path_factory.mktemp("runs") / "tiny", "epochs=6")
 
 
 @pytest.fixture
 def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny run that a test may spoil."""
+    """Copy of the tiny run that a test may change."""
     found = shutil.ignore_patterns("evaluation", "predictions")
     return Path(shutil.copytree(tiny_run, tmp_path / "copy", ignore=found))
 
 
 @pytest.fixture
 def reseal() -> Callable[[Path], None]:
-    """Write the .sha256 beside a file that a test has changed on purpose, and what the run's record says of it."""
+    """Return a function that updates the .sha256 file and the record of a file changed by a test."""
 
     def write(file: Path) -> None:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -137,7 +137,7 @@ def reseal() -> Callable[[Path], None]:
 
 @pytest.fixture(scope="session")
 def card() -> dict[str, Any]:
-    """The card of a small checkpoint, as plain values."""
+    """Card of a small checkpoint, as plain values."""
     from avatar_bench.models.model_card import Card
 
     preprocessing = {"size": 32, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -146,7 +146,7 @@ def card() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def small_checkpoint(card: dict[str, Any]) -> Callable[..., Path]:
-    """Write a small checkpoint, whole in all but its network, whose card says something else; give the file back."""
+    """Return a function that writes a small checkpoint without weights and with a changed card."""
     import torch
 
     def write(file: Path, **other: Any) -> Path:
@@ -159,9 +159,9 @@ def small_checkpoint(card: dict[str, Any]) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def network() -> Callable[[str], Any]:
-    """Build the network of a conf/model yaml without weights, once; a test gives it back as it was.
+    """Return a function that builds the network of a conf/model yaml without weights; tests must not change it.
 
-    Transformers of a fixed size are built for small images, see `side_of`, the largest with two blocks.
+    Transformers of a fixed size are built for small images, the largest with two blocks.
     """
     import torch
     import yaml
@@ -182,7 +182,7 @@ def network() -> Callable[[str], Any]:
 
 @pytest.fixture(scope="session")
 def inside() -> Callable[[Figure], bool]:
-    """Return a function that draws a figure and tells whether all of it lies inside, to .02 inch."""
+    """Return a function that draws a figure and checks that all of it lies inside, to .02 inch."""
 
     def within(figure: Figure) -> bool:
         figure.set_dpi(100)

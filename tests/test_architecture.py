@@ -261,7 +261,11 @@ def test_a_wrong_import_is_found(module: str, line: str, reason: str, copy: Path
         ("models/splits.py", "", "modules of one name: data/splits, models/splits"),
         ("data/figures.py", "", "modules of one name"),
         ("data/folds.py", "class Run:\n    pass\n", "classes of one name, Run"),
-        ("data/folds.py", "SPLITS = ('left', 'right')\n", "constants of one name and different contents, SPLITS"),
+        (
+            "data/folds.py",
+            "ALPHA = 1\nMETRIC = ('left', 'right')\n",
+            "constants of one name and different contents, METRIC",
+        ),
     ],
 )
 def test_a_wrong_name_is_found(file: str, text: str, reason: str, copy: Path) -> None:

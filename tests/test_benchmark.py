@@ -1,4 +1,4 @@
-"""The benchmark: that its parts run, what its table and JSON hold, and that its figures are those of a process."""
+"""Benchmark: its parts, the content of its table and JSON, and measurements against those of a process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def benchmark(file: Path, *words: str) -> tuple[str, dict[str, Any]]:
-    """Give what the script prints, and what it writes."""
+    """Run the script; return its output and the content of its file."""
     command = [sys.executable, str(SCRIPTS / "benchmark"), *words, "--quick", "--json", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
@@ -120,4 +120,4 @@ def test_the_peak_is_that_of_all_processes_together(rounds: ModuleType, tmp_path
         for below in ("import time; time.sleep(1)", HELD_BELOW)
     )
     assert both - alone == pytest.approx(60, abs=3)
-    assert 80 < alone < 110  # and two interpreters
+    assert 80 < alone < 110  # plus two interpreters

@@ -1,4 +1,4 @@
-"""Errors keep their lines on every way to the user."""
+"""Errors: their lines survive pickling and loader processes."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whatever bytes a reader is given, it gives a value or an error of ours."""
+"""Fuzzing of readers: any bytes lead to a value or to an error of ours."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def mutated(data: bytes, changes: list[tuple[int, bytes]]) -> bytes:
 
 
 def read_all(folder: Path, data: bytes) -> None:
-    """Have every reader of files that may be a stranger's read the same bytes; only errors of ours may come out."""
+    """Run every reader of untrusted files on the same bytes; allow only errors of ours."""
     (folder / "ensembles").mkdir(exist_ok=True)
     for name in ("x.ckpt", "x.safetensors", "x.npz", "run.json", "ensembles/ensemble.json"):
         (folder / name).write_bytes(data)
@@ -61,7 +61,7 @@ def read_all(folder: Path, data: bytes) -> None:
 
 
 def zipped(pickled: bytes) -> bytes:
-    """Give a whole archive as torch writes it around a pickle, with one tensor's bytes."""
+    """Return a complete archive as written by torch around a pickle, with one tensor's bytes."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, part in {"data.pkl": pickled, "byteorder": b"little", "data/0": bytes(60), "version": b"3"}.items():
@@ -70,7 +70,7 @@ def zipped(pickled: bytes) -> bytes:
 
 
 def seeds(checkpoint: Path, card: dict[str, Any]) -> list[bytes]:
-    """Give the bytes of one whole file of each kind."""
+    """Return the bytes of one valid file of each kind."""
     names, logits, file = np.array(["x", "y"]), np.zeros((2, 2), dtype=np.float32), checkpoint.with_suffix(".npz")
     Predictions(("a", "b"), logits, logits, np.zeros(2, dtype=np.int64), names, names, names).save(file)
     member = {"run": "../x.ckpt", "checkpoint_sha256": "0", "weight": 1, "temperature": 1}

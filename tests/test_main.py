@@ -43,7 +43,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
-    """Put a function in a command's place that keeps the options of each call, and may raise."""
+    """Return a function that replaces a command by one that records the options of each call, and may raise."""
 
     def replace(command: str, error: BaseException | None = None) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
@@ -132,7 +132,7 @@ def test_the_help_of_evaluate_lists_the_choices_of_its_groups(capsys: pytest.Cap
     told = capsys.readouterr().out
     assert "\n  data=run " in told
     assert "split=test " in told
-    assert "data.fold" not in told  # evaluate reads no such option
+    assert "data.fold" not in told  # evaluate has no such option
 
 
 MISTAKES = [
@@ -142,19 +142,19 @@ MISTAKES = [
     (["train", *DATA, "modle=resnet18"], "model"),
     (["train", *DATA, "data.fractoin=.5"], "did you mean"),
     (["train", *DATA, "model=resnet99"], "did you mean resnet"),
-    (["train", *DATA, "-m", "model=resnet18,resnet99"], "there is no such model"),
+    (["train", *DATA, "-m", "model=resnet18,resnet99"], "no such model"),
     (["evaluate", "block=blind_tset"], "did you mean blind_test?"),
     (["train", *DATA, "stage=x"], "stage: expected a whole number, got x"),
     (["train", *DATA, "lr=fast"], "lr: expected a number, got fast"),
     (["train", *DATA, "seed=null"], "seed: expected a value"),
     (["train", *DATA, "mode=full", "stage=2"], "stage=2: mode 'full' has 1 stage"),
     (["train", *DATA, "model=resnet18,resnet50"], "add -m"),
-    (["train", *DATA, "epochs=[1"], "cannot read epochs=[1"),
+    (["train", *DATA, "epochs=[1"], "cannot parse epochs=[1"),
     (["train", *DATA, "model"], "option=value"),
     (["train", "--epochs", "3"], "option=value"),
     (["train", *DATA, "-cd", "nowhere"], "nowhere"),
     (["train", *DATA, "seed=1,2", "-m", "--cfg", "job"], "--multirun"),
-    (["train", *DATA, "-m"], "-m: no option has several values"),
+    (["train", *DATA, "-m"], "-m: no option has more than one value"),
     (["train", *DATA, "data.root={a: b}", "data=[folder]", "data.split=3"], "data.split"),
     (["predict", "ckpt=x"], "input="),
     (["predict", "input=a", "output=a.xlsx"], ".csv"),

@@ -1,4 +1,4 @@
-"""README and docs/extending.md do what they say: their commands run, and their examples work."""
+"""Tests of the README and of two docs pages: every command runs and every example works."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from avatar_bench.config import catalogue
 from avatar_bench.evaluation import registry
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/extending.md")
-SCRIPTS = ["./scripts/demo", "./scripts/test"]  # run by test_scripts.py
-SMALL = [  # makes of each training one of seconds, unless the command says otherwise
+PAGES = ("README.md", "docs/examples.md", "docs/extending.md")
+SETUP = ["pip install .", "./scripts/demo", "./scripts/test"]  # run by test_wheel.py and test_scripts.py
+SMALL = [  # shortens each training to seconds, unless the command sets the option
     *("data=folder", "data.root=photos", "data.image_size=32", "data.batch_size=4", "data.limit=60", "data.workers=0"),
     "data.split.folds=4",
     *("trainer=debug", "trainer.threads=1", "model.weights=none", "logger=none", "callbacks.progress=false"),
@@ -34,7 +34,7 @@ def commands(page: str) -> list[str]:
 
 
 def examples(page: str, endings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Give each fenced example of a file with its path: what stands last in backquotes before it."""
+    """Yield the path and body of each example file; the path is the last one in backquotes before it."""
     text, end = (ROOT / page).read_text(encoding="utf-8"), 0
     for fence in FENCE.finditer(text):
         named = re.findall(r"`([\w/]+\.\w+)`", text[end : fence.start()])
@@ -44,7 +44,7 @@ def examples(page: str, endings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 def to_run() -> list[Any]:
-    lines = dict.fromkeys(line for page in PAGES for line in commands(page) if line not in SCRIPTS)
+    lines = dict.fromkeys(line for page in PAGES for line in commands(page) if line not in SETUP)
     slow = (" -m ", "sweep=", "block=all")
     return [pytest.param(line, marks=[pytest.mark.slow] * any(sign in line for sign in slow)) for line in lines]
 
@@ -58,7 +58,7 @@ def made_small(words: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tiny_run: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the pages speak of: images, manifests, two runs in runs/demo, judged, and yaml."""
+    """Folder with everything that the pages mention: images, manifests, yaml and two evaluated runs in runs/demo."""
     folder = tmp_path_factory.mktemp("readme")
     for name, source in (("all", "all"), ("blind", "blind"), ("photos", "blind")):
         shutil.copytree(images / source, folder / name)
@@ -79,8 +79,13 @@ def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-def test_the_readme_shows_the_two_scripts() -> None:
-    assert commands("README.md")[:2] == SCRIPTS
+def test_the_readme_begins_with_the_set_up() -> None:
+    assert commands("README.md")[: len(SETUP)] == SETUP
+
+
+def test_the_readme_has_at_most_120_lines() -> None:
+    for page in ("README.md", "README.ru.md"):
+        assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_both_readmes_hold_the_same_commands_and_examples() -> None:

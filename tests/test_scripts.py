@@ -1,4 +1,4 @@
-"""The scripts of the checkout: the environment they make, and the demo from one end to the other."""
+"""Scripts of the checkout: the environment they create, and the complete demo."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def call(folder: Path, *words: str, **variables: str) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout, in whose environment there is all that ours holds, but not the project."""
+    """Copy of the checkout whose environment has the packages of ours except the project."""
     folder = tmp_path_factory.mktemp("scripts") / "a checkout"
     folder.mkdir()
     for part in PARTS:
@@ -46,7 +46,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bare(folder: Path, python: str | None) -> str:
-    """Give a PATH without any python, or with one python3 that is a script."""
+    """Return a PATH without any python, or with one python3 that is a script."""
     folder.mkdir()
     for tool in ("bash", "env", "dirname", "cat", "cksum", "grep"):
         (folder / tool).symlink_to(str(shutil.which(tool)))
@@ -83,8 +83,8 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
     first = call(checkout, "./scripts/demo")
     assert first.returncode == 0, first.stderr[-2000:]
     for run in DEMO:
-        judged = json.loads((checkout / run / "evaluation/blind/blind_test/metrics.json").read_text())
-        accuracy = judged["metrics"]["accuracy"]
+        saved = json.loads((checkout / run / "evaluation/blind/blind_test/metrics.json").read_text())
+        accuracy = saved["metrics"]["accuracy"]
         told = f"{run}: accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
         assert told in first.stdout
         assert accuracy["low"] > 0.6
@@ -97,7 +97,7 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
         assert sets["n"].min() > 30
         soup = f"runs/demo/ensembles/soup/evaluation/{split}/blind_test/metrics.json"
         assert (checkout / soup).is_file()
-    for file in ("runs/demo/report.html", "runs/demo/verdicts.csv"):
+    for file in ("runs/demo/report.html", "runs/demo/predictions.csv"):
         assert f"  {file}" in first.stdout
         assert (checkout / file).is_file()
 
@@ -111,6 +111,6 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_test_script_hands_its_arguments_to_pytest(checkout: Path) -> None:
-    done = call(checkout, "./scripts/test", "tests/test_records.py", "-q")
+    done = call(checkout, "./scripts/test", "tests/runs/test_record.py", "-q")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert " passed" in done.stdout.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Secrets of the environment: in no file of a run, in no report and in no message."""
+"""Secrets of the environment: absent from run files, reports and messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wheel, installed elsewhere, works without the checkout."""
+"""Installed wheel: works without the checkout."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command of a new environment that holds the wheel, and sees what else is installed here."""
+    """Command of a new environment with the wheel, which also sees the packages installed here."""
     place = tmp_path_factory.mktemp("venv")
     venv.create(place, with_pip=False)
     bin_folder = place / ("Scripts" if os.name == "nt" else "bin")
@@ -59,9 +59,9 @@ def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel: Path) -> None
     assert yamls <= names
     assert {
         "avatar_bench/py.typed",
-        "avatar_bench/blocks/_transformer_history.csv",
-        "avatar_bench/blocks/_transformer_study.csv",
-        "avatar_bench/templates/card.html.jinja",
+        "avatar_bench/evaluation/blocks/transformers/history.csv",
+        "avatar_bench/evaluation/blocks/transformers/study.csv",
+        "avatar_bench/reporting/templates/card.html.jinja",
     } <= names
     assert not any(name.startswith(("tests/", "conf/", "docs/")) for name in names)
 
@@ -90,8 +90,8 @@ def test_it_lists_prepares_trains_evaluates_and_predicts_from_another_folder(
     assert trained.returncode == 0, trained.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert [stage["trained_parameters"] for stage in record["stages"]] == [3843, 26587395]
-    judged = run(program, tmp_path, "evaluate", "ckpt=run", "allow=[permutation]", "block=blind_test")
-    assert judged.returncode == 0, judged.stderr
+    evaluated = run(program, tmp_path, "evaluate", "ckpt=run", "allow=[permutation]", "block=blind_test")
+    assert evaluated.returncode == 0, evaluated.stderr
     told = run(program, tmp_path, "predict", "ckpt=run", f"input={images / 'blind'}", "output=out.csv")
     assert told.returncode == 0, told.stderr
     with (tmp_path / "out.csv").open(newline="") as stream:

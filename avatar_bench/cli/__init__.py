@@ -1,1 +1,1 @@
-"""Words of the command line to a command run by Hydra."""
+"""Command line interface: parsing, help, Hydra tasks and sweeps."""

@@ -1,4 +1,4 @@
-"""The command line: the first word is the command, the rest is Hydra's; an error becomes lines and an exit code."""
+"""Entry point of the command line: a command, its Hydra overrides, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from avatar_bench.console.signals import use_handlers
 from avatar_bench.console.terminal import escape_unencodable_output
 from avatar_bench.errors import ConfigError, suggest_names
 
-PLAIN_COMMANDS = ("list", "completion")  # commands that take plain words and need no Hydra
+PLAIN_COMMANDS = ("list", "completion")  # commands that do not use Hydra
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and give its exit code; SIGTERM raises SystemExit(143)."""
+    """Run one command line and return its exit code; SIGTERM raises SystemExit(143)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    gc.set_threshold(50_000)  # imports make a million objects and no garbage, for which it would look a thousand times
-    # numpy's threads are to sleep between two products: by default each spins for 2^26 cycles, in the way of torch's
+    gc.set_threshold(50_000)  # imports make a million objects and no garbage: collect less often
+    # let numpy's idle threads sleep: by default each spins for 2^26 cycles and slows torch's threads down
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     escape_unencodable_output()
     with _exit_on_sigterm(last=argv is None):
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
-        except BrokenPipeError:  # whoever read our output has seen enough
+        except BrokenPipeError:  # the reader of the pipe, such as head, has exited
             _close_stdout()
             return 0
         except Exception as error:
@@ -76,7 +76,7 @@ def _format_usage() -> str:
             "",
             *lines,
             "",
-            "avatar-bench COMMAND --help lists its options; avatar-bench list, what there is to choose from",
+            "avatar-bench COMMAND --help lists its options; avatar-bench list KIND lists the choices",
         ]
     )
 
@@ -85,8 +85,8 @@ def _refuse_unknown_command(command: str) -> NoReturn:
     known = catalogue.find_commands()
     nearest = suggest_names(command, known)
     raise ConfigError(
-        f"{command}: there is no such command" + (f"; {nearest}" if nearest else ""),
-        f"there are: {' '.join(known)}",
+        f"{command}: no such command" + (f"; {nearest}" if nearest else ""),
+        f"commands: {' '.join(known)}",
     )
 
 
@@ -107,7 +107,7 @@ def _print_help(command: str, words: list[str]) -> None:
 
 
 def _run_with_hydra(command: str, words: list[str]) -> int:
-    """Hand one run, or the jobs of a sweep, to Hydra."""
+    """Run one command, or the jobs of a sweep, through Hydra."""
     from avatar_bench.config import overrides
 
     flags, given = overrides.split_flags(words)
@@ -118,14 +118,14 @@ def _run_with_hydra(command: str, words: list[str]) -> int:
     if command == "train":
         folder = overrides.choose_sweep_folder(given)
         return _call_hydra(command, flags, quoted + overrides.make_sweep_overrides(quoted, folder), folder)
-    with tempfile.TemporaryDirectory() as scratch:  # Hydra's sweeper insists on leaving a multirun.yaml somewhere
+    with tempfile.TemporaryDirectory() as scratch:  # Hydra's sweeper always writes a multirun.yaml
         return _call_hydra(
             command, flags, quoted + overrides.make_sweep_overrides(quoted, Path(scratch)), Path(scratch)
         )
 
 
 def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path | None) -> int:
-    """Call Hydra, which reads sys.argv, and give the exit code; `folder` is that of a sweep."""
+    """Call Hydra, which reads sys.argv, and return the exit code; `folder` is that of a sweep."""
     import hydra
 
     from avatar_bench.cli.task import CommandTask, JobError
@@ -144,7 +144,7 @@ def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path 
 
         sweep = Sweep(folder, records=command == "train")
         try:
-            with sweep.followed():
+            with sweep.track_launcher():
                 entry()
         except JobError as error:
             print("\n".join(error.lines), file=sys.stderr)
@@ -155,10 +155,10 @@ def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path 
 
 @contextmanager
 def _hydra_environment(words: list[str]) -> Iterator[None]:
-    """Give Hydra its words, and have it raise errors instead of printing them."""
+    """Set sys.argv for Hydra, and make it raise errors instead of printing them."""
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["avatar-bench", *words], "1"
-    if sys.version_info >= (3, 14):  # Hydra 1.3.8 gives argparse a help text that is no string, checked since 3.14
+    if sys.version_info >= (3, 14):  # Hydra 1.3.8 passes argparse a help object that is not a string, which 3.14 checks
         argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]
     try:
         yield
@@ -169,10 +169,10 @@ def _hydra_environment(words: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _exit_on_sigterm(last: bool) -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that commands can clean up; only the main thread may set this.
+    """Turn SIGTERM into SystemExit, so that commands can clean up; works in the main thread only.
 
-    With `last`, no signals are heard from then on: what is left, the interpreter's end, would print tracebacks. Nor are
-    its objects looked through once more, which takes half a second after torch.
+    With `last`, signals are ignored afterwards, as they would print tracebacks at interpreter shutdown, and its
+    objects are exempt from the final garbage collection, which takes half a second after torch.
     """
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -188,7 +188,7 @@ def _exit_on_sigterm(last: bool) -> Iterator[None]:
 
 
 def _close_stdout() -> None:
-    """Keep the interpreter from complaining of the closed pipe once more as it ends."""
+    """Redirect stdout to devnull, so that the interpreter does not report the closed pipe again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""The help of one command: its groups, options and defaults, read off the schema and the yaml."""
+"""Help text of one command: groups, options and defaults from the schema and the yaml."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from avatar_bench.config import schema as config
 from avatar_bench.config.catalogue import find_choices, find_conf_folder, read_summary
 from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
 
-# said by the choice of the group, not typed
+# set by the choice of the group, not by the user
 _SET_BY_GROUP = ("data.kind", "mode.name", "method.name", "optimizer.name", "logger.name")
 
 
 def format_help(command: str, words: Sequence[str] = ()) -> str:
-    """Compose a command and lay out its groups with their choices, and its options, one a line.
+    """Return the help of a command: its groups with their choices and its options, one per line.
 
-    `words` are what else was typed, such as block=NAME: the options and values shown are those that they choose.
+    `words` are the other command line words, such as block=NAME, which determine the options and values shown.
     """
     flags, given = overrides.split_flags(words)
     folders = [flags[place + 1] for place, flag in enumerate(flags) if flag in ("-cd", "--config-dir")]
@@ -47,19 +47,19 @@ def format_help(command: str, words: Sequence[str] = ()) -> str:
             lines += [*_format_block(str(name), options or {}, [Path(folder) for folder in folders]), ""]
     if command == "evaluate":
         lines.append("evaluate --help block=NAME lists the options of another block")
-    lines.append("-m runs a job for each of several values (a=1,2)")
+    lines.append("-m runs one job for each of several values (a=1,2)")
     return "\n".join([*lines, "--cfg job shows the whole configuration; -cd DIR adds a folder of yaml"])
 
 
 def _read_groups(command: str) -> dict[str, Any]:
-    """Give the groups of a primary config's defaults list with the choice of each."""
+    """Return the groups of a primary config's defaults list with their default choices."""
     defaults = OmegaConf.load(find_conf_folder() / f"{command}.yaml").defaults
     pairs = [pair for entry in defaults if isinstance(entry, DictConfig) for pair in entry.items()]
     return {str(group): choice for group, choice in pairs if str(group).isidentifier()}
 
 
 def _format_options(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collection[str] = ()) -> Iterator[str]:
-    """Give a row for each option, those at the top before those below."""
+    """Yield a row for each option, top-level options before nested ones."""
     below: list[str] = []
     for name in schema.__dataclass_fields__:
         value: Any = None if OmegaConf.is_missing(cfg, name) else cfg[name]
@@ -74,7 +74,7 @@ def _format_options(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Co
 
 
 def _format_block(name: str, options: Mapping[Any, Any], folders: Sequence[Path]) -> Iterator[str]:
-    """Give what a block does, and a row for each of its options, with what its yaml says of it."""
+    """Yield the summary of a block, and a row for each of its options with the comment of its yaml."""
     yaml = find_choices("block", folders)[name]
     notes = dict(re.findall(r"^(\w+): .*?  # (.+)$", yaml.read_text(encoding="utf-8"), re.MULTILINE))
     yield f"block {name}: {read_summary(yaml)}"

@@ -1,4 +1,4 @@
-"""Sweep: what became of each of its jobs, whichever launcher ran them, as a table, jobs.csv and an exit code."""
+"""Outcomes of the jobs of a sweep under any launcher: a table, jobs.csv and an exit code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from avatar_bench.cli.cluster_jobs import wait_for_all_jobs
+from avatar_bench.cli.slurm_launcher import wait_for_all_jobs
 from avatar_bench.cli.task import FAILED_JOBS_EXIT_CODE, JobError
 from avatar_bench.config.error_messages import explain
 from avatar_bench.config.overrides import name_job
@@ -34,62 +34,62 @@ _BROKEN_POOL_ERRORS = ("TerminatedWorkerError", "BrokenProcessPool", "WorkerCras
 
 @dataclass
 class _JobState:
-    """What is known of a job: `before` is its run.json at the start, `reason` None until its process has spoken."""
+    """State of a job: the mtime of its run.json at the start, and its error, "" if none, None until it ends."""
 
     before: int | None
     reason: str | None = None
 
 
 class Sweep:
-    """Follow the jobs of a sweep in `folder`; `records` says that they leave a run.json each."""
+    """Jobs of a sweep in `folder`; `records` if each job writes a run.json."""
 
     def __init__(self, folder: Path, records: bool) -> None:
         self.folder, self.records = folder, records
         self.jobs: dict[str, _JobState] = {}
 
     @contextmanager
-    def followed(self) -> Iterator[None]:
-        """Follow what any launcher launches. Hydra takes launchers from its own plugins alone, so theirs is wrapped."""
+    def track_launcher(self) -> Iterator[None]:
+        """Track the jobs of any launcher, by wrapping it: Hydra only accepts launchers from its plugins."""
         plain = Plugins.instantiate_launcher
 
         def instantiate(plugins: Plugins, hydra_context: Any, task_function: Any, config: DictConfig) -> Launcher:
             _require_sbatch(str(config.hydra.launcher["_target_"]))
-            logging.getLogger("optuna").setLevel(logging.WARNING)  # it hails each study on stderr
+            logging.getLogger("optuna").setLevel(logging.WARNING)  # it announces each study on stderr
             shared = config.hydra.job.config.override_dirname.exclude_keys
             return TrackedLauncher(plain(plugins, hydra_context, task_function, config), self, shared)
 
         Plugins.instantiate_launcher = instantiate  # type: ignore[method-assign, assignment]
         try:
             yield
-        except ValueError as error:  # Optuna's, where it has no trial to call the best
+        except ValueError as error:  # raised by Optuna if no trial has finished
             raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts
-            if "optuna" not in raised_in or any(told.reason == "" for told in self.jobs.values()):
+            if "optuna" not in raised_in or any(job.reason == "" for job in self.jobs.values()):
                 raise
         finally:
             Plugins.instantiate_launcher = plain  # type: ignore[method-assign]
 
-    def begin(self, names: Sequence[str]) -> None:
-        """Take note of jobs that are about to be launched."""
+    def add_jobs(self, names: Sequence[str]) -> None:
+        """Register jobs that are about to be launched."""
         self.jobs |= {name: _JobState(_read_mtime(self.folder / name)) for name in names}
 
-    def hear(self, name: str, done: JobReturn) -> None:
-        """Take note of a job's end; what failed gives nothing, as Optuna expects, so that the sweep goes on."""
+    def record_end(self, name: str, done: JobReturn) -> None:
+        """Record the end of a job; a failed one returns None, as Optuna expects, so that the sweep continues."""
         self.jobs[name].reason = ""
         if done.status != JobStatus.COMPLETED:
             self.jobs[name].reason = " ".join(explain(done._return_value)[0])
             done.status, done.return_value = JobStatus.COMPLETED, None
 
     def finish(self) -> int:
-        """Print what became of all jobs, and write it to jobs.csv; give 3 if one of them is not finished."""
+        """Print the outcomes of all jobs and write them to jobs.csv; return 3 if a job is not finished."""
         if not self.records:
-            return FAILED_JOBS_EXIT_CODE * any(told.reason != "" for told in self.jobs.values())
+            return FAILED_JOBS_EXIT_CODE * any(job.reason != "" for job in self.jobs.values())
         found = {record.folder.name: record for record in read_records(self.folder)}
-        rows = [_format_row(name, told, found.get(name)) for name, told in self.jobs.items()]
+        rows = [_format_row(name, job, found.get(name)) for name, job in self.jobs.items()]
         if rows:
-            self._tell(rows)
+            self._print_summary(rows)
         return FAILED_JOBS_EXIT_CODE * any(row[1] != "finished" for row in rows)
 
-    def _tell(self, rows: Sequence[tuple[str, ...]]) -> None:
+    def _print_summary(self, rows: Sequence[tuple[str, ...]]) -> None:
         print(format_table([JOBS_COLUMNS, *((*row[:4], _truncate(row[4])) for row in rows)]), file=sys.stderr)
         write_csv(pd.DataFrame(rows, columns=list(JOBS_COLUMNS)), self.folder / JOBS_FILE)
         done = [row for row in rows if row[1] == "finished"]
@@ -101,18 +101,18 @@ class Sweep:
 
 
 class TrackedLauncher(Launcher):
-    """Launch by another launcher, and tell a Sweep what becomes of the jobs."""
+    """Launcher that delegates to another one and records the outcomes in a Sweep."""
 
     def __init__(self, launcher: Launcher, sweep: Sweep, shared: Collection[str]) -> None:
         self.launcher, self.sweep, self.shared = launcher, sweep, shared
 
     def setup(self, **kwargs: Any) -> None:
-        """Do nothing: the other launcher is set up."""
+        """Do nothing: the other launcher is already set up."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Launch jobs and wait for all of them; raise JobError where a killed process has ended them all."""
+        """Launch jobs and wait for all of them; raise JobError if a killed process has ended them all."""
         names = [name_job(words, self.shared) for words in job_overrides]
-        self.sweep.begin(names)
+        self.sweep.add_jobs(names)
         try:
             with wait_for_all_jobs(self.launcher):
                 done = self.launcher.launch(job_overrides, initial_job_idx)
@@ -120,43 +120,43 @@ class TrackedLauncher(Launcher):
             if type(error).__name__ not in _BROKEN_POOL_ERRORS:
                 raise
             raise JobError(
-                "A process of this sweep was killed from outside, which has ended the jobs beside it.",
-                "The same command skips what is finished and does the rest.",
-                "If the memory was too small, let fewer run at a time: hydra.launcher.n_jobs=1 of joblib.",
+                "A process of this sweep was killed from outside, which ended the jobs running in parallel.",
+                "The same command skips finished jobs and runs the others.",
+                "If memory ran out, run fewer jobs in parallel: hydra.launcher.n_jobs=1 with joblib.",
             ) from error
         for name, one in zip(names, done, strict=True):
-            self.sweep.hear(name, one)
+            self.sweep.record_end(name, one)
         return done
 
 
 def _require_sbatch(target: str) -> None:
     if target.endswith(".SlurmLauncher") and not shutil.which("sbatch"):
         raise ConfigError(
-            "hydra/launcher=submitit_slurm: there is no sbatch here.",
-            "Start the sweep on a machine that submits to SLURM, or take hydra/launcher=joblib.",
+            "hydra/launcher=submitit_slurm: sbatch is not installed.",
+            "Start the sweep on a machine that submits to SLURM, or use hydra/launcher=joblib.",
         )
 
 
-def _format_row(name: str, told: _JobState, record: RunRecord | None) -> tuple[str, str, str, str, str]:
-    """Tell what became of a job, by what its process said and by its run.json where the job has changed that."""
-    changed = record is not None and _read_mtime(record.folder) != told.before
-    if record is not None and changed and record.status == "running" and told.reason != "":
-        record = _mark_interrupted(record, told.reason or "its process was killed")
+def _format_row(name: str, job: _JobState, record: RunRecord | None) -> tuple[str, str, str, str, str]:
+    """Return the row of a job, from the error of its process and from its run.json if the job changed it."""
+    changed = record is not None and _read_mtime(record.folder) != job.before
+    if record is not None and changed and record.status == "running" and job.reason != "":
+        record = _mark_interrupted(record, job.reason or "its process was killed")
     status = record.status if record is not None and changed else None
-    if told.reason == "" or (told.reason is None and status == "finished"):
-        figures = (record.macro_f1, record.seconds) if record is not None else ("-", "-")
-        return name, "finished", *figures, "" if changed or record is None else "finished before"
+    if job.reason == "" or (job.reason is None and status == "finished"):
+        results = (record.macro_f1, record.seconds) if record is not None else ("-", "-")
+        return name, "finished", *results, "" if changed or record is None else "already finished"
     if record is not None and status in UNFINISHED_STATUSES:
-        return name, record.status, "-", record.seconds, told.reason or str(record.data.get("error") or "")
-    if told.reason is None:
+        return name, record.status, "-", record.seconds, job.reason or str(record.data.get("error") or "")
+    if job.reason is None:
         return name, "not started", "-", "-", "the sweep ended before"
-    if record is not None and not changed and record.status == "finished":  # its folder holds something else
-        return name, "refused", record.macro_f1, record.seconds, told.reason
-    return name, "failed", "-", "-", told.reason
+    if record is not None and not changed and record.status == "finished":  # its folder contains another run
+        return name, "refused", record.macro_f1, record.seconds, job.reason
+    return name, "failed", "-", "-", job.reason
 
 
 def _mark_interrupted(record: RunRecord, reason: str) -> RunRecord:
-    """Say in the run.json of a job whose process is gone that it was interrupted."""
+    """Mark a job whose process is gone as interrupted in its run.json."""
     data = record.data | {"status": "interrupted", "error": reason}
     write_record(record.folder, data)
     return replace(record, data=data)

@@ -1,4 +1,4 @@
-"""Job: one command as Hydra calls it, once, or once for each job of a sweep."""
+"""The task function that Hydra calls for a command, once per job."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from avatar_bench.config.error_messages import explain
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import AvatarBenchError
 
-FAILED_JOBS_EXIT_CODE = 3  # exit code of a sweep in which a job failed
+FAILED_JOBS_EXIT_CODE = 3  # exit code of a sweep with a failed job
 
 
 class JobError(AvatarBenchError):
-    """An error of a job of a sweep, whichever process it ran in."""
+    """Error of a sweep job, in any process."""
 
     exit_code = FAILED_JOBS_EXIT_CODE
 
 
 class CommandTask:
-    """Call a command and keep its error, which Hydra would print in lines of its own.
+    """Task function of a command that keeps its error, which Hydra would otherwise print itself.
 
-    A job of a sweep prints it under the name of the job and raises a JobError, which a launcher carries home from
-    another process.
+    A sweep job prints the error after its name and raises a JobError, which a launcher can return from another process.
     """
 
     def __init__(self, command: str) -> None:
@@ -37,7 +36,7 @@ class CommandTask:
         self.errors: list[BaseException] = []
 
     def __call__(self, cfg: DictConfig) -> Any:
-        """Check the options before the command is imported: a mistake shows before torch has loaded."""
+        """Check the options, then import and call the command, so that invalid options fail before torch is loaded."""
         try:
             schema.check_config(self.command, cfg)
             return getattr(import_module(f"avatar_bench.commands.{self.command}"), self.command)(cfg)
@@ -48,5 +47,5 @@ class CommandTask:
             lines, _ = explain(error)
             name = escape_control_characters(HydraConfig.get().job.override_dirname)
             print(f"{name}: " + "\n".join(lines), file=sys.stderr)
-        gc.collect()  # the job's network and batches, that the next may have their memory
-        raise JobError(*lines)  # without the error, whose traceback would keep them
+        gc.collect()  # free the memory of the network and batches for the next job
+        raise JobError(*lines)  # without `from error`: its traceback would keep them alive

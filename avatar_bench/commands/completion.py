@@ -14,7 +14,7 @@ from avatar_bench.errors import ConfigError
 BASH = r"""
 _avatar_bench() {
     local words=() word line i
-    for ((i = 0; i <= COMP_CWORD; i++)); do  # readline parts words at = and :, which belong to them
+    for ((i = 0; i <= COMP_CWORD; i++)); do  # readline splits words at = and :, which are part of them
         word=${COMP_WORDS[i]}
         if ((${#words[@]})) && [[ $word == [=:]* || ${words[-1]} == *[=:] && $glued == 1 ]]; then
             words[-1]+=$word
@@ -37,7 +37,7 @@ _avatar_bench() {
     return 0
 }
 complete -o default -F _avatar_bench avatar-bench
-for _avatar_bench_python in python python3; do  # leave a completion that is there already
+for _avatar_bench_python in python python3; do  # keep an existing completion
     complete -p $_avatar_bench_python &>/dev/null || complete -o default -F _avatar_bench $_avatar_bench_python
 done
 unset _avatar_bench_python
@@ -78,9 +78,9 @@ _EXAMPLE = 'eval "$(avatar-bench completion bash)"'
 
 
 def completion(words: Sequence[str]) -> None:
-    """Print the script of a shell; raise ConfigError unless it is bash, zsh or fish.
+    """Print the completion script of a shell; raise ConfigError unless it is bash, zsh or fish.
 
-    `query SHELL WORDS` is what the scripts call: it prints what the last of the words may become, one a line.
+    The scripts call `query SHELL WORDS`, which prints the candidates for the last word, one per line.
     """
     shell, *rest = words or [""]
     if not shell:
@@ -97,7 +97,7 @@ def completion(words: Sequence[str]) -> None:
 
 
 def complete(words: Sequence[str], files: bool = False) -> list[str]:
-    """Give what the last word may become, sorted; paths only with `files`, where the shell does not add its own."""
+    """Return the sorted candidates for the last word; paths only with `files`, if the shell adds none itself."""
     *before, word = words
     if not before:
         return _filter_by_prefix(word, [*catalogue.find_commands(), "--help", "--version"])
@@ -123,7 +123,7 @@ def _filter_by_prefix(word: str, names: Sequence[str] | dict[str, str]) -> list[
 
 
 def _query_options(command: str, before: Sequence[str], word: str) -> list[str]:
-    """Ask Hydra for the options that begin so: it knows them after the choices made before."""
+    """Return the options that Hydra knows after the choices made before and that begin with `word`."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
@@ -139,7 +139,7 @@ def _query_options(command: str, before: Sequence[str], word: str) -> list[str]:
         found = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))
     hidden = r"(hydra|schema|mode)\b" if command in COMMANDS_WITHOUT_MODE else r"(hydra|schema)\b"
     own = [name for name in found if not re.match(hidden, name)]
-    return [name for name in own if not ("/" in name.partition("=")[0] or name.rstrip("=.") == "manners")]
+    return [name for name in own if not ("/" in name.partition("=")[0] or name.rstrip("=.") == "hydra_defaults")]
 
 
 def _complete_path(option: str, value: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""evaluate: judge Runs, or the data itself, by blocks."""
+"""evaluate: run blocks on runs and data sets, and compare runs."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _FOLDER_WITHOUT_RUN = Path("runs")
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Run each block on each Run, and on the data where it asks for no more, compare the Runs, save the Results.
+    """Run the blocks on each Run and data set, compare the Runs and save the Results.
 
-    They go to RUN/evaluation/<set>/<block>/, comparisons to FOLDER/evaluation/<set>/<block>/ where FOLDER holds the
-    runs, those on data without a Run to runs/evaluation/<set>/<block>/. out=DIR stands for FOLDER, and for RUN where
-    there is one; of several, each RUN lies below DIR as below FOLDER. A Result that is there already and would come
-    out the same is kept. Ensembles that are found go to FOLDER/ensembles/<strategy>/, and are evaluated like a Run.
+    Results go to RUN/evaluation/<set>/<block>/, comparisons to FOLDER/evaluation/<set>/<block>/ where FOLDER contains
+    the runs, results on data without a Run to runs/evaluation/<set>/<block>/. out=DIR replaces FOLDER, and RUN if
+    there is only one; several runs lie below DIR as below FOLDER. Results that are up to date are kept. Ensembles go
+    to FOLDER/ensembles/<strategy>/ and are evaluated like a Run.
 
-    Raise, after all is saved: GuardError where an audit finds that the data cannot answer the question; BlockError
-    where a block could not be run, unless `skip_unusable` (block=all) leaves it out; RegressionError where a run is
-    significantly worse than the Result that against= gives.
+    Raise after everything is saved: GuardError if an audit finds the data unsuitable; BlockError if a block could not
+    run, unless `skip_unusable` (block=all) skips it; RegressionError if a run is significantly worse than the Result
+    of against=.
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, EvaluateConfig)
@@ -60,79 +60,79 @@ def evaluate(cfg: DictConfig) -> None:
     comparing = {name: block for name, block in chosen.items() if isinstance(block, CompareBlock)}
     by_run = {name: block for name, block in chosen.items() if name not in alone | comparing}
     if settings.against and not by_run:
-        raise ConfigError("against= compares what blocks of one run give.", "Add one: block=blind_test")
-    with ResultWriter() as saving:
-        work = _Evaluation(settings, saving)
+        raise ConfigError("against= needs a block that evaluates single runs.", "Add one: block=blind_test")
+    with ResultWriter() as writer:
+        evaluation = _Evaluation(settings, writer)
         paths = _find_run_paths(settings) if by_run or comparing else []
         around = _find_runs_folder(paths, settings)
         place = Path(settings.out) if settings.out else around
         named = select_slice(_rename_reserved(open_dataset(settings.data)), settings.where) if other else None
         if named is not None:
-            work.judge(
-                alone, BlockRunner(settings, [], [named], Path(settings.out or _FOLDER_WITHOUT_RUN) / "evaluation")
-            )
+            without_run = Path(settings.out or _FOLDER_WITHOUT_RUN) / "evaluation"
+            evaluation.run_blocks(alone, BlockRunner(settings, [], [named], without_run))
         places = _list_output_folders(paths, around, settings)
-        runs = [_open_run(entrant, settings, own) for entrant, own in zip(label_runs(paths), places, strict=True)]
+        runs = [_open_run(run, settings, own) for run, own in zip(label_runs(paths), places, strict=True)]
         _refuse_shared_output(runs)
         datasets = [_select_dataset(run, settings, named) for run in runs]
-        judges = [_make_runner(settings, run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
-        before = [work.read_earlier(judge, by_run) for judge in judges]
+        runners = [_make_runner(settings, run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
+        before = [evaluation.read_earlier(runner, by_run) for runner in runners]
         together = None
         if comparing and (len(runs) > 1 or not settings.skip_unusable):
             together = BlockRunner(settings, runs, datasets, place / "evaluation")
         found = []
-        for run, judge in zip(runs, judges, strict=True):  # all are there by now: a refusal comes before the first pass
-            found.append(work.judge(by_run, judge))
+        for run, runner in zip(runs, runners, strict=True):  # all runs are open: errors come before the first pass
+            found.append(evaluation.run_blocks(by_run, runner))
             run.unload_model()
         if together is not None:
             last = {name: block for name, block in comparing.items() if block.takes_ensembles}
-            work.judge({name: block for name, block in comparing.items() if name not in last}, together)
-            work.judge_ensembles(by_run, place, named)
+            evaluation.run_blocks({name: block for name, block in comparing.items() if name not in last}, together)
+            evaluation.evaluate_ensembles(by_run, place, named)
             if last:
-                saving.finish()  # of ensembles, too, what is saved is read
+                writer.finish()  # the last blocks read saved results, those of ensembles too
                 combined = _find_ensembles(runs, datasets[0].name, place, settings)
                 sets = [_select_dataset(run, settings, named) for run in combined]
-                work.judge(last, BlockRunner(settings, [*runs, *combined], [*datasets, *sets], place / "evaluation"))
-        for judge, now, then in zip(judges, found, before, strict=True):
-            work.compare(now, then, judge)
-    work.finish()
+                runner = BlockRunner(settings, [*runs, *combined], [*datasets, *sets], place / "evaluation")
+                evaluation.run_blocks(last, runner)
+        for runner, now, then in zip(runners, found, before, strict=True):
+            evaluation.compare(now, then, runner)
+    evaluation.finish()
 
 
 class _Evaluation:
-    """The blocks that are run, and what came of them."""
+    """Blocks run by one command, their results and the reasons for missing ones."""
 
-    def __init__(self, settings: EvaluateConfig, saving: ResultWriter) -> None:
+    def __init__(self, settings: EvaluateConfig, writer: ResultWriter) -> None:
         self.settings = settings
-        self.saving = saving
+        self.writer = writer
         self.results: list[Result] = []
-        self.refused: dict[tuple[str, ...], list[Path]] = {}  # reasons, and the Results that there are not
+        self.refused: dict[tuple[str, ...], list[Path]] = {}  # reasons and the result folders that are missing
         self.left_out: dict[tuple[str, ...], list[Path]] = {}
         self.earlier = EarlierResults(Path(settings.against), settings.alpha) if settings.against else None
 
-    def read_earlier(self, judge: BlockRunner, by_run: Mapping[str, Block]) -> dict[str, Result]:
-        """Return what against= gives of a run's blocks, before the new Results take its place."""
-        return self.earlier.read(judge.folder, list(by_run), judge.runs[0].classes) if self.earlier else {}
+    def read_earlier(self, runner: BlockRunner, by_run: Mapping[str, Block]) -> dict[str, Result]:
+        """Return the earlier Results of against= for a run's blocks, before new ones replace them."""
+        return self.earlier.read(runner.folder, list(by_run), runner.runs[0].classes) if self.earlier else {}
 
-    def judge(self, chosen: Mapping[str, Block], judge: BlockRunner, named: bool = True) -> list[Result]:
-        """Run blocks, and note those that cannot be run; `named` says that the user has asked for them."""
+    def run_blocks(self, chosen: Mapping[str, Block], runner: BlockRunner, is_requested: bool = True) -> list[Result]:
+        """Run blocks and note those that cannot be run; `is_requested` if the user asked for them by name."""
         found = []
         for name, block in chosen.items():
             try:
-                found.append(judge(name, block, self.saving))
+                found.append(runner(name, block, self.writer))
             except BlockError as error:
-                reasons = self.refused if named and not self.settings.skip_unusable else self.left_out
-                reasons.setdefault(error.lines, []).append(judge.folder / name)
+                reasons = self.refused if is_requested and not self.settings.skip_unusable else self.left_out
+                reasons.setdefault(error.lines, []).append(runner.folder / name)
         self.results += found
         return found
 
-    def compare(self, now: list[Result], then: dict[str, Result], judge: BlockRunner) -> None:
+    def compare(self, now: list[Result], then: dict[str, Result], runner: BlockRunner) -> None:
         """Compare a run's new Results with the earlier ones."""
         if self.earlier is not None:
             with use_language(self.settings.lang):
-                self.earlier.compare(now, then, judge.folder, self.saving)
+                self.earlier.compare(now, then, runner.folder, self.writer)
 
-    def judge_ensembles(self, by_run: Mapping[str, Block], place: Path, named: Dataset | None) -> None:
-        """Write the ensembles that a Result describes, and run the blocks on them that were run on the Runs."""
+    def evaluate_ensembles(self, by_run: Mapping[str, Block], place: Path, named: Dataset | None) -> None:
+        """Save the ensembles that a Result describes, and run the blocks of single Runs on them."""
         from avatar_bench.runs import ensembles
 
         found = [result.provenance["ensembles"] for result in self.results if "ensembles" in result.provenance]
@@ -140,45 +140,45 @@ class _Evaluation:
             folder = ensembles.save_ensemble(place / "ensembles" / make_folder_name(strategy), description)
             run = _open_run(LabelledRun(folder, strategy, strategy, {}, {}), self.settings)
             dataset = _select_dataset(run, self.settings, named)
-            self.judge(by_run, _make_runner(self.settings, run, dataset), named=False)
+            self.run_blocks(by_run, _make_runner(self.settings, run, dataset), is_requested=False)
             run.unload_model()
 
     def finish(self) -> None:
-        """Print what was left out and where the Results are; raise where a block could not be run or an audit fails."""
+        """Print what was skipped and where the Results are; raise if a block could not run or an audit failed."""
         for (why, *_), folders in self.left_out.items():
-            print_line(f"left out: {_format_folders(folders)}: {why}", file=sys.stderr)
+            print_line(f"skipped: {_format_folders(folders)}: {why}", file=sys.stderr)
         for line in self.earlier.told if self.earlier else ():
             print_line(line)
-        self._tell_places()
+        self._print_summary()
         _refuse_failed_audits(self.results, self.settings)
         if self.refused:
             raise _make_block_error(self.refused)
         if self.earlier is not None:
             self.earlier.finish()
 
-    def _tell_places(self) -> None:
-        """Print how many Results were written, and where, unless the line of the only one has said so."""
-        told = {
-            "written": [folder for folder, there in self.saving.told.items() if not there],
-            "already there": [folder for folder, there in self.saving.told.items() if there],
-            "left out": [folder for folders in [*self.left_out.values(), *self.refused.values()] for folder in folders],
+    def _print_summary(self) -> None:
+        """Print how many Results were written and where, unless there is only one, which has its own line."""
+        outcomes = {
+            "written": [folder for folder, is_kept in self.writer.told.items() if not is_kept],
+            "already there": [folder for folder, is_kept in self.writer.told.items() if is_kept],
+            "skipped": [folder for folders in [*self.left_out.values(), *self.refused.values()] for folder in folders],
         }
-        if sum(map(len, told.values())) < 2 or not self.saving.told:
+        if sum(map(len, outcomes.values())) < 2 or not self.writer.told:
             return
-        counts = ", ".join(f"{len(folders)} {what}" for what, folders in told.items() if folders)
-        print_line(f"results: {counts}, in {_find_common_folder([folder.parent for folder in self.saving.told])}")
+        counts = ", ".join(f"{len(folders)} {outcome}" for outcome, folders in outcomes.items() if folders)
+        print_line(f"results: {counts}, in {_find_common_folder([folder.parent for folder in self.writer.told])}")
 
 
 def _make_block_error(reasons: Mapping[tuple[str, ...], Sequence[Path]]) -> BlockError:
-    """Return the error that ends the command; what does not fit into its three lines is printed before."""
-    told = [(f"{_format_folders(folders)}: {first}", *rest) for (first, *rest), folders in reasons.items()]
-    if len(told) == 1:
-        return BlockError(*told[0])
-    lines = [" ".join(one) for one in told]
+    """Return the error that ends the command; print the reasons first if they exceed its three lines."""
+    messages = [(f"{_format_folders(folders)}: {first}", *rest) for (first, *rest), folders in reasons.items()]
+    if len(messages) == 1:
+        return BlockError(*messages[0])
+    lines = [" ".join(message) for message in messages]
     if len(lines) > 3:
         for line in lines:
             print_line(line, file=sys.stderr)
-        lines = [f"{sum(map(len, reasons.values()))} results could not be had, for the reasons above."]
+        lines = [f"{sum(map(len, reasons.values()))} results could not be computed, for the reasons above."]
     return BlockError(*lines)
 
 
@@ -187,7 +187,7 @@ def _format_folders(folders: Sequence[Path]) -> str:
 
 
 def _find_user_folders() -> list[Path]:
-    """Give the folders of yaml that Hydra looked into, in which a user's blocks may lie."""
+    """Return the yaml folders in Hydra's search path, where a user's blocks may be."""
     sources = HydraConfig.get().runtime.config_sources
     return [Path(source.path) for source in sources if source.schema == "file"]
 
@@ -197,7 +197,7 @@ def _is_all_requested() -> bool:
 
 
 def _find_user_blocks(folders: list[Path], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the options of the users' blocks that read runs, which conf/block/all.yaml cannot name."""
+    """Return the options of users' run blocks, which conf/block/all.yaml cannot list."""
     yaml = {name: file for name, file in registry.find_user_yamls(folders).items() if name not in chosen}
     found: dict[str, Any] = {
         name: OmegaConf.to_object(OmegaConf.create(read_checked_text(file))) for name, file in yaml.items()
@@ -207,52 +207,52 @@ def _find_user_blocks(folders: list[Path], chosen: Mapping[str, Any]) -> dict[st
 
 
 def _refuse_failed_audits(results: list[Result], settings: EvaluateConfig) -> None:
-    """Fail where an audit says no, once everything is saved; of equalised images where they are looked at so."""
+    """Raise GuardError if an audit found the data unsuitable, after equalising if images are evaluated that way."""
     for result in results:
-        verdict = result.provenance.get("assessment", {})
+        assessment = result.provenance.get("assessment", {})
         if result.provenance.get("equalise"):
-            verdict = result.provenance.get("equalised/assessment", verdict)
-        if verdict.get("suitable") == "no" and "shortcut" not in settings.allow:
+            assessment = result.provenance.get("equalised/assessment", assessment)
+        if assessment.get("suitable") == "no" and "shortcut" not in settings.allow:
             raise GuardError(
-                f"{result.set} cannot say what tells its classes apart: {verdict['reasons'][0]}.",
-                "Mend the data (data.equalise=jpeg takes away what files tell; more sources, images, groups),",
-                "or say allow=[shortcut], which is written beside the figures.",
+                f"{result.set} is unsuitable for evaluation: {assessment['reasons'][0]}.",
+                "Improve the data (data.equalise=jpeg removes cues of the file format; add sources, images, groups),",
+                "or set allow=[shortcut], which is recorded with the results.",
             )
 
 
 def _rename_reserved(dataset: Dataset) -> Dataset:
-    """Call other images otherwise than a set of the run's own, whose Results would lie in the same folder."""
-    if dataset.name.casefold() not in DATASET_SPLITS:  # a blind set may well be given as data=, too
+    """Return the data set, renamed if its name is that of a run's own set, whose Results share the folder."""
+    if dataset.name.casefold() not in DATASET_SPLITS:  # the external test set may also be given by data=
         return dataset
     print_line(
-        f"{dataset.name} is a set of the run's own: these are called other_{dataset.name}, see data.name",
+        f"{dataset.name} is the name of a run's own set: the data set is renamed other_{dataset.name}, see data.name",
         file=sys.stderr,
     )
     return replace(dataset, name=f"other_{dataset.name}")
 
 
 def _find_run_paths(settings: EvaluateConfig) -> list[Path]:
-    """Give the runs that are asked for; those in a folder of many that are not finished are left out, and named."""
+    """Return the paths of the requested runs; skip and print unfinished ones in a folder of runs."""
     ckpt = settings.ckpt
     if ckpt is None:
         return [choose_newest_run()]
     paths = [Path(path) for path in ckpt] if isinstance(ckpt, list) else [Path(ckpt)]
     real = [os.path.realpath(path) for path in paths]
     if twice := [str(path) for path, place in zip(paths, real, strict=True) if real.count(place) > 1]:
-        raise ConfigError(f"ckpt: {twice[0]} is given twice.", "Expected each run once: its copy would tie with it.")
+        raise ConfigError(f"ckpt: {twice[0]} is given twice.", "Expected each run once.")
     inside = find_runs(paths[0]) if len(paths) == 1 and _is_folder_of_runs(paths[0]) else []
     if inside:
         unfinished = {path: read_record(path).get("status", "unknown") for path in inside}
         unfinished = {path: status for path, status in unfinished.items() if status != "finished"}
         for path, status in unfinished.items():
-            print_line(f"left out: {path}: its status is {status}", file=sys.stderr)
+            print_line(f"skipped: {path}: its status is {status}", file=sys.stderr)
         paths = [path for path in inside if path not in unfinished] or inside
     elif len(paths) == 1 and _is_folder_of_runs(paths[0]):
         raise CheckpointError(
-            f"ckpt={paths[0]} is no run, and there is none below it.",
-            "Expected a run folder, a folder that holds runs, or a .ckpt file. See: avatar-bench list runs",
+            f"ckpt={paths[0]} is not a run and contains none.",
+            "Expected a run folder, a folder of runs, or a .ckpt file. See: avatar-bench list runs",
         )
-    for path in paths:  # a mistake shows before torch has loaded
+    for path in paths:  # fail before torch is loaded
         check_run(path)
     return paths
 
@@ -262,27 +262,27 @@ def _is_folder_of_runs(path: Path) -> bool:
 
 
 def _find_runs_folder(paths: Sequence[Path], settings: EvaluateConfig) -> Path:
-    """Return the folder that holds the runs: the one that was given, or the nearest around all of them."""
+    """Return the folder that contains the runs: the given one, or their nearest common folder."""
     if isinstance(settings.ckpt, str) and len(paths) > 1:
         return Path(settings.ckpt)
     return _find_common_folder([path.parent for path in paths]) if paths else Path()
 
 
 def _list_output_folders(paths: Sequence[Path], around: Path, settings: EvaluateConfig) -> list[Path | None]:
-    """Return the folder below out=DIR that stands for each run's own; None without out=DIR."""
+    """Return each run's output folder below out=DIR; None without out=DIR."""
     if not settings.out:
         return [None] * len(paths)
     return [Path(settings.out) / (os.path.relpath(path, around) if len(paths) > 1 else "") for path in paths]
 
 
 def _find_common_folder(folders: Sequence[Path]) -> Path:
-    """Return the nearest folder around all, relative where all of them are."""
+    """Return the nearest common folder, relative if all paths are."""
     found = os.path.commonpath([os.path.abspath(folder) for folder in folders])
     return Path(found if any(folder.is_absolute() for folder in folders) else os.path.relpath(found))
 
 
 def _refuse_shared_output(runs: Sequence[Run]) -> None:
-    """Raise ConfigError where two runs would write to one folder, as two checkpoints of one run folder do."""
+    """Raise ConfigError if two runs would write to one folder, such as two checkpoints of one run folder."""
     places: dict[str, Run] = {}
     for run in runs:
         assert run.results_folder is not None
@@ -290,7 +290,7 @@ def _refuse_shared_output(runs: Sequence[Run]) -> None:
         if other is not run:
             raise ConfigError(
                 f"ckpt: {other.checkpoint} and {run.checkpoint} would both write to {run.results_folder}.",
-                "Give their results another place, where each has its own folder: out=DIR",
+                "Choose another output folder, where each run has its own: out=DIR",
             )
 
 
@@ -305,34 +305,34 @@ def _make_runner(settings: EvaluateConfig, run: Run, dataset: Dataset) -> BlockR
 
 
 def _find_ensembles(runs: Sequence[Run], name: str, place: Path, settings: EvaluateConfig) -> list[Run]:
-    """Return the saved ensembles that have Results on a set and whose members are all among some runs."""
+    """Return the saved ensembles that have Results on a set and whose members are all among the runs."""
     known, found = {run.checkpoint_sha256 for run in runs}, []
     for folder in sorted(file.parent for file in (place / "ensembles").glob(f"*/{ENSEMBLE}")):
         try:
             run = _open_run(LabelledRun(folder, folder.name, folder.name, {}, {}), settings)
         except CheckpointError as error:
-            print_line(f"left out: {folder}: {error.lines[0]}", file=sys.stderr)
+            print_line(f"skipped: {folder}: {error.lines[0]}", file=sys.stderr)
             continue
         if run.hash_results(name) and {member.checkpoint_sha256 for member in getattr(run, "members", ())} <= known:
             found.append(run)
     return found
 
 
-def _open_run(entrant: LabelledRun, settings: EvaluateConfig, place: Path | None = None) -> Run:
-    """Open a run, whose Results go to place/evaluation, by default in its own folder."""
+def _open_run(labelled: LabelledRun, settings: EvaluateConfig, place: Path | None = None) -> Run:
+    """Open a run whose Results go to place/evaluation, by default in its own folder."""
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run import set_threads
 
     set_threads(settings.threads)
     run = open_run(
-        entrant.folder,
+        labelled.folder,
         allow=frozenset(settings.allow),
         accelerator=settings.accelerator,
         workers=settings.data.workers,
         batch_size=int(settings.data.batch_size),
         others={name: str(path) for name, path in list_further_sets(settings.data).items()},
-        label=entrant.label,
-        recipe=entrant.recipe,
+        label=labelled.label,
+        recipe=labelled.recipe,
     )
     run.results_folder = (place or run.folder or run.checkpoint.parent) / "evaluation"
     return run

@@ -1,4 +1,4 @@
-"""list: name what there is to choose from, one line each."""
+"""list: print the available choices or runs, one per line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from avatar_bench.runs.record import format_table, read_records
 
 
 def list(words: Sequence[str]) -> None:
-    """Print the names of one kind with what each is; `runs [FOLDER]` prints what became of the Runs there.
+    """Print the choices of one kind with their summaries; `runs [FOLDER]` prints the state of the runs there.
 
-    `-cd DIR` adds a folder of yaml. Raise ConfigError on an unknown kind, DataError where FOLDER is missing.
+    `-cd DIR` adds a folder of yaml. Raise ConfigError for an unknown kind, DataError if FOLDER is missing.
     """
     kind, *rest = words or [""]
     if kind == "runs":
@@ -31,8 +31,8 @@ def _find_group(kind: str) -> str:
     if group is None:
         nearest = suggest_names(kind, [*LISTED_GROUPS, "runs"])
         raise ConfigError(
-            f"list {kind}: there is no such kind" + (f"; {nearest}" if nearest else ""),
-            f"there are: {' '.join(LISTED_GROUPS)} runs",
+            f"list {kind}: no such kind" + (f"; {nearest}" if nearest else ""),
+            f"available: {' '.join(LISTED_GROUPS)} runs",
         )
     return group
 
@@ -41,7 +41,7 @@ def _parse_config_folder(words: Sequence[str]) -> Sequence[Path]:
     if not words:
         return ()
     if len(words) != 2 or words[0] not in ("-cd", "--config-dir"):
-        raise ConfigError(f"list: cannot read {' '.join(words)}; expected -cd DIR or nothing")
+        raise ConfigError(f"list: unexpected {' '.join(words)}; expected -cd DIR or nothing")
     return (Path(words[1]),)
 
 
@@ -53,7 +53,7 @@ def _format_choices(group: str, extra: Sequence[Path]) -> str:
 
 def _format_runs(root: Path, required: bool) -> str:
     if required and not root.is_dir():
-        raise DataError(f"{root}: there is no such folder; expected one that holds runs")
+        raise DataError(f"{root}: no such folder; expected a folder of runs")
     rows = [("run", "status", "model", "mode", "val macro-F1", "age")]
     for record in read_records(root):
         model, mode = record.choice("model", "backbone"), record.choice("mode", "name")

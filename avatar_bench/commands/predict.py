@@ -1,4 +1,4 @@
-"""predict: a verdict on each image file."""
+"""predict: predict the class of image files."""
 
 from __future__ import annotations
 
@@ -28,44 +28,44 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 DISCLAIMER = (
-    "A verdict tells which class's training images an image looks like; it is no proof of where it comes from. "
-    "On other sources than those it was measured on, a network can be wrong far more often."
+    "A prediction means that an image resembles the training images of a class; it does not prove its origin. "
+    "On sources other than those it was evaluated on, a network can be far less accurate."
 )
 
 
 def predict(cfg: DictConfig) -> None:
-    """Write one row a file to `output`; raise DataError after the last row where any file failed."""
+    """Write one row per file to `output`; raise DataError after the last row if any file failed."""
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PredictConfig)
     path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
-    check_run(path)  # a mistake shows before torch has loaded
+    check_run(path)  # fail before torch is loaded
     find_writer(settings.output)
     prepare_output(settings.output)
     files = find_input_files(settings.input)
     with lock_output(settings.output):
         ok, errors, kept, bad = _write_rows(_open_run(path, settings), files, settings)
-    told = f"{settings.output}: {ok} verdicts, {errors} files that could not be used"
-    told += f", {kept} rows kept from before" if kept else ""
-    print(told, file=sys.stderr if settings.output == "-" else sys.stdout)
+    summary = f"{settings.output}: {ok} predictions, {errors} files that could not be read"
+    summary += f", {kept} rows kept from before" if kept else ""
+    print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
     how = " ".join(f"{name}={getattr(settings, name)}" for name in ("runtime", "precision", "threads", "workers"))
     print(f"Computed with {how}.", DISCLAIMER, sep="\n", file=sys.stderr)
     if errors + bad:
-        raise DataError(f"{errors + bad} of {len(files)} files could not be used: see status and reason in the output.")
+        raise DataError(f"{errors + bad} of {len(files)} files could not be read: see status and reason in the output.")
 
 
 def _open_run(path: Path, settings: PredictConfig) -> Run:
-    """Open the run, and put into the settings what is chosen for this machine."""
+    """Open the run, and store the choices of autotune in the settings."""
     import torch
 
     from avatar_bench.console.memory import retain_freed_memory
-    from avatar_bench.inference.autotune import count_workers, tune_inference
+    from avatar_bench.inference.precision_autotune import count_workers, tune_inference
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run import set_threads
 
     retain_freed_memory()
     run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
     settings.precision = run.resolve_precision(settings.precision)
-    if settings.threads is None and settings.runtime == "torch":  # an exported network shares its images among all
+    if settings.threads is None and settings.runtime == "torch":  # an exported network uses all threads itself
         settings.threads = tune_inference(run.device).threads
     set_threads(settings.threads)
     run.workers = count_workers() if settings.workers is None else settings.workers
@@ -74,14 +74,14 @@ def _open_run(path: Path, settings: PredictConfig) -> Run:
 
 
 def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int, int]:
-    """Write the rows that the output lacks; give how many: verdicts, errors, earlier rows, errors among those."""
+    """Write the missing rows; return the counts of predictions, errors, earlier rows and errors among those."""
     from avatar_bench.inference.prediction_table import list_prediction_columns
 
-    def verdicts(files: list[str]) -> Generator[pd.DataFrame, None, None]:
+    def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
         return run.predict_rows(files, settings.calibrated, settings.precision)
 
-    begun = None if settings.update else _start_now(verdicts(files))
-    for note in run.load_model(settings.precision):  # a bad checkpoint shows before the output is touched
+    begun = None if settings.update else _start_now(predict_files(files))
+    for note in run.load_model(settings.precision):  # a bad checkpoint fails before the output is opened
         print(note, file=sys.stderr)
     ok = errors = 0
     with (
@@ -92,7 +92,7 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[in
         todo, again = find_remaining(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
         kept = len(files) - len(todo) + again
         bar = tqdm(total=len(files), initial=kept, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
-        with bar, closing(begun or verdicts(todo)) as batches:
+        with bar, closing(begun or predict_files(todo)) as batches:
             for batch in batches:
                 batch, again = batch[again:], max(0, again - len(batch))
                 rows.write(batch)
@@ -103,7 +103,7 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[in
 
 
 def _start_now(batches: Generator[pd.DataFrame, None, None]) -> Generator[pd.DataFrame, None, None]:
-    """Give the same batches, the first of which is made now."""
+    """Return the same batches after computing the first one."""
     first = list(islice(batches, 1))
 
     def all_of_them() -> Generator[pd.DataFrame, None, None]:
@@ -116,21 +116,21 @@ def _start_now(batches: Generator[pd.DataFrame, None, None]) -> Generator[pd.Dat
 
 @contextmanager
 def _report_interruption(rows: PredictionWriter, settings: PredictConfig) -> Iterator[None]:
-    """Say, where the work is cut short, how many rows are there."""
+    """Print how many rows are written if the work is interrupted."""
     try:
         yield
-    except ConfigError:  # nothing was begun
+    except ConfigError:  # nothing was written
         raise
     except BaseException:
-        then = "" if settings.output == "-" else "; the same command with update=true goes on after them"
+        then = "" if settings.output == "-" else "; continue with the same command and update=true"
         print(f"{settings.output}: {rows.count} rows are written{then}.", file=sys.stderr)
         raise
 
 
 def find_input_files(text: str) -> list[str]:
-    """Give the files that `input` names: a file, a folder (recursive, sorted), a glob, @list.txt, or - (stdin).
+    """Return the files that `input` names: a file, a folder (recursive, sorted), a glob, @list.txt, or - (stdin).
 
-    An existing path is taken literally. Raises DataError where nothing is found.
+    An existing path is taken literally. Raises DataError if nothing is found.
     """
     if text == "-":
         return _parse_paths(sys.stdin.buffer.read(), "standard input")
@@ -138,7 +138,7 @@ def find_input_files(text: str) -> list[str]:
     if path.is_dir():
         found = list(_walk_folder(text))
         if not found:
-            raise DataError(f"input={text}: the folder holds no files.", "Expected images in it or below it.")
+            raise DataError(f"input={text}: the folder contains no files.", "Expected images in it or below it.")
         return found
     if path.exists():
         return [text]
@@ -146,19 +146,19 @@ def find_input_files(text: str) -> list[str]:
         try:
             return _parse_paths(Path(text[1:]).read_bytes(), text[1:])
         except OSError as error:
-            raise DataError(f"input={text}: {error.strerror}.", "Expected @FILE with one path a line.") from error
+            raise DataError(f"input={text}: {error.strerror}.", "Expected @FILE with one path per line.") from error
     found = sorted(file for file in glob.glob(text, recursive=True) if os.path.isfile(file))
     if not found:
         raise DataError(
-            f"input={text} does not exist, and matches no file.", "Expected a file, folder, glob, @FILE or -."
+            f"input={text} does not exist and matches no file.", "Expected a file, folder, glob, @FILE or -."
         )
     return found
 
 
 def _walk_folder(folder: str) -> Iterator[str]:
-    """Give the files of a folder in sorted order, without hidden ones; links to folders are not followed.
+    """Yield the files of a folder in sorted order, without hidden ones; links to folders are not followed.
 
-    A folder that cannot be read stands for what it holds: it costs a row.
+    A folder that cannot be read is yielded itself, so that it gets a row.
     """
     closed: list[str] = []
     for place, folders, files in os.walk(str(Path(folder)), onerror=lambda error: closed.append(error.filename)):
@@ -171,10 +171,10 @@ def _walk_folder(folder: str) -> Iterator[str]:
 
 
 def _parse_paths(content: bytes, name: str) -> list[str]:
-    """Give the paths of a list, one a line, or parted by zeros as `find -print0` parts them."""
-    parted = content.removeprefix(codecs.BOM_UTF8).split(b"\0" if b"\0" in content else b"\n")
-    paths = [os.fsdecode(path.rstrip(b"\r\n") if b"\0" not in content else path) for path in parted]
+    """Return the paths of a list, one per line or separated by zeros as in `find -print0`."""
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\0" if b"\0" in content else b"\n")
+    paths = [os.fsdecode(path.rstrip(b"\r\n") if b"\0" not in content else path) for path in lines]
     paths = [path for path in paths if path]
     if not paths:
-        raise DataError(f"{name} holds no paths.", "Expected one path a line.")
+        raise DataError(f"{name} contains no paths.", "Expected one path per line.")
     return paths

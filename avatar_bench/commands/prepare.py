@@ -1,4 +1,4 @@
-"""prepare: build a data set from its sources, audit it, and write its card."""
+"""prepare: build a data set from its sources, audit it and write its card."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ AUDIT_BLOCK = "data_audit"
 
 
 def prepare(cfg: DictConfig) -> None:
-    """Build the data set that `data` or `source` describes in `out`, and say in one line what it holds.
+    """Build the data set that `data` or `source` describes in `out`, and print a one-line summary.
 
-    Raise ConfigError where the recipe or the place is missing, and as `build_dataset` does; GuardError where the audit
-    finds that the data cannot answer the question, after all is written.
+    Raise ConfigError if the recipe or the folder is missing, the errors of `build_dataset`, and, after everything is
+    written, GuardError if the audit finds the data unsuitable.
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PrepareConfig)
     place = settings.out or settings.data.get("root")
     out = Path(place or demo_root()).expanduser()
     options: dict[str, Any] = settings.block[AUDIT_BLOCK] or {}
-    audit = registry.build_block(AUDIT_BLOCK, options)  # a mistake in its options shows before the work
+    audit = registry.build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
     assert isinstance(audit, DatasetBlock)
     summary = build_dataset(_make_recipe(settings), out, update=settings.update, afresh=not place)
     how = {"options": options, "allow": sorted(settings.allow), "lang": settings.lang}
@@ -52,7 +52,7 @@ def prepare(cfg: DictConfig) -> None:
 
 
 def _make_recipe(settings: PrepareConfig) -> DatasetRecipe:
-    """Give what is asked for: the named sources and no others, else those of `data`."""
+    """Return the recipe of the requested data set: the named sources only, else those of `data`."""
     data = {} if settings.source else settings.data
     own, split = data.get("prepare") or {}, settings.split
     return DatasetRecipe(
@@ -70,7 +70,7 @@ def _make_recipe(settings: PrepareConfig) -> DatasetRecipe:
 
 
 def _load_saved_audit(out: Path, how: dict[str, Any]) -> Result | None:
-    """Give the audit that an earlier run has left, if it is whole and was made like this."""
+    """Return the saved audit of an earlier command, if it is complete and had the same options."""
     if not all((out / file).is_file() for file in ("card.md", "card.html")):
         return None
     result = Result.load_if_complete(out / "audit")
@@ -91,15 +91,15 @@ def _run_audit(out: Path, audit: DatasetBlock, how: dict[str, Any]) -> Result:
 
 
 def _is_fixed_by_equalising(result: Result) -> bool:
-    """Say whether equalising would take away what speaks against a data set."""
+    """Return whether equalising would make the data set suitable."""
     return bool(result.provenance.get("equalised/assessment", {}).get("suitable", "no") != "no")
 
 
 def _refuse_failed_audit(result: Result, settings: PrepareConfig) -> None:
-    verdict = result.provenance["assessment"]
-    if verdict["suitable"] == "no" and "shortcut" not in settings.allow:
+    assessment = result.provenance["assessment"]
+    if assessment["suitable"] == "no" and "shortcut" not in settings.allow:
         raise GuardError(
-            f"This data set cannot answer the question: {verdict['reasons'][0]}",
-            "It is written all the same; see card.html.",
-            "Mend it" + " with equalise=jpeg" * _is_fixed_by_equalising(result) + ", or say allow=[shortcut].",
+            f"This data set is unsuitable for evaluation: {assessment['reasons'][0]}",
+            "It was written nevertheless; see card.html.",
+            "Fix it" + " with equalise=jpeg" * _is_fixed_by_equalising(result) + ", or set allow=[shortcut].",
         )

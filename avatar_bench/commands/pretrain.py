@@ -1,4 +1,4 @@
-"""pretrain: make a backbone from images without their labels."""
+"""pretrain: pretrain a backbone on images without labels."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ PRETRAINED_FOLDER = Path("pretrained")
 
 
 def pretrain(cfg: DictConfig) -> float:
-    """Pretrain the backbone that the configuration describes; give its k-NN accuracy, NaN where it has none.
+    """Pretrain the configured backbone; return its k-NN accuracy, NaN if it has none.
 
-    Raises AvatarBenchError of every kind; whatever was written stays, with the reason in run.json.
+    Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
     settings = _convert_config(
         reopen_config(Path(cfg.resume), "pretrain", PretrainConfig, check_pretrain) if cfg.resume else cfg
@@ -46,18 +46,18 @@ def pretrain(cfg: DictConfig) -> float:
             record = read_record(folder) if cfg.resume else _create_record(folder, settings)
             if record.get("status") != "finished":
                 return _train_backbone(cfg, settings, folder, record)
-    print_line(f"{folder}: finished before, left as it is.", file=sys.stderr)
+    print_line(f"{folder}: already finished, left unchanged.", file=sys.stderr)
     return _read_accuracy(record)
 
 
 def _train_backbone(cfg: DictConfig, settings: PretrainConfig, folder: Path, record: dict[str, Any]) -> float:
     with record_outcome(folder, cfg, record):
-        whole, learning = _load_images(settings, record)  # a mistake shows before torch has loaded
+        whole, learning = _load_images(settings, record)  # fail before torch is loaded
         start_record(folder, cfg, record)
         from avatar_bench.training.ssl.pretraining_job import fit
 
-        said = fit(settings, folder, record, whole, learning)
-    print_line(said)
+        summary = fit(settings, folder, record, whole, learning)
+    print_line(summary)
     return _read_accuracy(record)
 
 
@@ -76,7 +76,7 @@ def _name_model(settings: PretrainConfig) -> str:
 
 
 def _choose_folder(settings: PretrainConfig) -> Path:
-    """Give the folder that a pretraining is to have: `out`, or one named by the time; a job of several has its own."""
+    """Return the folder of the pretraining: `out`, or one named by the time; a sweep job has its own."""
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         shared = hydra.job.config.override_dirname.exclude_keys
@@ -88,7 +88,7 @@ def _choose_folder(settings: PretrainConfig) -> Path:
 
 
 def _create_record(folder: Path, settings: PretrainConfig) -> dict[str, Any]:
-    """Give the first record of a pretraining; raise ConfigError where its folder holds another run."""
+    """Return the initial record of a pretraining; raise ConfigError if its folder contains another run."""
     if not is_free(folder):
         raise build_taken_error(folder, "pretrain")
     return {
@@ -104,13 +104,13 @@ def _create_record(folder: Path, settings: PretrainConfig) -> dict[str, Any]:
 
 
 def _load_images(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset, Dataset]:
-    """Give all images with their sides, and those to learn from; say which were kept out, and put it on record."""
+    """Return all images with their splits, and those to train on; print and record which are held out."""
     data = settings.data
     found = open_images(data)
     refuse_changed_files(found)
     plan = build_split_plan(data)
     notes: list[str] = []
-    # two labels of one image are nothing to who reads none
+    # labels are not used, so conflicting ones do not matter
     sides = split_without_leakage(found, plan, [*settings.allow, "label_conflict"], notes)
     for note in notes:
         print_line(f"warning: {note}", file=sys.stderr)
@@ -127,8 +127,8 @@ def _load_images(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Data
         kept_out |= shared
     if len(learning) < 2:
         raise GuardError(
-            f"{found.name} leaves {len(learning)} of {len(found)} images to learn from.",
-            "The others are of its test, val, blind or ood sets, which are kept out.",
+            f"Only {len(learning)} of {len(found)} images of {found.name} are left to train on.",
+            "The others belong to its test, val, blind or ood sets, which are held out.",
         )
     record["split"] = asdict(plan) | {
         "fingerprint": fingerprint_split(sides),
@@ -139,14 +139,14 @@ def _load_images(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Data
     if 0 < unlabelled < len(learning):
         record["images"]["unlabelled"] = unlabelled
     without = f", {unlabelled} of them without a label" * ("unlabelled" in record["images"])
-    told = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
+    held_out = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
     print_line(
-        f"{len(learning)} of {len(found)} images of {found.name} are learned from{without}; kept out: {told}",
+        f"training on {len(learning)} of {len(found)} images of {found.name}{without}; held out: {held_out}",
         file=sys.stderr,
     )
     if allowed:
         print_line(
-            "warning: images of test, and any of blind and ood sets, are learned from (allow=[test_images])",
+            "warning: training includes images of the test, blind and ood sets (allow=[test_images])",
             file=sys.stderr,
         )
     return sides, learning

@@ -1,4 +1,4 @@
-"""report: put what is saved of several runs on one page."""
+"""report: write one page from the saved results of several runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from avatar_bench.reporting.study import read_study
 
 
 def report(cfg: DictConfig) -> None:
-    """Write one self-contained page of the runs below a folder, and say in one line what it holds.
+    """Write one self-contained page on the runs below a folder, and print a one-line summary.
 
-    Raises DataError where the folder holds no run that was judged, OutputError where the page cannot be written.
+    Raises DataError if the folder contains no evaluated run, OutputError if the page cannot be written.
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, ReportConfig)
@@ -29,7 +29,7 @@ def report(cfg: DictConfig) -> None:
             answer = write_report(study, page, settings.lang)
         except OSError as error:
             reason = f"{page} cannot be written: {error.strerror or error}."
-            raise OutputError(reason, "Give another place: out=FILE.html") from error
+            raise OutputError(reason, "Choose another file: out=FILE.html") from error
     size = page.stat().st_size / 1e6
-    told = f"{format_count(len(study.runs), 'run')}, {format_count(len(study.problems), 'problem')}"
-    print_line(f"{page}: {size:.1f} MB, {told}; {answer}")
+    counts = f"{format_count(len(study.runs), 'run')}, {format_count(len(study.problems), 'problem')}"
+    print_line(f"{page}: {size:.1f} MB, {counts}; {answer}")

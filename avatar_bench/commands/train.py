@@ -1,4 +1,4 @@
-"""train: make one Run, stage by stage."""
+"""train: train one run, stage by stage."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from avatar_bench.training.job import build_split_plan
 from avatar_bench.training.recording import record_outcome, reopen_config, start_record
 from avatar_bench.training.run_folder import choose_run_folder, create_record, lock_folder
 
-AUDIT_FOLDER = "audit"  # the folder beside a manifest where prepare leaves what it found
+AUDIT_FOLDER = "audit"  # the folder beside a manifest where prepare writes its audit
 
 
 def train(cfg: DictConfig) -> float:
-    """Train the Run that the configuration describes; give its best val macro-F1.
+    """Train the configured Run; return its best val macro-F1.
 
-    Raises AvatarBenchError of every kind; whatever was written stays, with the reason in run.json.
+    Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
     settings = _reopen_config(Path(cfg.resume)) if cfg.resume else _convert_config(cfg)
     folder = Path(settings.resume) if settings.resume else choose_run_folder(settings)
@@ -47,14 +47,14 @@ def train(cfg: DictConfig) -> float:
             if record.get("status") != "finished":
                 _train_run(cfg, settings, folder, record)
                 return float(record["metrics"][METRIC])
-    print_line(f"{folder}: finished before, left as it is.", file=sys.stderr)
+    print_line(f"{folder}: already finished, left unchanged.", file=sys.stderr)
     return float(record["metrics"][METRIC])
 
 
 def _train_run(cfg: DictConfig, settings: TrainConfig, folder: Path, record: dict[str, Any]) -> None:
-    """Train, and leave in run.json how it ended."""
+    """Train the run and record the outcome in run.json."""
     with record_outcome(folder, cfg, record):
-        whole, dataset = _load_images(settings)  # a mistake shows before torch has loaded, and leaves no run folder
+        whole, dataset = _load_images(settings)  # fail before torch is loaded and a run folder is made
         record.setdefault("split", asdict(_make_split_plan(settings)))
         record["allow"] = sorted(settings.allow)
         start_record(folder, cfg, record)
@@ -64,7 +64,7 @@ def _train_run(cfg: DictConfig, settings: TrainConfig, folder: Path, record: dic
     best = record["metrics"]
     print_line(
         f"{folder}: val accuracy {best['val/accuracy']:.3f}, macro-F1 {best[METRIC]:.3f} "
-        f"(n = {record['split']['counts']['val']}, the images that chose the checkpoint); "
+        f"(n = {record['split']['counts']['val']}, the images used to choose the checkpoint); "
         f"next: avatar-bench evaluate ckpt={folder}"
     )
 
@@ -76,7 +76,7 @@ def _convert_config(cfg: DictConfig) -> TrainConfig:
 
 
 def _load_images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
-    """Give all images that the options name, and those that are used, each with its split."""
+    """Return all images of the data set, and those used for the run, each with its split."""
     if settings.init_from:
         locate_checkpoint(Path(settings.init_from), "init_from")
     whole, plan = open_dataset(settings.data), _make_split_plan(settings)
@@ -108,21 +108,21 @@ def _check_labels(dataset: Dataset, allow: Sequence[str]) -> None:
     if (bare := dataset.frame.loc[dataset.frame["label"] == "", "path"]).size:
         raise GuardError(
             f"{bare.iat[0]} has no label ({format_count(len(bare), 'such image')} of {len(dataset)}).",
-            "Training needs one for every image: give a manifest of those that have one.",
+            "Training needs a label for every image: use a manifest of the labelled images.",
         )
     if len(dataset.classes) < 2:
         raise GuardError(
-            f"{dataset.name} has one class only, {dataset.classes[0]!r}.",
+            f"{dataset.name} has only one class, {dataset.classes[0]!r}.",
             "A classifier needs two classes or more: one folder each, or two labels in the manifest.",
         )
     if fault := find_class_fault(dataset.classes):
-        raise GuardError(f"{dataset.name}: {fault}.", "Give the folders, or the labels, other names.")
+        raise GuardError(f"{dataset.name}: {fault}.", "Rename the class folders or the labels.")
     written: dict[str, str] = {}
     for name in dataset.classes:
         if (other := written.setdefault(name.casefold(), name)) != name:
             raise GuardError(
-                f"{dataset.name}: the classes {other!r} and {name!r} differ in upper and lower case alone.",
-                "Write the label, or the folder's name, in one way.",
+                f"{dataset.name}: the classes {other!r} and {name!r} differ only in case.",
+                "Use one spelling of the label or folder name.",
             )
     labels = dataset.frame.groupby("sha256")["label"].nunique()
     if (labels > 1).any() and "label_conflict" not in allow:
@@ -130,37 +130,37 @@ def _check_labels(dataset: Dataset, allow: Sequence[str]) -> None:
         raise GuardError(
             f"{rows['path'].iat[0]} is {rows['label'].iat[0]!r}, and the same image {rows['path'].iat[-1]} is "
             f"{rows['label'].iat[-1]!r} ({format_count(int((labels > 1).sum()), 'such image')}).",
-            "An image has one true class: take the wrong rows or files out, or say allow=[label_conflict].",
+            "An image has one true class: remove the wrong rows or files, or set allow=[label_conflict].",
         )
 
 
 def _load_earlier_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
-    """Give the images and the split of an earlier run; refuse other data."""
+    """Return the images with the split of an earlier run; raise GuardError for other data."""
     _, folder = locate_checkpoint(path)
     if folder is None:
         raise GuardError(
-            f"init_from={path} lies in no run folder, so its split is not known.",
-            "Give the run folder, so that its test set stays unseen.",
+            f"init_from={path} is not in a run folder, so its split is unknown.",
+            "Use the run folder, so that its test set stays held out.",
         )
     record = read_record(folder)
     try:
         fingerprint, kept_plan = record["data"]["fingerprint"], dict(record["split"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"init_from={folder}: its {RECORD} does not say which images it used, and how."
+            f"init_from={folder}: its {RECORD} does not record its images and their split."
         ) from error
     if fingerprint != whole.fingerprint:
         raise GuardError(
-            f"init_from={folder} was trained on other images than {whole.name}.",
-            "Give the same data= options as that run had (its config.yaml), so that its test set stays unseen.",
+            f"init_from={folder} was trained on images other than those of {whole.name}.",
+            "Use the data= options of that run (its config.yaml), so that its test set stays held out.",
         )
     for name, value in asdict(plan).items():
-        value = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
+        value = list(value) if isinstance(value, tuple) else value  # JSON has no tuples
         kept = kept_plan.get(name, value)
         if name != "draw_seed" and kept != value:
             raise ConfigError(
-                f"init_from={folder} takes over that run's split, in which {name} is {kept}, not {value}.",
-                "Give the same options for the split: data.fold, .split, .fraction, .limit, mode.shots and their like.",
+                f"init_from={folder} reuses that run's split, where {name} is {kept}, not {value}.",
+                "Use the same split options: data.fold, .split, .fraction, .limit, mode.shots and so on.",
             )
     kept_split = read_split(folder / "split.csv", whole.root)
     refuse_changed_split(kept_split, kept_plan.get("fingerprint"), folder / "split.csv")
@@ -168,7 +168,7 @@ def _load_earlier_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
 
 
 def _reopen_config(folder: Path) -> TrainConfig:
-    """Give the own configuration of an interrupted run."""
+    """Return the saved configuration of an interrupted run."""
     settings = _convert_config(reopen_config(folder, "train", TrainConfig, check_train))
     settings.resume = str(folder)
     return settings

@@ -1,1 +1,1 @@
-"""Options of the commands, their checks, and the folders of yaml."""
+"""Options of the commands, their validation and the search for yaml files."""

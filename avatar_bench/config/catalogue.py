@@ -1,4 +1,4 @@
-"""The folders of yaml: where they lie, which names each group holds, and what each yaml says it is."""
+"""Catalogue of the yaml folders: the groups, their choices and a one-line summary of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avatar_bench.errors import ConfigError
 
 ENTRY_POINT_GROUP = "avatar_bench.conf"
 CONF_VARIABLE = "AVATAR_BENCH_CONF"
-# what `list` lists, and the group of yaml that it is
+# kinds that `list` accepts, and the yaml group of each
 LISTED_GROUPS = {
     "models": "model",
     "modes": "mode",
@@ -29,29 +29,29 @@ LISTED_GROUPS = {
 }
 
 
-WEIGHTS_CHOICES = ("hub", "none", "package")  # of model.weights, beside a path
+WEIGHTS_CHOICES = ("hub", "none", "package")  # values of model.weights besides a path
 
 
 def find_conf_folder() -> Path:
-    """Give the project's own yaml: packaged with the module, or beside it in a checkout."""
+    """Return the project's own yaml folder: inside the package, or beside it in a checkout."""
     packaged = Path(__file__).parents[1] / "conf"
     return packaged if packaged.is_dir() else packaged.parents[1] / "conf"
 
 
 def find_user_folders() -> list[Path]:
-    """Give the folders that users add: those of AVATAR_BENCH_CONF, then those of installed packages.
+    """Return the yaml folders added by users: those of AVATAR_BENCH_CONF, then those of installed packages.
 
-    Raise ConfigError where AVATAR_BENCH_CONF names something that is no folder.
+    Raise ConfigError if AVATAR_BENCH_CONF names a path that is not a folder.
     """
     named = [Path(part).expanduser().absolute() for part in os.environ.get(CONF_VARIABLE, "").split(os.pathsep) if part]
     for folder in named:
         if not folder.is_dir():
-            raise ConfigError(f"{CONF_VARIABLE}: there is no folder {folder}")
+            raise ConfigError(f"{CONF_VARIABLE}: no such folder: {folder}")
     return named + _find_installed_folders()
 
 
 def find_commands() -> dict[str, str]:
-    """Give each command with what it does: its yaml's first comment, or its module's first line."""
+    """Return the commands with their summaries: the first comment of the yaml, or the first line of the module."""
     found = {}
     for module in sorted((Path(__file__).parents[1] / "commands").glob("[a-z]*.py")):
         recipe = find_conf_folder() / f"{module.stem}.yaml"
@@ -60,13 +60,13 @@ def find_commands() -> dict[str, str]:
 
 
 def find_groups(extra: Sequence[Path] = ()) -> list[str]:
-    """Give the names of the groups, such as model and mode."""
+    """Return the names of the groups, such as model and mode."""
     folders = [find_conf_folder(), *find_user_folders(), *extra]
     return sorted({yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"})
 
 
 def find_choices(group: str, extra: Sequence[Path] = ()) -> dict[str, Path]:
-    """Give the yaml of each name in a group; where two folders hold one name the first counts, as in Hydra."""
+    """Return the yaml file of each choice of a group; the first folder wins, as in Hydra."""
     found: dict[str, Path] = {}
     for folder in (find_conf_folder(), *find_user_folders(), *extra):
         for yaml in sorted((folder / group).glob("*.yaml")):
@@ -75,7 +75,7 @@ def find_choices(group: str, extra: Sequence[Path] = ()) -> dict[str, Path]:
 
 
 def read_summary(yaml: Path) -> str:
-    """Give what a yaml says it is: its first comment, after a `# @package` line."""
+    """Return the summary of a yaml file: its first comment other than `# @package`."""
     with yaml.open(encoding="utf-8", errors="replace") as lines:
         for line in islice(iter(lambda: lines.readline(1000), ""), 100):
             if line.startswith("#") and "@package" not in line:
@@ -93,8 +93,8 @@ def _find_installed_folders() -> list[Path]:
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             spec = find_spec(point.module)
-        except Exception as error:  # another's broken package may not end our command
-            print_line(f"avatar-bench: the yaml of {point.value} is left out: {error}", file=sys.stderr)
+        except Exception as error:  # a broken third-party package must not stop the command
+            print_line(f"avatar-bench: the yaml folder of {point.value} is skipped: {error}", file=sys.stderr)
             continue
         if spec is not None:
             places = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]

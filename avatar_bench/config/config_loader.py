@@ -1,4 +1,4 @@
-"""Composing by Hydra, within limits and checked as a whole before Hydra builds anything from it."""
+"""Hydra config loader that limits and validates every configuration before anything is built from it."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from avatar_bench.files.yaml_io import MAX_YAML_CHARACTERS, MAX_YAML_DEPTH, MAX_
 MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDE_COMMAS = (
     1 << 16,
     1000,
-)  # characters and commas of an override: Hydra takes a second for as many
+)  # Hydra needs a second to parse an override of this size
 
-COMMANDS_WITHOUT_MODE = ("pretrain",)  # commands that take a model's yaml, and no mode of training, which that names
+COMMANDS_WITHOUT_MODE = ("pretrain",)  # they use a model's yaml, but not the training mode that it sets
 
 _resolve_interpolation = Container._resolve_interpolation_from_parse_tree
 
 
 class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
-    """Hydra's loader, whose every configuration has passed check_tree.
+    """Hydra's loader, with every composed configuration checked by check_values.
 
-    All that Hydra builds (callbacks, sweeper, launcher, loggers) it builds from what load_configuration gave, here and
-    in the processes of a sweep, to which the loader travels with its class.
+    Hydra builds callbacks, sweeper, launcher and loggers from the result of load_configuration, in this process and in
+    those of a sweep, which receive the loader by its class.
     """
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **options: Any
     ) -> DictConfig:
-        """Compose; raise ConfigError where the whole, Hydra's own node included, holds what may not be built."""
+        """Compose a configuration; raise ConfigError if it, or Hydra's own node, holds an object to build."""
         InterpolationBudget.left = MAX_YAML_NODES
         for word in overrides:
             _check_override(word)
@@ -53,13 +53,13 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
 
 
 class InterpolationBudget:
-    """What interpolations may still cost, until the next configuration is composed: a value one, a call twenty."""
+    """Remaining cost of interpolations until the next composition: 1 per value, 20 per call."""
 
     left = MAX_YAML_NODES
 
     @classmethod
     def charge_node(cls, node: Any) -> None:
-        """Count what one interpolation gave; raise ConfigError where all together is too much."""
+        """Charge the size of a resolved node; raise ConfigError if the budget is exceeded."""
         if isinstance(node, Container):
             for value in node._content.values() if isinstance(node._content, dict) else node._content or ():
                 cls.charge_node(value)
@@ -68,20 +68,20 @@ class InterpolationBudget:
 
     @classmethod
     def charge(cls, cost: int) -> None:
-        """Take away from what is left."""
+        """Subtract a cost from the budget; raise ConfigError if it is exceeded."""
         cls.left -= cost
         if cls.left < 0:
             raise ConfigError(
-                f"interpolations (${{...}}) give over {MAX_YAML_NODES} values or {MAX_YAML_CHARACTERS} characters.",
-                "Expected each to stand for a value or two; some here multiply others.",
+                f"interpolations (${{...}}) exceed {MAX_YAML_NODES} values or {MAX_YAML_CHARACTERS} characters.",
+                "Expected each to expand to a few values; some here multiply others.",
             )
 
 
 def install() -> None:
-    """Have Hydra use CheckedLoader, read files within limits and count Resolutions; it offers no hook for these."""
+    """Patch Hydra to use CheckedLoader, file size limits and InterpolationBudget; it has no hooks for these."""
     hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc, attr-defined, unused-ignore]
-    Plugins.instance()  # registers the source of files
-    # that very class is changed: another in its place would be refused in the processes of a sweep
+    Plugins.instance()  # registers the file source
+    # patch the class itself: a replacement would be refused in the processes of a sweep
     files: Any = SourcesRegistry.instance().types["file"]
     if not hasattr(files, "plain_load_config"):
         files.plain_load_config, files.load_config = files.load_config, _load_within_limits
@@ -89,10 +89,10 @@ def install() -> None:
 
 
 def _remove_mode(command: str, overrides: list[str]) -> list[str]:
-    """Take the group `mode` out of the defaults list, where the yaml of a model expects it; refuse a choice of it."""
+    """Remove the group `mode`, which the yaml of a model sets; raise ConfigError if it is overridden."""
     for word in overrides:
         if word.lstrip("+").partition("=")[0].split(".")[0] == "mode":
-            raise ConfigError(f"{word}: {command} has no modes; its every layer learns")
+            raise ConfigError(f"{word}: {command} has no modes; it trains every layer")
     return [*(word for word in overrides if word != "~mode"), "~mode"]
 
 
@@ -104,7 +104,7 @@ def _resolve_within_budget(self: Container, *args: Any, **options: Any) -> Any:
 
 
 def _load_within_limits(self: Any, config_path: str) -> ConfigResult:
-    """Load one file; raise ConfigError, naming it, where it is beyond the limits of yaml_files or cannot be read."""
+    """Load one file; raise ConfigError, naming it, if it exceeds the limits of yaml_io or is invalid."""
     file = Path(os.path.realpath(Path(self.path) / self._normalize_file_name(config_path)))
     if file.exists():
         read_checked_text(file)
@@ -112,13 +112,13 @@ def _load_within_limits(self: Any, config_path: str) -> ConfigResult:
         found: ConfigResult = self.plain_load_config(config_path)
         values = OmegaConf.to_container(found.config, resolve=False)
         check_values(values if isinstance(values, dict) else {"defaults": values}, str(file))
-    except (ValueError, TypeError, RecursionError) as error:  # what YAML allows and Python or OmegaConf does not
+    except (ValueError, TypeError, RecursionError) as error:  # valid YAML that Python or OmegaConf rejects
         raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     return found
 
 
 def _check_override(word: str) -> None:
-    """Raise ConfigError where an override is beyond the limits, or has Hydra run or look up what it may not."""
+    """Raise ConfigError if an override exceeds the limits, or would make Hydra run or look up something unsafe."""
     key, _, value = word.lstrip("+~").partition("=")
     depth = list(accumulate(1 if mark in "([{" else -1 if mark in ")]}" else 0 for mark in value))
     deep, many = max(depth, default=0) > MAX_YAML_DEPTH, value.count(",") > MAX_OVERRIDE_COMMAS
@@ -127,12 +127,12 @@ def _check_override(word: str) -> None:
             f"{MAX_OVERRIDE_CHARACTERS} characters, {MAX_OVERRIDE_COMMAS} elements, or nested {MAX_YAML_DEPTH} deep"
         )
         raise ConfigError(
-            f"{key[:100]}: its value is of more than {limits}.",
-            "Long lists go into a yaml in a folder of yours: -cd DIR",
+            f"{key[:100]}: the value exceeds {limits}.",
+            "Put long lists into a yaml file in your own folder: -cd DIR",
         )
     check_interpolations(word, word)
     if key == "hydra.searchpath" and "://" in value.replace("file://", ""):
         raise ConfigError(
             f"{word}: expected folders, such as hydra.searchpath=[my/conf].",
-            "A package's yaml is found by its entry point; to look into one by pkg:// would run its code.",
+            "Packages are found by their entry point; pkg:// would run their code.",
         )

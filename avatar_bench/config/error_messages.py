@@ -1,4 +1,4 @@
-"""What went wrong, told in at most three lines with an exit code: our errors, Hydra's, the system's."""
+"""Messages of at most three lines and exit codes for our own, Hydra's and the system's errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from avatar_bench.config.catalogue import find_choices
 from avatar_bench.console.terminal import escape_control_characters, hide_credentials
 from avatar_bench.errors import AvatarBenchError, OutputError, suggest_names
 
-MAX_LINE_CHARACTERS = 1000  # characters of a line
+MAX_LINE_CHARACTERS = 1000
+_MAX_LISTED_OPTIONS = 40
 _DISK_ERRORS = (
     errno.EACCES,
     errno.EPERM,
@@ -24,7 +25,7 @@ _DISK_ERRORS = (
     errno.EISDIR,
     errno.EEXIST,
 )
-# of torch on CPU and GPU, of OpenCV, of C++
+# messages of torch on CPU and GPU, OpenCV and C++
 _OUT_OF_MEMORY = re.compile(
     "(not enough|insufficient|out of|n.t allocate|cannot allocate) memory|bad_alloc", re.IGNORECASE
 )
@@ -37,14 +38,14 @@ _EXTRAS = {
 
 
 def explain(error: BaseException) -> tuple[tuple[str, ...], int]:
-    """Give the lines for stderr and the exit code of an error; AVATAR_BENCH_DEBUG=1 puts its traceback first."""
+    """Return the message lines and exit code of an error; print its traceback first if AVATAR_BENCH_DEBUG=1."""
     if os.environ.get("AVATAR_BENCH_DEBUG") == "1":
         traceback.print_exception(error)
     return format_error(error)
 
 
 def format_error(error: BaseException) -> tuple[tuple[str, ...], int]:
-    """Give the lines and the exit code of an error, without passwords, and as a terminal shows them."""
+    """Return the message lines and exit code of an error, printable and without passwords."""
     lines, code = _describe_error(error)
     return tuple(_truncate(escape_control_characters(hide_credentials(line))) for line in lines), code
 
@@ -65,25 +66,25 @@ def _describe_error(error: BaseException) -> tuple[tuple[str, ...], int]:
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return (f"{error.filename or 'output'}: {error.strerror}",), OutputError.exit_code
     if lacks := _describe_shortage(error):
-        return lacks, OutputError.exit_code  # as a full disk: the machine's limit, no bug
+        return lacks, OutputError.exit_code  # a limit of the machine, like a full disk
     text = " ".join(str(error).split())[:300]
     hint = "please report it with the command and the output under AVATAR_BENCH_DEBUG=1"
     return (f"internal error: {type(error).__name__}: {text} ({hint})",), 1
 
 
 def _describe_shortage(error: BaseException) -> tuple[str, ...]:
-    """Tell what the machine lacks, memory or a process that it has ended, else nothing; only the texts say so."""
+    """Return a message if memory ran out or a worker was killed, else (); only the error's text shows which."""
     text = str(error)
     if _WORKER_KILLED.search(text):
-        less = "If the memory was too small: workers=0 (data.workers=0 of train), or a smaller batch_size."
-        return "A process that reads images was killed from outside.", less
+        less = "If memory ran out, use workers=0 (data.workers=0 of train) or a smaller batch_size."
+        return "An image-loading process was killed from outside.", less
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text) or getattr(error, "errno", None) == errno.ENOMEM:
-        return "Out of memory.", "Take smaller batches: data.batch_size=N (of evaluate and predict: batch_size=N)."
+        return "Out of memory.", "Use smaller batches: data.batch_size=N (predict: batch_size=N)."
     return ()
 
 
 def _find_own_error(error: BaseException) -> AvatarBenchError | None:
-    """Give the error itself where it is ours, or ours that Hydra or OmegaConf has wrapped in theirs."""
+    """Return the AvatarBenchError that an error is, or that Hydra or OmegaConf wrapped; None if there is none."""
     if isinstance(error, AvatarBenchError):
         return error
     inner = error.__cause__ or error.__context__
@@ -91,7 +92,7 @@ def _find_own_error(error: BaseException) -> AvatarBenchError | None:
 
 
 def _is_hydra_error(error: BaseException) -> bool:
-    """Say whether this is an error of Hydra or OmegaConf, or one that Hydra raised on the command line it was given."""
+    """Return whether Hydra or OmegaConf raised this error."""
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
         return True
     frames = traceback.extract_tb(error.__traceback__)
@@ -100,7 +101,7 @@ def _is_hydra_error(error: BaseException) -> bool:
 
 
 def _describe_config_error(error: BaseException) -> tuple[str, ...]:
-    """Tell a mistake in the options; Hydra's and OmegaConf's texts are the only place that holds the details."""
+    """Return the message for an invalid option, parsed from the text of Hydra's or OmegaConf's error."""
     text = str(error)
     if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         return _describe_unknown_choice(found[1], found[2], text)
@@ -109,7 +110,7 @@ def _describe_config_error(error: BaseException) -> tuple[str, ...]:
     if found := re.search(r"Error merging override (.+)", text, re.DOTALL):
         return _describe_wrong_type(found[1].lstrip("+"), error)
     if found := re.search(r"Ambiguous value for argument '(.*)'\n", text):
-        return (f"{found[1]}: several values; add -m to run one job for each",)
+        return (f"{found[1]}: several values; add -m to run one job per value",)
     if type(error).__name__ == "OverrideParseException":
         return _describe_syntax_error(getattr(error, "override", ""), text)
     lines = [line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines() if line.strip()]
@@ -117,9 +118,9 @@ def _describe_config_error(error: BaseException) -> tuple[str, ...]:
 
 
 def _drop_details(lines: Sequence[str]) -> tuple[str, ...]:
-    """Give three lines at most, without those that OmegaConf adds for programmers."""
-    told = (line.strip() for line in lines)
-    return tuple(line for line in told if not line.startswith(("object_type", "reference_type")))[:3]
+    """Return at most three lines, without OmegaConf's lines for developers."""
+    stripped = (line.strip() for line in lines)
+    return tuple(line for line in stripped if not line.startswith(("object_type", "reference_type")))[:3]
 
 
 def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...]:
@@ -128,20 +129,29 @@ def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...
     listed = text.partition("Available options")[2].partition("search path:")[0]
     known = re.findall(r"^\t(\S+)$", listed, re.MULTILINE) or list(find_choices(group))
     nearest = suggest_names(name, known)
-    return (f"{group}={name}: there is no such {group}" + (f"; {nearest}" if nearest else ""),) + (
+    return (f"{group}={name}: no such {group}" + (f"; {nearest}" if nearest else ""),) + (
         (f"there are: {' '.join(known)}",) if known else ()
     )
 
 
 def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ...]:
-    parent, _, name = option.rpartition(".")
+    """Return a message with the nearest known options and the options of its level, or of its name elsewhere."""
     siblings = getattr(error.__cause__, "parent_node", None)
-    known = [str(key) for key in siblings if key != "hydra"] if isinstance(siblings, Mapping) else []
+    known = {str(key): siblings[key] for key in siblings if key != "hydra"} if isinstance(siblings, Mapping) else {}
     missing = re.search(r"Key '([^']+)'", str(error.__cause__))
-    nearest = suggest_names(missing[1] if missing else name, known)
-    lines = [f"{option}: there is no such option" + (f"; {nearest}" if nearest else "")]
-    if known and len(known) <= 40:
-        lines.append(f"{parent or 'there are'}: {' '.join(known)}")
+    name = missing[1] if missing else option.rpartition(".")[2]
+    parts = option.split(".")
+    level = ".".join(parts[: parts.index(name)] if name in parts else parts[:-1])
+    inside = [group for group, values in known.items() if isinstance(values, Mapping) and name in values]
+    if not level and inside:
+        values = known[inside[0]][name]
+        lines = [f"{option}: no such option; did you mean {inside[0]}.{option}?"]
+        known, level = (dict(values), f"{inside[0]}.{name}") if isinstance(values, Mapping) else (known, level)
+    else:
+        nearest = suggest_names(name, known)
+        lines = [f"{option}: no such option" + (f"; {nearest}" if nearest else "")]
+    if known and len(known) <= _MAX_LISTED_OPTIONS:
+        lines.append(f"{level or 'there are'}: {' '.join(map(str, known))}")
     return tuple(lines)
 
 
@@ -153,10 +163,10 @@ def _describe_wrong_type(override: str, error: BaseException) -> tuple[str, ...]
         return (f"{option}: expected {kinds.get(found[1], found[1])}, got {value}",)
     if "is not Optional" in cause:
         return (f"{option}: expected a value, got {value}",)
-    return (f"{option}: {value} does not fit here: {cause}",)
+    return (f"{option}: invalid value {value}: {cause}",)
 
 
 def _describe_syntax_error(override: str, text: str) -> tuple[str, ...]:
     reason = next((line for line in text.splitlines() if "override" not in line and "^" not in line), "")
-    told = f" ({reason})" if reason and "Exception" not in reason and "http" not in reason else ""
-    return (f"cannot read {override}{told}", "put a text with special characters in quotes twice: 'option=\"a, b\"'")
+    details = f" ({reason})" if reason and "Exception" not in reason and "http" not in reason else ""
+    return (f"cannot parse {override}{details}", "quote text with special characters twice: 'option=\"a, b\"'")

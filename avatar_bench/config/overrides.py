@@ -1,4 +1,4 @@
-"""The words after a command, made ready for Hydra: paths quoted, flags first, a sweep given its folder."""
+"""Preparation of command line overrides for Hydra: path quoting, flags, sweep folders and job names."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ PATH_OPTIONS = (
 PATH_MAPPING_OPTIONS = r"data\.ood|against|source\.[^.=]+\.roots"  # {name: PATH}
 OPEN_MAPPING_OPTIONS = ("model.options", "block.prior_shift.mixes", "block.out_of_domain.labels")  # {name: anything}
 PATH_LIST_OPTIONS = ("ckpt", "runs")  # also [PATH,PATH]
-HYDRA_FLAGS: dict[
-    str, tuple[str, ...] | None
-] = {  # those of Hydra's that make sense here, each with the values it takes
+HYDRA_FLAGS: dict[str, tuple[str, ...] | None] = {  # the Hydra flags we support, with their values
     "-m": None,
     "--multirun": None,
     "--resolve": None,
@@ -37,11 +35,11 @@ _SWEEP_FUNCTION = re.compile(r"(choice|glob|range|interval|shuffle|sort|tag)\(.*
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*$", re.ASCII)
 _NULL_VALUES = ("", "null")
 _BARE_VALUE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|null|true|false", re.IGNORECASE)
-_NAME_DIGITS = 5  # of a number in a folder's name
+_NAME_DIGITS = 5  # significant digits of a number in a folder name
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part Hydra's flags, in any place, from the overrides; raise ConfigError on a word that is neither."""
+    """Separate Hydra's flags from the overrides; raise ConfigError for a word that is neither."""
     flags, overrides = [], []
     rest = list(words)
     while rest:
@@ -56,29 +54,29 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def is_multirun(flags: Sequence[str], overrides: Sequence[str]) -> bool:
-    """Say whether this asks for several jobs: by a flag, by a sweep, or by hydra.mode."""
+    """Return whether several jobs are requested: by a flag, by sweep= or by hydra.mode."""
     swept = any(_find_sweep_choice(word) or word == "hydra.mode=MULTIRUN" for word in overrides)
     return swept or "-m" in flags or "--multirun" in flags
 
 
 def quote_paths(overrides: Sequence[str], multirun: bool = False) -> list[str]:
-    """Quote the values of path options, so that Hydra hands them on as they are.
+    """Quote the values of path options, so that Hydra passes them on unchanged.
 
-    A `~` at the start is the home folder unless a file of that very name lies here. `null` stays nothing. Under a
-    multirun a value with commas is swept, unless it is a path that exists; `out` never is.
+    A leading `~` is the home folder unless a file of that name exists. `null` stays null. In a multirun a value with
+    commas is swept, unless it is an existing path; `out` is never swept.
     """
     return [_quote_override(word, multirun) for word in overrides]
 
 
 def quote(value: str) -> str:
-    """Put a string in quotes that both Hydra's grammar and OmegaConf's interpolation leave as it is."""
+    """Quote a string so that neither Hydra's grammar nor OmegaConf's interpolation changes it."""
     literal = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), literal)
     return f"'{escaped}'"
 
 
 def choose_sweep_folder(overrides: Sequence[str]) -> Path:
-    """Give where a sweep of train keeps its jobs: `out`, else runs/ and the sweep's name or the swept options."""
+    """Return the folder of a sweep of train: `out`, else runs/ and the name of the sweep or its swept options."""
     given = dict(word.lstrip("+").partition("=")[::2] for word in overrides)
     if given.get("out", "") not in _NULL_VALUES:
         return Path(_expand_home(given["out"]))
@@ -88,12 +86,12 @@ def choose_sweep_folder(overrides: Sequence[str]) -> Path:
         and not _find_swept_options(overrides)
         and not any(word.startswith(("hydra", "+hydra")) for word in overrides)
     ):
-        raise ConfigError("-m: no option has several values", "for example: avatar-bench train -m seed=1,2,3")
+        raise ConfigError("-m: no option has more than one value", "for example: avatar-bench train -m seed=1,2,3")
     return Path("runs") / re.sub(r"[^\w.-]+", "-", name or "-".join(_find_swept_options(overrides)) or "sweep")
 
 
 def make_sweep_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
-    """Tell Hydra where a sweep lies, and to name its jobs by what differs among them."""
+    """Return Hydra's overrides for the folder of a sweep and for naming its jobs by the options that differ."""
     swept = _find_swept_options(overrides)
     fixed = [
         key for key in map(_get_option, overrides) if key not in swept and not key.startswith(("hydra.", "hydra/"))
@@ -103,10 +101,10 @@ def make_sweep_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
 
 
 def name_job(overrides: Sequence[str], shared: Collection[str] = ()) -> str:
-    """Name a job of a sweep, and its folder, by the options that it does not share with all other jobs.
+    """Return the name of a sweep job and its folder: the options that are not shared by all jobs.
 
-    An option is its value, with the last part of its key before a number, null, true or false. Where a folder cannot
-    bear all of a value, four digits of its hash tell it from others.
+    An option is shown by its value; a number, null, true or false follows the last part of its key. If a value is not
+    a valid folder name, four digits of its hash keep it distinct.
     """
     own = [word.partition("=")[::2] for word in overrides if not word.lstrip("+~").startswith(("hydra.", "hydra/"))]
     return make_folder_name("-".join(_name_value(key, value) for key, value in own if key.lstrip("+~") not in shared))
@@ -125,7 +123,7 @@ def _take_arguments(flag: str, rest: list[str]) -> list[str]:
     name, equals, text = flag.partition("=")
     if name not in HYDRA_FLAGS:
         raise ConfigError(
-            f"{flag}: there is no such flag; options are written option=value, without dashes",
+            f"{flag}: no such flag; write options as option=value, without dashes",
             f"flags: {' '.join(HYDRA_FLAGS)} --help",
         )
     allowed = HYDRA_FLAGS[name]
@@ -133,7 +131,7 @@ def _take_arguments(flag: str, rest: list[str]) -> list[str]:
         return []
     value = text if equals else (rest[0] if rest else "")
     if not value or (allowed and value not in allowed):
-        raise ConfigError(f"{name} needs a value" + (f", one of: {' '.join(allowed)}" if allowed else ""))
+        raise ConfigError(f"{name} requires a value" + (f", one of: {' '.join(allowed)}" if allowed else ""))
     return [] if equals else [rest.pop(0)]
 
 
@@ -166,7 +164,7 @@ def _quote_value(key: str, value: str, multirun: bool) -> str:
 
 
 def _quote_mapping(key: str, text: str) -> str:
-    """Quote the values of `{a: PATH, b: PATH}`; a comma belongs to the path unless a name and a colon follow it."""
+    """Quote the values of `{a: PATH, b: PATH}`; a comma is part of the path unless a name and a colon follow."""
     inside = text.strip()[1:].removesuffix("}")
     before, *parts = re.split(r"""(?:^|,)\s*("[^"]*"|'[^']*'|[\w .-]+?)\s*:\s*""", inside)
     names = [name.strip("\"' ") for name in parts[::2]]
@@ -182,7 +180,7 @@ def _quote_mapping(key: str, text: str) -> str:
 
 
 def _split_elements(text: str) -> list[str]:
-    """Split at commas, but not inside quotes and not inside the name of something that exists."""
+    """Split at commas, except inside quotes and inside existing paths."""
     pieces = re.findall(r"""(\s*"[^"]*"\s*|\s*'[^']*'\s*|[^,]*)(?:,|$)""", text)[:-1] if text else []
     elements: list[str] = []
     while pieces:
@@ -202,7 +200,7 @@ def _quote_path(value: str) -> str:
 
 def _expand_home(value: str) -> str:
     if value == "???":
-        return "./???"  # OmegaConf's sign for a missing value
+        return "./???"  # plain ??? means a missing value to OmegaConf
     at_home = value == "~" or value.startswith("~/")
     return os.path.expanduser(value) if at_home and not Path(value).exists() else value
 

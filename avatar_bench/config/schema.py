@@ -1,4 +1,4 @@
-"""The schema of every command, and the rules that types cannot say."""
+"""Option schemas of all commands and the checks that go beyond types."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from avatar_bench.runs.record import RESERVED_SET_NAMES
 
 @dataclass
 class StageConfig:
-    """unfreeze: "classifier", "all", or a number of layer groups counted from the head."""
+    """One training stage; `unfreeze` is "classifier", "all", or a number of layer groups counted from the head."""
 
     unfreeze: Any = "all"
     epochs: int = MISSING
@@ -48,70 +48,68 @@ class ModeConfig:
 class ModelConfig:
     backbone: str = MISSING  # a timm name
     weights: str = "hub"  # hub | none | package | PATH
-    package: dict[str, str] | None = None  # distribution, file (glob), layout
+    package: dict[str, str] | None = None  # pip distribution, file (glob), layout
     options: dict[str, Any] = field(default_factory=dict)  # passed to timm.create_model, e.g. drop_path_rate
 
 
 @dataclass
 class SplitConfig:
     seed: int = 0
-    folds: int = 10  # one fold is test, the next is val, the rest is train
-    by: str | None = None  # group | source | generator: split anew; null: as the data set states, else by group
-    held_out: list[str] = field(default_factory=list)  # of by=source|generator: these are test; none: some are drawn
-    at_least: int = 20  # of sweep=leave_one_source_out and the like: images (within data.limit) of a unit held out
+    folds: int = 10  # one fold is test, the next one val, the others train
+    by: str | None = None  # group | source | generator: make a new split; null: the data set's split, else by group
+    held_out: list[str] = field(default_factory=list)  # test units for by=source|generator; none: drawn at random
+    at_least: int = 20  # minimum images (after data.limit) of a held-out unit in leave-one-out sweeps
 
 
 @dataclass
 class AugmentConfig:
     flip: float = 0.5  # probability
-    jitter: list[float] = field(default_factory=lambda: [0.2, 0.2, 0.2, 0.05])  # brightness contrast saturation hue
-    rotation: float = 10.0  # degrees, both ways; 0: off
-    noise: float = 0.02  # largest standard deviation, as a share of 255; 0: off
-    mixup: float = 0.0  # alpha of its Beta distribution; 0: off
+    jitter: list[float] = field(default_factory=lambda: [0.2, 0.2, 0.2, 0.05])  # brightness, contrast, saturation, hue
+    rotation: float = 10.0  # degrees, in both directions; 0: off
+    noise: float = 0.02  # maximum standard deviation, as a fraction of 255; 0: off
+    mixup: float = 0.0  # alpha of the Beta distribution; 0: off
 
 
 @dataclass
 class ImagesConfig:
     kind: str = MISSING  # folder | manifest | demo | run
-    name: str | None = None  # what the set is called; null: the folder's name or the file's stem
-    root: str | None = None  # of data=folder
-    manifest: str | None = None  # of data=manifest: a CSV with path,label
-    image_size: int | None = None  # pixels a side; null in evaluate: the checkpoint's
+    name: str | None = None  # name of the data set; null: the folder's name or the file's stem
+    root: str | None = None  # for data=folder
+    manifest: str | None = None  # for data=manifest: a CSV with columns path,label
+    image_size: int | None = None  # pixels per side; null in evaluate: the checkpoint's
     resize: str | None = None  # squash | crop | pad; null in evaluate: the checkpoint's
-    equalise: str | None = None  # jpeg: encode all images alike first; null in evaluate: the checkpoint's
-    batch_size: Any = 32  # a number, or in train {cpu: N, cuda: N}
-    workers: int = 2  # processes that read images
-    sources: dict[str, Any] = field(default_factory=dict)  # of data=demo: what it is built from, see conf/source
-    blind_sources: list[str] = field(default_factory=list)  # of data=demo: the sources that make its blind set
-    ood_sources: dict[str, list[str]] = field(default_factory=dict)  # of data=demo: its out-of-domain sets
-    prepare: dict[str, Any] = field(default_factory=dict)  # of data=demo: how it is built, as in prepare --help
-    cache_gb: float = 4.0  # of images at the network's size, kept in the cache folder for all runs; 0: off
-    blind: str | None = None  # another set to judge on, of sources that training never saw: a folder or a manifest
-    ood: dict[str, str] = field(default_factory=dict)  # further sets: {name: a folder or a manifest}
-    ood_root: str | None = None  # a folder of such sets: each folder in it is one, by its name
+    equalise: str | None = None  # jpeg: re-encode all images alike first; null in evaluate: the checkpoint's
+    batch_size: Any = 32  # a number; in train also {cpu: N, cuda: N}
+    workers: int = 2  # image-loading processes
+    sources: dict[str, Any] = field(default_factory=dict)  # for data=demo: its sources, see conf/source
+    blind_sources: list[str] = field(default_factory=list)  # for data=demo: sources of its blind set
+    ood_sources: dict[str, list[str]] = field(default_factory=dict)  # for data=demo: its out-of-domain sets
+    prepare: dict[str, Any] = field(default_factory=dict)  # for data=demo: build options, see prepare --help
+    cache_gb: float = 4.0  # size limit of the shared cache of resized images; 0: off
+    blind: str | None = None  # external test set, of sources never used in training: a folder or a manifest
+    ood: dict[str, str] = field(default_factory=dict)  # further test sets: {name: folder or manifest}
+    ood_root: str | None = None  # a folder of further sets: each subfolder is one, named after it
 
 
 @dataclass
 class SplitDataConfig(ImagesConfig):
     split: SplitConfig = field(default_factory=SplitConfig)
-    fold: int = 0  # which fold is test
-    fraction: float = 1.0  # of train
-    val_fraction: float = 1.0  # of val
-    limit: int | None = None  # images drawn of the whole set, before the split
+    fold: int = 0  # index of the test fold
+    fraction: float = 1.0  # of the training split
+    val_fraction: float = 1.0  # of the val split
+    limit: int | None = None  # images drawn from the whole set before it is split
 
 
 @dataclass
 class DataConfig(SplitDataConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    augmented_copies: int | None = (
-        None  # of each image, augmented once, one an epoch in turn; null: augmented anew each epoch
-    )
+    augmented_copies: int | None = None  # fixed copies per image, used in turn; null: new augmentation each epoch
 
 
 @dataclass
 class ScheduleConfig:
     name: str = "none"  # none | plateau | cosine
-    warmup_epochs: float = 0  # of cosine; may be a part of one
+    warmup_epochs: float = 0  # of cosine; may be fractional
     factor: float = 0.5  # of plateau
     patience: int = 1  # of plateau
 
@@ -121,11 +119,11 @@ class OptimizerConfig:
     name: str = MISSING  # adamw | adam | sgd | sam
     weight_decay: float = 0.01
     momentum: float = 0.9  # of sgd
-    rho: float | None = None  # of sam: how far the weights are moved for the second pass
-    adaptive: bool | None = None  # of sam: each weight in proportion to its size
-    base: str | None = None  # of sam, the optimizer that steps: adamw | adam | sgd
-    layer_decay: float | None = None  # of the rate, for each layer away from the head; null: one rate for all
-    decay_norms: bool = True  # weight decay on norms, biases, tokens and positions too
+    rho: float | None = None  # of sam: radius of the weight perturbation
+    adaptive: bool | None = None  # of sam: scale the perturbation by each weight's size
+    base: str | None = None  # of sam: base optimizer: adamw | adam | sgd
+    layer_decay: float | None = None  # learning rate factor per layer away from the head; null: one rate for all
+    decay_norms: bool = True  # also decay norms, biases, tokens and position embeddings
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
@@ -134,9 +132,9 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: Any = 1
     strategy: str = "auto"
-    precision: str = "32"  # 32 | auto (what a trial of the network found faster) | amp | 16-mixed | bf16-mixed
-    max_epochs: int | None = None  # cap on each stage
-    limit_batches: int | None = None  # of each epoch
+    precision: str = "32"  # 32 | auto (chosen by autotune) | amp | 16-mixed | bf16-mixed
+    max_epochs: int | None = None  # limit for each stage
+    limit_batches: int | None = None  # limit for each epoch
     threads: int | None = None
     channels_last: bool = True
     compile: bool = False
@@ -146,10 +144,10 @@ class TrainerConfig:
 
 @dataclass
 class CallbacksConfig:
-    early_stopping: int | None = None  # epochs without a better val macro-F1
+    early_stopping: int | None = None  # epochs without improvement of val macro-F1
     ema: float | None = None  # decay of the averaged weights
-    swa: int | None = None  # average the weights of each epoch from this one of a stage on
-    save_minutes: float = 5.0  # of training between two checkpoints within an epoch; 0: after every step
+    swa: int | None = None  # average the epoch weights from this epoch of a stage on
+    save_minutes: float = 5.0  # minutes between checkpoints within an epoch; 0: after every step
     progress: bool = True
 
 
@@ -162,16 +160,16 @@ class LoggerConfig:
 
 @dataclass
 class TrainConfig:
-    seed: int = 42  # of training; data.split.seed is the split's
-    stage: int | None = None  # train through this stage of the mode; null: all
-    epochs: int | None = None  # of every stage; null: the mode's
-    lr: float | None = None  # of every stage; null: the mode's
+    seed: int = 42  # training seed; the split has data.split.seed
+    stage: int | None = None  # last stage of the mode to train; null: all
+    epochs: int | None = None  # of every stage; null: the mode's value
+    lr: float | None = None  # of every stage; null: the mode's value
     label_smoothing: float = 0.0
-    lang: str = "en"  # of the curves: en | ru
-    out: str | None = None  # the run's folder; in a sweep, the folder of its jobs
-    init_from: str | None = None  # a run: start from its weights
-    resume: str | None = None  # a run: go on where it was interrupted
-    allow: list[str] = field(default_factory=list)  # guards to pass by name
+    lang: str = "en"  # language of the curves: en | ru
+    out: str | None = None  # run folder; in a sweep, the folder of its jobs
+    init_from: str | None = None  # a run whose weights to start from
+    resume: str | None = None  # an interrupted run to continue
+    allow: list[str] = field(default_factory=list)  # names of guards to switch off
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     mode: ModeConfig = field(default_factory=ModeConfig)
@@ -184,43 +182,43 @@ class TrainConfig:
 @dataclass
 class MethodConfig:
     name: str = MISSING  # simclr | dino | mae
-    lr: float = MISSING  # where lr= does not say another
-    temperature: float | None = None  # of simclr: of its loss; of dino: the teacher's
-    projection: int | None = None  # of simclr and dino: outputs of the head that the loss compares
-    momentum: float | None = None  # of dino: of the teacher's average at the start; it rises to 1
-    local_views: int | None = None  # of dino: small crops of each image beside the two large ones
-    mask_ratio: float | None = None  # of mae: share of the patches that are hidden
+    lr: float = MISSING  # used unless lr= is set
+    temperature: float | None = None  # of simclr: of the loss; of dino: of the teacher
+    projection: int | None = None  # of simclr and dino: output dimension of the projection head
+    momentum: float | None = None  # of dino: initial momentum of the teacher; it rises to 1
+    local_views: int | None = None  # of dino: small crops per image beside the two large ones
+    mask_ratio: float | None = None  # of mae: fraction of patches that are masked
     decoder_depth: int | None = None  # of mae: blocks
     decoder_width: int | None = None  # of mae: a multiple of 32
-    crop_scale: float = 0.2  # least share of an image's area in a crop; in local views the largest
+    crop_scale: float = 0.2  # minimum crop area as a fraction of the image; for local views the maximum
     flip: float = 0.5  # probability
-    jitter: float = 0.5  # strength of the changes of brightness, contrast, saturation and hue
-    grey: float = 0.2  # probability of a view without colours
+    jitter: float = 0.5  # strength of colour jitter
+    grey: float = 0.2  # probability of a greyscale view
     blur: float = 0.5  # probability
 
 
 @dataclass
 class ProbeConfig:
-    every: int = 10  # epochs between two; the first is before training, the last after it
+    every: int = 10  # epochs between probes; the first is before training, the last after it
     k: int = 20  # neighbours that vote
 
 
 @dataclass
 class ProgressConfig:
-    save_minutes: float = 5.0  # of training between two checkpoints within an epoch; 0: after every step
+    save_minutes: float = 5.0  # minutes between checkpoints within an epoch; 0: after every step
     progress: bool = True
 
 
 @dataclass
 class PretrainConfig:
-    seed: int = 42  # of training; data.split.seed is the split's
+    seed: int = 42  # training seed; the split has data.split.seed
     epochs: int = 100
-    lr: float | None = None  # null: the method's
-    use_val: bool = False  # learn from the images of val too, which train judges its epochs by
-    lang: str = "en"  # of the curves: en | ru
-    out: str | None = None  # the folder; null: in pretrained/
-    resume: str | None = None  # a folder: go on where it was interrupted
-    allow: list[str] = field(default_factory=list)  # guards to pass by name
+    lr: float | None = None  # null: the method's value
+    use_val: bool = False  # also train on val, which train uses to choose its checkpoint
+    lang: str = "en"  # language of the curves: en | ru
+    out: str | None = None  # output folder; null: below pretrained/
+    resume: str | None = None  # an interrupted pretraining to continue
+    allow: list[str] = field(default_factory=list)  # names of guards to switch off
     data: SplitDataConfig = field(default_factory=SplitDataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -233,7 +231,7 @@ class PretrainConfig:
 
 @dataclass
 class WhereConfig:
-    """Slices as slices.csv of error_bias names them."""
+    """A slice of a data set, by the slice names in slices.csv of error_bias."""
 
     source: str | None = None  # evaluate only images of this source, as the manifest names it
     generator: str | None = None  # of this generator
@@ -244,18 +242,18 @@ class WhereConfig:
 
 @dataclass
 class EvaluateConfig:
-    ckpt: Any = None  # a run folder, a .ckpt file, a folder that holds runs, a list, or null: the newest run
+    ckpt: Any = None  # a run folder, a .ckpt file, a folder of runs, a list, or null: the newest run
     split: str = "test"  # of data=run: test, val, calibration, blind, or the name of one of its data.ood
-    against: str | None = None  # an earlier result, or a run: differences from it, exit code 7 if significantly worse
-    alpha: float = 0.05  # of against: a difference is significant below it
-    out: str | None = None  # null: in the run's folder
-    allow: list[str] = field(default_factory=list)  # guards to pass by name
+    against: str | None = None  # earlier result or run to compare with; exit code 7 if significantly worse
+    alpha: float = 0.05  # significance level of against
+    out: str | None = None  # null: the run's folder
+    allow: list[str] = field(default_factory=list)  # names of guards to switch off
     accelerator: str = "auto"
-    threads: int | None = None  # of the network on a CPU; null: as many as torch takes
-    lang: str = "en"  # of figures, warnings and reasons: en | ru
-    where: WhereConfig = field(default_factory=WhereConfig)  # judge a slice of the images alone
-    again: bool = False  # judge anew what is there already
-    skip_unusable: bool = False  # leave out the blocks that the run or set cannot be put through, and say so
+    threads: int | None = None  # CPU threads; null: torch's default
+    lang: str = "en"  # language of figures, warnings and reasons: en | ru
+    where: WhereConfig = field(default_factory=WhereConfig)  # evaluate only a slice of the images
+    again: bool = False  # evaluate again even if results are up to date
+    skip_unusable: bool = False  # skip blocks that cannot run on this run or data set, and list them
     data: ImagesConfig = field(default_factory=ImagesConfig)
     block: dict[str, Any] = field(default_factory=dict)
 
@@ -266,40 +264,40 @@ class PredictConfig:
     input: str = MISSING  # a file, folder, glob, @list.txt, or - for paths on standard input
     output: str = MISSING  # a .csv, .jsonl or .parquet file, or - for standard output
     calibrated: bool = True  # scale by the run's temperature
-    runtime: str = "torch"  # torch | onnx | openvino: what computes; the last two on the CPU
-    precision: str = "auto"  # auto (what a trial found faster here) | 32 | bf16 | 16 (torch) | int8 (openvino)
-    update: bool = False  # go on with an output cut short
+    runtime: str = "torch"  # torch | onnx | openvino; the last two on the CPU
+    precision: str = "auto"  # auto (chosen by autotune) | 32 | bf16 | 16 (torch) | int8 (openvino)
+    update: bool = False  # continue an incomplete output
     batch_size: int = 64
-    workers: int | None = None  # processes that read images; null: one a core, 8 at most
+    workers: int | None = None  # image-loading processes; null: one per core, at most 8
     accelerator: str = "auto"
-    threads: int | None = None  # of the network; null: what a trial on this machine found faster
+    threads: int | None = None  # CPU threads; null: chosen by autotune
 
 
 @dataclass
 class PrepareSplitConfig:
-    by: str = "group"  # group | source | generator: what never stands on two sides
+    by: str = "group"  # group | source | generator: units that are never split up
     seed: int = 0
-    folds: int | None = None  # one is test, the next val, the rest train; null: as data says, else 10
-    held_out: list[str] = field(default_factory=list)  # of by=source|generator: these are test; none: drawn
+    folds: int | None = None  # one is test, the next one val, the others train; null: from data, else 10
+    held_out: list[str] = field(default_factory=list)  # test units for by=source|generator; none: drawn at random
 
 
 @dataclass
 class CapConfig:
-    per_class: int | None = None  # the most images of a class that are taken; null: all
+    per_class: int | None = None  # maximum images per class; null: all
     per_source: int | None = None
 
 
 @dataclass
 class PrepareConfig:
-    out: str | None = None  # the data set's folder; null with data=demo: in the cache
-    update: bool = False  # take in what has changed; no image moves to another side of the split
-    lang: str = "en"  # of the data card and the audit's figures: en | ru
-    equalise: str | None = None  # jpeg: encode all images alike; null: keep the files as they are
-    blind: list[str] = field(default_factory=list)  # sources that are kept out, for blind.csv
-    against: dict[str, str] = field(default_factory=dict)  # {name: folder or manifest} to share no image with
+    out: str | None = None  # data set folder; null with data=demo: the cache folder
+    update: bool = False  # add what has changed; no image changes its split
+    lang: str = "en"  # language of the data card and the audit's figures: en | ru
+    equalise: str | None = None  # jpeg: re-encode all images alike; null: keep the files as they are
+    blind: list[str] = field(default_factory=list)  # sources of the external test set, blind.csv
+    against: dict[str, str] = field(default_factory=dict)  # {name: folder or manifest} of images to exclude
     split: PrepareSplitConfig = field(default_factory=PrepareSplitConfig)
     cap: CapConfig = field(default_factory=CapConfig)
-    allow: list[str] = field(default_factory=list)  # guards to pass by name
+    allow: list[str] = field(default_factory=list)  # names of guards to switch off
     data: dict[str, Any] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     block: dict[str, Any] = field(default_factory=dict)  # options of data_audit
@@ -307,15 +305,15 @@ class PrepareConfig:
 
 @dataclass
 class ReportConfig:
-    runs: str = "runs"  # a folder that holds runs, or one run
-    out: str | None = None  # the page, a .html file; null: report.html in that folder
-    lang: str = "en"  # of the report: en | ru; figures stay in the language that they were drawn in
+    runs: str = "runs"  # a folder of runs, or one run
+    out: str | None = None  # the page, an .html file; null: report.html in that folder
+    lang: str = "en"  # language of the report: en | ru; figures keep the language they were drawn in
 
 
 @dataclass
 class ExportConfig:
     ckpt: str | None = None  # a run folder, a .ckpt file, a soup's folder, or null: the newest run
-    out: str = MISSING  # a .safetensors, .onnx or .xml (OpenVINO) file; what it is goes into a .json file beside it
+    out: str = MISSING  # a .safetensors, .onnx or .xml (OpenVINO) file; its card becomes a .json beside it
 
 
 SCHEMAS = {
@@ -348,18 +346,18 @@ OPTION_CHOICES = {
     "lang": ("en", "ru"),
     "method.name": ("simclr", "dino", "mae"),
 }
-METHOD_OPTIONS = {  # of conf/method, those that one method alone reads
+METHOD_OPTIONS = {  # options of conf/method that only one method reads
     "simclr": ("temperature", "projection"),
     "dino": ("temperature", "projection", "momentum", "local_views"),
     "mae": ("mask_ratio", "decoder_depth", "decoder_width"),
 }
-GUARDS = {  # what `allow` may name
+GUARDS = {  # allowed values of `allow`
     "train": ("near_duplicates", "label_conflict", "shortcut", "pretraining"),
     "pretrain": ("pretraining", "near_duplicates", "test_images"),
     "evaluate": ("overlap", "near_duplicates", "permutation", "shortcut"),
     "prepare": ("shortcut",),
 }
-LAUNCHERS: dict[str, dict[str, Any]] = {  # where we want other defaults than the launchers of hydra's plugins have
+LAUNCHERS: dict[str, dict[str, Any]] = {  # our defaults where they differ from the plugins'
     "joblib": {"n_jobs": 2},
     "submitit_local": {"name": "avatar_bench", "timeout_min": 1440, "stderr_to_stdout": True},
     "submitit_slurm": {
@@ -367,20 +365,16 @@ LAUNCHERS: dict[str, dict[str, Any]] = {  # where we want other defaults than th
         "timeout_min": 1440,
         "stderr_to_stdout": True,
         "cpus_per_task": 2,
-        "setup": ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"],  # else each job takes all cores of its machine
+        "setup": ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"],  # else each job uses all cores of its machine
     },
 }
 PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
 REPORT_SUFFIXES = (".html", ".htm")
 EXPORT_SUFFIXES = (".safetensors", ".onnx", ".xml")
-RUNTIME_PRECISIONS = {
-    "torch": ("32", "bf16", "16"),
-    "onnx": ("32",),
-    "openvino": ("32", "bf16", "int8"),
-}  # of a runtime
-SAM_OPTIONS = ("rho", "adaptive", "base")  # of optimizer, those that sam alone reads
+RUNTIME_PRECISIONS = {"torch": ("32", "bf16", "16"), "onnx": ("32",), "openvino": ("32", "bf16", "int8")}
+SAM_OPTIONS = ("rho", "adaptive", "base")  # options of optimizer that only sam reads
 
-NumberRule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words
+NumberRule = tuple[Callable[[float], bool], str]  # a check, and its description for messages
 _POSITIVE: NumberRule = (lambda value: 0 < value < math.inf, "more than 0")
 _COUNT: NumberRule = (lambda value: value >= 1, "at least 1")
 _SEED: NumberRule = (lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
@@ -457,18 +451,18 @@ OPTION_RANGES: dict[str, NumberRule] = {
 
 
 class UserFolderSearchPath(SearchPathPlugin):  # type: ignore[misc, unused-ignore]
-    """Let Hydra find the yaml of AVATAR_BENCH_CONF and of installed packages, after the project's own."""
+    """Search path plugin that adds AVATAR_BENCH_CONF and installed packages after the project's own yaml."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append each folder."""
+        """Append each user folder."""
         for folder in find_user_folders():
             search_path.append("avatar_bench", f"file://{folder}")
 
 
 def register() -> None:
-    """Put the schemas where `defaults: [schema/<command>@_here_]` finds them, and the users' folders of yaml.
+    """Register the schemas for `defaults: [schema/<command>@_here_]`, the user folders and the resolvers.
 
-    `${units:source}` stands for the sources of the data set that the same configuration names, one a job of a sweep.
+    `${units:source}` expands to the sources of the configured data set, one for each job of a sweep.
     """
     config_loader.install()
     for name, schema in SCHEMAS.items():
@@ -489,7 +483,7 @@ def _set_launchers() -> None:
 
 
 def _list_units_to_hold_out(by: str, *, _root_: DictConfig) -> str:
-    """Return the values of data.split.held_out for a sweep over units, of the images that data.limit draws: [a],[b]."""
+    """Return the values of data.split.held_out for a sweep over units, [a],[b], after data.limit is applied."""
     from avatar_bench.data.selection import limit_rows, mark_divided_rows
     from avatar_bench.data.splits import SplitPlan, find_hold_out_units
     from avatar_bench.sources.dataset_kinds import open_dataset
@@ -502,16 +496,16 @@ def _list_units_to_hold_out(by: str, *, _root_: DictConfig) -> str:
     kept, reasons = find_hold_out_units(frame.iloc[rows], by, options.split.at_least)
     if reasons:
         drawn = f" (of {len(rows)} images drawn, data.limit)" if len(rows) < len(frame) else ""
-        told = ", ".join(f"{name} ({why})" for name, why in reasons.items())
-        print_line(f"not held out{drawn}: {told}", file=sys.stderr)
+        skipped = ", ".join(f"{name} ({why})" for name, why in reasons.items())
+        print_line(f"not held out{drawn}: {skipped}", file=sys.stderr)
     return ",".join(f"[{quote(name)}]" for name in kept)
 
 
 def check_config(command: str, cfg: DictConfig) -> None:
-    """Raise ConfigError where an option is missing, unknown, or breaks a rule that types cannot say."""
+    """Raise ConfigError if an option is missing, unknown or has an invalid value."""
     check_required(command, cfg)
     _check_known(cfg)
-    OmegaConf.to_container(cfg, resolve=True)  # what cannot be resolved shows before anything is done
+    OmegaConf.to_container(cfg, resolve=True)  # fail early on interpolations that cannot be resolved
     checks = {
         "train": check_train,
         "pretrain": check_pretrain,
@@ -525,9 +519,9 @@ def check_config(command: str, cfg: DictConfig) -> None:
 
 
 def check_required(command: str, cfg: DictConfig) -> None:
-    """Raise ConfigError naming the options that have no value yet, with an example."""
+    """Raise ConfigError with an example if options have no value."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
-        examples = {"input": "photos/", "output": "verdicts.csv", "out": "net.onnx", "model.backbone": "resnet34"}
+        examples = {"input": "photos/", "output": "predictions.csv", "out": "net.onnx", "model.backbone": "resnet34"}
         values = " ".join(f"{option}={examples.get(option, 'VALUE')}" for option in missing)
         raise ConfigError(
             f"{command} needs a value for {', '.join(missing)}",
@@ -536,7 +530,7 @@ def check_required(command: str, cfg: DictConfig) -> None:
 
 
 def check_train(cfg: DictConfig) -> None:
-    """Raise ConfigError where the options of train break a rule."""
+    """Raise ConfigError if an option of train is invalid."""
     _check_values(cfg)
     _check_data(cfg)
     _check_split("train", cfg.data)
@@ -549,20 +543,20 @@ def check_train(cfg: DictConfig) -> None:
     if cfg.init_from is not None and cfg.resume is not None:
         raise ConfigError(
             "init_from and resume exclude each other",
-            "resume=RUN goes on with an interrupted run; init_from=RUN starts another from its weights",
+            "resume=RUN continues an interrupted run; init_from=RUN starts a new one from its weights",
         )
     if cfg.callbacks.ema is not None and cfg.callbacks.swa is not None:
-        raise ConfigError("callbacks.ema and callbacks.swa exclude each other: each averages the weights; set one null")
+        raise ConfigError("callbacks.ema and callbacks.swa exclude each other: both average weights; set one to null")
     longest = max(cfg.epochs or stage.epochs for stage in cfg.mode.stages[: cfg.stage])
     if cfg.callbacks.swa is not None and cfg.callbacks.swa >= longest:
         raise ConfigError(
-            f"callbacks.swa={cfg.callbacks.swa} averages the epochs after so many, and no stage has more: {longest}",
-            "expected fewer, or more epochs",
+            f"callbacks.swa={cfg.callbacks.swa}: the longest stage has {longest} epochs, so none would be averaged",
+            "expected a smaller number, or more epochs",
         )
 
 
 def check_pretrain(cfg: DictConfig) -> None:
-    """Raise ConfigError where the options of pretrain break a rule."""
+    """Raise ConfigError if an option of pretrain is invalid."""
     _check_values(cfg)
     _check_data(cfg)
     _check_split("pretrain", cfg.data)
@@ -572,56 +566,56 @@ def check_pretrain(cfg: DictConfig) -> None:
     for option in dict.fromkeys(option for options in METHOD_OPTIONS.values() for option in options):
         given, read = cfg.method[option] is not None, option in METHOD_OPTIONS[name]
         if given and not read:
-            raise ConfigError(f"method.{option}={cfg.method[option]}: method={name} reads no such option")
+            raise ConfigError(f"method.{option}={cfg.method[option]}: method={name} does not use this option")
         if read and not given:
-            raise ConfigError(f"method.{option}=null: method={name} needs it")
+            raise ConfigError(f"method.{option}=null: method={name} requires a value")
     if name == "simclr" and cfg.data.batch_size == 1:
-        raise ConfigError("data.batch_size=1: method=simclr compares each image with the others of its batch")
+        raise ConfigError("data.batch_size=1: method=simclr contrasts each image with the others in its batch")
     if cfg.optimizer.name not in ("adamw", "adam", "sgd"):
-        raise ConfigError(f"optimizer={cfg.optimizer.name}: pretrain steps with adamw, adam or sgd")
+        raise ConfigError(f"optimizer={cfg.optimizer.name}: pretrain supports adamw, adam and sgd")
     for option in SAM_OPTIONS:
         if cfg.optimizer[option] is not None:
             raise ConfigError(
-                f"optimizer.{option}={cfg.optimizer[option]} goes with optimizer=sam, by which pretrain does not step"
+                f"optimizer.{option}={cfg.optimizer[option]} requires optimizer=sam, which pretrain does not support"
             )
     _check_warmup(cfg.optimizer.schedule, [cfg.epochs])
     if cfg.optimizer.schedule.name == "plateau":
         raise ConfigError(
-            "optimizer.schedule.name=plateau follows the loss on val, which pretrain does not have",
+            "optimizer.schedule.name=plateau needs a loss on val, which pretrain does not compute",
             "expected cosine or none",
         )
     if cfg.trainer.devices != 1 or cfg.trainer.strategy != "auto":
-        raise ConfigError("trainer.devices, trainer.strategy: pretrain computes on one device")
+        raise ConfigError("trainer.devices, trainer.strategy: pretrain runs on one device")
     _check_devices(cfg.trainer)
 
 
 def check_evaluate(cfg: DictConfig) -> None:
-    """Raise ConfigError where the options of evaluate break a rule."""
+    """Raise ConfigError if an option of evaluate is invalid."""
     _check_values(cfg)
     _check_data(cfg)
     if isinstance(cfg.data.batch_size, DictConfig):
         raise ConfigError(f"data.batch_size={cfg.data.batch_size}: evaluate expects a whole number of at least 1")
     if cfg.split == "train":
         raise ConfigError(
-            "split=train: figures on images that the network was trained on say nothing of new ones",
+            "split=train: metrics on training images do not estimate performance on new ones",
             "expected test, val, calibration, blind, or the name of one of the run's data.ood",
         )
     if cfg.data.kind != "run" and cfg.split != "test":
         raise ConfigError(
-            f"split={cfg.split} goes with data=run, the run's own data; of data={cfg.data.kind} all is one set"
+            f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is evaluated as one set"
         )
     if str(cfg.data.name).casefold() in RESERVED_SET_NAMES:
         raise ConfigError(
-            f"data.name={cfg.data.name}: expected a name that no set of the run has",
+            f"data.name={cfg.data.name}: the name is reserved for a set of the run",
             f"names of the run's own sets: {', '.join(RESERVED_SET_NAMES)}",
         )
     if not cfg.block:
-        raise ConfigError("block: none is chosen", "for example: avatar-bench evaluate block=blind_test")
+        raise ConfigError("block: no block is selected", "for example: avatar-bench evaluate block=blind_test")
     _check_allow("evaluate", cfg.allow)
 
 
 def check_predict(cfg: DictConfig) -> None:
-    """Raise ConfigError where the options of predict break a rule."""
+    """Raise ConfigError if an option of predict is invalid."""
     _check_values(cfg)
     output = str(cfg.output)
     if output != "-" and Path(output).suffix.lower() not in PREDICTION_SUFFIXES:
@@ -630,18 +624,18 @@ def check_predict(cfg: DictConfig) -> None:
         )
     if cfg.precision not in ("auto", *RUNTIME_PRECISIONS[cfg.runtime]):
         known = _format_alternatives(RUNTIME_PRECISIONS[cfg.runtime])
-        raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} computes in {known}")
+        raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} supports {known}")
     if cfg.runtime != "torch" and cfg.accelerator == "gpu":
-        raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} computes on the CPU; runtime=torch takes a GPU")
+        raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
 
 
 def check_prepare(cfg: DictConfig) -> None:
-    """Raise ConfigError where the options of prepare break a rule."""
+    """Raise ConfigError if an option of prepare is invalid."""
     _check_values(cfg)
     _check_allow("prepare", cfg.allow)
     _check_held_out("split", cfg.split)
     if set(cfg.block) != {"data_audit"}:
-        raise ConfigError(f"block={','.join(cfg.block) or 'null'}: prepare runs data_audit; set its options alone")
+        raise ConfigError(f"block={','.join(cfg.block) or 'null'}: prepare always runs data_audit and no other block")
     kind = cfg.data.get("kind")
     if not cfg.source and kind != "demo":
         raise ConfigError(
@@ -649,32 +643,32 @@ def check_prepare(cfg: DictConfig) -> None:
             "for example: avatar-bench prepare source=folder source.folder.root=DIR out=NEW_DIR",
         )
     if cfg.source and cfg.out is None:
-        raise ConfigError("out: where should it go?", "for example: avatar-bench prepare source=tabler out=DIR")
+        raise ConfigError("out: expected a folder", "for example: avatar-bench prepare source=tabler out=DIR")
 
 
 def check_report(cfg: DictConfig) -> None:
-    """Raise ConfigError where the options of report break a rule."""
+    """Raise ConfigError if an option of report is invalid."""
     _check_values(cfg)
     if cfg.out is not None and Path(str(cfg.out)).suffix.lower() not in REPORT_SUFFIXES:
         raise ConfigError(f"out={cfg.out}: expected a file that ends in {_format_alternatives(REPORT_SUFFIXES)}")
 
 
 def check_export(cfg: DictConfig) -> None:
-    """Raise ConfigError where the options of export break a rule."""
+    """Raise ConfigError if an option of export is invalid."""
     _check_values(cfg)
     if Path(str(cfg.out)).suffix not in EXPORT_SUFFIXES:
         raise ConfigError(f"out={cfg.out}: expected a file that ends in {_format_alternatives(EXPORT_SUFFIXES)}")
 
 
 def _check_known(cfg: DictConfig, around: str = "") -> None:
-    """Raise ConfigError at an option that no schema has: Hydra adds one where it is written +option=value."""
+    """Raise ConfigError for an option that is not in the schema: Hydra accepts any as +option=value."""
     schema = OmegaConf.get_type(cfg)
     known = [item.name for item in fields(schema)] if is_dataclass(schema) else list(cfg)
     for name in cfg:
         option = f"{around}{name!s}"
         if name not in known:
             nearest = suggest_names(str(name), known)
-            raise ConfigError(f"{option}: there is no such option" + (f"; {nearest}" if nearest else ""))
+            raise ConfigError(f"{option}: no such option" + (f"; {nearest}" if nearest else ""))
         if isinstance(inner := cfg._get_node(name), DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
             _check_known(inner, f"{option}.")
 
@@ -703,12 +697,12 @@ def _check_data(cfg: DictConfig) -> None:
         if data.kind == kind and not given:
             raise ConfigError(f"data={kind} needs data.{option}={place}")
         if given and data.kind != kind:
-            raise ConfigError(f"data.{option} goes with data={kind}, but data.kind is {data.kind}")
+            raise ConfigError(f"data.{option} requires data={kind}, but data.kind is {data.kind}")
     sizes = data.batch_size.values() if isinstance(data.batch_size, DictConfig) else [data.batch_size]
     for name in data.ood:
         if name in RESERVED_SET_NAMES or make_folder_name(name) != name:
             raise ConfigError(
-                f"data.ood.{name}: expected a name of letters and digits that no other set has",
+                f"data.ood.{name}: expected a name of letters and digits that is not used by another set",
                 f"names of the run's own sets: {', '.join(RESERVED_SET_NAMES)}",
             )
     if not all(_is_count(size) for size in sizes):
@@ -728,7 +722,7 @@ def _check_allow(command: str, allow: Sequence[str]) -> None:
 def _check_held_out(option: str, split: DictConfig) -> None:
     if split.held_out and split.by not in ("source", "generator"):
         raise ConfigError(
-            f"{option}.held_out={split.held_out}: it needs {option}.by=source or generator",
+            f"{option}.held_out={split.held_out}: requires {option}.by=source or generator",
             f"for example: {option}.by=source '{option}.held_out=[tabler]'",
         )
 
@@ -736,7 +730,7 @@ def _check_held_out(option: str, split: DictConfig) -> None:
 def _check_split(command: str, data: DictConfig) -> None:
     _check_held_out("data.split", data.split)
     if data.kind == "run":
-        raise ConfigError(f"data=run is for evaluate; {command} takes data=demo, data=folder or data=manifest")
+        raise ConfigError(f"data=run is for evaluate; {command} accepts data=demo, data=folder or data=manifest")
     if data.fold >= data.split.folds:
         raise ConfigError(f"data.fold={data.fold}: expected less than data.split.folds={data.split.folds}")
 
@@ -771,18 +765,18 @@ def _check_stages(cfg: DictConfig) -> None:
 
 
 def _check_devices(trainer: DictConfig) -> None:
-    if trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:  # only then: it loads torch
+    if trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:  # imported only here, since it loads torch
         from avatar_bench.training.stage_trainer import refuse_missing_devices
 
         refuse_missing_devices(trainer.accelerator, trainer.devices, trainer.strategy)
 
 
 def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:
-    """Raise ConfigError where a rate would rise that nothing lets fall, or never fall again."""
+    """Raise ConfigError if the schedule would never lower the learning rate after its warm-up."""
     warmup = schedule.warmup_epochs
     if warmup and schedule.name != "cosine":
         raise ConfigError(
-            f"optimizer.schedule.warmup_epochs={warmup} goes with optimizer.schedule.name=cosine, not {schedule.name}"
+            f"optimizer.schedule.warmup_epochs={warmup} requires optimizer.schedule.name=cosine, not {schedule.name}"
         )
     if warmup and warmup >= min(epochs):
         trained = format_count(min(epochs), "epoch")
@@ -794,17 +788,17 @@ def _check_optimizer(optimizer: DictConfig) -> None:
         value = optimizer[option]
         if optimizer.name != "sam" and value is not None:
             raise ConfigError(
-                f"optimizer.{option}={value} goes with optimizer=sam, but optimizer.name is {optimizer.name}"
+                f"optimizer.{option}={value} requires optimizer=sam, but optimizer.name is {optimizer.name}"
             )
         if optimizer.name == "sam" and value is None:
-            raise ConfigError(f"optimizer.name=sam needs optimizer.{option}; optimizer=sam sets all that it needs")
+            raise ConfigError(f"optimizer.name=sam requires optimizer.{option}; optimizer=sam sets all of them")
 
 
 def _check_weights(weights: str) -> None:
     if weights not in WEIGHTS_CHOICES and not Path(weights).is_file():
         nearest = suggest_names(weights, WEIGHTS_CHOICES)
         raise ConfigError(
-            f"model.weights={weights}: there is no such file" + (f"; {nearest}" if nearest else ""),
+            f"model.weights={weights}: no such file" + (f"; {nearest}" if nearest else ""),
             f"expected {_format_alternatives(WEIGHTS_CHOICES)}, or a .safetensors or .pth file",
         )
 

@@ -1,4 +1,4 @@
-"""Trees of options: what may stand in one before anything is built from it."""
+"""Validation of configuration values before anything is built from them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from typing import Any
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
 
-INSTANTIATE_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "_call_")  # what instantiate obeys
+INSTANTIATE_KEYS = (
+    "_target_",
+    "_partial_",
+    "_args_",
+    "_recursive_",
+    "_convert_",
+    "_call_",
+)  # special keys of hydra.utils.instantiate
 _PLUGINS = "hydra._internal.core_plugins", "hydra_plugins"
 _SAMPLERS = "TPESampler RandomSampler CmaEsSampler NSGAIISampler MOTPESampler GridSampler"
-ALLOWED_TARGETS = {  # the only objects that options may name, each at its place: launchers and sweepers of our extras
+ALLOWED_TARGETS = {  # the only objects that options may build, by place: launchers and sweepers of our extras
     "hydra.launcher": (
         f"{_PLUGINS[0]}.basic_launcher.BasicLauncher",
         f"{_PLUGINS[1]}.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
@@ -27,9 +34,7 @@ ALLOWED_TARGETS = {  # the only objects that options may name, each at its place
     ),
     "hydra.sweeper.sampler": tuple(f"optuna.samplers.{name}" for name in _SAMPLERS.split()),
 }
-FIXED_HYDRA_OPTIONS: dict[
-    str, Any
-] = {  # of Hydra's own options: those that build objects, write files or read the environment
+FIXED_HYDRA_OPTIONS: dict[str, Any] = {  # Hydra's own options that build objects, write files or read the environment
     "callbacks": {},
     "hydra_logging": {"root": None, "disable_existing_loggers": False},
     "job_logging": {"root": None, "disable_existing_loggers": False},
@@ -41,16 +46,16 @@ FIXED_HYDRA_OPTIONS: dict[
     "sweep.subdir": ".",
     "sweeper.custom_search_space": None,
 }
-_COMMAND_LINE_NODES = ("hydra.overrides", "hydra.job")  # hold the words of the command line, which are checked as such
-ALLOWED_RESOLVERS = ("hydra", "now", "python_version", "units")  # none of them gives what the environment holds
+_COMMAND_LINE_NODES = ("hydra.overrides", "hydra.job")  # these hold command line words, which check_override validates
+ALLOWED_RESOLVERS = ("hydra", "now", "python_version", "units")  # none of them exposes environment variables
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 _ALLOWED_INTERPOLATION = re.compile(rf"\s*(?:\.*[\w.\[\]/-]+\s*\}}|(?:{'|'.join(ALLOWED_RESOLVERS)})\s*:)")
 
 
 def check_values(values: Mapping[Any, Any], where: str = "") -> None:
-    """Raise ConfigError where a tree of plain values, not resolved, could build an object or tell a secret.
+    """Raise ConfigError if nested, unresolved values could build an object or expose a secret.
 
-    `where` is the file that it was read from; none: the options that Hydra composed, its own node included.
+    `where` is the file they were read from; empty for the configuration that Hydra composed, its own node included.
     """
     place = f"{where}: " if where else ""
     for around, key, value in _walk_values(values):
@@ -58,7 +63,7 @@ def check_values(values: Mapping[Any, Any], where: str = "") -> None:
         if key in INSTANTIATE_KEYS and not (key == "_target_" and value in ALLOWED_TARGETS.get(around, ())):
             raise ConfigError(
                 f"{place}{option}={_truncate(value)}: options cannot name an object to build.",
-                "Expected plain values; code of yours goes into a block: a .py file beside its yaml.",
+                "Expected plain values; put your own code into a block: a .py file beside its yaml.",
             )
         if isinstance(value, str) and not around.startswith(_COMMAND_LINE_NODES):
             check_interpolations(f"{place}{option}={_truncate(value)}", value)
@@ -67,31 +72,31 @@ def check_values(values: Mapping[Any, Any], where: str = "") -> None:
 
 
 def check_interpolations(shown: str, text: str) -> None:
-    """Raise ConfigError, which shows `shown`, where a text asks for more than other options."""
+    """Raise ConfigError, quoting `shown`, if a text interpolates anything but other options."""
     for found in _INTERPOLATION.finditer(text):
         if not _ALLOWED_INTERPOLATION.match(text, found.end()):
             raise ConfigError(
                 f"{shown}: expected ${{another.option}}, or ${{NAME:...}} of {', '.join(ALLOWED_RESOLVERS)}.",
-                "What the environment holds would be written into config.yaml.",
-                "If it is no secret, give it on the command line: option=$VARIABLE",
+                "Environment variables would be written into config.yaml.",
+                "If the value is not secret, pass it on the command line: option=$VARIABLE",
             )
 
 
 def read_run_config(file: Path) -> dict[str, Any]:
-    """Read the configuration that a run folder keeps, every text in it literal.
+    """Read the saved configuration of a run folder, with interpolations escaped.
 
-    Raise ConfigError, naming the file, where it is no mapping, beyond the limits of yaml_files, or fails check_tree.
+    Raise ConfigError, naming the file, if it is not a mapping, exceeds the limits of yaml_io or fails check_values.
     """
     values = read_yaml(file)
     if not isinstance(values, dict):
-        raise ConfigError(f"{file} is not the configuration of a run.")
+        raise ConfigError(f"{file} is not a run configuration.")
     values = escape_interpolations(values)
     check_values(values, str(file))
     return values  # type: ignore[no-any-return]
 
 
 def escape_interpolations(values: Any) -> Any:
-    """Give plain values in which no text is an interpolation: as they are read from a run's own files."""
+    """Return a copy of plain values with every interpolation in a text escaped."""
     if isinstance(values, Mapping):
         return {key: escape_interpolations(value) for key, value in values.items()}
     if isinstance(values, list):
@@ -100,7 +105,7 @@ def escape_interpolations(values: Any) -> Any:
 
 
 def _walk_values(values: Any, option: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Give each value with the option around it and its own key."""
+    """Yield each nested value as (parent option, key, value)."""
     pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
     for key, value in pairs:
         yield option, str(key), value
@@ -123,5 +128,5 @@ def _check_hydra_options(hydra: Mapping[str, Any]) -> None:
         if value != kept:
             raise ConfigError(
                 f"hydra.{option} cannot be changed.",
-                "Of Hydra's own options hydra.launcher, hydra.sweeper, hydra.mode and hydra.searchpath are for use.",
+                "Of Hydra's options only hydra.launcher, hydra.sweeper, hydra.mode and hydra.searchpath can be set.",
             )

@@ -1,1 +1,1 @@
-"""What the terminal shows and hears."""
+"""Terminal output, signals, warnings and memory of the process."""

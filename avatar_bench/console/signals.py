@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which end a command: heard at its next step, or unheard where it puts things in order."""
+"""Ctrl-C and SIGTERM: handled at the end of the current step, or ignored during cleanup."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 
 SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 TERMINATION_SIGNALS = tuple(SIGNAL_NAMES)
-GRACE_SECONDS = 20  # seconds that a step may take after the signal; then the command ends where the last one was saved
+GRACE_SECONDS = 20  # for the current step; after that, the command stops at the last saved step
 
 
 @contextmanager
 def use_handlers(handlers: Mapping[int, Any], after: Any = None) -> Iterator[None]:
-    """Have signals handled so meanwhile, and then as before, or as `after` says; other threads than the main need none.
+    """Install signal handlers temporarily, then restore the earlier ones or install `after`.
 
-    The main thread alone hears signals, and alone may say what becomes of them.
+    Does nothing outside the main thread, which alone receives signals and may set handlers.
     """
     try:
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -33,28 +33,28 @@ def use_handlers(handlers: Mapping[int, Any], after: Any = None) -> Iterator[Non
 
 
 def ignore_termination() -> AbstractContextManager[None]:
-    """Let neither cut short what is done meanwhile."""
+    """Ignore Ctrl-C and SIGTERM within a context."""
     return use_handlers(dict.fromkeys(TERMINATION_SIGNALS, signal.SIG_IGN))
 
 
 class StopRequest:
-    """Hold the signal that has asked a command to end once its step is saved, None before."""
+    """Signal that asked a command to stop after saving its current step; None until then."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Take note of a first signal; end at once at a second, and when the time of grace is over."""
+        """Record the first signal; stop immediately at the second, or when the grace period is over."""
         if self.asked is not None:
             self.end()
         self.asked = number
-        told = f"{SIGNAL_NAMES[signal.Signals(number)]}: ends once this step is saved; again: at once\n"
+        message = f"{SIGNAL_NAMES[signal.Signals(number)]}: stopping once this step is saved; repeat to stop at once\n"
         with suppress(OSError):
-            os.write(2, told.encode())  # print may be at work where the signal came
+            os.write(2, message.encode())  # not print, which the signal may have interrupted
         signal.alarm(GRACE_SECONDS)
 
     def end(self) -> NoReturn:
-        """Raise what the signal stands for: KeyboardInterrupt, or SystemExit with its exit code."""
+        """Raise the signal's exception: KeyboardInterrupt, or SystemExit with its exit code."""
         signal.alarm(0)
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt
@@ -62,7 +62,7 @@ class StopRequest:
 
     @contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Take the place of the handlers of Ctrl-C and SIGTERM; only the main thread may, others go without."""
+        """Replace the handlers of Ctrl-C and SIGTERM temporarily; has no effect outside the main thread."""
         handlers: dict[int, Any] = dict.fromkeys(TERMINATION_SIGNALS, self.hear)
         handlers[signal.SIGALRM] = lambda number, frame: self.end()
         with use_handlers(handlers):

@@ -1,1 +1,1 @@
-"""Everything between files of images and batches of tensors."""
+"""Reading, splitting, decoding and batching of image datasets."""

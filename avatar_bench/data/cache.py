@@ -1,4 +1,4 @@
-"""Prepared images on disk: each is decoded and brought to the network's size once, for all epochs and runs."""
+"""On-disk cache of preprocessed images."""
 
 from __future__ import annotations
 
@@ -24,61 +24,61 @@ from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.paths import cache_root
 
 PREPARED_FOLDER = "prepared"
-MIN_FREE_BYTES = 2**30  # bytes that must stay free on the disk: a run's checkpoints come first
+MIN_FREE_BYTES = 2**30  # bytes kept free on the disk, for a run's checkpoints
 _CHECKSUM = 4  # bytes of CRC-32 after the pixels
 
 
 class ImageCache:
-    """Keep images as one preprocessing gives them, uint8 (size, size, 3), by the SHA-256 of their files.
+    """Cache of images after one preprocessing, uint8 (size, size, 3), keyed by the SHA-256 of the source file.
 
-    An image is a file of its own that takes its name once it is whole, so that any number of processes may read and
-    fill the cache, and be killed meanwhile. It is read, not mapped: that takes two thirds of the time, and a page that
-    is mapped counts as memory of the process. A file that is damaged is made anew.
+    Each image is one file that is renamed into place when complete, so any number of processes may read and fill the
+    cache and be killed at any time. Files are read rather than memory-mapped: reading takes two thirds of the time, and
+    mapped pages count as memory of the process. Damaged files are rebuilt.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
         self.shape = (preprocessing.size, preprocessing.size, 3)
         self.folder = cache_root() / PREPARED_FOLDER / _hash_settings(preprocessing)
-        self.fills = True  # until the disk is full
+        self.is_writable = True  # until the disk is full
 
     @property
     def image_bytes(self) -> int:
-        """Give the size of one image's file."""
+        """Return the size in bytes of one cached image."""
         return int(np.prod(self.shape)) + _CHECKSUM
 
     def reserve(self, hashes: Collection[str], limit: int) -> str | None:
-        """Make room for images within `limit` bytes of all caches; give the reason in words where there is none.
+        """Free space for images so that all caches stay within `limit` bytes; return the reason if that is impossible.
 
-        Those that were used longest ago go first. The images asked for count as used now.
+        The least recently used files are deleted first. The requested images count as used now.
         """
-        wanted = set(hashes)
-        if (needed := len(wanted) * self.image_bytes) > limit:
+        requested = set(hashes)
+        if (needed := len(requested) * self.image_bytes) > limit:
             return f"{needed / 2**30:.1f} GiB are more than its limit of {limit / 2**30:g} GiB"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            kept = _list_files(self.folder.parent)
-            ours = [file for file in map(self._file, wanted) if file in kept]
-            for file in ours:
-                with suppress(FileNotFoundError):  # another process may be making room
+            evictable = _list_files(self.folder.parent)
+            present = [file for file in map(self._file, requested) if file in evictable]
+            for file in present:
+                with suppress(FileNotFoundError):  # another process may be evicting
                     os.utime(file)
-                kept.pop(file)
-            missing = needed - len(ours) * self.image_bytes
+                evictable.pop(file)
+            missing = needed - len(present) * self.image_bytes
             if (free := shutil.disk_usage(self.folder).free) < missing + MIN_FREE_BYTES:
                 return f"{missing / 2**30:.1f} GiB more would leave too little of the {free / 2**30:.1f} GiB free"
-            _evict(kept, limit - needed)
+            _evict(evictable, limit - needed)
         except OSError as error:
             return f"{error.strerror}: {error.filename}"
         return None
 
     def read(self, file: Path, digest: str) -> ImageArray:
-        """Give an image file as the preprocessing makes it; raise DataError where it cannot be decoded."""
-        if (found := self._load(digest)) is not None:
-            return found
+        """Return the preprocessed image of a file; raise DataError if it cannot be decoded."""
+        if (cached := self._load(digest)) is not None:
+            return cached
         name = format_name(str(file))
         content = read_bytes(file, name)
         image = self.preprocessing(decode_bytes(content, name))
-        if self.fills and sha256_of_bytes(content) == digest:  # it may have changed since it was hashed
+        if self.is_writable and sha256_of_bytes(content) == digest:  # the file may have changed since it was hashed
             self._store(digest, image)
         return image
 
@@ -91,27 +91,27 @@ class ImageCache:
         except OSError:
             return None
         pixels = content[:-_CHECKSUM]
-        whole = len(content) == self.image_bytes and content[-_CHECKSUM:].tobytes() == _compute_checksum(pixels)
-        return pixels.reshape(self.shape) if whole else None
+        is_intact = len(content) == self.image_bytes and content[-_CHECKSUM:].tobytes() == _compute_checksum(pixels)
+        return pixels.reshape(self.shape) if is_intact else None
 
     def _store(self, digest: str, image: ImageArray) -> None:
         file = self._file(digest)
         part = file.with_name(f"{digest}.{os.getpid()}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as stream:  # not waiting for the disk: the checksum tells what a loss of power leaves
+            with part.open("wb") as stream:  # no fsync: the checksum detects losses at a power failure
                 stream.write(image.tobytes() + _compute_checksum(image))
             part.replace(file)
-        except FileNotFoundError:  # another process has just made room
+        except FileNotFoundError:  # another process has just evicted the folder
             pass
         except OSError:
-            self.fills = False
+            self.is_writable = False
             with suppress(OSError):
                 part.unlink()
 
 
 def _hash_settings(preprocessing: Preprocessing) -> str:
-    """Name all that the pixels depend on beside the file: how they are prepared, and by what."""
+    """Return a key of everything that the cached pixels depend on besides the file: settings and library versions."""
     how = (preprocessing.size, preprocessing.resize, preprocessing.equalise)
     return hashlib.sha256(repr((how, __version__, PIL.__version__, cv2.__version__)).encode()).hexdigest()[:16]
 
@@ -121,18 +121,18 @@ def _compute_checksum(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _list_files(root: Path) -> dict[Path, os.stat_result]:
-    """Give every file below the caches, those that a killed process left included."""
-    found = {}
+    """Return every file of all caches with its status, including leftovers of killed processes."""
+    status_of = {}
     for place, _, names in os.walk(root):
         for name in names:
             with suppress(FileNotFoundError):
                 file = Path(place, name)
-                found[file] = file.stat()
-    return found
+                status_of[file] = file.stat()
+    return status_of
 
 
 def _evict(files: dict[Path, os.stat_result], limit: int) -> None:
-    """Remove files, the one that was used longest ago first, until the rest fits."""
+    """Delete the least recently used files until the total size is within `limit` bytes."""
     total = sum(status.st_size for status in files.values())
     for file, status in sorted(files.items(), key=lambda item: item[1].st_mtime):
         if total <= limit:

@@ -1,4 +1,4 @@
-"""Corruptions of five severities, and delivery tiers: what happens to an image between the camera and the network."""
+"""Image corruptions at five severities, and re-encoding as done by web platforms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from avatar_bench.data.equalise import ImageArray
 
 SEVERITIES = (1, 2, 3, 4, 5)
 RESOLUTIONS = ("input", "native")
-# One parameter a severity; the third is that of the study that this package re-does.
+# One parameter per severity; the third is that of the study that this package reproduces.
 CORRUPTION_PARAMETERS: dict[str, tuple[Any, ...]] = {
     "noise": (5, 10, 15, 25, 40),  # standard deviation of Gaussian noise, of 255
     "blur": ((3, 0.5), (5, 0.8), (5, 1.1), (9, 1.8), (15, 3.0)),  # Gaussian: side of the kernel and sigma, pixels
@@ -30,28 +30,28 @@ _WEBP_MAX_SIDE = 16383  # pixels of a side
 
 
 class Variation(Protocol):
-    """Change an image; a frozen, picklable dataclass, so that worker processes can be given it."""
+    """Deterministic change of an image: a frozen, picklable dataclass, so that worker processes can receive it."""
 
     @property
     def key(self) -> str:
-        """Name the variation with every parameter: what is cached under one key never means another image."""
+        """Return a name that includes every parameter, so that a cache key never stands for two different images."""
 
     @property
     def at(self) -> str:
-        """Say when it comes: "native", before preprocessing, or "input", after it."""
+        """Return when the variation is applied: "native" (before preprocessing) or "input" (after it)."""
 
     def __call__(self, image: ImageArray, seed: int) -> ImageArray:
-        """Give (H, W, 3) uint8 RGB changed, of any size; the result depends on `image` and `seed` (>= 0) alone."""
+        """Return a varied copy of (H, W, 3) uint8 RGB of any size; depends only on `image` and `seed` (>= 0)."""
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """Corrupt an image by one of KINDS at a severity of 1 to 5; its size stays.
+    """One of CORRUPTION_KINDS at a severity of 1 to 5; the image keeps its size.
 
-    noise: Gaussian, the same pattern at each severity, times its standard deviation. blur: Gaussian. brightness: HSV's
-    V times a factor, hue and saturation kept, clipped at white. rotation: about the centre, bilinear. jpeg: 4:2:0.
-    What blur and rotation need from beyond the border is mirrored: a black or white corner would be a cue of its own,
-    as drawings often stand on one. Raise ValueError on an unknown kind, severity or place.
+    noise: Gaussian, the same pattern at each severity, scaled by its standard deviation. blur: Gaussian. brightness:
+    HSV's V times a factor, clipped at white, hue and saturation kept. rotation: about the centre, bilinear. jpeg:
+    4:2:0. Blur and rotation mirror the image at its border: black or white corners would be a cue of their own, because
+    drawings often have a plain background. Raise ValueError for an unknown kind, severity or resolution.
     """
 
     kind: str
@@ -65,16 +65,16 @@ class Corruption:
 
     @property
     def parameter(self) -> Any:
-        """Give the entry of PARAMETERS."""
+        """Return the entry of CORRUPTION_PARAMETERS for this kind and severity."""
         return CORRUPTION_PARAMETERS[self.kind][self.severity - 1]
 
     @property
     def key(self) -> str:
-        """Name it with its parameter and place."""
+        """Return the kind with its parameter and resolution."""
         return f"{self.kind} {self.parameter} at {self.at}"
 
     def __call__(self, image: ImageArray, seed: int) -> ImageArray:
-        """Corrupt (H, W, 3) uint8 RGB; only noise looks at the seed."""
+        """Corrupt (H, W, 3) uint8 RGB; only noise uses the seed."""
         if self.kind == "noise":
             return _add_noise(image, self.parameter, seed)
         return _CORRUPT[self.kind](image, self.parameter)
@@ -82,12 +82,12 @@ class Corruption:
 
 @dataclass(frozen=True)
 class Delivery:
-    """Send an image, as decoded from its file, through one of TIERS; raise ValueError on an unknown one.
+    """Re-encoding as done by web platforms: one of DELIVERY_TIERS, applied to the decoded image.
 
-    web, hard, thumbnail_64, thumbnail_128: the longest side brought down to 768, 512, 64 or 128 pixels, never up, then
-    JPEG of quality 60, 40, 85 or 85. webp: WebP of quality 75. double_jpeg: JPEG of quality 75 twice, 4 pixels cut off
-    between, so that its blocks fall elsewhere. screenshot: shown at .77 of its size and grabbed at 1.31 of that, as by
-    a screen of another density, without loss.
+    web, hard, thumbnail_64, thumbnail_128: the longest side is reduced to 768, 512, 64 or 128 pixels (never enlarged),
+    then JPEG of quality 60, 40, 85 or 85. webp: WebP of quality 75. double_jpeg: JPEG of quality 75 twice, cropped by 4
+    pixels in between so that the block grids do not align. screenshot: scaled by 0.77 and then by 1.31, as on a screen
+    of another pixel density, without lossy compression. Raise ValueError for an unknown tier.
     """
 
     tier: str
@@ -98,28 +98,28 @@ class Delivery:
 
     @property
     def at(self) -> str:
-        """Say that it comes before preprocessing."""
+        """Return that it is applied before preprocessing."""
         return "native"
 
     @property
     def key(self) -> str:
-        """Name it; the number tells this recipe of the tier from later ones."""
+        """Return the tier and the version of its recipe."""
         return f"delivery {self.tier} 1"
 
     def __call__(self, image: ImageArray, seed: int) -> ImageArray:
-        """Give (H', W', 3) uint8 RGB, no larger than `image` but by rounding; the seed does not matter."""
+        """Return (H', W', 3) uint8 RGB, no larger than `image` except for rounding; the seed is ignored."""
         return _TIERS[self.tier](image)
 
 
 def derive_seed(sha256: str) -> int:
-    """Give the seed of an image's variations from its file's hash, in hex: the same for every network and order."""
+    """Return the seed of an image's variations from the hex SHA-256 of its file: equal for all networks and orders."""
     return int(sha256[:8], 16)
 
 
 def apply_variation(
     variation: Variation, image: ImageArray, prepare: Callable[[ImageArray], ImageArray], seed: int
 ) -> ImageArray:
-    """Vary a decoded image (H, W, 3) before or after `prepare` brings it to the network's size, as its `at` says."""
+    """Vary a decoded image (H, W, 3) before or after `prepare` resizes it, depending on `variation.at`."""
     if variation.at == "native":
         return prepare(variation(image, seed))
     return variation(prepare(image), seed)
@@ -129,7 +129,7 @@ def _add_noise(image: ImageArray, deviation: float, seed: int) -> ImageArray:
     return _to_uint8(image + np.float32(deviation) * _draw_noise(image.shape, seed))
 
 
-@lru_cache(maxsize=1)  # the severities of an image come one after the other
+@lru_cache(maxsize=1)  # all severities of an image are processed in sequence
 def _draw_noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
@@ -140,9 +140,9 @@ def _blur(image: ImageArray, kernel: tuple[int, float]) -> ImageArray:
 
 
 def _brighten(image: ImageArray, factor: float) -> ImageArray:
-    value = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])  # max(axis=2) takes ten times as long
-    scale = np.minimum(factor, 255 / np.maximum(np.arange(256, dtype=np.float32), 1))  # of each value of V
-    return _to_uint8(image * scale[value][..., None])  # with H and S kept, RGB scale as V does
+    value = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])  # max(axis=2) is ten times as slow
+    scale = np.minimum(factor, 255 / np.maximum(np.arange(256, dtype=np.float32), 1))  # for each value of V
+    return _to_uint8(image * scale[value][..., None])  # with constant H and S, RGB scale like V
 
 
 def _rotate(image: ImageArray, degrees: float) -> ImageArray:

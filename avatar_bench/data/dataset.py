@@ -23,7 +23,7 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import read_csv, write_csv
 from avatar_bench.files.hashes import sha256_of_file
 
-ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # how an image is stored
+ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # of the stored file
 DATASET_COLUMNS = (
     "path",
     "label",
@@ -36,15 +36,15 @@ DATASET_COLUMNS = (
     "phash",
     *ENCODING_COLUMNS,
 )
-RUN_COLUMNS = ("turned_phashes", "stated_group")  # of a run's images alone
+RUN_COLUMNS = ("turned_phashes", "stated_group")  # only in runs
 DATASET_SPLITS = ("train", "val", "calibration", "test")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Hold N images by reference: `frame` has the COLUMNS, all strings, paths relative to `root`.
+    """N images by reference: `frame` has the DATASET_COLUMNS, all strings, with paths relative to `root`.
 
-    An empty string means not known. `group` is never empty: images of one group stay on one side of a split.
+    An empty string means unknown. `group` is never empty: images of one group stay on one side of a split.
     """
 
     name: str
@@ -56,27 +56,27 @@ class Dataset:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Give the class names that occur, sorted."""
+        """Return the sorted names of the classes that occur."""
         return tuple(sorted({label for label in self.frame["label"] if label}))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Give 16 hex digits that change with any image, label or group, and not with their order or place."""
+        """Return 16 hex digits that depend on images, labels and groups, but not on their order or location."""
         rows = sorted(zip(self.frame["sha256"], self.frame["label"], self.frame["group"], strict=True))
         return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
     @cached_property
     def digest(self) -> str:
-        """Give 16 hex digits that change with anything that is known of the images, and with their order."""
+        """Return 16 hex digits that depend on the whole table, including the order of rows."""
         return hashlib.sha256(self.frame.to_csv(index=False).encode()).hexdigest()[:16]
 
     @cached_property
     def available(self) -> Dataset:
-        """Give the images whose files are there."""
+        """Return the images whose files exist."""
         return self.take(np.array([os.path.isfile(file) for file in list_files(self)], dtype=bool))
 
     def file(self, row: int) -> Path:
-        """Give the absolute path of one image."""
+        """Return the absolute path of one image."""
         return self.root / str(self.frame["path"].iat[row])
 
     def image(self, row: int) -> NDArray[np.uint8]:
@@ -84,18 +84,18 @@ class Dataset:
         return decode(self.file(row))
 
     def take(self, rows: pd.Series | NDArray[np.bool_] | NDArray[np.integer], name: str | None = None) -> Dataset:
-        """Give some of the images, by mask or position, in their order here."""
+        """Return a subset of the images by mask or position; positions set the order."""
         wanted = np.asarray(rows)
         frame = self.frame[wanted] if wanted.dtype == bool else self.frame.iloc[wanted]
         return Dataset(name or self.name, self.root, frame.reset_index(drop=True))
 
     def select_split(self, split: str) -> Dataset:
-        """Give the images of one split, under its name."""
+        """Return the images of one split, as a dataset with its name."""
         return self.take(self.frame["split"] == split, name=split)
 
 
 def read_dataset(path: Path, name: str | None = None) -> Dataset:
-    """Read a folder of class folders, or a manifest file; raise DataError where there is nothing to read."""
+    """Read a folder of class folders or a manifest file; raise DataError if there is nothing to read."""
     if os.path.isdir(path):
         return read_folder(path, name)
     return read_manifest(path, name)
@@ -104,8 +104,8 @@ def read_dataset(path: Path, name: str | None = None) -> Dataset:
 def read_folder(root: Path, name: str | None = None) -> Dataset:
     """Read `root/<class>/...`, or `root/{train,val,test}/<class>/...` where those folders exist.
 
-    A folder below the class folder names the source; the group is the image's own hash, so that byte copies
-    stay together. Raise DataError on a missing folder, and on a class without images.
+    A folder below the class folder names the source. The group is the hash of the file, so that byte copies stay
+    together. Raise DataError for a missing folder and for a class without images.
     """
     if not os.path.isdir(root):
         raise DataError(f"data.root: {root} is not a folder.", "Expected a folder with one folder per class.")
@@ -119,33 +119,33 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
             rows.append((file.relative_to(root).as_posix(), folder.name, source, split))
     if not rows:
         raise DataError(
-            f"{root} holds no images in class folders.",
-            f"Expected {root.name}/<class>/<image> with endings {', '.join(sorted(SUFFIXES))}.",
+            f"{root} contains no images in class folders.",
+            f"Expected {root.name}/<class>/<image> with extension {', '.join(sorted(SUFFIXES))}.",
         )
     frame = pd.DataFrame(rows, columns=["path", "label", "source", "split"])
     empty = [folder for _, folder in folders if folder.name not in set(frame["label"])]
     if empty:
         raise DataError(
-            f"{format_name(str(empty[0]))}: the class folder holds no image.",
-            "Fill it, or take it out of the data set.",
+            f"{format_name(str(empty[0]))}: the class folder contains no images.",
+            "Add images or remove the folder.",
         )
     return _complete(frame, root, name or root.name)
 
 
 def read_images(root: Path, name: str | None = None) -> Dataset:
-    """Read every image at or below a folder, of no known class; raise DataError where there is none."""
+    """Read every image in or below a folder, unlabelled; raise DataError if there is none."""
     files = [file.relative_to(root).as_posix() for file in list_images(root)] if os.path.isdir(root) else []
     if not files:
         raise DataError(
-            f"{root} is no folder of images.", f"Expected images with endings {', '.join(sorted(SUFFIXES))}."
+            f"{root} is not a folder of images.", f"Expected images with extension {', '.join(sorted(SUFFIXES))}."
         )
     return _complete(pd.DataFrame({"path": files}), root, name or root.name)
 
 
 def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = ("path", "label")) -> Dataset:
-    """Read a CSV with at least the columns `needed`, paths relative to it; other known ones are used, the rest ignored.
+    """Read a CSV manifest with at least the columns `needed`; other known columns are used, the rest ignored.
 
-    Raise DataError on a missing file, column or image, naming the first.
+    Paths are relative to the manifest. Raise DataError for a missing file, column or image, naming the first.
     """
     if not os.path.isfile(file):
         raise DataError(
@@ -156,13 +156,13 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
         raise DataError(f"{file} has no rows.")
     for row, path in enumerate(table["path"]):
         if not os.path.isfile(file.parent / path):
-            what = f"{file}, row {row + 1}: {format_name(path)} does not exist, or is no file."
+            what = f"{file}, row {row + 1}: {format_name(path)} does not exist or is not a file."
             raise DataError(what, "Expected a file; paths are relative to the manifest.")
     return _complete(table, file.parent, name or file.stem)
 
 
 def write_split(dataset: Dataset, file: Path) -> None:
-    """Write what `read_split` reads: every image of a run with its side, and what tells copies of it."""
+    """Write split.csv: every image of a run with its split and the hashes that identify its copies."""
     columns = [
         "path",
         "label",
@@ -181,7 +181,7 @@ def write_split(dataset: Dataset, file: Path) -> None:
 
 
 def read_split(file: Path, root: Path) -> Dataset:
-    """Read the split.csv of a run: every image that it used, below `root`; raise DataError where it is damaged."""
+    """Read the split.csv of a run: every image that it used, below `root`; raise DataError if it is damaged."""
     try:
         frame = read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
@@ -192,12 +192,12 @@ def read_split(file: Path, root: Path) -> Dataset:
 
 
 def list_files(dataset: Dataset) -> list[Path]:
-    """Give the absolute path of each image, in order."""
+    """Return the absolute path of each image, in order."""
     return [dataset.root / path for path in dataset.frame["path"]]
 
 
 def hash_files(files: Iterable[Path]) -> list[str]:
-    """Give the SHA-256 of each file, in order, as hex digits."""
+    """Compute the SHA-256 of each file, in order, as hex digits."""
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(_hash_file, files))
 
@@ -222,7 +222,7 @@ def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
         path = str(frame["path"].iat[row])
         raise DataError(
             f"{name}, row {row + 1}, {format_name(path)}: unknown split {format_name(repr(frame['split'].iat[row]))}.",
-            f"Expected one of {', '.join(DATASET_SPLITS)}, or nothing in any row.",
+            f"Expected one of {', '.join(DATASET_SPLITS)}, or an empty split in every row.",
         )
     unknown = ~frame["fold"].str.fullmatch(r"\d{0,3}")
     if unknown.any():
@@ -230,6 +230,6 @@ def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
         path = str(frame["path"].iat[row])
         raise DataError(
             f"{name}, row {row + 1}, {format_name(path)}: unknown fold {format_name(repr(frame['fold'].iat[row]))}.",
-            "Expected a whole number from 0, or nothing.",
+            "Expected an integer from 0, or an empty cell.",
         )
     return Dataset(name, root, frame)

@@ -1,4 +1,4 @@
-"""Decoding of image files into upright 8-bit RGB, or a reason why a file cannot be used."""
+"""Decoding of image files into upright 8-bit RGB, with a reason for every file that cannot be used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from avatar_bench.data.file_names import format_name
 from avatar_bench.data.file_structure import MAX_EXIF_BYTES, check_structure, is_png_truncated
 from avatar_bench.errors import DataError
 
-# What is allowed takes at most 5 s and 1.5 GiB. WebP and AVIF take twice as much of both by pixel, AVIF by byte too.
+# Files within these limits take at most 5 s and 1.5 GiB. WebP and AVIF take twice as much per pixel, AVIF per byte too.
 MAX_IMAGE_BYTES = 256 * 2**20
 MAX_IMAGE_PIXELS = 50_000_000
 _MAX_BYTES_BY_FORMAT = {"WEBP": 128 * 2**20, "AVIF": 32 * 2**20}
@@ -38,7 +38,7 @@ FORMATS = {
 }
 SUFFIXES: frozenset[str] = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
-# Tried in order on the first KiB. The formats below AVIF are here to be named when they are refused.
+# Tried in order on the first KiB. The unsupported formats are listed so that errors can name them.
 _SIGNATURES = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -62,7 +62,7 @@ _SIGNATURES = {
 }
 _PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in _SIGNATURES.items()}
 
-# The eight values of the EXIF tag Orientation: what brings the stored image upright.
+# The transposition that makes the stored image upright, by the value of the EXIF tag Orientation (1: none).
 _ORIENTATION_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -74,24 +74,24 @@ _ORIENTATION_TRANSPOSES = {
 }
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
 
-# Pillow warns about odd metadata and large images without naming the file; what matters here becomes a DataError.
+# Pillow warns about odd metadata and large images without naming the file; serious problems raise DataError instead.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
-with suppress(OSError, AttributeError):  # libtiff prints its errors itself, beside those that Pillow raises
+with suppress(OSError, AttributeError):  # libtiff prints its errors in addition to those that Pillow raises
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def decode(file: Path) -> NDArray[np.uint8]:
-    """Decode one file, (H, W, 3) uint8 RGB; raise DataError, naming file and reason, where it cannot be used."""
+    """Decode one file into (H, W, 3) uint8 RGB; raise DataError with file and reason if it cannot be used."""
     name = format_name(str(file))
     return decode_bytes(read_bytes(file, name), name)
 
 
 def read_bytes(file: Path, name: str) -> bytes:
-    """Read a file of no more bytes than an image may have; raise DataError, beginning with `name`, on any other."""
+    """Read a file within the size limit of images; raise DataError, starting with `name`, for any other."""
     try:
         status = file.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block, a device might never end
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would block, a device may never end
             raise DataError(f"{name}: not a regular file.")
         _check_bytes(status.st_size, name)
         return file.read_bytes()
@@ -101,30 +101,30 @@ def read_bytes(file: Path, name: str) -> bytes:
 
 
 def detect_formats(files: Iterable[Path]) -> list[str]:
-    """Give the format of each file, by its first bytes alone; "" of no known one, which decoding will tell."""
+    """Return the format of each file from its first bytes; "" if unknown (decoding reports such files)."""
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(_detect_file_format, files))
 
 
 def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.uint8]:
-    """Decode the content of a file, (H, W, 3) uint8 RGB; the format is told from the content.
+    """Decode the content of a file into (H, W, 3) uint8 RGB; the format is detected from the content.
 
-    EXIF orientation is applied, transparency laid on a plain `ground`, the first frame of an animation taken, colour
-    profiles ignored; 16-bit samples keep their upper 8 bits. Raise DataError, beginning with `name`, where this cannot
-    be done.
+    EXIF orientation is applied, transparent images are composited on a plain `ground`, animations yield their first
+    frame, colour profiles are ignored, and 16-bit samples keep their upper 8 bits. Raise DataError, starting with
+    `name`, if the content cannot be decoded.
     """
     kind = detect_format(data, name)
     _check_bytes(len(data), name, kind)
     try:
         check_structure(kind, data)
-        # JPEG too: OpenCV gives the same pixels 1.1 to 1.7 times as fast, but its libjpeg writes to stderr.
+        # JPEG too: OpenCV returns the same pixels 1.1 to 1.7 times as fast, but its libjpeg writes to stderr.
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             _check_size(image.size, name, kind)
             image.load()
             if kind == "PNG" and _may_lack_rows(image) and is_png_truncated(data):
-                raise ValueError("it has fewer pixels than it claims")
+                raise ValueError("it has fewer pixels than its header states")
             return np.array(_apply_orientation(_to_rgb(image, kind, data, ground), _read_orientation(image)))
-    except (DataError, MemoryError):  # a machine that is short of memory says nothing of the file
+    except (DataError, MemoryError):  # a lack of memory is not the file's fault
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: more than {MAX_IMAGE_PIXELS // 10**6} million pixels.") from error
@@ -132,20 +132,20 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
         raise DataError(
             f"{name}: {kind} cannot be decoded: its header is broken, truncated or not supported."
         ) from error
-    except Exception as error:  # Pillow's readers raise nearly anything on broken files
+    except Exception as error:  # Pillow's readers raise almost any exception on broken files
         reason = format_name(str(error).rstrip(".")) or type(error).__name__
         raise DataError(f"{name}: {kind} cannot be decoded: {reason}.") from error
 
 
 def detect_format(data: bytes, name: str = "") -> str:
-    """Give the format, a key of FORMATS, that the first KiB tells; raise DataError on any other."""
+    """Return the format, a key of FORMATS, from the first KiB; raise DataError for any other format."""
     if not data:
         raise DataError(f"{name}: empty file.")
     start = data[:1024]
     kind = next((kind for kind, pattern in _PATTERNS.items() if pattern.match(start)), None)
     if kind not in FORMATS:
-        found = f"{kind} is not supported" if kind else "not a known image format"
-        raise DataError(f"{name}: {found}.", f"Expected {', '.join(FORMATS)}.")
+        problem = f"{kind} is not supported" if kind else "not a known image format"
+        raise DataError(f"{name}: {problem}.", f"Expected {', '.join(FORMATS)}.")
     return kind
 
 
@@ -173,7 +173,7 @@ def _check_size(size: tuple[int, int], name: str, kind: str) -> None:
 
 
 def _may_lack_rows(image: Image.Image) -> bool:
-    """Say whether the last row is blank, as it stays where nothing was written; of an interlaced one any may be."""
+    """Return whether the last row is blank, as unwritten rows are; in interlaced images any row may be unwritten."""
     last = image.crop((0, image.height - 1, image.width, image.height))
     return bool(image.info.get("interlace")) or not any(last.tobytes())
 
@@ -182,7 +182,7 @@ def _to_rgb(image: Image.Image, kind: str, data: bytes, ground: str) -> Image.Im
     if image.mode.startswith("I;16"):
         return _from_16_bit_grey(image)
     if image.mode in ("I", "F"):
-        raise ValueError("samples of 32 bits or floats have no agreed white")
+        raise ValueError("32-bit and float samples have no defined white level")
     if kind == "PNG":
         _scale_transparent_colour(image, depth=data[24])
     if image.has_transparency_data:
@@ -192,11 +192,11 @@ def _to_rgb(image: Image.Image, kind: str, data: bytes, ground: str) -> Image.Im
 
 
 def _from_16_bit_grey(image: Image.Image) -> Image.Image:
-    """Scale grey samples of 12 or 16 bits, where Pillow's own conversion clips them at 255."""
+    """Scale grey samples of 12 or 16 bits, which Pillow's own conversion would clip at 255."""
     values = np.asarray(image).astype(np.uint16)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         values <<= 16 - image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0]
-        if image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow minds at 8 bits only
+        if image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow handles at 8 bits only
             values = ~values
     grey = (values >> 8).astype(np.uint8)
     if "transparency" in image.info:
@@ -205,7 +205,7 @@ def _from_16_bit_grey(image: Image.Image) -> Image.Image:
 
 
 def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
-    """Bring the transparent colour of a PNG to the 8 bits of the decoded samples, which Pillow leaves undone."""
+    """Scale the transparent colour of a PNG to the 8 bits of the decoded samples, which Pillow does not do."""
     colour = image.info.get("transparency")
     if depth == 16 and isinstance(colour, tuple):
         image.info["transparency"] = tuple(sample >> 8 for sample in colour)
@@ -214,7 +214,7 @@ def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
 
 
 def _read_orientation(image: Image.Image) -> object:
-    """Give the EXIF orientation of a loaded image; broken EXIF is no reason to refuse one. Loading turns a TIFF."""
+    """Return the EXIF orientation of a loaded image, None if its EXIF is broken. Pillow rotates TIFFs on loading."""
     if any(len(image.info.get(key, "")) > 2 * MAX_EXIF_BYTES for key in ("exif", "Raw profile type exif")):
         return None
     with suppress(Exception):

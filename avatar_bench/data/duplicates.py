@@ -1,7 +1,7 @@
-"""Search for copies of an image among many: of the same bytes, of the same pixels, or nearly the same.
+"""Search for copies of an image: same bytes, same pixels, or near-duplicates by perceptual hash and thumbnail.
 
-The limits were set on 2,478 avatars of some thirty sources: on their copies (JPEG at 60, WebP, 70 % of the size,
-mirrored, rotated, a tenth brighter or darker), and on the different images among them whose hashes are near.
+The thresholds were set on 2,478 avatars of some thirty sources: on their copies (JPEG of quality 60, WebP, 70 % of the
+size, mirrored, rotated, a tenth brighter or darker) and on the pairs of different images with similar hashes.
 """
 
 from __future__ import annotations
@@ -18,39 +18,32 @@ from PIL import Image
 
 from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint
 
-MAX_HASH_DISTANCE = 8  # bits of 64 by which the hash of a copy may differ: 99.9 % of the copies are that near
-MAX_CANDIDATES = 32  # candidates that are looked at for one image, the nearest first; bounds what lookalikes cost
-MAX_BUCKET_HASHES = (
-    1024  # hashes of one turn that each band of a hash is compared with, the likeliest first; bounds it too
-)
+MAX_HASH_DISTANCE = 8  # of 64 bits in which the hash of a copy may differ: enough for 99.9 % of the copies
+MAX_CANDIDATES = 32  # candidates compared per image, nearest first; bounds the cost of lookalikes
+MAX_BUCKET_HASHES = 1024  # hashes per orientation compared for each band, likeliest first; bounds the cost too
 
 _BANDS, _BAND_BITS = 4, 16
-_THUMBNAIL_SIDE = 12  # of the thumbnails that are compared: larger ones show JPEG's edges, smaller ones hide a mouth
-_MAX_SAMPLE_DIFFERENCE = (
-    34.0  # levels of 255 by which one sample of a thumbnail may differ: at most 29 in a copy, from 41 in others
-)
-_MAX_BRIGHTNESS_SHIFT = 40.0  # levels by which the whole may be brighter or darker: at most 25
-_MAX_RESIDUAL_CONTRAST = 0.5  # of the contrast that may differ: at most 0.40; tells images of little contrast apart
-_MIN_CONTRAST = 2.0  # levels of contrast that are no more than JPEG's noise
-_QUERY_SHIFT, _KEY_SHIFT = 36, 10  # where in a packed number the query begins, and the pair of query and key
-_ROWS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUNK = (
-    256,
-    2**21,
-    4096,
-)  # handled at a time, so that memory does not grow with the set
+_THUMBNAIL_SIDE = 12  # pixels: larger thumbnails show JPEG artefacts, smaller ones hide a mouth
+_MAX_SAMPLE_DIFFERENCE = 34.0  # of 255 levels, per thumbnail sample: at most 29 in copies, at least 41 in others
+_MAX_BRIGHTNESS_SHIFT = 40.0  # levels of mean brightness: at most 25 in copies
+_MAX_RESIDUAL_CONTRAST = 0.5  # of the contrast: at most 0.40 in copies; separates low-contrast images
+_MIN_CONTRAST = 2.0  # levels: contrast below this is JPEG noise
+_QUERY_SHIFT, _KEY_SHIFT = 36, 10  # bit offsets of the query and the key in a packed number
+# Chunk sizes, so that memory does not grow with the set
+_ROWS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUNK = 256, 2**21, 4096
 
-Decoder = Callable[[int], NDArray[np.uint8]]  # gives the image of a row, (H, W, 3) RGB, upright
-ImageSet = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the file, fingerprint, decoder
+Decoder = Callable[[int], NDArray[np.uint8]]  # returns the upright image of a row, (H, W, 3) RGB
+ImageSet = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the files, fingerprints, decoder
 Integers = NDArray[np.integer]
 _TURN_NAMES = list(ORIENTATIONS)
-_INVERSE_TURNS = np.array([0, 1, 2, 3, 4, 6, 5, 7])  # the turn that takes back each of TURNS
+_INVERSE_TURNS = np.array([0, 1, 2, 3, 4, 6, 5, 7])  # the inverse of each of ORIENTATIONS
 
 
 class Match(NamedTuple):
-    """Hold two rows that show one image.
+    """Pair of rows that show the same image.
 
-    `kind` is bytes, pixels or near; `distance` the bits by which the perceptual hashes differ; `turned` says how the
-    right image is turned against the left, in the words of TURNS.
+    `kind` is bytes, pixels or near. `distance` is the number of bits in which the perceptual hashes differ. `turned` is
+    the orientation of the right image relative to the left one, a key of ORIENTATIONS.
     """
 
     left: int
@@ -63,11 +56,11 @@ class Match(NamedTuple):
 def find_matches(
     sha256s: Sequence[str], fingerprints: Sequence[Fingerprint], image: Decoder, distance: int = MAX_HASH_DISTANCE
 ) -> list[Match]:
-    """Give the copies in a set, left < right, by right, then left.
+    """Find the copies within a set; left < right, sorted by right, then left.
 
-    An exact copy is linked to the first such image alone, and a near one to at most MOST earlier images, none of
-    which is an exact copy: all copies of an image are joined, by few pairs. `image` is called in threads, for the
-    rows whose hashes are near to another's.
+    An exact copy is linked only to the first such image, a near-duplicate to at most MAX_CANDIDATES earlier images,
+    none of which is an exact copy: few pairs connect all copies of an image. `image` is called in threads, for the rows
+    whose hashes are close to another row's.
     """
     images = sha256s, fingerprints, image
     exact = _match_exact(images, images, within=True)
@@ -76,7 +69,7 @@ def find_matches(
 
 
 def find_matches_between(left: ImageSet, right: ImageSet, distance: int = MAX_HASH_DISTANCE) -> list[Match]:
-    """Give the copies in the right set of images of the left one, as `find_matches` does; not those within a set."""
+    """Find the copies in the right set of images in the left one, as `find_matches` does; none within a set."""
     exact = _match_exact(left, right, within=False)
     alone = np.setdiff1d(np.arange(len(right[0])), _list_right_rows(exact))
     firsts = np.array(list(_index_first_rows(one.pixels for one in left[1]).values()), dtype=np.intp)
@@ -84,10 +77,10 @@ def find_matches_between(left: ImageSet, right: ImageSet, distance: int = MAX_HA
 
 
 def join_groups(groups: Sequence[str], pairs: Integers) -> list[str]:
-    """Give each row the name of its group, where every pair, (P, 2) rows, joins the groups of its two rows into one."""
+    """Return the group name of each row after merging the groups of every pair of rows, (P, 2)."""
     names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     left, right = codes[pairs[:, 0]], codes[pairs[:, 1]]
-    from scipy.sparse import coo_array  # here and not above: a command that compares no images begins sooner
+    from scipy.sparse import coo_array  # imported here for a faster start of commands that compare no images
     from scipy.sparse.csgraph import connected_components
 
     links = coo_array((np.ones(len(pairs)), (left, right)), shape=(len(names), len(names)))
@@ -112,43 +105,44 @@ def _index_first_rows(values: Iterable[str]) -> dict[str, int]:
 
 
 def _match_exact(left: ImageSet, right: ImageSet, within: bool) -> list[Match]:
-    """Link each right image to the first left one of the same bytes, else of the same pixels."""
+    """Match each right image with the first left one of the same bytes, else of the same pixels."""
     by_bytes, by_pixels = _index_first_rows(left[0]), _index_first_rows(one.pixels for one in left[1])
-    found = []
+    matches = []
     for row, (sha256, one) in enumerate(zip(right[0], right[1], strict=True)):
         for kind, first in (("bytes", by_bytes.get(sha256)), ("pixels", by_pixels.get(one.pixels))):
             if first is not None and (first < row or not within):
-                found.append(Match(first, row, kind))
+                matches.append(Match(first, row, kind))
                 break
-    return found
+    return matches
 
 
 def _match_near(
     left: ImageSet, lefts: Integers, right: ImageSet, rights: Integers, distance: int, within: bool
 ) -> list[Match]:
-    """Compare the given rows of the left images with those of the right ones; `within` a set, with earlier rows.
+    """Match the given rows of the left images with those of the right ones; `within` one set, with earlier rows only.
 
-    Two images are near where at one turn the hash of either, turned, is near to that of the other, upright, and the
-    thumbnails are alike: whichever is the left one. Which of the two is turned does make a difference, of a few bits:
-    the median of the frequencies moves when some are negated.
+    Two images are near-duplicates if, in some orientation, the hash of either one is close to the upright hash of the
+    other and their thumbnails are similar. The result does not depend on which one is the left. Both directions are
+    searched because their distances differ by a few bits: negating frequencies moves the median.
     """
     ours, theirs = _collect_hashes(left, lefts), _collect_hashes(right, rights)
-    found = _find_candidates(ours[:, :1], theirs, distance, within)
+    candidates = _find_candidates(ours[:, :1], theirs, distance, within)
     if within:
-        query, key, _, _ = _unpack(found)
-        found, others = found[key < query], _swap_query_and_key(found[key > query])
+        query, key, _, _ = _unpack(candidates)
+        candidates, others = candidates[key < query], _swap_query_and_key(candidates[key > query])
     else:
         others = _find_candidates(ours, theirs[:, :1], distance, within)
-    found = _keep_nearest(np.concatenate([found, others]))
-    found = found[_compare_thumbnails(left, right, _unpack_rows(found, lefts, rights), within)]
+    candidates = _keep_nearest(np.concatenate([candidates, others]))
+    candidates = candidates[_compare_thumbnails(left, right, _unpack_rows(candidates, lefts, rights), within)]
+    unique = candidates[_is_first(candidates >> _KEY_SHIFT)]
     return [
         Match(first, second, "near", bits, _TURN_NAMES[_INVERSE_TURNS[turn]])
-        for first, second, bits, turn in _unpack_rows(found[_is_first(found >> _KEY_SHIFT)], lefts, rights).tolist()
+        for first, second, bits, turn in _unpack_rows(unique, lefts, rights).tolist()
     ]
 
 
 def _collect_hashes(images: ImageSet, rows: Integers) -> NDArray[np.uint64]:
-    """Give the hashes of some rows, (N, 8)."""
+    """Return the hashes of some rows, (N, 8)."""
     digits = "".join(text for row in rows for text in images[1][row].phashes)
     return np.frombuffer(bytes.fromhex(digits), dtype=">u8").astype(np.uint64).reshape(len(rows), len(ORIENTATIONS))
 
@@ -156,14 +150,14 @@ def _collect_hashes(images: ImageSet, rows: Integers) -> NDArray[np.uint64]:
 def _find_candidates(
     keys: NDArray[np.uint64], queries: NDArray[np.uint64], distance: int, within: bool
 ) -> NDArray[np.int64]:
-    """Give (query, key, bits, turn), packed, of hashes, (N, 1 or 8), that differ in at most `distance` bits.
+    """Find packed (query, key, bits, turn) of hashes, (N, 1 or 8), that differ in at most `distance` bits.
 
-    The turns of one side are looked at. Of the keys of a query the MOST nearest are given; `within` a set, of the
-    earlier and of the later ones each.
+    One side is searched in all orientations. Each query keeps its MAX_CANDIDATES nearest keys; `within` one set, that
+    many earlier and that many later ones.
 
-    Multi-index hashing (Norouzi et al., 2012): of hashes that differ in so few bits, one of four bands differs in next
-    to none, so it is enough to look up each band, with a bit or two flipped. How many are to be flipped in which band:
-    by the general pigeonhole principle (Qin et al., 2018), so that the radii sum to `distance` - 3.
+    Multi-index hashing (Norouzi et al., 2012): hashes that differ in so few bits are nearly equal in one of four bands,
+    so it suffices to look up each band with one or two bits flipped. The number of flips per band follows the general
+    pigeonhole principle (Qin et al., 2018): the radii sum to `distance` - 3.
     """
     radii = [(distance + 1 + band) // _BANDS - 1 for band in range(_BANDS)]
     tables = [_BandIndex(keys, band, radius) for band, radius in enumerate(radii) if radius >= 0]
@@ -171,20 +165,20 @@ def _find_candidates(
     nearest = [none]
     for start in range(0, len(queries), _ROWS_PER_CHUNK):
         several = queries[start : start + _ROWS_PER_CHUNK]
-        found = np.concatenate([none, *(part for table in tables for part in table.find(several, start, distance))])
-        query, key, _, _ = _unpack(found)
-        nearest += map(_keep_nearest, (found[key < query], found[key > query]) if within else (found,))
+        matches = np.concatenate([none, *(part for table in tables for part in table.find(several, start, distance))])
+        query, key, _, _ = _unpack(matches)
+        nearest += map(_keep_nearest, (matches[key < query], matches[key > query]) if within else (matches,))
     return np.concatenate(nearest)
 
 
 class _BandIndex:
-    """Find hashes by one band of their bits."""
+    """Index of hashes by one band of their bits."""
 
     def __init__(self, keys: NDArray[np.uint64], band: int, radius: int) -> None:
         self.shift = np.uint64(band * _BAND_BITS)
         self.keys, self.turns = keys.ravel(), keys.shape[1]
         values = self._band(self.keys)
-        self.order = np.argsort(values.astype(np.uint16), kind="stable")  # of so few bits, in linear time
+        self.order = np.argsort(values.astype(np.uint16), kind="stable")  # linear time for 16-bit integers
         self.counts = np.bincount(values, minlength=2**_BAND_BITS).astype(np.int32)
         self.starts = self.counts.cumsum() - self.counts
         flips = [
@@ -193,7 +187,7 @@ class _BandIndex:
         self.flips = np.array(flips, dtype=np.int64)
 
     def find(self, queries: NDArray[np.uint64], start: int, distance: int) -> Iterator[NDArray[np.int64]]:
-        """Yield the near hashes, packed; `start` is the row of the first query."""
+        """Yield the packed matches within `distance` bits; `start` is the row of the first query."""
         buckets = self._band(queries)[..., None] ^ self.flips  # (Q, 8, F)
         counts = self.counts[buckets]
         if (counts.sum(axis=2) > (crowd := MAX_BUCKET_HASHES * self.turns)).any():
@@ -204,16 +198,15 @@ class _BandIndex:
             bits = np.bitwise_count(self.keys[entry] ^ queries[query, turn])
             near = bits <= distance
             key, turned = np.divmod(entry[near], self.turns)
-            yield _pack(
-                query[near] + start, key, bits[near], turn[near] + _INVERSE_TURNS[turned]
-            )  # one of the two is 0
+            either = turn[near] + _INVERSE_TURNS[turned]  # one of the two is 0
+            yield _pack(query[near] + start, key, bits[near], either)
 
     def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         return ((hashes >> self.shift) & np.uint64(2**_BAND_BITS - 1)).astype(np.int64)
 
 
 def _expand_lookups(counts: Integers) -> Iterator[tuple[Integers, Integers]]:
-    """Yield each lookup once for each entry that it found, with the entry's number; about _CANDIDATES at a time."""
+    """Yield each lookup once per entry found, with the entry's number, about _CANDIDATES_PER_CHUNK at a time."""
     some = np.flatnonzero(counts)
     ends = counts[some].cumsum()
     cuts = np.searchsorted(ends, np.arange(0, ends[-1] if len(ends) else 0, _CANDIDATES_PER_CHUNK))
@@ -224,7 +217,7 @@ def _expand_lookups(counts: Integers) -> Iterator[tuple[Integers, Integers]]:
 
 
 def _pack(query: Integers, key: Integers, bits: Integers, turn: Integers) -> NDArray[np.int64]:
-    """Put four numbers into one, which sorts many times as fast as rows of four do."""
+    """Pack four numbers into one, because sorting integers is many times as fast as sorting rows of four."""
     return (
         (query.astype(np.int64) << _QUERY_SHIFT)
         | (key.astype(np.int64) << _KEY_SHIFT)
@@ -243,37 +236,37 @@ def _unpack(packed: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
 
 
 def _swap_query_and_key(packed: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Make the key the query."""
+    """Exchange query and key."""
     query, key, bits, turn = _unpack(packed)
     return _pack(key, query, bits, _INVERSE_TURNS[turn])
 
 
 def _keep_nearest(packed: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Keep the MOST nearest keys of each query, at all their turns, sorted."""
+    """Return the MAX_CANDIDATES nearest keys of each query, in all their orientations, sorted."""
     packed = np.sort(packed)
     packed = packed[_is_first(packed)]
     nearest = _is_first(packed >> _KEY_SHIFT)
     query, _, bits, _ = _unpack(packed[nearest])
     rank = np.empty(len(query), dtype=np.intp)
     order = np.argsort((query << 7) | bits, kind="stable")
-    rank[order] = np.arange(len(query)) - np.searchsorted(query, query)  # sorting by bits too leaves queries' places
+    rank[order] = np.arange(len(query)) - np.searchsorted(query, query)  # sorting by bits keeps the order of queries
     pair: Integers = np.cumsum(nearest) - 1
     return packed[rank[pair] < MAX_CANDIDATES]
 
 
 def _is_first(ordered: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Say which of sorted numbers differ from the one before."""
+    """Return which of the sorted numbers differ from their predecessor."""
     return np.append(True, np.diff(ordered) > 0)[: len(ordered)]
 
 
 def _unpack_rows(packed: NDArray[np.int64], lefts: Integers, rights: Integers) -> NDArray[np.int64]:
-    """Give (left, right, bits, turn), (P, 4), of rows of the images."""
+    """Return (left, right, bits, turn), (P, 4), with rows of the images."""
     query, key, bits, turn = _unpack(packed)
     return np.column_stack([lefts[key], rights[query], bits, turn])
 
 
 def _compare_thumbnails(left: ImageSet, right: ImageSet, pairs: NDArray[np.int64], within: bool) -> NDArray[np.bool_]:
-    """Say which pairs (left, right, bits, turn) show one image, by their thumbnails."""
+    """Return which pairs (left, right, bits, turn) show the same image, by their thumbnails."""
     if within:
         rows, places = np.unique(pairs[:, :2], return_inverse=True)
         thumbnails = _make_thumbnails(left[2], rows)
@@ -284,7 +277,7 @@ def _compare_thumbnails(left: ImageSet, right: ImageSet, pairs: NDArray[np.int64
 
 
 def _make_thumbnails(image: Decoder, rows: Integers) -> NDArray[np.uint8]:
-    """Give small images of some rows, (12, 12, 3, N)."""
+    """Compute the thumbnails of some rows, (12, 12, 3, N)."""
     thumbnails = np.empty((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE, 3, len(rows)), dtype=np.uint8)
 
     def put(place: int) -> None:
@@ -310,9 +303,9 @@ def _compare_turned(
 
 
 def _are_similar(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Say for each pair of thumbnails, (12, 12, 3, P), whether they are alike but for brightness and contrast.
+    """Return for each pair of thumbnails, (12, 12, 3, P), whether they agree up to brightness and contrast.
 
-    It is enough that one of them tells the other: so it does not matter which is the left one.
+    One direction suffices, so the result does not depend on the order of the pair.
     """
     axes = (0, 1, 2)
     first, second = left.astype(np.float32), right.astype(np.float32)
@@ -323,7 +316,7 @@ def _are_similar(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[n
 
 
 def _explains(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Say where little is left of the second of two centred thumbnails without what the first explains."""
+    """Return where the second centred thumbnail has little residual after regression on the first."""
     axes = (0, 1, 2)
     gain = (first * second).sum(axis=axes) / np.maximum((first**2).sum(axis=axes), 1)
     rest = second - gain * first

@@ -1,4 +1,4 @@
-"""Equalisation: every image at a side and JPEG quality drawn alike for all classes, so that neither tells a class."""
+"""Equalisation of file properties: image size and JPEG quality are drawn alike for all classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EQUALISED_QUALITIES = (75, 80, 85, 90, 95)
 
 
 def draw_side_and_quality(image: ImageArray) -> tuple[int, int]:
-    """Give the side in pixels and the JPEG quality for an image, (H, W, 3); they depend on its pixels alone."""
+    """Draw the side in pixels and the JPEG quality of an image, (H, W, 3); they depend on its pixels alone."""
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
     chosen = random.Random(digest.digest())
@@ -26,7 +26,7 @@ def draw_side_and_quality(image: ImageArray) -> tuple[int, int]:
 
 
 def equalise_bytes(image: ImageArray, resize: str = "squash") -> bytes:
-    """Give the image, (H, W, 3) uint8 RGB, as JPEG 4:2:0 of the side and quality that `draw_side_and_quality` gives.
+    """Encode the image, (H, W, 3) uint8 RGB, as JPEG 4:2:0 with the side and quality of `draw_side_and_quality`.
 
     resize: "squash", "crop" or "pad", as in `resize_to_square`.
     """
@@ -37,7 +37,7 @@ def equalise_bytes(image: ImageArray, resize: str = "squash") -> bytes:
 
 
 def equalise(image: ImageArray, resize: str = "squash") -> ImageArray:
-    """Give what `equalise_bytes` decodes to, (side, side, 3) uint8 RGB."""
+    """Return the decoded result of `equalise_bytes`, (side, side, 3) uint8 RGB."""
     return decode_bytes(equalise_bytes(image, resize), "equalised")
 
 
@@ -46,9 +46,9 @@ RESIZE_MODES = ("squash", "crop", "pad")
 
 
 def resize_to_square(image: ImageArray, side: int, resize: str) -> ImageArray:
-    """Resize (H, W, 3) uint8 RGB to (side, side, 3) uint8; the image itself is given back where it fits.
+    """Resize (H, W, 3) uint8 RGB to (side, side, 3) uint8; an image of that size is returned unchanged.
 
-    resize: "squash" distorts, "crop" keeps the centred square, "pad" adds white to both sides.
+    resize: "squash" changes the aspect ratio, "crop" keeps the centred square, "pad" adds white on both sides.
     """
     if resize == "pad":
         return _pad(image, side)
@@ -56,10 +56,10 @@ def resize_to_square(image: ImageArray, side: int, resize: str) -> ImageArray:
 
 
 def _resize(image: ImageArray, width: int, height: int) -> ImageArray:
-    """Average where a side shrinks, interpolate where it grows, one after the other.
+    """Average along a side that shrinks, interpolate along one that grows, one after the other.
 
-    Averaging keeps fine texture from turning into moire, and a cubic keeps edges sharp. They are chosen by side, as
-    INTER_AREA falls back to bilinear, which aliases, as soon as one of the sides grows.
+    Averaging avoids moire in fine texture, and cubic interpolation keeps edges sharp. The method is chosen per side
+    because INTER_AREA falls back to bilinear, which aliases, as soon as one side grows.
     """
     image = _resize_with(image, min(width, image.shape[1]), min(height, image.shape[0]), cv2.INTER_AREA)
     return _resize_with(image, width, height, cv2.INTER_CUBIC)
@@ -72,7 +72,7 @@ def _resize_with(image: ImageArray, width: int, height: int, interpolation: int)
 
 
 def _crop_centre_square(image: ImageArray) -> ImageArray:
-    """Cut before resizing: a strip of 1 x 5000 would otherwise grow to a million columns first."""
+    """Crop before resizing: a strip of 1 x 5000 would otherwise grow to a million columns first."""
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

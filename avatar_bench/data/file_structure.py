@@ -1,4 +1,4 @@
-"""The structure of image files: what lacks its end, or would cost too much to read, told before it is decoded."""
+"""Structural checks of image files: truncated files and decompression bombs are found before decoding."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 
-# Each bound is far above what cameras and editors write, and keeps the time of a decoder's own walk below a second.
-MAX_EXIF_BYTES = 2**20  # bytes
-MAX_JPEG_SEGMENTS = 10_000  # of a JPEG, and bytes of junk between them
-MAX_JPEG_SCAN_PIXELS = 1_000_000_000  # pixels times scans of a JPEG: 20 scans of 50 million pixels
-MAX_PNG_CHUNKS, MAX_PNG_METADATA_CHUNKS = 100_000, 1_000  # of a PNG: all, and those that are not pixels
-MAX_GIF_BLOCKS = 200_000  # of a GIF, before its first frame
-MAX_RLE_BMP_BYTES = 4 * 2**20  # bytes of a BMP of run lengths, which Pillow decodes one by one
-MAX_TIFF_VALUES = 250_000  # numbers in the tags of a TIFF or of EXIF, offsets of strips among them
-MAX_TIFF_TILE_PIXELS = 50_000_000  # pixels
-MAX_WEBP_IN_TIFF_PIXELS = 25_000_000  # pixels
+# Each limit is far above what cameras and editors write, and keeps a decoder's parsing below a second.
+MAX_EXIF_BYTES = 2**20
+MAX_JPEG_SEGMENTS = 10_000  # segments plus bytes of junk between them
+MAX_JPEG_SCAN_PIXELS = 1_000_000_000  # pixels times scans: 20 scans of 50 million pixels
+MAX_PNG_CHUNKS, MAX_PNG_METADATA_CHUNKS = 100_000, 1_000  # all chunks, and those without pixels
+MAX_GIF_BLOCKS = 200_000  # before the first frame
+MAX_RLE_BMP_BYTES = 4 * 2**20  # Pillow decodes run lengths one by one
+MAX_TIFF_VALUES = 250_000  # numbers in the tags of a TIFF or of EXIF, including strip offsets
+MAX_TIFF_TILE_PIXELS = 50_000_000
+MAX_WEBP_IN_TIFF_PIXELS = 25_000_000
 
-_MARKER = re.compile(rb"\xff+([^\0\1\xd0-\xd8\xff])")  # of a JPEG, with a length behind it, or the end
+_MARKER = re.compile(rb"\xff+([^\0\1\xd0-\xd8\xff])")  # JPEG marker followed by a length, or the end marker
 _TIFF_HEADER = re.compile(rb"II(?:[*+]\0|\0[*+])|MM(?:\0[*+]|[*+]\0)")
 _VALUE_SIZES = {
     1: 1,
@@ -36,25 +36,25 @@ _VALUE_SIZES = {
     12: 8,
     13: 4,
     16: 8,
-}  # by type of a tag
-_BYTE_TYPES = (1, 2, 7)  # types that stay bytes or text when they are read
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type of a PNG
+}  # bytes per value, by tag type
+_BYTE_TYPES = (1, 2, 7)  # tag types that are read as bytes or text
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by PNG colour type
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _WIDTH, _HEIGHT, _COMPRESSION, _ROWS, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 278, 322, 323
 _JPEG_IN_TIFF, _WEBP_IN_TIFF = (6, 7), 50001
 
 
 def check_structure(kind: str, data: bytes) -> None:
-    """Raise ValueError with the reason where a file of that format is cut short, or made to be slow or large to read.
+    """Raise ValueError with the reason if a file of the format is truncated, or built to be slow or large to decode.
 
-    The same file always gets the same verdict: nothing is timed.
+    The result is deterministic: nothing is timed.
     """
     walk = {"JPEG": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "BMP": _check_bmp, "TIFF": _check_tiff}
     walk.get(kind, _check_exif)(data)
 
 
 def is_png_truncated(data: bytes) -> bool:
-    """Say whether the stream of a PNG ends before its last row, which Pillow and libpng leave black."""
+    """Return whether the pixel stream of a PNG ends before its last row; Pillow and libpng leave such rows black."""
     width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     bits = depth * _CHANNELS.get(colour, 1)
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
@@ -71,12 +71,12 @@ def is_png_truncated(data: bytes) -> bool:
 
 def _check_jpeg(data: bytes) -> None:
     position, segments, scans, exif, junk, pixels = 2, 0, 0, 0, 0, 0
-    while found := _MARKER.search(data, position):
-        marker, start = found[1][0], found.end()
+    while match := _MARKER.search(data, position):
+        marker, start = match[1][0], match.end()
         if marker == 0xD9:
             return
         segments += 1
-        junk += 0 if scans else found.end() - 2 - position
+        junk += 0 if scans else match.end() - 2 - position
         scans += marker == 0xDA
         exif += len(data[start : start + 2**16]) if data[start + 2 : start + 6] == b"Exif" else 0
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(data) >= start + 7:
@@ -90,26 +90,26 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    """Check each chunk's CRC too: where bits flipped, Pillow's decoder lets it pass."""
+    """Check each chunk's CRC as well: Pillow's decoder accepts chunks with flipped bits."""
     kinds: Counter[bytes] = Counter()
     for kind, start, end in _iterate_chunks(data):
         kinds[kind] += 1
-        whole = end + 4 <= len(data)
-        _raise_if(not whole, "it is truncated, or its end was never written")
+        is_complete = end + 4 <= len(data)
+        _raise_if(not is_complete, "it is truncated, or its end was never written")
         broken = zlib.crc32(memoryview(data)[start - 4 : end]) != int.from_bytes(data[end : end + 4])
         _raise_if(broken, f"its chunk {kind.decode('latin-1')!r} is broken")
         pixels = kinds[b"IDAT"] + kinds[b"fdAT"] + kinds[b"fcTL"]
         _raise_if(kinds.total() > MAX_PNG_CHUNKS, f"it has more than {MAX_PNG_CHUNKS:,} chunks")
         _raise_if(
             kinds.total() - pixels > MAX_PNG_METADATA_CHUNKS,
-            f"it has more than {MAX_PNG_METADATA_CHUNKS:,} chunks beside its pixels",
+            f"it has more than {MAX_PNG_METADATA_CHUNKS:,} chunks besides its pixels",
         )
         _raise_if(kinds[b"iCCP"] > 1, "it has several colour profiles")
     _raise_if(not kinds[b"IEND"], "it is truncated, or its end was never written")
 
 
 def _iterate_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Give kind, start and end of the content of each chunk, up to the last."""
+    """Yield kind, start and end of the content of each chunk, up to the last one."""
     start, kind = 8, b""
     while start + 8 <= len(data) and kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, start)
@@ -135,7 +135,7 @@ def _check_gif(data: bytes) -> None:
 def _check_bmp(data: bytes) -> None:
     runs = len(data) >= 34 and data[14:18] > b"\x0c\0\0\0" and data[30] in (1, 2)
     _raise_if(
-        runs and len(data) > MAX_RLE_BMP_BYTES, f"it has more than {MAX_RLE_BMP_BYTES // 2**20} MiB of run lengths"
+        runs and len(data) > MAX_RLE_BMP_BYTES, f"it has more than {MAX_RLE_BMP_BYTES // 2**20} MiB of run-length data"
     )
 
 
@@ -153,13 +153,13 @@ def _check_tiff(data: bytes) -> None:
 
 
 def _check_exif(data: bytes) -> None:
-    """Check every place where EXIF might begin in a WebP or AVIF."""
+    """Check every position in a WebP or AVIF where EXIF might begin."""
     for header in _TIFF_HEADER.finditer(data):
         _read_directory(data, header.start())
 
 
 def _read_directory(data: bytes, base: int) -> dict[int, int]:
-    """Give the first number of each tag that holds few; raise ValueError where they hold more than MAX_VALUES."""
+    """Return the first number of each tag with few values; raise ValueError if there are more than MAX_TIFF_VALUES."""
     order = "<" if data[base : base + 2] == b"II" else ">"
     big = b"+" in data[base + 2 : base + 4]
     head, number, entry = ("Q", "Q", "HHQ8s") if big else ("I", "H", "HHI4s")
@@ -167,7 +167,7 @@ def _read_directory(data: bytes, base: int) -> dict[int, int]:
         (offset,) = struct.unpack_from(order + head, data, base + (8 if big else 4))
         (count,) = struct.unpack_from(order + number, data, base + offset)
     except struct.error:
-        return {}  # Pillow says what is broken
+        return {}  # Pillow reports the error
     _raise_if(count > 2**16, "it has too many tags")
     start = base + offset + struct.calcsize(order + number)
     size = struct.calcsize(order + entry)
@@ -181,10 +181,10 @@ def _read_values(entries: Iterator[tuple[int, int, int, bytes]], order: str, lim
     values = 0
     for tag, kind, count, value in entries:
         size = _VALUE_SIZES.get(kind, 0)
-        if not size or count * size > limit:  # neither is read
+        if not size or count * size > limit:  # such values are not read
             continue
         values += 0 if kind in _BYTE_TYPES else count
-        _raise_if(values > MAX_TIFF_VALUES, f"its tags hold more than {MAX_TIFF_VALUES:,} numbers")
+        _raise_if(values > MAX_TIFF_VALUES, f"its tags contain more than {MAX_TIFF_VALUES:,} numbers")
         if size in (1, 2, 4, 8) and kind not in (5, 10, 11, 12):
             tags.setdefault(tag, int.from_bytes(value[:size], "little" if order == "<" else "big"))
     return tags

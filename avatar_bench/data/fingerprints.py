@@ -1,4 +1,4 @@
-"""Fingerprints of decoded images: by them the copies of an image are told, however it was stored or turned."""
+"""Fingerprints of decoded images, which identify copies regardless of file format and orientation."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from avatar_bench.data.decoding import decode
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
 
-# The eight ways to mirror and turn an image, in the order of the hashes; the last four are the first four after
-# transposition. Rotations are counter-clockwise, as numpy's and Pillow's are.
+# The eight ways to mirror and rotate an image, in the order of the hashes; the last four are the first four after
+# transposition. Rotations are counter-clockwise, as in numpy and Pillow.
 ORIENTATIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "": lambda image: image,
     "mirrored": lambda image: image[:, ::-1],
@@ -31,7 +31,7 @@ ORIENTATIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "rotated 90": lambda image: image.swapaxes(0, 1)[::-1],
     "transversed": lambda image: image.swapaxes(0, 1)[::-1, ::-1],
 }
-_HASH_INPUT_SIDE, _HASH_SIDE = 32, 8  # an image is brought to 32 x 32, and the lowest 8 x 8 of its frequencies are kept
+_HASH_INPUT_SIDE, _HASH_SIDE = 32, 8  # the lowest 8 x 8 frequencies of a 32 x 32 thumbnail
 _ODD_SIGNS = np.where(np.arange(_HASH_SIDE) % 2, -1.0, 1.0)
 _SIGNS = np.stack(
     [
@@ -41,16 +41,16 @@ _SIGNS = np.stack(
         np.outer(_ODD_SIGNS, _ODD_SIGNS),
     ]
 )
-_SMALL_FILE_BYTES = 4096  # bytes; at 1.6 KiB two threads take 1.2 times as long as one, at 10 KiB .7
-_FILES_PER_TASK = 64  # files: what a thread does at a stretch
+_SMALL_FILE_BYTES = 4096  # at 1.6 KiB two threads take 1.2 times as long as one, at 10 KiB 0.7
+_FILES_PER_TASK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Hold what tells one image from others.
+    """Pixel hash and perceptual hashes of one image.
 
-    `pixels` is the SHA-256 (hex) of its size and samples, `phashes` its perceptual hashes, 16 hex digits each, in the
-    order of TURNS: the first is of the image as it is.
+    `pixels` is the SHA-256 (hex) of its size and samples. `phashes` are its perceptual hashes, 16 hex digits each, in
+    the order of ORIENTATIONS: the first is that of the unchanged image.
     """
 
     pixels: str
@@ -58,18 +58,18 @@ class Fingerprint:
 
 
 def fingerprint_image(image: NDArray[np.uint8]) -> Fingerprint:
-    """Give the fingerprint of one upright image, (H, W, 3) RGB.
+    """Compute the fingerprint of one upright image, (H, W, 3) RGB.
 
-    The hash is imagehash's `phash`: which of the lowest frequencies lie above their median. One cosine transform gives
-    all eight: mirroring negates the odd frequencies of an axis, transposition transposes them.
+    The hash is imagehash's `phash`: which of the lowest frequencies lie above their median. One cosine transform yields
+    all eight hashes: mirroring negates the odd frequencies of an axis, transposition transposes the frequencies.
     """
     return Fingerprint(_hash_pixels(image), _hash_all([_shrink_to_grey(image)])[0])
 
 
 def fingerprint_files(files: Sequence[Path], threads: int | None = None) -> list[Fingerprint | DataError]:
-    """Give the fingerprint of each file, in the order of the files, or the error that says why it has none.
+    """Compute the fingerprint of each file, in order, or the error that explains why it has none.
 
-    `threads` is one a processor where it is None, and one for small files.
+    `threads`: None means one per processor, and one for small files.
     """
     tasks = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
     with ThreadPoolExecutor(threads or (1 if _are_small(files) else os.cpu_count())) as pool:
@@ -77,14 +77,14 @@ def fingerprint_files(files: Sequence[Path], threads: int | None = None) -> list
 
 
 def write_fingerprints(prints: Sequence[Fingerprint], file: Path) -> None:
-    """Write what `read_fingerprints` reads."""
+    """Write fingerprints with a checksum, for `read_fingerprints`."""
     text = json.dumps([[one.pixels, one.phashes] for one in prints])
     with atomic_write(file, alone=False) as part:
         part.write_text(f"{_hash_text(text)}\n{text}", encoding="ascii")
 
 
 def read_fingerprints(file: Path) -> list[Fingerprint] | None:
-    """Give the fingerprints of a file; None where it is missing or damaged."""
+    """Read the fingerprints of a file; None if it is missing or damaged."""
     try:
         digest, _, text = file.read_text(encoding="ascii").partition("\n")
     except (OSError, ValueError):
@@ -101,13 +101,13 @@ def _hash_text(text: str) -> str:
 
 
 def _are_small(files: Sequence[Path]) -> bool:
-    """Say whether waiting for the interpreter's lock would cost threads more than they gain, by some of the files."""
+    """Return whether threads would lose more time to the interpreter lock than they gain, for a sample."""
     some = [file.stat().st_size for file in files[:: max(1, len(files) // 20)] if file.is_file()]
     return bool(some) and sum(some) / len(some) < _SMALL_FILE_BYTES
 
 
 def _fingerprint_batch(files: Sequence[Path]) -> list[Fingerprint | DataError]:
-    """Hash the images of a task at once: on small ones, call by call takes longer than the arithmetic."""
+    """Hash the images of a task together: for small images, the overhead per call exceeds the arithmetic."""
     read = [_digest_and_shrink(file) for file in files]
     hashes = iter(_hash_all([one[1] for one in read if not isinstance(one, DataError)]))
     return [one if isinstance(one, DataError) else Fingerprint(one[0], next(hashes)) for one in read]
@@ -128,16 +128,16 @@ def _hash_pixels(image: NDArray[np.uint8]) -> str:
 
 
 def _shrink_to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Give an image in grey, (32, 32)."""
+    """Return a grey thumbnail, (32, 32)."""
     grey = Image.fromarray(image).convert("L")
     return np.asarray(grey.resize((_HASH_INPUT_SIDE, _HASH_INPUT_SIDE), Image.Resampling.LANCZOS))
 
 
 def _hash_all(greys: Sequence[NDArray[np.uint8]]) -> list[tuple[str, ...]]:
-    """Give the eight hashes of each grey image."""
+    """Compute the eight hashes of each grey image."""
     if not greys:
         return []
-    from scipy.fft import dct  # here and not above: a command that compares no images begins sooner
+    from scipy.fft import dct  # imported here for a faster start of commands that compare no images
 
     waves = dct(dct(np.stack(greys).astype(float), axis=1), axis=2)[:, None, :_HASH_SIDE, :_HASH_SIDE]
     turned = np.concatenate([waves * _SIGNS, waves.swapaxes(2, 3) * _SIGNS], axis=1).reshape(

@@ -1,4 +1,4 @@
-"""Walks through folders of images, which tell what they cannot read."""
+"""Traversal of image folders, with an error for everything that cannot be read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from avatar_bench.errors import DataError
 
 
 def list_class_folders(folder: Path) -> list[Path]:
-    """Give the folders in one, sorted, without hidden ones, links to folders too; DataError where it cannot be read."""
+    """Return the sorted folders in one, links included, hidden ones excluded; raise DataError if it cannot be read."""
     try:
         return sorted(child for child in folder.iterdir() if child.name[0] != "." and os.path.isdir(child))
     except OSError as error:
@@ -19,7 +19,7 @@ def list_class_folders(folder: Path) -> list[Path]:
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Say whether a folder is one of images, and not of class folders: some lie in it, or it holds no folder."""
+    """Return whether a folder contains images directly, or no folders at all, as opposed to class folders."""
     if not os.path.isdir(folder):
         return False
     inside = [child for child in folder.iterdir() if child.name[0] != "."]
@@ -28,27 +28,27 @@ def is_image_folder(folder: Path) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Give what is named as an image below a folder, sorted, without hidden files and folders.
+    """Return the sorted files below a folder with an image suffix, without hidden files and folders.
 
-    Raise DataError at a folder that cannot be read, a name that no table can keep, what is named as an image and is no
-    regular file, and at a link to a folder, which could lead anywhere, round in circles too.
+    Raise DataError for a folder that cannot be read, a name that a CSV cannot store, an image name that is no regular
+    file, and a link to a folder, which could lead anywhere, even in circles.
     """
-    found = []
+    images = []
     for place, folders, files in os.walk(folder, onerror=_raise_unreadable):
         folders[:] = [name for name in folders if name[0] != "."]
         for link in (Path(place, name) for name in sorted(folders)):
             if link.is_symlink():
                 raise DataError(
-                    f"{format_name(str(link))}: a link to a folder, which is not followed below a class folder.",
-                    "Make the class folder itself the link, move it out, or name its images in a manifest.",
+                    f"{format_name(str(link))}: links to folders are not followed below a class folder.",
+                    "Make the class folder itself the link, move the link out, or list its images in a manifest.",
                 )
-        found += [Path(place, name) for name in files if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
-    for file in sorted(found):
+        images += [Path(place, name) for name in files if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
+    for file in sorted(images):
         if why := find_name_problem(str(file)) or (
-            "" if os.path.isfile(file) else "no regular file, or a link to nothing"
+            "" if os.path.isfile(file) else "not a regular file, or a broken link"
         ):
             raise DataError(f"{format_name(str(file))}: {why}.", "Rename it or move it out of the folder.")
-    return sorted(found)
+    return sorted(images)
 
 
 def _raise_unreadable(error: OSError) -> None:

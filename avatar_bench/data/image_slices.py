@@ -1,4 +1,4 @@
-"""Slices: what kind each image of a data set is of by its source, generator, size, format and JPEG quality."""
+"""Slices of a dataset by source, generator, image size, file format and JPEG quality."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLICE_COLUMNS = ("source", "generator", "size", "format", "jpeg_quality")
 SIDE_EDGES = (128, 256, 512, 1024)  # pixels of the shorter side
 QUALITY_EDGES = (50, 75, 85, 90, 95)
 
-# ITU T.81, table K.1: luminance, in rows of eight, which libjpeg scales by its quality
+# Luminance table K.1 of ITU T.81, in rows of eight; libjpeg scales it by the quality
 _LUMINANCE = (
     *(16, 11, 10, 16, 24, 40, 51, 61),
     *(12, 12, 14, 19, 26, 58, 60, 55),
@@ -36,10 +36,10 @@ _LOG_TABLES = np.log([np.clip((scale * np.array(_LUMINANCE) + 50) // 100, 1, 255
 
 
 def assign_slices(dataset: Dataset) -> pd.DataFrame:
-    """Give the name of the slice that each image is in, (N, 5) strings with the columns SLICES; "" is not known.
+    """Return the slice names of each image, (N, 5) strings with the columns SLICE_COLUMNS; "" means unknown.
 
-    Size and quality come in ranges. What the manifest does not say of them is read from the head of the file; raise
-    DataError where that cannot be read. Only a JPEG has a quality.
+    Size and quality are binned. Values missing from the manifest are read from the file header; raise DataError if that
+    fails. Only JPEGs have a quality.
     """
     frame = dataset.frame
     stored = _complete_encoding(dataset)
@@ -58,20 +58,20 @@ def assign_slices(dataset: Dataset) -> pd.DataFrame:
 
 
 def name_ranges(values: Iterable[int], edges: Sequence[int], unit: str = "") -> NDArray[np.str_]:
-    """Name the range between two edges that each whole number falls into, (N,), in no language: "< 128 px" ..."""
+    """Return the name of the bin between two edges for each integer, (N,), free of words: "< 128 px" ..."""
     inner = [f"{low}-{high - 1}{unit}" for low, high in pairwise(edges)]
     names = [f"< {edges[0]}{unit}", *inner, f"≥ {edges[-1]}{unit}"]
     return np.array(names)[np.searchsorted(np.array(edges), np.array(list(values)), side="right")]
 
 
 def estimate_jpeg_quality(table: Iterable[int]) -> int:
-    """Give the quality, 1 to 100, at which libjpeg's luminance table (64,) is nearest by ratios to this one."""
+    """Return the quality, 1 to 100, whose libjpeg luminance table (64,) is closest to this one in log ratio."""
     distance = np.abs(_LOG_TABLES - np.log(np.maximum(list(table), 1))).sum(axis=1)
     return int(distance.argmin()) + 1
 
 
 def _complete_encoding(dataset: Dataset) -> pd.DataFrame:
-    """Give the columns STORED, those of an image read from its file where the manifest lacks one."""
+    """Return the ENCODING_COLUMNS; rows with a value missing in the manifest are read from the files."""
     stored = dataset.frame[list(ENCODING_COLUMNS)].astype(str)
     unknown = _to_numeric(stored.drop(columns="format")).isna()
     jpeg = stored["format"].eq("JPEG")
@@ -91,8 +91,8 @@ def _read_header(file: Path) -> tuple[str, str, str, str]:
     try:
         with Image.open(file, formats=list(FORMATS)) as image:
             tables = getattr(image, "quantization", {})
-            kind = "JPEG" if tables else image.format or ""  # a JPEG of several images is an MPO to Pillow
+            kind = "JPEG" if tables else image.format or ""  # Pillow reports a JPEG with several images as MPO
             quality = str(estimate_jpeg_quality(tables[min(tables)])) if tables else ""
             return str(image.width), str(image.height), kind, quality
-    except Exception as error:  # Pillow's readers raise nearly anything on broken files
+    except Exception as error:  # Pillow's readers raise almost any exception on broken files
         raise DataError(f"{file}: cannot be read: {error}.") from error

@@ -1,4 +1,4 @@
-"""Labels that look like misspelt names of another class."""
+"""Detection of labels that look like misspelt names of another class."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from avatar_bench.console.terminal import format_count
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.file_names import format_name, format_names
 
-MIN_COUNT_RATIO = 5  # times fewer images than the class that a misspelt label resembles, at least
-MIN_SIMILARITY = 0.85  # least ratio of difflib: one letter more or less, or several in a long name
-MIN_LONG_NAME = 4  # letters from which on a name with one other letter is hardly another word
-_MAX_LISTED = 5  # that are named
+MIN_COUNT_RATIO = 5  # images of the resembled class per image of the misspelt label, at least
+MIN_SIMILARITY = 0.85  # difflib ratio: one letter more or less, or several in a long name
+MIN_LONG_NAME = 4  # letters; shorter names that differ in one letter may be different words
+_MAX_LISTED = 5  # rows or folders in a message
 
 
 def find_misspelt_labels(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """Yield each label that is rare and written almost like a more frequent class, with that class."""
+    """Yield each rare label that is spelt almost like a more frequent class, with that class."""
     for label, count in sorted(counts.items()):
         likely = [other for other in counts if counts[other] >= MIN_COUNT_RATIO * count and _are_alike(label, other)]
         if likely:
@@ -27,10 +27,10 @@ def find_misspelt_labels(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]
 
 
 def describe_misspelt_labels(dataset: Dataset, manifest: Path | None) -> list[str]:
-    """Return a sentence for each label that looks misspelt, with its rows of the manifest or else its folders."""
+    """Return a sentence per label that looks misspelt, with its manifest rows or its folders."""
     labels = dataset.frame["label"]
     counts = {str(label): int(n) for label, n in labels[labels != ""].value_counts().items()}
-    said = []
+    sentences = []
     for label, other in find_misspelt_labels(counts):
         rows = np.flatnonzero(labels == label)
         if manifest:
@@ -40,15 +40,15 @@ def describe_misspelt_labels(dataset: Dataset, manifest: Path | None) -> list[st
             paths = (Path(path).parts for path in dataset.frame["path"].iloc[rows])
             folders = dict.fromkeys(str(Path(*parts[: parts.index(label) + 1])) for parts in paths)
             where = format_names([str(dataset.root / folder) for folder in folders], _MAX_LISTED)
-        said.append(
-            f"{where}: label {label!r} ({format_count(counts[label], 'image')}) is a class of its own; "
-            f"is {other!r} ({counts[other]}) meant?"
+        sentences.append(
+            f"{where}: label {label!r} ({format_count(counts[label], 'image')}) is a separate class; "
+            f"did you mean {other!r} ({counts[other]})?"
         )
-    return said
+    return sentences
 
 
 def _are_alike(label: str, other: str) -> bool:
-    """Return whether one name is probably the other with a typing error; names that differ in digits are not."""
+    """Return whether one name is probably a typing error of the other; names that differ only in digits are not."""
     one, two = label.casefold(), other.casefold()
     if _strip_digits(one) == _strip_digits(two):
         return False

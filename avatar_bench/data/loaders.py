@@ -1,4 +1,4 @@
-"""Images: decoded and transformed, in batches, by processes that read ahead."""
+"""Data loaders: images decoded, transformed and batched by prefetching worker processes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.data.worker_processes import ManagedLoader, make_worker_context
 from avatar_bench.errors import DataError
 
-_PREFETCH_BYTES = 2**26  # bytes of images that a process may have decoded before anybody asks for them
+_PREFETCH_BYTES = 2**26  # bytes of images that a process may decode in advance
 
 
 class ImageDataset(TorchDataset[dict[str, Any]]):
-    """Give image k as {"image": uint8 (S, S, 3), "target": int, "row": k}; a broken file raises DataError.
+    """Images of a dataset: item k is {"image": uint8 (S, S, 3), "target": int, "row": k}.
 
-    With `augmentation`, an item is asked for as (row, seed), or with `view_seeds` (views, N) as (row, view). With
-    `cache`, images are read from it where it has them, by their SHA-256, `hashes` (N,).
+    A broken file raises DataError. With `augmentation`, items are requested as (row, seed), or with `view_seeds`
+    (views, N) as (row, view). With `cache`, images are read through it by their SHA-256, `hashes` (N,).
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class ImageDataset(TorchDataset[dict[str, Any]]):
 
 
 class ReadableImageDataset(TorchDataset[dict[str, Any]]):
-    """Give file k as {"images", "row": k}, or as {"row", "reason"} where it cannot be used.
+    """Files that may be broken: item k is {"images", "row": k}, or {"row", "reason"} if the file cannot be used.
 
-    `images` is a list of uint8 (S, S, 3), one by each preprocessing of an image that is decoded once. The paths lie in
-    one array: worker processes that read strings would each come to hold a copy of them all.
+    `images` is a list of uint8 (S, S, 3), one per preprocessing; the file is decoded once. Paths are stored in one
+    array: with a list of strings, each worker process would end up with its own copy.
     """
 
     def __init__(self, paths: Sequence[str], preprocessings: Sequence[Preprocessing]) -> None:
@@ -98,10 +98,10 @@ class ReadableImageDataset(TorchDataset[dict[str, Any]]):
 
 
 class VariedImageDataset(ImageDataset):
-    """Give K variations of image k, decoded once: {"image": uint8 (K, S, S, 3), "target", "row"}.
+    """K variations of image k, decoded once: {"image": uint8 (K, S, S, 3), "target", "row"}.
 
-    The seed of a variation is the image's own, of `hashes` (N,) in hex: the same whatever network is judged,
-    and in whatever order, by however many workers, it is read.
+    The seed of a variation derives from the image's SHA-256, `hashes` (N,): it is the same for every network, order and
+    number of workers.
     """
 
     def __init__(self, *args: Any, variations: Sequence[Variation], **options: Any) -> None:
@@ -114,7 +114,7 @@ class VariedImageDataset(ImageDataset):
         native = decode(Path(self.files[row]))
         square = self.preprocessing(native)
 
-        def prepare(image: ImageArray) -> ImageArray:  # what is not varied before is prepared once
+        def prepare(image: ImageArray) -> ImageArray:  # images not varied at native size are prepared once
             return square if image is native else self.preprocessing(image)
 
         images = [apply_variation(variation, native, prepare, self.seeds[row]) for variation in self.variations]
@@ -122,9 +122,9 @@ class VariedImageDataset(ImageDataset):
 
 
 class EmbeddingDataset(TorchDataset[dict[str, Any]]):
-    """Give what a network made of image k, {"embedding": (D,), "target": int, "row": k}, in place of the image.
+    """Embeddings in place of images: {"embedding": (D,), "target": int, "row": k}.
 
-    They are (views, N, D); an item is asked for as a row, of the first view, or as (row, view).
+    They are (views, N, D); an item is requested as a row, for the first view, or as (row, view).
     """
 
     def __init__(self, embeddings: NDArray[np.float32], targets: NDArray[np.int64]) -> None:
@@ -147,7 +147,7 @@ def build_evaluation_loader(
     workers: int,
     cache: ImageCache | None = None,
 ) -> DataLoader[dict[str, Any]]:
-    """Serve every image of a dataset once, in order, unaugmented."""
+    """Build a loader of every image of a dataset once, in order, unaugmented."""
     images = build_image_dataset(dataset, classes, preprocessing, cache=cache)
     return build_loader(images, batch_size, workers)
 
@@ -160,7 +160,7 @@ def build_varied_loader(
     batch_size: int,
     workers: int,
 ) -> DataLoader[dict[str, Any]]:
-    """Serve K variations of every image of a dataset, in order."""
+    """Build a loader of K variations of every image of a dataset, in order."""
     files, targets = list_files(dataset), encode_targets(dataset, classes)
     hashes = list(dataset.frame["sha256"])
     images = VariedImageDataset(files, targets, preprocessing, variations=variations, hashes=hashes)
@@ -170,10 +170,11 @@ def build_varied_loader(
 def build_readable_loader(
     paths: Sequence[str], preprocessings: Sequence[Preprocessing], batch_size: int, workers: int
 ) -> DataLoader[dict[str, Any]]:
-    """Serve every file once, in order: {"seen": (row, reason) of each, reason "" of a good one, "images"}.
+    """Build a loader of every file once, in order.
 
-    `images` holds, for each preprocessing, the good ones as uint8 (n, 3, S, S) in channels-last memory; it is empty
-    where none is good.
+    Batches are {"seen": (row, reason) of each file, with reason "" for a readable one, "images"}. `images` has, for
+    each preprocessing, the readable files as uint8 (n, 3, S, S) in channels-last memory; it is empty if none is
+    readable.
     """
     images = ReadableImageDataset(paths, preprocessings)
     largest = max((one.size for one in preprocessings), default=1)
@@ -184,9 +185,9 @@ def build_readable_loader(
 def build_loader(
     images: TorchDataset[dict[str, Any]], batch_size: int, workers: int, **options: Any
 ) -> DataLoader[dict[str, Any]]:
-    """Build a loader that draws nothing from the global random state.
+    """Build a loader that does not consume the global random state.
 
-    Its batches hold images as uint8 (N, 3, S, S), or (N, K, 3, S, S), in channels-last memory: as they are decoded.
+    Its batches contain images as uint8 (N, 3, S, S), or (N, K, 3, S, S), in channels-last memory, as decoded.
     """
     return ManagedLoader(
         images,
@@ -204,19 +205,19 @@ def build_loader(
 def build_image_dataset(
     dataset: Dataset, classes: Sequence[str], preprocessing: Preprocessing, **options: Any
 ) -> ImageDataset:
-    """Give the images of a dataset, in its order."""
+    """Build the torch dataset of a dataset's images, in its order."""
     hashes = list(dataset.frame["sha256"])
     return ImageDataset(list_files(dataset), encode_targets(dataset, classes), preprocessing, hashes=hashes, **options)
 
 
 def encode_targets(dataset: Dataset, classes: Sequence[str]) -> NDArray[np.int64]:
-    """Give the index of each image's class by name, (N,); -1 where its label is not among `classes`."""
+    """Return the class index of each image, (N,); -1 if its label is not among `classes`."""
     index: Mapping[str, int] = {name: k for k, name in enumerate(classes)}
     return np.array([index.get(label, -1) for label in dataset.frame["label"]], dtype=np.int64)
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """Turn (H, W, 3) into a (3, H, W) tensor."""
+    """Convert (H, W, 3) into a (3, H, W) tensor."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
@@ -234,12 +235,12 @@ def _collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _lower_priority(worker: int) -> None:
-    """Read with one thread, where the network leaves time: its threads wait for each other, and images lie ready."""
+    """Use one thread at low priority: the network's threads wait for each other, while images are prefetched."""
     import cv2
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     if sys.platform == "linux":
-        os.nice(15)  # a higher one would starve beside other programs
-        with suppress(OSError):  # not to be woken into a step of the network
+        os.nice(15)  # a higher value would starve beside other programs
+        with suppress(OSError):  # so that workers do not interrupt a step of the network
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -1,4 +1,4 @@
-"""The images that a training uses, each with its side: as the data set states, else as the plan assigns."""
+"""Selection of the images for a training, each with its split: as stated by the dataset, else as planned."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from avatar_bench.data.splits import (
 )
 from avatar_bench.errors import ConfigError, GuardError
 
-MIN_CALIBRATION_IMAGES = 20  # images below which what is fitted on them would be noise
+MIN_CALIBRATION_IMAGES = 20  # fitting on fewer images would fit noise
 
 
 def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = None) -> Dataset:
-    """Give the images that the plan uses, each with its split; a `split` or `fold` that the dataset states is kept.
+    """Return the images that the plan uses, each with its split; a `split` or `fold` of the dataset is kept.
 
-    Val is halved by group: `val` chooses the checkpoint, `calibration` fits what is fitted after training. What could
-    not be had is told to `notes`. Raises GuardError where a class has no image in train, or a group stands on two
-    sides; ConfigError where the dataset's own split leaves an option without effect.
+    Val is halved by group: `val` selects the checkpoint, `calibration` is for whatever is fitted after training.
+    Requests that could not be met are appended to `notes`. Raise GuardError if a class has no training image or a group
+    is on two sides, ConfigError if the dataset's own split leaves an option without effect.
     """
     notes = [] if notes is None else notes
     own = _count_own_folds(dataset.frame)
@@ -43,21 +43,22 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = N
         ("val", plan.val_fraction, plan.val_shots),
     ):
         rows = np.flatnonzero(frame["split"] == split)
-        kept = rows
+        drawn = rows
         if fraction < 1:
-            kept = kept[_draw_fraction(frame.iloc[kept], fraction, plan.seed)]
+            drawn = drawn[_draw_fraction(frame.iloc[drawn], fraction, plan.seed)]
         if shots is not None:
-            kept = kept[draw_shots(frame["label"].iloc[kept], shots, plan.draw_seed)]
-        keep[np.setdiff1d(rows, kept)] = False
+            drawn = drawn[draw_shots(frame["label"].iloc[drawn], shots, plan.draw_seed)]
+        keep[np.setdiff1d(rows, drawn)] = False
     used = Dataset(dataset.name, dataset.root, frame[keep].reset_index(drop=True))
     _check_parts(dataset, used)
     return used
 
 
 def suggest_calibration_options(images: Dataset, plan: SplitPlan) -> str:
-    """Return the options of train that hold out enough of these images for calibration, or what else would help.
+    """Return the train options that hold out enough of these images for calibration, or other advice.
 
-    They are tried on the images themselves: the fewest folds more that give FEW_CALIBRATION of them, of every class.
+    The options are tried on the images: the largest number of folds that yields MIN_CALIBRATION_IMAGES of them, with
+    every class.
     """
     by = plan.by if plan.by in HOLD_OUT_UNITS else "group"
     for folds in range(plan.folds - 1, 2, -1):
@@ -73,14 +74,15 @@ def suggest_calibration_options(images: Dataset, plan: SplitPlan) -> str:
 
 
 def has_own_split(frame: pd.DataFrame, plan: SplitPlan) -> bool:
-    """Say whether the sides are those that the data set states, and not for the plan to assign."""
+    """Return whether the dataset's own split is used instead of one assigned by the plan."""
     return plan.by is None and (_count_own_folds(frame) is not None or bool((frame["split"] != "").any()))
 
 
 def mark_divided_rows(plan: SplitPlan, frame: pd.DataFrame) -> NDArray[np.bool_]:
-    """Say which images, (N,), a plan divides: those with a label, or a side that the data set states.
+    """Return which images, (N,), the plan divides: those with a label or with a stated side.
 
-    Others can neither judge nor choose anything. Where none has a label, sources or generators are held out still.
+    Other images cannot be used for evaluation or selection. If none has a label, sources and generators can still be
+    held out.
     """
     labelled = (frame["label"] != "").to_numpy()
     if plan.by is None:
@@ -89,9 +91,9 @@ def mark_divided_rows(plan: SplitPlan, frame: pd.DataFrame) -> NDArray[np.bool_]
 
 
 def limit_rows(divided: NDArray[np.bool_], frame: pd.DataFrame, plan: SplitPlan) -> tuple[NDArray[np.int64], int]:
-    """Give the rows within the plan's limit, those that it divides first, and how many these are.
+    """Return the rows within the plan's limit, divided ones first, and the number of divided ones.
 
-    They are drawn as if nothing else were there; others fill up what the limit leaves.
+    The divided rows are drawn as if there were no others; the others fill up the limit.
     """
     first, others = np.flatnonzero(divided), np.flatnonzero(~divided)
     limit = len(frame) if plan.limit is None else plan.limit
@@ -103,34 +105,34 @@ def limit_rows(divided: NDArray[np.bool_], frame: pd.DataFrame, plan: SplitPlan)
 def add_unlabelled_images(
     used: Dataset, groups: Sequence[str] | NDArray[np.str_], others: pd.DataFrame, plan: SplitPlan, notes: list[str]
 ) -> Dataset:
-    """Add images that a plan does not divide: to test or val where one of their group is there, else to train.
+    """Add images that a plan does not divide: to test or val if one of their group is there, else to train.
 
-    `groups` are those of the used images, (N,), in the sense of the others' own. Where one of the others in a group
-    is of a held-out source or generator, the group is of test. The plan's images of their groups that stand on
-    another side are left out, and it is said how many. The plan's fraction of train is drawn.
+    `groups` are the groups of the used images, (N,), in the same terms as `others["group"]`. If one of the others in a
+    group is of a held-out source or generator, the whole group goes to test. Used images of such a group on another
+    side are dropped, and their number is noted. The plan's fraction applies to the added training images.
     """
     place = used.frame["split"].map(DATASET_SPLITS.index).astype(int)
     joined = pd.Series(groups, place.index, dtype=object)
     last = place.groupby(joined).max().reindex(others["group"].unique(), fill_value=0)
     if plan.by in HOLD_OUT_UNITS:
-        held = others[plan.by].isin(set(used.select_split("test").frame[plan.by]) - {""})
-        last[others["group"][held].unique()] = DATASET_SPLITS.index("test")
+        is_held_out = others[plan.by].isin(set(used.select_split("test").frame[plan.by]) - {""})
+        last[others["group"][is_held_out].unique()] = DATASET_SPLITS.index("test")
     sides = last.map(lambda place: DATASET_SPLITS[int(place)])
     split = others["group"].map(sides)
-    wanted = joined.map(sides).fillna(used.frame["split"]).replace("calibration", "val")
-    apart = (used.frame["split"].replace("calibration", "val") != wanted).to_numpy()
-    if apart.any():
-        told = "left out, as images without a label join them to images of another side"
-        notes.append(f"{told}: {format_count(int(apart.sum()), 'image')}")
+    target = joined.map(sides).fillna(used.frame["split"]).replace("calibration", "val")
+    is_dropped = (used.frame["split"].replace("calibration", "val") != target).to_numpy()
+    if is_dropped.any():
+        reason = "left out because unlabelled images join them to images of another side"
+        notes.append(f"{reason}: {format_count(int(is_dropped.sum()), 'image')}")
     keep = (split != "train").to_numpy(copy=True)
     train = np.flatnonzero(~keep)
     keep[train[draw_stratified_rows(others.iloc[train], round(plan.fraction * len(train)), plan.seed)]] = True
-    frame = pd.concat([used.frame[~apart], others.assign(split=split)[keep]], ignore_index=True)
+    frame = pd.concat([used.frame[~is_dropped], others.assign(split=split)[keep]], ignore_index=True)
     return Dataset(used.name, used.root, frame)
 
 
 def draw_stratified_rows(frame: pd.DataFrame, n: int, seed: int) -> NDArray[np.int64]:
-    """Draw n row positions, sorted, in the classes' own proportions (largest remainder); all where n is more."""
+    """Draw n sorted row positions in proportion to the classes (largest remainder); all rows if n is larger."""
     if n >= len(frame):
         return np.arange(len(frame))
     rng = np.random.default_rng(seed)
@@ -152,7 +154,7 @@ def draw_shots(labels: Sequence[str] | pd.Series, shots: int, seed: int) -> NDAr
 
 
 def _count_own_folds(frame: pd.DataFrame) -> int | None:
-    """Give the number of folds that a dataset states, None where it states none."""
+    """Return the number of folds that a dataset states, None if it states none."""
     if "fold" not in frame or (frame["fold"] == "").any():
         return None
     return int(frame["fold"].astype(int).max()) + 1
@@ -162,24 +164,23 @@ def _assign_sides(frame: pd.DataFrame, plan: SplitPlan, own: int | None, notes: 
     if not has_own_split(frame, plan):
         split, _ = assign_splits(frame.assign(split=""), plan, option="data.split")
         if lost := int((split == "").sum()):
-            notes.append(
-                f"left out, as their groups hold images of a held-out {plan.by} too: {format_count(lost, 'image')}"
-            )
+            reason = f"left out because their groups also contain images of a held-out {plan.by}"
+            notes.append(f"{reason}: {format_count(lost, 'image')}")
         notes += describe_imbalance(frame.assign(split=split)[split != ""], plan.folds)
     else:
         split = _read_own_split(frame, plan, own)
         if plan.seed:
-            notes.append("the data set states its split: data.split.seed is of no effect on test (data.split.by is)")
+            notes.append("the data set states its split: data.split.seed has no effect on test (data.split.by has)")
     if "calibration" not in split:
         val = np.flatnonzero(split == "val")
         half = assign_folds(frame.iloc[val], 2, plan.seed)
-        if not half.all():  # where one half takes all, it chooses the checkpoint
+        if not half.all():  # if one half takes all, it selects the checkpoint
             split[val[half == 1]] = "calibration"
     return split
 
 
 def _read_own_split(frame: pd.DataFrame, plan: SplitPlan, own: int | None) -> NDArray[np.str_]:
-    """Give the sides that a dataset states, or those of its fold `plan.fold`."""
+    """Return the sides that a dataset states, or those of its fold `plan.fold`."""
     split = frame["split"].to_numpy(dtype=object, copy=True)
     if plan.held_out:
         raise ConfigError("data.split.held_out needs data.split.by=source or generator.")
@@ -188,14 +189,14 @@ def _read_own_split(frame: pd.DataFrame, plan: SplitPlan, own: int | None) -> ND
     if (split == "").any():
         row = int(np.flatnonzero(split == "")[0])
         raise GuardError(
-            f"The dataset states a split for some images, and none for {frame['path'].iat[row]}.",
+            f"The dataset states a split for some images, but none for {frame['path'].iat[row]}.",
             "State it for all, or for none (then it is split by group).",
         )
     if plan.fold or plan.folds not in (DEFAULT_FOLDS, own):
         option = f"data.fold={plan.fold}" if plan.fold else f"data.split.folds={plan.folds}"
         raise ConfigError(
-            f"{option} is of no effect: the dataset states its split" + (", and no folds." if own is None else "."),
-            "Leave it out, or split the images anew with data.split.by=group",
+            f"{option} has no effect: the dataset states its split" + (", and no folds." if own is None else "."),
+            "Omit it, or split the images again with data.split.by=group",
         )
     if "val" not in split:
         train = np.flatnonzero(split == "train")
@@ -208,7 +209,7 @@ def _take_fold(frame: pd.DataFrame, plan: SplitPlan, own: int) -> NDArray[np.str
     if plan.fold >= own or own < 3 or plan.folds not in (DEFAULT_FOLDS, own):
         raise ConfigError(
             f"data.fold={plan.fold}, data.split.folds={plan.folds}: the dataset states {own} folds, 0 to {own - 1}.",
-            "Expected one of them, of 3 or more, or data.split.by=group to split the images anew.",
+            "Expected one of at least 3 folds, or data.split.by=group to split the images again.",
         )
     fold = frame["fold"].astype(int).to_numpy()
     split = np.full(len(frame), "train", dtype=object)
@@ -218,7 +219,7 @@ def _take_fold(frame: pd.DataFrame, plan: SplitPlan, own: int) -> NDArray[np.str
 
 
 def _draw_fraction(frame: pd.DataFrame, fraction: float, seed: int) -> NDArray[np.int64]:
-    """Draw a fraction of the rows, with at least as many as there are classes."""
+    """Draw a fraction of the rows, at least as many as there are classes."""
     return draw_stratified_rows(frame, max(frame["label"].nunique(), round(fraction * len(frame))), seed)
 
 
@@ -228,12 +229,12 @@ def _check_parts(whole: Dataset, used: Dataset) -> None:
     if empty:
         raise GuardError(
             f"Class {empty[0]!r} has no image in train ({format_count(len(whole), 'image')}, {used.name}).",
-            "Add images of it, or take a larger data.limit or data.fraction.",
+            "Add images of this class, or increase data.limit or data.fraction.",
         )
     if not (used.frame["split"] == "val").any():
         raise GuardError(
-            "No image is left to choose the checkpoint by: "
+            "No image is left to select the checkpoint: "
             f"val is empty ({format_count(len(whole), 'image')}, {used.name}).",
-            "Add images, take fewer data.split.folds or a larger data.limit, or state val in the split column.",
+            "Add images, reduce data.split.folds, increase data.limit, or state val in the split column.",
         )
     check_groups(used.frame)

@@ -1,4 +1,4 @@
-"""Splits: train, val, calibration and test by group, stratified by class and source, seeded."""
+"""Splits into train, val, calibration and test by group, stratified by class and source, seeded."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError, suggest_names
 
 DEFAULT_FOLDS = 10
-IMBALANCE_TOLERANCE = 0.02  # share of a class by which a side may miss its aim without a word
-HOLD_OUT_UNITS = ("source", "generator")  # what can be held out whole
+IMBALANCE_TOLERANCE = 0.02  # deviation from the planned proportion of a class that is not reported
+HOLD_OUT_UNITS = ("source", "generator")  # that can be held out
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """Say how a dataset is divided: fold `fold` of `folds` is test, the next one val, the rest train.
+    """Plan for dividing a dataset: fold `fold` of `folds` is test, the next one val, the rest train.
 
-    `by` is "group", "source" or "generator"; None: as the dataset states, else by group. By source or generator, test
-    is all images of those named in `held_out`, or of some that are drawn. `seed` fixes the folds, and the draws of
-    `limit`, `fraction` and `val_fraction`; `draw_seed` the few-shot draw of `shots` images a class (`val_shots` for
-    val), so that several draws share one test set.
+    `by` is "group", "source" or "generator"; None means as the dataset states, else by group. By source or generator,
+    test consists of all images of those in `held_out`, or of drawn ones. `seed` fixes the folds and the draws of
+    `limit`, `fraction` and `val_fraction`; `draw_seed` fixes the few-shot draw of `shots` images per class (`val_shots`
+    for val), so that several draws share one test set.
     """
 
     seed: int = 0
@@ -49,12 +49,11 @@ def assign_splits(
     earlier: Mapping[str, tuple[str, int]] | None = None,
     option: str = "split",
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """Give each row its split (train, val or test), and its fold, -1 where the folds cannot take turns as test.
+    """Return the split of each row (train, val or test) and its fold, -1 if test cannot rotate through the folds.
 
-    A group in `earlier`, or one whose split `frame` states, keeps its side; the others fill the folds that are
-    furthest behind. A row gets "" where it must be left out: its group holds rows of a held-out source or generator,
-    and others. Raise ConfigError for a plan that cannot be done, which calls its options by `option`, GuardError for a
-    group that is stated on two sides.
+    A group in `earlier`, or one whose split `frame` states, keeps its side; the others go to the folds with the largest
+    deficit. A row gets "" if its group mixes rows of a held-out source or generator with others. Raise ConfigError for
+    an impossible plan, with options prefixed by `option`, and GuardError for a group that is stated on two sides.
     """
     stated = plan.by is None and bool((frame["split"] != "").any())
     fixed = stated or plan.by in HOLD_OUT_UNITS
@@ -63,8 +62,8 @@ def assign_splits(
     allowed |= {group: _list_allowed_folds(split, plan.folds, fold) for group, (split, fold) in (earlier or {}).items()}
     left_out = np.zeros(len(frame), dtype=bool)
     if plan.by in HOLD_OUT_UNITS:
-        held, free = _mark_held_out(frame, plan, earlier or {})
-        left_out = _isolate_test_groups(frame["group"], held, free, allowed, plan.folds)
+        is_held_out, is_free = _mark_held_out(frame, plan, earlier or {})
+        left_out = _isolate_test_groups(frame["group"], is_held_out, is_free, allowed, plan.folds)
     fold = assign_folds(frame, plan.folds, plan.seed, allowed)
     split = np.full(len(frame), "train", dtype=object)
     split[fold == plan.fold] = "test"
@@ -74,65 +73,67 @@ def assign_splits(
 
 
 def describe_imbalance(frame: pd.DataFrame, folds: int = DEFAULT_FOLDS) -> list[str]:
-    """Say in words where the `split` of rows is not what a plan of so many folds aims at, by class and by source.
+    """Describe where the `split` of the rows deviates from the plan's proportions, by class and by source.
 
-    A class is named where a side has none of it, or is more than 2 points off its share.
+    A class is named if a side has none of it, or is more than 2 points off its proportion.
     """
     split = frame["split"].replace("calibration", "val")
     aims = {"train": 1 - 2 / folds, "val": 1 / folds, "test": 1 / folds}
     shares = pd.crosstab(frame["label"], split, normalize="index").reindex(columns=list(aims), fill_value=0)
-    said = [
+    sentences = [
         _describe_class_imbalance(frame[frame["label"] == label], str(label), row, aims)
         for label, row in shares.iterrows()
     ]
     sources = frame[frame["source"] != ""].groupby("source")
-    alone = [f"{name} ({len(rows)})" for name, rows in sources if len(rows) > 1 and rows["group"].nunique() == 1]
-    if alone:
-        said.append(f"on one side only, as each is one group: {', '.join(alone)}")
-    return [words for words in said if words]
+    single = [f"{name} ({len(rows)})" for name, rows in sources if len(rows) > 1 and rows["group"].nunique() == 1]
+    if single:
+        sentences.append(f"on one side only because each is a single group: {', '.join(single)}")
+    return [words for words in sentences if words]
 
 
 def check_groups(frame: pd.DataFrame) -> None:
-    """Raise GuardError where the images of one group stand on two sides; calibration is a half of val."""
+    """Raise GuardError if the images of one group are on two sides; calibration is a half of val."""
     sides = frame["split"].replace("calibration", "val").groupby(frame["group"]).nunique()
     if (sides > 1).any():
         group = str(sides.index[sides > 1][0])
         raise GuardError(
-            f"Group {group!r} stands on two sides of the split that the dataset states.",
-            "Images of one group must stay on one side: mend the split column, or leave it out.",
+            f"Group {group!r} is on two sides of the dataset's own split.",
+            "Images of one group must stay on one side: correct or remove the split column.",
         )
 
 
 def fingerprint_split(dataset: Dataset) -> str:
-    """Give 16 hex digits that change when any image changes sides, and not with the order of rows."""
+    """Return 16 hex digits that depend on the side of every image, but not on the order of rows."""
     rows = sorted(zip(dataset.frame["sha256"], dataset.frame["label"], dataset.frame["split"], strict=True))
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
 def refuse_changed_split(dataset: Dataset, stated: object, file: Path) -> None:
-    """Raise CheckpointError where the split that a run has kept is not the one whose fingerprint it states."""
+    """Raise CheckpointError if a run's split does not have the fingerprint that the run states."""
     if stated is not None and stated != fingerprint_split(dataset):
         raise CheckpointError(
             f"{file} is not the split that the run was trained with: it has been changed or damaged.",
-            "Restore it: which images the network has seen is not known without it.",
+            "Restore it: without it the training images are unknown.",
         )
 
 
 def _check_plan(frame: pd.DataFrame, plan: SplitPlan, fixed: bool, option: str) -> None:
     if not 0 <= plan.fold < plan.folds or plan.folds < 3:
         raise ConfigError(
-            f"data.fold={plan.fold} with {option}.folds={plan.folds} cannot be done.",
+            f"data.fold={plan.fold} with {option}.folds={plan.folds} is impossible.",
             "Expected at least 3 folds, and a fold from 0 to folds - 1.",
         )
     if plan.fold and fixed:
         raise ConfigError(
-            f"data.fold={plan.fold} goes with folds of groups, but here the test set is fixed.",
-            f"Leave it out, or take {option}.by=group; {option}.held_out or {option}.seed give another test set.",
+            f"data.fold={plan.fold} requires folds by group, but here the test set is fixed.",
+            f"Omit it or set {option}.by=group; {option}.held_out and {option}.seed change the test set.",
         )
     if plan.by in HOLD_OUT_UNITS:
         _check_units(frame, plan.by, plan.held_out, option)
     elif plan.held_out:
-        raise ConfigError(f"{option}.held_out names what to keep for test: it needs {option}.by=source or generator.")
+        raise ConfigError(
+            f"{option}.held_out names what to hold out for test: it requires {option}.by=source or generator."
+        )
 
 
 def _check_units(frame: pd.DataFrame, by: str, held_out: Sequence[str], option: str) -> None:
@@ -149,7 +150,7 @@ def _check_units(frame: pd.DataFrame, by: str, held_out: Sequence[str], option: 
 
 
 def _list_allowed_folds(split: str, folds: int, fold: int = -1) -> Sequence[int]:
-    """Give the folds that an image of one side may be in."""
+    """Return the folds that an image of one side may be in."""
     return (fold,) if fold >= 0 else {"test": (0,), "train": range(2, folds)}.get(split, (1,))
 
 
@@ -163,7 +164,7 @@ def _pin_groups(stated: pd.DataFrame, folds: int) -> dict[str, Sequence[int]]:
 def _mark_held_out(
     frame: pd.DataFrame, plan: SplitPlan, earlier: Mapping[str, tuple[str, int]]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Give which rows are held out, and which are of classes that have no units, so that groups are held out there."""
+    """Return which rows are held out, and which are of classes without units, where groups are held out instead."""
     assert plan.by is not None
     units, labels = frame[plan.by], frame["label"]
     free = (plan.by == "generator") & ~labels.isin(set(labels[units != ""]))
@@ -178,27 +179,27 @@ def _mark_held_out(
 
 def _isolate_test_groups(
     groups: pd.Series,
-    held: NDArray[np.bool_],
-    free: NDArray[np.bool_],
+    is_held_out: NDArray[np.bool_],
+    is_free: NDArray[np.bool_],
     allowed: dict[str, Sequence[int]],
     folds: int,
 ) -> NDArray[np.bool_]:
-    """Let held-out rows alone into fold 0, by `allowed`; give the rows that must be left out for it."""
+    """Restrict fold 0 to held-out rows in `allowed`; return the rows that must be left out for this."""
     pinned = {group for group, places in allowed.items() if 0 not in places}
-    test = set(groups[held]) - pinned
-    for group in set(groups[~free]) - test:
+    test = set(groups[is_held_out]) - pinned
+    for group in set(groups[~is_free]) - test:
         allowed.setdefault(group, range(1, folds))
     allowed |= dict.fromkeys(test, (0,))
     in_test = groups.isin(test).to_numpy()
-    return in_test & ~held | held & ~in_test
+    return in_test & ~is_held_out | is_held_out & ~in_test
 
 
 def _describe_class_imbalance(rows: pd.DataFrame, label: str, shares: pd.Series, aims: Mapping[str, float]) -> str:
-    """Say how a class, or what has none, is divided, where that is not as wanted; "" where it is."""
-    name = f"class {label}" if label else "what has no label"
+    """Describe the proportions of a class, or of unlabelled images, if they are off the plan; else return ""."""
+    name = f"class {label}" if label else "the unlabelled part"
     if missing := [side for side in aims if not shares[side]]:
         sources = rows["source"].unique()
-        why = f", as all of it is of one source ({sources[0]})" if len(sources) == 1 and sources[0] else ""
+        why = f", because all of it is of one source ({sources[0]})" if len(sources) == 1 and sources[0] else ""
         return f"{' and '.join(missing)} lack{'s' * (len(missing) == 1)} {name}{why}"
     tolerance = max(IMBALANCE_TOLERANCE, 1 / len(rows)) + 1e-9  # one image cannot be divided
     if all(abs(shares[side] - aim) <= tolerance for side, aim in aims.items()):
@@ -209,17 +210,17 @@ def _describe_class_imbalance(rows: pd.DataFrame, label: str, shares: pd.Series,
     return f"{name} is {' instead of '.join(parts)} % in {'/'.join(aims)} ({images}, largest group {largest})"
 
 
-MAX_TEST_RATIO = 1.5  # times the wanted size that a drawn test set may reach, where smaller units are to be had
+MAX_TEST_RATIO = 1.5  # drawn size of a test set relative to the planned one, if smaller units are available
 
 
 def assign_folds(
     frame: pd.DataFrame, folds: int, seed: int, allowed: Mapping[str, Sequence[int]] | None = None
 ) -> NDArray[np.int64]:
-    """Give each row a fold, 0 to folds - 1, of nearly equal size within each class and source.
+    """Return a fold for each row, 0 to folds - 1, of nearly equal size within each class and source.
 
-    A group is never divided; `allowed` names the folds that a group may be in, where not all. Such groups come first,
-    then sources of large groups, and large groups before small ones. Each goes to the fold that is furthest behind in
-    its source, among those that are within a hundredth of the class of the one furthest behind in the class.
+    A group is never divided; `allowed` lists the folds open to a group, if not all. Such groups come first, then
+    sources with large groups, and large groups before small ones. Each goes to the fold with the fewest images of its
+    source, among the folds whose number of images of its class is within 1 % of the class size of the minimum.
     """
     rng = np.random.default_rng(seed)
     groups = _summarise_groups(frame)
@@ -228,7 +229,7 @@ def assign_folds(
     groups["largest"] = groups.groupby(["label", "source"])["size"].transform("max")
     keys = {"label": True, "free": True, "largest": False, "source": True, "size": False, "order": True}
     groups = groups.sort_values(list(keys), ascending=list(keys.values()))
-    tie = rng.permutation(folds)  # so that small sources do not all begin with fold 0
+    tie = rng.permutation(folds)  # so that small sources do not all start with fold 0
     every, fold_of = np.arange(folds), {}
     for _, of_class in groups.groupby("label", sort=True):
         in_class = np.zeros(folds, dtype=np.int64)
@@ -246,42 +247,42 @@ def assign_folds(
 
 
 def draw_held_out_units(units: pd.Series, labels: pd.Series, share: float, seed: int) -> tuple[str, ...]:
-    """Draw whole units (sources or generators; "" is none) until each class has about `share` of its rows in them.
+    """Draw whole units (sources or generators; "" is none) until they cover about `share` of each class.
 
     Each class keeps a row outside them, so a class of one unit gets none.
     """
     counts = pd.crosstab(units.to_numpy(), labels.to_numpy())
     shuffled = [str(name) for name in np.random.default_rng(seed).permutation(counts.index.to_numpy()) if name]
-    held: list[str] = []
+    drawn: list[str] = []
 
     def can_go(unit: str) -> bool:
-        left, mine = counts.drop(index=[*held, unit]).sum().to_numpy(), counts.loc[[unit]].to_numpy()[0]
-        return unit not in held and bool((left[mine > 0] > 0).all())
+        left, mine = counts.drop(index=[*drawn, unit]).sum().to_numpy(), counts.loc[[unit]].to_numpy()[0]
+        return unit not in drawn and bool((left[mine > 0] > 0).all())
 
     for label in counts.columns:
         sizes = counts[label].to_dict()
-        wanted = share * sum(sizes.values())
+        target = share * sum(sizes.values())
         by_size = sorted((unit for unit in shuffled if sizes[unit]), key=lambda unit: sizes[unit])
-        within = [(unit, MAX_TEST_RATIO * wanted) for unit in shuffled if sizes[unit]]
+        within = [(unit, MAX_TEST_RATIO * target) for unit in shuffled if sizes[unit]]
         for unit, most in [*within, *((unit, np.inf) for unit in by_size)]:
-            taken = sum(sizes[name] for name in held)
-            enough = taken >= (wanted if most < np.inf else wanted / 2)
+            taken = sum(sizes[name] for name in drawn)
+            enough = taken >= (target if most < np.inf else target / 2)
             if not enough and taken + sizes[unit] <= most and can_go(unit):
-                held.append(unit)
-    return tuple(sorted(held))
+                drawn.append(unit)
+    return tuple(sorted(drawn))
 
 
 def _summarise_groups(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give one row a group: its most frequent class and source, and its size."""
+    """Return one row per group: its most frequent class and source, and its size."""
     counted = frame.groupby(["group", "label", "source"], sort=True).size().reset_index(name="count")
     main = counted.sort_values(["group", "count"], ascending=[True, False], kind="stable").drop_duplicates("group")
     return main.set_index("group").assign(size=frame.groupby("group").size())
 
 
 def find_hold_out_units(frame: pd.DataFrame, by: str, at_least: int) -> tuple[list[str], dict[str, str]]:
-    """Return the units of `by` ("source" or "generator") that can each be held out, sorted; the others, each with why.
+    """Return the units of `by` ("source" or "generator") that can each be held out, sorted; the others with the reason.
 
-    A unit needs `at_least` images, and every class must keep images without it. Raise DataError where none is left.
+    A unit needs `at_least` images, and every class must keep images without it. Raise DataError if none qualifies.
     """
     named = frame[frame[by] != ""]
     counts = named[by].value_counts()
@@ -291,12 +292,12 @@ def find_hold_out_units(frame: pd.DataFrame, by: str, at_least: int) -> tuple[li
     for label, rows in frame.groupby("label"):
         if rows[by].nunique() == 1 and (only := rows[by].iat[0]):
             reasons[str(only)] = f"all of class {label}"
-    kept = sorted(set(map(str, counts.index)) - set(reasons))
-    if not kept:
+    usable = sorted(set(map(str, counts.index)) - set(reasons))
+    if not usable:
         why = ", ".join(f"{name} ({reason})" for name, reason in reasons.items()) or f"no image names its {by}"
         raise DataError(
             f"No {by} can be held out: {why}.",
-            f"Expected {at_least} images of a {by} or more (data.split.at_least) among those that data.limit draws, "
+            f"Expected at least {at_least} images per {by} (data.split.at_least) after data.limit, "
             "and other images of its class.",
         )
-    return kept, reasons
+    return usable, reasons

@@ -1,4 +1,4 @@
-"""Batches for training: images in an order that depends on the seed alone."""
+"""Training batches whose order depends on the seed alone."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from avatar_bench.data.transforms import Augmentation, Preprocessing
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Give (row, augmentation seed) pairs in an order of (seed, epoch) alone; with `views`, (row, view).
+    """Sampler of (row, augmentation seed) pairs, or (row, view) with `views`, in an order set by (seed, epoch) alone.
 
-    The views come in turn, one an epoch. The first epoch that is asked for may begin within it, after `skip` pairs.
-    With `weights` (N,), rows are drawn with replacement in proportion to them. Under distributed training each process
-    takes every world-size-th pair.
+    Views rotate, one per epoch. The first epoch may be resumed after `skip` pairs. With `weights` (N,), rows are drawn
+    with replacement in proportion to them. In distributed training, each process takes every world-size-th pair.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.world = torch.distributed.get_world_size() if distributed else 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the epoch that comes; Lightning calls it."""
+        """Set the next epoch; called by Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -72,7 +71,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class DataModule(pl.LightningDataModule):
-    """Serve the train and val splits of one dataset to Lightning."""
+    """Lightning data module of the train and val splits of one dataset."""
 
     def __init__(
         self,
@@ -97,20 +96,20 @@ class DataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.workers = workers
         self.balance = balance
-        self.augmented_copies = views  # of each training image, drawn once; None: a new one each epoch
+        self.augmented_copies = views  # of each training image, drawn once; None: new augmentations each epoch
         self.cache = cache
-        # of train, (views, N, D), and of val, (1, N, D), served in place of images
+        # of train, (views, N, D), and val, (1, N, D), used in place of images
         self.embeddings: dict[str, NDArray[np.float32]] | None = None
-        self.position = 0, 0  # the epoch, and the batches of it that are done, where training begins
+        self.position = 0, 0  # the epoch and the finished batches of it at which training starts
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Give the number of training images of each class, (C,)."""
+        """Return the number of training images of each class, (C,)."""
         return np.bincount(encode_targets(self.train_set, self.classes), minlength=len(self.classes))
 
     @property
     def class_weights(self) -> list[float] | None:
-        """Give the weight of each class in the loss, of mean 1 over the images, where balance is "loss"."""
+        """Return the loss weight of each class, with mean 1 over the images, if balance is "loss"."""
         if self.balance != "loss":
             return None
         return [float(weight) for weight in self.counts.sum() / (len(self.classes) * self.counts)]
@@ -123,10 +122,10 @@ class DataModule(pl.LightningDataModule):
         epoch, batches = self.position
         views = len(self.embeddings["train"]) if self.embeddings else self.augmented_copies
         sampler = EpochSampler(len(images), self.seed, weights, epoch, batches * self.batch_size, views)
-        # a last batch of one image has no batch-norm statistics
-        lonely = len(sampler) % self.batch_size == 1 and len(sampler) > 1
+        # batch norm has no statistics for a last batch of one image
+        has_single = len(sampler) % self.batch_size == 1 and len(sampler) > 1
         workers = self.workers if self.embeddings is None else 0
-        return build_loader(images, self.batch_size, workers, sampler=sampler, drop_last=lonely)
+        return build_loader(images, self.batch_size, workers, sampler=sampler, drop_last=has_single)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         if self.embeddings is None:
@@ -135,22 +134,20 @@ class DataModule(pl.LightningDataModule):
         return build_loader(EmbeddingDataset(self.embeddings["val"], targets), self.batch_size, 0)
 
     def plain(self, images: Dataset) -> DataLoader[dict[str, Any]]:
-        """Serve every image of a dataset once, in order, unaugmented."""
+        """Build a loader of every image of a dataset once, in order, unaugmented."""
         return build_evaluation_loader(
             images, self.classes, self.preprocessing, self.batch_size, self.workers, cache=self.cache
         )
 
     def fixed_copies_loader(self, views: int) -> DataLoader[dict[str, Any]]:
-        """Serve every training image, in order, in the first of its fixed views, then in the next."""
+        """Build a loader of every training image, in order, in its first fixed augmentation, then in the next."""
         images = self._build_training_set()
         every = [(row, view) for view in range(views) for row in range(len(images))]
         return build_loader(images, self.batch_size, self.workers, sampler=every)
 
     def _build_training_set(self) -> ImageDataset:
-        # a third number keeps them apart from what EpochSampler draws
-        drawn = np.random.default_rng([self.seed, 0, 1])
-        seeds = (
-            drawn.integers(0, 2**31, (self.augmented_copies, len(self.train_set))) if self.augmented_copies else None
-        )
-        given = {"augmentation": self.augmentation, "view_seeds": seeds, "cache": self.cache}
-        return build_image_dataset(self.train_set, self.classes, self.preprocessing, **given)
+        # a third number makes this stream independent of EpochSampler's
+        rng = np.random.default_rng([self.seed, 0, 1])
+        seeds = rng.integers(0, 2**31, (self.augmented_copies, len(self.train_set))) if self.augmented_copies else None
+        options = {"augmentation": self.augmentation, "view_seeds": seeds, "cache": self.cache}
+        return build_image_dataset(self.train_set, self.classes, self.preprocessing, **options)

@@ -1,4 +1,4 @@
-"""Transforms from a decoded image to one of the network's input size, for evaluation and for training."""
+"""Transforms from a decoded image to the network's input size, for evaluation and training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import albumentations
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from avatar_bench.data.equalise import RESIZE_MODES, ImageArray, equalise, resize_to_square
 from avatar_bench.errors import CheckpointError, ConfigError
@@ -21,11 +19,11 @@ EQUALISERS = ("jpeg",)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Bring any image to (size, size, 3); `mean` and `std`, of values in 0..1, are for the network to apply.
+    """Resizing of any image to (size, size, 3); `mean` and `std`, of values in 0..1, are applied by the network.
 
-    resize: "squash" distorts to a square, "crop" keeps the centred square, "pad" adds white to both sides. equalise:
-    "jpeg" first encodes every image alike, see data/equalise.py; None does not. Raise ValueError on values that cannot
-    be used.
+    resize: "squash" changes the aspect ratio, "crop" keeps the centred square, "pad" adds white on both sides.
+    equalise: "jpeg" first re-encodes every image alike, see data/equalise.py; None does not. Raise ValueError for
+    invalid values.
     """
 
     size: int
@@ -36,7 +34,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or self.size < 1:
-            raise ValueError(f"size must be a whole number above 0, not {self.size!r}")
+            raise ValueError(f"size must be a positive integer, not {self.size!r}")
         if self.resize not in RESIZE_MODES:
             raise ValueError(f"resize must be one of {', '.join(RESIZE_MODES)}, not {self.resize!r}")
         if self.equalise not in (None, *EQUALISERS):
@@ -48,16 +46,16 @@ class Preprocessing:
             raise ValueError(f"std must be above 0, not {self.std!r}")
 
     def __call__(self, image: ImageArray) -> ImageArray:
-        """Resize (H, W, 3) uint8 RGB to (size, size, 3) uint8; the image itself is given back where it fits."""
+        """Resize (H, W, 3) uint8 RGB to (size, size, 3) uint8; an image of that size is returned unchanged."""
         return resize_to_square(equalise(image, self.resize) if self.equalise else image, self.size, self.resize)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as numbers, strings and lists, fit for JSON or a checkpoint."""
+        """Return the fields as numbers, strings and lists, for JSON or a checkpoint."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Preprocessing:
-        """Restore what `to_dict` gave; raise CheckpointError on a missing, unknown or unusable value."""
+        """Restore the result of `to_dict`; raise CheckpointError for a missing, unknown or invalid value."""
         try:
             triples = {name: tuple(float(value) for value in state[name]) for name in ("mean", "std")}
             return cls(**{**state, **triples})
@@ -69,11 +67,11 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Vary a training image that has the network's size; each part is off at 0.
+    """Random augmentation of a training image of the network's size; each part is off at 0.
 
-    flip: probability of a mirror image. jitter: largest relative change of brightness, contrast and saturation, and
-    shift of hue in turns. rotation: largest angle, degrees, both ways. noise: largest standard deviation of Gaussian
-    noise, as a share of 255. Raise ConfigError on a value out of range.
+    flip: probability of mirroring. jitter: maximum relative change of brightness, contrast and saturation, and maximum
+    hue shift in turns. rotation: maximum angle in degrees, both ways. noise: maximum standard deviation of Gaussian
+    noise, as a fraction of 255. Raise ConfigError for a value out of range.
     """
 
     flip: float = 0.0
@@ -90,16 +88,16 @@ class Augmentation:
             raise ConfigError(f"data.augment.jitter: expected 4 numbers, not {len(self.jitter)}.")
         for value, highest in zip(self.jitter, (1, 1, 1, 0.5), strict=True):
             _check_range("jitter", value, highest)
-        # Built here, not at the first call: worker processes then inherit the import, which takes a second.
+        # Built here rather than on the first call, so that worker processes inherit the import, which takes a second.
         object.__setattr__(self, "_compose", _compose(self))
 
     @property
     def is_active(self) -> bool:
-        """Tell whether any part is on."""
+        """Return whether any part is on."""
         return self._compose is not None
 
     def __call__(self, image: ImageArray, seed: int) -> ImageArray:
-        """Vary (H, W, 3) uint8 RGB, same shape; the result depends on `image` and `seed` (0 or above) alone."""
+        """Augment (H, W, 3) uint8 RGB, same shape; the result depends only on `image` and `seed` (>= 0)."""
         if self._compose is None:
             return image
         self._compose.set_random_seed(seed)
@@ -109,12 +107,12 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class RandomViews:
-    """Make several random views of one image, for a network to compare.
+    """Several random views of one image, for self-supervised learning.
 
-    size: pixels a side of the `large` views, whose crops take from `crop_scale` of the image's area to all of it.
-    local_size: of the `small` ones, whose crops take from a twentieth to `crop_scale`. flip, grey, blur: probabilities.
-    jitter: strength of the change of colours, by which .8 of the views are changed: brightness and contrast by up to .8
-    of it, saturation by .4, hue by .2. Caron et al., ICCV 2021, after Chen et al., ICML 2020.
+    size: side in pixels of the `large` views, whose crops cover `crop_scale` to all of the image's area. local_size:
+    side of the `small` ones, whose crops cover 5 % to `crop_scale`. flip, grey, blur: probabilities. jitter: strength
+    of the colour jitter, which is applied with probability 0.8: brightness and contrast change by up to 0.8 times it,
+    saturation by 0.4, hue by 0.2. Caron et al., ICCV 2021, after Chen et al., ICML 2020.
     """
 
     size: int
@@ -135,7 +133,7 @@ class RandomViews:
         object.__setattr__(self, "_kinds", composed)
 
     def __call__(self, image: ImageArray, seed: int) -> list[ImageArray]:
-        """Give the views of (H, W, 3) uint8 RGB, the large ones first; they depend on `image` and `seed` alone."""
+        """Return the views of (H, W, 3) uint8 RGB, large ones first; they depend only on `image` and `seed`."""
         seeds = iter(np.random.default_rng(seed).integers(0, 2**31, self.large + self.small).tolist())
         views = []
         for count, compose in self._kinds:
@@ -165,39 +163,24 @@ def _compose_view(views: RandomViews, side: int, scale: tuple[float, float]) -> 
     return albumentations.Compose([step for step in steps if step.p])
 
 
-def _compose(wanted: Augmentation) -> Any:
-    """Build the albumentations pipeline, or None where all is off."""
-    if not (wanted.flip or any(wanted.jitter) or wanted.rotation or wanted.noise):
+def _compose(augmentation: Augmentation) -> Any:
+    """Build the albumentations pipeline; None if every part is off."""
+    if not (augmentation.flip or any(augmentation.jitter) or augmentation.rotation or augmentation.noise):
         return None
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks a server for newer versions when imported, otherwise
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise it queries a server for newer versions on import
     import albumentations
 
+    from avatar_bench.data.gaussian_noise import GaussianNoise
+
     steps: list[Any] = []
-    if wanted.flip:
-        steps.append(albumentations.HorizontalFlip(p=wanted.flip))
-    if any(wanted.jitter):
-        steps.append(albumentations.ColorJitter(*wanted.jitter, p=1))
-    if wanted.rotation:
-        # Reflected, not white: drawings stand on white, so white corners on photos would teach a false cue.
-        limit = (-wanted.rotation, wanted.rotation)
+    if augmentation.flip:
+        steps.append(albumentations.HorizontalFlip(p=augmentation.flip))
+    if any(augmentation.jitter):
+        steps.append(albumentations.ColorJitter(*augmentation.jitter, p=1))
+    if augmentation.rotation:
+        # Reflected, not white: drawings have white backgrounds, so white corners on photos would add a false cue.
+        limit = (-augmentation.rotation, augmentation.rotation)
         steps.append(albumentations.Rotate(limit, border_mode=cv2.BORDER_REFLECT_101, p=1))
-    if wanted.noise:
-        steps.append(GaussianNoise(std_range=(0, wanted.noise), p=1))
+    if augmentation.noise:
+        steps.append(GaussianNoise(std_range=(0, augmentation.noise), p=1))
     return albumentations.Compose(steps)
-
-
-class GaussianNoise(albumentations.GaussNoise):  # type: ignore[misc]
-    """Add the same noise to uint8 RGB, bit for bit, without its detour by 64-bit numbers."""
-
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Draw the noise, float32 (H, W, 3), as a share of 255."""
-        sigma, mean = self.py_random.uniform(*self.std_range), self.py_random.uniform(*self.mean_range)
-        cv2.setRNGSeed(int(self.random_generator.integers(0, 2**16)))
-        noise = np.empty(data["image"].shape, np.float32)
-        cv2.randn(noise, np.full(3, mean, np.float32), np.full(3, sigma, np.float32))
-        return {"noise_map": noise}
-
-    def apply(self, img: NDArray[np.uint8], noise_map: NDArray[np.float32], **params: Any) -> Any:
-        """Add it, its fraction cut off."""
-        noise_map *= 255
-        return cv2.add(img, noise_map.astype(np.int16), dtype=cv2.CV_8U)

@@ -1,4 +1,4 @@
-"""Tables that users write: CSV files, read within bounds, and refused in words."""
+"""Reading of CSV files written by users, with size limits and clear errors."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from avatar_bench.data.file_names import format_name
 from avatar_bench.errors import DataError
 from avatar_bench.files.csv_io import read_csv
 
-MAX_TABLE_BYTES = 512 * 2**20  # a million images take about 100 MiB
-MAX_HEADER_BYTES = 64 * 2**10  # bytes
+MAX_TABLE_BYTES = 512 * 2**20  # a million rows take about 100 MiB
+MAX_HEADER_BYTES = 64 * 2**10
 
 
 def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a CSV in UTF-8, every value text, "" where a row ends early; of `known` columns those that it has.
+    """Read a UTF-8 CSV as strings, "" where a row ends early; only the columns in `known`, if given.
 
-    Raise DataError where it is no such file, is too large, lacks a column that is needed or names one twice.
+    Raise DataError if the file is not such a CSV, is too large, lacks a needed column or has one twice.
     """
     heading = _read_header(file, needed)
     try:
-        # without index_col=False a row that is longer than the header moves every column by one
+        # without index_col=False, a row longer than the header shifts every column by one
         table = read_csv(
             file,
             dtype=str,
@@ -35,8 +35,8 @@ def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | No
         )
     except (OSError, ValueError, OverflowError) as error:  # pandas' parser errors and bad UTF-8 are ValueErrors
         raise _make_read_error(file, error) from error
-    kept = [column for column in known or heading if column in table]
-    return table[kept].fillna("")
+    columns = [column for column in known or heading if column in table]
+    return table[columns].fillna("")
 
 
 def _read_header(file: Path, needed: Sequence[str]) -> list[str]:
@@ -49,10 +49,10 @@ def _read_header(file: Path, needed: Sequence[str]) -> list[str]:
     if size > MAX_TABLE_BYTES:
         raise DataError(
             f"{format_name(str(file))}: larger than {MAX_TABLE_BYTES // 2**20} MiB.",
-            "Expected a CSV with a row a file.",
+            "Expected a CSV with one row per file.",
         )
     if b"\0" in start:
-        raise DataError(f"{format_name(str(file))} cannot be read as CSV in UTF-8: it holds zero bytes.")
+        raise DataError(f"{format_name(str(file))} cannot be read as CSV in UTF-8: it contains null bytes.")
     line = next((line for line in start.splitlines() if line.strip(b'\xef\xbb\xbf"\t ')), b"")
     if len(line) == MAX_HEADER_BYTES:
         raise DataError(f"{format_name(str(file))}: its first line is longer than {MAX_HEADER_BYTES // 2**10} KiB.")
@@ -70,7 +70,7 @@ def _check_columns(file: Path, columns: list[str], needed: Sequence[str]) -> Non
         raise DataError(
             f"{format_name(str(file))} has no column {' and '.join(missing)}.",
             f"It has: {format_name(', '.join(columns))}. "
-            f"Expected a heading such as {','.join(needed)}, with commas between columns.",
+            f"Expected a header such as {','.join(needed)}, with commas between columns.",
         )
 
 

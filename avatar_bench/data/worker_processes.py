@@ -1,4 +1,4 @@
-"""Worker processes of loaders: the main process alone answers Ctrl-C and SIGTERM, and it ends them."""
+"""Worker processes of loaders: only the main process reacts to Ctrl-C and SIGTERM, and it ends the workers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from avatar_bench.console.signals import TERMINATION_SIGNALS, ignore_termination
 
 
 def make_worker_context() -> BaseContext | None:
-    """Give what makes the processes of a loader; None, torch's own, where processes are not forked."""
+    """Return the multiprocessing context of a loader; None, torch's default, where processes are not forked."""
     return _Context() if sys.platform == "linux" else None
 
 
 class ManagedLoader(DataLoader[Any]):
-    """A loader whose processes end before the interpreter does, though an error may still hold on to them.
+    """Loader whose processes end before the interpreter does, even if an error still references them.
 
-    multiprocessing would ask them to end by a signal that they do not hear, and wait for ever.
+    multiprocessing would terminate them by a signal that they block, and wait forever.
     """
 
     _running: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
@@ -45,19 +45,18 @@ class ManagedLoader(DataLoader[Any]):
             _shut_down(batches)
 
 
-atexit.register(
-    ManagedLoader.end
-)  # after the imports of torch and multiprocessing, hence before what they do at the end
+# Registered after the imports of torch and multiprocessing, so it runs before their own exit handlers
+atexit.register(ManagedLoader.end)
 
 
 @contextmanager
 def iterate_batches(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
-    """Give a loader's batches, and end its processes however this ends, before anything else is done."""
+    """Yield an iterator over a loader's batches, and end its processes on every exit path."""
     batches = iter(loader)
     try:
         yield batches
     finally:
-        # torch does so when the last reference is gone, which a traceback may hold past the end of the command
+        # torch waits for the last reference, which a traceback may hold past the end of the command
         _shut_down(batches)
 
 
@@ -69,10 +68,10 @@ def _shut_down(batches: Any) -> None:
 if sys.platform == "linux":
 
     class _Worker(multiprocessing.context.ForkProcess):
-        """A process that is deaf to Ctrl-C and SIGTERM: torch would print a traceback for each that hears them."""
+        """Process that blocks Ctrl-C and SIGTERM: torch would print a traceback for each process that receives them."""
 
         def start(self) -> None:
-            # a new process inherits what is blocked, so that there is no moment at which it hears
+            # a new process inherits the blocked signals, so there is no moment at which it receives them
             before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
             try:
                 super().start()
@@ -80,7 +79,7 @@ if sys.platform == "linux":
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
         def run(self) -> None:
-            sys.excepthook = lambda *error: None  # that the main process has hung up is no news
+            sys.excepthook = lambda *error: None  # a closed connection to the main process is expected
             super().run()
 
         def terminate(self) -> None:

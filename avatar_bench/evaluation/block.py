@@ -1,4 +1,4 @@
-"""Block: a dataclass whose fields are its yaml and whose method turns a Dataset, or a Run on one, into a Result."""
+"""Base classes of evaluation blocks, and the helpers that several blocks use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.i18n import _
-from avatar_bench.metrics import classification, stats
+from avatar_bench.metrics import class_order, classification, stats
 from avatar_bench.results.result import Metric
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 
-_ROUNDING = 1e-12  # of one figure by several resamples, whose weights are summed in another order
+_ROUNDING = 1e-12  # differences between resamples that come from summing in another order
 
 
 @dataclass(kw_only=True)
 class BlockOptions:
-    """Hold what every block has: options that say what is wrong with their values."""
+    """Options of a block, with checks of their values."""
 
     def require(self, option: str, valid: bool, expected: str) -> None:
-        """Raise ConfigError where an option's value is not valid; `expected` says in words what is."""
+        """Raise ConfigError if an option's value is not valid; `expected` describes the valid values."""
         if not valid:
             name = type(self).__module__.rpartition(".")[2]
             raise ConfigError(f"block.{name}.{option}={getattr(self, option)}: expected {expected}.")
@@ -38,7 +38,7 @@ class BlockOptions:
 
 @dataclass(kw_only=True)
 class IntervalOptions(BlockOptions):
-    """Give figures their intervals.
+    """Options of confidence intervals.
 
     `level` of the intervals, 0 to 1; `resamples` (100 or more) and `seed` of the bootstrap, which draws whole groups.
     """
@@ -60,7 +60,7 @@ class IntervalOptions(BlockOptions):
         higher_is_better: bool | None = True,
         floor: float | None = None,
     ) -> Metric:
-        """Give the share of True in `hits` (N,), N at least 1, as `stats.proportion_interval` does."""
+        """Compute the proportion of True in `hits` (N,), N at least 1, with `stats.proportion_interval`."""
         ends = stats.proportion_interval(hits, groups, self.resamples, self.level, self.seed, unit)
         value = float(np.mean(hits))
         return Metric(value, ends.n, ends.low, ends.high, ends.method, higher_is_better, floor=floor)
@@ -74,16 +74,16 @@ class IntervalOptions(BlockOptions):
         floors: Mapping[str, float] | None = None,
         reason: str | None = None,
     ) -> dict[str, Metric]:
-        """Give figures by name with bootstrap intervals; `statistic` maps weights (B, N) to (B, K) for K names.
+        """Compute metrics by name with bootstrap intervals; `statistic` maps weights (B, N) to (B, K) for K names.
 
-        A figure that is NaN becomes null with `reason`. `higher_is_better` and `floors` may tell names apart.
+        A metric that is NaN becomes null with `reason`. `higher_is_better` and `floors` may differ by name.
         """
         group = np.asarray(groups)
         values = statistic(np.ones((1, len(group))))[0]
         lows, highs = stats.bootstrap_interval(statistic, group, self.resamples, self.level, self.seed)
         better = higher_is_better if isinstance(higher_is_better, Mapping) else dict.fromkeys(names, higher_is_better)
         units, floor = len(np.unique(group)), floors or {}
-        why = reason or _("the set holds too few classes for it")
+        why = reason or _("the set has too few classes for this metric")
         return {
             name: metric_with_interval(
                 value, low, high, units, "bootstrap by group", better[name], floor.get(name), why
@@ -94,45 +94,48 @@ class IntervalOptions(BlockOptions):
 
 @dataclass(kw_only=True)
 class RunBlock(BlockOptions):
-    """Judge one Run on one Dataset; a subclass adds its options as fields and touches no disk, path or config."""
+    """Evaluation of one Run on one Dataset.
+
+    A subclass adds its options as fields and uses no files, paths or config.
+    """
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give the Result of this block; `run.predictions(dataset)` is cached, so ask for it freely."""
+        """Compute the Result of this block; `run.predictions(dataset)` is cached, so repeated calls cost nothing."""
         raise NotImplementedError
 
 
 @dataclass(kw_only=True)
 class IntervalBlock(IntervalOptions, RunBlock):
-    """Judge a Run by figures that bear intervals."""
+    """Evaluation of a Run by metrics with confidence intervals."""
 
 
 @dataclass(kw_only=True)
 class CompareBlock(BlockOptions):
-    """Compare several Runs, each on the Dataset that stands at its place; else as a RunBlock.
+    """Comparison of several Runs, each on the Dataset at the same position; otherwise like a RunBlock.
 
-    Where `reads_results`, it reads what blocks have said of the runs, and is judged anew when that changes. Where
-    `takes_ensembles`, it runs last, and the saved ensembles of the runs stand beside them.
+    With `reads_results`, it reads the saved results of the runs and is computed again when they change. With
+    `takes_ensembles`, it runs last and also compares the saved ensembles of the runs.
     """
 
     reads_results: ClassVar[bool] = False
     takes_ensembles: ClassVar[bool] = False
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the Result of this block; runs that differ in seed alone have the same `recipe`."""
+        """Compute the Result of this block; runs that differ only in seed have the same `recipe`."""
         raise NotImplementedError
 
 
 @dataclass(kw_only=True)
 class IntervalCompareBlock(IntervalOptions, CompareBlock):
-    """Compare Runs by figures that bear intervals."""
+    """Comparison of Runs by metrics with confidence intervals."""
 
 
 @dataclass(kw_only=True)
 class DatasetBlock(BlockOptions):
-    """Judge one Dataset, without a network; else as a RunBlock."""
+    """Evaluation of one Dataset without a network; otherwise like a RunBlock."""
 
     def audit(self, dataset: Dataset) -> Result:
-        """Give the Result of this block."""
+        """Compute the Result of this block."""
         raise NotImplementedError
 
 
@@ -140,28 +143,28 @@ Block = RunBlock | CompareBlock | DatasetBlock
 
 
 def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2) -> list[Predictions]:
-    """Give what each run says of the one set that all are judged on: images of known class, in one order.
+    """Return each run's predictions on the common set: images of known class, in the same order.
 
-    Classes stand in the first run's order, matched by name. Raise BlockError where there are fewer runs than
-    `minimum`, where they are judged on different images or know different classes, or where no class is known;
-    GuardError where the class names of one are in the wrong order.
+    Classes are in the first run's order, matched by name. Raise BlockError if there are fewer than `minimum` runs, if
+    the runs are evaluated on different images or have different classes, or if no class is known; raise GuardError if
+    the class names of a run are in the wrong order.
     """
     if len(runs) < minimum:
         given = ", ".join(run.label for run in runs)
         raise BlockError(
-            f"This block compares {minimum} runs or more, and there is {given or 'none'}.",
-            "Give several: 'ckpt=[RUN,RUN]', or ckpt=FOLDER that holds them.",
+            f"This block compares at least {minimum} runs, but got {given or 'none'}.",
+            "Pass several runs: 'ckpt=[RUN,RUN]', or ckpt=FOLDER that contains them.",
         )
     first = datasets[0]
     for run, dataset in zip(runs, datasets, strict=True):
         if dataset.fingerprint != first.fingerprint:
             raise BlockError(
-                f"{run.label} is judged on other images of {dataset.name} than {runs[0].label}.",
-                "Compare on one set: split=blind, data=manifest data.manifest=FILE, or runs of one data.split.seed.",
+                f"{run.label} and {runs[0].label} are evaluated on different images of {dataset.name}.",
+                "Use one set: split=blind, data=manifest data.manifest=FILE, or runs with the same data.split.seed.",
             )
         if set(run.classes) != set(runs[0].classes):
             raise BlockError(
-                f"{run.label} knows the classes {', '.join(run.classes)}, {runs[0].label} {', '.join(runs[0].classes)}."
+                f"{run.label} has the classes {', '.join(run.classes)}, {runs[0].label} {', '.join(runs[0].classes)}."
             )
     asked = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
     for run, predictions in zip(runs, asked, strict=True):
@@ -174,7 +177,7 @@ def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum:
 
 
 def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[int]]:
-    """Give the positions of the runs of each recipe, runs that differ in seed alone, in order of appearance."""
+    """Return the positions of the runs of each recipe (runs that differ only in seed), in order of appearance."""
     found: dict[str, list[int]] = {}
     for position, run in enumerate(runs):
         found.setdefault(run.recipe, []).append(position)
@@ -182,10 +185,10 @@ def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[int]]:
 
 
 def labelled_rows(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
-    """Give the rows whose true class is known, (M,); raise BlockError where there is none."""
+    """Return the rows whose true class is known, (M,); raise BlockError if there are none."""
     rows = np.flatnonzero(predictions.targets >= 0)
     if len(rows) == 0:
-        raise BlockError(f"{dataset.name}: no image's true class is known, so there is nothing to judge.")
+        raise BlockError(f"{dataset.name}: no image has a known class, so nothing can be evaluated.")
     return rows
 
 
@@ -199,27 +202,27 @@ def metric_with_interval(
     floor: float | None = None,
     reason: str | None = None,
 ) -> Metric:
-    """Give a figure with the ends that resampling gave it; none, which is said, where these do not differ or are NaN.
+    """Return a metric with its resampled interval; without one, and with the reason, if the ends are equal or NaN.
 
     A value of NaN becomes null with `reason`.
     """
     if np.isnan(value):
         return Metric(None, n, higher_is_better=better, reason=reason, floor=floor)
     if not high - low > _ROUNDING:
-        why = _("no interval: every resample gives the same figure")
+        why = _("no interval: every resample has the same value")
         return Metric(float(value), n, higher_is_better=better, reason=why, floor=floor)
     return Metric(float(value), n, float(low), float(high), interval, better, floor=floor)
 
 
 def warn_unlabelled(n: int, asked: int) -> list[str]:
-    """Say that `n` of the images asked for have no known class; nothing where all have one."""
+    """Return a warning about the `n` images without a known class; nothing if all have one."""
     if not n:
         return []
     return [_("{n} of {all} images have no known class and are left out.", n=n, all=asked)]
 
 
 def tabulate_predictions(predictions: Predictions) -> pd.DataFrame:
-    """Give a row an image of known class: path, target, prediction, confidence, correct, source, group."""
+    """Return one row per image of known class: path, target, prediction, confidence, correct, source, group."""
     names = np.array(predictions.classes)
     return pd.DataFrame(
         {
@@ -235,7 +238,7 @@ def tabulate_predictions(predictions: Predictions) -> pd.DataFrame:
 
 
 def name_corruptions() -> dict[str, str]:
-    """Give the words for each corruption, by its name."""
+    """Return the display name of each corruption."""
     return {
         "noise": _("noise"),
         "blur": _("blur"),
@@ -246,9 +249,9 @@ def name_corruptions() -> dict[str, str]:
 
 
 def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:
-    """Raise GuardError where another order of the class names explains the predictions significantly better.
+    """Raise GuardError if another order of the class names explains the predictions significantly better.
 
-    Images without a known class are left out; "permutation" in `allow` passes the guard. See
+    Images without a known class are ignored; "permutation" in `allow` skips the check. See
     `stats.find_class_permutation` for the test.
     """
     if "permutation" in allow:
@@ -257,13 +260,13 @@ def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> 
     confusion = classification.confusion_matrix(
         predictions.targets[known], predictions.predicted[known], len(predictions.classes)
     )
-    order = stats.find_class_permutation(confusion)
+    order = class_order.find_class_permutation(confusion)
     if order is not None:
         raise GuardError(*_explain_order(predictions.classes, order, confusion))
 
 
 def _align_rows(predictions: Predictions, first: Dataset, dataset: Dataset, rows: NDArray[np.intp]) -> Predictions:
-    """Give the rows of the first dataset; images are matched by content, label and group, as fingerprints are."""
+    """Return the rows of the first dataset; images are matched by content, label and group, as in fingerprints."""
     frames = [one.frame for one in (first, dataset)]
     keys = [frame["sha256"] + "\n" + frame["label"] + "\n" + frame["group"] for frame in frames]
     wanted, there = (np.argsort(key.to_numpy(dtype=np.str_), kind="stable") for key in keys)
@@ -277,7 +280,7 @@ def _explain_order(classes: tuple[str, ...], order: tuple[int, ...], confusion: 
     named, reordered = confusion.trace() / total, confusion[list(order), range(len(order))].sum() / total
     moved = [f"{classes[i]!r} is {classes[real]!r}" for i, real in enumerate(order) if i != real]
     return [
-        f"The class names are in the wrong order: accuracy is {named:.1%} as they stand, {reordered:.1%} reordered.",
-        f"What the network calls {', '.join(moved)}.",
-        "Check the labels of this set and the class order of the checkpoint; allow=[permutation] passes this guard.",
+        f"The class names are in the wrong order: accuracy is {named:.1%} as given, {reordered:.1%} reordered.",
+        f"By the network's predictions, {', '.join(moved)}.",
+        "Check the labels of this set and the class order of the checkpoint, or pass allow=[permutation].",
     ]

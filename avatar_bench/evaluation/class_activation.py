@@ -1,4 +1,4 @@
-"""The Grad-CAM maps of several runs of the same images, for the blocks that set them side by side."""
+"""Grad-CAM maps of several runs on the same images, for blocks that compare them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MAPPED_CLASSES = ("target", "prediction")
 
 @dataclass(frozen=True)
 class RunMaps:
-    """Hold what one run makes of n images.
+    """Maps and predictions of one run on n images.
 
-    `maps` (n, h, w) are raw Grad-CAM maps, of the class that `shown` (n,) gives, an index into `predictions.classes`;
-    `images` (n, S, S, 3) uint8 are what the network takes; `place` is that of the run's recipe, for its colour.
+    `maps` (n, h, w) are raw Grad-CAM maps, each of the class with index `mapped` (n,) in `predictions.classes`;
+    `images` (n, S, S, 3) uint8 are the network's input; `place` is the position of the run's recipe, for its colour.
     """
 
     label: str
@@ -41,7 +41,7 @@ class RunMaps:
     predictions: Predictions
 
     def take(self, rows: NDArray[np.integer]) -> RunMaps:
-        """Give some of the images."""
+        """Return a selection of the images."""
         parts = (self.maps[rows], self.mapped[rows], self.images[rows], self.predictions.take(rows))
         return RunMaps(self.label, self.place, self.layer, *parts)
 
@@ -53,26 +53,28 @@ def compute_maps(
     rows: NDArray[np.integer],
     of: str,
 ) -> tuple[list[RunMaps], list[str]]:
-    """Give each run's maps of some `rows` of what `together` gave, and what is to be told of them.
+    """Compute each run's maps of the given `rows` of its aligned predictions; return them with warnings.
 
-    They are of the "target" or of the "prediction". A run without a layer that is a map is left out, and told. Raises
-    BlockError where all are.
+    The maps are of the "target" or of the "prediction". A run without a spatial layer is left out with a warning. Raise
+    BlockError if no run has one.
     """
-    made, said, places = [], [], {name: place for place, name in enumerate(group_by_recipe(runs))}
+    made, messages, places = [], [], {name: place for place, name in enumerate(group_by_recipe(runs))}
     every = zip(runs, datasets, predictions, strict=True)
-    for run, dataset, answers in tqdm(every, "maps", len(runs), leave=False, disable=None):
+    for run, dataset, aligned in tqdm(every, "maps", len(runs), leave=False, disable=None):
         try:
-            made.append(_compute_run_maps(run, dataset, answers.take(rows), places[run.recipe], of))
+            made.append(_compute_run_maps(run, dataset, aligned.take(rows), places[run.recipe], of))
         except BlockError as error:
-            said.append(_("{run} is left out: {reason}", run=run.label, reason=" ".join(error.lines)))
+            messages.append(_("{run} is left out: {reason}", run=run.label, reason=" ".join(error.lines)))
         run.unload_model()
     if not made:
-        raise BlockError("No run has a layer that is a map of its images:", "Grad-CAM has nothing to compare.")
-    return made, said + _warn_about_maps(made) + _warn_about_resizing(runs)
+        raise BlockError(
+            "No run has a layer with a spatial map.", "Grad-CAM maps cannot be compared; choose other runs."
+        )
+    return made, messages + _warn_about_maps(made) + _warn_about_resizing(runs)
 
 
 def collect_arrays(made: Sequence[RunMaps]) -> dict[str, NDArray[np.generic]]:
-    """Give what maps.npz holds: `maps_<k>` (n, h, w) of run k of `runs`, and of which images and classes they are."""
+    """Return the contents of maps.npz: `maps_<k>` (n, h, w) of run k of `runs`, with their images and classes."""
     first = made[0].predictions
     return {
         **{f"maps_{number}": panel.maps for number, panel in enumerate(made)},
@@ -85,34 +87,43 @@ def collect_arrays(made: Sequence[RunMaps]) -> dict[str, NDArray[np.generic]]:
     }
 
 
-def _compute_run_maps(run: Run, dataset: Dataset, answers: Predictions, place: int, of: str) -> RunMaps:
+def _compute_run_maps(run: Run, dataset: Dataset, aligned: Predictions, place: int, of: str) -> RunMaps:
     row = {path: number for number, path in enumerate(dataset.frame["path"])}
-    inputs = run.inputs(dataset, [row[str(path)] for path in answers.paths])
+    inputs = run.inputs(dataset, [row[str(path)] for path in aligned.paths])
     layer = attribution.find_spatial_layer(run.classifier, inputs)
-    shown = answers.targets if of == "target" else answers.predicted
-    own = np.array([run.classes.index(name) for name in answers.classes])  # the run's order of classes may differ
+    shown = aligned.targets if of == "target" else aligned.predicted
+    own = np.array([run.classes.index(name) for name in aligned.classes])  # the run's class order may differ
     maps = attribution.compute_grad_cam(run.classifier, layer, inputs, own[shown], run.batch_size)
-    return RunMaps(run.label, place, layer, maps, shown, inputs.permute(0, 2, 3, 1).numpy(), answers)
+    return RunMaps(run.label, place, layer, maps, shown, inputs.permute(0, 2, 3, 1).numpy(), aligned)
 
 
 def _warn_about_maps(made: Sequence[RunMaps]) -> list[str]:
-    said = []
+    messages = []
     for panel in made:
         name, n = panel.label, len(panel.maps)
         if not panel.layer.last:
             layer = panel.layer.name
-            said.append(
-                _("{run}: the maps are those of {layer}: no later stage has a map that counts", run=name, layer=layer)
+            messages.append(
+                _(
+                    "{run}: maps of {layer} are used; no later stage has a spatial map that affects the prediction",
+                    run=name,
+                    layer=layer,
+                )
             )
         if empty := int((panel.maps.max(axis=(1, 2)) == 0).sum()):
-            said.append(
-                _("{run}: {n} of {total} maps are empty: no cell speaks for the class", run=name, n=empty, total=n)
+            messages.append(
+                _("{run}: {n} of {total} maps are empty: no cell has a positive activation", run=name, n=empty, total=n)
             )
-    return said
+    return messages
 
 
 def _warn_about_resizing(runs: Sequence[Run]) -> list[str]:
     ways = sorted({run.preprocessing.resize for run in runs})
     if len(ways) == 1:
         return []
-    return [_("the runs see different parts of an image ({ways}): their cells do not match", ways=", ".join(ways))]
+    return [
+        _(
+            "the runs resize images differently ({ways}), so map cells cover different image regions",
+            ways=", ".join(ways),
+        )
+    ]

@@ -1,4 +1,4 @@
-"""The earlier result that evaluate is given by against=, and what comes of the comparison with it."""
+"""Comparison of new results with the earlier results given by against=."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _METRICS = "metrics.json"
 
 
 class EarlierResults:
-    """The Results at the place that against= gives: a Result's folder, a run's, or one that out= has filled."""
+    """Earlier Results found at against=: the folder of a Result, of a run, or one written with out=."""
 
     def __init__(self, place: Path, alpha: float) -> None:
         self.place = place.parent if place.name == _METRICS else place
@@ -28,16 +28,16 @@ class EarlierResults:
             raise DataError(f"against={place}: there is no such folder.", _EXPECTED)
 
     def read(self, folder: Path, blocks: Collection[str], classes: Collection[str]) -> dict[str, Result]:
-        """Return the earlier Results by block, before those of `folder`, which may be the same, are written.
+        """Return the earlier Results by block; call it before `folder`, which may hold them, is overwritten.
 
-        Raise DataError where there is none, or where one is damaged or of other classes.
+        Raise DataError if there are none, or if one is damaged or has other classes.
         """
         names = [self.place / name for name in ("", *(f"evaluation/{folder.name}/{block}" for block in blocks))]
         found = {one.block: one for place in names if (one := _load(place)) is not None and one.block in blocks}
         if not found:
             have = sorted({file.parent.name for file in self.place.rglob(_METRICS)} - {AGAINST_FOLDER})
             raise DataError(
-                f"against={self.place} holds no result of {', '.join(blocks)} on {folder.name}"
+                f"against={self.place} has no result of {', '.join(blocks)} on {folder.name}"
                 + (f"; it has {format_names(have, 5)}." if have else "."),
                 _EXPECTED,
             )
@@ -51,7 +51,7 @@ class EarlierResults:
         return found
 
     def compare(self, results: list[Result], earlier: dict[str, Result], folder: Path, saving: ResultWriter) -> None:
-        """Save the differences in folder/against, and note what they say."""
+        """Save the differences in folder/against and record a summary line for each."""
         pairs = [(one, earlier[one.block]) for one in results if one.block in earlier]
         if not pairs:
             return
@@ -67,17 +67,17 @@ class EarlierResults:
                 self.worse.append(f"{folder / row['block']} is significantly worse than {self.place}: {numbers}.")
 
     def finish(self) -> None:
-        """Raise RegressionError where a result is significantly worse than the earlier one."""
+        """Raise RegressionError if a result is significantly worse than the earlier one."""
         if self.worse:
             rest = f"So are {len(self.worse) - 1} others, see above." if len(self.worse) > 1 else ""
             raise RegressionError(self.worse[0], *[rest] * bool(rest))
 
 
-_EXPECTED = "Expected an earlier RUN/evaluation/<set>/<block>, or a run that was evaluated on this set by this block."
+_EXPECTED = "Expected an earlier RUN/evaluation/<set>/<block>, or a run already evaluated on this set with this block."
 
 
 def _load(folder: Path) -> Result | None:
-    """Read a Result; None where there is none, DataError where it is damaged or another version's."""
+    """Load a Result; return None if there is none, raise DataError if it is damaged or of another version."""
     if not (folder / _METRICS).is_file():
         return None
     try:

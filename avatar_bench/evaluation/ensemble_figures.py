@@ -1,4 +1,4 @@
-"""The figures of the blocks ensemble and ensemble_diversity."""
+"""Figures of the blocks ensemble and ensemble_diversity."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from avatar_bench.metrics import plots
 from avatar_bench.metrics.plots import number_points
 from avatar_bench.results.result import Metric, Result
 
-_MAX_RUNS_WITH_NUMBERS = 14  # runs above which numbers in the cells of a heatmap cannot be read
-_MAX_NUMBERED_POINTS = 45  # points above which numbers beside them cannot be read
+_MAX_RUNS_WITH_NUMBERS = 14  # with more runs, numbers in the cells of a heatmap are illegible
+_MAX_NUMBERED_POINTS = 45  # with more points, numbers beside them are illegible
 
 
 def name_strategies() -> dict[str, str]:
-    """Give the words for each strategy, by its name."""
+    """Return the display name of each strategy."""
     return {
         "soft_vote": _("soft vote"),
         "accuracy_ece": _("accuracy × (1 − ECE)"),
         "greedy": _("greedy selection"),
         "scaled_vote": _("scaled soft vote"),
-        "soup": _("soup of weights"),
+        "soup": _("weight soup"),
     }
 
 
 def draw(result: Result, labels: Sequence[str], colours: Sequence[int], single: int) -> dict[str, Figure]:
-    """Draw what the metrics and tables of the block ensemble hold; `colours` number each run's recipe."""
+    """Draw the figures of the block ensemble from its metrics and tables; `colours` number each run's recipe."""
     contributions = [result.metrics[f"contribution/{label}"] for label in labels]
     return {
         "gain": draw_gain(result.metrics, result.n, labels[single], colours[single]),
@@ -70,7 +70,7 @@ def draw_gain(metrics: Mapping[str, Metric], n: int, single: str, colour: int) -
 
 @plots.use_style()
 def draw_weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
-    """Draw what each run weighs in each strategy."""
+    """Draw the weight of each run in each strategy."""
     words = name_strategies()
     names = [name for name in words if name in set(table["strategy"])]
     rows = [table[table["strategy"] == name].set_index("run")["weight"].reindex(list(labels)) for name in names]
@@ -90,7 +90,7 @@ def draw_weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
 
 @plots.use_style()
 def draw_contribution(metrics: Sequence[Metric], labels: Sequence[str], colours: Sequence[int]) -> Figure:
-    """Draw what soft voting loses without each run, with intervals, the one it needs most on top."""
+    """Draw the accuracy that soft voting loses without each run, with intervals, the largest loss at the top."""
     order = np.argsort([-(metric.value or 0) for metric in metrics], kind="stable")
     figure = plots.create_figure(6.6, 1.3 + 0.3 * len(labels))
     axes = figure.subplots()
@@ -98,15 +98,15 @@ def draw_contribution(metrics: Sequence[Metric], labels: Sequence[str], colours:
     axes.set_yticks(range(len(labels)), plots.shorten_names((labels[row] for row in order), 34))
     axes.set_ylim(len(labels) - 0.5, -0.5)
     _draw_reference(axes, 0)
-    axes.set_xlabel(_("accuracy that soft voting loses without the run (points)"))
+    axes.set_xlabel(_("accuracy lost by soft voting without the run (points)"))
     return figure
 
 
 @plots.use_style()
 def draw_pairs(values: NDArray[np.float64], labels: Sequence[str], label: str, signed: bool) -> Figure:
-    """Draw a figure of every pair of runs, (M, M) and symmetric, as a triangle; NaN is a pair that has none.
+    """Draw a measure of every pair of runs, (M, M) and symmetric, as a triangle; NaN means no value.
 
-    Colours go from -1 to 1 where it is `signed`, else from 0 to the largest.
+    The colour scale is -1 to 1 if the measure is `signed`, else 0 to the largest value.
     """
     size = len(labels)
     figure = plots.create_figure(max(4.8, 3.0 + 0.48 * size), max(4.4, 2.4 + 0.48 * size))
@@ -122,19 +122,19 @@ def draw_pairs(values: NDArray[np.float64], labels: Sequence[str], label: str, s
     for row in range(1, size if size <= _MAX_RUNS_WITH_NUMBERS else 1):
         for column in range(row):
             value = values[row, column]
-            said = "-" if np.isnan(value) else f"{value:.2f}"
+            text = "-" if np.isnan(value) else f"{value:.2f}"
             ink = "white" if abs(value) > 0.62 * high else "black"
-            axes.text(column, row - 1, said, ha="center", va="center", color=ink, fontsize=8)
+            axes.text(column, row - 1, text, ha="center", va="center", color=ink, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.8, label=label)
     return figure
 
 
 @plots.use_style()
 def draw_kappa_error(table: pd.DataFrame, accuracies: Mapping[str, float], colours: Mapping[str, int]) -> Figure:
-    """Draw each pair's kappa against its mean error, each half of a marker in the colour of one of its runs.
+    """Draw each pair's kappa against its mean error; each half of a marker has the colour of one of the runs.
 
-    Where runs of one recipe share a colour, runs are numbered and so are the pairs, up to 45 of them. Margineantu and
-    Dietterich, ICML 1997: pairs at the lower left are accurate and differ, which averaging gains from.
+    If runs of one recipe share a colour, runs and pairs are numbered, up to 45 pairs. Margineantu and Dietterich, ICML
+    1997: pairs at the lower left are accurate and diverse, and averaging gains from them.
     """
     number = {name: place for place, name in enumerate(colours, 1)}
     numbered = len(set(colours.values())) < len(colours) and len(table) <= _MAX_NUMBERED_POINTS
@@ -174,7 +174,7 @@ def _draw_reference(axes: Axes, x: float) -> None:
 
 
 def _draw_intervals(axes: Axes, metrics: Sequence[Metric | None], colours: Sequence[int | None]) -> None:
-    """Draw shares as percents with their intervals, a row each; None leaves a row empty."""
+    """Draw proportions as per cent with their intervals, one row each; None leaves a row empty."""
     for row, (metric, number) in enumerate(zip(metrics, colours, strict=True)):
         if metric is None or metric.value is None:
             continue

@@ -1,4 +1,4 @@
-"""What figures that set models side by side share: a look for each model, a legend, an axis of equal ratios."""
+"""Common style of figures that compare models: colours and markers, legend, logarithmic axes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _NAME_LENGTH = 34  # characters of a model's name
 _CHARACTERS_PER_INCH = 12  # characters of a legend
-_MIN_RATIO = 6.0  # between the ends of an axis, so that it holds two or three of its marks
+_MIN_RATIO = 6.0  # of the ends of an axis, so that it has two or three ticks
 
 
 class RunStyles:
-    """Give runs, by label, and models, by name, the colour and marker of their recipe."""
+    """Colours and markers of runs, by label, and of models, by name: one style per recipe."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         found = group_by_recipe(runs)
@@ -37,7 +37,7 @@ class RunStyles:
         self._short = dict(zip(self._index, plots.shorten_names(self._index, _NAME_LENGTH), strict=True))
 
     def of(self, name: str) -> dict[str, Any]:
-        """Return the colour and the marker of a run or model; a plus of an ensemble."""
+        """Return the colour and the marker of a run or model; ensembles have a plus."""
         index = self._index[name]
         return {
             "color": plots.get_colour(index),
@@ -45,31 +45,33 @@ class RunStyles:
         }
 
     def word(self, name: str) -> str:
-        """Return how a run or model is called in a figure; ensembles are said to be such."""
+        """Return the display name of a run or model; ensembles are marked as such."""
         if name in self._made_of_others:
             return _("{strategy} (ensemble)", strategy=name_strategies().get(name, name))
         return self._short[name]
 
     def legend(self, figure: Figure, names: Iterable[str], others: Iterable[Line2D] = (), **line: Any) -> None:
-        """Draw the legend of the models that some runs are of, and of `others`, in as many columns as fit below."""
+        """Draw the legend of the given runs' models, and of `others`, in as many columns as fit below."""
         shown = [self.models[index] for index in sorted({self._index[name] for name in names})]
-        told = [self.word(name) for name in shown]
+        texts = [self.word(name) for name in shown]
         style = {"linestyle": "", "markersize": 5.5, **line}
-        handles = [Line2D([], [], label=text, **style, **self.of(name)) for name, text in zip(shown, told, strict=True)]
+        handles = [
+            Line2D([], [], label=text, **style, **self.of(name)) for name, text in zip(shown, texts, strict=True)
+        ]
         handles += others
         longest = max(len(str(handle.get_label())) for handle in handles)
         columns = int(figure.get_figwidth() * _CHARACTERS_PER_INCH // (longest + 6))
         figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), columns)))
 
     def height(self, width: float) -> float:
-        """Give about how many inches the legend takes below a figure of a width in inches."""
+        """Return the approximate height in inches of the legend below a figure of a given width in inches."""
         longest = max(len(self.word(name)) for name in self.models)
         columns = max(1, int(width * _CHARACTERS_PER_INCH // (longest + 6)))
         return 0.1 + 0.2 * -(-len(self.models) // columns)
 
 
 def set_log_axis(axes: Axes, which: Literal["x", "y"], values: Iterable[float]) -> None:
-    """Make an axis one of equal ratios, with marks at 1, 2 and 5 and room for a few of them."""
+    """Make an axis logarithmic, with ticks at 1, 2 and 5 and room for several of them."""
     known = list(values)
     low, high = min(known), max(known)
     spread = max(1.25, (_MIN_RATIO * low / high) ** 0.5)

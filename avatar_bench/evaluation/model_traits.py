@@ -1,8 +1,9 @@
-"""What a recipe is made of: its network, start and optimizer, and every setting under which it was trained."""
+"""Traits of a recipe: its network, initial weights, optimizer and training settings."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,12 +16,9 @@ from avatar_bench.models.profiling import count_macs, count_parameters
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
-
-import re
-
 UNKNOWN = "?"
 SCRATCH, PUBLISHED, FILE = "scratch", "published", "file"
-SAM, SAM_AT_COST, START, FAMILY = "sam", "sam at equal cost", "start", "family"  # what may change in a pair
+SAM, SAM_AT_COST, START, FAMILY = "sam", "sam at equal cost", "start", "family"  # traits that a pair may differ in
 _STAGE_SETTINGS = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
 _SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -30,14 +28,14 @@ _SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
 _IGNORED_SETTINGS = (
     "seeds",
     "device",
-)  # they may differ in a pair: seeds are resampled, and a device makes no accuracy
+)  # pairs may differ in these: seeds are resampled, and the device does not affect accuracy
 
 
 class StartingWeights(NamedTuple):
-    """Say what weights training began with: "scratch", "published", "file" or a pretraining's method, and which.
+    """Weights that training started from: "scratch", "published", "file" or a pretraining method, with details.
 
-    `detail` is the tag of published weights, or the first digits of a file's SHA-256. `trained` says what they were
-    trained with, so that those of two architectures can be compared; UNKNOWN where that is not told.
+    `detail` is the tag of published weights, or the first digits of a file's SHA-256. `trained` describes the data and
+    labels of their training, so that the weights of two architectures can be compared; UNKNOWN if not known.
     """
 
     kind: str
@@ -49,21 +47,21 @@ class StartingWeights(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Say whether it is told what the weights were trained with."""
+        """Return whether the training of the weights is known."""
         return self.trained != UNKNOWN
 
     def is_comparable(self, other: StartingWeights) -> bool:
-        """Tell whether weights of another architecture were, as far as is known, trained with the same."""
-        told = self.known and other.known
-        return self.kind == other.kind and (self.trained == other.trained or not told)
+        """Return whether another architecture's weights were trained on the same data and labels, as far as known."""
+        both_known = self.known and other.known
+        return self.kind == other.kind and (self.trained == other.trained or not both_known)
 
 
 @dataclass(frozen=True)
 class Traits:
-    """Hold what a recipe is made of.
+    """Traits of a recipe.
 
-    `sam` says how sharpness-aware minimisation was set, "" without it; `settings` are all others by name, as text, of
-    all its runs. `seconds` inside training alone and `passes` a step are means over the runs, None where not known.
+    `sam` describes the settings of sharpness-aware minimisation, "" without it; `settings` are all others by name, as
+    text, of all its runs. `seconds` of training and `passes` per step are means over the runs, None if not known.
     """
 
     architecture: str
@@ -79,19 +77,19 @@ class Traits:
     epochs: tuple[int, ...] = ()
 
     def changed(self, other: Traits) -> list[str]:
-        """Name the things in which another recipe differs, beside the settings: SAM, START, FAMILY.
+        """List what differs from another recipe besides the settings: SAM, START, FAMILY.
 
-        Weights of two architectures are never the same: there, those that were trained with the same are called alike.
+        Two architectures never share weights: there, weights trained on the same data and labels count as equal.
         """
         same = self.architecture == other.architecture
         starts = self.start == other.start if same else self.start.is_comparable(other.start)
-        return [name for name, kept in ((SAM, self.sam == other.sam), (START, starts), (FAMILY, same)) if not kept]
+        return [name for name, equal in ((SAM, self.sam == other.sam), (START, starts), (FAMILY, same)) if not equal]
 
     @property
     def cost(self) -> list[float]:
-        """Give the passes over the training images, stage by stage; nothing where they are not known.
+        """Return the passes over the training images, stage by stage; empty if they are not known.
 
-        Nor where epochs are an upper limit, as training ends early once val gets no better.
+        Also empty with early stopping, which makes the epochs an upper limit.
         """
         if not self.passes or self.settings["early_stopping"] != _format_value(None):
             return []
@@ -99,7 +97,7 @@ class Traits:
 
 
 class RecipePair(NamedTuple):
-    """Name two recipes by their places, and the one thing in which they differ."""
+    """Two recipes by position, and the one trait in which they differ."""
 
     a: int
     b: int
@@ -107,7 +105,7 @@ class RecipePair(NamedTuple):
 
 
 def read_traits(runs: Sequence[Run]) -> Traits:
-    """Read what the runs of a recipe say of themselves, and the first one's network; raise BlockError where none is."""
+    """Read the traits of a recipe from its runs' records and first network; raise BlockError if there is none."""
     first = runs[0]
     net = first.classifier.net
     size = first.preprocessing.size
@@ -132,12 +130,12 @@ def read_traits(runs: Sequence[Run]) -> Traits:
 
 
 def find_pairs(found: Sequence[Traits]) -> list[RecipePair]:
-    """Give every two recipes that differ in one thing alone: SAM, the start, or the family of the network.
+    """Find all pairs of recipes that differ in exactly one trait: SAM, initial weights, or the family of the network.
 
-    In each, a has SAM, begins with weights, or is the less convolutional one. Recipes of unknown settings have none.
-    Those with and without SAM may differ in epochs, too, where they make as many passes: that is SAM_AT_COST.
+    In each pair, a has SAM, starts from weights, or is less convolutional. Recipes with unknown settings form no pairs.
+    Recipes with and without SAM may also differ in epochs if they make equally many passes: SAM_AT_COST.
     """
-    told = []
+    pairs = []
     for j, second in enumerate(found):
         for i, first in enumerate(found[:j]):
             changed = first.changed(second)
@@ -145,12 +143,12 @@ def find_pairs(found: Sequence[Traits]) -> list[RecipePair]:
                 continue
             ranks = [_rank_recipe(each, changed[0]) for each in (first, second)]
             if what == START or ranks[0] != ranks[1]:
-                told.append(RecipePair(*((i, j) if ranks[0] >= ranks[1] else (j, i)), what))
-    return sorted(told, key=lambda pair: (SAM, SAM_AT_COST, START, FAMILY).index(pair.changed))
+                pairs.append(RecipePair(*((i, j) if ranks[0] >= ranks[1] else (j, i)), what))
+    return sorted(pairs, key=lambda pair: (SAM, SAM_AT_COST, START, FAMILY).index(pair.changed))
 
 
 def find_crossed_pairs(found: Sequence[RecipePair]) -> list[tuple[RecipePair, RecipePair]]:
-    """Give every two pairs of SAM whose recipes, with SAM and without, are pairs of two families."""
+    """Find pairs of SAM pairs whose recipes, with and without SAM, form family pairs."""
     sam = [pair for pair in found if pair.changed == SAM]
     families = {(pair.a, pair.b) for pair in found if pair.changed == FAMILY}
     return [
@@ -159,7 +157,7 @@ def find_crossed_pairs(found: Sequence[RecipePair]) -> list[tuple[RecipePair, Re
 
 
 def tabulate_protocol(names: Sequence[str], found: Sequence[Traits]) -> pd.DataFrame:
-    """Give a row a setting and value: whether recipes differ in it, and which have this value."""
+    """Return one row per setting and value: whether the recipes differ in it, and which have this value."""
     rows = []
     for setting in found[0].settings:
         values = [each.settings[setting] for each in found]
@@ -170,7 +168,7 @@ def tabulate_protocol(names: Sequence[str], found: Sequence[Traits]) -> pd.DataF
 
 
 def _find_comparison(changed: str, first: Traits, second: Traits) -> str:
-    """Say what a pair of two recipes that differ in one thing is of; "" where their settings make it none."""
+    """Return the trait that a pair compares; "" if its settings differ otherwise."""
     if _has_same_settings(first, second):
         return changed
     at_cost = changed == SAM and first.cost == second.cost != [] and _has_same_settings(first, second, but=("epochs",))
@@ -179,8 +177,8 @@ def _find_comparison(changed: str, first: Traits, second: Traits) -> str:
 
 def _has_same_settings(first: Traits, second: Traits, but: tuple[str, ...] = ()) -> bool:
     left_out = (*_IGNORED_SETTINGS, *but)
-    kept = [{k: v for k, v in each.settings.items() if k not in left_out} for each in (first, second)]
-    return kept[0] == kept[1] and UNKNOWN not in (first.settings["data_fingerprint"], first.settings["epochs"])
+    settings = [{k: v for k, v in each.settings.items() if k not in left_out} for each in (first, second)]
+    return settings[0] == settings[1] and UNKNOWN not in (first.settings["data_fingerprint"], first.settings["epochs"])
 
 
 def _rank_recipe(each: Traits, changed: str) -> int:
@@ -190,9 +188,9 @@ def _rank_recipe(each: Traits, changed: str) -> int:
 
 
 def _name_architecture(run: Run) -> str:
-    """Name the network without the tag of its weights, with the options that shape it."""
-    said = [f"{name}={value}" for name, value in sorted(_read_options(run).items()) if not _is_regularisation(name)]
-    return " ".join([run.card.backbone.partition(".")[0], *said])
+    """Return the name of the network without its weights' tag, with the options that change its shape."""
+    options = [f"{name}={value}" for name, value in sorted(_read_options(run).items()) if not _is_regularisation(name)]
+    return " ".join([run.card.backbone.partition(".")[0], *options])
 
 
 def _read_options(run: Run) -> dict[str, Any]:
@@ -200,12 +198,12 @@ def _read_options(run: Run) -> dict[str, Any]:
 
 
 def _is_regularisation(option: str) -> bool:
-    """Tell whether an option of a network leaves parts of it out at random in training, and its shape as it is."""
+    """Return whether an option only drops parts of the network at random in training, leaving its shape unchanged."""
     return option.endswith("_rate") or option == "attn_drop"
 
 
 def read_starting_weights(run: Run) -> StartingWeights:
-    """Read what weights the training of a run began with."""
+    """Read which weights the training of a run started from."""
     init = run.record.get("init") or {"weights": run.card.weights}
     weights = str(init.get("weights") or "none")
     if "sha256" in init:
@@ -228,7 +226,7 @@ def _describe_sam(optimizer: Mapping[str, Any]) -> str:
 
 
 def _read_settings(run: Run) -> dict[str, str]:
-    """Give each setting of a run as text; UNKNOWN where it does not say."""
+    """Return each setting of a run as text; UNKNOWN if it is not recorded."""
     record, config = run.record, run.config
     data, optimizer = config.get("data") or {}, config.get("optimizer") or {}
     split, stages = record.get("split") or {}, record.get("stages") or []
@@ -278,7 +276,7 @@ def _average(values: Sequence[Any]) -> float | None:
 
 _LABELS = "labels of ImageNet"
 _MASKED = "masked autoencoding on ImageNet-1k"
-_PRETRAINING_BY_TAG = {  # what a tag says of data and labels, in the words of timm
+_PRETRAINING_BY_TAG = {  # data and labels by part of timm's tag
     "in1k": f"{_LABELS}-1k",
     "in12k": f"{_LABELS}-12k",
     "in21k": f"{_LABELS}-21k",
@@ -295,26 +293,26 @@ _PRETRAINING_BY_TAG = {  # what a tag says of data and labels, in the words of t
     "laion2b": "texts of LAION-2B",
     "clip_laion2b": "texts of LAION-2B",
 }
-_RECIPE_TAGS = (  # words for who trained with labels, and how: nothing but the data's own labels had a part
+_RECIPE_TAGS = (  # parts of a tag that name the author or schedule of supervised training on the data's own labels
     *("a1", "a1h", "a2", "a3", "agc", "augreg", "augreg2", "bt", "c1", "c2", "c3", "ch", "cvnets", "d", "fb", "gluon"),
     *("lamb", "ms", "nav", "orig", "pycls", "ra", "ra2", "ra3", "ra4", "rmsp", "sbb", "sw", "tv", "tv2"),
 )
-_SIZE_TAG = re.compile(r"[re]?\d+")  # of images and epochs: r224, e300, 384
-_AMBIGUOUS_TAGS = ("in22k_ft_in1k",)  # a tag of several meanings: those of EVA and BEiT began without labels
+_SIZE_TAG = re.compile(r"[re]?\d+")  # image sizes and epochs: r224, e300, 384
+_AMBIGUOUS_TAGS = ("in22k_ft_in1k",)  # EVA and BEiT weights with this tag started without labels
 
 
 def find_tag(backbone: str) -> str:
-    """Give the tag of the weights that timm loads by this name, its default one where the name bears none."""
+    """Return the tag of the weights that timm loads by this name; its default tag if the name has none."""
     if tag := backbone.partition(".")[2]:
         return tag
-    import timm  # takes a second, which names with a tag do without
+    import timm  # takes a second to import, and is not needed for names with a tag
 
     config = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None  # type: ignore[attr-defined]
     return str(config.tag or "") if config else ""
 
 
 def describe_pretraining(tag: str) -> str:
-    """Say what weights of a tag were trained with; "" where it does not tell, as of teachers and other data."""
+    """Describe the data and labels behind a weights tag; "" if unknown, as with teachers or other data."""
     if tag in _AMBIGUOUS_TAGS:
         return ""
     words = [word for word in tag.split("_") if word not in _RECIPE_TAGS and not _SIZE_TAG.fullmatch(word)]

@@ -1,4 +1,4 @@
-"""The sets that out_of_domain judges, and its tables of them."""
+"""Out-of-domain sets with their predictions, and the tables of out_of_domain."""
 
 from __future__ import annotations
 
@@ -10,16 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import _
-
-if TYPE_CHECKING:
-    from avatar_bench.data.dataset import Dataset
-    from avatar_bench.results.predictions import Predictions
-
-
-from typing import TYPE_CHECKING
-
 from avatar_bench.errors import BlockError, DataError, GuardError
+from avatar_bench.i18n import _
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -29,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OutOfDomainSet:
-    """Hold a set beside the domain: what kind it is (near, far, shifted) and what the run says of it."""
+    """Set outside the domain: its kind (near, far, shifted), images and predictions."""
 
     name: str
     kind: str
@@ -38,12 +30,12 @@ class OutOfDomainSet:
 
     @property
     def should_reject(self) -> NDArray[np.bool_]:
-        """Tell which images deserve no confidence: those of no class, and errors."""
+        """Mark the images that deserve low confidence: those of no class, and misclassified ones."""
         return ~self.predictions.correct
 
 
 def tabulate_sets(name: str, inside: Predictions, sets: Sequence[OutOfDomainSet]) -> pd.DataFrame:
-    """Give a row a set, the domain, `inside`, first: kind, label, n, accuracy, confidence and shares of classes."""
+    """Return one row per set, `inside` first: kind, label, n, accuracy, confidence and class proportions."""
     rows = [_build_set_row(name, "in_domain", inside)]
     rows += [_build_set_row(each.name, each.kind, each.predictions) for each in sets]
     return pd.DataFrame(rows)
@@ -68,14 +60,14 @@ def _build_set_row(name: str, kind: str, predictions: Predictions) -> dict[str, 
 def tabulate_scores(
     name: str, inside: Predictions, sets: Sequence[OutOfDomainSet], scores: Mapping[str, pd.DataFrame]
 ) -> pd.DataFrame:
-    """Give a row an image, with its `scores`, which are held by set; those of the domain as "in_domain"."""
+    """Return one row per image with its `scores`, which are given by set; in-domain images under "in_domain"."""
     parts = [_build_score_rows(name, "in_domain", inside, scores["in_domain"])]
     parts += [_build_score_rows(each.name, each.kind, each.predictions, scores[each.name]) for each in sets]
     return pd.concat(parts, ignore_index=True)
 
 
 def _build_score_rows(name: str, kind: str, predictions: Predictions, scores: pd.DataFrame) -> pd.DataFrame:
-    names = np.array([*predictions.classes, ""])  # the last, for -1: not known
+    names = np.array([*predictions.classes, ""])  # the last one stands for unknown (-1)
     rows = {
         "set": name,
         "kind": kind,
@@ -89,7 +81,7 @@ def _build_score_rows(name: str, kind: str, predictions: Predictions, scores: pd
 
 
 def name_scores() -> dict[str, str]:
-    """Return the words for each score, by its name."""
+    """Return the display name of each score."""
     return {
         "msp": _("MSP"),
         "max_logit": _("max. logit"),
@@ -100,7 +92,7 @@ def name_scores() -> dict[str, str]:
 
 
 def name_kind(kind: str) -> str:
-    """Give the words for a kind of set."""
+    """Return the display name of a kind of set."""
     return {
         "in_domain": _("in domain"),
         "near": _("near"),
@@ -110,9 +102,10 @@ def name_kind(kind: str) -> str:
 
 
 def read_ood_sets(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
-    """Give every out-of-domain set with its Predictions, by name.
+    """Read every out-of-domain set with its Predictions, by name.
 
-    Raise BlockError where a folder is missing or an image broken, so that other blocks go on; GuardError as the run.
+    Raise BlockError if a folder is missing or an image is broken, so that other blocks go on; raise GuardError like the
+    run.
     """
     name = ""
     try:
@@ -126,5 +119,5 @@ def read_ood_sets(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
         which = f"The out-of-domain set {name}" if name else "An out-of-domain set"
         raise BlockError(
             f"{which} cannot be used: {error.lines[0]}",
-            f"Mend it, or name another folder: 'data.ood={{{name or 'NAME'}: FOLDER}}'",
+            f"Repair it, or pass another folder: 'data.ood={{{name or 'NAME'}: FOLDER}}'",
         ) from error

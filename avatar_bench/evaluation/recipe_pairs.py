@@ -1,4 +1,4 @@
-"""Two recipes on the same images: their difference in accuracy, how sure it is, and which pairs are told apart."""
+"""Paired comparison of two recipes on the same images: difference in accuracy, interval, p-value and significance."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from avatar_bench.evaluation.block import IntervalCompareBlock
 from avatar_bench.evaluation.seeds import Recipes
 from avatar_bench.i18n import _
-from avatar_bench.metrics import paired, stats
+from avatar_bench.metrics import paired_tests, stats
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(kw_only=True)
 class PairwiseBlock(IntervalCompareBlock):
-    """Compare recipes in pairs: told apart below `alpha`, by tests that find a difference with chance `power`."""
+    """Pairwise comparison of recipes: significance level `alpha`, and `power` of the test for sample sizes."""
 
     alpha: float = 0.05
     power: float = 0.8
@@ -32,66 +32,66 @@ class PairwiseBlock(IntervalCompareBlock):
 
 
 def compare_pair(
-    judged: Recipes, drawn: Floats, a: int, b: int, level: float, power: float, alpha: float
+    recipes: Recipes, drawn: Floats, a: int, b: int, level: float, power: float, alpha: float
 ) -> dict[str, object]:
-    """Compare the recipes at two places; `drawn` (B, R) are their accuracies in the same resamples.
+    """Compare the recipes at two positions; `drawn` (B, R) are their accuracies in the same resamples.
 
-    `difference` is accuracy of a minus that of b, with its interval (NaN where the two never differ); `p` knows the
-    images alone. `discordance` is the share of images on which the two differ, and `gain` the root of the mean
-    square of by how much they do there: 1 for single runs, less for means over seeds. `n_required` images would let the
-    test find the difference with `power` at `alpha`; NaN where there is none, and `n_required_reason` says so.
+    `difference` is the accuracy of a minus that of b, with its interval (NaN if the two never differ); `p` accounts for
+    the images only. `discordance` is the proportion of images on which the two differ, and `gain` the root mean square
+    of the differences on these images: 1 for single runs, less for means over seeds. With `n_required` images the test
+    would find the difference with `power` at `alpha`; it is NaN if there is no difference, with `n_required_reason`.
     """
-    groups, n = judged.groups, judged.right.shape[1]
-    first, second = (judged.counts[place] / judged.sizes[place] for place in (a, b))
+    groups, n = recipes.groups, recipes.right.shape[1]
+    first, second = (recipes.counts[place] / recipes.sizes[place] for place in (a, b))
     only_a, only_b = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
-    gains, whole = _compute_gains(judged, a, b)
-    sums = paired.sum_by_group(gains, groups)
+    gains, whole = _compute_gains(recipes, a, b)
+    sums = paired_tests.sum_by_group(gains, groups)
     difference = float(gains.sum() / (whole * n))
-    single = judged.units == n and judged.sizes[a] == judged.sizes[b] == 1
+    single = recipes.units == n and recipes.sizes[a] == recipes.sizes[b] == 1
     low, high = compute_interval(drawn[:, a] - drawn[:, b], level)
     discordance = float((gains != 0).mean())
     gain = float(np.sqrt((gains[gains != 0] ** 2).mean()) / whole) if discordance else 0.0
-    needed = stats.required_sample_size(discordance, difference / gain, power, alpha) if discordance else None
+    needed = paired_tests.required_sample_size(discordance, difference / gain, power, alpha) if discordance else None
     return {
-        "a": judged.names[a],
-        "b": judged.names[b],
+        "a": recipes.names[a],
+        "b": recipes.names[b],
         "n": n,
         "only_a_correct": only_a,
         "only_b_correct": only_b,
-        "p": paired.cluster_permutation_test(gains, groups),
+        "p": paired_tests.cluster_permutation_test(gains, groups),
         "difference": difference,
         "low": low,
         "high": high,
         "test": "exact McNemar" if single else "cluster permutation",
-        "groups": judged.units,
+        "groups": recipes.units,
         "discordant_groups": int((sums != 0).sum()),
-        "seeds_a": int(judged.sizes[a]),
-        "seeds_b": int(judged.sizes[b]),
+        "seeds_a": int(recipes.sizes[a]),
+        "seeds_b": int(recipes.sizes[b]),
         "discordance": discordance,
         "gain": gain,
-        "design_effect": paired.design_effect(gains, groups),
-        "n_required": math.ceil(needed * paired.design_effect(gains, groups)) if needed else math.nan,
-        "n_required_reason": "" if needed else _("the two are right equally often"),
+        "design_effect": paired_tests.design_effect(gains, groups),
+        "n_required": math.ceil(needed * paired_tests.design_effect(gains, groups)) if needed else math.nan,
+        "n_required_reason": "" if needed else _("both are correct equally often"),
     }
 
 
 def mark_significant(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    """Correct p for the number of pairs by Holm, and tell where it is below `alpha` and the interval leaves out 0."""
+    """Add Holm-corrected p-values and `significant`: p below `alpha` and an interval that excludes 0."""
     table = pairs.copy()
-    table.insert(list(table).index("p") + 1, "p_holm", stats.holm(table["p"]))
+    table.insert(list(table).index("p") + 1, "p_holm", paired_tests.holm(table["p"]))
     beyond = (table["low"] > 0) | (table["high"] < 0)
     return table.assign(significant=(table["p_holm"] < alpha) & beyond)
 
 
 def find_detectable_difference(pair: pd.Series, power: float, alpha: float) -> float | None:
-    """Give the smallest difference that is told apart on so many images of which as many gain as much.
+    """Return the smallest significant difference on as many images with the same discordance and gain.
 
-    To the test of signs, a mean over seeds that gains `gain` of an image is a single run's gain times that. Where
-    groups repeat, on as many fewer as the design effect says. The interval of several seeds is wider than the test
-    knows, and must leave out 0 as well. None where too few images tell the two apart.
+    In the sign test, a mean over seeds that gains `gain` per image equals a single run's gain times `gain`. The design
+    effect reduces the number of images if groups repeat. The interval over several seeds is wider than the test
+    assumes, and must exclude 0 too. Return None if too few images separate the two.
     """
     n = int(pair["n"] / pair["design_effect"])
-    least = stats.detectable_difference(n, pair["discordance"], power, alpha)
+    least = paired_tests.detectable_difference(n, pair["discordance"], power, alpha)
     if least is None:
         return None
     by_test = float(pair["gain"] * least)
@@ -102,13 +102,13 @@ def find_detectable_difference(pair: pd.Series, power: float, alpha: float) -> f
 
 
 def compute_interval(drawn: Floats, level: float) -> tuple[float, float]:
-    """Give the interval of a difference; none where the two never differ."""
+    """Compute the interval of a difference; NaN if the two never differ."""
     low, high = stats.percentiles(drawn, level)
     return (float(low), float(high)) if low < high else (math.nan, math.nan)
 
 
-def _compute_gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
-    """Give what a has right beyond b of each image (N,) in whole parts, and how many of them make one image."""
-    whole = math.lcm(int(judged.sizes[a]), int(judged.sizes[b]))
-    first, second = (judged.counts[place] * (whole // judged.sizes[place]) for place in (a, b))
+def _compute_gains(recipes: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
+    """Return the gain of a over b on each image (N,), in integer parts, and the number of parts per image."""
+    whole = math.lcm(int(recipes.sizes[a]), int(recipes.sizes[b]))
+    first, second = (recipes.counts[place] * (whole // recipes.sizes[place]) for place in (a, b))
     return np.asarray(first - second), whole

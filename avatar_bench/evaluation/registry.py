@@ -22,36 +22,36 @@ from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.evaluation import blocks
 from avatar_bench.evaluation.block import Block
 
-_USERS = "avatar_bench_user"  # the package that modules of users' folders are loaded into
+_USERS = "avatar_bench_user"  # package name under which modules in users' folders are loaded
 
 
 def list_blocks(folders: Sequence[Path] = ()) -> list[str]:
-    """Give the names of all blocks, sorted, without importing any; `folders` are users' own, laid out like conf/."""
+    """Return the sorted names of all blocks without importing any; users' `folders` are laid out like conf/."""
     return sorted(_list_builtin_blocks() | _find_user_blocks(folders).keys())
 
 
 def is_user_block(block: Block) -> bool:
-    """Say whether a block is of a user's folder."""
+    """Return whether a block comes from a user's folder."""
     return type(block).__module__.startswith(f"{_USERS}.")
 
 
 def find_user_yamls(folders: Sequence[Path]) -> dict[str, Path]:
-    """Give the yaml of each block in users' folders."""
+    """Return the yaml file of each block in users' folders."""
     return {name: file.with_suffix(".yaml") for name, file in sorted(_find_user_blocks(folders).items())}
 
 
 def build_block(name: str, options: Mapping[str, Any] | None = None, folders: Sequence[Path] = ()) -> Block:
-    """Give the block of this name with these options; raise ConfigError on an unknown name, option or type."""
+    """Build the block of this name with these options; raise ConfigError on an unknown name, option or type."""
     if name not in list_blocks(folders):
         for folder in folders:
             if (folder / "block" / f"{name}.yaml").is_file():
-                raise ConfigError(f"block={name}: {folder / 'block'} holds {name}.yaml, but no {name}.py beside it.")
+                raise ConfigError(f"block={name}: {folder / 'block'} contains {name}.yaml but no {name}.py.")
         raise ConfigError(*_explain_unknown("block", name, list_blocks(folders)))
     return _configure(name, _find_block_class(_import_block(name, folders)), dict(options or {}))
 
 
 def hash_code(block: Block) -> str:
-    """Give 16 hex digits that change with any line of this package, or of the module of a user's block."""
+    """Return 16 hex digits that change with any line of this package, or of the module of a user's block."""
     own = Path(inspect.getfile(type(block))).read_bytes()
     return hashlib.sha256(_hash_package() + own).hexdigest()[:16]
 
@@ -63,11 +63,11 @@ def _hash_package() -> bytes:
 
 
 def _find_user_blocks(folders: Sequence[Path]) -> dict[str, Path]:
-    """Give the modules in users' folders that are blocks: those with a yaml beside them; ConfigError on our names."""
+    """Find modules with a yaml beside them in users' folders; raise ConfigError if a built-in block has the name."""
     files = [file for folder in reversed(folders) for file in sorted((folder / "block").glob("*.py"))]
     found = {file.stem: file for file in files if file.with_suffix(".yaml").is_file()}
     for name in sorted(_list_builtin_blocks() & found.keys()):
-        raise ConfigError(f"{found[name]}: avatar_bench has a block {name} of its own.", "Give yours another name.")
+        raise ConfigError(f"{found[name]}: avatar_bench already has a block {name}.", "Rename your block.")
     return found
 
 
@@ -83,10 +83,10 @@ def _import_block(name: str, folders: Sequence[Path]) -> ModuleType:
     spec = importlib.util.spec_from_file_location(full, file)
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules[full] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    module = sys.modules[full] = importlib.util.module_from_spec(spec)  # dataclasses look up their module there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's module does
+    except Exception as error:  # a user's module may raise anything
         raise ConfigError(f"block={name}: {file} cannot be imported: {type(error).__name__}: {error}") from error
     return module
 

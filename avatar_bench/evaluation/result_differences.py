@@ -1,4 +1,4 @@
-"""Two results of the same blocks: paired differences on their common images, unpaired ones of all else."""
+"""Differences between two results of the same blocks: paired on common images, otherwise unpaired."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _PREDICTION_COLUMNS = (
     "target",
     "prediction",
     "group",
-)  # columns of a table of predictions, beside prob_<class>
+)  # columns of a table of predictions besides prob_<class>
 
 
 @dataclass(frozen=True)
 class CommonImages:
-    """The images that both results have, with the true class, group and both predictions of each."""
+    """Images that both results contain, with the true class, group and both predictions of each."""
 
     table: pd.DataFrame
     classes: tuple[str, ...]
@@ -64,8 +64,8 @@ class CommonImages:
 def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
     """Return the differences, new minus earlier, of each pair of Results of one block.
 
-    Where both hold a prediction for each image, they are paired; `pairs` then has what the block significance says of
-    the two, the new one as a. Raise DataError where two Results of one set have no image in common.
+    They are paired if both contain a prediction for each image; table `pairs` then has the columns of the block
+    significance, with the new result as a. Raise DataError if two Results of one set have no image in common.
     """
     first, other = results[0]
     found = Result(AGAINST_FOLDER, first.set, first.n, first.classes)
@@ -95,7 +95,9 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
         found.tables |= {"pairs": pd.concat(pairs, ignore_index=True), "changed": pd.concat(changed, ignore_index=True)}
         found.figures["differences"] = _draw(found.tables["differences"])
     else:
-        found.warnings.append(_("The two results have no predictions of common images: every difference is unpaired."))
+        found.warnings.append(
+            _("The two results have no predictions on common images, so all differences are unpaired.")
+        )
     found.provenance = {
         "alpha": alpha,
         EARLIER: _describe_result(other),
@@ -105,14 +107,14 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
 
 
 def _build_options(new: Result, alpha: float) -> recipe_pairs.PairwiseBlock:
-    """Return the options of the new Result's intervals, and those of significance that it lacks."""
+    """Return the interval options of the new Result, completed by those of significance."""
     stated = new.provenance.get("options", {})
-    kept = {name: stated[name] for name in ("level", "resamples", "seed") if name in stated}
-    return recipe_pairs.PairwiseBlock(alpha=alpha, **kept)
+    options = {name: stated[name] for name in ("level", "resamples", "seed") if name in stated}
+    return recipe_pairs.PairwiseBlock(alpha=alpha, **options)
 
 
 def _match_images(new: Result, earlier: Result) -> CommonImages | None:
-    """Match images by content where both Results state it, else by path; of copies the first with the first."""
+    """Match images by content if both Results state it, else by path; copies are matched in order."""
     tables = [table for one in (new, earlier) if (table := _get_predictions(one)) is not None]
     if len(tables) < 2 or "accuracy" not in new.metrics:
         return None
@@ -122,18 +124,18 @@ def _match_images(new: Result, earlier: Result) -> CommonImages | None:
     if joined.empty and new.set == earlier.set:
         raise DataError(
             f"against=: the two results of {new.block} on {new.set} have no image in common (matched by {by}).",
-            "Evaluate both on the same images, or give a result of another set to compare without pairing.",
+            "Evaluate both on the same images, or pass a result of another set for an unpaired comparison.",
         )
     if joined.empty:
         return None
     same = joined[f"target_{NEW}"] == joined[f"target_{EARLIER}"]
-    kept = joined[same].reset_index(drop=True)
-    kept = kept.rename(columns={f"{name}_{NEW}": name for name in ("path", "target", "group")})
-    return CommonImages(kept, new.classes, by, int((~same).sum())) if len(kept) else None
+    matched = joined[same].reset_index(drop=True)
+    matched = matched.rename(columns={f"{name}_{NEW}": name for name in ("path", "target", "group")})
+    return CommonImages(matched, new.classes, by, int((~same).sum())) if len(matched) else None
 
 
 def _get_predictions(one: Result) -> pd.DataFrame | None:
-    """Return a Result's predictions, a row an image, with names as text; None where it has no such table."""
+    """Return a Result's predictions, one row per image, with names as text; None if it has no such table."""
     table = one.tables.get("predictions")
     if table is None or not {*_PREDICTION_COLUMNS, *(f"prob_{name}" for name in one.classes)} <= set(table):
         return None
@@ -143,21 +145,21 @@ def _get_predictions(one: Result) -> pd.DataFrame | None:
 
 
 def _compare_pair(common: CommonImages, options: recipe_pairs.PairwiseBlock) -> pd.DataFrame:
-    """Return what significance says of the two: one row, the new one as a."""
-    right = np.stack([np.equal(*common.predictions(whose)[:2]) for whose in (NEW, EARLIER)])
-    judged = Recipes({NEW: [0], EARLIER: [1]}, right, common.groups, (0, 0))
-    row = recipe_pairs.compare_pair(judged, judged.draw(options), 0, 1, options.level, options.power, options.alpha)
+    """Compare the two results like the block significance: one row, with the new result as a."""
+    correct = np.stack([np.equal(*common.predictions(whose)[:2]) for whose in (NEW, EARLIER)])
+    recipes = Recipes({NEW: [0], EARLIER: [1]}, correct, common.groups, (0, 0))
+    row = recipe_pairs.compare_pair(recipes, recipes.draw(options), 0, 1, options.level, options.power, options.alpha)
     return recipe_pairs.mark_significant(pd.DataFrame([row]), options.alpha)
 
 
 def _compute_paired(common: CommonImages, options: recipe_pairs.PairwiseBlock, pair: pd.DataFrame) -> dict[str, Metric]:
-    """Return the difference of each metric of classification, on the same resamples of groups."""
+    """Compute the difference of each classification metric on the same resamples of groups."""
     new, earlier = (_build_statistic(*common.predictions(whose)) for whose in (NEW, EARLIER))
     found = options.bootstrap(
         _list_metrics(common.classes), lambda weights: new(weights) - earlier(weights), common.groups
     )
     found = {name: replace(one, interval=one.interval and f"paired {one.interval}") for name, one in found.items()}
-    row = pair.iloc[0]  # the same difference, from the very functions of significance
+    row = pair.iloc[0]  # computed by the same functions as in significance
     if not np.isnan(row["low"]):
         value, low, high = (float(row[name]) for name in ("difference", "low", "high"))
         found["accuracy"] = replace(found["accuracy"], value=value, low=low, high=high)
@@ -169,7 +171,7 @@ def _list_metrics(classes: Sequence[str]) -> list[str]:
 
 
 def _build_statistic(targets: NDArray[np.intp], predicted: NDArray[np.intp], scores: Floats) -> stats.Statistic:
-    """Return what maps weights (B, N) to the metrics of `_list_metrics`, (B, K)."""
+    """Return a function that maps weights (B, N) to the metrics of `_list_metrics`, (B, K)."""
 
     def statistic(weights: Floats) -> Floats:
         confusion = classification.confusion_matrix(targets, predicted, scores.shape[1], weights)
@@ -181,7 +183,7 @@ def _build_statistic(targets: NDArray[np.intp], predicted: NDArray[np.intp], sco
 
 
 def _compute_unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterator[tuple[str, Metric]]:
-    """Return the difference of each metric that has a direction and is in both, as if of independent images."""
+    """Yield the difference of each metric with a direction in both results, as if images were independent."""
     levels = [one.provenance.get("options", {}).get("level") for one in (new, earlier)]
     for name, a in new.metrics.items():
         b = earlier.metrics.get(name)
@@ -193,7 +195,7 @@ def _compute_unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterato
             continue
         difference, bounds = a.value - b.value, [(one.low, one.high) for one in (a, b)]
         if levels[0] != levels[1] or None in (*bounds[0], *bounds[1]):
-            why = _("no interval: one of the two has none of this level")
+            why = _("no interval: one of the two results has none at this level")
             yield name, Metric(difference, n, higher_is_better=a.higher_is_better, reason=why)
             continue
         low, high = stats.difference_interval((a.value, *bounds[0]), (b.value, *bounds[1]))  # type: ignore[arg-type]
@@ -227,30 +229,28 @@ def _build_rows(
 
 
 def _find_changed(common: CommonImages) -> pd.DataFrame:
-    """Return the images of which the two predict different classes."""
+    """Return the images for which the two predict different classes."""
     columns = ["path", "target", f"prediction_{NEW}", f"prediction_{EARLIER}"]
     named = {f"prediction_{NEW}": NEW, f"prediction_{EARLIER}": EARLIER}
     return common.table.loc[common.table[columns[2]] != common.table[columns[3]], columns].rename(columns=named)
 
 
 def _warn_about_matching(common: CommonImages, new: Result, earlier: Result) -> list[str]:
-    said, n = [], len(common.table)
+    messages, n = [], len(common.table)
     if n < max(new.n, earlier.n):
-        told = _(
-            "Paired differences are of the {n} images in common; the new result has {new}, the earlier one {earlier}.",
+        message = _(
+            "Paired differences cover the {n} common images; the new result has {new}, the earlier one {earlier}.",
             n=n,
             new=new.n,
             earlier=earlier.n,
         )
-        said.append(told)
+        messages.append(message)
     if common.n_relabelled:
-        told = _(
-            "Images in common whose true class is another one now, and which are left out: {n}.", n=common.n_relabelled
-        )
-        said.append(told)
+        message = _("Common images left out because their true class has changed: {n}.", n=common.n_relabelled)
+        messages.append(message)
     if common.by == "path":
-        said.append(_("Images are matched by path, as the earlier result does not state their content."))
-    return said
+        messages.append(_("Images are matched by path because the earlier result has no content hashes."))
+    return messages
 
 
 def _describe_result(one: Result) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def _describe_result(one: Result) -> dict[str, Any]:
 
 @plots.use_style()
 def _draw(table: pd.DataFrame) -> Figure:
-    """Draw the paired differences with their intervals, in points, the first on top."""
+    """Draw the paired differences with their intervals, in points, the first at the top."""
     shown = table[(table["comparison"] == "paired") & table["difference"].notna()]
     rows = np.arange(len(shown))
     figure = plots.create_figure(6.4, 1.1 + 0.24 * len(shown))

@@ -1,4 +1,4 @@
-"""Save Results, each in a process beside what is computed meanwhile, and tell each once it is there."""
+"""Background saving of Results, in processes of their own while evaluation goes on."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import OutputError
 from avatar_bench.results.result import Result
 
-_MAX_PROCESSES = 2  # processes that write: a third would hold one more Result in memory, and gains nothing
-_GRACE_SECONDS = 5  # seconds for a process to take away what it has half written
+_MAX_PRINTED_WARNINGS = 3
+_MAX_PROCESSES = 2  # writing processes; a third would keep one more Result in memory without a gain
+_GRACE_SECONDS = 5  # time for a process to remove an unfinished folder
 
 
 @dataclass
@@ -40,17 +41,19 @@ class _PendingResult:
         return self.process is not None and self.process.is_alive()
 
     def start(self) -> None:
-        """Begin a process that saves the Result, where the machine has one to give.
+        """Start a process that saves the Result, on Linux only.
 
-        It is forked: it needs no copy of the Result, which may hold what cannot be pickled, and it computes nothing in
-        threads, so it does not miss those that a fork leaves behind.
+        The process is forked: it needs no copy of the Result, which may not be picklable, and it computes nothing in
+        threads, so threads lost in a fork do not matter.
         """
         if sys.platform != "linux" or multiprocessing.current_process().daemon:
             return
         process = multiprocessing.get_context("fork").Process(
             target=_write, args=(self.result, self.folder), daemon=True
         )
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)  # until it has handlers of its own
+        before = signal.pthread_sigmask(
+            signal.SIG_BLOCK, TERMINATION_SIGNALS
+        )  # until it has installed its own handlers
         try:
             with suppress(OSError):
                 process.start()
@@ -60,16 +63,18 @@ class _PendingResult:
 
 
 class ResultWriter:
-    """Save Results, and tell them in the order in which they were added.
+    """Writer that saves Results and prints a line for each, in the order in which they were added.
 
-    In a `with`, all are saved and told at its end, be it an error's. Ctrl-C and SIGTERM leave out what is not saved.
-    Then come the warnings, each once, with the runs and blocks that it is of.
+    At the end of a `with` block all are saved and printed, also after an error. Ctrl-C and SIGTERM drop unsaved
+    Results. Then each warning is printed once, with the runs and blocks that it concerns; of more than three,
+    only those of leakage and the number of the others.
     """
 
     def __init__(self) -> None:
-        self.told: dict[Path, bool] = {}  # each folder, and whether its Result was there already
+        self.told: dict[Path, bool] = {}  # by folder, whether its Result existed already
         self._entries: deque[_PendingResult] = deque()
-        self._warnings: dict[str, dict[str, list[str]]] = {}  # by text, the blocks of each run
+        self._warnings: dict[str, dict[str, list[str]]] = {}  # text -> run -> blocks
+        self._leakage: set[str] = set()  # the warnings that void metrics
 
     def __enter__(self) -> ResultWriter:
         return self
@@ -79,22 +84,22 @@ class ResultWriter:
             if kind is None or issubclass(kind, Exception):
                 self.finish()
             else:
-                told = "what is told above is saved, and the same command, without again=true, makes the rest"
-                print_line(f"interrupted: {told}", file=sys.stderr)
+                advice = "the results above are saved; run the command again, without again=true, for the rest"
+                print_line(f"interrupted: {advice}", file=sys.stderr)
         finally:
             self._print_warnings()
             self._stop_processes()
 
     def add(self, result: Result, folder: Path, there: bool = False) -> None:
-        """Take a Result to save; `there` says that it is saved already, and only to be told."""
+        """Add a Result to save; `there` means that it is saved already and only needs its line."""
         self._entries.append(_PendingResult(result, folder, there))
         while self._entries and not (self._entries[0].is_waiting or self._entries[0].is_writing):
             self._finish_first()
 
     def begin(self) -> None:
-        """Begin to write what was added, as there is something to compute meanwhile.
+        """Start writing the added Results, before a longer computation.
 
-        Hence the last Result of a command, or its only one, is saved without a process.
+        The last or only Result of a command is therefore saved without a process.
         """
         for entry in [entry for entry in self._entries if entry.is_waiting]:
             while sum(other.is_writing for other in self._entries) >= _MAX_PROCESSES:
@@ -104,12 +109,12 @@ class ResultWriter:
             self._finish_first()
 
     def finish(self) -> None:
-        """Have all saved and told; raise OutputError where one cannot be written."""
+        """Save and print everything; raise OutputError if a Result cannot be written."""
         while self._entries:
             self._finish_first()
 
     def _finish_first(self) -> None:
-        """Wait until the first Result is saved, and tell it; what a process could not write fails here once more."""
+        """Wait until the first Result is saved and print its line; save again if its process failed."""
         entry = self._entries[0]
         if entry.process is not None:
             entry.process.join()
@@ -120,25 +125,31 @@ class ResultWriter:
             except OSError as error:
                 self._stop_processes()
                 reason = f"{entry.folder} cannot be written: {error.strerror or error}."
-                raise OutputError(reason, "Give another place: out=DIR") from error
-        entry.result.figures.clear()  # they are the larger part of it
+                raise OutputError(reason, "Choose another folder: out=DIR") from error
+        entry.result.figures.clear()  # figures take most of its memory
         run = str(entry.result.provenance.get("run", entry.folder.parents[2]))
+        self._leakage.update(entry.result.provenance.get("leakage", ()))
         for warning in entry.result.warnings:
             self._warnings.setdefault(warning, {}).setdefault(run, []).append(entry.folder.name)
         self.told[entry.folder] = entry.is_saved
         print_line(f"{'already there: ' * entry.is_saved}{entry.folder}: {_summarise(entry.result)}")
 
     def _print_warnings(self) -> None:
-        """Print each warning once for all runs of which the same blocks have given it."""
-        for text, found in self._warnings.items():
+        """Print each warning once, with the runs in which the same blocks raised it; of many, those of leakage."""
+        few = len(self._warnings) <= _MAX_PRINTED_WARNINGS
+        printed = {text: found for text, found in self._warnings.items() if few or text in self._leakage}
+        for text, found in printed.items():
             runs: dict[str, list[str]] = {}
             for run, blocks in found.items():
                 runs.setdefault(", ".join(dict.fromkeys(blocks)), []).append(run)
             for theirs, names in runs.items():
                 print_line(f"warning: {format_names(names, 3)}: {theirs}: {text}", file=sys.stderr)
+        if left := len(self._warnings) - len(printed):
+            others = " other" if printed else ""
+            print_line(f"{left}{others} warnings: see the report, or metrics.json of each block", file=sys.stderr)
 
     def _stop_processes(self) -> None:
-        """End the processes that still write; each takes its half-written folder away."""
+        """Terminate the processes that still write; each removes its unfinished folder."""
         processes = [entry.process for entry in self._entries if entry.process is not None]
         self._entries.clear()
         with ignore_termination():
@@ -151,8 +162,8 @@ class ResultWriter:
 
 
 def _write(result: Result, folder: Path) -> None:
-    gc.freeze()  # what the evaluation holds is not for this process to look through, or to free
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the evaluation ends this process
+    gc.freeze()  # keeps the garbage collector off objects of the parent process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends this one
     signal.signal(signal.SIGTERM, _exit_on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
     try:
@@ -166,7 +177,7 @@ def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _summarise(result: Result) -> str:
-    """Say the first figure of a Result with its interval."""
+    """Return the first metric of a Result with its interval, as text."""
     if not result.metrics:
         return f"on {result.set} (n = {result.n})"
     name, metric = next(iter(result.metrics.items()))

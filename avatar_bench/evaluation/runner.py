@@ -1,4 +1,4 @@
-"""Put Runs, or the data alone, through blocks; a Result that would come out the same is kept."""
+"""Runs blocks on Runs or on a data set alone; an up-to-date Result is reused."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 
 class BlockRunner:
-    """Put Runs, each with its Dataset, or a Dataset alone, through one block after the other.
+    """Runner of blocks on Runs, each with its Dataset, or on a Dataset alone.
 
-    Results go to `place`/<set>/<block>/. Raise ConfigError where that of other images, called alike, is there: it
-    would be replaced, or read as if it were of these.
+    Results go to `place`/<set>/<block>/. Raise ConfigError if that folder holds results of other images under the same
+    name, which would be overwritten, or read as results of these.
     """
 
     def __init__(self, settings: EvaluateConfig, runs: Sequence[Run], datasets: Sequence[Dataset], place: Path) -> None:
@@ -47,10 +47,10 @@ class BlockRunner:
         self._refuse_other_images()
 
     def __call__(self, name: str, block: Block, saving: ResultWriter) -> Result:
-        """Give the Result that is there already where nothing has changed, else a new one, which `saving` gets."""
+        """Return the saved Result if nothing has changed; otherwise compute a new one and pass it to `saving`."""
         folder = self.folder / name
         if registry.is_user_block(block) or (isinstance(block, CompareBlock) and block.reads_results):
-            saving.finish()  # for it to read
+            saving.finish()  # the block reads saved results
         origin = self._describe_inputs(block)
         result = None if self.settings.again else self._load_current(folder, origin)
         if result is not None:
@@ -60,8 +60,10 @@ class BlockRunner:
         started, before = time.monotonic(), self._sum_seconds()
         with use_language(self.settings.lang):
             result = self._run_block(name, block)
-            result.warnings += _warn_of_overlap(self.runs, self.datasets)
-            result.warnings += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
+            leakage = _warn_of_overlap(self.runs, self.datasets)
+            leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
+            result.warnings += leakage
+            result.provenance["leakage"] = leakage  # always printed, however many other warnings there are
         result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
         result.provenance["seconds_of_passes"] = round(self._sum_seconds() - before, 3)
@@ -69,7 +71,10 @@ class BlockRunner:
         return result
 
     def _find_places(self) -> list[str]:
-        """Give the folder, manifest or, of its own splits, run of each set: there it may change and be the same set."""
+        """Find the place of each set: its folder, manifest or run.
+
+        Images that change at the same place still count as the same set.
+        """
         data = self.settings.data
         paths: list[Path | str | None] = [data.manifest if data.kind == "manifest" else data.root]
         if data.kind == "run":
@@ -78,15 +83,17 @@ class BlockRunner:
 
     def _refuse_other_images(self) -> None:
         ours = {dataset.fingerprint for dataset in self.datasets}
-        for file in sorted(self.folder.glob("[!.]*/metrics.json")):  # with a dot, a Result that is being written
+        for file in sorted(
+            self.folder.glob("[!.]*/metrics.json")
+        ):  # a leading dot marks a Result that is being written
             prints, places = _read_images(file)
-            there = [place for place in places if os.path.exists(place)]  # else moved, or no longer wanted
+            there = [place for place in places if os.path.exists(place)]  # others were moved or deleted
             if there and prints and prints.isdisjoint(ours) and set(there).isdisjoint(self.data_places):
                 option = "out=DIR" if self.settings.data.kind == "run" else "data.name=NAME"
                 raise ConfigError(
-                    f"{self.folder} holds Results of other images of that name: {format_names(there, 2)}.",
-                    f"Give these another place: {option}",
-                    "Or take that folder away, if you no longer want what is in it.",
+                    f"{self.folder} already contains results for other images, from {format_names(there, 2)}.",
+                    f"Choose another folder or name: {option}",
+                    "Or delete that folder if you no longer need it.",
                 )
 
     def _sum_seconds(self) -> float:
@@ -105,10 +112,10 @@ class BlockRunner:
             if not registry.is_user_block(block):
                 raise
             reason = f"block={name}: {inspect.getfile(type(block))} failed: {type(error).__name__}: {error}"
-            raise ConfigError(reason, "It is a block of yours; AVATAR_BENCH_DEBUG=1 shows where.") from error
+            raise ConfigError(reason, "This is a user block; AVATAR_BENCH_DEBUG=1 shows the traceback.") from error
 
     def _describe_inputs(self, block: Block) -> dict[str, Any]:
-        """Give all that a Result depends on, as plain values; where a run lies is no part of it."""
+        """Return everything that a Result depends on, as plain values; the location of a run is not part of it."""
         settings = self.settings
         found = {
             "split": settings.split if settings.data.kind == "run" else "all",
@@ -134,7 +141,7 @@ class BlockRunner:
         return found | parts[0] | (_collect_provenance(self.runs[0]) if self.runs else {})
 
     def _describe_sources(self, block: Block) -> dict[str, Any]:
-        """Give what a Result read that can only be told when it is made."""
+        """Return the inputs of a Result that are known only after it is computed."""
         if not isinstance(block, CompareBlock):
             run = next(iter(self.runs), None)
             return {"run": _locate(run), "sets": run.used} if run else {"sets": {}}
@@ -142,7 +149,7 @@ class BlockRunner:
         return found | ({"read": self._list_digests()} if block.reads_results else {})
 
     def _list_digests(self) -> list[dict[str, str]]:
-        """Give the digest of what is saved of each run on its set, by block."""
+        """Return the digests of each run's saved results on its set, by block."""
         return [run.hash_results(dataset.name) for run, dataset in zip(self.runs, self.datasets, strict=True)]
 
     def _load_current(self, folder: Path, origin: dict[str, Any]) -> Result | None:
@@ -150,7 +157,7 @@ class BlockRunner:
         if result is None or not origin.items() <= result.provenance.items():
             return None
         if self.settings.data.kind != "run" and result.provenance.get("data_places") != self.data_places:
-            return None  # made anew, as it must say where its images lie
+            return None  # computed again, since it records where its images are
         if "read" in result.provenance and result.provenance["read"] != self._list_digests():
             return None
         sets = result.provenance.get("sets", {})
@@ -159,73 +166,75 @@ class BlockRunner:
             return None
         try:
             now = [{name: run.dataset(name).digest for name in each} for run, each in used]
-        except AvatarBenchError:  # a set is gone: for the block to tell, if it needs it
+        except AvatarBenchError:  # a set is missing: the block raises this error if it needs the set
             return None
         return result if now == [each for __, each in used] else None
 
 
 def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[str]:
-    """Say how much of a set is not new to a network, as its first weights had seen it; of which, where they differ."""
-    said: dict[str, list[str]] = {}
-    for run, dataset in zip(runs, datasets, strict=False):  # of data alone, there are no runs
-        told = _(
-            "{n} of {all} images, or copies or groups of theirs, were in the pretraining: figures on them flatter.",
+    """Return a warning with the number of images that pretraining has used, by run if the runs differ."""
+    labels: dict[str, list[str]] = {}
+    for run, dataset in zip(runs, datasets, strict=False):  # a data set alone has no runs
+        message = _(
+            "{n} of {all} images overlap with the pretraining data (image, copy or group): metrics may be optimistic.",
             n=(seen := run.count_pretraining_overlap(dataset)),
             all=len(dataset),
         )
-        said.setdefault(told if seen else "", []).append(run.label)
-    return [told if len(said) == 1 else f"{', '.join(names)}: {told}" for told, names in said.items() if told]
+        labels.setdefault(message if seen else "", []).append(run.label)
+    return [text if len(labels) == 1 else f"{', '.join(names)}: {text}" for text, names in labels.items() if text]
 
 
 def _warn_of_unchecked(run: Run) -> list[str]:
-    """Say what is judged on trust: what cannot be compared with the images that a network has seen."""
+    """Return warnings about overlap with training images that cannot be checked."""
     if run.images is None:
         name = run.checkpoint.name
-        return [_("{file} lies in no run folder: whether it was trained on these images is not known", file=name)]
+        return [_("{file} is not in a run folder: overlap with its training images cannot be checked", file=name)]
     if members := getattr(run, "members", ()):
         return list(dict.fromkeys(warning for member in members for warning in _warn_of_unchecked(member)))
     found = []
     if (gone := run.n_missing_pretraining_images) and "near_duplicates" not in run.allow:
-        found = [_("{n} images of the pretraining are gone: near-duplicates of them are not looked for", n=gone)]
+        found = [_("{n} pretraining images are missing: their near-duplicates are not searched for", n=gone)]
         if gone == 1:
-            found = [_("An image of the pretraining is gone: near-duplicates of it are not looked for")]
+            found = [_("1 pretraining image is missing: its near-duplicates are not searched for")]
     if run.is_pretrained_elsewhere:
-        found.append(_("The weights that training began with were taught elsewhere, and may know these images"))
+        found.append(
+            _("The initial weights were pretrained with labels outside this project, possibly on these images")
+        )
     if run.pretraining is None and any("images" in step for step in run.ancestors):
-        found.append(_("Which images a pretraining had seen is not known: the list does not go with an export"))
+        found.append(_("The pretraining images are unknown: an export does not contain their list"))
     return found
 
 
 def select_slice(dataset: Dataset, where: WhereConfig) -> Dataset:
-    """Give the images of a dataset that are in all slices of `where`; raise ConfigError where none is."""
+    """Return the images of a dataset that are in all slices of `where`; raise ConfigError if there are none."""
     wanted = {key: value for key, value in asdict(where).items() if value is not None}
     if not wanted:
         return dataset
     table = assign_slices(dataset)
     for key, value in wanted.items():
         if value not in set(table[key]):
-            there = ", ".join(sorted(set(table[key]) - {""})) or "nothing that is known"
-            raise ConfigError(f"where.{key}={value}: {dataset.name} has none of it.", f"It has: {there}.")
+            there = ", ".join(sorted(set(table[key]) - {""})) or "no known value"
+            raise ConfigError(f"where.{key}={value}: no such image in {dataset.name}.", f"Available: {there}.")
     keep = np.logical_and.reduce([table[key] == value for key, value in wanted.items()])
     if not keep.any():
-        raise ConfigError(f"where: no image of {dataset.name} is in all of these slices.")
+        raise ConfigError(f"where: no image of {dataset.name} matches all conditions.")
     return dataset.take(keep, " ".join([dataset.name, *(f"{key}={value}" for key, value in wanted.items())]))
 
 
 def check_preprocessing(run: Run, settings: EvaluateConfig) -> None:
-    """Refuse to judge a network on images that are prepared in another way than those it was trained on."""
+    """Raise GuardError if images would be preprocessed differently from those that the network was trained on."""
     names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
     for option, name in names.items():
-        value, kept = getattr(settings.data, option), run.card.preprocessing.get(name)
-        if value is not None and value != kept:
+        value, trained = getattr(settings.data, option), run.card.preprocessing.get(name)
+        if value is not None and value != trained:
             raise GuardError(
-                f"data.{option}={value}, but this network was trained with {kept}.",
-                "Another preprocessing gives figures of another network: leave the option out, or train with it.",
+                f"`data.{option}={value}` conflicts with the checkpoint (trained with `{trained}`).",
+                "Remove the option or retrain.",
             )
 
 
 def _read_images(file: Path) -> tuple[set[str], list[str]]:
-    """Read the fingerprints and places of a Result's images; nothing where it is damaged, or too old to tell."""
+    """Read the fingerprints and places of a Result's images; empty if the file is damaged or lacks them."""
     try:
         origin = json.loads(file.read_text(encoding="utf-8"))["provenance"]
         prints = {part["data_fingerprint"] for part in origin.get("compared", [origin])}

@@ -1,4 +1,4 @@
-"""Recipes of one or several seeds: how often each is right, with intervals over seeds and groups."""
+"""Accuracy of recipes trained with one or several seeds, with intervals over seeds and groups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import IntervalOptions
 from avatar_bench.i18n import _
-from avatar_bench.metrics import classification, paired, stats
+from avatar_bench.metrics import classification, paired_tests, stats
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.labels import describe_recipe_without
 
@@ -25,9 +25,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Recipes:
-    """Hold which of the runs are each recipe's, by name, and what all of them have right of one set.
+    """Runs of each recipe by name, and which images each run classifies correctly.
 
-    `right` (runs, N) is bool, `groups` (N,) are the images', `seeds` (runs,) those of training.
+    `correct` (runs, N) is bool, `groups` (N,) are those of the images, `seeds` (runs,) those of training.
     """
 
     members: Mapping[str, Sequence[int]]
@@ -37,46 +37,51 @@ class Recipes:
 
     @classmethod
     def of(cls, members: Mapping[str, Sequence[int]], runs: Sequence[Run], found: Sequence[Predictions]) -> Recipes:
-        """Gather the answers that runs give on the same images in the same order."""
+        """Build from the runs' predictions on the same images in the same order."""
         right = np.stack([predictions.correct for predictions in found])
         return cls(members, right, found[0].groups, tuple(run.seed for run in runs))
 
     @property
     def names(self) -> list[str]:
-        """Give the names of the recipes, in order."""
+        """Return the names of the recipes, in order."""
         return list(self.members)
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Give how many runs of each recipe have each image right, (R, N)."""
+        """Count the runs of each recipe that classify each image correctly, (R, N)."""
         return np.stack([self.right[list(runs)].sum(axis=0) for runs in self.members.values()])
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """Give how many runs each recipe has, (R,)."""
+        """Count the runs of each recipe, (R,)."""
         return np.array([len(runs) for runs in self.members.values()])
 
     @property
     def seeds_by_recipe(self) -> dict[str, list[int]]:
-        """Give the seeds of each recipe's runs, by name."""
+        """Return the seeds of each recipe's runs, by name."""
         return {name: [self.seeds[run] for run in runs] for name, runs in self.members.items()}
 
     @cached_property
     def units(self) -> int:
-        """Give the number of groups."""
+        """Return the number of groups."""
         return len(np.unique(self.groups))
 
     def draw(self, block: IntervalOptions, statistic: stats.Statistic | None = None) -> Floats:
-        """Give a figure of each recipe in each resample of seeds and groups, (B, R); accuracy unless told.
+        """Compute a metric of each recipe, by default accuracy, in each resample of seeds and groups, (B, R).
 
-        `statistic` maps weights (B, N) to a figure of each run, (B, runs).
+        `statistic` maps weights (B, N) to a metric of each run, (B, runs).
         """
         how = statistic or (lambda weights: weights @ self.right.T / weights.sum(axis=1, keepdims=True))
         members = list(self.members.values())
-        return paired.resample_groups_and_seeds(how, self.groups, members, self.seeds, block.resamples, block.seed)
+        return paired_tests.resample_groups_and_seeds(
+            how, self.groups, members, self.seeds, block.resamples, block.seed
+        )
 
     def accuracies(self, block: IntervalOptions, drawn: Floats) -> dict[str, Metric]:
-        """Give the mean accuracy of each recipe over its runs; Wilson or by group for one run, else from `drawn`."""
+        """Compute the mean accuracy of each recipe over its runs.
+
+        The interval of a single run is Wilson's or by group; that of several comes from `drawn`.
+        """
         return {
             name: block.share(self.right[runs[0]], self.groups)
             if len(runs) == 1
@@ -87,18 +92,18 @@ class Recipes:
     def _average_over_seeds(self, block: IntervalOptions, value: float, drawn: Floats) -> Metric:
         low, high = map(float, stats.percentiles(drawn, block.level))
         method = "bootstrap by seed and group"
-        if not low < high:  # as in stats.share_interval: resamples that all agree say nothing
+        if not low < high:  # as in stats.proportion_interval: identical resamples carry no information
             (low, high), method = stats.wilson(self.units * value, self.units, block.level), "wilson by group"
         return Metric(float(value), self.units, low, high, method)
 
 
 def build_macro_f1_statistic(found: Sequence[Predictions]) -> stats.Statistic:
-    """Return what maps weights (B, N) to the macro-F1 of each run, (B, runs), from its predictions."""
+    """Return a function that maps weights (B, N) to the macro-F1 of each run, (B, runs)."""
     return _build_confusion_statistic(found, classification.macro_f1)
 
 
 def build_balanced_accuracy_statistic(found: Sequence[Predictions]) -> stats.Statistic:
-    """Return what maps weights (B, N) to the balanced accuracy of each run, (B, runs), from its predictions."""
+    """Return a function that maps weights (B, N) to the balanced accuracy of each run, (B, runs)."""
     return _build_confusion_statistic(found, classification.balanced_accuracy)
 
 
@@ -113,25 +118,27 @@ def _build_confusion_statistic(found: Sequence[Predictions], metric: Callable[[F
 
 
 def warn_about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[str]:
-    """Say which recipes have one run, whose intervals know nothing of other seeds, and which have a seed twice."""
-    said = []
+    """Return warnings about recipes with one run, whose intervals ignore other seeds, and about repeated seeds."""
+    messages = []
     single = [name for name, own in seeds.items() if len(own) == 1]
     twice = [name for name, own in seeds.items() if len(set(own)) < len(own)]
     if single and len(single) == len(seeds):
-        told = _("Each recipe was trained with one seed: the intervals do not hold what another seed would give.")
-        said.append(told)
+        message = _("Each recipe was trained with one seed: the intervals do not cover variation between seeds.")
+        messages.append(message)
     elif single:
         names = ", ".join(single)
-        told = _("Trained with one seed, so that intervals do not hold what another would give: {names}.", names=names)
-        said.append(told)
+        message = _(
+            "Trained with one seed, so the intervals do not cover variation between seeds: {names}.", names=names
+        )
+        messages.append(message)
     if twice:
         names = ", ".join(twice)
-        said.append(_("Several runs have the same seed, and count as if they had not: {names}.", names=names))
-    return said
+        messages.append(_("Several runs have the same seed but are treated as independent: {names}.", names=names))
+    return messages
 
 
 def group_across_option(runs: Sequence[Run], option: str) -> dict[str, list[int]]:
-    """Give the positions of the runs that differ in their seed and an option, such as mode.shots, alone, by name."""
+    """Return by name the positions of runs that differ only in seed and one option, such as mode.shots."""
     found: dict[tuple[str, str], list[int]] = {}
     for place, run in enumerate(runs):
         found.setdefault(describe_recipe_without(option, run.record, run.config), []).append(place)

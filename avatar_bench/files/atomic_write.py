@@ -1,4 +1,4 @@
-"""Writing of files: whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(file: Path, alone: bool = True) -> Iterator[Path]:
-    """Give a place beside `file` to write to; it takes the name of `file` once it is complete and on the disk.
+    """Yield a temporary path beside `file`, which replaces `file` once it is complete and on disk.
 
-    An error, such as a full disk, leaves what bore that name before, and nothing beside it. `alone` says that no
-    other process writes the same file meanwhile, so that the place may bear a name that is known.
+    After an error, such as a full disk, the earlier file is intact and the temporary one is gone. `alone` states that
+    no other process writes the same file at the same time, so that the temporary name may be predictable.
     """
     part = file.with_name(f"{file.name}.part" if alone else f"{file.name}.{os.getpid()}.part")
     try:
@@ -23,17 +23,17 @@ def atomic_write(file: Path, alone: bool = True) -> Iterator[Path]:
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(file)  # a full disk does not say where
+            error.filename = str(file)  # the error of a full disk names no file
         raise
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file in UTF-8."""
+    """Write a UTF-8 text file atomically."""
     with atomic_write(file) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def sync_to_disk(file: Path) -> None:
-    """Have the system put a file's content on the disk, so that a loss of power does not leave its name alone."""
+    """Flush a file's content to disk, so that a power failure does not leave an empty file under its name."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())

@@ -1,4 +1,4 @@
-"""Zip archives that torch and numpy write, checked as a whole before anything in them is used."""
+"""Zip archives written by torch and numpy, validated completely before any content is used."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from avatar_bench.errors import CheckpointError
 
-BACKBONE_FILE = "backbone.safetensors"  # of a pretraining
+BACKBONE_FILE = "backbone.safetensors"  # of a pretraining run
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/|(hf[-_]hub|local-dir|timm):")
-MAX_CONTAINER_BYTES = 4 * 1024**3  # bytes, of a file
-MAX_CONTAINER_RECORDS = 20_000  # records
-_NAME = re.compile(r"([^/\\\x00-\x1f]+/)?[\w.-]+(/[\w.-]+)*", re.ASCII)  # torch calls the top folder like the file
-_FLAGS = (0, 0x8, 0x800, 0x808)  # a descriptor follows, names are UTF-8: nothing encrypted or patched
-_MAX_DESCRIPTOR_BYTES = 24  # bytes at most that may follow a record
+MAX_CONTAINER_BYTES = 4 * 1024**3
+MAX_CONTAINER_RECORDS = 20_000
+_NAME = re.compile(r"([^/\\\x00-\x1f]+/)?[\w.-]+(/[\w.-]+)*", re.ASCII)  # torch names the top folder after the file
+_FLAGS = (0, 0x8, 0x800, 0x808)  # data descriptor and UTF-8 names only: nothing encrypted or patched
+_MAX_DESCRIPTOR_BYTES = 24  # after a record
 _CHUNK = 1 << 20
 
 
 def open_stored_archive(stream: BinaryIO) -> ZipFile:
-    """Open an archive of records that are stored as they are; raise BadZipFile on one that is large, packed or odd.
+    """Open an archive of uncompressed records; raise BadZipFile if it is too large, compressed or malformed.
 
     A record's CRC-32 is checked as it is read.
     """
@@ -31,28 +31,28 @@ def open_stored_archive(stream: BinaryIO) -> ZipFile:
     archive = ZipFile(stream)
     records = archive.infolist()
     if not 0 < len(records) <= MAX_CONTAINER_RECORDS:
-        raise BadZipFile(f"it has {len(records):,} records, of 1 to {MAX_CONTAINER_RECORDS:,}")
+        raise BadZipFile(f"it has {len(records):,} records; expected 1 to {MAX_CONTAINER_RECORDS:,}")
     if len({record.orig_filename.casefold() for record in records}) < len(records):
-        raise BadZipFile("it has two records of one name")
+        raise BadZipFile("it has two records with the same name")
     for record in records:
         _check_record(record)
     return archive
 
 
 def check_torch_archive(stream: BinaryIO) -> bytes:
-    """Check that an archive is one that torch wrote, and every CRC-32 in it; give its data.pkl.
+    """Check that torch wrote an archive, and every CRC-32 in it; return its data.pkl.
 
-    Nothing may lie beside, between or behind the records, so that every reader finds the same ones. Raises BadZipFile.
+    No bytes may lie beside, between or behind the records, so that every reader finds the same ones. Raise BadZipFile.
     """
     with open_stored_archive(stream) as archive:
         records = sorted(archive.infolist(), key=lambda record: record.header_offset)
         top = records[0].filename.partition("/")[0]
         if any(not record.filename.startswith(f"{top}/") for record in records):
-            raise BadZipFile("its records lie in several folders")
+            raise BadZipFile("its records are in several folders")
         if any(record.external_attr & 0xFFFF or record.extra or record.comment for record in records):
-            raise BadZipFile("a record has attributes")  # with that of a folder, torch would leave a tensor unread
+            raise BadZipFile("a record has attributes")  # with a folder attribute, torch would skip a tensor
         if any(record.filename == f"{top}/constants.pkl" for record in records):
-            raise BadZipFile("it holds code, of TorchScript")
+            raise BadZipFile("it contains TorchScript code")
         _check_offsets(stream, records, archive.start_dir)
         _check_end(stream, len(records), archive.start_dir)
         for record in records:
@@ -75,7 +75,7 @@ def _check_record(record: ZipInfo) -> None:
 
 
 def _check_offsets(stream: BinaryIO, records: list[ZipInfo], end: int) -> None:
-    """Raise BadZipFile where records do not follow each other from the first byte to the directory at `end`."""
+    """Raise BadZipFile if the records are not contiguous from the first byte to the directory at `end`."""
     place = 0
     for record in records:
         if not place <= record.header_offset <= place + _MAX_DESCRIPTOR_BYTES * (place > 0):
@@ -88,7 +88,7 @@ def _check_offsets(stream: BinaryIO, records: list[ZipInfo], end: int) -> None:
 
 
 def _check_end(stream: BinaryIO, count: int, start: int) -> None:
-    """Raise BadZipFile where the file does not end with what belongs to a directory of `count` records at `start`."""
+    """Raise BadZipFile if the file does not end with the directory of `count` records at `start`."""
     whole = stream.seek(0, io.SEEK_END)
     size = whole - start - 22
     stream.seek(whole - 98)
@@ -100,13 +100,13 @@ def _check_end(stream: BinaryIO, count: int, start: int) -> None:
         begin += struct.pack("<4sLQL", b"PK\6\7", 0, start + size, 1)
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, size, start, 0)
     if not last.endswith((begin if large else b"") + end):
-        raise BadZipFile("its directory is not whole")
+        raise BadZipFile("its directory is incomplete")
 
 
 def refuse_address(text: str, option: str) -> None:
-    """Raise CheckpointError on an address, such as https://HOST/x.ckpt, unless a file is called so: none is opened."""
+    """Raise CheckpointError for a URL such as https://HOST/x.ckpt, unless a file has that name; none is opened."""
     if _ADDRESS.match(text) and not os.path.lexists(text):
         raise CheckpointError(
-            f"{option}={text} is an address, and checkpoints are read from files alone.",
-            "Download it first, and give the file's path.",
+            f"{option}={text} is a URL, but checkpoints are read from files only.",
+            "Download it first and pass the file's path.",
         )

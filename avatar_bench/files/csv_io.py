@@ -1,4 +1,4 @@
-"""Cells of CSV files that hold strangers' text, such that no spreadsheet takes one for a formula."""
+"""Reading and writing of CSV files with untrusted text that spreadsheets must not run as formulas."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-# a spreadsheet runs what follows one of these signs, also behind quotes and blanks that it drops; where commas do not
-# part its cells, semicolons and tabs do, so what stands after one of those may be the start of a cell as well
+# Spreadsheets run text after one of these signs, even behind quotes and spaces, which they ignore. Some separate cells
+# by semicolons or tabs instead of commas, so a cell may start after one of those too.
 _FORMULA_SIGNS = "=+\\-@＝＋－＠﹦﹢﹣﹫−"
 _SEPARATORS = ";\\t\\r\\n"
 _IGNORED = rf"(?:['\"‘’“”\ufeff\u200b]|[^\S{_SEPARATORS}])*"
 _NUMBER = rf"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?:\Z|[{_SEPARATORS}])"
-_DASH = rf"-(?:\Z|[{_SEPARATORS}])"  # stands for nothing in a table
+_DASH = rf"-(?:\Z|[{_SEPARATORS}])"  # marks an empty cell in a table
 _FORMULA = rf"(?={_IGNORED}[{_FORMULA_SIGNS}])(?!{_NUMBER}|{_DASH})"
 _CONTROL = rf"(?='*[{_SEPARATORS[1:]}])"
 _UNESCAPED = re.compile(rf"^{_CONTROL}|(^|[{_SEPARATORS}]){_FORMULA}")
@@ -24,32 +24,32 @@ _ESCAPED = re.compile(rf"^'{_CONTROL}|(^|[{_SEPARATORS}])'{_FORMULA}")
 
 
 def escape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give the table with a ' before each text, header or part of one that a spreadsheet would run; numbers stay."""
+    """Return the table with a ' before each text, header or part that a spreadsheet would run; numbers stay."""
     return _map_texts(frame, lambda text: _UNESCAPED.sub(r"\1'", text))
 
 
 def unescape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give the table of which spreadsheet_safe made this one."""
+    """Return the table without the escapes of `escape_formulas`."""
     return _map_texts(frame, lambda text: _ESCAPED.sub(r"\1", text))
 
 
 def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:
-    """Write a table, without its index, as a CSV file or stream that a spreadsheet may open; options are pandas'."""
+    """Write a table, without its index, as a CSV file or stream that is safe to open; options are those of pandas."""
     safe = escape_formulas(frame)
-    # csv of Python before 3.13 leaves a carriage return outside quotes, where it ends a row for those who read it
+    # before Python 3.13, csv does not quote a carriage return, which readers take for the end of a row
     returns = any("\r" in str(name) or _has_carriage_return(safe.iloc[:, n]) for n, name in enumerate(safe))
     safe.to_csv(target, index=False, quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL, **options)
 
 
 def format_csv(frame: pd.DataFrame) -> str:
-    """Give what write_csv writes."""
+    """Return a table as the text that `write_csv` writes."""
     text = io.StringIO()
     write_csv(frame, text)
     return text.getvalue()
 
 
 def read_csv(source: Any, **options: Any) -> pd.DataFrame:
-    """Read a CSV file that write_csv may have written; options, and what may be read, are pandas'."""
+    """Read a CSV file that `write_csv` may have written; sources and options are those of pandas."""
     return unescape_formulas(pd.read_csv(source, **options))
 
 
@@ -60,14 +60,14 @@ def _has_carriage_return(column: pd.Series) -> bool:
 
 
 def _map_texts(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    def changed(value: Any) -> Any:
+    def change_text(value: Any) -> Any:
         return change(value) if isinstance(value, str) else value
 
     frame = frame.copy(deep=False)
     for n, dtype in enumerate(frame.dtypes):
         if not pd.api.types.is_numeric_dtype(dtype):
-            kept = dtype if isinstance(dtype, pd.StringDtype) else object
-            texts = [changed(value) for value in frame.iloc[:, n]]
-            # not guessed: that fails on names that are not UTF-8
-            frame.isetitem(n, pd.Series(texts, frame.index, dtype=kept))  # type: ignore[arg-type]
-    return frame.set_axis([changed(name) for name in frame.columns], axis="columns")
+            text_dtype = dtype if isinstance(dtype, pd.StringDtype) else object
+            texts = [change_text(value) for value in frame.iloc[:, n]]
+            # explicit dtype: inference fails on names that are not UTF-8
+            frame.isetitem(n, pd.Series(texts, frame.index, dtype=text_dtype))  # type: ignore[arg-type]
+    return frame.set_axis([change_text(name) for name in frame.columns], axis="columns")

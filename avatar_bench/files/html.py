@@ -1,4 +1,4 @@
-"""Pages: how the data card and the report turn templates into HTML and Markdown that no text in them can leave."""
+"""Jinja environments for HTML and Markdown pages in which every value is escaped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARKS = re.compile(r"([\\`*_\[\]#!|~$])")
 
 
 def build_html_environment() -> Environment:
-    """Give an environment in which every text is escaped for HTML; `sha256` is for a page's Content-Security-Policy."""
+    """Return an environment that escapes HTML; its `sha256` filter is for a page's Content-Security-Policy."""
     environment = _build_environment(autoescape=True)
     environment.filters["sha256"] = _hash_for_csp
     environment.filters["code"] = _format_code
@@ -25,14 +25,14 @@ def build_html_environment() -> Environment:
 
 
 def build_markdown_environment() -> Environment:
-    """Give an environment in which every value is escaped for Markdown, and for the HTML that Markdown may hold."""
+    """Return an environment that escapes every value for Markdown and for HTML within Markdown."""
     environment = _build_environment(autoescape=False, finalize=escape_markdown)
     environment.filters["code"] = _format_markdown_code
     return environment
 
 
 def escape_markdown(value: Any) -> str:
-    """Give a value as plain text of one line that no Markdown or HTML in it can leave."""
+    """Return a value as one line of plain text, with all Markdown and HTML escaped."""
     if isinstance(value, Markup):
         return value
     return _escape(str(value).strip())
@@ -52,7 +52,7 @@ def _hash_for_csp(text: str) -> str:
 
 
 def _format_code(text: str) -> Markup:
-    """Give a text of our own with what stands between backticks as code."""
+    """Return trusted text as HTML, with the parts between backticks as code."""
     return Markup(_CODE.sub(r"<code>\1</code>", html.escape(text)))
 
 

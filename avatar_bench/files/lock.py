@@ -13,14 +13,14 @@ from avatar_bench.errors import OutputError
 
 
 class LockedError(Exception):
-    """Another process holds a lock."""
+    """Error for a lock that another process holds."""
 
 
 @contextmanager
 def exclusive_lock(file: Path) -> Iterator[None]:
-    """Hold a lock file and remove it at the end; the system releases it should this process die.
+    """Acquire a lock file and remove it at the end; the system releases it if the process dies.
 
-    Raise LockedError where another process holds it, OSError where it cannot be made.
+    Raise LockedError if another process holds it, OSError if it cannot be created.
     """
     lock = filelock.FileLock(file, timeout=0)
     try:
@@ -36,7 +36,7 @@ def exclusive_lock(file: Path) -> Iterator[None]:
 
 @contextmanager
 def shared_lock(file: Path, before_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock file that others wait for, and leave it there; `before_waiting` is called before a wait."""
+    """Acquire a lock file, waiting if necessary, and leave it in place; call `before_waiting` before a wait."""
     lock = filelock.FileLock(file)
     try:
         lock.acquire(timeout=0)
@@ -50,24 +50,24 @@ def shared_lock(file: Path, before_waiting: Callable[[], None] = lambda: None) -
 
 
 def prepare_output(output: str, option: str = "output") -> None:
-    """Make the folder of an output, so that a place that cannot be written shows before the work; or OutputError."""
+    """Create the folder of an output; raise OutputError early if the output cannot be written."""
     if output == "-":
         return
     file = Path(output)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{option}={output}: its folder cannot be made: {error.strerror}.") from error
-    # the folder too: while an earlier file is replaced, the new one lies beside it, and so does the lock
+        raise OutputError(f"{option}={output}: its folder cannot be created: {error.strerror}.") from error
+    # the folder too: the temporary file and the lock are created beside the output
     if file.is_dir() or not all(os.access(place, os.W_OK) for place in (file.parent, file) if place.exists()):
-        raise OutputError(f"{option}={output} cannot be written.", "Expected a file in a folder that you may write to.")
+        raise OutputError(f"{option}={output} cannot be written.", "Expected a file in a writable folder.")
 
 
 @contextmanager
 def lock_output(output: str) -> Iterator[None]:
-    """Keep other processes from an output meanwhile; the system lets go of it should this one die.
+    """Lock an output against other processes; the system releases the lock if the process dies.
 
-    Raise OutputError where another has it.
+    Raise OutputError if another process holds it.
     """
     if output == "-":
         yield

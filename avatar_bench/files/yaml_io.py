@@ -1,4 +1,4 @@
-"""Files of YAML, read only where they are small, shallow and do not multiply themselves."""
+"""Reading of YAML files within limits on size, depth and alias expansion."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import yaml
 
 from avatar_bench.errors import ConfigError
 
-# a YAML that a person wrote has none of these; the longest of our own is 6 kB
+# No YAML written by hand reaches these limits; the longest of this package is 6 kB.
 MAX_YAML_BYTES = 1 << 20
-MAX_YAML_NODES = 20_000  # keys, values and the lists and mappings around them, with what each alias stands for
-MAX_YAML_CHARACTERS = 4 * MAX_YAML_BYTES  # the same
+MAX_YAML_NODES = 20_000  # keys, values, lists and mappings, with aliases expanded
+MAX_YAML_CHARACTERS = 4 * MAX_YAML_BYTES  # with aliases expanded
 MAX_YAML_DEPTH = 50
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(file: Path) -> Any:
-    """Read a file of YAML as plain values; raise ConfigError, naming it, where checked_text does."""
+    """Read a YAML file as plain values; raise ConfigError with its name if `read_checked_text` does."""
     text = read_checked_text(file)
     try:
         return yaml.load(text, _Loader)
@@ -29,11 +29,11 @@ def read_yaml(file: Path) -> Any:
 
 
 def read_checked_text(file: Path) -> str:
-    """Give the text of a file of YAML that keeps the limits, and raise ConfigError, naming it, on any other."""
+    """Return the text of a YAML file within the limits; raise ConfigError with its name for any other."""
     try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"{file} is not a file that can be read.", "Expected a YAML file.")
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{file} is not a regular file.", "Expected a YAML file.")
         with file.open("rb") as stream:
             data = stream.read(MAX_YAML_BYTES + 1)
         if len(data) > MAX_YAML_BYTES:
@@ -46,13 +46,13 @@ def read_checked_text(file: Path) -> str:
 
 
 def _check_events(file: Path, text: str) -> None:
-    """Count nodes and characters in one pass over the parser's events, which holds no more than the open ones."""
+    """Count nodes and characters in one pass over the parser's events, keeping only the open ones."""
     anchors: dict[str | None, tuple[int, int] | None] = {}  # None: still open
     stack: list[list[Any]] = [[None, 0, 0]]  # anchor, nodes, characters
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.AliasEvent):
             if anchors.get(event.anchor, (0, 0)) is None:
-                raise _make_limit_error(file, f"*{event.anchor} stands inside itself")
+                raise _make_limit_error(file, f"*{event.anchor} contains itself")
             _add(stack[-1], *(anchors.get(event.anchor) or (0, 0)))
         elif isinstance(event, yaml.ScalarEvent):
             anchors |= {event.anchor: (1, len(event.value))} if event.anchor else {}
@@ -66,7 +66,7 @@ def _check_events(file: Path, text: str) -> None:
             _add(stack[-1], nodes, characters)
         if stack[-1][1] > MAX_YAML_NODES or stack[-1][2] > MAX_YAML_CHARACTERS:
             raise _make_limit_error(
-                file, f"written out, it holds more than {MAX_YAML_NODES} values or {MAX_YAML_CHARACTERS} characters"
+                file, f"expanded, it contains more than {MAX_YAML_NODES} values or {MAX_YAML_CHARACTERS} characters"
             )
         if len(stack) > MAX_YAML_DEPTH + 1:
             raise _make_limit_error(file, f"it is nested more than {MAX_YAML_DEPTH} deep")
@@ -78,9 +78,9 @@ def _add(entry: list[Any], nodes: int, characters: int) -> None:
 
 
 def _make_limit_error(file: Path, why: str) -> ConfigError:
-    return ConfigError(f"{file}: {why}.", "Such a YAML is not read: no configuration needs it.")
+    return ConfigError(f"{file}: {why}.", "Such files are refused: no configuration needs them.")
 
 
 def _make_read_error(file: Path, error: Exception) -> ConfigError:
-    told = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-    return ConfigError(f"{file} cannot be read as YAML: {told}")
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    return ConfigError(f"{file} cannot be read as YAML: {reason}")

@@ -1,4 +1,4 @@
-"""The words of figures and reports, in English or in another language that has a catalogue here."""
+"""Translation of texts in figures, reports and messages, from the catalogues in this folder."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 import yaml
 
 _FOLDER = Path(__file__).parent
-_LEAST_FIXED = 14  # letters of a text that tell it from a name or a sentence of someone else
+_MIN_FIXED_LENGTH = 14  # shorter patterns could match names or texts that are not ours
 _language: ContextVar[str] = ContextVar("language", default="en")
 
 
 def list_languages() -> tuple[str, ...]:
-    """Give the languages that there are words in, English first."""
+    """Return the available languages, English first."""
     return ("en", *sorted(file.stem for file in _FOLDER.glob("*.yaml")))
 
 
 def language() -> str:
-    """Return the language that is spoken."""
+    """Return the current language."""
     return _language.get()
 
 
 @contextmanager
 def use_language(language: str) -> Iterator[None]:
-    """Let `_` give the words of a language inside a `with`."""
+    """Set the language of `_` inside the `with`."""
     token = _language.set(language)
     try:
         yield
@@ -38,38 +38,38 @@ def use_language(language: str) -> Iterator[None]:
 
 
 def _(text: str, **values: object) -> str:
-    """Give an English text in the language that is spoken, with `values` put into its {places}.
+    """Translate an English text into the current language and fill its {placeholders} with `values`.
 
-    A text that the catalogue lacks stays English: the words of a user's own block are not in it.
+    A text that the catalogue lacks, such as one of a user's own block, stays English.
     """
-    words = load_catalogue(_language.get()).get(text, text)
-    return words.format(**values) if values else words
+    translated = load_catalogue(_language.get()).get(text, text)
+    return translated.format(**values) if values else translated
 
 
 def translate(text: str) -> str:
-    """Return a text that `_` gave in any language, such as a saved warning, in the language that is spoken.
+    """Translate a text that `_` returned in any language, such as a saved warning, into the current language.
 
-    Its values are translated as well where they are texts of ours. A text that no pattern of the catalogues fits stays.
+    Values that are texts of ours are translated too. A text that matches no pattern of the catalogues stays unchanged.
     """
     for pattern, english in _build_patterns():
-        found = pattern.fullmatch(text)
-        if found is not None:
-            return _(english, **{name: translate(value) for name, value in found.groupdict().items()})
+        match = pattern.fullmatch(text)
+        if match is not None:
+            return _(english, **{name: translate(value) for name, value in match.groupdict().items()})
     return text
 
 
 @cache
 def _build_patterns() -> list[tuple[re.Pattern[str], str]]:
-    """Return what fits the texts in each language with their English, those with the most fixed letters first."""
-    found = []
+    """Return a pattern of each text in each language with its English, the most fixed characters first."""
+    patterns = []
     for one in list_languages()[1:]:
-        for english, words in load_catalogue(one).items():
-            for text in {english, words}:
+        for english, translated in load_catalogue(one).items():
+            for text in {english, translated}:
                 parts = list(string.Formatter().parse(text))
                 fixed = sum(len(literal) for literal, *__ in parts)
-                if fixed >= _LEAST_FIXED:
-                    found.append((fixed, re.compile(_build_pattern(parts), re.DOTALL), english))
-    return [(pattern, english) for __, pattern, english in sorted(found, key=lambda one: (-one[0], one[2]))]
+                if fixed >= _MIN_FIXED_LENGTH:
+                    patterns.append((fixed, re.compile(_build_pattern(parts), re.DOTALL), english))
+    return [(pattern, english) for __, pattern, english in sorted(patterns, key=lambda one: (-one[0], one[2]))]
 
 
 def _build_pattern(parts: Iterable[tuple[str, str | None, str | None, str | None]]) -> str:
@@ -84,7 +84,7 @@ def _build_pattern(parts: Iterable[tuple[str, str | None, str | None, str | None
 
 @cache
 def load_catalogue(language: str) -> Mapping[str, str]:
-    """Give the words of a language by the English ones; empty for English."""
+    """Load the catalogue of a language, a mapping from English texts to translations; empty for English."""
     if language == "en":
         return {}
     return dict(yaml.safe_load((_FOLDER / f"{language}.yaml").read_text(encoding="utf-8")))

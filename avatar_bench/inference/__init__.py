@@ -1,1 +1,1 @@
-"""Predictions on files, and the runtimes that make them."""
+"""Predictions on files, and the runtimes that compute them."""

@@ -1,4 +1,4 @@
-"""Exports: one file that holds a network and its card, for use elsewhere."""
+"""Export of a network with its card to a single file, for use elsewhere."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from avatar_bench.models.checkpoint import CARD_KEY, encode_weights
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import PROVENANCE_KEY
 
-TOLERANCE = 1e-4  # of what an exported network answers with torch, absolute below 1, relative above
-RUNTIME_OF_SUFFIX = {".onnx": "onnx", ".xml": "openvino"}  # of a kind of file
+TOLERANCE = 1e-4  # between the outputs of an exported network and torch: absolute below 1, relative above
+RUNTIME_OF_SUFFIX = {".onnx": "onnx", ".xml": "openvino"}
 INPUT_DESCRIPTION = "images: uint8 {shape}, RGB, of the size in preprocessing; mean and std are applied inside"
 INPUT_SHAPES = {".onnx": "(N, 3, S, S)", ".xml": "(N, S, S, 3)"}
 OUTPUT_DESCRIPTION = "logits (N, C), and probabilities (N, C): the softmax of logits / temperature"
 
 
 def refuse_missing_runtime(file: Path) -> None:
-    """Raise ConfigError where a package is missing that an export to a file of this kind needs."""
+    """Raise ConfigError if a package for an export to this kind of file is missing."""
     if file.suffix in RUNTIME_OF_SUFFIX:
         engines.refuse_missing_package(RUNTIME_OF_SUFFIX[file.suffix], f"out={file}")
 
 
 def encode_export(classifier: Classifier, provenance: Mapping[str, Any], kind: str) -> dict[str, bytes]:
-    """Give the contents of the files, by ending, that hold a classifier and say what it is; that of `kind` stands last.
+    """Return the contents of the files of an exported classifier by suffix; the file of `kind` comes last.
 
-    A kind is .safetensors, .onnx, or .xml, whose weights are a .bin file. The weights are called as in timm. Raises
-    CheckpointError where an exported network answers otherwise than torch.
+    `kind` is .safetensors, .onnx, or .xml, which has its weights in a .bin file. Weights have timm's names, and the
+    metadata contains card and provenance. Raises CheckpointError if the exported network computes other outputs than
+    torch.
     """
-    said = {CARD_KEY: classifier.card.plain(), PROVENANCE_KEY: dict(provenance)}
-    texts = {name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in said.items()}
+    metadata = {CARD_KEY: classifier.card.plain(), PROVENANCE_KEY: dict(provenance)}
+    texts = {name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in metadata.items()}
     if kind == ".onnx":
         return {kind: _encode_onnx(classifier, texts)}
     if kind == ".xml":
@@ -53,24 +54,25 @@ def encode_export(classifier: Classifier, provenance: Mapping[str, Any], kind: s
 def describe_export(
     classifier: Classifier, provenance: Mapping[str, Any], file: Path, contents: Mapping[str, bytes]
 ) -> str:
-    """Give what an export, of the contents that `encode_export` gave, says of itself as JSON to read."""
-    told: dict[str, Any] = {"file": file.name, "sha256": sha256_of_bytes(contents[file.suffix])}
+    """Return the description of an export, with the contents from `encode_export`, as readable JSON."""
+    description: dict[str, Any] = {"file": file.name, "sha256": sha256_of_bytes(contents[file.suffix])}
     if ".bin" in contents:
-        told["weights"] = {"file": file.with_suffix(".bin").name, "sha256": sha256_of_bytes(contents[".bin"])}
+        description["weights"] = {"file": file.with_suffix(".bin").name, "sha256": sha256_of_bytes(contents[".bin"])}
     if file.suffix in INPUT_SHAPES:
-        told |= {"input": INPUT_DESCRIPTION.format(shape=INPUT_SHAPES[file.suffix]), "outputs": OUTPUT_DESCRIPTION}
-    told |= {CARD_KEY: classifier.card.plain(), PROVENANCE_KEY: dict(provenance)}
-    return json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        shape = INPUT_SHAPES[file.suffix]
+        description |= {"input": INPUT_DESCRIPTION.format(shape=shape), "outputs": OUTPUT_DESCRIPTION}
+    description |= {CARD_KEY: classifier.card.plain(), PROVENANCE_KEY: dict(provenance)}
+    return json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_export(data: bytes, file: Path) -> None:
-    """Write a file complete or not at all."""
+    """Write a file atomically."""
     with atomic_write(file, alone=False) as part:
         part.write_bytes(data)
 
 
 def _encode_onnx(classifier: Classifier, texts: Mapping[str, str]) -> bytes:
-    onnx: Any = importlib.import_module("onnx")  # an extra
+    onnx: Any = importlib.import_module("onnx")  # an optional dependency
     onnxruntime: Any = importlib.import_module("onnxruntime")
     exported = engines.export_onnx(classifier, _image_size(classifier), classifier.card.temperature)
     model = onnx.load_model_from_string(exported)
@@ -93,15 +95,15 @@ def _make_noise(classifier: Classifier) -> Tensor:
     return torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=noise)
 
 
-def _refuse_different(classifier: Classifier, images: Tensor, found: Sequence[NDArray[np.float32]]) -> None:
-    """Raise CheckpointError where logits or probabilities of an exported network are not those of torch."""
+def _refuse_different(classifier: Classifier, images: Tensor, outputs: Sequence[NDArray[np.float32]]) -> None:
+    """Raise CheckpointError if the logits or probabilities of an exported network differ from those of torch."""
     with torch.inference_mode():
         logits = classifier(images)[0]
     expected = [logits.numpy(), torch.softmax(logits / classifier.card.temperature, dim=1).numpy()]
-    pairs = zip(found, expected, strict=True)
-    distance = max(float((np.abs(got - told) / np.maximum(1, np.abs(told))).max()) for got, told in pairs)
+    pairs = zip(outputs, expected, strict=True)
+    distance = max(float((np.abs(got - want) / np.maximum(1, np.abs(want))).max()) for got, want in pairs)
     if not distance <= TOLERANCE:
-        raise CheckpointError(f"The exported network answers otherwise than torch, by {distance:.2g}.")
+        raise CheckpointError(f"The outputs of the exported network differ from torch's by {distance:.2g}.")
 
 
 def _image_size(classifier: Classifier) -> int:

@@ -1,4 +1,4 @@
-"""Exported networks, each made once and kept in the user's cache."""
+"""Cache of exported networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.paths import cache_root
 from avatar_bench.inference.runtimes.engines import ExportedNetwork
 
-MAX_CACHE_BYTES = 2 * 10**9  # bytes of all that are kept
+MAX_CACHE_BYTES = 2 * 10**9  # bytes of all cached networks together
 _VERSIONED_PACKAGES = {
     "onnx": ("torch", "timm", "onnx", "onnxscript"),
     "openvino": ("torch", "timm", "openvino", "nncf"),
@@ -28,10 +28,10 @@ _VERSIONED_PACKAGES = {
 def load_or_export(
     runtime: str, checkpoint_sha256: str, kind: str, make: Callable[[], ExportedNetwork]
 ) -> ExportedNetwork:
-    """Give the network of a checkpoint from the cache, where `make` puts it on first use; `kind` is "float" or "int8".
+    """Return the exported network of a checkpoint from the cache; `make` exports it on first use.
 
-    One that was damaged, or made by other versions, is made anew; those used longest ago go first where all of them
-    take more than LIMIT.
+    `kind` is "float" or "int8". A network that is damaged, or was made by other versions, is exported again. The least
+    recently used networks are deleted once the cache exceeds MAX_CACHE_BYTES.
     """
     versions = [avatar_bench.__version__, *(metadata.version(name) for name in _VERSIONED_PACKAGES[runtime])]
     key = hashlib.sha256(repr((checkpoint_sha256, runtime, kind, versions)).encode()).hexdigest()[:32]
@@ -39,7 +39,7 @@ def load_or_export(
     network = _read(file)
     if network is None:
         network = make()
-        with suppress(OSError):  # no room, or not to be written: it is made again next time
+        with suppress(OSError):  # no space or not writable: exported again next time
             _write(network, file)
     return network
 

@@ -1,4 +1,4 @@
-"""Verdicts: what predict says of each image file, as rows of a table."""
+"""Tables of predictions, one row an image file."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from avatar_bench.results.predictions import Predictions, to_string_array
 
 
 def list_prediction_columns(classes: Sequence[str]) -> list[str]:
-    """Give the column names of a table of verdicts."""
+    """Return the column names of a table of predictions."""
     return ["path", "status", "reason", "prediction", "confidence", *(f"prob_{name}" for name in classes)]
 
 
 def tabulate_predictions(
     files: Sequence[tuple[str, str]], logits: NDArray[np.float32], classes: tuple[str, ...], temperature: float
 ) -> pd.DataFrame:
-    """Lay the logits of the good files, and the reasons of the bad ones, into rows."""
+    """Return a table of (path, reason) pairs: predictions by `logits` where the reason is "", errors elsewhere."""
     good = [path for path, reason in files if not reason]
     none = np.zeros((len(good), 0), dtype=np.float32)
     targets = np.full(len(good), -1, dtype=np.int64)
-    seen = to_string_array(good)
-    verdicts = Predictions(classes, logits, none, targets, seen, seen, seen, temperature)
-    probabilities = verdicts.probabilities
+    paths = to_string_array(good)
+    predictions = Predictions(classes, logits, none, targets, paths, paths, paths, temperature)
+    probabilities = predictions.probabilities
     rows, k = [], 0
     for _, reason in files:
         row: dict[str, Any] = {"status": "error" if reason else "ok", "reason": reason}
         if not reason:
-            row |= {"prediction": classes[int(verdicts.predicted[k])], "confidence": probabilities[k].max()}
+            row |= {"prediction": classes[int(predictions.predicted[k])], "confidence": probabilities[k].max()}
             row |= {f"prob_{name}": probabilities[k, c] for c, name in enumerate(classes)}
             k += 1
         rows.append(row)
     table = pd.DataFrame(rows, columns=list_prediction_columns(classes)[1:])
-    # pandas' own kind of text refuses names that are not UTF-8
+    # pandas' string type refuses names that are not UTF-8
     table.insert(0, "path", pd.Series([path for path, _ in files], dtype=object))
     return table

@@ -1,1 +1,1 @@
-"""Figures of merit, as pure functions on arrays, by subject."""
+"""Metrics, statistics and plots as pure functions on arrays."""

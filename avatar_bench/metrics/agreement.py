@@ -1,9 +1,9 @@
-"""How far two classifiers give the same answers and make the same errors.
+"""Agreement of the predictions and errors of two classifiers.
 
-The figures are of two kinds of table: `answers` (..., C, C) counts images by what the one and the other predicts,
-`hits` (..., 2, 2) by whether each is wrong (0) or right (1). Both may be stacks, in counts or weights, so that one
-definition serves the figure and its thousands of resamples. NaN stands for a figure that cannot be had.
-Kuncheva and Whitaker, Mach. Learn. 51 (2003) 181, define those of `hits`.
+The measures use two kinds of table: `predictions` (..., C, C) counts images by both predicted classes, `hits`
+(..., 2, 2) by whether each classifier is incorrect (0) or correct (1). Both may be stacks, in counts or weights, so
+that the same functions compute a measure and its resamples. Undefined values are NaN.
+Kuncheva and Whitaker, Mach. Learn. 51 (2003) 181, define the measures of `hits`.
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.integer]
 
 
-def agreement(answers: ArrayLike) -> Floats:
-    """Give the share of images that both predict to be of one class, (...), 0 to 1."""
-    table = np.asarray(answers, dtype=np.float64)
+def agreement(predictions: ArrayLike) -> Floats:
+    """Compute the proportion of images with equal predictions, (...), 0 to 1."""
+    table = np.asarray(predictions, dtype=np.float64)
     return _ratio(np.trace(table, axis1=-2, axis2=-1), table.sum(axis=(-2, -1)))
 
 
-def kappa(answers: ArrayLike) -> Floats:
-    """Give Cohen's kappa, agreement beyond that of independent answers, (...), -1 to 1; NaN where both say one class.
+def kappa(predictions: ArrayLike) -> Floats:
+    """Compute Cohen's kappa, (...), -1 to 1; NaN if both always predict the same single class.
 
     Cohen, Educ. Psychol. Meas. 20 (1960) 37.
     """
-    table = np.asarray(answers, dtype=np.float64)
+    table = np.asarray(predictions, dtype=np.float64)
     total = table.sum(axis=(-2, -1))
     expected = _ratio((table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1), total**2)
     return _ratio(agreement(table) - expected, 1 - expected)
 
 
 def disagreement(hits: ArrayLike) -> Floats:
-    """Give the share of images that exactly one of the two has right, (...), 0 to 1."""
+    """Compute the proportion of images that exactly one of the two classifies correctly, (...), 0 to 1."""
     table = np.asarray(hits, dtype=np.float64)
     return _ratio(table[..., 0, 1] + table[..., 1, 0], table.sum(axis=(-2, -1)))
 
 
 def double_fault(hits: ArrayLike) -> Floats:
-    """Give the share of images that both have wrong, (...), 0 to 1."""
+    """Compute the proportion of images that both misclassify, (...), 0 to 1."""
     table = np.asarray(hits, dtype=np.float64)
     return _ratio(table[..., 0, 0], table.sum(axis=(-2, -1)))
 
 
 def q_statistic(hits: ArrayLike) -> Floats:
-    """Give Yule's Q of being right, (...), -1 to 1, 0 for independent errors.
+    """Compute Yule's Q of correctness, (...), -1 to 1, 0 for independent errors.
 
-    NaN where both products of opposite counts are 0, as where one of the two is never wrong.
+    NaN if both products of opposite counts are 0, for example if one of the two is always correct.
     """
     same, apart = _products(hits)
     return _ratio(same - apart, same + apart)
 
 
 def error_correlation(hits: ArrayLike) -> Floats:
-    """Give Pearson's correlation (phi) of the indicators of error, (...); NaN where one is always right or wrong."""
+    """Compute Pearson's correlation (phi) of the error indicators, (...); NaN if one of them is constant."""
     same, apart = _products(hits)
     table = np.asarray(hits, dtype=np.float64)
     margins = table.sum(axis=-1).prod(axis=-1) * table.sum(axis=-2).prod(axis=-1)
@@ -81,21 +81,21 @@ def compute_measures(
     classes: int,
     weights: ArrayLike | None = None,
 ) -> Floats:
-    """Give the MEASURES of two classifiers by their predictions (N,), (6,), or (B, 6) for weights (B, N)."""
-    answers = confusion_matrix(*predicted, classes, weights)
+    """Compute the MEASURES of two classifiers from their predictions (N,): (6,), or (B, 6) for weights (B, N)."""
+    predictions = confusion_matrix(*predicted, classes, weights)
     right, other = ((one == targets).astype(np.int64) for one in predicted)
     hits = confusion_matrix(right, other, 2, weights)
     parts = [
-        *(figure(answers) for figure in PREDICTION_MEASURES.values()),
-        *(figure(hits) for figure in CORRECTNESS_MEASURES.values()),
+        *(measure(predictions) for measure in PREDICTION_MEASURES.values()),
+        *(measure(hits) for measure in CORRECTNESS_MEASURES.values()),
     ]
     return np.stack(parts, axis=-1)
 
 
 def probability_correlation(ours: ArrayLike, theirs: ArrayLike) -> float:
-    """Give Pearson's correlation of the probabilities (N,) that two classifiers give to each image's true class.
+    """Compute Pearson's correlation of two classifiers' probabilities (N,) of the true class.
 
-    NaN where one of them gives the same to all.
+    NaN if one of them is constant.
     """
     a, b = (values - values.mean() for values in (np.asarray(given, dtype=np.float64) for given in (ours, theirs)))
     spread = float(np.sqrt((a @ a) * (b @ b)))

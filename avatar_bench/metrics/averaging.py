@@ -1,7 +1,7 @@
-"""Strategies of averaging several classifiers, each fitted on calibration images alone.
+"""Strategies for averaging several classifiers, fitted on calibration images only.
 
-A strategy gets the logits (M, N, C) that M members give to N calibration images, and these images' targets (N,), and
-nothing else: what is judged later has no way into its weights. The tests hold every entry of STRATEGIES to that.
+A strategy receives the logits (M, N, C) of M members on N calibration images and their targets (N,), but no test data,
+so that its weights cannot depend on the evaluation. The tests check this for every entry of STRATEGIES.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from avatar_bench.metrics import calibration
 
 Floats = NDArray[np.float64]
 Targets = NDArray[np.integer]
-GREEDY_ROUNDS = 25  # of greedy selection: weights are multiples of 4 % at most
+GREEDY_ROUNDS = 25  # of greedy selection, so that weights are multiples of 4 %
 
 
 class AveragingWeights(NamedTuple):
-    """Hold what each member's logits are divided by, and what its probabilities weigh, both (M,); weights sum to 1."""
+    """Temperatures of the members' logits and weights of their probabilities, both (M,); weights sum to 1."""
 
     weights: Floats
     temperatures: Floats
@@ -31,26 +31,26 @@ Strategy = Callable[[Floats, Targets], AveragingWeights]
 
 
 def soft_vote(logits: Floats, targets: Targets) -> AveragingWeights:
-    """Weigh all members alike."""
+    """Return equal weights for all members."""
     return _normalise_weights(np.ones(len(logits)))
 
 
 def scaled_vote(logits: Floats, targets: Targets) -> AveragingWeights:
-    """Weigh all members alike, each scaled by its own temperature first."""
+    """Return equal weights, with each member's own fitted temperature."""
     temperatures = np.array([calibration.fit_temperature(member, targets) for member in logits])
     return AveragingWeights(np.full(len(logits), 1 / len(logits)), temperatures)
 
 
 def accuracy_ece(logits: Floats, targets: Targets) -> AveragingWeights:
-    """Weigh a member by its accuracy times 1 - ECE (15 bins); all alike where no member is ever right."""
+    """Return weights proportional to accuracy x (1 - ECE) with 15 bins; equal if no member is ever correct."""
     scores = [_score_accuracy_ece(np.asarray(softmax(member, axis=1)), targets) for member in logits]
     return _normalise_weights(np.array(scores) if any(scores) else np.ones(len(logits)))
 
 
 def greedy(logits: Floats, targets: Targets) -> AveragingWeights:
-    """Add the member, one and the same as often as it helps, that leaves the lowest log loss, and keep the best of all.
+    """Return weights by greedy forward selection, with replacement, for the lowest log loss; keep the best step.
 
-    Of equals the first is added and the smallest kept. Caruana et al., ICML 2004.
+    Ties go to the first member and to the smaller ensemble. Caruana et al., ICML 2004.
     """
     own = np.asarray(softmax(logits, axis=2))[:, np.arange(len(targets)), targets]
     total, counts = np.zeros(len(targets)), np.zeros(len(logits))
@@ -73,41 +73,41 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def average_probabilities(logits: ArrayLike, mix: AveragingWeights) -> Floats:
-    """Give the logarithm of the weighted mean probability, (N, C), of members' logits (M, N, C).
+    """Compute the logarithm of the weighted mean probability, (N, C), from the members' logits (M, N, C).
 
-    Its softmax is the mean probability itself, and nothing underflows.
+    Working with logarithms avoids underflow; the softmax of the result is the mean probability.
     """
     scaled = np.asarray(logits, dtype=np.float64) / mix.temperatures[:, None, None]
     return np.asarray(logsumexp(log_softmax(scaled, axis=2), axis=0, b=mix.weights[:, None, None]))
 
 
 def average_logits(logits: ArrayLike, mix: AveragingWeights) -> Floats:
-    """Return logits (N, C) of an average of members whose logits are (M, N, C).
+    """Compute logits (N, C) of an average of members with logits (M, N, C).
 
-    Their softmax is the weighted mean probability. Their log-sum-exp, which softmax does not depend on, is the weighted
-    mean of the members' own, of the logits before temperatures: their energy is the mean energy.
+    Their softmax is the weighted mean probability. Their log-sum-exp, which does not affect the softmax, is the
+    weighted mean of the members' log-sum-exps before temperatures, so that the energy is the mean energy.
     """
     levels = mix.weights @ logsumexp(np.asarray(logits, dtype=np.float64), axis=2)
     return np.asarray(average_probabilities(logits, mix) + levels[:, None])
 
 
 def find_best_member(logits: Floats, targets: Targets) -> int:
-    """Give the position of the member of highest accuracy; of equals the one of lowest log loss, then the first."""
+    """Return the index of the most accurate member; ties go to the lower log loss, then to the first."""
     accuracies = (logits.argmax(axis=2) == targets).mean(axis=1)
     losses = np.array([calibration.nll(member, targets) for member in logits])
     return int(np.lexsort((losses, -accuracies))[0])
 
 
-def select_greedy_soup(scores: Sequence[float], judge: Callable[[list[int]], float]) -> list[int]:
-    """Give the members whose average is kept: best first, each stays if the score of all so far does not fall.
+def select_greedy_soup(scores: Sequence[float], score_average: Callable[[list[int]], float]) -> list[int]:
+    """Select soup members, best first, keeping each one that does not lower the score of the average.
 
-    `scores` (M,) are the members' own, `judge` gives that of the average of some, and more is better; of equals the
-    first comes first. Wortsman et al., ICML 2022.
+    `scores` (M,) are the members' own, `score_average` returns that of the average of some; higher is better and ties
+    go to the first. Wortsman et al., ICML 2022.
     """
     order = [int(member) for member in np.argsort(-np.asarray(scores), kind="stable")]
     kept, reached = order[:1], scores[order[0]]
     for member in order[1:]:
-        score = judge([*kept, member])
+        score = score_average([*kept, member])
         if score >= reached:
             kept, reached = [*kept, member], score
     return kept

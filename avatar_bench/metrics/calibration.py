@@ -1,7 +1,7 @@
-"""How well probabilities tell how often they are right, and the temperature that mends them.
+"""Calibration of probabilities: losses, calibration errors, noise floor and temperature scaling.
 
-The calibration errors take targets (..., N), so that many draws of them are judged at once, or weights (B, N), how
-often each image was drawn in each of B resamples. The tests hold them against scikit-learn and torchmetrics.
+The calibration errors accept stacked targets (..., N), or weights (B, N), the counts of each image in B resamples. The
+tests compare them with scikit-learn and torchmetrics.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ Reals = NDArray[np.floating]
 TEMPERATURE_RANGE = (0.05, 20.0)
 ECE_KINDS = ("ece_10", "ece_15", "ece_adaptive", "ece_classwise")
 ECE_BINS = 15  # of every kind but ece_10; Guo et al.
-_TEMPERATURE_GRID = np.geomspace(*TEMPERATURE_RANGE, 161)  # 3.8 % apart, where the loss is a parabola
-_CHUNK_ELEMENTS = 4_000_000  # outcomes held at once: 32 MB
+_TEMPERATURE_GRID = np.geomspace(*TEMPERATURE_RANGE, 161)  # steps of 3.8 %: locally a parabola
+_CHUNK_ELEMENTS = 4_000_000  # values in memory at once: 32 MB
 
 
 def nll(logits: ArrayLike, targets: NDArray[np.integer], temperature: float = 1.0) -> float:
-    """Give the mean negative log-likelihood in nats of targets (N,) under logits (N, C) / temperature."""
+    """Compute the mean negative log-likelihood in nats of targets (N,) under logits (N, C) / temperature."""
     return float(image_losses(logits, targets, temperature).mean())
 
 
 def fit_temperature(logits: ArrayLike, targets: NDArray[np.integer]) -> float:
-    """Give the temperature, .05 to 20, that minimises the negative log-likelihood of targets (N,) under logits (N, C).
+    """Fit the temperature, .05 to 20, that minimises the negative log-likelihood of targets (N,) under logits (N, C).
 
-    An end of the range is the answer where there is no minimum inside, as when every image is right. Raise
-    ValueError without images. Guo et al., ICML 2017.
+    Returns an end of the range if there is no minimum inside, for example if every image is correct. Raises ValueError
+    without images. Guo et al., ICML 2017.
     """
     if len(targets) == 0:
         raise ValueError("a temperature cannot be fitted without images")
-    from scipy.optimize import minimize_scalar  # here and not above: verdicts need no fit
+    from scipy.optimize import minimize_scalar  # imported here, since predicting does not need it
 
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda log_t: nll(logits, targets, float(np.exp(log_t))),
         bounds=tuple(np.log(TEMPERATURE_RANGE)),
         method="bounded",
         options={"xatol": 1e-7},
     )
-    return float(np.clip(np.exp(found.x), *TEMPERATURE_RANGE))
+    return float(np.clip(np.exp(optimum.x), *TEMPERATURE_RANGE))
 
 
 def fit_resampled_temperatures(logits: ArrayLike, targets: NDArray[np.integer], weights: Floats) -> Floats:
-    """Give the temperature (B,) that fits each of B resamples, weights (B, N), to 1 % where it lies inside its range.
+    """Fit the temperature (B,) of each of B resamples, weights (B, N), to 1 % inside its range.
 
-    The losses of a grid of temperatures are one matrix product; a parabola through the best three finds the minimum.
+    The losses on a grid of temperatures are one matrix product; a parabola through the best three locates the minimum.
     """
     losses = weights @ np.column_stack([image_losses(logits, targets, t) for t in _TEMPERATURE_GRID])
     best = np.clip(losses.argmin(axis=1), 1, len(_TEMPERATURE_GRID) - 2)
@@ -62,13 +62,13 @@ def fit_resampled_temperatures(logits: ArrayLike, targets: NDArray[np.integer], 
 
 
 def image_losses(logits: ArrayLike, targets: NDArray[np.integer], temperature: float = 1.0) -> Floats:
-    """Give each image's negative log-likelihood in nats, (N,), under logits (N, C) / temperature."""
+    """Compute each image's negative log-likelihood in nats, (N,), under logits (N, C) / temperature."""
     log_probabilities = log_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
     return np.asarray(-log_probabilities[np.arange(len(targets)), targets])
 
 
 def brier_scores(probabilities: Reals, targets: NDArray[np.integer]) -> Floats:
-    """Give each image's squared distance of its probabilities (N, C) from the truth, summed over classes, 0 to 2.
+    """Compute each image's squared distance of probabilities (N, C) from the one-hot target, 0 to 2.
 
     Brier, Mon. Weather Rev. 78 (1950) 1.
     """
@@ -76,34 +76,35 @@ def brier_scores(probabilities: Reals, targets: NDArray[np.integer]) -> Floats:
 
 
 def equal_width_edges(bins: int) -> Floats:
-    """Give the edges (bins + 1,) of bins of one width from 0 to 1; a bin holds its upper edge."""
+    """Return the edges (bins + 1,) of equal-width bins from 0 to 1; a bin includes its upper edge."""
     return np.linspace(0.0, 1.0, bins + 1)
 
 
 def equal_mass_edges(confidence: Reals, bins: int = ECE_BINS) -> Floats:
-    """Give the edges of bins that hold equally many of the confidences (N,); fewer bins where many are equal."""
+    """Return the edges of equal-mass bins of the confidences (N,); fewer bins if many are equal."""
     return np.unique(np.quantile(confidence, np.linspace(0.0, 1.0, bins + 1)))
 
 
 def assign_bins(confidence: Reals, edges: Reals) -> NDArray[np.intp]:
-    """Give the number of the bin (N,) of each confidence; the lowest edge belongs to the first bin."""
+    """Return the bin index (N,) of each confidence; the lowest edge belongs to the first bin."""
     return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, max(0, len(edges) - 2))
 
 
 def ece(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats | None = None) -> Floats:
-    """Give the expected calibration error, 0 to 1: the gap between confidence and accuracy, averaged over the bins.
+    """Compute the expected calibration error, 0 to 1: the mean absolute gap of confidence and accuracy over the bins.
 
-    `confidence` is (N,); `correct` (..., N) gives (...), or `weights` (..., N) do. Naeini et al., AAAI 2015.
+    `confidence` is (N,); the result has the leading shape of `correct` (..., N) or `weights` (..., N).
+    Naeini et al., AAAI 2015.
     """
     return np.asarray(np.abs(_bin_gaps(confidence, correct, edges, weights)).sum(axis=-1))
 
 
 def bin_gaps(probabilities: Reals, targets: NDArray[np.integer], weights: Floats | None = None) -> list[Floats]:
-    """Give by kind of ECE_KINDS the gap of each bin, accuracy minus confidence times its share of the images.
+    """Compute the gap of each bin, accuracy minus confidence times its fraction of images, for each of ECE_KINDS.
 
-    Each is (..., bins) and its absolute values sum to the error. `targets` are (..., N), or `weights` are. The bins
-    are of the predicted class, 10 and 15 equal ones and 15 of equal mass (Nguyen and O'Connor, EMNLP 2015), and 15
-    equal ones of each class's probability, divided by the number of classes (Kull et al., NeurIPS 2019).
+    Each array is (..., bins), its absolute values sum to the error; `targets` or `weights` are (..., N). The bins are
+    10 and 15 equal-width and 15 equal-mass bins (Nguyen and O'Connor, EMNLP 2015) of the predicted class, and 15
+    equal-width bins of each class's probability, divided by the number of classes (Kull et al., NeurIPS 2019).
     """
     confidence, correct = probabilities.max(axis=1), targets == probabilities.argmax(axis=1)
     kinds = (equal_width_edges(10), equal_width_edges(ECE_BINS), equal_mass_edges(confidence))
@@ -114,19 +115,19 @@ def bin_gaps(probabilities: Reals, targets: NDArray[np.integer], weights: Floats
 
 
 def calibration_errors(probabilities: Reals, targets: NDArray[np.integer], weights: Floats | None = None) -> Floats:
-    """Give the errors of ECE_KINDS, (..., 4), as `bin_gaps` bins them, for targets (..., N) or weights (..., N)."""
+    """Compute the errors of ECE_KINDS, (..., 4), from `bin_gaps`, for targets (..., N) or weights (..., N)."""
     return np.stack([np.abs(gaps).sum(axis=-1) for gaps in bin_gaps(probabilities, targets, weights)], axis=-1)
 
 
 def make_deviation_statistic(
     probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike
 ) -> Callable[[Floats], Floats]:
-    """Give what maps weights (B, N) to how far chance moves the errors of ECE_KINDS, (B, 16), four columns each.
+    """Return a function from weights (B, N) to sampling deviations of the errors of ECE_KINDS, (B, 16), 4 columns each.
 
-    The columns are the errors that chance makes of no gap at all; what it adds to the error of gaps one standard
-    error (by group) smaller than those seen; and what it adds to, and takes from, that of gaps too large to change
-    sign. Chance adds most to small gaps and never takes more than from large ones, so the second column bounds
-    how far an error lies too high, and the last two how far too low.
+    The columns are the error that noise produces without any gap; the increase of the error if gaps are one standard
+    error (by group) smaller than observed; and the increase and decrease if gaps are too large to change sign. Noise
+    increases small gaps most and decreases large gaps most, so the second column bounds the upward deviation of an
+    error, and the last two the downward deviation.
     """
     seen = bin_gaps(probabilities, targets)
     errors = _gap_standard_errors(probabilities, targets, groups)
@@ -145,32 +146,32 @@ def make_deviation_statistic(
 def simulate_noise_floor(
     probabilities: Reals, draws: int = 2000, seed: int = 0, groups: ArrayLike | None = None, correlation: float = 0.0
 ) -> Floats:
-    """Give the errors of ECE_KINDS, (draws, 4), of a perfectly calibrated network that is as confident as this one.
+    """Simulate the errors of ECE_KINDS, (draws, 4), of a perfectly calibrated network with the same confidences.
 
-    The true classes are drawn from the probabilities (N, C) themselves, so that chance alone makes the errors;
-    Vaicenavicius et al., AISTATS 2019. Two images of one of the `groups` (N,) are right or wrong by one and the same
-    draw with a chance of `correlation`, 0 to 1.
+    The true classes are drawn from the probabilities (N, C) themselves, so that the errors are sampling noise;
+    Vaicenavicius et al., AISTATS 2019. Two images of one of the `groups` (N,) share the same draw with probability
+    `correlation`, 0 to 1.
     """
     generator, n = np.random.default_rng(seed), len(probabilities)
     member = None if groups is None or correlation <= 0 else np.unique(np.asarray(groups), return_inverse=True)[1]
-    # the likeliest class comes first, so that one number decides for a whole group whether it is right
+    # sort classes by probability, so that one random number makes a whole group correct or incorrect
     order = np.argsort(-probabilities, axis=1, kind="stable")
     below = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1)[:, :-1]
-    found = []
+    errors = []
     for start in range(0, draws, step := max(1, _CHUNK_ELEMENTS // n)):
         uniform = generator.random((min(step, draws - start), n))
         if member is not None:
             shared = generator.random((len(uniform), int(member.max()) + 1))[:, member]
             uniform = np.where(generator.random(uniform.shape) < np.sqrt(correlation), shared, uniform)
         rank = (uniform[..., None] >= below).sum(axis=-1)
-        found.append(calibration_errors(probabilities, order[np.arange(n), rank]))
-    return np.concatenate(found)
+        errors.append(calibration_errors(probabilities, order[np.arange(n), rank]))
+    return np.concatenate(errors)
 
 
 def group_correlation(gaps: ArrayLike, groups: ArrayLike) -> float:
-    """Give the correlation, 0 to 1, of two images of one group in their gaps (N,) of correctness and confidence.
+    """Compute the intra-group correlation, 0 to 1, of the gaps (N,) of correctness and confidence.
 
-    The mean product over all such pairs, divided by the variance; 0 where no group has two images.
+    It is the mean product over all pairs within groups, divided by the variance; 0 if no group has two images.
     """
     _, member, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     centred = np.asarray(gaps, dtype=np.float64)
@@ -183,7 +184,7 @@ def group_correlation(gaps: ArrayLike, groups: ArrayLike) -> float:
 
 
 def reliability_bins(confidence: Reals, correct: NDArray[np.bool_], edges: Reals) -> dict[str, NDArray[np.generic]]:
-    """Give a reliability diagram's bins: bin, low, high, count, mean confidence and accuracy (NaN where empty)."""
+    """Return the bins of a reliability diagram: bin, low, high, count, mean confidence and accuracy (NaN if empty)."""
     bins, size = assign_bins(confidence, edges), len(edges) - 1
     count = np.bincount(bins, minlength=size)
     sums = (np.bincount(bins, weights=values, minlength=size) for values in (confidence, correct))
@@ -193,7 +194,7 @@ def reliability_bins(confidence: Reals, correct: NDArray[np.bool_], edges: Reals
 
 
 def _bin_gaps(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats | None) -> Floats:
-    """Give each bin's sum of correctness minus confidence, divided by all images, (..., bins)."""
+    """Compute each bin's sum of correctness minus confidence, divided by the number of images, (..., bins)."""
     bins, gap = assign_bins(confidence, edges), np.asarray(correct, dtype=np.float64) - confidence
     member = np.zeros((len(bins), int(bins.max()) + 1))
     member[np.arange(len(bins)), bins] = 1.0
@@ -204,12 +205,12 @@ def _bin_gaps(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floa
 
 
 def _gap_standard_errors(probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike) -> list[Floats]:
-    """Give the standard error of every bin's gap, by kind as in `bin_gaps`, when whole groups are drawn."""
+    """Compute the standard error of every bin's gap, by kind as in `bin_gaps`, under resampling of groups."""
     _, member, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    # a resample for each group, of its images alone; sparse, as there may be as many groups as images
+    # one resample per group, with only its images; sparse, since there may be as many groups as images
     alone: Any = csr_array((np.ones(len(member)), (member, np.arange(len(member)))))
-    share = sizes[:, None] / len(member)
-    return [np.sqrt(((gaps * share) ** 2).sum(axis=0)) for gaps in bin_gaps(probabilities, targets, alone)]
+    fraction = sizes[:, None] / len(member)
+    return [np.sqrt(((gaps * fraction) ** 2).sum(axis=0)) for gaps in bin_gaps(probabilities, targets, alone)]
 
 
 def _shrink_gaps(gaps: Floats, error: Floats) -> Floats:

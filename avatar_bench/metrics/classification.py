@@ -1,8 +1,7 @@
-"""Figures of merit of a classifier, from its confusion matrix and its scores.
+"""Classification metrics from confusion matrices and scores.
 
-The functions of a confusion matrix take a stack of them, (..., C, C), targets by predictions, in counts or weights, so
-that one definition serves the figure and its thousands of resamples; the tests hold each against scikit-learn.
-NaN stands for a figure that cannot be had.
+Confusion matrices are stacks (..., C, C), targets by predictions, in counts or weights, so that the same functions
+compute a metric and its resamples; the tests compare each with scikit-learn. Undefined values are NaN.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ def confusion_matrix(
 
 
 def accuracy(confusion: ArrayLike) -> Floats:
-    """Give the share of images whose class is predicted, (...), 0 to 1."""
+    """Compute the accuracy, (...), 0 to 1."""
     table = np.asarray(confusion, dtype=np.float64)
     return _ratio(_correct_counts(table).sum(axis=-1), table.sum(axis=(-2, -1)))
 
 
 def recall(confusion: ArrayLike) -> Floats:
-    """Give the share of each class's images that are predicted so, (..., C); NaN for an absent class."""
+    """Compute the recall of each class, (..., C); NaN for an absent class."""
     table = np.asarray(confusion, dtype=np.float64)
     return _ratio(_correct_counts(table), table.sum(axis=-1))
 
 
 def precision(confusion: ArrayLike) -> Floats:
-    """Give the share of right ones among each class's predictions, (..., C).
+    """Compute the precision of each class, (..., C).
 
     NaN for a class that is absent from the targets or never predicted.
     """
@@ -46,19 +45,19 @@ def precision(confusion: ArrayLike) -> Floats:
 
 
 def f1(confusion: ArrayLike) -> Floats:
-    """Give the harmonic mean of precision and recall, (..., C); NaN for an absent class, 0 for one never predicted."""
+    """Compute the F1 of each class, (..., C); NaN for an absent class, 0 for one never predicted."""
     table = np.asarray(confusion, dtype=np.float64)
     score = _ratio(2 * _correct_counts(table), table.sum(axis=-1) + table.sum(axis=-2))
     return np.where(_is_present(table), score, np.nan)
 
 
 def balanced_accuracy(confusion: ArrayLike) -> Floats:
-    """Give the mean recall over the classes that are present in the targets, (...)."""
+    """Compute the mean recall over the classes that are present in the targets, (...)."""
     return _nan_mean(recall(confusion))
 
 
 def macro_precision(confusion: ArrayLike) -> Floats:
-    """Return the mean precision over the classes that are present in the targets, (...).
+    """Compute the mean precision over the classes that are present in the targets, (...).
 
     A class that is never predicted counts as 0, as with scikit-learn's `zero_division=0`.
     """
@@ -67,14 +66,14 @@ def macro_precision(confusion: ArrayLike) -> Floats:
 
 
 def macro_f1(confusion: ArrayLike) -> Floats:
-    """Give the mean F1 over the classes that are present in the targets, (...)."""
+    """Compute the mean F1 over the classes that are present in the targets, (...)."""
     return _nan_mean(f1(confusion))
 
 
 def mcc(confusion: ArrayLike) -> Floats:
-    """Give Matthews' correlation of targets and predictions, (...), -1 to 1.
+    """Compute Matthews' correlation coefficient, (...), -1 to 1.
 
-    0 where all predictions are one class, NaN where all targets are. Gorodkin, Comput. Biol. Chem. 28 (2004) 367.
+    0 if all predictions are one class, NaN if all targets are. Gorodkin, Comput. Biol. Chem. 28 (2004) 367.
     """
     table = np.asarray(confusion, dtype=np.float64)
     target, predicted = table.sum(axis=-1), table.sum(axis=-2)
@@ -87,9 +86,9 @@ def mcc(confusion: ArrayLike) -> Floats:
 
 
 def auroc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> Floats:
-    """Give the chance that a positive image scores above a negative one, ties counting half, 0 to 1.
+    """Compute the AUROC: the probability that a positive image scores above a negative one, ties counting half.
 
-    `scores` and `positive` (bool) are (N,); weights (B, N) give (B,), else the answer is (). NaN without both kinds.
+    `scores` and `positive` (bool) are (N,); the result is (), or (B,) for weights (B, N). NaN if one kind is absent.
     """
     score, mask = np.asarray(scores), np.asarray(positive, dtype=bool)
     weights = np.ones(len(score)) if weights is None else np.asarray(weights, dtype=np.float64)

@@ -1,7 +1,7 @@
-"""Clusters of embeddings: how far apart the classes lie, from sums over pairs of images.
+"""Cluster quality of embeddings, from sums over pairs of images.
 
-Functions of `weights` (B, N), how often each image counts in each of B resamples, give (B, ...); an image is never
-compared with itself or its copies. `labels` (N,) are integers; class k is the k-th of their sorted values.
+Functions with `weights` (B, N), the counts of each image in B resamples, return (B, ...); an image is never compared
+with itself or its copies. `labels` (N,) are integers; class k is the k-th of their sorted values.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ Labels = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class EmbeddingSpace:
-    """The embeddings (N, D) of images in groups (N,), with what their figures are computed from.
-
-    `k` neighbours are looked at for purity.
-    """
+    """Embeddings (N, D) of images in groups (N,), with cached distances and `k` neighbours for purity."""
 
     embeddings: ArrayLike
     groups: ArrayLike
@@ -38,51 +35,51 @@ class EmbeddingSpace:
 
     @cached_property
     def euclidean(self) -> Floats:
-        """Give the Euclidean distance of each two images, (N, N)."""
+        """Return the Euclidean distances of all pairs of images, (N, N)."""
         return distances(self.embeddings)
 
     @cached_property
     def cosine(self) -> Floats:
-        """Give the cosine distance of each two images, (N, N), 0 to 2."""
+        """Return the cosine distances of all pairs of images, (N, N), 0 to 2."""
         return distances(self.embeddings, "cosine")
 
     @cached_property
     def products(self) -> Floats:
-        """Give the inner product of each two images about the mean, (N, N)."""
+        """Return the inner products of all pairs of centred embeddings, (N, N)."""
         return gram(self.embeddings)
 
     @cached_property
-    def near(self) -> Indices:
-        """Give the rows of each image's neighbours in other groups, (N, k)."""
+    def neighbour_rows(self) -> Indices:
+        """Return the rows of each image's neighbours in other groups, (N, k)."""
         return find_neighbours(self.euclidean, self.groups, self.k)
 
     def image_scores(self, labels: Labels) -> Floats:
-        """Give silhouette, cosine silhouette and kNN purity of each image, (N, 3); purity NaN without neighbours.
+        """Compute silhouette, cosine silhouette and kNN purity of each image, (N, 3); purity NaN without neighbours.
 
-        `labels` have at least two values, and fewer than N. Rousseeuw, J. Comput. Appl. Math. 20 (1987) 53.
+        `labels` have at least 2 and fewer than N values. Rousseeuw, J. Comput. Appl. Math. 20 (1987) 53.
         """
         own = [silhouette_samples(kind, labels, metric="precomputed") for kind in (self.euclidean, self.cosine)]
-        return np.column_stack([*own, purity(self.near, labels)])
+        return np.column_stack([*own, purity(self.neighbour_rows, labels)])
 
     def global_scores(self, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-        """Give separation ratio, Davies-Bouldin and Calinski-Harabasz, (3,), or (B, 3) for weights (B, N)."""
-        found = [
+        """Compute separation ratio, Davies-Bouldin and Calinski-Harabasz, (3,), or (B, 3) for weights (B, N)."""
+        scores = [
             separation_ratio(self.euclidean, labels, weights),
             davies_bouldin(self.products, labels, weights),
             calinski_harabasz(self.products, labels, weights),
         ]
-        return np.stack(found, axis=-1)
+        return np.stack(scores, axis=-1)
 
 
 def gram(embeddings: ArrayLike) -> Floats:
-    """Give the inner products (N, N) of embeddings (N, D) about their mean."""
+    """Compute the inner products (N, N) of embeddings (N, D) about their mean."""
     centred = np.asarray(embeddings, dtype=np.float64)
-    centred = centred - centred.mean(axis=0)  # else figures of far-off clusters would drown in rounding
+    centred = centred - centred.mean(axis=0)  # otherwise rounding dominates for clusters far from the origin
     return np.asarray(centred @ centred.T)
 
 
 def mean_distances(between: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Give the mean distance of the images of each two classes, (..., K, K), self distances left out.
+    """Compute the mean distance of images for all pairs of classes, (..., K, K), without self-distances.
 
     `between` (N, N) are distances. NaN on the diagonal for a class of one image.
     """
@@ -91,7 +88,7 @@ def mean_distances(between: Floats, labels: Labels, weights: ArrayLike | None = 
 
 
 def separation_ratio(between: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Give mean between-class / mean within-class distance over all pairs of images, (...); 1: no separation."""
+    """Compute mean between-class / mean within-class distance over all pairs of images, (...); 1: no separation."""
     given = _default_weights(weights, len(labels))
     sums, pairs = _pair_sums(between, labels, given), _pair_counts(labels, given)
     own = np.eye(sums.shape[-1], dtype=bool)
@@ -100,7 +97,7 @@ def separation_ratio(between: Floats, labels: Labels, weights: ArrayLike | None 
 
 
 def calinski_harabasz(products: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Give the variance between classes over that within them, (...), from inner products (N, N); higher is better.
+    """Compute the Calinski-Harabasz index, (...), from inner products (N, N); higher is better.
 
     Calinski and Harabasz, Commun. Stat. 3 (1974) 1.
     """
@@ -115,9 +112,10 @@ def calinski_harabasz(products: Floats, labels: Labels, weights: ArrayLike | Non
 
 
 def davies_bouldin(products: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Give the mean over classes of the worst (scatter + scatter) / distance of centroids, (...); lower is better.
+    """Compute the Davies-Bouldin index, (...), from inner products (N, N); lower is better.
 
-    From inner products (N, N). Davies and Bouldin, IEEE TPAMI 1 (1979) 224.
+    It is the mean over classes of the worst (scatter + scatter) / distance of centroids.
+    Davies and Bouldin, IEEE TPAMI 1 (1979) 224.
     """
     given, member = _default_weights(weights, len(labels)), _one_hot(labels)
     size = given @ member
@@ -133,62 +131,62 @@ def davies_bouldin(products: Floats, labels: Labels, weights: ArrayLike | None =
 
 
 def weighted_means(weights: Floats, values: Floats) -> Floats:
-    """Give the weighted means of columns (N, K), (B, K), values of NaN left out."""
+    """Compute the weighted means (B, K) of columns (N, K), ignoring NaN."""
     there = ~np.isnan(values)
     return _ratio(weights @ np.where(there, values, 0.0), weights @ there.astype(np.float64))
 
 
 def silhouettes_within(between: Floats, labels: Labels, within: Labels) -> Floats:
-    """Give the silhouette of each image among those of the same value in `within` (N,), (N,).
+    """Compute the silhouette (N,) of each image among those with the same value in `within` (N,).
 
-    `between` (N, N) are distances. NaN where all there bear one label, or each its own.
+    `between` (N, N) are distances. NaN if all of them have one label, or all different ones.
     """
-    found = np.full(len(labels), np.nan)
+    scores = np.full(len(labels), np.nan)
     for value in np.unique(within):
         rows = np.flatnonzero(within == value)
         if 2 <= len(np.unique(labels[rows])) < len(rows):
-            found[rows] = silhouette_samples(between[np.ix_(rows, rows)], labels[rows], metric="precomputed")
-    return found
+            scores[rows] = silhouette_samples(between[np.ix_(rows, rows)], labels[rows], metric="precomputed")
+    return scores
 
 
 def predict_by_linear_probe(
     embeddings: ArrayLike, labels: Labels, groups: ArrayLike, folds: int, seed: int = 0
 ) -> Labels:
-    """Give the class of each image by logistic regression on the images of other folds, (N,).
+    """Predict the class of each image by logistic regression on the images of the other folds, (N,).
 
     Features are standardised in each fold, the penalty is L2 with C = 1; a group stays in one fold. Every class needs
-    as many groups as there are `folds`; where they mix classes, those of other folds may hold one alone: the answer.
+    at least `folds` groups; if groups mix classes, training folds may contain a single class, which is then predicted.
     """
     learner: Any = LogisticRegression(max_iter=1000)  # type: ignore[no-untyped-call]
     model = make_pipeline(StandardScaler(), learner)  # type: ignore[no-untyped-call]
     split: Any = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
-    places, answers = np.asarray(embeddings), np.empty_like(labels)
-    # its products are so small that threads wait for each other most of the time
+    features, predicted = np.asarray(embeddings), np.empty_like(labels)
+    # the matrices are so small that threads mostly wait for each other
     with threadpool_limits(1, "blas"):  # type: ignore[no-untyped-call]
-        for taught, asked in split.split(places, labels, np.asarray(groups)):
-            known = labels[taught]
+        for train, test in split.split(features, labels, np.asarray(groups)):
+            known = labels[train]
             several = (known != known[0]).any()
-            answers[asked] = model.fit(places[taught], known).predict(places[asked]) if several else known[0]
-    return answers
+            predicted[test] = model.fit(features[train], known).predict(features[test]) if several else known[0]
+    return predicted
 
 
 def permute_labels(
     labels: Labels, groups: ArrayLike, generator: np.random.Generator, within: ArrayLike | None = None
 ) -> Labels:
-    """Deal the labels (N,) anew, (N,): each group gets those of another, in any order, as a group is one draw.
+    """Permute the labels (N,) between groups: each group gets the shuffled labels of another one.
 
-    So one that mixes labels hands on its mix; where it is larger it drops some, where it is smaller it repeats them.
-    With `within` (N,) labels are dealt among images of the same value alone, the parts of groups that bear it.
+    A group that mixes labels passes on its mix; labels are dropped or repeated to fit the size of the other group. With
+    `within` (N,), labels are permuted only among images with the same value.
     """
     member = np.unique(np.asarray(groups), return_inverse=True)[1]
     strata = np.zeros(len(labels)) if within is None else np.asarray(within)
-    dealt = labels.copy()
+    permuted = labels.copy()
     for stratum in np.unique(strata):
         there = np.flatnonzero(strata == stratum)
         parts = [there[member[there] == group] for group in np.unique(member[there])]
         for own, other in zip(parts, generator.permutation(len(parts)), strict=True):
-            dealt[own] = np.resize(generator.permutation(labels[parts[other]]), len(own))
-    return dealt
+            permuted[own] = np.resize(generator.permutation(labels[parts[other]]), len(own))
+    return permuted
 
 
 def _default_weights(weights: ArrayLike | None, n: int) -> Floats:
@@ -204,18 +202,18 @@ def _one_hot(labels: Labels) -> Floats:
 
 
 def _class_sums(kernel: Floats, labels: Labels, weights: Floats) -> Floats:
-    """Give the weighted sum of each column of a kernel (N, N) over the rows of each class, (B, K, N)."""
+    """Sum each column of a kernel (N, N) over the rows of each class, weighted, (B, K, N)."""
     rows = [np.flatnonzero(column) for column in _one_hot(labels).T]
     return np.stack([weights[:, own] @ kernel[own] for own in rows], axis=1)
 
 
 def _pair_sums(kernel: Floats, labels: Labels, weights: Floats) -> Floats:
-    """Give the weighted sum of a kernel (N, N) over the pairs of each two classes, (B, K, K)."""
+    """Sum a kernel (N, N) over the pairs of images of all pairs of classes, weighted, (B, K, K)."""
     return np.asarray((_class_sums(kernel, labels, weights) * weights[:, None, :]) @ _one_hot(labels))
 
 
 def _pair_counts(labels: Labels, weights: Floats) -> Floats:
-    """Give the weighted number of pairs of each two classes, an image and itself left out, (B, K, K)."""
+    """Count the weighted pairs of images of all pairs of classes, without self-pairs, (B, K, K)."""
     member = _one_hot(labels)
     size = weights @ member
     own = (weights**2) @ member

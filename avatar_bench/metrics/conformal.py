@@ -1,4 +1,4 @@
-"""Split conformal prediction: sets of classes that hold the true one with a stated chance."""
+"""Split conformal prediction: sets of classes that include the true one with a given probability."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
 Entry = TypeVar("Entry", bound=np.generic)
-ScoreFunction = Callable[[Reals, Reals], Floats]  # probabilities (N, C) and numbers from 0 to 1 (N,) to scores (N, C)
+ScoreFunction = Callable[[Reals, Reals], Floats]  # from probabilities (N, C) and uniform numbers (N,) to scores (N, C)
 
 
 def lac_scores(probabilities: Reals, uniform: Reals) -> Floats:
-    """Give how badly each class fits each image, (N, C), 0 to 1: one minus its probability; `uniform` is not used.
+    """Compute LAC scores (N, C), 0 to 1: one minus the probability of each class; `uniform` is not used.
 
     Sadinle, Lei and Wasserman, J. Am. Stat. Assoc. 114 (2019) 223.
     """
@@ -23,10 +23,10 @@ def lac_scores(probabilities: Reals, uniform: Reals) -> Floats:
 
 
 def aps_scores(probabilities: Reals, uniform: Reals) -> Floats:
-    """Give how badly each class fits each image, (N, C), 0 to 1: the probability of the likelier classes, and a share.
+    """Compute APS scores (N, C), 0 to 1: the probability of the likelier classes plus a random part of the class's own.
 
-    The share `uniform` (N,), 0 to 1, of the class's own probability makes the coverage exact: without it every set
-    would be too large, or the surest images would get an empty one. Romano, Sesia and Candes, NeurIPS 2020.
+    The fraction `uniform` (N,), 0 to 1, of the class's own probability makes the coverage exact: without it sets would
+    be too large, or empty for the most confident images. Romano, Sesia and Candes, NeurIPS 2020.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")
     ranked = np.take_along_axis(probabilities, order, axis=1)
@@ -39,14 +39,14 @@ CONFORMAL_SCORES: dict[str, ScoreFunction] = {"lac": lac_scores, "aps": aps_scor
 
 
 def threshold(scores: Reals, alpha: float) -> float:
-    """Give the score up to which a class is in the set, from the true classes' scores (M,) on calibration images.
+    """Compute the largest score of a class in the set, from the true classes' scores (M,) on calibration images.
 
-    It is the ceil((M + 1) (1 - alpha))-th smallest; infinite, so that every class is in, where M is too small for it.
+    It is the ceil((M + 1) (1 - alpha))-th smallest; infinite, so that sets include every class, if M is too small.
     """
-    rank = int(np.ceil((len(scores) + 1) * (1 - alpha) - 1e-9))  # 1 - .1 is not .9 in binary
+    rank = int(np.ceil((len(scores) + 1) * (1 - alpha) - 1e-9))  # 1 - .1 is not exactly .9
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else float("inf")
 
 
 def select_targets(scores: NDArray[Entry], targets: NDArray[np.integer]) -> NDArray[Entry]:
-    """Give the entry of each image's true class, (N,), of scores or membership (N, C)."""
+    """Return the entry of each image's true class, (N,), of scores or membership (N, C)."""
     return np.asarray(scores[np.arange(len(targets)), targets])

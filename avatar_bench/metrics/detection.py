@@ -1,6 +1,6 @@
-"""Out-of-domain detection: scores of images from logits and embeddings, and how well a score tells two sets apart.
+"""Out-of-distribution detection: scores of images from logits and embeddings, and detection metrics.
 
-The higher a score, the more it speaks for an image from outside the domain. Such images are the positive ones.
+A higher score means that an image is more likely out of domain. Out-of-domain images are the positive ones.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sklearn.preprocessing import normalize
 
 Floats = NDArray[np.float64]
 FPR_RECALL = 0.95
-MAX_CONDITION = 1e6  # embeddings come in single precision, which keeps less than a digit of a worse inverse
+MAX_CONDITION = 1e6  # embeddings have single precision, so an inverse beyond this has less than one correct digit
 
 
 class Gaussians(NamedTuple):
-    """Hold one mean a class, (C, D), and what whitens the covariance that the classes share, (D, D).
+    """Class means (C, D), and the whitening matrix (D, D) of the covariance that the classes share.
 
-    `shrinkage`, 0 to 1, is the weight of a spherical covariance that was mixed in, 0 where none had to be.
+    `shrinkage`, 0 to 1, is the weight of the spherical covariance that was mixed in, 0 if it was not needed.
     """
 
     means: Floats
@@ -31,7 +31,7 @@ class Gaussians(NamedTuple):
 
 
 def msp(logits: ArrayLike) -> Floats:
-    """Give minus the largest softmax probability of logits (N, C), (N,), -1 to -1/C.
+    """Compute minus the largest softmax probability of logits (N, C), (N,), -1 to -1/C.
 
     Hendrycks and Gimpel, ICLR 2017.
     """
@@ -40,12 +40,12 @@ def msp(logits: ArrayLike) -> Floats:
 
 
 def max_logit(logits: ArrayLike) -> Floats:
-    """Give minus the largest of logits (N, C), (N,); Hendrycks et al., ICML 2022."""
+    """Compute minus the largest of logits (N, C), (N,); Hendrycks et al., ICML 2022."""
     return np.asarray(-np.asarray(logits, dtype=np.float64).max(axis=1))
 
 
 def energy(logits: ArrayLike, temperature: float = 1.0) -> Floats:
-    """Give -T log sum exp(logits / T) of logits (N, C), (N,); Liu et al., NeurIPS 2020."""
+    """Compute -T log sum exp(logits / T) of logits (N, C), (N,); Liu et al., NeurIPS 2020."""
     scaled: Floats = np.asarray(logits, dtype=np.float64) / temperature
     return np.asarray(-temperature * logsumexp(scaled, axis=1))
 
@@ -53,9 +53,9 @@ def energy(logits: ArrayLike, temperature: float = 1.0) -> Floats:
 def fit_gaussians(embeddings: ArrayLike, targets: ArrayLike) -> Gaussians:
     """Fit a mean for each class and one covariance for all to training embeddings (N, D) of classes (N,).
 
-    A covariance whose condition number is above CONDITION (hardly more images than features, features that hardly
-    change) is mixed with a spherical one by the weight of Ledoit and Wolf, J. Multivar. Anal. 88 (2004) 365, or by the
-    least that brings it to CONDITION where theirs does not.
+    A covariance with a condition number above MAX_CONDITION (few images per feature, nearly constant features) is mixed
+    with a spherical one, with the weight of Ledoit and Wolf, J. Multivar. Anal. 88 (2004) 365, or if that is too small
+    with the smallest weight that reaches MAX_CONDITION.
     """
     features = np.asarray(embeddings, dtype=np.float64)
     classes, member = np.unique(np.asarray(targets), return_inverse=True)
@@ -73,7 +73,7 @@ def fit_gaussians(embeddings: ArrayLike, targets: ArrayLike) -> Gaussians:
 
 
 def mahalanobis(embeddings: ArrayLike, gaussians: Gaussians) -> Floats:
-    """Give the squared Mahalanobis distance of embeddings (N, D) to the nearest class mean, (N,).
+    """Compute the squared Mahalanobis distance of embeddings (N, D) to the nearest class mean, (N,).
 
     Lee et al., NeurIPS 2018.
     """
@@ -83,9 +83,9 @@ def mahalanobis(embeddings: ArrayLike, gaussians: Gaussians) -> Floats:
 
 
 def knn(embeddings: ArrayLike, training: ArrayLike, k: int = 50) -> Floats:
-    """Give the distance of embeddings (N, D) to their k-th nearest training embedding (M, D), all of length 1; (N,).
+    """Compute the distance (N,) of embeddings (N, D) to their k-th nearest training embedding (M, D), all normalised.
 
-    Where k is above M, the farthest is taken. Sun et al., ICML 2022.
+    If k is above M, the farthest is used. Sun et al., ICML 2022.
     """
     known = normalize(np.asarray(training, dtype=np.float64))
     search = NearestNeighbors(n_neighbors=min(k, len(known)), algorithm="brute").fit(known)  # type: ignore[no-untyped-call]
@@ -94,55 +94,60 @@ def knn(embeddings: ArrayLike, training: ArrayLike, k: int = 50) -> Floats:
 
 
 class RocCurve(NamedTuple):
-    """Hold a ROC curve at each distinct score of a positive image, highest first, or a stack of them, (..., T).
+    """ROC curve at each distinct score of a positive image, highest first, or a stack of curves, (..., T).
 
-    `recall` is the share of the positive images at or above the score, `alarm` that of the others, `above` that of
-    the others above it, 0 to 1; NaN where there are none. `share` is that of the positive among all images.
+    `recall` is the fraction of positive images at or above the score, `false_positive_rate` that of the negative ones,
+    `rate_above` that of the negative ones strictly above it, 0 to 1; NaN without images. `prevalence` is the fraction
+    of positive images.
     """
 
     recall: Floats
-    alarm: Floats
-    above: Floats
-    share: float
+    false_positive_rate: Floats
+    rate_above: Floats
+    prevalence: float
 
 
 def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> RocCurve:
-    """Give the ROC curve of scores (N,) for telling the positive (N,) bool from the others; weights (B, N) give B."""
+    """Compute the ROC curve of scores (N,) for positive (N,) bool images; weights (B, N) return a stack of B curves."""
     score, mask = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
     weight = np.ones(len(score)) if weights is None else np.asarray(weights, dtype=np.float64)
     steps = np.unique(score[mask])[::-1] if mask.any() else np.array([np.inf])
     recall, _ = _fractions_above(score[mask], weight[..., mask], steps)
-    alarm, above = _fractions_above(score[~mask], weight[..., ~mask], steps)
-    return RocCurve(recall, alarm, above, float(mask.mean()))
+    rate, above = _fractions_above(score[~mask], weight[..., ~mask], steps)
+    return RocCurve(recall, rate, above, float(mask.mean()))
 
 
 def auroc(curve: RocCurve) -> Floats:
-    """Give the chance that a positive image scores above another, ties counting half, (...), 0 to 1."""
-    won = 1 - (curve.alarm + curve.above) / 2
+    """Compute the AUROC, (...): the probability that a positive image scores above a negative one, ties count half."""
+    won = 1 - (curve.false_positive_rate + curve.rate_above) / 2
     return np.asarray((won * np.diff(curve.recall, axis=-1, prepend=0.0)).sum(axis=-1))
 
 
 def aupr(curve: RocCurve) -> Floats:
-    """Give the area under the precision-recall curve as average precision, (...), 0 to 1; chance is `curve.share`.
+    """Compute the average precision, (...), 0 to 1; the chance level is `curve.prevalence`.
 
-    Precision depends on the share of the positive images, which is kept whatever the weights.
+    Precision depends on the prevalence of positive images, which stays fixed for all weights.
     """
-    found, false = curve.share * curve.recall, (1 - curve.share) * curve.alarm
-    precision = np.divide(found, found + false, out=np.zeros_like(found), where=found + false != 0)
+    true_positives, false_positives = (
+        curve.prevalence * curve.recall,
+        (1 - curve.prevalence) * curve.false_positive_rate,
+    )
+    flagged = true_positives + false_positives
+    precision = np.divide(true_positives, flagged, out=np.zeros_like(true_positives), where=flagged != 0)
     return np.asarray((precision * np.diff(curve.recall, axis=-1, prepend=0.0)).sum(axis=-1))
 
 
 def fpr95(curve: RocCurve) -> Floats:
-    """Give the share of the others that are flagged where a threshold flags 95 % of the positive, (...), 0 to 1.
+    """Compute the false positive rate at 95 % recall, (...), 0 to 1.
 
-    The threshold is the highest that flags 95 % or more.
+    The threshold is the highest with a recall of 95 % or more.
     """
-    first = (curve.recall >= FPR_RECALL - 1e-12).argmax(axis=-1)[..., None]  # 19 of 20 is enough, whatever the rounding
-    return np.asarray(np.take_along_axis(curve.alarm + 0 * curve.recall, first, axis=-1)[..., 0])
+    first = (curve.recall >= FPR_RECALL - 1e-12).argmax(axis=-1)[..., None]  # 19 of 20 must pass in spite of rounding
+    return np.asarray(np.take_along_axis(curve.false_positive_rate + 0 * curve.recall, first, axis=-1)[..., 0])
 
 
 def _fractions_above(scores: Floats, weights: Floats, steps: Floats) -> tuple[Floats, Floats]:
-    """Give the weighted shares of scores (N,) at or above, and above, each of steps (T,), both (..., T)."""
+    """Compute the weighted fractions of scores (N,) at or above, and above, each of steps (T,), both (..., T)."""
     order = np.argsort(scores)
     below = np.zeros((*weights.shape[:-1], len(scores) + 1))
     np.cumsum(weights[..., order], axis=-1, out=below[..., 1:])

@@ -1,4 +1,4 @@
-"""Slices of a data set: which of them a network does worse on than chance explains."""
+"""Permutation tests for slices of a data set with lower accuracy than chance explains."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-_CHUNK_ELEMENTS = 4_000_000  # keys held at once: 32 MB
+_CHUNK_ELEMENTS = 4_000_000  # keys in memory at once: 32 MB
 
 
 def slice_accuracies(
     correct: ArrayLike, strata: ArrayLike, groups: ArrayLike, members: ArrayLike, draws: int, seed: int = 0
 ) -> tuple[Floats, Floats]:
-    """Give the accuracy of each slice as it is, (J,), and where right and wrong are dealt out anew, (draws, J).
+    """Compute the accuracy of each slice, (J,), and under permutations of correctness, (draws, J).
 
     `correct` (N,) bool; `members` (N, J) bool, the images of each slice, none empty; `strata` (N,) are true classes.
-    What is dealt is the accuracy of a whole group, among the groups of its class: that of an image is its group's, so
-    that images which stand and fall together are one finding. With groups of one image it is the image's own.
+    The accuracies of whole groups are permuted among the groups of a class, and each image gets the accuracy of its
+    group, so that dependent images count as one observation.
     """
     member = np.asarray(members, dtype=np.float64)
     pairs = np.stack([np.unique(np.asarray(part), return_inverse=True)[1] for part in (strata, groups)], axis=1)
@@ -24,16 +24,16 @@ def slice_accuracies(
     rate = np.bincount(unit, np.asarray(correct, dtype=np.float64)) / np.bincount(unit)
     weight = np.zeros((len(kinds), member.shape[1]))
     np.add.at(weight, unit, member)
-    total = weight.sum(axis=0)  # divided by last: shares of it would not always add up to 1
+    total = weight.sum(axis=0)  # divide last: rounded fractions would not always add up to 1
     dealt = [rate[order] @ weight / total for order in _draw_orders(kinds[:, 0], draws, seed)]
     return rate @ weight / total, np.concatenate(dealt)
 
 
 def max_t_p_values(observed: ArrayLike, null: ArrayLike) -> tuple[Floats, Floats]:
-    """Give two-sided p-values (J,) of J figures against their draws (B, J) under the null, plain and adjusted for J.
+    """Compute two-sided p-values (J,) of J statistics from draws (B, J) under the null, plain and adjusted for J tests.
 
-    Adjusted by the largest of all standardised figures in each draw, which minds that slices overlap: Westfall and
-    Young, Resampling-Based Multiple Testing (1993). A figure that never changes has p = 1.
+    The adjustment uses the largest standardised statistic of each draw, which accounts for overlapping slices: Westfall
+    and Young, Resampling-Based Multiple Testing (1993). A constant statistic has p = 1.
     """
     drawn = np.asarray(null, dtype=np.float64)
     centre, spread = drawn.mean(axis=0), drawn.std(axis=0)
@@ -45,7 +45,7 @@ def max_t_p_values(observed: ArrayLike, null: ArrayLike) -> tuple[Floats, Floats
 
 
 def _draw_orders(strata: NDArray[np.intp], draws: int, seed: int) -> list[NDArray[np.intp]]:
-    """Give orders of the units, sorted by stratum, that exchange units of one stratum alone; (some, U) each."""
+    """Draw permutations of the units within strata, sorted by stratum, in chunks (some, U)."""
     rng = np.random.default_rng(seed)
     step = max(1, _CHUNK_ELEMENTS // len(strata))
     sizes = [min(step, draws - start) for start in range(0, draws, step)]

@@ -1,4 +1,4 @@
-"""Numbers on attribution maps: the order in which they rank pixels, areas under curves, rank correlation."""
+"""Faithfulness of attribution maps: pixel ranks, areas under curves and rank correlation."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ Floats = NDArray[np.float64]
 
 
 def upsample(maps: ArrayLike, size: int) -> Floats:
-    """Interpolate maps (N, h, w) bilinearly to (N, size, size), pixel centres aligned, borders continued."""
+    """Upsample maps (N, h, w) bilinearly to (N, size, size), with aligned pixel centres and replicated borders."""
     values = np.asarray(maps, dtype=np.float64)
     rows, columns = (_weights(length, size) for length in values.shape[1:])
     return np.asarray(rows @ values @ columns.T)
 
 
 def rank_pixels(maps: ArrayLike, size: int, generator: np.random.Generator) -> NDArray[np.int32]:
-    """Rank the pixels of an image by its map, (N, h, w) to (N, size, size) from 0, the most important, upward.
+    """Rank the pixels of images by their maps, (N, h, w) to (N, size, size); 0 is the most important.
 
-    Equal pixels, such as all that a rectified map leaves at zero, are ordered at random.
+    Ties, such as the zeros of a rectified map, are ordered at random.
     """
     values = upsample(maps, size).reshape(len(np.asarray(maps)), -1)
     ties = generator.random(values.shape)
@@ -30,13 +30,13 @@ def rank_pixels(maps: ArrayLike, size: int, generator: np.random.Generator) -> N
 
 
 def area_under_curve(curves: ArrayLike) -> Floats:
-    """Give the area under each curve (N, K + 1) over K equal steps from 0 to 1, (N,), by the trapezoidal rule."""
+    """Compute the area (N,) under each curve (N, K + 1) over K equal steps from 0 to 1, by the trapezoidal rule."""
     heights = np.asarray(curves, dtype=np.float64)
     return np.asarray(np.trapezoid(heights, dx=1 / (heights.shape[1] - 1), axis=1))
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> Floats:
-    """Give Spearman's correlation of each pair of maps, (N, h, w) twice to (N,); NaN where a map is constant."""
+    """Compute Spearman's correlation (N,) of each pair of maps (N, h, w); NaN if a map is constant."""
     one, other = (_centred_ranks(maps) for maps in (first, second))
     norms = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
     products = (one * other).sum(axis=1)
@@ -44,7 +44,7 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> Floats:
 
 
 def _weights(length: int, size: int) -> Floats:
-    """Give the matrix (size, length) of linear interpolation between the centres of cells."""
+    """Return the matrix (size, length) of linear interpolation between cell centres."""
     places = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
     return np.asarray(np.maximum(0.0, 1 - np.abs(places[:, None] - np.arange(length))))
 

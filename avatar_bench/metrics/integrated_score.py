@@ -1,6 +1,6 @@
-"""How models are ranked by several qualities at once: ranges, weighted means, ranks, the Pareto front, random weights.
+"""Ranking of models by several qualities: scaling, weighted means, ranks, Pareto front and random weights.
 
-M models have Q qualities each; a leading `...` stands for resamples or weightings of the same.
+M models have Q qualities each; leading dimensions `...` are resamples or weightings.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
-_TIE_DIGITS = (
-    12  # scores that agree so far are equal: sums of the same numbers in another order are not, to the last bit
-)
+_TIE_DIGITS = 12  # scores that agree to these digits are ties: rounding depends on the order of summation
 
 
 def scale_to_range(values: ArrayLike, worst: float, best: float, log: bool = False) -> Floats:
-    """Put values on a scale from 0 at `worst` to 1 at `best`, cut off beyond them; `best` may be the lower one.
+    """Scale values from 0 at `worst` to 1 at `best`, clipped; `best` may be below `worst`.
 
-    With `log`, equal ratios are equal steps; values and both ends are then above 0. NaN stays NaN.
+    With `log` the scale is logarithmic; values and both ends must be above 0. NaN stays NaN.
     """
     value, low, high = (np.asarray(numbers, dtype=np.float64) for numbers in (values, worst, best))
     if log:
@@ -27,9 +25,9 @@ def scale_to_range(values: ArrayLike, worst: float, best: float, log: bool = Fal
 
 
 def scale_min_max(values: ArrayLike, higher_is_better: bool, among: NDArray[np.bool_] | None = None) -> Floats:
-    """Put values (..., M) on a scale from 0, the worst of the models `among` (M,), to 1, their best; .5 if all agree.
+    """Scale values (..., M) from 0, the worst of the models `among` (M,), to 1, the best; .5 if all are equal.
 
-    Another model moves it, which is why a fixed range is to be preferred.
+    The scale depends on the models compared, so a fixed range is preferable.
     """
     value = np.asarray(values, dtype=np.float64) * (1 if higher_is_better else -1)
     known = value if among is None else value[..., among]
@@ -42,22 +40,22 @@ def scale_min_max(values: ArrayLike, higher_is_better: bool, among: NDArray[np.b
 
 
 def weighted_mean(normalised: ArrayLike, weights: ArrayLike) -> Floats:
-    """Give the mean of qualities (..., Q) under weights (Q,) or (W, 1, Q) that sum to more than 0; NaN if one is."""
+    """Compute the mean of qualities (..., Q) with weights (Q,) or (W, 1, Q) of positive sum; NaN if one is NaN."""
     value, weight = np.asarray(normalised, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     return np.asarray((value * weight).sum(axis=-1) / weight.sum(axis=-1))
 
 
 def ranks(scores: ArrayLike) -> Floats:
-    """Give the rank of each score (..., M), 1 the highest; equal ones share the better rank."""
+    """Compute the rank of each score (..., M), 1 for the highest; ties share the better rank."""
     return np.asarray(
         rankdata(-np.round(np.asarray(scores, dtype=np.float64), _TIE_DIGITS), method="min", axis=-1), dtype=np.float64
     )
 
 
 def rank_shares(rank: ArrayLike) -> Floats:
-    """Give how often each model has each rank, (M, M), from ranks (B, M) with ties.
+    """Compute the frequency of each rank per model, (M, M), from ranks (B, M) with ties.
 
-    Models that tie for some ranks hold equal parts of each, so that rows and columns sum to 1.
+    Tied models share their ranks in equal parts, so that rows and columns sum to 1.
     """
     place = np.asarray(rank)[:, :, None]
     tied = (place == place.transpose(0, 2, 1)).sum(axis=2)[:, :, None]
@@ -67,7 +65,7 @@ def rank_shares(rank: ArrayLike) -> Floats:
 
 
 def pareto_front(normalised: ArrayLike) -> NDArray[np.bool_]:
-    """Tell which models (M, Q) no other equals in every quality and beats in one, (M,)."""
+    """Find the Pareto-optimal models (M,) of qualities (M, Q): no other is at least equal in all and better in one."""
     value = np.round(np.asarray(normalised, dtype=np.float64), _TIE_DIGITS)
     least, most = (value[None] - value[:, None]).min(axis=2), (value[None] - value[:, None]).max(axis=2)
     beaten = (least >= 0) & (most > 0)
@@ -75,16 +73,16 @@ def pareto_front(normalised: ArrayLike) -> NDArray[np.bool_]:
 
 
 def draw_weights(weightings: int, qualities: int, seed: int = 0) -> Floats:
-    """Draw weights (W, Q) that sum to 1, every mix of the qualities as likely as another: Dirichlet(1, ..., 1)."""
+    """Draw weights (W, Q) uniformly from the simplex: Dirichlet(1, ..., 1)."""
     return np.random.default_rng(seed).dirichlet(np.ones(qualities), weightings)
 
 
 def draw_counts(units: int, resamples: int, generator: np.random.Generator) -> Floats:
-    """Draw how often each of some units is met when as many are drawn with replacement, (B, units)."""
+    """Draw bootstrap counts of units, (B, units)."""
     return generator.multinomial(units, np.full(units, 1 / units), resamples).astype(np.float64)
 
 
 def rank_interval(rank: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Give the ranks between which a share `level` of ranks (B, M) lies, each an own rank of the model, (M,)."""
+    """Compute the central interval of ranks (B, M) at a level, both ends (M,) observed ranks of the model."""
     ends = np.quantile(np.asarray(rank), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
     return ends[0], ends[1]

@@ -1,4 +1,4 @@
-"""k nearest neighbours: how well embeddings tell classes when nothing is trained on them."""
+"""k-nearest-neighbour classification of embeddings."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from sklearn.neighbors import KNeighborsClassifier
 
 
 def predict_by_knn(train: ArrayLike, labels: ArrayLike, embeddings: ArrayLike, k: int = 20) -> NDArray[np.str_]:
-    """Give the label that most of the k nearest training embeddings bear, by cosine distance, (N,).
+    """Predict the most frequent label among the k nearest training embeddings, by cosine distance, (N,).
 
-    `train` (M, D) with `labels` (M,), `embeddings` (N, D); of M below k, all vote. Of labels with equal votes it is the
-    first in sorted order.
+    `train` (M, D) with `labels` (M,), `embeddings` (N, D); if M is below k, all vote. Ties go to the first label in
+    sorted order.
     """
     vote = KNeighborsClassifier(min(k, len(np.asarray(labels))), metric="cosine", algorithm="brute")  # type: ignore[no-untyped-call]
     return np.asarray(vote.fit(np.asarray(train), np.asarray(labels)).predict(np.asarray(embeddings)))

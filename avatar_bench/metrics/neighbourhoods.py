@@ -1,4 +1,4 @@
-"""Neighbourhoods of embeddings: distances, nearest images, their purity and the faithfulness of maps to them."""
+"""Neighbourhoods of embeddings: distances, nearest neighbours, purity and trustworthiness."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Indices = NDArray[np.intp]
 
 
 def distances(embeddings: ArrayLike, metric: str = "euclidean") -> Floats:
-    """Give the distance of each two images, (N, N) with a diagonal of 0; `metric` is euclidean or cosine."""
-    found = pairwise_distances(np.asarray(embeddings, dtype=np.float64), metric=metric)
-    np.fill_diagonal(found, 0.0)
-    return np.asarray(found)
+    """Compute the distances of all pairs, (N, N) with a zero diagonal; `metric` is euclidean or cosine."""
+    result = pairwise_distances(np.asarray(embeddings, dtype=np.float64), metric=metric)
+    np.fill_diagonal(result, 0.0)
+    return np.asarray(result)
 
 
 def find_neighbours(between: Floats, groups: ArrayLike, k: int, within: ArrayLike | None = None) -> Indices:
-    """Give the rows of the k nearest images of other groups, (N, k), the nearest first; -1 where there are fewer.
+    """Return the rows of the k nearest images of other groups, (N, k), nearest first; -1 if there are fewer.
 
-    With `within` (N,) only images of the same value count.
+    With `within` (N,) only images with the same value count.
     """
     group = np.asarray(groups)
     allowed = group[:, None] != group
@@ -32,7 +32,7 @@ def find_neighbours(between: Floats, groups: ArrayLike, k: int, within: ArrayLik
 
 
 def purity(near: Indices, labels: ArrayLike) -> Floats:
-    """Give the share of each image's neighbours (N, k) that bear its own label, (N,); NaN without neighbours."""
+    """Compute the fraction (N,) of each image's neighbours (N, k) with its own label; NaN without neighbours."""
     label = np.asarray(labels)
     same = (label[near] == label[:, None]) & (near >= 0)
     count = (near >= 0).sum(axis=1)
@@ -40,9 +40,10 @@ def purity(near: Indices, labels: ArrayLike) -> Floats:
 
 
 def trustworthiness(embeddings: ArrayLike, points: ArrayLike, k: int = 5) -> Floats:
-    """Give how far each image's k neighbours on a map (N, 2) are neighbours in the embedding too, (N,), up to 1.
+    """Compute the trustworthiness (N,), at most 1, of each image's k neighbours on a map (N, 2).
 
-    The mean is the trustworthiness of the map; about .5 for a random one. `k` is below N / 2.
+    It compares them with the neighbours in the embedding. The mean is the trustworthiness of the map, about .5 for a
+    random one. `k` is below N / 2.
     Venna and Kaski, ICANN 2001, 485.
     """
     n = len(np.asarray(points))

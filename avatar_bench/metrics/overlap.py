@@ -1,4 +1,4 @@
-"""Overlap of raw attribution maps: how far those of two networks point at the same cells."""
+"""Overlap of the raw attribution maps of two networks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ OVERLAP_MEASURES = ("iou_top20", "iou_half", "pearson", "spearman")
 
 
 def overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
-    """Give each of NAMES for every map of one network (N, h, w) with every map of another (M, H, W), as (N, M).
+    """Compute the OVERLAP_MEASURES (N, M) of every map of one network (N, h, w) with every map of another (M, H, W).
 
-    The diagonal compares maps of the same images, the rest maps of different ones. NaN where a map is constant.
+    The diagonal compares maps of the same image, the rest maps of different images. NaN if a map is constant.
     """
     one, other = upsample_to_common_grid(first, second)
     return {
@@ -31,19 +31,19 @@ def overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
 
 
 def chance_overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
-    """Give what each of NAMES is on average, (N,), for N pairs of maps of which one has its cells shuffled."""
+    """Compute the expected OVERLAP_MEASURES (N,) of N pairs of maps if the cells of one are shuffled."""
     one, other = upsample_to_common_grid(first, second)
     cells = one[0].size
-    found = {
+    expected = {
         name: _chance_iou(mask(one), mask(other), cells)
         for name, mask in (("iou_top20", top_cells), ("iou_half", hot_cells))
     }
     none = np.where(_constant(one) | _constant(other), np.nan, 0.0)
-    return found | {"pearson": none, "spearman": none}
+    return expected | {"pearson": none, "spearman": none}
 
 
 def upsample_to_common_grid(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
-    """Give maps (N, h, w) and (M, H, W) on one grid: as they are, or enlarged to a square of the longest side."""
+    """Return maps (N, h, w) and (M, H, W) on one grid: unchanged, or upsampled to a square of the longest side."""
     one, other = (np.asarray(maps, dtype=np.float64) for maps in (first, second))
     if one.shape[1:] == other.shape[1:]:
         return one, other
@@ -51,14 +51,14 @@ def upsample_to_common_grid(first: ArrayLike, second: ArrayLike) -> tuple[Floats
     return upsample(one, side), upsample(other, side)
 
 
-def top_cells(maps: ArrayLike, share: float = 0.2) -> Masks:
-    """Mark the most important cells of maps (N, h, w), as many in each: this share of them, rounded, and at least one.
+def top_cells(maps: ArrayLike, fraction: float = 0.2) -> Masks:
+    """Mark the most important cells of maps (N, h, w): the same fraction of each map, rounded, at least one cell.
 
-    Which of equal cells belong to them is drawn, by the map's own values as the seed: a map always has the same top,
-    and two maps that are zero in the same places have not. None in a constant map.
+    Ties are broken at random, seeded by the map's values: a map always has the same top cells, but two maps with
+    zeros in the same places do not. A constant map has none.
     """
     values = np.asarray(maps, dtype=np.float64)
-    count = max(1, round(share * values[0].size)) if len(values) else 0
+    count = max(1, round(fraction * values[0].size)) if len(values) else 0
     flat = values.reshape(len(values), values[0].size if len(values) else 0)
     top = np.zeros(flat.shape, dtype=np.bool_)
     for row, mask in zip(flat, top, strict=True):
@@ -68,9 +68,9 @@ def top_cells(maps: ArrayLike, share: float = 0.2) -> Masks:
 
 
 def hot_cells(maps: ArrayLike, level: float = 0.5) -> Masks:
-    """Mark the cells of maps (N, h, w) that have this share of the map's largest value, or more.
+    """Mark the cells of maps (N, h, w) with at least this fraction of the map's maximum.
 
-    None in a map that is constant, or nowhere above 0.
+    A map that is constant or nowhere above 0 has none.
     """
     values = np.asarray(maps, dtype=np.float64)
     largest = values.max(axis=(1, 2), keepdims=True)
@@ -78,7 +78,7 @@ def hot_cells(maps: ArrayLike, level: float = 0.5) -> Masks:
 
 
 def iou(first: Masks, second: Masks) -> Floats:
-    """Give intersection over union of every mask (N, h, w) with every other (M, h, w), (N, M); NaN for an empty one."""
+    """Compute the IoU (N, M) of every mask (N, h, w) with every other (M, h, w); NaN if one is empty."""
     one, other = (masks.reshape(len(masks), -1).astype(np.float64) for masks in (first, second))
     shared, sizes, others = one @ other.T, one.sum(axis=1)[:, None], other.sum(axis=1)[None]
     known = (sizes > 0) & (others > 0)
@@ -86,25 +86,26 @@ def iou(first: Masks, second: Masks) -> Floats:
 
 
 def correlation(first: ArrayLike, second: ArrayLike) -> Floats:
-    """Give Pearson's correlation of every map (N, h, w) with every other (M, h, w), (N, M); NaN for a constant one."""
+    """Compute Pearson's correlation (N, M) of every map (N, h, w) with every other (M, h, w); NaN if constant."""
     one, other = (_standardise(maps) for maps in (first, second))
     return np.asarray(np.clip(one @ other.T, -1, 1))  # NaN stays
 
 
 def chance_iou(size: int, other: int, cells: int) -> float:
-    """Give the mean IoU of sets of `size` and `other` cells that are drawn independently from `cells`; sizes above 0.
+    """Compute the expected IoU of independent random sets of `size` and `other` out of `cells`; sizes above 0.
 
-    What they share is hypergeometric. About .111 for two fifths of many cells: .04 of them shared, .36 in either.
+    The size of the intersection is hypergeometric. Example: two sets of 20 % of many cells have an IoU of about .111,
+    with .04 of the cells in the intersection and .36 in the union.
     """
     shared = np.arange(min(size, other) + 1)
     return float(hypergeom.pmf(shared, cells, size, other) @ (shared / (size + other - shared)))
 
 
 def overlap_with_other_images(table: Floats, strata: ArrayLike) -> Floats:
-    """Give the mean overlap of each image's two maps with those of other images of its stratum, (n, n) to (n,).
+    """Compute the mean overlap (n,) of each image's two maps with those of other images of its stratum.
 
-    `table` holds the overlap of one network's maps, by row, with another's, by column; `strata` (n,) are labels. What
-    is NaN is left out; NaN where a stratum has one image.
+    `table` (n, n) is the overlap of one network's maps (rows) with another's (columns); `strata` (n,) are labels. NaN
+    is ignored; a stratum of one image is NaN.
     """
     labels = np.asarray(strata)
     other = (labels[:, None] == labels[None]) & ~np.eye(len(labels), dtype=np.bool_)
@@ -113,7 +114,7 @@ def overlap_with_other_images(table: Floats, strata: ArrayLike) -> Floats:
 
 
 def shuffle_within_strata(strata: ArrayLike, times: int, generator: np.random.Generator) -> NDArray[np.intp]:
-    """Deal n images at random to the places of their own stratum, (times, n) positions."""
+    """Draw random permutations of n images within their strata, (times, n) positions."""
     labels = np.unique(np.asarray(strata), return_inverse=True)[1]
     drawn = generator.random((times, len(labels)))
     places = np.empty(drawn.shape, dtype=np.intp)
@@ -122,7 +123,7 @@ def shuffle_within_strata(strata: ArrayLike, times: int, generator: np.random.Ge
 
 
 def nan_mean(values: Floats, axis: int | None = None) -> Floats:
-    """Give the mean of what is not NaN; NaN, without a warning, where nothing is."""
+    """Compute the mean without NaN; NaN, without a warning, if all values are NaN."""
     there = ~np.isnan(values)
     counts = np.asarray(there.sum(axis=axis), dtype=np.float64)
     total = np.asarray(np.where(there, values, 0.0).sum(axis=axis))
@@ -138,7 +139,7 @@ def _ranks(maps: Floats) -> Floats:
 
 
 def _standardise(maps: ArrayLike) -> Floats:
-    """Give each map as a row of mean 0 and length 1; NaN where it is constant."""
+    """Return each map as a row of mean 0 and norm 1; NaN if it is constant."""
     values = np.asarray(maps, dtype=np.float64)
     flat = values.reshape(len(values), -1)
     centred = flat - flat.mean(axis=1, keepdims=True)

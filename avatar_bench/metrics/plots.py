@@ -1,4 +1,4 @@
-"""The house style, and the figures that two or more blocks share."""
+"""House style of figures, and plots shared by several blocks."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from avatar_bench.i18n import _
-from avatar_bench.metrics import plots
 
-# Okabe and Ito's colours, told apart with every common colour blindness; https://jfly.uni-koeln.de/color
+Floats = NDArray[np.float64]
+
+# Okabe and Ito's colours, distinct for common types of colour blindness; https://jfly.uni-koeln.de/color
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
-MARKERS = ("o", "s", "^", "D")  # one for each round through the palette
+MARKERS = ("o", "s", "^", "D")  # one for each cycle through the palette
 GREY = "#7F7F7F"
-# The first font that has a character draws it; those that a machine lacks are left out, or matplotlib complains.
+# The first font with a character draws it; missing fonts are skipped, since matplotlib warns about them.
 FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS")
 STYLE: dict[str, Any] = {
     "figure.dpi": 300,
-    "figure.constrained_layout.w_pad": 0.08,  # inches; matplotlib's own half of it lets images' labels touch the edge
+    "figure.constrained_layout.w_pad": 0.08,  # inches; at matplotlib's default, half of it, labels touch the edge
     "figure.constrained_layout.h_pad": 0.08,
     "font.size": 9,
     "axes.titlesize": 10,
@@ -45,18 +46,25 @@ STYLE: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "image.cmap": "Blues",
-    "svg.fonttype": "none",  # text stays text: smaller, and it can be searched and read aloud
-    "svg.hashsalt": "avatar_bench",  # the same figure gives the same file
-    "text.parse_math": False,  # a class or file name may hold a dollar sign
+    "svg.fonttype": "none",  # keep text as text: smaller, searchable and accessible
+    "svg.hashsalt": "avatar_bench",  # makes files reproducible
+    "text.parse_math": False,  # class and file names may contain dollar signs
 }
 MAX_BARS = 40
-_SPLIT_LINES: dict[str, Literal["--", "-"]] = {"train": "--", "val": "-"}  # and how their curves are drawn
-_THUMBNAIL_PIXELS = 360  # pixels of the longer side, enough for a cell of a wall at 300 dpi
+_SPLIT_LINES: dict[str, Literal["--", "-"]] = {"train": "--", "val": "-"}  # line styles of their curves
+_THUMBNAIL_PIXELS = 360  # of the longer side, enough for a grid cell at 300 dpi
+# offsets in points from a marker to its number, nearest first, starting at the upper right
+_RINGS = np.arange(10.0, 90.0, 4.0)
+_ANGLES = np.radians(40 + np.arange(0, 360, 20))
+_OFFSETS = (_RINGS[:, None, None] * np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])).reshape(-1, 2)
+_MARKER_RADIUS = 4.0  # in points
+_NUMBER_STYLE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
+_LEADER_STYLE = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 4, "shrinkB": 0}
 
 
 @contextmanager
 def use_style() -> Iterator[None]:
-    """Draw in the house style inside a `with`, or throughout a function that bears it as a decorator."""
+    """Apply the house style within a `with` block or a decorated function."""
     installed = set(fontManager.get_font_names())
     family = [font for font in FONTS if font in installed]
     settings: Any = STYLE | {"font.family": family or ["sans-serif"]}  # Any: the newest matplotlib types the keys
@@ -65,17 +73,17 @@ def use_style() -> Iterator[None]:
 
 
 def get_colour(index: int) -> str:
-    """Give the palette's colour of a class or model by its position; it repeats after eight."""
+    """Return the palette colour of a class or model by its position; colours repeat after eight."""
     return PALETTE[index % len(PALETTE)]
 
 
 def get_marker(index: int) -> str:
-    """Give the marker of a model by its position, so that models of one colour are told apart."""
+    """Return the marker of a model by its position, which distinguishes models of the same colour."""
     return MARKERS[index // len(PALETTE) % len(MARKERS)]
 
 
 def create_figure(width: float, height: float) -> Figure:
-    """Give an empty figure of this size in inches, outside pyplot's state, so that nothing keeps it alive."""
+    """Create an empty figure of this size in inches, outside pyplot's state, so that it can be freed."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -83,7 +91,7 @@ def create_figure(width: float, height: float) -> Figure:
 
 @use_style()
 def draw_confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
-    """Draw counts and each row's shares, (C, C) targets by predictions; an absent class has a dash for shares."""
+    """Draw counts and row percentages, (C, C) targets by predictions; an absent class has dashes."""
     counts = np.asarray(confusion)
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
@@ -98,9 +106,9 @@ def draw_confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figur
     axes.spines[:].set_visible(False)
     for (row, column), n in np.ndenumerate(counts):
         part = share[row, column]
-        said = "-" if np.isnan(part) else f"{part:.0%}"
+        percentage = "-" if np.isnan(part) else f"{part:.0%}"
         ink = "white" if part > 0.55 else "black"
-        axes.text(column, row, f"{n:.0f}\n{said}", ha="center", va="center", color=ink, fontsize=8)
+        axes.text(column, row, f"{n:.0f}\n{percentage}", ha="center", va="center", color=ink, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 
@@ -117,10 +125,10 @@ def draw_interval_bars(
     kinds: Sequence[str] | None = None,
     chance: float | None = None,
 ) -> Figure:
-    """Draw shares, 0 to 1, as horizontal bars with their intervals and n, the first on top.
+    """Draw proportions, 0 to 1, as horizontal bars with their intervals and n, the first on top.
 
-    `label` names the axis; `kinds` colour the bars, with a legend; `chance` is marked by a line. A value of NaN
-    leaves its row empty, an end of NaN its interval. More than 40 bars cannot be read: pass the ones that matter.
+    `label` is the axis label; `kinds` colour the bars, with a legend; a line marks `chance`. A NaN value leaves its row
+    empty, a NaN end omits its interval. More than 40 bars are not legible: select the relevant ones.
     """
     value, low, high = (np.asarray(numbers, dtype=float) for numbers in (values, lows, highs))
     rows = np.arange(len(names))
@@ -153,7 +161,7 @@ def draw_interval_bars(
 
 @use_style()
 def draw_gallery(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], columns: int = 4) -> Figure:
-    """Draw images (H, W, 3), at least one and of any sizes, as a wall with a title of up to four lines above each."""
+    """Draw a grid of images (H, W, 3), at least one, of any sizes, each with a title of up to four lines."""
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     lines = 1 + max(title.count("\n") for title in titles)
@@ -169,10 +177,10 @@ def draw_gallery(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], col
 
 @use_style()
 def draw_training_curves(table: pd.DataFrame, best: int | None = None) -> Figure:
-    """Draw a run's metrics.csv: losses left, metrics right, over the epochs in the order trained.
+    """Draw a run's metrics.csv over the epochs: losses on the left, metrics on the right.
 
-    Each stage's begin is marked, and the epoch `best`, whose weights were kept. Columns that are missing, and epochs
-    without a value, are left out.
+    The start of each stage and the epoch `best`, whose weights were kept, are marked. Missing columns and values are
+    skipped.
     """
     figure = create_figure(8.4, 3.6)
     left, right = figure.subplots(1, 2)
@@ -181,7 +189,7 @@ def draw_training_curves(table: pd.DataFrame, best: int | None = None) -> Figure
     if np.isfinite(left.dataLim.ymax):
         left.set_ylim(0, 1.08 * left.dataLim.ymax)
     _draw_metrics(right, table, {"accuracy": get_colour(0), "macro_f1": get_colour(1)})
-    right.set(ylabel=_("share (%)"), title=_("Accuracy and macro-F1"), ylim=(0, 1.02))
+    right.set(ylabel=_("accuracy, macro-F1 (%)"), title=_("Accuracy and macro-F1"), ylim=(0, 1.02))
     format_percent_axis(right.yaxis)
     marked: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2}
     for axes in (left, right):
@@ -199,9 +207,9 @@ def draw_training_curves(table: pd.DataFrame, best: int | None = None) -> Figure
 
 @use_style()
 def draw_pretraining_curves(table: pd.DataFrame) -> Figure:
-    """Draw a pretraining's metrics.csv: its loss left, the accuracy of its k-NN probe right, with 95 % intervals.
+    """Draw a pretraining's metrics.csv: loss on the left, k-NN probe accuracy with 95 % intervals on the right.
 
-    The dashed line and its band are the network before training, epoch 0; without a probe there is no right half.
+    The dashed line and its band are the network before training, epoch 0; without a probe the right half is omitted.
     """
     probed = table[table["probe/knn_accuracy"].notna()]
     figure = create_figure(8.4 if len(probed) else 4.6, 3.3)
@@ -226,7 +234,7 @@ def draw_pretraining_curves(table: pd.DataFrame) -> Figure:
             capsize=2,
             label=_("pretrained"),
         )
-        label = _("share of {n} val images (%)", n=f"{probed['probe/n'].max():.0f}")
+        label = _("accuracy on {n} val images (%)", n=f"{probed['probe/n'].max():.0f}")
         right.set(xlabel=_("epoch"), ylabel=label, title=_("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
         format_percent_axis(right.yaxis)
         right.grid(True)
@@ -238,20 +246,20 @@ def draw_pretraining_curves(table: pd.DataFrame) -> Figure:
 
 
 def format_percent_axis(axis: Axis) -> None:
-    """Put ticks at round shares, and write them in percent with every digit that they have, and no other."""
+    """Set round tick positions and format them in percent with all significant digits."""
     axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda share, __: f"{round(100 * share, 6) + 0.0:g}%"))
 
 
 def shorten_name(name: str, width: int = 24) -> str:
-    """Return a name that fits a label of `width` characters, its middle left out where it must."""
+    """Return a name that fits a label of `width` characters, shortened in the middle if needed."""
     return name if len(name) <= width else _cut(name, width, width - 1 - (width - 1) // 3)
 
 
 def shorten_names(names: Iterable[str], width: int = 24) -> list[str]:
-    """Return names that fit labels of `width` characters, all cut alike and where they stay distinct.
+    """Return names that fit labels of `width` characters, cut at the same position so that they stay distinct.
 
-    Where no cut keeps them distinct they lose what they begin with in common, and at worst end in a number.
+    If no cut keeps them distinct, their common prefix is dropped, and as a last resort they are numbered.
     """
     given = list(names)
     distinct = list(dict.fromkeys(given))
@@ -291,7 +299,7 @@ def make_thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _draw_metrics(axes: Axes, table: pd.DataFrame, metrics: dict[str, str]) -> None:
-    """Draw metrics of val, and dashed those of train, each metric in its colour."""
+    """Draw the metrics of val, and those of train as dashed lines, one colour per metric."""
     epochs = np.arange(1, len(table) + 1)
     for metric, colour in metrics.items():
         for split, style in _SPLIT_LINES.items():
@@ -318,45 +326,33 @@ def _mark_stages(axes: Axes, table: pd.DataFrame) -> None:
         )
 
 
-Floats = NDArray[np.float64]
-
-# all in points, from the middle of a marker to that of its number; near ones first, of these the upper right
-_RINGS = np.arange(10.0, 90.0, 4.0)
-_ANGLES = np.radians(40 + np.arange(0, 360, 20))
-_OFFSETS = (_RINGS[:, None, None] * np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])).reshape(-1, 2)
-_MARKER_RADIUS = 4.0  # to the edge of a marker
-_NUMBER_STYLE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
-_LEADER_STYLE = {"arrowstyle": "-", "color": plots.GREY, "linewidth": 0.6, "shrinkA": 4, "shrinkB": 0}
-
-
 def number_points(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
-    """Write the `number` of each row beside its point, x and y, clear of all points and of all other numbers.
+    """Write the `number` of each row beside its point, x and y, without overlapping points or other numbers.
 
-    Where it can be, a number is clear of the intervals, low to high, too; a line leads to one that is further off. Draw
-    all else before: where the layout puts the axes decides how far points stand apart.
+    Numbers also avoid the intervals, low to high, if possible; a leader line connects distant ones. Call it last, since
+    the layout of the axes determines the distances between points.
     """
     figure.draw_without_rendering()
     middles, lows, highs = (
         axes.transData.transform(rows[["x", name]]) * 72 / figure.dpi for name in ("y", "low", "high")
     )
-    taken = np.stack(
-        [middles - _MARKER_RADIUS, middles + _MARKER_RADIUS], axis=1
-    )  # (n, 2, 2): of each box the lower left, upper right
+    # (n, 2, 2): lower left and upper right corner of each box
+    taken = np.stack([middles - _MARKER_RADIUS, middles + _MARKER_RADIUS], axis=1)
     bars = np.stack([lows - 1, highs + 1], axis=1)
     frame = axes.bbox.get_points() * 72 / figure.dpi
     for number, x, y, middle in zip(rows["number"], rows["x"], rows["y"], middles, strict=True):
-        half = np.array([2.5 * len(f"{number}") + 1.5, 4.5])  # as wide and high as digits of 8 points are, and a gap
+        half = np.array([2.5 * len(f"{number}") + 1.5, 4.5])  # size of digits of 8 points, and a gap
         boxes = middle + _OFFSETS[:, None] + np.stack([-half, half])
         outside = ((boxes < frame[0]) | (boxes > frame[1])).any(axis=(1, 2))
         best = np.lexsort((_count_overlaps(boxes, bars), outside + _count_overlaps(boxes, taken)))[
             0
-        ]  # of equal ones the nearest
+        ]  # the nearest of the best
         taken = np.concatenate([taken, boxes[best : best + 1]])
         axes.annotate(f"{number}", (x, y), _OFFSETS[best], **_NUMBER_STYLE)
         away = np.hypot(*_OFFSETS[best])
         if (
             away > _RINGS[1] or (np.hypot(*(middles - middle - _OFFSETS[best]).T) < away - _MARKER_RADIUS).any()
-        ):  # another is nearer
+        ):  # another point is nearer
             axes.annotate("", (x, y), _OFFSETS[best], arrowprops=_LEADER_STYLE, zorder=1.5, **_NUMBER_STYLE)
 
 

@@ -1,6 +1,6 @@
-"""Class shares other than a set's own: what a network scores under them, corrected for them or not.
+"""Performance under prior shift: other class proportions, with and without correction.
 
-All rests on label shift: images of a class look alike wherever they come from, and only the shares differ.
+The assumption is label shift: the images of a class have the same distribution, and only the class proportions change.
 """
 
 from __future__ import annotations
@@ -16,58 +16,56 @@ from avatar_bench.metrics.classification import accuracy as _accuracy
 from avatar_bench.metrics.classification import macro_f1 as _macro_f1
 
 Floats = NDArray[np.float64]
-_TOLERANCE, _RESAMPLE_TOLERANCE = (
-    1e-7,
-    1e-4,
-)  # tolerance of an estimate, and of those of resamples, whose spread is far above it
-PRIOR_PREFIXES = ("", "corrected/", "estimated/")  # before the name of a figure: how the answers are come by
+_TOLERANCE = 1e-7  # of an estimated proportion
+_RESAMPLE_TOLERANCE = 1e-4  # of resamples, whose spread is much larger
+PRIOR_PREFIXES = ("", "corrected/", "estimated/")  # of metric names: no correction, known priors, estimated priors
 PRIOR_SHIFT_COLUMNS = (
-    *(f"{way}{figure}" for figure in ("accuracy", "macro_f1") for way in PRIOR_PREFIXES),
-    *(f"{way}gain" for way in PRIOR_PREFIXES[1:]),
+    *(f"{prefix}{metric}" for metric in ("accuracy", "macro_f1") for prefix in PRIOR_PREFIXES),
+    *(f"{prefix}gain" for prefix in PRIOR_PREFIXES[1:]),
     "prior_error",
 )
 
 
-def make_prior(index: int, share: float, classes: int) -> Floats:
-    """Give class shares (C,) of sum 1 in which class `index` has `share` and the others the rest in equal parts."""
-    prior = np.full(classes, (1 - share) / max(1, classes - 1))
-    prior[index] = share
+def make_prior(index: int, proportion: float, classes: int) -> Floats:
+    """Return class proportions (C,) with `proportion` for class `index` and equal parts of the rest for the others."""
+    prior = np.full(classes, (1 - proportion) / max(1, classes - 1))
+    prior[index] = proportion
     return prior
 
 
 def reweight_confusion(confusion: ArrayLike, prior: ArrayLike) -> Floats:
-    """Scale the rows of a confusion matrix (..., C, C), targets by predictions, to the class shares `prior` (C,).
+    """Scale the rows of a confusion matrix (..., C, C), targets by predictions, to the class proportions `prior` (C,).
 
-    NaN throughout where a class that has a share has no image.
+    All NaN if a class with a positive proportion has no image.
     """
-    table, share = np.asarray(confusion, dtype=np.float64), np.asarray(prior, dtype=np.float64)[:, None]
+    table, proportion = np.asarray(confusion, dtype=np.float64), np.asarray(prior, dtype=np.float64)[:, None]
     totals = table.sum(axis=-1, keepdims=True)
     rows = np.divide(table, totals, out=np.full(table.shape, np.nan), where=totals > 0)
-    scaled = np.where(share > 0, rows, 0.0) * share
+    scaled = np.where(proportion > 0, rows, 0.0) * proportion
     return np.where(np.isnan(scaled).any(axis=(-2, -1), keepdims=True), np.nan, scaled)
 
 
 def reweight_images(weights: ArrayLike, targets: NDArray[np.integer], prior: ArrayLike) -> Floats:
-    """Scale the weights (B, N) of images so that each class of `targets` (N,) has its share of `prior` (C,).
+    """Scale the weights (B, N) of images so that each class of `targets` (N,) has its proportion of `prior` (C,).
 
-    NaN throughout a row in which a class that has a share has no weight.
+    A row is NaN if a class with a positive proportion has no weight.
     """
-    given, share = np.asarray(weights, dtype=np.float64), np.asarray(prior, dtype=np.float64)
-    totals = given @ np.eye(len(share))[targets]
-    factor = np.divide(share, totals, out=np.full(totals.shape, np.nan), where=totals > 0)
-    factor = np.where(share > 0, factor, 0.0)
+    given, proportion = np.asarray(weights, dtype=np.float64), np.asarray(prior, dtype=np.float64)
+    totals = given @ np.eye(len(proportion))[targets]
+    factor = np.divide(proportion, totals, out=np.full(totals.shape, np.nan), where=totals > 0)
+    factor = np.where(proportion > 0, factor, 0.0)
     factor[np.isnan(factor).any(axis=1)] = np.nan
     return np.asarray(given * factor[:, targets])
 
 
 def correct_prior(logits: ArrayLike, training: ArrayLike, prior: ArrayLike) -> Floats:
-    """Give the posteriors (..., N, C) under class shares `prior` (..., C) in place of those of training (C,).
+    """Compute the posteriors (..., N, C) under class proportions `prior` (..., C) instead of those of training (C,).
 
-    `logits` (N, C) are already divided by the temperature; their softmax must be calibrated for the shares of
-    training. Each posterior is multiplied by prior / training and scaled to sum 1.
+    `logits` (N, C) are already divided by the temperature; their softmax must be calibrated for the proportions of
+    training. Each posterior is multiplied by prior / training and normalised.
     Saerens, Latinne and Decaestecker, Neural Comput. 14 (2002) 21, eq. 2.4.
     """
-    with np.errstate(divide="ignore"):  # a share of 0 rules its class out
+    with np.errstate(divide="ignore"):  # a proportion of 0 excludes a class
         shift = np.log(np.asarray(prior, dtype=np.float64)) - np.log(np.asarray(training, dtype=np.float64))
     return np.asarray(softmax(np.asarray(logits, dtype=np.float64) + shift[..., None, :], axis=-1))
 
@@ -80,17 +78,17 @@ def estimate_prior(
     tolerance: float = 1e-6,
     iterations: int = 300,
 ) -> Floats:
-    """Give the class shares (B, C) under which images of unknown class are likeliest, by expectation maximisation.
+    """Estimate the class proportions (B, C) of unlabelled images by maximum likelihood, with expectation maximisation.
 
-    `probabilities` (N, C) are posteriors under the shares of training (C,), `weights` (B, N) how often each image
-    counts, once each by default. It ends where no share moves by more than `tolerance`; NaN in a row of NaN weights.
+    `probabilities` (N, C) are posteriors under the proportions of training (C,), `weights` (B, N) the counts of images,
+    1 by default. It stops when no proportion changes by more than `tolerance`; a row of NaN weights returns NaN.
     Saerens, Latinne and Decaestecker, Neural Comput. 14 (2002) 21, eq. 2.9.
     """
     train = np.asarray(training, dtype=np.float64)
     likelihood = np.asarray(probabilities, dtype=np.float64) / train
     given = np.ones((1, len(likelihood))) if weights is None else np.asarray(weights, dtype=np.float64)
     part = given / given.sum(axis=1, keepdims=True)
-    evidence = np.empty_like(part)  # one place for all steps: to be given a new one takes longer than the arithmetic
+    evidence = np.empty_like(part)  # reused by all steps, since allocation is slower than the arithmetic
 
     def step(prior: Floats) -> Floats:
         np.matmul(prior, likelihood.T, out=evidence)
@@ -107,7 +105,7 @@ def estimate_prior(
 
 
 def _extrapolate(prior: Floats, once: Floats, twice: Floats) -> Floats:
-    """Go on from two steps (B, C) in their direction as far as they slow down, within the simplex.
+    """Extrapolate two EM steps (B, C) within the simplex to speed up convergence.
 
     Scheme SqS3 of Varadhan and Roland, Scand. J. Stat. 35 (2008) 335; plain steps need hundreds where classes overlap.
     """
@@ -115,15 +113,16 @@ def _extrapolate(prior: Floats, once: Floats, twice: Floats) -> Floats:
     bent = np.linalg.norm(bend, axis=1, keepdims=True)
     length = np.linalg.norm(first, axis=1, keepdims=True)
     far = np.maximum(1.0, np.divide(length, bent, out=np.ones_like(bent), where=bent > 0))
-    there = np.maximum(prior + 2 * far * first + far**2 * bend, twice / 10)  # a share of 0 could never rise again
+    there = np.maximum(prior + 2 * far * first + far**2 * bend, twice / 10)  # 0 could never increase again
     return np.asarray(there / there.sum(axis=1, keepdims=True))
 
 
 @dataclass(frozen=True)
 class PriorShiftStatistic:
-    """Images weighted to class shares `prior` (C,): a statistic of how often each of them counts.
+    """Statistic of image weights under class proportions `prior` (C,).
 
-    `logits` (N, C) are divided by the temperature, `targets` (N,) are classes, `training` (C,) the shares of training.
+    `logits` (N, C) are divided by the temperature, `targets` (N,) are classes, `training` (C,) the proportions of
+    training.
     """
 
     logits: Floats
@@ -132,11 +131,11 @@ class PriorShiftStatistic:
     prior: Floats
 
     def __call__(self, weights: Floats) -> Floats:
-        """Give, for weights (B, N), COLUMNS and then the estimated share of each class, (B, 9 + C).
+        """Compute PRIOR_SHIFT_COLUMNS and the estimated proportion of each class for weights (B, N), (B, 9 + C).
 
-        Metrics without a prefix use the network's predictions; `correct_prior` knows the shares, `estimated` finds them
-        by the images alone, without their classes. Gains are in accuracy over the network's own answers;
-        `prior_error` is the total variation distance of the estimated shares from the true ones, 0 to 1.
+        Metrics without a prefix use the network's predictions; `corrected/` uses the known proportions, `estimated/`
+        those estimated from the unlabelled images. Gains are in accuracy over the network's predictions; `prior_error`
+        is the total variation distance of the estimated proportions from the true ones, 0 to 1.
         """
         estimate = self._estimate(weights, self._start, _RESAMPLE_TOLERANCE if len(weights) > 1 else _TOLERANCE)
         known = correct_prior(self.logits, self.training, self.prior).argmax(axis=1)
@@ -145,16 +144,16 @@ class PriorShiftStatistic:
             self._confusion(weights, known),
             self._confusion(weights, self._predicted(estimate)),
         ]
-        accuracy, macro_f1 = (np.stack([figure(table) for table in tables]) for figure in (_accuracy, _macro_f1))
+        accuracy, macro_f1 = (np.stack([metric(table) for table in tables]) for metric in (_accuracy, _macro_f1))
         gains = accuracy[1:] - accuracy[:1]
         error = np.abs(estimate - self.prior).sum(axis=1) / 2
         return np.column_stack([*accuracy, *macro_f1, *gains, error, estimate])
 
     @cached_property
     def _start(self) -> Floats:
-        """Give the estimate from all images, from which that of a resample is not far."""
-        found: Floats = self._estimate(np.ones((1, len(self.targets))), self.training, _TOLERANCE)[0]
-        return found
+        """Return the estimate from all images, the starting point for resamples."""
+        estimate: Floats = self._estimate(np.ones((1, len(self.targets))), self.training, _TOLERANCE)[0]
+        return estimate
 
     def _estimate(self, weights: Floats, start: Floats, tolerance: float) -> Floats:
         mixed = reweight_images(weights, self.targets, self.prior)
@@ -166,7 +165,7 @@ class PriorShiftStatistic:
         return np.asarray((self.logits + shift[:, None, :]).argmax(axis=2))
 
     def _confusion(self, weights: Floats, predicted: NDArray[np.intp]) -> Floats:
-        """Give the confusion under the mix, (B, C, C), of predictions (N,), or (B, N) where resamples differ."""
+        """Compute the reweighted confusion matrices (B, C, C) of predictions (N,), or (B, N) if resamples differ."""
         classes = np.arange(len(self.prior))
         member = np.asarray(self.targets[:, None] == classes, dtype=np.float64)
         table = np.stack([(weights * (predicted == name)) @ member for name in classes], axis=-1)
@@ -174,16 +173,16 @@ class PriorShiftStatistic:
 
 
 def guessing_floor(column: str, training: Floats, prior: Floats) -> float:
-    """Give the figure of COLUMNS under `prior` (C,) of a network that does not see the images.
+    """Return the value of one of PRIOR_SHIFT_COLUMNS under `prior` (C,) for a network that ignores the images.
 
-    By itself it guesses, each class as often. Corrected, or with estimated shares, it names the commonest class; its
-    estimate stays at the shares of training (C,).
+    Without correction it predicts each class equally often; with known or estimated proportions it predicts the
+    majority class; its estimate stays at the proportions of training (C,).
     """
-    way, _, figure = column.rpartition("/")
-    if figure == "gain":
-        return guessing_floor(f"{way}/accuracy", training, prior) - guessing_floor("accuracy", training, prior)
-    if figure == "prior_error":
+    prefix, _, metric = column.rpartition("/")
+    if metric == "gain":
+        return guessing_floor(f"{prefix}/accuracy", training, prior) - guessing_floor("accuracy", training, prior)
+    if metric == "prior_error":
         return float(np.abs(training - prior).sum() / 2)
-    guesses = np.eye(len(prior))[prior.argmax()] if way else np.full(len(prior), 1 / len(prior))
+    guesses = np.eye(len(prior))[prior.argmax()] if prefix else np.full(len(prior), 1 / len(prior))
     table = prior[:, None] * guesses
-    return float(_accuracy(table) if figure == "accuracy" else _macro_f1(table))
+    return float(_accuracy(table) if metric == "accuracy" else _macro_f1(table))

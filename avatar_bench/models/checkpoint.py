@@ -1,4 +1,4 @@
-"""Files of checkpoints: written whole, with their checksum, and read as plain data alone."""
+"""Checkpoint files: atomic writing with a checksum, and reading as plain data only."""
 
 from __future__ import annotations
 
@@ -25,26 +25,24 @@ from avatar_bench.models.weight_formats import (
     read_torch_file,
 )
 
-LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT = (
-    "last.ckpt",
-    "before.ckpt",
-    "best.ckpt",
-)  # `before` is the last one but one
-CARD_KEY = "avatar_bench"  # of what a checkpoint says of itself
-CHECKSUM_KEY = "sha256"  # of an exported file: the hash of its texts and weights
+BEST_CHECKPOINT = "best.ckpt"
+LAST_CHECKPOINT = "last.ckpt"
+PREVIOUS_CHECKPOINT = "before.ckpt"  # the one before the last
+CARD_KEY = "avatar_bench"  # of the card in a checkpoint
+CHECKSUM_KEY = "sha256"  # of the hash of texts and weights in an exported file
 
 
 def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
-    """Write to a temporary file in the same folder, flush it to the disk, and rename it; its .sha256 comes beside it.
+    """Write a checkpoint atomically, with its .sha256 beside it.
 
-    The last checkpoint of a run becomes the one before it. Raise OutputError, leaving all earlier files, where it
-    cannot be written.
+    Writes a temporary file in the same folder, flushes it to the disk and renames it. An earlier last.ckpt becomes
+    before.ckpt. Raises OutputError, and leaves all earlier files, if the checkpoint cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(_checksum_file(file)) as side, atomic_write(file) as part:
             _save(checkpoint, part)
-            # on the disk before the file has its name: a kill between the two renames leaves its hash to be found
+            # flushed before the rename: after a kill between the two renames, the hash can still be found
             side.write_text(f"{sha256_of_file(part)}  {file.name}\n", encoding="utf-8")
             sync_to_disk(side)
             if file.name == LAST_CHECKPOINT:
@@ -52,7 +50,7 @@ def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
     except OSError as error:
         raise OutputError(
             f"{file} cannot be written: {error.strerror or error}.",
-            "What was saved before is kept. Make room, then go on by resume=FOLDER alone.",
+            "Earlier checkpoints are kept. Free some space, then continue with resume=FOLDER alone.",
         ) from error
 
 
@@ -63,21 +61,21 @@ def remove_checkpoint(file: Path) -> None:
 
 
 def verify_checkpoint(file: Path) -> None:
-    """Raise CheckpointError where a checkpoint is not what its .sha256 says; without one, say nothing.
+    """Raise CheckpointError if a checkpoint does not match its .sha256; accept a checkpoint without one.
 
-    A .sha256.part counts too: of one that was killed, the file is in place before its checksum.
+    A .sha256.part counts too: a process killed while writing leaves the file in place before its checksum.
     """
     side = _checksum_file(file)
     sides = [place for place in (side, side.with_name(f"{side.name}.part")) if os.path.isfile(place)]
     if os.path.isfile(file) and side in sides and sha256_of_file(file) not in map(_read_digest, sides):
         raise CheckpointError(
-            f"{file} is damaged: its SHA-256 is not the one in {side.name}.",
+            f"{file} is damaged: its SHA-256 differs from the one in {side.name}.",
             "Use another checkpoint of the run, or train again.",
         )
 
 
 def is_intact(file: Path) -> bool:
-    """Say whether a checkpoint is there and is what its .sha256 says."""
+    """Check whether a checkpoint exists and matches its .sha256."""
     try:
         verify_checkpoint(file)
     except CheckpointError:
@@ -86,9 +84,9 @@ def is_intact(file: Path) -> bool:
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Read a checkpoint, or an exported .safetensors file, as tensors and plain values, on the CPU.
+    """Read a checkpoint or an exported .safetensors file as tensors, on the CPU, and plain values.
 
-    Raises CheckpointError where it is damaged, too large, or holds anything else.
+    Raises CheckpointError if it is damaged, too large, or contains anything else.
     """
     if not os.path.isfile(file):
         raise CheckpointError(f"{file} is not a file.", "Expected a checkpoint, such as RUN/checkpoints/best.ckpt.")
@@ -97,15 +95,15 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     except Exception as error:  # zip, pickle and storage errors of many types
         raise CheckpointError(
             f"{file} cannot be read as a checkpoint: {describe_error(error)}.",
-            "It is damaged, or holds more than tensors and plain values, which is never loaded.",
+            "It is damaged, or contains more than tensors and plain values; nothing else is loaded.",
         ) from error
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{file} holds no checkpoint.")
+        raise CheckpointError(f"{file} is not a checkpoint.")
     return checkpoint
 
 
 def hash_weights(state: Mapping[str, torch.Tensor]) -> str:
-    """Give the SHA-256 of all tensors by name, whatever else their file holds."""
+    """Return the SHA-256 of all tensors in order of their names; other contents of the file do not count."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
@@ -114,33 +112,33 @@ def hash_weights(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def encode_weights(net: nn.Module, texts: Mapping[str, str]) -> bytes:
-    """Give a .safetensors file of a network's weights, called as in timm, of texts, and of the seal of both."""
-    # clones, for safetensors takes no two tensors of one storage
+    """Return the contents of a .safetensors file with a network's weights under timm's names, texts, and a checksum."""
+    # clones: safetensors refuses tensors that share storage
     state = {name: tensor.cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
     return encode_safetensors(state, {**texts, CHECKSUM_KEY: _compute_checksum(state, texts)})
 
 
 def verify_checksum(state: Mapping[str, torch.Tensor], texts: dict[str, str]) -> None:
-    """Take the seal out of the texts of a file; raise ValueError where it is not that of tensors and texts."""
+    """Remove the checksum from the texts of a file; raise ValueError if tensors and texts do not match it."""
     if texts.pop(CHECKSUM_KEY, "") != _compute_checksum(state, texts):
-        raise ValueError("its SHA-256 is not the one that it states")
+        raise ValueError("its contents do not match its SHA-256")
 
 
 def _read_export(file: Path) -> dict[str, Any]:
-    """Read an exported .safetensors file as the checkpoint that it was made from."""
+    """Read an exported .safetensors file in the form of the original checkpoint."""
     state, texts = read_safetensors(file)
     if CARD_KEY not in texts:
-        raise ValueError("it was not exported by avatar-bench, so its classes are not known")
+        raise ValueError("it was not exported by avatar-bench, so its classes are unknown")
     verify_checksum(state, texts)
     state = {f"net.{name}": tensor for name, tensor in state.items()}
     return {"state_dict": state, CARD_KEY: read_plain_json(texts[CARD_KEY])}
 
 
 def _compute_checksum(state: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> str:
-    """Give the SHA-256 of an exported file's tensors, with their shapes and types, and of the texts beside them."""
+    """Return the SHA-256 of an exported file's tensors, their shapes and types, and its texts."""
     shapes = {name: (str(state[name].dtype), list(state[name].shape)) for name in sorted(state)}
-    said = [shapes, hash_weights(state), sorted(texts.items())]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    contents = [shapes, hash_weights(state), sorted(texts.items())]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
 def _checksum_file(file: Path) -> Path:
@@ -148,7 +146,7 @@ def _checksum_file(file: Path) -> Path:
 
 
 def _save(checkpoint: dict[str, Any], part: Path) -> None:
-    """Write by torch, whose own error for a full disk does not say so."""
+    """Save with torch; raise OSError for a full disk, which torch's own error does not mention."""
     try:
         torch.save(checkpoint, part)
     except RuntimeError as error:
@@ -158,7 +156,7 @@ def _save(checkpoint: dict[str, Any], part: Path) -> None:
 
 
 def _keep_previous(last: Path, before: Path) -> None:
-    """Give the last checkpoint a second name, with its hash, before another takes the first."""
+    """Link the last checkpoint, and copy its checksum, to a second name before it is replaced."""
     if not last.is_file() or not _checksum_file(last).is_file():
         return
     digest = _checksum_file(last).read_text(encoding="utf-8").split()[0]
@@ -172,6 +170,6 @@ def _keep_previous(last: Path, before: Path) -> None:
 
 
 def _read_digest(side: Path) -> str:
-    """Give the digest that a .sha256 states; "" where it states none."""
+    """Return the digest in a .sha256 file, or "" if there is none."""
     with side.open("rb") as stream:
         return (stream.read(200).decode("utf-8", "replace").split() or [""])[0]

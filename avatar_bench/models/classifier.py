@@ -1,4 +1,4 @@
-"""The classifier: a timm network with its label contract."""
+"""A timm network with its label contract."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from avatar_bench.models.model_card import Card
 
 
 class Classifier(nn.Module):
-    """Map uint8 images (N, 3, S, S) to logits (N, C) and embeddings (N, D), in the card's class order."""
+    """A network that maps uint8 images (N, 3, S, S) to logits (N, C), in card order, and embeddings (N, D)."""
 
     mean: Tensor
     std: Tensor
@@ -25,15 +25,15 @@ class Classifier(nn.Module):
         super().__init__()
         self.card = card
         self.net = net
-        # not part of the state: the card holds them
+        # not part of the state dict: the card has them
         self.register_buffer("mean", _to_channels(card.preprocessing["mean"]), persistent=False)
         self.register_buffer("std", _to_channels(card.preprocessing["std"]), persistent=False)
 
     @staticmethod
     def load(file: Path) -> Classifier:
-        """Rebuild the classifier of a checkpoint on the CPU, in eval mode; never unpickles objects.
+        """Load the classifier of a checkpoint on the CPU, in eval mode, without unpickling objects.
 
-        Its network is built only once names and sizes are known to fit. Raises CheckpointError.
+        Builds the network only after names and sizes have been checked. Raises CheckpointError.
         """
         checkpoint = read_checkpoint(file)
         card = Card.from_checkpoint(checkpoint, file)
@@ -44,22 +44,20 @@ class Classifier(nn.Module):
         except ConfigError as error:
             raise CheckpointError(f"{file}: its network cannot be built.", *error.lines[:1]) from error
         except ValueError as error:
-            raise CheckpointError(
-                f"{file}: its weights do not fit its own network, {card.backbone}: {error}."
-            ) from error
+            raise CheckpointError(f"{file}: its weights do not fit its network {card.backbone}: {error}.") from error
         classifier = Classifier(card, net)
         classifier.load_state_dict(checkpoint["state_dict"])
         return classifier.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Give logits and pre-logits embeddings by one pass."""
+        """Return logits and pre-logits embeddings of one pass."""
         features = self.net.forward_features(self._normalise(images))  # type: ignore[operator]
         embeddings = self.net.forward_head(features, pre_logits=True)  # type: ignore[operator]
         return self._head(embeddings), embeddings
 
     @property
     def device(self) -> torch.device:
-        """Say where it computes."""
+        """Return the device of the network."""
         return self.mean.device
 
     def _head(self, embeddings: Tensor) -> Tensor:
@@ -68,7 +66,7 @@ class Classifier(nn.Module):
     def _normalise(self, images: Tensor) -> Tensor:
         channels_last = next(self.net.parameters()).is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        scaled = images.to(self.mean.dtype, memory_format=layout, copy=True)  # a copy may be changed in place
+        scaled = images.to(self.mean.dtype, memory_format=layout, copy=True)  # a copy, to be changed in place
         return scaled.div_(255).sub_(self.mean).div_(self.std)
 
 

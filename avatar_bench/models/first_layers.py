@@ -1,4 +1,4 @@
-"""What the first layers of a network respond to: the filters of the first one, and feature maps of the first few."""
+"""Filters and feature maps of the first layers of a network."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
 
 Float32Array = NDArray[np.float32]
-MAX_STAGES = 2  # whose output is shown, beside that of the first convolution
+MAX_STAGES = 2  # stages to show after the first convolution
 
 
 class FeatureMaps(NamedTuple):
-    """Outputs of the module `layer` for N images: `maps` (N, k, h, w) of its channels `channels` (k,)."""
+    """Outputs of the module `layer` for N images: `maps` (N, k, h, w) of the selected `channels` (k,)."""
 
     layer: str
     channels: NDArray[np.int64]
@@ -30,9 +30,9 @@ class FeatureMaps(NamedTuple):
 
 
 def find_first_convolution(net: nn.Module, size: int) -> str | None:
-    """Return the name of the layer that takes the image, where it is a convolution of three colours; else None.
+    """Return the name of the layer that reads the image, or None if it is not a convolution of three channels.
 
-    Of a transformer that is the layer that embeds its patches. `net` is in eval mode.
+    In a transformer this is the patch embedding. `net` must be in eval mode.
     """
     ran: list[str] = []
     layers = {name: module for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
@@ -51,7 +51,7 @@ def find_first_convolution(net: nn.Module, size: int) -> str | None:
 
 
 def get_filters(net: nn.Module, convolution: str) -> Float32Array:
-    """Return the weights (K, 3, h, w) of the convolution that takes the image."""
+    """Return the weights (K, 3, h, w) of the convolution that reads the image."""
     return net.get_parameter(f"{convolution}.weight").detach().float().cpu().numpy().copy()
 
 
@@ -59,10 +59,10 @@ def get_filters(net: nn.Module, convolution: str) -> Float32Array:
 def compute_feature_maps(
     classifier: Classifier, images: Tensor, convolution: str | None, most: int
 ) -> list[FeatureMaps]:
-    """Return the maps of the first convolution, where there is one, and of the first stages that timm lists.
+    """Compute the maps of the first convolution, if there is one, and of the first stages that timm lists.
 
-    Shown of each are the `most` channels that vary most over the uint8 images (N, 3, S, S), in that order. A stage
-    whose output is no map, as it claims to be by its channels and its reduction, is left out.
+    Selects in each the `most` channels that vary most over the uint8 images (N, 3, S, S), in descending order. Skips a
+    stage whose output does not have the channels and the reduction that timm states.
     """
     net: Any = classifier.net
     listed = [dict(stage) for stage in getattr(net, "feature_info", None) or []]
@@ -88,7 +88,7 @@ def compute_feature_maps(
 
 def _record_output(kept: dict[str, Tensor], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
     if isinstance(output, Tensor):
-        kept[name] = output.clone()  # what follows may work in place
+        kept[name] = output.clone()  # the next module may work in place
 
 
 def _select_most_varied(name: str, output: Tensor, most: int) -> FeatureMaps:

@@ -1,4 +1,4 @@
-"""Whether weights fit a network, found out before the network takes any memory."""
+"""Check whether weights fit a network, before the network takes any memory."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from torch.nn.modules import module as hooks
 from avatar_bench.models.backbones import create_backbone
 
 STATE_PREFIX = "net."
-SPARE_BYTES = 1024**3  # bytes of what a network computes for itself, such as masks, besides its weights
-_MODULES_PER_TENSOR = 50  # modules that a network may have for each tensor of its weights
-_MAX_COPIES = 4  # times that a network under construction may make a weight, as timm does for a new classifier
+SPARE_BYTES = 1024**3  # bytes that a network may need besides its weights, such as for masks
+_MODULES_PER_TENSOR = 50  # modules that a network may have per tensor of its weights
+_MAX_COPIES = 4  # times that a weight may be created during construction, as timm does for a new classifier
 
 
 def refuse_incompatible(state: Any, backbone: str, classes: int, options: Mapping[str, Any]) -> None:
-    """Raise ValueError where a state dict is not the finite weights of a network, ConfigError where there is none."""
+    """Raise ValueError if a state dict does not fit a network or is not finite, ConfigError for an unknown network."""
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError("there are none")
+        raise ValueError("it has none")
     with torch.device("meta"), _limit_size(state):
         own = create_backbone(backbone, classes, options=options).state_dict()
     expected = {f"{STATE_PREFIX}{name}": (tensor.shape, tensor.dtype) for name, tensor in own.items()}
     if odd := sorted(map(str, expected.keys() ^ state.keys())):
-        raise ValueError(f"{len(odd)} are missing or too many, first {odd[0][:80]}")
+        raise ValueError(f"{len(odd)} are missing or unexpected, first {odd[0][:80]}")
     for name, tensor in state.items():
         if (tensor.shape, tensor.dtype) != expected[name]:
-            raise ValueError(f"{name} is of another shape or type")
+            raise ValueError(f"{name} has another shape or type")
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} holds a number that is not finite")
+            raise ValueError(f"{name} contains a non-finite value")
 
 
 @contextmanager
 def _limit_size(state: Mapping[str, Tensor]) -> Iterator[None]:
-    """Stop the construction of a network that grows beyond some weights, with a ValueError."""
+    """Raise ValueError when a network under construction grows far beyond the size of its weights."""
     room = {
         "modules": _MODULES_PER_TENSOR * (len(state) + 100),
         "tensors": _MAX_COPIES * (len(state) + 100),
@@ -61,11 +61,11 @@ def _limit_size(state: Mapping[str, Tensor]) -> Iterator[None]:
     try:
         yield
     except _TooLargeError as error:
-        raise ValueError("it is far larger than they are") from error
+        raise ValueError("the network is far larger than its weights") from error
     finally:
         for handle in handles:
             handle.remove()
 
 
 class _TooLargeError(BaseException):
-    """Pass whatever takes errors for something else, as networks under construction do."""
+    """An error in a network that outgrows its weights; a BaseException, because constructors may catch Exception."""

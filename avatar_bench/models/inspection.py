@@ -1,4 +1,4 @@
-"""The anatomy of a network, read off by inspection and two forward passes: its stages, layers and depth."""
+"""Stages, layers and depth of a network, found by inspection and two forward passes."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ Shape = tuple[int, ...]
 
 
 class NetworkSummary(NamedTuple):
-    """A row per stage, a row per layer, the number of layers with weights on the longest path, and the key traits.
+    """Tables of stages and of layers, the number of layers with weights on the longest path, and the key traits.
 
     `stages`: stage, module, blocks, block_type, params, macs, output, stride, normalisation, activation. `layers`, in
     the order they run: stage, module, type, params, bytes, macs, on_longest_path, input, output, kernel, stride. In
-    both, params and macs (for one image) sum to the network's, as bytes of what is stored do, and on_longest_path
-    (how many times the layer lies on it: 1, or 0) to the depth. `input`, of the first layer the image, and `output`
-    are shapes without the batch, such as "64 x 56 x 56"; the stride of a stage is the image's side over its
-    output's, that of a layer its own. `traits`: family, core_block (the two commonest), squeeze_excitation (how many),
-    depthwise (kernels of the depthwise convolutions), attention, patch (side of the patches that a first convolution
-    cuts the image into), normalisation and activation (the commonest first); "" where there is none.
+    both, params and macs (for one image) sum to those of the network; so do the stored bytes, and on_longest_path
+    (how often the layer lies on it: 1 or 0) sums to the depth. `input` (of the first layer, the image) and `output`
+    are shapes without the batch, such as "64 x 56 x 56"; the stride of a stage is the side of the image over the side
+    of its output, that of a layer its own. `traits`: family, core_block (the two commonest), squeeze_excitation (their
+    number), depthwise (kernels of the depthwise convolutions), attention, patch (side of the patches that the first
+    convolution cuts), normalisation and activation (the commonest first); "" for a missing trait.
     """
 
     stages: pd.DataFrame
@@ -49,10 +49,10 @@ class NetworkSummary(NamedTuple):
 
 
 def inspect_network(net: nn.Module, size: int) -> NetworkSummary:
-    """Take a timm network in eval mode apart, as it runs on an image of `size` pixels a side.
+    """Return the stages, layers and traits of a timm network in eval mode, for an image of `size` pixels a side.
 
-    Stages are the modules whose features timm lists, with their siblings; equal blocks that timm lists one by one (a
-    transformer's) are one stage. What is defined before the first is the stem, after the last the head.
+    Stages are the modules whose features timm lists, with their siblings; equal blocks that timm lists one by one, as
+    in a transformer, are one stage. Modules before the first stage are the stem, modules after the last the head.
     """
     parts = _group_stages(net)
     stage_of = _assign_stages(net, parts)
@@ -69,10 +69,10 @@ def inspect_network(net: nn.Module, size: int) -> NetworkSummary:
 
 
 def find_longest_path(net: nn.Module, size: int) -> tuple[str, ...]:
-    """Name the layers with weights on the longest path from the image to the logits; the first of equal ones.
+    """Return the layers with weights on the longest path from the image to the logits; the first path among equals.
 
-    Convolutions and linear layers count wherever they stand on it, in squeeze-and-excitation too; what runs beside it,
-    as a shortcut's convolution does, does not. So ResNet-18 has 18. `net` is in eval mode.
+    Every convolution and linear layer on the path counts, including those of squeeze-and-excitation; layers on a
+    parallel branch, such as the convolution of a shortcut, do not. ResNet-18 thus has 18. `net` must be in eval mode.
     """
     path, logits = _follow_image(net, size)
     found: tuple[str, ...] = path.reached[logits]
@@ -80,11 +80,11 @@ def find_longest_path(net: nn.Module, size: int) -> tuple[str, ...]:
 
 
 def detect_family(net: nn.Module, size: int) -> str:
-    """Name what carries information across the image: one of FAMILIES.
+    """Return the family of a network, one of FAMILIES, by what mixes information across the image.
 
-    Attention is a product of two matrices that are both computed from the image; a network without it is
-    convolutional. One with it is a hybrid where the kernels of a convolution overlap, else a transformer: those that
-    cut an image into patches do not. With neither it is of another family. `net` is in eval mode.
+    Attention is a product of two matrices that are both computed from the image. A network with attention is a hybrid
+    if the kernels of a convolution overlap, else a transformer, since the kernels that cut patches do not overlap. A
+    network without attention is convolutional if kernels overlap, else "other". `net` must be in eval mode.
     """
     return _classify_family(net, _follow_image(net, size)[0].attends)
 
@@ -100,19 +100,19 @@ def _classify_family(net: nn.Module, attends: bool) -> str:
 
 
 def _follow_image(net: nn.Module, size: int) -> tuple[_LongestPathMode, Tensor]:
-    """Follow an image through a network; give what was noted, and the logits."""
+    """Trace an image through a network; return the trace and the logits."""
     image, path = make_blank_image(net, size), _LongestPathMode()
     path.reached[image] = ()
     for name, tensor in [*net.named_buffers(), *net.named_parameters()]:
         path.owner[tensor] = name.rpartition(".")[0]
-    # fused attention is taken apart into matrix products
+    # this backend splits fused attention into matrix products
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), path:
         logits = net(image)
     return path, logits
 
 
 def _group_stages(net: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Give the modules of each stage by its number, from the image on."""
+    """Return the modules of each stage by its number, counted from the image."""
     modules = dict(net.named_modules())
     listed = [item["module"] for item in net.feature_info]  # type: ignore[union-attr]
     listed = [name for name in listed if is_stage(modules[name])]
@@ -129,7 +129,7 @@ def _group_stages(net: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def is_stage(module: nn.Module) -> bool:
-    """Return whether a module that timm lists is a stage, and not a plain layer or a norm of the stem."""
+    """Check whether a module that timm lists is a stage, rather than a plain layer or a norm of the stem."""
     return bool([*module.children()]) and bool([*module.parameters()]) and not _is_norm(module)
 
 
@@ -138,7 +138,7 @@ def _is_single_block(module: nn.Module) -> bool:
 
 
 def _list_blocks(module: nn.Module) -> list[nn.Module]:
-    """Give the blocks of a stage: its outermost numbered modules that are no plain layers; or the stage itself."""
+    """Return the blocks of a stage: its outermost numbered modules that are not plain layers, else the stage itself."""
     found: dict[str, nn.Module] = {}
     for name, inner in module.named_modules():
         outermost = not any(name.startswith(f"{known}.") for known in found)
@@ -148,7 +148,7 @@ def _list_blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def _assign_stages(net: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Give the stage of every module; what stands between two stages counts with the first."""
+    """Return the stage of every module; modules between two stages count with the first."""
     owner = {name: stage for stage, names in parts.items() for name in names}
     last = next(reversed([*parts]), STEM)
     found, current = {}, STEM
@@ -161,12 +161,12 @@ def _assign_stages(net: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[s
 
 
 def _trace_shapes(net: nn.Module, size: int) -> tuple[dict[str, Shape], dict[str, Shape], Counter[str]]:
-    """Give the shapes of every module's input and output, in the order they begin, and everyone's MACs."""
+    """Return the input and output shapes of every module, in the order they start, and the MACs of every module."""
     inputs: dict[str, Shape] = {}
     shapes: dict[str, Shape] = {}
     hooks = []
     for name, module in net.named_modules():
-        # partial: a lambda here would see the last name alone
+        # partial, because a lambda would see only the last name
         hooks.append(module.register_forward_pre_hook(partial(_record_input, inputs, name)))
         hooks.append(module.register_forward_hook(partial(_record_output, shapes, name)))
     try:
@@ -198,7 +198,7 @@ def _tabulate_layers(
     macs: Counter[str],
     path: Counter[str],
 ) -> pd.DataFrame:
-    """Give a row to each module without children, and to each with weights or products of its own."""
+    """Return a table of the modules without children, and of those with weights or products of their own."""
     rows = []
     modules, stored = dict(net.named_modules()), count_layer_bytes(net)
     for name in dict.fromkeys([*inputs, *modules]):
@@ -272,7 +272,7 @@ def _describe_traits(
 
 
 def _find_core_blocks(blocks: Sequence[str]) -> str:
-    """Name the two commonest blocks; one that is there only once is a stem or a transition."""
+    """Return the two commonest blocks; a block that occurs once is a stem or a transition."""
     found = Counter(blocks).most_common(2)
     return ", ".join(name for name, n in found if n > 1 or name == found[0][0])
 
@@ -292,10 +292,10 @@ def _norm_kind(module: nn.Module) -> str:
 
 
 class _LongestPathMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Note whose products with weights lie on the longest path from the image to each tensor.
+    """A recorder of the layers with weights on the longest path from the image to each tensor.
 
-    `owner` names the module of each weight, and of what is made of weights alone; `attends` says whether two tensors
-    that both come from the image were multiplied as matrices.
+    `owner` is the module of each weight and of each tensor computed from weights alone; `attends` is True once two
+    tensors that both depend on the image have been multiplied as matrices.
     """
 
     def __init__(self) -> None:
@@ -315,7 +315,7 @@ class _LongestPathMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 matrices = [self.owner[weight] for weight in weights if weight.ndim > 1]
                 weighs = matrices[:1] if func._overloadpacket in flop_registry else ()
                 self.reached[leaf] = (*max(fed, key=len), *weighs)
-            elif isinstance(leaf, Tensor) and weights:  # it only prepares weights
+            elif isinstance(leaf, Tensor) and weights:  # computed from weights alone
                 self.owner[leaf] = self.owner[weights[0]]
         return made
 
@@ -325,7 +325,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _is_activation(module: nn.Module) -> bool:
-    # torch keeps its activations in one module, timm in a few whose names begin alike
+    # torch has its activations in one module, timm in a few with similar names
     return "activation" in type(module).__module__ and not isinstance(module, nn.Softmax | nn.MultiheadAttention)
 
 
@@ -334,7 +334,7 @@ def _join_types(modules: Iterable[nn.Module]) -> str:
 
 
 def _format_span(names: Sequence[str]) -> str:
-    """Name modules side by side: "blocks.0 to blocks.11"."""
+    """Format a range of modules, such as "blocks.0 to blocks.11"."""
     return f"{names[0]} to {names[-1]}" if len(names) > 1 else "".join(names)
 
 

@@ -1,4 +1,4 @@
-"""The card of a checkpoint: its label contract, and where it comes from."""
+"""The card of a checkpoint: its label contract and its origin."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from avatar_bench.models.card_schema import find_ancestor_fault, find_card_fault
 from avatar_bench.models.checkpoint import CARD_KEY
 from avatar_bench.models.weight_formats import read_plain_json
 
-CARD_SCHEMA = 1
-PROVENANCE_KEY = "provenance"  # of the text that says what an export was made from
+CARD_SCHEMA = 2
+PROVENANCE_KEY = "provenance"  # of the origin of an export, among its texts
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a checkpoint says of itself, in plain types: the label contract and where it comes from.
+    """The label contract and the origin of a checkpoint, in plain types.
 
     `classes` are in the order of the network's outputs; `preprocessing` is the evaluation transform;
     `temperature` divides the logits (1 until it is fitted).
@@ -40,51 +40,51 @@ class Card:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Any, file: Path) -> Card:
-        """Read and check the card of a loaded checkpoint; raise CheckpointError where it is not one of ours."""
+        """Read and check the card of a loaded checkpoint; raise CheckpointError if it is not one of avatar_bench."""
         card = checkpoint.get(CARD_KEY) if isinstance(checkpoint, dict) else None
         known = {item.name for item in fields(cls)}
+        if isinstance(card, dict) and "classes" in card and card.get("schema") != CARD_SCHEMA:
+            raise CheckpointError(
+                f"{file} has schema {ascii(card.get('schema'))[:20]}, this version reads {CARD_SCHEMA}: train again."
+            )
         if not isinstance(card, dict) or not {"classes", "backbone", "preprocessing"} <= card.keys() <= known:
             raise CheckpointError(
-                f"{file} is not a checkpoint of avatar_bench: it does not say its classes and preprocessing.",
+                f"{file} is not a checkpoint of avatar_bench: classes or preprocessing are missing.",
                 "Expected checkpoints/best.ckpt or last.ckpt of a run folder.",
             )
-        if card.get("schema") != CARD_SCHEMA:
-            raise CheckpointError(
-                f"{file} has schema {ascii(card.get('schema'))[:20]}; this version reads schema {CARD_SCHEMA}."
-            )
         if fault := find_card_fault(card):
-            raise CheckpointError(f"{file}: {fault}.", "It is damaged, or was made by hand.")
+            raise CheckpointError(f"{file}: {fault}.", "The file is damaged, or was made by hand.")
         return cls(**{**card, "classes": tuple(card["classes"])})
 
     def plain(self) -> dict[str, Any]:
-        """Give the card as types that a weights-only load accepts."""
+        """Return the card in types that a weights-only load accepts."""
         return {**asdict(self), "classes": list(self.classes)}
 
 
 def read_provenance(texts: Mapping[str, str], file: Path) -> dict[str, Any]:
-    """Give `ancestors` and `allow` of the run that a file was exported from, by its texts, empty where it has none."""
+    """Read `ancestors` and `allow` of the exported run from the texts of a file; empty if they are missing."""
     found = read_plain_json(texts.get(PROVENANCE_KEY, "{}"))
-    said = found if isinstance(found, dict) else {}
-    ancestors, allow = said.get("ancestors", []), said.get("allow", [])
+    provenance = found if isinstance(found, dict) else {}
+    ancestors, allow = provenance.get("ancestors", []), provenance.get("allow", [])
     if find_ancestor_fault(ancestors) or not isinstance(allow, list):
-        raise CheckpointError(f"{file}: what it says of its origin is damaged, or was made by hand.")
+        raise CheckpointError(f"{file}: its provenance is damaged, or was made by hand.")
     return {"ancestors": ancestors, "allow": allow}
 
 
 def describe_training(card: Card, sha256: str, allow: Sequence[str]) -> dict[str, Any]:
-    """Give what is told of a training, whose labels were read, where its weights go on; see `Weights`."""
+    """Return a supervised training as a step in the history of its weights; see `PretrainedWeights`."""
     fingerprints = {"split_fingerprint": card.split_fingerprint, "data_fingerprint": card.data_fingerprint}
     return {"method": "train", "sha256": sha256, **fingerprints, "allow": list(allow)}
 
 
 def has_outside_labels(ancestors: Sequence[Mapping[str, Any]], split: str, data: str) -> bool:
-    """Say whether weights were taught with labels on other images, or on another split of them, by fingerprint.
+    """Check, by fingerprint, whether weights were pretrained with labels of other images or of another split.
 
-    A training that was allowed weights of that kind counts too: it hands on what they know.
+    A training that was allowed to start from such weights counts too, because it inherits what they learnt.
     """
-    taught = [step for step in ancestors if "split_fingerprint" in step]
+    supervised = [step for step in ancestors if "split_fingerprint" in step]
     return any(
         (step["split_fingerprint"], step.get("data_fingerprint")) != (split, data)
         or "pretraining" in step.get("allow", ())
-        for step in taught
+        for step in supervised
     )

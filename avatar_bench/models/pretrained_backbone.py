@@ -1,4 +1,4 @@
-"""Pretrained backbones: weights with a card that says how they came about, and which images they have seen."""
+"""Pretrained weights with a card of their origin and a list of the images used."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from avatar_bench.models.model_card import Card, describe_training, read_provena
 from avatar_bench.models.weight_formats import describe_error, read_plain_json, read_safetensors, read_state
 
 IMAGES_FILE = "images.csv"
-PRETRAINING_KEY = "pretraining"  # of the card, in the file's metadata
-PRETRAINING_SCHEMA = 1
-# options that weights do not depend on: rates of dropout, the size of images, to which positions are resampled, and
-# how the last layer is read, by another pooling of which a network is often fine-tuned
+PRETRAINING_KEY = "pretraining"  # of the card in the metadata of the file
+PRETRAINING_SCHEMA = 2
+# options that weights do not depend on: dropout rates, the image size, to which position embeddings are resampled, and
+# the pooling of the last layer, which is often changed for fine-tuning
 _IRRELEVANT_OPTIONS = re.compile(r".*_rate|.*_drop|.*img_size|dynamic_img_pad|global_pool|fc_norm|head_init_scale")
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What a file of pretrained weights says of itself.
+    """The card of pretrained weights.
 
-    `preprocessing` is that of training images; `root` is where they lay, and images.csv beside the file, whose
-    SHA-256 is `images_sha256`, names them, those that `ancestors` have seen among them; see `PretrainedWeights`.
+    `preprocessing` and `root` are those of the training images. images.csv beside the file, whose SHA-256 is
+    `images_sha256`, lists them, including the ones used by `ancestors`; see `PretrainedWeights`.
     """
 
     backbone: str
@@ -55,19 +55,19 @@ class Pretraining:
     schema: int = PRETRAINING_SCHEMA
 
     def find_image_list(self, file: Path) -> Path:
-        """Give the list of the images that weights have seen; raise GuardError where it is gone or another."""
+        """Return the file that lists the images used in training; raise GuardError if it is missing or changed."""
         images = file.with_name(IMAGES_FILE)
         if not os.path.isfile(images) or sha256_of_file(images) != self.images_sha256:
             raise GuardError(
-                f"{images}, which lists what {file.name} has seen ({format_count(self.images, 'image')}), "
-                "is gone or changed.",
-                "Put it there as pretrain wrote it: without it nobody knows whether test images are among them.",
+                f"{images}, the list of the training images of {file.name} "
+                f"({format_count(self.images, 'image')}), is missing or changed.",
+                "Restore the file that pretrain wrote: without it, overlap with test images cannot be checked.",
             )
         return images
 
 
 def write_backbone(net: nn.Module, card: Pretraining, file: Path) -> None:
-    """Write a network's weights, called as in timm and without a classifier, with their card."""
+    """Write a network's weights with their card, under timm's names and without a classifier."""
     texts = {PRETRAINING_KEY: json.dumps(asdict(card), ensure_ascii=False, allow_nan=False)}
     with atomic_write(file) as part:
         part.write_bytes(encode_weights(net, texts))
@@ -75,11 +75,11 @@ def write_backbone(net: nn.Module, card: Pretraining, file: Path) -> None:
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """A file of weights as it was when it was read, once.
+    """The contents of a weights file, read once.
 
-    `ancestors` say what the weights have been through, the first step first; nothing is known without a card of ours.
-    Each step has its method and the SHA-256 of the file that came of it; a pretraining the number of images that its
-    list names; a training, whose labels were read, the fingerprints of its images and split, and what it was allowed.
+    `ancestors` is the training history of the weights, in order; it is empty without a card of avatar_bench. Each step
+    has its method and the SHA-256 of the resulting file; a pretraining also has the number of listed images, and a
+    supervised training the fingerprints of its images and split, and the guards that it was allowed to pass.
     """
 
     file: Path
@@ -90,9 +90,9 @@ class PretrainedWeights:
 
 
 def read_weights(file: Path) -> PretrainedWeights:
-    """Read a file of weights, with its card where it has one of ours.
+    """Read a file of weights, with its card if avatar_bench wrote one.
 
-    Raises ConfigError where there is no file, CheckpointError where it is damaged or changes meanwhile.
+    Raises ConfigError if there is no file, CheckpointError if it is damaged or changes during reading.
     """
     refuse_address(str(file), "model.weights")
     if not os.path.isfile(file):
@@ -101,70 +101,70 @@ def read_weights(file: Path) -> PretrainedWeights:
             "Expected hub, none, package, or the path of a .safetensors or .pth file.",
         )
     before, sha256 = _read_stamp(file), sha256_of_file(file)
-    tensors, texts, said = _read_with_card(file) if file.suffix == ".safetensors" else (read_state(file), {}, {})
+    tensors, texts, cards = _read_with_card(file) if file.suffix == ".safetensors" else (read_state(file), {}, {})
     if _read_stamp(file) != before:
-        raise CheckpointError(f"{file} changed while it was read.", "Wait until it is whole, and begin again.")
-    if PRETRAINING_KEY in said:
-        card = Pretraining(**said[PRETRAINING_KEY])
+        raise CheckpointError(f"{file} changed while it was read.", "Wait until it is complete, and start again.")
+    if PRETRAINING_KEY in cards:
+        card = Pretraining(**cards[PRETRAINING_KEY])
         step = {"method": card.method, "sha256": sha256, "images": card.images}
         return PretrainedWeights(file, sha256, tensors, card, [*card.ancestors, step])
-    if CARD_KEY in said:
-        exported, origin = Card.from_checkpoint(said, file), read_provenance(texts, file)
+    if CARD_KEY in cards:
+        exported, origin = Card.from_checkpoint(cards, file), read_provenance(texts, file)
         step = describe_training(exported, sha256, origin["allow"])
         return PretrainedWeights(file, sha256, tensors, exported, [*origin["ancestors"], step])
     return PretrainedWeights(file, sha256, tensors)
 
 
 def refuse_other_network(weights: PretrainedWeights, name: str, options: Mapping[str, Any]) -> None:
-    """Raise ConfigError where a file with a card of ours is of another network than timm's `name` with `options`.
+    """Raise ConfigError if the card of weights names another network than timm's `name` with `options`.
 
-    Of other options, weights often fit by name and shape, and compute something else.
+    With other options, weights often fit by name and shape, but compute something else.
     """
     if (card := weights.card) is None:
         return
     if card.backbone.split(".")[0] != name.split(".")[0]:
         raise ConfigError(
-            f"model.weights={weights.file} holds {card.backbone}, not {name}.",
+            f"model.weights={weights.file} contains weights of {card.backbone}, not of {name}.",
             f"Choose the same network: model=timm model.backbone={card.backbone}",
         )
     refuse_other_options(f"model.weights={weights.file}", card.options, options)
 
 
-def refuse_other_options(what: str, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raise ConfigError where the weights of `what` belong to a network of other options than those given."""
-    kept, given = _select_relevant(kept), _select_relevant(given)
-    surplus = [name for name in given if name not in kept]
-    if kept != given:
+def refuse_other_options(what: str, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the weights of `what` belong to a network with other options than the given ones."""
+    saved, given = _select_relevant(saved), _select_relevant(given)
+    surplus = [name for name in given if name not in saved]
+    if saved != given:
         raise ConfigError(
-            f"{what} is of a network with model.options={_format_options(kept)}, not {_format_options(given)}.",
-            f"Give the same: 'model.options={_format_options(kept)}'"
+            f"{what} belongs to a network with model.options={_format_options(saved)}, not {_format_options(given)}.",
+            f"Use the same: 'model.options={_format_options(saved)}'"
             + f", without {', '.join(surplus)}" * bool(surplus),
         )
 
 
 def _read_with_card(file: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
-    """Give the tensors of a .safetensors file, the texts beside them, and the cards of ours among these."""
+    """Read the tensors and texts of a .safetensors file, and the cards of avatar_bench among the texts."""
     try:
         tensors, texts = read_safetensors(file)
         if PRETRAINING_KEY in texts or CARD_KEY in texts:
             verify_checksum(tensors, texts)
-        said = {key: read_plain_json(texts[key]) for key in (PRETRAINING_KEY, CARD_KEY) if key in texts}
-        if PRETRAINING_KEY in said:
-            _check_card(said[PRETRAINING_KEY])
-    except Exception as error:  # of safetensors, json and ours, of many types
+        cards = {key: read_plain_json(texts[key]) for key in (PRETRAINING_KEY, CARD_KEY) if key in texts}
+        if PRETRAINING_KEY in cards:
+            _check_card(cards[PRETRAINING_KEY])
+    except Exception as error:  # errors of many types, from safetensors, json and this package
         raise CheckpointError(f"{file} cannot be read as pretrained weights: {describe_error(error)}.") from error
-    return tensors, texts, said
+    return tensors, texts, cards
 
 
 def _read_stamp(file: Path) -> tuple[int, int, int]:
-    """Give what tells that a file was written anew."""
+    """Return the inode, size and time of a file, which change when it is rewritten."""
     status = file.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _select_relevant(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Give those of a network's options that change what its weights compute."""
-    plain = json.loads(json.dumps(dict(options)))  # a tuple is the list that a file gives back
+    """Return the options of a network that change what its weights compute."""
+    plain = json.loads(json.dumps(dict(options)))  # tuples become lists, as in a file
     return {name: value for name, value in plain.items() if not _IRRELEVANT_OPTIONS.fullmatch(name)}
 
 
@@ -173,11 +173,11 @@ def _format_options(options: Mapping[str, Any]) -> str:
 
 
 def _check_card(card: Any) -> None:
-    """Raise ValueError where what a file says of itself is no card."""
+    """Raise ValueError if the text of a file is not a valid card."""
+    if isinstance(card, dict) and "method" in card and card.get("schema") != PRETRAINING_SCHEMA:
+        raise ValueError(f"its card is not of schema {PRETRAINING_SCHEMA}, which this version reads: pretrain again")
     known = {item.name for item in fields(Pretraining)}
     if not isinstance(card, dict) or not {"backbone", "method", "preprocessing"} <= card.keys() <= known:
-        raise ValueError("its card lacks something, or holds something else")
-    if card.get("schema") != PRETRAINING_SCHEMA:
-        raise ValueError(f"this version reads schema {PRETRAINING_SCHEMA}")
+        raise ValueError("its card has missing or unknown entries")
     if fault := find_value_fault(card) or find_option_fault(card.get("options", {})):
         raise ValueError(fault)

@@ -1,4 +1,4 @@
-"""What a network costs: weights, operations, memory and time."""
+"""Cost of a network: weights, operations, memory and time."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-_SHORT = 0.05  # seconds; a shorter call is repeated once untimed, for it feels what ran before it
-_MOST_CALLS = 20  # timed at one visit
+_SHORT = 0.05  # seconds; a shorter call is first run once untimed, because it depends on what ran before it
+_MOST_CALLS = 20  # timed per visit
 _FEWEST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class TimedCall:
-    """Name something to be timed: `call` runs it once, to its end, with so many `threads` of torch."""
+    """A function to be timed: `call` runs it once, to its end, with `threads` threads of torch."""
 
     call: Callable[[], object]
     threads: int
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Count the weights that are learnt."""
+    """Count the parameters."""
     return sum(parameter.numel() for parameter in net.parameters())
 
 
 def count_weight_bytes(net: nn.Module) -> int:
-    """Count the bytes of all weights and of the statistics that are kept with them (batch-norm's)."""
+    """Count the bytes of all weights and running statistics (of batch norm)."""
     return sum(count_layer_bytes(net).values())
 
 
 def count_layer_bytes(net: nn.Module) -> Counter[str]:
-    """Count the same by the name of the module that holds them."""
+    """Count the bytes of weights and running statistics by module name."""
     found: Counter[str] = Counter()
     for name, tensor in net.state_dict().items():
         found[name.rpartition(".")[0]] += tensor.numel() * tensor.element_size()
@@ -55,7 +55,8 @@ def count_layer_bytes(net: nn.Module) -> Counter[str]:
 def count_macs(net: nn.Module, size: int) -> int:
     """Count the multiply-adds of convolutions and matrix products on one image of `size` pixels a side.
 
-    Half of the FLOPs of torch's counter; normalisation, activations and pooling are not counted. `net` is in eval mode.
+    This is half of the FLOPs that torch counts, without normalisation, activations and pooling. `net` must be in eval
+    mode.
     """
     with count_flops() as counter:
         net(make_blank_image(net, size))
@@ -64,23 +65,23 @@ def count_macs(net: nn.Module, size: int) -> int:
 
 @contextmanager
 def count_flops() -> Iterator[FlopCounterMode]:
-    """Count the FLOPs of what runs inside a `with`, attention's included."""
-    # the counter does not know the fused attention of the CPU, which this takes apart into matrix products
+    """Count the FLOPs, including attention, of the code inside a `with`."""
+    # the counter does not know the fused attention of the CPU; this backend splits it into matrix products
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         yield counter
 
 
 def make_blank_image(net: nn.Module, size: int) -> Tensor:
-    """Give a black image, (1, 3, size, size), of the type and on the device of the network's weights."""
+    """Return a black image (1, 3, size, size) with the type and device of the network's weights."""
     weight = next(net.parameters())
     return torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device)
 
 
 def trace_memory(net: nn.Module, images: Tensor) -> pd.DataFrame:
-    """Give a row to each operation as `net` runs on `images`: operation, and bytes of weights and tensors meanwhile.
+    """Return a table of operations as `net` runs on `images`: operation, and bytes of weights and tensors during it.
 
-    On CUDA what its allocator counts, the kernels' scratch memory included. On the CPU the same is counted tensor by
-    tensor, without scratch memory: unlike the growth of the process, it does not depend on what has run before.
+    On CUDA the allocator counts, including the scratch memory of kernels. On the CPU the bytes are counted tensor by
+    tensor, without scratch memory; unlike the growth of the process, this does not depend on what ran before.
     """
     given = count_weight_bytes(net) + images.numel() * images.element_size()
     counter = _AllocatedBytes() if images.device.type == "cuda" else _LiveBytes(given)
@@ -91,7 +92,7 @@ def trace_memory(net: nn.Module, images: Tensor) -> pd.DataFrame:
 
 @contextmanager
 def use_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads inside a `with`, and as many as before after it."""
+    """Set the number of torch threads inside a `with`, and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -107,11 +108,11 @@ def time_interleaved(
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> pd.DataFrame:
-    """Time jobs in turns, so that a slow moment of the machine meets them all; a row a call: job, round, seconds.
+    """Time jobs in turns, so that a slow moment of the machine affects all; return one row a call: job, round, seconds.
 
-    In each round every job is visited once, in an order drawn anew, and called until its share of `seconds`, which
-    each job may take in all, is used up: once at least, 20 times at most. One visit before the first warms up. Where
-    the jobs are too long for `seconds`, there are fewer rounds, 3 at least. Rows are sorted by job.
+    Each round visits every job once, in a new random order, and calls it 1 to 20 times, as its part of `seconds` (the
+    total time of a job) allows. One visit before the first round warms up. If the jobs take too long for `seconds`,
+    there are fewer rounds, but at least 3. Rows are sorted by job.
     """
     order, rows = np.random.default_rng(seed), []
     usual = [min(_time_calls(job, 2, 0.0, clock)) for job in jobs]
@@ -129,7 +130,7 @@ def time_interleaved(
 def time_batches(
     batches: Iterable[Sized], clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[tuple[int, float]]:
-    """Give the length of each batch, and the seconds that it was waited for."""
+    """Yield the length of each batch and the seconds spent waiting for it."""
     start = clock()
     for batch in batches:
         end = clock()
@@ -138,7 +139,7 @@ def time_batches(
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Describe the machine that figures of speed hold for."""
+    """Describe the machine on which times were measured."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
@@ -162,23 +163,23 @@ def _time_calls(job: TimedCall, calls: int, usual: float, clock: Callable[[], fl
 
 
 class _AllocatedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Note the most bytes that CUDA's allocator held during each operation inside a `with`."""
+    """A recorder of the peak bytes of CUDA's allocator during each operation inside a `with`."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[tuple[str, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        torch.cuda.reset_peak_memory_stats()  # what is allocated is counted as it is asked for, not as it is computed
+        torch.cuda.reset_peak_memory_stats()  # allocations are counted when requested, not when computed
         made = func(*args, **(kwargs or {}))
         self.steps.append((str(func.overloadpacket), torch.cuda.max_memory_allocated()))
         return made
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Note after each operation inside a `with` the bytes of storages made in it and still referred to.
+    """A recorder, after each operation inside a `with`, of the bytes of storages created in it and still alive.
 
-    `given` bytes are there all the time.
+    `given` bytes are added to each number.
     """
 
     def __init__(self, given: int) -> None:

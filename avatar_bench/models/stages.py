@@ -1,4 +1,4 @@
-"""Stages of fine-tuning: which layers of a network are trained."""
+"""Stages of fine-tuning, and the layers that each of them trains."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from avatar_bench.errors import ConfigError
 
 @dataclass(frozen=True)
 class Stage:
-    """Train `unfreeze` for `epochs` at learning rate `lr`.
+    """A stage that trains the layers of `unfreeze` for `epochs` at learning rate `lr`.
 
-    `unfreeze` is "classifier" (get_classifier() alone), "all", or a number of timm layer groups from the head.
+    `unfreeze` is "classifier" (get_classifier() alone), "all", or a number of timm layer groups, counted from the head.
     """
 
     unfreeze: str | int
@@ -23,7 +23,7 @@ class Stage:
 
 
 def freeze(net: nn.Module, unfreeze: str | int) -> list[str]:
-    """Let only the layers of `unfreeze` learn; give the names of their parameters, in the network's order."""
+    """Freeze all layers but those of `unfreeze`; return the names of the trained parameters in the network's order."""
     wanted = set(_list_trained_names(net, unfreeze))
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in wanted)
@@ -31,7 +31,7 @@ def freeze(net: nn.Module, unfreeze: str | int) -> list[str]:
 
 
 def set_frozen_to_eval(module: nn.Module) -> None:
-    """Put every module whose parameters are all frozen into eval mode, so that batch-norm statistics do not move."""
+    """Set every module with frozen parameters only to eval mode, so that batch-norm statistics stay fixed."""
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         module.eval()
@@ -41,7 +41,7 @@ def set_frozen_to_eval(module: nn.Module) -> None:
 
 
 def list_layer_groups(net: nn.Module) -> list[list[str]]:
-    """Give the parameter names of timm's coarse layer groups, from the stem to the head."""
+    """List the parameter names of timm's coarse layer groups, from the stem to the head."""
     groups = timm.models.group_parameters(net, net.group_matcher(coarse=True))  # type: ignore[operator]
     return [groups[key] for key in sorted(groups)]
 
@@ -55,7 +55,7 @@ def _list_trained_names(net: nn.Module, unfreeze: str | int) -> list[str]:
     groups = list_layer_groups(net)
     if not isinstance(unfreeze, int) or not 1 <= unfreeze <= len(groups):
         raise ConfigError(
-            f"mode.stages: unfreeze={unfreeze!r} cannot be done.",
-            f"Expected classifier, all, or 1 to {len(groups)} layer groups of this network, counted from the head.",
+            f"mode.stages: unfreeze={unfreeze!r} is invalid for this network.",
+            f"Expected classifier, all, or 1 to {len(groups)} layer groups, counted from the head.",
         )
     return [name for group in groups[-unfreeze:] for name in group]

@@ -1,4 +1,4 @@
-"""Files of tensors, by torch or safetensors, read as plain data alone."""
+"""Tensor files of torch and safetensors, read as plain data only."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from torch import Tensor
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.checkpoint_container import MAX_CONTAINER_BYTES, MAX_CONTAINER_RECORDS, check_torch_archive
 
-MAX_PICKLE_BYTES = 8 * 1024**2  # bytes, of the description of the tensors
-MAX_PLAIN_VALUES = 1_000_000  # in all; one that several others hold counts each time
-MAX_VALUE_DEPTH = 40  # of values within values
-MAX_SAFETENSORS_HEADER_BYTES = 16 * 1024**2  # bytes, of a .safetensors file
+MAX_PICKLE_BYTES = 8 * 1024**2  # bytes of the pickled description of the tensors
+MAX_PLAIN_VALUES = 1_000_000  # in total; a value that is referenced several times counts each time
+MAX_VALUE_DEPTH = 40  # of nested values
+MAX_SAFETENSORS_HEADER_BYTES = 16 * 1024**2
 _GLOBALS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
     r"|torch (Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
@@ -34,20 +34,20 @@ _OPCODES = re.compile(  # what torch.save writes for tensors and plain values
 
 
 def read_torch_file(file: Path) -> Any:
-    """Read what torch.save wrote; raise an error of one of many types on damage or on anything but plain data.
+    """Read a file of torch.save; raise an error, of many possible types, on damage or anything but plain data.
 
-    What is read holds dicts, lists, tuples, strings, numbers, None and tensors on the CPU.
+    The result consists of dicts, lists, tuples, strings, numbers, None and tensors on the CPU.
     """
     with file.open("rb") as stream:
         _refuse_objects(check_torch_archive(stream))
         stream.seek(0)
-        # both stand here against the environment variable and the settings that would turn them round
+        # both are stated because an environment variable and settings could change the defaults
         loaded = torch.load(stream, map_location="cpu", weights_only=True, mmap=False)
     return _PlainCopier().value(loaded)
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Give the tensors of a .safetensors file and the text beside them; raise an error of one of many types."""
+    """Return the tensors and the texts of a .safetensors file; raise an error, of many possible types."""
     if file.stat().st_size > MAX_CONTAINER_BYTES:
         raise ValueError(f"it is larger than {MAX_CONTAINER_BYTES:,} bytes")
     with file.open("rb") as stream:
@@ -61,9 +61,9 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_state(file: Path, old: bool = False) -> dict[str, Tensor]:
-    """Give the tensors of a file of weights, also of one that torch wrote before 1.6 where it is `old`.
+    """Return the tensors of a weights file; with `old`, also of the format that torch wrote before 1.6.
 
-    Raises CheckpointError where it cannot be read, or holds anything else.
+    Raises CheckpointError if it cannot be read, or contains anything else.
     """
     try:
         if file.suffix == ".safetensors":
@@ -78,62 +78,62 @@ def read_state(file: Path, old: bool = False) -> dict[str, Tensor]:
     except Exception as error:  # pickle, zip and safetensors errors of many types
         raise CheckpointError(
             f"{file} cannot be read as weights: {describe_error(error)}.",
-            "Expected a .safetensors file, or a .pth file of torch 1.6 or newer that holds tensors alone.",
+            "Expected a .safetensors file, or a .pth file of torch 1.6 or newer that contains only tensors.",
         ) from error
     return state
 
 
 def encode_safetensors(state: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
-    """Give the contents of a .safetensors file: the same for the same tensors and texts.
+    """Return the contents of a .safetensors file, identical for identical tensors and texts.
 
-    The library writes the texts in an order of chance, and the hash of a file is what names its weights.
+    The library writes texts in random order, but weights are identified by the hash of their file.
     """
     content = save(dict(state), dict(texts))
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin where 8 divides
+    text = text.ljust(-(-len(text) // 8) * 8)  # tensors are aligned to 8 bytes
     return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_plain_json(text: str) -> Any:
-    """Read JSON whose numbers are all finite; raise ValueError or RecursionError."""
+    """Parse JSON with finite numbers only; raise ValueError or RecursionError."""
 
     def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no number")
+        raise ValueError(f"{word} is not a finite number")
 
     return json.loads(text, parse_constant=refuse)
 
 
 def describe_error(error: BaseException) -> str:
-    """Say in a line why a file was refused: our own words where there are some, else the kind of error."""
+    """Describe in one line why a file was refused: by the message of a known error, else by the error's type."""
     known = type(error).__module__ in ("zipfile", "pickle", "_pickle", "builtins") and error.args
     line = str(error).splitlines()[0][:120].rstrip(".") if known and str(error) else ""
     return line if line and "Weights only load failed" not in line else type(error).__name__
 
 
 def _refuse_objects(pickled: bytes) -> None:
-    """Raise UnpicklingError where a pickle asks for more than tensors and plain values."""
+    """Raise UnpicklingError if a pickle needs more than tensors and plain values."""
     if len(pickled) > MAX_PICKLE_BYTES:
         raise UnpicklingError(f"its description is larger than {MAX_PICKLE_BYTES:,} bytes")
     for opcode, argument, _ in pickletools.genops(pickled):
         if not _OPCODES.fullmatch(opcode.name):
-            raise UnpicklingError(f"it is written with {opcode.name}, which torch does not use for tensors")
+            raise UnpicklingError(f"it uses the opcode {opcode.name}, which torch does not use for tensors")
         if opcode.name == "GLOBAL" and not _GLOBALS.fullmatch(str(argument)):
-            raise UnpicklingError(f"it asks for {str(argument)[:80]!r}")
+            raise UnpicklingError(f"it refers to {str(argument)[:80]!r}")
 
 
 class _PlainCopier:
-    """Copy loaded values as dicts, lists and tuples of tensors and plain values; refuse others, and too many."""
+    """A copier of loaded values that accepts dicts, lists, tuples, tensors and plain values, in limited number."""
 
     def __init__(self) -> None:
-        self.seen = 0
+        self.count = 0
 
     def value(self, value: Any, depth: int = 0) -> Any:
-        self.seen += 1
-        if self.seen > MAX_PLAIN_VALUES or depth > MAX_VALUE_DEPTH:
-            raise UnpicklingError("it holds too many values")
+        self.count += 1
+        if self.count > MAX_PLAIN_VALUES or depth > MAX_VALUE_DEPTH:
+            raise UnpicklingError("it contains too many values")
         if isinstance(value, dict):
             return {_check_key(key): self.value(inner, depth + 1) for key, inner in dict.items(value)}
         if type(value) in (list, tuple):
@@ -142,7 +142,7 @@ class _PlainCopier:
             return _check_tensor(value)
         if value is None or type(value) in (str, int, float, bool):
             return value
-        raise UnpicklingError(f"it holds a {type(value).__name__}")
+        raise UnpicklingError(f"it contains a {type(value).__name__}")
 
     def _all(self, values: Any, depth: int) -> Iterator[Any]:
         return (self.value(value, depth) for value in values)
@@ -150,18 +150,18 @@ class _PlainCopier:
 
 def _check_key(key: Any) -> Any:
     if type(key) not in (str, int):
-        raise UnpicklingError(f"it has a name of type {type(key).__name__}")
+        raise UnpicklingError(f"it has a key of type {type(key).__name__}")
     return key
 
 
 def _check_tensor(tensor: Tensor) -> Tensor:
-    """Give the tensor without whatever hangs on it; refuse one that is more than the bytes that the file holds."""
+    """Return the bare tensor; refuse one that is larger than its bytes in the file."""
     if (
         type(tensor) not in (Tensor, torch.nn.Parameter)
         or tensor.layout != torch.strided
         or tensor.device.type != "cpu"
     ):
-        raise UnpicklingError("it holds a tensor of an odd kind")
+        raise UnpicklingError("it contains a tensor of an unusual kind")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise UnpicklingError("it holds a tensor that is larger than its bytes")
+        raise UnpicklingError("it contains a tensor that is larger than its bytes")
     return tensor.detach()

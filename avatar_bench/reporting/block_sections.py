@@ -161,7 +161,7 @@ def build_metric_table(model: ReportedModel) -> Table:
             make_column(_("set")),
             make_column(_("value"), True, bars=False),
         ),
-        *(make_column(_("units"), True), make_column(_("interval")), make_column(_("better"))),
+        *(make_column("n", True), make_column(_("unit")), make_column(_("interval")), make_column(_("better"))),
     ]
     better = {True: _("high"), False: _("low"), None: ""}
     rows = [
@@ -172,6 +172,7 @@ def build_metric_table(model: ReportedModel) -> Table:
                 of,
                 make_metric_cell(metric),
                 metric.n,
+                find_heading(metric.unit),
                 find_interval_name(metric),
                 better[metric.higher_is_better],
             ]
@@ -269,11 +270,13 @@ def _build_all_metrics_table(saved: SavedResult) -> Table:
     columns = [
         make_column(_("metric")),
         make_column(_("value"), True),
-        make_column(_("units"), True),
+        make_column("n", True),
+        make_column(_("unit")),
         make_column(_("interval")),
     ]
     rows = [
-        TableRow([name, make_metric_cell(one), one.n, find_interval_name(one)]) for name, one in result.metrics.items()
+        TableRow([name, make_metric_cell(one), one.n, find_heading(one.unit), find_interval_name(one)])
+        for name, one in result.metrics.items()
     ]
     fit_scale(columns[1:2], [TableRow(row.cells[1:2]) for row in rows])
     text = _("All metrics on {set}", set=result.set)

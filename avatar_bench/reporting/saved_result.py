@@ -13,7 +13,7 @@ import pandas as pd
 
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.i18n import _
-from avatar_bench.results.result import Metric, Result
+from avatar_bench.results.result import Metric, Result, check_schema
 
 METRICS_FILE = "metrics.json"
 MAX_SHOWN_ROWS = 60  # rows of a table shown in the page; longer tables are linked
@@ -92,7 +92,8 @@ def read_evaluation(place: Path, compares: bool = False) -> Iterator[SavedResult
 
 
 def _build_result(text: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Result:
-    metrics = {str(name): Metric(**stated) for name, stated in text["metrics"].items()}
+    check_schema(text)
+    metrics = {str(name): Metric.parse(stated) for name, stated in text["metrics"].items()}
     parts = (text["block"], text["set"], text["n"], tuple(text["classes"]), metrics, tables)
     return Result(*parts, warnings=list(text["warnings"]), provenance=dict(text["provenance"]))
 

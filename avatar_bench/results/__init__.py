@@ -1,1 +1,1 @@
-"""Predictions and results as they are saved."""
+"""Predictions and results, with their file formats."""

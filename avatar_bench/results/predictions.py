@@ -1,4 +1,4 @@
-"""Predictions: what one network said of one set of images, in the checkpoint's class order."""
+"""Predictions of one network for one set of images, in the class order of the checkpoint."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FloatArray = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Hold N images, C classes and D features.
+    """Predictions for N images, C classes and D features.
 
-    `logits` (N, C) and `embeddings` (N, D) are float32; `targets` (N,) are class indices, -1 where the true
-    class is not known; `paths`, `groups`, `sources` (N,) are strings; `temperature` divides the logits.
-    Where `has_logits` is False, only probabilities are known: `logits` are their logarithm up to a constant for each
-    image, so that softmax and log-loss are right, and no score may be taken from their level, as energy is.
+    `logits` (N, C) and `embeddings` (N, D) are float32; `targets` (N,) are class indices, -1 if the true class is
+    unknown; `paths`, `groups`, `sources` (N,) are strings; `temperature` divides the logits. If `has_logits` is False,
+    only probabilities are known: `logits` are their logarithms up to a constant for each image, so that softmax and
+    log loss are correct, but scores that depend on the level of the logits, such as energy, are not.
     """
 
     classes: tuple[str, ...]
@@ -42,8 +42,8 @@ class Predictions:
         if not np.isfinite(self.logits).all():
             bad = int(np.flatnonzero(~np.isfinite(self.logits).all(axis=1))[0])
             raise DivergedError(
-                f"The network gave a logit that is not a finite number, first for {self.paths[bad]}.",
-                "Every figure from it would be void: train again with a smaller lr, or without mixed precision.",
+                f"The network returned a non-finite logit, first for {self.paths[bad]}.",
+                "Metrics would be meaningless: train again with a smaller lr, or without mixed precision.",
             )
 
     def __len__(self) -> int:
@@ -51,38 +51,38 @@ class Predictions:
 
     @property
     def probabilities(self) -> FloatArray:
-        """Give the softmax of logits / temperature, (N, C) float64, each row summing to 1."""
+        """Return the softmax of logits / temperature, (N, C) float64; each row sums to 1."""
         return np.asarray(softmax(self.logits.astype(np.float64) / self.temperature, axis=1))
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """Give the index of the most probable class, (N,); the first of equals."""
+        """Return the index of the most probable class, (N,); the first among equals."""
         return np.asarray(self.logits.argmax(axis=1))
 
     @property
     def confidence(self) -> FloatArray:
-        """Give the largest probability of each image, (N,), from 1/C to 1."""
+        """Return the largest probability of each image, (N,), from 1/C to 1."""
         return np.asarray(self.probabilities.max(axis=1))
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Tell where the predicted class is the true one, (N,); False where the true class is not known."""
+        """Return whether each predicted class is the true one, (N,); False if the true class is unknown."""
         return np.asarray(self.predicted == self.targets)
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Predictions:
-        """Give the Predictions of some rows, by index or mask."""
+        """Return the Predictions of some rows, by index or mask."""
         return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
 
     def reorder(self, classes: Sequence[str]) -> Predictions:
-        """Give the Predictions with the same classes in another order, by name."""
+        """Return the Predictions with the same classes in another order, by name."""
         if tuple(classes) == self.classes:
             return self
         place = [self.classes.index(name) for name in classes]
-        moved = np.append(np.argsort(place), -1)  # -1, a target that is not known, stays the last
+        moved = np.append(np.argsort(place), -1)  # keeps -1, an unknown target
         return replace(self, classes=tuple(classes), logits=self.logits[:, place], targets=moved[self.targets])
 
     def save(self, file: Path) -> None:
-        """Write one .npz without pickle, complete or not at all."""
+        """Write one .npz without pickle, atomically."""
         with atomic_write(file, alone=False) as part, part.open("wb") as stream:
             np.savez(
                 stream,
@@ -94,19 +94,22 @@ class Predictions:
 
     @classmethod
     def load(cls, file: Path) -> Predictions:
-        """Read what `save` wrote; never unpickles. Raise CheckpointError where it is missing or anything else."""
+        """Read a file of `save` without unpickling; raise CheckpointError if it is missing or invalid."""
         try:
             with file.open("rb") as stream, open_stored_archive(stream):
                 stream.seek(0)
                 with np.load(stream, allow_pickle=False) as stored:
                     arrays = {name: stored[name] for name in ("classes", "temperature", *_ARRAYS)}
-                    return cls._whole(arrays, bool(stored.get("has_logits", True)))  # older files are of networks
+                    has_logits = bool(stored.get("has_logits", True))  # older files are all of networks
+                    return cls._from_arrays(arrays, has_logits)
         except Exception as error:  # zip, header and number errors of many types
-            raise CheckpointError(f"{file} holds no predictions ({type(error).__name__}).", "Delete it.") from error
+            raise CheckpointError(
+                f"{file} does not contain predictions ({type(error).__name__}).", "Delete it."
+            ) from error
 
     @classmethod
-    def _whole(cls, arrays: dict[str, NDArray[Any]], has_logits: bool) -> Predictions:
-        """Build Predictions from arrays as they were stored; raise ValueError where they do not go together."""
+    def _from_arrays(cls, arrays: dict[str, NDArray[Any]], has_logits: bool) -> Predictions:
+        """Build Predictions from stored arrays; raise ValueError if they are inconsistent."""
         classes = tuple(map(str, arrays.pop("classes")))
         temperature = float(arrays.pop("temperature"))
         rows = len(arrays["logits"])
@@ -114,20 +117,24 @@ class Predictions:
             kind in arrays[name].dtype.kind and arrays[name].ndim == n for name, (kind, n) in _ARRAY_KINDS.items()
         )
         if not known or {len(array) for array in arrays.values()} != {rows} or not 0 < temperature < np.inf:
-            raise ValueError("arrays of other shapes or types")
+            raise ValueError("the arrays have other shapes or types")
         targets = arrays["targets"]
         if arrays["logits"].shape[1] != len(classes) or ((targets < -1) | (targets >= len(classes))).any():
-            raise ValueError("other classes")
+            raise ValueError("the arrays have other classes")
         return cls(classes=classes, temperature=temperature, has_logits=has_logits, **arrays)
 
 
 _NOT_ARRAYS = ("classes", "temperature", "has_logits")
 _ARRAYS = tuple(field.name for field in fields(Predictions) if field.name not in _NOT_ARRAYS)
 
-_ARRAY_KINDS = {"logits": ("f", 2), "embeddings": ("f", 2), "targets": ("i", 1)}  # of each array, its type and its axes
+_ARRAY_KINDS = {
+    "logits": ("f", 2),
+    "embeddings": ("f", 2),
+    "targets": ("i", 1),
+}  # type and number of axes of each array
 _ARRAY_KINDS |= dict.fromkeys(("paths", "groups", "sources"), ("U", 1))
 
 
 def to_string_array(values: Iterable[str]) -> NDArray[np.str_]:
-    """Give a fixed-width string array, which numpy stores without pickle."""
+    """Return a fixed-width string array, which numpy stores without pickle."""
     return np.array(list(values), dtype=np.str_)

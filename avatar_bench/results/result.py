@@ -1,4 +1,4 @@
-"""Result: what a block found, and the only code that writes evaluation output."""
+"""Result of a block: metrics, tables, figures and arrays, with the only code that writes evaluation output."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from avatar_bench.files.csv_io import read_csv, write_csv
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RESULT_SCHEMA = 1
-AGAINST_FOLDER = "against"  # the folder, beside those of blocks, of differences from an earlier Result
-_SVG_DPI = 150  # of images in it, which bear no more at the size of a wall's cell; lines and text have none
-_STALE_SECONDS = 86_400  # seconds after which a half-written folder is nobody's
+RESULT_SCHEMA = 2
+AGAINST_FOLDER = "against"  # folder of differences from an earlier Result, beside the folders of blocks
+_SVG_DPI = 150  # of embedded images, enough for the cells of an image grid; lines and text are vectors
+_RESAMPLED_UNITS = ("group", "source", "round", "pass")
+_STALE_SECONDS = 86_400  # after which a partly written folder is deleted
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Hold one figure: its value, interval, number of units, and whether more is better.
+    """A metric: its value, interval, number of units, and whether more is better.
 
-    `value` is None where it cannot be had, and then `reason` says why. `n` counts images, or the units that
-    `interval` names ("wilson", "bootstrap by group", ...). `floor` is what noise alone would give: the accuracy of
-    guessing, the calibration error of a perfectly calibrated network on so many images.
+    `value` is None if it cannot be computed, and then `reason` is the cause. `n` counts images, or the units of
+    `interval` ("wilson", "bootstrap by group", ...). `floor` is the value under noise alone: the accuracy of guessing,
+    or the calibration error of a perfectly calibrated network on `n` images.
     """
 
     value: float | None
@@ -55,12 +56,22 @@ class Metric:
         if self.value is None and not self.reason:
             raise ValueError("a Metric without a value needs a reason")
 
+    @classmethod
+    def parse(cls, saved: dict[str, Any]) -> Metric:
+        """Return the Metric saved in metrics.json; `unit` is derived from the interval."""
+        return cls(**{name: value for name, value in saved.items() if name != "unit"})
+
+    @property
+    def unit(self) -> str:
+        """Return the unit of `n` by the interval: "group", "source", "round" or "pass", else "image"."""
+        return next((unit for unit in _RESAMPLED_UNITS if unit in (self.interval or "")), "image")
+
 
 @dataclass
 class Result:
-    """Metrics, tables, figures, arrays and images of one block for one set, and where they come from.
+    """Metrics, tables, figures, arrays and images of one block for one data set, with their provenance.
 
-    `images` (H, W, 3) go by their file's name without its ending, in a folder of theirs: "overlays/001_face".
+    Keys of `images` (H, W, 3) are file names without suffix, in a folder: "overlays/001_face".
     """
 
     block: str
@@ -76,11 +87,11 @@ class Result:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> Path:
-        """Write metrics.json, every table, figure and array set into `folder`, replacing an earlier Result whole."""
+        """Write metrics.json, tables, figures, arrays and images to `folder`; replace an earlier Result as a whole."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # a name of its own: another process may be writing the same Result
+        # a unique name: another process may write the same Result
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-        part.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp keeps others out
+        part.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp makes private folders
         try:
             self._write(part)
             _put_in_place(part, folder)
@@ -91,7 +102,7 @@ class Result:
 
     @property
     def files(self) -> list[str]:
-        """Return the names of the tables, figures, arrays and images as files."""
+        """Return the file names of the tables, figures, arrays and images."""
         kinds: tuple[tuple[Iterable[str], str], ...] = (
             *((self.tables, "csv"), (self.figures, "png"), (self.figures, "svg")),
             *((self.arrays, "npz"), (self.images, "png")),
@@ -100,16 +111,15 @@ class Result:
 
     @classmethod
     def load(cls, folder: Path) -> Result:
-        """Read metrics and tables back; all else stays files. Raise ValueError on the schema of another version."""
+        """Read metrics and tables, without the other files; raise ValueError for another schema."""
         text = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        if text["schema"] != RESULT_SCHEMA:
-            raise ValueError(f"schema {text['schema']}; this version reads schema {RESULT_SCHEMA}")
+        check_schema(text)
         return cls(
             block=text["block"],
             set=text["set"],
             n=text["n"],
             classes=tuple(text["classes"]),
-            metrics={name: Metric(**metric) for name, metric in text["metrics"].items()},
+            metrics={name: Metric.parse(metric) for name, metric in text["metrics"].items()},
             tables={file.stem: read_csv(file) for file in sorted(folder.glob("*.csv"))},
             warnings=list(text["warnings"]),
             provenance=dict(text["provenance"]),
@@ -117,7 +127,7 @@ class Result:
 
     @classmethod
     def load_if_complete(cls, folder: Path) -> Result | None:
-        """Read a Result where every file of it is there; None where it is missing, damaged or not whole."""
+        """Read a Result; return None if it is missing, damaged, or lacks a file."""
         try:
             text = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
             return cls.load(folder) if all((folder / file).is_file() for file in text["files"]) else None
@@ -150,9 +160,15 @@ class Result:
         return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def check_schema(saved: dict[str, Any]) -> None:
+    """Raise ValueError if a metrics.json has another schema than RESULT_SCHEMA."""
+    if saved["schema"] != RESULT_SCHEMA:
+        raise ValueError(f"it has schema {saved['schema']}, and this version reads {RESULT_SCHEMA}: evaluate again")
+
+
 def _save_figure(figure: Figure, stem: Path) -> None:
-    """Write a figure as .png and .svg; it is laid out once for both, as that takes as long as drawing."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a Result that is read needs none of it
+    """Write a figure as .png and .svg, with one layout for both, since the layout takes as long as drawing."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and not needed to read a Result
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from PIL import Image
 
@@ -163,12 +179,12 @@ def _save_figure(figure: Figure, stem: Path) -> None:
         canvas.draw()  # type: ignore[no-untyped-call]
         figure.set_layout_engine("none")
         page = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
-        # it is opaque: without alpha, and by runs of equal bytes alone, it is encoded in a third of the time
+        # the image is opaque: without alpha and with run-length encoding, it is encoded in a third of the time
         page.convert("RGB").save(f"{stem}.png", dpi=(figure.dpi, figure.dpi), compress_type=zlib.Z_RLE)
         figure.set_dpi(_SVG_DPI)
-        # not by savefig, which would draw a figure that has been laid out once more, to lay it out
+        # not by savefig, which would draw the figure once more for its layout
         FigureCanvasSVG(figure).print_svg(f"{stem}.svg", metadata={"Date": None})  # type: ignore[no-untyped-call]
-    for axes in figure.axes:  # to let go of what was drawn; clear() would first build each anew
+    for axes in figure.axes:  # frees the artists; clear() would first rebuild each axes
         axes.remove()
 
 
@@ -180,10 +196,10 @@ def _save_image(image: np.ndarray, file: Path) -> None:
 
 
 def _put_in_place(part: Path, folder: Path) -> None:
-    """Give a finished folder its name, in place of what bears it, be that written by another process just now."""
+    """Move a finished folder to its final name; replace an existing one, even if another process just wrote it."""
     while True:
-        # what is there leaves at one stroke, so that nobody meets half of it, and a rename fails as "not empty" only
-        # where another process has put its own there meanwhile
+        # the earlier folder is renamed as a whole, so that nobody reads half of it; the rename of `part` then fails as
+        # "not empty" only if another process has put its own folder there in between
         aside = tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent)
         earlier = Path(aside, folder.name)
         try:
@@ -192,13 +208,13 @@ def _put_in_place(part: Path, folder: Path) -> None:
             part.rename(folder)
             break
         except BaseException as error:
-            with contextlib.suppress(OSError):  # back again, unless there is another one
+            with contextlib.suppress(OSError):  # moved back, unless there is another one
                 earlier.rename(folder)
             if not isinstance(error, OSError) or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    for left in folder.parent.glob(f".{folder.name}.*.part"):  # of processes that were killed, or still write
+    for left in folder.parent.glob(f".{folder.name}.*.part"):  # of processes that were killed, or are still writing
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left)
@@ -210,9 +226,9 @@ def _move(folder: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        shutil.rmtree(folder)  # of a lower layer of a container's file system, which does not rename such folders
+        shutil.rmtree(folder)  # in a lower layer of a container's file system, where folders cannot be renamed
 
 
 def _drop_missing(metric: Metric) -> dict[str, Any]:
-    stated = asdict(metric)
+    stated = asdict(metric) | ({"unit": metric.unit} if metric.interval else {})
     return {key: value for key, value in stated.items() if value is not None or key in ("value", "higher_is_better")}

@@ -1,4 +1,4 @@
-"""Ensembles: Runs that are made of others, by the average of their probabilities or of their weights."""
+"""Runs that combine other runs by averaging their probabilities (ensemble) or their weights (soup)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError
 from avatar_bench.metrics.averaging import AveragingWeights, average_logits
-from avatar_bench.models.model_card import Card, describe_training
 from avatar_bench.models.card_schema import find_class_fault
+from avatar_bench.models.model_card import Card, describe_training
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.runs.record import ENSEMBLE, read_json
 from avatar_bench.runs.run import Run
@@ -31,7 +31,7 @@ from avatar_bench.runs.run import Run
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
 
-_SINGLE_RUN_OPTIONS = ("label", "recipe", "judged")
+_SINGLE_RUN_OPTIONS = ("label", "recipe", "results_folder")
 
 
 def load(run: str | Path, **options: Any) -> Run:
@@ -40,28 +40,30 @@ def load(run: str | Path, **options: Any) -> Run:
 
 
 def predict(run: str | Path, paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Give a verdict on each image file: `load(run).predict(paths)`."""
+    """Predict the class of each image file: `load(run).predict(paths)`."""
     return open_run(run).predict(paths)
 
 
 def open_run(path: str | Path, **options: Any) -> Run:
     """Open a run folder, a .ckpt file or an ensemble's folder; `options` are fields of Run.
 
-    Raise CheckpointError where there is none, or where a member of an ensemble is gone or has changed.
+    Raises CheckpointError if there is none, or if a member of an ensemble is missing or has changed.
     """
-    place = Path(path)
-    folder = place.parent if place.name == ENSEMBLE else place
-    return _open(folder, options) if os.path.isfile(folder / ENSEMBLE) else Run.open(place, **options)
+    location = Path(path)
+    folder = location.parent if location.name == ENSEMBLE else location
+    return _open(folder, options) if os.path.isfile(folder / ENSEMBLE) else Run.open(location, **options)
 
 
 def save_ensemble(folder: Path, description: Mapping[str, Any]) -> Path:
-    """Write a folder's ensemble.json, complete or not at all, its members by their way from there; give the folder.
+    """Write a folder's ensemble.json atomically, with members by relative path; return the folder.
 
     `description` holds kind ("ensemble" or "soup"), members (each with run, checkpoint_sha256, weight, temperature),
     temperature and classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    members = [{**member, "run": _compute_relative_path(Path(member["run"]), folder)} for member in description["members"]]
+    members = [
+        {**member, "run": _compute_relative_path(Path(member["run"]), folder)} for member in description["members"]
+    ]
     part = folder / f"{ENSEMBLE}.{os.getpid()}.part"  # another process may be writing the same
     text = json.dumps({**description, "members": members}, indent=1, ensure_ascii=False, allow_nan=False)
     part.write_text(f"{text}\n", encoding="utf-8")
@@ -69,8 +71,10 @@ def save_ensemble(folder: Path, description: Mapping[str, Any]) -> Path:
     return folder
 
 
-def describe_ensemble(kind: str, runs: Sequence[Run], mix: AveragingWeights, temperature: float, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Give what `save_ensemble` writes of the runs that weigh anything in a mix."""
+def describe_ensemble(
+    kind: str, runs: Sequence[Run], mix: AveragingWeights, temperature: float, classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """Build the description that `save_ensemble` writes, of the runs with positive weight."""
     members = [
         {
             "run": str(run.checkpoint),
@@ -85,29 +89,29 @@ def describe_ensemble(kind: str, runs: Sequence[Run], mix: AveragingWeights, tem
 
 
 def combine_predictions(members: Sequence[Predictions], mix: AveragingWeights, temperature: float) -> Predictions:
-    """Return the Predictions of averaged members, whose own are of the same images and in one order of classes.
+    """Average the Predictions of members on the same images with the same order of classes.
 
-    Logits are those of `average_logits`, known where every member that weighs anything has its own. Embeddings are the
-    members' side by side, each row at length 1, so that no member outweighs another by the scale of its features.
+    Logits are those of `average_logits`; `has_logits` requires them of every member with positive weight. Embeddings
+    are the members' concatenated, each scaled to unit length, so that no member dominates by the scale of its features.
     """
-    weighing = [member for member, weight in zip(members, mix.weights, strict=True) if weight > 0]
+    weighted = [member for member, weight in zip(members, mix.weights, strict=True) if weight > 0]
     return replace(
         members[0],
         logits=average_logits(np.stack([member.logits for member in members]), mix).astype(np.float32),
         embeddings=np.concatenate([_scale_to_unit_length(member.embeddings) for member in members], axis=1),
         temperature=temperature,
-        has_logits=all(member.has_logits for member in weighing),
+        has_logits=all(member.has_logits for member in weighted),
     )
 
 
 @dataclass
 class CombinedRun(Run):
-    """Hold the Runs, one or more, that one is made of, what each weighs, and the temperature fitted for the whole.
+    """One or more member runs with their weights and the temperature fitted for the combination.
 
-    A set is refused that any member refuses; its own sets are those that no member has learned from.
+    A data set refused by any member is refused; the run's own sets are those that no member was trained on.
     """
 
-    KIND: ClassVar[str]  # changes where the same members come to give other Predictions, so that kept ones are void
+    KIND: ClassVar[str]  # must change whenever the same members give other Predictions: it invalidates cached ones
 
     members: tuple[Run, ...] = ()
     mix: AveragingWeights = field(default_factory=lambda: AveragingWeights(np.ones(0), np.ones(0)), compare=False)
@@ -115,18 +119,18 @@ class CombinedRun(Run):
 
     @cached_property
     def checkpoint_sha256(self) -> str:
-        """Give a hash of the members' hashes, weights and temperatures, and of the whole's temperature."""
+        """Return a hash of the members' hashes, weights and temperatures, and of the common temperature."""
         parts = zip(self.members, self.mix.weights.tolist(), self.mix.temperatures.tolist(), strict=True)
-        stated = [(member.checkpoint_sha256, weight, own) for member, weight, own in parts]
-        text = repr((self.KIND, self.classes, stated, self.fitted))
+        members = [(member.checkpoint_sha256, weight, own) for member, weight, own in parts]
+        text = repr((self.KIND, self.classes, members, self.fitted))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
     def images(self) -> Dataset | None:
-        """Give every image that a member used, at the side of it that is true for all; None where one does not know.
+        """Return the images used by any member, with a common split; None if a member's images are unknown.
 
-        An image is of train where any member trained on it, else of val where any was chosen by it, else of
-        calibration or test where all agree, else of none.
+        An image is in train if any member trained on it, else in val if any was selected on it, else in calibration
+        or test if all members agree, else in no split.
         """
         sets = [member.images for member in self.members]
         known = [images for images in sets if images is not None]
@@ -134,12 +138,12 @@ class CombinedRun(Run):
 
     @property
     def inference_seconds(self) -> float:
-        """Give how long sets of images took to go through every network so far."""
+        """Return the total inference time of all networks so far, in seconds."""
         return super().inference_seconds + sum(member.inference_seconds for member in self.members)
 
     @property
     def ancestors(self) -> list[dict[str, Any]]:
-        """Give what every member's weights have been through, each member's training included."""
+        """Return the earlier trainings of all members' weights, including each member's own."""
         steps: list[dict[str, Any]] = []
         for member in self.members:
             own = describe_training(member.card, member.checkpoint_sha256, member.record.get("allow") or [])
@@ -147,21 +151,23 @@ class CombinedRun(Run):
         return steps
 
     def unload_model(self) -> None:
-        """Let go of every network."""
+        """Release every network from memory."""
         super().unload_model()
         for member in self.members:
             member.unload_model()
 
-    def _is_held_out(self, dataset: Dataset) -> bool:
-        return super()._is_held_out(dataset) or any(member._holds_out(dataset) for member in self.members)
+    def _compare_held_out(self, dataset: Dataset) -> bool:
+        return super()._compare_held_out(dataset) or any(member._is_held_out(dataset) for member in self.members)
 
-    def _in_pretraining(self, dataset: Dataset) -> NDArray[np.bool_]:
-        seen: NDArray[np.bool_] = np.any([member._in_pretraining(dataset) for member in self.members], axis=0)
-        return seen
+    def _mark_pretraining_images(self, dataset: Dataset) -> NDArray[np.bool_]:
+        overlap: NDArray[np.bool_] = np.any(
+            [member._mark_pretraining_images(dataset) for member in self.members], axis=0
+        )
+        return overlap
 
-    def _guard(self, dataset: Dataset, excused: frozenset[str]) -> None:
+    def _guard(self, dataset: Dataset, exempt: frozenset[str]) -> None:
         for member in self.members:
-            member._guard(dataset, excused)
+            member._guard(dataset, exempt)
 
 
 @dataclass
@@ -174,11 +180,11 @@ class EnsembleRun(CombinedRun):
 
     @cached_property
     def card(self) -> Card:
-        """Give the order of the classes, the temperature, and of the rest what all members agree on."""
+        """Return a card with the class order, the temperature and all other values on which the members agree."""
         cards = [member.card for member in self.members]
         first = cards[0]
         if any(set(card.classes) != set(self.order) for card in cards):
-            raise CheckpointError(f"{self.checkpoint}: its classes are not those of its members.", _REBUILD_HINT)
+            raise CheckpointError(f"{self.checkpoint}: its classes differ from its members'.", _REBUILD_HINT)
         alike = [card.split_fingerprint == first.split_fingerprint for card in cards]
         return replace(
             first,
@@ -191,55 +197,55 @@ class EnsembleRun(CombinedRun):
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """Give the first member's transform, for images that are shown; each member uses its own."""
+        """Return the first member's transform, for displayed images; each member predicts with its own."""
         return self.members[0].preprocessing
 
     @cached_property
     def classifier(self) -> Classifier:
-        """Raise BlockError: there is none."""
+        """Raise BlockError: an ensemble has no single network."""
         raise BlockError(f"{self.name}: an ensemble has no single network.")
 
-    def wake(self, precision: str = "32") -> list[str]:
-        """Read every member's network now, and give what is to be told of them; raise as a Run's does."""
+    def load_model(self, precision: str = "32") -> list[str]:
+        """Load every member's network and return notices to print; raises as `Run.load_model` does."""
         return [note for member in self.members for note in member.load_model(precision)]
 
     @property
     def preprocessings(self) -> tuple[Preprocessing, ...]:
-        """Give each way in which a member wants an image prepared, once."""
+        """Return the distinct transforms of the members."""
         return tuple(dict.fromkeys(one for member in self.members for one in member.preprocessings))
 
     def logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
-        """Return the average of the members' logits, (n, C), see `average_logits`."""
-        prepared = dict(zip(self.preprocessings, images, strict=True))
-        found = []
+        """Compute the average of the members' logits, (n, C), see `average_logits`."""
+        inputs = dict(zip(self.preprocessings, images, strict=True))
+        reordered = []
         for member in self.members:
-            logits = member.logits([prepared[one] for one in member.preprocessings], precision)
-            found.append(logits[:, [member.classes.index(name) for name in self.classes]])
-        return average_logits(np.stack(found), self.mix).astype(np.float32)
+            logits = member.logits([inputs[one] for one in member.preprocessings], precision)
+            reordered.append(logits[:, [member.classes.index(name) for name in self.classes]])
+        return average_logits(np.stack(reordered), self.mix).astype(np.float32)
 
     def _compute(self, dataset: Dataset) -> Predictions:
         return self._combine([member._predict(dataset) for member in self.members])
 
-    def _compute_varied(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
-        made = [member._vary(dataset, variations) for member in self.members]
-        return [self._combine(each) for each in zip(*made, strict=True)]
+    def _compute_variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
+        varied = [member._predict_variations(dataset, variations) for member in self.members]
+        return [self._combine(each) for each in zip(*varied, strict=True)]
 
-    def _combine(self, made: Sequence[Predictions]) -> Predictions:
-        return combine_predictions([one.reorder(self.classes) for one in made], self.mix, self.temperature)
+    def _combine(self, predictions: Sequence[Predictions]) -> Predictions:
+        return combine_predictions([one.reorder(self.classes) for one in predictions], self.mix, self.temperature)
 
 
 @dataclass
 class WeightSoup(CombinedRun):
-    """Answer with one network whose weights are the mean of the members', which share one architecture and origin.
+    """Run of one network whose weights average those of members with the same architecture and initial weights.
 
-    Wortsman et al., ICML 2022. Counters are the first member's; means and variances of normalisation are averaged too.
+    Wortsman et al., ICML 2022. Batch-norm means and variances are averaged too; integer buffers are the first member's.
     """
 
     KIND = "Soup"
 
     @classmethod
     def of(cls, members: Sequence[Run]) -> WeightSoup:
-        """Give a soup that lies in no folder, with a temperature of 1; it predicts as the first member is set to."""
+        """Build a soup without a folder, with temperature 1 and the first member's settings for prediction."""
         first, size = members[0], len(members)
         mix = AveragingWeights(np.full(size, 1 / size), np.ones(size))
         settings = {name: getattr(first, name) for name in ("allow", "accelerator", "workers", "batch_size", "others")}
@@ -247,12 +253,12 @@ class WeightSoup(CombinedRun):
 
     @cached_property
     def card(self) -> Card:
-        """Give the first member's card with the soup's temperature."""
+        """Return the first member's card with the soup's temperature."""
         return replace(self.members[0].card, temperature=self.fitted)
 
     @cached_property
     def classifier(self) -> Classifier:
-        """Give the network of averaged weights, in eval mode, on the run's device."""
+        """Return the network with averaged weights, in eval mode, on the run's device."""
         states = [member.classifier.net.state_dict() for member in self.members]
         classifier = copy.deepcopy(self.members[0].classifier)
         classifier.net.load_state_dict(_average_states(states, self.mix.weights))
@@ -262,62 +268,68 @@ class WeightSoup(CombinedRun):
 
 
 def _open(folder: Path, options: Mapping[str, Any], depth: int = 1) -> CombinedRun:
-    stated = _read(folder)
+    description = _read(folder)
     shared = {name: value for name, value in options.items() if name not in _SINGLE_RUN_OPTIONS}
-    members = tuple(_open_member(folder, member, shared, depth) for member in stated["members"])
-    mix = AveragingWeights(*(np.array([float(member[key]) for member in stated["members"]]) for key in ("weight", "temperature")))
-    fields = {"members": members, "mix": mix, "fitted": float(stated["temperature"]), **options}
-    place = (folder / ENSEMBLE, folder, _merge_records(members))
-    if stated["kind"] == "soup":
-        return WeightSoup(*place, **fields)
-    return EnsembleRun(*place, **fields, order=tuple(stated["classes"]))
+    members = tuple(_open_member(folder, member, shared, depth) for member in description["members"])
+    mix = AveragingWeights(
+        *(np.array([float(member[key]) for member in description["members"]]) for key in ("weight", "temperature"))
+    )
+    fields = {"members": members, "mix": mix, "fitted": float(description["temperature"]), **options}
+    location = (folder / ENSEMBLE, folder, _merge_records(members))
+    if description["kind"] == "soup":
+        return WeightSoup(*location, **fields)
+    return EnsembleRun(*location, **fields, order=tuple(description["classes"]))
 
 
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / ENSEMBLE
     try:
-        stated = read_json(file)
-        members = stated["members"]
+        content = read_json(file)
+        members = content["members"]
         keys = {"run", "checkpoint_sha256", "weight", "temperature"}
-        whole = stated["kind"] in ("ensemble", "soup") and bool(members) and all(keys <= one.keys() for one in members)
-        numbers = [float(one[key]) for one in members for key in ("weight", "temperature")] + [stated["temperature"]]
-        usable = whole and all(0 < number < np.inf for number in numbers) and len(members) <= MAX_MEMBERS
-        usable = usable and isinstance(stated["classes"], list) and not find_class_fault(stated["classes"])
+        complete = content["kind"] in ("ensemble", "soup") and members and all(keys <= one.keys() for one in members)
+        numbers = [float(one[key]) for one in members for key in ("weight", "temperature")] + [content["temperature"]]
+        valid = complete and all(0 < number < np.inf for number in numbers) and len(members) <= MAX_MEMBERS
+        valid = valid and isinstance(content["classes"], list) and not find_class_fault(content["classes"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}.", _REBUILD_HINT) from error
-    if not usable:
-        raise CheckpointError(f"{file} does not describe an ensemble: members, weights, temperatures, classes.", _REBUILD_HINT)
-    return dict(stated)
+    if not valid:
+        raise CheckpointError(
+            f"{file} is not a valid ensemble: check members, weights, temperatures and classes.", _REBUILD_HINT
+        )
+    return dict(content)
 
 
-MAX_MEMBERS = 1000  # at most
-MAX_ENSEMBLE_DEPTH = 2  # of ensembles: one of soups is deep enough
-_REBUILD_HINT = "Make it again: avatar-bench evaluate ckpt=FOLDER block=ensemble"
+MAX_MEMBERS = 1000
+MAX_ENSEMBLE_DEPTH = 2  # an ensemble of soups is the deepest nesting
+_REBUILD_HINT = "Build it again: avatar-bench evaluate ckpt=FOLDER block=ensemble"
 
 
-def _open_member(folder: Path, stated: Mapping[str, Any], options: Mapping[str, Any], depth: int) -> Run:
-    place = Path(os.path.normpath(folder / str(stated["run"])))
-    if not place.exists():
-        raise CheckpointError(f"{folder / ENSEMBLE}: its member {place} is gone.", _REBUILD_HINT)
-    inner = place.parent if place.name == ENSEMBLE else place
-    if (inner / ENSEMBLE).is_file() and depth == MAX_ENSEMBLE_DEPTH:  # it may be a member of itself
-        raise CheckpointError(f"{folder / ENSEMBLE}: its members are ensembles of ensembles.", _REBUILD_HINT)
-    run = _open(inner, options, depth + 1) if (inner / ENSEMBLE).is_file() else Run.open(place, **options)
-    if run.checkpoint_sha256 != stated["checkpoint_sha256"]:
-        raise CheckpointError(f"{folder / ENSEMBLE}: its member {place} is no longer the one it was made of.", _REBUILD_HINT)
+def _open_member(folder: Path, description: Mapping[str, Any], options: Mapping[str, Any], depth: int) -> Run:
+    path = Path(os.path.normpath(folder / str(description["run"])))
+    if not path.exists():
+        raise CheckpointError(f"{folder / ENSEMBLE}: its member {path} is missing.", _REBUILD_HINT)
+    inner = path.parent if path.name == ENSEMBLE else path
+    if (inner / ENSEMBLE).is_file() and depth == MAX_ENSEMBLE_DEPTH:  # an ensemble could also contain itself
+        raise CheckpointError(
+            f"{folder / ENSEMBLE}: ensembles of ensembles of ensembles are not supported.", _REBUILD_HINT
+        )
+    run = _open(inner, options, depth + 1) if (inner / ENSEMBLE).is_file() else Run.open(path, **options)
+    if run.checkpoint_sha256 != description["checkpoint_sha256"]:
+        raise CheckpointError(f"{folder / ENSEMBLE}: its member {path} has changed since.", _REBUILD_HINT)
     return run
 
 
-def _compute_relative_path(place: Path, folder: Path) -> str:
-    """Give the way from a folder to a place; the place itself where there is none, as between two drives."""
+def _compute_relative_path(path: Path, folder: Path) -> str:
+    """Return the path relative to a folder, or the absolute path if there is no relative one (other drive)."""
     try:
-        return Path(os.path.relpath(place.absolute(), folder.absolute())).as_posix()
+        return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
     except ValueError:
-        return str(place.absolute())
+        return str(path.absolute())
 
 
 def _merge_records(members: Sequence[Run]) -> dict[str, Any]:
-    """Give what all members' records agree on, and where the first finds its data."""
+    """Return the values on which all members' records agree, and the first member's data location."""
     record = _keep_agreed_values([member.record for member in members])
     return record | {key: members[0].record[key] for key in ("data",) if key in members[0].record}
 
@@ -329,11 +341,11 @@ def _keep_agreed_values(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _merge_images(sets: Sequence[Dataset]) -> Dataset:
     root = sets[0].root
     frames = [_rebase_paths(root, images) for images in sets]
-    sides = [dict(zip(frame["sha256"], frame["split"], strict=True)) for frame in frames]
-    whole = pd.concat(frames, ignore_index=True)
-    whole = whole[~whole.duplicated(["sha256"]) | (whole.index < len(frames[0]))].reset_index(drop=True)
-    split = [_merge_splits([side.get(key, "") for side in sides]) for key in whole["sha256"]]
-    return Dataset("run", root, whole.assign(split=split))
+    splits = [dict(zip(frame["sha256"], frame["split"], strict=True)) for frame in frames]
+    table = pd.concat(frames, ignore_index=True)
+    table = table[~table.duplicated(["sha256"]) | (table.index < len(frames[0]))].reset_index(drop=True)
+    merged = [_merge_splits([split.get(key, "") for split in splits]) for key in table["sha256"]]
+    return Dataset("run", root, table.assign(split=merged))
 
 
 def _rebase_paths(root: Path, images: Dataset) -> pd.DataFrame:
@@ -343,11 +355,11 @@ def _rebase_paths(root: Path, images: Dataset) -> pd.DataFrame:
     return images.frame.assign(path=paths)
 
 
-def _merge_splits(sides: Sequence[str]) -> str:
-    for learned in ("train", "val"):
-        if learned in sides:
-            return learned
-    return sides[0] if len(set(sides)) == 1 else ""
+def _merge_splits(splits: Sequence[str]) -> str:
+    for used in ("train", "val"):
+        if used in splits:
+            return used
+    return splits[0] if len(set(splits)) == 1 else ""
 
 
 def _scale_to_unit_length(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -355,7 +367,9 @@ def _scale_to_unit_length(embeddings: NDArray[np.floating]) -> NDArray[np.float3
     return np.asarray(embeddings / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
-def _average_states(states: Sequence[Mapping[str, torch.Tensor]], weights: NDArray[np.float64]) -> dict[str, torch.Tensor]:
+def _average_states(
+    states: Sequence[Mapping[str, torch.Tensor]], weights: NDArray[np.float64]
+) -> dict[str, torch.Tensor]:
     return {name: _average_tensors([state[name] for state in states], weights) for name in states[0]}
 
 

@@ -1,4 +1,4 @@
-"""Entrants: the Runs that are compared, each with a name that tells it from the others."""
+"""Runs of a comparison with unique labels and with the names of their recipes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from typing import Any
 
 from avatar_bench.runs.record import RECORD, read_config, read_record
 
-# what may differ between runs of one recipe: the seed, and what has no part in what is learned
+# options that may differ between runs of one recipe: the seed, and those without effect on the weights
 _RECIPE_EXCLUDED = {
     "": ("seed", "out", "init_from", "resume", "lang", "logger", "allow"),
     "data": ("workers", "blind", "ood"),
     "trainer": ("threads", "devices", "accelerator", "strategy"),
     "callbacks": ("progress",),
 }
-# what an option that came later was before a configuration could name it; others were off, which is null
-_LATER_DEFAULTS: dict[str, dict[str, Any]] = {"optimizer": {"decay_norms": True}}
+_MAX_NAMED_OPTIONS = 2  # more would make the name unreadable
 
 
 @dataclass(frozen=True)
 class LabelledRun:
-    """Hold a Run folder, its record and configuration, its `label`, and the name of its `recipe`.
+    """Run folder with its record, configuration, unique `label` and the name of its `recipe`.
 
-    Runs that differ in seed alone are of one recipe.
+    Runs that differ only in the seed share a recipe.
     """
 
     folder: Path
@@ -38,12 +37,12 @@ class LabelledRun:
 
 
 def label_runs(folders: Sequence[Path]) -> list[LabelledRun]:
-    """Give each Run a label of its own, and its recipe the shortest name that no other has.
+    """Label each run uniquely, with the shortest name that distinguishes its recipe from the others.
 
-    A checkpoint file is called by its name. Raises CheckpointError where a record cannot be read.
+    A checkpoint file is labelled by its file name. Raises CheckpointError if a record cannot be read.
     """
     records = [read_record(folder) if (folder / RECORD).is_file() else {} for folder in folders]
-    configs = [_add_later_options(read_config(folder)) for folder in folders]
+    configs = [read_config(folder) for folder in folders]
     keys = [_build_recipe_key(config) or str(folder) for folder, config in zip(folders, configs, strict=True)]
     names = _name_recipes(folders, records, configs, keys)
     named = [names[key] for key in keys]
@@ -57,30 +56,54 @@ def label_runs(folders: Sequence[Path]) -> list[LabelledRun]:
 
 
 def describe_recipe_without(option: str, record: dict[str, Any], config: dict[str, Any]) -> tuple[str, str]:
-    """Give a key and a name that Runs share which differ in their seed and an option, such as mode.shots, alone."""
+    """Return a key and a name shared by runs that differ only in seed and in one option, such as mode.shots."""
     *groups, last = option.split(".")
-    bare = holder = deepcopy(config)
+    reduced = parent = deepcopy(config)
     for group in groups:
-        holder = holder.get(group) or {}
-    holder.pop(last, None)
-    return _build_recipe_key(bare), _name_recipe(record, bare)
+        parent = parent.get(group) or {}
+    parent.pop(last, None)
+    return _build_recipe_key(reduced), _name_recipe(record, reduced)
 
 
 def _name_recipes(
     folders: Sequence[Path], records: Sequence[dict[str, Any]], configs: Sequence[dict[str, Any]], keys: Sequence[str]
 ) -> dict[str, str]:
-    """Give each recipe's key a name; where two share one, the folder of the first run of each is said as well."""
+    """Map each recipe's key to a name; recipes of one name also get the options that differ, or their folder."""
     first = {key: place for place, key in reversed(list(enumerate(keys)))}
     places = sorted(first.values())
-    names = _disambiguate_names(
-        [_name_recipe(records[place], configs[place]) or folders[place].name for place in places],
-        [folders[place] for place in places],
-    )
+    names = [_name_recipe(records[place], configs[place]) or folders[place].name for place in places]
+    for name in {name for name, count in Counter(names).items() if count > 1}:
+        alike = [row for row, other in enumerate(names) if other == name]
+        for row, options in zip(alike, _name_differences([configs[places[row]] for row in alike]), strict=True):
+            names[row] = f"{name} {options}".strip()
+    names = _disambiguate_names(names, [folders[place] for place in places])
     return {keys[place]: name for place, name in zip(places, names, strict=True)}
 
 
+def _name_differences(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the options in which configurations differ, as typed on the command line; "" if there are too many."""
+    flat = [_flatten(_select_recipe_options(config)) for config in configs]
+    options = sorted({option for one in flat for option in one})
+    differing = [option for option in options if len({json.dumps(one.get(option), default=str) for one in flat}) > 1]
+    if len(differing) > _MAX_NAMED_OPTIONS:
+        return [""] * len(configs)
+    return [", ".join(f"{option}={_format_value(one.get(option))}" for option in differing) for one in flat]
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested groups to values keyed by dotted option."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _format_value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
 def _name_recipe(record: dict[str, Any], config: dict[str, Any]) -> str:
-    """Say what was trained: the experiment, else model, mode, shots and SAM; its pretraining; what was held out."""
+    """Name a recipe by its experiment, else by model, mode, shots and SAM; its pretraining and held-out sources."""
     if record.get("experiment"):
         name = str(record["experiment"])
     else:
@@ -96,39 +119,36 @@ def _name_recipe(record: dict[str, Any], config: dict[str, Any]) -> str:
     return f"{name} without {', '.join(map(str, held_out))}" if held_out else name
 
 
-def _add_later_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Say in a configuration what options were that it is too old to name."""
-    told = {group: before | config[group] for group, before in _LATER_DEFAULTS.items() if isinstance(config.get(group), dict)}
-    return config | told
-
-
 def _build_recipe_key(config: dict[str, Any]) -> str:
-    """Give a text that is the same for the configurations of one recipe; empty where none is known.
+    """Build a text that is equal for all configurations of one recipe; empty if the configuration is unknown."""
+    options = _select_recipe_options(config)
+    return json.dumps(options, sort_keys=True, default=str) if options else ""
 
-    What is null is left out, as an older configuration leaves out an option that it did not have.
-    """
-    kept = {name: value for name, value in _drop_nulls(config).items() if name not in _RECIPE_EXCLUDED[""]}
+
+def _select_recipe_options(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a configuration that may affect the weights, without null ones."""
+    selected = {name: value for name, value in _drop_nulls(config).items() if name not in _RECIPE_EXCLUDED[""]}
     for group, names in _RECIPE_EXCLUDED.items():
-        if group and isinstance(kept.get(group), dict):
-            kept[group] = {name: value for name, value in kept[group].items() if name not in names}
-    return json.dumps(kept, sort_keys=True, default=str) if kept else ""
+        if group and isinstance(selected.get(group), dict):
+            selected[group] = {name: value for name, value in selected[group].items() if name not in names}
+    return selected
 
 
 def _drop_nulls(value: Any) -> Any:
-    """Leave out of nested dictionaries what is null, and groups in which nothing else is."""
+    """Remove null values from nested dictionaries, and groups that contain nothing else."""
     if not isinstance(value, dict):
         return value
-    kept = {name: _drop_nulls(each) for name, each in value.items()}
-    return {name: each for name, each in kept.items() if each is not None and each != {}}
+    reduced = {name: _drop_nulls(each) for name, each in value.items()}
+    return {name: each for name, each in reduced.items() if each is not None and each != {}}
 
 
 def _disambiguate_names(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Add the folder to names that several have, and a number where even that does not tell them apart."""
+    """Add the folder to repeated names, and a number if they still repeat."""
     counts = Counter(names)
     longer = [f"{n} ({folder.name})" if counts[n] > 1 else n for n, folder in zip(names, folders, strict=True)]
-    seen: Counter[str] = Counter()
-    told = []
+    occurrences: Counter[str] = Counter()
+    unique = []
     for name in longer:
-        seen[name] += 1
-        told.append(f"{name} {seen[name]}" if seen[name] > 1 else name)
-    return told
+        occurrences[name] += 1
+        unique.append(f"{name} {occurrences[name]}" if occurrences[name] > 1 else name)
+    return unique

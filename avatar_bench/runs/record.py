@@ -1,35 +1,41 @@
-"""Records of Runs: what their run.json files say, read without opening a checkpoint."""
+"""Run records (run.json) and run folders, read without opening a checkpoint."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_address
-from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.console.terminal import escape_control_characters, print_line
+from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.files.atomic_write import write_text
+from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_address
 
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
 BEST_CHECKPOINT = "best.ckpt"
 METRIC = "val/macro_f1"
-RESERVED_SET_NAMES = ("train", "val", "calibration", "test", "blind", "all")  # sets that others may not be called
-UNFINISHED_STATUSES = ("failed", "interrupted", "diverged")  # how a run ends that is not finished
+RESERVED_SET_NAMES = (
+    "train",
+    "val",
+    "calibration",
+    "test",
+    "blind",
+    "all",
+)  # names that further data sets may not have
+UNFINISHED_STATUSES = ("failed", "interrupted", "diverged")  # final statuses of runs that did not finish
 
 
-MAX_JSON_BYTES = 64 * 1024**2  # bytes, of a file of JSON
+MAX_JSON_BYTES = 64 * 1024**2  # size of a JSON file in bytes
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Hold one run.json: `changed` is its time of change in seconds since 1970, `data` its content."""
+    """Content of one run.json in `data`, with `changed`, its modification time in seconds since 1970."""
 
     folder: Path
     changed: float
@@ -37,64 +43,62 @@ class RunRecord:
 
     @property
     def status(self) -> str:
-        """Give running, finished, interrupted, failed, diverged, or unreadable."""
+        """Return the status: running, finished, interrupted, failed, diverged, or unreadable."""
         return str(self.data.get("status", "unreadable"))
 
     @property
     def macro_f1(self) -> str:
-        """Give val macro-F1 to four digits, or a dash."""
+        """Return val macro-F1 with four decimals, or a dash."""
         metrics = self.data.get("metrics")
         return _format_number(metrics.get(METRIC) if isinstance(metrics, dict) else None, ".4f")
 
     @property
     def seconds(self) -> str:
-        """Give how long the Run took, in whole seconds, or a dash."""
+        """Return the duration of the run in whole seconds, or a dash."""
         return _format_number(self.data.get("seconds"), ".0f")
 
     def choice(self, group: str, key: str) -> str:
-        """Give a name from run.json, else from the run's config.yaml, or a dash."""
+        """Return a name from run.json, else from the run's config.yaml, else a dash."""
         value = self.data.get(group) or read_config(self.folder).get(group)
         return str((value.get(key) if isinstance(value, dict) else value) or "-")
 
 
 def read_records(root: Path) -> list[RunRecord]:
-    """Give the Runs at a folder or up to two levels below it, sorted by folder."""
+    """Read the records of runs at a folder or up to two levels below it, sorted by folder."""
     files = {file for pattern in ("run.json", "*/run.json", "*/*/run.json") for file in root.glob(pattern)}
     return [_read_record_file(file) for file in sorted(files)]
 
 
-
-
 def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
-    """Give the checkpoint file and the run folder that a path means, None for a file outside a run folder.
+    """Return the checkpoint file and the run folder of a path; the folder is None for a file outside a run folder.
 
-    The path is a run folder, whose best checkpoint is meant, a .ckpt file, or an exported .safetensors file. Raises
-    CheckpointError on anything else.
+    The path may be a run folder (its best checkpoint is used), a .ckpt file or an exported .safetensors file. Raises
+    CheckpointError for anything else.
     """
     refuse_address(str(path), option)
     if os.path.isdir(path):
         if not (path / RECORD).is_file():
             raise CheckpointError(
-                f"{option}={path} is not a run folder: it holds no {RECORD}.",
+                f"{option}={path} is not a run folder: it has no {RECORD}.",
                 "Expected a folder made by train, or a .ckpt file. See: avatar-bench list runs",
             )
         checkpoint = path / "checkpoints" / BEST_CHECKPOINT
         if read_record(path).get("command") == "pretrain":
             raise CheckpointError(
-                f"{option}={path} is a pretrained backbone, which knows no classes.",
+                f"{option}={path} is a pretrained backbone without a classifier.",
                 f"Train from it first: avatar-bench train model.weights={path / BACKBONE_FILE}",
             )
         if not os.path.isfile(checkpoint):
             status = read_record(path).get("status", "unknown")
             raise CheckpointError(
-                f"{path} holds no checkpoints/best.ckpt; its status is {status}.",
+                f"{path} has no checkpoints/best.ckpt; its status is {status}.",
                 f"Finish it with: avatar-bench train resume={path}",
             )
         return checkpoint, path
     if not os.path.isfile(path):
-        told = "is no file and no folder" if os.path.lexists(path) else "does not exist"
+        problem = "is neither a file nor a folder" if os.path.lexists(path) else "does not exist"
         raise CheckpointError(
-            f"{option}={path} {told}.",
+            f"{option}={path} {problem}.",
             "Expected a run folder, a .ckpt or an exported .safetensors file. See: avatar-bench list runs",
         )
     folder = path.parent.parent
@@ -102,16 +106,14 @@ def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | No
     return path, folder if inside else None
 
 
-
-
 def check_run(path: Path) -> None:
-    """Raise CheckpointError where a path is no run folder, .ckpt file or folder of an ensemble."""
+    """Raise CheckpointError if a path is not a run folder, a .ckpt file or an ensemble's folder."""
     if not os.path.isfile(path / ENSEMBLE):
         locate_checkpoint(path)
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Give the run folders below a folder, the newest last; pretrainings are none."""
+    """Find the run folders below a folder, newest last, without pretrainings."""
     folders = [file.parent for file in root.rglob(RECORD)] if root.is_dir() else []
     records = {folder: read_record(folder) for folder in folders}
     runs = [folder for folder, record in records.items() if record.get("command") != "pretrain"]
@@ -119,22 +121,22 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def find_newest_run(root: Path) -> Path:
-    """Give the newest run folder below `root` that holds a best checkpoint; raise CheckpointError where none does."""
+    """Find the newest run folder below `root` with a best checkpoint; raise CheckpointError if there is none."""
     runs = [folder for folder in find_runs(root) if (folder / "checkpoints" / BEST_CHECKPOINT).is_file()]
     if not runs:
-        raise CheckpointError(f"There is no run with a checkpoint below {root}/.", "Train one first, or say ckpt=RUN")
+        raise CheckpointError(f"There is no run with a checkpoint below {root}/.", "Train one first, or set ckpt=RUN")
     return runs[-1]
 
 
 def choose_newest_run() -> Path:
-    """Give the newest run below runs/, and name it on stderr; raise CheckpointError where there is none."""
+    """Return the newest run below runs/ and name it on stderr; raise CheckpointError if there is none."""
     newest = find_newest_run(Path("runs"))
     print_line(f"ckpt={newest} (the newest run)", file=sys.stderr)
     return newest
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read a run folder's run.json; raise CheckpointError where it is damaged."""
+    """Read a run folder's run.json; raise CheckpointError if it is damaged or of version 0.1."""
     try:
         record = read_json(folder / RECORD)
     except (OSError, ValueError) as error:
@@ -143,14 +145,16 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / RECORD} is not the record of a run.")
     for name, kinds in _RECORD_TYPES.items():
         if not isinstance(record.get(name), (*kinds, type(None))):
-            raise CheckpointError(f"{folder / RECORD}: {name} is of another kind than a run's.", "It is damaged.")
+            raise CheckpointError(f"{folder / RECORD}: {name} has the wrong type.", "The file is damaged: restore it.")
+    if str((record.get("versions") or {}).get("avatar_bench", "")).startswith("0.1."):
+        raise CheckpointError(f"{folder} was made by avatar_bench 0.1, which this version does not read: train again.")
     return record
 
 
 def read_json(file: Path) -> Any:
-    """Read a file of strict JSON; raise OSError or ValueError on one that is damaged, too large or nested too deep."""
+    """Read a strict JSON file; raise OSError or ValueError if it is damaged, too large or nested too deeply."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file.name} is no file")
+        raise FileNotFoundError(f"{file.name} is not a file")
     with file.open("rb") as stream:
         data = stream.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
@@ -158,15 +162,15 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
 
 
 def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read a run folder's config.yaml as plain values; empty where there is none that can be read."""
+    """Read a run folder's config.yaml as plain values; return {} if it is missing or unreadable."""
     from avatar_bench.files.yaml_io import read_yaml  # imports yaml, which most commands do without
 
     try:
@@ -177,7 +181,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write a run folder's run.json, complete or not at all."""
+    """Write a run folder's run.json atomically."""
     write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -199,7 +203,7 @@ _RECORD_TYPES: dict[str, tuple[type, ...]] = {
 
 
 def format_table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Lay out rows of equal length, the first the heading, in columns two spaces apart."""
+    """Format rows of equal length, the first one the header, in columns two spaces apart."""
     rows = [tuple(map(escape_control_characters, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
@@ -208,7 +212,7 @@ def format_table(rows: Sequence[tuple[str, ...]]) -> str:
 def _read_record_file(file: Path) -> RunRecord:
     try:
         data = read_json(file)
-    except (OSError, ValueError):  # a run that was killed while it wrote
+    except (OSError, ValueError):  # of a run that was killed while writing
         data = {}
     return RunRecord(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {})
 

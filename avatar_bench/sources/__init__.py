@@ -1,1 +1,1 @@
-"""Data sets made from sources: read, stored by content, curated and written down."""
+"""Building of datasets from sources: reading, storing, curating and writing."""

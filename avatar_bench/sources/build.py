@@ -1,4 +1,4 @@
-"""Data sets built from a recipe of sources: read once, kept by content, and gone on with after an interruption."""
+"""Resumable building of a dataset from a recipe of sources."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ from avatar_bench.sources.readers.reader import Source, SourceJob
 from avatar_bench.sources.refusals import OtherSet, Sides
 from avatar_bench.sources.store import SourceJournal, StoreOptions, prune_images, store_image
 
-RECIPE_VERSION = 2  # of what is done to an image; a change makes data sets of the same recipe different
-PLAN_FIELDS = ("by", "seed", "folds", "held_out")  # of the plan
-THREADS = min(8, os.cpu_count() or 1)  # that read, decode and hash
+RECIPE_VERSION = 2  # of the image processing; to increase when stored images would change
+PLAN_FIELDS = ("by", "seed", "folds", "held_out")  # of the split plan; an update must not change them
+THREADS = min(8, os.cpu_count() or 1)  # for reading, decoding and hashing
 
 
 @dataclass(frozen=True)
 class DatasetRecipe:
-    """Say what a data set is built from and how.
+    """Sources of a dataset and how to combine them.
 
-    `sources` maps names to the yaml of conf/source; those named in `blind` make its blind set, those in `ood` the
-    out-of-domain set of each name. `equalise` is "jpeg", or None to keep files as they are. `against` maps names to
-    folders or manifests of images that it must not hold.
+    `sources` maps names to the yaml of conf/source; those in `blind` form its external test set, those in `ood` the
+    out-of-domain set of each name. `equalise` is "jpeg", or None to keep files unchanged. `against` maps names to
+    folders or manifests whose images the dataset must not contain.
     """
 
     sources: Mapping[str, Source]
@@ -68,26 +68,26 @@ class DatasetRecipe:
     ood: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """Give the recipe as JSON holds it; data sets of earlier versions know no `ood`."""
-        said = {key: value for key, value in asdict(self).items() if key != "ood" or value}
-        return dict(json.loads(json.dumps(said, sort_keys=True, default=str)))
+        """Return the recipe as JSON values; `ood` is omitted if empty, for datasets of earlier versions."""
+        fields = {key: value for key, value in asdict(self).items() if key != "ood" or value}
+        return dict(json.loads(json.dumps(fields, sort_keys=True, default=str)))
 
     @property
-    def kept_out(self) -> tuple[str, ...]:
-        """Give the sources that are not trained on."""
+    def held_out_sources(self) -> tuple[str, ...]:
+        """Return the sources that are not used for training."""
         return (*self.blind, *(source for sources in self.ood.values() for source in sources))
 
 
 def demo_root() -> Path:
-    """Give the folder of the demo data set, in the cache."""
+    """Return the folder of the demo dataset, in the cache."""
     return cache_root() / "demo"
 
 
 def ensure_demo(data: Mapping[str, Any]) -> DatasetSummary:
-    """Build the demo that `data` (conf/data/demo.yaml) describes, if need be.
+    """Build the demo that `data` (conf/data/demo.yaml) describes, if necessary.
 
-    `manifest.csv` and `blind.csv` lie in the `out` of the Summary. A demo in the cache that is of an earlier recipe
-    is built anew. Raise as `build_dataset` does.
+    `manifest.csv` and `blind.csv` are in the `out` of the summary. A cached demo of an earlier recipe is rebuilt. Raise
+    the errors of `build_dataset`.
     """
     own = data.get("prepare") or {}
     recipe = DatasetRecipe(
@@ -103,12 +103,12 @@ def ensure_demo(data: Mapping[str, Any]) -> DatasetSummary:
 
 
 def build_dataset(recipe: DatasetRecipe, out: Path, *, update: bool = False, afresh: bool = False) -> DatasetSummary:
-    """Read every source that is new, and write the data set `out`: images/, manifest.csv, blind.csv and what they lack.
+    """Read every new source and write the dataset `out`: images/, manifest.csv, blind.csv and missing tables.
 
-    A finished data set of the same recipe and the same sources is left as it is. One that was interrupted is gone on
-    with. `update` takes in what has changed, and moves no image to another side of the split; `afresh` may (the
-    demo in the cache). Raise ConfigError for a recipe that makes no sense, DataError for a source that cannot be had
-    or gives nothing, OutputError for an `out` that cannot be written, or holds something else.
+    A finished dataset of the same recipe and sources is left unchanged, and an interrupted one is resumed. `update`
+    adds what has changed, and moves no image to another side of the split; `afresh` may (the demo in the cache). Raise
+    ConfigError for an invalid recipe, DataError for a source that is unavailable or empty, OutputError for an `out`
+    that cannot be written or contains something else.
     """
     _check_recipe(recipe, out)
     states = _collect_states(recipe)
@@ -127,24 +127,27 @@ def build_dataset(recipe: DatasetRecipe, out: Path, *, update: bool = False, afr
             write_recipe(out, wanted)
             _print_notes(curated)
     except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}", "Give another: out=DIR") from error
+        raise OutputError(
+            f"{out} cannot be written: {error.strerror or error}", "Choose another folder: out=DIR"
+        ) from error
     return summarise_dataset(out, built=True)
 
 
 def _check_recipe(recipe: DatasetRecipe, out: Path) -> None:
     if not recipe.sources:
-        raise ConfigError("there are no sources to build from.", "Give data=demo or source=NAME")
+        raise ConfigError("no sources to build from.", "Set data=demo or source=NAME")
     for name, source in recipe.sources.items():
         check_source(name, source)
         for root in (source.get("root"), *(source.get("roots") or {}).values()):
             if source["kind"] == "folder" and root and out.resolve().is_relative_to(Path(root).expanduser().resolve()):
                 raise ConfigError(
-                    f"out={out} lies in the folder that source.{name} is read from.", "Give a folder beside it: out=DIR"
+                    f"out={out} is inside the folder that source.{name} is read from.",
+                    "Choose a folder outside it: out=DIR",
                 )
 
 
 def _collect_states(recipe: DatasetRecipe) -> dict[str, str]:
-    """Give what tells whether a source, or a set that must be kept apart, is still what it was."""
+    """Return the state of each source and of each set to keep apart, to detect changes."""
     for name, path in recipe.against.items():
         if not Path(path).exists():
             raise DataError(f"against.{name}: {path} does not exist.", "Expected a folder or a manifest.")
@@ -155,13 +158,15 @@ def _collect_states(recipe: DatasetRecipe) -> dict[str, str]:
 
 
 def _check_out(out: Path) -> None:
-    ours = (out / WORK_FOLDER).is_dir() or (out / "recipe.json").is_file()
-    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} holds something else than a data set made by prepare.", "Give a new folder: out=DIR")
+    is_ours = (out / WORK_FOLDER).is_dir() or (out / "recipe.json").is_file()
+    if out.exists() and not is_ours and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(
+            f"{out} contains something other than a data set made by prepare.", "Choose a new folder: out=DIR"
+        )
 
 
 def _is_done(out: Path, wanted: Mapping[str, Any], update: bool) -> bool:
-    """Say whether nothing is to be done; an update tries again what a server refused."""
+    """Return whether nothing is left to do; an update retries what a server refused."""
     if read_recipe(out) != wanted or not has_all_images(out):
         return False
     return not (update and any(_was_refused(out, *item) for item in wanted["recipe"]["sources"].items()))
@@ -176,36 +181,38 @@ def _journal_file(out: Path, name: str) -> Path:
 
 
 def _check_earlier_recipe(out: Path, wanted: dict[str, Any], update: bool, afresh: bool) -> None:
-    """Refuse to change a finished data set without being told to, and ever to move its images."""
-    found = read_recipe(out)
-    if found is None or found == wanted or afresh:
+    """Raise OutputError for a change to a finished dataset without `update`, or one that would move its images."""
+    earlier = read_recipe(out)
+    if earlier is None or earlier == wanted or afresh:
         return
-    changed = sorted(name for name, state in wanted["states"].items() if found.get("states", {}).get(name) != state)
-    if not update and found.get("recipe") == wanted["recipe"] and changed:
-        raise OutputError(f"{out}: {changed[0]} has changed since.", "Take the changes in with update=true")
+    changed = sorted(name for name, state in wanted["states"].items() if earlier.get("states", {}).get(name) != state)
+    if not update and earlier.get("recipe") == wanted["recipe"] and changed:
+        raise OutputError(f"{out}: {changed[0]} has changed since.", "Include the changes with update=true")
     if not update:
-        raise OutputError(f"{out} is a data set of another recipe.", "Change it with update=true, or give out=DIR")
-    before, now = found.get("recipe", {}), wanted["recipe"]
+        raise OutputError(
+            f"{out} is a data set built from another recipe.", "Update it with update=true, or choose another out=DIR"
+        )
+    before, now = earlier.get("recipe", {}), wanted["recipe"]
     known = set(before.get("sources", {}))
     plans = ({key: plan.get(key) for key in PLAN_FIELDS} for plan in (before.get("plan", {}), now["plan"]))
     blind = (sorted(known & set(recipe.get("blind", ()))) for recipe in (before, now))
     for option, (then, given) in (("split", plans), ("blind", blind)):
         if then != given:
-            told = ", ".join(f"{key}={value}" for key, value in then.items()) if isinstance(then, dict) else then
+            stated = ", ".join(f"{key}={value}" for key, value in then.items()) if isinstance(then, dict) else then
             raise OutputError(
-                f"{out}: update=true moves no image to another side, so {option} must stay as it was: {told}.",
-                "Give a new folder: out=DIR",
+                f"{out}: update=true moves no image to another side, so {option} must stay unchanged: {stated}.",
+                "Choose a new folder: out=DIR",
             )
     if not (out / SIDES_FILE).is_file():
         raise OutputError(
-            f"{out} has lost its {SIDES_FILE}, which says on which side its images are.", "Give a new folder: out=DIR"
+            f"{out} lacks {SIDES_FILE}, which records the side of each image.", "Choose a new folder: out=DIR"
         )
 
 
 def _assemble(
     out: Path, recipe: DatasetRecipe, states: Mapping[str, str], earlier: Sides, update: bool
 ) -> CurationResult:
-    """Read what is not stored yet, and decide what makes the data set."""
+    """Read the sources that are not stored yet, and select the images of the dataset."""
     download_packages(list(recipe.sources.values()))
     journals = {name: _store_source(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
     stored = _tabulate(recipe, journals)
@@ -216,9 +223,9 @@ def _assemble(
     refused = [(f"{name}: {file}", reason) for name in recipe.sources for file, reason in _list_refused(journals[name])]
     curated.refused = refused + curated.refused
     if curated.frame["blind"].all():
-        why = "; ".join(reason for _, reason in curated.refused[:2]) or "every source is blind."
+        why = "; ".join(reason for _, reason in curated.refused[:2]) or "every source is listed in blind."
         raise DataError("no image is left for training.", why)
-    (out / "recipe.json").unlink(missing_ok=True)  # from here on the files are those of no finished data set
+    (out / "recipe.json").unlink(missing_ok=True)  # from here on, the data set is unfinished
     prune_images(out, set(stored["path"]))
     for file in (out / WORK_FOLDER).glob("*.jsonl"):
         if file.stem not in recipe.sources:
@@ -228,7 +235,7 @@ def _assemble(
 
 def _check_held_out_sources(recipe: DatasetRecipe, stored: pd.DataFrame) -> None:
     known = sorted(set(stored["source"]) | set(recipe.sources))
-    if unknown := sorted(set(recipe.kept_out) - set(known)):
+    if unknown := sorted(set(recipe.held_out_sources) - set(known)):
         nearest = suggest_names(unknown[0], known)
         option = "blind" if unknown[0] in recipe.blind else "ood"
         raise ConfigError(
@@ -240,8 +247,8 @@ def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, updat
     """Store the images of one source that are not stored yet."""
     source = recipe.sources[name]
     text = json.dumps([RECIPE_VERSION, recipe.equalise, source, state], sort_keys=True, default=str)
-    again = update and _was_refused(out, name, source)
-    journal = SourceJournal.open(_journal_file(out, name), sha256_of_bytes(text.encode()), out, again)
+    retry = update and _was_refused(out, name, source)
+    journal = SourceJournal.open(_journal_file(out, name), sha256_of_bytes(text.encode()), out, retry)
     if journal.complete:
         return journal
     print_line(
@@ -252,20 +259,20 @@ def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, updat
     place.mkdir(parents=True, exist_ok=True)
     refused: list[tuple[str, str]] = []
     job = SourceJob(name, source, place, {row["name"] for row in journal.rows}, refused)
-    making = StoreOptions(name, source["label"], recipe.equalise, bool(source.get("rasterise")))
+    options = StoreOptions(name, source["label"], recipe.equalise, bool(source.get("rasterise")))
     images = SOURCE_READERS[source["kind"]].read(job)
-    made = _map_in_order(lambda image: store_image(image, making, out), images)
-    for row in tqdm(made, name, unit="image", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()):
+    rows = _map_in_order(lambda image: store_image(image, options, out), images)
+    for row in tqdm(rows, name, unit="image", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()):
         journal.add(row)
     if not any("path" in row for row in journal.rows):
         why = "; ".join(f"{file}: {reason}" for file, reason in (refused + _list_refused(journal))[:2])
-        raise DataError(f"source.{name} gave no image that can be used.", f"{why or 'Look at its options.'}")
+        raise DataError(f"source.{name} yielded no usable image.", f"{why or 'Check its options.'}")
     journal.close(refused)
     return journal
 
 
 def _map_in_order(function: Callable[[Any], Any], items: Iterable[Any], ahead: int = 64) -> Iterator[Any]:
-    """Apply a function in threads, a few items ahead of what is asked for, and give the results in order."""
+    """Apply a function in threads, a few items ahead of the consumer, and yield the results in order."""
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Any] = deque()
         for item in items:
@@ -281,9 +288,9 @@ def _list_refused(journal: SourceJournal) -> list[tuple[str, str]]:
 
 
 def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> pd.DataFrame:
-    """Lay the stored images of all sources into one table, those to train on first."""
+    """Collect the stored images of all sources in one table, training sources first."""
     rows = []
-    for name in sorted(recipe.sources, key=lambda name: name in recipe.kept_out):
+    for name in sorted(recipe.sources, key=lambda name: name in recipe.held_out_sources):
         source = recipe.sources[name]
         good = sorted((row for row in journals[name].rows if "path" in row), key=lambda row: str(row["name"]))
         rows += [_make_row(name, source, row) for row in good]
@@ -318,13 +325,13 @@ def _read_other_set(name: str, path: Path) -> OtherSet:
     def image(row: int) -> NDArray[np.uint8]:
         return dataset.image(rows[row])
 
-    kept: list[Any] = [prints[row] for row in rows]
-    return OtherSet(name, list(frame["path"]), list(frame["label"]), list(frame["sha256"]), kept, image)
+    fingerprints: list[Any] = [prints[row] for row in rows]
+    return OtherSet(name, list(frame["path"]), list(frame["label"]), list(frame["sha256"]), fingerprints, image)
 
 
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """Let one process at a time build in a folder; the others wait, and say so."""
+    """Lock a folder for building by one process at a time; the others print a message and wait."""
     (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
     waiting = f"another process is building {out}: waiting for it"
     with shared_lock(out / WORK_FOLDER / "lock", lambda: print_line(waiting, file=sys.stderr)):

@@ -1,4 +1,4 @@
-"""Curation: which stored images make a data set, in which groups and on which side of its split."""
+"""Curation: the selection of stored images, their groups and their split."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from avatar_bench.sources.refusals import BLIND_SIDE, Opener, OtherSet, Sides
 
 DUPLICATE_COLUMNS = (
     *("left", "right", "kind", "distance", "turned", "left_label", "right_label", "conflict", "outcome"),
-    *("left_origin", "right_origin"),  # the file of the source, where the others name the stored image
+    *("left_origin", "right_origin"),  # files of the sources; the other columns name stored images
 )
 
 
 @dataclass(frozen=True)
 class CurationRules:
-    """Say how a data set is put together from what is stored.
+    """Rules for building a dataset from the stored images.
 
-    `blind` names the sources, as in the recipe or as the images state them, that are kept out for a blind set, `ood`
-    those of each out-of-domain set.
-    `per_class` and `per_source` are the most images that are taken; None: all.
+    `blind` lists the sources, as named in the recipe or by the images, that form the external test set; `ood` those of
+    each out-of-domain set. `per_class` and `per_source` are maximum numbers of images; None means no limit.
     """
 
     blind: tuple[str, ...] = ()
@@ -39,9 +38,9 @@ class CurationRules:
 
 @dataclass
 class CurationResult:
-    """Hold the rows that stay, those that cannot with the reason, every match that was found, and what to say of it.
+    """Accepted rows, refused ones with the reason, every match found, and notes for the user.
 
-    Of exact copies the first stays, and the others stand in `duplicates` alone.
+    Of exact copies the first is accepted; the others appear only in `duplicates`.
     """
 
     frame: pd.DataFrame
@@ -57,11 +56,11 @@ def curate(
     others: Sequence[OtherSet] = (),
     earlier: Sides | None = None,
 ) -> CurationResult:
-    """Leave out copies, label conflicts and what a cap is over, join near-duplicates into groups, and split.
+    """Drop copies, label conflicts and images above a limit, join near-duplicates into groups, and split.
 
-    `stored` has a row an image: path, label, source, recipe_source, origin, group, split ("" where not stated),
-    sha256, origin_sha256, pixels, phashes. `earlier` gives the sides of the images that an update may
-    not move, those included that have gone since. Raise ConfigError and GuardError as `splits.assign` does.
+    `stored` has one row per image: path, label, source, recipe_source, origin, group, split ("" if not stated), sha256,
+    origin_sha256, pixels, phashes. `earlier` maps the images that an update may not move, including deleted ones, to
+    their sides. Raise ConfigError and GuardError as `splits.assign_splits` does.
     """
     earlier = earlier or {}
     stored = _rank(stored, rules, earlier)
@@ -69,31 +68,31 @@ def curate(
     matches = find_matches(list(stored["origin_sha256"]), prints, _reorder_opener(stored, image))
     copies, refused = refusals.find_copies(stored, matches)
     shared = refusals.find_in_other_sets(stored, prints, _reorder_opener(stored, image), others)
-    refused |= {row: f"stands in {other.name}: {other.paths[match.right]}" for row, (other, match) in shared.items()}
+    refused |= {row: f"is also in {other.name}: {other.paths[match.right]}" for row, (other, match) in shared.items()}
     refused |= refusals.find_moved_rows(stored, earlier, copies | refused.keys())
     joined = stored.assign(group=refusals.join_matches(stored, matches))
     refused |= refusals.find_mixed_groups(joined, copies | refused.keys())
     for among_new in (True, False):
-        if torn := refusals.find_bridging_rows(joined, earlier, copies | refused.keys(), among_new):
-            refused |= torn
-            apart = [match for match in matches if not {match.left, match.right} & refused.keys()]
-            joined = stored.assign(group=refusals.join_matches(stored, apart))
-    kept = joined.drop(index=list(copies | refused.keys()))
-    capped = _cap(kept, rules)
+        if bridging := refusals.find_bridging_rows(joined, earlier, copies | refused.keys(), among_new):
+            refused |= bridging
+            remaining = [match for match in matches if not {match.left, match.right} & refused.keys()]
+            joined = stored.assign(group=refusals.join_matches(stored, remaining))
+    accepted = joined.drop(index=list(copies | refused.keys()))
+    capped = _cap(accepted, rules)
     curated = CurationResult(
         capped, [(refusals.format_origin(stored, row), reason) for row, reason in sorted(refused.items())]
     )
     curated.duplicates = _tabulate_duplicates(stored, matches, copies | refused.keys(), shared)
-    curated.notes = _write_notes(curated, stored, kept, capped)
+    curated.notes = _write_notes(curated, stored, accepted, capped)
     curated.frame = _split(capped.sort_values("place", ignore_index=True), rules.plan, earlier, curated)
     return curated
 
 
 def _rank(stored: pd.DataFrame, rules: CurationRules, earlier: Sides) -> pd.DataFrame:
-    """Put first what stays of several copies: old images before new, what is trained on before what is kept out.
+    """Sort so that the accepted copy comes first: old images before new ones, training images before held-out ones.
 
-    An image is `blind` where it is kept out of training, and `ood` names the out-of-domain set that it belongs to, ""
-    where it is none of these. It is `known` where it has been on this side before.
+    `blind` marks images that are held out of training, and `ood` names their out-of-domain set, "" if none. `known`
+    marks images that were on this side before.
     """
     sets = {source: name for name, sources in rules.ood.items() for source in sources}
     named = zip(stored["source"], stored["recipe_source"], strict=True)
@@ -108,43 +107,43 @@ def _rank(stored: pd.DataFrame, rules: CurationRules, earlier: Sides) -> pd.Data
 
 
 def _reorder_opener(stored: pd.DataFrame, image: Opener) -> Opener:
-    """Give what opens the images in the order of `stored`."""
+    """Return a function that opens images in the order of `stored`."""
     places = stored["place"].tolist()
     return lambda row: image(places[row])
 
 
-def _cap(kept: pd.DataFrame, rules: CurationRules) -> pd.DataFrame:
-    """Take so many images of each source, then of each class, those that were there before first."""
-    order = kept.assign(_draw=[_draw_key(digest, rules.plan.seed) for digest in kept["sha256"]])
+def _cap(accepted: pd.DataFrame, rules: CurationRules) -> pd.DataFrame:
+    """Limit the images of each source, then of each class; images of earlier builds come first."""
+    order = accepted.assign(_draw=[_draw_key(digest, rules.plan.seed) for digest in accepted["sha256"]])
     for column, most in (("source", rules.per_source), ("label", rules.per_class)):
         if most is not None:
             order = order.sort_values(["known", "_draw"], ascending=[False, True])
             order = order[order["blind"] | (order.groupby([column, "blind"]).cumcount() < most)]
-    return kept.loc[order.index.sort_values()]
+    return accepted.loc[order.index.sort_values()]
 
 
 def _draw_key(sha256: str, seed: int) -> str:
-    """Give what orders images at random, and each always at its place."""
+    """Return a key that sorts images in random order, reproducibly for each image."""
     return hashlib.sha256(f"{seed}/{sha256}".encode()).hexdigest()
 
 
 def _split(frame: pd.DataFrame, plan: SplitPlan, earlier: Sides, curated: CurationResult) -> pd.DataFrame:
-    """Give the split and fold of each row that is not kept out; what can stand on no side is refused."""
+    """Assign split and fold to each training row; rows that fit on no side are refused."""
     frame = frame.reset_index(drop=True).assign(fold="")
     frame.loc[frame["blind"], "split"] = ""
     rows = frame[~frame["blind"]]
     if rows.empty:
         return frame
     if plan.by == "group" and (rows["split"] != "").any():
-        plan = replace(plan, by=None)  # what a source states is kept
+        plan = replace(plan, by=None)  # keep the split that a source states
     sides = {group: found[0] for group, found in refusals.collect_sides(rows, earlier).items() if found}
     split, fold = assign_splits(rows, plan, sides)
     if any(side >= 0 for _, side in sides.values()) and (fold < 0).all():
-        curated.notes.append("a source states its split now, so no folds are given: data.fold of train has no choice")
+        curated.notes.append("a source now states its split, so there are no folds: data.fold of train has no effect")
     frame.loc[rows.index, "split"] = split
     frame.loc[rows.index, "fold"] = [str(number) if number >= 0 else "" for number in fold]
     lost = frame[(frame["split"] == "") & ~frame["blind"]]
-    reason = f"shares a group with a {plan.by} that is held out"
+    reason = f"shares a group with a held-out {plan.by}"
     curated.refused += [(refusals.format_origin(frame, row), reason) for row in lost.index]
     frame = frame.drop(index=lost.index).reset_index(drop=True)
     curated.notes += [f"split: {words}" for words in describe_imbalance(frame[~frame["blind"]], plan.folds)]
@@ -160,8 +159,8 @@ def _tabulate_duplicates(
     path, label = stored["path"].tolist(), stored["label"].tolist()
     rows: list[tuple[Any, ...]] = []
     for m in matches:
-        gone = [path[row] for row in (m.left, m.right) if row in out]
-        outcome = ("one group", f"{' '.join(gone)} left out", "both left out")[len(gone)]
+        dropped = [path[row] for row in (m.left, m.right) if row in out]
+        outcome = ("one group", f"{' '.join(dropped)} left out", "both left out")[len(dropped)]
         pair = (path[m.left], path[m.right], m.kind, m.distance, m.turned, label[m.left], label[m.right])
         conflict = label[m.left] != label[m.right]
         rows.append(
@@ -175,8 +174,10 @@ def _tabulate_duplicates(
     return pd.DataFrame(rows, columns=list(DUPLICATE_COLUMNS))
 
 
-def _write_notes(curated: CurationResult, stored: pd.DataFrame, kept: pd.DataFrame, capped: pd.DataFrame) -> list[str]:
-    """Say in words what was found and done."""
+def _write_notes(
+    curated: CurationResult, stored: pd.DataFrame, accepted: pd.DataFrame, capped: pd.DataFrame
+) -> list[str]:
+    """Return notes on the duplicates, conflicts, empty sets and limits."""
     table, notes = curated.duplicates, []
     for kind, count in table["kind"].value_counts(sort=False).items():
         notes.append(f"duplicates ({kind}): {count}; see duplicates.csv")
@@ -189,8 +190,8 @@ def _write_notes(curated: CurationResult, stored: pd.DataFrame, kept: pd.DataFra
     for name in sorted(set(stored["ood"][stored["blind"]]) - set(capped["ood"][capped["blind"]])):
         what = f"the out-of-domain set {name}" if name else "the blind sources"
         notes.append(f"warning: no image of {what} is left: see quarantine.csv")
-    if len(capped) < len(kept):
-        before, after = (frame["label"].value_counts().sort_index() for frame in (kept, capped))
+    if len(capped) < len(accepted):
+        before, after = (frame["label"].value_counts().sort_index() for frame in (accepted, capped))
         counts = ", ".join(f"{name} {before[name]} to {after.get(name, 0)}" for name in before.index)
         notes.append(f"capped: {counts}")
     return notes

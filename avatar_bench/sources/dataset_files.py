@@ -1,4 +1,4 @@
-"""The files of a data set that prepare writes, each whole or not at all."""
+"""Files of a prepared dataset, each written atomically."""
 
 from __future__ import annotations
 
@@ -24,16 +24,14 @@ MANIFEST_COLUMNS = (
 )
 WORK_FOLDER = ".prepare"  # journals, downloads, sides and the lock
 SIDES_FILE = f"{WORK_FOLDER}/sides.csv"
-DESCRIPTION_COLUMNS = DESCRIPTION_KEYS[
-    1:
-]  # what a source says of itself, but for the label, which its images may state
+DESCRIPTION_COLUMNS = DESCRIPTION_KEYS[1:]  # without the label, which images may state themselves
 
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """Say what a data set holds: images a class, to train on and blind, and images of each out-of-domain set.
+    """Number of images of a prepared dataset: per class for training and external test, and per out-of-domain set.
 
-    `built` is False where it was there before.
+    `built` is False if the dataset existed before.
     """
 
     out: Path
@@ -45,16 +43,16 @@ class DatasetSummary:
     built: bool
 
     def __str__(self) -> str:
-        said = "wrote" if self.built else "already complete:"
+        prefix = "wrote" if self.built else "already complete:"
         parts = [f"{_format_counts(self.counts)}; blind set: {_format_counts(self.blind) or 'none'}"]
         parts += [f"out of domain: {_format_counts(self.ood)}"] * bool(self.ood)
         parts += [f"{self.quarantined} in quarantine"] * bool(self.quarantined)
         parts += [f"exact copies left out: {self.copies}"] * bool(self.copies)
-        return f"{said} {self.out}: {'; '.join(parts)}"
+        return f"{prefix} {self.out}: {'; '.join(parts)}"
 
 
 def read_recipe(out: Path) -> dict[str, Any] | None:
-    """Give what a finished data set was built from; None where there is none."""
+    """Return the recipe of a finished dataset; None if there is none."""
     try:
         return dict(json.loads((out / "recipe.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -62,12 +60,12 @@ def read_recipe(out: Path) -> dict[str, Any] | None:
 
 
 def write_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
-    """Say that the data set is finished, and what it was built from."""
+    """Write the recipe, which marks the dataset as finished."""
     _write_text(out / "recipe.json", json.dumps(recipe, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_sides(out: Path) -> Sides:
-    """Give the side of every image that a data set has held so far."""
+    """Return the side of every image that a dataset has contained so far."""
     if not (out / SIDES_FILE).is_file():
         return {}
     table = read_csv(out / SIDES_FILE, dtype={"key": str, "split": str, "fold": int}, keep_default_na=False)
@@ -75,19 +73,19 @@ def read_sides(out: Path) -> Sides:
 
 
 def has_all_images(out: Path) -> bool:
-    """Say whether every image that the tables of a data set name is there."""
+    """Return whether every image listed in the tables of a dataset exists."""
     files = [out / "manifest.csv", out / "blind.csv", *list_ood_files(out).values()]
     tables = [read_csv(file, usecols=["path"]) for file in files]
     return all((out / path).is_file() for table in tables for path in table["path"])
 
 
 def list_ood_files(out: Path) -> dict[str, Path]:
-    """Return the manifests of the out-of-domain sets of a data set, by name."""
+    """Return the manifests of the out-of-domain sets of a dataset, by name."""
     return {file.stem.removeprefix(OOD_PREFIX): file for file in sorted(out.glob(f"{OOD_PREFIX}*.csv"))}
 
 
 def write_tables(out: Path, sources: Mapping[str, Source], curated: CurationResult, earlier: Sides) -> None:
-    """Write manifest.csv, blind.csv, ood_<name>.csv, and what tells of them, and the sides for a later update."""
+    """Write manifest.csv, blind.csv, ood_<name>.csv, the tables about them, and the sides for a later update."""
     frame = curated.frame.assign(phash=[phashes[0] for phashes in curated.frame["phashes"]])
     for file in list_ood_files(out).values():
         file.unlink()  # of an earlier recipe
@@ -103,7 +101,7 @@ def write_tables(out: Path, sources: Mapping[str, Source], curated: CurationResu
 
 
 def _describe_sources(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFrame:
-    """Give each source, by class, with its count, what it says of itself, and the set that it is kept out for."""
+    """Return each source and class with its count, its description and the set that it is held out for."""
     frame = frame.assign(blind=frame["blind"] & (frame["ood"] == ""))
     keys = ["source", "label", "recipe_source", "blind", "ood"]
     counts = frame.groupby(keys, sort=True).size().reset_index(name="count")
@@ -113,7 +111,7 @@ def _describe_sources(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.
 
 
 def _tabulate_sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
-    """Give the side of each image and stated group, of those that have gone since too: they come back to it."""
+    """Return the side of each image and stated group, including deleted ones: if they return, they keep it."""
     split = np.where(frame["blind"], BLIND_SIDE, frame["split"])
     now = list(zip(split, (int(number or -1) for number in frame["fold"]), strict=True))
     alone = frame["stated_group"] == frame["source"] + ":" + frame["origin"]
@@ -134,7 +132,7 @@ def _write_text(file: Path, text: str) -> None:
 
 
 def summarise_dataset(out: Path, built: bool) -> DatasetSummary:
-    """Count what a data set holds, from its files."""
+    """Count the images of a dataset from its files."""
     counts = [read_csv(out / file)["label"].value_counts(sort=False) for file in ("manifest.csv", "blind.csv")]
     seen, blind = ({str(label): int(number) for label, number in count.sort_index().items()} for count in counts)
     ood = {name: len(read_csv(file, usecols=["path"])) for name, file in list_ood_files(out).items()}

@@ -11,12 +11,12 @@ from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.runs.record import RESERVED_SET_NAMES
 
-OOD_PREFIX = "ood_"  # before the name of an out-of-domain set
-_DEMO_OPTIONS = ("root", "sources", "blind_sources", "ood_sources", "prepare")  # of the demo
+OOD_PREFIX = "ood_"  # of manifests of out-of-domain sets
+_DEMO_OPTIONS = ("root", "sources", "blind_sources", "ood_sources", "prepare")  # that define the demo
 
 
 class DataOptions(Protocol):
-    """The options of conf/data that say which images are meant."""
+    """Options of conf/data that specify the images."""
 
     kind: str
     name: str | None
@@ -32,26 +32,26 @@ class DataOptions(Protocol):
 
 
 def open_dataset(options: DataOptions) -> Dataset:
-    """Read the images that the options name, whole; the demo is built on first use."""
+    """Read all images that the options specify; the demo is built on first use."""
     if options.kind == "folder" and options.root:
         return read_folder(Path(options.root), options.name)
     if options.kind == "manifest" and options.manifest:
         return read_manifest(Path(options.manifest), options.name)
     if options.kind == "demo":
-        from avatar_bench.sources.build import ensure_demo  # slow to import, and no other kind needs it
+        from avatar_bench.sources.build import ensure_demo  # slow import, needed by this kind only
 
         recipe = {name: getattr(options, name) for name in _DEMO_OPTIONS}
         return read_manifest(ensure_demo(recipe).out / "manifest.csv", options.name or "demo")
     raise ConfigError(
-        f"data={options.kind} does not say where the images are.",
+        f"data={options.kind} does not specify the images.",
         "Expected data=folder data.root=DIR, or data=manifest data.manifest=FILE",
     )
 
 
 def open_images(options: DataOptions) -> Dataset:
-    """Read what `open_dataset` reads, and images of no known class: a manifest without labels, or a plain folder.
+    """Read as `open_dataset` does, and also unlabelled images: a manifest without labels, or a plain folder.
 
-    A folder is plain where images lie directly in it, or it holds no folders; what lies below belongs to it.
+    A folder is plain if it contains images directly, or no folders; everything below belongs to it.
     """
     if options.kind == "folder" and options.root and is_image_folder(Path(options.root)):
         return read_images(Path(options.root), options.name)
@@ -69,26 +69,26 @@ def open_further_set(path: Path, name: str) -> Dataset:
 
 
 def make_ood_path(root: Path, name: str) -> Path:
-    """Return where a data set keeps the manifest of an out-of-domain set: beside the others, as paths are relative."""
+    """Return the path of an out-of-domain manifest: beside the others, because paths are relative."""
     return root / f"{OOD_PREFIX}{name}.csv"
 
 
 def list_further_sets(options: DataOptions, root: Path | None = None) -> dict[str, Path]:
-    """Return the sets beside the data set at `root`: the demo's own, and those that the options name; "blind" is one.
+    """Return the sets beside the dataset at `root`, by name: the demo's own and those in the options, with "blind".
 
-    Raise DataError where data.ood_root cannot be read, ConfigError where a folder in it cannot name a set.
+    Raise DataError if data.ood_root cannot be read, ConfigError if a folder in it is no valid set name.
     """
-    found: dict[str, Path] = {}
+    sets: dict[str, Path] = {}
     if options.kind == "demo" and root is not None:
-        found["blind"] = root / "blind.csv"
-        found |= {name: make_ood_path(root, name) for name in options.ood_sources}
+        sets["blind"] = root / "blind.csv"
+        sets |= {name: make_ood_path(root, name) for name in options.ood_sources}
     if options.blind:
-        found["blind"] = Path(options.blind)
+        sets["blind"] = Path(options.blind)
     for folder in list_class_folders(Path(options.ood_root)) if options.ood_root else ():
         if folder.name in RESERVED_SET_NAMES or make_folder_name(folder.name) != folder.name:
             raise ConfigError(
-                f"data.ood_root={options.ood_root}: {folder.name!r} cannot be the name of an out-of-domain set.",
-                f"Rename the folder: letters and digits, and none of {', '.join(RESERVED_SET_NAMES)}.",
+                f"data.ood_root={options.ood_root}: {folder.name!r} is not a valid name for an out-of-domain set.",
+                f"Rename the folder: use letters and digits, and none of {', '.join(RESERVED_SET_NAMES)}.",
             )
-        found[folder.name] = folder
-    return found | {name: Path(path) for name, path in options.ood.items()}
+        sets[folder.name] = folder
+    return sets | {name: Path(path) for name, path in options.ood.items()}

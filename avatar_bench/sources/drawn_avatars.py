@@ -1,4 +1,4 @@
-"""Drawn images: vector figures of generator packages, icons and textures, each seeded and therefore always the same."""
+"""Drawn avatars, icons and textures as SVG, each reproducible from its seed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from avatar_bench.sources.drawn_patterns import draw_icon, draw_texture
 from avatar_bench.sources.source_image import SourceImage
 
 PATTERN_DRAWERS = {"icons": draw_icon, "textures": draw_texture}
-RASTER_WIDTH = 256  # pixels of a rasterised drawing, the most that any image keeps
+RASTER_WIDTH = 256  # pixels, the largest size of an equalised image
 
 
 def draw_avatars(drawer: str, count: int, styles: Sequence[str] = ()) -> Iterator[SourceImage]:
-    """Draw `count` images as SVG (of each style, where the drawer has styles).
+    """Draw `count` images as SVG (of each style, if the drawer has styles).
 
-    Raise DataError for an unknown drawer or a package that is missing.
+    Raise DataError for an unknown drawer or a missing package.
     """
     if drawer == "dicebear":
         return _draw_dicebear(count, styles)
@@ -39,9 +39,9 @@ def draw_avatars(drawer: str, count: int, styles: Sequence[str] = ()) -> Iterato
 
 
 def rasterise(svg: str, width: int = RASTER_WIDTH) -> Image.Image:
-    """Give an SVG as an RGBA image of `width` pixels; raise ValueError if it is not one.
+    """Render an SVG as an RGBA image of `width` pixels; raise ValueError if it is not an SVG.
 
-    System fonts are left out, so that the same drawing looks the same on every machine.
+    System fonts are excluded, so that drawings look the same on every machine.
     """
     resvg = _import_package("resvg_py")
     return Image.open(io.BytesIO(bytes(resvg.svg_to_bytes(svg_string=svg, width=width, skip_system_fonts=True))))

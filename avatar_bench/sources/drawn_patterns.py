@@ -1,11 +1,11 @@
-"""Icons and textures drawn as SVG from seeded random numbers: images of no person."""
+"""Seeded icons and textures as SVG: images that show no person."""
 
 from __future__ import annotations
 
 import random
 
 PATTERN_SIDE = 256
-ICONS = {  # in a square of 24
+ICONS = {  # SVG paths on a 24 x 24 grid
     "house": "M3 11 12 3l9 8v10h-6v-6H9v6H3Z",
     "heart": "M12 21C3 15 2 10 4 7c2-3 6-3 8 1 2-4 6-4 8-1 2 3 1 8-8 14Z",
     "star": "M12 2l3 7 7 .5-5.5 4.5 2 7L12 17l-6.5 4 2-7L2 9.5 9 9Z",
@@ -28,7 +28,7 @@ ICONS = {  # in a square of 24
 
 
 def draw_icon(number: int) -> tuple[str, str]:
-    """Return what an icon shows, and the icon as SVG: one shape in one colour on a plain or round ground."""
+    """Draw an icon; return its subject and the SVG: one shape in one colour on a plain or round background."""
     chance = random.Random(f"icon-{number}")
     shape = list(ICONS)[number % len(ICONS)]
     ground, disc, ink = _draw_colours(chance, 3)
@@ -41,7 +41,7 @@ def draw_icon(number: int) -> tuple[str, str]:
 
 
 def draw_texture(number: int) -> tuple[str, str]:
-    """Return the kind of a texture, and the texture as SVG: a surface that one motif covers evenly."""
+    """Draw a texture; return its kind and the SVG: a surface evenly covered by one motif."""
     chance = random.Random(f"texture-{number}")
     kinds = {
         "stripes": _draw_stripes,
@@ -129,7 +129,7 @@ def _draw_grain(chance: random.Random) -> str:
 
 
 def _draw_colours(chance: random.Random, count: int) -> list[str]:
-    """Return colours whose hues lie apart."""
+    """Draw colours with well-separated hues."""
     first = chance.random()
     hues = [(first + (number + chance.uniform(-0.2, 0.2)) / count) % 1 for number in range(count)]
     return [f"hsl({360 * hue:.0f}, {chance.uniform(15, 90):.0f}%, {chance.uniform(20, 90):.0f}%)" for hue in hues]

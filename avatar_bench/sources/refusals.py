@@ -1,4 +1,4 @@
-"""Refusals: which stored images cannot be in a data set, for the sake of which others."""
+"""Rules that refuse stored images because of copies, conflicts or sides of the split."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from avatar_bench.data.duplicates import Match, find_matches_between, join_group
 from avatar_bench.data.fingerprints import Fingerprint
 
 EXACT_KINDS = ("bytes", "pixels")
-BLIND_SIDE = "blind"  # the side of an image that is kept out of training: in the blind set, or an out-of-domain set
-GROUP_PREFIX = "group "  # before the name of a group that a source states, among the keys of Sides
-Side = tuple[str, int]  # split or BLIND, and fold or -1
-Sides = Mapping[str, Side]  # by the SHA-256 of the file found, or by GROUP and the name
-Opener = Callable[[int], NDArray[np.uint8]]  # gives the decoded image of a row
+BLIND_SIDE = "blind"  # side of images held out of training: the external test set and the out-of-domain sets
+GROUP_PREFIX = "group "  # of the keys of Sides for groups stated by a source
+Side = tuple[str, int]  # split or BLIND_SIDE, and fold or -1
+Sides = Mapping[str, Side]  # by the SHA-256 of the original file, or by GROUP_PREFIX and the group
+Opener = Callable[[int], NDArray[np.uint8]]  # returns the decoded image of a row
 
 
 @dataclass(frozen=True)
 class OtherSet:
-    """Hold the fingerprints of a set that the data set must share no image with."""
+    """Fingerprints of a set that must share no image with the dataset."""
 
     name: str
     paths: Sequence[str]
@@ -33,7 +33,7 @@ class OtherSet:
 
 
 def find_copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int], dict[int, str]]:
-    """Give the rows that repeat an earlier one, and those whose copy bears another label, with the reason."""
+    """Return the rows that repeat an earlier one, and those whose copy has another label, with the reason."""
     pairs = _stack_pairs([match for match in matches if match.kind in EXACT_KINDS])
     names = join_groups([str(row) for row in range(len(stored))], pairs)
     clusters: dict[str, list[int]] = {}
@@ -52,55 +52,58 @@ def find_copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int
 def find_in_other_sets(
     stored: pd.DataFrame, prints: list[Fingerprint], image: Opener, others: Sequence[OtherSet]
 ) -> dict[int, tuple[OtherSet, Match]]:
-    """Give the rows that one of the other sets holds too, each with the first match."""
-    found: dict[int, tuple[OtherSet, Match]] = {}
+    """Return the rows that are in one of the other sets too, each with the first match."""
+    matches: dict[int, tuple[OtherSet, Match]] = {}
     for other in others:
-        mine = (list(stored["origin_sha256"]), prints, image)
-        for match in find_matches_between(mine, (list(other.sha256s), list(other.fingerprints), other.image)):
-            found.setdefault(match.left, (other, match))
-    return found
+        own = (list(stored["origin_sha256"]), prints, image)
+        for match in find_matches_between(own, (list(other.sha256s), list(other.fingerprints), other.image)):
+            matches.setdefault(match.left, (other, match))
+    return matches
 
 
 def find_moved_rows(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
-    """Give the rows that were kept out of training once, and now would be trained on, or the other way round."""
+    """Return the rows that were held out of training before and no longer are, or the other way round."""
     rows = enumerate(zip(stored["origin_sha256"], stored["blind"], stored["known"], strict=True))
-    told = {False: "was kept out of training before", True: "was in the data to train on before"}
-    return {row: told[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}
+    reasons = {False: "was held out of training before", True: "was in the training data before"}
+    return {row: reasons[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}
 
 
 def find_mixed_groups(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
-    """Give the rows that go where a group holds images kept out and others: those kept out, unless they are old."""
+    """Return the rows to refuse in groups that mix held-out and training images.
+
+    The side of the group's oldest image wins; among new images alone, training wins.
+    """
     staying = joined.drop(index=list(out))
     mixed = staying[staying.groupby("group")["blind"].transform("nunique") > 1]
     refused: dict[int, str] = {}
     for _, rows in mixed.groupby("group", sort=False):
-        blind_stays = bool(rows["blind"].iloc[0])  # the oldest comes first
+        blind_stays = bool(rows["blind"].iloc[0])  # the oldest row comes first
         stays = format_origin(joined, int(rows.index[0]))
-        where = "is kept out of training" if blind_stays else "is in the data to train on"
-        told = f"belongs with {stays}, which {where}: a near-duplicate, or of one group"
-        refused |= dict.fromkeys(rows.index[rows["blind"] != blind_stays].tolist(), told)
+        where = "is held out of training" if blind_stays else "is in the training data"
+        reason = f"is a near-duplicate or in a group of {stays}, which {where}"
+        refused |= dict.fromkeys(rows.index[rows["blind"] != blind_stays].tolist(), reason)
     return refused
 
 
 def find_bridging_rows(joined: pd.DataFrame, earlier: Sides, out: Set[int], among_new: bool) -> dict[int, str]:
-    """Give the rows that go where a group would join images that stand on two sides of the split already.
+    """Return the rows to refuse in groups that would join images on two sides of the split.
 
-    `among_new`: the new ones, which join them. Else those that were away when the others came, or the other way round:
-    all that are not on the side of the first.
+    `among_new`: the new rows, which join them. Otherwise all rows on another side than the first, such as images that
+    were missing when the others were added.
     """
     staying = joined.drop(index=list(out))
     sides = collect_sides(staying, earlier)
-    torn = staying[staying["group"].isin({group for group, found in sides.items() if len(found) > 1})]
+    joining = staying[staying["group"].isin({group for group, found in sides.items() if len(found) > 1})]
     if among_new:
-        rows = torn.index[~torn["known"]]
+        rows = joining.index[~joining["known"]]
     else:
-        own = torn["origin_sha256"].map(lambda key: earlier.get(key))
-        rows = torn.index[own != own.groupby(torn["group"]).transform("first")]
+        own = joining["origin_sha256"].map(lambda key: earlier.get(key))
+        rows = joining.index[own != own.groupby(joining["group"]).transform("first")]
     return {int(row): "a near-duplicate of images on two sides of the split" for row in rows}
 
 
 def collect_sides(rows: pd.DataFrame, earlier: Sides) -> dict[str, list[Side]]:
-    """Give the sides on which the images of each group, or others of a group that they state, have stood so far."""
+    """Return the sides of each group so far: those of its images and of the groups that they state."""
     sides: dict[str, list[Side]] = {}
     for sha256, stated, group in zip(rows["origin_sha256"], rows["stated_group"], rows["group"], strict=True):
         for key in (sha256, GROUP_PREFIX + stated):
@@ -120,12 +123,12 @@ def restore_fingerprints(stored: pd.DataFrame) -> list[Fingerprint]:
 
 
 def format_origin(stored: pd.DataFrame, row: int) -> str:
-    """Give what an image was called where it was found."""
+    """Return an image's name in its source."""
     return f"{stored['recipe_source'].iat[row]}: {stored['origin'].iat[row]}"
 
 
 def _find_label_conflicts(stored: pd.DataFrame, rows: Sequence[int], label: Sequence[str]) -> dict[int, str]:
-    """Give why the rows of one image go, where their labels contradict each other."""
+    """Return why the rows of one image are refused if their labels contradict each other."""
     others = {row: next((o for o in rows if label[o] != label[row]), row) for row in rows}
     return {
         row: f"label conflict: {label[row]!r} here, and {label[other]!r} as {format_origin(stored, other)}"

@@ -1,4 +1,4 @@
-"""An image on its way into a data set, and the square that is cut of it."""
+"""Image of a source before it is stored, and its square crop."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ CropBox = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class SourceImage:
-    """Hold one image of a source as it was found, and what is known of it; an empty string means not known.
+    """Image of a source as found, with its metadata; an empty string means unknown.
 
-    `name` is its path within the source, unique there, with its ending. `content` is the file where it lies, which is
-    never touched, or its bytes. `box` is (left, top, side) of the square to cut, as shares of width, height and width;
-    None: the whole image. `group` names what must stay on one side of a split within its source; `shared_group` the
-    same across sources.
+    `name` is its unique path within the source, with suffix. `content` is its file, which is never modified, or its
+    bytes. `box` is (left, top, side) of the square to crop, as fractions of width, height and width; None means the
+    whole image. `group` names images of the source that must stay on one side of a split; `shared_group` does so across
+    sources.
     """
 
     name: str
@@ -35,12 +35,12 @@ class SourceImage:
     split: str = ""
 
     def read(self) -> bytes:
-        """Give the bytes; raise OSError where the file cannot be read."""
+        """Return the bytes; raise OSError if the file cannot be read."""
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
 
 def crop_square(image: NDArray[np.uint8], box: CropBox | None = None) -> NDArray[np.uint8]:
-    """Give the square of an image, (H, W, 3), that `box` names, moved to lie within it; None gives the image."""
+    """Return the square of an image, (H, W, 3), given by `box`, shifted to lie within it; the image if None."""
     if box is None:
         return image
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""The store of a data set: images by content hash, and a journal of each source that survives an interruption."""
+"""Content-addressed image store of a dataset, with a journal per source that survives interruptions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.sources.drawn_avatars import rasterise
 from avatar_bench.sources.source_image import SourceImage, crop_square
 
-# Transparent images that are encoded anew get one of these: a white ground would tell the drawings.
+# Transparent images get one of these when re-encoded: a white background would reveal drawings.
 BACKGROUNDS = ("white", "white", "white", "#eceff1", "#f5efe6", "#dbe7f3", "#cfe3d4", "#f2d9d9", "#d9d4e8", "#b8c4cc")
 EXTENSIONS = {
     "JPEG": ".jpg",
@@ -42,9 +42,10 @@ EXTENSIONS = {
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """Say what is done to the images of one source on their way into the store.
+    """Processing of one source's images before they are stored.
 
-    `equalise`: "jpeg", or None to keep each file as it is. `rasterise`: whether SVG is drawn, or refused.
+    `equalise`: "jpeg", or None to keep each file unchanged. `rasterise`: whether SVG is rendered; otherwise it is
+    refused.
     """
 
     source: str
@@ -53,26 +54,25 @@ class StoreOptions:
     rasterise: bool = False
 
 
-def store_image(source_image: SourceImage, making: StoreOptions, folder: Path) -> dict[str, Any]:
-    """Bring one image into `folder`/images/<label>/<source>/ and give its row, or a row with the `reason` it cannot.
+def store_image(source_image: SourceImage, options: StoreOptions, folder: Path) -> dict[str, Any]:
+    """Store one image in `folder`/images/<label>/<source>/ and return its row, or a row with the `reason` of failure.
 
-    A file that is kept as it is becomes a hard link where that is possible, else a copy. Raise OSError where the
-    folder cannot be written.
+    An unchanged file is hard-linked if possible, else copied. Raise OSError if the folder cannot be written.
     """
     try:
-        found = _read_content(source_image)
-        data, image = _convert(source_image, found, making)
+        original_bytes = _read_content(source_image)
+        data, image = _convert(source_image, original_bytes, options)
     except (DataError, ValueError, OSError) as error:
         return {"name": source_image.name, "reason": _format_reason(error).removeprefix(f"{source_image.name}: ")}
     sha256, kind = sha256_of_bytes(data), detect_format(data)
     path = "/".join(
         [
             "images",
-            *map(_make_folder_name, (source_image.label or making.label, source_image.source or making.source)),
+            *map(_make_folder_name, (source_image.label or options.label, source_image.source or options.source)),
             sha256[:20],
         ]
     )
-    original = source_image.content if isinstance(source_image.content, Path) and data is found else None
+    original = source_image.content if isinstance(source_image.content, Path) and data is original_bytes else None
     _save(data, original, folder / (path + EXTENSIONS[kind]))
     prints = fingerprint_image(image)
     known = {key: value for key, value in asdict(source_image).items() if isinstance(value, str) and key != "name"}
@@ -80,7 +80,7 @@ def store_image(source_image: SourceImage, making: StoreOptions, folder: Path) -
         "name": source_image.name,
         "path": path + EXTENSIONS[kind],
         "sha256": sha256,
-        "origin_sha256": sha256_of_bytes(found),
+        "origin_sha256": sha256_of_bytes(original_bytes),
         "pixels": prints.pixels,
         "phashes": list(prints.phashes),
         "width": image.shape[1],
@@ -93,9 +93,9 @@ def store_image(source_image: SourceImage, making: StoreOptions, folder: Path) -
 
 @dataclass
 class SourceJournal:
-    """Hold what has been stored of one source; each row is on disk before the next is begun.
+    """Record of the stored images of one source; each row is on disk before the next image starts.
 
-    `digest` is of the source as it was read; a journal of another digest, or of images that are gone, is begun anew.
+    `digest` identifies the state of the source; a journal with another digest, or with missing images, is restarted.
     """
 
     file: Path
@@ -105,10 +105,10 @@ class SourceJournal:
     complete: bool = False
 
     @classmethod
-    def open(cls, file: Path, digest: str, folder: Path, again: bool = False) -> SourceJournal:
-        """Read what an earlier run has left in the store `folder`, up to a last line that was cut short.
+    def open(cls, file: Path, digest: str, folder: Path, retry: bool = False) -> SourceJournal:
+        """Read the journal of an earlier run in the store `folder`, up to a truncated last line.
 
-        With `again` a complete journal is gone on with, as if its source had not been read to the end.
+        With `retry`, a complete journal is continued as if its source had not been read to the end.
         """
         journal = cls(file, digest)
         entries = list(_read_lines(file))
@@ -117,45 +117,45 @@ class SourceJournal:
             _write_entry(file, {"digest": digest}, "w")
             return journal
         ending = entries.pop() if entries[-1].get("complete") else None
-        if ending and not again:
+        if ending and not retry:
             journal.complete = True
             journal.refused = [(name, reason) for name, reason in ending["refused"]]
         else:
-            _rewrite(file, entries)  # without a broken line
+            _rewrite(file, entries)  # without the truncated line
         journal.rows = entries[1:]
         return journal
 
     @staticmethod
     def has_refused(file: Path) -> bool:
-        """Say whether a complete journal holds images that its reader could not get."""
+        """Return whether a complete journal lists images that its reader could not get."""
         *_, last = [{}, *_read_lines(file)]
         return bool(last.get("refused"))
 
     def add(self, row: dict[str, Any]) -> None:
-        """Put down one image."""
+        """Append one image."""
         self.rows.append(row)
         _write_entry(self.file, row, "a")
 
     def close(self, refused: list[tuple[str, str]]) -> None:
-        """Put down that the source is read to its end, and what its reader refused."""
+        """Mark the source as complete, with the images that its reader refused."""
         self.refused, self.complete = list(refused), True
         _write_entry(self.file, {"complete": True, "refused": refused}, "a")
 
 
 def prune_images(folder: Path, wanted: set[str]) -> int:
-    """Delete the images of the store whose paths are not wanted; give how many."""
-    gone = [
+    """Delete the stored images whose paths are not wanted; return their number."""
+    unwanted = [
         file
         for file in (folder / "images").rglob("*")
         if file.is_file() and file.relative_to(folder).as_posix() not in wanted
     ]
-    for file in gone:
+    for file in unwanted:
         file.unlink()
     for below in sorted((folder / "images").rglob("*"), reverse=True):
         if below.is_dir():
-            with suppress(OSError):  # it holds something still
+            with suppress(OSError):  # not empty
                 below.rmdir()
-    return len(gone)
+    return len(unwanted)
 
 
 def _read_content(source_image: SourceImage) -> bytes:
@@ -170,17 +170,19 @@ def _format_reason(error: Exception) -> str:
     return f"cannot be read: {error.strerror}." if isinstance(error, OSError) and error.strerror else str(error)
 
 
-def _convert(source_image: SourceImage, found: bytes, making: StoreOptions) -> tuple[bytes, NDArray[np.uint8]]:
-    """Give what is stored of an image, and its pixels; `found` itself where it is stored as it is."""
-    data = found
-    if making.rasterise and source_image.name.lower().endswith(".svg"):
-        data = _encode_png(rasterise(found.decode("utf-8")))
-    if making.equalise is None and source_image.box is None:
+def _convert(
+    source_image: SourceImage, original_bytes: bytes, options: StoreOptions
+) -> tuple[bytes, NDArray[np.uint8]]:
+    """Return the bytes to store and their pixels; `original_bytes` if stored unchanged."""
+    data = original_bytes
+    if options.rasterise and source_image.name.lower().endswith(".svg"):
+        data = _encode_png(rasterise(original_bytes.decode("utf-8")))
+    if options.equalise is None and source_image.box is None:
         return data, decode_bytes(data, source_image.name)
-    draw = random.Random(found)
+    draw = random.Random(original_bytes)
     image = crop_square(decode_bytes(data, source_image.name, ground=draw.choice(BACKGROUNDS)), source_image.box)
-    made = equalise_bytes(image, "crop") if making.equalise else _encode_png(Image.fromarray(image))
-    return made, decode_bytes(made, source_image.name)
+    converted = equalise_bytes(image, "crop") if options.equalise else _encode_png(Image.fromarray(image))
+    return converted, decode_bytes(converted, source_image.name)
 
 
 def _encode_png(image: Image.Image) -> bytes:
@@ -190,18 +192,19 @@ def _encode_png(image: Image.Image) -> bytes:
 
 
 def _make_folder_name(name: str) -> str:
-    """Give a folder name that holds no separator, space or sign that a shell or Hydra reads."""
+    """Return a folder name without separators, spaces and characters special to shells or Hydra."""
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_"
 
 
 def _save(data: bytes, original: Path | None, target: Path) -> None:
-    """Put an image in its place, whole or not at all."""
+    """Save an image atomically."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")  # copies meet here
+    # threads may write copies of one image
+    part = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
     if original is not None and not original.is_symlink():
-        with suppress(OSError):  # another file system, or one without links
+        with suppress(OSError):  # another file system, or no hard links
             os.link(original, part)
     if not part.exists():
         part.write_bytes(data)
@@ -215,7 +218,7 @@ def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
         for line in lines:
             try:
                 yield json.loads(line)
-            except ValueError:  # the last line of a process that was killed
+            except ValueError:  # a line truncated by a killed process
                 return
 
 

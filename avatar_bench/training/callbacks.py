@@ -1,4 +1,4 @@
-"""Callbacks of a training: what is written, shown and averaged as it goes, and where it may end."""
+"""Lightning callbacks of training: metrics file, progress bar, checkpoints and weight averaging."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRAINING_COLUMNS = ("epoch", "stage", *LOGGED_METRICS, "lr")
 
 
 class MetricsHistory(Callback):
-    """Keep metrics.csv: one row an epoch, rewritten whole, epochs counted over all stages."""
+    """Writer of metrics.csv: one row per epoch, numbered across all stages; each epoch rewrites the file."""
 
     def __init__(self, folder: Path, first_epoch: int, show: bool) -> None:
         self.file = folder / "metrics.csv"
@@ -36,59 +36,59 @@ class MetricsHistory(Callback):
         self.lr = float("nan")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Silence the hints in every process: those of distributed training begin with their own filters."""
+        """Suppress framework warnings in every process: each distributed process starts with its own filters."""
         suppress_framework_warnings()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Note the rate, which validation may lower for the epoch to come."""
+        """Record the learning rate before validation can lower it for the next epoch."""
         self.lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add this epoch's row, in place of any that an interrupted attempt left."""
+        """Write this epoch's row, replacing any left by an interrupted attempt."""
         if not trainer.is_global_zero:
             return
-        seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        seen["train/loss"] = seen.get("train/loss_epoch", float("nan"))
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics["train/loss"] = metrics.get("train/loss_epoch", float("nan"))
         epoch = self.first_epoch + trainer.current_epoch
         card: Card = pl_module.card  # type: ignore[assignment]
-        seen |= {"epoch": epoch, "stage": card.stage, "lr": self.lr}
+        metrics |= {"epoch": epoch, "stage": card.stage, "lr": self.lr}
         rows = read_history(self.file)
-        rows = [row for row in rows if row["epoch"] < epoch] + [{name: seen.get(name) for name in TRAINING_COLUMNS}]
+        rows = [row for row in rows if row["epoch"] < epoch] + [{name: metrics.get(name) for name in TRAINING_COLUMNS}]
         with atomic_write(self.file) as part:
             pd.DataFrame(rows, columns=list(TRAINING_COLUMNS)).astype({"epoch": int, "stage": int}).to_csv(
                 part, index=False
             )
         if self.show:
-            figures = "  ".join(f"{name} {seen[name]:.4f}" for name in LOGGED_METRICS if name in seen)
-            print(f"stage {card.stage}  epoch {epoch}  {figures}", file=sys.stderr)
+            values = "  ".join(f"{name} {metrics[name]:.4f}" for name in LOGGED_METRICS if name in metrics)
+            print(f"stage {card.stage}  epoch {epoch}  {values}", file=sys.stderr)
 
 
 def read_history(file: Path) -> list[dict[str, Any]]:
-    """Give the rows of metrics.csv, none where there is no file."""
+    """Return the rows of metrics.csv; an empty list if the file does not exist."""
     return pd.read_csv(file).to_dict("records") if file.is_file() else []  # type: ignore[return-value]
 
 
 class BatchProgressBar(Callback):
-    """Draw a bar of an epoch's batches on stderr."""
+    """Progress bar of an epoch's batches on stderr."""
 
     bar: tqdm[Any] | None = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Begin the bar where this epoch has none, and move it on."""
+        """Create the bar on the first batch of an epoch, then advance it."""
         if self.bar is None:
             total = int(trainer.num_training_batches)
             self.bar = tqdm(total=total, initial=batch_idx, leave=False, file=sys.stderr, unit="batch")
         self.bar.update()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the bar away."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
         self.bar = None
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keep best.ckpt, by val macro-F1, in a run folder that may have been moved since it was begun."""
+    """Checkpoint with the best val macro-F1, in a run folder that may have moved since training started."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
@@ -101,7 +101,7 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best figure; the file that bears it lies in this folder."""
+        """Restore the best score and point its path at best.ckpt in the current folder."""
         file = str(Path(str(self.dirpath)) / BEST_CHECKPOINT)
         here: dict[str, Any] = {"dirpath": self.dirpath}
         for score in state_dict["best_k_models"].values():
@@ -110,25 +110,25 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Write last.ckpt: after each epoch, and within it after each `minutes` of training and when it must stop.
+    """Writer of last.ckpt: after each epoch, every `minutes` of training within one, and when training is stopped.
 
-    Within an epoch a whole step is saved, never the last, for Lightning does not go on from there as it would have;
-    the one before it rather, so that little is done again after an end in validation. `fresh` says that a further
-    stage begins, whose start is saved before best.ckpt becomes its own.
+    Within an epoch only complete optimizer steps are saved. The last step is never saved, because Lightning does not
+    resume from it correctly; the step before it is saved sooner, so that a stop during validation loses little work.
+    `fresh` marks the start of a further stage, which is saved before that stage overwrites best.ckpt.
     """
 
     def __init__(self, file: Path, minutes: float, stop: StopRequest, fresh: bool) -> None:
         self.file, self.seconds, self.stop, self.fresh = file, minutes * 60, stop, fresh
         self.saved = time.monotonic()
-        self.batches = 0  # of this epoch, that are in the weights
+        self.batches = 0  # of this epoch, already in the weights
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the start of a further stage."""
+        """Save a checkpoint at the start of a further stage."""
         if self.fresh:
             trainer.save_checkpoint(self.file)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save the step where it is time, and end where a signal asks for that."""
+        """Save the step if it is due, and stop if a signal has asked for it."""
         self.batches = batch_idx + 1
         left = int(trainer.num_training_batches) - self.batches
         if left == 0 or self.batches % trainer.accumulate_grad_batches:
@@ -141,12 +141,12 @@ class LastCheckpoint(Checkpoint):
             self.stop.end()
 
     def on_validation_batch_start(self, *args: Any, **options: Any) -> None:
-        """End where a signal asks for that: a validation is done again from the step that was saved before."""
+        """Stop if a signal has asked for it; a resumed run repeats validation from the last saved step."""
         if self.stop.asked is not None:
             self.stop.end()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the epoch, and end where a signal asks for that."""
+        """Save the epoch, and stop if a signal has asked for it."""
         self.batches = 0
         trainer.save_checkpoint(self.file)
         self.saved = time.monotonic()
@@ -154,29 +154,29 @@ class LastCheckpoint(Checkpoint):
             self.stop.end()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Say how much of its epoch a checkpoint has been through, and whether its stage was stopped early."""
+        """Store in the checkpoint the batches done in its epoch and whether its stage was stopped early."""
         checkpoint[PROGRESS_KEY] = {"batches": self.batches, "stopped": bool(trainer.should_stop)}
 
 
 class EmaWeightAveraging(WeightAveraging):
-    """Keep an exponential moving average of the weights, by `decay` in the end.
+    """Exponential moving average (EMA) of the weights, with a warm-up of the decay.
 
-    It begins as a plain one, min(decay, (1 + n) / (10 + n)) after n steps, or a short training would be judged by the
-    weights that it began with.
+    After n steps the decay is min(decay, (1 + n) / (10 + n)); otherwise a short training would be evaluated on its
+    initial weights.
     """
 
     def __init__(self, decay: float) -> None:
         def average(mean: Tensor, current: Tensor, count: int | Tensor) -> Tensor:
-            kept = min(decay, (1 + int(count)) / (10 + int(count)))
-            return kept * mean + (1 - kept) * current
+            factor = min(decay, (1 + int(count)) / (10 + int(count)))
+            return factor * mean + (1 - factor) * current
 
         super().__init__(avg_fn=average)
 
 
 class SwaWeightAveraging(WeightAveraging):
-    """Average the weights of a stage's epochs from `start` on (stochastic weight averaging); plain ones before.
+    """Stochastic weight averaging (SWA) over a stage's epochs, from epoch `start` on.
 
-    Each epoch is judged by the average that it is part of.
+    Each epoch is evaluated with the average that includes it. Before `start`, the weights are not averaged.
     """
 
     def __init__(self, start: int) -> None:
@@ -184,14 +184,14 @@ class SwaWeightAveraging(WeightAveraging):
         self.start = start
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Say no: Lightning would ask after the epoch has been judged."""
+        """Return False: Lightning asks after validation, which is too late."""
         return False
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the weights of the epoch into the average, and the average into the network."""
+        """Add the epoch's weights to the average, and load the average into the network."""
         average = self._average_model
         if average is not None and not trainer.sanity_checking:
             if trainer.current_epoch <= self.start:
-                average.n_averaged.zero_()  # the next is the first: it is copied
+                average.n_averaged.zero_()  # the next update then copies the weights
             average.update_parameters(pl_module)
         super().on_validation_epoch_start(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""Progress: how far a checkpoint has come, and which one a training goes on from."""
+"""Training progress stored in a checkpoint, and the choice of the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PROGRESS_KEY = "progress"
 
 @dataclass(frozen=True)
 class CheckpointProgress:
-    """Hold how far a checkpoint has come: its stage, from 1, whole epochs of that, and batches of the next.
+    """Position of a checkpoint in training: stage (from 1), epochs completed in it, batches done of the next epoch.
 
-    `stopped` says that no epoch of the stage is to follow.
+    `is_stopped` means that early stopping has ended the stage.
     """
 
     stage: int
@@ -34,25 +34,25 @@ class CheckpointProgress:
 
     @classmethod
     def read(cls, file: Path, staged: bool = True) -> CheckpointProgress:
-        """Read it from last.ckpt or the one before; raise CheckpointError where it cannot be gone on from there.
+        """Read the position from a checkpoint; raise CheckpointError if training cannot resume from it.
 
-        A pretraining is not `staged`: its checkpoints bear no card.
+        Pretraining is not `staged`: its checkpoints have no card.
         """
         verify_checkpoint(file)
         checkpoint = read_checkpoint(file)
         stage = Card.from_checkpoint(checkpoint, file).stage if staged else 1
         try:
             epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-            within = checkpoint.get(PROGRESS_KEY, {"batches": 0, "stopped": False})
-            return cls(stage, int(epochs), int(within["batches"]), bool(within["stopped"]))
+            stored = checkpoint.get(PROGRESS_KEY, {"batches": 0, "stopped": False})
+            return cls(stage, int(epochs), int(stored["batches"]), bool(stored["stopped"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{file} holds no state of a training that could go on.") from error
+            raise CheckpointError(f"{file} holds no training state to resume from.") from error
 
 
 def find_newest_checkpoint(folder: Path, staged: bool = True) -> tuple[Path | None, CheckpointProgress | None]:
-    """Give the checkpoint to go on from, last.ckpt or else the one before, and how far it is; None where none was made.
+    """Find the checkpoint to resume from (last.ckpt, else before.ckpt) and its position; None if none was written.
 
-    Raise CheckpointError where none of those that were made is whole.
+    Raises CheckpointError if every checkpoint that was written is damaged.
     """
     damage = None
     for file in (folder / LAST_CHECKPOINT, folder / PREVIOUS_CHECKPOINT):
@@ -63,16 +63,16 @@ def find_newest_checkpoint(folder: Path, staged: bool = True) -> tuple[Path | No
             continue
         if at and not _is_best_newer(folder / BEST_CHECKPOINT, at):
             if damage:
-                print_line(f"warning: {damage.lines[0]} Goes on from {file.name}.", file=sys.stderr)
+                print_line(f"warning: {damage.lines[0]} Resuming from {file.name}.", file=sys.stderr)
             return file, at
     if damage:
         raise CheckpointError(
-            damage.lines[0], f"{PREVIOUS_CHECKPOINT} is damaged or gone as well: train anew, with another out=DIR."
+            damage.lines[0], f"{PREVIOUS_CHECKPOINT} is damaged or missing too: train again with another out=DIR."
         )
     return None, None
 
 
 def _is_best_newer(best: Path, at: CheckpointProgress) -> bool:
-    """Say whether best.ckpt, where the next stage begins, is that of a later stage already."""
+    """Return whether best.ckpt, from which the next stage starts, already belongs to a later stage."""
     verify_checkpoint(best)
     return best.is_file() and Card.from_checkpoint(read_checkpoint(best), best).stage > at.stage

@@ -1,4 +1,4 @@
-"""What a training starts from, and that its test images were not seen there."""
+"""Initial weights of a training, and checks that their training data do not overlap with its test images."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 def resolve_weights(given: str) -> str | PretrainedWeights:
-    """Give the file that model.weights names, read now and not again, or the word that it is."""
+    """Read the file named by model.weights, once; return keywords such as `hub` or `none` unchanged."""
     return given if given in WEIGHTS_CHOICES else read_weights(Path(given))
 
 
 def record_initial_weights(
     settings: TrainConfig, dataset: Dataset, folder: Path, earlier: Run | None, weights: str | PretrainedWeights
 ) -> dict[str, Any]:
-    """Give for the record what the weights come from; raise GuardError where they have seen test images.
+    """Return the record entry on the origin of the initial weights; raise GuardError on overlap with test images.
 
-    The list of the images that they have seen is copied into the run folder, where evaluate looks for it.
+    The list of images used in pretraining is copied into the run folder, where `evaluate` looks for it.
     """
     if earlier is not None:
         return _inherit_origin(earlier, folder)
@@ -62,7 +62,7 @@ def record_initial_weights(
 
 
 def describe_weights(weights: str | PretrainedWeights) -> dict[str, Any]:
-    """Give for a record what weights are, and what they have been through where their file has a card of ours."""
+    """Return the record entry of the weights: file, SHA-256 and, if known, the trainings that produced them."""
     if isinstance(weights, str):
         return {"weights": weights}
     origin = {"weights": str(weights.file.absolute()), "sha256": weights.sha256}
@@ -70,53 +70,48 @@ def describe_weights(weights: str | PretrainedWeights) -> dict[str, Any]:
 
 
 def list_pretraining_images(sides: Dataset, learning: Dataset, weights: str | PretrainedWeights) -> Dataset:
-    """Give what a pretraining from weights will have seen: the images to learn from, and earlier ones.
+    """Return all images that a pretraining from these weights will have used: its own and those of earlier trainings.
 
-    Those of another root have absolute paths. Raises GuardError where the list of what the weights have seen is gone.
+    Images under another root get absolute paths. Raises GuardError if the image list of the weights is missing.
     """
     if isinstance(weights, str) or weights.card is None:
         return learning
     card, file, root = weights.card, weights.file, learning.root.absolute()
     if isinstance(card, Pretraining):
         earlier = read_split(card.find_image_list(file), Path(card.root))
-        check_pretraining_overlap(
-            sides, earlier, file, allowed=True
-        )  # it is for train to refuse: the list goes with the weights
-    else:  # exported, of the same split, else it was refused
+        # only a warning here: `train` refuses an overlap, since the list stays with the weights
+        check_pretraining_overlap(sides, earlier, file, allowed=True)
+    else:  # an exported run of the same split; others were refused
         earlier = sides.select_split("train")
     frame = earlier.frame
     if earlier.root.absolute() != root:
         frame = frame.assign(path=[(earlier.root.absolute() / path).as_posix() for path in frame["path"]])
     rows = pd.concat([learning.frame, frame.assign(split="earlier")], ignore_index=True).fillna("")
-    again = rows.duplicated(["path", "sha256", "group", "stated_group"])
-    return Dataset(learning.name, learning.root, rows[~again].reset_index(drop=True))
+    duplicates = rows.duplicated(["path", "sha256", "group", "stated_group"])
+    return Dataset(learning.name, learning.root, rows[~duplicates].reset_index(drop=True))
 
 
 def refuse_labelled_pretraining(
     dataset: Dataset, origin: Mapping[str, Any], file: Path, allowed: bool, same: str
 ) -> None:
-    """Raise GuardError where weights were taught with labels elsewhere: what they have seen there is not listed.
+    """Raise GuardError if the weights were pretrained with labels on other data, whose images are not listed.
 
-    `same` names the options by which the command gets the images and the split of another run.
+    `same` names the options that give the command the images and the split of the earlier run.
     """
     ancestors = origin.get("ancestors", [])
     if not has_outside_labels(ancestors, fingerprint_split(dataset), dataset.fingerprint):
         return
-    told = (
-        f"{file} was trained with labels on other images than {dataset.name}, on another split of them, or from "
-        "weights that were: it may know the test images."
+    message = (
+        f"{file} was trained with labels on data other than {dataset.name}, on another split of it, or from such "
+        "weights: the test images may be among its training data."
     )
     if not allowed:
-        raise GuardError(
-            told,
-            f"Give {same},",
-            "or say allow=[pretraining], which stays on record.",
-        )
-    print_line(f"warning: {told}", file=sys.stderr)
+        raise GuardError(message, f"Use {same},", "or set allow=[pretraining], which is recorded in the run.")
+    print_line(f"warning: {message}", file=sys.stderr)
 
 
 def _inherit_origin(earlier: Run, folder: Path) -> dict[str, Any]:
-    """Give what an earlier run's weights came from, with its own training where that was allowed to know too much."""
+    """Return the origin of an earlier run's weights, plus its own training if that had allow=[pretraining]."""
     if earlier.pretraining is not None and earlier.folder is not None:
         shutil.copyfile(earlier.folder / PRETRAINING_LIST, folder / PRETRAINING_LIST)
     init = dict(earlier.record.get("init") or {"weights": earlier.card.weights})
@@ -127,9 +122,9 @@ def _inherit_origin(earlier: Run, folder: Path) -> dict[str, Any]:
 
 
 def build_preprocessing(net: nn.Module, data: ImagesConfig, card: Card | Pretraining | None) -> Preprocessing:
-    """Give how images are prepared: as the options say, normalised as the weights expect.
+    """Build the preprocessing from the options, with the normalisation that the weights expect.
 
-    `card` is that of the weights, which says how images were when these learned, where they have one of ours.
+    `card` is the card of the weights, if they come from this package; otherwise timm's normalisation is used.
     """
     stated = (card.preprocessing["mean"], card.preprocessing["std"]) if card else get_normalisation(net)
     mean, std = (tuple(map(float, values)) for values in stated)
@@ -137,11 +132,11 @@ def build_preprocessing(net: nn.Module, data: ImagesConfig, card: Card | Pretrai
 
 
 def check_pretraining_overlap(dataset: Dataset, seen: Dataset, file: Path, allowed: bool) -> None:
-    """Raise GuardError where test images are among those of a pretraining; warn where images of val are."""
-    if gone := len(seen) - len(seen.available):
+    """Raise GuardError if test images overlap with a pretraining's images; warn if val images do."""
+    if missing := len(seen) - len(seen.available):
         print_line(
-            f"warning: {gone} of {len(seen)} images that {file} has seen are gone: near-duplicates of them are not "
-            "looked for",
+            f"warning: {missing} of {len(seen)} pretraining images of {file} are missing: their near-duplicates "
+            "cannot be found",
             file=sys.stderr,
         )
     for sides in (("test",), ("val", "calibration")):
@@ -149,14 +144,14 @@ def check_pretraining_overlap(dataset: Dataset, seen: Dataset, file: Path, allow
         shared = mark_shared_images(part, seen)
         if not shared.any():
             continue
-        told = (
-            f"{int(shared.sum())} of {len(part)} {sides[0]} images, their near-duplicates or others of their groups "
-            f"were in the pretraining of {file}, first {part.frame.loc[shared, 'path'].iat[0]}."
+        message = (
+            f"{int(shared.sum())} of {len(part)} {sides[0]} images overlap with the pretraining data of {file} "
+            f"(same image, near-duplicate or group), first {part.frame.loc[shared, 'path'].iat[0]}."
         )
         if sides[0] == "test" and not allowed:
             raise GuardError(
-                told,
-                "Figures on images that the network has seen say nothing of new ones: pretrain with the same data=",
-                "and data.split= options, or say allow=[pretraining], on record; evaluate then wants allow=[overlap].",
+                message,
+                "Metrics on images used in training do not carry over to new ones: pretrain with the same data= and",
+                "data.split= options, or set allow=[pretraining] (recorded); evaluate then needs allow=[overlap].",
             )
-        print_line(f"warning: {told}", file=sys.stderr)
+        print_line(f"warning: {message}", file=sys.stderr)

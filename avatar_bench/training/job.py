@@ -1,4 +1,4 @@
-"""Fitting: train the stages of one Run, and complete its folder."""
+"""Training of one run: its stages, its record and its folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from avatar_bench.data.worker_processes import ManagedLoader
 from avatar_bench.errors import ConfigError, DivergedError, GuardError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.i18n import use_language
-from avatar_bench.inference.autotune import tune_inference, tune_training
+from avatar_bench.inference.precision_autotune import tune_inference, tune_training
 from avatar_bench.metrics.calibration import fit_temperature
 from avatar_bench.metrics.plots import draw_training_curves
 from avatar_bench.models.backbones import create_backbone, resolve_options
@@ -64,14 +64,14 @@ MAX_FEATURE_BYTES = 2**30  # bytes of cached features
 
 
 def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Dataset, dataset: Dataset) -> None:
-    """Train the stages on `dataset`, a part of `whole` with its split, and complete the run folder and the record."""
+    """Train all stages on `dataset`, a subset of `whole` with a split, and complete the run folder and the record."""
     pl.seed_everything(settings.seed, verbose=False)
     set_threads(settings.trainer.threads)
     earlier = Run.open(settings.init_from) if settings.init_from else None
     classes = earlier.classes if earlier else whole.classes
     if record["split"].get("fingerprint", fingerprint_split(dataset)) != fingerprint_split(dataset):
         raise GuardError(
-            f"resume={folder}: the images, or their split, are not what they were when it began.",
+            f"resume={folder}: the images or their split have changed since the run was started.",
             "Restore them, or start a new run.",
         )
     write_split(dataset, folder / "split.csv")
@@ -79,7 +79,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     record["init"] = record_initial_weights(settings, dataset, folder, earlier, weights)
     stages = _resolve_stages(settings)
     learner, data = _build_learner(settings, dataset, classes, earlier, weights)
-    del weights  # the network has its own
+    del weights  # the network has its own copy
     choose_precision(settings, learner.net, learner.card.preprocessing["size"], record)
     record |= {
         "classes": list(classes),
@@ -111,16 +111,16 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     except DivergedError as error:
         raise name_diverged_images(error, dataset) from error
     finally:
-        ManagedLoader.end()  # an error keeps its loader, whose memory the next job of a sweep may need
+        ManagedLoader.end()  # the traceback keeps the loader alive, and the next job of a sweep may need its memory
     _complete_run(settings, folder, record, best, dataset)
 
 
 def name_diverged_images(error: DivergedError, dataset: Dataset) -> DivergedError:
-    """Give an error that names the images of the batch whose loss is not finite, where it is known."""
+    """Return the error with the images of the batch whose loss is not finite, if that batch is known."""
     if not error.rows:
         return error
     paths = list(dataset.select_split(error.split).frame["path"].iloc[list(error.rows)])
-    return DivergedError(error.lines[0], f"The images of that batch: {format_names(paths, 4)}.", *error.lines[1:])
+    return DivergedError(error.lines[0], f"Images of that batch: {format_names(paths, 4)}.", *error.lines[1:])
 
 
 def _fit_stages(
@@ -132,7 +132,7 @@ def _fit_stages(
     stages: list[Stage],
     done: int,
 ) -> Path:
-    """Train the stages after the first `done`, each from the best checkpoint of the one before."""
+    """Train the stages after the first `done`, each from the best checkpoint of the previous one; return the last."""
     resume, at = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
     done = at.stage - 1 if at else done
     options = build_trainer_options(settings)
@@ -148,7 +148,9 @@ def _fit_stages(
     first_epoch = 1 + sum(stage.epochs for stage in stages[:done]) * (not settings.init_from)
     if resume and at:
         first_epoch = 1 + max((row["epoch"] for row in _read_epochs(folder) if row["stage"] < at.stage), default=0)
-        learner.net.load_state_dict(Classifier.load(resume).net.state_dict())  # features are made of these
+        learner.net.load_state_dict(
+            Classifier.load(resume).net.state_dict()
+        )  # features are computed with these weights
     for number, stage in enumerate(stages[done:], start=done + 1):
         learner.card = replace(learner.card, stage=number)
         names = learner.begin(stage)
@@ -174,27 +176,27 @@ def _read_epochs(folder: Path) -> list[dict[str, Any]]:
 
 
 def _check_disk_space(folder: Path, learner: Learner, stages: list[Stage]) -> None:
-    """Raise OutputError where the disk has no room for what a run writes: it shows before the work."""
+    """Raise OutputError before training if the disk has no room for the checkpoints."""
     net = learner.net
     weights = sum(value.nbytes for value in net.state_dict().values())
     learning = max(sum(net.get_parameter(name).nbytes for name in learner.begin(stage)) for stage in stages)
-    # best, last, the one before and the next, each with two moments of what learns
+    # best, last, previous and next checkpoint, each with two optimizer moments per trained parameter
     needed, free = 4 * (weights + 2 * learning) + 2**24, shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
             f"out={folder}: {free / 2**20:.0f} MiB are free; the checkpoints of this run need {needed / 2**20:.0f}.",
-            "Make room, or give a folder on another disk: out=DIR",
+            "Free some space, or choose a folder on another disk: out=DIR",
         )
 
 
 def _compute_embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
-    """Compute the embeddings of train and val once where the epochs of a stage would find the same; None elsewhere."""
+    """Compute the embeddings of train and val once if all epochs of the stage would repeat them; else return None."""
     views = min(data.augmented_copies or 0, learner.stage.epochs) if data.augmentation.is_active else 1
     if not learner.is_trained_on_embeddings or not views or options.limit_batches is not None:
         return None
     if views * len(data.train_set) * learner.embedding_bytes > MAX_FEATURE_BYTES:
         print_line(
-            f"warning: features of {format_count(views, 'view')} do not fit in memory and are computed in each epoch",
+            f"warning: features of {views} augmented copies do not fit in memory and are computed in each epoch",
             file=sys.stderr,
         )
         return None
@@ -204,10 +206,10 @@ def _compute_embeddings(learner: Learner, data: DataModule, options: TrainerOpti
 
 
 def _report_features(data: DataModule, stage: dict[str, Any]) -> None:
-    """Print of how many views the features are computed once, and put that into the stage's record; 0: none are."""
+    """Record in `stage` how many augmented copies of each image have cached features (0: none), and print it."""
     stage["cached_views"] = views = len(data.embeddings["train"]) if data.embeddings else 0
     if views:
-        each = f", in {views} views each," if views > 1 else ""
+        each = f", in {views} augmented copies each," if views > 1 else ""
         print_line(
             f"  the features of {format_count(len(data.train_set), 'image')}{each} are computed once for all epochs",
             file=sys.stderr,
@@ -215,12 +217,12 @@ def _report_features(data: DataModule, stage: dict[str, Any]) -> None:
 
 
 def _report_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any]:
-    """Print which parameters learn in a stage, and give that for the record."""
+    """Print the parameters trained in a stage, and return them for the record."""
     net, stage = learner.net, learner.stage
     count = sum(net.get_parameter(name).numel() for name in names)
     total = sum(parameter.numel() for parameter in net.parameters())
     print_line(
-        f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters learn "
+        f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters trained "
         f"({names[0]} to {names[-1]}), {format_count(stage.epochs, 'epoch')}, lr {stage.lr:g}",
         file=sys.stderr,
     )
@@ -238,7 +240,9 @@ def _complete_run(settings: TrainConfig, folder: Path, record: dict[str, Any], b
     else:
         few = format_count(len(calibration), "calibration image")
         more = suggest_calibration_options(dataset, build_split_plan(settings.data))
-        print_line(f"warning: too few for a temperature, which is 1: {few}; for one, {more}", file=sys.stderr)
+        print_line(
+            f"warning: too few images to fit a temperature ({few}); it stays 1. To fit one, {more}", file=sys.stderr
+        )
     checkpoint_sha256, weights_sha256 = finish_checkpoint(best, temperature)
     history = pd.read_csv(folder / "metrics.csv")
     rows = history[history["stage"] == history["stage"].max()]
@@ -269,7 +273,7 @@ def _build_learner(
     if earlier:
         if earlier.card.backbone != model.backbone:
             raise ConfigError(
-                f"init_from={settings.init_from} holds {earlier.card.backbone}, not {model.backbone}.",
+                f"init_from={settings.init_from} has backbone {earlier.card.backbone}, not {model.backbone}.",
                 "Choose the same model.",
             )
         refuse_other_options(f"init_from={settings.init_from}", earlier.card.options, shape)
@@ -277,8 +281,8 @@ def _build_learner(
             net.load_state_dict(earlier.classifier.net.state_dict())
         except RuntimeError as error:
             raise ConfigError(
-                f"init_from={settings.init_from} holds a network of another image size or other model.options.",
-                f"Choose the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
+                f"init_from={settings.init_from} has a network of another image size or with other model.options.",
+                f"Use the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
             ) from error
     options, augment = settings.data, settings.data.augment
     begun = earlier.card if earlier else weights.card if isinstance(weights, PretrainedWeights) else None
@@ -315,19 +319,19 @@ def _build_learner(
 
 
 def _warn_of_other_preprocessing(settings: TrainConfig, preprocessing: Preprocessing, earlier: Run) -> None:
-    """Say where images are not prepared as for the earlier run: growing sizes are a practice, the rest rarely is."""
+    """Warn if the preprocessing differs from the earlier run's: larger images are common practice, the rest is not."""
     names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
     before, now = earlier.preprocessing.to_dict(), preprocessing.to_dict()
     changed = {option: name for option, name in names.items() if before.get(name) != now.get(name)}
     if changed:
-        told = ", ".join(
+        changes = ", ".join(
             f"data.{option}={now.get(name)} instead of {before.get(name)}" for option, name in changed.items()
         )
-        print_line(f"warning: init_from={settings.init_from} saw its images otherwise: {told}", file=sys.stderr)
+        print_line(f"warning: init_from={settings.init_from} used other preprocessing: {changes}", file=sys.stderr)
 
 
 def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, size: int, record: dict[str, Any]) -> None:
-    """Put into the settings what trainer.precision=auto stands for on this machine, or stood for when the run began."""
+    """Replace trainer.precision=auto by the fastest precision here, or by the recorded one of a resumed run."""
     trainer = settings.trainer
     if trainer.precision != "auto":
         return
@@ -342,7 +346,7 @@ def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, siz
 
 
 def describe_device(settings: TrainConfig | PretrainConfig, options: TrainerOptions) -> dict[str, Any]:
-    """Give what a run computes with, for its record."""
+    """Return the record entry of accelerator, precision, threads and workers."""
     return {
         "accelerator": resolve_device(settings.trainer.accelerator),
         "precision": resolve_precision(options),
@@ -352,12 +356,12 @@ def describe_device(settings: TrainConfig | PretrainConfig, options: TrainerOpti
 
 
 def open_image_cache(hashes: pd.Series, preprocessing: Preprocessing, gigabytes: float) -> ImageCache | None:
-    """Give the cache of prepared images where it has room for those of some SHA-256; say why where it has not."""
+    """Open the cache of preprocessed images; warn and return None if it has no room for the images of these SHA-256."""
     if not gigabytes:
         return None
     cache = ImageCache(preprocessing)
     if reason := cache.reserve(hashes, int(gigabytes * 2**30)):
-        print_line(f"warning: prepared images are not kept ({reason}), see data.cache_gb", file=sys.stderr)
+        print_line(f"warning: preprocessed images are not cached ({reason}); see data.cache_gb", file=sys.stderr)
         return None
     return cache
 
@@ -370,12 +374,12 @@ def _resolve_stages(settings: TrainConfig) -> list[Stage]:
 
 
 def _count_finished_stages(settings: TrainConfig, earlier: Run | None, stages: list[Stage]) -> int:
-    """Give how many stages `init_from` has been through: those of the same mode, where stage= asks to go on."""
+    """Return the number of stages that `init_from` has completed in the same mode; 0 unless stage= is set."""
     if earlier is None or settings.stage is None or earlier.card.mode != settings.mode.name:
         return 0
     if earlier.card.stage >= len(stages):
         raise ConfigError(
-            f"init_from={settings.init_from} has been through stage {earlier.card.stage} already.",
+            f"init_from={settings.init_from} has already completed stage {earlier.card.stage}.",
             f"Expected stage={earlier.card.stage + 1} or more.",
         )
     return earlier.card.stage
@@ -393,7 +397,7 @@ def _report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainCo
     shots = settings.mode.shots
     if shots and int(table["train"].min()) < shots:
         print_line(
-            f"warning: {format_count(int(table['train'].min()), 'shot')} a class instead of {shots}", file=sys.stderr
+            f"warning: {format_count(int(table['train'].min()), 'shot')} per class instead of {shots}", file=sys.stderr
         )
     for split in ("val", "calibration", "test"):
         missing = [name for name in classes if split not in table or table.at[name, split] == 0]
@@ -402,7 +406,7 @@ def _report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainCo
 
 
 def resolve_batch_size(settings: TrainConfig | PretrainConfig) -> int:
-    """Give how many images a batch holds, on what the run computes on."""
+    """Return the batch size for the device that the run uses."""
     size = settings.data.batch_size
     device = "cuda" if resolve_device(settings.trainer.accelerator) == "cuda" else "cpu"
     return int(size[device] if isinstance(size, dict) else size)
@@ -428,7 +432,7 @@ def _build_training_options(settings: TrainConfig, data: DataModule) -> Training
 
 
 def build_trainer_options(settings: TrainConfig | PretrainConfig) -> TrainerOptions:
-    """Give where and how Lightning runs; what a command has no option for is left as it is by default."""
+    """Build the Lightning options from the settings; options that a command lacks keep their defaults."""
     given = asdict(settings.trainer) | asdict(settings.callbacks)
     return TrainerOptions(
         **{option.name: given[option.name] for option in fields(TrainerOptions) if option.name in given}
@@ -436,18 +440,18 @@ def build_trainer_options(settings: TrainConfig | PretrainConfig) -> TrainerOpti
 
 
 def _locate_data(settings: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Give where the run's further sets lie, as absolute paths, so that evaluate finds them from anywhere."""
+    """Return the absolute paths of the run's further sets, so that `evaluate` finds them from any folder."""
     sets = {name: str(path.absolute()) for name, path in list_further_sets(settings.data, dataset.root).items()}
     return {"kind": settings.data.kind, "blind": sets.pop("blind", None), "ood": sets}
 
 
 def to_plain_values(settings: TrainConfig | PretrainConfig) -> dict[str, Any]:
-    """Give all options as plain values."""
+    """Convert all options to plain Python values."""
     return OmegaConf.to_container(OmegaConf.structured(settings), resolve=True)  # type: ignore[return-value]
 
 
 def read_versions() -> dict[str, str]:
-    """Give the versions of what trains."""
+    """Return the versions of this package, Python and the training libraries."""
     return {
         "avatar_bench": avatar_bench.__version__,
         "python": platform.python_version(),
@@ -458,7 +462,7 @@ def read_versions() -> dict[str, str]:
 
 
 def build_split_plan(data: SplitDataConfig, **draw: Any) -> SplitPlan:
-    """Give the plan of data.split and its like, with the few-shot draw where there is one."""
+    """Build the split plan from the data options; `draw` holds the few-shot options, if any."""
     return SplitPlan(
         seed=data.split.seed,
         folds=data.split.folds,

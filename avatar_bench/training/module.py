@@ -1,4 +1,4 @@
-"""The learner: a classifier in training, by Lightning."""
+"""LightningModule that trains a classifier stage by stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.utils import get_total_norm
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
-from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it lacks a marker of what it exports
+from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it does not declare its exports
 
 from avatar_bench.errors import DivergedError
 from avatar_bench.metrics.classification import accuracy, macro_f1
@@ -33,35 +33,35 @@ from avatar_bench.training.optimizers import (
 
 
 class TrainableModule(pl.LightningModule):
-    """A module that learns by `options`."""
+    """LightningModule with reproducible randomness and a check for weights that are not finite."""
 
     options: TrainingOptions
 
     @property
     def allow_fused(self) -> bool:
-        """Tell whether the optimizer's steps may be fused: in 16 bits, Lightning does not clip what such ones take."""
+        """Return whether the optimizer may be fused: in 16 bits, Lightning cannot clip gradients for a fused one."""
         trainer = self._trainer
         return trainer is None or not trainer.gradient_clip_val or trainer.precision == "32-true"
 
     def seed_noise(self, batch: int) -> None:
-        """Let dropout, mixup and masks depend on (seed, step, batch of it) alone: not on workers or what ran before.
+        """Seed dropout, mixup and masks from (seed, step, batch within the step), independent of workers and history.
 
-        `batch` counts those of an epoch, or of the step, of which there are several where gradients are accumulated.
+        `batch` is the index within the epoch or, with accumulated gradients, within the step.
         """
-        together = self.trainer.accumulate_grad_batches
-        torch.manual_seed(self.options.seed * 1_000_003 + self.global_step * together + batch % together)
+        accumulated = self.trainer.accumulate_grad_batches
+        torch.manual_seed(self.options.seed * 1_000_003 + self.global_step * accumulated + batch % accumulated)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise DivergedError where a weight is not finite: the checkpoints before stay the last ones."""
+        """Raise DivergedError if a weight is not finite, so that earlier checkpoints are not overwritten."""
         for name, value in checkpoint["state_dict"].items():
             if not torch.isfinite(value).all():
                 raise self.make_divergence_error(f"{name} of the network is")
 
     def make_divergence_error(self, what: str) -> DivergedError:
-        """Give the error to raise where `what`, with its verb, has become infinite or no number."""
+        """Build the error for a value that is not finite; `what` names it with a verb, such as "The loss is"."""
         return DivergedError(
             f"{what} not a finite number at step {self.global_step} (epoch {self.current_epoch + 1}).",
-            "The checkpoints before it are kept. Use a smaller lr, or trainer.precision=32.",
+            "Earlier checkpoints are kept. Use a smaller lr, or trainer.precision=32.",
         )
 
 
@@ -69,7 +69,7 @@ LOSS_KEY, CONFUSION_KEY = "train_loss", "train_confusion"
 
 
 class Learner(Classifier, TrainableModule):
-    """A classifier that learns, one stage at a time."""
+    """LightningModule of a classifier, trained one stage at a time."""
 
     class_weights: Tensor | None
 
@@ -77,7 +77,7 @@ class Learner(Classifier, TrainableModule):
         super().__init__(card, net)
         self.options = options
         self.stage = Stage("all", 1, 0.0)
-        self.seen: list[Any] = []  # the batches of a step, for its second pass
+        self.step_batches: list[Any] = []  # the batches of a step, for its second pass
         self.second_pass = False
         weights = torch.tensor(options.class_weights) if options.class_weights else None
         self.register_buffer("class_weights", weights, persistent=False)
@@ -87,15 +87,15 @@ class Learner(Classifier, TrainableModule):
             "macro_f1": MulticlassF1Score(count, average="macro"),
         }
         self.val_metrics = MetricCollection(dict(metrics), prefix="val/")  # type: ignore[arg-type]
-        # of an epoch's images as they were trained on; a checkpoint from within the epoch holds their state
+        # on an epoch's images as trained on (augmented); a checkpoint within the epoch stores their state
         self.train_loss = MeanMetric()
-        self.train_confusion = MulticlassConfusionMatrix(count, validate_args=False)  # which a small network would feel
+        self.train_confusion = MulticlassConfusionMatrix(count, validate_args=False)  # the checks slow small networks
 
     @property
     def is_trained_on_embeddings(self) -> bool:
-        """Tell whether a stage's loss depends on the embeddings alone: the classifier learns, and nothing else acts.
+        """Return whether the stage can train on cached embeddings: only the classifier learns.
 
-        Mixup mixes images, and dropout before the classifier would be left out.
+        Mixup rules this out because it mixes images, dropout because it acts before the classifier.
         """
         drops = [rate for name, rate in self.card.options.items() if name.endswith("drop_rate")]
         drops.append(getattr(self.net, "drop_rate", 0.0))
@@ -103,16 +103,16 @@ class Learner(Classifier, TrainableModule):
 
     @property
     def embedding_bytes(self) -> int:
-        """Give what the embedding of one image takes in memory."""
+        """Return the memory of one image's embedding, in bytes."""
         return 4 * int(self.net.get_classifier().in_features)  # type: ignore[operator, arg-type]
 
     @property
     def passes_per_step(self) -> int:
-        """Tell how often a step takes its batches through the network, forwards and backwards."""
+        """Return the number of forward and backward passes per optimizer step: 2 with SAM, else 1."""
         return 2 if self.options.rho else 1
 
     def begin(self, stage: Stage) -> list[str]:
-        """Freeze all but the layers of `stage`; give the names of the parameters that learn."""
+        """Freeze all layers but those of `stage`; return the names of the trained parameters."""
         self.stage = stage
         return freeze(self.net, stage.unfreeze)
 
@@ -125,12 +125,12 @@ class Learner(Classifier, TrainableModule):
     def on_train_epoch_start(self) -> None:
         self.train_loss.reset()
         self.train_confusion.reset()
-        self.train()  # Lightning keeps the modes that it finds, and validation leaves eval behind
+        self.train()  # Lightning restores the modes it found, and validation leaves them in eval
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.seed_noise(batch_idx)
         if self.passes_per_step > 1:
-            self.seen.append(batch)
+            self.step_batches.append(batch)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits, targets = self._learn_from(batch)
@@ -138,7 +138,7 @@ class Learner(Classifier, TrainableModule):
             logits, targets, weight=self.class_weights, label_smoothing=self.options.label_smoothing
         )
         self._check_finite(loss, batch)
-        if not self.second_pass:  # whose loss is that of other weights
+        if not self.second_pass:  # the loss of the second pass is that of perturbed weights
             self.train_loss.update(loss.detach(), len(logits))
             self.train_confusion.update(logits.detach(), targets if targets.ndim == 1 else targets.argmax(dim=1))
             self.log("train/loss_step", loss, batch_size=len(logits))
@@ -153,13 +153,13 @@ class Learner(Classifier, TrainableModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits = self._head(batch["embedding"]) if "embedding" in batch else self(batch["image"])[0]
         loss = functional.cross_entropy(logits, batch["target"])
-        self._check_finite(loss, batch)  # before the checkpoints of this epoch are written
+        self._check_finite(loss, batch)  # must come before this epoch's checkpoints are written
         self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
         self.val_metrics.update(logits, batch["target"])
         self.log_dict(dict(self.val_metrics.items()), batch_size=len(logits))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the epoch's train metrics; what on_train_epoch_end logs is too late for the callback that writes them."""
+        """Log the epoch's train metrics here: on_train_epoch_end is too late for the callback that writes them."""
         confusion = self.train_confusion.compute().cpu().numpy()
         values = {"train/accuracy": float(accuracy(confusion)), "train/macro_f1": float(macro_f1(confusion))}
         self.log_dict(values, sync_dist=True)
@@ -173,7 +173,7 @@ class Learner(Classifier, TrainableModule):
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 optimizer, factor=options.factor, patience=options.patience
             )
-            never = sys.maxsize  # Lightning steps it after the epoch's checkpoint, which would lack that step
+            never = sys.maxsize  # Lightning would step it after the epoch's checkpoint, which would lack that step
             return {
                 "optimizer": optimizer,
                 "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "frequency": never},
@@ -204,27 +204,28 @@ class Learner(Classifier, TrainableModule):
             self.train_confusion.confmat.copy_(torch.tensor(checkpoint[CONFUSION_KEY]))
 
     def _pass_twice(self, optimizer: torch.optim.Optimizer, first: Callable[[], Any]) -> Any:
-        """Leave the gradients of sharpness-aware minimisation to be unscaled, clipped and stepped by; give `first()`.
+        """Compute the gradients of sharpness-aware minimisation (SAM); return the loss of the first pass, `first()`.
 
-        They are of the same batches with the same noise, at weights that the gradients of the first pass perturb: by
-        their direction alone, so that a GradScaler's factor has no part in it.
+        The second pass repeats the same batches with the same noise, at weights perturbed along the gradients of the
+        first pass. Only their direction counts, so a GradScaler's factor has no effect. Lightning then unscales, clips
+        and applies the new gradients.
         """
-        loss, batches = first(), self.seen
-        self.seen = []
+        loss, batches = first(), self.step_batches
+        self.step_batches = []
         gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
         if not torch.isfinite(get_total_norm(gradients)):
-            return loss  # a GradScaler skips the step; without one, the next loss is not finite and told
+            return loss  # a GradScaler skips the step; without one, the next loss is not finite and raises
         with perturb_weights(optimizer, self.options.rho, self.options.adaptive), freeze_statistics(self.net):
             self.second_pass = True
-            for place, batch in enumerate(batches):
-                self.seed_noise(place)
-                again: Any = self.trainer.strategy.training_step(batch, 0)
-                self.trainer.strategy.backward(again / self.trainer.accumulate_grad_batches, optimizer)
+            for index, batch in enumerate(batches):
+                self.seed_noise(index)
+                perturbed_loss: Any = self.trainer.strategy.training_step(batch, 0)
+                self.trainer.strategy.backward(perturbed_loss / self.trainer.accumulate_grad_batches, optimizer)
             self.second_pass = False
         return loss
 
     def _learn_from(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Give logits (N, C) and targets, (N,) or mixed (N, C), of a batch of images or of their embeddings."""
+        """Return logits (N, C) and targets, (N,) or mixed (N, C), of a batch of images or of their embeddings."""
         if "embedding" in batch:
             return self._head(batch["embedding"]), batch["target"]
         images, targets = self._normalise(batch["image"]), batch["target"]

@@ -1,4 +1,4 @@
-"""Optimizers and schedules of learning rates."""
+"""Optimizers, learning-rate schedules and sharpness-aware minimisation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # it lacks a marker of what it exports
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # it does not declare its exports
 from torch import nn
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train: optimizer, schedule and regularisation, as in conf/optimizer."""
+    """Training options: optimizer, schedule and regularisation, as in conf/optimizer."""
 
     seed: int
     optimizer: str = "adamw"
@@ -30,16 +30,17 @@ class TrainingOptions:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     class_weights: Sequence[float] | None = None
-    rho: float = 0.0  # of sharpness-aware minimisation; 0: without
-    adaptive: bool = False  # of the same
+    rho: float = 0.0  # radius of sharpness-aware minimisation; 0 turns it off
+    adaptive: bool = False  # of sharpness-aware minimisation
 
 
 def build_parameter_groups(net: nn.Module, options: TrainingOptions, lr: float) -> list[dict[str, Any]]:
-    """Give the parameters of a timm network that learn, in groups with the learning rate and weight decay of each.
+    """Group the trainable parameters of a timm network by learning rate and weight decay.
 
     With `layer_decay`, the rate of a layer is lr * layer_decay ** (its distance from the head), counted in timm's fine
-    layer groups (Bao et al., BEiT, ICLR 2022, https://arxiv.org/abs/2106.08254). Without `decay_norms`, parameters of
-    one dimension (norms, biases) and those that the network names, such as positions and tokens, do not decay.
+    layer groups (Bao et al., BEiT, ICLR 2022, https://arxiv.org/abs/2106.08254). Without `decay_norms`, there is no
+    weight decay on one-dimensional parameters (norms, biases) or on those in the network's `no_weight_decay`, such as
+    position embeddings and tokens.
     """
     if options.layer_decay is None and options.decay_norms:
         return [{"params": [parameter for parameter in net.parameters() if parameter.requires_grad]}]
@@ -58,18 +59,18 @@ def build_parameter_groups(net: nn.Module, options: TrainingOptions, lr: float) 
 
 
 def build_head_groups(parameters: Sequence[nn.Parameter], options: TrainingOptions) -> list[dict[str, Any]]:
-    """Give parameters of layers that stand on a network in groups, at its full rate."""
-    decaying = [each for each in parameters if options.decay_norms or each.ndim > 1]
-    resting = [each for each in parameters if not options.decay_norms and each.ndim <= 1]
-    groups = {"params": decaying}, {"params": resting, "weight_decay": 0.0}
+    """Group the parameters of a head by weight decay; all use the full learning rate."""
+    decayed = [each for each in parameters if options.decay_norms or each.ndim > 1]
+    not_decayed = [each for each in parameters if not options.decay_norms and each.ndim <= 1]
+    groups = {"params": decayed}, {"params": not_decayed, "weight_decay": 0.0}
     return [group for group in groups if group["params"]]
 
 
 def build_optimizer(
     groups: list[dict[str, Any]], options: TrainingOptions, lr: float, may_fuse: bool = True
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of a stage whose learning rate is `lr`, on groups that may state others."""
-    # on a CPU, a loop over tensors takes ten times as long; on a GPU Lightning does not clip what is fused
+    """Build the optimizer of a stage with learning rate `lr`; parameter groups may override the rate."""
+    # on a CPU, the unfused loop takes ten times as long; on a GPU, Lightning does not clip for fused optimizers
     fused = may_fuse and all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
     if options.optimizer == "sgd":
         nesterov = options.momentum > 0
@@ -88,7 +89,7 @@ def build_optimizer(
 def build_cosine_schedule(
     optimizer: torch.optim.Optimizer, steps: int, warmup: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Let the learning rate rise for `warmup` steps, then fall by a half cosine to 0 at `steps`."""
+    """Build a schedule with linear warm-up over `warmup` steps, then cosine decay to 0 at `steps`."""
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -100,35 +101,35 @@ def build_cosine_schedule(
 
 @contextmanager
 def perturb_weights(optimizer: torch.optim.Optimizer, rho: float, adaptive: bool) -> Iterator[None]:
-    """Move the weights of an optimizer to where the loss near them is highest, and back to the bit at the end.
+    """Move the weights inside the `with` to the nearby point of highest loss, and restore them exactly afterwards.
 
-    That is, to first order, `rho` along the gradient, which is then cleared: the sharpness-aware minimisation of Foret
-    et al. 2021. `adaptive` measures the distance relative to each weight's size (Kwon et al. 2021).
+    To first order, that point lies `rho` along the gradient, which is then cleared: sharpness-aware minimisation (SAM),
+    Foret et al. 2021. `adaptive` scales the distance by each weight's size (Kwon et al. 2021).
     """
     from pytorch_optimizer import SAM  # takes most of a second to import
 
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    mover = SAM(weights, _NoStep, rho=rho, adaptive=adaptive)  # type: ignore[arg-type]
-    mover.first_step(zero_grad=True)
+    sam = SAM(weights, _NoStep, rho=rho, adaptive=adaptive)  # type: ignore[arg-type]
+    sam.first_step(zero_grad=True)
     try:
         yield
     finally:
-        mover.second_step()
+        sam.second_step()
 
 
 class _NoStep(torch.optim.Optimizer):
-    """Step nowhere: the weights are stepped once they are back, by an optimizer that Lightning and its scaler know."""
+    """Optimizer whose step does nothing: Lightning's own optimizer updates the weights once they are restored."""
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
         super().__init__(groups, {})
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Leave the weights as they are."""
+        """Leave the weights unchanged."""
 
 
 @contextmanager
 def freeze_statistics(net: nn.Module) -> Iterator[None]:
-    """Normalise by the batch and leave running statistics, and their count of batches, as they are."""
+    """Use batch statistics inside the `with`, without updating running statistics or their batch counts."""
     tracking = [module for module in net.modules() if getattr(module, "track_running_stats", False)]
     for module in tracking:
         module.track_running_stats = False  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The record of a run as it goes: begun, ended one way or another, and reopened with its own configuration."""
+"""Record of a running job: its start, its outcome, and resuming with its own configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from avatar_bench.training.run_folder import CONFIG, write_config
 
 
 def start_record(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> None:
-    """Fill the run folder with its configuration and its first record."""
+    """Write the configuration and the first record into the run folder."""
     (folder / "checkpoints").mkdir(exist_ok=True)
     if not cfg.resume:
         write_config(folder, cfg)
@@ -35,12 +35,12 @@ def start_record(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> None:
 
 @contextmanager
 def record_outcome(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> Iterator[None]:
-    """Leave in run.json how what is done meanwhile ended, and how long it took."""
+    """Record in run.json how the body of the `with` ended and how long it took."""
     try:
         with record_duration(record, "seconds"):
             yield
     except BaseException as error:
-        with suppress(OSError):  # a full disk keeps the record that is there, and the error is the one to be told
+        with suppress(OSError):  # on a full disk, the old record stays and the original error is reported
             if record.get("sweep_job"):
                 start_record(folder, cfg, record)
             if (folder / RECORD).is_file():
@@ -51,16 +51,16 @@ def record_outcome(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> Ite
 
 @contextmanager
 def record_duration(record: dict[str, Any], name: str) -> Iterator[None]:
-    """Add the seconds that what is done meanwhile takes to a figure of the record, however it ends."""
-    begun = time.monotonic()
+    """Add the duration of the body of the `with`, in seconds, to an entry of the record, even if it fails."""
+    started = time.monotonic()
     try:
         yield
     finally:
-        record[name] = round(record.get(name, 0.0) + time.monotonic() - begun, 1)
+        record[name] = round(record.get(name, 0.0) + time.monotonic() - started, 1)
 
 
 def reopen_config(folder: Path, command: str, schema: type, check: Callable[[DictConfig], None]) -> DictConfig:
-    """Give the own configuration of an interrupted run; raise ConfigError where other options are given beside it."""
+    """Read the configuration of an interrupted run; raise ConfigError if other options are given with resume=."""
     if not (folder / RECORD).is_file() or not (folder / CONFIG).is_file():
         raise CheckpointError(f"resume={folder} is not a run folder.", f"Expected a folder made by {command}.")
     if (maker := read_record(folder).get("command", "train")) != command:
@@ -68,8 +68,8 @@ def reopen_config(folder: Path, command: str, schema: type, check: Callable[[Dic
     others = [item for item in HydraConfig.get().overrides.task if not item.startswith(("resume=", "~mode"))]
     if others:
         raise ConfigError(
-            f"resume goes on with the run's own configuration; {others[0]} cannot change it.",
-            "Leave it out, or start a new one from its weights: "
+            f"resume= uses the run's own configuration; {others[0]} cannot change it.",
+            "Remove the option, or start a new run from its weights: "
             + (f"init_from={folder}" if command == "train" else f"model.weights={folder / BACKBONE_FILE}"),
         )
     file = folder / CONFIG
@@ -86,8 +86,8 @@ def _record_failure(folder: Path, record: dict[str, Any], error: BaseException) 
     status = "diverged" if isinstance(error, DivergedError) else "failed"
     if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning has a SystemExit of its own
         status = "interrupted"
-    said = {KeyboardInterrupt: "Ctrl-C", SystemExit: "SIGTERM"}.get(type(error), type(error).__name__)
-    record |= {"status": status, "error": said if status == "interrupted" else "\n".join(format_error(error)[0])}
+    cause = {KeyboardInterrupt: "Ctrl-C", SystemExit: "SIGTERM"}.get(type(error), type(error).__name__)
+    record |= {"status": status, "error": cause if status == "interrupted" else "\n".join(format_error(error)[0])}
     write_record(folder, record)
 
 

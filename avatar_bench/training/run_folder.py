@@ -1,4 +1,4 @@
-"""Folders of runs: which one a training has, what lies there already, and who may write there."""
+"""Run folders: their names, locks and first records, and resuming jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from avatar_bench.config.schema import TrainConfig
 
 CONFIG, LOCK = "config.yaml", "run.lock"
-# options that change no weight
+# options that do not change the weights
 IGNORED_OPTIONS = ("out", "lang", "callbacks.progress", "callbacks.save_minutes", "data.workers", "data.cache_gb")
 
 
 def choose_run_folder(settings: TrainConfig) -> Path:
-    """Give the folder that a run is to have: a job of a sweep within the sweep's, `out`, or one named by the time."""
+    """Return the folder of a new run: in the sweep's folder for a sweep's job, else `out`, else one named by time."""
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         shared = hydra.job.config.override_dirname.exclude_keys
@@ -47,27 +47,27 @@ def choose_run_folder(settings: TrainConfig) -> Path:
 
 
 def is_free(folder: Path) -> bool:
-    """Say whether a folder holds no run, or one that ended before its first checkpoint."""
+    """Return whether a folder has no run, or one that ended before its first checkpoint."""
     if not (folder / RECORD).is_file():
         return True
     return read_record(folder).get("status") in UNFINISHED_STATUSES and not any((folder / "checkpoints").glob("*.ckpt"))
 
 
 def build_taken_error(folder: Path, command: str) -> ConfigError:
-    """Say that a folder holds a run that would be lost."""
+    """Build the error for a folder whose run would be overwritten."""
     earlier = read_record(folder)
     return ConfigError(
-        f"out: {folder} holds a run already, status {earlier.get('status', 'unknown')}.",
-        f"Choose another out=DIR, or go on with it: avatar-bench {earlier.get('command', command)} resume={folder}",
+        f"out: {folder} already contains a run with status {earlier.get('status', 'unknown')}.",
+        f"Choose another out=DIR, or resume that run: avatar-bench {earlier.get('command', command)} resume={folder}",
     )
 
 
 def create_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[str, Any]:
-    """Give the first record of a run in a folder, or the record of an earlier run that is left as it is.
+    """Return the first record of a new run, or the record of an earlier run in the same folder.
 
-    A job of a sweep whose folder holds the same configuration is left as it is where it is finished, goes on where it
-    was interrupted or killed (`settings.resume` is set), and begins anew where it failed or diverged. Raise ConfigError
-    where the folder holds another run, GuardError where a finished one saw other images.
+    For a job of a sweep whose folder has the same configuration: a finished run is kept, an interrupted or killed one
+    is resumed (`settings.resume` is set), a failed or diverged one starts again. Raises ConfigError if the folder has
+    another run, GuardError if a finished run was trained on other images.
     """
     choices, sweeping = HydraConfig.get().runtime.choices, HydraConfig.get().mode == RunMode.MULTIRUN
     record: dict[str, Any] = {
@@ -85,7 +85,7 @@ def create_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[
         return record
     if not sweeping:
         raise build_taken_error(folder, "train")
-    _refuse_other_options(folder, cfg)
+    _refuse_other_options(folder, cfg, type(settings))
     earlier = read_record(folder)
     if earlier.get("status") == "finished":
         _refuse_other_images(folder, earlier, settings)
@@ -95,17 +95,17 @@ def create_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes from a run's folder meanwhile, and make it where there is none; an empty one goes again.
+    """Create and lock a run's folder inside the `with`; folders created here are removed at the end if empty.
 
-    The lock of a process that has died is taken over, with a warning: the system has let go of it. Raise OutputError
-    where another process holds it, or the folder cannot be made or written.
+    The lock of a dead process is taken over with a warning, since the system has released it. Raises OutputError if
+    another process holds the lock, or if the folder cannot be created or written.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     with ExitStack() as stack:
-        stack.callback(_remove_empty, made)
+        stack.callback(_remove_empty, created)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            left = (folder / LOCK).exists()
+            stale = (folder / LOCK).exists()
             stack.enter_context(exclusive_lock(folder / LOCK))
         except LockedError as error:
             raise OutputError(
@@ -113,24 +113,24 @@ def lock_folder(folder: Path) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise OutputError(
-                f"{folder} cannot be written: {error.strerror}.", "A run needs a folder that you may write to."
+                f"{folder} cannot be written: {error.strerror}.", "Choose a folder with write permission: out=DIR"
             ) from error
-        if left:
+        if stale:
             print(
-                f"warning: {folder}: {_name_owner(folder)} trained there and is gone; its lock is taken over",
+                f"warning: {folder}: {_name_owner(folder)} was training there and has ended; taking over its lock",
                 file=sys.stderr,
             )
         yield
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    with suppress(OSError):  # the first that holds something
+    with suppress(OSError):  # stop at the first folder that is not empty
         for folder in folders:
             folder.rmdir()
 
 
 def _name_owner(folder: Path) -> str:
-    """Name the process that has written a run's record last."""
+    """Return a description of the process that last wrote a run's record."""
     try:
         owner = read_record(folder)["process"]
         return f"process {owner['pid']} on {owner['host']}"
@@ -144,61 +144,62 @@ def write_config(folder: Path, cfg: DictConfig) -> None:
 
 
 def _name_run(settings: TrainConfig) -> str:
-    """Name a run by its experiment, else by its model."""
+    """Return the name of a run: its experiment, else its model."""
     choices = HydraConfig.get().runtime.choices
     model = choices.get("model") or "timm"
     return str(choices.get("experiment") or (model if model != "timm" else settings.model.backbone))
 
 
-def _refuse_other_options(folder: Path, cfg: DictConfig) -> None:
-    """Raise ConfigError, naming the options, where a folder holds a run of another configuration."""
-    schema = OmegaConf.structured(TrainConfig)  # options that are younger than the run have their defaults there
+def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> None:
+    """Raise ConfigError naming the options if a folder has a run with another configuration."""
+    schema = OmegaConf.structured(schema_class)  # an option newer than the run gets its default
     try:
-        kept = _flatten(OmegaConf.to_container(OmegaConf.merge(schema, read_run_config(folder / CONFIG)), resolve=True))
+        stored = OmegaConf.to_container(OmegaConf.merge(schema, read_run_config(folder / CONFIG)), resolve=True)
+        theirs = _flatten(stored)
     except OmegaConfBaseException as error:
         raise ConfigError(
-            f"{folder} holds a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}.",
-            "Remove the folder to train it anew, or choose another: out=DIR",
+            f"{folder} contains a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}.",
+            "Remove the folder to train again, or choose another: out=DIR",
         ) from error
-    asked = _flatten(OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True))
-    other = [key for key in {**asked, **kept} if key not in IGNORED_OPTIONS and asked.get(key) != kept.get(key)]
+    ours = _flatten(OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True))
+    other = [key for key in {**ours, **theirs} if key not in IGNORED_OPTIONS and ours.get(key) != theirs.get(key)]
     if other:
-        said = [f"{key} is {kept.get(key)} there, {asked.get(key)} here" for key in other[:3]]
+        changes = [f"{key} is {theirs.get(key)} there, {ours.get(key)} here" for key in other[:3]]
         raise ConfigError(
-            f"{folder} holds a run of another configuration: {'; '.join(said)}{'; ...' * (len(other) > 3)}.",
-            "Choose another folder for this sweep, out=DIR, or remove that run.",
+            f"{folder} contains a run with another configuration: {'; '.join(changes)}{'; ...' * (len(other) > 3)}.",
+            "Choose another out=DIR for this sweep, or remove that run.",
         )
 
 
 def _flatten(values: Any, key: str = "") -> dict[str, Any]:
     if not isinstance(values, dict) or not values:
         return {key: values}
-    inside = (_flatten(value, f"{key}.{name}".strip(".")) for name, value in values.items())
-    return {path: value for part in inside for path, value in part.items()}
+    parts = (_flatten(value, f"{key}.{name}".strip(".")) for name, value in values.items())
+    return {path: value for part in parts for path, value in part.items()}
 
 
 def _refuse_other_images(folder: Path, earlier: Mapping[str, Any], settings: TrainConfig) -> None:
-    """Raise GuardError where the images have changed since a run: its figures would stand beside others' in vain."""
+    """Raise GuardError if the images have changed since a run: its metrics would not be comparable with the others'."""
     trained_on = (earlier.get("data") or {}).get("fingerprint")
     if trained_on not in (None, open_dataset(settings.data).fingerprint):
         raise GuardError(
-            f"{folder} was trained before, on other images than data={settings.data.kind} names now.",
-            "Restore them, or train all jobs on the new ones in another folder: out=DIR",
+            f"{folder} was trained on other images than data={settings.data.kind} now contains.",
+            "Restore them, or train all jobs on the new images in another folder: out=DIR",
         )
 
 
 def _resume_job(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict[str, Any] | None:
-    """Have an interrupted or killed job go on from its last checkpoint; clear away what cannot be gone on with."""
+    """Set `settings.resume` and return the record if the job can be resumed; else clear its folder and return None."""
     from avatar_bench.models.checkpoint import (  # imports torch, which this job needs now
         LAST_CHECKPOINT,
         PREVIOUS_CHECKPOINT,
         is_intact,
     )
 
-    kept = [name for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT) if is_intact(folder / "checkpoints" / name)]
-    if earlier.get("status") in ("running", "interrupted") and kept and earlier.get("stages"):
+    intact = [name for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT) if is_intact(folder / "checkpoints" / name)]
+    if earlier.get("status") in ("running", "interrupted") and intact and earlier.get("stages"):
         settings.resume = str(folder)
-        print_line(f"{folder}: goes on from its last checkpoint.", file=sys.stderr)
+        print_line(f"{folder}: resuming from its last checkpoint.", file=sys.stderr)
         return earlier
     for name in ("checkpoints", "predictions", "evaluation", "logs"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -207,7 +208,7 @@ def _resume_job(folder: Path, earlier: dict[str, Any], settings: TrainConfig) ->
 
 
 def read_git_commit() -> str | None:
-    """Give the commit that GIT_COMMIT or the checkout around the working folder names."""
+    """Return the commit checked out in GIT_DIR or in the working folder; None outside a git checkout."""
     head = Path(os.environ.get("GIT_DIR", ".git")) / "HEAD"
     try:
         text = head.read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""Training of one stage by Lightning: trainer, callbacks, loggers and checkpoints."""
+"""Training of one stage with Lightning: trainer, callbacks, logger and checkpoints."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from avatar_bench.training.module import Learner
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """Where and how Lightning runs, as in conf/trainer and conf/callbacks."""
+    """Options of the Lightning trainer and its callbacks, as in conf/trainer and conf/callbacks."""
 
     accelerator: str = "auto"
     devices: Any = 1
@@ -70,19 +70,19 @@ class TrainerOptions:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint complete or not at all, with its .sha256 beside it, and read it as plain data only."""
+    """Checkpoint plugin that writes atomically with a .sha256 file, and loads plain data only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write it; raise OutputError, leaving all earlier files, where that cannot be done."""
+        """Write the checkpoint; on failure raise OutputError and keep earlier files."""
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load tensors and plain types, whatever was asked for."""
+        """Load tensors and plain types, whatever `weights_only` says."""
         verify_checkpoint(Path(path))
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove the file and its checksum."""
+        """Remove the checkpoint and its checksum file."""
         remove_checkpoint(Path(path))
 
 
@@ -95,12 +95,12 @@ def fit_stage(
     first_epoch: int,
     resume: Path | None = None,
 ) -> Path:
-    """Train the learner's stage, and give its best checkpoint by val macro-F1.
+    """Train the learner's current stage; return its best checkpoint by val macro-F1.
 
-    `folder` is the run folder: checkpoints/best.ckpt, last.ckpt and metrics.csv are written there, epochs counted
-    from `first_epoch`. `resume` is a checkpoint of this stage that is gone on from; `data` begins where it ends.
-    Raises DivergedError on a loss that is not finite, KeyboardInterrupt or SystemExit(143) when a signal ended it,
-    once the step is saved, OutputError where a checkpoint cannot be written or a process of the loader was killed.
+    Writes checkpoints/best.ckpt, last.ckpt and metrics.csv into the run folder, numbering epochs from `first_epoch`.
+    `resume` is a checkpoint of this stage to resume from; `data` must start at its position. Raises DivergedError if
+    the loss is not finite; KeyboardInterrupt or SystemExit(143) after a signal, once the step is saved; OutputError if
+    a checkpoint cannot be written or a loader process was killed.
     """
     suppress_framework_warnings()
     retain_freed_memory()
@@ -108,7 +108,7 @@ def fit_stage(
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.compile:
-        learner.net.compile()  # in place: a compiled module around it would rename the weights
+        learner.net.compile()  # in place: wrapping in a compiled module would rename the weights
     best = folder / "checkpoints" / "best.ckpt"
     fresh = resume is None and learner.card.stage > 1
     callbacks = _callbacks(folder, options, first_epoch, stop, fresh)
@@ -116,15 +116,15 @@ def fit_stage(
     with stop.handle_signals():
         run_trainer(trainer, learner, data, resume, stop)
     if not best.is_file():
-        raise DataError("No checkpoint was chosen: val macro-F1 was never measured.", "Is the val split empty?")
+        raise DataError("No checkpoint was saved: val macro-F1 was never computed.", "Check that val has images.")
     return best
 
 
 def build_trainer(
     options: TrainerOptions, epochs: int, folder: Path, logger: Logger | None, callbacks: list[Callback]
 ) -> pl.Trainer:
-    """Build Lightning's trainer of some epochs, whose checkpoints are whole and plain."""
-    # deterministic algorithms would have all memory filled before it is written to: a tenth of a small network's step
+    """Build a deterministic Lightning trainer that writes its checkpoints atomically."""
+    # deterministic algorithms would fill all new memory first: a tenth of a small network's step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a property
     return pl.Trainer(
         accelerator=options.accelerator,
@@ -143,9 +143,9 @@ def build_trainer(
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
         num_sanity_val_steps=0,
-        enable_progress_bar=False,  # Lightning's writes on stdout
+        enable_progress_bar=False,  # Lightning's bar writes to stdout
         enable_model_summary=False,
-        use_distributed_sampler=False,  # EpochSampler divides the images itself
+        use_distributed_sampler=False,  # EpochSampler already divides the images between processes
     )
 
 
@@ -156,12 +156,12 @@ def run_trainer(
     resume: Path | None,
     stop: StopRequest,
 ) -> None:
-    """Have the trainer fit; end as a signal asks for, and not with Lightning's own exit codes."""
+    """Run the fit; after a signal, exit with our exit codes instead of Lightning's."""
     learner.train()
     try:
         trainer.fit(learner, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
     except SystemExit as error:
-        # Lightning has exit codes of its own for signals; the command has its own last words
+        # Lightning has its own exit codes for signals; the command must end with ours and its last line
         if stop.asked is not None:
             stop.end()
         if error.code == 1 and trainer.interrupted:
@@ -171,71 +171,74 @@ def run_trainer(
 
 @torch.inference_mode()
 def embed(learner: Learner, batches: Iterable[dict[str, Any]], options: TrainerOptions) -> NDArray[np.float32]:
-    """Give the embeddings (N, D) of batches of images, as the learner makes them in evaluation."""
+    """Compute the embeddings (N, D) of batches of images with the learner in eval mode."""
     learner.eval().to("cuda" if resolve_device(options.accelerator) == "cuda" else "cpu")
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     bar = tqdm(batches, "features", leave=False, disable=None if options.progress else True)
-    short = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision(options))
-    with torch.autocast(learner.device.type, short or torch.bfloat16, enabled=short is not None):
-        found = [learner(batch["image"].to(learner.device))[1].float().cpu().numpy() for batch in bar]
-    return np.concatenate(found)
+    reduced = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision(options))
+    with torch.autocast(learner.device.type, reduced or torch.bfloat16, enabled=reduced is not None):
+        embeddings = [learner(batch["image"].to(learner.device))[1].float().cpu().numpy() for batch in bar]
+    return np.concatenate(embeddings)
 
 
 def refuse_missing_devices(accelerator: str, devices: Any, strategy: str) -> None:
-    """Raise ConfigError where the options of the trainer ask for devices that this machine lacks."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not (there | {"gpu": any(there.values())}).get(accelerator, True):
+    """Raise ConfigError if the trainer options ask for devices that this machine lacks."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not (available | {"gpu": any(available.values())}).get(accelerator, True):
         raise ConfigError(
             f"trainer.accelerator={accelerator}: torch finds no GPU here.",
-            "Leave it out (and trainer=gpu, which sets it), or give trainer=cpu.",
+            "Remove the option (and trainer=gpu, which sets it), or use trainer=cpu.",
         )
     suppress_framework_warnings()
     try:
         pl.Trainer(accelerator=accelerator, devices=devices, strategy=strategy, logger=False)
     except (MisconfigurationException, ValueError) as error:
         raise ConfigError(
-            f"trainer.accelerator={accelerator}, trainer.devices={devices}, trainer.strategy={strategy}: this machine "
-            "cannot do that.",
+            f"trainer.accelerator={accelerator}, trainer.devices={devices}, trainer.strategy={strategy}: not possible "
+            "on this machine.",
             " ".join(str(error).split()),
         ) from error
 
 
 def resolve_device(accelerator: str) -> str:
-    """Give cpu, cuda or mps: what trainer.accelerator stands for on this machine."""
+    """Return the device type that trainer.accelerator selects on this machine: cpu, cuda or mps."""
     if accelerator == "cpu":
         return "cpu"
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def resolve_precision(options: TrainerOptions) -> str:
-    """Give Lightning's name of the precision; "amp" is 16-mixed on CUDA and 32 elsewhere.
+    """Return Lightning's name of the precision; "amp" is 16-mixed on CUDA and 32 elsewhere.
 
-    Raises ConfigError on 16-mixed without a GPU, in whose place Lightning would compute with bf16.
+    Raises ConfigError for 16-mixed without a GPU, where Lightning would silently use bf16.
     """
     cuda = resolve_device(options.accelerator) == "cuda"
     if options.precision == "amp":
         return "16-mixed" if cuda else "32-true"
     if options.precision == "16-mixed" and not cuda and options.accelerator in ("auto", "cpu"):
         raise ConfigError(
-            "trainer.precision=16-mixed: numbers of 16 bits need a GPU, and there is none to compute on.",
-            "Expected 32, auto or bf16-mixed; amp takes 16 bits where there is a GPU.",
+            "trainer.precision=16-mixed needs a GPU, and this run has none.",
+            "Expected 32, auto or bf16-mixed; amp uses 16 bits if there is a GPU.",
         )
     return "32-true" if options.precision == "32" else options.precision
 
 
 def finish_checkpoint(best: Path, temperature: float) -> tuple[str, str]:
-    """Put the temperature into the best checkpoint, drop the optimizer's state; give its and its weights' SHA-256."""
+    """Store the temperature in the best checkpoint and drop its optimizer state.
+
+    Returns the SHA-256 of the file and of its weights.
+    """
     checkpoint = read_checkpoint(best)
     card = Card.from_checkpoint(checkpoint, best)
-    kept = {key: checkpoint[key] for key in ("state_dict", "epoch", "global_step", "pytorch-lightning_version")}
-    kept[CARD_KEY] = {**card.plain(), "temperature": temperature}
-    write_checkpoint(kept, best)
-    return sha256_of_file(best), hash_weights(kept["state_dict"])
+    final = {key: checkpoint[key] for key in ("state_dict", "epoch", "global_step", "pytorch-lightning_version")}
+    final[CARD_KEY] = {**card.plain(), "temperature": temperature}
+    write_checkpoint(final, best)
+    return sha256_of_file(best), hash_weights(final["state_dict"])
 
 
 def build_logger(name: str, folder: Path, run_name: str, project: str, offline: bool, settings: Any) -> Logger | None:
-    """Build the experiment logger; raise ConfigError where its package is not installed."""
+    """Build the experiment logger; raise ConfigError if its package is not installed."""
     logs = folder / "logs"
     builders: dict[str, Callable[[], Logger | None]] = {
         "none": lambda: None,
@@ -269,6 +272,6 @@ def _callbacks(
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=options.early_stopping, check_finite=False))
     callbacks.append(MetricsHistory(folder, first_epoch, options.progress))
     callbacks.append(BestCheckpoint(folder / "checkpoints"))
-    # the last of all: what it writes holds the state of the others
+    # must come last: its checkpoint includes the state of the other callbacks
     callbacks.append(LastCheckpoint(folder / "checkpoints" / LAST_CHECKPOINT, options.save_minutes, stop, fresh))
     return callbacks

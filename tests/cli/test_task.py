@@ -1,4 +1,4 @@
-"""How a job of a sweep tells of its error."""
+"""Tests of the errors of sweep jobs."""
 
 from __future__ import annotations
 

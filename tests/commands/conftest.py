@@ -76,7 +76,7 @@ class Child:
         return os.waitstatus_to_exitcode(done[1])
 
     def workers(self) -> list[int]:
-        """Give the processes that it has begun."""
+        """Return the processes that it has begun."""
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
 

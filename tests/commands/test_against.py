@@ -146,7 +146,7 @@ def test_images_are_matched_by_content_and_their_number_is_stated(
     rows.assign(path=[f"./{path}" for path in rows["path"]]).to_csv(tmp_path / "moved" / "june.csv", index=False)
     words = ["data=manifest", f"data.manifest={tmp_path / 'moved' / 'june.csv'}", *QUICK]
     assert evaluate(good, *words, f"against={good / 'evaluation' / 'blind' / 'blind_test'}") == 0
-    told = "Paired differences are of the 37 images in common; the new result has 37, the earlier one 42."
+    told = "Paired differences cover the 37 common images; the new result has 37, the earlier one 42."
     assert told in capsys.readouterr().err
     result = found(good, "june")
     assert (result.n, result.metrics["blind_test/images_in_common"].value) == (37, 37)
@@ -163,7 +163,7 @@ def test_without_images_in_common_a_set_of_one_name_is_refused(good: Path, earli
 def test_on_other_data_differences_are_unpaired_and_say_so(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(good, "split=test", *QUICK, f"against={good / 'evaluation' / 'blind' / 'blind_test'}") == 0
     out, err = capsys.readouterr()
-    assert "every difference is unpaired" in err
+    assert "all differences are unpaired" in err
     assert "statistically" not in out
     result, accuracies = found(good, "test"), []
     for name in ("test", "blind"):
@@ -186,7 +186,7 @@ def test_an_earlier_result_of_an_older_version_is_matched_by_path(good: Path, ea
 def test_a_result_without_predictions_is_compared_without_pairing(good: Path, earlier: Path, capsys: Any) -> None:
     (earlier / "predictions.csv").unlink()
     assert evaluate(good, *BLIND, f"against={earlier}") == 0
-    assert "every difference is unpaired" in capsys.readouterr().err
+    assert "all differences are unpaired" in capsys.readouterr().err
     assert found(good).metrics["blind_test/accuracy"].interval == "unpaired"
     assert "pairs" not in found(good).tables
 
@@ -195,9 +195,9 @@ def test_a_result_without_predictions_is_compared_without_pairing(good: Path, ea
     ("place", "said", "words", "code", "told"),
     [
         ("nowhere", {}, [], 3, "nowhere: there is no such folder"),
-        (".", {}, [], 3, "holds no result of blind_test on blind; it has earlier"),
+        (".", {}, [], 3, "has no result of blind_test on blind; it has earlier"),
         ("earlier", {"classes": ["cat", "dog"]}, [], 3, "is of the classes cat, dog, this run knows drawing"),
-        ("earlier", {"schema": 99}, [], 3, "its metrics.json cannot be read: schema 99"),
+        ("earlier", {"schema": 99}, [], 3, "its metrics.json cannot be read: it has schema 99"),
         ("earlier", {}, ["block=data_audit"], 2, "against= compares what blocks of one run give"),
         ("earlier", {}, ["alpha=2"], 2, "alpha=2"),
         ("", {}, [], 2, "against= is empty"),

@@ -110,12 +110,12 @@ def ood(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def judged(tiny_run: Path, ood: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    out = tmp_path_factory.mktemp("judged")
+def evaluated(tiny_run: Path, ood: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    out = tmp_path_factory.mktemp("evaluated")
     words = ["evaluate", f"ckpt={tiny_run}", "block=all", f"out={out}", "data.workers=0", ood, *QUICK]
-    before = verdicts(tiny_run, out / "before.csv")
+    before = predict_table(tiny_run, out / "before.csv")
     assert main(words) == 0
-    assert verdicts(tiny_run, out / "after.csv") == before
+    assert predict_table(tiny_run, out / "after.csv") == before
     return out / "evaluation" / "test", words
 
 
@@ -126,8 +126,8 @@ def asking(names: Sequence[str], words: list[str]) -> list[str]:
     return [*kept, f"block=[{','.join(names)}]"]
 
 
-def verdicts(run: Path, file: Path) -> bytes:
-    """What predict says of the images on which a run was judged: nothing that judges may change it."""
+def predict_table(run: Path, file: Path) -> bytes:
+    """Return the predictions for the images on which a run was evaluated: no evaluation may change it."""
     table = pd.read_csv(run / "split.csv")
     root = json.loads((run / "run.json").read_text())["data"]["root"]
     names = file.with_suffix(".txt")
@@ -157,8 +157,8 @@ def test_each_block_has_its_yaml_which_states_its_defaults(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_each_block_writes_what_the_contract_names(name: str, judged: tuple[Path, list[str]]) -> None:
-    folder = judged[0] / name
+def test_each_block_writes_what_the_contract_names(name: str, evaluated: tuple[Path, list[str]]) -> None:
+    folder = evaluated[0] / name
     found = Result.load_if_complete(folder)
     assert found is not None
     assert [metric for metric in METRICS[name] if metric not in found.metrics] == []
@@ -168,8 +168,10 @@ def test_each_block_writes_what_the_contract_names(name: str, judged: tuple[Path
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_each_figure_has_its_n_and_an_interval_around_it_or_a_reason(name: str, judged: tuple[Path, list[str]]) -> None:
-    found = Result.load(judged[0] / name)
+def test_each_figure_has_its_n_and_an_interval_around_it_or_a_reason(
+    name: str, evaluated: tuple[Path, list[str]]
+) -> None:
+    found = Result.load(evaluated[0] / name)
     for metric in found.metrics.values():
         assert metric.n >= 0
         if metric.value is not None and metric.low is not None and metric.high is not None:
@@ -177,14 +179,14 @@ def test_each_figure_has_its_n_and_an_interval_around_it_or_a_reason(name: str, 
         assert metric.value is not None or metric.reason
 
 
-def test_a_second_time_nothing_is_judged_again(
-    judged: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_second_time_nothing_is_evaluated_again(
+    evaluated: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:
         raise AssertionError("the network was asked again")
 
     monkeypatch.setattr("avatar_bench.models.classifier.Classifier.forward", never)
-    assert main(judged[1]) == 0
+    assert main(evaluated[1]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == ["already there"] * len(METRICS)
 
@@ -221,12 +223,12 @@ def test_each_set_goes_through_the_network_once_and_once_for_each_variation(
     assert Result.load(tmp_path / "evaluation" / "test" / "error_bias").provenance["seconds_of_passes"] == 0
 
 
-def test_what_is_kept_is_told_and_judged_anew_without_a_network(judged: tuple[Path, list[str]]) -> None:
+def test_kept_results_are_listed_and_evaluated_again_without_a_network(evaluated: tuple[Path, list[str]]) -> None:
     script = f"""
 import sys
 from avatar_bench.__main__ import main
-assert main({judged[1]}) == 0
-assert main({[*asking(["robustness", "error_bias"], judged[1]), "again=true"]}) == 0
+assert main({evaluated[1]}) == 0
+assert main({[*asking(["robustness", "error_bias"], evaluated[1]), "again=true"]}) == 0
 assert not {{"timm", "captum", "pytorch_lightning"}} & sys.modules.keys()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -234,13 +236,14 @@ assert not {{"timm", "captum", "pytorch_lightning"}} & sys.modules.keys()
 
 
 def test_in_russian_every_block_draws_the_same_figures(
-    tiny_run: Path, ood: str, judged: tuple[Path, list[str]], tmp_path: Path
+    tiny_run: Path, ood: str, evaluated: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     words = ["evaluate", f"ckpt={tiny_run}", "block=all", f"out={tmp_path}", "data.workers=0", ood, "lang=ru", *QUICK]
     assert main(words) == 0
     for name in METRICS:
         english, russian = (
-            sorted(file.name for file in (at / name).iterdir()) for at in (judged[0], tmp_path / "evaluation" / "test")
+            sorted(file.name for file in (at / name).iterdir())
+            for at in (evaluated[0], tmp_path / "evaluation" / "test")
         )
         assert english == russian
 

@@ -77,11 +77,13 @@ def test_each_comparison_writes_what_the_contract_names(name: str, compared: Pat
     assert len({entry["recipe"] for entry in compared_runs}) == 2
 
 
-def test_the_ensembles_are_judged_like_runs(many: Path, compared: Path) -> None:
+def test_ensembles_are_evaluated_like_runs(many: Path, compared: Path) -> None:
     for strategy in ENSEMBLES:
         folder = many / "ensembles" / strategy
-        judged = Result.load(folder / "evaluation" / "test" / "blind_test").metrics["accuracy"]
-        assert judged.value == pytest.approx(Result.load(compared / "ensemble").metrics[f"accuracy/{strategy}"].value)
+        evaluated = Result.load(folder / "evaluation" / "test" / "blind_test").metrics["accuracy"]
+        assert evaluated.value == pytest.approx(
+            Result.load(compared / "ensemble").metrics[f"accuracy/{strategy}"].value
+        )
         assert Result.load_if_complete(folder / "evaluation" / "test" / "calibration")
 
 
@@ -90,11 +92,11 @@ def test_the_overview_shows_the_ensembles_that_the_same_command_has_made(compare
     kinds = runs["kind"].to_dict()
     assert {name: kinds.get(name) for name in ENSEMBLES} == dict.fromkeys(ENSEMBLES, "ensemble")
     for name in ENSEMBLES:
-        judged = Result.load(compared.parents[1] / "ensembles" / name / "evaluation" / "test" / "blind_test")
-        assert runs.loc[name, "accuracy"] == pytest.approx(judged.metrics["accuracy"].value)
+        evaluated = Result.load(compared.parents[1] / "ensembles" / name / "evaluation" / "test" / "blind_test")
+        assert runs.loc[name, "accuracy"] == pytest.approx(evaluated.metrics["accuracy"].value)
 
 
-def test_a_second_time_nothing_is_judged_again(
+def test_a_second_time_nothing_is_evaluated_again(
     compared: Path, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:
@@ -106,8 +108,8 @@ def test_a_second_time_nothing_is_judged_again(
     assert {line.split(":")[0] for line in lines[:-1]} == {"already there"}
 
 
-def test_an_ensemble_gives_verdicts_like_a_run(many: Path, compared: Path, images: Path, tmp_path: Path) -> None:
-    folder, out = many / "ensembles" / "soft_vote", tmp_path / "verdicts.csv"
+def test_an_ensemble_predicts_like_a_run(many: Path, compared: Path, images: Path, tmp_path: Path) -> None:
+    folder, out = many / "ensembles" / "soft_vote", tmp_path / "predictions.csv"
     assert main(["predict", f"ckpt={folder}", f"input={images / 'blind'}", f"output={out}", "workers=0"]) == 0
     table = pd.read_csv(out)
     assert set(table["status"]) == {"ok"}
@@ -144,7 +146,7 @@ def test_a_run_that_is_not_finished_is_left_out_of_a_folder_and_named(
     (other / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
     assert main(["evaluate", f"ckpt={run_copy.parent}", "block=architecture"]) == 0
     said = capsys.readouterr()
-    assert f"left out: {other}: its status is interrupted" in said.err
+    assert f"skipped: {other}: its status is interrupted" in said.err
     assert str(other) not in said.out
 
 
@@ -166,7 +168,8 @@ def test_a_comparison_on_another_split_replaces_nothing(
     capsys.readouterr()
     for block in ("ensemble_diversity", "overview"):
         assert compare(2, 3, block=block) == 2
-        told = f"holds Results of other images of that name: {tmp_path / 'many' / 'r0'}, {tmp_path / 'many' / 'r1'}."
+        many = tmp_path / "many"
+        told = f"already contains results for other images, from {many / 'r0'}, {many / 'r1'}."
         assert told in capsys.readouterr().err
     assert file.read_bytes() == before
     assert [folder.name for folder in file.parent.parent.iterdir()] == ["ensemble_diversity"]
@@ -178,6 +181,6 @@ def test_what_an_ensemble_that_was_made_on_the_way_cannot_do_is_named_and_no_err
     words = ["block=[architecture,ensemble]", "block.ensemble.resamples=100", "block.ensemble.soup=false"]
     assert main(["evaluate", f"ckpt={many}", *words, "data.workers=0"]) == 0
     out, err = capsys.readouterr()
-    assert f"left out: {many / 'ensembles' / 'soft_vote' / 'evaluation' / 'test' / 'architecture'}: " in err
-    assert "4 left out" in out.splitlines()[-1]
+    assert f"skipped: {many / 'ensembles' / 'soft_vote' / 'evaluation' / 'test' / 'architecture'}: " in err
+    assert "4 skipped" in out.splitlines()[-1]
     assert main(["evaluate", f"ckpt={many / 'ensembles' / 'soft_vote'}", "block=architecture"]) == 3

@@ -1,4 +1,4 @@
-"""What completion offers, asked directly and through bash."""
+"""Tests of the completion candidates, queried directly and through bash."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_last_word_is_completed(words: list[str], expected: list[str]) -> No
 def test_options_of_hydra_itself_are_not_offered() -> None:
     offered = complete(["train", "data=folder", ""])
     assert {"model=", "seed=", "data."} <= set(offered)
-    assert not any(name.startswith(("hydra", "schema", "manners")) for name in offered)
+    assert not any(name.startswith(("hydra", "schema", "hydra_defaults")) for name in offered)
 
 
 def test_paths_are_offered_where_the_shell_cannot(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def namesakes(images: Path, folder: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def weak_run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that is often wrong, whose figures therefore tell one formula from another."""
+    """A run that is often incorrect, so that its metrics distinguish formulas."""
     return train(tmp_path_factory.mktemp("weak") / "run", "trainer.limit_batches=3", "lr=1e-3", "seed=3")
 
 
@@ -111,22 +111,22 @@ def test_the_test_set_is_that_of_the_split_in_its_order(weak_run: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["val", "calibration", "blind"])
-def test_another_set_of_the_run_is_judged_by_its_name(split: str, tiny_run: Path) -> None:
+def test_another_set_of_the_run_is_evaluated_by_its_name(split: str, tiny_run: Path) -> None:
     assert evaluate(tiny_run, f"split={split}") == 0
     counts = json.loads((tiny_run / "run.json").read_text())["split"]["counts"] | {"blind": 42}
     assert result(tiny_run, split).n == counts[split]
 
 
-def test_the_training_images_are_no_set_to_judge_on(tiny_run: Path, capsys: Any) -> None:
+def test_the_training_images_are_no_set_to_evaluate_on(tiny_run: Path, capsys: Any) -> None:
     assert evaluate(tiny_run, "split=train") == 2
-    assert "say nothing of new ones" in capsys.readouterr().err
+    assert "do not estimate performance on new ones" in capsys.readouterr().err
 
 
 def test_a_saved_result_says_where_it_comes_from(tiny_run: Path) -> None:
     assert evaluate(tiny_run) == 0
     said = json.loads((tiny_run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text())
     record = json.loads((tiny_run / "run.json").read_text())
-    assert (said["block"], said["schema"], said["set"], said["classes"]) == ("blind_test", 1, "test", CLASSES)
+    assert (said["block"], said["schema"], said["set"], said["classes"]) == ("blind_test", 2, "test", CLASSES)
     assert said["n"] == record["split"]["counts"]["test"]
     provenance = said["provenance"]
     assert provenance["checkpoint_sha256"] == record["checkpoint_sha256"]
@@ -251,7 +251,7 @@ def test_the_results_of_another_table_of_one_name_are_never_replaced(
     for words in ([], ["again=true"], ["block=prior_shift"]):  # nor do two blocks of one name tell of two sets
         assert main(["evaluate", f"ckpt={run_copy}", "data.workers=0", *other, *words]) == 2
         err = capsys.readouterr().err.splitlines()
-        assert f"{file.parent.parent} holds Results of other images of that name: {tables[0]}." in err[0]
+        assert f"{file.parent.parent} already contains results for other images, from {tables[0]}." in err[0]
         assert len(err) == 3
         assert "data.name=NAME" in err[1]
     assert file.read_bytes() == before
@@ -287,7 +287,7 @@ def test_the_results_of_another_split_are_never_replaced(
     for more in ([], ["block=prior_shift"]):
         assert main(["evaluate", f"ckpt={other_split}", "data.workers=0", *words, *more]) == 2
         err = capsys.readouterr().err.splitlines()
-        assert err[0].endswith(f"{file.parent.parent} holds Results of other images of that name: {run_copy}.")
+        assert err[0].endswith(f"{file.parent.parent} already contains results for other images, from {run_copy}.")
         assert (len(err), "out=DIR" in err[1]) == (3, True)
     assert file.read_bytes() == before
     assert [folder.name for folder in file.parent.parent.iterdir()] == ["blind_test"]
@@ -295,9 +295,7 @@ def test_the_results_of_another_split_are_never_replaced(
     assert evaluate(weak_run, *words) == 0  # of the same split
 
 
-def test_a_run_that_was_trained_anew_on_another_split_is_judged_in_its_folder(
-    run_copy: Path, other_split: Path
-) -> None:
+def test_a_run_retrained_on_another_split_is_evaluated_in_its_folder(run_copy: Path, other_split: Path) -> None:
     assert evaluate(run_copy) == 0
     first = result(run_copy, "test").provenance
     shutil.copytree(other_split, run_copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("evaluation"))
@@ -362,7 +360,7 @@ def test_a_half_written_result_is_none(run_copy: Path, images: Path, tmp_path: P
     assert evaluate(run_copy, "data=manifest", f"data.manifest={other}") == 0
 
 
-def test_of_many_runs_a_refusal_comes_before_the_first_is_judged(
+def test_of_many_runs_a_refusal_comes_before_the_first_evaluation(
     run_copy: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     second = Path(shutil.copytree(run_copy, run_copy.parent / "second"))
@@ -435,7 +433,7 @@ def test_predictions_are_kept_and_used_again(
     assert calls != []  # another checkpoint, other predictions
 
 
-def test_several_runs_and_a_folder_of_runs_are_judged_one_by_one(
+def test_several_runs_and_a_folder_of_runs_are_evaluated_one_by_one(
     tiny_run: Path, weak_run: Path, tmp_path: Path, capsys: Any
 ) -> None:
     words = ["evaluate", FEW, "allow=[permutation]", "data.workers=0"]
@@ -465,7 +463,7 @@ def test_without_ckpt_the_newest_run_is_taken_and_named(
     assert "runs/x/new/evaluation/test/blind_test: accuracy " in out
 
 
-def test_a_checkpoint_outside_its_run_is_judged_on_data_that_is_named(
+def test_a_checkpoint_outside_its_run_is_evaluated_on_given_data(
     tiny_run: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     bare = Path(shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt"))
@@ -523,7 +521,7 @@ AUDIT = ("block.data_audit.resamples=100", "block.data_audit.label_errors=false"
 
 @pytest.fixture
 def told_by_format(tmp_path: Path) -> Path:
-    """A folder of class folders whose classes their format tells."""
+    """A folder of class folders whose file formats reveal the classes."""
     rng = np.random.default_rng(0)
     for label, ending in (("drawing", "png"), ("real", "jpg")):
         for number in range(20):
@@ -541,7 +539,7 @@ def test_data_is_audited_without_a_run(
     assert main(["evaluate", *words]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("runs/evaluation/all/data_audit: metadata_auroc ")
-    assert "can this set say what tells its classes apart?" in err
+    assert "is this set suitable for evaluating classifiers?" in err
     found = Result.load(tmp_path / "runs" / "evaluation" / "all" / "data_audit")
     assert found.n == 192
     assert found.provenance["allow"] == ["shortcut"]
@@ -555,7 +553,7 @@ def test_an_audit_that_says_no_is_saved_and_then_fails(
     words = ["evaluate", "block=data_audit", *AUDIT, "data=folder", f"data.root={told_by_format}"]
     assert main([*words, f"out={tmp_path / 'out'}"]) == 3
     lines = capsys.readouterr().err.splitlines()
-    assert "told cannot say what tells its classes apart: the file alone" in lines[-3]
+    assert "told is unsuitable for evaluation: the file alone" in lines[-3]
     assert "allow=[shortcut]" in lines[-1]
     folder = tmp_path / "out" / "evaluation" / "told" / "data_audit"
     assert Result.load(folder).provenance["assessment"]["suitable"] == "no"
@@ -569,10 +567,10 @@ def test_run_blocks_and_data_blocks_run_together(
     monkeypatch.chdir(tmp_path)
     words = ["block=[blind_test,data_audit]", *AUDIT, "allow=[shortcut,near_duplicates]"]
     assert evaluate(run_copy, *words, "data=manifest", f"data.manifest={images / 'blind.csv'}") == 0
-    judged = Result.load(run_copy / "evaluation" / "blind" / "blind_test")
+    evaluated = Result.load(run_copy / "evaluation" / "blind" / "blind_test")
     audited = Result.load(tmp_path / "runs" / "evaluation" / "blind" / "data_audit")
-    assert judged.n == audited.n == 42
-    assert "checkpoint_sha256" in judged.provenance
+    assert evaluated.n == audited.n == 42
+    assert "checkpoint_sha256" in evaluated.provenance
 
 
 def test_a_data_block_takes_the_runs_own_data_where_no_other_is_named(run_copy: Path) -> None:
@@ -645,24 +643,24 @@ def test_a_result_that_would_come_out_the_same_is_kept(
     words = ["evaluate", "-cd", str(own_block.parent), f"ckpt={run_copy}", "block=constant"]
     file = run_copy / "evaluation" / "test" / "constant" / "metrics.json"
 
-    def judged(*more: str) -> bool:
+    def evaluated(*more: str) -> bool:
         before = file.stat().st_mtime_ns if file.exists() else 0
         assert main([*words, *more]) == 0
         kept = "already there" in capsys.readouterr().out
         assert kept == (before == file.stat().st_mtime_ns)
         return not kept
 
-    assert judged()
-    assert not judged()
-    assert judged("again=true")
-    assert judged("block.constant.number=4")
-    assert judged("block.constant.number=4", "lang=ru")
-    assert not judged("block.constant.number=4", "lang=ru")
+    assert evaluated()
+    assert not evaluated()
+    assert evaluated("again=true")
+    assert evaluated("block.constant.number=4")
+    assert evaluated("block.constant.number=4", "lang=ru")
+    assert not evaluated("block.constant.number=4", "lang=ru")
     (own_block / "constant.py").write_text(CONSTANT.replace("self.number, len", "-self.number, len"))
-    assert judged("block.constant.number=4", "lang=ru")
+    assert evaluated("block.constant.number=4", "lang=ru")
     assert Result.load(file.parent).metrics["number"].value == -4
     file.write_text("{")
-    assert judged("block.constant.number=4", "lang=ru")
+    assert evaluated("block.constant.number=4", "lang=ru")
 
 
 def test_a_result_that_lacks_a_file_is_made_again(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -675,7 +673,7 @@ def test_a_result_that_lacks_a_file_is_made_again(run_copy: Path, capsys: pytest
     assert capsys.readouterr().out.count("already there") == 1
 
 
-def test_a_slice_of_the_images_is_judged_alone(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slice_of_the_images_is_evaluated_alone(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(run_copy) == 0
     table = result(run_copy, "test").tables["predictions"]
     source = table["source"].iat[0]
@@ -705,7 +703,7 @@ def test_a_list_of_blocks_runs_to_its_end_and_then_ends_with_three(
     out, err = capsys.readouterr()
     place = run_copy / "evaluation" / "test"
     assert Result.load_if_complete(place / "architecture")
-    assert out.splitlines()[-1] == f"results: 1 written, 3 left out, in {place}"
+    assert out.splitlines()[-1] == f"results: 1 written, 3 skipped, in {place}"
     lines = err.splitlines()
     assert len(lines) == 2  # a line for each reason
     assert lines[0].startswith(f"{place / 'out_of_domain'}: ")
@@ -790,11 +788,9 @@ def test_block_all_goes_on_without_the_blocks_that_cannot_be_used(
     asked = ["data=folder", f"data.root={images.parent}", f"out={tmp_path / 'out'}", "data.workers=0"]
     assert main(["evaluate", f"ckpt={tmp_path / 'bare.ckpt'}", *words, *asked]) == 0
     told = capsys.readouterr()
-    left_out = [line for line in told.err.splitlines() if line.startswith("left out: ")]
+    left_out = [line for line in told.err.splitlines() if line.startswith("skipped: ")]
     assert [Path(line.split(": ")[1]).name for line in left_out] == ["out_of_domain"]
-    assert (
-        told.out.splitlines()[-1] == f"results: 1 written, 1 left out, in {tmp_path / 'out' / 'evaluation' / 'faces'}"
-    )
+    assert told.out.splitlines()[-1] == f"results: 1 written, 1 skipped, in {tmp_path / 'out' / 'evaluation' / 'faces'}"
     assert Result.load(tmp_path / "out" / "evaluation" / "faces" / "blind_test").n == 4
 
 
@@ -803,7 +799,7 @@ def test_block_all_takes_in_the_blocks_of_users(
 ) -> None:
     words = ["evaluate", "-cd", str(own_block.parent), f"ckpt={run_copy}"]
     monkeypatch.setattr(
-        "avatar_bench.commands.evaluate.Judge.__call__", lambda judge, name, block, saving: named.append(name)
+        "avatar_bench.commands.evaluate.BlockRunner.__call__", lambda runner, name, block, writer: named.append(name)
     )
     monkeypatch.setattr("avatar_bench.commands.evaluate._refuse_failed_audits", lambda *_: None)
     named: list[str] = []
@@ -818,8 +814,8 @@ def test_block_all_takes_in_the_blocks_of_users(
 @pytest.mark.parametrize(
     ("name", "body", "code", "told"),
     [
-        ("clusters", CONSTANT, 2, "avatar_bench has a block clusters of its own"),
-        ("lonely", None, 2, "no lonely.py beside it"),
+        ("clusters", CONSTANT, 2, "avatar_bench already has a block clusters"),
+        ("lonely", None, 2, "but no lonely.py"),
         ("constant", CONSTANT.replace("self.number, len", "1 / 0, len"), 2, "ZeroDivisionError"),
     ],
 )
@@ -843,7 +839,7 @@ def test_what_is_wrong_with_a_users_block_is_told_by_its_name(
     assert told in lines[0]
 
 
-def test_a_checkpoint_alone_is_said_to_be_judged_on_trust(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_run_is_evaluated_with_a_warning(tiny_run: Path, images: Path, tmp_path: Path) -> None:
     bare = shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt")
     asked = ["data=manifest", f"data.manifest={images / 'blind.csv'}", f"out={tmp_path / 'out'}"]
     assert evaluate(Path(bare), *asked) == 0
@@ -925,11 +921,11 @@ def test_a_kept_result_does_not_hide_that_a_set_has_gone(run_copy: Path, tmp_pat
     shutil.rmtree(faces)
     assert main(["evaluate", f"ckpt={run_copy}", *words, *few]) == 0
     told = capsys.readouterr()
-    assert "left out" in told.err
+    assert "skipped" in told.err
     assert "faces" in told.err
 
 
-def test_a_source_that_is_named_otherwise_is_judged_anew(run_copy: Path, images: Path, tmp_path: Path) -> None:
+def test_a_renamed_source_is_evaluated_again(run_copy: Path, images: Path, tmp_path: Path) -> None:
     table = pd.read_csv(images / "blind.csv")
     words = ["data=manifest", f"data.manifest={tmp_path / 'ours.csv'}", f"out={tmp_path / 'out'}"]
     for source in ("one", "other"):

@@ -1,4 +1,4 @@
-"""Faults around a training: each ends with its exit code, a message, and a folder that can be gone on with."""
+"""Tests of faults during training: each ends with its exit code, a message and a folder that can be resumed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def words(small: list[str], out: Path, *more: str) -> list[str]:
 
 
 def steps(run: Path) -> int:
-    """Give how many steps the last checkpoint of a run holds, 0 before the first."""
+    """Return how many steps the last checkpoint of a run holds, 0 before the first."""
     last = run / "checkpoints" / "last.ckpt"
     try:
         return int(torch.load(last, weights_only=True)["global_step"])
@@ -46,7 +46,7 @@ def steps(run: Path) -> int:
 
 
 def whole(run: Path) -> None:
-    """Hold that every file with a final name in a run folder can be read."""
+    """Check that every file with a final name in a run folder can be read."""
     for file in run.rglob("*"):
         if file.suffix == ".ckpt":
             verify_checkpoint(file)
@@ -83,7 +83,7 @@ def test_ten_kills_at_random_steps_cost_nothing(
         assert record(run)["status"] == "running"
         child = fork("train", f"resume={run}")
         assert child.end() == 0, child.said
-        assert "its lock is taken over" in child.said
+        assert "taking over its lock" in child.said
         assert record(run)["weights_sha256"] == record(undisturbed)["weights_sha256"]
         assert (run / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
 
@@ -119,7 +119,7 @@ def test_a_signal_saves_the_step_and_ends_the_run(
     assert child.end() == code
     assert time.monotonic() - begun < 30
     assert "Traceback" not in child.said
-    assert "ends once this step is saved" in child.said
+    assert "stopping once this step is saved" in child.said
     assert record(run)["status"] == "interrupted"
     assert not (run / "run.lock").exists()
     whole(run)
@@ -182,7 +182,7 @@ def test_images_that_go_away_end_the_run_which_goes_on_when_they_are_back(
     child.until(lambda: steps(run) > at)
 
 
-def test_a_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
+def test_an_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
     images: Path, small: list[str], tmp_path: Path, capsys: Any
 ) -> None:
     data = Path(shutil.copytree(images, tmp_path / "data"))
@@ -204,7 +204,7 @@ def test_a_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
     ):
         assert main(again) == 3
         told = capsys.readouterr().err.splitlines()
-        assert any(str(Path(name)) in text and "not the image that it was" in text for text in told), told
+        assert any(str(Path(name)) in text and "has changed: its SHA-256" in text for text in told), told
     assert not (tmp_path / "other").exists()
 
 
@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_names_step_and_images(small: list[str], tmp_p
     assert main(words(small, run, "lr=1e30", "optimizer=sgd", "epochs=3")) == 6
     told = capsys.readouterr().err.splitlines()[-3:]
     assert "at step 1 (epoch 1)" in told[0]
-    assert told[1].startswith("The images of that batch: all/")
+    assert told[1].startswith("Images of that batch: all/")
     assert record(run)["status"] == "diverged"
     assert list(run.rglob("*.ckpt*")) == []
 

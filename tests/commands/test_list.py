@@ -1,4 +1,4 @@
-"""What list prints, and what it refuses."""
+"""Tests of the output of list and the arguments that it refuses."""
 
 from __future__ import annotations
 

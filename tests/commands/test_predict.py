@@ -1,4 +1,4 @@
-"""Verdicts as a user asks for them: every kind of input and output, bad files, and outputs cut short."""
+"""Tests of predict: every kind of input and output, bad files and interrupted outputs."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def test_every_file_has_a_row_and_a_bad_one_costs_its_row_alone(
     good = table[table["status"] == "ok"]
     assert (good["reason"] == "").all()
     assert (good["prediction"] == [Path(path).parent.name for path in good["path"]]).mean() > 0.9
-    assert out == f"{tmp_path / 'out.csv'}: 15 verdicts, 2 files that could not be used\n"
+    assert out == f"{tmp_path / 'out.csv'}: 15 predictions, 2 files that could not be read\n"
     assert len(err.splitlines()) <= 3
 
 
-def test_probabilities_are_a_distribution_whose_top_is_the_verdict(
+def test_probabilities_are_a_distribution_whose_top_is_the_prediction(
     predict: Callable[..., int], images: Path, tmp_path: Path
 ) -> None:
     assert predict(images / "blind", tmp_path / "out.csv") == 0
@@ -160,7 +160,7 @@ def test_the_same_image_in_other_clothes_has_the_same_probabilities(
     assert np.abs(probabilities[5] - probabilities[6]).max() <= 1e-4
 
 
-def test_batches_and_workers_change_no_verdict(predict: Callable[..., int], images: Path, tmp_path: Path) -> None:
+def test_batches_and_workers_change_no_prediction(predict: Callable[..., int], images: Path, tmp_path: Path) -> None:
     for name, words in {"a": [], "b": ["batch_size=1"], "c": ["batch_size=5", "workers=2"]}.items():
         assert predict(images / "blind", tmp_path / f"{name}.csv", *words) == 0
     tables = [read(tmp_path / f"{name}.csv") for name in "abc"]
@@ -308,8 +308,8 @@ def test_without_update_an_earlier_output_is_replaced_when_all_is_done(
         (["ckpt=nowhere", "input=a.jpg", "output=o.csv"], 4, "ckpt=nowhere does not exist"),
         (["ckpt=RUN", "input=nothing*", "output=o.csv"], 3, "matches no file"),
         (["ckpt=RUN", "input=@nothing", "output=o.csv"], 3, "@nothing"),
-        (["ckpt=RUN", "input=empty", "output=o.csv"], 3, "holds no files"),
-        (["ckpt=RUN", "input=.", "output=a.jpg/o.csv"], 5, "its folder cannot be made"),
+        (["ckpt=RUN", "input=empty", "output=o.csv"], 3, "contains no files"),
+        (["ckpt=RUN", "input=.", "output=a.jpg/o.csv"], 5, "its folder cannot be created"),
         (["ckpt=RUN", "input=.", "output=empty"], 2, ".parquet"),
         (["ckpt=RUN", "input=.", "output=o.xls"], 2, ".parquet"),
         (["ckpt=RUN", "input=.", "output=o.csv", "precision=8"], 2, "precision=8"),
@@ -351,6 +351,6 @@ def test_the_raw_originals_give_69_rows_of_which_seven_say_why_they_failed(
 
 def test_the_folder_of_an_output_is_made(tiny_run: Path, images: Path, tmp_path: Path) -> None:
     image = next((images / "blind" / "real").rglob("*.png"))
-    output = tmp_path / "new" / "folder" / "verdicts.csv"
+    output = tmp_path / "new" / "folder" / "predictions.csv"
     assert main(["predict", f"ckpt={tiny_run}", f"input={image}", f"output={output}"]) == 0
     assert len(pd.read_csv(output)) == 1

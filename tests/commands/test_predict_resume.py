@@ -1,4 +1,4 @@
-"""Verdicts that are cut off, by a signal, a kill or a full disk, and gone on with."""
+"""Tests of predict interrupted by a signal, a kill or a full disk, and continued."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAIT = 120  # seconds, for a machine that has much else to do
 
 @pytest.fixture
 def words(tiny_run: Path, images: Path, tmp_path: Path) -> list[str]:
-    """Ask for verdicts on a list that names few images many times, and two files that are none."""
+    """Start predict on a list that names a few images many times, and two files that are not images."""
     files = [str(file) for file in sorted((images / "blind").rglob("*.*"))] + ["gone.png", str(images / "all.csv")]
     (tmp_path / "list.txt").write_text("\n".join((files * LINES)[:LINES]), encoding="utf-8")
     return ["predict", f"ckpt={tiny_run}", f"input=@{tmp_path / 'list.txt'}", "batch_size=8", "workers=2"]
@@ -120,7 +120,7 @@ def test_an_interrupted_output_keeps_whole_rows_and_ends_as_an_undisturbed_one(
     assert whole.read_bytes().startswith(cut.read_bytes())
     assert cut.read_bytes().endswith(b"\n")
     assert (tmp_path / "told").read_text() == (
-        f"{cut}: {rows} rows are written; the same command with update=true goes on after them.\n"
+        f"{cut}: {rows} rows are written; continue with the same command and update=true.\n"
     )
     assert not list(tmp_path.glob("*.lock"))
     assert end(begin([*words, f"output={cut}", "update=true"])) == 3
@@ -162,7 +162,7 @@ def test_a_killed_worker_ends_the_command_with_two_lines_and_keeps_the_rows(
     assert end(process) == 5
     told = (tmp_path / "told").read_text().splitlines()
     assert told[0].startswith(f"{cut}: {cut.read_bytes().count(10) - 1} rows are written; ")
-    assert told[1] == "A process that reads images was killed from outside."
+    assert told[1] == "An image-loading process was killed from outside."
     assert len(told) == 3
 
 
@@ -232,7 +232,7 @@ def test_a_full_disk_ends_with_5_and_whole_rows(words: list[str], tmp_path: Path
         told = capsys.readouterr().err.splitlines()
         rows = output.read_bytes().count(b"\n") - 1
         assert told == [
-            f"{output}: {rows} rows are written; the same command with update=true goes on after them.",
+            f"{output}: {rows} rows are written; continue with the same command and update=true.",
             f"output={output} cannot be written: No space left on device.",
         ]
         assert output.read_bytes().endswith(b"\n")

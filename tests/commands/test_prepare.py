@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from avatar_bench.cli.app import main
 from avatar_bench.config import schema
 from avatar_bench.config.catalogue import find_conf_folder
-from avatar_bench.sources.build import WORK, demo_root
+from avatar_bench.sources.build import WORK_FOLDER, demo_root
 from avatar_bench.sources.readers import check_source
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "avatars"
@@ -115,8 +115,8 @@ def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys):
     assert main(["prepare", "data=tiny", "lang=ru", *QUICK]) == 0
     assert "можно ли по этим данным" in capsys.readouterr().err
     assert "Что в наборе" in (demo_root() / "card.html").read_text(encoding="utf-8")
-    verdict = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
-    assert (verdict["reasons"], verdict["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
+    assessment = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
+    assert (assessment["reasons"], assessment["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
     assert main(["prepare", "data=tiny", *QUICK]) == 0
     assert "Shortcuts: what reveals the class" in (demo_root() / "card.html").read_text(encoding="utf-8")
 
@@ -180,7 +180,7 @@ def folder(root, out, *words):
 
 
 def state_of(out):
-    """Give all that a data set says of itself, but for when and how it was made."""
+    """Return all that a data set says of itself, but for when and how it was made."""
     return {file.name: file.read_bytes() for file in sorted(out.glob("[a-z]*.[cjm]*")) if file.suffix != ".html"}
 
 
@@ -269,7 +269,7 @@ def test_images_of_a_blind_set_are_left_out(images, tmp_path, capsys):
     out = tmp_path / "set"
     assert main(folder(root, out, f"against={{blind: {blind}}}")) == 0
     (reason,) = pd.read_csv(out / "quarantine.csv")["reason"]
-    assert reason.startswith("stands in blind: ")
+    assert reason.startswith("is also in blind: ")
     shutil.copy(root / "drawing" / "ink" / "00.png", blind / "drawing" / "new.png")
     assert main(folder(root, out, f"against={{blind: {blind}}}")) == 5
     assert "against.blind has changed since" in capsys.readouterr().err
@@ -280,7 +280,7 @@ def test_images_of_a_blind_set_are_left_out(images, tmp_path, capsys):
 def test_a_data_set_is_not_built_inside_its_own_source(images, tmp_path, capsys):
     shutil.copytree(images / "blind", tmp_path / "photos")
     assert main(folder(tmp_path / "photos", tmp_path / "photos" / "set")) == 2
-    assert "lies in the folder that source.folder is read from" in capsys.readouterr().err
+    assert "is inside the folder that source.folder is read from" in capsys.readouterr().err
     assert not (tmp_path / "photos" / "set").exists()
 
 
@@ -292,7 +292,7 @@ def test_data_that_cannot_answer_is_written_and_ends_with_code_3(images, tmp_pat
             Image.open(file).convert("RGB").save(root / label / f"{number}.{ending}")
     assert main(folder(root, out)) == 3
     lines = capsys.readouterr().err.splitlines()
-    assert "cannot answer the question" in lines[-3]
+    assert "is unsuitable for evaluation" in lines[-3]
     assert "allow=[shortcut]" in lines[-1]
     assert len(pd.read_csv(out / "manifest.csv")) == 128
     assert main(folder(root, out)) == 3
@@ -388,7 +388,7 @@ def test_killed_at_five_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
     assert subprocess.run([*command, *folder(tmp_path / "photos", tmp_path / "whole" / "set")]).returncode == 0
     disturbed = tmp_path / "disturbed" / "set"
     command += folder(tmp_path / "photos", disturbed)
-    journal = disturbed / WORK / "folder.jsonl"
+    journal = disturbed / WORK_FOLDER / "folder.jsonl"
     moments = [int(moment) for moment in sorted(rng.integers(1, 500, 4))]  # images stored
     for moment in moments:
         assert killed_when(lambda moment=moment: lines_of(journal) > moment, command)

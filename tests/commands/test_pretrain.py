@@ -48,7 +48,7 @@ def words(images: Path, out: Path, *more: str) -> list[str]:
 
 
 def then_touched(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
-    """Give a function that reads a file, which is as if written anew by then."""
+    """Return a function that reads a file, which is as if written anew by then."""
 
     def reading(file: Path) -> Any:
         found = read(file)
@@ -59,13 +59,13 @@ def then_touched(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
 
 
 def options_in(lines: list[str]) -> set[str]:
-    """Give the options that lines name, those of another command left out."""
+    """Return the options that lines name, those of another command left out."""
     mine = re.sub(r"avatar-bench (?!pretrain)\w+( \S+)*", "", "\n".join(lines))
     return set(re.findall(r"\b([a-z_]+(?:\.[a-z_]+)*)=", mine))
 
 
 def keys(place: str, options: Any) -> set[str]:
-    """Give the names of all options, those of groups too."""
+    """Return the names of all options, those of groups too."""
     own = {place} if place else set()
     inner = (
         (keys(f"{place}.{name}".lstrip("."), options[name]) for name in options) if isinstance(options, dict) else ()
@@ -169,7 +169,7 @@ def test_rows_without_a_label_are_learned_from_unless_they_belong_to_what_is_kep
     half = table.assign(label=table["label"].where(table.index.isin(labelled.index), ""))
     pd.concat([strays, half]).to_csv(tmp_path / "half.csv", index=False)
     assert main(words(images, tmp_path / "run", f"data.manifest={tmp_path / 'half.csv'}", "epochs=1")) == 0
-    assert "144 of 194 images of half are learned from, 96 of them without a label;" in capsys.readouterr().err
+    assert "training on 144 of 194 images of half, 96 of them without a label;" in capsys.readouterr().err
     seen = set(read_csv(tmp_path / "run" / "images.csv")["path"])
     assert seen == {*half.loc[half["label"] == "", "path"], *sides.select_split("train").frame["path"]}
     kept_out = {"test": len(test) + 1, "val": len(val) + 1, "calibration": len(sides.select_split("calibration"))}
@@ -186,20 +186,20 @@ def test_images_without_a_label_of_a_held_out_source_are_kept_out_with_their_cop
     free = table["group"].str.extract(r"(\d+)$").astype(int)[0] % 4 == 0
     half = table.assign(label=table["label"].where(~free, ""))
     copied = half[free & (half["source"] == "ink")].iloc[[0, -1]]
-    for name, path in zip(["copy.jpg", "taught.jpg"], copied["path"], strict=True):
+    for name, path in zip(["copy.jpg", "labelled.jpg"], copied["path"], strict=True):
         Image.open(path).convert("RGB").save(tmp_path / name, quality=85)
     known = half[(half["label"] != "") & (half["source"] != "ink")].iloc[0]
-    copies = {"path": ["copy.jpg", "taught.jpg"], "label": ["", known["label"]], "source": ["", known["source"]]}
+    copies = {"path": ["copy.jpg", "labelled.jpg"], "label": ["", known["label"]], "source": ["", known["source"]]}
     pd.concat([half, pd.DataFrame(copies | {"group": ""})]).to_csv(tmp_path / "half.csv", index=False)
     held = ["data.split.by=source", "data.split.held_out=[ink]", "use_val=true", "epochs=1"]
     assert main(words(images, tmp_path / "run", f"data.manifest={tmp_path / 'half.csv'}", *held)) == 0
     seen = set(read_csv(tmp_path / "run" / "images.csv")["path"])
     assert seen == set(table.loc[table["source"] != "ink", "path"])
-    told = "left out, as images without a label join them to images of another side: 1 image"
+    told = "left out because unlabelled images join them to images of another side: 1 image"
     assert told in capsys.readouterr().err
 
 
-def test_images_that_networks_are_judged_by_are_kept_out(simclr: Path, images: Path, tmp_path: Path) -> None:
+def test_evaluation_images_are_held_out(simclr: Path, images: Path, tmp_path: Path) -> None:
     whole = read_csv(images / "all.csv").set_index("path")
     seen = read_csv(simclr / "images.csv")
     said = record(simclr)
@@ -223,7 +223,7 @@ def test_val_is_learned_from_where_that_is_asked_for_and_train_says_so(
     train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
     told = capsys.readouterr().err
     assert "warning: 48 of 48 val images" in told
-    assert "parameters learn (conv1.0.weight to fc.bias), 1 epoch, lr" in told
+    assert "parameters trained (conv1.0.weight to fc.bias), 1 epoch, lr" in told
 
 
 def test_several_are_made_by_a_multirun(images: Path, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_pretraining_that_diverges_names_the_images_of_the_batch(
 ) -> None:
     assert main(words(images, tmp_path / "run", "lr=1e30", "optimizer=sgd", "epochs=3")) == 6
     told = capsys.readouterr().err.splitlines()[-3:]
-    assert re.fullmatch(r"The images of that batch: all/.* and 28 more\.", told[1])
+    assert re.fullmatch(r"Images of that batch: all/.* and 28 more\.", told[1])
     assert record(tmp_path / "run")["status"] == "diverged"
 
 
@@ -305,9 +305,7 @@ def test_a_training_whose_test_images_were_seen_is_refused(
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 3
     assert "with the pretraining data by image" in capsys.readouterr().err
     assert main(["evaluate", f"ckpt={run}", "data.workers=0", "allow=[overlap,near_duplicates]"]) == 0
-    assert (
-        "blind_test: 48 of 48 images, or copies or groups of theirs, were in the pretraining" in capsys.readouterr().err
-    )
+    assert "blind_test: 48 of 48 images overlap with the pretraining data" in capsys.readouterr().err
     onward = train(tmp_path / "onward", "model.backbone=test_resnet", f"init_from={run}")
     assert main(["evaluate", f"ckpt={onward}", "data.workers=0"]) == 3
 
@@ -353,7 +351,7 @@ def test_images_of_another_folder_that_a_pretraining_began_with_are_matched(
     assert "are near-duplicates of pretraining images" in capsys.readouterr().err
     (tmp_path / "a" / "images.csv").unlink()
     assert main(words(images, tmp_path / "c", *given)) == 3
-    assert "is gone or changed" in capsys.readouterr().err
+    assert "is missing or changed" in capsys.readouterr().err
 
 
 def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
@@ -365,7 +363,7 @@ def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
     assert main(words(images, tmp_path / "same", *given)) == 0
     assert main(words(images, tmp_path / "other", *given, "data.split.seed=1")) == 3
     told = capsys.readouterr().err
-    assert "was trained with labels on other images" in told
+    assert "was trained with labels on data other than" in told
     assert {"data", "data.split", "allow"} <= options_in(told.splitlines()[-3:]) <= OPTIONS
     best = f"model.weights={tiny_run / 'checkpoints' / 'best.ckpt'}"
     assert main(words(images, tmp_path / "run's", best, *given[1:])) == 4
@@ -378,10 +376,10 @@ def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
     for name in ("same", "allowed"):
         begun = f"model.weights={tmp_path / name / 'backbone.safetensors'}"
         train(tmp_path / f"after {name}", begun, "data.split.seed=1", code=3)
-        assert "may know the test images" in capsys.readouterr().err
+        assert "the test images may be among its training data" in capsys.readouterr().err
 
 
-def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
+def test_val_used_in_pretraining_is_evaluated_as_the_runs_own_set_only(
     images: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(images, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
@@ -389,7 +387,7 @@ def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
     run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
     capsys.readouterr()
     assert main(["evaluate", f"ckpt={run}", "split=val", "data.workers=0"]) == 0
-    told = "24 of 24 images, or copies or groups of theirs, were in the pretraining: figures on them flatter."
+    told = "24 of 24 images overlap with the pretraining data (image, copy or group): metrics may be optimistic."
     assert f"/run: blind_test: {told}" in capsys.readouterr().err
     said = json.loads((run / "evaluation" / "val" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
     assert told in said["warnings"]
@@ -412,10 +410,10 @@ def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
     run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
     capsys.readouterr()
     both, blind = f"ckpt=[{tiny_run},{run}]", ["block=ensemble", "split=blind", "data.workers=0"]
-    assert main(["evaluate", both, *blind, f"out={tmp_path / 'judged'}"]) == 0
+    assert main(["evaluate", both, *blind, f"out={tmp_path / 'evaluated'}"]) == 0
     assert "in the pretraining" not in capsys.readouterr().err
     copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluation", "predictions"))
-    told = "24 of 24 images, or copies or groups of theirs, were in the pretraining: figures on them flatter."
+    told = "24 of 24 images overlap with the pretraining data (image, copy or group): metrics may be optimistic."
     for runs, who, name in (([run, copy], "", "one"), ([tiny_run, run], "test_resnet full from simclr: ", "many")):
         line = ["evaluate", f"ckpt=[{','.join(map(str, runs))}]", "block=ensemble_diversity", "split=val"]
         assert main([*line, "data.workers=0", f"out={tmp_path / name}"]) == 0
@@ -423,7 +421,7 @@ def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
         assert said == [f"warning: {tmp_path / name}: ensemble_diversity: {who}{told}"]
     vote = next(tmp_path.rglob("soft_vote"))
     assert main(["evaluate", f"ckpt={vote}", "split=val", "data.workers=0"]) == 0
-    assert "blind_test: 24 of 24 images, or copies or groups of theirs, were in" in capsys.readouterr().err
+    assert "blind_test: 24 of 24 images overlap with" in capsys.readouterr().err
 
 
 def test_figures_say_where_images_of_the_pretraining_are_gone(
@@ -436,9 +434,9 @@ def test_figures_say_where_images_of_the_pretraining_are_gone(
     shutil.rmtree(tmp_path / "seen")
     file = tmp_path / "pre" / "backbone.safetensors"
     run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
-    assert f"warning: 33 of 33 images that {file} has seen are gone" in capsys.readouterr().err
+    assert f"warning: 33 of 33 pretraining images of {file} are missing" in capsys.readouterr().err
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
-    told = "33 images of the pretraining are gone: near-duplicates of them are not looked for"
+    told = "33 pretraining images are missing: their near-duplicates are not searched for"
     assert f"/run: blind_test: {told}" in capsys.readouterr().err
     said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
     assert told in said["warnings"]
@@ -478,10 +476,10 @@ def test_weights_of_another_network_and_damaged_ones_are_refused(
     content[-1] ^= 1
     (tmp_path / "bad.safetensors").write_bytes(content)
     train(tmp_path / "bad", "model.backbone=test_resnet", f"model.weights={tmp_path / 'bad.safetensors'}", code=4)
-    assert "its SHA-256 is not the one that it states" in capsys.readouterr().err
+    assert "its contents do not match its SHA-256" in capsys.readouterr().err
     last = simclr / "checkpoints" / "last.ckpt"
     train(tmp_path / "last", "model.backbone=test_resnet", f"model.weights={last}", code=4)
-    assert "is to go on with a pretraining from, by resume=" in capsys.readouterr().err
+    assert "is a checkpoint for resuming a pretraining (resume=)" in capsys.readouterr().err
 
 
 def test_a_training_of_other_options_than_the_pretraining_is_refused(
@@ -492,7 +490,7 @@ def test_a_training_of_other_options_than_the_pretraining_is_refused(
     begun = ["model.backbone=test_vit", f"model.weights={tmp_path / 'pre' / 'backbone.safetensors'}"]
     for name, options in {"heads": "{}", "depth": "{num_heads: 4, depth: 1}"}.items():
         train(tmp_path / name, *begun, f"model.options={options}", code=2)
-        assert "Give the same: 'model.options={num_heads: 4}'" in capsys.readouterr().err
+        assert "Use the same: 'model.options={num_heads: 4}'" in capsys.readouterr().err
     train(tmp_path / "same", *begun, "model.options={num_heads: 4, drop_path_rate: 0.1}")
 
 
@@ -523,8 +521,8 @@ def child_rows(run: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("more", "code", "told"),
     [
-        (["method=mae"], 2, "does not see an image as patches"),
-        (["method.mask_ratio=0.5"], 2, "method=simclr reads no such option"),
+        (["method=mae"], 2, "does not divide images into patches"),
+        (["method.mask_ratio=0.5"], 2, "method=simclr does not use this option"),
         (["method=simclar"], 2, "simclr"),
         (["mode=frozen"], 2, "pretrain has no modes"),
         (["optimizer.schedule.name=plateau"], 2, "expected cosine or none"),
@@ -535,14 +533,14 @@ def child_rows(run: Path) -> list[str]:
         (["epochs=0"], 2, "epochs=0"),
         (["allow=[overlap]"], 2, "near_duplicates or test_images"),
         (["data.blind=nowhere"], 3, "data.blind: nowhere does not exist"),
-        (["model=mobilenetv3_small", "model.weights=nowhere.pth"], 2, "there is no such file"),
+        (["model=mobilenetv3_small", "model.weights=nowhere.pth"], 2, "no such file"),
     ],
 )
 def test_a_mistake_is_told_in_three_lines(
     more: list[str], code: int, told: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(images, tmp_path / "run", *more)) == code
-    lines = [line for line in capsys.readouterr().err.splitlines() if "are learned from" not in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("training on ")]
     assert told in "\n".join(lines)
     assert len([line for line in lines if not line.startswith("  accelerator")]) <= 3
     assert options_in(lines) <= OPTIONS | {word.partition("=")[0] for word in more}

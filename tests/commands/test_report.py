@@ -16,7 +16,7 @@ from avatar_bench.results.result import Metric, Result
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Give a folder of one run that was judged."""
+    """Return a folder of one evaluated run."""
     folder = tmp_path / "my runs, [1]" / "a"
     folder.mkdir(parents=True)
     record = {"status": "finished", "experiment": "a", "checkpoint_sha256": "0" * 64, "seed": 1}

@@ -1,4 +1,4 @@
-"""Sweeps: their jobs and folders, started again, cut off, and told of at the end."""
+"""Tests of sweeps: jobs, folders, restarts, interruptions and the final summary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from filelock import FileLock
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from avatar_bench.cli import cluster_jobs
+from avatar_bench.cli import slurm_launcher
 from avatar_bench.cli.app import main
 from avatar_bench.cli.sweep import Sweep
 from avatar_bench.errors import DivergedError
@@ -38,7 +38,7 @@ def record(run: Path) -> dict[str, Any]:
 
 
 def jobs(folder: Path) -> dict[str, tuple[str, str]]:
-    """Give the status and the reason of each job by jobs.csv."""
+    """Return the status and the reason of each job by jobs.csv."""
     table = pd.read_csv(folder / "jobs.csv", keep_default_na=False)
     assert list(table) == ["job", "status", "val macro-F1", "seconds", "reason"]
     return dict(zip(table["job"], zip(table["status"], table["reason"], strict=True), strict=True))
@@ -73,7 +73,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, seed: int, epoch: int, error: BaseException) -> None:
-    """Let the job of one seed be cut off at the end of an epoch, before its checkpoint is written."""
+    """Interrupt the job of one seed at the end of an epoch, before its checkpoint is written."""
     whole = MetricsHistory.on_train_epoch_end
 
     def stop(self: MetricsHistory, trainer: Any, pl_module: Any) -> None:
@@ -104,7 +104,7 @@ def test_all_jobs_stand_in_the_table_also_those_that_left_no_folder(
     assert printed.out.splitlines()[-1] == f"1 of 4 jobs are finished: {tmp_path / 'sweep' / 'jobs.csv'}"
     trained = (tmp_path / "sweep" / f"{BACKBONE}-stage1" / "run.json").stat().st_mtime_ns
     assert sweep(*grid) == 3
-    assert jobs(tmp_path / "sweep")[f"{BACKBONE}-stage1"] == ("finished", "finished before")
+    assert jobs(tmp_path / "sweep")[f"{BACKBONE}-stage1"] == ("finished", "already finished")
     assert (tmp_path / "sweep" / f"{BACKBONE}-stage1" / "run.json").stat().st_mtime_ns == trained
 
 
@@ -122,7 +122,7 @@ def test_a_sweep_cut_off_is_finished_by_the_same_command(
     }
     assert sweep(*grid) == 0
     assert jobs(tmp_path / "sweep") == {
-        "seed1": ("finished", "finished before"),
+        "seed1": ("finished", "already finished"),
         "seed2": ("finished", ""),
         "seed3": ("finished", ""),
     }
@@ -156,7 +156,7 @@ def test_a_job_that_diverges_leaves_the_others_alone(sweep: Callable[..., int], 
     assert "finite" in reason
     assert other == ("finished", "")
     assert sweep("-m", "lr=1e30,3e-3", "epochs=2") == 3
-    assert list(jobs(tmp_path / "sweep").values())[1] == ("finished", "finished before")
+    assert list(jobs(tmp_path / "sweep").values())[1] == ("finished", "already finished")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_job_without_memory_says_what_to_do_and_leaves_the_others_alone(
     assert jobs(tmp_path / "sweep") == {
         "seed1": (
             "failed",
-            "Out of memory. Take smaller batches: data.batch_size=N (of evaluate and predict: batch_size=N).",
+            "Out of memory. Use smaller batches: data.batch_size=N (of evaluate and predict: batch_size=N).",
         ),
         "seed2": ("finished", ""),
     }
@@ -189,7 +189,7 @@ def test_a_killed_job_whose_last_checkpoint_is_spoiled_begins_anew(sweep: Callab
     (run / "run.json").write_text(json.dumps(record(run) | {"status": "running"}), encoding="utf-8")
     (run / "checkpoints" / "last.ckpt").write_bytes(b"cut off")
     assert sweep("-m", "seed=1,2") == 0
-    assert jobs(tmp_path / "sweep") == {"seed1": ("finished", ""), "seed2": ("finished", "finished before")}
+    assert jobs(tmp_path / "sweep") == {"seed1": ("finished", ""), "seed2": ("finished", "already finished")}
 
 
 def test_another_configuration_in_a_jobs_folder_is_refused_and_the_difference_named(
@@ -221,7 +221,7 @@ def test_a_finished_job_whose_images_have_changed_is_refused(
     assert sweep("-m", "seed=1,2", f"data.manifest={manifest}") == 3
     status, reason = jobs(tmp_path / "sweep")["seed1"]
     assert status == "refused"
-    assert "on other images than data=manifest names now" in reason
+    assert "on other images than data=manifest now contains" in reason
     assert record(tmp_path / "sweep" / "seed1")["status"] == "finished"
 
 
@@ -340,11 +340,11 @@ def test_a_failed_job_gives_nothing_and_another_commands_sweep_has_no_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = Sweep(tmp_path, records=False)
-    sweep.begin(["a", "b"])
+    sweep.add_jobs(["a", "b"])
     failed = JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError("gone"))
-    sweep.hear("a", JobReturn(status=JobStatus.COMPLETED, _return_value=0.5))
+    sweep.record_end("a", JobReturn(status=JobStatus.COMPLETED, _return_value=0.5))
     assert sweep.finish() == 3  # nothing was heard of b
-    sweep.hear("b", failed)
+    sweep.record_end("b", failed)
     assert failed.return_value is None
     assert sweep.finish() == 3
     assert capsys.readouterr() == ("", "")
@@ -352,7 +352,7 @@ def test_a_failed_job_gives_nothing_and_another_commands_sweep_has_no_table(
 
 def test_a_running_record_of_a_job_that_was_killed_is_marked(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, records=True)
-    sweep.begin(["seed1", "seed2"])
+    sweep.add_jobs(["seed1", "seed2"])
     for name, status in (("seed1", "running"), ("seed2", "finished")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(json.dumps({"status": status}), encoding="utf-8")
@@ -375,14 +375,14 @@ def test_the_state_of_a_slurm_job_needs_no_accounting(
     code: int, out: str, err: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = SimpleNamespace(returncode=code, stdout=out, stderr=err)
-    monkeypatch.setattr(cluster_jobs.subprocess, "run", lambda *words, **options: answer)
-    assert cluster_jobs._query_state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
+    monkeypatch.setattr(slurm_launcher.subprocess, "run", lambda *words, **options: answer)
+    assert slurm_launcher._query_state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
 
 
 def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_jobs, "CLUSTER_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(slurm_launcher, "CLUSTER_GRACE_SECONDS", 0.0)
     paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stdout=tmp_path / "log.out")
-    [told] = cluster_jobs._WaitingJob(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
+    [told] = slurm_launcher._WaitingJob(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
     assert told.status == JobStatus.FAILED
     assert "was killed or died" in str(told._return_value)
 
@@ -423,12 +423,12 @@ def until(holds: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
 
 
 def trains(run: Path) -> bool:
-    """Say whether a job has been through an epoch and is not at its end."""
+    """Return whether a job has finished an epoch, but not all of them."""
     return (run / "checkpoints" / "last.ckpt.sha256").is_file() and record(run)["status"] == "running"
 
 
 def worker_of(process: subprocess.Popen[str]) -> int:
-    """Give one of the processes that joblib has made."""
+    """Return one of the processes that joblib has made."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
@@ -457,7 +457,7 @@ def test_a_basic_sweep_that_is_killed_is_finished_by_the_same_command(
         }
         assert "Traceback" not in out
     end(begin(words), 0)
-    assert jobs(tmp_path)["seed1"] == ("finished", "finished before")
+    assert jobs(tmp_path)["seed1"] == ("finished", "already finished")
     assert {status for status, _ in jobs(tmp_path).values()} == {"finished"}
     assert pd.read_csv(tmp_path / "seed2" / "metrics.csv")["epoch"].tolist() == [*range(1, 41)]
 
@@ -503,7 +503,7 @@ def test_a_real_lack_of_memory_costs_its_job_alone(launcher: str, small: list[st
     assert "Traceback" not in out
     told = list(jobs(tmp_path).values())
     assert [status for status, _ in told] == ["failed", "finished"]
-    assert told[0][1].startswith("Out of memory. Take smaller batches: data.batch_size=N")
+    assert told[0][1].startswith("Out of memory. Use smaller batches: data.batch_size=N")
 
 
 @pytest.mark.slow
@@ -524,7 +524,7 @@ def test_submitit_runs_jobs_on_this_machine_and_a_killed_one_costs_itself_alone(
 
 
 def _job_processes(folder: Path, name: str) -> list[int]:
-    """Give the processes of the submitit job that holds the lock of a run folder."""
+    """Return the processes of the submitit job that holds the lock of a run folder."""
     number = (folder / name / "run.lock").stat().st_ino
     held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return [int(line[4]) for line in held if line[5].endswith(f":{number}")]
@@ -553,7 +553,7 @@ def test_slurm_runs_four_jobs_of_which_one_fails(slurm: None, small: list[str], 
     end(begin(words), 3)
     assert [status for status, _ in jobs(tmp_path).values()] == ["finished", "failed"] * 2
     end(begin(words), 3)
-    assert [reason for _, reason in jobs(tmp_path).values()][::2] == ["finished before"] * 2
+    assert [reason for _, reason in jobs(tmp_path).values()][::2] == ["already finished"] * 2
 
 
 @pytest.mark.slow
@@ -591,7 +591,7 @@ def test_optuna_tries_what_it_tried_before_and_trains_nothing_twice(small: list[
     assert found.best_value == pytest.approx(told["val macro-F1"].max(), abs=1e-4)
     assert len(found.best_params) == 5
     end(begin(words), 0)
-    assert {reason for _, reason in jobs(tmp_path).values()} == {"finished before"}
+    assert {reason for _, reason in jobs(tmp_path).values()} == {"already finished"}
 
 
 @pytest.mark.slow

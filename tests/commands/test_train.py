@@ -48,7 +48,7 @@ def weights(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int, error: BaseException) -> None:
-    """Let training be cut off at the end of an epoch, before its checkpoint is written."""
+    """Interrupt training at the end of an epoch, before its checkpoint is written."""
     whole = MetricsHistory.on_train_epoch_end
 
     def cut(self: MetricsHistory, trainer: Any, pl_module: Any) -> None:
@@ -166,7 +166,7 @@ def test_init_from_prepares_images_as_the_earlier_run_did_or_says_so(
     same = train(tmp_path / "same", f"init_from={run_copy}")
     assert "otherwise" not in capsys.readouterr().err
     larger = train(tmp_path / "larger", f"init_from={run_copy}", "data.image_size=48", "data.equalise=jpeg")
-    told = "saw its images otherwise: data.image_size=48 instead of 32, data.equalise=jpeg instead of None"
+    told = "used other preprocessing: data.image_size=48 instead of 32, data.equalise=jpeg instead of None"
     assert told in capsys.readouterr().err
     for run in (same, larger):
         kept = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["avatar_bench"]["preprocessing"]
@@ -178,8 +178,8 @@ def test_init_from_prepares_images_as_the_earlier_run_did_or_says_so(
     [
         (["mode=progressive", TWO_STAGES, "stage=1"], 2, "stage=2 or more"),
         (["model.backbone=test_vit"], 2, "not test_vit"),
-        (["data.split.seed=9"], 2, "takes over that run's split, in which seed is 0, not 9"),
-        (["data.fraction=0.5"], 2, "takes over that run's split, in which fraction is 1.0, not 0.5"),
+        (["data.split.seed=9"], 2, "reuses that run's split, where seed is 0, not 9"),
+        (["data.fraction=0.5"], 2, "reuses that run's split, where fraction is 1.0, not 0.5"),
         (["data=folder", "data.root=IMAGES/blind", "data.manifest=null"], 3, "other images"),
     ],
 )
@@ -204,7 +204,7 @@ def test_frozen_weights_and_statistics_do_not_move(unfreeze: str, tiny_run: Path
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_a_classifier_that_learns_alone_sees_each_view_of_a_image_once_and_learns_the_same(
+def test_a_classifier_that_learns_alone_sees_each_view_of_an_image_once_and_learns_the_same(
     views: int, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
@@ -266,8 +266,8 @@ def test_few_shot_runs_of_several_seeds_share_their_test_set(train: Train, tmp_p
     words = ["mode=few_shot", "mode.shots=5", "trainer=debug"]
     splits = [pd.read_csv(train(tmp_path / f"s{seed}", f"seed={seed}", *words) / "split.csv") for seed in (1, 2)]
     drawn = [set(split.loc[split["split"] == "train", "path"]) for split in splits]
-    judged = [set(split.loc[split["split"] == "test", "path"]) for split in splits]
-    assert judged[0] == judged[1]
+    evaluated = [set(split.loc[split["split"] == "test", "path"]) for split in splits]
+    assert evaluated[0] == evaluated[1]
     assert drawn[0] != drawn[1]
     for split in splits:
         assert split.loc[split["split"] == "train", "label"].value_counts().tolist() == [5, 5, 5]
@@ -275,7 +275,7 @@ def test_few_shot_runs_of_several_seeds_share_their_test_set(train: Train, tmp_p
 
 def test_too_few_images_for_the_shots_are_a_warning(train: Train, tmp_path: Path, capsys: Any) -> None:
     run = train(tmp_path / "run", "mode=few_shot", "mode.shots=50", "data.limit=60", "trainer=debug")
-    assert "shots a class instead of 50" in capsys.readouterr().err
+    assert "shots per class instead of 50" in capsys.readouterr().err
     assert sum(record(run)["split"]["counts"].values()) == 60
 
 
@@ -311,7 +311,7 @@ def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
     before = (cut / "checkpoints" / "best.ckpt").stat().st_mtime_ns
     capsys.readouterr()
     assert main(["train", f"resume={cut}"]) == 0
-    assert "finished before" in capsys.readouterr().err
+    assert "already finished" in capsys.readouterr().err
     assert (cut / "checkpoints" / "best.ckpt").stat().st_mtime_ns == before
 
 
@@ -355,7 +355,7 @@ def test_a_loss_that_is_not_finite_ends_with_6_and_spoils_no_checkpoint(
     run = train(tmp_path / "run", "lr=1e30", "optimizer=sgd", *words, code=6)
     told = capsys.readouterr().err.splitlines()[-3:]
     assert "not a finite number" in told[0]
-    assert told[1].startswith("The images of that batch: all/")
+    assert told[1].startswith("Images of that batch: all/")
     assert record(run)["status"] == "diverged"
     assert list(run.rglob("*.ckpt*")) == []
 
@@ -420,7 +420,7 @@ def test_a_grid_makes_a_readable_folder_a_job_and_trains_none_twice(
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "grid").glob("*/checkpoints/best.ckpt")}
     capsys.readouterr()
     assert main(command) == 0
-    assert capsys.readouterr().err.count("finished before, left as it is") == 7
+    assert capsys.readouterr().err.count("already finished, left unchanged") == 7
     changed = {file.parents[1].name for file, time in times.items() if file.stat().st_mtime_ns != time}
     assert changed == {lost.name}
 
@@ -479,7 +479,7 @@ def test_equalisation_is_kept_in_the_checkpoint_and_used_in_evaluation(
     assert main(["evaluate", *words]) == 0
     other = train(tmp_path / "other", "trainer=debug")
     assert main(["evaluate", f"ckpt={other}", "data.equalise=jpeg"]) == 3
-    assert "data.equalise=jpeg, but this network was trained with None" in capsys.readouterr().err
+    assert "`data.equalise=jpeg` conflicts with the checkpoint (trained with `None`)" in capsys.readouterr().err
 
 
 def test_copies_across_a_stated_split_are_refused_unless_that_is_allowed_by_name(
@@ -520,14 +520,14 @@ def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
 ) -> None:
     shutil.copytree(images, tmp_path / "data")
     (tmp_path / "data" / "audit").mkdir()
-    verdicts = {
+    assessments = {
         "assessment": {"suitable": "no", "reasons": ["files tell"]},
         "equalised/assessment": {"suitable": "yes"},
     }
-    (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": verdicts}))
+    (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": assessments}))
     words = [f"data.manifest={tmp_path / 'data' / 'all.csv'}", "trainer=debug"]
     train(tmp_path / "run", *words, code=3)
-    assert "cannot answer the question: files tell" in capsys.readouterr().err
+    assert "not suitable for training: files tell" in capsys.readouterr().err
     train(tmp_path / "equalised", *words, "data.equalise=jpeg")
     assert record(train(tmp_path / "run", *words, "allow=[shortcut]"))["allow"] == ["shortcut"]
 
@@ -552,9 +552,9 @@ def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, images: Path
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["data=folder", "data.root=empty"], 3, "empty holds no images in class folders"),
+        (["data=folder", "data.root=empty"], 3, "empty contains no images in class folders"),
         (["data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),
-        (["data=folder", "data.root=one"], 3, "one has one class only, 'real'"),
+        (["data=folder", "data.root=one"], 3, "one has only one class, 'real'"),
         (["data=manifest", "data.manifest=nowhere.csv"], 3, "nowhere.csv does not exist"),
         (["data=manifest", "data.manifest=some.csv"], 3, "has no label (1 such image of"),
         (["data=folder", "data.root=few"], 3, "has no image in train"),
@@ -597,7 +597,7 @@ def test_a_mistake_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> N
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 3
-    assert "empty holds no images" in done.stderr.splitlines()[0]
+    assert "empty contains no images" in done.stderr.splitlines()[0]
     assert len(done.stderr.splitlines()) <= 3
     assert done.stdout == ""
 
@@ -626,7 +626,7 @@ def test_an_out_that_is_a_file_is_an_error_of_output(
 
 
 def manifest(images: Path) -> pd.DataFrame:
-    """Give the rows of all.csv with paths that hold from any folder."""
+    """Return the rows of all.csv with paths that hold from any folder."""
     table = pd.read_csv(images / "all.csv")
     return table.assign(path=[str(images / path) for path in table["path"]])
 
@@ -652,7 +652,7 @@ def test_a_label_that_looks_misspelt_is_named_with_its_rows(
     table.to_csv(tmp_path / "mine.csv", index=False)
     run = train(tmp_path / "run", f"data.manifest={tmp_path / 'mine.csv'}", "trainer=debug")
     rows = ", ".join(str(row + 1) for row in wrong)
-    told = f"warning: {tmp_path / 'mine.csv'}, rows {rows}: label 'reall' (4 images) is a class of its own; is 'real' "
+    told = f"warning: {tmp_path / 'mine.csv'}, rows {rows}: label 'reall' (4 images) is a separate class; is 'real' "
     assert capsys.readouterr().err.count(told) == 1
     assert "reall" in record(run)["classes"]
 
@@ -663,11 +663,11 @@ def test_a_class_folder_that_looks_misspelt_is_named(train: Train, images: Path,
     for file in sorted((tmp_path / "all" / "drawing").rglob("*.*"))[::12]:
         file.rename(tmp_path / "all" / "drawin" / file.name)
     train(tmp_path / "run", "data=folder", f"data.root={tmp_path / 'all'}", "data.manifest=null", "trainer=debug")
-    [told] = [line for line in capsys.readouterr().err.splitlines() if "is a class of its own" in line]
+    [told] = [line for line in capsys.readouterr().err.splitlines() if "is a separate class" in line]
     assert told.startswith(f"warning: {tmp_path / 'all' / 'drawin'}: label 'drawin' (6 images)")
 
 
-def test_a_image_with_two_labels_is_refused(
+def test_an_image_with_two_labels_is_refused(
     train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = manifest(images)
@@ -747,8 +747,8 @@ def test_more_devices_than_there_are_is_a_mistake_in_the_options(
         ("data.image_size=10000000", "from 1 to 4096 pixels"),
         ("seed=99999999999999999999999", "from 0 to 4294967295"),
         ("trainer.accelerator=os", "auto, cpu, gpu"),
-        ("+trainer.plugins=x", "trainer.plugins: there is no such option"),
-        ("+nothing=x", "nothing: there is no such option"),
+        ("+trainer.plugins=x", "trainer.plugins: no such option"),
+        ("+nothing=x", "nothing: no such option"),
     ],
 )
 def test_a_value_that_no_machine_could_follow_is_refused_before_the_work(
@@ -765,7 +765,7 @@ def test_what_is_advised_where_calibration_is_too_small_helps(
 ) -> None:
     def ensemble(*words: str) -> int:
         runs = [train(tmp_path / f"{len(words)}" / str(seed), *words, f"seed={seed}") for seed in (1, 2)]
-        assert ("too few for a temperature" in capsys.readouterr().err) == (len(words) == 1)
+        assert ("too few images to fit a temperature" in capsys.readouterr().err) == (len(words) == 1)
         assert [json.loads((run / "run.json").read_text())["temperature"] == 1 for run in runs] == [len(words) == 1] * 2
         asked = ["block=ensemble", "block.ensemble.resamples=100", "data.workers=0"]
         return main(["evaluate", f"ckpt={tmp_path / str(len(words))}", *asked])
@@ -775,5 +775,5 @@ def test_what_is_advised_where_calibration_is_too_small_helps(
     assert advice is not None
     assert ensemble("data.split.folds=10") == 3
     err = capsys.readouterr().err.splitlines()
-    assert f"For more, train with {advice[1]} {advice[2]}, every run with the same split." in err[-1]
+    assert f"For more, train with {advice[1]} {advice[2]}, with the same split for all runs." in err[-1]
     assert ensemble(advice[1], advice[2]) == 0

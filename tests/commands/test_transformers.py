@@ -23,7 +23,7 @@ GAINS = ("deletion_gain_rollout", "insertion_gain_rollout")
 
 
 def words_for(model: str, small: list[str], *more: str) -> list[str]:
-    """Give the options of a small training of a model without weights, a plain ViT of which is cut to two blocks."""
+    """Return the options of a small training of a model without weights, a plain ViT of which is cut to two blocks."""
     recipe = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]
     side = 56 if "patch14" in recipe["backbone"] else 64
     kept = [word for word in small if not word.startswith(("model", "data.image_size"))]
@@ -37,7 +37,7 @@ def metrics(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_transformer_trains_a_step_is_read_again_and_judged_with_its_maps(
+def test_every_transformer_trains_a_step_is_loaded_and_evaluated_with_its_maps(
     model: str, small: list[str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -83,7 +83,7 @@ def test_a_run_of_another_image_size_is_no_beginning(
 
 
 @pytest.mark.slow
-def test_every_block_judges_a_vit(deit: Path, tmp_path: Path) -> None:
+def test_every_block_evaluates_a_vit(deit: Path, tmp_path: Path) -> None:
     assert main(["evaluate", f"ckpt={deit}", "block=all", f"out={tmp_path}", "data.workers=0", *QUICK]) == 0
     without = {"out_of_domain"}  # the run has no such sets
     written = {
@@ -102,7 +102,7 @@ def test_every_block_judges_a_vit(deit: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_an_exported_vit_gives_the_same_verdicts(runtime: str, deit: Path, images: Path, tmp_path: Path) -> None:
+def test_an_exported_vit_makes_the_same_predictions(runtime: str, deit: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime" if runtime == "onnx" else "openvino")
     found = []
     for name in ("torch", runtime):

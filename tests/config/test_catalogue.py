@@ -1,4 +1,4 @@
-"""The folders of yaml, those of the project and those that users add."""
+"""Tests of the yaml folders of the project and of users."""
 
 from __future__ import annotations
 

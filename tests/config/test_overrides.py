@@ -1,4 +1,4 @@
-"""Quoting is judged by Hydra's own parser and OmegaConf, as they read the words of a command line."""
+"""Tests of quoting with Hydra's own parser and OmegaConf."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(word: str, multirun: bool = False) -> Any:
-    """Give the value that a command would see."""
+    """Return the value that a command would see."""
     (quoted,) = quote_paths([word], multirun)
     override = OverridesParser.create().parse_override(quoted)
     return OmegaConf.to_container(OmegaConf.create({"x": override.value()}), resolve=True)["x"]  # type: ignore[index, call-overload]
@@ -185,7 +185,7 @@ def test_a_sweep_lies_under_its_name_or_the_swept_options() -> None:
 
 
 def test_a_sweep_of_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no option has several values"):
+    with pytest.raises(ConfigError, match="no option has more than one value"):
         choose_sweep_folder(["seed=1"])
 
 

@@ -19,7 +19,7 @@ MARK = "it-ran"
 
 
 def gadgets() -> dict[str, dict[str, Any]]:
-    """Give what would leave a file in the working folder, or worse, if it were built; by target."""
+    """Return what would leave a file in the working folder, or worse, if it were built; by target."""
     calls: dict[str, list[Any]] = {
         "os.system": [f"touch {MARK}"],
         "os.popen": [f"touch {MARK}"],

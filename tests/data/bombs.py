@@ -30,7 +30,7 @@ def _saved(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
 
 
 def _flat(depth: int, colour: int, channels: int) -> bytes:
-    """Give a PNG of 50 million equal samples; a zip bomb, in effect."""
+    """Return a PNG of 50 million equal samples; a zip bomb, in effect."""
     height, width = SIDES
     squeeze = zlib.compressobj(9)
     row = b"\0" + b"\x55" * -(-width * channels * depth // 8)
@@ -40,7 +40,7 @@ def _flat(depth: int, colour: int, channels: int) -> bytes:
 
 
 def _lying_avif() -> bytes:
-    """Give an AVIF that claims 64 x 64 pixels, and holds 256 million."""
+    """Return an AVIF that claims 64 x 64 pixels and contains 256 million."""
     data = _saved(np.full((16000, 16000), 9, np.uint8), "AVIF", speed=10, quality=10)
     size = data.index(b"ispe") + 8
     return data[:size] + struct.pack(">II", 64, 64) + data[size + 8 :]
@@ -73,7 +73,7 @@ def _blown(pixels: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
 
 
 def _frames(count: int) -> bytes:
-    """Give a WebP of very many frames of one pixel."""
+    """Return a WebP of very many frames of one pixel."""
     one = _saved(RGB[:1, :1], "WEBP", lossless=True)[12:]
     content = bytes(16) + one
     frame = b"ANMF" + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
@@ -124,7 +124,7 @@ BOMBS: dict[str, Made] = {
         (1400, 1400),
     ),
     "4 MiB of leaps.bmp": lambda: (_runs(7071, b"\0\2\1\1" * 10**6), SIDES),
-    "200 MiB of runs.bmp": lambda: (_runs(7071, b"\1\7" * 10**8), "run lengths"),
+    "200 MiB of runs.bmp": lambda: (_runs(7071, b"\1\7" * 10**8), "run-length data"),
     "largest rgba.tif": lambda: (_tiff(1, [_noise(*SIDES, 4).tobytes()], 4, 8, SIDES, SIDES[0]), SIDES),
     "largest rgba of 16 bits, a bomb.tif": lambda: (
         _tiff(8, [zlib.compress(RGBA_16 * (SIDES[0] * SIDES[1]))], 4, 16, SIDES, SIDES[0]),
@@ -168,7 +168,7 @@ def _jpeg_turned() -> bytes:
 
 
 def _jpeg_fractions() -> bytes:
-    """Give a JPEG whose EXIF says its density in a quarter of a million fractions."""
+    """Return a JPEG whose EXIF states its density in a quarter of a million fractions."""
     head = exif((0x011A, 5, 240_000, struct.pack("<I", 26)), (0x0128, 3, 1, b"\2\0\0\0"))
     whole = b"Exif\0\0" + head + bytes(240_000 * 8)
     pieces = [whole[:60000], *(b"Exif\0\0" + whole[i : i + 60000] for i in range(60000, len(whole), 60000))]

@@ -11,7 +11,7 @@ from avatar_bench.data.fingerprints import ORIENTATIONS
 
 
 def paint(seed: int) -> Image.Image:
-    """Give an image of soft patches, (48, 48), that no other seed gives."""
+    """Return an image of soft patches, (48, 48), that no other seed gives."""
     coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC)
 

@@ -37,7 +37,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Odd:
-    """Hold a file under its odd name: its pixels, each within `tolerance`, or a part of the reason for its refusal."""
+    """Odd file with its expected pixels, each within `tolerance`, or a part of the reason for its refusal."""
 
     name: str
     data: bytes
@@ -84,12 +84,12 @@ def encoded(*options: int, pixels: Pixels = RGB) -> bytes:
 
 @cache
 def corpus() -> dict[str, Odd]:
-    """Give the whole corpus by kind; no name of a kind or of a file occurs twice."""
+    """Return the whole corpus by kind; no name of a kind or of a file occurs twice."""
     found: dict[str, Odd] = {}
     for make in (_png, _apng, _jpeg, _jpeg_structure, _gif, _bmp, _tiff, _tiff_wide, _webp, _avif, _turned, _foreign):
-        for name, (data, verdict, *tolerance) in make().items():
+        for name, (data, outcome, *tolerance) in make().items():
             assert name not in found
-            given = {"reason": verdict} if isinstance(verdict, str) else {"pixels": verdict}
+            given = {"reason": outcome} if isinstance(outcome, str) else {"pixels": outcome}
             found[name] = Odd(name, data, **given, tolerance=tolerance[0] if tolerance else 0)  # type: ignore[arg-type]
     for name, odd in _damaged(found).items():
         found[name] = odd
@@ -147,7 +147,7 @@ def _png() -> Cases:
     cases["exif that is none.png"] = png(RGB, 8, 2, [(b"eXIf", b"\xff" * 99)]), RGB
     bomb = (b"zTXt", b"a\0\0" + zlib.compress(bytes(2 * 2**20)))
     cases["text that unpacks to 2 MiB.png"] = png(RGB, 8, 2, [bomb]), "too large"
-    cases["2000 comments.png"] = png(RGB, 8, 2, [(b"tEXt", b"a\0b")] * 2000), "chunks beside its pixels"
+    cases["2000 comments.png"] = png(RGB, 8, 2, [(b"tEXt", b"a\0b")] * 2000), "chunks besides its pixels"
     cases["palette missing.png"] = png(INDEX[..., None], 8, 3), "PNG cannot be decoded"
     header = struct.pack(">IIBBBBB", 40, 24, 8, 2, 0, 0, 0)
     cases["no pixels.png"] = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""), "PNG cannot"
@@ -385,7 +385,7 @@ def _bmp() -> Cases:
         ),
         "runs.bmp": (bmp(40, 24, 8, runs, table, 1), PALETTE[INDEX]),
         "runs, absolute.bmp": (bmp(40, 24, 8, absolute, table, 1), PALETTE[INDEX]),
-        "runs of 8 MiB.bmp": (bmp(7000, 7000, 8, bomb, table, 1), "run lengths"),
+        "runs of 8 MiB.bmp": (bmp(7000, 7000, 8, bomb, table, 1), "run-length data"),
         "claims 2 billion a side.bmp": (bmp(2**31 - 1, 2**31 - 1, 24, b"abc"), "million pixels"),
         "claims 40x0.bmp": (bmp(40, 0, 24, b"abc"), "BMP cannot be decoded"),
         "claims a jpeg.bmp": (bmp(40, 24, 24, rows(bgr), compression=4), "BMP cannot be decoded"),
@@ -479,8 +479,8 @@ def _tiff_wide() -> Cases:
         "rgba of 16 bits.tif": (tiff_of(RGBA.astype(np.uint16) * 257, 2, t338=(3, [2])), on_white(RGB, ALPHA), 1),
         "grey of 12 bits.tif": (tiff({**size, 258: (3, [12])}, [packed.astype(np.uint8).tobytes()]), grey(GREY)),
         "signed 16 bits.tif": (tiff_of(wide.astype(np.int16), 1, t339=(3, [2])), "TIFF cannot be decoded"),
-        "32 bits.tif": (tiff_of(wide.astype(np.uint32), 1), "no agreed white"),
-        "floats.tif": (tiff_of(wide.astype(np.float32), 1, t339=(3, [3])), "no agreed white"),
+        "32 bits.tif": (tiff_of(wide.astype(np.uint32), 1), "no defined white level"),
+        "floats.tif": (tiff_of(wide.astype(np.float32), 1, t339=(3, [3])), "no defined white level"),
         "doubles.tif": (tiff_of(wide.astype(np.float64), 1, t339=(3, [3])), "TIFF cannot be decoded"),
         "strip that unpacks to more.tif": (tiff({**rgb, 259: (3, [8])}, [bomb]), np.zeros_like(RGB)),
         "directory that follows itself.tif": (bytes(looped), RGB),
@@ -544,7 +544,7 @@ def _webp() -> Cases:
 
 
 def _fat_exif() -> bytes:
-    """Give EXIF whose name of a program is a million numbers."""
+    """Return EXIF with a million numbers as the name of a program."""
     return exif((0x0131, 3, 10**6, struct.pack("<I", 26))) + bytes(2 * 10**6)
 
 

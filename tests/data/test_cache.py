@@ -98,7 +98,7 @@ def test_a_damaged_file_is_made_anew(damage: Callable[[Path], None], files: dict
     assert {file: file.read_bytes() for file in kept(root)} == before
 
 
-def test_a_image_that_is_not_what_its_hash_says_is_not_kept(files: dict[str, Path], root: Path) -> None:
+def test_an_image_that_is_not_what_its_hash_says_is_not_kept(files: dict[str, Path], root: Path) -> None:
     cache = ImageCache(PREPROCESSING)
     (digest, _), (_, other) = list(files.items())[:2]
     assert cache.reserve([digest], GIB) is None
@@ -166,7 +166,7 @@ def test_a_place_that_cannot_be_written_costs_nothing_but_the_cache(
     assert cache.reserve(files, GIB)
     for digest, file in files.items():
         assert np.array_equal(cache.read(file, digest), PREPROCESSING(decode(file)))
-    assert not cache.fills
+    assert not cache.is_writable
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
@@ -177,7 +177,7 @@ def test_a_full_disk_ends_the_filling_and_not_the_reading(files: dict[str, Path]
     place.mkdir(parents=True)
     (place / f"{digest}.{os.getpid()}.part").symlink_to("/dev/full")
     assert np.array_equal(cache.read(file, digest), PREPROCESSING(decode(file)))
-    assert not cache.fills
+    assert not cache.is_writable
     assert kept(root) == []
 
 

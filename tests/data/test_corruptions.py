@@ -91,7 +91,7 @@ def test_noise_is_rounded_and_clipped_and_never_wraps_round() -> None:
         assert np.abs(noisy - np.clip(shade + 15 * pattern, 0, 255)).max() <= 0.5 + 1e-4
 
 
-def test_the_noise_of_a_image_is_one_pattern_of_growing_strength() -> None:
+def test_the_noise_of_an_image_is_one_pattern_of_growing_strength() -> None:
     grey = np.full((64, 64, 3), 128, np.uint8)
     weak, strong = (Corruption("noise", k)(grey, seed=5).astype(float) - 128 for k in (1, 4))
     assert np.abs(strong - 5 * weak).max() <= 0.5 + 5 * 0.5
@@ -184,7 +184,7 @@ def test_variations_are_picklable_and_their_keys_tell_them_all_apart() -> None:
 
 def test_the_key_changes_with_the_parameter_behind_a_severity(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Corruption("noise", 3).key
-    monkeypatch.setitem(Corruption.__call__.__globals__["PARAMETERS"], "noise", (5, 10, 16, 25, 40))
+    monkeypatch.setitem(Corruption.__call__.__globals__["CORRUPTION_PARAMETERS"], "noise", (5, 10, 16, 25, 40))
     assert Corruption("noise", 3).key != before
 
 

@@ -131,7 +131,7 @@ def test_a_comma_at_the_end_of_each_row_moves_no_column(root: Path) -> None:
         ("path,label\na\x1b[2J.png,a\n", "row 1: a\\x1b[2J.png does not exist"),
         ("path,label\n/dev/zero,a\n", "row 1: /dev/zero does not exist"),
         ("path,label\n../data,a\n", "row 1: ../data does not exist"),
-        ("path,label\na\0.png,a\n", "zero bytes"),
+        ("path,label\na\0.png,a\n", "null bytes"),
         ("path,label" + ",x" * 2**16, "its first line is longer than 64 KiB"),
         ("x" * 2**20, "its first line is longer than 64 KiB"),
         ("\n\n\n", "cannot be read as CSV"),
@@ -190,7 +190,7 @@ def test_a_link_to_a_folder_may_be_a_class_and_nothing_below_one(root: Path, tmp
     (root / "c").symlink_to(tmp_path / "elsewhere")
     assert read_folder(root).classes == ("a", "b", "c")
     (root / "b" / "x" / "round").symlink_to(root)
-    with pytest.raises(DataError, match="b/x/round: a link to a folder, which is not followed"):
+    with pytest.raises(DataError, match="b/x/round: links to folders are not followed"):
         read_folder(root)
 
 
@@ -288,7 +288,7 @@ def test_a_class_folder_without_images_is_refused(images: Path, tmp_path: Path) 
     shutil.copytree(images / "blind", tmp_path / "data")
     (tmp_path / "data" / "painting").mkdir()
     (tmp_path / "data" / ".cache").mkdir()
-    with pytest.raises(DataError, match="painting: the class folder holds no image"):
+    with pytest.raises(DataError, match="painting: the class folder contains no images"):
         read_folder(tmp_path / "data")
     (tmp_path / "data" / "painting").rmdir()
     assert read_folder(tmp_path / "data").classes == ("drawing", "generated", "real")

@@ -266,7 +266,7 @@ def test_wide_grey_tiffs_are_scaled_by_their_bits_and_their_white() -> None:
 
 def test_samples_without_a_scale_are_refused() -> None:
     for kind in (np.float32, np.int32):
-        with pytest.raises(DataError, match="no agreed white"):
+        with pytest.raises(DataError, match="no defined white level"):
             decode_bytes(save(Image.fromarray(np.ones((2, 2), kind)), "TIFF"), "x")
 
 

@@ -33,7 +33,7 @@ ROUGH = np.random.default_rng(0).normal(0, 6, (64, 64, 3))  # a grain that no tw
 
 
 def draw(seed: int, side: int = 64) -> NDArray[np.uint8]:
-    """Give a soft random image with some grain, (side, side, 3)."""
+    """Return a soft random image with some grain, (side, side, 3)."""
     soft = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     wide = np.asarray(Image.fromarray(soft).resize((64, 64), Image.Resampling.BICUBIC))
     grainy = np.clip(wide * 0.8 + 25 + ROUGH, 0, 255).astype(np.uint8)
@@ -41,14 +41,14 @@ def draw(seed: int, side: int = 64) -> NDArray[np.uint8]:
 
 
 def encode(image: NDArray[np.uint8], kind: str, **options: int) -> NDArray[np.uint8]:
-    """Give the pixels that an image has after it was stored."""
+    """Return the pixels that an image has after it was stored."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, **options)
     return decode_bytes(buffer.getvalue(), "x")
 
 
 def blend(image: NDArray[np.uint8], other: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
-    """Give an image with a share of another: what is a copy up to some share, and none beyond it."""
+    """Return an image blended with another: a copy up to some proportion, and none beyond it."""
     return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(other), share))
 
 
@@ -71,13 +71,13 @@ COPIES: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 
 
 def as_set(images: Sequence[NDArray[np.uint8]], digests: Sequence[str] | None = None) -> ImageSet:
-    """Give images to search, each a file of its own unless the digests say otherwise."""
+    """Return images to search, each a file of its own unless the digests say otherwise."""
     digests = digests or [sha256(f"{id(images)} {row}".encode()).hexdigest() for row in range(len(images))]
     return digests, [fingerprint_image(image) for image in images], lambda row: images[row]
 
 
 def hashed(*numbers: int) -> list[Fingerprint]:
-    """Give fingerprints with the given first hash, whose other hashes lie near to none."""
+    """Return fingerprints with the given first hash, whose other hashes lie near to none."""
     far = [f"{number:016x}" for number in np.random.default_rng(1000).integers(0, 2**63, len(numbers) * 7).tolist()]
     return [
         Fingerprint(f"p{row}", (f"{number:016x}", *far[row * 7 : row * 7 + 7])) for row, number in enumerate(numbers)
@@ -93,7 +93,7 @@ def bits_apart(one: str, other: str) -> int:
 
 
 def turned_bits(one: Fingerprint, other: Fingerprint) -> dict[str, int]:
-    """Give by how many bits two images differ at each turn of the second against the first, whichever is turned."""
+    """Return the number of differing hash bits for each orientation of either image."""
     taken_back = {"rotated 90": "rotated 270", "rotated 270": "rotated 90"}
     ours, theirs = (
         dict(zip(ORIENTATIONS, one.phashes, strict=True)),
@@ -260,7 +260,7 @@ def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: fl
 def test_many_blocks_of_rows_find_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [COPIES["jpeg"](draw(seed % 20)) if seed % 3 else draw(seed % 20) for seed in range(50)]
     whole = find_matches(*as_set(images))
-    for limit in ("_ROWS", "_CANDIDATES", "_THUMBNAILS"):
+    for limit in ("_ROWS_PER_CHUNK", "_CANDIDATES_PER_CHUNK", "_THUMBNAILS_PER_CHUNK"):
         monkeypatch.setattr(duplicates, limit, 7)
     assert whole
     assert find_matches(*as_set(images)) == whole

@@ -18,7 +18,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def draw(seed: int, height: int = 61, width: int = 48) -> NDArray[np.uint8]:
-    """Give a soft random image, (height, width, 3)."""
+    """Return a soft random image, (height, width, 3)."""
     soft = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(soft).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -85,7 +85,7 @@ def test_pixels_differ_by_one_sample_and_by_shape() -> None:
     assert len({fingerprint_image(one).pixels for one in (image, changed, image.reshape(6, 4, 3))}) == 3
 
 
-def test_a_image_that_is_a_view_of_another_is_hashed_as_its_copy() -> None:
+def test_an_image_that_is_a_view_of_another_is_hashed_as_its_copy() -> None:
     assert fingerprint_image(draw(0)[:, ::-1]) == fingerprint_image(draw(0)[:, ::-1].copy())
 
 

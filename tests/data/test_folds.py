@@ -14,7 +14,7 @@ AVATARS = Path(__file__).parents[3] / "shared" / "data" / "avatars.csv"
 
 
 def rows(*sources: tuple[str, str, int, int]) -> pd.DataFrame:
-    """Give rows of (label, source, number of groups, size of a group)."""
+    """Return rows of (label, source, number of groups, size of a group)."""
     named = [
         (label, source, f"{source}:{group}")
         for label, source, groups, size in sources
@@ -25,7 +25,7 @@ def rows(*sources: tuple[str, str, int, int]) -> pd.DataFrame:
 
 
 def spread(values: pd.Series, folds: np.ndarray, n: int = 10) -> np.ndarray:
-    """Give, for each value, its counts by fold, (values, n)."""
+    """Return, for each value, its counts by fold, (values, n)."""
     return np.array([np.bincount(folds[values == value], minlength=n) for value in sorted(values.unique())])
 
 

@@ -35,7 +35,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
 
 @cache
 def valid() -> list[bytes]:
-    """Give small valid images of every format, those of the corpus among them."""
+    """Return small valid images of every format, those of the corpus among them."""
     odd = [odd.data for odd in corpus().values() if odd.pixels is not None and len(odd.data) < 9000]
     return [save(RGB, kind) for kind in FORMATS] + [encoded()] + odd
 
@@ -113,7 +113,7 @@ ENDS = st.sampled_from(["\n", "\r\n", "\r", "\n\n"])
 
 @st.composite
 def tables(draw: st.DrawFn) -> bytes:
-    """Give a CSV with known and odd headings and cells, in one of several encodings, perhaps cut."""
+    """Return a CSV with known and odd headings and cells, in one of several encodings, perhaps cut."""
     heading = draw(st.just(["path", "label", "split"]) | HEADINGS)
     rows = draw(st.lists(st.lists(CELLS, max_size=5), max_size=5))
     end = draw(ENDS)
@@ -125,7 +125,7 @@ def tables(draw: st.DrawFn) -> bytes:
 
 @cache
 def place() -> Path:
-    """Give a folder with one image for manifests to name; it is left to the system to clean."""
+    """Return a folder with one image for manifests; the system cleans it up."""
     folder = Path(tempfile.mkdtemp())
     (folder / "a.png").write_bytes(save(RGB, "PNG"))
     return folder

@@ -33,7 +33,7 @@ Make = Callable[..., Dataset]
 
 @pytest.fixture
 def made(tmp_path: Path) -> Make:
-    """Give a set of 30 images a class, "a" and "b", as class folders; `change` may spoil the folder first."""
+    """Return a set of 30 images per class, "a" and "b", in class folders; `change` may modify the folder first."""
 
     def make(change: Callable[[Path], Any] = lambda root: None) -> Dataset:
         for seed in range(60):
@@ -123,19 +123,19 @@ def test_a_copy_goes_to_the_side_of_its_image_and_that_is_said(made: Make, kind:
         used = split_without_leakage(whole, SplitPlan(folds=3, seed=seed), (), notes)
         name = next(path for path in used.frame["path"] if "copy" in path)
         assert side(used, name).replace("calibration", "val") == side(used, "a/00.png").replace("calibration", "val")
-        assert notes[0] == "1 group is joined to others, as they hold near-duplicates of each other"
+        assert notes[0] == "1 group is joined to others because of near-duplicates"
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_guard_finds_near_duplicates_across_a_split_of_ours(made: Make, tmp_path: Path, seed: int) -> None:
     whole, notes = made(save_near_copies), list[str]()
     write_split(split_without_leakage(whole, SplitPlan(folds=3, seed=seed), (), notes), tmp_path / "split.csv")
-    assert notes[0].endswith("as they hold near-duplicates of each other")
+    assert notes[0].endswith("because of near-duplicates")
     kept = read_split(tmp_path / "split.csv", whole.root)
     sides = [kept.take(kept.frame["split"].isin(names)) for names in (["train"], ["val", "calibration"], ["test"])]
-    for seen, judged in permutations(sides, 2):
-        refuse_near_duplicates(judged, seen)
-        assert not mark_shared_images(judged, seen).any()
+    for seen, evaluated in permutations(sides, 2):
+        refuse_near_duplicates(evaluated, seen)
+        assert not mark_shared_images(evaluated, seen).any()
 
 
 def test_a_limit_looks_at_the_images_that_are_drawn_alone(made: Make) -> None:
@@ -172,7 +172,7 @@ def test_a_byte_copy_of_another_stated_group_is_refused_across_a_stated_split(ma
     whole = made(copy("bytes"))
     whole.frame["group"] = whole.frame["path"]
     whole.frame["split"] = ["val"] * 8 + ["train"] * 53
-    with pytest.raises(GuardError, match="are one image"):
+    with pytest.raises(GuardError, match="are the same image"):
         split_without_leakage(whole, SplitPlan(), (), [])
     used = split_without_leakage(whole, SplitPlan(by="group", folds=3), (), [])
     assert side(used, "a/copy.png").replace("calibration", "val") == side(used, "a/00.png").replace(
@@ -190,14 +190,14 @@ def test_a_near_duplicate_of_another_label_is_a_warning_that_names_the_pair(made
 @pytest.mark.parametrize("kind", ["bytes", "pixels"])
 def test_an_exact_copy_of_another_label_is_refused(made: Make, kind: str) -> None:
     whole = made(copy(kind, "b"))
-    with pytest.raises(GuardError, match=r"a/00\.png \(a\) and b/copy\.\w+ \(b\) are one image"):
+    with pytest.raises(GuardError, match=r"a/00\.png \(a\) and b/copy\.\w+ \(b\) are the same image"):
         split_without_leakage(whole, SplitPlan(folds=3), (), [])
     notes = list[str]()
     assert len(split_without_leakage(whole, SplitPlan(folds=3), ("label_conflict",), notes)) == 61
-    assert "two labels" in notes[0]
+    assert "different labels" in notes[0]
 
 
-def test_a_image_that_cannot_be_decoded_is_named(made: Make) -> None:
+def test_an_image_that_cannot_be_decoded_is_named(made: Make) -> None:
     whole = made(lambda root: (root / "a" / "00.png").write_bytes((root / "a" / "00.png").read_bytes()[:200]))
     with pytest.raises(DataError, match=r"00\.png"):
         split_without_leakage(whole, SplitPlan(folds=3), (), [])
@@ -223,11 +223,11 @@ def test_the_hashes_that_are_kept_find_what_the_files_do(made: Make) -> None:
     copied = whole.frame["path"].str.contains("[-z]")
     kept = Dataset("kept", whole.root, whole.frame.assign(**make_hash_columns(fingerprint_dataset(whole))))
     upright = Dataset("upright", whole.root, kept.frame.drop(columns="turned_phashes"))
-    for seen, judged in ((copied, ~copied), (~copied, copied)):
-        found = find_shared_images(whole.take(seen), whole.take(judged))
+    for seen, evaluated in ((copied, ~copied), (~copied, copied)):
+        found = find_shared_images(whole.take(seen), whole.take(evaluated))
         assert len(found) > 10
-        assert find_shared_images(kept.take(seen), whole.take(judged)) == found
-        assert find_shared_images(upright.take(seen), whole.take(judged)) == found  # of an earlier version
+        assert find_shared_images(kept.take(seen), whole.take(evaluated)) == found
+        assert find_shared_images(upright.take(seen), whole.take(evaluated)) == found  # of an earlier version
 
 
 def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_images_are_gone(
@@ -282,7 +282,7 @@ def test_images_that_one_without_a_label_joins_across_the_split_are_told_and_lef
     whole.frame.loc[copied, ["label", "group"]] = "", whole.frame["group"][whole.frame["path"] == other].iat[0]
     notes = list[str]()
     used = split_without_leakage(whole, plan, (), notes)
-    assert notes == ["left out, as images without a label join them to images of another side: 1 image"]
+    assert notes == ["left out because unlabelled images join them to images of another side: 1 image"]
     assert side(used, "a/copy.jpg") == "test"
     assert set(sides.index) - set(used.frame["path"]) == {near if sides[near] == "train" else other}
 
@@ -370,7 +370,7 @@ def test_a_class_that_its_file_format_tells_is_refused(formats: dict[str, list[s
     if not refused:
         refuse_format_shortcut(labels, kinds)
         return
-    with pytest.raises(GuardError, match="file format alone tells class 'a'"):
+    with pytest.raises(GuardError, match="file format alone identifies class 'a'"):
         refuse_format_shortcut(labels, kinds)
 
 

@@ -1,4 +1,4 @@
-"""Tests of the image loader on odd and hostile files: no wrong verdict, no traceback, little time and memory."""
+"""Tests of the image loader on odd and hostile files: no incorrect result, no traceback, little time and memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECONDS, MEMORY = 5, 1.5 * 2**30
 DECODE = """
 import json, sys, time
 from pathlib import Path
-from avatar_bench.data.decode import decode
+from avatar_bench.data.decoding import decode
 from avatar_bench.errors import DataError
 for file in sorted(Path(sys.argv[1]).iterdir()):
     begun = time.process_time()
@@ -90,9 +90,9 @@ def test_an_odd_image_gives_its_pixels_or_the_reason_why_not(kind: str) -> None:
 def test_the_corpus_takes_little_and_writes_nothing(folder: Path) -> None:
     found = decode_apart(folder)
     assert found.keys() == corpus().keys()
-    for name, (verdict, seconds, peak) in found.items():
+    for name, (outcome, seconds, peak) in found.items():
         pixels = corpus()[name].pixels
-        assert (verdict == list(pixels.shape)) if pixels is not None else isinstance(verdict[0], str), name
+        assert (outcome == list(pixels.shape)) if pixels is not None else isinstance(outcome[0], str), name
         assert seconds < SECONDS, name
         assert peak < MEMORY, name
 
@@ -104,14 +104,14 @@ def test_the_costliest_images_stay_under_5_seconds_and_1_5_gib(kind: str, tmp_pa
     data, expected = BOMBS[kind]()
     (tmp_path / kind).write_bytes(data)
     del data
-    verdict, seconds, peak = decode_apart(tmp_path)[kind]
+    outcome, seconds, peak = decode_apart(tmp_path)[kind]
     (tmp_path / kind).unlink()
     assert seconds < SECONDS
     assert peak < MEMORY
     if isinstance(expected, str):
-        assert expected in str(verdict[0])
+        assert expected in str(outcome[0])
     else:
-        assert verdict == [*expected, 3]
+        assert outcome == [*expected, 3]
 
 
 def test_predict_gives_each_odd_image_its_row_and_no_more(
@@ -121,8 +121,8 @@ def test_predict_gives_each_odd_image_its_row_and_no_more(
     assert main(["predict", f"ckpt={tiny_run}", f"input={folder}", f"output={output}", "workers=0"]) == 3
     assert "Traceback" not in capfd.readouterr().err
     rows = pd.read_csv(output, keep_default_na=False)
-    verdicts = {Path(path).name: status for path, status in zip(rows["path"], rows["status"], strict=True)}
-    assert verdicts == {name: "error" if odd.pixels is None else "ok" for name, odd in corpus().items()}
+    statuses = {Path(path).name: status for path, status in zip(rows["path"], rows["status"], strict=True)}
+    assert statuses == {name: "error" if odd.pixels is None else "ok" for name, odd in corpus().items()}
 
 
 def test_prepare_keeps_the_valid_and_names_the_others(

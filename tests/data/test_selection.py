@@ -24,7 +24,7 @@ from avatar_bench.errors import ConfigError, GuardError
 
 
 def dataset(n: int = 1500, largest: int = 5, seed: int = 0, split: str = "") -> Dataset:
-    """Give rows of three classes in shares 5:3:2, two to four sources each, and groups of 1 to `largest` rows."""
+    """Return rows of three classes 5:3:2, two to four sources each, and groups of 1 to `largest` rows."""
     rng = np.random.default_rng(seed)
     rows: list[tuple[str, str, str]] = []
     while len(rows) < n:
@@ -313,7 +313,7 @@ def test_a_fraction_of_train_is_drawn_of_images_without_a_label_too(fraction: fl
     assert drawn[1] <= drawn[0]
 
 
-def test_a_image_without_a_label_goes_to_the_side_of_its_group_whatever_the_fraction() -> None:
+def test_an_image_without_a_label_goes_to_the_side_of_its_group_whatever_the_fraction() -> None:
     used = split_dataset(dataset(600, largest=1), SplitPlan(fraction=0.5))
     groups = {name: used.select_split(name).frame["group"].iat[0] for name in ("test", "val", "calibration")}
     change = {row: {"group": group} for row, group in enumerate(groups.values())}

@@ -58,7 +58,7 @@ def test_sources_are_drawn_whole_and_a_class_of_one_source_keeps_it(frame: pd.Da
     assert len(tested & set(SOURCES["drawing"])) == len(tested & set(SOURCES["generated"])) == 1
     assert "studio" not in tested
     assert not tested & set(frame["source"][split != "test"])
-    assert "test lacks class real, as all of it is of one source (studio)" in describe_imbalance(
+    assert "test lacks class real, because all of it is of one source (studio)" in describe_imbalance(
         frame.assign(split=split)
     )
 
@@ -94,7 +94,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(frame: pd.DataFrame, by: st
 def test_what_cannot_be_held_out_is_refused(frame: pd.DataFrame) -> None:
     with pytest.raises(ConfigError, match="no image names its generator"):
         assign_splits(frame.assign(generator=""), SplitPlan(by="generator"))
-    with pytest.raises(ConfigError, match=r"needs split\.by"):
+    with pytest.raises(ConfigError, match=r"requires split\.by"):
         assign_splits(frame, SplitPlan(held_out=("ink",)))
     with pytest.raises(ConfigError, match="the test set is fixed"):
         assign_splits(frame, SplitPlan(by="source", fold=2))
@@ -164,7 +164,7 @@ def test_a_source_of_one_group_is_named() -> None:
     rows = pd.DataFrame({"label": "a", "source": ["s"] * 90 + ["twins"] * 10})
     rows["group"] = [str(k) for k in range(90)] + ["one"] * 10
     rows["split"] = ["train"] * 80 + ["val"] * 10 + ["test"] * 10
-    assert describe_imbalance(rows) == ["on one side only, as each is one group: twins (10)"]
+    assert describe_imbalance(rows) == ["on one side only because each is a single group: twins (10)"]
 
 
 @pytest.mark.shared

@@ -175,7 +175,7 @@ def test_targets_are_by_name_in_the_order_that_is_asked_for(uneven: Dataset) -> 
     assert (encode_targets(uneven, ("real",)) == -1).sum() == (uneven.frame["label"] != "real").sum()
 
 
-def test_an_unreadable_file_stops_training_and_costs_a_verdict_its_row(uneven: Dataset, tmp_path: Path) -> None:
+def test_an_unreadable_file_stops_training_and_costs_a_prediction_its_row(uneven: Dataset, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     uneven.frame.loc[0, "path"] = str(tmp_path / "broken.png")
     with pytest.raises(DataError, match=r"broken\.png"):

@@ -10,7 +10,7 @@ from avatar_bench.errors import DataError
 
 
 def frame(**counts: int) -> pd.DataFrame:
-    """Give so many rows of each label__source."""
+    """Return the given number of rows of each label__source."""
     rows = [name.partition("__")[::2] for name, count in counts.items() for _ in range(count)]
     return pd.DataFrame(rows, columns=["label", "source"])
 

@@ -17,7 +17,7 @@ CLASSES = ("drawing", "generated", "real")
 
 
 def make(targets: Any, logits: Any, **fields: Any) -> Predictions:
-    """Give Predictions with groups of one image, four sources a class and two empty features, or what is given."""
+    """Return Predictions with groups of one image, four sources a class and two empty features, or what is given."""
     n = len(targets)
     classes = fields.pop("classes", CLASSES)
     plain = {

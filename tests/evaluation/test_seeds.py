@@ -36,7 +36,7 @@ def test_recipes_of_one_seed_and_of_the_same_seed_twice_are_said():
     assert warn_about_seeds({"a": [1], "b": [2]})[0].startswith("Each recipe was trained with one seed")
     assert warn_about_seeds({"a": [1], "b": [1, 2]})[0].endswith(": a.")
     assert warn_about_seeds({"a": [1, 1], "b": [1, 2]}) == [
-        "Several runs have the same seed, and count as if they had not: a."
+        "Several runs have the same seed but are treated as independent: a."
     ]
 
 

@@ -1,4 +1,4 @@
-"""The catalogues of words: complete, and with the same places as the English."""
+"""Catalogues: complete, and with the same placeholders as the English."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHERS = list_languages()[1:]
 
 
 def said() -> dict[str, str]:
-    """Give every text that the package says, with the module where it stands."""
+    """Return every translatable text of the package with its module."""
     found = {}
     for file in PACKAGE.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ def said() -> dict[str, str]:
 
 
 def said_in_templates() -> dict[str, str]:
-    """Give every text that a template says, with the template where it stands."""
+    """Return every translatable text of the templates with its template."""
     found = {}
     for file in PACKAGE.rglob("*.jinja"):
         for call in Environment().parse(file.read_text(encoding="utf-8")).find_all(nodes.Call):

@@ -61,6 +61,6 @@ def test_those_used_longest_ago_go_first(folder: Path, monkeypatch: pytest.Monke
         export_cache.load_or_export("openvino", name, "float", never)
 
 
-def test_a_cache_that_cannot_be_written_costs_no_verdict(folder: Path) -> None:
+def test_a_cache_that_cannot_be_written_does_not_stop_the_export(folder: Path) -> None:
     folder.write_bytes(b"a file where the folder should be")
     assert export_cache.load_or_export("openvino", "a", "float", lambda: NETWORK) == NETWORK

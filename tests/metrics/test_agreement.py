@@ -14,7 +14,7 @@ from avatar_bench.metrics.classification import confusion_matrix
 
 @pytest.fixture
 def pair():
-    """Give targets and the predictions of two networks that err together more than by chance."""
+    """Return targets and the predictions of two networks that err together more than by chance."""
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 3, 400)
     hard = rng.random(400) < 0.3

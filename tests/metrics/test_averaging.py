@@ -16,7 +16,7 @@ from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average
 
 
 def members(count=3, n=120, seed=0):
-    """Give logits (M, N, 3) of networks of different strength and sureness, and targets (N,)."""
+    """Return logits (M, N, 3) of networks of different strength and sureness, and targets (N,)."""
     rng = np.random.default_rng(seed)
     targets = np.arange(n) % 3
     signals = np.linspace(0.8, 2.4, count)
@@ -128,13 +128,13 @@ def test_the_best_member_is_the_most_accurate_then_the_surest_then_the_first():
 def test_a_greedy_soup_keeps_what_does_not_lower_the_score():
     asked = []
 
-    def judge(some):
+    def score_average(some):
         asked.append(list(some))
         return {(1, 0): 0.9, (1, 0, 2): 0.85, (1, 0, 3): 0.95}[tuple(some)]
 
-    assert averaging.select_greedy_soup([0.8, 0.9, 0.8, 0.7], judge) == [1, 0, 3]
+    assert averaging.select_greedy_soup([0.8, 0.9, 0.8, 0.7], score_average) == [1, 0, 3]
     assert asked == [[1, 0], [1, 0, 2], [1, 0, 3]]
-    assert averaging.select_greedy_soup([0.8], judge) == [0]
+    assert averaging.select_greedy_soup([0.8], score_average) == [0]
 
 
 def test_weights_move_with_calibration_targets_so_that_the_test_of_poisoned_ones_can_fail():

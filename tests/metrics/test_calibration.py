@@ -242,13 +242,13 @@ def test_calibrated_probabilities_lie_below_the_95th_percentile_of_their_floor_9
 
 def test_an_overconfident_network_is_mended_by_its_temperature():
     logits, targets = calibrated_logits(4000)
-    fitted, judged = slice(0, 2000), slice(2000, None)
+    fitted, evaluated = slice(0, 2000), slice(2000, None)
     temperature = calibration.fit_temperature(3 * logits[fitted], targets[fitted])
     assert temperature == pytest.approx(3, abs=0.1)
-    before, after = (softmax(3 * logits[judged] / t, axis=1) for t in (1, temperature))
-    assert (calibration.calibration_errors(before, targets[judged]) > 0.06).all()
+    before, after = (softmax(3 * logits[evaluated] / t, axis=1) for t in (1, temperature))
+    assert (calibration.calibration_errors(before, targets[evaluated]) > 0.06).all()
     limit = np.quantile(calibration.simulate_noise_floor(after), 0.95, axis=0)
-    assert (calibration.calibration_errors(after, targets[judged]) < limit).all()
+    assert (calibration.calibration_errors(after, targets[evaluated]) < limit).all()
 
 
 def test_resampled_temperatures_equal_refits_of_the_copies():

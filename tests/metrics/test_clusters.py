@@ -20,14 +20,14 @@ from avatar_bench.metrics.neighbourhoods import distances
 
 
 def two_scales(n=90, apart=0.8, seed=0):
-    """Give embeddings far from zero, and labels with gaps between their numbers."""
+    """Return embeddings far from zero, and labels with gaps between their numbers."""
     rng = np.random.default_rng(seed)
     labels = np.array([0, 2, 5])[np.arange(n) % 3]
     return rng.normal(size=(n, 12)) * (1 + labels[:, None] / 5) + apart * labels[:, None] + 100, labels
 
 
 def replicated(x, labels, seed=0):
-    """Give weights (1, N), and the data with as many copies of each row."""
+    """Return weights (1, N), and the data with as many copies of each row."""
     weights = np.random.default_rng(seed).integers(0, 4, len(x))
     return weights[None].astype(float), np.repeat(x, weights, axis=0), np.repeat(labels, weights)
 
@@ -53,7 +53,7 @@ def test_weights_count_as_copies():
 
 
 def by_hand(x, labels, origin):
-    """Give mean distances between and within classes, copies of one image never compared."""
+    """Return mean distances between and within classes, copies of one image never compared."""
     between, within = [], []
     for i in range(len(x)):
         for j in range(len(x)):
@@ -118,7 +118,7 @@ def test_silhouettes_within_look_at_images_of_one_kind_alone():
     assert np.isnan(found[60:]).all()  # one label there
 
 
-def test_the_probe_never_learns_from_the_group_that_it_judges():
+def test_the_probe_never_trains_on_the_group_that_it_predicts():
     rng = np.random.default_rng(3)
     x = np.repeat(rng.normal(size=(40, 30)), 5, axis=0) + 0.01 * rng.normal(size=(200, 30))
     groups = np.repeat(np.arange(40), 5)
@@ -190,14 +190,14 @@ def test_the_silhouette_of_labels_without_meaning_is_that_of_dealt_ones_where_gr
     places = rng.normal(size=(6, 4))[groups] * 5 + rng.normal(size=(120, 4))  # a group lies in one place
     between = cdist(places, places)
 
-    def judge(labels):
+    def score(labels):
         return sk.silhouette_score(between, labels, metric="precomputed")
 
-    truth = [judge(rng.permuted(np.tile([0, 1], (6, 10)), axis=1).ravel()) for _ in range(20)]  # half of each group
+    truth = [score(rng.permuted(np.tile([0, 1], (6, 10)), axis=1).ravel()) for _ in range(20)]  # half of each group
     labels = np.tile([0, 1], 60)
-    floor = [judge(clusters.permute_labels(labels, groups, rng)) for _ in range(20)]
+    floor = [score(clusters.permute_labels(labels, groups, rng)) for _ in range(20)]
     assert np.mean(floor) == pytest.approx(np.mean(truth), abs=0.01)
-    whole = [judge(rng.permutation(np.arange(6) % 2)[groups]) for _ in range(20)]
+    whole = [score(rng.permutation(np.arange(6) % 2)[groups]) for _ in range(20)]
     assert np.mean(whole) > np.mean(truth) + 0.05  # whole groups of one label each part where nothing does
 
 

@@ -17,10 +17,10 @@ def exchangeable(n, seed=0, scale=1.0):
     return softmax(scale * logits, axis=1), np.minimum(targets, 2), generator.random(n)
 
 
-def sets_of(method, fitted, judged, alpha=0.1):
+def sets_of(method, fitted, evaluated, alpha=0.1):
     scores = conformal.CONFORMAL_SCORES[method]
     limit = conformal.threshold(conformal.select_targets(scores(fitted[0], fitted[2]), fitted[1]), alpha)
-    return scores(judged[0], judged[2]) <= limit
+    return scores(evaluated[0], evaluated[2]) <= limit
 
 
 def test_scores_of_one_image_are_those_counted_by_hand():
@@ -45,11 +45,11 @@ def test_every_class_is_in_where_there_are_too_few_calibration_images(n):
 def test_lac_sets_equal_those_of_crepes():
     import crepes
 
-    (fitted, targets, uniform), judged = exchangeable(137), exchangeable(400, seed=1)
+    (fitted, targets, uniform), evaluated = exchangeable(137), exchangeable(400, seed=1)
     theirs = crepes.ConformalClassifier()
     theirs.fit(conformal.select_targets(conformal.lac_scores(fitted, uniform), targets))
-    expected = theirs.predict_set(conformal.lac_scores(judged[0], judged[2]), confidence=0.9, smoothing=False)
-    np.testing.assert_array_equal(sets_of("lac", (fitted, targets, uniform), judged), expected.astype(bool))
+    expected = theirs.predict_set(conformal.lac_scores(evaluated[0], evaluated[2]), confidence=0.9, smoothing=False)
+    np.testing.assert_array_equal(sets_of("lac", (fitted, targets, uniform), evaluated), expected.astype(bool))
 
 
 @pytest.mark.parametrize("method", conformal.CONFORMAL_SCORES)
@@ -57,13 +57,13 @@ def test_lac_sets_equal_those_of_crepes():
 def test_sets_equal_those_of_mapie(method, alpha):
     from mapie import classification as mapie
 
-    fitted, judged = exchangeable(211), exchangeable(400, seed=1)
-    given = Given(1 - fitted[2], 1 - judged[2])  # MAPIE takes away what is added here
+    fitted, evaluated = exchangeable(211), exchangeable(400, seed=1)
+    given = Given(1 - fitted[2], 1 - evaluated[2])  # MAPIE takes away what is added here
     theirs = mapie.SplitConformalClassifier(Known(), 1 - alpha, method, random_state=given)
     theirs.conformalize(fitted[0], fitted[1])
     params = {"include_last_label": "randomized"} if method == "aps" else None
-    _, expected = theirs.predict_set(judged[0], conformity_score_params=params)
-    ours = sets_of(method, fitted, judged, alpha)
+    _, expected = theirs.predict_set(evaluated[0], conformity_score_params=params)
+    ours = sets_of(method, fitted, evaluated, alpha)
     np.testing.assert_array_equal(ours, expected[:, :, 0])
     assert 0.5 < ours.sum(axis=1).mean() < 3
 
@@ -73,15 +73,15 @@ def test_sets_equal_those_of_mapie(method, alpha):
 def test_coverage_is_as_promised_whether_or_not_the_network_is_calibrated(method, scale):
     found = []
     for seed in range(200):
-        fitted, judged = exchangeable(200, seed, scale), exchangeable(200, 1000 + seed, scale)
-        found.append(conformal.select_targets(sets_of(method, fitted, judged), judged[1]).mean())
+        fitted, evaluated = exchangeable(200, seed, scale), exchangeable(200, 1000 + seed, scale)
+        found.append(conformal.select_targets(sets_of(method, fitted, evaluated), evaluated[1]).mean())
     assert np.mean(found) == pytest.approx(0.9, abs=0.01)
 
 
 @pytest.mark.parametrize("method", conformal.CONFORMAL_SCORES)
 def test_sets_grow_with_the_coverage_asked_for(method):
-    fitted, judged = exchangeable(200), exchangeable(300, seed=1)
-    few, many = (sets_of(method, fitted, judged, alpha) for alpha in (0.3, 0.05))
+    fitted, evaluated = exchangeable(200), exchangeable(300, seed=1)
+    few, many = (sets_of(method, fitted, evaluated, alpha) for alpha in (0.3, 0.05))
     assert (few <= many).all()
     assert few.sum() < many.sum()
 
@@ -92,7 +92,7 @@ def test_equal_probabilities_put_every_class_in_by_lac():
 
 
 class Given(np.random.RandomState):
-    """A random state that gives the numbers of the two parts, told apart by their length."""
+    """A random state that gives the numbers of the two parts, distinguished by their length."""
 
     def __init__(self, *parts):
         super().__init__(0)

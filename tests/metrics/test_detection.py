@@ -27,7 +27,7 @@ def features():
 
 
 def oracle(name, features):
-    """Give the scores of pytorch-ood's detector."""
+    """Return the scores of pytorch-ood's detector."""
     from pytorch_ood import detector
 
     training, targets, embeddings, logits, _ = (torch.as_tensor(part) for part in features)

@@ -10,7 +10,7 @@ from avatar_bench.metrics import error_bias
 
 
 def distant(total, hits, size, seen):
-    """Give the exact chance of a number of hits as far from the expected one as that seen."""
+    """Return the exact chance of a number of hits as far from the expected one as that seen."""
     dealt = hypergeom(total, hits, size)
     outcomes = np.arange(size + 1)
     far = np.abs(outcomes - dealt.mean()) >= abs(seen - dealt.mean()) - 1e-9

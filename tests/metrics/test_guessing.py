@@ -12,7 +12,7 @@ from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 SETS = {"balanced": [100, 100, 100], "unbalanced": [240, 45, 15], "two of three classes": [150, 0, 150]}
 
 
-def verdict(targets, predicted, groups=None, resamples=400):
+def exceeds_guessing(targets, predicted, groups=None, resamples=400):
     """Compute what blind_test saves of a balanced accuracy, and ask whether it exceeds guessing."""
     groups = np.arange(len(targets)) if groups is None else groups
 
@@ -48,33 +48,33 @@ def test_no_predictions_made_without_the_image_are_expected_above_the_level(targ
 
 @pytest.mark.parametrize("constant", [0, 1, 2])
 def test_a_constant_predictor_never_beats_guessing(targets, constant):
-    assert verdict(targets, np.full(len(targets), constant)) is False
+    assert exceeds_guessing(targets, np.full(len(targets), constant)) is False
 
 
 def test_a_random_predictor_rarely_beats_guessing_and_an_informed_one_does(targets):
     rng = np.random.default_rng(1)
-    found = [verdict(targets, rng.integers(0, 3, len(targets))) for _ in range(200)]
+    found = [exceeds_guessing(targets, rng.integers(0, 3, len(targets))) for _ in range(200)]
     assert sum(found) <= 12  # 5 expected at most, of a two-sided level of 95 %
     informed = np.where(rng.random(len(targets)) < 0.5, targets, rng.integers(0, 3, len(targets)))
-    assert verdict(targets, informed) is True
+    assert exceeds_guessing(targets, informed) is True
 
 
 def test_the_majority_class_alone_is_guessing_however_often_it_is_correct():
     targets = np.repeat([0, 1, 2], [290, 5, 5])
     assert np.mean(targets == 0) > 0.95
-    assert verdict(targets, np.zeros(300, dtype=int)) is False
+    assert exceeds_guessing(targets, np.zeros(300, dtype=int)) is False
 
 
 def test_groups_that_repeat_count_once():
-    """Predictions that are random by group look skilful to whoever counts each of its images."""
+    """Predictions that are random by group look skilful if every image counts separately."""
     rng = np.random.default_rng(2)
     groups = np.repeat(np.arange(15), 20)
     targets = groups % 3
     by_group, by_image = [], []
     for _ in range(100):
         predicted = rng.integers(0, 3, 15)[groups]
-        by_group.append(verdict(targets, predicted, groups))
-        by_image.append(verdict(targets, predicted))
+        by_group.append(exceeds_guessing(targets, predicted, groups))
+        by_image.append(exceeds_guessing(targets, predicted))
     assert sum(by_image) > 25
     assert sum(by_group) <= 12
 

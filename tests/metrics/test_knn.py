@@ -1,4 +1,4 @@
-"""The vote of the nearest neighbours, against a count by hand."""
+"""Tests of the k-NN vote against a count by hand."""
 
 from __future__ import annotations
 

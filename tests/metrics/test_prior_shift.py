@@ -15,7 +15,7 @@ PRIOR = np.array([0.7, 0.2, 0.1])
 
 
 def drawn(n, prior, seed=0, distance=2.0):
-    """Give targets drawn with the shares `prior`, and logits that are calibrated for the shares TRAINING."""
+    """Return targets drawn with the shares `prior`, and logits that are calibrated for the shares TRAINING."""
     rng = np.random.default_rng(seed)
     targets = rng.choice(3, n, p=prior)
     seen = rng.normal(size=(n, 3)) + distance * np.eye(3)[targets]
@@ -132,7 +132,7 @@ def test_perfect_posteriors_give_the_mix_back():
     np.testing.assert_allclose(found[9:], PRIOR, atol=1e-6)
 
 
-def test_a_resample_is_judged_as_the_images_that_it_drew():
+def test_a_resample_is_evaluated_as_the_images_that_it_drew():
     targets, logits = drawn(200, [0.3, 0.3, 0.4])
     mix = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)
     weights = np.random.default_rng(2).integers(0, 3, (3, 200)).astype(float)

@@ -1,4 +1,4 @@
-"""What tests of the classifier and of its training share: a card, random images, and these normalised."""
+"""A card, random images and normalised images for tests of the classifier and its training."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def normalised(batch: Tensor) -> Tensor:
 
 
 def side_of(net: Any) -> int:
-    """Give the pixels a side of the images that a network of the fixture `network` takes."""
+    """Return the image side, in pixels, that a network of the fixture `network` accepts."""
     return int(net.patch_embed.img_size[0]) if hasattr(net, "patch_embed") else 64

@@ -58,13 +58,13 @@ def classifier(backbone: str) -> Classifier:
 
 
 def samples(n: int, size: int, seed: int = 0) -> torch.Tensor:
-    """Give images with coarse patches, so that their maps are not flat."""
+    """Return images with coarse patches, so that their maps are not flat."""
     coarse = np.random.default_rng(seed).integers(0, 256, (n, 3, 4, 4), dtype=np.uint8)
     return torch.nn.functional.interpolate(torch.from_numpy(coarse), (size, size), mode="nearest")
 
 
 def stub(**stages: tuple[nn.Module, int]) -> Classifier:
-    """Build a classifier whose stages are these modules, each with the channels that it claims."""
+    """Build a classifier whose stages are these modules, with the stated numbers of channels."""
 
     class Net(nn.Sequential):
         def forward_features(self, images):
@@ -121,7 +121,7 @@ def test_what_is_no_map_is_refused_in_two_lines(stages):
 
 
 def reference(model: Classifier, layer: SpatialLayer, images: torch.Tensor, targets: np.ndarray) -> np.ndarray:
-    """Give the unrectified maps of the grad-cam package."""
+    """Return the unrectified maps of the grad-cam package."""
 
     class Logits(nn.Module):
         def __init__(self):
@@ -300,7 +300,7 @@ def test_attention_of_fewer_tokens_from_layer_to_layer_has_no_rollout() -> None:
 
 
 class Counter(nn.Module):
-    """Say, as the logit of class 0, which share of the pixels is white; the other classes have logit 0."""
+    """Return the proportion of white pixels as the logit of class 0, and 0 for the other classes."""
 
     device = torch.device("cpu")
     card = SimpleNamespace(temperature=0.5)

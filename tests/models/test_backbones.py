@@ -1,4 +1,4 @@
-"""Weights from every place that they can come from, and errors that name the other places."""
+"""Weights from every possible origin, and errors that name the alternatives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TINY = "test_resnet.r160_in1k"
 
 
 def efficientnet_layout(net: Any) -> dict[str, Tensor]:
-    """Name the weights of timm's EfficientNet as the efficientnet_pytorch library does."""
+    """Rename the weights of timm's EfficientNet to the names of the efficientnet_pytorch library."""
     modules = {"_conv_stem": net.conv_stem, "_bn0": net.bn1, "_conv_head": net.conv_head, "_bn1": net.bn2}
     number = 0
     for stage in net.blocks:
@@ -48,7 +48,7 @@ def efficientnet_layout(net: Any) -> dict[str, Tensor]:
 
 
 def mobilenet_layout(net: Any) -> dict[str, Tensor]:
-    """Name the weights of timm's MobileNetV2 as torchvision's first one did."""
+    """Rename the weights of timm's MobileNetV2 to the names of torchvision's first one."""
     blocks = [block for stage in net.blocks for block in stage]
     modules = {"features.0.0": net.conv_stem, "features.0.1": net.bn1}
     for number, block in enumerate(blocks, start=1):
@@ -140,8 +140,8 @@ def _of_a_run(file: Path) -> None:
         (_of_a_run, "is a checkpoint of a run"),
         (lambda file: file.write_bytes(b"no weights"), "cannot be read as weights"),
         (lambda file: torch.save({"state_dict": object}, file), "cannot be read as weights"),
-        (_of_another_network, "weights missing"),
-        (_of_another_shape, "0 weights missing, 1 of another shape"),
+        (_of_another_network, "weights are missing"),
+        (_of_another_shape, "0 weights are missing, 1 have another shape"),
     ],
 )
 def test_a_file_that_does_not_fit_is_told(spoil: Callable[[Path], None], told: str, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_network_of_a_fixed_size_is_built_for_the_images(
         ("vit_small_patch14_dinov2", 128, {}, "126, 140, 518"),
         ("swin_tiny_patch4_window7_224", 130, {}, "128, 160, 224"),
         ("efficientformer_l1", 64, {}, "224"),  # it cannot be built for another
-        ("deit_tiny_patch16_224", 64, {"img_size": 96}, "Leave it out"),
+        ("deit_tiny_patch16_224", 64, {"img_size": 96}, "Remove the option"),
     ],
 )
 def test_a_size_that_a_network_cannot_take_is_told_with_near_ones(

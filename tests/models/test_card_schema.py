@@ -1,4 +1,4 @@
-"""Cards that no training of ours writes."""
+"""Cards that no training of avatar_bench writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of checkpoints: whole or not there, checked, and never unpickled."""
+"""Checkpoint files: complete or missing, verified, and never unpickled."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint(
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OutputError, match="No space") as caught:
         AtomicCheckpointIO().save_checkpoint({"a": 2}, file)
-    assert caught.value.lines[1].endswith("go on by resume=FOLDER alone.")  # options beside it are refused
+    assert caught.value.lines[1].endswith("continue with resume=FOLDER alone.")  # further options are refused
     verify_checkpoint(file)
     assert AtomicCheckpointIO().load_checkpoint(file) == {"a": 1}
     assert {path.name for path in tmp_path.iterdir()} == {"x.ckpt", "x.ckpt.sha256"}
@@ -102,7 +102,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def damages(data: bytes, seed: int, flips: int) -> Iterator[bytes]:
-    """Give the content with one bit turned, cut short, or with a run of zeros in it."""
+    """Return the content with one bit flipped, truncated, or with a run of zeros in it."""
     rng = np.random.default_rng(seed)
     for place in rng.integers(0, 8 * len(data), flips).tolist():
         yield data[: place // 8] + bytes([data[place // 8] ^ 1 << place % 8]) + data[place // 8 + 1 :]
@@ -112,7 +112,7 @@ def damages(data: bytes, seed: int, flips: int) -> Iterator[bytes]:
 
 
 def what_loads(file: Path, spoilt: Iterator[bytes], read: Callable[[Path], Any]) -> Counter[str]:
-    """Count what is refused, what gives the same as before, and what gives anything else."""
+    """Count the damaged files that are refused, that read as before, and that read otherwise."""
     whole, told = read(file), Counter[str]()
     for data in spoilt:
         file.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Weights that are not those of the network that they come with."""
+"""Weights that do not fit the network of their checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of what is read off a network, for every model of conf/model."""
+"""Stages, layers and depth of every model of conf/model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODELS = sorted(set(find_choices("model")) - {"timm"})
 
 @pytest.fixture
 def resting(network: Callable[[str], Any]) -> Any:
-    """Give a model's network in eval mode, and back as it was."""
+    """Return a function that lends a model's network in eval mode; restore the networks afterwards."""
     used = []
 
     def build(model: str) -> Any:

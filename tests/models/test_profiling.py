@@ -1,4 +1,4 @@
-"""Tests of counts against sums made by hand, and of the timing against a clock that does as it is told."""
+"""Counts against sums made by hand, and timing against a fake clock."""
 
 from __future__ import annotations
 

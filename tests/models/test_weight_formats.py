@@ -1,4 +1,4 @@
-"""What a file of tensors may hold, and that nothing in it ever runs."""
+"""Allowed contents of tensor files, and payloads that must never run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _zip(file: Path, pickled: bytes, more: dict[str, bytes] | None = None, metho
 
 
 def _called(function: str, argument: str) -> bytes:
-    """Give a pickle that calls a function as no class of Python's own would have it."""
+    """Return a pickle that calls a function by its name."""
     module, name = function.rsplit(".", 1)
     return (
         f"\x80\x02c{module}\n{name}\nX".encode() + len(argument).to_bytes(4, "little") + argument.encode() + b"\x85R."
@@ -143,7 +143,7 @@ def test_values_that_no_checkpoint_needs_are_refused(value: Any, tmp_path: Path)
 
 
 def _laughs() -> bytes:
-    """Give a pickle of a list of two lists that are one, of two lists that are one, and so on, 60 deep."""
+    """Return a pickle of a list with twice the same list, with twice the same list, and so on, 60 levels deep."""
     return b"\x80\x02]" + b"".join(b"q\x00]q\x01(h\x00h\x00e" for _ in range(60)) + b"."
 
 

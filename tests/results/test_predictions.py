@@ -1,4 +1,4 @@
-"""Predictions: probabilities by hand, the edges, and a file without pickle."""
+"""Predictions: probabilities by hand, edge cases, and files without pickle."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_probabilities_are_the_softmax_of_logits_over_temperature() -> None:
     np.testing.assert_array_equal(made.predicted, logits.argmax(axis=1))
 
 
-def test_the_temperature_changes_no_verdict() -> None:
+def test_the_temperature_changes_no_prediction() -> None:
     logits = np.random.default_rng(0).normal(size=(50, 3))
     np.testing.assert_array_equal(
         given(logits, np.zeros(50), temperature=0.05).predicted, given(logits, np.zeros(50), temperature=20.0).predicted

@@ -1,4 +1,4 @@
-"""Results: strict JSON, whole folders, and what is read back."""
+"""Results: strict JSON, atomic folders, and reading back."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_json_is_strict_and_of_the_schema(tmp_path: Path) -> None:
     text = (result().save(tmp_path / "x") / "metrics.json").read_text(encoding="utf-8")
     body = json.loads(text, parse_constant=refuse)
     assert list(body)[:5] == ["block", "schema", "set", "n", "classes"]
-    assert body["schema"] == 1
+    assert body["schema"] == 2
     assert body["metrics"]["accuracy"] == {
         "value": 2 / 3, "low": 0.2, "high": 0.9, "n": 3, "interval": "wilson", "higher_is_better": True,
     }  # fmt: skip
@@ -198,7 +198,27 @@ def test_a_result_replaces_one_of_a_lower_layer_of_a_container(tmp_path: Path, m
 def test_a_result_of_another_schema_is_not_read(tmp_path: Path) -> None:
     folder = result().save(tmp_path / "blind_test")
     file = folder / "metrics.json"
-    file.write_text(file.read_text().replace('"schema": 1', '"schema": 99'))
+    file.write_text(file.read_text().replace('"schema": 2', '"schema": 99'))
     assert Result.load_if_complete(folder) is None
     with pytest.raises(ValueError, match="schema 99"):
         Result.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("interval", "unit"),
+    [
+        (None, "image"),
+        ("wilson", "image"),
+        ("wilson by group", "group"),
+        ("paired bootstrap by group", "group"),
+        ("bootstrap by source", "source"),
+        ("bootstrap by pass", "pass"),
+    ],
+)
+def test_a_metric_states_what_it_counts(interval: str | None, unit: str, tmp_path: Path) -> None:
+    metric = Metric(0.5, 10, 0.4, 0.6, interval)
+    folder = Result("block", "set", 20, ("a",), metrics={"x": metric}).save(tmp_path / "block")
+    saved = json.loads((folder / "metrics.json").read_text())["metrics"]["x"]
+    assert metric.unit == unit
+    assert saved.get("unit") == (unit if interval else None)
+    assert Result.load(folder).metrics["x"] == metric

@@ -1,4 +1,4 @@
-"""Ensembles and soups: saved, opened, refused when a member has changed, and equal to sums by hand."""
+"""Ensembles and soups: saving, opening, refusal of changed members, and equality with sums by hand."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import torch
 from avatar_bench.cli.app import main
 from avatar_bench.data import loaders
 from avatar_bench.data.corruptions import Corruption
-from avatar_bench.data.decoding import decode
 from avatar_bench.data.dataset import read_manifest
-from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
+from avatar_bench.data.decoding import decode
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
-from avatar_bench.metrics.detection import energy
 from avatar_bench.metrics.averaging import AveragingWeights
+from avatar_bench.metrics.detection import energy
 from avatar_bench.models.checkpoint import read_checkpoint
+from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
 from avatar_bench.runs.run import Run
 
 
 @pytest.fixture(scope="module")
 def runs(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs of one origin that learned differently; never write into them (predictions/ excepted)."""
+    """Two runs trained differently from the same weights; never write into them (except predictions/)."""
     root = tmp_path_factory.mktemp("pair")
     return [train(root / f"lr{number}", "epochs=2", f"lr={lr}") for number, lr in enumerate(("3e-3", "1e-3"))]
 
@@ -36,9 +36,11 @@ def runs(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -
 def write(
     folder: Path, runs: list[Path], weights: Any = None, own: Any = None, kind: str = "ensemble", t: float = 1.3
 ) -> Path:
-    """Save an ensemble of runs, of equal weights and temperatures of 1 where none are given."""
+    """Save an ensemble of runs, by default with equal weights and temperatures of 1."""
     size = len(runs)
-    mix = AveragingWeights(*(np.full(size, 1 / size) if x is None else np.array(x) for x in (weights, own or [1.0] * size)))
+    mix = AveragingWeights(
+        *(np.full(size, 1 / size) if x is None else np.array(x) for x in (weights, own or [1.0] * size))
+    )
     opened = [open_run(run) for run in runs]
     return save_ensemble(folder, describe_ensemble(kind, opened, mix, t, opened[0].classes))
 
@@ -119,7 +121,7 @@ def test_predictions_are_kept_in_the_ensembles_folder(
     assert len(open_run(folder).predictions(ensemble.dataset("test"))) == len(ensemble.dataset("test"))
 
 
-def test_verdicts_are_those_of_the_predictions(runs: list[Path], images: Path, tmp_path: Path) -> None:
+def test_predictions_on_files_equal_those_on_the_data_set(runs: list[Path], images: Path, tmp_path: Path) -> None:
     ensemble = open_run(write(tmp_path / "a", runs, [0.2, 0.8], t=0.7))
     dataset = ensemble.dataset("test")
     (tmp_path / "broken.png").write_bytes(b"none")
@@ -149,14 +151,14 @@ def test_an_ensembles_members_share_each_decoded_image(
 
 
 def test_predict_takes_an_ensemble_like_a_run(runs: list[Path], images: Path, tmp_path: Path) -> None:
-    folder, out = write(tmp_path / "a", runs), tmp_path / "verdicts.csv"
+    folder, out = write(tmp_path / "a", runs), tmp_path / "predictions.csv"
     assert main(["predict", f"ckpt={folder}", f"input={images / 'blind' / 'real'}", f"output={out}"]) == 0
     files = sorted((images / "blind" / "real").rglob("*.*"))
     expected = open_run(folder).predict(files)
     assert pd.read_csv(out)["prediction"].tolist() == expected["prediction"].tolist()
 
 
-def test_a_image_is_of_train_for_all_where_any_member_trained_on_it(
+def test_an_image_is_of_train_for_all_where_any_member_trained_on_it(
     train: Callable[..., Path], runs: list[Path], tmp_path: Path
 ) -> None:
     other = train(tmp_path / "other", "data.split.seed=3")
@@ -209,9 +211,7 @@ def test_a_soup_of_one_run_is_that_run(tiny_run: Path) -> None:
     np.testing.assert_allclose(soup.predictions(dataset).logits, run.predictions(dataset).logits, atol=1e-5)
 
 
-def test_members_are_named_by_their_way_so_that_the_whole_may_be_moved(
-    runs: list[Path], run_copy: Path, tmp_path: Path
-) -> None:
+def test_members_have_relative_paths_so_that_all_may_be_moved(runs: list[Path], run_copy: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "ensembles" / "soft_vote", [run_copy, run_copy])
     stated = json.loads((folder / "ensemble.json").read_text())
     assert stated["members"][0]["run"] == "../../copy/checkpoints/best.ckpt"
@@ -219,7 +219,7 @@ def test_members_are_named_by_their_way_so_that_the_whole_may_be_moved(
     shutil.rmtree(run_copy)
     ensemble = open_run(moved / "ensembles" / "soft_vote" / "ensemble.json")
     assert len(ensemble.predictions(ensemble.dataset("test")))
-    with pytest.raises(CheckpointError, match="is gone"):
+    with pytest.raises(CheckpointError, match="is missing"):
         open_run(folder)
 
 
@@ -230,7 +230,7 @@ def test_a_member_that_has_changed_is_refused(
     file = run_copy / "checkpoints" / "best.ckpt"
     shutil.copy(runs[1] / "checkpoints" / "best.ckpt", file)
     reseal(file)
-    with pytest.raises(CheckpointError, match="no longer the one") as caught:
+    with pytest.raises(CheckpointError, match="has changed since") as caught:
         open_run(folder)
     assert len(caught.value.lines) <= 3
 
@@ -282,5 +282,5 @@ def test_classes_that_are_not_the_members_are_refused(runs: list[Path], tmp_path
     folder = write(tmp_path / "a", runs[:1])
     said = json.loads((folder / "ensemble.json").read_text())
     (folder / "ensemble.json").write_text(json.dumps({**said, "classes": ["a", "b", "c"]}))
-    with pytest.raises(CheckpointError, match="not those of its members"):
+    with pytest.raises(CheckpointError, match="differ from its members"):
         open_run(folder).card  # noqa: B018

@@ -1,4 +1,4 @@
-"""Entrants: each run that is compared has a name of its own, and runs of one recipe share the recipe's."""
+"""Labelled runs: unique labels, and one recipe name for runs that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -50,20 +50,30 @@ def test_what_has_no_part_in_what_is_learned_makes_no_recipe(make: Make, apart: 
     assert found[0].recipe == found[1].recipe
 
 
-def test_options_that_an_older_configuration_does_not_name_are_what_they_were_then(make: Make) -> None:
-    later = {"name": "adamw", "weight_decay": 0.01, "rho": None, "layer_decay": None, "decay_norms": True}
-    older = make("a", {"name": "m", "seed": 1}, optimizer={"name": "adamw", "weight_decay": 0.01})
-    same = make("b", {"name": "m", "seed": 2}, optimizer=later)
-    other = make("c", {"name": "m", "seed": 3}, optimizer=later | {"decay_norms": False})
-    found = label_runs([older, same, other])
-    assert found[0].recipe == found[1].recipe != found[2].recipe
-    assert found[0].config["optimizer"]["decay_norms"]
-
-
-def test_any_other_option_makes_another_recipe_and_the_folder_tells_them_apart(make: Make) -> None:
+def test_runs_of_one_name_are_named_by_the_option_in_which_they_differ(make: Make) -> None:
     found = label_runs([make("slow", {"name": "m"}, lr=1e-4), make("fast", {"name": "m"}, lr=1e-2)])
-    assert [one.recipe for one in found] == ["m frozen (slow)", "m frozen (fast)"]
-    assert [one.label for one in found] == ["m frozen (slow)", "m frozen (fast)"]
+    assert [one.recipe for one in found] == ["m frozen lr=0.0001", "m frozen lr=0.01"]
+    assert [one.label for one in found] == ["m frozen lr=0.0001", "m frozen lr=0.01"]
+
+
+def test_a_nested_option_is_named_as_it_is_typed_and_a_missing_one_is_null(make: Make) -> None:
+    plain = {"data": {"resize": "squash", "fraction": 1.0}}
+    found = label_runs([make("a", {"name": "m"}, **plain), make("b", {"name": "m"}, data={"fraction": 1.0})])
+    assert [one.recipe for one in found] == ["m frozen data.resize=squash", "m frozen data.resize=null"]
+
+
+def test_seeds_of_recipes_that_differ_in_an_option_keep_its_name(make: Make) -> None:
+    found = label_runs(
+        [make(f"{rate}-{seed}", {"name": "m", "seed": seed}, lr=rate) for rate in (0.1, 0.2) for seed in (1, 2)]
+    )
+    assert [one.label for one in found] == [
+        f"m frozen lr={rate} · seed {seed}" for rate in (0.1, 0.2) for seed in (1, 2)
+    ]
+
+
+def test_the_folder_names_runs_that_differ_in_many_options(make: Make) -> None:
+    found = label_runs([make("a", {"name": "m"}), make("b", {"name": "m"}, lr=1, epochs=2, mode={"balance": "none"})])
+    assert [one.recipe for one in found] == ["m frozen (a)", "m frozen (b)"]
 
 
 def test_a_run_is_called_by_its_experiment_its_shots_its_start_and_what_was_held_out(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Records of Runs, complete and damaged."""
+"""Run records, complete and damaged."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from avatar_bench.runs import record as records
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError
-from avatar_bench.runs.record import find_runs, read_record, read_records, format_table
+from avatar_bench.runs import record as records
+from avatar_bench.runs.record import find_runs, format_table, read_record, read_records
 
 
 def write(folder: Path, text: str) -> None:
@@ -102,7 +102,7 @@ def test_things_that_are_no_files_are_refused_at_once(tmp_path: Path, capsys: An
 
 @pytest.fixture
 def asked() -> Iterator[tuple[str, list[str]]]:
-    """Give the address of a server, and the list of what it was asked for."""
+    """Yield the address of a server and the list of its requests."""
     requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Runs: opened from folders and files, refused when damaged, and predicting the same from anywhere."""
+"""Runs: opening from folders and files, refusal of damaged ones, and reproducible predictions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from PIL import Image
 
 import avatar_bench
 from avatar_bench.cli.app import main
+from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.duplicates import Match
 from avatar_bench.data.leakage import find_shared_images
-from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.models.model_card import Card
-from avatar_bench.runs.record import find_runs, find_newest_run, read_record, write_record
+from avatar_bench.runs.record import find_newest_run, find_runs, read_record, write_record
 from avatar_bench.runs.run import Run
 
 
@@ -71,7 +71,7 @@ def test_a_set_that_the_run_lacks_is_refused_with_those_it_has(tiny_run: Path, t
     with pytest.raises(ConfigError, match="blind"):
         Run.open(tiny_run).dataset("ood")
     bare = shutil.copy(best(tiny_run), tmp_path / "bare.ckpt")
-    with pytest.raises(ConfigError, match="lies in no run folder"):
+    with pytest.raises(ConfigError, match="is not in a run folder"):
         Run.open(bare).dataset("test")
 
 
@@ -157,9 +157,9 @@ def test_a_set_is_compared_with_the_training_images_once(
 def test_a_set_is_compared_with_the_runs_own_val_once(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.open(tiny_run)
     sets = {name: run.dataset(name) for name in ("val", "calibration", "test", "blind")}
-    assert [run._holds_out(one) for one in sets.values()] == [True, True, False, False]
-    monkeypatch.setattr(Run, "_is_held_out", None)
-    assert [run._holds_out(one) for one in sets.values()] == [True, True, False, False]
+    assert [run._is_held_out(one) for one in sets.values()] == [True, True, False, False]
+    monkeypatch.setattr(Run, "_compare_held_out", None)
+    assert [run._is_held_out(one) for one in sets.values()] == [True, True, False, False]
 
 
 def test_a_group_that_was_joined_to_another_is_still_known_by_its_own_name(run_copy: Path, images: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_network_that_gives_no_finite_logit_is_refused(
     run_copy: Path, reseal: Callable[[Path], None], images: Path
 ) -> None:
     checkpoint = torch.load(best(run_copy), weights_only=True)
-    checkpoint["state_dict"]["net.fc.weight"][:] = 3e38  # finite, but no sum of them is
+    checkpoint["state_dict"]["net.fc.weight"][:] = 3e38  # finite, but their sums overflow
     torch.save(checkpoint, best(run_copy))
     reseal(best(run_copy))
     with pytest.raises(DivergedError):
@@ -220,14 +220,14 @@ def test_a_damaged_checkpoint_ends_with_4_and_three_lines_at_most(
 
 
 def said(**other: Any) -> dict[str, Any]:
-    """Give a checkpoint with a card that says something else than it should, and without weights."""
+    """Return a checkpoint with a changed card and without weights."""
     preprocessing = {"size": 32, "resize": "squash", "mean": [0, 0, 0], "std": [1, 1, 1]}
     card = Card(classes=("a", "b"), backbone="test_resnet", preprocessing=preprocessing).plain()
     return {"avatar_bench": {**card, **other}}
 
 
 class Foreign:
-    """An object that a checkpoint must not be able to bring to life."""
+    """Object that loading a checkpoint must never create."""
 
     def __reduce__(self) -> Any:
         return (Path.touch, (Path("was_here"),))
@@ -236,13 +236,16 @@ class Foreign:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ({"state_dict": {}}, "does not say its classes"),
-        ([1, 2], "holds no checkpoint"),
+        ({"state_dict": {}}, "classes or preprocessing are missing"),
+        ([1, 2], "is not a checkpoint"),
         ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 99}}, "schema 99"),
-        ({"avatar_bench": {"classes": "ab", "backbone": "x", "preprocessing": {}, "schema": 1}}, "list of strings"),
-        ({"avatar_bench": {"classes": [1], "backbone": "x", "preprocessing": {}, "schema": 1}}, "list of strings"),
-        ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "more": 1}}, "not a checkpoint of"),
-        (said(preprocessing={}), "preprocessing lacks 'mean'"),
+        ({"avatar_bench": {"classes": "ab", "backbone": "x", "preprocessing": {}, "schema": 2}}, "list of strings"),
+        ({"avatar_bench": {"classes": [1], "backbone": "x", "preprocessing": {}, "schema": 2}}, "list of strings"),
+        (
+            {"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 2, "more": 1}},
+            "not a checkpoint of",
+        ),
+        (said(preprocessing={}), "preprocessing has no 'mean'"),
         (said(preprocessing={"size": 32, "resize": "fold", "mean": [0, 0, 0], "std": [1, 1, 1]}), "resize must be"),
         (said(temperature=0), "temperature is 0"),
         (said(backbone="no_such_net"), "no_such_net"),
@@ -335,7 +338,7 @@ def test_results_are_read_back_from_the_run_folder(tiny_run: Path, tmp_path: Pat
 
 @dataclass(frozen=True)
 class Darker:
-    """A variation that a seed decides on."""
+    """Variation that depends on a seed."""
 
     by: int
     at: str = "input"
@@ -369,7 +372,7 @@ def test_variations_are_those_of_single_images_and_are_kept(run_copy: Path, tmp_
         assert (predictions.targets == run.predictions(dataset).targets).all()
     kept = sorted((run_copy / "predictions").iterdir())
     again = Run.open(run_copy)
-    again.classifier = None  # type: ignore[assignment]  # what is kept needs no network
+    again.classifier = None  # type: ignore[assignment]  # cached predictions need no network
     for first, second in zip(made[::-1], again.variations(dataset, wanted[::-1]), strict=True):
         np.testing.assert_array_equal(first.logits, second.logits)
     assert sorted((run_copy / "predictions").iterdir()) == kept
@@ -380,7 +383,7 @@ def test_variations_do_not_depend_on_workers_or_what_else_is_asked(
     workers: int, run_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "_workers", lambda run, n: run.workers)
-    some = [Darker(by) for by in range(0, 110, 10)]  # more than are held at once
+    some = [Darker(by) for by in range(0, 110, 10)]  # more than in one pass
     alone = Run.open(run_copy, workers=0)
     alone.folder = None
     expected = [alone.variations(Run.open(run_copy).dataset("test"), [one])[0] for one in some]
@@ -393,15 +396,15 @@ def test_a_run_out_of_its_folder_makes_its_predictions_once(tiny_run: Path, imag
     run = Run.open(shutil.copy(best(tiny_run), tmp_path / "bare.ckpt"), workers=0)
     blind = read_manifest(images / "blind.csv")
     assert run.predictions(blind) is run.predictions(blind)
-    with pytest.raises(BlockError, match="calibration images are not known"):
+    with pytest.raises(BlockError, match="calibration images are unknown"):
         run.calibration(blind)
-    with pytest.raises(BlockError, match="train images are not known"):
+    with pytest.raises(BlockError, match="train images are unknown"):
         run.training()
     assert run.blind is None
     assert run.ood == {}
 
 
-def test_what_is_fitted_is_never_judged_by_the_same_images(tiny_run: Path) -> None:
+def test_nothing_is_fitted_and_evaluated_on_the_same_images(tiny_run: Path) -> None:
     run = Run.open(tiny_run)
     fitted = run.calibration(run.dataset("test"))
     own = run.images.select_split("calibration").frame

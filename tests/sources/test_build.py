@@ -18,7 +18,7 @@ from avatar_bench.data.dataset import read_dataset
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError, DataError, OutputError
 from avatar_bench.files import package_files
-from avatar_bench.sources.build import WORK, DatasetRecipe, build_dataset, demo_root, ensure_demo
+from avatar_bench.sources.build import WORK_FOLDER, DatasetRecipe, build_dataset, demo_root, ensure_demo
 from avatar_bench.sources.dataset_files import MANIFEST_COLUMNS
 
 BACKEND = """
@@ -76,7 +76,7 @@ def source(distribution, label, archive="wheel", **more):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """Let pip find packages in this folder alone, and keep its downloads below the test's own folder."""
+    """Restrict pip to packages in this folder, and keep its downloads below the test's own folder."""
     folder = tmp_path / "index"
     folder.mkdir()
     for name in ("face-a", "face-b"):
@@ -138,7 +138,7 @@ def test_a_package_that_cannot_be_had_is_named_and_leaves_nothing(index, tmp_pat
     with pytest.raises(DataError, match=r"face-none==1\.0") as caught:
         build_dataset(DatasetRecipe({"n": source("face-none", "real")}), tmp_path / "out")
     assert len(caught.value.lines) <= 3
-    assert [file.name for file in (tmp_path / "out").iterdir()] == [WORK]
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [WORK_FOLDER]
 
 
 def test_an_archive_of_another_hash_is_refused(index, tmp_path):
@@ -148,14 +148,14 @@ def test_an_archive_of_another_hash_is_refused(index, tmp_path):
     assert build_dataset(DatasetRecipe({"a": source("face-a", "real", sha256=right)}), tmp_path / "out").built
 
 
-def test_a_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path):
+def test_an_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path):
     make_wheel(index, "face-copy", {"copy.png": photo(b"face-a0", kind="WEBP"), "own.png": photo(7)})
     recipe = {"copy": source("face-copy", "real"), "a": source("face-a", "real")}
     summary = build_dataset(DatasetRecipe(recipe, ("copy",)), tmp_path / "out")
     assert (summary.counts, summary.blind, summary.quarantined) == ({"real": 3}, {"real": 1}, 1)
     left_out = pd.read_csv(tmp_path / "out" / "quarantine.csv")
     assert left_out["file"][0] == "copy: face_copy/copy.png"
-    assert left_out["reason"][0].startswith("belongs with a: face_a/0.png")
+    assert left_out["reason"][0].startswith("is a near-duplicate or in a group of a: face_a/0.png")
     assert list(pd.read_csv(tmp_path / "out" / "blind.csv")["origin"]) == ["face_copy/own.png"]
 
 
@@ -190,7 +190,7 @@ def test_images_of_one_name_in_two_folders_are_both_kept(index, tmp_path):
 def test_a_folder_of_something_else_is_not_touched(index, tmp_path, two):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match="something else"):
+    with pytest.raises(OutputError, match="something other"):
         build_dataset(DatasetRecipe(two), tmp_path / "out", update=True)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
 
@@ -241,7 +241,7 @@ def test_an_update_may_not_turn_what_was_trained_on_into_a_blind_set(index, tmp_
 def test_a_build_that_fails_leaves_the_data_set_as_it_was(index, tmp_path, two):
     build_dataset(DatasetRecipe(two), tmp_path / "out")
     before = {file: (tmp_path / "out" / file).read_bytes() for file in ("recipe.json", "manifest.csv")}
-    with pytest.raises(DataError, match=r"source\.a gave no image"):
+    with pytest.raises(DataError, match=r"source\.a yielded no usable image"):
         build_dataset(
             DatasetRecipe({"a": source("face-a", "real", files={"*.bmp": None})}), tmp_path / "out", update=True
         )
@@ -259,7 +259,7 @@ def test_the_demo_goes_to_the_cache_and_follows_its_recipe(index, tmp_path, two)
     ("change", "said"),
     [
         ({"kind": "telepathy"}, "expected one of package, drawn"),
-        ({"licence": None}, "does not say its licence"),
+        ({"licence": None}, "has no licence"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(change, said, tmp_path):

@@ -43,7 +43,7 @@ def test_dicebear_names_style_licence_and_artist():
     assert all(one.licence and one.author and one.url for one in images)
 
 
-def test_a_drawing_becomes_a_image_of_the_width_asked_for():
+def test_a_drawing_becomes_an_image_of_the_width_asked_for():
     pytest.importorskip("resvg_py")
     svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 2"><rect width="2" height="2" fill="#f00"/></svg>'
     image = drawn_avatars.rasterise(svg, 40)

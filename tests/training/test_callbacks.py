@@ -1,4 +1,4 @@
-"""A training that was cut anywhere goes on to what it would have been; best.ckpt and the history with it."""
+"""Resuming: a training interrupted at any point ends with the same weights, best.ckpt and history."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ QUICK = ("plain", "plateau", "sharpness-aware", "two stages")
 
 
 class Plug:
-    """Pull the plug at a step, counted over all stages."""
+    """Abort training at a step, counted over all stages."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.steps, self.cut = 0, -1
@@ -74,7 +74,7 @@ def test_a_run_cut_at_a_step_goes_on_to_the_same_weights_and_history(
         plug.steps, plug.cut = 0, cut
         run = train(tmp_path / f"cut{cut}", *words, code=1)
         assert plug.run(["train", f"resume={run}"]) == 0
-        assert plug.steps <= steps - cut + 4  # the step, of four passes at most, and not the epoch
+        assert plug.steps <= steps - cut + 4  # the step (at most four batches), not the epoch
         assert record(run)["weights_sha256"] == record(whole)["weights_sha256"]
         assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
         assert record(run)["temperature"] == record(whole)["temperature"]
@@ -110,13 +110,13 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_is_taken(
     assert plug.run(["train", f"resume={run}"]) == 0
     told = capsys.readouterr().err
     assert "last.ckpt is damaged" in told
-    assert "Goes on from before.ckpt" in told
+    assert "Resuming from before.ckpt" in told
     assert record(run)["weights_sha256"] == record(whole)["weights_sha256"]
     (spoilt / "checkpoints" / before.name).write_bytes(b"")
     assert plug.run(["train", f"resume={spoilt}"]) == 4
     told = capsys.readouterr().err.splitlines()
     assert "last.ckpt is damaged" in told[-2]
-    assert "before.ckpt is damaged or gone as well: train anew" in told[-1]
+    assert "before.ckpt is damaged or missing too: train again" in told[-1]
 
 
 def test_a_damaged_best_checkpoint_is_told_before_the_training_goes_on(

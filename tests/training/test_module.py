@@ -1,4 +1,4 @@
-"""The learner: a loss that equals the formula, optimizers, schedules, and what goes into checkpoints."""
+"""Learner: loss against its formula, optimizers, schedules and checkpoint content."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tiny(**options: Any) -> Learner:
 
 
 def loss_of(classifier: Learner, targets: Tensor) -> float:
-    classifier.eval()  # batch norm must not depend on who asks
+    classifier.eval()  # fixed batch-norm statistics
     classifier.trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0)  # type: ignore[assignment]
     classifier.on_train_batch_start(None, 0)
     classifier.trainer = None

@@ -1,4 +1,4 @@
-"""Parameter groups: the learning rate and weight decay of each parameter, counted by hand."""
+"""Parameter groups: learning rate and weight decay of each parameter, counted by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from avatar_bench.training.optimizers import TrainingOptions, build_optimizer, b
 
 
 def found(net: Any, **options: Any) -> dict[str, tuple[float, float]]:
-    """Give the rate and the weight decay of each parameter that the optimizer learns at a rate of 1, by its name."""
+    """Return the learning rate and weight decay of each trained parameter by name, for a base rate of 1."""
     given = TrainingOptions(seed=0, weight_decay=0.3, **options)
     groups = build_optimizer(build_parameter_groups(net, given, 1.0), given, 1.0).param_groups
     names = {id(parameter): name for name, parameter in net.named_parameters()}

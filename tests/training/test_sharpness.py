@@ -1,4 +1,4 @@
-"""Sharpness-aware steps: by hand on a quadratic, the flatter of two minima, and what Lightning makes of them."""
+"""Sharpness-aware minimisation: steps on a quadratic by hand, the flatter of two minima, and use in Lightning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CURVATURE, START = np.array([1.0, 10.0, 0.5]), np.array([0.4, -0.3, 2.0])
 
 
 def by_hand(base: str, adaptive: bool, steps: int, rho: float, lr: float, decay: float) -> NDArray[np.float64]:
-    """Step by step, as Foret et al., Kwon et al., Loshchilov and Hutter, and Sutskever et al. write it."""
+    """Compute the steps by the formulas of Foret et al., Kwon et al., Loshchilov and Hutter, and Sutskever et al."""
     w, m, v = START.copy(), np.zeros(3), np.zeros(3)
     for t in range(1, steps + 1):
         g = CURVATURE * w
@@ -78,7 +78,7 @@ def test_of_two_minima_the_flatter_is_found(rho: float | None, minimum: float) -
     def loss() -> Tensor:  # 0 at both minima; the one at 0 is thirty times as sharp
         return torch.minimum(15 * weight**2, (weight - 2) ** 2 / 2) / 2
 
-    # plain descent comes to rest in either
+    # plain descent ends in either
     options = TrainingOptions(1, optimizer="sgd", momentum=0.0, weight_decay=0.0)
     optimizer = build_optimizer([{"params": [weight]}], options, lr=0.125)
     for _ in range(200):
@@ -92,7 +92,7 @@ def test_of_two_minima_the_flatter_is_found(rho: float | None, minimum: float) -
 
 
 class Small(nn.Module):
-    """A network whose running statistics and dropout a second pass could disturb."""
+    """Network with running statistics and dropout that a second pass could change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def fitted(learner: Learner, **options: Any) -> pl.Trainer:
 def reference(
     net: nn.Module, adaptive: bool = False, accumulate: int = 1, clip: float | None = None, dtype: Any = None
 ) -> float:
-    """Train by the formula, the second pass on a copy of the network; give the mean loss of the first passes."""
+    """Train by the formula, with the second pass on a copy of the network; return the mean first-pass loss."""
     parameters = list(net.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
     losses = []
@@ -162,7 +162,7 @@ def reference(
 
 
 def unfused(learner: Learner) -> torch.optim.Optimizer:
-    """Give the optimizer that a GPU has: gradients are unscaled before it steps, and can be clipped."""
+    """Return the optimizer used on a GPU, whose gradients are unscaled before the step and can be clipped."""
     return torch.optim.SGD(learner.net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
 
 
@@ -186,10 +186,10 @@ def test_a_training_equals_the_formula_with_one_noise_for_both_passes(
     net = copy.deepcopy(learner.net)
     if trainer.get("precision") == "16-mixed":
         scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", 64.0))
-        trainer = {**trainer, "precision": None, "plugins": scaled}  # Lightning has no scaler on a CPU of itself
+        trainer = {**trainer, "precision": None, "plugins": scaled}  # Lightning itself has no scaler on a CPU
     done = fitted(learner, **trainer)
     loss = reference(net, **by_formula)
-    for name, value in net.state_dict().items():  # batch-norm statistics, and their count of batches, too
+    for name, value in net.state_dict().items():  # including batch-norm statistics and batch counts
         torch.testing.assert_close(learner.net.state_dict()[name], value, rtol=0, atol=tolerance, msg=name)
     assert float(done.callback_metrics["train/loss_epoch"]) == pytest.approx(loss, abs=tolerance)
 

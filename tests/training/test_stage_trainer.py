@@ -1,4 +1,4 @@
-"""What each option of the trainer, the callbacks and the loggers does to a training."""
+"""Effects of the options of trainer, callbacks and loggers on a training."""
 
 from __future__ import annotations
 
@@ -97,11 +97,11 @@ def test_swa_is_the_mean_of_the_epochs_weights(train: Train, tmp_path: Path) -> 
         torch.testing.assert_close(value, (first[key] + second[key]) / 2, rtol=1e-4, atol=1e-6)
 
 
-def test_swa_judges_each_epoch_by_the_average_that_it_is_part_of(train: Train, tmp_path: Path) -> None:
+def test_swa_evaluates_each_epoch_with_the_average_that_includes_it(train: Train, tmp_path: Path) -> None:
     plain = train(tmp_path / "plain", "epochs=3", "lr=1e-3")
     late = train(tmp_path / "late", "epochs=3", "lr=1e-3", "callbacks.swa=1")
     found, expected = (pd.read_csv(run / "metrics.csv") for run in (late, plain))
-    pd.testing.assert_frame_equal(found[:2], expected[:2])  # plain ones, and an average of one
+    pd.testing.assert_frame_equal(found[:2], expected[:2])  # no average, and an average of one
     assert found["val/loss"][2] != expected["val/loss"][2]
 
 
@@ -109,12 +109,12 @@ def test_ema_begins_with_the_first_step_and_keeps_its_share(train: Train, tmp_pa
     steps = {n: parameters(train(tmp_path / f"plain{n}", f"trainer.limit_batches={n}")) for n in (1, 2)}
     averaged = parameters(train(tmp_path / "ema", "trainer.limit_batches=2", "callbacks.ema=0.75"))
     for key, value in averaged.items():
-        kept = 2 / 11  # less than 0.75, as there is one step to keep
-        torch.testing.assert_close(value, kept * steps[1][key] + (1 - kept) * steps[2][key], rtol=1e-4, atol=1e-6)
+        decay = 2 / 11  # below 0.75, after one step
+        torch.testing.assert_close(value, decay * steps[1][key] + (1 - decay) * steps[2][key], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("words", [[], ["callbacks=ema"], ["callbacks.swa=0"]])
-def test_the_best_checkpoint_holds_the_weights_that_val_judged(words: list[str], train: Train, tmp_path: Path) -> None:
+def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words: list[str], train: Train, tmp_path: Path) -> None:
     run = train(tmp_path / "run", "epochs=2", "lr=1e-3", *words)
     assert main(["evaluate", f"ckpt={run}", "split=val", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
     found = Result.load(run / "evaluation" / "val" / "blind_test").metrics
@@ -173,7 +173,7 @@ def test_train_metrics_are_those_of_the_batches_that_were_trained_on(
 def test_each_balance_is_recorded_and_learns(train: Train, tmp_path: Path) -> None:
     runs = [train(tmp_path / name, f"mode.balance={name}", "data.limit=90") for name in ("sampler", "loss", "none")]
     hashes = {json.loads((run / "run.json").read_text())["weights_sha256"] for run in runs}
-    assert len(hashes) >= 2  # loss and none are the same where classes are even
+    assert len(hashes) >= 2  # loss and none are equal for balanced classes
 
 
 def test_the_precision_of_auto_is_that_of_the_trial_and_stays_when_the_run_is_resumed(
@@ -181,11 +181,11 @@ def test_the_precision_of_auto_is_that_of_the_trial_and_stays_when_the_run_is_re
 ) -> None:
     run, device = tmp_path / "run", {"precision": "bf16-mixed", "threads": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(job, "choose_to_train", lambda *network: "bf16")
-        patch.setattr(job, "_complete_run", None)  # cut before the end
+        patch.setattr(job, "tune_training", lambda *network: "bf16")
+        patch.setattr(job, "_complete_run", None)  # fails before the end
         train(run, "trainer.precision=auto", "trainer=debug", code=1)
     assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
-    monkeypatch.setattr(job, "choose_to_train", lambda *network: "32")
+    monkeypatch.setattr(job, "tune_training", lambda *network: "32")
     assert main(["train", f"resume={run}"]) == 0
     assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
 
@@ -211,7 +211,7 @@ def test_names_of_precisions_are_lightnings() -> None:
     assert resolve_precision(TrainerOptions(precision="32")) == "32-true"
     assert resolve_precision(TrainerOptions(accelerator="cpu", precision="amp")) == "32-true"
     assert resolve_precision(TrainerOptions(accelerator="gpu", precision="16-mixed")) == "16-mixed"
-    with pytest.raises(ConfigError, match="16 bits need a GPU"):
+    with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
         resolve_precision(TrainerOptions(accelerator="cpu", precision="16-mixed"))
 
 

@@ -1,1 +1,1 @@
-"""Runtimes of exported networks."""
+"""Runtimes of classifiers and exported networks."""

@@ -1,4 +1,4 @@
-"""Runtimes: ways to compute what one classifier answers, by torch or by an exported network."""
+"""Engines that compute the logits of a classifier by torch or by an exported network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from avatar_bench.errors import ConfigError
 
-Engine = Callable[[Tensor], NDArray[np.float32]]  # uint8 images (n, 3, S, S) to logits (n, C), when they are there
+Engine = Callable[[Tensor], NDArray[np.float32]]  # uint8 images (n, 3, S, S) to logits (n, C), returned once computed
 EXPORTED_RUNTIMES = ("onnx", "openvino")
 RUNTIMES = ("torch", "contiguous", "compile", *EXPORTED_RUNTIMES)
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "nncf")}
@@ -28,7 +28,7 @@ _EXTRAS = {"onnx": "export", "openvino": "openvino"}
 
 @dataclass(frozen=True)
 class ExportedNetwork:
-    """A network in the form of a runtime: its graph, for openvino its weights apart, and what is to be told of it."""
+    """A network in the format of a runtime: its graph, separate weights for openvino, and a note for the user."""
 
     graph: bytes
     weights: bytes = b""
@@ -36,23 +36,23 @@ class ExportedNetwork:
 
 
 def find_missing_package(runtime: str) -> str:
-    """Name the first package of its extra that a runtime needs and that is not installed; "" if none."""
+    """Return the first package that a runtime needs and that is not installed, or ""."""
     needed = _PACKAGES.get(runtime, ())
     return next((name for name in needed if importlib.util.find_spec(name) is None), "")
 
 
 def refuse_missing_package(runtime: str, what: str) -> None:
-    """Raise ConfigError where a package is missing that `what`, words for an option, needs of a runtime."""
+    """Raise ConfigError if a package of a runtime is missing; `what` describes the option that needs it."""
     if absent := find_missing_package(runtime):
         extra = f"pip install 'avatar-bench[{_EXTRAS[runtime]}]'"
         raise ConfigError(f"{what} needs {absent}, which is not installed.", extra)
 
 
 def prepare_engine(runtime: str, classifier: nn.Module, size: int) -> Callable[[int], Engine]:
-    """Give what builds an engine for so many threads; the export, where there is one, is done once.
+    """Return a function that builds an engine for a number of threads; exports the network once if needed.
 
-    "torch" computes as `predict` does; "contiguous" with the channels before the pixels in memory; "compile" by
-    torch.compile; "onnx" by onnxruntime and "openvino" by OpenVINO, on the CPU in 32 bits. Raise ConfigError where a
+    "torch" computes as `predict` does; "contiguous" uses the channels-first memory format; "compile" uses
+    torch.compile; "onnx" uses onnxruntime and "openvino" OpenVINO, on the CPU in 32 bits. Raises ConfigError if a
     package is missing.
     """
     refuse_missing_package(runtime, f"The runtime {runtime}")
@@ -66,7 +66,7 @@ def prepare_engine(runtime: str, classifier: nn.Module, size: int) -> Callable[[
 
 
 def export_network(runtime: str, classifier: nn.Module, size: int) -> ExportedNetwork:
-    """Give a classifier in the form of a runtime of EXPORTED; its logits alone."""
+    """Export a classifier, with logits only, to the format of a runtime in EXPORTED_RUNTIMES."""
     if runtime == "onnx":
         return ExportedNetwork(export_onnx(classifier, size))
     from avatar_bench.inference.runtimes import openvino_ir
@@ -75,7 +75,7 @@ def export_network(runtime: str, classifier: nn.Module, size: int) -> ExportedNe
 
 
 def load_engine(runtime: str, network: ExportedNetwork, threads: int, precision: str = "32") -> Engine:
-    """Give what computes with an exported network by so many threads."""
+    """Build an engine for an exported network with a number of threads."""
     if runtime == "onnx":
         return _make_onnx_engine(network.graph, threads)
     from avatar_bench.inference.runtimes import openvino_ir
@@ -86,10 +86,10 @@ def load_engine(runtime: str, network: ExportedNetwork, threads: int, precision:
 def export_onnx(classifier: nn.Module, size: int, temperature: float | None = None) -> bytes:
     """Export a classifier as an ONNX model that maps `images` (batch, 3, S, S) uint8 to `logits` (batch, C).
 
-    With a temperature, it gives `probabilities` (batch, C) too, the softmax of logits / temperature.
+    With a temperature, the model also returns `probabilities` (batch, C), the softmax of logits / temperature.
     """
     answer = ExportModule(copy.deepcopy(classifier).cpu(), temperature).eval()
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # of one image, it would take the batch for constant
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # with one image, the batch size would become constant
     with suppress_warnings():
         program = torch.onnx.export(
             answer,
@@ -105,7 +105,7 @@ def export_onnx(classifier: nn.Module, size: int, temperature: float | None = No
 
 
 class ExportModule(nn.Module):
-    """Give the logits of a classifier and, with a temperature, the probabilities."""
+    """A classifier that returns logits and, with a temperature, probabilities."""
 
     def __init__(self, classifier: nn.Module, temperature: float | None) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class ExportModule(nn.Module):
 
 @contextmanager
 def suppress_warnings() -> Iterator[None]:
-    """Keep quiet about an exporter's steps, of which nothing is to be done."""
+    """Suppress log messages and warnings of an exporter, none of which needs action."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -132,13 +132,13 @@ def suppress_warnings() -> Iterator[None]:
 def _make_torch_engine(answer: Any) -> Engine:
     def engine(images: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return np.asarray(answer(images)[0].float().cpu().numpy())  # which waits for a GPU
+            return np.asarray(answer(images)[0].float().cpu().numpy())  # waits for a GPU
 
     return engine
 
 
 def _make_onnx_engine(model: bytes, threads: int) -> Engine:
-    onnxruntime: Any = importlib.import_module("onnxruntime")  # an extra, which ships no types
+    onnxruntime: Any = importlib.import_module("onnxruntime")  # an optional dependency without types
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""OpenVINO's intermediate representation of a classifier: made, quantised, written, and computed with."""
+"""OpenVINO models of a classifier: conversion, quantisation, serialisation and inference."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.inference.runtimes.engines import Engine, ExportedNetwork, ExportModule, suppress_warnings
 
 OUTPUT_NAMES = ("logits", "probabilities")
-_IMAGES_PER_REQUEST = 4  # images that a stream takes at a time: what they need stays in a core's cache
+_IMAGES_PER_REQUEST = 4  # images per request of a stream, which fit into the cache of a core
 
 
 def convert_network(classifier: nn.Module, size: int, temperature: float | None = None) -> Any:
-    """Give an OpenVINO model that maps `images` (batch, S, S, 3) uint8 to `logits` (batch, C).
+    """Convert a classifier to an OpenVINO model that maps `images` (batch, S, S, 3) uint8 to `logits` (batch, C).
 
-    The channels stand last, as images are decoded. With a temperature, it gives `probabilities` (batch, C) too, the
-    softmax of logits / temperature. Raises ConfigError where OpenVINO lacks an operation of the network.
+    Channels come last, as in decoded images. With a temperature, the model also returns `probabilities` (batch, C),
+    the softmax of logits / temperature. Raises ConfigError if OpenVINO lacks an operation of the network.
     """
     openvino = _import_openvino()
     answer = _ChannelsLast(ExportModule(copy.deepcopy(classifier).cpu(), temperature)).eval()
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # of one image, it would take the batch for constant
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # with one image, the batch size would become constant
     with suppress_warnings():
         shapes = {"images": {0: torch.export.Dim("batch")}}
         program = torch.export.export(answer, (example,), dynamic_shapes=shapes)
@@ -41,7 +41,7 @@ def convert_network(classifier: nn.Module, size: int, temperature: float | None 
             model = openvino.convert_model(program)
         except openvino.frontend.OpConversionFailure as error:
             lacks = str(error).strip().splitlines()[-1].lstrip("- ")
-            raise ConfigError(f"OpenVINO cannot hold this network: {lacks}.", "Use torch or onnx for it.") from error
+            raise ConfigError(f"OpenVINO does not support this network: {lacks}.", "Use torch or onnx.") from error
     model.reshape([-1, size, size, 3])
     for port, name in zip([*model.inputs, *model.outputs], ("images", *OUTPUT_NAMES), strict=False):
         port.get_tensor().set_names({name})
@@ -49,13 +49,13 @@ def convert_network(classifier: nn.Module, size: int, temperature: float | None 
 
 
 def quantise_network(network: ExportedNetwork, images: Tensor, targets: NDArray[np.int64]) -> ExportedNetwork:
-    """Give a network of logits that computes in 8 bits, with ranges from images as they come in use.
+    """Quantise a network of logits to 8 bits by NNCF, with ranges from calibration images.
 
-    `images` is uint8 (n, 3, S, S), `targets` (n,) are their classes. By NNCF, which corrects the biases for what the
-    rounding shifts. What the rounding changes on these images is told in the note.
+    `images` is uint8 (n, 3, S, S), `targets` (n,) are their classes. NNCF corrects the biases for the shift by
+    rounding. The note states how the quantisation changes the predictions on these images.
     """
     model, pixels = read_network(network), _to_channels_last(images)
-    nowhere = io.StringIO()  # for its bars, and for its log, which holds on to the stream that is there at its import
+    nowhere = io.StringIO()  # for progress bars, and for the log, which stays with the stream at the time of import
     with suppress_warnings(), contextlib.redirect_stdout(nowhere):
         nncf: Any = importlib.import_module("nncf")
         data = nncf.Dataset([pixels[k : k + 1] for k in range(len(pixels))])
@@ -66,14 +66,14 @@ def quantise_network(network: ExportedNetwork, images: Tensor, targets: NDArray[
         make_engine(rounded, threads)(images).argmax(axis=1),
     )
     note = (
-        f"precision=int8: {np.sum(before == after)} of {len(pixels)} verdicts on images for calibration are those of "
-        f"32 bits; {np.mean(after == targets):.1%} are right, of 32 bits {np.mean(before == targets):.1%}."
+        f"precision=int8: {np.sum(before == after)} of {len(pixels)} predictions on the calibration images equal those "
+        f"of 32 bits; accuracy {np.mean(after == targets):.1%}, with 32 bits {np.mean(before == targets):.1%}."
     )
     return replace(serialise_network(rounded), note=note)
 
 
 def serialise_network(model: Any, texts: Mapping[str, str] | None = None) -> ExportedNetwork:
-    """Give a model as the contents of an .xml and a .bin file, with texts by name in its metadata."""
+    """Serialise a model to the contents of an .xml and a .bin file, with named texts in its metadata."""
     for name, text in (texts or {}).items():
         model.set_rt_info(text, [name])
     with tempfile.TemporaryDirectory() as folder:
@@ -83,22 +83,22 @@ def serialise_network(model: Any, texts: Mapping[str, str] | None = None) -> Exp
 
 
 def read_network(network: ExportedNetwork) -> Any:
-    """Give the model of what `serialise_network` wrote."""
+    """Load the model that `serialise_network` returned."""
     return _import_openvino().Core().read_model(network.graph, network.weights)
 
 
 def compute_outputs(model: Any, images: Tensor) -> list[NDArray[np.float32]]:
-    """Give all outputs for images, uint8 (n, 3, S, S), computed in 32 bits."""
+    """Compute all outputs for uint8 images (n, 3, S, S), in 32 bits."""
     compiled = _import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return list(compiled(_to_channels_last(images)).values())
 
 
 def make_engine(model: Any, threads: int, precision: str = "32") -> Engine:
-    """Give what computes logits by so many threads; precision is "32", "bf16" or, of a quantised model, "int8"."""
+    """Build an engine of logits; `precision` is "32", "bf16" or, for a quantised model, "int8"."""
     openvino = _import_openvino()
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "PERFORMANCE_HINT": "THROUGHPUT",  # streams of few threads, each with images of its own
+        "PERFORMANCE_HINT": "THROUGHPUT",  # streams of few threads, each with its own images
         "INFERENCE_NUM_THREADS": threads,
     }
     queue = openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", settings))
@@ -124,11 +124,11 @@ class _ChannelsLast(nn.Module):
 
 
 def _to_channels_last(images: Tensor) -> NDArray[np.uint8]:
-    """Give images (n, 3, S, S) as (n, S, S, 3): no copy, where they lie in memory so."""
+    """Return images (n, 3, S, S) as (n, S, S, 3), without a copy if that is their memory layout."""
     return np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
 
 
 def _import_openvino() -> Any:
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report each import to Intel
-    with contextlib.redirect_stderr(io.StringIO()):  # absl, which it imports, may close the stream that is there then
-        return importlib.import_module("openvino")  # an extra
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # would report each import to Intel
+    with contextlib.redirect_stderr(io.StringIO()):  # absl, which it imports, may close the current stream
+        return importlib.import_module("openvino")  # an optional dependency

@@ -1,4 +1,4 @@
-"""The kinds of source: how each gives its images."""
+"""Readers of image sources, one module per kind of source."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ SOURCE_READERS: dict[str, SourceReader] = {
 
 
 def check_source(name: str, source: Source) -> None:
-    """Raise ConfigError for a source of unknown kind, an unknown or a missing option, or a wrong value."""
+    """Raise ConfigError for a source of unknown kind, an unknown or missing option, or an invalid value."""
     if missing := [key for key in ("kind", *DESCRIPTION_KEYS) if source.get(key) is None]:
-        raise ConfigError(f"source.{name} does not say its {' and '.join(missing)}.")
+        raise ConfigError(f"source.{name} has no {', '.join(missing)}.", "Add the missing options.")
     kind = SOURCE_READERS.get(source["kind"])
     if kind is None:
         raise ConfigError(f"source.{name}.kind={source['kind']}: expected one of {', '.join(SOURCE_READERS)}.")
     known = [*COMMON_KEYS, *(key for choice in kind.required for key in choice.split("|")), *kind.optional]
     for key in source:
         if key not in known:
-            near = suggest_names(str(key), known) or f"it has: {', '.join(known)}."
+            near = suggest_names(str(key), known) or f"expected one of: {', '.join(known)}."
             raise ConfigError(f"source.{name} of kind {source['kind']} has no option {key}: {near}")
     for key in DESCRIPTION_KEYS:
         if not isinstance(source[key], str):
-            raise ConfigError(f"source.{name}.{key}={source[key]}: expected a text.")
+            raise ConfigError(f"source.{name}.{key}={source[key]}: expected a string.")
     if not isinstance(source.get("rasterise") or False, bool):
         raise ConfigError(f"source.{name}.rasterise={source['rasterise']}: expected true or false.")
     for choice in kind.required:
@@ -46,6 +46,6 @@ def _check_alternatives(name: str, source: Source, keys: list[str]) -> None:
     given = [key for key in keys if source.get(key) not in (None, "", [], {})]
     if len(given) == 1:
         return
-    said = f"says {' and '.join(given)}" if given else "does not say what to read"
+    problem = f"has several of them: {' and '.join(given)}" if given else "has no input"
     expected = " or ".join(f"source.{name}.{key}=" for key in keys)
-    raise ConfigError(f"source.{name} {said}.", f"Expected {'one of ' if len(keys) > 1 else ''}{expected}")
+    raise ConfigError(f"source.{name} {problem}.", f"Expected {'one of ' if len(keys) > 1 else ''}{expected}")

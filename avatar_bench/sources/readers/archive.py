@@ -1,4 +1,4 @@
-"""Images in a zip or tar, which is unpacked safely or refused whole, then read like a folder."""
+"""Reader of images in a zip or tar archive, which is unpacked safely or refused as a whole."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ ARCHIVE_OPTIONS: dict[str, Any] = {
     "max_files": 500_000,
     **folder.FOLDER_OPTIONS,
 }
-MAX_RATIO = 200  # images hardly shrink when packed; only what is made to fill a disk unpacks to so many times its size
-ALWAYS_ALLOWED_BYTES = 2**26  # bytes that may be unpacked whatever the ratio
+MAX_RATIO = 200  # of unpacked to packed size: images hardly compress, so a larger ratio indicates a zip bomb
+ALWAYS_ALLOWED_BYTES = 2**26  # may be unpacked at any ratio
 ARCHIVE_CHUNK_BYTES = 2**20
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)  # not the archive's fault
-# what a damaged or unsafe archive raises
+# errors raised for a damaged or unsafe archive
 ARCHIVE_ERRORS = (
     ValueError,
     EOFError,
@@ -54,31 +54,30 @@ ARCHIVE_ERRORS = (
     lzma.LZMAError,
     OSError,
 )
-ArchiveMember = tuple[str, IO[bytes] | None]  # path and content, None for a folder
+ArchiveMember = tuple[str, IO[bytes] | None]  # path and content; None for a folder
 
 
 def read(job: SourceJob) -> Iterator[SourceImage]:
-    """Give the images of `file`, or of what is downloaded from `url`, as kind folder gives those of a folder.
+    """Yield the images in the archive `file`, or in the download from `url`, as kind folder does for a folder.
 
-    `root` is the folder within the archive that counts, `manifest` a file within that. Raise DataError where the
-    archive cannot be had, is broken or unsafe.
+    `root` is the folder in the archive to read, `manifest` a file in it. Raises DataError if the archive cannot be
+    downloaded, is damaged or unsafe.
     """
-    said = fill_defaults(job.source, ARCHIVE_OPTIONS)
-    target = (
-        job.place
-        / f"unpacked-{hash_facts([said.get('file'), said.get('url'), said['sha256'], _hash_state(job.source)])}"
-    )
+    options = fill_defaults(job.source, ARCHIVE_OPTIONS)
+    facts = [options.get("file"), options.get("url"), options["sha256"], _hash_state(job.source)]
+    target = job.place / f"unpacked-{hash_facts(facts)}"
     if not target.is_dir():
-        archive = _download(job, said) if said.get("url") else resolve_path(said["file"])
-        _unpack(archive, target, round(said["max_gib"] * 2**30), said["max_files"], said["sha256"])
-    root = (target / said["root"]).resolve()
+        archive = _download(job, options) if options.get("url") else resolve_path(options["file"])
+        _unpack(archive, target, round(options["max_gib"] * 2**30), options["max_files"], options["sha256"])
+    root = (target / options["root"]).resolve()
     if not root.is_relative_to(target.resolve()) or not root.is_dir():
         inside = sorted(path.name for path in target.iterdir())[:8]
         raise DataError(
-            f"source.{job.name}.root={said['root']}: no such folder in the archive.", f"It has: {', '.join(inside)}"
+            f"source.{job.name}.root={options['root']}: the archive has no such folder.",
+            f"It has: {', '.join(inside)}",
         )
-    if said["manifest"]:
-        job = replace(job, source={**job.source, "manifest": str(root / said["manifest"])})
+    if options["manifest"]:
+        job = replace(job, source={**job.source, "manifest": str(root / options["manifest"])})
     return folder.read_root(job, root)
 
 
@@ -86,16 +85,16 @@ def _hash_state(source: Source) -> str:
     return hash_facts(read_stamp(resolve_path(source["file"]))) if source.get("file") else ""
 
 
-def _download(job: SourceJob, said: dict[str, Any]) -> Path:
-    return download_file(Address(said["url"], said["sha256"] or ""), job.place, round(said["max_gib"] * 2**30))
+def _download(job: SourceJob, options: dict[str, Any]) -> Path:
+    return download_file(Address(options["url"], options["sha256"] or ""), job.place, round(options["max_gib"] * 2**30))
 
 
 def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int, sha256: str | None) -> None:
-    """Unpack into a folder that appears once it is complete; raise DataError for anything but plain files."""
+    """Unpack into a folder that appears once complete; raise DataError for anything but plain files."""
     if not archive.is_file():
         raise DataError(f"{archive} does not exist.", "Expected a zip or tar.")
     if sha256 and (reason := check_hash(archive, sha256)):
-        raise DataError(f"{archive}: {reason}.", "Take the file that the source names, or mend its sha256.")
+        raise DataError(f"{archive}: {reason}.", "Use the file that the source names, or correct its sha256.")
     target.parent.mkdir(parents=True, exist_ok=True)
     limit = min(max_bytes, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * archive.stat().st_size))
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-", ignore_cleanup_errors=True) as part:
@@ -104,18 +103,18 @@ def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int, sha256:
         except ARCHIVE_ERRORS as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
-            raise DataError(f"{archive} is refused: {error}.", "Nothing of it is used.") from error
+            raise DataError(f"{archive} is refused: {error}.", "No file of it is used.") from error
         Path(part, "all").rename(target)
 
 
 def _write(members: Iterator[ArchiveMember], target: Path, max_bytes: int, max_files: int) -> None:
-    """Write the members below `target`; ValueError tells what is unsafe of them."""
+    """Write the members below `target`; raise ValueError for an unsafe member."""
     target.mkdir()
     left = max_bytes
     for number, (name, content) in enumerate(members, start=1):
         path = _make_path(target, name)
         if number > max_files:
-            raise ValueError(f"it holds more than max_files={max_files} files")
+            raise ValueError(f"it contains more than max_files={max_files} files")
         if content is None:
             path.mkdir(exist_ok=True)
             continue
@@ -128,31 +127,31 @@ def _write(members: Iterator[ArchiveMember], target: Path, max_bytes: int, max_f
 
 
 def _make_path(target: Path, name: str) -> Path:
-    """Give the place of a member; ValueError where another is there, which no ordinary archive has."""
+    """Return the path of a member; raise ValueError if it exists, which no ordinary archive causes."""
     path = target / _check_name(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"{name!r} lies in what is a file") from error
+        raise ValueError(f"{name!r} lies below a file") from error
     if path.exists() and not path.is_dir():
-        raise ValueError(f"it holds {name!r} twice")
+        raise ValueError(f"it contains {name!r} twice")
     return path
 
 
 def _check_name(name: str) -> str:
-    known = name.encode("utf-8", "ignore").decode()  # an old tar's names need not be Unicode
+    known = name.encode("utf-8", "ignore").decode()  # names in an old tar need not be Unicode
     if escape_control_characters(known) != known:
-        raise ValueError(f"the name '{escape_control_characters(name)}' holds control characters")
+        raise ValueError(f"the name '{escape_control_characters(name)}' contains control characters")
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or re.match("[A-Za-z]:", name):
-        raise ValueError(f"{name!r} leads out of it")
+        raise ValueError(f"{name!r} leads out of the archive")
     return str(parts)
 
 
 def _iterate_members(archive: Path) -> Iterator[ArchiveMember]:
     with archive.open("rb") as file:
-        zipped = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")  # a tar may hold a zip, so is_zipfile does not tell
-    return _iterate_zip(archive) if zipped else _iterate_tar(archive)
+        start = file.read(4)  # is_zipfile would also accept a tar that contains a zip
+    return _iterate_zip(archive) if start in (b"PK\x03\x04", b"PK\x05\x06") else _iterate_tar(archive)
 
 
 def _iterate_zip(archive: Path) -> Iterator[ArchiveMember]:
@@ -179,12 +178,12 @@ def _iterate_tar(archive: Path) -> Iterator[ArchiveMember]:
             if not (member.isreg() or member.isdir()):
                 raise ValueError(f"{member.name!r} is a link or a device")
             yield member.name, opened.extractfile(member)
-        while stream.read(ARCHIVE_CHUNK_BYTES):  # to its end, where a cut archive shows
+        while stream.read(ARCHIVE_CHUNK_BYTES):  # to the end, to detect a truncated archive
             pass
 
 
 def _open_decompressed(archive: Path) -> IO[bytes]:
-    """Open a file, unpacked as its first bytes say."""
+    """Open a file, decompressed according to its first bytes."""
     with archive.open("rb") as file:
         start = file.read(6)
     if start.startswith(b"\x1f\x8b"):

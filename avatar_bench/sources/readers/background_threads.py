@@ -1,4 +1,4 @@
-"""Work in threads that do not keep an interrupted program waiting."""
+"""Background threads that do not delay the exit of an interrupted program."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Made = TypeVar("Made")
 def run_in_background(
     function: Callable[[Item], Made], items: Sequence[Item], workers: int, stop: threading.Event
 ) -> Iterator[Future[Made]]:
-    """Give the finished result of each item in order, worked on by several threads; `stop` is set when it ends.
+    """Run a function on each item in several threads; yield the finished futures in order, then set `stop`.
 
-    The threads are daemons: unlike an executor's they do not keep an interrupted program waiting for a slow server.
+    The threads are daemons: unlike those of an executor, they do not make an interrupted program wait for a slow
+    server.
     """
     futures: list[Future[Made]] = [Future() for _ in items]
     tasks, lock = iter(zip(items, futures, strict=True)), threading.Lock()

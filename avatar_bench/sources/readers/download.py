@@ -1,4 +1,4 @@
-"""Downloads that take care: of the server, of what was begun before, and of what comes back."""
+"""Downloads with retries, limits per host, resuming and verification."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from avatar_bench.errors import DataError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.sources.readers.hosts import Host, RequestOptions
 
-BACKOFF_SECONDS = 0.5  # seconds before the second attempt, doubled for each one after it
-MAX_WAIT_SECONDS = 120.0  # seconds; a server that asks for a longer wait is left alone
-RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504)  # answers that may be another a little later
+BACKOFF_SECONDS = 0.5  # before the second attempt, doubled for each further one
+MAX_WAIT_SECONDS = 120.0  # a server that asks for a longer wait is given up
+RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504)  # responses that may change soon
 DOWNLOAD_CHUNK_BYTES = 2**16
 
 
 class Address(NamedTuple):
-    """Name a file on a server, with the SHA-256 it must have ("": any)."""
+    """The URL of a file, with its expected SHA-256 ("": any)."""
 
     url: str
     sha256: str = ""
 
 
 class DownloadError(Exception):
-    """Say why a file cannot be had, however often one asks."""
+    """A permanent failure of a download."""
 
 
 class _RetryError(Exception):
-    """Say why an attempt failed that may succeed later, and after how many seconds if the server said so."""
+    """A failure that may succeed later, after `wait` seconds if the server stated them."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -53,20 +53,20 @@ class _RetryError(Exception):
 
 
 class Downloader:
-    """Fetch files into a folder; finished ones stay there, begun ones go on where they stopped."""
+    """A downloader to a folder that keeps finished files and resumes partial ones."""
 
-    def __init__(self, place: Path, manners: RequestOptions, stop: threading.Event | None = None) -> None:
-        self.place, self.manners = place, manners
+    def __init__(self, place: Path, options: RequestOptions, stop: threading.Event | None = None) -> None:
+        self.place, self.options = place, options
         self.stop = stop or threading.Event()
         self._hosts: dict[str, Host] = {}
         self._lock = threading.Lock()
-        self._pools = {"": _make_pool(manners, None)} | {
-            way: _make_pool(manners, proxy) for way, proxy in getproxies().items()
+        self._pools = {"": _make_pool(options, None)} | {
+            scheme: _make_pool(options, proxy) for scheme, proxy in getproxies().items()
         }
         place.mkdir(parents=True, exist_ok=True)
 
     def fetch(self, address: Address) -> Path:
-        """Give the file at an address, downloaded unless it lies there already; raise RefusedError where that fails."""
+        """Return the file at an address, downloaded unless it exists already; raise DownloadError on failure."""
         url = _parse_url(address.url)
         name = hashlib.sha256(repr(tuple(address)).encode()).hexdigest()[:24]
         target = self.place / f"{name}{Path(url.path).suffix[:8]}"
@@ -75,7 +75,7 @@ class Downloader:
         part = self.place / f"{name}.part"
         host = self._host(url.netloc)
         with host.slots:
-            self._persist(address.url, part, host)
+            self._download(address.url, part, host)
         if address.sha256 and (reason := check_hash(part, address.sha256)):
             part.unlink()
             raise DownloadError(reason)
@@ -85,75 +85,75 @@ class Downloader:
 
     def _host(self, netloc: str) -> Host:
         with self._lock:
-            return self._hosts.setdefault(netloc, Host(threading.Semaphore(self.manners.per_host)))
+            return self._hosts.setdefault(netloc, Host(threading.Semaphore(self.options.per_host)))
 
-    def _persist(self, url: str, part: Path, host: Host) -> None:
-        """Ask until the file is complete, or the attempts are used up."""
+    def _download(self, url: str, part: Path, host: Host) -> None:
+        """Send requests until the file is complete or the attempts are used up."""
         for attempt in count(1):
-            if host.dead:
-                raise DownloadError(host.dead)
-            self._wait(host.turn(self.manners.pause))
+            if host.failure:
+                raise DownloadError(host.failure)
+            self._wait(host.take_turn(self.options.pause))
             try:
-                self._ask(url, part, host)
+                self._request(url, part, host)
                 return
             except _RetryError as error:
-                if attempt > self.manners.retries or (error.wait or 0) > MAX_WAIT_SECONDS:
-                    place = urlsplit(url).netloc.rpartition("@")[2]  # without a user's name and password
-                    host.dead = "" if host.answered else f"{place} cannot be reached: {error}"
+                if attempt > self.options.retries or (error.wait or 0) > MAX_WAIT_SECONDS:
+                    place = urlsplit(url).netloc.rpartition("@")[2]  # without user name and password
+                    host.failure = "" if host.responded else f"{place} cannot be reached: {error}"
                     raise DownloadError(f"{error}, {attempt} attempts") from error
                 if error.wait is not None:
-                    host.hold(error.wait)
+                    host.delay(error.wait)
                 self._wait(error.wait if error.wait is not None else BACKOFF_SECONDS * 2 ** (attempt - 1))
 
     def _wait(self, seconds: float) -> None:
         if self.stop.wait(seconds):
             raise DownloadError("stopped")
 
-    def _ask(self, url: str, part: Path, host: Host) -> None:
-        """Make one request and write what comes back to `part`, from where that ends if the file is still the same."""
+    def _request(self, url: str, part: Path, host: Host) -> None:
+        """Send one request and write the response to `part`; resume at its end if the file is still the same."""
         begun = part.stat().st_size if part.is_file() and _tag_file(part).is_file() else 0
         headers = {"Range": f"bytes={begun}-", "If-Range": _tag_file(part).read_text()} if begun else {}
         try:
             pool = self._pool_for(urlsplit(url))
             headers |= dict(pool.headers)
-            answer = pool.request("GET", url, headers=headers, preload_content=False, decode_content=False)
+            response = pool.request("GET", url, headers=headers, preload_content=False, decode_content=False)
         except (HTTPError, ValueError) as error:
             raise _classify_failure(error) from error
-        host.answered = True
+        host.responded = True
         try:
-            self._check(answer, part, begun)
-            begun = begun if answer.status == 206 else 0
-            self._check_size(begun + (answer.length_remaining or 0), part)
-            self._save(answer, part, begun)
-            answer.release_conn()
+            self._check(response, part, begun)
+            begun = begun if response.status == 206 else 0
+            self._check_size(begun + (response.length_remaining or 0), part)
+            self._save(response, part, begun)
+            response.release_conn()
         except HTTPError as error:
             raise _RetryError(f"cut off after {part.stat().st_size if part.is_file() else 0} bytes") from error
         finally:
-            answer.close()
+            response.close()
 
     def _pool_for(self, url: SplitResult) -> urllib3.PoolManager:
         return self._pools[url.scheme if url.scheme in self._pools and not proxy_bypass(url.netloc) else ""]
 
-    def _check(self, answer: urllib3.BaseHTTPResponse, part: Path, begun: int) -> None:
-        """Raise _AgainError or RefusedError for an answer that holds no file."""
-        if answer.status in RETRY_STATUSES:
-            wait = _parse_retry_after(answer.headers.get("Retry-After"))
+    def _check(self, response: urllib3.BaseHTTPResponse, part: Path, begun: int) -> None:
+        """Raise _RetryError or DownloadError for a response that is not a file."""
+        if response.status in RETRY_STATUSES:
+            wait = _parse_retry_after(response.headers.get("Retry-After"))
             asked = f", asks to wait {wait:.0f} s" if wait is not None else ""
-            raise _RetryError(f"HTTP {answer.status} {answer.reason}{asked}", wait)
-        continued = answer.headers.get("Content-Range", "").startswith(f"bytes {begun}-")
-        if answer.status == 416 or (answer.status == 206 and not (begun and continued)):
-            part.unlink(missing_ok=True)  # what was begun does not fit what is there now
-            raise _RetryError(f"HTTP {answer.status} to a range")
-        if answer.status not in (200, 206):
-            raise DownloadError(f"HTTP {answer.status} {answer.reason}")
+            raise _RetryError(f"HTTP {response.status} {response.reason}{asked}", wait)
+        continued = response.headers.get("Content-Range", "").startswith(f"bytes {begun}-")
+        if response.status == 416 or (response.status == 206 and not (begun and continued)):
+            part.unlink(missing_ok=True)  # the partial file does not match the current one
+            raise _RetryError(f"HTTP {response.status} to a range")
+        if response.status not in (200, 206):
+            raise DownloadError(f"HTTP {response.status} {response.reason}")
 
-    def _save(self, answer: urllib3.BaseHTTPResponse, part: Path, begun: int) -> None:
-        tag = answer.headers.get("ETag", "")
-        strong = tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
+    def _save(self, response: urllib3.BaseHTTPResponse, part: Path, begun: int) -> None:
+        tag = response.headers.get("ETag", "")
+        strong = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
         _tag_file(part).write_text(strong) if strong else _tag_file(part).unlink(missing_ok=True)
         with part.open("r+b" if begun else "wb") as file:
             file.seek(begun)
-            for chunk in answer.stream(DOWNLOAD_CHUNK_BYTES, decode_content=False):
+            for chunk in response.stream(DOWNLOAD_CHUNK_BYTES, decode_content=False):
                 begun += len(chunk)
                 self._check_size(begun, part)
                 if self.stop.is_set():
@@ -161,33 +161,33 @@ class Downloader:
                 file.write(chunk)
 
     def _check_size(self, size: int, part: Path) -> None:
-        if size > self.manners.max_bytes:
+        if size > self.options.max_bytes:
             part.unlink(missing_ok=True)
-            raise DownloadError(f"larger than {self.manners.max_bytes / 2**20:g} MiB")
+            raise DownloadError(f"larger than {self.options.max_bytes / 2**20:g} MiB")
 
 
 def download_file(address: Address, place: Path, max_bytes: int) -> Path:
-    """Download one large file into `place`; raise DataError where it cannot be had."""
+    """Download one large file to the folder `place`; raise DataError on failure."""
     loader = Downloader(place, RequestOptions(max_bytes=max_bytes))
     try:
         return loader.fetch(address)
     except DownloadError as error:
         raise DataError(
-            f"{address.url} could not be downloaded: {error}.", "Connect and run the same again."
+            f"{address.url} could not be downloaded: {error}.", "Check the connection and run the same command again."
         ) from error
 
 
 def check_hash(file: Path, sha256: str) -> str:
-    """Say how a file differs from its SHA-256, or nothing."""
+    """Describe how a file differs from its SHA-256; return "" if it matches."""
     found = sha256_of_file(file)
     return "" if found == sha256.lower() else f"its sha256 is {found}, expected {sha256}"
 
 
-def _make_pool(manners: RequestOptions, proxy: str | None) -> urllib3.PoolManager:
+def _make_pool(options: RequestOptions, proxy: str | None) -> urllib3.PoolManager:
     settings: dict[str, Any] = {
-        "maxsize": manners.per_host,
-        "headers": {"User-Agent": manners.agent, "Accept-Encoding": "identity"},
-        "timeout": urllib3.Timeout(connect=min(manners.timeout, 10.0), read=manners.timeout),
+        "maxsize": options.per_host,
+        "headers": {"User-Agent": options.agent, "Accept-Encoding": "identity"},
+        "timeout": urllib3.Timeout(connect=min(options.timeout, 10.0), read=options.timeout),
         "retries": urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5),
     }
     if proxy is None:
@@ -200,7 +200,7 @@ def _parse_url(address: str) -> SplitResult:
         url = urlsplit(address)
         if url.scheme in ("http", "https") and url.hostname:
             return url
-    raise DownloadError("not an address of http or https")
+    raise DownloadError("not an http or https URL")
 
 
 def _tag_file(part: Path) -> Path:
@@ -208,7 +208,7 @@ def _tag_file(part: Path) -> Path:
 
 
 def _classify_failure(error: Exception) -> Exception:
-    """Tell a request that failed for good (address, redirect, certificate) from one that may yet succeed."""
+    """Return the error for a failed request: permanent (address, redirect, certificate), or one worth a retry."""
     cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
     words = " ".join(str(cause).split())[:200]
     if isinstance(cause, NewConnectionError | ProtocolError):
@@ -216,12 +216,12 @@ def _classify_failure(error: Exception) -> Exception:
     if isinstance(cause, TimeoutError):
         return _RetryError("timed out")
     if isinstance(cause, LocationValueError):
-        return DownloadError("leads to what is no address of http or https")
+        return DownloadError("redirects to something that is not an http or https URL")
     return DownloadError(words)
 
 
 def _parse_retry_after(text: str | None) -> float | None:
-    """Read Retry-After, seconds or a date."""
+    """Parse a Retry-After header, in seconds or as a date."""
     if not text:
         return None
     with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""Images that a generator package, or code of our own, draws."""
+"""Reader of images that are drawn by a generator package or by this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from avatar_bench.sources.source_image import SourceImage
 
 
 def read(job: SourceJob) -> Iterator[SourceImage]:
-    """Draw `count` images, of each of the `styles` if there are any; raise DataError if the package is missing."""
+    """Draw `count` images, or as many of each of the `styles`; raise DataError if the generator package is missing."""
     drawn = draw_avatars(job.source["drawer"], job.source["count"], job.source.get("styles") or ())
     return (image for image in drawn if image.name not in job.done)
 

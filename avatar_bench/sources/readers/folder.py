@@ -1,4 +1,4 @@
-"""Images in folders of one's own: class folders, one class, or rules on the paths; a CSV may say more of them."""
+"""Reader of image folders, with classes by folder, by option or by path rules, and an optional manifest."""
 
 from __future__ import annotations
 
@@ -24,76 +24,80 @@ from avatar_bench.sources.readers.reader import (
 from avatar_bench.sources.source_image import SourceImage
 
 FOLDER_OPTIONS: dict[str, Any] = {"rules": None, "manifest": None}
-IGNORED_FILES = ("thumbs.db", "desktop.ini", "icon\r")  # written by file managers; hidden files are skipped anyway
+IGNORED_FILES = ("thumbs.db", "desktop.ini", "icon\r")  # written by file managers; hidden files are skipped too
 
 
 def read(job: SourceJob) -> Iterator[SourceImage]:
-    """Give the files below `root`, or below each of `roots` (source name -> folder), sorted by their paths.
+    """Yield the images below `root`, or below each of `roots` (source name -> folder), sorted by their paths.
 
-    What fits no class is added to the quarantine, never guessed. Raise DataError where a root is no folder or the
+    Files without a class are quarantined; a class is never guessed. Raises DataError if a root is not a folder or the
     manifest cannot be read.
     """
-    said = fill_defaults(job.source, FOLDER_OPTIONS)
-    if said.get("root"):
-        yield from read_root(job, resolve_path(said["root"]))
-    for name, root in sorted((said.get("roots") or {}).items()):
+    options = fill_defaults(job.source, FOLDER_OPTIONS)
+    if options.get("root"):
+        yield from read_root(job, resolve_path(options["root"]))
+    for name, root in sorted((options.get("roots") or {}).items()):
         yield from read_root(job, resolve_path(root), source=str(name))
 
 
 def read_root(job: SourceJob, root: Path, source: str = "") -> Iterator[SourceImage]:
-    """Give the images below one root; those of a named `source` bear its name before their paths."""
+    """Yield the images below one root; the name of `source`, if any, is put before their paths."""
     if not root.is_dir():
         raise DataError(f"source.{job.name}: {root} is not a folder.", "Expected a folder of images.")
-    said = fill_defaults(job.source, FOLDER_OPTIONS)
-    rules = compile_rules(job.name, said["rules"] or [])
-    manifest = resolve_path(said["manifest"]) if said["manifest"] else None
+    options = fill_defaults(job.source, FOLDER_OPTIONS)
+    rules = compile_rules(job.name, options["rules"] or [])
+    manifest = resolve_path(options["manifest"]) if options["manifest"] else None
     rows = _read_rows(manifest, root) if manifest else {}
     if manifest and not any((root / below).is_file() for below in rows):
         raise DataError(
-            f"source.{job.name}.manifest: {manifest} names no file in {root}.", "Its paths are relative to itself."
+            f"source.{job.name}.manifest: {manifest} lists no file in {root}.",
+            "Expected paths relative to the manifest.",
         )
-    splits = tuple(part for part in INPUT_SPLITS if (root / part).is_dir()) if not rules and not said["label"] else ()
+    splits = (
+        tuple(part for part in INPUT_SPLITS if (root / part).is_dir()) if not rules and not options["label"] else ()
+    )
     for below in _walk(job, root):
         row = rows.pop(below, {})
         name = f"{source}/{below}" if source else below
         if name in job.done or root / below == manifest:
             continue
         try:
-            found = _apply_rules(below, rules, said) if rules else _parse_folders(below, str(said["label"]), splits)
+            found = (
+                _apply_rules(below, rules, options) if rules else _parse_folders(below, str(options["label"]), splits)
+            )
             known = {"source": source} | {key: value for key, value in found.items() if value}
             yield SourceImage(name=name, content=root / below, **_merge(known, row))
         except ValueError as error:
             job.quarantine.append((name, str(error)))
-    job.quarantine += [
-        (below, f"named in {manifest.name if manifest else ''}, not in {root.name}") for below in sorted(rows)
-    ]
+    missing = f"listed in {manifest.name if manifest else ''}, missing in {root.name}"
+    job.quarantine += [(below, missing) for below in sorted(rows)]
 
 
 def list_files(root: Path) -> list[tuple[str, int, int]]:
-    """Give relative path, size and time of change in ns of every file below a folder, sorted."""
+    """List relative path, size and modification time in ns of every file below a folder, sorted."""
     files = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
     return sorted((file.relative_to(root).as_posix(), *read_stamp(file)) for file in files)
 
 
 def check_folder(name: str, source: Source) -> None:
-    """Raise ConfigError for rules that cannot be understood, or that lead to no class."""
+    """Raise ConfigError for invalid rules, or rules without a class."""
     rules = source.get("rules") or []
     if not isinstance(rules, list) or not all(isinstance(rule, Mapping) for rule in rules):
         raise ConfigError(f"source.{name}.rules={rules}: expected a list such as [{{glob: '*.png', label: drawing}}].")
     for number, rule in enumerate(compile_rules(name, rules), start=1):
         if not (rule.outcome.get("label") or "label" in rule.pattern.groupindex or source.get("label")):
-            raise ConfigError(f"source.{name}.rules: rule {number} leads to no class.", "Give it a label.")
+            raise ConfigError(f"source.{name}.rules: rule {number} has no class.", "Add a label to the rule.")
 
 
 def _hash_state(source: Source) -> str:
-    said = fill_defaults(source, FOLDER_OPTIONS)
-    roots = [said["root"]] if said.get("root") else sorted((said.get("roots") or {}).values())
-    table = read_stamp(resolve_path(said["manifest"])) if said["manifest"] else ()
+    options = fill_defaults(source, FOLDER_OPTIONS)
+    roots = [options["root"]] if options.get("root") else sorted((options.get("roots") or {}).values())
+    table = read_stamp(resolve_path(options["manifest"])) if options["manifest"] else ()
     return hash_facts([table, *(list_files(resolve_path(root)) for root in roots)])
 
 
 def _walk(job: SourceJob, root: Path) -> Iterator[str]:
-    """Give the relative paths of the files that can be images, sorted; quarantine what cannot be one."""
+    """Return the relative paths of possible images, sorted; quarantine all other paths."""
     found: list[str] = []
     unread = lambda error: job.quarantine.append((str(error.filename), f"unreadable: {error.strerror}"))  # noqa: E731
     for folder, folders, files in os.walk(root, onerror=unread):
@@ -109,7 +113,7 @@ def _walk(job: SourceJob, root: Path) -> Iterator[str]:
 
 
 def _explain_unusable(path: Path, below: str, root: Path) -> str:
-    """Say why a path cannot be an image, or nothing."""
+    """Describe why a path cannot be an image; return "" if it can."""
     if below.encode(errors="replace").decode() != below:
         return "its name is not UTF-8"
     if path.is_symlink():
@@ -117,40 +121,40 @@ def _explain_unusable(path: Path, below: str, root: Path) -> str:
             return "a link to a folder, which is not followed"
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
             return "a link that leads out of the folder"
-    # not by methods of Path, which raise at a link that leads to itself
-    return "" if os.path.isfile(path) else "not a file" if os.path.exists(path) else "a link to nothing"
+    # not methods of Path, which raise on a link to itself
+    return "" if os.path.isfile(path) else "not a file" if os.path.exists(path) else "a broken link"
 
 
-def _apply_rules(below: str, rules: list[PathRule], said: Mapping[str, Any]) -> dict[str, str]:
-    return {"label": str(said["label"])} | match_rules(below, rules)
+def _apply_rules(below: str, rules: list[PathRule], options: Mapping[str, Any]) -> dict[str, str]:
+    return {"label": str(options["label"])} | match_rules(below, rules)
 
 
 def _parse_folders(below: str, label: str, splits: tuple[str, ...]) -> dict[str, str]:
-    """Read class, source and split from the folders of a path: [split/]class/[source/]...; ValueError tells why not."""
+    """Parse class, source and split from a path, [split/]class/[source/]...; raise ValueError if it has no class."""
     folders = below.split("/")[:-1]
     if label:
         return {}
     split = ""
     if splits:
         if not folders or folders[0] not in splits:
-            raise ValueError(f"lies beside the folders {', '.join(splits)}")
+            raise ValueError(f"outside the folders {', '.join(splits)}")
         split, *folders = folders
     if not folders:
-        raise ValueError("lies in no class folder")
+        raise ValueError("not in a class folder")
     return {"label": folders[0], "source": folders[1] if len(folders) > 1 else "", "split": split}
 
 
 def _merge(found: dict[str, str], row: Mapping[str, str]) -> dict[str, Any]:
-    """Join what the place of an image says with what the manifest says; ValueError where they contradict."""
-    told = extract_fields(row)
+    """Merge the fields from the path of an image with those of the manifest; raise ValueError on a contradiction."""
+    listed = extract_fields(row)
     for key in ("label", "split"):
-        if found.get(key) and told.get(key, found[key]) != found[key]:
-            raise ValueError(f"its place says {key} {found[key]}, the manifest {told[key]}")
-    return found | told
+        if found.get(key) and listed.get(key, found[key]) != found[key]:
+            raise ValueError(f"{key} is {found[key]} by its path, {listed[key]} in the manifest")
+    return found | listed
 
 
 def _read_rows(file: Path, root: Path) -> dict[str, dict[str, str]]:
-    """Give the rows of a manifest that speak of files below `root`, by relative path."""
+    """Return the rows of a manifest for files below `root`, by relative path."""
     rows: dict[str, dict[str, str]] = {}
     for number, row in enumerate(read_table(file, "path").to_dict("records"), start=1):
         path = Path(os.path.normpath(file.parent / str(row["path"])))
@@ -158,7 +162,7 @@ def _read_rows(file: Path, root: Path) -> dict[str, dict[str, str]]:
             continue
         below = path.relative_to(root).as_posix()
         if below in rows:
-            raise DataError(f"{file}, row {number}: {row['path']} is named a second time.", "Expected one row a file.")
+            raise DataError(f"{file}, row {number}: {row['path']} is listed twice.", "Expected one row a file.")
         rows[below] = {str(key): str(value) for key, value in row.items()}
     return rows
 

@@ -1,4 +1,4 @@
-"""How a downloader behaves towards the servers it asks."""
+"""Request options and per-host limits of a downloader."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from avatar_bench import __version__
 
 @dataclass
 class RequestOptions:
-    """Hold how a downloader behaves: times in seconds, `per_host` requests at once to one server."""
+    """Options of requests: times in seconds, at most `per_host` simultaneous requests to one server."""
 
     per_host: int = 4
     pause: float = 0.1  # between the starts of two requests to one server
@@ -23,23 +23,23 @@ class RequestOptions:
 
 @dataclass
 class Host:
-    """Keep the requests to one server apart."""
+    """The state of requests to one server."""
 
     slots: threading.Semaphore
     free_at: float = 0.0  # on the monotonic clock
-    answered: bool = False
-    dead: str = ""  # why it is not asked again
+    responded: bool = False
+    failure: str = ""  # why no more requests are sent
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def turn(self, pause: float) -> float:
-        """Take the next turn and give the seconds to wait for it."""
+    def take_turn(self, pause: float) -> float:
+        """Reserve the next time for a request and return the seconds until then."""
         with self.lock:
             now = time.monotonic()
             start = max(now, self.free_at)
             self.free_at = start + pause
             return start - now
 
-    def hold(self, seconds: float) -> None:
-        """Let nobody ask this server for some seconds."""
+    def delay(self, seconds: float) -> None:
+        """Delay all requests to this server for some seconds."""
         with self.lock:
             self.free_at = max(self.free_at, time.monotonic() + seconds)

@@ -1,4 +1,4 @@
-"""Images of a data set in parquet shards, on a hub or in a folder."""
+"""Reader of a data set in parquet shards, on the Hugging Face Hub or in a folder."""
 
 from __future__ import annotations
 
@@ -38,20 +38,21 @@ MAGIC_BYTES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"
 
 
 def read(job: SourceJob) -> Iterator[SourceImage]:
-    """Give the images of the shards in `root`, of `files`, or of `repo` at `revision`, row by row, shards by name.
+    """Yield the images of the shards in `root`, of `files`, or of `repo` at `revision`, in order of shards and rows.
 
-    `count` keeps the first so many of each class. Raise DataError where the shards cannot be had or read.
+    `count` limits the images of each class to the first ones. Raises DataError if the shards cannot be downloaded or
+    read.
     """
-    said = fill_defaults(job.source, HUGGINGFACE_OPTIONS)
+    options = fill_defaults(job.source, HUGGINGFACE_OPTIONS)
     taken: Counter[str] = Counter()
-    for name, shard in _find_shards(job, said):
-        for row, values, names in _stream_rows(shard, said):
+    for name, shard in _find_shards(job, options):
+        for row, values, names in _stream_rows(shard, options):
             at = f"{name.removesuffix('.parquet')}/{row:06}"
             try:
-                label = _find_label(values, said, names)
-                if said["count"] is not None and taken[label] >= said["count"]:
+                label = _find_label(values, options, names)
+                if options["count"] is not None and taken[label] >= options["count"]:
                     continue
-                image = _image(at, shard, label, values, said)
+                image = _image(at, shard, label, values, options)
             except ValueError as error:
                 job.quarantine.append((at, str(error)))
                 continue
@@ -60,53 +61,55 @@ def read(job: SourceJob) -> Iterator[SourceImage]:
                 yield image
 
 
-def _find_shards(job: SourceJob, said: Mapping[str, Any]) -> list[tuple[str, Path]]:
-    """Give name and place of each shard, sorted by name."""
-    if said.get("files"):
-        names = [Path(file).name for file in said["files"]]
-        if len(set(names)) < len(names):  # shards of one name in several folders
-            names = [resolve_path(file).as_posix().lstrip("/") for file in said["files"]]
-        found = [(name, resolve_path(file)) for name, file in zip(names, said["files"], strict=True)]
+def _find_shards(job: SourceJob, options: Mapping[str, Any]) -> list[tuple[str, Path]]:
+    """Return the name and path of each shard, sorted by name."""
+    if options.get("files"):
+        names = [Path(file).name for file in options["files"]]
+        if len(set(names)) < len(names):  # shards of the same name in several folders
+            names = [resolve_path(file).as_posix().lstrip("/") for file in options["files"]]
+        found = [(name, resolve_path(file)) for name, file in zip(names, options["files"], strict=True)]
     else:
-        root = resolve_path(said["root"]) if said.get("root") else _download(job, said)
-        found = [(file.relative_to(root).as_posix(), file) for file in root.glob(said["pattern"])]
+        root = resolve_path(options["root"]) if options.get("root") else _download(job, options)
+        found = [(file.relative_to(root).as_posix(), file) for file in root.glob(options["pattern"])]
     if not found:
-        raise DataError(f"source.{job.name}: no file fits pattern={said['pattern']}.", "Expected parquet shards.")
+        raise DataError(f"source.{job.name}: no file matches pattern={options['pattern']}.", "Expected parquet shards.")
     return sorted(found)
 
 
-def _download(job: SourceJob, said: Mapping[str, Any]) -> Path:
-    import huggingface_hub  # slow to import, and needed by few
+def _download(job: SourceJob, options: Mapping[str, Any]) -> Path:
+    import huggingface_hub  # slow to import, and rarely needed
 
     place = job.place / "hub"
     try:
         huggingface_hub.snapshot_download(
-            said["repo"],
+            options["repo"],
             repo_type="dataset",
-            revision=said["revision"],
-            allow_patterns=said["pattern"],
+            revision=options["revision"],
+            allow_patterns=options["pattern"],
             local_dir=place,
         )
-    except Exception as error:  # the hub's own, or those of the library that its version asks with
+    except Exception as error:  # of the hub's client, or of its HTTP library, which depends on its version
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"source.{job.name}: {said['repo']} could not be downloaded: {reason}",
-            "Connect to the hub and run the same command again,",
-            f"or copy its parquet shards to a folder and give source.{job.name}.root=DIR source.{job.name}.repo=null",
+            f"source.{job.name}: {options['repo']} could not be downloaded: {reason}",
+            "Check the connection and run the same command again,",
+            f"or copy its parquet shards to a folder and set source.{job.name}.root=DIR source.{job.name}.repo=null",
         ) from error
     return place
 
 
-def _stream_rows(shard: Path, said: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
-    """Give number, values and class names of each row, streamed."""
-    columns = [said[key] for key in ("image_column", "label_column", "group_column", "generator_column") if said[key]]
+def _stream_rows(shard: Path, options: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
+    """Yield the number, values and class names of each row."""
+    columns = [
+        options[key] for key in ("image_column", "label_column", "group_column", "generator_column") if options[key]
+    ]
     try:
         with pq.ParquetFile(shard) as file:  # type: ignore[no-untyped-call]
             if missing := [column for column in columns if column not in file.schema_arrow.names]:
                 raise DataError(
                     f"{shard} has no column {missing[0]}.", f"It has: {', '.join(file.schema_arrow.names)}."
                 )
-            names = _read_class_names(file.schema_arrow, said["label_column"])
+            names = _read_class_names(file.schema_arrow, options["label_column"])
             row = 0
             for batch in file.iter_batches(BATCH_ROWS, columns=columns):
                 for values in batch.to_pylist():
@@ -115,44 +118,44 @@ def _stream_rows(shard: Path, said: Mapping[str, Any]) -> Iterator[tuple[int, di
     except (ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{shard} cannot be read: {reason}", "Expected a parquet shard; copy or download it anew."
+            f"{shard} cannot be read: {reason}", "Expected a parquet shard; copy or download it again."
         ) from error
 
 
 def _read_class_names(schema: Any, column: str | None) -> list[str]:
-    """Give the names of a ClassLabel column as the shard's metadata list them."""
+    """Read the names of a ClassLabel column from the metadata of a shard."""
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = described.get("info", {}).get("features", {}).get(column, {})
     return list(feature.get("names", [])) if isinstance(feature, dict) else []
 
 
-def _find_label(values: Mapping[str, Any], said: Mapping[str, Any], names: list[str]) -> str:
-    """Give the class of a row, its number or name as `labels` maps it; ValueError where they do not hold it."""
-    if said["label_column"] is None:
-        return str(said["label"])
-    value = values[said["label_column"]]
+def _find_label(values: Mapping[str, Any], options: Mapping[str, Any], names: list[str]) -> str:
+    """Return the class of a row, mapped from its number or name by `labels`; raise ValueError if it is not there."""
+    if options["label_column"] is None:
+        return str(options["label"])
+    value = values[options["label_column"]]
     name = names[value] if isinstance(value, int) and 0 <= value < len(names) else str(value)
-    labels = {str(key): str(label) for key, label in (said["labels"] or {}).items()}
+    labels = {str(key): str(label) for key, label in (options["labels"] or {}).items()}
     if not labels and value is not None and value != "":
         return name
     if label := labels.get(str(value)) or labels.get(name):
         return label
-    raise ValueError(f"label {name} is not among labels")
+    raise ValueError(f"label {name} is missing from labels")
 
 
-def _image(at: str, shard: Path, label: str, values: Mapping[str, Any], said: Mapping[str, Any]) -> SourceImage:
-    content, path = _read_content(values[said["image_column"]], shard)
+def _image(at: str, shard: Path, label: str, values: Mapping[str, Any], options: Mapping[str, Any]) -> SourceImage:
+    content, path = _read_content(values[options["image_column"]], shard)
     suffix = Path(path).suffix.lower() or next(
         (end for start, end in MAGIC_BYTES.items() if content.startswith(start)), ""
     )
     known: dict[str, Any] = {
-        key: str(values[said[f"{key}_column"]] or "") for key in ("group", "generator") if said[f"{key}_column"]
+        key: str(values[options[f"{key}_column"]] or "") for key in ("group", "generator") if options[f"{key}_column"]
     }
     return SourceImage(name=f"{at}{suffix}", content=content, label=label, **known)
 
 
 def _read_content(image: Any, shard: Path) -> tuple[bytes, str]:
-    """Give bytes and path of an image cell: {bytes, path}, bytes, or a path beside the shard."""
+    """Return the bytes and the path of an image cell: {bytes, path}, bytes, or a path beside the shard."""
     if isinstance(image, bytes):
         return image, ""
     data, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, image)
@@ -162,29 +165,27 @@ def _read_content(image: Any, shard: Path) -> tuple[bytes, str]:
         raise ValueError("has no image")
     file = (shard.parent / path).resolve()
     if not file.is_relative_to(shard.parent.resolve()) or not file.is_file():
-        raise ValueError(f"{path} does not lie beside the shard")
+        raise ValueError(f"{path} is not a file beside the shard")
     return file.read_bytes(), path
 
 
 def _hash_state(source: Source) -> str:
-    said = fill_defaults(source, HUGGINGFACE_OPTIONS)
-    if said.get("repo"):
+    options = fill_defaults(source, HUGGINGFACE_OPTIONS)
+    if options.get("repo"):
         return ""
-    shards = [resolve_path(file) for file in said.get("files") or []]
-    if said.get("root"):
-        shards += sorted(resolve_path(said["root"]).glob(said["pattern"]))
+    shards = [resolve_path(file) for file in options.get("files") or []]
+    if options.get("root"):
+        shards += sorted(resolve_path(options["root"]).glob(options["pattern"]))
     return hash_facts((str(shard), *read_stamp(shard)) for shard in shards)
 
 
 def _check(name: str, source: Source) -> None:
     if source.get("repo") and not source.get("revision"):
         raise ConfigError(
-            f"source.{name}.repo needs source.{name}.revision.", "A commit hash, so that the data stay the same."
+            f"source.{name}.repo needs source.{name}.revision.", "Use a commit hash, so that the data stay the same."
         )
     if not source.get("label") and not source.get("label_column"):
-        raise ConfigError(
-            f"source.{name} leads to no class.", f"Give source.{name}.label or source.{name}.label_column"
-        )
+        raise ConfigError(f"source.{name} has no class.", f"Set source.{name}.label or source.{name}.label_column")
 
 
 HUGGINGFACE_READER = SourceReader(

@@ -1,4 +1,4 @@
-"""Images that a CSV names, with what it says of each."""
+"""Reader of images that are listed in a CSV manifest."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from avatar_bench.sources.source_image import SourceImage
 
 
 def read(job: SourceJob) -> Iterator[SourceImage]:
-    """Give the images of `file`, columns path (relative to it, or absolute), label and more, in its order.
+    """Yield the images in `file`, with columns path (absolute, or relative to it), label and more, in its order.
 
-    Rows without a class, without a file or named twice are quarantined. Raise DataError where the CSV cannot be read.
+    Rows without a class or a file, and repeated paths, are quarantined. Raises DataError if the CSV cannot be read.
     """
     file = resolve_path(job.source["file"])
     seen: set[str] = set()
@@ -42,7 +42,7 @@ def _read_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _explain_unusable(path: Path, row: dict[str, str], seen: set[str], label: str) -> str:
     if row["path"] in seen:
-        return "named a second time"
+        return "listed twice"
     if not row["path"] or not path.is_file():
         return "does not exist"
     return "" if row.get("label") or label else "has no label"
@@ -50,7 +50,7 @@ def _explain_unusable(path: Path, row: dict[str, str], seen: set[str], label: st
 
 def _hash_state(source: Source) -> str:
     file = resolve_path(source["file"])
-    if not file.is_file():  # `read` tells what is wrong
+    if not file.is_file():  # `read` reports the error
         return ""
     seen: list[Any] = [(row["path"], *read_stamp(file.parent / row["path"])) for _, row in _read_rows(file)]
     return hash_facts([read_stamp(file), *seen])

@@ -1,4 +1,4 @@
-"""Images inside an installable package, read without installing it."""
+"""Reader of images in an installable package, which is not installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from avatar_bench.sources.source_image import SourceImage
 
 
 def download_packages(sources: Sequence[Source]) -> None:
-    """Download what the sources need and the cache lacks, three at a time; raise DataError at the first failure."""
+    """Download the packages of sources to the cache, three at a time; raise DataError at the first failure."""
     named = [source for source in sources if source["kind"] == "package"]
     wanted = list({(source["distribution"], source["version"]): source for source in named}.values())
     with ThreadPoolExecutor(3) as pool:
@@ -27,9 +27,9 @@ def download_packages(sources: Sequence[Source]) -> None:
 
 
 def read(job: SourceJob) -> Iterator[SourceImage]:
-    """Give the files that `files` (glob -> box or null) names, each as the first glob that fits it says.
+    """Yield the files that match `files` (glob -> box or null), each with the box of the first matching glob.
 
-    What is not in the archive is added to the quarantine. Raise DataError where the package cannot be had.
+    Globs without a match are quarantined. Raises DataError if the package cannot be downloaded.
     """
     archive = _fetch_archive(job.source)
     names = package_files.list_members(archive)

@@ -1,4 +1,4 @@
-"""Rules that read the class of a file, and more, from its path."""
+"""Rules that derive the class and other fields of a file from its path."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ _GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 class PathRule(NamedTuple):
-    """Hold a pattern for whole paths, and what it says of those that fit."""
+    """A pattern for whole paths, and the fields of the paths that match."""
 
     pattern: re.Pattern[str]
     outcome: dict[str, str]
 
 
 def compile_rules(name: str, rules: Sequence[Mapping[str, Any]]) -> list[PathRule]:
-    """Give the rules of a source ready for use; raise ConfigError for one that makes no sense."""
+    """Compile the rules of a source; raise ConfigError for an invalid rule."""
     return [_compile_rule(f"source.{name}.rules: rule {number}", rule) for number, rule in enumerate(rules, start=1)]
 
 
 def match_rules(path: str, rules: Sequence[PathRule]) -> dict[str, str]:
-    """Give what the rules say of a path ("/" between folders); ValueError tells that none fits, or that two differ."""
+    """Return the fields of a path ("/" between folders) by the rules; raise ValueError if none match or two differ."""
     found: dict[int, dict[str, str]] = {}
     for number, rule in enumerate(rules, start=1):
         if match := rule.pattern.fullmatch(path):
             named = {key: value for key, value in match.groupdict().items() if value and key in OUTCOME_KEYS}
             found[number] = rule.outcome | named
     if not found:
-        raise ValueError("no rule fits")
-    first, said = next(iter(found.items()))
+        raise ValueError("no rule matches")
+    first, outcome = next(iter(found.items()))
     for number, other in found.items():
-        if other != said:
-            raise ValueError(f"ambiguous: rules {first} and {number}")
-    return said
+        if other != outcome:
+            raise ValueError(f"ambiguous: rules {first} and {number} differ")
+    return outcome
 
 
 def translate_glob(glob: str) -> str:
-    """Give a glob as a regular expression for whole paths: `*` and `?` stay within a folder, `**` crosses folders."""
+    """Translate a glob to a regular expression for whole paths: `*` and `?` stay in a folder, `**` crosses folders."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\])", glob)
     return "".join(_GLOB.get(part) or _translate_part(part, odd=number % 2 == 1) for number, part in enumerate(parts))
 
@@ -58,14 +58,14 @@ def _compile_rule(where: str, rule: Mapping[str, Any]) -> PathRule:
     for key in rule:
         if key not in known:
             raise ConfigError(
-                f"{where} has no option {key}: {suggest_names(str(key), known) or 'it has: ' + ', '.join(known)}"
+                f"{where} has no option {key}: {suggest_names(str(key), known) or 'expected ' + ', '.join(known)}"
             )
     given = [key for key in ("glob", "regex") if rule.get(key)]
     if len(given) != 1:
-        raise ConfigError(f"{where} needs glob or regex, one of them.", "For example: {glob: 'faces/**', label: real}")
+        raise ConfigError(f"{where} needs either glob or regex.", "For example: {glob: 'faces/**', label: real}")
     text = str(rule[given[0]])
     try:
         pattern = re.compile(translate_glob(text) if given == ["glob"] else text)
     except re.error as error:
-        raise ConfigError(f"{where}: {given[0]} {text!r} cannot be read: {error}.") from error
+        raise ConfigError(f"{where}: {given[0]} {text!r} is invalid: {error}.") from error
     return PathRule(pattern, {key: str(rule[key]) for key in OUTCOME_KEYS if rule.get(key)})

@@ -1,4 +1,4 @@
-"""What every kind of source shares: the job of reading one, its options, and the tables that come with images."""
+"""The reader protocol of image sources, with common functions for options, paths, hashes and tables."""
 
 from __future__ import annotations
 
@@ -17,27 +17,20 @@ from avatar_bench.errors import DataError
 from avatar_bench.sources.source_image import SourceImage
 
 Source = Mapping[str, Any]  # a yaml of conf/source
-DESCRIPTION_KEYS = ("label", "licence", "author", "generator", "homepage")  # what every source says of itself
+DESCRIPTION_KEYS = ("label", "licence", "author", "generator", "homepage")  # options of every source that describe it
 COMMON_KEYS = ("kind", *DESCRIPTION_KEYS, "rasterise")
 INPUT_SPLITS = ("train", "val", "test")
-IMAGE_COLUMNS = (
-    "label",
-    "source",
-    "generator",
-    "licence",
-    "author",
-    "url",
-    "split",
-)  # columns that are fields of a Image
+# columns that are fields of a SourceImage
+IMAGE_COLUMNS = ("label", "source", "generator", "licence", "author", "url", "split")
 
 
 @dataclass
 class SourceJob:
-    """Hold one source that is being read.
+    """A source that is being read.
 
-    `place` is a folder of its own for downloads and unpacked files, kept until the set is complete. `done` are names
-    of images that were stored before an interruption: they are left out. What cannot be used is added to
-    `quarantine` as (file, reason).
+    `place` is a separate folder for downloads and unpacked files, kept until the set is complete. `done` are the names
+    of images stored before an interruption, which are skipped. Unusable files are added to `quarantine` as
+    (file, reason).
     """
 
     name: str
@@ -48,21 +41,20 @@ class SourceJob:
 
 
 def return_empty_state(source: Source) -> str:
-    """Give the state of a source that its own options describe in full."""
+    """Return "", the state of a source that its options describe completely."""
     return ""
 
 
 def accept_any_options(name: str, source: Source) -> None:
-    """Accept any values of the options."""
+    """Accept all values of the options."""
 
 
 class SourceReader(NamedTuple):
-    """Say how sources of one kind are read.
+    """A reader of one kind of source.
 
-    `read` gives the images in the same order each time. `state` gives a short hash that changes with what lies
-    behind the source, "" where the options alone say it. `required` are options that must be given, several
-    alternatives with `|` between them; `optional` holds the others with their defaults. `check` raises ConfigError
-    for values that make no sense.
+    `read` yields the images in the same order each time. `state` returns a short hash that changes with the files of
+    the source, or "" if the options describe it completely. `required` are options that must be set, with `|` between
+    alternatives; `optional` are the others with their defaults. `check` raises ConfigError for invalid values.
     """
 
     read: Callable[[SourceJob], Iterator[SourceImage]]
@@ -73,31 +65,31 @@ class SourceReader(NamedTuple):
 
 
 def fill_defaults(source: Source, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the options of a source, defaults where it says nothing or null."""
+    """Return the options of a source, with defaults for missing and null ones."""
     return {**defaults, **{key: value for key, value in source.items() if value is not None}}
 
 
 def resolve_path(path: str | Path) -> Path:
-    """Give a path that a user typed as an absolute one, `~` and `..` understood and links kept."""
+    """Return a user's path as an absolute one, with `~` and `..` resolved and links kept."""
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
 def hash_facts(facts: Iterable[Any]) -> str:
-    """Give 16 hex digits of some facts, in their order."""
+    """Return 16 hex digits that identify a sequence of facts."""
     return hashlib.sha256(repr(list(facts)).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def read_stamp(file: Path) -> tuple[int, int]:
-    """Give size and time of change in ns of a file; (-1, -1) where there is none."""
+    """Return size and modification time in ns of a file; (-1, -1) for a missing one."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return (-1, -1)
-    return (found.st_size, found.st_mtime_ns)
+    return (status.st_size, status.st_mtime_ns)
 
 
 def find_group(pattern: str | None, name: str) -> str:
-    """Give what the bracket of a regular expression finds in a file's stem; a text without one is the group of all."""
+    """Return the first group of a regular expression in a file's stem; a pattern without one is the group itself."""
     if not pattern or not re.compile(pattern).groups:
         return pattern or ""
     found = re.search(pattern, Path(name).stem)
@@ -105,9 +97,9 @@ def find_group(pattern: str | None, name: str) -> str:
 
 
 def read_table(file: Path, needed: str) -> pd.DataFrame:
-    """Read a CSV that has a column `needed`, every value a stripped string, "" where it is missing.
+    """Read a CSV with a column `needed` as stripped strings, "" for missing values.
 
-    Raise DataError on a missing or unreadable file, a missing column, no rows, or an unknown split.
+    Raises DataError for a missing or unreadable file, a missing column, no rows, or an unknown split.
     """
     table = user_tables.read_user_table(file, (needed,))
     if table.empty:
@@ -123,6 +115,6 @@ def read_table(file: Path, needed: str) -> pd.DataFrame:
 
 
 def extract_fields(row: Mapping[str, str]) -> dict[str, Any]:
-    """Give what a row of a table says of its image as fields of a Image; a group counts across sources."""
-    said = {key: row[key] for key in IMAGE_COLUMNS if row.get(key)}
-    return said | ({"shared_group": row["group"]} if row.get("group") else {})
+    """Return a row of a table as fields of a SourceImage; its group applies across sources."""
+    fields = {key: row[key] for key in IMAGE_COLUMNS if row.get(key)}
+    return fields | ({"shared_group": row["group"]} if row.get("group") else {})

@@ -1,4 +1,4 @@
-"""Images on servers, named by their addresses."""
+"""Reader of images at URLs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ URL_OPTIONS: dict[str, Any] = {
 
 
 class ImageDownload(NamedTuple):
-    """Name one image to download, with what is known of it as fields of a Image."""
+    """An image to download, with its known fields of a SourceImage."""
 
     name: str
     address: Address
@@ -50,17 +50,17 @@ class ImageDownload(NamedTuple):
 
 
 def read(job: SourceJob) -> Iterator[SourceImage]:
-    """Give the images at `urls`, at `base` + `names`, or of `list`, in the order in which they are named.
+    """Yield the images at `urls`, at `base` + `names`, or in `list`, in their order.
 
-    What cannot be had is quarantined. Raise DataError where that is all, ConfigError for names that make no sense.
+    Failed downloads are quarantined. Raises DataError if all fail, ConfigError for invalid names.
     """
-    said = fill_defaults(job.source, URL_OPTIONS)
-    wanted = [one for one in _list_downloads(said) if one.name not in job.done]
+    options = fill_defaults(job.source, URL_OPTIONS)
+    wanted = [one for one in _list_downloads(options) if one.name not in job.done]
     stop = threading.Event()
-    loader = Downloader(job.place, _make_request_options(said), stop)
+    loader = Downloader(job.place, _make_request_options(options), stop)
     had = 0
     reason = ""
-    results = run_in_background(partial(_fetch, loader), wanted, said["parallel"], stop)
+    results = run_in_background(partial(_fetch, loader), wanted, options["parallel"], stop)
     for one, future in zip(wanted, results, strict=True):
         if isinstance(error := future.exception(), DownloadError):
             reason = reason or f"{one.address.url}: {error}"
@@ -68,14 +68,16 @@ def read(job: SourceJob) -> Iterator[SourceImage]:
             continue
         had += 1
         yield SourceImage(name=one.name, content=future.result(), **one.known)
-    if reason and not had and not any(one.name in job.done for one in _list_downloads(said)):
+    if reason and not had and not any(one.name in job.done for one in _list_downloads(options)):
         raise DataError(
-            f"source.{job.name}: nothing could be downloaded.", reason, "Connect and run the same command again."
+            f"source.{job.name}: nothing could be downloaded.",
+            reason,
+            "Check the connection and run the same command again.",
         )
 
 
 def expand_pattern(name: str) -> list[str]:
-    """Give every name that a pattern stands for: {a,b} and {0..99} in it (a leading 0 keeps the width)."""
+    """List the names that a pattern with {a,b} and {0..99} matches (a leading 0 keeps the width)."""
     parts = re.split(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}", name)
     choices = [_expand_braces(part) if number % 2 else [part] for number, part in enumerate(parts)]
     return ["".join(words) for words in product(*choices)]
@@ -93,33 +95,33 @@ def _fetch(loader: Downloader, wanted: ImageDownload) -> Path:
     return loader.fetch(wanted.address)
 
 
-def _make_request_options(said: Mapping[str, Any]) -> RequestOptions:
-    about = said.get("homepage") or ""
+def _make_request_options(options: Mapping[str, Any]) -> RequestOptions:
+    about = options.get("homepage") or ""
     agent = (
         f"avatar_bench/{__version__} (research data set; source {about})" if about else f"avatar_bench/{__version__}"
     )
-    size = round(said["max_mib"] * 2**20)
-    return RequestOptions(said["per_host"], said["pause"], said["retries"], said["timeout"], size, agent)
+    size = round(options["max_mib"] * 2**20)
+    return RequestOptions(options["per_host"], options["pause"], options["retries"], options["timeout"], size, agent)
 
 
-def _list_downloads(said: Mapping[str, Any]) -> list[ImageDownload]:
-    """Give what is to be downloaded, each name and each address once: the first."""
-    if said.get("list"):
-        found = list(_read_list(resolve_path(said["list"])))
-    elif said.get("urls"):
-        sums = said["urls"] if isinstance(said["urls"], Mapping) else dict.fromkeys(said["urls"])
+def _list_downloads(options: Mapping[str, Any]) -> list[ImageDownload]:
+    """List the downloads, with only the first of equal names and equal addresses."""
+    if options.get("list"):
+        found = list(_read_list(resolve_path(options["list"])))
+    elif options.get("urls"):
+        sums = options["urls"] if isinstance(options["urls"], Mapping) else dict.fromkeys(options["urls"])
         found = [
             ImageDownload(_name_of_url(url), Address(url, sums[text] or ""), {})
             for text in sums
             for url in expand_pattern(text)
         ]
     else:
-        found = list(_list_named(said["base"], said["names"]))
+        found = list(_list_named(options["base"], options["names"]))
     seen: set[str | Address] = set()
     kept = []
     for one in found:
-        if seen.isdisjoint({one.name, one.address}):  # two threads may not write one file
-            group = find_group(said["group"], one.name)
+        if seen.isdisjoint({one.name, one.address}):  # two threads must not write one file
+            group = find_group(options["group"], one.name)
             kept.append(one._replace(known={"group": group} | one.known))
         seen |= {one.name, one.address}
     return kept
@@ -134,7 +136,7 @@ def _list_named(base: str, names: Any) -> Iterator[ImageDownload]:
 
 
 def _read_list(file: Path) -> Iterator[ImageDownload]:
-    """Read a CSV with a column url, or one address a line."""
+    """Read a CSV with a column url, or a text file with one URL a line."""
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
@@ -146,19 +148,19 @@ def _read_list(file: Path) -> Iterator[ImageDownload]:
         yield from (ImageDownload(_name_of_url(line), Address(line), {}) for line in lines if not line.startswith("#"))
         return
     for row in read_table(file, "url").to_dict("records"):
-        said = {str(key): str(value) for key, value in row.items()}
+        fields = {str(key): str(value) for key, value in row.items()}
         yield ImageDownload(
-            said.get("name") or _name_of_url(said["url"]),
-            Address(said["url"], said.get("sha256", "")),
-            extract_fields(said),
+            fields.get("name") or _name_of_url(fields["url"]),
+            Address(fields["url"], fields.get("sha256", "")),
+            extract_fields(fields),
         )
 
 
 def _name_of_url(url: str) -> str:
-    """Give the name of what an address leads to: host, query if any, path."""
+    """Return the name of an image at a URL: host, query if any, path."""
     try:
         parts = urlsplit(url)
-    except ValueError:  # the download tells what is wrong
+    except ValueError:  # the download reports the error
         return url
     return "/".join(part for part in (parts.netloc, parts.query, unquote(parts.path).lstrip("/")) if part)
 
@@ -174,7 +176,7 @@ def _check(name: str, source: Source) -> None:
             f"source.{name}.base needs source.{name}.names.", 'For example: names: ["{female,male}/{0..99}.jpg"]'
         )
     if source.get("names") and not source.get("base"):
-        raise ConfigError(f"source.{name}.names needs source.{name}.base, the address they lie below.")
+        raise ConfigError(f"source.{name}.names needs source.{name}.base, the URL of their folder.")
     for key in ("parallel", "per_host", "timeout", "max_mib"):
         if (value := source.get(key)) is not None and not (isinstance(value, int | float) and value > 0):
             raise ConfigError(f"source.{name}.{key}={value}: expected a number above 0.")

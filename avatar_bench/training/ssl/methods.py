@@ -1,7 +1,7 @@
-"""Methods of self-supervised learning: what each makes of the views of a batch, and its loss, by lightly.
+"""Self-supervised learning methods on lightly: SimCLR, DINO and MAE.
 
-A method is called with a list of normalised views, (N, 3, S, S) each, and gives a loss. Its `backbone` is what is
-judged and kept, and `follow` is called with the share of the training that is done before each step.
+A method maps a list of normalised views, (N, 3, S, S) each, to a loss. Its `backbone` is the network that is probed
+and saved. `update_teacher` is called before each step with the fraction of training that is done.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from avatar_bench.errors import ConfigError
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """How a method learns, as in conf/method; 0 where another method reads it."""
+    """Options of a method, as in conf/method; 0 for options of other methods."""
 
     name: str
     temperature: float = 0.0
@@ -42,7 +42,7 @@ class MethodOptions:
 
 
 class SimCLR(nn.Module):
-    """Tell the two views of an image from those of all others in the batch (Chen et al., ICML 2020)."""
+    """SimCLR: contrast of two views of an image with all other views in the batch (Chen et al., ICML 2020)."""
 
     def __init__(self, net: nn.Module, size: int, options: MethodOptions) -> None:
         super().__init__()
@@ -58,18 +58,17 @@ class SimCLR(nn.Module):
 
     @property
     def student(self) -> nn.Module:
-        """Give the network that learns, which is what is kept."""
+        """Return the trained network, which is also the one that is saved."""
         return self.backbone
 
     def update_teacher(self, done: float) -> None:
-        """Do nothing: there is no teacher."""
+        """Do nothing: this method has no teacher."""
 
 
 class DINO(nn.Module):
-    """Have a student say of every view what its own moving average, the teacher, says of the large ones.
+    """DINO: a student predicts, from every view, the output of its moving average (the teacher) on the large views.
 
-    Caron et al., ICCV 2021. The teacher is what is kept. Its outputs are centred, so that not all images come to
-    have one answer.
+    Caron et al., ICCV 2021. The teacher is the backbone that is saved. Its outputs are centred to prevent collapse.
     """
 
     def __init__(self, net: nn.Module, size: int, options: MethodOptions) -> None:
@@ -84,7 +83,7 @@ class DINO(nn.Module):
             _build_dino_head(width, options.projection),
         )
         self.teacher_head.load_state_dict(self.head.state_dict())
-        for module in self.backbone.modules():  # what it teaches is not to depend on chance
+        for module in self.backbone.modules():  # the teacher must be deterministic
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
             elif isinstance(module, DropPath):
@@ -96,50 +95,50 @@ class DINO(nn.Module):
     def forward(self, views: list[Tensor]) -> Tensor:
         large = torch.cat(views[:2])
         with torch.no_grad():
-            taught = self.teacher_head(self.backbone(large)).chunk(2)
-        learned = list(self.head(self.student(large)).chunk(2))
+            teacher_outputs = self.teacher_head(self.backbone(large)).chunk(2)
+        student_outputs = list(self.head(self.student(large)).chunk(2))
         if small := views[2:]:
-            learned += self.head(self.student(torch.cat(small))).chunk(len(small))
-        loss: Tensor = self.criterion(list(taught), learned)
+            student_outputs += self.head(self.student(torch.cat(small))).chunk(len(small))
+        loss: Tensor = self.criterion(list(teacher_outputs), student_outputs)
         return loss
 
     def update_teacher(self, done: float) -> None:
-        """Move the teacher towards the student, by ever less."""
+        """Update the teacher as a moving average of the student, with a momentum that rises to 1."""
         momentum = cosine_schedule(round(1e6 * min(done, 1.0)), 10**6, self.momentum, 1.0)
         utils.update_momentum(self.student, self.backbone, momentum)
         utils.update_momentum(self.head, self.teacher_head, momentum)
 
 
 class MAE(nn.Module):
-    """Paint the hidden patches of an image from those that are left (He et al., CVPR 2022); for ViTs.
+    """Masked autoencoder (MAE): reconstruction of masked patches from the visible ones, for ViTs.
 
-    The loss is the squared error on hidden patches, each normalised to mean 0 and variance 1. With `pretrained`, the
-    weights of the network are kept as they are; else they get the initialisation of the method.
+    He et al., CVPR 2022. The loss is the mean squared error on masked patches, each normalised to mean 0 and variance
+    1. With `pretrained`, the weights of the network are kept; otherwise the method initialises them.
     """
 
     def __init__(self, net: nn.Module, size: int, options: MethodOptions, pretrained: bool = False) -> None:
         super().__init__()
         if not isinstance(net, VisionTransformer) or net.pos_embed is None:
             raise ConfigError(
-                f"method=mae hides patches, and {type(net).__name__} does not see an image as patches.",
+                f"method=mae masks patches, but {type(net).__name__} does not divide images into patches.",
                 "Choose a vision transformer, such as model=timm model.backbone=vit_small_patch16_224;",
-                "or method=simclr or dino, which take any network.",
+                "or method=simclr or dino, which work with any network.",
             )
         compute_embedding_width(net, size)
         self.patch, self.prefix = int(net.patch_embed.patch_size[0]), int(net.num_prefix_tokens)
         self.patches, self.mask_ratio = (size // self.patch) ** 2, options.mask_ratio
         if size % self.patch:
-            raise ConfigError(f"data.image_size={size}: method=mae needs a multiple of {self.patch}, a patch's pixels.")
+            raise ConfigError(f"data.image_size={size}: method=mae needs a multiple of {self.patch}, the patch size.")
         if int(self.patches * (1 - self.mask_ratio)) < 1:
             raise ConfigError(
-                f"method.mask_ratio={self.mask_ratio} leaves none of {self.patches} patches to see.",
-                "Choose a smaller one, or a larger data.image_size.",
+                f"method.mask_ratio={self.mask_ratio} leaves none of the {self.patches} patches visible.",
+                "Choose a smaller ratio, or a larger data.image_size.",
             )
-        plain = not pretrained and not net.no_embed_class
+        sincos = not pretrained and not net.no_embed_class
         self.encoder = MaskedVisionTransformerTIMM(
             net,
             weight_initialization="skip" if pretrained else "",
-            pos_embed_initialization="sincos" if plain else "skip",
+            pos_embed_initialization="sincos" if sincos else "skip",
         )
         wide = options.decoder_width
         self.embed = nn.Linear(net.embed_dim, wide)
@@ -152,41 +151,41 @@ class MAE(nn.Module):
 
     @property
     def backbone(self) -> nn.Module:
-        """Give the vision transformer."""
+        """Return the vision transformer."""
         net: nn.Module = self.encoder.vit
         return net
 
     @property
     def student(self) -> nn.Module:
-        """Give the network that learns, which is what is kept."""
+        """Return the trained network, which is also the one that is saved."""
         return self.backbone
 
     def forward(self, views: list[Tensor]) -> Tensor:
         (images,) = views
         n, tokens = len(images), self.prefix + self.patches
-        seen, hidden = utils.random_token_mask(
+        visible, masked = utils.random_token_mask(
             (n, self.patches), self.mask_ratio, mask_class_token=True, device=images.device
         )
         prefix = torch.arange(self.prefix, device=images.device).expand(n, -1)
-        kept = torch.cat([prefix, seen + self.prefix], dim=1)
-        encoded = self.embed(self.encoder.encode(images, idx_keep=kept))
-        whole = utils.repeat_token(self.decoder.mask_token, (n, tokens)).to(encoded.dtype)
-        decoded = self.decoder(utils.set_at_index(whole, kept, encoded))
-        painted = self.predict(utils.get_at_index(decoded, hidden + self.prefix))
-        target = utils.get_at_index(utils.patchify(images, self.patch), hidden)
-        return functional.mse_loss(painted.float(), utils.normalize_mean_var(target))
+        keep = torch.cat([prefix, visible + self.prefix], dim=1)
+        encoded = self.embed(self.encoder.encode(images, idx_keep=keep))
+        mask_tokens = utils.repeat_token(self.decoder.mask_token, (n, tokens)).to(encoded.dtype)
+        decoded = self.decoder(utils.set_at_index(mask_tokens, keep, encoded))
+        predicted = self.predict(utils.get_at_index(decoded, masked + self.prefix))
+        target = utils.get_at_index(utils.patchify(images, self.patch), masked)
+        return functional.mse_loss(predicted.float(), utils.normalize_mean_var(target))
 
     def update_teacher(self, done: float) -> None:
-        """Do nothing: there is no teacher."""
+        """Do nothing: this method has no teacher."""
 
 
 Method = SimCLR | DINO | MAE
 
 
 def create_method(net: nn.Module, size: int, options: MethodOptions, pretrained: bool = False) -> Method:
-    """Build a method around a network without classifier that takes images of `size` pixels.
+    """Build a method around a network without a classifier, for images of `size` pixels.
 
-    Raise ConfigError where the network cannot learn so.
+    Raises ConfigError if the method does not support the network.
     """
     if options.name == "mae":
         return MAE(net, size, options, pretrained)
@@ -194,17 +193,17 @@ def create_method(net: nn.Module, size: int, options: MethodOptions, pretrained:
 
 
 def count_views(options: MethodOptions) -> tuple[int, int]:
-    """Give how many large and how many small views of an image a method takes."""
+    """Return the numbers of large and of small views per image that a method uses."""
     return (1 if options.name == "mae" else 2), options.local_views
 
 
 def compute_local_size(size: int) -> int:
-    """Give the size of small views: half that of the large ones, a multiple of 16 where that is one of 32."""
+    """Return the size of small views: half the large size, so a multiple of 16 if the large size is one of 32."""
     return size // 2
 
 
 def choose_shape_options(options: MethodOptions, name: str) -> dict[str, bool]:
-    """Give the options of timm by which a network takes the small views too, whose positions it must interpolate."""
+    """Return the timm options that let a ViT take small views too, by interpolating position embeddings."""
     if not options.local_views or not timm.is_model(name):
         return {}
     with torch.device("meta"):
@@ -214,22 +213,22 @@ def choose_shape_options(options: MethodOptions, name: str) -> dict[str, bool]:
 
 @torch.no_grad()
 def compute_embedding_width(net: nn.Module, size: int) -> int:
-    """Give how many numbers an embedding of a network has; raise ConfigError where it takes no image of `size`."""
-    before = net.training
+    """Compute the embedding dimension of a network; raise ConfigError if it does not accept images of `size`."""
+    was_training = net.training
     try:
-        made: Tensor = net.eval()(torch.zeros(1, 3, size, size))
+        embeddings: Tensor = net.eval()(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"data.image_size={size} does not fit the network: {str(error).splitlines()[0].rstrip('.')}.",
-            "Choose another, or one that fits it: 'model.options={img_size: N}' for a vision transformer.",
+            "Choose another size, or set the network's: 'model.options={img_size: N}' for a vision transformer.",
         ) from error
     finally:
-        net.train(before)
-    return made.shape[1]
+        net.train(was_training)
+    return embeddings.shape[1]
 
 
 def _build_dino_head(width: int, outputs: int) -> DINOProjectionHead:
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of torch, on how lightly normalises it
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's, about lightly's weight norm
         return DINOProjectionHead(width, width, min(256, width), outputs, freeze_last_layer=1)
 
 
@@ -238,6 +237,6 @@ def _refuse_fixed_size(net: nn.Module, size: int, width: int) -> None:
         assert compute_embedding_width(net, size) == width
     except (ConfigError, AssertionError) as error:
         raise ConfigError(
-            f"method=dino: this network takes no small views, of {size} pixels, beside the large ones.",
-            "Train it without: method.local_views=0; or choose a data.image_size whose half it takes.",
+            f"method=dino: this network does not accept small views of {size} pixels besides the large ones.",
+            "Set method.local_views=0, or choose a data.image_size whose half the network accepts.",
         ) from error

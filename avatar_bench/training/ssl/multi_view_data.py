@@ -1,4 +1,4 @@
-"""Views: images as self-supervised learning takes them, several random views of each and never a label."""
+"""Data module of self-supervised learning: several random views of each image, without labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from avatar_bench.data.transforms import Preprocessing, RandomViews
 
 
 class MultiViewImages(ImageDataset):
-    """Give image k, asked for as (k, seed), as {"views": a list of uint8 (S, S, 3), "row": k}."""
+    """Images as random views: item (k, seed) is {"views": a list of uint8 (S, S, 3), "row": k}."""
 
     def __init__(
         self, dataset: Dataset, views: RandomViews, preprocessing: Preprocessing, cache: ImageCache | None
@@ -31,7 +31,7 @@ class MultiViewImages(ImageDataset):
 
 
 class MultiViewDataModule(pl.LightningDataModule):
-    """Serve views of one dataset to Lightning, and images as they are, with labels, to a probe."""
+    """Lightning data module with random views for training and unaugmented images for the probe."""
 
     def __init__(
         self,
@@ -52,23 +52,23 @@ class MultiViewDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.workers = workers
         self.cache = cache
-        self.position = 0, 0  # the epoch, and the batches of it that are done, where training begins
+        self.position = 0, 0  # where training starts: the epoch, and how many of its batches are done
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Serve each image once an epoch: {"views": a list of uint8 (N, 3, S, S), "row"}.
+        """Return a loader of each image once per epoch: {"views": a list of uint8 (N, 3, S, S), "row"}.
 
-        Only whole batches are served, where there is one: each image is compared with equally many others.
+        Incomplete batches are dropped if there is a complete one, so that each image is contrasted with equally many.
         """
         images = MultiViewImages(self.dataset, self.views, self.preprocessing, self.cache)
         epoch, batches = self.position
         sampler = EpochSampler(len(images), self.seed, epoch=epoch, skip=batches * self.batch_size)
-        whole = len(images) >= self.batch_size
+        has_full_batch = len(images) >= self.batch_size
         return build_loader(
-            images, self.batch_size, self.workers, sampler=sampler, drop_last=whole, collate_fn=_collate_views
+            images, self.batch_size, self.workers, sampler=sampler, drop_last=has_full_batch, collate_fn=_collate_views
         )
 
-    def plain(self, images: Dataset) -> DataLoader[dict[str, Any]]:
-        """Serve every image of a dataset once, in order, as it is."""
+    def plain_loader(self, images: Dataset) -> DataLoader[dict[str, Any]]:
+        """Return a loader of every image of a dataset once, in order, without augmentation."""
         return build_evaluation_loader(images, (), self.preprocessing, self.batch_size, self.workers, cache=self.cache)
 
 

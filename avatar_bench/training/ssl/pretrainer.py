@@ -1,4 +1,4 @@
-"""Self-supervised pretraining by Lightning: a method in training, probed by nearest neighbours as it goes."""
+"""Self-supervised pretraining with Lightning, monitored by a k-nearest-neighbour probe."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PRETRAINING_COLUMNS = ("epoch", "train/loss", KNN_ACCURACY, "probe/knn_low", "pr
 
 
 class Pretrainer(TrainableModule):
-    """A method that learns from views of images, uint8, and maps plain images (N, 3, S, S) to embeddings (N, D)."""
+    """LightningModule of a self-supervised method; maps uint8 images (N, 3, S, S) to embeddings (N, D)."""
 
     mean: Tensor
     std: Tensor
@@ -63,21 +63,23 @@ class Pretrainer(TrainableModule):
         self.epochs = epochs
         self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
-        self.train_loss = MeanMetric()  # over an epoch's images; a checkpoint from within the epoch holds its state
+        self.train_loss = MeanMetric()  # over an epoch's images; a checkpoint within the epoch stores its state
         self.train_loss.persistent(True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give what the backbone makes of plain images."""
+        """Compute the backbone's embeddings of uint8 images."""
         embeddings: Tensor = self.method.backbone(self._normalise(images))
         return embeddings
 
     def on_train_epoch_start(self) -> None:
         self.train_loss.reset()
-        self.train()  # a probe leaves eval behind
+        self.train()  # the probe leaves the module in eval mode
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.seed_noise(batch_idx)
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:  # before the step, which a checkpoint then ends with
+        if (
+            batch_idx % self.trainer.accumulate_grad_batches == 0
+        ):  # before the step, so that a checkpoint ends with the step
             self.method.update_teacher(self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -114,14 +116,14 @@ class Pretrainer(TrainableModule):
 
 @dataclass(frozen=True)
 class KnnProbe:
-    """Judge embeddings by their nearest neighbours: images to find in those of train, with labels and groups.
+    """Evaluation of embeddings by k nearest neighbours: val images classified by the labels of train images.
 
-    `known` and `asked` serve the images of train and of val, in the order of `labels` (M,) and `targets` (N,); that a
-    label is known here is all that pretraining has of it. `every` is in epochs, `k` the neighbours that vote.
+    `train_batches` and `val_batches` yield the images of train and val, in the order of `labels` (M,) and `targets`
+    (N,). Labels are used only here, never in pretraining. The probe runs every `every` epochs with `k` neighbours.
     """
 
-    known: Any
-    asked: Any
+    train_batches: Any
+    val_batches: Any
     labels: NDArray[np.str_]
     targets: NDArray[np.str_]
     groups: NDArray[np.str_]
@@ -129,31 +131,36 @@ class KnnProbe:
     k: int
 
     def __call__(self, module: Pretrainer) -> dict[str, float]:
-        """Give the accuracy with its interval and n; raise DivergedError where an embedding is not finite."""
-        train, val = (_embed(module, batches) for batches in (self.known, self.asked))
-        hits = predict_by_knn(train, self.labels, val, self.k) == self.targets
-        low, high, _, _ = proportion_interval(hits, self.groups)
-        return {KNN_ACCURACY: float(hits.mean()), "probe/knn_low": low, "probe/knn_high": high, "probe/n": len(hits)}
+        """Compute the accuracy with its interval and n; raise DivergedError if an embedding is not finite."""
+        train, val = (_embed(module, batches) for batches in (self.train_batches, self.val_batches))
+        correct = predict_by_knn(train, self.labels, val, self.k) == self.targets
+        low, high, _, _ = proportion_interval(correct, self.groups)
+        return {
+            KNN_ACCURACY: float(correct.mean()),
+            "probe/knn_low": low,
+            "probe/knn_high": high,
+            "probe/n": len(correct),
+        }
 
 
 class PretrainingHistory(Callback):
-    """Keep metrics.csv: a row before training, that of the untrained network, and one an epoch, with the probe's."""
+    """Writer of metrics.csv: one row before training (epoch 0, probe only) and one per epoch."""
 
     def __init__(self, folder: Path, probe: KnnProbe | None, show: bool) -> None:
         self.file, self.probe, self.show = folder / "metrics.csv", probe, show
         self.lr = float("nan")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Probe the network as it begins."""
+        """Probe the network before training."""
         if self.probe is not None and trainer.global_step == 0:
             self._write(0, self.probe(pl_module))
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Note the rate, which the schedule moves on after the step."""
+        """Record the learning rate before the schedule changes it."""
         self.lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Add this epoch's row, in place of any that an interrupted attempt left."""
+        """Write this epoch's row, replacing any left by an interrupted attempt."""
         epoch = trainer.current_epoch + 1
         loss = float(trainer.callback_metrics.get("train/loss_epoch", float("nan")))
         row = {"train/loss": loss, "lr": self.lr}
@@ -167,8 +174,8 @@ class PretrainingHistory(Callback):
         with atomic_write(self.file) as part:
             table.astype({"epoch": int, "probe/n": "Int64"}).to_csv(part, index=False)
         if self.show:
-            figures = "  ".join(f"{name} {row[name]:.4f}" for name in ("train/loss", KNN_ACCURACY) if name in row)
-            print(f"epoch {epoch}  {figures}", file=sys.stderr)
+            values = "  ".join(f"{name} {row[name]:.4f}" for name in ("train/loss", KNN_ACCURACY) if name in row)
+            print(f"epoch {epoch}  {values}", file=sys.stderr)
 
 
 def fit_pretraining(
@@ -180,9 +187,9 @@ def fit_pretraining(
     probe: KnnProbe | None,
     resume: Path | None = None,
 ) -> None:
-    """Train all epochs; checkpoints/last.ckpt and metrics.csv are written in the folder.
+    """Train all epochs, writing checkpoints/last.ckpt and metrics.csv into the folder.
 
-    `resume` is a checkpoint that is gone on from; `data` begins where it ends. Raises what `fit_stage` raises.
+    `resume` is a checkpoint to resume from; `data` must start at its position. Raises the same errors as `fit_stage`.
     """
     suppress_framework_warnings()
     retain_freed_memory()
@@ -190,11 +197,11 @@ def fit_pretraining(
     if options.channels_last:
         module.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.compile:
-        module.method.compile()  # in place: a compiled module around it would rename the weights
+        module.method.compile()  # in place: wrapping in a compiled module would rename the weights
     bars: list[Callback] = [BatchProgressBar()] if options.progress and sys.stderr.isatty() else []
     last = folder / "checkpoints" / LAST_CHECKPOINT
-    journal = PretrainingHistory(folder, probe, options.progress)
-    callbacks = [*bars, journal, LastCheckpoint(last, options.save_minutes, stop, fresh=False)]
+    history = PretrainingHistory(folder, probe, options.progress)
+    callbacks = [*bars, history, LastCheckpoint(last, options.save_minutes, stop, fresh=False)]
     with stop.handle_signals():
         run_trainer(build_trainer(options, module.epochs, folder, logger, callbacks), module, data, resume, stop)
 
@@ -202,7 +209,7 @@ def fit_pretraining(
 @torch.inference_mode()
 def _embed(module: Pretrainer, batches: Any) -> NDArray[np.float32]:
     module.eval()
-    found = np.concatenate([module(batch["image"].to(module.device)).float().cpu().numpy() for batch in batches])
-    if not np.isfinite(found).all():
+    embeddings = np.concatenate([module(batch["image"].to(module.device)).float().cpu().numpy() for batch in batches])
+    if not np.isfinite(embeddings).all():
         raise module.make_divergence_error("An embedding is")
-    return found
+    return embeddings

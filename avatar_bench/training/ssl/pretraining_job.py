@@ -1,4 +1,4 @@
-"""Pretraining: train a backbone by one method, and complete its folder."""
+"""Self-supervised pretraining of one backbone: its training, its record and its folder."""
 
 from __future__ import annotations
 
@@ -60,24 +60,24 @@ if TYPE_CHECKING:
 
 
 def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: Dataset, learning: Dataset) -> str:
-    """Pretrain on `learning`, a part of `sides`, complete the folder and the record, and give the last words."""
+    """Pretrain on `learning`, a subset of `sides`, and complete the folder and the record; return the final message."""
     pl.seed_everything(settings.seed, verbose=False)
     set_threads(settings.trainer.threads)
     weights = resolve_weights(settings.model.weights)
     _record_initial_weights(settings, record, sides, weights)
-    taught = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))
-    seen = list_pretraining_images(sides, taught, weights)
-    if len(seen) > len(taught):
-        record["images"]["earlier"] = len(seen) - len(taught)
-    write_split(seen, folder / IMAGES_FILE)
+    own_images = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))
+    all_images = list_pretraining_images(sides, own_images, weights)
+    if len(all_images) > len(own_images):
+        record["images"]["earlier"] = len(all_images) - len(own_images)
+    write_split(all_images, folder / IMAGES_FILE)
     images_sha256 = sha256_of_file(folder / IMAGES_FILE)
     if record.setdefault("images_sha256", images_sha256) != images_sha256:
         raise GuardError(
-            f"resume={folder}: the images, or their split, are not what they were when it began.",
+            f"resume={folder}: the images or their split have changed since the pretraining was started.",
             "Restore them, or start a new pretraining.",
         )
     module, preprocessing = _build(settings, record, weights)
-    del weights  # the network has its own
+    del weights  # the network has its own copy
     data = _build_data(settings, preprocessing, sides, learning)
     probe = _build_probe(settings, data, sides, learning)
     options = build_trainer_options(settings)
@@ -98,7 +98,7 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
         with record_duration(record, "train_seconds"):
             fit_pretraining(module, data, folder, options, logger, probe, resume)
     except DivergedError as error:
-        raise name_diverged_images(error, taught) from error
+        raise name_diverged_images(error, own_images) from error
     finally:
         ManagedLoader.end()
     return _complete_folder(settings, folder, record, module, preprocessing)
@@ -107,12 +107,12 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
 def _record_initial_weights(
     settings: PretrainConfig, record: dict[str, Any], sides: Dataset, weights: str | PretrainedWeights
 ) -> None:
-    """Put on record what the weights come from; raise GuardError where they know too much, or have changed since."""
+    """Record the origin of the initial weights; raise GuardError if they have changed or used labels of other data."""
     file = Path(settings.model.weights)
     init = describe_weights(weights)
     if record.setdefault("init", init).get("sha256") != init.get("sha256"):
         raise GuardError(
-            f"model.weights={file}: these are not the weights that it began with.",
+            f"model.weights={file}: the weights have changed since the pretraining was started.",
             "Restore them, or start a new pretraining.",
         )
     same = "the same data= and data.split= options as that run had"
@@ -179,14 +179,17 @@ def _build_data(
 def _build_probe(
     settings: PretrainConfig, data: MultiViewDataModule, sides: Dataset, learning: Dataset
 ) -> KnnProbe | None:
-    """Give the probe of the labelled images of val among those of train; None, and say so, where there are none."""
+    """Build the k-NN probe from the labelled images of train and val; print a notice and return None without labels."""
     train, val = _select_labelled(learning, ("train",)), _select_labelled(sides, ("val", "calibration"))
     if len(train.classes) < 2 or not len(val):
-        print_line("no k-NN probe: train and val need images with labels of two classes or more", file=sys.stderr)
+        print_line(
+            "no k-NN probe: it needs labelled images in val, and of two or more classes in train",
+            file=sys.stderr,
+        )
         return None
     return KnnProbe(
-        known=data.plain(train),
-        asked=data.plain(val),
+        train_batches=data.plain_loader(train),
+        val_batches=data.plain_loader(val),
         labels=train.frame["label"].to_numpy(str),
         targets=val.frame["label"].to_numpy(str),
         groups=val.frame["group"].to_numpy(str),
@@ -202,7 +205,7 @@ def _select_labelled(dataset: Dataset, splits: tuple[str, ...]) -> Dataset:
 def _complete_folder(
     settings: PretrainConfig, folder: Path, record: dict[str, Any], module: Pretrainer, preprocessing: Preprocessing
 ) -> str:
-    """Write the backbone with its card and the curves, complete the record, and give the last words."""
+    """Write the backbone with its card and the curves, and complete the record; return the final message."""
     card = Pretraining(
         backbone=settings.model.backbone,
         method=settings.method.name,
@@ -230,8 +233,8 @@ def _complete_folder(
     record["weights_sha256"] = sha256_of_file(folder / BACKBONE_FILE)
     record["metrics"] = {"train/loss": float(last["train/loss"])}
     learned_from = record["images"]["learned_from"]
-    learned = f"{format_count(learned_from, 'image')}, {format_count(card.epochs, 'epoch')}"
-    said = f"{folder / BACKBONE_FILE}: {learned}, loss {last['train/loss']:.4f}"
+    budget = f"{format_count(learned_from, 'image')}, {format_count(card.epochs, 'epoch')}"
+    summary = f"{folder / BACKBONE_FILE}: {budget}, loss {last['train/loss']:.4f}"
     if len(probed):
         first, final = probed.iloc[0], probed.iloc[-1]
         record["metrics"] |= {
@@ -241,13 +244,13 @@ def _complete_folder(
             name: float(first[name]) for name in (KNN_ACCURACY, "probe/knn_low", "probe/knn_high", "probe/n")
         }
         before, after = _format_accuracy(first), _format_accuracy(final)
-        said += f"; k-NN accuracy {after}, before training {before} (n = {final['probe/n']:.0f})"
+        summary += f"; k-NN accuracy {after}, before training {before} (n = {final['probe/n']:.0f})"
     model = record["model"] + f" model.backbone={card.backbone}" * (record["model"] == "timm")
     shape = ", ".join(f"{name}: {value}" for name, value in settings.model.options.items())
     model += f" 'model.options={{{shape}}}'" * bool(shape)
-    labelled = ", of the images that have a label" * ("unlabelled" in record["images"])
+    labelled = " and labelled images only" * ("unlabelled" in record["images"])
     return (
-        f"{said}; next, with the same data= options{labelled}: "
+        f"{summary}; next, with the same data= options{labelled}: "
         f"avatar-bench train model={model} model.weights={folder / BACKBONE_FILE}"
     )
 

@@ -93,7 +93,7 @@ def test_where_the_images_are_gone_filters_are_shown_and_maps_are_not(tiny_run: 
     whole = run.dataset("test")
     result = Architecture().evaluate(run, Dataset(whole.name, whole.root / "moved", whole.frame))
     assert set(result.figures) == {"diagram", "filters"}
-    assert result.warnings == ["No feature maps are shown: no image of a known class is at hand."]
+    assert result.warnings == ["No feature maps are shown: no image of a known class is available."]
 
 
 @pytest.mark.parametrize("classes", [1, 6])

@@ -19,7 +19,7 @@ from avatar_bench.errors import ConfigError, DataError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import check_class_order
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
-from avatar_bench.metrics import stats
+from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.results.predictions import Predictions, to_string_array
 
 CLASSES = ("drawing", "generated", "real")
@@ -41,7 +41,7 @@ def predictions(targets, logits, groups=None, sources=None, **options) -> Predic
 
 
 def noisy(n=240, signal=2.0, classes=3, seed=0):
-    """Give targets in turn, and logits that lean to them."""
+    """Return targets in turn, and logits that favour them."""
     targets = np.arange(n) % classes
     return targets, np.random.default_rng(seed).normal(size=(n, classes)) + signal * np.eye(classes)[targets]
 
@@ -112,7 +112,7 @@ def test_each_wrong_order_of_three_classes_is_refused_and_named(order):
     assert evaluate(wrong, allow={"permutation"})[0].metrics["accuracy"].value < 0.5
 
 
-def test_class_order_is_judged_without_the_images_of_unknown_class():
+def test_class_order_is_checked_without_the_images_of_unknown_class():
     targets, logits = noisy(signal=3)
     check_class_order(predictions(targets, logits))
     check_class_order(predictions(np.full(240, -1), logits))
@@ -254,7 +254,7 @@ def test_one_image_is_enough(tmp_path):
 
 
 def test_a_set_without_known_classes_is_refused():
-    with pytest.raises(DataError, match="true class"):
+    with pytest.raises(DataError, match="known class"):
         evaluate(predictions([-1, -1], np.zeros((2, 3))))
 
 
@@ -271,14 +271,14 @@ def test_the_gallery_shows_the_most_confident_errors_of_the_right_images():
 def test_detectable_difference_follows_the_discordance_given_or_that_of_independent_errors():
     targets, logits = noisy()
     given, _ = evaluate(predictions(targets, logits), discordance=0.2)
-    assert given.metrics["detectable_difference"].value == stats.detectable_difference(240, 0.2)
+    assert given.metrics["detectable_difference"].value == paired_tests.detectable_difference(240, 0.2)
     alone, _ = evaluate(predictions(targets, logits))
     accuracy = alone.metrics["accuracy"].value
-    expected = stats.detectable_difference(240, 2 * accuracy * (1 - accuracy))
+    expected = paired_tests.detectable_difference(240, 2 * accuracy * (1 - accuracy))
     assert alone.metrics["detectable_difference"].value == expected
 
 
-def test_ten_thousand_predictions_are_judged_in_seconds():
+def test_ten_thousand_predictions_are_evaluated_in_seconds():
     targets, logits = noisy(10_000)
     given = predictions(targets, logits)
     begin = time.process_time()
@@ -307,9 +307,9 @@ def test_build_takes_options_from_yaml():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("blind_tets", {}, ["Did you mean 'blind_test'?", "There are: "]),
+        ("blind_tets", {}, ["did you mean blind_test?", "There are: "]),
         ("base", {}, ["no block named 'base'"]),
-        ("blind_test", {"resample": 10}, ["'resample'", "Did you mean 'resamples'?", "level, resamples, seed"]),
+        ("blind_test", {"resample": 10}, ["'resample'", "did you mean resamples?", "level, resamples, seed"]),
         ("blind_test", {"resamples": "many"}, ["block.blind_test.resamples", "many"]),
         ("blind_test", {"level": 95}, ["level=95", "below 1"]),
         ("blind_test", {"discordance": 0}, ["discordance=0", "up to 1"]),

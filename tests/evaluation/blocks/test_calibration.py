@@ -53,16 +53,16 @@ def evaluate(fake_run, dataset_of):
 
 @pytest.fixture
 def overconfident(make_predictions):
-    """Give test and calibration Predictions of a network that is three times too sure, with the temperature fitted."""
+    """Return test and calibration Predictions of a network three times overconfident, with its fitted temperature."""
     held_out = make_predictions(*honest(2000, 3, seed=1))
     temperature = fit_temperature(held_out.logits, held_out.targets)
     groups = [f"g{i // 2}" for i in range(2000)]
-    judged = make_predictions(*honest(2000, 3), groups=groups, temperature=temperature)
-    return judged, replace(held_out, temperature=temperature)
+    evaluated = make_predictions(*honest(2000, 3), groups=groups, temperature=temperature)
+    return evaluated, replace(held_out, temperature=temperature)
 
 
 def shifted(predictions, noise=4.0):
-    """Give what the network says of images that tell it less: the variation's name seeds the noise."""
+    """Return predictions on less informative images: the variation's name seeds the noise."""
 
     def vary(variation):
         generator = np.random.default_rng(len(variation.key))
@@ -76,12 +76,12 @@ def shifted(predictions, noise=4.0):
 def saved(evaluate, overconfident, make_predictions, dataset_of, tmp_path_factory):
     """A saved Result with every part that the block has, read back as files."""
     if not SAVED:
-        judged, held_out = overconfident
-        judged = judged.take(np.arange(800))
-        judged = replace(judged, targets=np.where(np.arange(800) % 100 == 7, -1, judged.targets))
-        blind = make_predictions(*honest(300, 9, seed=2), temperature=judged.temperature)
-        others = {"variations": shifted(judged), "blind": (dataset_of(blind, "blind"), blind)}
-        result = evaluate(judged, held_out, {"severity": 3}, **others)
+        evaluated, held_out = overconfident
+        evaluated = evaluated.take(np.arange(800))
+        evaluated = replace(evaluated, targets=np.where(np.arange(800) % 100 == 7, -1, evaluated.targets))
+        blind = make_predictions(*honest(300, 9, seed=2), temperature=evaluated.temperature)
+        others = {"variations": shifted(evaluated), "blind": (dataset_of(blind, "blind"), blind)}
+        result = evaluate(evaluated, held_out, {"severity": 3}, **others)
         SAVED.append(result.save(tmp_path_factory.mktemp("saved") / "calibration"))
     return SAVED[0], json.loads((SAVED[0] / "metrics.json").read_text())
 
@@ -173,14 +173,14 @@ def test_aurc_and_the_risk_coverage_table_are_counted_from_the_saved_predictions
     assert ((table["low"] <= table["accuracy"]) & (table["accuracy"] <= table["high"] + 1e-12)).all()
 
 
-def mapie_sets(fitted, judged, temperature, method, alpha=0.1):
+def mapie_sets(fitted, evaluated, temperature, method, alpha=0.1):
     """The sets that MAPIE makes of saved arrays."""
     mapie = pytest.importorskip("mapie.classification")
     theirs = mapie.SplitConformalClassifier(
-        Known(), 1 - alpha, method, random_state=Given(1 - fitted["uniforms"], 1 - judged["uniforms"])
+        Known(), 1 - alpha, method, random_state=Given(1 - fitted["uniforms"], 1 - evaluated["uniforms"])
     )
     theirs.conformalize(softmax(fitted["logits"].astype(float) / temperature, axis=1), fitted["targets"])
-    given = softmax(judged["logits"].astype(float) / temperature, axis=1)
+    given = softmax(evaluated["logits"].astype(float) / temperature, axis=1)
     params = {"include_last_label": "randomized"} if method == "aps" else None
     return theirs.predict_set(given, conformity_score_params=params)[1][:, :, 0]
 
@@ -188,9 +188,9 @@ def mapie_sets(fitted, judged, temperature, method, alpha=0.1):
 @pytest.mark.parametrize("method", ["lac", "aps"])
 def test_conformal_sets_are_those_of_mapie_overall_by_class_and_under_shift(saved, method):
     folder, said = saved
-    fitted, judged = np.load(folder / "calibration.npz"), np.load(folder / "predictions.npz")
+    fitted, evaluated = np.load(folder / "calibration.npz"), np.load(folder / "predictions.npz")
     temperature = said["metrics"]["temperature"]["value"]
-    member, targets = mapie_sets(fitted, judged, temperature, method), judged["targets"]
+    member, targets = mapie_sets(fitted, evaluated, temperature, method), evaluated["targets"]
     held = member[np.arange(len(targets)), targets]
     assert said["metrics"][f"coverage/{method}"]["value"] == pytest.approx(held.mean(), abs=1e-6)
     assert said["metrics"][f"set_size/{method}"]["value"] == pytest.approx(member.sum(axis=1).mean(), abs=1e-6)
@@ -200,7 +200,7 @@ def test_conformal_sets_are_those_of_mapie_overall_by_class_and_under_shift(save
     assert table.loc["", "empty"] == pytest.approx((member.sum(axis=1) == 0).mean())
     assert table.loc["", "single"] == pytest.approx((member.sum(axis=1) == 1).mean())
     rows, arrays = pd.read_csv(folder / "shift.csv").set_index("set"), np.load(folder / "shift.npz")
-    noisy = {"logits": arrays["logits_noise"], "uniforms": judged["uniforms"]}
+    noisy = {"logits": arrays["logits_noise"], "uniforms": evaluated["uniforms"]}
     held = mapie_sets(fitted, noisy, temperature, method)[np.arange(len(targets)), targets]
     assert rows.loc["noise", f"coverage_{method}"] == pytest.approx(held.mean(), abs=1e-6)
 
@@ -234,7 +234,7 @@ def test_coverage_lost_under_shift_is_said(saved):
     rows = pd.read_csv(folder / "shift.csv").set_index("set")
     assert rows.loc["test", "coverage_lac"] == pytest.approx(0.9, abs=0.03)
     assert rows.loc["blind", "coverage_lac"] < 0.8
-    assert any(line.startswith("blind: only ") and "90% were promised" in line for line in said["warnings"])
+    assert any(line.startswith("blind: only ") and "nominal coverage is 90%" in line for line in said["warnings"])
     assert not any(line.startswith("test: only ") for line in said["warnings"])
 
 
@@ -295,24 +295,24 @@ def test_each_wrong_order_of_three_classes_is_refused(evaluate, oracle, order):
     assert evaluate(oracle(("permuted", order)), oracle("noisy"), allow={"permutation"}).metrics["ece_15"].value > 0.3
 
 
-def test_nothing_is_fitted_on_the_images_judged(evaluate, overconfident, make_predictions, fake_run, dataset_of):
-    """Temperature and thresholds do not depend on the images judged, and where these are the fitted ones, it ends."""
-    judged, held_out = overconfident
-    other = make_predictions(*honest(500, 20, seed=5), temperature=judged.temperature)
-    first, second = evaluate(judged, held_out), evaluate(other, held_out)
+def test_nothing_is_fitted_on_the_evaluated_images(evaluate, overconfident, make_predictions, fake_run, dataset_of):
+    """Temperature and thresholds do not depend on the evaluated images; evaluating the fitted images is refused."""
+    evaluated, held_out = overconfident
+    other = make_predictions(*honest(500, 20, seed=5), temperature=evaluated.temperature)
+    first, second = evaluate(evaluated, held_out), evaluate(other, held_out)
     assert first.metrics["temperature"] == second.metrics["temperature"]
     assert first.metrics["scaled/temperature"] == second.metrics["scaled/temperature"]
     limits = [set(result.tables["coverage"]["threshold"]) for result in (first, second)]
     assert limits[0] == limits[1]
 
-    run = fake_run(judged)
+    run = fake_run(evaluated)
 
     def refuse(dataset):
-        raise GuardError(f"images of {dataset.name} are among those that this block is fitted on.")
+        raise GuardError(f"images of {dataset.name} are also in the set that this block is fitted on.")
 
     run.calibration = refuse
-    with pytest.raises(GuardError, match="test are among"):
-        Calibration(**FAST).evaluate(run, dataset_of(judged))
+    with pytest.raises(GuardError, match="test are also in"):
+        Calibration(**FAST).evaluate(run, dataset_of(evaluated))
 
 
 def test_without_calibration_images_there_are_errors_and_no_sets(evaluate, oracle, tmp_path):
@@ -339,8 +339,8 @@ def test_a_temperature_that_could_not_be_fitted_is_said(evaluate, oracle):
 
 
 def test_reliability_is_drawn_once_where_no_temperature_was_fitted_and_its_legend_names_each_mark(evaluate, oracle):
-    judged = oracle("noisy")
-    for fitted, panels in ((judged, 1), (replace(judged, temperature=2.0), 2)):
+    evaluated = oracle("noisy")
+    for fitted, panels in ((evaluated, 1), (replace(evaluated, temperature=2.0), 2)):
         figures = evaluate(fitted).figures
         assert len(figures["reliability"].axes) == 2 * panels
         assert len(figures["confidence"].axes) == panels
@@ -348,21 +348,21 @@ def test_reliability_is_drawn_once_where_no_temperature_was_fitted_and_its_legen
         assert titles == (["no temperature was fitted"] if panels == 1 else ["before scaling", "after scaling"])
         (legend,) = figures["reliability"].legends
         assert {text.get_text() for text in legend.get_texts()} == {
-            "accuracy of these answers",
+            "accuracy of these predictions",
             "the same at their mean confidence, with 95% interval",
             "perfect calibration",
         }
 
 
 def test_a_temperature_that_a_refit_contradicts_is_said(evaluate, overconfident):
-    judged, held_out = (replace(part, temperature=2.0) for part in overconfident)
-    result = evaluate(judged, held_out)
+    evaluated, held_out = (replace(part, temperature=2.0) for part in overconfident)
+    result = evaluate(evaluated, held_out)
     assert result.metrics["temperature"].value == 2
     assert result.metrics["scaled/temperature"].value == pytest.approx(1.5, abs=0.05)
     assert any("gives a temperature of 2.9" in line and "the run's is 2.000" in line for line in result.warnings)
 
 
-def test_a_blind_set_that_is_judged_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of):
+def test_a_blind_set_that_is_evaluated_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of):
     given = oracle("noisy")
     unlabelled = replace(given, targets=np.full(240, -1))
     for blind in ((dataset_of(given, "test"), given), (dataset_of(unlabelled, "blind"), unlabelled)):
@@ -389,8 +389,8 @@ def test_the_intervals_of_calibration_errors_hold_those_of_the_population(scale,
     block, held, n = Calibration(resamples=200), [], 216
     groups = [f"g{i // images}" for i in range(n)]
     for rows in np.arange(60 * n).reshape(60, n):
-        judged = make_predictions(targets[rows], logits[rows], groups=groups)
-        found = error_tables.compute_errors(block, judged, "", error_tables.tabulate_floors(block, judged))
+        evaluated = make_predictions(targets[rows], logits[rows], groups=groups)
+        found = error_tables.compute_errors(block, evaluated, "", error_tables.tabulate_floors(block, evaluated))
         low, value, high = np.array([(found[kind].low, found[kind].value, found[kind].high) for kind in ECE_KINDS]).T
         held.append((low - 1e-3 <= truth) & (truth <= high + 1e-3))
         assert ((low >= 0) & (low <= value) & (value <= high) & (high <= 1)).all()
@@ -417,9 +417,9 @@ def test_floors_are_higher_where_the_images_of_a_group_agree(make_predictions):
 
 
 def test_shift_names_the_corruptions_in_the_language_asked_for(evaluate, overconfident):
-    judged, held_out = (part.take(np.arange(200)) for part in overconfident)
+    evaluated, held_out = (part.take(np.arange(200)) for part in overconfident)
     with use_language("ru"):
-        result = evaluate(judged, held_out, {"severity": 3}, variations=shifted(judged, 9.0))
+        result = evaluate(evaluated, held_out, {"severity": 3}, variations=shifted(evaluated, 9.0))
     labels = [label.get_text() for label in result.figures["shift"].axes[0].get_yticklabels()]
     assert [label.split(" (")[0] for label in labels] == ["test", "шум", "размытие", "яркость", "поворот", "JPEG"]
     assert any(line.startswith("шум: ") for line in result.warnings)
@@ -427,8 +427,8 @@ def test_shift_names_the_corruptions_in_the_language_asked_for(evaluate, overcon
 
 
 def test_ticks_are_at_whole_percentages(evaluate, overconfident):
-    judged, held_out = (part.take(np.arange(200)) for part in overconfident)
-    result = evaluate(judged, held_out, {"severity": 3}, variations=shifted(judged))
+    evaluated, held_out = (part.take(np.arange(200)) for part in overconfident)
+    result = evaluate(evaluated, held_out, {"severity": 3}, variations=shifted(evaluated))
     for figure in result.figures.values():
         figure.canvas.draw()
         ticks = [tick.get_text() for axes in figure.axes for tick in (*axes.get_xticklabels(), *axes.get_yticklabels())]
@@ -437,7 +437,7 @@ def test_ticks_are_at_whole_percentages(evaluate, overconfident):
     assert {"80%", "100%"} <= set(shares)
 
 
-def test_the_command_judges_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
+def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
     words = ["evaluate", f"ckpt={tiny_run}", "block=calibration", "block.calibration.resamples=100"]
     assert main([*words, f"out={tmp_path / 'test'}"]) == 0
     [file] = (tmp_path / "test").rglob("shift.csv")
@@ -447,7 +447,7 @@ def test_the_command_judges_a_run_and_refuses_the_images_that_the_sets_are_fitte
 
 
 def test_a_set_without_known_classes_is_refused(evaluate, make_predictions):
-    with pytest.raises(BlockError, match="true class"):
+    with pytest.raises(BlockError, match="known class"):
         evaluate(make_predictions([-1, -1], np.zeros((2, 3))))
 
 
@@ -476,7 +476,7 @@ def test_a_wrong_option_is_told(option, value, expected):
 
 
 class Given(np.random.RandomState):
-    """A random state that gives the numbers of the two parts, told apart by their length."""
+    """Random state that returns the numbers of the two parts, distinguished by their length."""
 
     def __init__(self, *parts):
         super().__init__(0)

@@ -18,9 +18,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import jaccard_score
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import activation_figures as figures
-from avatar_bench.evaluation.blocks.cam_overlap import CamOverlap
-from avatar_bench.evaluation.overlap_tables import ALL_CLASSES
+from avatar_bench.evaluation.blocks.cam_overlap import CamOverlap, figures
+from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL_CLASSES
 from avatar_bench.evaluation.registry import build_block
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES, chance_iou
@@ -31,7 +30,7 @@ CLASSES = ("drawing", "generated", "real")
 
 
 @pytest.fixture(scope="module")
-def entrant(fake_run, dataset_of):
+def make_run(fake_run, dataset_of):
     """A run of known evidence and its dataset, the rows in an `order` of their own."""
 
     def build(predictions, network, images, label="a", order=None, **fields):
@@ -47,7 +46,7 @@ def entrant(fake_run, dataset_of):
                 "batch_size": 32,
                 "inputs": lambda dataset, rows: mine[torch.as_tensor(np.asarray(rows))],
                 "preprocessing": SimpleNamespace(resize="squash"),
-                "rest": lambda: None,
+                "unload_model": lambda: None,
                 **fields,
             },
         )
@@ -57,15 +56,15 @@ def entrant(fake_run, dataset_of):
 
 
 @pytest.fixture(scope="module")
-def judge(entrant, colour_finder, noise):
-    """Put networks that look at these colours through the block."""
+def compare_maps(make_run, colour_finder, noise):
+    """Run the block on networks that look at these colours."""
 
-    def run(predictions, *colours, images=None, networks=None, fields=None, **options):
-        shown = noise(len(predictions)) if images is None else images
+    def run(predictions, *colours, inputs=None, networks=None, fields=None, **options):
+        shown = noise(len(predictions)) if inputs is None else inputs
         nets = networks or [colour_finder(own) for own in colours]
         each = fields or [{} for _ in nets]
         pairs = [
-            entrant(predictions, net, shown, label=f"run {k}", **own)
+            make_run(predictions, net, shown, label=f"run {k}", **own)
             for k, (net, own) in enumerate(zip(nets, each, strict=True))
         ]
         return CamOverlap(**{"resamples": 200, **options}).compare(*zip(*pairs, strict=True))
@@ -74,9 +73,9 @@ def judge(entrant, colour_finder, noise):
 
 
 @pytest.fixture(scope="module")
-def saved(judge, oracle, tmp_path_factory):
+def saved(compare_maps, oracle, tmp_path_factory):
     """The folder that the Result of three networks lies in, and its metrics."""
-    result = judge(oracle("noisy", 90), SAME, MIXED, APART, images=12)
+    result = compare_maps(oracle("noisy", 90), SAME, MIXED, APART, images=12)
     folder = result.save(tmp_path_factory.mktemp("overlap") / "cam_overlap")
     return folder, json.loads((folder / "metrics.json").read_text())["metrics"]
 
@@ -161,8 +160,8 @@ def test_the_rows_of_pairs_of_similar_names_differ_and_each_iou_says_which_it_is
     assert "5" in words[1]
 
 
-def test_two_networks_of_independent_maps_lie_within_the_null(judge, oracle):
-    result = judge(oracle("noisy", 240), SAME, APART, images=240, resamples=500, gallery=0)
+def test_two_networks_of_independent_maps_lie_within_the_null(compare_maps, oracle):
+    result = compare_maps(oracle("noisy", 240), SAME, APART, images=240, resamples=500, gallery=0)
     for metric in OVERLAP_MEASURES:
         found, null = result.metrics[metric], result.metrics[f"null/{metric}"]
         assert null.low <= found.value <= null.high
@@ -171,21 +170,22 @@ def test_two_networks_of_independent_maps_lie_within_the_null(judge, oracle):
     assert result.metrics["null/iou_top20"].floor == pytest.approx(1 / 9, abs=0.01)
     assert not result.tables["classes"]["above_null"].iloc[-4:].any()
     assert result.warnings == [
-        f"{', '.join(OVERLAP_MEASURES)}: maps of one image are not shown to be more alike than those of different ones"
+        f"{', '.join(OVERLAP_MEASURES)}: maps of the same image are not significantly more similar than maps of "
+        "different images"
     ]
 
 
-def test_the_test_of_a_null_that_is_true_is_rarely_significant(judge, oracle, noise):
+def test_the_test_of_a_null_that_is_true_is_rarely_significant(compare_maps, oracle, noise):
     chances = []
     for seed in range(12):
-        result = judge(oracle("noisy", 36), SAME, APART, images=noise(36, seed), resamples=100, gallery=0)
+        result = compare_maps(oracle("noisy", 36), SAME, APART, inputs=noise(36, seed), resamples=100, gallery=0)
         chances.append(result.tables["classes"]["p"].to_numpy())
     assert np.mean(np.array(chances) <= 0.05) < 0.15
     assert np.mean(chances) == pytest.approx(0.5, abs=0.12)
 
 
-def test_the_same_network_twice_overlaps_wholly(judge, oracle):
-    result = judge(oracle("noisy", 60), SAME, SAME)
+def test_the_same_network_twice_overlaps_wholly(compare_maps, oracle):
+    result = compare_maps(oracle("noisy", 60), SAME, SAME)
     for name in (*OVERLAP_MEASURES, *(f"{metric}/{label}" for metric in OVERLAP_MEASURES for label in CLASSES)):
         assert result.metrics[name].value == pytest.approx(1, abs=1e-6)
         assert result.metrics[f"null/{name}"].high < 0.6
@@ -193,17 +193,17 @@ def test_the_same_network_twice_overlaps_wholly(judge, oracle):
     assert result.warnings == []
 
 
-def test_sparse_maps_of_the_same_network_overlap_wholly_too(judge, oracle, colour_finder):
+def test_sparse_maps_of_the_same_network_overlap_wholly_too(compare_maps, oracle, colour_finder):
     networks = [colour_finder(SAME, above=0.95) for _ in range(2)]  # one cell in twenty is above 0
-    result = judge(oracle("noisy", 60), networks=networks)
+    result = compare_maps(oracle("noisy", 60), networks=networks)
     assert result.metrics["iou_top20"].value == pytest.approx(1, abs=1e-6)
     assert result.metrics["null/iou_top20"].value < 0.2
 
 
-def test_a_habit_that_both_share_is_no_more_than_the_null(judge, oracle, noise):
+def test_a_habit_that_both_share_is_no_more_than_the_null(compare_maps, oracle, noise):
     images = noise(90)
     images[:, :, 16:48, 16:48] = 192 + images[:, :, 16:48, 16:48] // 4
-    result = judge(oracle("noisy", 90), SAME, APART, images=images, resamples=500)
+    result = compare_maps(oracle("noisy", 90), SAME, APART, inputs=images, resamples=500)
     assert result.metrics["pearson"].low > 0.1
     assert result.metrics["null/pearson"].low > 0.1
     assert result.metrics["null/pearson"].floor == 0
@@ -211,89 +211,89 @@ def test_a_habit_that_both_share_is_no_more_than_the_null(judge, oracle, noise):
     assert not result.tables["classes"]["above_null"].iloc[-4:].any()
 
 
-def test_maps_are_those_of_the_true_class_or_of_each_network_s_own(judge, make_predictions):
+def test_maps_are_those_of_the_true_class_or_of_each_network_s_own(compare_maps, make_predictions):
     targets = np.arange(30) % 3
     wrong = make_predictions(targets, 4.0 * np.eye(3)[(targets + 1) % 3])
     allow = [{"allow": {"permutation"}}] * 2
     # what the second network sees in the next class, the first sees in the true one
-    assert judge(wrong, SAME, SAME, fields=allow).metrics["pearson"].value == pytest.approx(1, abs=1e-6)
-    mixed = judge(wrong, MIXED, SAME, fields=allow, of="target").tables["classes"]
-    other = judge(wrong, MIXED, SAME, fields=allow, of="prediction").tables["classes"]
+    assert compare_maps(wrong, SAME, SAME, fields=allow).metrics["pearson"].value == pytest.approx(1, abs=1e-6)
+    mixed = compare_maps(wrong, MIXED, SAME, fields=allow, of="target").tables["classes"]
+    other = compare_maps(wrong, MIXED, SAME, fields=allow, of="prediction").tables["classes"]
     alike = [set(table[(table["metric"] == "pearson") & (table["value"] > 0.99)]["class"]) for table in (mixed, other)]
     assert alike == [{"drawing"}, {"real"}]
 
 
-def test_classes_are_matched_by_name_and_images_by_content(entrant, oracle, colour_finder, noise):
+def test_classes_are_matched_by_name_and_images_by_content(make_run, oracle, colour_finder, noise):
     predictions, images = oracle("noisy", 60), noise(60)
-    first = entrant(predictions, colour_finder(SAME), images)
+    first = make_run(predictions, colour_finder(SAME), images)
     back = ("real", "generated", "drawing")
     other = replace(predictions, classes=back, logits=predictions.logits[:, ::-1], targets=2 - predictions.targets)
     order = np.random.default_rng(3).permutation(60)
-    second = entrant(other, colour_finder((2, 1, 0)), images, label="b", order=order)
+    second = make_run(other, colour_finder((2, 1, 0)), images, label="b", order=order)
     result = CamOverlap(resamples=100).compare(*zip(first, second, strict=True))
     assert result.classes == CLASSES
     for metric in OVERLAP_MEASURES:
         assert result.metrics[metric].value == pytest.approx(1, abs=1e-6)
 
 
-def test_no_two_images_of_a_group_are_drawn(judge, oracle):
+def test_no_two_images_of_a_group_are_drawn(compare_maps, oracle):
     twins = replace(oracle("noisy", 60), groups=np.array([f"g{i // 6}" for i in range(60)]))
-    result = judge(twins, SAME, APART)
+    result = compare_maps(twins, SAME, APART)
     assert result.n == 10
     assert len(set(result.arrays["maps"]["groups"])) == 10
 
 
-def test_maps_of_other_grids_are_brought_to_one(judge, oracle, colour_finder):
-    result = judge(oracle("noisy", 30), networks=[colour_finder(SAME), colour_finder(SAME, cells=4)])
+def test_maps_of_other_grids_are_brought_to_one(compare_maps, oracle, colour_finder):
+    result = compare_maps(oracle("noisy", 30), networks=[colour_finder(SAME), colour_finder(SAME, cells=4)])
     maps = result.arrays["maps"]
     assert (maps["maps_0"].shape[1:], maps["maps_1"].shape[1:]) == ((8, 8), (4, 4))
     assert 0.3 < result.metrics["pearson"].low < result.metrics["pearson"].high < 0.9
     assert result.tables["classes"]["above_null"].iloc[-4:].all()
 
 
-def test_networks_without_a_map_are_left_out_and_told(judge, oracle, colour_finder):
+def test_networks_without_a_map_are_left_out_and_told(compare_maps, oracle, colour_finder):
     flat = colour_finder(SAME)
     flat.net.feature_info = []
-    result = judge(oracle("noisy", 30), networks=[colour_finder(SAME), flat, colour_finder(SAME)])
+    result = compare_maps(oracle("noisy", 30), networks=[colour_finder(SAME), flat, colour_finder(SAME)])
     assert result.warnings[0].startswith("run 1 is left out: colours has no stage whose output is a map")
     assert set(result.tables["pairs"]["b"]) == {"run 2"}
     with pytest.raises(BlockError, match="Only one run"):
-        judge(oracle("noisy", 30), networks=[colour_finder(SAME), flat])
+        compare_maps(oracle("noisy", 30), networks=[colour_finder(SAME), flat])
     with pytest.raises(BlockError, match="No run has"):
-        judge(oracle("noisy", 30), networks=[flat, flat])
-    with pytest.raises(BlockError, match="2 runs or more"):
-        judge(oracle("noisy", 30), SAME)
+        compare_maps(oracle("noisy", 30), networks=[flat, flat])
+    with pytest.raises(BlockError, match="at least 2 runs"):
+        compare_maps(oracle("noisy", 30), SAME)
 
 
-def test_empty_maps_have_no_overlap_and_are_told(judge, oracle, colour_finder):
+def test_empty_maps_have_no_overlap_and_are_told(compare_maps, oracle, colour_finder):
     networks = [colour_finder(SAME), colour_finder(SAME, weight=-80)]
-    result = judge(oracle("noisy", 30), networks=networks)
-    assert result.warnings == ["run 1: 30 of 30 maps are empty: no cell speaks for the class"]
+    result = compare_maps(oracle("noisy", 30), networks=networks)
+    assert result.warnings == ["run 1: 30 of 30 maps are empty: no cell has a positive activation"]
     assert {metric.value for metric in result.metrics.values()} == {None}
     assert "cells that differ" in result.metrics["pearson"].reason
     assert result.tables["pairs"]["n"].tolist() == [0] * 16
 
 
-def test_other_ways_to_resize_are_told(judge, oracle):
+def test_other_ways_to_resize_are_told(compare_maps, oracle):
     ways = [{"preprocessing": SimpleNamespace(resize=way)} for way in ("squash", "crop")]
-    assert "different parts" in judge(oracle("noisy", 30), SAME, SAME, fields=ways).warnings[0]
+    assert "resize images differently" in compare_maps(oracle("noisy", 30), SAME, SAME, fields=ways).warnings[0]
 
 
 @pytest.mark.parametrize("kind", ["perfect", "uniform"])
-def test_oracles_pass_through(judge, oracle, kind):
-    result = judge(oracle(kind), SAME, SAME, images=12)
+def test_oracles_pass_through(compare_maps, oracle, kind):
+    result = compare_maps(oracle(kind), SAME, SAME, images=12)
     assert result.n == 12
     assert result.metrics["spearman"].value == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
-def test_each_wrong_order_of_the_classes_raises_the_alarm(judge, oracle, order):
+def test_each_wrong_order_of_the_classes_raises_the_alarm(compare_maps, oracle, order):
     with pytest.raises(GuardError, match="wrong order"):
-        judge(oracle(("permuted", order)), SAME, SAME)
+        compare_maps(oracle(("permuted", order)), SAME, SAME)
 
 
-def test_a_class_without_images_and_one_of_a_single_one_have_no_null(judge, make_predictions):
-    result = judge(make_predictions([0, 1, 1, 1], 4.0 * np.eye(3)[[0, 1, 1, 1]]), SAME, MIXED)
+def test_a_class_without_images_and_one_of_a_single_one_have_no_null(compare_maps, make_predictions):
+    result = compare_maps(make_predictions([0, 1, 1, 1], 4.0 * np.eye(3)[[0, 1, 1, 1]]), SAME, MIXED)
     assert "no image of the class" in result.metrics["pearson/real"].reason
     assert result.metrics["pearson/drawing"].value == pytest.approx(1, abs=1e-6)
     assert result.metrics["null/pearson/drawing"].value is None
@@ -303,8 +303,8 @@ def test_a_class_without_images_and_one_of_a_single_one_have_no_null(judge, make
     assert not drawing["above_null"].any()
 
 
-def test_the_same_seed_gives_the_same_figures(judge, oracle):
-    first, again, other = (judge(oracle("noisy"), SAME, MIXED, images=12, seed=seed) for seed in (0, 0, 1))
+def test_the_same_seed_gives_the_same_figures(compare_maps, oracle):
+    first, again, other = (compare_maps(oracle("noisy"), SAME, MIXED, images=12, seed=seed) for seed in (0, 0, 1))
     assert first.metrics == again.metrics
     assert first.arrays["maps"]["paths"].tolist() != other.arrays["maps"]["paths"].tolist()
 

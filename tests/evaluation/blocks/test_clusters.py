@@ -27,7 +27,7 @@ YAML = Path(__file__).parents[3] / "conf" / "block" / "clusters.yaml"
 
 
 @pytest.fixture
-def judge(fake_run, dataset_of):
+def evaluate_block(fake_run, dataset_of):
     def build(predictions, training=None, **options):
         block = Clusters(**{"resamples": 200, "permutations": 3} | options)
         return block.evaluate(fake_run(predictions, training=training), dataset_of(predictions))
@@ -36,7 +36,7 @@ def judge(fake_run, dataset_of):
 
 
 def by_source(make_predictions, n=240, spread=3.0, **fields):
-    """Give Predictions whose embeddings gather by source, two images a group."""
+    """Return Predictions whose embeddings cluster by source, two images a group."""
     rng = np.random.default_rng(1)
     targets = np.arange(n) // 2 % 3
     number = np.arange(n) // 6 % 4
@@ -62,10 +62,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def saved(judge, make_predictions, folder):
+def saved(evaluate_block, make_predictions, folder):
     """Embeddings, images.csv and metrics of a saved Result, read back as files."""
     if not folder.exists():
-        judge(by_source(make_predictions)).save(folder)
+        evaluate_block(by_source(make_predictions)).save(folder)
     with np.load(folder / "embeddings.npz") as arrays:
         embeddings = arrays["embeddings"].astype(np.float64)
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
@@ -126,21 +126,21 @@ def test_the_linear_probe_equals_sklearns_cross_validation_by_group(saved):
     assert said["linear_probe"] == pytest.approx((images["probe"] == images["target"]).mean(), abs=1e-9)
 
 
-def test_the_knn_probe_equals_a_count_of_votes_by_hand(judge, oracle):
-    taught, asked = oracle("noisy", n=90, seed=1), oracle("noisy")
-    result = judge(asked, training=taught)
-    near = np.argsort(cdist(asked.embeddings, taught.embeddings, "cosine"), axis=1)[:, :20]
-    votes = np.array([np.bincount(taught.targets[row], minlength=3) for row in near])
+def test_the_knn_probe_equals_a_count_of_votes_by_hand(evaluate_block, oracle):
+    training_set, asked = oracle("noisy", n=90, seed=1), oracle("noisy")
+    result = evaluate_block(asked, training=training_set)
+    near = np.argsort(cdist(asked.embeddings, training_set.embeddings, "cosine"), axis=1)[:, :20]
+    votes = np.array([np.bincount(training_set.targets[row], minlength=3) for row in near])
     clear = np.sort(votes, axis=1)[:, -1] > np.sort(votes, axis=1)[:, -2]
-    answers = np.array(taught.classes)[votes.argmax(axis=1)]
+    answers = np.array(training_set.classes)[votes.argmax(axis=1)]
     assert clear.mean() > 0.9
     told = result.tables["images"]
     assert (told["knn"][clear] == answers[clear]).all()
     assert result.metrics["knn_accuracy"].value == (told["knn"] == told["target"]).mean()
 
 
-def test_without_training_images_the_knn_probe_says_why_it_is_null(judge, oracle):
-    metric = judge(oracle("noisy")).metrics["knn_accuracy"]
+def test_without_training_images_the_knn_probe_says_why_it_is_null(evaluate_block, oracle):
+    metric = evaluate_block(oracle("noisy")).metrics["knn_accuracy"]
     assert metric.value is None
     assert "does not know these images" in metric.reason
 
@@ -158,8 +158,8 @@ def test_saved_distances_are_means_over_pairs(saved, folder):
     assert {file.stem for file in folder.glob("*.png")} == {"silhouettes", "distances", "source_distances"}
 
 
-def test_every_figure_lies_in_its_interval_and_above_its_floor_where_classes_part(judge, oracle):
-    result = judge(oracle("noisy"), training=oracle("noisy", seed=1))
+def test_every_figure_lies_in_its_interval_and_above_its_floor_where_classes_part(evaluate_block, oracle):
+    result = evaluate_block(oracle("noisy"), training=oracle("noisy", seed=1))
     for name in CLUSTER_METRICS:
         metric = result.metrics[name]
         assert metric.low <= metric.value <= metric.high, name
@@ -167,91 +167,95 @@ def test_every_figure_lies_in_its_interval_and_above_its_floor_where_classes_par
         assert metric.n == 240
 
 
-def test_embeddings_without_a_class_are_at_their_floors(judge, oracle):
-    result = judge(oracle("uniform"), permutations=20)
+def test_embeddings_without_a_class_are_at_their_floors(evaluate_block, oracle):
+    result = evaluate_block(oracle("uniform"), permutations=20)
     for name in ("silhouette", "silhouette_cosine", "separation_ratio", "knn_purity", "linear_probe"):
         metric = result.metrics[name]
         assert metric.value == pytest.approx(metric.floor, abs=0.08), name
     assert result.metrics["knn_purity"].floor == pytest.approx(1 / 3, abs=0.03)
 
 
-def test_a_perfect_oracle_separates_all(judge, oracle):
-    metrics = judge(oracle("perfect")).metrics
+def test_a_perfect_oracle_separates_all(evaluate_block, oracle):
+    metrics = evaluate_block(oracle("perfect")).metrics
     assert metrics["linear_probe"].value == pytest.approx(1, abs=0.02)
     assert metrics["knn_purity"].value == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
-def test_each_wrong_order_of_three_classes_is_refused(judge, oracle, order):
+def test_each_wrong_order_of_three_classes_is_refused(evaluate_block, oracle, order):
     with pytest.raises(GuardError, match="wrong order"):
-        judge(oracle(("permuted", order)))
+        evaluate_block(oracle(("permuted", order)))
 
 
-def test_a_shortcut_by_source_is_told_and_none_where_there_is_none(judge, make_predictions):
-    told = judge(by_source(make_predictions))
+def test_a_shortcut_by_source_is_told_and_none_where_there_is_none(evaluate_block, make_predictions):
+    told = evaluate_block(by_source(make_predictions))
     assert told.metrics["source_knn_purity"].low > told.metrics["source_knn_purity"].floor
-    assert any("gather by source" in line for line in told.warnings)
-    silent = judge(by_source(make_predictions, spread=0.0))
+    assert any("cluster by source" in line for line in told.warnings)
+    silent = evaluate_block(by_source(make_predictions, spread=0.0))
     assert silent.metrics["source_knn_purity"].value == pytest.approx(0.25, abs=0.05)
 
 
 @pytest.mark.parametrize("sources", [[""] * 240, ["one"] * 240])
-def test_sources_that_cannot_be_compared_give_null_with_a_reason(judge, make_predictions, sources):
-    result = judge(by_source(make_predictions, sources=sources))
+def test_sources_that_cannot_be_compared_give_null_with_a_reason(evaluate_block, make_predictions, sources):
+    result = evaluate_block(by_source(make_predictions, sources=sources))
     for name in SOURCE_METRICS:
         assert result.metrics[name].value is None
         assert "source" in result.metrics[name].reason
     assert "source_distances" not in result.tables or sources[0]
 
 
-def test_a_class_of_one_image_or_one_group_is_no_obstacle(judge, make_predictions):
+def test_a_class_of_one_image_or_one_group_is_no_obstacle(evaluate_block, make_predictions):
     given = by_source(make_predictions)
     rows = np.r_[np.flatnonzero(given.targets != 2), np.flatnonzero(given.targets == 2)[:1]]
-    result = judge(given.take(rows))
+    result = evaluate_block(given.take(rows))
     assert result.metrics["linear_probe"].value is None
     assert result.metrics["silhouette"].value is not None
     assert np.isnan(result.tables["distances"].iloc[2]["real"])
 
 
-def test_sets_without_two_classes_or_distances_are_refused(judge, make_predictions):
+def test_sets_without_two_classes_or_distances_are_refused(evaluate_block, make_predictions):
     with pytest.raises(BlockError, match="two classes"):
-        judge(by_source(make_predictions).take(np.arange(0, 240, 6)))
-    with pytest.raises(BlockError, match="same"):
-        judge(make_predictions(np.arange(30) % 3, np.zeros((30, 3))))
+        evaluate_block(by_source(make_predictions).take(np.arange(0, 240, 6)))
+    with pytest.raises(BlockError, match="equal"):
+        evaluate_block(make_predictions(np.arange(30) % 3, np.zeros((30, 3))))
     with pytest.raises(BlockError, match="known"):
-        judge(make_predictions(np.full(30, -1), np.zeros((30, 3))))
+        evaluate_block(make_predictions(np.full(30, -1), np.zeros((30, 3))))
 
 
-def test_few_groups_that_mix_classes_hand_their_mix_on_or_are_refused_in_words(judge, make_predictions):
+def test_few_groups_that_mix_classes_hand_their_mix_on_or_are_refused_in_words(evaluate_block, make_predictions):
     given = by_source(make_predictions)
     few = given.take(np.concatenate([np.flatnonzero(given.targets == one)[:2] for one in (0, 1, 2)]))
     few.groups[:] = np.array(["a", "b", "a", "b", "a", "b"])
-    assert all(judge(few).metrics[name].floor is not None for name in ("silhouette", "knn_purity", "linear_probe"))
+    assert all(
+        evaluate_block(few).metrics[name].floor is not None for name in ("silhouette", "knn_purity", "linear_probe")
+    )
     two = given.take(np.concatenate([np.flatnonzero(given.targets == one)[: 3 - one] for one in (0, 1)]))
     two.groups[:] = np.array(["b", "a", "a", "a", "a"])
     with pytest.raises(BlockError, match="mix classes"):
-        judge(two, permutations=1, seed=3)  # they change places: a gets b's one class, and b happens to get the same
+        evaluate_block(
+            two, permutations=1, seed=3
+        )  # they change places: a gets b's one class, and b happens to get the same
 
 
-def test_the_probe_has_a_floor_or_none_where_dealing_leaves_a_fold_one_class(judge, make_predictions):
+def test_the_probe_has_a_floor_or_none_where_dealing_leaves_a_fold_one_class(evaluate_block, make_predictions):
     given = by_source(make_predictions)
     two = given.take(np.concatenate([np.flatnonzero(given.targets == one)[: 5 - one] for one in (0, 1)]))
     two.groups[:] = np.array(["a", "a", "b", "b", "c", "a", "a", "b", "b"])
-    floors = [judge(two, permutations=1, seed=seed).metrics["linear_probe"].floor for seed in range(12)]
+    floors = [evaluate_block(two, permutations=1, seed=seed).metrics["linear_probe"].floor for seed in range(12)]
     assert any(floor is None for floor in floors)  # of a dealing that left a class to fewer groups than there are folds
     assert all(floor is None or 0 <= floor <= 1 for floor in floors)
 
 
-def test_a_limit_is_kept_and_said_and_unknown_images_are_left_out(judge, make_predictions):
+def test_a_limit_is_kept_and_said_and_unknown_images_are_left_out(evaluate_block, make_predictions):
     given = by_source(make_predictions)
     given.targets[:4] = -1
-    result = judge(given, limit=60)
+    result = evaluate_block(given, limit=60)
     assert result.n == len(result.tables["images"]) <= 62
     assert [line.split()[0] for line in result.warnings[:2]] == ["4", str(result.n)]
 
 
-def test_the_same_seed_gives_the_same_figures(judge, oracle):
-    first, second = (judge(oracle("noisy"), limit=100, seed=3) for _ in range(2))
+def test_the_same_seed_gives_the_same_figures(evaluate_block, oracle):
+    first, second = (evaluate_block(oracle("noisy"), limit=100, seed=3) for _ in range(2))
     assert first.metrics == second.metrics
 
 

@@ -55,11 +55,11 @@ def test_a_class_told_by_its_format_is_a_shortcut_until_it_is_equalised(shortcut
     assert shortcut.tables["single_properties"]["property"].iloc[0] in ("format", "jpeg_quality", "subsampling")
 
 
-def test_the_verdict_is_no_until_the_set_is_equalised(shortcut: Result) -> None:
+def test_the_assessment_is_no_until_the_set_is_equalised(shortcut: Result) -> None:
     assert shortcut.provenance["assessment"]["suitable"] == "no"
     assert "the file alone" in shortcut.provenance["assessment"]["reasons"][0]
     assert shortcut.provenance["equalised/assessment"]["suitable"] == "yes"
-    assert "can this set say what tells its classes apart? no: " in shortcut.warnings[0]
+    assert "is this set suitable for evaluating classifiers? no: " in shortcut.warnings[0]
 
 
 def test_every_metric_has_its_name_and_says_that_less_is_better(shortcut: Result) -> None:
@@ -107,7 +107,7 @@ def test_a_limit_draws_and_says_so_and_what_is_not_wanted_is_left_out(tmp_path: 
     dataset = planted(tmp_path, {"a": "png", "b": "png"}, n=20)
     result = DataAudit(limit=30, equalised=False, duplicates=False, **FAST).audit(dataset)
     assert result.n == 30
-    assert any("30 of 40 images were looked at" in warning for warning in result.warnings)
+    assert any("30 of 40 images are used" in warning for warning in result.warnings)
     assert not any(name.startswith("equalised/") for name in result.metrics)
     assert "equalised/assessment" not in result.provenance
     assert "duplicates" not in result.tables
@@ -116,8 +116,8 @@ def test_a_limit_draws_and_says_so_and_what_is_not_wanted_is_left_out(tmp_path: 
 def test_one_class_gives_tables_and_no_probe(tmp_path: Path) -> None:
     result = DataAudit(**FAST).audit(planted(tmp_path, {"a": "png"}, n=12))
     assert result.metrics["metadata_auroc"].reason == "fewer than two classes"
-    verdict = {"suitable": "not asked", "reasons": ["one class"], "reasons_in": {"ru": ["один класс"]}}
-    assert result.provenance["assessment"] == verdict
+    assessment = {"suitable": "not asked", "reasons": ["one class"], "reasons_in": {"ru": ["один класс"]}}
+    assert result.provenance["assessment"] == assessment
     assert "aurocs" not in result.figures
     assert len(result.tables["summary"])
 
@@ -137,7 +137,7 @@ def test_unlabelled_and_broken_images_are_left_out_and_counted(tmp_path: Path) -
 def test_a_set_without_any_label_is_refused(tmp_path: Path) -> None:
     dataset = planted(tmp_path, {"a": "png"}, n=2)
     dataset.frame["label"] = ""
-    with pytest.raises(DataError, match="nothing to audit"):
+    with pytest.raises(DataError, match="nothing can be audited"):
         DataAudit().audit(dataset)
 
 
@@ -157,7 +157,7 @@ def test_the_yaml_states_the_defaults_of_the_block() -> None:
         ({"limit": 0}, "1 or more"),
         ({"resize": "stretch"}, "squash, crop or pad"),
         ({"label_errors": "maybe"}, "block.data_audit.label_errors"),
-        ({"duplicate": True}, "Did you mean 'duplicates'?"),
+        ({"duplicate": True}, "did you mean duplicates?"),
     ],
 )
 def test_a_wrong_option_is_told(options: dict[str, object], told: str) -> None:
@@ -168,7 +168,7 @@ def test_a_wrong_option_is_told(options: dict[str, object], told: str) -> None:
 
 
 def labelled(n: int = 90) -> tuple[np.ndarray, pd.DataFrame]:
-    """Give features that tell the class, and one label that they contradict."""
+    """Return features that separate the classes, and one label that contradicts them."""
     targets = np.arange(n) % 3
     features = np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32)
     features[:, :3] += 6 * np.eye(3, dtype=np.float32)[targets]
@@ -206,11 +206,11 @@ def test_a_model_without_package_weights_cannot_look_for_label_errors(monkeypatc
 
 def test_suspects_are_kept_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pd.DataFrame({"path": ["x"], "label": ["a"], "source": ["s"], "suggested": ["b"], "quality": [0.1]})
-    for name, answer in (("why_not", ""), ("embed", np.zeros((24, 2))), ("suspects", table)):
+    for name, answer in (("explain_skip", ""), ("compute_features", np.zeros((24, 2))), ("find_suspects", table)):
         monkeypatch.setattr(label_errors, name, lambda *given, answer=answer: answer)
     result = DataAudit(equalised=False, resamples=100).audit(planted(tmp_path, {"a": "png", "b": "png"}, n=12))
     assert result.tables["suspects"] is table
-    assert result.provenance["label_errors"] == "1 of 24 labels deserve a look: see suspects"
+    assert result.provenance["label_errors"] == "1 of 24 labels may be incorrect: see table suspects"
 
 
 def test_embeddings_are_those_of_the_frozen_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

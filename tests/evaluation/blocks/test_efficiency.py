@@ -134,7 +134,7 @@ def test_torch_has_as_many_threads_as_before(tiny_run: Path) -> None:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., Result]:
-    """Give the Result of made-up times: 10 ms an image, 1 + `slower` times that for the copy.
+    """Return the Result of made-up times: 10 ms an image, 1 + `slower` times that for the copy.
 
     Passes over files take 1 second, and 1 + `late`.
     """
@@ -170,7 +170,7 @@ def test_steady_times_are_taken_as_they_are(measured: Callable[..., Result]) -> 
 
 def test_passes_that_differ_are_told_in_warning_metric_and_table(measured: Callable[..., Result]) -> None:
     result = measured(slower=0.0, late=2.0)
-    assert result.warnings == ["End to end is too noisy, workers: 2: passes differ by 200%, of 10% allowed."]
+    assert result.warnings == ["End-to-end timing (workers: 2) is too noisy: passes differ by 200% (10% allowed)."]
     assert "differ too much" in (result.metrics["end_to_end_images_per_second"].reason or "")
     assert result.metrics["latency_ms/b1"].value == pytest.approx(10)
     assert "differ" not in (result.metrics["latency_ms/b1"].reason or "")
@@ -204,13 +204,13 @@ def test_another_runtime_stands_beside_torch_under_its_name(tiny_run: Path) -> N
 
 
 def test_a_runtime_that_answers_otherwise_is_not_timed(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = timing.prepare
+    right = timing.prepare_engine
 
     def prepare(runtime: str, classifier: Any, size: int) -> Any:
         built = right("torch", classifier, size)
         return built if runtime == "torch" else lambda threads: lambda images: built(threads)(images) + 0.01
 
-    monkeypatch.setattr(timing, "prepare", prepare)
+    monkeypatch.setattr(timing, "prepare_engine", prepare)
     run = Run.open(tiny_run, workers=0)
     result = Efficiency(**FAST | {"runtimes": ["torch", "contiguous"]}).evaluate(run, run.dataset("test"))
     assert result.warnings[0].startswith("The runtime contiguous is not timed")
@@ -231,7 +231,7 @@ def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run: Path, monkeypatch: pyte
     assert settings == {("torch", own, "run"), ("torch", own, "copy"), ("cpu", 1, "run"), ("cpu", 2, "run")}
     block = Efficiency(**FAST)
     latency = block._tabulate_latency(samples)
-    found = block._metrics(
+    found = block._build_metrics(
         latency.assign(noise=0.0),
         pd.DataFrame([{"images_per_second": 1.0, "steady": True, "passes": 2}]).assign(
             images_per_second_low=0.9, images_per_second_high=1.1
@@ -257,7 +257,7 @@ def test_a_runtime_that_is_not_installed_is_told_with_its_extra(monkeypatch: pyt
 
 @pytest.fixture
 def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
-    """Give what `time_files` measures of 7 files in batches of 8, and the files asked for by workers.
+    """Return what `time_files` measures on 7 files in batches of 8, and the files asked for by workers.
 
     A batch takes 2 seconds, but 60 the first, and next to nothing those that workers have ready at the end.
     """
@@ -269,15 +269,15 @@ def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
         now, asked = [0.0], []
 
         class Stub(SimpleNamespace):
-            def verdicts(self, paths: list[str]) -> Any:
+            def predict_rows(self, paths: list[str]) -> Any:
                 asked.append((self.workers, paths))
                 for start in range(0, len(paths), self.batch_size):
                     ready = start >= len(paths) - 2 * self.workers * self.batch_size
                     now[0] += 60.0 if start == 0 else 0.1 if ready else 2.0
                     yield paths[start : start + self.batch_size]
 
-        monkeypatch.setattr(timing, "files_of", lambda dataset: files)
-        monkeypatch.setattr(timing, "arrivals", lambda batches: profiling.time_batches(batches, lambda: now[0]))
+        monkeypatch.setattr(timing, "list_files", lambda dataset: files)
+        monkeypatch.setattr(timing, "time_batches", lambda batches: profiling.time_batches(batches, lambda: now[0]))
         run: Any = Stub(batch_size=8, workers=3)
         dataset: Any = None
         return timing.time_files(run, dataset, workers, passes, seconds, 0), asked
@@ -360,7 +360,7 @@ def test_the_yaml_states_the_defaults_of_the_block() -> None:
         ({"pass_seconds": -1}, "pass_seconds"),
         ({"workers": [-1]}, "workers"),
         ({"level": 95}, "level"),
-        ({"batch": [1]}, "Did you mean 'batches'?"),
+        ({"batch": [1]}, "did you mean batches?"),
     ],
 )
 def test_a_wrong_option_is_told(options: dict[str, Any], told: str) -> None:

@@ -24,7 +24,7 @@ needs_umap = pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason
 
 
 @pytest.fixture
-def judge(fake_run, dataset_of):
+def evaluate_block(fake_run, dataset_of):
     def build(predictions, **options):
         block = Embedding(**{"method": "pca", "resamples": 100} | options)
         return block.evaluate(fake_run(predictions), dataset_of(predictions))
@@ -37,8 +37,8 @@ def test_the_yaml_states_the_defaults_of_the_block():
     assert registry.build_block("embedding", OmegaConf.to_container(OmegaConf.load(YAML))) == Embedding()
 
 
-def test_trustworthiness_of_each_map_equals_sklearn_on_what_is_saved(judge, oracle, tmp_path):
-    folder = judge(oracle("noisy"), method=["tsne", "pca"]).save(tmp_path / "embedding")
+def test_trustworthiness_of_each_map_equals_sklearn_on_what_is_saved(evaluate_block, oracle, tmp_path):
+    folder = evaluate_block(oracle("noisy"), method=["tsne", "pca"]).save(tmp_path / "embedding")
     said = json.loads((folder / "metrics.json").read_text())["metrics"]
     with np.load(folder / "embeddings.npz") as arrays:
         x = arrays["embeddings"].astype(np.float64)
@@ -52,17 +52,17 @@ def test_trustworthiness_of_each_map_equals_sklearn_on_what_is_saved(judge, orac
     assert {file.stem for file in folder.glob("*.png")} == {"tsne", "pca"}
 
 
-def test_pca_is_the_projection_on_the_first_two_singular_vectors(judge, oracle):
+def test_pca_is_the_projection_on_the_first_two_singular_vectors(evaluate_block, oracle):
     given = oracle("noisy")
-    points = judge(given).tables["points"][["x", "y"]].to_numpy()
+    points = evaluate_block(given).tables["points"][["x", "y"]].to_numpy()
     centred = given.embeddings - given.embeddings.mean(axis=0, dtype=np.float64)
     left, spread, _ = np.linalg.svd(centred, full_matrices=False)
     np.testing.assert_allclose(np.abs(points), np.abs(left[:, :2] * spread[:2]), atol=1e-6)
 
 
-def test_tsne_puts_the_images_of_a_class_together_and_is_repeatable(judge, oracle):
+def test_tsne_puts_the_images_of_a_class_together_and_is_repeatable(evaluate_block, oracle):
     given = oracle("perfect", n=90)
-    first, second = (judge(given, method="tsne", seed=4).tables["points"] for _ in range(2))
+    first, second = (evaluate_block(given, method="tsne", seed=4).tables["points"] for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
     near = np.linalg.norm(first[["x", "y"]].to_numpy()[:, None] - first[["x", "y"]].to_numpy(), axis=2)
     np.fill_diagonal(near, np.inf)
@@ -72,8 +72,8 @@ def test_tsne_puts_the_images_of_a_class_together_and_is_repeatable(judge, oracl
 
 @pytest.mark.slow  # it compiles itself on first use
 @needs_umap
-def test_umap_has_its_own_table_and_figure(judge, oracle):
-    result = judge(oracle("noisy", n=60), method=["pca", "umap"])
+def test_umap_has_its_own_table_and_figure(evaluate_block, oracle):
+    result = evaluate_block(oracle("noisy", n=60), method=["pca", "umap"])
     assert {"points", "points_umap"} == set(result.tables)
     assert {"trustworthiness", "trustworthiness/umap"} == set(result.metrics)
 
@@ -85,52 +85,52 @@ def test_umap_without_its_package_is_refused_and_says_what_to_do(monkeypatch):
     Embedding(method="tsne")
 
 
-def test_perplexity_is_lowered_with_a_word_where_there_are_few_images(judge, oracle):
-    result = judge(oracle("noisy", n=20), method="tsne")
+def test_perplexity_is_lowered_with_a_word_where_there_are_few_images(evaluate_block, oracle):
+    result = evaluate_block(oracle("noisy", n=20), method="tsne")
     assert any("perplexity" in line and "20 images" in line for line in result.warnings)
     assert np.isfinite(result.tables["points"][["x", "y"]].to_numpy()).all()
-    assert judge(oracle("noisy", n=200), method="tsne").warnings == []
+    assert evaluate_block(oracle("noisy", n=200), method="tsne").warnings == []
 
 
-def test_a_limit_draws_the_same_share_of_each_class_and_says_so(judge, oracle):
-    result = judge(oracle("noisy"), limit=60)
+def test_a_limit_draws_the_same_share_of_each_class_and_says_so(evaluate_block, oracle):
+    result = evaluate_block(oracle("noisy"), limit=60)
     assert result.tables["points"]["target"].value_counts().tolist() == [20, 20, 20]
     assert len(result.arrays["embeddings"]["embeddings"]) == result.n == 60
     assert "60 of 240" in result.warnings[0]
 
 
-def test_images_of_unknown_class_and_source_are_drawn_too(judge, make_predictions, oracle):
+def test_images_of_unknown_class_and_source_are_drawn_too(evaluate_block, make_predictions, oracle):
     embeddings = oracle("noisy", n=40).embeddings
     given = make_predictions(np.full(40, -1), np.zeros((40, 3)), embeddings=embeddings, sources=[""] * 40)
-    result = judge(given)
+    result = evaluate_block(given)
     assert result.n == 40
     assert set(result.tables["points"]["target"]) == {""}
     right = result.figures["pca"].axes[1].get_legend()
     assert [text.get_text() for text in right.get_texts()] == ["not known (40)"]
 
 
-def test_the_largest_sources_are_named_and_the_others_are_one_grey(judge, oracle):
-    result = judge(oracle("noisy"), named_sources=3)
+def test_the_largest_sources_are_named_and_the_others_are_one_grey(evaluate_block, oracle):
+    result = evaluate_block(oracle("noisy"), named_sources=3)
     names = [text.get_text() for text in result.figures["pca"].axes[1].get_legend().get_texts()]
     assert len(names) == 4
     assert names[-1] == "9 others (180)"
 
 
 @pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
-def test_each_wrong_order_of_three_classes_is_refused(judge, oracle, order):
+def test_each_wrong_order_of_three_classes_is_refused(evaluate_block, oracle, order):
     with pytest.raises(GuardError, match="wrong order"):
-        judge(oracle(("permuted", order)))
+        evaluate_block(oracle(("permuted", order)))
 
 
 @pytest.mark.parametrize("kind", ["perfect", "uniform"])
-def test_oracles_are_drawn(judge, oracle, kind):
-    assert 0.5 < judge(oracle(kind)).metrics["trustworthiness"].value <= 1
+def test_oracles_are_drawn(evaluate_block, oracle, kind):
+    assert 0.5 < evaluate_block(oracle(kind)).metrics["trustworthiness"].value <= 1
 
 
-def test_a_handful_of_images_is_refused(judge, oracle):
+def test_a_handful_of_images_is_refused(evaluate_block, oracle):
     with pytest.raises(BlockError, match="too few"):
-        judge(oracle("noisy", n=7))
-    assert judge(oracle("noisy", n=8)).n == 8
+        evaluate_block(oracle("noisy", n=7))
+    assert evaluate_block(oracle("noisy", n=8)).n == 8
 
 
 @pytest.mark.parametrize(

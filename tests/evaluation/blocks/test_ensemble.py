@@ -69,7 +69,7 @@ def voters(make_predictions, fake_run, dataset_of):
 
 
 def recipes_of(result):
-    """Give what was fitted: weights and temperatures of every strategy, and the single run."""
+    """Return what was fitted: weights and temperatures of every strategy, and the single run."""
     described = result.provenance["ensembles"]
     fitted = {name: (one["temperature"], one["members"]) for name, one in described.items()}
     return fitted, result.tables["weights"], result.provenance["single"]
@@ -80,24 +80,24 @@ def same(first, second):
 
 
 def poison(predictions):
-    """Give predictions whose targets are dealt at random: what a strategy that looks at the set would be led by."""
+    """Return predictions whose targets are dealt at random: what a strategy that looks at the set would be led by."""
     dealt = np.random.default_rng(9).permutation(predictions.targets)
     return replace(predictions, targets=dealt, logits=predictions.logits[::-1])
 
 
-def looks_at_what_is_judged(voters):
-    """Say whether anything that is fitted changes with the labels and outputs of the judged set."""
+def looks_at_what_is_evaluated(voters):
+    """Return whether anything that is fitted changes with the labels and outputs of the evaluated set."""
     allow = {"allow": frozenset({"permutation"})}
     clean, poisoned = (EnsembleBlock(**FAST).compare(*voters(change=how, **allow)) for how in (lambda one: one, poison))
     assert clean.metrics["accuracy/soft_vote"].value > 0.7 > poisoned.metrics["accuracy/soft_vote"].value
     return not same(recipes_of(clean), recipes_of(poisoned))
 
 
-def test_no_strategy_moves_with_the_labels_of_the_judged_set(voters):
-    assert not looks_at_what_is_judged(voters)
+def test_no_strategy_moves_with_the_labels_of_the_evaluated_set(voters):
+    assert not looks_at_what_is_evaluated(voters)
 
 
-def test_a_strategy_that_looks_at_the_judged_set_is_caught(voters, monkeypatch):
+def test_a_strategy_that_looks_at_the_evaluated_set_is_caught(voters, monkeypatch):
     seen = []
 
     def cheat(logits, targets):
@@ -110,7 +110,7 @@ def test_a_strategy_that_looks_at_the_judged_set_is_caught(voters, monkeypatch):
         return runs, datasets
 
     monkeypatch.setitem(STRATEGIES, "soft_vote", cheat)
-    assert looks_at_what_is_judged(build)
+    assert looks_at_what_is_evaluated(build)
 
 
 def test_a_strategy_is_handed_held_out_arrays_alone(voters, monkeypatch):
@@ -174,7 +174,7 @@ def test_every_figure_is_recomputed_from_the_saved_files(saved):
 
 
 def ece(shares, targets):
-    """Give the calibration error of 15 bins by a plain loop."""
+    """Compute the calibration error in 15 bins with a plain loop."""
     sure, right = shares.max(axis=1), shares.argmax(axis=1) == targets
     total = 0.0
     for number in range(15):
@@ -305,8 +305,8 @@ def test_classes_are_matched_by_name(voters):
     runs, datasets = voters(2)
     expected = EnsembleBlock(**FAST).compare(runs, datasets)
     turned = ("real", "drawing", "generated")
-    judged, held = runs[1].predictions(SET), runs[1].calibration(None)
-    runs[1].predictions = lambda dataset: judged.reorder(turned)
+    evaluated, held = runs[1].predictions(SET), runs[1].calibration(None)
+    runs[1].predictions = lambda dataset: evaluated.reorder(turned)
     runs[1].calibration = lambda dataset: held.reorder(turned)
     runs[1].classes = turned
     found = EnsembleBlock(**FAST).compare(runs, datasets)
@@ -344,15 +344,15 @@ def test_too_few_common_images_or_a_missing_class_are_refused_with_a_way_out(vot
 
 
 def test_one_run_is_refused(voters):
-    with pytest.raises(BlockError, match="2 runs or more"):
+    with pytest.raises(BlockError, match="at least 2 runs"):
         EnsembleBlock(**FAST).compare(*voters(1))
 
 
 def test_runs_of_different_networks_have_no_soup_and_it_is_said(voters):
     result = EnsembleBlock(**FAST).compare(*voters())
     assert result.metrics["accuracy/soup"].value is None
-    assert "two runs of one architecture" in result.metrics["accuracy/soup"].reason
-    assert EnsembleBlock(**FAST, soup=False).compare(*voters()).metrics["gain/soup"].reason == "not asked for"
+    assert "two runs with the same architecture" in result.metrics["accuracy/soup"].reason
+    assert EnsembleBlock(**FAST, soup=False).compare(*voters()).metrics["gain/soup"].reason == "not requested"
 
 
 def test_a_gain_that_is_shown_is_not_warned_of_and_little_to_fit_on_is(voters):
@@ -360,7 +360,7 @@ def test_a_gain_that_is_shown_is_not_warned_of_and_little_to_fit_on_is(voters):
     twin = SimpleNamespace(**vars(runs[0]) | {"label": "twin"})
     told = " ".join(EnsembleBlock(**FAST).compare([runs[0], twin], datasets * 2).warnings)
     assert "only 30 held-out images" in told
-    assert "No ensemble is shown to be better than run 0" in told
+    assert "No ensemble is significantly better than run 0" in told
     runs, datasets = voters(3, n=3000, held=300)
     strong = EnsembleBlock(**FAST).compare(runs, datasets)
     assert strong.metrics["gain/soft_vote"].low > 0

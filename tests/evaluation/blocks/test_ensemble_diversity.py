@@ -26,12 +26,12 @@ FAST = {"resamples": 200}
 
 @pytest.fixture(scope="module")
 def compare(fake_run, dataset_of):
-    """Put the Predictions of several stand-ins through the block."""
+    """Run the block on the Predictions of several stand-ins."""
 
-    def call(judged, **options):
-        labels = [f"run {number}" for number in range(len(judged))]
-        runs = [fake_run(one, label=label, recipe=label) for one, label in zip(judged, labels, strict=True)]
-        return EnsembleDiversity(**FAST | options).compare(runs, [dataset_of(one) for one in judged])
+    def call(predictions, **options):
+        labels = [f"run {number}" for number in range(len(predictions))]
+        runs = [fake_run(one, label=label, recipe=label) for one, label in zip(predictions, labels, strict=True)]
+        return EnsembleDiversity(**FAST | options).compare(runs, [dataset_of(one) for one in predictions])
 
     return call
 
@@ -103,7 +103,7 @@ def test_two_perfect_runs_agree_and_have_no_q(compare, oracle, tmp_path):
     result.save(tmp_path / "block")
 
 
-def test_the_same_run_twice_errs_as_one(compare, noisy):
+def test_the_same_run_twice_misclassifies_as_one(compare, noisy):
     (one,) = noisy(1)
     values = {name: metric.value for name, metric in compare([one, one]).metrics.items()}
     assert values["kappa"] == values["q_statistic"] == 1
@@ -129,7 +129,7 @@ def test_runs_that_are_always_wrong_fail_together(compare, make_predictions):
 def test_a_pair_without_a_figure_is_left_out_of_the_mean_and_said(compare, noisy, oracle):
     result = compare([*noisy(2), oracle("perfect")])
     assert result.metrics["error_correlation"].value == pytest.approx(result.tables["pairs"]["error_correlation"][0])
-    assert any("2 of 3 pairs have no error_correlation" in line for line in result.warnings)
+    assert any("error_correlation is undefined for 2 of 3 pairs" in line for line in result.warnings)
 
 
 @pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
@@ -139,7 +139,7 @@ def test_each_wrong_order_of_the_classes_is_refused(order, compare, oracle):
 
 
 def test_one_run_has_no_pairs(compare, oracle):
-    with pytest.raises(BlockError, match="2 runs or more"):
+    with pytest.raises(BlockError, match="at least 2 runs"):
         compare([oracle("noisy")])
 
 
@@ -151,7 +151,7 @@ def test_nine_runs_are_drawn_in_both_languages(compare, noisy):
         assert len(result.tables["pairs"]) == 36
 
 
-def test_seeds_of_one_recipe_are_told_apart_in_the_chart_of_kappa():
+def test_seeds_of_one_recipe_differ_in_the_chart_of_kappa():
     labels = [f"mobilenetv3_small few_shot 10 shots of each · seed {seed}" for seed in (1, 2, 3)]
     table = pd.DataFrame([(*pair, 0.5) for pair in combinations(labels, 2)], columns=["a", "b", "kappa"])
     figure = figures.draw_kappa_error(table, dict.fromkeys(labels, 0.7), dict.fromkeys(labels, 0))

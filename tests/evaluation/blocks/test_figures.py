@@ -68,10 +68,10 @@ def test_figures_of_seeds_of_similar_recipes_are_whole(
 @pytest.mark.parametrize("temperature", [1.0, 1.3])
 @pytest.mark.parametrize("block", ["calibration", "error_bias", "clusters", "embedding"])
 def test_figures_of_one_run_are_whole(block, temperature, language, fake_run, dataset_of, answered, inside):
-    judged = answered(3, temperature)
+    evaluated = answered(3, temperature)
     stored = {"width": [f"{60 + 7 * i}" for i in range(180)], "format": ["PNG", "JPEG", "JPEG"] * 60}
     stored |= {"height": stored["width"], "jpeg_quality": ["", "40", "92"] * 60}
-    run = fake_run(judged, calibration=answered(9))
+    run = fake_run(evaluated, calibration=answered(9))
     options = {} if block == "embedding" else {"resamples": 100}
     with use_language(language):
-        whole(registry.build_block(block, options).evaluate(run, dataset_of(judged, **stored)), inside)
+        whole(registry.build_block(block, options).evaluate(run, dataset_of(evaluated, **stored)), inside)

@@ -1,4 +1,4 @@
-"""Tests of the gradcam block: figures recomputed from what it saves, oracles, and a network whose evidence is known."""
+"""Tests of gradcam: metrics recomputed from the saved arrays, oracles, and a network with known maps."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from torch import nn
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import gradcam_figures as figures
-from avatar_bench.evaluation.blocks.gradcam import GradCam
-from avatar_bench.evaluation.faithfulness_tables import CURVE_NAMES, FAITHFULNESS_GAINS, SANITY_METRIC
+from avatar_bench.evaluation.blocks.gradcam import GradCam, figures
+from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import CURVE_NAMES, FAITHFULNESS_GAINS, SANITY_METRIC
 from avatar_bench.evaluation.registry import build_block
 from avatar_bench.i18n import use_language
 from avatar_bench.models import attribution, backbones
@@ -46,8 +45,8 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture
-def judge(fake_run, dataset_of, classifier):
-    """Put Predictions through the block, the images being noise and the network one of random weights."""
+def evaluate_block(fake_run, dataset_of, classifier):
+    """Run the block on predictions, with noise as images and a network with random weights."""
 
     def run(predictions, allow=(), network=classifier, inputs=None, **options):
         noise = np.random.default_rng(0).integers(0, 256, (len(predictions), 3, 64, 64), dtype=np.uint8)
@@ -136,7 +135,7 @@ def test_saved_maps_are_those_of_the_predicted_and_the_true_class(saved, tiny_ru
     np.testing.assert_array_equal(maps["drawn"], table["drawn"])
 
 
-def test_curves_start_and_end_where_the_network_s_verdict_says(saved):
+def test_curves_start_and_end_at_the_predicted_probabilities(saved):
     table, curves = pd.read_csv(saved[0] / "images.csv"), arrays(saved[0], "curves")
     confidence = table.loc[table["drawn"], "confidence"]
     for name in CURVE_NAMES:
@@ -178,17 +177,17 @@ def test_each_image_has_an_overlay_that_the_table_names(saved):
     assert {*table["overlay"]} <= {*json.loads((folder / "metrics.json").read_text())["files"]}
 
 
-def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(judge, oracle):
+def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(evaluate_block, oracle):
     predictions = oracle("noisy")
     paths = [f"a folder/$(rm) ünï/../{'x' * 200} {i % 2}.png" for i in range(len(predictions))]
-    result = judge(
+    result = evaluate_block(
         replace(predictions, paths=to_string_array(paths)), overlays=4, inputs=torch.full((240, 3, 400, 400), 90)
     )
     assert [bool(file) for file in result.tables["images"]["overlay"][:6]] == [True] * 4 + [False] * 2
     assert len(result.images) == 4
     assert all(re.fullmatch(r"overlays/000\d_x{40}", name) for name in result.images)
     assert {image.shape for image in result.images.values()} == {(360, 360, 3)}
-    assert judge(predictions, overlays=0).images == {}
+    assert evaluate_block(predictions, overlays=0).images == {}
 
 
 def test_an_overlay_is_the_grey_image_under_the_colours_of_its_map():
@@ -224,9 +223,9 @@ def test_the_curves_are_drawn_whole(inside, saved, language):
 
 
 @pytest.mark.parametrize("kind", ["perfect", "uniform"])
-def test_oracles_pass_through(judge, oracle, kind):
+def test_oracles_pass_through(evaluate_block, oracle, kind):
     predictions = oracle(kind)
-    result = judge(predictions)
+    result = evaluate_block(predictions)
     assert result.n == 9
     maps, table = result.arrays["maps"], result.tables["images"]
     assert (table["target"][:9].value_counts() == 3).all()
@@ -239,50 +238,50 @@ def test_oracles_pass_through(judge, oracle, kind):
 
 
 @pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
-def test_each_wrong_order_of_the_classes_raises_the_alarm(judge, oracle, order):
+def test_each_wrong_order_of_the_classes_raises_the_alarm(evaluate_block, oracle, order):
     with pytest.raises(GuardError, match="wrong order"):
-        judge(oracle(("permuted", order)))
+        evaluate_block(oracle(("permuted", order)))
 
 
-def test_the_alarm_can_be_passed(judge, oracle):
-    assert judge(oracle(("permuted", (1, 0, 2))), allow={"permutation"}).n == 9
+def test_the_alarm_can_be_passed(evaluate_block, oracle):
+    assert evaluate_block(oracle(("permuted", (1, 0, 2))), allow={"permutation"}).n == 9
 
 
-def test_the_same_seed_draws_the_same_images_and_gives_the_same_figures(judge, oracle):
-    first, again, other = (judge(oracle("noisy"), seed=seed) for seed in (0, 0, 1))
+def test_the_same_seed_draws_the_same_images_and_gives_the_same_figures(evaluate_block, oracle):
+    first, again, other = (evaluate_block(oracle("noisy"), seed=seed) for seed in (0, 0, 1))
     assert first.metrics == again.metrics
     assert first.tables["images"]["path"].tolist() == again.tables["images"]["path"].tolist()
     assert first.tables["images"]["path"].tolist() != other.tables["images"]["path"].tolist()
 
 
-def test_images_without_a_class_are_left_out(judge, make_predictions):
+def test_images_without_a_class_are_left_out(evaluate_block, make_predictions):
     targets = np.where(np.arange(30) % 2, -1, np.arange(30) % 3)
-    result = judge(make_predictions(targets, np.random.default_rng(0).normal(size=(30, 3))), images=40)
+    result = evaluate_block(make_predictions(targets, np.random.default_rng(0).normal(size=(30, 3))), images=40)
     assert result.n == 15
     assert (result.arrays["maps"]["targets"] >= 0).all()
 
 
-def test_one_image_and_one_class_are_enough(judge, make_predictions):
-    result = judge(make_predictions([1], [[0, 4, 0]]), images=5)
+def test_one_image_and_one_class_are_enough(evaluate_block, make_predictions):
+    result = evaluate_block(make_predictions([1], [[0, 4, 0]]), images=5)
     assert result.n == 1
     assert result.metrics["deletion"].value is not None
     assert result.metrics["deletion"].low is None
     assert set(result.figures) == {"curves", "sanity", "panels"}
 
 
-def test_errors_alone_can_be_shown_and_a_gallery_left_out(judge, make_predictions):
+def test_errors_alone_can_be_shown_and_a_gallery_left_out(evaluate_block, make_predictions):
     wrong = make_predictions([0, 0, 1, 2], [[0, 4, 0], [0, 0, 4], [4, 0, 0], [4, 0, 0]])
-    assert "panels" in judge(wrong).figures
-    assert "panels" not in judge(wrong, gallery=0).figures
+    assert "panels" in evaluate_block(wrong).figures
+    assert "panels" not in evaluate_block(wrong, gallery=0).figures
 
 
-def test_a_set_without_classes_and_a_network_without_maps_are_refused(judge, make_predictions, classifier):
-    with pytest.raises(BlockError, match="no image's true class"):
-        judge(make_predictions([-1, -1], np.zeros((2, 3))))
+def test_a_set_without_classes_and_a_network_without_maps_are_refused(evaluate_block, make_predictions, classifier):
+    with pytest.raises(BlockError, match="no image has a known class"):
+        evaluate_block(make_predictions([-1, -1], np.zeros((2, 3))))
     flat = Classifier(Card(classifier.card.classes, BACKBONE, PLAIN), timm.create_model(BACKBONE, num_classes=3)).eval()
     flat.net.feature_info = []
     with pytest.raises(BlockError, match="Grad-CAM"):
-        judge(make_predictions([0, 1], np.zeros((2, 3))), network=flat)
+        evaluate_block(make_predictions([0, 1], np.zeros((2, 3))), network=flat)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +329,7 @@ class RedFinder(nn.Module):
         return {"stem": "cells", "blocks": "head"}
 
 
-def test_a_network_that_sees_red_points_at_what_is_red(judge, make_predictions, monkeypatch):
+def test_a_network_that_sees_red_points_at_what_is_red(evaluate_block, make_predictions, monkeypatch):
     rng = np.random.default_rng(0)
     cells = rng.integers(0, 8, (12, 2))
     images = rng.integers(120, 136, (12, 3, 64, 64), dtype=np.uint8)
@@ -342,7 +341,7 @@ def test_a_network_that_sees_red_points_at_what_is_red(judge, make_predictions, 
         logits = network(torch.from_numpy(images))[0].numpy()
     assert (logits.argmax(axis=1) == 0).all()
     predictions = make_predictions(np.zeros(12), logits)
-    result = judge(predictions, network=network, inputs=torch.from_numpy(images), images=12, steps=16)
+    result = evaluate_block(predictions, network=network, inputs=torch.from_numpy(images), images=12, steps=16)
     rows = [int(path.split(".")[0]) for path in result.tables["images"]["path"]]
     peaks = [np.unravel_index(shown.argmax(), shown.shape) for shown in result.arrays["maps"]["predicted"]]
     np.testing.assert_array_equal(peaks, cells[rows])
@@ -354,7 +353,7 @@ def test_a_network_that_sees_red_points_at_what_is_red(judge, make_predictions, 
     assert result.warnings == []
 
 
-def test_empty_maps_that_are_no_better_than_random_ones_are_told(judge, make_predictions, monkeypatch):
+def test_empty_maps_that_are_no_better_than_random_ones_are_told(evaluate_block, make_predictions, monkeypatch):
     def see_nothing():
         net = RedFinder()
         with torch.no_grad():
@@ -365,24 +364,24 @@ def test_empty_maps_that_are_no_better_than_random_ones_are_told(judge, make_pre
 
     network = Classifier(Card(("drawing", "generated", "real"), "red", PLAIN), see_nothing()).eval()
     monkeypatch.setattr(backbones, "create_backbone", lambda *args, **kwargs: see_nothing())
-    result = judge(make_predictions(np.zeros(6), np.tile([4.0, 0, 0], (6, 1))), network=network)
-    assert result.warnings[0] == "6 of 6 maps are empty: no cell speaks for the class"
+    result = evaluate_block(make_predictions(np.zeros(6), np.tile([4.0, 0, 0], (6, 1))), network=network)
+    assert result.warnings[0] == "empty maps, without any positive activation: 6 of 6"
     assert [line.split(":")[0] for line in result.warnings[1:]] == list(FAITHFULNESS_GAINS)
     assert result.metrics[SANITY_METRIC].value is None
     assert "constant" in result.metrics[SANITY_METRIC].reason
 
 
-def test_many_images_are_ranked_in_parts(judge, oracle):
-    result = judge(oracle("noisy", 90), images=90, steps=2)
+def test_many_images_are_ranked_in_parts(evaluate_block, oracle):
+    result = evaluate_block(oracle("noisy", 90), images=90, steps=2)
     assert result.arrays["curves"]["deletion"].shape == (90, 3)
     assert result.tables["curves"]["n"].unique().tolist() == [90]
 
 
-def test_intervals_take_groups_whole(judge, oracle):
-    alone = judge(oracle("noisy", 12), images=12)
+def test_intervals_take_groups_whole(evaluate_block, oracle):
+    alone = evaluate_block(oracle("noisy", 12), images=12)
     twins = oracle("noisy", 12)
     paired = type(twins)(**{**vars(twins), "groups": np.array([f"g{i // 2}" for i in range(12)])})
-    metric = judge(paired, images=12).metrics["deletion"]
+    metric = evaluate_block(paired, images=12).metrics["deletion"]
     assert (alone.metrics["deletion"].n, metric.n) == (12, 6)
     assert metric.value == alone.metrics["deletion"].value
     assert metric.interval == "bootstrap by group"

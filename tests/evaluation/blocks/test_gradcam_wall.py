@@ -1,4 +1,4 @@
-"""Tests of the gradcam_wall block: what it draws is what the runs say of the same images."""
+"""Tests of gradcam_wall: it draws the predictions of the runs for the same images."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FIGURES = {"wall", "class_1_drawing", "class_2_generated", "class_3_real"}
 
 
 @pytest.fixture(scope="module")
-def judge(fake_run, dataset_of, colour_finder, noise):
-    """Put Predictions of the same images, each of a run of its own, through the block."""
+def evaluate_block(fake_run, dataset_of, colour_finder, noise):
+    """Run the block on predictions of several runs for the same images."""
 
     def run(*predictions, networks=None, allow=(), **options):
         images = noise(len(predictions[0]))
@@ -39,7 +39,7 @@ def judge(fake_run, dataset_of, colour_finder, noise):
                 batch_size=32,
                 inputs=lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))],
                 preprocessing=SimpleNamespace(resize="squash"),
-                rest=lambda: None,
+                unload_model=lambda: None,
             )
             for k, one in enumerate(predictions)
         ]
@@ -48,23 +48,23 @@ def judge(fake_run, dataset_of, colour_finder, noise):
     return run
 
 
-def test_the_share_of_unanimous_verdicts_can_be_recomputed_from_the_table(judge, oracle):
-    result = judge(*(oracle("noisy", 240, seed=seed) for seed in range(3)), images=30, wall=1)
-    verdicts = result.tables["wall"].pivot(index="path", columns="run", values="prediction")
+def test_the_share_of_unanimous_predictions_can_be_recomputed_from_the_table(evaluate_block, oracle):
+    result = evaluate_block(*(oracle("noisy", 240, seed=seed) for seed in range(3)), images=30, wall=1)
+    predictions = result.tables["wall"].pivot(index="path", columns="run", values="prediction")
     metric = result.metrics["unanimous"]
-    assert metric.value == pytest.approx((verdicts.nunique(axis=1) == 1).mean(), abs=1e-6)
+    assert metric.value == pytest.approx((predictions.nunique(axis=1) == 1).mean(), abs=1e-6)
     assert 0 < metric.low < metric.value < metric.high < 1
-    assert judge(*[oracle("noisy", 60)] * 2).metrics["unanimous"].value == 1
+    assert evaluate_block(*[oracle("noisy", 60)] * 2).metrics["unanimous"].value == 1
 
 
 def words(figure):
-    """Give the words below each map, row by row, the first row being the images."""
+    """Return the text below each map, row by row; the first row are the images."""
     return [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()]
 
 
-def test_every_run_says_its_word_on_the_same_images(judge, oracle):
+def test_every_run_says_its_word_on_the_same_images(evaluate_block, oracle):
     first, second = oracle("noisy", 60), oracle("noisy", 60, seed=1)
-    result = judge(first, second, images=4)
+    result = evaluate_block(first, second, images=4)
     table = result.tables["wall"]
     assert result.n == 12
     assert len(table) == 24
@@ -80,11 +80,11 @@ def test_every_run_says_its_word_on_the_same_images(judge, oracle):
     assert paths[0] == paths[1]
 
 
-def test_each_cell_bears_the_verdict_of_the_table(judge, make_predictions):
+def test_each_cell_shows_the_prediction_of_the_table(evaluate_block, make_predictions):
     targets = np.arange(6) % 3
     right = make_predictions(targets, 5.0 * np.eye(3)[targets])
     wrong = make_predictions(targets, 5.0 * np.eye(3)[[1, 1, 2, 0, 1, 2]])
-    result = judge(right, wrong, images=2, wall=1)
+    result = evaluate_block(right, wrong, images=2, wall=1)
     share = f"{right.confidence[0]:.0%}"
     drawn = words(result.figures["class_1_drawing"])
     assert drawn[:4] == [f"✓ drawing\n{share}"] * 2 + [f"✗ generated\n{share}", f"✓ drawing\n{share}"]
@@ -92,19 +92,23 @@ def test_each_cell_bears_the_verdict_of_the_table(judge, make_predictions):
     assert titles == ["drawing", "generated", "real"]
 
 
-def test_right_and_wrong_differ_by_more_than_colour(judge, make_predictions):
-    result = judge(*[make_predictions([0, 0], [[4, 0, 0], [0, 4, 0]])] * 2, images=2, wall=2)
+def test_right_and_wrong_differ_by_more_than_colour(evaluate_block, make_predictions):
+    result = evaluate_block(*[make_predictions([0, 0], [[4, 0, 0], [0, 4, 0]])] * 2, images=2, wall=2)
     cells = [axes for axes in result.figures["wall"].axes if axes.get_xlabel()[:1] in ("✓", "✗")]
     styles = {axes.get_xlabel()[0]: axes.spines["top"].get_linestyle() for axes in cells}
     assert styles == {"✓": "-", "✗": "--"}
 
 
-def test_the_saved_maps_are_those_of_the_class_that_was_asked_for(judge, make_predictions, colour_finder, noise):
+def test_the_saved_maps_are_those_of_the_class_that_was_asked_for(
+    evaluate_block, make_predictions, colour_finder, noise
+):
     targets = np.arange(6) % 3
     wrong = make_predictions(targets, 4.0 * np.eye(3)[(targets + 1) % 3])
     networks = [colour_finder((0, 1, 2)), colour_finder((2, 0, 1))]
     for of, classes in (("prediction", (targets + 1) % 3), ("target", targets)):
-        maps = judge(wrong, wrong, networks=networks, of=of, images=2, wall=1, allow={"permutation"}).arrays["maps"]
+        maps = evaluate_block(wrong, wrong, networks=networks, of=of, images=2, wall=1, allow={"permutation"}).arrays[
+            "maps"
+        ]
         np.testing.assert_array_equal(maps["shown"], [classes, classes])
         for number, network in enumerate(networks):
             layer = attribution.find_spatial_layer(network, noise(6))
@@ -112,8 +116,8 @@ def test_the_saved_maps_are_those_of_the_class_that_was_asked_for(judge, make_pr
             np.testing.assert_allclose(maps[f"maps_{number}"], expected, rtol=1e-5)
 
 
-def test_nine_runs_stand_in_one_wall_and_a_collage_a_class(judge, oracle, tmp_path):
-    result = judge(*(oracle("noisy", 60, seed=seed) for seed in range(9)))
+def test_nine_runs_stand_in_one_wall_and_a_collage_a_class(evaluate_block, oracle, tmp_path):
+    result = evaluate_block(*(oracle("noisy", 60, seed=seed) for seed in range(9)))
     assert set(result.figures) == FIGURES
     assert len(words(result.figures["wall"])) == 9 * 9 + 1  # and the scale
     result.figures = {"wall": result.figures["wall"]}  # four take long to write
@@ -125,53 +129,56 @@ def test_nine_runs_stand_in_one_wall_and_a_collage_a_class(judge, oracle, tmp_pa
     assert len(pd.read_csv(tmp_path / "wall" / "wall.csv")) == 9 * 18
 
 
-def test_more_runs_than_can_be_drawn_stay_in_the_table(judge, oracle):
-    result = judge(*[oracle("noisy", 12)] * 22, images=1, wall=1)
-    assert result.warnings == ["20 of 22 runs are drawn; the table has them all"]
+def test_more_runs_than_can_be_drawn_stay_in_the_table(evaluate_block, oracle):
+    result = evaluate_block(*[oracle("noisy", 12)] * 22, images=1, wall=1)
+    assert result.warnings == ["the figures show 20 of 22 runs; the table lists them all"]
     assert result.tables["wall"]["run"].nunique() == 22
     assert len(words(result.figures["wall"])) == 20 * 3 + 1
 
 
-def test_names_of_classes_and_runs_stay_words(judge, oracle, tmp_path):
+def test_names_of_classes_and_runs_stay_words(evaluate_block, oracle, tmp_path):
     odd = ("<b>a/b</b>", "$x^2$", "a very long name of a class that nobody can read")
-    result = judge(*[replace(oracle("noisy", 30), classes=odd)] * 2, images=1, wall=1)
+    result = evaluate_block(*[replace(oracle("noisy", 30), classes=odd)] * 2, images=1, wall=1)
     result.save(tmp_path / "wall")
     assert {file.stem for file in (tmp_path / "wall").glob("*.png")} == set(result.figures)
     assert all("/" not in name for name in result.figures)
     assert len(result.figures) == 4
 
 
-def test_networks_without_a_map_are_left_out_and_told(judge, oracle, colour_finder):
+def test_networks_without_a_map_are_left_out_and_told(evaluate_block, oracle, colour_finder):
     flat = colour_finder()
     flat.net.feature_info = []
     both = [oracle("noisy", 30)] * 2
-    result = judge(*both, networks=[flat, colour_finder()])
+    result = evaluate_block(*both, networks=[flat, colour_finder()])
     assert result.warnings[0].startswith("run 0 is left out")
     assert set(result.tables["wall"]["run"]) == {"run 1"}
     with pytest.raises(BlockError, match="No run has"):
-        judge(*both, networks=[flat, flat])
+        evaluate_block(*both, networks=[flat, flat])
 
 
-def test_a_class_without_images_has_no_collage(judge, make_predictions):
-    result = judge(*[make_predictions([0, 2], [[4, 0, 0], [0, 0, 4]])] * 2)
+def test_a_class_without_images_has_no_collage(evaluate_block, make_predictions):
+    result = evaluate_block(*[make_predictions([0, 2], [[4, 0, 0], [0, 0, 4]])] * 2)
     assert set(result.figures) == FIGURES - {"class_2_generated"}
 
 
 @pytest.mark.parametrize("kind", ["perfect", "uniform"])
-def test_oracles_pass_through(judge, oracle, kind):
-    table = judge(oracle(kind), oracle(kind), images=5, wall=1).tables["wall"]
+def test_oracles_pass_through(evaluate_block, oracle, kind):
+    table = evaluate_block(oracle(kind), oracle(kind), images=5, wall=1).tables["wall"]
     assert table["correct"].all() == (kind == "perfect")
     assert (table["confidence"].min() == 1) == (kind == "perfect")
 
 
 @pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
-def test_each_wrong_order_of_the_classes_raises_the_alarm(judge, oracle, order):
+def test_each_wrong_order_of_the_classes_raises_the_alarm(evaluate_block, oracle, order):
     with pytest.raises(GuardError, match="wrong order"):
-        judge(oracle("noisy"), oracle(("permuted", order)))
+        evaluate_block(oracle("noisy"), oracle(("permuted", order)))
 
 
-def test_the_seed_draws_the_images(judge, oracle):
-    drawn = [judge(*[oracle("noisy")] * 2, images=3, seed=seed).tables["wall"]["path"].tolist() for seed in (0, 0, 1)]
+def test_the_seed_draws_the_images(evaluate_block, oracle):
+    drawn = [
+        evaluate_block(*[oracle("noisy")] * 2, images=3, seed=seed).tables["wall"]["path"].tolist()
+        for seed in (0, 0, 1)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
 
 

@@ -1,4 +1,4 @@
-"""Tests of the integrated score: directions, ranges, completeness, ranks, and what their intervals rest on."""
+"""Tests of integrated_score: directions, ranges, completeness, ranks, and the data behind their intervals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def drawn():
 
 
 def results(seed=0, right=0.8, speed=100.0, size=5.0, shift=1.0, **changes):
-    """Give the Results of a run that is right so often, with the tables that their figures rest on."""
+    """Return results of a run with a given accuracy, with the tables behind their metrics."""
     rng = np.random.default_rng(seed)
     groups = [f"g{i // 2}" for i in range(N)]
     correct, confidence = rng.random(N) < right, rng.uniform(0.5, 1, N)
@@ -114,7 +114,7 @@ def compare(*runs, **options):
 
 
 def with_metric(saved, block, name, **fields):
-    """Give Results in which one Metric says something else."""
+    """Return results in which one Metric is replaced."""
     result = saved[block]
     return saved | {block: replace(result, metrics=result.metrics | {name: replace(result.metrics[name], **fields)})}
 
@@ -199,7 +199,7 @@ def test_turning_the_direction_of_ece_turns_its_contribution_round(scale):
     ],
 )
 def test_a_range_against_the_direction_of_its_figure_is_refused(saved, options):
-    with pytest.raises(ConfigError, match="better one") as caught:
+    with pytest.raises(ConfigError, match="values as better") as caught:
         compare(run_of(saved, "a"), run_of(results(1), "b"), **options)
     assert len(caught.value.lines) <= 3
 
@@ -251,13 +251,13 @@ def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked():
             lambda s: with_metric(s, "robustness", "robustness", value=None, reason="too few corruptions"),
             "too few corr",
         ),
-        (lambda s: with_metric(s, "robustness", "robustness", value=0.99), "do not agree"),
-        (lambda s: s | {"robustness": replace(s["robustness"], metrics={})}, "holds no robustness"),
+        (lambda s: with_metric(s, "robustness", "robustness", value=0.99), "metrics of its result disagree"),
+        (lambda s: s | {"robustness": replace(s["robustness"], metrics={})}, "has no robustness"),
         (
             lambda s: s | {"robustness": replace(s["robustness"], tables={"predictions": pd.DataFrame({"x": [1]})})},
-            "do not agree",
+            "metrics of its result disagree",
         ),
-        (lambda s: s | {"robustness": replace(s["robustness"], tables={})}, "do not agree"),
+        (lambda s: s | {"robustness": replace(s["robustness"], tables={})}, "metrics of its result disagree"),
     ],
 )
 def test_figures_that_cannot_be_trusted_are_missing_and_never_guessed(spoil, told):
@@ -350,7 +350,7 @@ def test_intervals_of_the_qualities_equal_bootstraps_of_their_own():
 
 
 def test_intervals_tighten_with_more_images_drawn_alike():
-    """The difference of two scores is surer than either, since all models meet the same images."""
+    """The difference of two scores is more certain than either, since all models see the same images."""
     saved = results()
     flipped = saved["blind_test"].tables["predictions"].copy()
     flipped.loc[flipped.index[flipped["correct"]][0], "correct"] = False
@@ -394,12 +394,12 @@ def test_figures_that_do_not_rest_on_the_same_are_named():
     other["robustness"].provenance["options"] = {"at": "native"}
     result = compare(run_of(results(0), "a"), run_of(other, "b"), run_of(results(2), "c"))
     said = "\n".join(result.warnings)
-    assert "accuracy was not measured on the same images with the same options: a, c | b" in said
-    assert "robustness was not measured" in said
-    assert "ood was not measured" in said
-    assert "Speed was not timed on one machine with the same threads: a, c | b" in said
-    assert "size was not" not in said
-    assert "separation was not" not in said
+    assert "accuracy was measured on different images or with different options: a, c | b" in said
+    assert "robustness was measured on different" in said
+    assert "ood was measured on different" in said
+    assert "Speed was measured on different machines or with different numbers of threads: a, c | b" in said
+    assert "size was measured" not in said
+    assert "separation was measured" not in said
     assert result.tables["scores"].set_index("run")["data_fingerprint"].to_dict() == {
         "a": "f1",
         "b": "f1|f2",
@@ -410,7 +410,9 @@ def test_figures_that_do_not_rest_on_the_same_are_named():
 def test_other_sets_out_of_the_domain_are_named():
     other = results(1)
     other["out_of_domain"].provenance["sets"] = {"cats": "changed", "mugs": "m"}
-    assert any("ood was not measured" in told for told in compare(run_of(results(), "a"), run_of(other, "b")).warnings)
+    assert any(
+        "ood was measured on different" in told for told in compare(run_of(results(), "a"), run_of(other, "b")).warnings
+    )
 
 
 def test_options_that_only_move_intervals_are_not_told():
@@ -424,12 +426,12 @@ def test_a_speed_without_interval_and_a_figure_off_its_range_are_told():
     said = compare(run_of(saved, "a"), run_of(results(1), "b")).warnings
     assert said == [
         "The speed of a has no interval: a noisy machine.",
-        "speed lies outside its range and is cut off: a.",
+        "speed lies outside its range and is clipped: a.",
     ]
 
 
 def test_runs_of_other_classes_are_not_compared():
-    with pytest.raises(BlockError, match="knows the classes"):
+    with pytest.raises(BlockError, match="has the classes"):
         compare(run_of(results(), "a"), run_of(results(), "b", classes=("cat", "dog")))
     assert compare(run_of(results(), "a"), run_of(results(), "b", classes=CLASSES[::-1])).metrics
 
@@ -466,7 +468,7 @@ def test_weights_of_the_command_line_are_put_into_the_rest():
 
 
 def test_it_reads_what_the_blocks_themselves_save(oracle, fake_run, dataset_of, tmp_path: Path):
-    """No quality is missing, or found to disagree with its table, when the true blocks made it."""
+    """No quality from the real blocks is missing or disagrees with its table."""
     inside, outside = oracle("noisy", 90), oracle("uniform", 60, seed=3)
     outside = replace(outside, targets=np.full(60, -1), groups=np.char.add("o", outside.groups))
     training = oracle("noisy", 90, seed=8)

@@ -1,4 +1,4 @@
-"""Tests of sources held out in turn: recall of each, its mean and worst, and which runs take part."""
+"""Tests of leave_one_source_out: recall by source, its mean and worst, and the runs that are compared."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ YAML = Path(__file__).parents[3] / "conf" / "block" / "leave_one_source_out.yaml
 
 @pytest.fixture
 def left_out(make_predictions, fake_run, dataset_of):
-    """Build a run that left out one source of one class, and the dataset that it is judged on.
+    """Build a run that held out one source of one class, and the dataset that it is evaluated on.
 
-    `right` (N,) says which images it recognises; the others are taken for the next class.
+    `right` (N,) marks the correct predictions; the others are the next class.
     """
 
     def build(source, target, right, recipe="net", seed=0, by="source", groups=None, column=None, **fields):
@@ -102,7 +102,7 @@ def test_without_a_source_of_the_minimum_mean_and_worst_are_null(compare, left_o
     result = compare(left_out("street", "real", share(5, 4)))
     for name in ("mean/net frozen", "worst/net frozen"):
         assert result.metrics[name].value is None
-        assert "20 images" in result.metrics[name].reason
+        assert "20 or more images" in result.metrics[name].reason
     result.save(tmp_path / "leave_one_source_out")
 
 
@@ -126,7 +126,7 @@ def test_seeds_of_a_recipe_are_one_row_and_recipes_are_apart(compare, left_out):
     assert matrix.loc["a frozen", "interval"] == "bootstrap by seed and group"
 
 
-def test_only_images_of_what_was_held_out_are_judged(compare, left_out):
+def test_only_images_of_held_out_sources_are_evaluated(compare, left_out):
     """Where a generator is held out, test may hold images of a class that has no generators."""
     column = ["gan"] * 30 + [""] * 10
     result = compare(left_out("gan", "generated", share(40, 20), by="generator", column=column))
@@ -164,7 +164,7 @@ def test_the_classes_of_runs_are_matched_by_name(compare, left_out):
 def test_other_runs_are_left_out_and_counted(compare, left_out, fake_run, dataset_of, oracle):
     plain = (fake_run(oracle("noisy")), dataset_of(oracle("noisy")))
     result = compare(left_out("studio", "real", share(50, 40)), plain, plain)
-    assert "2 of 3 runs" in result.warnings[0]
+    assert "held out no source: 2 of 3" in result.warnings[0]
     assert result.n == 50
 
 
@@ -181,14 +181,14 @@ def test_a_set_without_what_was_held_out_is_refused(compare, left_out):
 
 
 def test_seeds_on_other_images_are_refused(compare, left_out):
-    with pytest.raises(BlockError, match="other images of ink"):
+    with pytest.raises(BlockError, match="different images of ink"):
         compare(left_out("ink", "drawing", share(40, 3), seed=1), left_out("ink", "drawing", share(41, 3), seed=2))
 
 
 def test_a_recipe_that_lacks_a_source_is_named(compare, left_out):
     pairs = [left_out("ink", "drawing", share(40, 30), recipe=recipe) for recipe in "ab"]
     result = compare(*pairs, left_out("gan", "generated", share(40, 30), recipe="b"))
-    assert "No run of a frozen left these out, as those of others did: gan." in result.warnings
+    assert "Recipe a frozen has no run that held out gan, unlike other recipes." in result.warnings
 
 
 def test_every_figure_can_be_recomputed_from_the_saved_images(compare, left_out, tmp_path):
@@ -225,7 +225,7 @@ def test_the_yaml_states_the_defaults_of_the_block():
 
 
 @pytest.mark.slow
-def test_trained_runs_are_judged_on_what_each_left_out(train, tmp_path):
+def test_trained_runs_are_evaluated_on_their_held_out_sources(train, tmp_path):
     from avatar_bench.cli.app import main
 
     for source in ("gan", "street"):

@@ -1,4 +1,4 @@
-"""Tests of the block on out-of-domain sets: every figure anew from what it saves, and what it refuses."""
+"""Tests of out_of_domain: every metric recomputed from the saved tables, and refused inputs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def saved(world, tmp_path):
 
 
 def sides(table, name):
-    """Give the rows of the domain and of a set, and which of them are outside."""
+    """Return the rows of the domain and of a set, and which of them are outside."""
     both = table[(table["kind"] == "in_domain") | (table["set"] == name)]
     return both, (both["kind"] != "in_domain").to_numpy()
 
@@ -189,7 +189,7 @@ def test_a_predictor_of_probabilities_alone_gets_no_score_of_logits_and_it_is_sa
         assert "only probabilities" in result.metrics[f"{figure}/things/{score}"].reason
     assert all(result.metrics[f"auroc/things/{score}"].value for score in ("msp", "mahalanobis", "knn"))
     assert not {"energy", "max_logit"} & set(result.tables["scores"])
-    assert any("max_logit, energy; only probabilities" in line for line in result.warnings)
+    assert any("max_logit, energy; this score needs logits" in line for line in result.warnings)
     nothing = OutOfDomain(resamples=100, scores=["energy"]).evaluate(run, dataset)
     assert nothing.metrics["auroc/things/energy"].value is None
     assert set(nothing.figures) == {"shares", "confidence", "gallery"}
@@ -307,7 +307,9 @@ def test_a_set_of_known_labels_gets_an_accuracy_and_the_rest_is_said(oracle, dat
     run = fake_run(inside, ood={"new": (dataset_of(other, "new"), other)})
     result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
     assert result.metrics["accuracy/new"].value == other.correct[6:].mean()
-    assert any(line.startswith("The class of 6 of 60 images of new") for line in result.warnings)
+    assert any(
+        line.startswith("Images of new without a label") and line.endswith("6 of 60.") for line in result.warnings
+    )
     assert set(result.figures) == {"shares", "confidence", "gallery"}
     assert not any(name.startswith("auroc") for name in result.metrics)
 
@@ -408,7 +410,7 @@ def test_block_all_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_path, 
         out = tmp_path / f"out_{folder}"
         assert main([*chosen, f"out={out}", f"data.ood={{odd: {tmp_path / folder}}}"]) == 0
         said = capsys.readouterr().err
-        assert "left out: " in said
+        assert "skipped: " in said
         assert told in said
         metrics = json.loads((out / "evaluation" / "test" / "error_bias" / "metrics.json").read_text())["metrics"]
         assert told in metrics["unbias"]["reason"]
@@ -420,7 +422,7 @@ def test_sources_that_training_saw_and_small_sets_are_said(oracle, outside, data
     run = fake_run(inside, training=training, ood={"few": (dataset_of(few, "few"), few)})
     warnings = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside)).warnings
     assert any("few has only 4 images" in line for line in warnings)
-    assert any("sources that training saw (ink)" in line for line in warnings)
+    assert any("shares sources with the training data (ink)" in line for line in warnings)
 
 
 def test_one_image_beside_the_domain_is_enough(oracle, outside, dataset_of, fake_run, tmp_path):
@@ -447,7 +449,7 @@ def test_the_yaml_states_the_defaults_of_the_block():
     assert registry.build_block("out_of_domain", OmegaConf.to_container(OmegaConf.load(YAML))) == OutOfDomain()
 
 
-def test_the_command_judges_a_trained_run(tiny_run, images, tmp_path):
+def test_the_command_evaluates_a_trained_run(tiny_run, images, tmp_path):
     from avatar_bench.cli.app import main
 
     sets = f"data.ood={{noise: {images / 'blind' / 'real' / 'new-real'}}}"

@@ -1,4 +1,4 @@
-"""Tests of overview: what is put side by side, what is said to be missing, and what is left out."""
+"""Tests of overview: tables, charts, missing metrics and charts that are left out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def shown(metric=0.8, better=True):
 
 
 def results(value=0.8, fingerprint="f1"):
-    """Give Results with a few figures each, and the tables that charts read."""
+    """Return results with a few metrics each, and the tables that charts read."""
     kinds = ("clean", "noise", "blur", "brightness", "rotation", "jpeg", "robustness")
     sets = pd.DataFrame(
         {
@@ -152,7 +152,7 @@ def test_a_chart_that_no_run_has_is_left_out_and_named():
     assert {"speed_size", "history"}.isdisjoint(result.figures)
     assert {"by_class", "robustness"} <= set(result.figures)
     for chart in ("speed_size", "history"):
-        assert f"The chart {chart} is left out: no run has what it draws." in result.warnings
+        assert f"The chart {chart} is left out: no run has the results that it needs." in result.warnings
     assert result.metrics["accuracy/b"].value is None
 
 
@@ -165,11 +165,11 @@ def test_without_any_result_there_is_no_chart():
 def test_runs_of_different_data_are_named_in_groups():
     runs = [run_of(results(fingerprint=data), label) for data, label in (("f1", "a"), ("f2", "b"), ("f1", "c"))]
     result = compare(*runs)
-    assert "The runs were not judged on the same images: a, c | b." in result.warnings
+    assert "The runs were evaluated on different images: a, c | b." in result.warnings
     assert result.tables["runs"]["data_fingerprint"].tolist() == ["f1", "f2", "f1"]
     stale = results()
     stale["robustness"].provenance["data_fingerprint"] = "f0"
-    assert "Results of one run rest on different images: a." in compare(run_of(stale, "a")).warnings
+    assert "The results of one run come from different images: a." in compare(run_of(stale, "a")).warnings
 
 
 def test_bias_equals_a_hand_count():

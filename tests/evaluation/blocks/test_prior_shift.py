@@ -1,4 +1,4 @@
-"""Tests of prior_shift: figures under other class shares, recomputed from what the block saves."""
+"""Tests of prior_shift: metrics under other class proportions, recomputed from the saved tables."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MIXES = {"50-25-25": 0.5, "70-15-15": 0.7, "80-10-10": 0.8}
 
 
 @pytest.fixture
-def judge(fake_run, dataset_of):
-    """Put Predictions through the block, the counts of training images known."""
+def evaluate_block(fake_run, dataset_of):
+    """Run the block on predictions, with known counts of training images."""
 
     def build(predictions, run=None, **options):
         fields = {"record": {"split": {"train_counts": COUNTS}}} | (run or {})
@@ -46,9 +46,9 @@ def test_the_yaml_states_the_defaults_of_the_block():
     assert registry.build_block("prior_shift", OmegaConf.to_container(OmegaConf.load(YAML))) == PriorShift()
 
 
-def test_every_metric_can_be_recomputed_from_the_saved_tables(judge, make_predictions, tmp_path):
+def test_every_metric_can_be_recomputed_from_the_saved_tables(evaluate_block, make_predictions, tmp_path):
     given = noisy(make_predictions, groups=[f"g{i // 2}" for i in range(240)], temperature=0.7)
-    folder = judge(given).save(tmp_path / "prior_shift")
+    folder = evaluate_block(given).save(tmp_path / "prior_shift")
     said = json.loads((folder / "metrics.json").read_text())["metrics"]
     table, priors = pd.read_csv(folder / "predictions.csv"), pd.read_csv(folder / "priors.csv")
     posteriors = table[[f"prob_{name}" for name in CLASSES]].to_numpy()
@@ -77,9 +77,9 @@ def test_every_metric_can_be_recomputed_from_the_saved_tables(judge, make_predic
     assert len(said) == 9 * len(MIXES)
 
 
-def test_every_metric_has_an_interval_around_it_by_group_and_a_floor(judge, make_predictions):
+def test_every_metric_has_an_interval_around_it_by_group_and_a_floor(evaluate_block, make_predictions):
     groups = [f"g{i // 2}" for i in range(240)]
-    result = judge(noisy(make_predictions, groups=groups))
+    result = evaluate_block(noisy(make_predictions, groups=groups))
     for name, metric in result.metrics.items():
         assert metric.low <= metric.value <= metric.high, name
         assert (metric.n, metric.interval) == (120, "bootstrap by group")
@@ -88,8 +88,8 @@ def test_every_metric_has_an_interval_around_it_by_group_and_a_floor(judge, make
     assert result.metrics["prior_error/80-10-10"].floor == pytest.approx(0.8 - 100 / 600)
 
 
-def test_mixes_csv_gives_each_class_in_turn_each_share(judge, make_predictions):
-    result = judge(noisy(make_predictions))
+def test_mixes_csv_gives_each_class_in_turn_each_share(evaluate_block, make_predictions):
+    result = evaluate_block(noisy(make_predictions))
     table = result.tables["mixes"]
     assert list(table["mix"][:3]) == list(MIXES)
     turns = table[table["frequent"] != ""]
@@ -107,11 +107,11 @@ def test_mixes_csv_gives_each_class_in_turn_each_share(judge, make_predictions):
         assert row.majority_macro_f1 == pytest.approx(expected)
         assert row.majority_accuracy == pytest.approx(sk.accuracy_score(range(3), always, sample_weight=prior))
     assert set(result.figures) == {"mixes", "shares"}
-    assert set(judge(noisy(make_predictions), shares=[]).figures) == {"mixes"}
+    assert set(evaluate_block(noisy(make_predictions), shares=[]).figures) == {"mixes"}
 
 
-def test_the_figures_say_which_class_is_the_frequent_one_and_draw_macro_f1(judge, make_predictions):
-    result = judge(noisy(make_predictions))
+def test_the_figures_say_which_class_is_the_frequent_one_and_draw_macro_f1(evaluate_block, make_predictions):
+    result = evaluate_block(noisy(make_predictions))
     table = result.tables["mixes"].set_index("mix")
     for axes, measure in zip(result.figures["mixes"].axes, ("accuracy", "macro_f1"), strict=True):
         said = [label.get_text() for label in axes.get_xticklabels()]
@@ -123,24 +123,24 @@ def test_the_figures_say_which_class_is_the_frequent_one_and_draw_macro_f1(judge
         np.testing.assert_allclose(axes.lines[0].get_ydata(), table.loc[table["frequent"] == name, "macro_f1"])
 
 
-def test_a_perfect_oracle_is_right_under_every_mix(judge, oracle):
-    result = judge(oracle("perfect"))
+def test_a_perfect_oracle_is_right_under_every_mix(evaluate_block, oracle):
+    result = evaluate_block(oracle("perfect"))
     for name, metric in result.metrics.items():
         right = 1.0 if "accuracy" in name or "macro_f1" in name else 0.0
         assert metric.value == pytest.approx(right, abs=1e-5)
 
 
-def test_a_uniform_oracle_is_at_its_floors(judge, oracle):
-    result = judge(oracle("uniform", n=900), run={"record": {"balance": "sampler"}})
+def test_a_uniform_oracle_is_at_its_floors(evaluate_block, oracle):
+    result = evaluate_block(oracle("uniform", n=900), run={"record": {"balance": "sampler"}})
     for name, metric in result.metrics.items():
         if not name.startswith(("estimated/", "prior_error")):  # noise has likeliest shares too, anywhere
             assert metric.value == pytest.approx(metric.floor, abs=0.06), name
 
 
 @pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
-def test_each_wrong_order_of_three_classes_is_refused(judge, oracle, order):
+def test_each_wrong_order_of_three_classes_is_refused(evaluate_block, oracle, order):
     with pytest.raises(GuardError, match="wrong order"):
-        judge(oracle(("permuted", order)))
+        evaluate_block(oracle(("permuted", order)))
 
 
 @pytest.mark.parametrize(
@@ -152,44 +152,44 @@ def test_each_wrong_order_of_three_classes_is_refused(judge, oracle, order):
         ({}, {"training": {"real": 0.7, "drawing": 0.1, "generated": 0.2}}, [0.1, 0.2, 0.7], "option"),
     ],
 )
-def test_the_shares_of_training_are_what_the_network_met(judge, oracle, record, options, shares, origin):
-    provenance = judge(oracle("noisy"), run={"record": record}, **options).provenance
+def test_the_shares_of_training_are_what_the_network_met(evaluate_block, oracle, record, options, shares, origin):
+    provenance = evaluate_block(oracle("noisy"), run={"record": record}, **options).provenance
     assert list(provenance["training_shares"].values()) == pytest.approx(shares)
     assert provenance["training_shares_from"] == origin
 
 
-def test_the_shares_of_training_are_counted_where_the_record_lacks_them(judge, make_predictions, oracle):
+def test_the_shares_of_training_are_counted_where_the_record_lacks_them(evaluate_block, make_predictions, oracle):
     training = make_predictions([0, 1, 1, 2], np.zeros((4, 3)))
-    provenance = judge(oracle("noisy"), run={"record": {}, "training": training}).provenance
+    provenance = evaluate_block(oracle("noisy"), run={"record": {}, "training": training}).provenance
     assert list(provenance["training_shares"].values()) == [0.25, 0.5, 0.25]
     with pytest.raises(BlockError):
-        judge(oracle("noisy"), run={"record": {}})
+        evaluate_block(oracle("noisy"), run={"record": {}})
 
 
-def test_a_set_without_a_class_and_a_run_of_other_classes_are_refused(judge, make_predictions, oracle):
+def test_a_set_without_a_class_and_a_run_of_other_classes_are_refused(evaluate_block, make_predictions, oracle):
     with pytest.raises(BlockError, match="no image of class 'real'"):
-        judge(make_predictions(np.arange(60) % 2, np.zeros((60, 3)), sources=[""] * 60))
-    with pytest.raises(BlockError, match="no mix is of this run's classes"):
-        judge(oracle("noisy", classes=4))
+        evaluate_block(make_predictions(np.arange(60) % 2, np.zeros((60, 3)), sources=[""] * 60))
+    with pytest.raises(BlockError, match="no mix fits the classes of this run"):
+        evaluate_block(oracle("noisy", classes=4))
     with pytest.raises(BlockError, match="known"):
-        judge(make_predictions(np.full(5, -1), np.zeros((5, 3))))
+        evaluate_block(make_predictions(np.full(5, -1), np.zeros((5, 3))))
     with pytest.raises(BlockError, match="training"):
-        judge(oracle("noisy"), training={"drawing": 1.0})
+        evaluate_block(oracle("noisy"), training={"drawing": 1.0})
 
 
-def test_mixes_of_other_classes_are_left_out_and_named(judge, oracle):
+def test_mixes_of_other_classes_are_left_out_and_named(evaluate_block, oracle):
     two = {"one": {"class0": 0.9, "class1": 0.1}, "other": {"cat": 1.0}, "gone": None}
     counts = {"record": {"split": {"train_counts": {"class0": 1, "class1": 3}}}}
-    result = judge(oracle("noisy", classes=2), run=counts, mixes=two)
+    result = evaluate_block(oracle("noisy", classes=2), run=counts, mixes=two)
     assert "accuracy/one" in result.metrics
     assert len(result.metrics) == 9
     assert any("other" in line for line in result.warnings)
 
 
-def test_images_of_unknown_class_are_left_out_and_said(judge, make_predictions):
+def test_images_of_unknown_class_are_left_out_and_said(evaluate_block, make_predictions):
     given = noisy(make_predictions)
     given.targets[:6] = -1
-    result = judge(given)
+    result = evaluate_block(given)
     assert result.n == 234
     assert any(line.startswith("6 images") for line in result.warnings)
 

@@ -41,7 +41,7 @@ def compare(fake_run, dataset_of):
 
 @pytest.fixture
 def curve(make_predictions):
-    """Give Predictions of recipes whose accuracy grows with the shots, and differs by seed."""
+    """Return predictions of recipes whose accuracy grows with the shots and differs by seed."""
 
     def build(recipes=("a",), shots=(5, 20, 80), seeds=(1, 2, 3), n=180, size=1):
         rng = np.random.default_rng(0)
@@ -148,7 +148,7 @@ def test_runs_on_all_images_are_left_out_and_said(compare, oracle):
     given = {("a", 5, 1): oracle("noisy"), ("a", 10, 1): oracle("noisy", seed=1), ("b", None, 1): oracle("noisy")}
     result = compare(given)
     assert len(result.tables["runs"]) == 2
-    assert any("1 of 3 runs" in warning for warning in result.warnings)
+    assert any("`mode.shots`: 1 of 3" in warning for warning in result.warnings)
     assert any("one seed" in warning for warning in result.warnings)
     assert "one seed" in result.metrics["spread_over_seeds/5"].reason
 

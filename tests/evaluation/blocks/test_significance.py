@@ -1,4 +1,4 @@
-"""Tests of which recipes are told apart: oracles, what is saved, ties, seeds and groups."""
+"""Tests of significance: oracles, saved tables, ties, seeds and groups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avatar_bench.evaluation import recipe_pairs, registry
 from avatar_bench.evaluation.blocks import significance
 from avatar_bench.evaluation.blocks.significance import Significance, figures
 from avatar_bench.evaluation.seeds import Recipes
-from avatar_bench.metrics import stats
+from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.results.result import Result
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "significance.yaml"
@@ -43,7 +43,7 @@ def compare(fake_run, dataset_of):
 
 @pytest.fixture
 def answers(make_predictions):
-    """Give Predictions whose answers are right where `right` (N,) says so."""
+    """Return predictions that are correct where `right` (N,) is true."""
 
     def build(right, groups=None):
         right = np.asarray(right, dtype=bool)
@@ -67,7 +67,7 @@ def test_two_copies_of_one_model_are_tied(compare, oracle):
     assert ranking["tied_with_best"].all()
     assert result.metrics["significant_pairs"].value == 0
     assert result.metrics["n_required"].value is None
-    assert "equally often" in result.metrics["n_required"].reason
+    assert "equally accurate" in result.metrics["n_required"].reason
 
 
 def test_a_perfect_oracle_is_told_from_a_uniform_one_and_the_ranking_says_so(compare, oracle):
@@ -120,7 +120,7 @@ def test_where_groups_repeat_the_groups_are_what_is_counted(compare, answers):
     assert pair["n_required"] == pytest.approx(6 * single["n_required"])
     metrics = result.metrics["detectable_difference"]
     discordance = (pair["only_a_correct"] + pair["only_b_correct"]) / 240
-    assert metrics.value == stats.detectable_difference(40, discordance)
+    assert metrics.value == paired_tests.detectable_difference(40, discordance)
 
 
 def test_recipes_of_several_seeds_are_compared_by_their_mean(compare, answers):
@@ -140,9 +140,11 @@ def test_recipes_of_several_seeds_are_compared_by_their_mean(compare, answers):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Leave the figures, and the matching of images that are the same anyway, out of a simulation."""
-    monkeypatch.setattr(significance, "together", lambda runs, sets: [run.predictions(sets[0]) for run in runs])
-    for name in ("ranking", "differences"):
+    """Skip drawing and aligning, which a simulation does not need."""
+    monkeypatch.setattr(
+        significance, "align_predictions", lambda runs, sets: [run.predictions(sets[0]) for run in runs]
+    )
+    for name in ("draw_ranking", "draw_differences"):
         monkeypatch.setattr(figures, name, lambda *given: None)
 
 
@@ -161,7 +163,7 @@ def test_a_lucky_seed_is_not_taken_for_a_better_recipe(compare, answers):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_equal_recipes_are_told_apart_at_most_as_often_as_alpha(compare, answers):
+def test_equal_recipes_differ_significantly_at_most_as_often_as_alpha(compare, answers):
     rng = np.random.default_rng(0)
     told = 0
     for _ in range(40):
@@ -171,8 +173,8 @@ def test_equal_recipes_are_told_apart_at_most_as_often_as_alpha(compare, answers
     assert told <= 4  # of 40: 2 are expected at most
 
 
-def judged(right):
-    """Give the Recipes that are right where {(recipe, seed): (N,)} says so, each image a group of its own."""
+def build_recipes(right):
+    """Return recipes that are correct where {(recipe, seed): (N,)} is true, each image being its own group."""
     members = {}
     for place, (name, _) in enumerate(right):
         members.setdefault(name, []).append(place)
@@ -191,7 +193,7 @@ def tries(gain, seeds, number, spread=0.0, block=None):
             for name, more in (("a", gain), ("b", 0.0))
             for seed in range(seeds)
         }
-        recipes = judged(right)
+        recipes = build_recipes(right)
         drawn = recipes.draw(block) if block else np.zeros((2, 2))
         found.append(recipe_pairs.compare_pair(recipes, drawn, 0, 1, 0.95, 0.8, 0.05))
     return pd.DataFrame(found)
@@ -210,7 +212,7 @@ def test_the_test_finds_what_is_called_detectable_as_often_as_power_says(seeds):
     assert 240 < found["n_required"].median() < 380
 
 
-def test_recipes_of_several_seeds_are_told_apart_about_as_often_as_power_says():
+def test_recipes_of_several_seeds_are_detected_about_as_often_as_power_says():
     block = Significance(resamples=100)
     least = stated(tries(0, 4, 20, 0.02, block))
     found = tries(1.1 * least, 4, 100, 0.02, block)
@@ -229,7 +231,7 @@ def test_recipes_of_a_single_seed_are_said(compare, answers):
     assert "one seed" in compare({"a": answers(right), "b": answers(other)}).warnings[0]
     some = compare({("a", 1): answers(right), ("a", 2): answers(right), ("b", 1): answers(other)})
     assert some.warnings == [
-        "Trained with one seed, so that intervals do not hold what another would give: b.",
+        "Trained with one seed, so the intervals do not cover variation between seeds: b.",
     ]
 
 
@@ -250,11 +252,11 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp
     gains = (a - b)[a != b]
     discordance, gain = len(gains) / 150, np.sqrt(np.mean(gains**2))
     assert (pair["discordance"], pair["gain"]) == (pytest.approx(discordance), pytest.approx(gain, abs=1e-6))
-    needed = stats.required_sample_size(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
+    needed = paired_tests.required_sample_size(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
     assert metrics["n_required"].value == pair["n_required"] == np.ceil(needed)
     n = int(150 / pair["design_effect"])
     by_interval = (pair["high"] - pair["low"]) / 2 + norm.isf(0.2) * gain * np.sqrt(discordance / n)
-    expected = max(gain * stats.detectable_difference(n, discordance), by_interval)
+    expected = max(gain * paired_tests.detectable_difference(n, discordance), by_interval)
     assert metrics["detectable_difference"].value == pytest.approx(expected, abs=1e-6)
     assert metrics["significant_pairs"].value == tables["pairs"]["significant"].sum()
     assert metrics["tied_with_best"].value == tables["ranking"]["tied_with_best"].sum()
@@ -291,7 +293,7 @@ def test_nine_networks_that_guess_are_said_to_be_no_better_than_guessing(compare
     assert set(ranking["guessing"]) == {1 / 3}
     assert (ranking["balanced_accuracy_low"] <= 1 / 3).all()
     assert result.metrics["better_than_guessing"].value == 0
-    assert "None of the 9 is better than guessing: a balanced accuracy of 0.333." in result.warnings
+    assert "None of the 9 recipes is better than guessing (balanced accuracy 0.333)." in result.warnings
 
 
 def test_a_constant_predictor_is_no_better_than_guessing_though_the_majority_is_often_correct(
@@ -312,7 +314,7 @@ def test_a_constant_predictor_is_no_better_than_guessing_though_the_majority_is_
 
 def test_those_no_better_than_guessing_are_named_beside_better_ones(compare, oracle):
     result = compare({"good": oracle("noisy"), "guess": oracle("uniform")})
-    assert "No better than guessing (a balanced accuracy of 0.333): guess." in result.warnings
+    assert "No better than guessing (balanced accuracy 0.333): guess." in result.warnings
     assert result.metrics["better_than_guessing"].value == 1
     assert not any(
         "better than guessing" in said for said in compare({"a": oracle("noisy"), "b": oracle("noisy")}).warnings

@@ -1,4 +1,4 @@
-"""Tests of transformers: pairs that differ in one thing, protocols that do not, and figures held to others."""
+"""Tests of transformers: pairs that differ in one setting, protocols, and comparison with published accuracies."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def nets():
 
 @pytest.fixture
 def run(fake_run, nets):
-    """Build a stand-in for a run; `record` and `config` are laid over plain ones."""
+    """Build a stand-in for a run; `record` and `config` override plain ones."""
 
     def build(predictions, net="resnet", optimizer=ADAMW, init=None, seed=1, record=(), image_size=64, **fields):
         tag, size = NETS[net]
@@ -67,7 +67,7 @@ def run(fake_run, nets):
             "classifier": SimpleNamespace(net=nets[net]),
             "card": SimpleNamespace(backbone=tag, weights="none"),
             "preprocessing": SimpleNamespace(size=size),
-            "rest": lambda: None,
+            "unload_model": lambda: None,
         }
         return fake_run(predictions, record=whole, config=config, seed=seed, **{**plain, **fields})
 
@@ -91,7 +91,7 @@ def compare(run, dataset_of):
 
 @pytest.fixture
 def answers(make_predictions):
-    """Give Predictions that are right of about this share of 240 images, in groups of two."""
+    """Return predictions with about this accuracy on 240 images, in groups of two."""
 
     def build(share, seed=0):
         right = np.random.default_rng(seed).random(240) < share
@@ -129,7 +129,7 @@ def test_each_pair_differs_in_one_thing_and_the_rest_are_none(compare, answers):
     assert table["family"].tolist() == ["convolutional"] * 3 + ["transformer"] * 2 + ["convolutional"]
     assert table.loc["sam", ["sam", "passes_per_step", "train_seconds"]].tolist() == [True, 2, 60]
     assert (table.loc["simclr", "start"], table.loc["plain", "start"]) == ("simclr", "scratch")
-    assert any("in more than network, optimizer and start, see protocol.csv: epochs" in w for w in result.warnings)
+    assert any("also differ in other settings, see protocol.csv: epochs" in w for w in result.warnings)
 
 
 def test_sam_is_also_compared_with_what_as_many_passes_give_without_it(compare, answers):
@@ -212,7 +212,7 @@ def test_published_weights_of_two_networks_are_a_pair_where_the_same_data_and_la
         ("family", "vit", "resnet")
     ] * paired
     told = f"vit (published {tags[1]}) − resnet (published {tags[0]})"
-    assert any("were trained with is not known" in warning and told in warning for warning in result.warnings) == warned
+    assert any("is unknown and may explain" in warning and told in warning for warning in result.warnings) == warned
     table = result.tables["recipes"].set_index("recipe")
     assert table.loc["vit", ["start", "start_detail"]].tolist() == ["published", tags[1]]
     assert table["trained_with"].nunique() == 1 + (tags[0] != tags[1] and tags[1] != "augreg_in1k")
@@ -306,7 +306,7 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
         assert abs(row["difference"]) < row["detectable"]
         assert (row["detectable_reason"], row["n_required_reason"]) == ("", "")
     said = " ".join(result.warnings)
-    assert "2 of 2 pairs are not told apart, which does not make them equal" in said
+    assert "Statistically tied pairs: 2 of 2. A tie is no proof of equality" in said
     assert f"below {100 * pairs['detectable'].min():.1f}–{100 * pairs['detectable'].max():.1f} points" in said
     assert "4 epochs, stage by stage, on 400 training images of 64 pixels" in said
 
@@ -355,7 +355,7 @@ def test_what_sam_gains_in_one_family_beyond_another_is_the_difference_of_two_pa
     assert plain * 0.85 < spread < plain * 2.5  # of groups alone, and of seeds beside them
     assert any("as few as 2 seeds" in warning for warning in result.warnings)
     labels = [tick.get_text() for tick in result.figures["differences"].axes[0].get_yticklabels()]
-    assert (len(labels), labels[-1].splitlines()[0]) == (5, "gain by SAM: test_vit, from scratch")
+    assert (len(labels), labels[-1].splitlines()[0]) == (5, "gain from SAM: test_vit, from scratch")
 
 
 def test_without_sam_in_both_families_there_is_no_interaction(compare, answers):
@@ -379,7 +379,7 @@ def test_a_figure_without_an_interval_bears_a_reason(compare, answers):
     assert result.metrics["macro_f1/a"].low is None
     assert "every resample" in result.metrics["macro_f1/a"].reason
     assert result.metrics["macro_f1/b"].reason is None
-    assert "how long fitting took" in result.metrics["train_seconds/b"].reason
+    assert "training time is not recorded" in result.metrics["train_seconds/b"].reason
     assert result.metrics["train_seconds/a"].value == 30
 
 
@@ -388,10 +388,10 @@ def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answe
     pair = result.tables["pairs"].iloc[0]
     assert (pair["difference"], pair["p"]) == (0, 1)
     assert np.isnan(pair["detectable"])
-    assert pair["detectable_reason"] == "too few images on which the two differ"
+    assert pair["detectable_reason"] == "the two recipes differ on too few images"
     assert np.isnan(pair["n_required"])
-    assert pair["n_required_reason"] == "the two are right equally often"
-    assert any("too few images part them" in warning for warning in result.warnings)
+    assert pair["n_required_reason"] == "both are correct equally often"
+    assert any("too few images differ between" in warning for warning in result.warnings)
     assert result.metrics["difference/sam minus plain"].reason
 
 
@@ -419,7 +419,7 @@ def test_the_protocol_lists_what_is_shared_and_what_is_not(compare, answers):
     assert protocol.loc[("image_size", "96"), "names"] == "b"
     assert protocol.loc[("learning_rate", "0.0003"), ["differs", "recipes"]].tolist() == [False, 2]
     assert any("data_fingerprint, image_size." in warning for warning in result.warnings)
-    assert any("not trained on one machine" in warning for warning in result.warnings)
+    assert any("trained on different machines" in warning for warning in result.warnings)
     assert len(result.tables["pairs"]) == 0
 
 
@@ -473,7 +473,7 @@ def test_all_figures_are_drawn_whole(compare, answers, inside, language):
     assert [name for name, figure in drawn.items() if not inside(figure)] == []
 
 
-def test_recipes_of_one_network_and_start_are_told_apart_by_their_names(compare, answers):
+def test_recipes_of_one_network_and_start_have_different_names(compare, answers):
     shots = {"record": {"mode": "few_shot"}}
     result = compare({"many": (answers(0.7), {}), "few shots": (answers(0.6, 1), shots)})
     labels = [tick.get_text() for tick in result.figures["accuracy"].axes[0].get_yticklabels()]
@@ -557,7 +557,7 @@ def test_what_the_study_typed_in_stands_beside_the_same_networks_of_ours():
     assert table["where"].str.match(r"https://\S+/[0-9a-f]{40}/").all()
     ours = table["recipe"].notna()
     why = table[~ours].set_index("network")["reason"].to_dict()
-    assert why == {"ResNet-50": "its recipes began from scratch", "EfficientNet-B0": "no recipe of this network"}
+    assert why == {"ResNet-50": "its recipes were trained from scratch", "EfficientNet-B0": "no recipe of this network"}
     assert (table.loc[ours, "reason"] == "").all()
     assert (table.loc[ours, "seconds"] == 0.02).all()
     assert table.loc[~ours, ["accuracy", "params_m", "seconds"]].isna().all(axis=None)
@@ -574,7 +574,10 @@ def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(com
     np.testing.assert_array_equal(top1, table["reported_accuracy"].where(table["block"] == 22))
     np.testing.assert_array_equal(typed, table["reported_accuracy"].where(table["block"] == 23))
     labels = [tick.get_text() for tick in unnamed.get_yticklabels()]
-    assert labels[:2] == ["ResNet-50, its block 22\nthree", "EfficientNet-B0, its block 22\nno recipe of this network"]
+    assert labels[:2] == [
+        "ResNet-50 (block 22 of the study)\nthree",
+        "EfficientNet-B0 (block 22 of the study)\nno recipe of this network",
+    ]
     row = table.set_index("recipe").loc["three"]
     assert np.nansum(measured) == row["accuracy"] == drawn.metrics["accuracy/three"].value
     assert (row["accuracy_low"], row["accuracy_high"]) == (
@@ -584,7 +587,7 @@ def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(com
 
 
 def test_what_cannot_be_compared_is_refused(compare, answers, oracle):
-    with pytest.raises(BlockError, match="compares 2 runs or more"):
+    with pytest.raises(BlockError, match="compares at least 2 runs"):
         compare({"a": (answers(0.7), {})})
     with pytest.raises(GuardError, match="wrong order"):
         compare({"a": (oracle("noisy"), {}), "b": (oracle(("permuted", (1, 2, 0))), {})})

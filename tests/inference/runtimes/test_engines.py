@@ -1,4 +1,4 @@
-"""Tests that each runtime answers what torch does."""
+"""Each runtime computes the same logits as torch."""
 
 from __future__ import annotations
 

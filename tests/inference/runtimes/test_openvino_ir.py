@@ -1,4 +1,4 @@
-"""Tests of OpenVINO's form of a network: precisions, quantisation, and what is written."""
+"""OpenVINO networks: precisions, quantisation and serialisation."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_a_quantised_network_is_near_and_says_how_often_it_agrees(
     assert 0 < np.abs(found - whole).max() < 0.1 * np.abs(whole).max()
     agreed = int((found.argmax(axis=1) == whole.argmax(axis=1)).sum())
     right = (found.argmax(axis=1) == targets).mean()
-    assert made.note.startswith(f"precision=int8: {agreed} of {COUNT} verdicts")
-    assert made.note.endswith(f"{right:.1%} are right, of 32 bits {(COUNT - 1) / COUNT:.1%}.")
+    assert made.note.startswith(f"precision=int8: {agreed} of {COUNT} predictions")
+    assert made.note.endswith(f"accuracy {right:.1%}, with 32 bits {(COUNT - 1) / COUNT:.1%}.")
     assert len(made.weights) < len(network.weights) / 2
 
 

@@ -169,7 +169,7 @@ def test_the_sha256_is_checked(tmp_path):
 
 @pytest.mark.parametrize("root", ["none", "../.."])
 def test_a_root_that_is_not_in_the_archive_is_an_error_that_names_what_is(tmp_path, root):
-    with pytest.raises(DataError, match=r"no such folder in the archive.\nIt has: README, set"):
+    with pytest.raises(DataError, match=r"the archive has no such folder.\nIt has: README, set"):
         read(tmp_path, zipped(tmp_path / "packed.zip"), root=root)
 
 

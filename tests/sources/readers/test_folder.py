@@ -43,7 +43,7 @@ def test_nothing_is_guessed_of_a_file_outside_class_folders(tmp_path):
     plant(tmp_path / "set", "real/a.jpg", "ai_portrait.jpg")
     images, quarantine = read(tmp_path, root=str(tmp_path / "set"))
     assert [one.name for one in images] == ["real/a.jpg"]
-    assert quarantine == [("ai_portrait.jpg", "lies in no class folder")]
+    assert quarantine == [("ai_portrait.jpg", "not in a class folder")]
 
 
 def test_split_folders_are_splits_and_not_classes(tmp_path):
@@ -53,7 +53,7 @@ def test_split_folders_are_splits_and_not_classes(tmp_path):
         ("test", "real", "phone"),
         ("train", "real", ""),
     ]
-    assert quarantine == [("extra/real/c.jpg", "lies beside the folders train, test")]
+    assert quarantine == [("extra/real/c.jpg", "outside the folders train, test")]
 
 
 def test_one_label_holds_for_all_files_of_several_roots(tmp_path):
@@ -84,7 +84,7 @@ def test_clutter_is_skipped_and_what_is_no_file_is_named(tmp_path):
     assert [one.name for one in images] == ["real/a.jpg", "real/inside.jpg"]
     assert dict(quarantine) == {
         "real/out.jpg": "a link that leads out of the folder",
-        "real/nothing.jpg": "a link to nothing",
+        "real/nothing.jpg": "a broken link",
         "real/loop": "a link to a folder, which is not followed",
         "real/pipe": "not a file",
     }
@@ -115,18 +115,18 @@ def test_rules_read_the_class_or_name_what_they_cannot_decide(tmp_path):
         ("faces/x/anna_2.jpg", "real", "anna"),
         ("gen/anna_9.jpg", "generated", ""),
     ]
-    assert quarantine == [("gen/sdxl-7.png", "ambiguous: rules 2 and 3"), ("portrait_ai.jpg", "no rule fits")]
+    assert quarantine == [("gen/sdxl-7.png", "ambiguous: rules 2 and 3 differ"), ("portrait_ai.jpg", "no rule matches")]
     _, quarantine = read(tmp_path, root=str(root), rules=rules)
-    assert ("faces/x/anna_1.jpg", "ambiguous: rules 1 and 3") in quarantine
+    assert ("faces/x/anna_1.jpg", "ambiguous: rules 1 and 3 differ") in quarantine
 
 
 @pytest.mark.parametrize(
     ("rule", "told"),
     [
         ({"glob": "*", "lable": "real"}, "did you mean label"),
-        ({"label": "real"}, "needs glob or regex"),
-        ({"regex": "(", "label": "real"}, "cannot be read"),
-        ({"glob": "*"}, "rule 1 leads to no class"),
+        ({"label": "real"}, "needs either glob or regex"),
+        ({"regex": "(", "label": "real"}, "is invalid"),
+        ({"glob": "*"}, "rule 1 has no class"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused_before_anything_is_read(rule, told):
@@ -147,8 +147,8 @@ def test_a_manifest_says_more_and_may_not_contradict(tmp_path):
         ("real/c.jpg", "", "", ""),
     ]
     assert quarantine == [
-        ("real/b.jpg", "its place says label real, the manifest drawing"),
-        ("real/gone.jpg", "named in m.csv, not in set"),
+        ("real/b.jpg", "label is real by its path, drawing in the manifest"),
+        ("real/gone.jpg", "listed in m.csv, missing in set"),
     ]
 
 
@@ -167,7 +167,7 @@ def test_a_manifest_is_understood_however_the_folder_is_written(tmp_path, monkey
         ("file,label\na,b\n", "no column path"),
         ("path,split\nreal/a.jpg,middle\n", "row 1: unknown split 'middle'"),
         ("path\n", "has no rows"),
-        ("path\nset/real/a.jpg\nset/real/a.jpg\n", "a second time"),
+        ("path\nset/real/a.jpg\nset/real/a.jpg\n", "listed twice"),
     ],
 )
 def test_a_broken_manifest_is_an_error(tmp_path, text, told):
@@ -214,4 +214,4 @@ def test_links_that_lead_in_a_circle_are_put_aside(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.png").symlink_to("b.png")
     (tmp_path / "real" / "b.png").symlink_to("a.png")
-    assert _explain_unusable(tmp_path / "real" / "a.png", "real/a.png", tmp_path) == "a link to nothing"
+    assert _explain_unusable(tmp_path / "real" / "a.png", "real/a.png", tmp_path) == "a broken link"

@@ -51,7 +51,7 @@ def test_images_may_be_bytes_or_paths_beside_the_shard_and_no_others(tmp_path):
     shard(tmp_path / "paths.parquet", ["a.png", "../a.png", None], ["real"] * 3)
     samples, quarantine = read(tmp_path, files=[str(tmp_path / "bytes.parquet"), str(tmp_path / "paths.parquet")])
     assert [(one.name, one.read()) for one in samples] == [("bytes/000000.png", PNG), ("paths/000000.png", PNG)]
-    assert quarantine == [("paths/000001", "../a.png does not lie beside the shard"), ("paths/000002", "has no image")]
+    assert quarantine == [("paths/000001", "../a.png is not a file beside the shard"), ("paths/000002", "has no image")]
 
 
 def test_shards_of_one_name_in_several_folders_keep_apart(tmp_path):
@@ -66,7 +66,7 @@ def test_labels_map_numbers_or_names_and_name_what_they_lack(tmp_path, labels):
     shard(tmp_path / "a.parquet", [PNG] * 3, [0, 1, 2], ["photo", "ai", "sketch"])
     samples, quarantine = read(tmp_path, root=str(tmp_path), labels=labels)
     assert [one.label for one in samples] == ["real", "generated"]
-    assert quarantine == [("a/000002", "label sketch is not among labels")]
+    assert quarantine == [("a/000002", "label sketch is missing from labels")]
 
 
 def test_the_count_holds_for_each_class_and_over_an_interruption(tmp_path):
@@ -95,12 +95,12 @@ def test_columns_give_group_and_generator(tmp_path):
 
 def test_a_missing_column_and_a_broken_shard_are_errors(tmp_path):
     shard(tmp_path / "a.parquet", [PNG], [0])
-    with pytest.raises(DataError, match=r"no column image.*\n.*It has: image, label"):
-        read(tmp_path, root=str(tmp_path), image_column="image")
+    with pytest.raises(DataError, match=r"no column photo.*\n.*It has: image, label"):
+        read(tmp_path, root=str(tmp_path), image_column="photo")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(DataError, match="cannot be read"):
         read(tmp_path, root=str(tmp_path))
-    with pytest.raises(DataError, match="no file fits"):
+    with pytest.raises(DataError, match="no file matches"):
         read(tmp_path, root=str(tmp_path), pattern="*.csv")
 
 
@@ -135,7 +135,7 @@ def test_offline_it_says_in_three_lines_what_else_can_be_done(tmp_path, monkeypa
     ("options", "told"),
     [
         ({"repo": "a/b", "label": "real"}, r"needs source\.hub\.revision"),
-        ({"root": "x", "label": ""}, "leads to no class"),
+        ({"root": "x", "label": ""}, "has no class"),
     ],
 )
 def test_what_would_not_be_reproducible_or_has_no_class_is_refused(options, told):

@@ -26,7 +26,7 @@ def source(kind="drawn", **options):
 def test_every_source_is_complete_and_goes_under_its_own_name(file):
     assert file.read_text(encoding="utf-8").startswith(f"# @package source.{file.stem}\n# ")
     if file.stem in YOURS:
-        with pytest.raises(ConfigError, match=rf"source\.{file.stem} does not say what to read"):
+        with pytest.raises(ConfigError, match=rf"source\.{file.stem} has no input"):
             check_source(file.stem, load(file))
     else:
         check_source(file.stem, load(file))
@@ -66,12 +66,12 @@ def test_no_two_names_of_a_source_are_one(file):
             source("package", distribution="a", version="1", archive="wheel", files={"*": None}, sha265="x"),
             "did you mean sha256",
         ),
-        (source("drawn", drawer="multiavatar", count=1, zebra=1), "has no option zebra: it has: kind, label"),
+        (source("drawn", drawer="multiavatar", count=1, zebra=1), "has no option zebra: expected one of: kind, label"),
         (source("zip"), "expected one of package, drawn, folder"),
         (source("drawn", drawer="multiavatar"), r"Expected source\.x\.count="),
         (source("folder"), r"Expected one of source\.x\.root= or source\.x\.roots="),
-        (source("urls", urls=["http://a"], list="b"), "says urls and list"),
-        ({"kind": "drawn", "label": "drawing"}, "does not say its licence and author and generator and homepage"),
+        (source("urls", urls=["http://a"], list="b"), "has several of them: urls and list"),
+        ({"kind": "drawn", "label": "drawing"}, "has no licence, author, generator, homepage"),
         (source("package", distribution="a", version="1", archive="egg", files={"*": None}), "expected wheel or sdist"),
     ],
 )

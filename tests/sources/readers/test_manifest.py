@@ -35,7 +35,7 @@ def test_rows_give_images_in_their_order_with_all_they_say(tmp_path):
 def test_rows_that_cannot_be_used_are_named(tmp_path):
     (tmp_path / "a.jpg").write_text("")
     _, quarantine = read(tmp_path, "path,label\na.jpg,real\na.jpg,drawing\nb.jpg,real\n,real\n")
-    assert [reason for _, reason in quarantine] == ["named a second time", "does not exist", "does not exist"]
+    assert [reason for _, reason in quarantine] == ["listed twice", "does not exist", "does not exist"]
     assert quarantine[1][0] == "m.csv, row 3: b.jpg"
 
 

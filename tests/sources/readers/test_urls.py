@@ -152,7 +152,7 @@ def read(tmp_path, done=(), **options):
 
 
 def refusal(tmp_path, url, **options):
-    """Give why an address is quarantined, asked for beside one that works."""
+    """Return the reason why an address is quarantined, next to one that works."""
     good = url.split("/")[2]
     _, quarantine = read(tmp_path, urls=[url, f"http://{good}/good/1"], **options)
     ((_, reason),) = quarantine
@@ -266,7 +266,7 @@ def test_redirects_are_followed_on_the_web_alone(tmp_path, server):
     images, quarantine = read(tmp_path, base=server.base, names=["moved/1", "tofile/1", "circle/1"])
     assert [one.read() for one in images] == [b"/good/moved"]
     assert [name for name, _ in quarantine] == ["tofile/1", "circle/1"]
-    assert quarantine[0][1] == "leads to what is no address of http or https"
+    assert quarantine[0][1] == "redirects to something that is not an http or https URL"
     assert "redirect" in quarantine[1][1]
 
 
@@ -274,7 +274,7 @@ def test_redirects_are_followed_on_the_web_alone(tmp_path, server):
     "url", ["file:///etc/passwd", "ftp://127.0.0.1/a.jpg", "data:,x", "nonsense", "http://[x", "http:///a"]
 )
 def test_other_schemes_are_refused(tmp_path, url):
-    with pytest.raises(DataError, match="not an address of http or https"):
+    with pytest.raises(DataError, match="not an http or https URL"):
         read(tmp_path, urls=[url])
 
 

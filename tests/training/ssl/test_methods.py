@@ -1,4 +1,4 @@
-"""The methods of pretraining: their losses against counts by hand."""
+"""Pretraining methods: losses against counts by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VIT = {"img_size": 64, "num_classes": 0}
 
 
 def flat() -> nn.Module:
-    """A network whose embedding of an image of one pixel is its three values."""
+    """Network whose embedding of a one-pixel image is its three values."""
     return nn.Flatten()
 
 
@@ -63,7 +63,7 @@ def test_the_teacher_is_an_average_of_the_student_and_learns_nothing_itself() ->
         next(method.student.parameters()).add_(step)
     method.update_teacher(0.0)
     assert torch.allclose(next(method.backbone.parameters()), before + 0.25 * step, atol=1e-6)
-    method.update_teacher(1.0)  # at the end it stands still
+    method.update_teacher(1.0)  # no update at the end
     assert torch.allclose(next(method.backbone.parameters()), before + 0.25 * step, atol=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_the_loss_of_mae_is_the_error_on_normalised_hidden_patches() -> None:
     method = MAE(timm.create_model("test_vit", **VIT), 64, MethodOptions("mae", 0, 0, 0, 0, 0.75, 1, 32))
     nn.init.zeros_(method.predict.weight)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    values = 3 * 16**2  # of a patch, whose squares have the mean (n - 1) / n about their own mean
+    values = 3 * 16**2  # of a patch; their variance around the own mean is (n - 1) / n
     assert float(method([images]).detach()) == pytest.approx((values - 1) / values, rel=1e-4)
     assert method.patches == 16
 
@@ -96,9 +96,9 @@ def test_the_loss_of_mae_is_the_error_on_normalised_hidden_patches() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "options", "told"),
     [
-        ("test_resnet", 32, MethodOptions("mae", 0, 0, 0, 0, 0.75, 1, 32), "does not see an image as patches"),
-        ("test_vit", 32, MethodOptions("mae", 0, 0, 0, 0, 0.9, 1, 32), "leaves none of 4 patches"),
-        ("test_vit2", 64, MethodOptions("dino", 0.04, 8, 0.9, 2), "no small views"),
+        ("test_resnet", 32, MethodOptions("mae", 0, 0, 0, 0, 0.75, 1, 32), "does not divide images into patches"),
+        ("test_vit", 32, MethodOptions("mae", 0, 0, 0, 0, 0.9, 1, 32), "leaves none of the 4 patches"),
+        ("test_vit2", 64, MethodOptions("dino", 0.04, 8, 0.9, 2), "does not accept small views"),
     ],
 )
 def test_what_a_network_cannot_learn_by_is_told(name: str, size: int, options: MethodOptions, told: str) -> None:

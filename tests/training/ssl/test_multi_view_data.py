@@ -1,4 +1,4 @@
-"""Views of images: of their sizes, and of their seed alone."""
+"""Random views of images: sizes, and dependence on the seed only."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_batches_hold_views_and_rows_and_no_label(images: Path) -> None:
     views = RandomViews(32, 0.3, small=1, local_size=16)
     module = MultiViewDataModule(dataset, views, PREPROCESSING, seed=0, batch_size=4, workers=0)
     batches = list(module.train_dataloader())
-    assert [set(batch) for batch in batches] == [{"views", "row"}] * 2  # the two that are left over come elsewhere
+    assert [set(batch) for batch in batches] == [{"views", "row"}] * 2  # the two left over are dropped
     assert [tuple(view.shape) for view in batches[0]["views"]] == [(4, 3, 32, 32)] * 2 + [(4, 3, 16, 16)]
 
 
-def test_a_image_is_shared_by_its_bytes_its_group_or_a_near_duplicate(images: Path, tmp_path: Path) -> None:
+def test_an_image_is_shared_by_its_bytes_its_group_or_a_near_duplicate(images: Path, tmp_path: Path) -> None:
     import pandas as pd
     from PIL import Image
 

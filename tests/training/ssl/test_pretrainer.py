@@ -1,4 +1,4 @@
-"""The module that pretrains: what its optimizer is told of each parameter, and the noise of its batches."""
+"""Pretrainer: parameter groups of its optimizer, and seeded noise of its batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""architecture: a network's stages, layers, depth, cost and first layers, read off the network itself."""
+"""Block architecture: stages, layers, depth, cost and first layers of a network, measured on the network itself."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 
-MAX_CHANNELS = 4  # of each layer whose feature maps are shown
-MAX_SHOWN_CLASSES = 6  # of which an image is shown
+MAX_CHANNELS = 4  # channels shown per layer
+MAX_SHOWN_CLASSES = 6  # classes with a shown image
 
 
 @dataclass(kw_only=True)
 class Architecture(RunBlock):
-    """Describe a run's network by inspection, by a run on one image, and by its first layers on one of each class."""
+    """Description of a run's network: structure, cost on one image, and first layers on an image per class."""
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Return sizes, tables of traits, stages and layers, a diagram, first filters and first feature maps."""
@@ -47,7 +47,7 @@ class Architecture(RunBlock):
         """Add filters and feature maps to a result, or the reason why there are none."""
         name = first_layers.find_first_convolution(run.classifier.net, run.preprocessing.size)
         if name is None:
-            result.warnings.append(_("No filters are shown: the layer that takes the image is no convolution of it."))
+            result.warnings.append(_("No filters are shown: the first layer is not a convolution of the image."))
         else:
             weights = first_layers.get_filters(run.classifier.net, name)
             result.arrays["filters"] = {"layer": np.array(name), "weights": weights}
@@ -55,12 +55,14 @@ class Architecture(RunBlock):
         labels = dataset.frame["label"].to_numpy()
         rows = [int(np.flatnonzero(labels == each)[0]) for each in run.classes if each in labels][:MAX_SHOWN_CLASSES]
         if not rows:
-            result.warnings.append(_("No feature maps are shown: no image of a known class is at hand."))
+            result.warnings.append(_("No feature maps are shown: no image of a known class is available."))
             return
         images = run.inputs(dataset, rows)
         maps = first_layers.compute_feature_maps(run.classifier, images, name, MAX_CHANNELS)
         if not maps:
-            result.warnings.append(_("No feature maps are shown: no first layer of this network is a map."))
+            result.warnings.append(
+                _("No feature maps are shown: the first layers of this network have no spatial output.")
+            )
             return
         shown = images.permute(0, 2, 3, 1).numpy()
         result.arrays["feature_maps"] = {

@@ -1,4 +1,4 @@
-"""Figures of architecture: a network's stages from the image down to the classes, and what its first layers see."""
+"""Figures of architecture: stages of a network from the image to the classes, first filters and feature maps."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from avatar_bench.metrics import plots
 from avatar_bench.models.first_layers import FeatureMaps
 from avatar_bench.models.inspection import HEAD, STEM, NetworkSummary
 
-_BOX_HEIGHT = 0.68  # height of a stage's box, of the 1 that a row has
-_MAX_FILTERS, _FILTERS_PER_ROW = 64, 16  # in the figure, and in a row of it
+_BOX_HEIGHT = 0.68  # height of a stage's box; a row has height 1
+_MAX_FILTERS, _FILTERS_PER_ROW = 64, 16  # filters in the figure
 _STAGE_COLOURS = {STEM: plots.get_colour(5), HEAD: plots.get_colour(1)}
 
 
 @plots.use_style()
 def draw_diagram(anatomy: NetworkSummary, name: str, size: int, classes: int) -> Figure:
-    """Draw a box per stage, from the image of `size` pixels down to the classes; beside it, its share of the cost."""
+    """Draw a box per stage, from the image of `size` pixels down to the classes, with its proportion of the cost."""
     stages = anatomy.stages
     count = len(stages)
     figure = plots.create_figure(8.6, 1.2 + 0.56 * (count + 0.8))
@@ -64,16 +64,18 @@ def draw_filters(weights: NDArray[np.float32], layer: str) -> Figure:
         axes.imshow((0.5 + scaled.transpose(1, 2, 0) / 2).clip(0, 1), interpolation="nearest")
     height, width = weights.shape[2:]
     counted = _("{n} of {all} filters", n=len(order), all=len(weights))
-    about = _("{height} × {width} pixels; grey is 0, a colour what it responds to", height=height, width=width)
+    about = _(
+        "{height} × {width} pixels; grey is 0, colours show what a filter responds to", height=height, width=width
+    )
     figure.suptitle(f"{plots.shorten_name(layer, 40)}, {counted}, {about}", fontsize=8.5)
     return figure
 
 
 @plots.use_style()
 def draw_feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Sequence[FeatureMaps]) -> Figure:
-    """Draw a row an image (N, S, S, 3): the image, then the feature maps of each layer, a column a channel.
+    """Draw one row per image (N, S, S, 3): the image, then the feature maps of each layer, one column per channel.
 
-    A channel has one scale for all images, from its least value (dark) to its largest.
+    A channel has one scale for all images, from its lowest value (dark) to its highest.
     """
     widths = [1.0]
     for layer in maps:
@@ -106,7 +108,7 @@ def draw_feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Se
 
 
 def _create_tiles(widths: Sequence[float], rows: int, *, side: float, left: float, top: float) -> tuple[Figure, Any]:
-    """Return a figure with a grid of bare axes `side` inches high, close together, and margins in inches."""
+    """Create a figure with a tight grid of bare axes `side` inches high, and margins in inches."""
     gap, margin = 0.05, 0.1
     width = left + margin + side * sum(widths) + gap * (len(widths) - 1)
     height = top + margin + (side + gap) * rows - gap
@@ -168,7 +170,7 @@ def _draw_proportions(axes: Axes, stages: pd.DataFrame, column: str, title: str)
     axes.barh(range(len(stages)), share, color=inks, alpha=0.75, height=0.5)
     for row, (value, part) in enumerate(zip(stages[column], share, strict=True)):
         axes.annotate(_format_number(value), (part, row), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
-    axes.set(xlim=(0, 1.3 * share.max()), title=title, xlabel=_("share (%)"))
+    axes.set(xlim=(0, 1.3 * share.max()), title=title, xlabel=_("proportion (%)"))
     plots.format_percent_axis(axes.xaxis)
     axes.tick_params(left=False, labelleft=False)
     axes.grid(axis="x")

@@ -1,4 +1,4 @@
-"""blind_test: how often a run is right, with intervals, by class and by source."""
+"""Block blind_test: accuracy and other classification metrics with intervals, by class and by source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from avatar_bench.evaluation.block import (
     warn_unlabelled,
 )
 from avatar_bench.i18n import _
-from avatar_bench.metrics import classification, plots, stats
+from avatar_bench.metrics import classification, paired_tests, plots, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 from avatar_bench.results.result import Metric, Result
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-_FEW_IMAGES = 30  # images of a class below which its figures are little more than anecdotes
+_FEW_IMAGES = 30  # with fewer images of a class, its metrics are unreliable
 _OVERALL_METRICS = {
     "balanced_accuracy": classification.balanced_accuracy,
     "macro_precision": classification.macro_precision,
@@ -40,11 +40,11 @@ _OVERALL_METRICS = {
 
 @dataclass(kw_only=True)
 class BlindTest(IntervalBlock):
-    """Judge a run on images whose true class is known.
+    """Evaluation of a run on images whose true class is known.
 
-    `discordance` is the share of images that exactly one of two networks has right, for the detectable difference
-    (None: as if two networks of this accuracy erred independently, 2 a (1 - a)); `gallery`, how many of the most
-    confident errors are shown.
+    `discordance` is the proportion of images that exactly one of two networks classifies correctly, for the detectable
+    difference (None: as if two networks of this accuracy erred independently, 2 a (1 - a)); `gallery` is the number of
+    most confident errors shown.
     """
 
     discordance: float | None = None
@@ -57,9 +57,9 @@ class BlindTest(IntervalBlock):
         self.require("gallery", self.gallery >= 0, "0 or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give accuracy and its kin, tables and figures of the images whose class is known.
+        """Compute metrics, tables and figures on the images whose class is known.
 
-        Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
+        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
@@ -122,9 +122,9 @@ class BlindTest(IntervalBlock):
 
     def _find_detectable_difference(self, accuracy: float, n: int) -> Metric:
         discordance = 2 * accuracy * (1 - accuracy) if self.discordance is None else self.discordance
-        difference = stats.detectable_difference(n, discordance)
+        difference = paired_tests.detectable_difference(n, discordance)
         reason = _(
-            "at {n} images and a discordance of {share} no difference is detectable", n=n, share=f"{discordance:.3g}"
+            "no difference is detectable with {n} images and a discordance of {share}", n=n, share=f"{discordance:.3g}"
         )
         return Metric(difference, n, higher_is_better=False, reason=reason if difference is None else None)
 
@@ -133,15 +133,15 @@ class BlindTest(IntervalBlock):
         for source, target, images in _group_by_source(predictions):
             correct = predictions.correct[images]
             share = self.share(correct, predictions.groups[images])
-            wrong = predictions.predicted[images][~correct]
-            error = names[np.bincount(wrong).argmax()] if len(wrong) else ""
+            incorrect = predictions.predicted[images][~correct]
+            error = names[np.bincount(incorrect).argmax()] if len(incorrect) else ""
             rows.append((source, names[target], len(images), share.n, share.value, share.low, share.high, error))
         columns = ["source", "target", "n", "groups", "accuracy", "low", "high", "most_common_error"]
         return pd.DataFrame(rows, columns=columns)
 
     def _draw_gallery(self, predictions: Predictions, dataset: Dataset, rows: NDArray[np.intp]) -> Figure:
-        wrong = np.flatnonzero(~predictions.correct)
-        worst = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][: self.gallery]
+        incorrect = np.flatnonzero(~predictions.correct)
+        worst = incorrect[np.argsort(-predictions.confidence[incorrect], kind="stable")][: self.gallery]
         names = predictions.classes
         titles = [
             _("true: {name}", name=names[predictions.targets[i]])
@@ -196,7 +196,7 @@ def _draw_per_source(table: pd.DataFrame, classes: int) -> Figure:
         shown["low"],
         shown["high"],
         shown["n"],
-        label=_("share of the source's images that are recognised (%)"),
+        label=_("accuracy on the source's images (%)"),
         kinds=list(shown["target"]),
         chance=1 / classes,
     )
@@ -216,17 +216,21 @@ def _warn_of_guessing(metrics: Mapping[str, Metric], level: float) -> list[str]:
 
 
 def _collect_warnings(predictions: Predictions, asked: int) -> list[str]:
-    said = warn_unlabelled(asked - len(predictions), asked)
+    messages = warn_unlabelled(asked - len(predictions), asked)
     for name, n in zip(
         predictions.classes, np.bincount(predictions.targets, minlength=len(predictions.classes)), strict=True
     ):
         if n == 0:
-            told = _("The set has no image of class '{name}': its figures are null, and means leave it out.", name=name)
-            said.append(told)
+            message = _(
+                "The set has no image of class '{name}': its metrics are null and excluded from means.", name=name
+            )
+            messages.append(message)
         elif n < _FEW_IMAGES:
-            told = _("The set has only {n} images of class '{name}': see the width of the intervals.", n=n, name=name)
-            said.append(told)
+            message = _(
+                "The set has only {n} images of class '{name}': see the width of the intervals.", n=n, name=name
+            )
+            messages.append(message)
     unknown = int((predictions.sources == "").sum())
     if unknown:
-        said.append(_("The source of {n} images is not known; accuracy_by_source leaves them out.", n=unknown))
-    return said
+        messages.append(_("The source of {n} images is unknown; accuracy_by_source excludes them.", n=unknown))
+    return messages

@@ -1,4 +1,4 @@
-"""calibration: whether a run's confidence can be believed, on the set and where the images have changed."""
+"""Block calibration: reliability of a run's confidence, on the set and under distribution shift."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 _COVERAGES = np.arange(1, 21) / 20
 _ECE_15_INDEX = calibration.ECE_KINDS.index("ece_15")
-_TOLERANCE = 0.02  # of a refitted temperature: another machine's arithmetic moves it less
+_TOLERANCE = 0.02  # log ratio of temperatures; rounding on another machine changes it less
 
 
 @dataclass(kw_only=True)
 class Calibration(IntervalBlock):
-    """Judge the confidence of a Run with the temperature that it has, and sets of classes of a stated coverage.
+    """Evaluation of a Run's confidence at its temperature, and of prediction sets with a stated coverage.
 
-    `alpha` is the share of images whose set may miss the true class; `severity` (1 to 5) that of the corruptions
-    under which the same temperature and sets are judged again, 0: none.
+    `alpha` is the proportion of images whose set may miss the true class; `severity` (1 to 5) is that of the
+    corruptions under which the same temperature and sets are evaluated again, 0: none.
     """
 
     alpha: float = 0.1
@@ -53,10 +53,10 @@ class Calibration(IntervalBlock):
         self.require("severity", self.severity in (0, *SEVERITIES), "0 to 5")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give the errors of calibration before and after scaling, selective prediction, conformal sets, and shift.
+        """Compute calibration errors before and after scaling, selective prediction, conformal sets, and shift.
 
-        Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order or
-        the set holds images that the sets are fitted on.
+        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order or if the
+        set contains images that the sets are fitted on.
         """
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
@@ -76,20 +76,20 @@ class Calibration(IntervalBlock):
         return result
 
     def _evaluate_confidence(self, result: Result, predictions: Predictions) -> None:
-        """Put the errors, their floors, the reliability tables and both figures of confidence into the result."""
+        """Add the errors, their floors, the reliability tables and both figures of confidence to the result."""
         floors, both = [], (replace(predictions, temperature=1.0), predictions)
-        for prefix, judged in zip(("", "scaled/"), both, strict=True):
-            floors.append(tabulate_floors(self, judged, prefix))
-            result.metrics |= compute_errors(self, judged, prefix, floors[-1])
-            result.tables["reliability_scaled" if prefix else "reliability"] = tabulate_reliability(self, judged)
+        for prefix, evaluated in zip(("", "scaled/"), both, strict=True):
+            floors.append(tabulate_floors(self, evaluated, prefix))
+            result.metrics |= compute_errors(self, evaluated, prefix, floors[-1])
+            result.tables["reliability_scaled" if prefix else "reliability"] = tabulate_reliability(self, evaluated)
         result.tables["floors"] = pd.concat(floors, ignore_index=True)
         tables = (result.tables["reliability"], result.tables["reliability_scaled"])
-        drawn = 1 if predictions.temperature == 1 else 2  # a temperature that was not fitted scales nothing
+        drawn = 1 if predictions.temperature == 1 else 2  # without a fitted temperature there is nothing to compare
         result.figures["reliability"] = figures.draw_reliability(tables[:drawn], result.metrics, self.level)
         result.figures["confidence"] = figures.draw_confidence(both[:drawn])
 
     def _evaluate_ranking(self, result: Result, predictions: Predictions) -> None:
-        """Put the risk-coverage curve and its area into the result."""
+        """Add the risk-coverage curve and the area under it to the result."""
         confidence, correct = predictions.confidence, predictions.correct
         floors = {"aurc": float(1 - correct.mean())}
 
@@ -107,7 +107,7 @@ class Calibration(IntervalBlock):
         result.figures["risk_coverage"] = figures.draw_risk_coverage(predictions, table, result.metrics["aurc"])
 
     def _evaluate_sets(self, result: Result, predictions: Predictions, sets: ConformalSets | None) -> None:
-        """Put coverage and size of the conformal sets into the result, overall and by class."""
+        """Add coverage and size of the conformal sets to the result, overall and by class."""
         if sets is None:
             nothing = Metric(None, 0, higher_is_better=None, reason=_("the calibration images are not known"))
             names = [f"{name}/{method}" for name in ("coverage", "set_size") for method in ("lac", "aps")]
@@ -117,41 +117,42 @@ class Calibration(IntervalBlock):
         result.tables["coverage"] = sets.by_class(self, predictions)
         result.figures["coverage"] = figures.draw_coverage(result.tables["coverage"], 1 - self.alpha)
         if any(np.isinf(list(sets.thresholds.values()))):
-            told = _(
-                "{n} calibration images are too few for sets of this coverage: each set holds every class.", n=sets.n
+            message = _(
+                "{n} calibration images are too few for this coverage: every set contains all classes.", n=sets.n
             )
-            result.warnings.append(told)
+            result.warnings.append(message)
 
     def _evaluate_shift(self, result: Result, shifted: dict[str, Predictions], sets: ConformalSets | None) -> None:
-        """Put the table and the figure of the same temperature and sets under other images into the result."""
+        """Add the table and the figure of the same temperature and sets on shifted images to the result."""
         rows = [self._build_shift_row(name, predictions, sets) for name, predictions in shifted.items()]
         table = result.tables["shift"] = pd.DataFrame(rows)
         if len(table) > 1:
             result.figures["shift"] = figures.draw_shift(table, 1 - self.alpha)
         for row in rows if sets else []:
             if max(row["coverage_lac_high"], row["coverage_aps_high"]) < 1 - self.alpha:
-                told = _(
-                    "{name}: only {lac} (LAC) and {aps} (APS) of the sets hold the true class, {share} were promised.",
+                message = _(
+                    "{name}: only {lac} (LAC) and {aps} (APS) of the sets contain the true class; nominal "
+                    "coverage is {share}.",
                     name=figures.name_set(row["set"]),
                     lac=f"{row['coverage_lac']:.1%}",
                     aps=f"{row['coverage_aps']:.1%}",
                     share=f"{1 - self.alpha:.0%}",
                 )
-                result.warnings.append(told)
+                result.warnings.append(message)
 
-    def _build_shift_row(self, name: str, judged: Predictions, sets: ConformalSets | None) -> dict[str, Any]:
-        found = calibration.calibration_errors(judged.probabilities, judged.targets)
-        floor = tabulate_floors(self, judged).iloc[_ECE_15_INDEX]
+    def _build_shift_row(self, name: str, evaluated: Predictions, sets: ConformalSets | None) -> dict[str, Any]:
+        found = calibration.calibration_errors(evaluated.probabilities, evaluated.targets)
+        floor = tabulate_floors(self, evaluated).iloc[_ECE_15_INDEX]
         row = {
             "set": name,
-            "n": len(judged),
-            "accuracy": float(judged.correct.mean()),
-            "nll": calibration.nll(judged.logits, judged.targets, judged.temperature),
+            "n": len(evaluated),
+            "accuracy": float(evaluated.correct.mean()),
+            "nll": calibration.nll(evaluated.logits, evaluated.targets, evaluated.temperature),
             "ece_15": float(found[_ECE_15_INDEX]),
             "ece_floor": float(floor["floor"]),
             "ece_floor_p95": float(floor["floor_p95"]),
         }
-        return row | (sets.row(self, judged) if sets else {})
+        return row | (sets.row(self, evaluated) if sets else {})
 
     def _predict_shifted(self, run: Run, dataset: Dataset, rows: NDArray[np.intp]) -> Iterator[tuple[str, Predictions]]:
         kinds = CORRUPTION_KINDS if self.severity else ()
@@ -160,14 +161,14 @@ class Calibration(IntervalBlock):
             yield kind, varied.take(rows)
         blind = run.blind
         if blind is not None and blind.name != dataset.name:
-            _read_held_out(run, blind)  # what the sets are fitted on must not be among these either
-            judged = run.predictions(blind)
-            if (judged.targets >= 0).any():
-                yield blind.name, judged.take(judged.targets >= 0)
+            _read_held_out(run, blind)  # raises GuardError if these contain images that the sets are fitted on
+            evaluated = run.predictions(blind)
+            if (evaluated.targets >= 0).any():
+                yield blind.name, evaluated.take(evaluated.targets >= 0)
 
 
 def _read_held_out(run: Run, dataset: Dataset) -> Predictions | None:
-    """Give the images that may be fitted on to judge a set; None where the run does not know them."""
+    """Return the calibration images for a set; None if the run does not know them."""
     try:
         found = run.calibration(dataset)
     except BlockError:
@@ -179,7 +180,7 @@ def _read_held_out(run: Run, dataset: Dataset) -> Predictions | None:
 def _collect_arrays(
     shifted: dict[str, Predictions], held_out: Predictions | None, seed: int
 ) -> dict[str, dict[str, NDArray[np.generic]]]:
-    judged = {"predictions": next(iter(shifted.values())), **({"calibration": held_out} if held_out else {})}
+    evaluated = {"predictions": next(iter(shifted.values())), **({"calibration": held_out} if held_out else {})}
     found: dict[str, dict[str, NDArray[np.generic]]] = {
         name: {
             "logits": part.logits,
@@ -187,7 +188,7 @@ def _collect_arrays(
             "groups": part.groups,
             "uniforms": draw_uniforms(len(part), seed, name == "calibration"),
         }
-        for name, part in judged.items()
+        for name, part in evaluated.items()
     }
     others = list(shifted.items())[1:]
     if others:
@@ -197,18 +198,20 @@ def _collect_arrays(
 
 
 def _collect_warnings(asked: int, n: int, temperature: float, held_out: Predictions | None) -> list[str]:
-    said = warn_unlabelled(asked - n, asked)
+    messages = warn_unlabelled(asked - n, asked)
     if temperature == 1:
-        said.append(_("The run's temperature is 1, as it could not be fitted: the scaled figures are the plain ones."))
+        messages.append(
+            _("The run's temperature is 1 because it could not be fitted: scaled and raw metrics are equal.")
+        )
     elif held_out is not None:
         refit = calibration.fit_temperature(held_out.logits, held_out.targets)
         if abs(np.log(refit / temperature)) > _TOLERANCE:
-            told = _(
+            message = _(
                 "A refit on the calibration images gives a temperature of {refit}, the run's is {fixed}.",
                 refit=f"{refit:.3f}",
                 fixed=f"{temperature:.3f}",
             )
-            said.append(told)
+            messages.append(message)
     if held_out is None:
-        said.append(_("The calibration images are not known, so there are no conformal sets."))
-    return said
+        messages.append(_("The calibration images are not known, so there are no conformal sets."))
+    return messages

@@ -1,4 +1,4 @@
-"""The conformal sets of the block calibration: fitted once, then put to any Predictions of the same run."""
+"""Conformal sets of the block calibration: fitted once, then applied to any Predictions of the same run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ConformalSets:
-    """Hold the thresholds by method, from n calibration images, and the seed of APS's randomisation."""
+    """Thresholds by method, fitted on n calibration images, and the seed of APS's randomisation."""
 
     thresholds: dict[str, float]
     n: int
@@ -30,7 +30,7 @@ class ConformalSets:
 
     @classmethod
     def fit(cls, held_out: Predictions, alpha: float, seed: int) -> ConformalSets:
-        """Fit every method's threshold on calibration images, so that 1 - alpha of the sets hold the true class."""
+        """Fit each method's threshold on calibration images, so that 1 - alpha of the sets contain the true class."""
         uniform = draw_uniforms(len(held_out), seed, fitted=True)
         thresholds = {}
         for method, scores in conformal.CONFORMAL_SCORES.items():
@@ -38,46 +38,47 @@ class ConformalSets:
             thresholds[method] = conformal.threshold(own, alpha)
         return cls(thresholds, len(held_out), seed)
 
-    def members(self, judged: Predictions) -> dict[str, NDArray[np.bool_]]:
-        """Tell by method whether each class is in each image's set, (N, C)."""
-        uniform = draw_uniforms(len(judged), self.seed)
+    def members(self, predictions: Predictions) -> dict[str, NDArray[np.bool_]]:
+        """Return by method whether each class is in each image's set, (N, C)."""
+        uniform = draw_uniforms(len(predictions), self.seed)
         scores = {
-            method: function(judged.probabilities, uniform) for method, function in conformal.CONFORMAL_SCORES.items()
+            method: function(predictions.probabilities, uniform)
+            for method, function in conformal.CONFORMAL_SCORES.items()
         }
         return {method: scores[method] <= limit for method, limit in self.thresholds.items()}
 
-    def metrics(self, block: IntervalBlock, judged: Predictions) -> dict[str, Metric]:
-        """Give coverage and mean size of each method's sets; the floor of coverage is that of sets drawn blindly."""
+    def metrics(self, block: IntervalBlock, predictions: Predictions) -> dict[str, Metric]:
+        """Compute coverage and mean size of each method's sets; coverage has random sets of that size as floor."""
         found = {}
-        for method, member in self.members(judged).items():
-            held, size = conformal.select_targets(member, judged.targets), member.sum(axis=1)
-            blind = float(size.mean()) / len(judged.classes)
-            found[f"coverage/{method}"] = block.share(held, judged.groups, higher_is_better=None, floor=blind)
+        for method, member in self.members(predictions).items():
+            covered, size = conformal.select_targets(member, predictions.targets), member.sum(axis=1)
+            blind = float(size.mean()) / len(predictions.classes)
+            found[f"coverage/{method}"] = block.share(covered, predictions.groups, higher_is_better=None, floor=blind)
             found |= block.bootstrap(
-                [f"set_size/{method}"], _build_mean_statistic(size), judged.groups, higher_is_better=False
+                [f"set_size/{method}"], _build_mean_statistic(size), predictions.groups, higher_is_better=False
             )
         return found
 
-    def by_class(self, block: IntervalBlock, judged: Predictions) -> pd.DataFrame:
-        """Tabulate coverage by method and true class; the rows without a class are of all images."""
+    def by_class(self, block: IntervalBlock, predictions: Predictions) -> pd.DataFrame:
+        """Tabulate coverage by method and true class; rows without a class cover all images."""
         rows = []
-        for method, member in self.members(judged).items():
-            held, size = conformal.select_targets(member, judged.targets), member.sum(axis=1)
-            for index, name in enumerate(["", *judged.classes], start=-1):
-                images = judged.targets == index if index >= 0 else np.ones(len(judged), dtype=bool)
+        for method, member in self.members(predictions).items():
+            covered, size = conformal.select_targets(member, predictions.targets), member.sum(axis=1)
+            for index, name in enumerate(["", *predictions.classes], start=-1):
+                images = predictions.targets == index if index >= 0 else np.ones(len(predictions), dtype=bool)
                 if images.any():
-                    share, own = block.share(held[images], judged.groups[images]), size[images]
+                    share, own = block.share(covered[images], predictions.groups[images]), size[images]
                     sizes = (own.mean(), (own == 0).mean(), (own == 1).mean())
                     rows.append((method, name, len(own), share.value, share.low, share.high, *sizes))
         columns = ["method", "class", "n", "coverage", "low", "high", "set_size", "empty", "single"]
         table = pd.DataFrame(rows, columns=columns)
         return table.assign(threshold=table["method"].map(self.thresholds))
 
-    def row(self, block: IntervalBlock, judged: Predictions) -> dict[str, float | None]:
-        """Give coverage, its interval, and mean size of each method's sets, as columns of the table of shift."""
+    def row(self, block: IntervalBlock, predictions: Predictions) -> dict[str, float | None]:
+        """Compute coverage with its interval, and mean size, of each method's sets, as columns of table shift."""
         found: dict[str, float | None] = {}
-        for method, member in self.members(judged).items():
-            share = block.share(conformal.select_targets(member, judged.targets), judged.groups)
+        for method, member in self.members(predictions).items():
+            share = block.share(conformal.select_targets(member, predictions.targets), predictions.groups)
             ends = {"": share.value, "_low": share.low, "_high": share.high}
             found |= {f"coverage_{method}{end}": value for end, value in ends.items()}
             found[f"set_size_{method}"] = float(member.sum(axis=1).mean())
@@ -85,7 +86,7 @@ class ConformalSets:
 
 
 def draw_uniforms(n: int, seed: int, fitted: bool = False) -> Floats:
-    """Give APS its n numbers from 0 to 1: others for the images fitted on, the same for one image under each shift."""
+    """Draw APS's n numbers from 0 to 1: different ones for calibration images, the same for an image in each shift."""
     return np.random.default_rng((seed, int(fitted))).random(n)
 
 

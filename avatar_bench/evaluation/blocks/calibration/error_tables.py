@@ -1,4 +1,4 @@
-"""The errors of confidence of the block calibration, with intervals and noise floors."""
+"""Calibration errors of the block calibration, with intervals and noise floors."""
 
 from __future__ import annotations
 
@@ -23,52 +23,54 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-def tabulate_floors(block: IntervalBlock, judged: Predictions, prefix: str = "") -> pd.DataFrame:
-    """Tabulate by kind of calibration error what chance alone makes of it: mean, 95th percentile, end of its interval.
+def tabulate_floors(block: IntervalBlock, predictions: Predictions, prefix: str = "") -> pd.DataFrame:
+    """Tabulate each calibration error expected by chance alone: mean, 95th percentile, end of its interval.
 
-    Images of a group are drawn together as far as the gaps of the real ones correlate.
+    Images of a group are drawn together as far as the confidence gaps of the real ones correlate.
     """
-    correlation = calibration.group_correlation(judged.correct - judged.confidence, judged.groups)
+    correlation = calibration.group_correlation(predictions.correct - predictions.confidence, predictions.groups)
     drawn = calibration.simulate_noise_floor(
-        judged.probabilities, block.resamples, block.seed, judged.groups, correlation
+        predictions.probabilities, block.resamples, block.seed, predictions.groups, correlation
     )
     p95, high = np.quantile(drawn, [0.95, (1 + block.level) / 2], axis=0)
     names = [prefix + kind for kind in calibration.ECE_KINDS]
     return pd.DataFrame({"metric": names, "floor": drawn.mean(axis=0), "floor_p95": p95, "floor_high": high})
 
 
-def compute_errors(block: IntervalBlock, judged: Predictions, prefix: str, floors: pd.DataFrame) -> dict[str, Metric]:
-    """Give NLL, Brier score and calibration errors, and the floor of the error in 15 bins; names begin with `prefix`.
+def compute_errors(
+    block: IntervalBlock, predictions: Predictions, prefix: str, floors: pd.DataFrame
+) -> dict[str, Metric]:
+    """Compute NLL, Brier score, calibration errors and the floor of the error in 15 bins; names start with `prefix`.
 
-    The floor of the first two is what equal probabilities for all classes would get.
+    The floor of the first two is the value of equal probabilities for all classes.
     """
-    classes, n = len(judged.classes), len(judged)
+    classes, n = len(predictions.classes), len(predictions)
     floor = {prefix + "nll": float(np.log(classes)), prefix + "brier": 1 - 1 / classes}
     found = block.bootstrap(
-        list(floor), _build_loss_statistic(judged), judged.groups, higher_is_better=False, floors=floor
+        list(floor), _build_loss_statistic(predictions), predictions.groups, higher_is_better=False, floors=floor
     )
-    found |= _compute_calibration_errors(block, judged, floors)
+    found |= _compute_calibration_errors(block, predictions, floors)
     row = calibration.ECE_KINDS.index("ece_15")
     for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
         found[prefix + name] = Metric(float(floors[column].iloc[row]), n, higher_is_better=None)
     return found
 
 
-def tabulate_reliability(block: IntervalBlock, judged: Predictions) -> pd.DataFrame:
+def tabulate_reliability(block: IntervalBlock, predictions: Predictions) -> pd.DataFrame:
     """Tabulate a reliability diagram of 15 bins, the accuracy with its interval."""
     edges = calibration.equal_width_edges(calibration.ECE_BINS)
-    bins = calibration.assign_bins(judged.confidence, edges)
-    table = pd.DataFrame(calibration.reliability_bins(judged.confidence, judged.correct, edges))
+    bins = calibration.assign_bins(predictions.confidence, edges)
+    table = pd.DataFrame(calibration.reliability_bins(predictions.confidence, predictions.correct, edges))
     for row in np.unique(bins):
-        share = block.share(judged.correct[bins == row], judged.groups[bins == row])
+        share = block.share(predictions.correct[bins == row], predictions.groups[bins == row])
         table.loc[row, ["accuracy_low", "accuracy_high"]] = share.low, share.high
     return table
 
 
 def compute_temperatures(block: IntervalBlock, temperature: float, held_out: Predictions | None) -> dict[str, Metric]:
-    """Give the run's temperature with the interval of refits on the calibration images, and what a refit would add.
+    """Return the run's temperature with the interval of refits on the calibration images, and the relative refit.
 
-    The latter, `scaled/temperature`, is the refit divided by the run's: 1 where both agree.
+    The latter, `scaled/temperature`, is the refit divided by the run's temperature: 1 if both agree.
     """
     if held_out is None:
         why = _("the calibration images are not known")
@@ -85,31 +87,33 @@ def compute_temperatures(block: IntervalBlock, temperature: float, held_out: Pre
     return {name: replace(metric, value=value) for (name, metric), value in zip(found.items(), values, strict=True)}
 
 
-def _build_loss_statistic(judged: Predictions) -> Statistic:
-    losses = calibration.image_losses(judged.logits, judged.targets, judged.temperature)
-    each = np.column_stack([losses, calibration.brier_scores(judged.probabilities, judged.targets)])
+def _build_loss_statistic(predictions: Predictions) -> Statistic:
+    losses = calibration.image_losses(predictions.logits, predictions.targets, predictions.temperature)
+    each = np.column_stack([losses, calibration.brier_scores(predictions.probabilities, predictions.targets)])
     return lambda weights: weights @ each / weights.sum(axis=1, keepdims=True)
 
 
-def _compute_calibration_errors(block: IntervalBlock, judged: Predictions, floors: pd.DataFrame) -> dict[str, Metric]:
-    """Give the calibration errors with intervals that hold the true error at least as often as `level` says.
+def _compute_calibration_errors(
+    block: IntervalBlock, predictions: Predictions, floors: pd.DataFrame
+) -> dict[str, Metric]:
+    """Compute the calibration errors with intervals that cover the true error at least as often as `level` states.
 
-    An end lies as far off as chance can move the error (`calibration.make_deviation_statistic`), no nearer than that of
-    the accuracy, as images that are all right do not show what errors are to come. The low end is 0 where chance
-    alone may make the error, by the bootstrap or by the noise floor.
+    An end lies as far away as chance can move the error (`calibration.make_deviation_statistic`), and at least as far
+    as that of the accuracy, since images that are all correct do not show which errors are to come. The low end is 0 if
+    chance alone may explain the error, by the bootstrap or by the noise floor.
     """
-    values = calibration.calibration_errors(judged.probabilities, judged.targets)
-    moves = calibration.make_deviation_statistic(judged.probabilities, judged.targets, judged.groups)
-    __, ends = stats.bootstrap_interval(moves, judged.groups, block.resamples, block.level, block.seed)
-    accuracy = block.share(judged.correct, judged.groups)
-    # another error moves the probabilities of two classes, whose errors classwise ECE averages
-    share = np.array([1, 1, 1, min(1.0, 2 / len(judged.classes))])
-    least = share * (float(np.mean(judged.correct)) - (accuracy.low or 0.0))
+    values = calibration.calibration_errors(predictions.probabilities, predictions.targets)
+    moves = calibration.make_deviation_statistic(predictions.probabilities, predictions.targets, predictions.groups)
+    __, ends = stats.bootstrap_interval(moves, predictions.groups, block.resamples, block.level, block.seed)
+    accuracy = block.share(predictions.correct, predictions.groups)
+    # one more error changes the probabilities of two classes, and classwise ECE averages over classes
+    share = np.array([1, 1, 1, min(1.0, 2 / len(predictions.classes))])
+    least = share * (float(np.mean(predictions.correct)) - (accuracy.low or 0.0))
     alone, added, more, less = _compute_student_factor(accuracy.n, block.level) * ends.reshape(4, -1)
     lows = values - np.maximum(added, least)
     lows[values <= np.maximum(alone, floors["floor_high"])] = 0.0
     highs = np.minimum(1.0, values + np.maximum(np.maximum(more, less), least))
-    if accuracy.n < 2:  # one group is in every resample
+    if accuracy.n < 2:  # a single group makes all resamples equal
         lows = highs = values
     rows = zip(floors["metric"], values, np.maximum(0.0, lows), highs, floors["floor"], strict=True)
     return {
@@ -119,7 +123,7 @@ def _compute_calibration_errors(block: IntervalBlock, judged: Predictions, floor
 
 
 def _compute_student_factor(groups: int, level: float) -> float:
-    """Give how much wider Student's interval of a mean is than a bootstrap of few groups makes it."""
+    """Compute the ratio of Student's interval of a mean to the narrower bootstrap interval of few groups."""
     if groups < 2:
         return 1.0
     tail = (1 - level) / 2

@@ -1,4 +1,4 @@
-"""The figures of the block calibration."""
+"""Figures of the block calibration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from avatar_bench.results.result import Metric
 
 _CORRECT_COLOUR, _INCORRECT_COLOUR = plots.PALETTE[5], plots.PALETTE[4]
-# marker, colour, and step off the row's middle
+# marker, colour, vertical offset in the row
 _METHOD_STYLES = {"lac": ("o", plots.PALETTE[0], -0.14), "aps": ("s", plots.PALETTE[1], 0.14)}
 
 
@@ -29,7 +29,7 @@ _METHOD_STYLES = {"lac": ("o", plots.PALETTE[0], -0.14), "aps": ("s", plots.PALE
 def draw_reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric], level: float) -> Figure:
     """Draw reliability diagrams with intervals and counts, of the raw and of the scaled probabilities.
 
-    One table is of a run without a fitted temperature, which has no scaled ones.
+    A run without a fitted temperature has one table, that of the raw probabilities.
     """
     figure = plots.create_figure(2.4 + 2.6 * len(tables), 5.0)
     grid = figure.subplots(2, len(tables), height_ratios=(3, 1), sharex=True, sharey="row", squeeze=False)
@@ -40,7 +40,7 @@ def draw_reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metri
         shown = table[table["count"] > 0]
         width = shown["high"] - shown["low"]
         bars: dict[str, Any] = {"align": "edge", "edgecolor": "white"}
-        label = _("accuracy of these answers")
+        label = _("accuracy of these predictions")
         upper.bar(shown["low"], shown["accuracy"], width, color=_CORRECT_COLOUR, alpha=0.6, label=label, **bars)
         _draw_intervals(upper, shown, _("the same at their mean confidence, with {level:.0%} interval", level=level))
         upper.plot([0, 1], [0, 1], "--", color=plots.GREY, linewidth=1, label=_("perfect calibration"))
@@ -60,18 +60,18 @@ def draw_reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metri
 
 
 @plots.use_style()
-def draw_confidence(judged: Sequence[Predictions]) -> Figure:
-    """Draw how confident the right answers are, and how confident the wrong ones, before and after scaling.
+def draw_confidence(evaluated: Sequence[Predictions]) -> Figure:
+    """Draw the confidence of correct and of incorrect predictions, before and after scaling.
 
-    One Predictions is of a run without a fitted temperature.
+    A run without a fitted temperature has one Predictions.
     """
-    figure = plots.create_figure(2.4 + 2.6 * len(judged), 3.1)
-    grid = figure.subplots(1, len(judged), sharex=True, sharey=True, squeeze=False)[0]
-    edges = np.linspace(1 / max(2, len(judged[0].classes)), 1, 21)
-    for axes, title, predictions in zip(grid, _build_titles(len(judged)), judged, strict=True):
+    figure = plots.create_figure(2.4 + 2.6 * len(evaluated), 3.1)
+    grid = figure.subplots(1, len(evaluated), sharex=True, sharey=True, squeeze=False)[0]
+    edges = np.linspace(1 / max(2, len(evaluated[0].classes)), 1, 21)
+    for axes, title, predictions in zip(grid, _build_titles(len(evaluated)), evaluated, strict=True):
         for right, name, ink in (
-            (True, _("right answers"), _CORRECT_COLOUR),
-            (False, _("wrong answers"), _INCORRECT_COLOUR),
+            (True, _("correct predictions"), _CORRECT_COLOUR),
+            (False, _("incorrect predictions"), _INCORRECT_COLOUR),
         ):
             own = predictions.confidence[predictions.correct == right]
             share, label = np.full(len(own), 1 / max(1, len(own))), f"{name} (n = {len(own)})"
@@ -79,7 +79,7 @@ def draw_confidence(judged: Sequence[Predictions]) -> Figure:
         axes.set(title=title, xlabel=_("confidence (%)"), xlim=(edges[0], 1))
         plots.format_percent_axis(axes.xaxis)
         axes.grid(axis="y")
-    grid[0].set_ylabel(_("share of these answers (%)"))
+    grid[0].set_ylabel(_("proportion of these predictions (%)"))
     plots.format_percent_axis(grid[0].yaxis)
     _draw_legend(figure, 2)
     return figure
@@ -87,7 +87,7 @@ def draw_confidence(judged: Sequence[Predictions]) -> Figure:
 
 @plots.use_style()
 def draw_risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metric) -> Figure:
-    """Draw the share of errors among the answers against the share of images answered, most confident first."""
+    """Draw the error rate among the answered images by coverage, most confident first."""
     figure = plots.create_figure(5.6, 3.7)
     axes = figure.subplots()
     coverage, risk = selective.risk_coverage(predictions.confidence, predictions.correct)
@@ -95,13 +95,13 @@ def draw_risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metr
     axes.plot(coverage, risk, color=blue, label=label)
     low, high = 1 - table["high"], 1 - table["low"]
     axes.fill_between(table["coverage"], low, high, color=blue, alpha=0.2, linewidth=0, label=_("its interval"))
-    wrong = 1 - predictions.correct.mean()
-    axes.axhline(wrong, color=plots.GREY, linestyle="--", linewidth=1, label=_("random order"))
+    error_rate = 1 - predictions.correct.mean()
+    axes.axhline(error_rate, color=plots.GREY, linestyle="--", linewidth=1, label=_("random order"))
     share = np.linspace(1e-3, 1, 500)
-    best = np.maximum(0, share - 1 + wrong) / share
+    best = np.maximum(0, share - 1 + error_rate) / share
     axes.plot(share, best, ":", color=plots.GREY, label=_("best order: errors last"))
-    axes.set(xlabel=_("images answered, most confident first (%)"), ylabel=_("errors among the answers (%)"))
-    # the first few answers alone may all be wrong: what follows them is what matters
+    axes.set(xlabel=_("images answered, most confident first (%)"), ylabel=_("error rate among answered images (%)"))
+    # the most confident few may all be incorrect, which must not set the scale
     axes.set(xlim=(0, 1), ylim=(0, 1.1 * float(1 - table["low"].min())))
     for axis in (axes.xaxis, axes.yaxis):
         plots.format_percent_axis(axis)
@@ -122,7 +122,7 @@ def draw_coverage(table: pd.DataFrame, aim: float) -> Figure:
         marker, ink, step = _METHOD_STYLES[str(method)]
         right.plot(own["set_size"], own.index + step, marker, color=ink, markersize=5)
     _draw_target(left, aim, table["low"].min())
-    right.set(xlabel=_("classes in a set, mean"), xlim=(0, 1.1 * table["set_size"].max() + 0.1))
+    right.set(xlabel=_("mean set size (classes)"), xlim=(0, 1.1 * table["set_size"].max() + 0.1))
     right.grid(True)
     _name_rows(left, names, sides["lac"]["n"])
     _draw_legend(figure, 3)
@@ -131,9 +131,9 @@ def draw_coverage(table: pd.DataFrame, aim: float) -> Figure:
 
 @plots.use_style()
 def draw_shift(table: pd.DataFrame, aim: float) -> Figure:
-    """Draw what is left of the coverage, and what becomes of the calibration error, on changed and other images.
+    """Draw coverage and calibration error on corrupted and other images.
 
-    Without conformal sets the table has no columns of coverage, and their side stays away.
+    Without conformal sets the table has no columns of coverage, and that panel is left out.
     """
     with_sets = "coverage_lac" in table
     figure = plots.create_figure(8.0 if with_sets else 5.2, 1.6 + 0.4 * len(table))
@@ -155,7 +155,7 @@ def draw_shift(table: pd.DataFrame, aim: float) -> Figure:
 
 
 def name_set(name: str) -> str:
-    """Give the words for a corruption; any other set bears its own name."""
+    """Return the display name of a corruption; any other set keeps its own name."""
     return name_corruptions().get(name, name)
 
 
@@ -169,7 +169,7 @@ def _format_error(metrics: Mapping[str, Metric], prefix: str) -> str:
 
 
 def _draw_coverages(axes: Axes, table: pd.DataFrame, method: str, columns: Sequence[str]) -> None:
-    """Draw one method's coverage with its intervals, a row of the table beside the other method's."""
+    """Draw one method's coverage with its intervals, in rows next to the other method's."""
     value, low, high = (table[column].to_numpy() for column in columns)
     marker, ink, step = _METHOD_STYLES[method]
     rows = table.index.to_numpy() + step
@@ -178,8 +178,8 @@ def _draw_coverages(axes: Axes, table: pd.DataFrame, method: str, columns: Seque
 
 
 def _draw_target(axes: Axes, aim: float, lowest: float) -> None:
-    axes.axvline(aim, color="black", linestyle="--", linewidth=1, label=_("promised: {share}", share=f"{aim:.0%}"))
-    axes.set(xlabel=_("sets that hold the true class (%)"), xlim=(max(0.0, min(lowest, aim) - 0.03), 1.01))
+    axes.axvline(aim, color="black", linestyle="--", linewidth=1, label=_("nominal: {share}", share=f"{aim:.0%}"))
+    axes.set(xlabel=_("sets that contain the true class (%)"), xlim=(max(0.0, min(lowest, aim) - 0.03), 1.01))
     plots.format_percent_axis(axes.xaxis)
     axes.grid(True)
 

@@ -1,4 +1,4 @@
-"""cam_overlap: whether runs look at the same places of the same images, beside what maps of other images share."""
+"""Block cam_overlap: agreement of Grad-CAM maps between runs, compared with a null of maps of other images."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from avatar_bench.data.selection import draw_stratified_rows
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation import activation_figures as figures
+from avatar_bench.evaluation import activation_figures
 from avatar_bench.evaluation import class_activation as maps
-from avatar_bench.evaluation import overlap_tables as tables
 from avatar_bench.evaluation.block import IntervalCompareBlock, align_predictions, metric_with_interval
-from avatar_bench.evaluation.overlap_tables import ALL_CLASSES, MEAN_OF_PAIRS
+from avatar_bench.evaluation.blocks.cam_overlap import figures
+from avatar_bench.evaluation.blocks.cam_overlap import overlap_tables as tables
+from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL_CLASSES, MEAN_OF_PAIRS
 from avatar_bench.i18n import _
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES
 from avatar_bench.results.result import Metric, Result
@@ -25,24 +26,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from avatar_bench.data.dataset import Dataset
+    from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import Overlap
     from avatar_bench.evaluation.class_activation import RunMaps
-    from avatar_bench.evaluation.overlap_tables import Overlap
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
 
-# the columns of value, ends and floor, and how the ends were made: of the same image, and of other images
+# columns of value, ends and floor, and the interval's method: for the same image, and for other images
 _SAME_IMAGE = ("value", "low", "high", "null", "bootstrap by group")
 _OTHER_IMAGES = ("null", "null_low", "null_high", "null_random", "images of a class shuffled")
 
 
 @dataclass(kw_only=True)
 class CamOverlap(IntervalCompareBlock):
-    """Compare the raw Grad-CAM maps of runs, pair by pair and class by class, against maps of different images.
+    """Comparison of runs' raw Grad-CAM maps by pair and class, against maps of different images.
 
-    `images` are drawn, in the classes' own proportions and no two of a group; `of` says whose map is taken: that of
-    the "target", the true class, or of each run's own "prediction"; `gallery`, the images shown a class. `resamples`
-    also counts the deals of maps to images at random.
+    `images` are drawn in the proportions of the classes, at most one per group; `of` is the class of the maps:
+    "target", the true class, or each run's own "prediction"; `gallery` is the number of images shown per class.
+    `resamples` is also the number of permutations of maps among images.
     """
 
     images: int = 60
@@ -56,14 +57,14 @@ class CamOverlap(IntervalCompareBlock):
         self.require("gallery", self.gallery >= 0, "0 or more")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the overlap of maps of the same images with its null; runs without a map are left out, and told.
+        """Compute the overlap of maps of the same images with its null; runs without a map are left out with a warning.
 
-        Raise BlockError as `align_predictions` does, and where fewer than two runs have maps.
+        Raise BlockError like `align_predictions`, and if fewer than two runs have maps.
         """
-        answers = align_predictions(runs, datasets)
-        panels, said = maps.compute_maps(runs, datasets, answers, self._sample_images(answers[0]), self.of)
+        aligned = align_predictions(runs, datasets)
+        panels, messages = maps.compute_maps(runs, datasets, aligned, self._sample_images(aligned[0]), self.of)
         if len(panels) < 2:
-            raise BlockError("Only one run has a layer that is a map of its images.", *said[:1])
+            raise BlockError("Only one run has a layer with a spatial map.", *messages[:1])
         labels, one = [panel.label for panel in panels], panels[0].predictions
         raw = [panel.maps for panel in panels]
         found = tables.compute_overlap(raw, one.targets, len(one.classes), self.resamples, self.seed)
@@ -78,7 +79,7 @@ class CamOverlap(IntervalCompareBlock):
             "images": tables.tabulate_images(found, labels, one.paths, one.classes),
         }
         result.metrics = _build_metrics(means, one.classes)
-        result.warnings = said + _collect_warnings(means)
+        result.warnings = messages + _collect_warnings(means)
         result.figures["overlap"] = figures.draw_overlaps_by_class(summary, self.level)
         if len(panels) > 2:
             result.figures["pairs"] = figures.draw_overlaps_by_pair(summary, self.level)
@@ -86,26 +87,26 @@ class CamOverlap(IntervalCompareBlock):
             result.figures["maps"] = self._draw_gallery(panels, found)
         return result
 
-    def _sample_images(self, answers: Predictions) -> NDArray[np.intp]:
-        """Draw images of different groups: the maps of two of a group are not those of different images."""
-        order = np.random.default_rng(self.seed).permutation(len(answers))
-        alone = np.sort(order[np.unique(answers.groups[order], return_index=True)[1]])
-        frame = pd.DataFrame({"label": np.array(answers.classes)[answers.targets[alone]]})
+    def _sample_images(self, aligned: Predictions) -> NDArray[np.intp]:
+        """Draw images of different groups: maps of two images of a group are not maps of different images."""
+        order = np.random.default_rng(self.seed).permutation(len(aligned))
+        alone = np.sort(order[np.unique(aligned.groups[order], return_index=True)[1]])
+        frame = pd.DataFrame({"label": np.array(aligned.classes)[aligned.targets[alone]]})
         return alone[draw_stratified_rows(frame, self.images, self.seed)]
 
     def _draw_gallery(self, panels: Sequence[RunMaps], found: Overlap) -> Figure:
-        """Show images of each class from those that the runs agree on least to those that they agree on most."""
+        """Draw images of each class, from those with the least to those with the most agreement between runs."""
         alike = found.values[-1, OVERLAP_MEASURES.index("iou_top20")]
         rows = _select_spread(alike, found.targets, self.gallery)
         names = [panels[0].predictions.classes[found.targets[row]] for row in rows]
         titles = [f"{name}\n{_('IoU {value:.2f}', value=alike[row])}" for name, row in zip(names, rows, strict=True)]
-        shown = [panel.take(np.array(rows)) for panel in panels[: figures.MAX_WALL_RUNS]]
+        shown = [panel.take(np.array(rows)) for panel in panels[: activation_figures.MAX_WALL_RUNS]]
         about = _("image, its true class, and the IoU of the top 20 %, mean over pairs")
-        return figures.draw_wall(shown, titles, figures.draw_map_cells, self.of, about)
+        return activation_figures.draw_wall(shown, titles, activation_figures.draw_map_cells, self.of, about)
 
 
 def _select_spread(alike: NDArray[np.float64], targets: NDArray[np.int64], each: int) -> list[int]:
-    """Give `each` images of every class, evenly spread from the least to the most alike, or the first."""
+    """Return `each` images of every class, evenly spread from the least to the most similar, or the first image."""
     rows: list[int] = []
     for k in range(int(targets.max()) + 1):
         own = np.flatnonzero((targets == k) & ~np.isnan(alike))
@@ -119,7 +120,7 @@ def _describe_layer(panel: RunMaps) -> str:
 
 
 def _build_metrics(means: pd.DataFrame, classes: Sequence[str]) -> dict[str, Metric]:
-    """Give each figure over all classes and by class, and the same of maps of different images."""
+    """Return each metric over all classes and by class, and the same for maps of different images."""
     rows = {(row["class"], row["metric"]): row for __, row in means.iterrows()}
     found = {}
     for name in (ALL_CLASSES, *classes):
@@ -127,7 +128,7 @@ def _build_metrics(means: pd.DataFrame, classes: Sequence[str]) -> dict[str, Met
             row, full = rows.get((name, metric)), metric if name == ALL_CLASSES else f"{metric}/{name}"
             if row is None:
                 for kind in (full, f"null/{full}"):
-                    reason = _("no image of the class was drawn")
+                    reason = _("no image of the class was sampled")
                     found[kind] = Metric(None, 0, higher_is_better=None, reason=reason)
                 continue
             found[full] = _build_metric(row, _SAME_IMAGE)
@@ -146,5 +147,10 @@ def _collect_warnings(means: pd.DataFrame) -> list[str]:
     names = means.loc[(means["class"] == ALL_CLASSES) & means["value"].notna() & ~means["above_null"], "metric"]
     if names.empty:
         return []
-    said = ", ".join(names)
-    return [_("{names}: maps of one image are not shown to be more alike than those of different ones", names=said)]
+    joined = ", ".join(names)
+    return [
+        _(
+            "{names}: maps of the same image are not significantly more similar than maps of different images",
+            names=joined,
+        )
+    ]

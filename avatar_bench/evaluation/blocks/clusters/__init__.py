@@ -1,4 +1,4 @@
-"""clusters: how far apart a run's embeddings of the true classes lie, and whether sources part within a class."""
+"""Block clusters: separation of the true classes in a run's embeddings, and of sources within a class."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ METRICS_BY_IMAGE = ("silhouette", "silhouette_cosine", "knn_purity")
 OVERALL_METRICS = ("separation_ratio", "davies_bouldin", "calinski_harabasz")
 SOURCE_METRICS = ("source_silhouette", "source_knn_purity")
 CLUSTER_METRICS = ("silhouette", "silhouette_cosine", *OVERALL_METRICS, "knn_purity", "linear_probe", "knn_accuracy")
-_PROBE_NEIGHBOURS = 20  # neighbours that vote in the k-NN probe, as in that of pretraining
+_PROBE_NEIGHBOURS = 20  # neighbours in the k-NN probe, as in pretraining
 
 
 @dataclass(kw_only=True)
 class Clusters(IntervalBlock):
-    """Judge how a run's embeddings gather by true class.
+    """Evaluation of how well a run's embeddings cluster by true class.
 
     `neighbors` (1 or more) of kNN purity; `folds` (2 or more) of the linear probe; `permutations` (1 or more) of the
-    labels, whose mean is each figure's floor; `limit`, the most images looked at; `sources`, rows of their heatmap.
+    labels, whose mean is the floor of each metric; `limit`, the maximum number of images; `sources`, rows of their
+    heatmap.
     """
 
     neighbors: int = 10
@@ -54,25 +55,25 @@ class Clusters(IntervalBlock):
             self.require(option, getattr(self, option) >= least, f"{least} or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give figures of separation by class, those of sources within classes, distances and silhouettes.
+        """Compute separation by class, that of sources within classes, distances and silhouettes.
 
-        Raise BlockError where fewer than two classes have two images, or all embeddings are the same; GuardError
-        where the class names are in the wrong order.
+        Raise BlockError if fewer than two classes have two images, or all embeddings are equal; GuardError if the class
+        names are in the wrong order.
         """
         asked = run.predictions(dataset)
         labelled = asked.take(labelled_rows(asked, dataset))
         check_class_order(labelled, run.allow)
-        looked = labelled.take(sample_rows(pd.DataFrame({"label": labelled.targets}), self.limit, self.seed))
-        _require_classes(looked, dataset)
-        space = EmbeddingSpace(looked.embeddings, looked.groups, self.neighbors)
-        images = _tabulate_images(looked)
-        result = Result("clusters", dataset.name, len(looked), run.classes)
-        result.metrics = self._evaluate_classes(space, looked, images, run) | self._evaluate_sources(
-            space, looked, images
+        sampled = labelled.take(sample_rows(pd.DataFrame({"label": labelled.targets}), self.limit, self.seed))
+        _require_classes(sampled, dataset)
+        space = EmbeddingSpace(sampled.embeddings, sampled.groups, self.neighbors)
+        images = _tabulate_images(sampled)
+        result = Result("clusters", dataset.name, len(sampled), run.classes)
+        result.metrics = self._evaluate_classes(space, sampled, images, run) | self._evaluate_sources(
+            space, sampled, images
         )
         result.tables = {"images": images, "distances": _tabulate_distances(space.euclidean, images["target"])}
-        result.arrays["embeddings"] = {"embeddings": looked.embeddings}
-        result.figures["silhouettes"] = figures.draw_silhouettes(images["silhouette"], looked.targets, run.classes)
+        result.arrays["embeddings"] = {"embeddings": sampled.embeddings}
+        result.figures["silhouettes"] = figures.draw_silhouettes(images["silhouette"], sampled.targets, run.classes)
         result.figures["distances"] = figures.draw_distances(result.tables["distances"])
         labels = _label_largest_sources(images, self.sources)
         if labels.nunique() > 1:
@@ -80,80 +81,87 @@ class Clusters(IntervalBlock):
             between = space.euclidean[np.ix_(rows, rows)]
             result.tables["source_distances"] = _tabulate_distances(between, labels)
             result.figures["source_distances"] = figures.draw_distances(result.tables["source_distances"])
-        result.warnings = _collect_warnings(result.metrics, len(asked), len(labelled), len(looked))
+        result.warnings = _collect_warnings(result.metrics, len(asked), len(labelled), len(sampled))
         return result
 
     def _evaluate_classes(
-        self, space: EmbeddingSpace, looked: Predictions, images: pd.DataFrame, run: Run
+        self, space: EmbeddingSpace, sampled: Predictions, images: pd.DataFrame, run: Run
     ) -> dict[str, Metric]:
-        """Give METRICS, and put what they say of each image into `images`."""
-        each = space.image_scores(looked.targets)
-        dealt = [one for one in self._permute_labels(looked.targets, looked.groups) if len(np.unique(one)) > 1]
-        if not dealt:
+        """Compute CLUSTER_METRICS, and add their values for each image to `images`."""
+        each = space.image_scores(sampled.targets)
+        permuted = [one for one in self._permute_labels(sampled.targets, sampled.groups) if len(np.unique(one)) > 1]
+        if not permuted:
             raise BlockError(
-                "clusters: the groups are few and mix classes, so that chance cannot be told by dealing them."
+                "clusters: chance level cannot be estimated by permuting groups: there are few, and they mix classes."
             )
-        noise = [np.append(np.nanmean(space.image_scores(one), axis=0), space.global_scores(one)) for one in dealt]
+        noise = [np.append(np.nanmean(space.image_scores(one), axis=0), space.global_scores(one)) for one in permuted]
         names = [*METRICS_BY_IMAGE, *OVERALL_METRICS]
         better = {name: name != "davies_bouldin" for name in names}
 
         def statistic(weights: Floats) -> Floats:
             return np.column_stack(
-                [clusters.weighted_means(weights, each), space.global_scores(looked.targets, weights)]
+                [clusters.weighted_means(weights, each), space.global_scores(sampled.targets, weights)]
             )
 
-        found = self.bootstrap(names, statistic, looked.groups, better, _average_floors(names, noise))
+        found = self.bootstrap(names, statistic, sampled.groups, better, _average_floors(names, noise))
         images[list(METRICS_BY_IMAGE)] = each
-        found["linear_probe"] = self._evaluate_linear_probe(looked, dealt, images)
-        found["knn_accuracy"] = self._evaluate_knn_probe(run, looked, dealt, images)
+        found["linear_probe"] = self._evaluate_linear_probe(sampled, permuted, images)
+        found["knn_accuracy"] = self._evaluate_knn_probe(run, sampled, permuted, images)
         return {name: found[name] for name in CLUSTER_METRICS}
 
-    def _evaluate_linear_probe(self, looked: Predictions, dealt: list[Labels], images: pd.DataFrame) -> Metric:
-        folds = min(self.folds, _count_fewest_groups(looked.targets, looked.groups))
+    def _evaluate_linear_probe(self, sampled: Predictions, permuted: list[Labels], images: pd.DataFrame) -> Metric:
+        folds = min(self.folds, _count_fewest_groups(sampled.targets, sampled.groups))
         if folds < 2:
-            reason = _("a class has one group, which cannot be learned and judged at once")
-            return Metric(None, len(np.unique(looked.groups)), reason=reason)
-        # where groups mix classes, dealing may leave a class to too few of them
-        sets = [looked.targets, *(one for one in dealt if _count_fewest_groups(one, looked.groups) >= folds)]
-        answers = [
-            clusters.predict_by_linear_probe(looked.embeddings, labels, looked.groups, folds, self.seed)
+            reason = _("a class has a single group, which cannot serve for both training and evaluation")
+            return Metric(None, len(np.unique(sampled.groups)), reason=reason)
+        # if groups mix classes, permuting may leave a class in too few groups
+        sets = [sampled.targets, *(one for one in permuted if _count_fewest_groups(one, sampled.groups) >= folds)]
+        predicted = [
+            clusters.predict_by_linear_probe(sampled.embeddings, labels, sampled.groups, folds, self.seed)
             for labels in sets
         ]
-        images["probe"] = np.array(looked.classes)[answers[0]]
-        noise = [np.mean(answer == labels) for answer, labels in zip(answers[1:], sets[1:], strict=True)]
+        images["probe"] = np.array(sampled.classes)[predicted[0]]
+        noise = [
+            np.mean(predicted_labels == labels)
+            for predicted_labels, labels in zip(predicted[1:], sets[1:], strict=True)
+        ]
         floor = float(np.mean(noise)) if noise else None
-        return self.share(answers[0] == looked.targets, looked.groups, floor=floor)
+        return self.share(predicted[0] == sampled.targets, sampled.groups, floor=floor)
 
-    def _evaluate_knn_probe(self, run: Run, looked: Predictions, dealt: list[Labels], images: pd.DataFrame) -> Metric:
-        """Judge the label that the nearest training images bear; null where they are not known, or not there."""
+    def _evaluate_knn_probe(
+        self, run: Run, sampled: Predictions, permuted: list[Labels], images: pd.DataFrame
+    ) -> Metric:
+        """Evaluate the labels of the nearest training images; null if these are unknown or missing."""
         try:
-            taught = run.training()
+            training = run.training()
         except DataError as error:
-            return Metric(None, len(np.unique(looked.groups)), reason=error.lines[0])
-        names = np.array(looked.classes)
-        answer = predict_by_knn(taught.embeddings, names[taught.targets], looked.embeddings, _PROBE_NEIGHBOURS)
-        images["knn"] = answer
-        noise = [np.mean(answer == names[labels]) for labels in dealt]
-        return self.share(answer == names[looked.targets], looked.groups, floor=float(np.mean(noise)))
+            return Metric(None, len(np.unique(sampled.groups)), reason=error.lines[0])
+        names = np.array(sampled.classes)
+        predicted_labels = predict_by_knn(
+            training.embeddings, names[training.targets], sampled.embeddings, _PROBE_NEIGHBOURS
+        )
+        images["knn"] = predicted_labels
+        noise = [np.mean(predicted_labels == names[labels]) for labels in permuted]
+        return self.share(predicted_labels == names[sampled.targets], sampled.groups, floor=float(np.mean(noise)))
 
-    def _evaluate_sources(self, space: EmbeddingSpace, looked: Predictions, images: pd.DataFrame) -> dict[str, Metric]:
-        """Give how the images of a class gather by source, over the classes that hold several known ones."""
+    def _evaluate_sources(self, space: EmbeddingSpace, sampled: Predictions, images: pd.DataFrame) -> dict[str, Metric]:
+        """Compute how images of a class cluster by source, over the classes with several known sources."""
         named = images["source"].where(images["source"] != "")
         several = named.notna() & (named.groupby(images["target"]).transform("nunique") > 1)
         rows = np.flatnonzero(several)
         if not len(rows):
             reason = _("no class has two known sources")
             return {name: Metric(None, 0, higher_is_better=None, reason=reason) for name in SOURCE_METRICS}
-        between, groups, targets = space.euclidean[np.ix_(rows, rows)], looked.groups[rows], looked.targets[rows]
-        sources = np.unique(looked.sources[rows], return_inverse=True)[1]
+        between, groups, targets = space.euclidean[np.ix_(rows, rows)], sampled.groups[rows], sampled.targets[rows]
+        sources = np.unique(sampled.sources[rows], return_inverse=True)[1]
         near = neighbourhoods.find_neighbours(between, groups, self.neighbors, within=targets)
 
-        def judge(labels: Labels) -> Floats:
+        def score(labels: Labels) -> Floats:
             alone = clusters.silhouettes_within(between, labels, targets)
             return np.column_stack([alone, neighbourhoods.purity(near, labels)])
 
-        each = judge(sources)
-        noise = [np.nanmean(judge(one), axis=0) for one in self._permute_labels(sources, groups, within=targets)]
+        each = score(sources)
+        noise = [np.nanmean(score(one), axis=0) for one in self._permute_labels(sources, groups, within=targets)]
         images.loc[rows, list(SOURCE_METRICS)] = each
         return self.bootstrap(
             SOURCE_METRICS,
@@ -169,7 +177,7 @@ class Clusters(IntervalBlock):
 
 
 def _count_fewest_groups(labels: Labels, groups: NDArray[np.str_]) -> int:
-    """Give the number of groups that the label of the fewest is in."""
+    """Count the groups of the label that occurs in the fewest."""
     return min(len(np.unique(groups[labels == one])) for one in np.unique(labels))
 
 
@@ -178,20 +186,20 @@ def _average_floors(names: Sequence[str], noise: list[Floats]) -> dict[str, floa
     return {name: float(mean) for name, mean in zip(names, means, strict=True) if np.isfinite(mean)}
 
 
-def _require_classes(looked: Predictions, dataset: Dataset) -> None:
-    if (np.bincount(looked.targets) >= 2).sum() < 2:
-        raise BlockError(f"{dataset.name}: two classes of two images or more are needed to tell how far they part.")
-    if (looked.embeddings == looked.embeddings[0]).all():
-        raise BlockError(f"{dataset.name}: all embeddings are the same, so there is no distance to measure.")
+def _require_classes(sampled: Predictions, dataset: Dataset) -> None:
+    if (np.bincount(sampled.targets) >= 2).sum() < 2:
+        raise BlockError(f"{dataset.name}: at least two classes with two images each are needed to measure separation.")
+    if (sampled.embeddings == sampled.embeddings[0]).all():
+        raise BlockError(f"{dataset.name}: all embeddings are equal, so distances cannot be compared.")
 
 
-def _tabulate_images(looked: Predictions) -> pd.DataFrame:
-    target = np.array(looked.classes)[looked.targets]
-    return pd.DataFrame({"path": looked.paths, "target": target, "source": looked.sources, "group": looked.groups})
+def _tabulate_images(sampled: Predictions) -> pd.DataFrame:
+    target = np.array(sampled.classes)[sampled.targets]
+    return pd.DataFrame({"path": sampled.paths, "target": target, "source": sampled.sources, "group": sampled.groups})
 
 
 def _tabulate_distances(between: Floats, labels: pd.Series[str]) -> pd.DataFrame:
-    """Give the mean distance of each two labels, a row and a column each, in the order of the alphabet."""
+    """Tabulate the mean distance of each two labels, one row and one column each, in alphabetical order."""
     names, codes = np.unique(labels.to_numpy(dtype=str), return_inverse=True)
     table = pd.DataFrame(clusters.mean_distances(between, codes), columns=list(names))
     table.insert(0, "of", names, allow_duplicates=True)
@@ -199,26 +207,27 @@ def _tabulate_distances(between: Floats, labels: pd.Series[str]) -> pd.DataFrame
 
 
 def _label_largest_sources(images: pd.DataFrame, most: int) -> pd.Series[str]:
-    """Give "class: source" of the images of the largest sources, by row."""
+    """Return "class: source" of the images of the largest sources, by row."""
     named = images[images["source"] != ""]
     labels = named["target"] + ": " + named["source"]
     return labels[labels.isin(labels.value_counts().index[:most])]
 
 
-def _collect_warnings(metrics: dict[str, Metric], asked: int, labelled: int, looked: int) -> list[str]:
-    said = []
+def _collect_warnings(metrics: dict[str, Metric], asked: int, labelled: int, sampled: int) -> list[str]:
+    messages = []
     if labelled < asked:
-        said.append(_("{n} images without a known class are left out", n=asked - labelled))
-    if looked < labelled:
-        said.append(_("{n} of {all} images are looked at, the same share of each class", n=looked, all=labelled))
+        messages.append(_("{n} images without a known class are left out", n=asked - labelled))
+    if sampled < labelled:
+        messages.append(_("{n} of {all} images are used, in the same class proportions", n=sampled, all=labelled))
     own = metrics["source_knn_purity"]
     if own.low is not None and own.floor is not None and own.low > own.floor:
-        said.append(
+        messages.append(
             _(
-                "images of a class gather by source: {share} of an image's neighbours in its class are of its own "
-                "source, {chance} by chance. The network tells the sources apart, and may know a class by them",
+                "images of a class cluster by source: {share} of an image's neighbours within its class "
+                "are from its own source, {chance} by chance. The network separates sources and may use "
+                "them to predict the class",
                 share=f"{own.value:.0%}",
                 chance=f"{own.floor:.0%}",
             )
         )
-    return said
+    return messages

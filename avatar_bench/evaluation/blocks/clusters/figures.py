@@ -41,7 +41,7 @@ def draw_silhouettes(values: ArrayLike, targets: NDArray[np.integer], classes: S
 
 @plots.use_style()
 def draw_distances(table: pd.DataFrame) -> Figure:
-    """Draw the mean distance of each two classes or sources, `of` and a column each; a dash where there is none."""
+    """Draw the mean distance of each two classes or sources, `of` and one column each; a dash marks a missing value."""
     names = plots.shorten_names(table["of"].astype(str), 30)
     value = table[table.columns[1:]].to_numpy(dtype=np.float64)
     few = len(names) < 6
@@ -55,8 +55,8 @@ def draw_distances(table: pd.DataFrame) -> Figure:
     axes.spines[:].set_visible(False)
     halfway = (np.nanmin(value) + np.nanmax(value)) / 2
     for (row, column), distance in np.ndenumerate(value):
-        said = "-" if np.isnan(distance) else f"{distance:.{decimals}f}"
+        text = "-" if np.isnan(distance) else f"{distance:.{decimals}f}"
         ink = "white" if distance < halfway else "black"
-        axes.text(column, row, said, ha="center", va="center", color=ink, fontsize=8 if few else 6)
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8 if few else 6)
     figure.colorbar(image, ax=axes, shrink=0.8, label=_("mean distance of two embeddings"))
     return figure

@@ -1,4 +1,4 @@
-"""data_audit: can this data set tell its classes by what the images show, or do file, size or source tell them?"""
+"""Block data_audit: whether file format, size, colours or source of images predict the class."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ from avatar_bench.audit.shortcuts import (
 )
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation.block import DatasetBlock, warn_unlabelled
-from avatar_bench.evaluation.blocks.data_audit import figures
-from avatar_bench.evaluation.blocks.data_audit import label_errors as _suspects
+from avatar_bench.evaluation.blocks.data_audit import figures, label_errors
 from avatar_bench.i18n import _, list_languages, use_language
 from avatar_bench.results.result import Metric, Result
 
@@ -44,12 +43,12 @@ _PROPERTY_COLUMNS = ("path", "label", "source", *METADATA, *APPEARANCE, *HINTS, 
 
 @dataclass(kw_only=True)
 class DataAudit(DatasetBlock):
-    """Audit a data set: what separates its classes beside the images themselves, before and after equalising.
+    """Audit of a data set: what separates its classes besides image content, before and after equalising.
 
     `level` of the intervals, 0 to 1; `resamples` and `seed` of the bootstrap; `folds` of the cross-validation; `limit`,
-    the most images looked at; `equalised`: audit again after equalising, with `resize` making images square;
-    `duplicates`: look for copies; `label_errors`: true, false, or null (where cleanlab and the weights of `features`, a
-    model of conf/model with package weights, are there already).
+    the maximum number of images; `equalised`: audit again after equalising, with `resize` making images square;
+    `duplicates`: search for copies; `label_errors`: true, false, or null (if cleanlab and the weights of `features`, a
+    model of conf/model with package weights, are present).
     """
 
     level: float = 0.95
@@ -75,13 +74,13 @@ class DataAudit(DatasetBlock):
                 raise ConfigError(f"block.data_audit.{name}={getattr(self, name)}: expected {expected}.")
 
     def audit(self, dataset: Dataset) -> Result:
-        """Give probes, tables, figures and, in `provenance["assessment"]`, the answer with its reasons.
+        """Compute probes, tables, figures and, in `provenance["assessment"]`, the assessment with its reasons.
 
-        Images without a label are left out. Raise DataError where none has one, or none can be decoded.
+        Images without a label are left out. Raise DataError if none has one, or none can be decoded.
         """
         known = dataset.take(np.flatnonzero(dataset.frame["label"] != ""))
         if not len(known):
-            raise DataError(f"{dataset.name}: no image's class is known, so there is nothing to audit.")
+            raise DataError(f"{dataset.name}: no image has a known class, so nothing can be audited.")
         drawn = known.take(sample_rows(known.frame, self.limit, self.seed))
         frame, bad = measure_images(drawn)
         result = Result("data_audit", dataset.name, len(frame), drawn.classes)
@@ -122,33 +121,33 @@ class DataAudit(DatasetBlock):
         frame, __ = measure_images(drawn, self.resize)
         found = {name: probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
         result.metrics |= _name_metrics(found, "equalised/")
-        # no re-encoding takes the source away
-        told = {name: metric for name, metric in result.metrics.items() if name.startswith("source_auroc")}
-        result.metrics |= {f"equalised/{name}": metric for name, metric in told.items()}
+        # re-encoding does not remove the source
+        source_metrics = {name: metric for name, metric in result.metrics.items() if name.startswith("source_auroc")}
+        result.metrics |= {f"equalised/{name}": metric for name, metric in source_metrics.items()}
 
     def _assess(self, result: Result, frame: pd.DataFrame, matches: pd.DataFrame | None, prefix: str) -> None:
-        """Write the verdict on the set as it is stored, or as it is after equalising."""
+        """Write the assessment of the set as stored, or after equalising."""
         file_alone, source_alone = (result.metrics[f"{prefix}{name}_auroc"] for name in ("metadata", "source"))
-        verdict = assess(frame, file_alone, source_alone, matches)
+        assessment = assess(frame, file_alone, source_alone, matches)
         reasons = {}
         for name in list_languages():
             with use_language(name):
                 reasons[name] = assess(frame, file_alone, source_alone, matches).reasons
-        stated = {"suitable": verdict.suitable, "reasons": reasons.pop("en"), "reasons_in": reasons}
-        result.provenance[f"{prefix}verdict"] = stated
+        stated = {"suitable": assessment.suitable, "reasons": reasons.pop("en"), "reasons_in": reasons}
+        result.provenance[f"{prefix}assessment"] = stated
         if not prefix:
-            result.warnings = [_format_assessment(verdict), *result.warnings]
+            result.warnings = [_format_assessment(assessment), *result.warnings]
 
     def _find_label_errors(self, result: Result, drawn: Dataset, frame: pd.DataFrame) -> None:
-        reason = _suspects.explain_skip(self.features, frame, self.label_errors)
+        reason = label_errors.explain_skip(self.features, frame, self.label_errors)
         if reason:
             result.provenance["label_errors"] = reason
             return
-        embeddings = _suspects.compute_features(drawn, frame["row"].to_numpy(), self.features)
-        table = _suspects.find_suspects(embeddings, frame, self._plan)
+        embeddings = label_errors.compute_features(drawn, frame["row"].to_numpy(), self.features)
+        table = label_errors.find_suspects(embeddings, frame, self._plan)
         result.tables["suspects"] = table
         result.provenance["label_errors"] = _(
-            "{n} of {all} labels deserve a look: see suspects", n=len(table), all=len(frame)
+            "{n} of {all} labels may be incorrect: see table suspects", n=len(table), all=len(frame)
         )
 
     def _draw_figures(self, result: Result, frame: pd.DataFrame) -> None:
@@ -164,7 +163,7 @@ class DataAudit(DatasetBlock):
 
 def _name_metrics(found: dict[str, ProbeResult], prefix: str) -> dict[str, Metric]:
     aurocs = {f"{prefix}{name}_auroc": one.auroc for name, one in found.items()}
-    first = f"{prefix}metadata_auroc"  # what a command says of this block in one line
+    first = f"{prefix}metadata_auroc"  # the first metric is printed on the terminal
     return {
         first: aurocs[first],
         f"{prefix}metadata_balanced_accuracy": found["metadata"].balanced_accuracy,
@@ -176,17 +175,19 @@ def _name_metrics(found: dict[str, ProbeResult], prefix: str) -> dict[str, Metri
 
 
 def _collect_warnings(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[str]:
-    said = warn_unlabelled(len(dataset) - len(known), len(dataset))
+    messages = warn_unlabelled(len(dataset) - len(known), len(dataset))
     if len(drawn) < len(known):
-        said.append(_("{n} of {all} images were looked at, the same share of each class", n=len(drawn), all=len(known)))
+        messages.append(_("{n} of {all} images are used, in the same class proportions", n=len(drawn), all=len(known)))
     if bad:
-        said.append(_("{n} of {all} images cannot be decoded; first: {why}", n=len(bad), all=len(drawn), why=bad[0][1]))
-    return said
+        messages.append(
+            _("{n} of {all} images cannot be decoded; first: {why}", n=len(bad), all=len(drawn), why=bad[0][1])
+        )
+    return messages
 
 
-def _format_assessment(verdict: Assessment) -> str:
+def _format_assessment(assessment: Assessment) -> str:
     return _(
-        "can this set say what tells its classes apart? {answer}: {why}",
-        answer=translate_suitability(verdict.suitable),
-        why="; ".join(verdict.reasons) or _("nothing speaks against it"),
+        "is this set suitable for evaluating classifiers? {answer}: {why}",
+        answer=translate_suitability(assessment.suitable),
+        why="; ".join(assessment.reasons) or _("no problem found"),
     )

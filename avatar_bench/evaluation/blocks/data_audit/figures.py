@@ -1,4 +1,4 @@
-"""The figures of data_audit: how the properties, and the sources, are spread over the classes."""
+"""Figures of data_audit: distribution of properties and sources over the classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS, _BINS, _MAX_CATEGORIES = 4, 24, 6
 
 @plots.use_style()
 def draw_properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw a small panel a property: the share of each class's images by value; numbers are cut at 1 and 99 %."""
+    """Draw a panel per property: the proportion of each class's images by value; numbers are clipped at 1 and 99 %."""
     numbers = _title_numbers()
     names = {**_title_categories(), "flags": _("stored with"), **numbers}
     rows = -(-len(names) // _COLUMNS)
@@ -41,15 +41,15 @@ def draw_properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
         Patch(color=plots.get_colour(i), alpha=0.8, label=name) for i, name in enumerate(plots.shorten_names(classes))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
-    figure.supylabel(_("share of the class's images (%)"), fontsize=9)
+    figure.supylabel(_("proportion of the class's images (%)"), fontsize=9)
     return figure
 
 
 def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
-    """Draw the AUROC of each probe, as stored and after equalising, with intervals and the line of chance."""
+    """Draw the AUROC of each probe, as stored and after equalising, with intervals and the chance level."""
     words = {
         "metadata": _("how the file is stored"),
-        "appearance": _("overall look"),
+        "appearance": _("overall appearance"),
         "colour": _("colours"),
         "residual": _("noise and frequencies"),
         "source": _("source"),
@@ -62,7 +62,7 @@ def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
             ("equalised/", _(", equalised"), _("after equalising")),
         )
         if f"{prefix}{name}_auroc" in found and found[f"{prefix}{name}_auroc"].value is not None
-        if not (prefix and name == "source")  # which equalising leaves as it is
+        if not (prefix and name == "source")  # equalising does not change the source
     ]
     metrics = [metric for _name, metric, _kind in rows]
     return plots.draw_interval_bars(
@@ -71,14 +71,14 @@ def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
         _to_array([metric.low for metric in metrics]),
         _to_array([metric.high for metric in metrics]),
         [metric.n for metric in metrics],
-        label=_("AUROC of the class told best from this alone (%; n: groups)"),
+        label=_("AUROC of the best separated class (%; n: groups)"),
         kinds=[kind for *_rest, kind in rows],
         chance=0.5,
     )
 
 
 def draw_property_aurocs(table: pd.DataFrame, groups: int) -> Figure:
-    """Draw the AUROC of each single property with its interval, the most telling on top."""
+    """Draw the AUROC of each single property with its interval, the highest at the top."""
     known = table[table["auroc"].notna()].head(plots.MAX_BARS)
     words = _title_numbers() | _title_categories() | _name_flags()
     return plots.draw_interval_bars(
@@ -87,14 +87,14 @@ def draw_property_aurocs(table: pd.DataFrame, groups: int) -> Figure:
         known["low"],
         known["high"],
         [groups] * len(known),
-        label=_("AUROC of the class told best from this property (%; n: groups)"),
+        label=_("AUROC of the best separated class (%; n: groups)"),
         chance=0.5,
     )
 
 
 @plots.use_style()
 def draw_sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw counts by source (rows, the largest 40) and class as a heatmap of each class's shares."""
+    """Draw counts by source (rows, the largest 40) and class as a heatmap of proportions of each class."""
     shown = table.head(plots.MAX_BARS)
     counts = shown[list(classes)].to_numpy(dtype=float)
     shares = counts / np.maximum(table[list(classes)].sum().to_numpy(dtype=float), 1)
@@ -111,7 +111,7 @@ def draw_sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
         if count:
             ink = "white" if shares[row, place] > 0.55 * shares.max() else "black"
             axes.text(place, row, f"{count:.0f}", ha="center", va="center", fontsize=7, color=ink)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of the class (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("proportion of the class (%)"))
     return figure
 
 
@@ -127,7 +127,7 @@ def _draw_histograms(axes: Axes, frame: pd.DataFrame, name: str, classes: Sequen
 
 
 def _draw_bars(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw bars side by side: words (rows) by class (columns)."""
+    """Draw bars side by side: values (rows) by class (columns)."""
     width = 0.8 / max(len(table.columns), 1)
     for index, label in enumerate(table.columns):
         places = np.arange(len(table)) + (index - (len(table.columns) - 1) / 2) * width
@@ -157,7 +157,7 @@ def _title_numbers() -> dict[str, str]:
         "aspect": _("width / height"),
         "jpeg_quality": _("JPEG quality (-1: no JPEG)"),
         "bytes_per_pixel": _("bytes per pixel"),
-        "grey": _("share of grey pixels"),
+        "grey": _("proportion of grey pixels"),
         "brightness": _("mean brightness"),
         "contrast": _("contrast (sd of brightness)"),
         "saturation": _("mean saturation"),

@@ -1,4 +1,4 @@
-"""Suspected label errors: images whose label the frozen features of an ImageNet network contradict."""
+"""Suspected label errors: images whose label contradicts the frozen features of an ImageNet network."""
 
 from __future__ import annotations
 
@@ -13,37 +13,41 @@ from tqdm import tqdm
 from avatar_bench.audit.probes import ProbeSettings
 from avatar_bench.config import catalogue
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.paths import cache_root
 from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.i18n import _
 
-MIN_GROUPS = 5  # of a class: fewer cannot be spread over the folds
+MIN_GROUPS = 5  # per class: with fewer, some folds lack the class
 _BATCH, _SIZE = 32, 224
 
 
 def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> str:
-    """Say why label errors cannot be looked for, or "": `fetch` False: not asked; None: only with what is there."""
+    """Return why label errors are not searched for, or "".
+
+    `fetch` False: not requested; None: only with what is installed and cached.
+    """
     if fetch is False:
-        return _("not asked: label_errors=false")
+        return _("not requested: label_errors=false")
     if importlib.util.find_spec("cleanlab") is None:
         return _("cleanlab is not installed: pip install 'avatar-bench[audit]'")
     groups = frame.groupby("label")["group"].nunique()
     if len(groups) < 2 or groups.min() < MIN_GROUPS:
-        return _("a class has fewer than {n} groups, or there is but one class", n=MIN_GROUPS)
+        return _("a class has fewer than {n} groups, or there is only one class", n=MIN_GROUPS)
     package = _read_model_recipe(model)["package"]
     if fetch is None and not _is_cached(package):
         return _(
-            "the weights of {model} are not in the cache; block.data_audit.label_errors=true fetches them", model=model
+            "the weights of {model} are not in the cache; block.data_audit.label_errors=true downloads them",
+            model=model,
         )
     return ""
 
 
 def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np.float32]:
-    """Give the pre-logits features (N, D) of the images at `rows` by the package weights of a model of conf/model."""
-    import torch  # torch takes seconds to load, and a set can be audited without
+    """Compute pre-logits features (N, D) of the images at `rows` with the package weights of a conf/model entry."""
+    import torch  # imported here because it takes seconds and most audits do not need it
 
+    from avatar_bench.data.transforms import Preprocessing
     from avatar_bench.models.backbones import create_backbone, get_normalisation
 
     recipe = _read_model_recipe(model)
@@ -61,11 +65,11 @@ def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) ->
 
 
 def find_suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: ProbeSettings) -> pd.DataFrame:
-    """Name images that are probably mislabelled, the likeliest first: path, label, source, suggested, quality.
+    """Find images that are probably mislabelled, the likeliest first: path, label, source, suggested, quality.
 
-    `quality` is the chance, 0 to 1, that the features give the label which the image bears: out-of-fold, by logistic
-    regression, cross-validated by group. Confident learning looks in these chances for labels that do not fit them.
-    What both of its rules name is given. Northcutt et al., J. Artif. Intell. Res. 70 (2021).
+    `quality` is the probability, 0 to 1, that the features give to the image's label: out-of-fold, by logistic
+    regression, cross-validated by group. Confident learning finds labels that contradict these probabilities; labels
+    found by both of its rules are returned. Northcutt et al., J. Artif. Intell. Res. 70 (2021).
     """
     from cleanlab.filter import find_label_issues  # type: ignore[import-untyped]
     from cleanlab.rank import get_label_quality_scores  # type: ignore[import-untyped]
@@ -91,7 +95,7 @@ def _read_model_recipe(model: str) -> dict[str, Any]:
     recipe = read_yaml(file)["model"] if file else {}
     if not recipe.get("package"):
         raise ConfigError(
-            f"block.data_audit.features={model}: no model of this name has weights that come with a package.",
+            f"block.data_audit.features={model}: no model of this name has package weights.",
             "Expected efficientnet_lite0 or another with `package` in its conf/model yaml.",
         )
     return dict(recipe)

@@ -1,4 +1,4 @@
-"""efficiency: what a run costs in weights, operations, memory and time, on synthetic input and on real files."""
+"""Block efficiency: size, operations, memory and speed of a run's network, on synthetic input and on real files."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
 
-RUNTIME_TOLERANCE = 1e-4  # of a runtime's logits with torch's, absolute below 1, relative above
+RUNTIME_TOLERANCE = 1e-4  # between a runtime's logits and torch's: absolute below 1, relative above
 _LAYER_COUNTS = ("params", "bytes", "macs")
-_TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": True}  # is more better?
+_TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": True}  # metric -> higher is better
 
 
 @dataclass(kw_only=True)
 class Efficiency(IntervalBlock):
-    """Measure what a run's network costs on this machine; the bootstrap draws whole rounds.
+    """Measurement of the cost of a run's network on this machine; the bootstrap draws whole rounds.
 
-    `batches` of images (1 is added) and `threads` of the network (0: as many as are set) are timed each with each,
-    in `runtimes`, by turns: `rounds` of them, about `seconds` in all for each setting. `passes` over real files last
-    `pass_seconds` or more, decoded by the run's own number of workers and by each of `workers`. The machine is too
-    noisy where two identical networks, or two passes of one setting, differ by more than `tolerance`.
+    `batches` of images (1 is added) and `threads` of the network (0: the current setting) are timed in all
+    combinations, in `runtimes`, in turn: `rounds` rounds, about `seconds` in total per setting. `passes` over real
+    files take `pass_seconds` or more, decoded by the run's own number of workers and by each of `workers`. The machine
+    is too noisy if two identical networks, or two passes of one setting, differ by more than `tolerance`.
     """
 
     batches: list[int] = field(default_factory=lambda: [1, 8, 32])
@@ -66,9 +66,9 @@ class Efficiency(IntervalBlock):
             refuse_missing_package(runtime, f"block.efficiency.runtimes: {runtime}")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give counts, timings with intervals, and a figure; the dataset's files are read, its labels are not."""
+        """Compute counts, timings with intervals, and a figure; reads the dataset's files, not its labels."""
         if len(dataset) == 0:
-            raise BlockError(f"{dataset.name} has no images to time the network on.")
+            raise BlockError(f"{dataset.name} has no images, so the network cannot be timed.")
         result = Result("efficiency", dataset.name, len(dataset), run.classes)
         samples = self._time_network(run, result)
         workers = list(dict.fromkeys([run.workers, *self.workers]))
@@ -103,7 +103,7 @@ class Efficiency(IntervalBlock):
         return timing.time_network(run, factories, self.batches, list(dict.fromkeys(threads)), turns)
 
     def _tabulate_latency(self, samples: pd.DataFrame) -> pd.DataFrame:
-        """Give a row per setting: its quantiles and rate with intervals, and how far a copy of the network differs."""
+        """Return one row per setting: quantiles and rate with intervals, and the deviation of a copy of the network."""
         rows = []
         for case, part in samples.groupby(list(timing.TimedSetting._fields), sort=False):
             row: dict[str, Any] = dict(zip(timing.TimedSetting._fields, case, strict=True))
@@ -128,7 +128,7 @@ class Efficiency(IntervalBlock):
         return self.bootstrap(list(_TIMES), statistic, part["round"].to_numpy(), _TIMES)
 
     def _tabulate_end_to_end(self, passes: pd.DataFrame) -> pd.DataFrame:
-        """Give a row per number of workers: the median pass's images per second with its interval, passes' noise."""
+        """Return one row per number of workers: median images per second with its interval, and the noise."""
         rows, name = [], "images_per_second"
         for workers, part in passes.groupby("workers", sort=False):
             rates = (part["images"] / part["seconds"]).to_numpy()
@@ -142,7 +142,7 @@ class Efficiency(IntervalBlock):
     def _build_metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> dict[str, Metric]:
         """Return the metrics of each runtime's first number of threads, torch's without a prefix, and of the files."""
         noise, found = float(latency["noise"].max()), {}
-        reason = None if noise <= self.tolerance else _("the machine is too noisy for it")
+        reason = None if noise <= self.tolerance else _("timings on this machine are too noisy")
         first = latency.groupby("runtime")["threads"].transform("first")
         rows = latency[(latency["network"] == "run") & (latency["threads"] == first)]
         for __, row in rows.iterrows():
@@ -161,7 +161,7 @@ class Efficiency(IntervalBlock):
         if noise > self.tolerance:
             doubts.append(
                 _(
-                    "The machine is too noisy: two identical networks differ by {noise}, of {tolerance} allowed.",
+                    "The machine is too noisy: two identical networks differ by {noise} ({tolerance} allowed).",
                     noise=f"{noise:.0%}",
                     tolerance=allowed,
                 )
@@ -169,7 +169,8 @@ class Efficiency(IntervalBlock):
         for __, row in end_to_end[~end_to_end["steady"]].iterrows():
             doubts.append(
                 _(
-                    "End to end is too noisy, workers: {workers}: passes differ by {noise}, of {tolerance} allowed.",
+                    "End-to-end timing (workers: {workers}) is too noisy: passes differ by {noise} "
+                    "({tolerance} allowed).",
                     workers=row["workers"],
                     noise=f"{row['noise']:.0%}",
                     tolerance=allowed,

@@ -1,4 +1,4 @@
-"""The figure of efficiency: latency and images per second by batch."""
+"""Figure of efficiency: latency and images per second by batch size."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from avatar_bench.metrics import plots
 
 @plots.use_style()
 def draw_latency(table: pd.DataFrame, end_to_end: pd.DataFrame, batch_size: int) -> Figure:
-    """Draw the median latency by batch with a bar up to its 95th percentile, and images per second with intervals.
+    """Draw the median latency by batch size with a bar up to its 95th percentile, and images per second with intervals.
 
-    A line for each runtime and number of threads, and one for a copy of the network, which shows the machine's noise.
-    Diamonds are real files, end to end, at `batch_size`.
+    There is a line for each runtime and number of threads, and one for a copy of the network, which shows the machine's
+    noise. Diamonds are real files, end to end, at `batch_size`.
     """
     figure = plots.create_figure(8.4, 3.9)
     left, right = figure.subplots(1, 2)
     kinds = list(table.groupby(["network", "runtime", "threads"], sort=False))
     for index, (kind, part) in enumerate(kinds):
-        shift = 1.03 ** (index - (len(kinds) - 1) / 2)  # side by side, or bars would hide each other
+        shift = 1.03 ** (index - (len(kinds) - 1) / 2)  # side by side, so that bars do not hide each other
         style = {"color": plots.get_colour(index), "marker": "o", "markersize": 3.5, "capsize": 2, "linewidth": 1.1}
         style |= {"label": _label_line(part.iloc[0]), "linestyle": "--" if "copy" in kind else "-"}
         _draw_line(left, part, shift, "latency_ms", part["latency_ms"], part["latency_ms_p95"], style)
         rate = "images_per_second"
         _draw_line(right, part, shift, rate, part[f"{rate}_low"], part[f"{rate}_high"], style)
     _draw_files(right, end_to_end, batch_size, len(kinds))
-    left.set(title=_("Latency: median, and bar to p95"), ylabel=_("milliseconds a batch"), yscale="log")
+    left.set(title=_("Latency: median, and bar to p95"), ylabel=_("milliseconds per batch"), yscale="log")
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter(ScalarFormatter())
     left.yaxis.set_minor_locator(NullLocator())
-    right.set(title=_("Throughput, with intervals"), ylabel=_("images a second"), ylim=(0, None))
+    right.set(title=_("Throughput, with intervals"), ylabel=_("images per second"), ylim=(0, None))
     for axes in (left, right):
         _set_scales(axes, sorted({*table["batch"], batch_size}))
     handles, labels = right.get_legend_handles_labels()
@@ -80,7 +80,7 @@ def _draw_files(axes: Axes, table: pd.DataFrame, batch_size: int, used: int) -> 
 
 
 def _set_scales(axes: Axes, batches: list[int]) -> None:
-    axes.set(xscale="log", xlim=(batches[0] / 1.5, 1.5 * batches[-1]), xlabel=_("images a batch"))
+    axes.set(xscale="log", xlim=(batches[0] / 1.5, 1.5 * batches[-1]), xlabel=_("images per batch"))
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(True)

@@ -1,4 +1,4 @@
-"""What efficiency times: every setting of the network by turns, and passes over real files."""
+"""Timing for efficiency: every setting of the network in turn, and passes over real files."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
 
-CPU = "cpu"  # the runtime that is torch on the CPU, timed beside torch on a GPU
+CPU = "cpu"  # runtime name of torch on the CPU, timed beside torch on a GPU
 MIN_TIMED_BATCHES = 4  # batches timed in each pass over real files
 _MIN_PASSES = 3
-_PREFETCH_FACTOR = 2  # batches that a worker of torch's loader has ready at most
-_TEST_IMAGES = 4  # images on which runtimes must agree
+_PREFETCH_FACTOR = 2  # of torch's DataLoader: batches that each worker prepares in advance
+_TEST_IMAGES = 4  # images on which the runtimes' logits are compared
 Factory = Callable[[int], Engine]
 
 
 class TimedSetting(NamedTuple):
-    """Name a setting; `network` is "run", or "copy" for an identical one."""
+    """Setting to time; `network` is "run", or "copy" for an identical one."""
 
     runtime: str
     batch: int
@@ -41,7 +41,7 @@ class TimedSetting(NamedTuple):
 
 
 def create_noise_images(run: Run, count: int) -> Tensor:
-    """Give images of noise as the network takes them, uint8 (count, 3, S, S), on its device."""
+    """Create noise images as input of the network, uint8 (count, 3, S, S), on its device."""
     size, generator = run.preprocessing.size, torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator).to(run.device)
 
@@ -52,9 +52,9 @@ def find_device(run: Run, runtime: str) -> str:
 
 
 def prepare_runtimes(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Factory], dict[str, float]]:
-    """Return what builds each runtime's engines, and how far its logits are from torch's on the same device.
+    """Return the engine factory of each runtime, and the distance of its logits from torch's on the same device.
 
-    Where the run computes on a GPU, torch on the CPU is one more runtime.
+    If the run computes on a GPU, torch on the CPU is an additional runtime.
     """
     size = run.preprocessing.size
     factories = {name: prepare_engine(name, run.classifier, size) for name in runtimes}
@@ -75,10 +75,10 @@ def prepare_runtimes(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Facto
 def time_network(
     run: Run, factories: dict[str, Factory], batches: Sequence[int], threads: Sequence[int], turns: dict[str, float]
 ) -> pd.DataFrame:
-    """Time each runtime with each batch and number of threads, and a copy of the network beside torch's first.
+    """Time each runtime with each batch size and number of threads, and a copy of the network beside torch's first.
 
-    `turns` has rounds, seconds and seed of `profiling.interleaved`. A GPU does not compute by `threads`: there, as many
-    as are set are used. A row per call: runtime, batch, threads, network, round, seconds.
+    `turns` has rounds, seconds and seed of `profiling.time_interleaved`. On a GPU, `threads` has no effect and the
+    current setting is used. The result has one row per call: runtime, batch, threads, network, round, seconds.
     """
     own = [torch.get_num_threads()]
     twin = prepare_engine("torch", copy.deepcopy(run.classifier), run.preprocessing.size)
@@ -107,12 +107,11 @@ def time_network(
 def time_files(
     run: Run, dataset: Dataset, workers: Sequence[int], passes: int, seconds: float, seed: int
 ) -> pd.DataFrame:
-    """Time verdicts on files of a dataset, decode included; a row per pass: workers, round, images, seconds.
+    """Time predictions on a dataset's files, decoding included; one row per pass: workers, round, images, seconds.
 
-    A pass lasts about `seconds` or more; where that is more than twice as long, there are fewer, 3 at least. At 0
-    seconds a pass is as short as it can be. The
-    settings take turns, and every pass begins with the same files in the same order, repeated where the dataset is
-    small: passes differ by what the machine does, not by what they read.
+    A pass takes about `seconds` or more; if it takes more than twice as long, there are fewer passes, but at least 3.
+    At 0 seconds a pass is as short as possible. The settings take turns, and every pass starts with the same files in
+    the same order, repeated if the dataset is small: passes differ only by the state of the machine.
     """
     files = np.random.default_rng(seed).permutation([str(file) for file in list_files(dataset)])
     batches = {
@@ -122,7 +121,7 @@ def time_files(
         for count in workers
     }
     for file in files[: max(batches.values()) * run.batch_size]:
-        Path(file).read_bytes()  # into the system's cache
+        Path(file).read_bytes()  # fills the system's file cache
     rows: list[tuple[float, ...]] = []
     for turn in range(passes):
         rows += [(count, turn, *_time_pass(run, files, count, batches[count])) for count in workers]
@@ -138,15 +137,15 @@ def _count_batches(trial: tuple[float, float], seconds: float, batch_size: int) 
 
 
 def _time_pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) -> tuple[float, float]:
-    """Give how many images were timed, and their seconds: those of the middle of a long job.
+    """Return the number of timed images and their seconds, in the middle of a longer job.
 
-    While workers start, batches come late and then all at once; at the end nothing is decoded beside the network.
+    While workers start, batches arrive late and then all at once; at the end nothing is decoded beside the network.
     """
-    timed = copy.copy(run)  # it shares the network
+    timed = copy.copy(run)  # shares the network
     timed.workers = workers
     first, last = workers + 1, _PREFETCH_FACTOR * workers
     asked = np.resize(files, run.batch_size * (first + batches + last)).tolist()
-    # it stops there: the last batches are to be decoded, and not to be waited for
+    # stop here: the last batches are decoded in the background but not timed
     waits = np.array(list(islice(time_batches(timed.predict_rows(asked)), first + batches)))[first:]
     images, seconds = waits.sum(axis=0).tolist()
     return images, seconds

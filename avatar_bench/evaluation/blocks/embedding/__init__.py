@@ -1,4 +1,4 @@
-"""embedding: maps of a run's pre-logits embeddings in two dimensions, coloured by class and by source."""
+"""Block embedding: two-dimensional maps of a run's pre-logits embeddings, coloured by class and by source."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 Reals = NDArray[np.floating]
 PROJECTION_METHODS = ("tsne", "pca", "umap")
-_MIN_IMAGES = 8  # images below which neighbourhoods mean nothing
-_N_SHUFFLES = 5  # maps whose points are shuffled, for the floor
+_MIN_IMAGES = 8  # with fewer images, neighbourhoods are meaningless
+_N_SHUFFLES = 5  # shuffled maps for the floor
 
 
 @dataclass(kw_only=True)
 class Embedding(IntervalBlock):
-    """Draw the embeddings of a set as maps.
+    """Two-dimensional maps of the embeddings of a set.
 
     `method` is tsne, pca, umap, or a list of them; `perplexity` (1 or more) of t-SNE and `neighbors` (2 or more) of
-    UMAP are lowered where there are few images; `trust_neighbors` (1 or more) of trustworthiness; `limit`, the most
-    images drawn; `named_sources`, how many of the largest sources get a colour.
+    UMAP are lowered if there are few images; `trust_neighbors` (1 or more) of trustworthiness; `limit`, the maximum
+    number of images drawn; `named_sources`, how many of the largest sources get a colour.
     """
 
     method: Any = "tsne"
@@ -63,14 +63,16 @@ class Embedding(IntervalBlock):
             )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give a map, its points and its trustworthiness for each method; the true class need not be known.
+        """Compute a map, its points and its trustworthiness for each method; the true class may be unknown.
 
-        Raise BlockError where there are fewer than 8 images, GuardError where the class names are in the wrong order.
+        Raise BlockError if there are fewer than 8 images, GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         check_class_order(asked, run.allow)
         if len(asked) < _MIN_IMAGES:
-            raise BlockError(f"{dataset.name}: {len(asked)} images are too few for a map; {_MIN_IMAGES} are the least.")
+            raise BlockError(
+                f"{dataset.name}: {len(asked)} images are too few for a map; at least {_MIN_IMAGES} are needed."
+            )
         drawn = asked.take(sample_rows(pd.DataFrame({"label": asked.targets}), self.limit, self.seed))
         result = Result("embedding", dataset.name, len(drawn), run.classes)
         result.warnings = self._collect_warnings(len(asked), len(drawn))
@@ -88,7 +90,7 @@ class Embedding(IntervalBlock):
         return [self.method] if isinstance(self.method, str) else list(dict.fromkeys(self.method))
 
     def _project(self, method: str, embeddings: Reals) -> Reals:
-        """Give the place of each image on the map, (N, 2)."""
+        """Return the position of each image on the map, (N, 2)."""
         if method == "tsne":
             return _project_tsne(embeddings, self._limit_perplexity(len(embeddings)), self.seed)
         if method == "umap":
@@ -96,7 +98,7 @@ class Embedding(IntervalBlock):
         return _project_pca(embeddings)
 
     def _limit_perplexity(self, n: int) -> float:
-        # t-SNE looks to about three times as many neighbours, and there must be as many
+        # t-SNE uses about three times as many neighbours, and so many must exist
         return min(self.perplexity, (n - 1) / 3)
 
     def _compute_trustworthiness(self, drawn: Predictions, points: Reals) -> Metric:
@@ -113,18 +115,18 @@ class Embedding(IntervalBlock):
         return self.bootstrap([name], statistic, drawn.groups, floors={name: float(np.mean(noise))})[name]
 
     def _collect_warnings(self, asked: int, drawn: int) -> list[str]:
-        said = []
+        messages = []
         if drawn < asked:
-            said.append(_("{drawn} of {n} images are drawn, the same share of each class", drawn=drawn, n=asked))
+            messages.append(_("{drawn} of {n} images are drawn, in the same class proportions", drawn=drawn, n=asked))
         if "tsne" in self._methods and self._limit_perplexity(drawn) < self.perplexity:
-            said.append(
+            messages.append(
                 _(
                     "perplexity is lowered to {value}: there are only {n} images",
                     value=f"{self._limit_perplexity(drawn):.3g}",
                     n=drawn,
                 )
             )
-        return said
+        return messages
 
 
 def _project_tsne(embeddings: Reals, perplexity: float, seed: int) -> Reals:
@@ -142,13 +144,13 @@ def _project_pca(embeddings: Reals) -> Reals:
 
 
 def _project_umap(embeddings: Reals, neighbors: int, seed: int) -> Reals:
-    umap: Any = import_module("umap")  # an extra
+    umap: Any = import_module("umap")  # optional dependency
     model = umap.UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1)
     return np.asarray(model.fit_transform(embeddings))
 
 
 def _tabulate_points(drawn: Predictions, points: Reals) -> pd.DataFrame:
-    names = np.array([*drawn.classes, ""])  # -1 is a class that is not known
+    names = np.array([*drawn.classes, ""])  # -1 means unknown
     return pd.DataFrame(
         {
             "path": drawn.paths,

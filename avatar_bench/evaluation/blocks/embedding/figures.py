@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
 
 _METHOD_NAMES = {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}
-_MARKERS = "s^Dv<>PX"  # each with its colour, none the circle of the classes
+_MARKERS = "s^Dv<>PX"  # without the circle, which marks classes
 
 
 @plots.use_style()
 def draw_maps(points: ArrayLike, drawn: Predictions, method: str, named: int) -> Figure:
-    """Draw the places (N, 2) of images by true class, left, and by source, right, where the largest are named."""
+    """Draw the positions (N, 2) of images by true class, left, and by source, right, where the largest are named."""
     place = np.asarray(points)
     rows = -(-max(len(drawn.classes), min(named, len(set(drawn.sources.tolist()))) + 1) // 2)
     figure = plots.create_figure(8.6, 4.7 + 0.15 * rows)
@@ -33,7 +33,7 @@ def draw_maps(points: ArrayLike, drawn: Predictions, method: str, named: int) ->
     for axes in (by_class, by_source):
         axes.set(xticks=[], yticks=[], xlabel=_("{method}, first axis", method=_METHOD_NAMES[method]))
         axes.set_box_aspect(1)
-        axes.set_anchor("N")  # the room that a square leaves is the legend's
+        axes.set_anchor("N")  # leaves the room below the square for the legend
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, fontsize=7, handletextpad=0.2)
     by_class.set_ylabel(_("{method}, second axis", method=_METHOD_NAMES[method]))
     return figure

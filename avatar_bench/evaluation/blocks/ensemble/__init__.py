@@ -1,4 +1,4 @@
-"""ensemble: what averaging several runs gains over the single one that val would have chosen."""
+"""Block ensemble: gain from averaging several runs over the single best run on val."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
 SINGLE, SOUP = "single", "soup"
 _METRIC_KINDS = ("accuracy", "macro_f1", "gain", "gain_macro_f1", "ece", "nll")
-_FEW_IMAGES = 100  # held-out images below which weights and choices are little more than chance
+_FEW_IMAGES = 100  # with fewer held-out images, weights and choices are close to random
 
 
 @dataclass(kw_only=True)
 class EnsembleBlock(IntervalCompareBlock):
-    """Average runs, and hold each average against the single run that the held-out images choose.
+    """Averages of several runs, each compared with the single run that is best on the held-out images.
 
     Without `soup` weights are not averaged, so that no network is run.
     """
@@ -48,18 +48,18 @@ class EnsembleBlock(IntervalCompareBlock):
     soup: bool = True
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the accuracy, gain and calibration of each strategy, each run's contribution, and what is to be saved.
+        """Compute accuracy, gain and calibration of each strategy, each run's contribution, and the ensembles to save.
 
-        Raise BlockError where the runs cannot be compared or hold out too few images in common, GuardError where
-        the class names of one are in the wrong order or the set holds images that weights are fitted on.
+        Raise BlockError if the runs cannot be compared or have too few held-out images in common, GuardError if the
+        class names of one are in the wrong order or if the set contains images that weights are fitted on.
         """
         held = read_held_out(runs, datasets)
-        fitted = fit_strategies(held)  # before the set is looked at
+        fitted = fit_strategies(held)  # before the evaluated set is used
         single = find_best_member(held.logits, held.targets)
-        judged = align_predictions(runs, datasets)
-        logits = np.stack([one.logits for one in judged])
-        entries = {SINGLE: judged[single]} | {
-            name: ensembles.combine_predictions(judged, recipe.mix, recipe.temperature)
+        aligned = align_predictions(runs, datasets)
+        logits = np.stack([one.logits for one in aligned])
+        entries = {SINGLE: aligned[single]} | {
+            name: ensembles.combine_predictions(aligned, recipe.mix, recipe.temperature)
             for name, recipe in fitted.items()
         }
         soup = average_weights(runs, held) if self.soup else None
@@ -67,18 +67,18 @@ class EnsembleBlock(IntervalCompareBlock):
             found = soup.run.predictions(datasets[0]).reorder(runs[0].classes)
             entries[SOUP] = found.take(labelled_rows(found, datasets[0]))
         labels = [run.label for run in runs]
-        result = Result("ensemble", datasets[0].name, len(judged[0]), judged[0].classes)
-        result.metrics = self._compute_metrics(entries) | self._compute_contributions(labels, logits, judged[0])
+        result = Result("ensemble", datasets[0].name, len(aligned[0]), aligned[0].classes)
+        result.metrics = self._compute_metrics(entries) | self._compute_contributions(labels, logits, aligned[0])
         mixes = {name: recipe.mix for name, recipe in fitted.items()} | _build_soup_mix(soup, len(runs))
         result.tables = tables.build_tables(result.metrics, entries, mixes, labels, held, single)
-        result.arrays = _collect_arrays(logits, judged, held)
+        result.arrays = _collect_arrays(logits, aligned, held)
         result.figures = figures.draw(result, labels, _number_recipes(runs), single)
         result.warnings = self._collect_warnings(result.metrics, held, labels[single], soup, runs)
-        result.provenance = _build_provenance(runs, fitted, soup, single, judged[0].classes)
+        result.provenance = _build_provenance(runs, fitted, soup, single, aligned[0].classes)
         return result
 
     def _compute_metrics(self, entries: Mapping[str, Predictions]) -> dict[str, Metric]:
-        """Give each strategy's figures, those of the single run as well; a soup that there is not has nulls."""
+        """Compute the metrics of each strategy and of the single run; those of a missing soup are null."""
         first, found = entries[SINGLE], {}
         names = [name for name in (*STRATEGIES, SINGLE, SOUP) if name in entries]
         for name in names:
@@ -87,7 +87,11 @@ class EnsembleBlock(IntervalCompareBlock):
         for kind in _METRIC_KINDS[1:]:
             found |= self._compute_kind(kind, {name: entries[name] for name in names})
         if SOUP not in entries:
-            why = _("there are not two runs of one architecture and origin") if self.soup else _("not asked for")
+            why = (
+                _("there are no two runs with the same architecture and initial weights")
+                if self.soup
+                else _("not requested")
+            )
             nothing = Metric(None, 0, higher_is_better=None, reason=why)
             found |= {f"{kind}/{SOUP}": nothing for kind in _METRIC_KINDS}
         return found
@@ -95,7 +99,7 @@ class EnsembleBlock(IntervalCompareBlock):
     def _compute_kind(self, kind: str, entries: Mapping[str, Predictions]) -> dict[str, Metric]:
         groups = entries[SINGLE].groups
         if kind == "ece":
-            reason = _("no interval: put the ensemble through the block calibration")
+            reason = _("no interval: run the block calibration on the ensemble")
             return {
                 f"ece/{name}": Metric(tables.compute_ece(one), len(one), higher_is_better=False, reason=reason)
                 for name, one in entries.items()
@@ -112,13 +116,13 @@ class EnsembleBlock(IntervalCompareBlock):
             return self.bootstrap(names, _build_mean_statistic(np.column_stack(losses)), groups, higher_is_better=False)
         return self.bootstrap(names, _build_macro_f1_statistic(list(entries.values())), groups)
 
-    def _compute_contributions(self, labels: Sequence[str], logits: Reals, judged: Predictions) -> dict[str, Metric]:
-        """Give what soft voting loses in accuracy without each run in turn."""
-        everyone = _vote(logits) == judged.targets
-        without = [_vote(np.delete(logits, run, axis=0)) == judged.targets for run in range(len(logits))]
+    def _compute_contributions(self, labels: Sequence[str], logits: Reals, aligned: Predictions) -> dict[str, Metric]:
+        """Compute the accuracy that soft voting loses without each run in turn."""
+        everyone = _vote(logits) == aligned.targets
+        without = [_vote(np.delete(logits, run, axis=0)) == aligned.targets for run in range(len(logits))]
         columns = np.column_stack([everyone.astype(float) - right for right in without])
         return self.bootstrap(
-            [f"contribution/{label}" for label in labels], _build_mean_statistic(columns), judged.groups
+            [f"contribution/{label}" for label in labels], _build_mean_statistic(columns), aligned.groups
         )
 
     def _collect_warnings(
@@ -129,27 +133,27 @@ class EnsembleBlock(IntervalCompareBlock):
         soup: FittedSoup | None,
         runs: Sequence[Run],
     ) -> list[str]:
-        said = []
+        messages = []
         gains = [metric for name, metric in metrics.items() if name.startswith("gain/") and metric.value is not None]
         if not any(metric.low is not None and metric.low > 0 for metric in gains):
-            told = _("No ensemble is shown to be better than {name}, the single run chosen on val.", name=single)
-            said.append(told)
+            message = _("No ensemble is significantly better than {name}, the single run chosen on val.", name=single)
+            messages.append(message)
         if len(held) < _FEW_IMAGES:
-            told = _(
-                "Weights, temperatures and the choice of the single run rest on only {n} held-out images.",
+            message = _(
+                "Weights, temperatures and the choice of the single run are based on only {n} held-out images.",
                 n=len(held),
             )
-            said.append(told)
-        if soup is not None and len(soup.kept) == 1:
-            told = _(
-                "The soup is {name} alone: each other of the {n} runs of {backbone} lowers its accuracy on the "
-                "held-out images.",
-                name=runs[soup.kept[0]].label,
+            messages.append(message)
+        if soup is not None and len(soup.averaged) == 1:
+            message = _(
+                "The soup contains only {name}: any other of the {n} runs of {backbone} lowers its "
+                "accuracy on the held-out images.",
+                name=runs[soup.averaged[0]].label,
                 n=len(soup.candidates),
-                backbone=runs[soup.kept[0]].card.backbone,
+                backbone=runs[soup.averaged[0]].card.backbone,
             )
-            said.append(told)
-        return said
+            messages.append(message)
+        return messages
 
 
 def _vote(logits: Reals) -> NDArray[np.intp]:
@@ -158,7 +162,7 @@ def _vote(logits: Reals) -> NDArray[np.intp]:
 
 
 def _build_mean_statistic(columns: Floats) -> stats.Statistic:
-    """Give what maps weights (B, N) to the weighted mean of each column of (N, K)."""
+    """Return a function that maps weights (B, N) to the weighted mean of each column of (N, K)."""
     return lambda weights: np.asarray(weights @ columns / weights.sum(axis=1, keepdims=True))
 
 
@@ -167,7 +171,7 @@ def _build_accuracy_statistic(entries: Sequence[Predictions]) -> stats.Statistic
 
 
 def _subtract_last(statistic: stats.Statistic) -> stats.Statistic:
-    """Return what each figure (B, K) is above the last of them."""
+    """Return a function of each column (B, K) minus the last."""
 
     def differences(weights: Floats) -> Floats:
         found = statistic(weights)
@@ -190,22 +194,22 @@ def _build_soup_mix(soup: FittedSoup | None, runs: int) -> dict[str, AveragingWe
     if soup is None:
         return {}
     weights = np.zeros(runs)
-    weights[soup.kept] = 1 / len(soup.kept)
+    weights[soup.averaged] = 1 / len(soup.averaged)
     return {SOUP: AveragingWeights(weights, np.ones(runs))}
 
 
 def _collect_arrays(
-    logits: Reals, judged: Sequence[Predictions], held: HeldOutPredictions
+    logits: Reals, aligned: Sequence[Predictions], held: HeldOutPredictions
 ) -> dict[str, dict[str, NDArray[np.generic]]]:
-    """Give what every figure can be recomputed from."""
-    first = judged[0]
-    own = np.array([one.temperature for one in judged])
+    """Return the arrays from which every metric can be recomputed."""
+    first = aligned[0]
+    own = np.array([one.temperature for one in aligned])
     members = {"logits": logits, "targets": first.targets, "groups": first.groups, "temperatures": own}
     return {"members": members, "calibration": {"logits": held.logits, "targets": held.targets}}
 
 
 def _number_recipes(runs: Sequence[Run]) -> list[int]:
-    """Give the number of each run's recipe, by which it is coloured everywhere."""
+    """Return the number of each run's recipe, which sets its colour everywhere."""
     return [list(group_by_recipe(runs)).index(run.recipe) for run in runs]
 
 
@@ -216,10 +220,12 @@ def _build_provenance(
         name: ensembles.describe_ensemble("ensemble", runs, recipe.mix, recipe.temperature, classes)
         for name, recipe in fitted.items()
     }
-    told: dict[str, Any] = {"single": runs[single].label, "ensembles": found}
+    provenance: dict[str, Any] = {"single": runs[single].label, "ensembles": found}
     if soup is not None:
-        kept = soup.run
-        found[SOUP] = ensembles.describe_ensemble("soup", kept.members, kept.mix, kept.fitted, kept.classes)
-        candidates, inside = ([runs[place].label for place in some] for some in (soup.candidates, soup.kept))
-        told["soup"] = {"backbone": kept.card.backbone, "candidates": candidates, "kept": inside}
-    return told
+        averaged = soup.run
+        found[SOUP] = ensembles.describe_ensemble(
+            "soup", averaged.members, averaged.mix, averaged.fitted, averaged.classes
+        )
+        candidates, inside = ([runs[place].label for place in some] for some in (soup.candidates, soup.averaged))
+        provenance["soup"] = {"backbone": averaged.card.backbone, "candidates": candidates, "kept": inside}
+    return provenance

@@ -1,4 +1,4 @@
-"""The tables of the block ensemble."""
+"""Tables of the block ensemble."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build_tables(
     held: HeldOutPredictions,
     single: int,
 ) -> dict[str, pd.DataFrame]:
-    """Give the tables by name; `entries` are what the single run and each strategy say, the single run first."""
+    """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy."""
     return {
         "strategies": _tabulate_strategies(metrics, entries, mixes),
         "weights": _tabulate_weights(mixes, labels),
@@ -38,7 +38,7 @@ def build_tables(
 
 
 def compute_ece(predictions: Predictions) -> float:
-    """Give the calibration error of 15 bins, with the temperature that the predictions have."""
+    """Compute the calibration error in 15 bins at the temperature of the predictions."""
     edges = calibration.equal_width_edges(calibration.ECE_BINS)
     return float(calibration.ece(predictions.confidence, predictions.correct, edges))
 

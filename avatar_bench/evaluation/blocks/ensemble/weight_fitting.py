@@ -1,4 +1,4 @@
-"""What the block ensemble fits on held-out images alone: the strategies and the soup."""
+"""Ensemble strategies and weight soup, fitted on held-out images only."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOutPredictions:
-    """Hold the images that are of the calibration half for every run, and what each run says of them."""
+    """Images in the calibration half of every run, and each run's predictions on them."""
 
     dataset: Dataset
     predictions: list[Predictions]
 
     @cached_property
     def logits(self) -> NDArray[np.float64]:
-        """Give the logits (M, N, C) of M runs."""
+        """Return the logits (M, N, C) of M runs."""
         return np.stack([one.logits for one in self.predictions]).astype(np.float64)
 
     @property
     def targets(self) -> NDArray[np.int64]:
-        """Give the class (N,) of each image."""
+        """Return the class (N,) of each image."""
         return self.predictions[0].targets
 
     def __len__(self) -> int:
@@ -46,25 +46,25 @@ class HeldOutPredictions:
 
 
 class FittedMix(NamedTuple):
-    """Hold how a strategy mixes the runs, and the temperature of the mixture."""
+    """Weights with which a strategy mixes the runs, and the temperature of the mixture."""
 
     mix: AveragingWeights
     temperature: float
 
 
 class FittedSoup(NamedTuple):
-    """Hold a soup: the runs that could be in it and those that are, by position, and the Run that they make."""
+    """Weight soup: positions of candidate runs and of averaged runs, and the Run they make."""
 
     candidates: list[int]
-    kept: list[int]
+    averaged: list[int]
     run: WeightSoup
 
 
 def read_held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOutPredictions:
-    """Give the images that every run holds out for calibration and none has learned from.
+    """Return the images that every run holds out for calibration and none was trained on.
 
-    Raise BlockError where a run does not know its own, or they are fewer than 20 or lack a class; GuardError where a
-    set that is judged shares images with them.
+    Raise BlockError if a run does not know its own, or if they are fewer than 20 or lack a class; GuardError if an
+    evaluated set shares images with them.
     """
     asked = [run.calibration(dataset) for run, dataset in zip(runs, datasets, strict=True)]
     images = [run.images for run in runs]
@@ -84,7 +84,7 @@ def read_held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOutPr
 
 
 def fit_strategies(held: HeldOutPredictions) -> dict[str, FittedMix]:
-    """Give every strategy's recipe: what is judged later does not come here."""
+    """Fit every strategy's weights and temperature; the evaluated images are not used."""
     found = {}
     for name, strategy in STRATEGIES.items():
         mix = strategy(held.logits, held.targets)
@@ -93,41 +93,43 @@ def fit_strategies(held: HeldOutPredictions) -> dict[str, FittedMix]:
 
 
 def average_weights(runs: Sequence[Run], held: HeldOutPredictions) -> FittedSoup | None:
-    """Give the greedy soup of the runs of one network and one origin, the most that there are; None of fewer than two.
+    """Return the greedy soup of the largest group of compatible runs; None with fewer than two.
 
-    Of networks with equally many runs, the one with the best run on the held-out images is taken. Its runs come in
-    the order of their accuracy there, and each stays if the soup's does not fall.
+    Among groups of equal size, the one with the best run on the held-out images is taken. Its runs are tried in order
+    of their accuracy there, and each is averaged in if the soup's accuracy does not fall.
     """
-    right = [float(predictions.correct.mean()) for predictions in held.predictions]
-    candidates = max(_group_compatible(runs), key=lambda kin: (len(kin), max(right[run] for run in kin)), default=[])
+    accuracies = [float(predictions.correct.mean()) for predictions in held.predictions]
+    candidates = max(
+        _group_compatible(runs), key=lambda group: (len(group), max(accuracies[run] for run in group)), default=[]
+    )
     if len(candidates) < 2:
         return None
-    scores = [right[run] for run in candidates]
+    scores = [accuracies[run] for run in candidates]
 
-    def judge(some: list[int]) -> float:
+    def score(some: list[int]) -> float:
         soup = WeightSoup.of([runs[candidates[index]] for index in some])
         return float(soup.predictions(held.dataset).correct.mean())
 
-    kept = [candidates[index] for index in select_greedy_soup(scores, judge)]
-    soup = WeightSoup.of([runs[position] for position in kept])
-    told = soup.predictions(held.dataset)
-    temperature = _fit_temperature(told.logits, told.targets)
-    return FittedSoup(candidates, kept, replace(soup, fitted=temperature))
+    averaged = [candidates[index] for index in select_greedy_soup(scores, score)]
+    soup = WeightSoup.of([runs[position] for position in averaged])
+    predictions = soup.predictions(held.dataset)
+    temperature = _fit_temperature(predictions.logits, predictions.targets)
+    return FittedSoup(candidates, averaged, replace(soup, fitted=temperature))
 
 
 def _fit_temperature(logits: NDArray[np.floating], targets: NDArray[np.int64]) -> float:
-    """Return the temperature to 6 decimals: the rest depends on the number of threads, and would change the hash."""
+    """Fit the temperature to 6 decimals: more depend on the number of threads and would change the hash."""
     return round(calibration.fit_temperature(logits, targets), 6)
 
 
 def _group_compatible(runs: Sequence[Run]) -> list[list[int]]:
-    """Give the positions of runs whose weights may be averaged, in order of appearance; of copies the first."""
+    """Return the positions of runs whose weights may be averaged, in order of appearance; of copies only the first."""
     found: dict[str, dict[str, int]] = {}
     for position, run in enumerate(runs):
         if isinstance(run, CombinedRun):
             continue
         card = run.card
-        # random weights of another seed are another origin
+        # random weights of another seed are different initial weights
         origin = (card.weights, card.seed if card.weights == "none" else None)
         parts = [card.backbone, card.options, card.preprocessing, list(card.classes), origin]
         found.setdefault(json.dumps(parts, sort_keys=True), {}).setdefault(run.checkpoint_sha256, position)
@@ -135,12 +137,12 @@ def _group_compatible(runs: Sequence[Run]) -> list[list[int]]:
 
 
 def _require_enough(runs: Sequence[Run], parts: Sequence[Dataset], dataset: Dataset) -> None:
-    """Raise BlockError where the images in common are too few, or lack a class, and say what gives more of them."""
+    """Raise BlockError if the common images are too few or lack a class, with advice on how to get more."""
     missing = [name for name in runs[0].classes if name not in dataset.classes]
     if len(dataset) >= MIN_CALIBRATION_IMAGES and not missing:
         return
     lacking = f", none of {missing[0]!r}" if missing else ""
-    told = "Compare runs of one data.split.seed and one set of images, or name them: 'ckpt=[RUN,RUN]'."
+    advice = "Compare runs with the same data.split.seed and images, or select runs: 'ckpt=[RUN,RUN]'."
     scarce = [
         run
         for run, part in zip(runs, parts, strict=True)
@@ -148,16 +150,16 @@ def _require_enough(runs: Sequence[Run], parts: Sequence[Dataset], dataset: Data
     ]
     if scarce and scarce[0].images is not None:
         more = suggest_calibration_options(scarce[0].images, _read_split_plan(scarce[0]))
-        told = f"Their own are too few. For more, {more}, every run with the same split."
+        advice = f"Each run has too few. For more, {more}, with the same split for all runs."
     raise BlockError(
-        f"Weights are fitted on images that all runs hold out for calibration: there are {len(dataset)}{lacking}.",
+        f"The runs share too few calibration images to fit weights: {len(dataset)}{lacking}.",
         f"Expected {MIN_CALIBRATION_IMAGES} or more, of every class.",
-        told,
+        advice,
     )
 
 
 def _read_split_plan(run: Run) -> SplitPlan:
-    """Return the split that a run's configuration states, as far as it decides what is held out."""
+    """Return the split in a run's configuration, as far as it determines what is held out."""
     data = run.config.get("data") or {}
     split = data.get("split") or {}
     known = {name: split[name] for name in ("seed", "folds", "by") if split.get(name) is not None}

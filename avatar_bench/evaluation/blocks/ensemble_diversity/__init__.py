@@ -1,4 +1,4 @@
-"""ensemble_diversity: how far runs give the same answers and make the same errors, pair by pair."""
+"""Block ensemble_diversity: agreement of predictions and errors between runs, pair by pair."""
 
 from __future__ import annotations
 
@@ -31,29 +31,28 @@ _BETTER = {"agreement": None, "kappa": None, "disagreement": None, "double_fault
 
 @dataclass(kw_only=True)
 class EnsembleDiversity(IntervalCompareBlock):
-    """Measure how alike the answers and errors of runs are, pair by pair."""
+    """Pairwise similarity of the predictions and errors of runs."""
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the means over all pairs with intervals, and the figures of each pair.
+        """Compute the means over all pairs with intervals, and the measures of each pair.
 
-        Raise BlockError where the runs cannot be compared, GuardError where the class names of one are in the wrong
-        order.
+        Raise BlockError if the runs cannot be compared, GuardError if the class names of one are in the wrong order.
         """
-        judged = align_predictions(runs, datasets)
+        aligned = align_predictions(runs, datasets)
         labels = [run.label for run in runs]
-        first, places = judged[0], list(combinations(range(len(runs)), 2))
+        first, places = aligned[0], list(combinations(range(len(runs)), 2))
         result = Result("ensemble_diversity", datasets[0].name, len(first), first.classes)
-        result.metrics = self._average_measures(judged, places)
-        table = result.tables["pairs"] = _tabulate_pairs(judged, places, labels)
-        result.tables["answers"] = _tabulate_predictions(judged, labels)
+        result.metrics = self._average_measures(aligned, places)
+        table = result.tables["pairs"] = _tabulate_pairs(aligned, places, labels)
+        result.tables["answers"] = _tabulate_predictions(aligned, labels)
         numbers = {run.label: list(group_by_recipe(runs)).index(run.recipe) for run in runs}
-        result.figures = _draw_figures(table, judged, numbers)
+        result.figures = _draw_figures(table, aligned, numbers)
         result.warnings = _warn_of_undefined(table)
         return result
 
-    def _average_measures(self, judged: Sequence[Predictions], places: Sequence[RunIndexPair]) -> dict[str, Metric]:
-        first = judged[0]
-        columns = [_build_pair_statistic(judged, pair) for pair in places]
+    def _average_measures(self, aligned: Sequence[Predictions], places: Sequence[RunIndexPair]) -> dict[str, Metric]:
+        first = aligned[0]
+        columns = [_build_pair_statistic(aligned, pair) for pair in places]
 
         def statistic(weights: Floats) -> Floats:
             return _average_pairs([column(weights) for column in columns])
@@ -62,56 +61,58 @@ class EnsembleDiversity(IntervalCompareBlock):
             "q_statistic": False,
             "error_correlation": False,
         }
-        reason = _("no pair has it: it takes two runs that are both right and both wrong somewhere")
+        reason = _("undefined for all pairs: both runs must be correct on some images and incorrect on others")
         found = self.bootstrap(agreement.MEASURES, statistic, first.groups, better, reason=reason)
-        correlations = np.array([_correlate_probabilities(judged, pair) for pair in places])
+        correlations = np.array([_correlate_probabilities(aligned, pair) for pair in places])
         return found | {"probability_correlation": self._average_correlations(correlations, len(first))}
 
     @staticmethod
     def _average_correlations(values: Floats, n: int) -> Metric:
         if np.isnan(values).all():
-            return Metric(None, n, higher_is_better=False, reason=_("all runs give the same probability throughout"))
+            return Metric(
+                None, n, higher_is_better=False, reason=_("every run gives the same probability to all images")
+            )
         return Metric(float(np.nanmean(values)), n, higher_is_better=False)
 
 
-def _build_pair_statistic(judged: Sequence[Predictions], pair: RunIndexPair) -> stats.Statistic:
-    a, b = (judged[place].predicted for place in pair)
-    targets, classes = judged[0].targets, len(judged[0].classes)
+def _build_pair_statistic(aligned: Sequence[Predictions], pair: RunIndexPair) -> stats.Statistic:
+    a, b = (aligned[place].predicted for place in pair)
+    targets, classes = aligned[0].targets, len(aligned[0].classes)
     return lambda weights: agreement.compute_measures((a, b), targets, classes, weights)
 
 
 def _average_pairs(columns: Sequence[Floats]) -> Floats:
-    """Give the mean over pairs, those that are NaN left out, NaN where all are."""
+    """Compute the mean over pairs, ignoring NaN; NaN if all are."""
     values = np.stack(columns)
     known = ~np.isnan(values)
     total, none = np.where(known, values, 0.0).sum(axis=0), np.full(values.shape[1:], np.nan)
     return np.asarray(np.divide(total, known.sum(axis=0), out=none, where=known.any(axis=0)))
 
 
-def _correlate_probabilities(judged: Sequence[Predictions], pair: RunIndexPair) -> float:
-    ours, theirs = (one.probabilities[np.arange(len(one)), one.targets] for one in (judged[place] for place in pair))
+def _correlate_probabilities(aligned: Sequence[Predictions], pair: RunIndexPair) -> float:
+    ours, theirs = (one.probabilities[np.arange(len(one)), one.targets] for one in (aligned[place] for place in pair))
     return agreement.probability_correlation(ours, theirs)
 
 
 def _tabulate_pairs(
-    judged: Sequence[Predictions], places: Sequence[RunIndexPair], labels: Sequence[str]
+    aligned: Sequence[Predictions], places: Sequence[RunIndexPair], labels: Sequence[str]
 ) -> pd.DataFrame:
     rows = []
     for a, b in places:
-        values = _build_pair_statistic(judged, (a, b))(np.ones(len(judged[0])))
-        right, other = judged[a].correct, judged[b].correct
+        values = _build_pair_statistic(aligned, (a, b))(np.ones(len(aligned[0])))
+        right, other = aligned[a].correct, aligned[b].correct
         row: dict[str, object] = {"a": labels[a], "b": labels[b], "n": len(right)}
         row |= {"both_correct": int((right & other).sum()), "only_a_correct": int((right & ~other).sum())}
         row |= {"only_b_correct": int((other & ~right).sum()), "both_incorrect": int((~right & ~other).sum())}
         row |= dict(zip(agreement.MEASURES, values.tolist(), strict=True))
-        rows.append(row | {"probability_correlation": _correlate_probabilities(judged, (a, b))})
+        rows.append(row | {"probability_correlation": _correlate_probabilities(aligned, (a, b))})
     return pd.DataFrame(rows)
 
 
-def _tabulate_predictions(judged: Sequence[Predictions], labels: Sequence[str]) -> pd.DataFrame:
-    """Give each run's answer and its probability of the true class, a row an image and run."""
+def _tabulate_predictions(aligned: Sequence[Predictions], labels: Sequence[str]) -> pd.DataFrame:
+    """Return each run's prediction and its probability of the true class, one row per image and run."""
     frames = []
-    for label, one in zip(labels, judged, strict=True):
+    for label, one in zip(labels, aligned, strict=True):
         names = np.array(one.classes)
         columns = {"path": one.paths, "group": one.groups, "run": np.full(len(one), label)}
         columns |= {"target": names[one.targets], "prediction": names[one.predicted]}
@@ -119,18 +120,18 @@ def _tabulate_predictions(judged: Sequence[Predictions], labels: Sequence[str]) 
     return pd.concat(frames, ignore_index=True)
 
 
-def _draw_figures(table: pd.DataFrame, judged: Sequence[Predictions], numbers: dict[str, int]) -> dict[str, Figure]:
+def _draw_figures(table: pd.DataFrame, aligned: Sequence[Predictions], numbers: dict[str, int]) -> dict[str, Figure]:
     labels = list(numbers)
     words = {
-        "kappa": (_("Cohen's kappa of the answers"), True),
+        "kappa": (_("Cohen's kappa of the predictions"), True),
         "error_correlation": (_("correlation of the errors"), True),
-        "double_fault": (_("share of images that both have wrong"), False),
+        "double_fault": (_("proportion of images that both misclassify"), False),
     }
     drawn = {
         name: figures.draw_pairs(_build_matrix(table, name, labels), labels, label, signed)
         for name, (label, signed) in words.items()
     }
-    accuracies = {label: float(one.correct.mean()) for label, one in zip(labels, judged, strict=True)}
+    accuracies = {label: float(one.correct.mean()) for label, one in zip(labels, aligned, strict=True)}
     return drawn | {"kappa_error": figures.draw_kappa_error(table.dropna(subset=["kappa"]), accuracies, numbers)}
 
 
@@ -143,12 +144,15 @@ def _build_matrix(table: pd.DataFrame, name: str, labels: Sequence[str]) -> Floa
 
 
 def _warn_of_undefined(table: pd.DataFrame) -> list[str]:
-    said = []
+    messages = []
     for name in agreement.MEASURES:
         missing = int(table[name].isna().sum())
         if 0 < missing < len(table):
-            told = _(
-                "{n} of {all} pairs have no {name}, and its mean leaves them out.", n=missing, all=len(table), name=name
+            message = _(
+                "{name} is undefined for {n} of {all} pairs; its mean excludes them.",
+                n=missing,
+                all=len(table),
+                name=name,
             )
-            said.append(told)
-    return said
+            messages.append(message)
+    return messages

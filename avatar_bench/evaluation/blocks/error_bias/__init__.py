@@ -1,4 +1,4 @@
-"""error_bias: where a run errs, into which class, and how sure it is of its errors."""
+"""error_bias: where a run misclassifies, which classes it predicts instead, and how confident it is in its errors."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ CONFIDENCE_METRICS: dict[str, bool | None] = {  # higher is better
 
 @dataclass(kw_only=True)
 class ErrorBias(IntervalBlock):
-    """Judge where a run's errors lie: accuracy by source, generator, size, format and JPEG quality.
+    """Accuracy of a run by source, generator, size, format and JPEG quality, with bias and confidence of its errors.
 
-    A slice of fewer than `minimum` images, or one that holds all of its class, is listed, but neither tested nor
-    called the weakest.
+    A slice of fewer than `minimum` images, or one that holds all images of its class, is listed, but neither tested nor
+    considered as the weakest.
     """
 
     minimum: int = 20
@@ -56,29 +56,29 @@ class ErrorBias(IntervalBlock):
         self.require("minimum", self.minimum >= 1, "1 or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give the bias and confidence of the answers, and the accuracy of each slice, of images of known class.
+        """Compute bias and confidence of the predictions, and the accuracy of each slice, over the labelled images.
 
-        Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
+        Raise BlockError if no image is labelled, GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
-        beside, why = _read_ood_predictions(run)
+        ood, why = _read_ood_predictions(run)
         kinds = image_slices.assign_slices(dataset).iloc[rows].reset_index(drop=True)
         parts = list(cut_slices(predictions, kinds))
-        table, floor = self._slices(predictions, parts)
+        table, floor = self._build_slices_table(predictions, parts)
         result = Result("error_bias", dataset.name, len(rows), predictions.classes)
         result.metrics = {
-            "worst_slice": self._worst(table, floor),
-            "unbias": self._unbias(beside, len(predictions.classes), why),
-            **self._confidence(predictions),
+            "worst_slice": self._find_worst(table, floor),
+            "unbias": self._compute_unbias(ood, len(predictions.classes), why),
+            **self._compute_confidence(predictions),
         }
         result.tables = {
             "slices": table,
             "confusion_by_slice": build_confusion_table(predictions, parts),
             "images": build_images_table(predictions, kinds),
-            "ood_predictions": build_ood_table(beside),
+            "ood_predictions": build_ood_table(ood),
         }
         result.figures = {
             "bias_map": figures.draw_bias_map(result.tables["confusion_by_slice"], predictions.classes),
@@ -89,14 +89,14 @@ class ErrorBias(IntervalBlock):
         if table["p"].notna().any():
             tested = table[table["p"].notna()]
             result.figures["weakest_slices"] = figures.draw_weakest_slices(tested, predictions.classes, 1 - self.level)
-        result.warnings = self._warnings(result, len(asked))
+        result.warnings = self._list_warnings(result, len(asked))
         return result
 
-    def _unbias(self, beside: Mapping[str, Predictions], classes: int, why: str) -> Metric:
-        if not beside:
+    def _compute_unbias(self, ood: Mapping[str, Predictions], classes: int, why: str) -> Metric:
+        if not ood:
             return Metric(None, 0, reason=why)
-        predicted = np.concatenate([predictions.predicted for predictions in beside.values()])
-        groups = np.concatenate([predictions.groups for predictions in beside.values()])
+        predicted = np.concatenate([predictions.predicted for predictions in ood.values()])
+        groups = np.concatenate([predictions.groups for predictions in ood.values()])
         chosen = np.eye(classes)[predicted]
 
         def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -105,7 +105,7 @@ class ErrorBias(IntervalBlock):
 
         return self.bootstrap(["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
 
-    def _confidence(self, predictions: Predictions) -> dict[str, Metric]:
+    def _compute_confidence(self, predictions: Predictions) -> dict[str, Metric]:
         sure, right = predictions.confidence, predictions.correct
         parts = np.column_stack([np.ones(len(sure)), right, ~right])
 
@@ -114,14 +114,14 @@ class ErrorBias(IntervalBlock):
             return np.column_stack([mean[:, :1], spread[:, :1], mean[:, 1:]])
 
         floors = dict.fromkeys(("mean_confidence_correct", "mean_confidence_incorrect"), float(sure.mean()))
-        reason = _("the set has no such answer")
+        reason = _("the data set has no such predictions")
         return self.bootstrap(
             list(CONFIDENCE_METRICS), statistic, predictions.groups, CONFIDENCE_METRICS, floors, reason
         )
 
-    def _slices(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
-        """Give the table of slices, the weakest first, and the accuracy that the weakest would have by chance."""
-        table = pd.DataFrame([self._row(predictions, each) for each in parts], columns=_COLUMNS)
+    def _build_slices_table(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
+        """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest."""
+        table = pd.DataFrame([self._build_row(predictions, each) for each in parts], columns=_COLUMNS)
         tested = np.flatnonzero((table["n"] >= self.minimum) & table["rest"].notna())
         floor = np.nan
         if len(tested):
@@ -137,7 +137,7 @@ class ErrorBias(IntervalBlock):
             floor = float(dealt.min(axis=1).mean())
         return table.sort_values("accuracy", kind="stable", ignore_index=True), floor
 
-    def _row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
+    def _build_row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
         own = predictions.take(each.images)
         share = self.share(own.correct, own.groups)
         wrong = own.predicted[~own.correct]
@@ -149,45 +149,46 @@ class ErrorBias(IntervalBlock):
             "most_common_error": own.classes[np.bincount(wrong).argmax()] if len(wrong) else "",
         }
 
-    def _worst(self, table: pd.DataFrame, floor: float) -> Metric:
+    def _find_worst(self, table: pd.DataFrame, floor: float) -> Metric:
         tested = table[table["p"].notna()]
         if tested.empty:
-            reason = _("no slice of {n} images has others of its class beside it", n=self.minimum)
+            reason = _("no slice of {n} or more images can be compared with other images of its class", n=self.minimum)
             return Metric(None, 0, reason=reason)
-        # with all intervals right at once, the lowest accuracy lies between the lowest of their ends
+        # if all intervals cover jointly, the lowest accuracy lies between the lowest of their ends
         value, low, high = tested[["accuracy", "low_joint", "high_joint"]].min().tolist()
         groups = tested["groups"].tolist()[0]
-        return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices", floor=floor)
+        return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices by group", floor=floor)
 
-    def _warnings(self, result: Result, asked: int) -> list[str]:
-        said = warn_unlabelled(asked - result.n, asked)
+    def _list_warnings(self, result: Result, asked: int) -> list[str]:
+        messages = warn_unlabelled(asked - result.n, asked)
         unbias, worst = result.metrics["unbias"], result.metrics["worst_slice"]
         if unbias.value is not None:
-            told = _(
-                "unbias is {value}: a network that guesses gets {chance}, so that a high one is no merit of itself.",
+            message = _(
+                "unbias is {value}; random guessing reaches {chance}, so a high value alone means little.",
                 value=f"{unbias.value:.3f}",
                 chance=f"{unbias.floor:.3f}",
             )
-            said.append(told)
+            messages.append(message)
         if worst.value is not None:
-            said += self._told(worst, result.tables["slices"])
-        return said
+            messages += self._describe_weakest(worst, result.tables["slices"])
+        return messages
 
-    def _told(self, worst: Metric, table: pd.DataFrame) -> list[str]:
-        """Name the weakest slice where slices differ at all; where none does, it is no finding."""
+    def _describe_weakest(self, worst: Metric, table: pd.DataFrame) -> list[str]:
+        """Describe the weakest slice; return nothing if no slice differs significantly, as it then means nothing."""
         tested = table[table["p"].notna()]
         found = int((tested["p_adjusted"] < 1 - self.level).sum())
         if not found:
             return []
         weakest = _(
-            "The weakest of {n} slices is {name}: {accuracy}; by chance the weakest would have {floor}.",
+            "The weakest of {n} slices is {name} with an accuracy of {accuracy}; by chance, the "
+            "weakest would reach {floor}.",
             n=len(tested),
-            name=figures.label(tested.iloc[0]),
+            name=figures.format_slice(tested.iloc[0]),
             accuracy=f"{worst.value:.1%}",
             floor=f"{worst.floor:.1%}",
         )
         differing = _(
-            "{found} of {n} slices differ from the other images of their class by more than chance.",
+            "Slices that differ significantly from the other images of their class: {found} of {n}.",
             found=found,
             n=len(tested),
         )
@@ -201,9 +202,9 @@ _COLUMNS = [
 
 
 def _read_ood_predictions(run: Run) -> tuple[dict[str, Predictions], str]:
-    """Give the Predictions of the out-of-domain sets, or none and why."""
+    """Return the predictions for each out-of-domain set, and why there are none."""
     try:
         found = reading.read_ood_sets(run)
     except BlockError as error:
-        return {}, _("a set cannot be read: {why}", why=error.lines[0])
+        return {}, _("an out-of-domain set cannot be read: {why}", why=error.lines[0])
     return {name: predictions for name, (__, predictions) in found.items()}, _("the run has no out-of-domain set")

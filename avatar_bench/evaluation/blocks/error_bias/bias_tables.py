@@ -1,4 +1,4 @@
-"""The slices that error_bias cuts a set into, and its tables of images."""
+"""Slices of a data set and the tables of error_bias."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Slice(NamedTuple):
-    """Hold the images (N,) of one slice, of one true class, or of all its classes where `target` is ""."""
+    """Images (N,) of one slice: those of one true class, or of all its classes if `target` is ""."""
 
     by: str
     name: str
@@ -26,21 +26,21 @@ class Slice(NamedTuple):
 
 
 def cut_slices(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
-    """Cut the images by each column: each slice by true class, and whole where it holds more than one."""
+    """Yield the slices of each column: one for each true class, and the whole slice if it holds several."""
     for by in kinds:
         values = kinds[by].to_numpy(str)
         for name in sorted(set(values) - {""}):
             inside = values == name
-            held = np.unique(predictions.targets[inside])
-            if len(held) > 1:
+            labels = np.unique(predictions.targets[inside])
+            if len(labels) > 1:
                 yield Slice(str(by), name, "", inside, ~inside)
-            for index in held:
+            for index in labels:
                 own = predictions.targets == index
                 yield Slice(str(by), name, predictions.classes[index], inside & own, ~inside & own)
 
 
 def compute_rest_accuracy(predictions: Predictions, each: Slice) -> float:
-    """Give the accuracy of the other images, at the slice's own mix of classes; NaN where a class has none."""
+    """Compute the accuracy of the other images at the class mix of the slice; NaN if one of its classes has none."""
     classes = len(predictions.classes)
     mix = np.bincount(predictions.targets[each.images], minlength=classes)
     others = predictions.take(each.others)
@@ -49,7 +49,7 @@ def compute_rest_accuracy(predictions: Predictions, each: Slice) -> float:
 
 
 def build_confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.DataFrame:
-    """Count the predictions of each slice by true class; the rows `by` "class" are of all images."""
+    """Count the predictions for each slice by true class; rows with `by` "class" count all images."""
     names = predictions.classes
     whole = [
         Slice("class", name, name, predictions.targets == index, predictions.targets != index)
@@ -64,7 +64,7 @@ def build_confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.Da
 
 
 def build_images_table(predictions: Predictions, kinds: pd.DataFrame) -> pd.DataFrame:
-    """Give a row an image, with the slices that it is in."""
+    """Return a row for each image with its prediction and slices."""
     names = np.array(predictions.classes)
     table = {
         "path": predictions.paths,
@@ -77,12 +77,12 @@ def build_images_table(predictions: Predictions, kinds: pd.DataFrame) -> pd.Data
     return pd.concat([pd.DataFrame(table), kinds], axis=1)
 
 
-def build_ood_table(beside: Mapping[str, Predictions]) -> pd.DataFrame:
-    """Give a row for each image of the sets `beside` the domain."""
+def build_ood_table(ood: Mapping[str, Predictions]) -> pd.DataFrame:
+    """Return a row for each image of the out-of-domain sets."""
     columns = ["set", "path", "group", "prediction", "confidence"]
     parts = [
         (name, each.paths, each.groups, np.array(each.classes)[each.predicted], each.confidence)
-        for name, each in beside.items()
+        for name, each in ood.items()
     ]
     tables = [pd.DataFrame(dict(zip(columns, part, strict=True))) for part in parts]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)

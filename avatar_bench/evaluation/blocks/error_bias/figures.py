@@ -1,4 +1,4 @@
-"""The figures of error_bias."""
+"""Figures of error_bias."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _DIAMOND: dict[str, Any] = {
 
 @plots.use_style()
 def draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw which classes the images of each source are taken for, from the table of confusions by slice.
+    """Draw the proportion of each predicted class for each source, from the table of confusions by slice.
 
-    The rows are sources by true class, whose cell is framed; the classes themselves where no source is known.
+    Rows are sources by true class, or the classes if no source is known; the cell of the true class is framed.
     """
     by_source = bool((table["by"] == "source").any())
     shown = table[table["by"] == ("source" if by_source else "class")]
@@ -63,22 +63,27 @@ def draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 
 @plots.use_style()
-def draw_confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classes: int) -> Figure:
-    """Draw how confidence (N,) is distributed over right and over wrong answers, with the mean of each."""
+def draw_confidence(confidence: NDArray[np.floating], correct: NDArray[np.bool_], classes: int) -> Figure:
+    """Draw the distributions of confidence (N,) for correct and for incorrect predictions, with their means."""
     figure = plots.create_figure(5.4, 3.2)
     axes = figure.subplots()
     edges = np.linspace(1 / classes, 1, _BINS + 1)
     kinds = (
-        (right, CORRECT_COLOUR, {"alpha": 0.6}, _("right (n = {n})", n=int(right.sum()))),
-        (~right, INCORRECT_COLOUR, {"histtype": "step", "linewidth": 1.6}, _("wrong (n = {n})", n=int((~right).sum()))),
+        (correct, CORRECT_COLOUR, {"alpha": 0.6}, _("correct (n = {n})", n=int(correct.sum()))),
+        (
+            ~correct,
+            INCORRECT_COLOUR,
+            {"histtype": "step", "linewidth": 1.6},
+            _("incorrect (n = {n})", n=int((~correct).sum())),
+        ),
     )
     for rows, colour, how, name in kinds:
         if rows.any():
-            values = np.clip(sure[rows], edges[0], edges[-1])
+            values = np.clip(confidence[rows], edges[0], edges[-1])
             weights = [1 / len(values)] * len(values)
             axes.hist(values, bins=edges.tolist(), weights=weights, color=colour, label=name, **how)  # type: ignore[arg-type]
             axes.axvline(float(values.mean()), color=colour, linestyle="--", linewidth=1.2)
-    axes.set(xlabel=_("confidence (%; dashed: mean)"), ylabel=_("share of the answers of a kind (%)"))
+    axes.set(xlabel=_("confidence (%; dashed: mean)"), ylabel=_("share within each group (%)"))
     axes.set_xlim(edges[0], 1)
     plots.format_percent_axis(axes.xaxis)
     plots.format_percent_axis(axes.yaxis)
@@ -88,10 +93,10 @@ def draw_confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classe
 
 @plots.use_style()
 def draw_weakest_slices(table: pd.DataFrame, classes: Sequence[str], alpha: float) -> Figure:
-    """Draw the weakest slices with their intervals, beside the rest of their class; a star where p is below alpha."""
+    """Draw the weakest slices with intervals beside the rest of their class; a star marks p below `alpha`."""
     shown = table.head(_MOST_SLICES)
     rows = np.arange(len(shown))
-    colours = [_colour(name, classes) for name in shown["target"]]
+    colours = [_get_colour(name, classes) for name in shown["target"]]
     figure = plots.create_figure(6.8, 1.8 + 0.26 * len(shown))
     axes = figure.subplots()
     axes.barh(rows, shown["accuracy"], color=colours, alpha=0.75, height=0.72)
@@ -100,22 +105,24 @@ def draw_weakest_slices(table: pd.DataFrame, classes: Sequence[str], alpha: floa
     for row, (n, p) in enumerate(zip(shown["n"], shown["p_adjusted"], strict=True)):
         axes.text(1.015, row, f"{n}{' *' if p < alpha else ''}", va="center", fontsize=8, color="#404040")
     axes.annotate("n", (1.015, 1), (0, 3), axes.get_xaxis_transform(), "offset points", fontsize=8, color="#404040")
-    axes.set_yticks(rows, plots.shorten_names((label(slice_) for __, slice_ in shown.iterrows()), 40), fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel=_("share of the slice's images recognised (%)"))
+    axes.set_yticks(
+        rows, plots.shorten_names((format_slice(slice_) for __, slice_ in shown.iterrows()), 40), fontsize=8
+    )
+    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
     kinds = [name for name in (*classes, "") if name in set(shown["target"])]
-    figure.legend(handles=_legend(kinds, classes), loc="outside lower center", ncols=3)
+    figure.legend(handles=_build_legend(kinds, classes), loc="outside lower center", ncols=3)
     return figure
 
 
-def label(row: pd.Series) -> str:
-    """Name a row of the table of slices: what it is cut by, the slice, and its true class."""
+def format_slice(row: pd.Series) -> str:
+    """Return the label of a row of the table of slices: property, slice and true class."""
     target = f" ({row['target']})" if row["target"] else ""
-    return f"{_kind(str(row['by']))} {row['slice']}{target}"
+    return f"{_name_property(str(row['by']))} {row['slice']}{target}"
 
 
-def _kind(by: str) -> str:
+def _name_property(by: str) -> str:
     words = {
         "source": _("source"),
         "generator": _("generator"),
@@ -126,15 +133,15 @@ def _kind(by: str) -> str:
     return words[by]
 
 
-def _colour(target: str, classes: Sequence[str]) -> str:
+def _get_colour(target: str, classes: Sequence[str]) -> str:
     return plots.get_colour(list(classes).index(target)) if target else plots.GREY
 
 
-def _legend(kinds: Sequence[str], classes: Sequence[str]) -> list[Patch | Line2D]:
+def _build_legend(kinds: Sequence[str], classes: Sequence[str]) -> list[Patch | Line2D]:
     names = {name: shown or _("all classes") for name, shown in zip(kinds, plots.shorten_names(kinds), strict=True)}
-    star = Line2D([], [], marker="*", linestyle="", color="#404040", label=_("differs by more than chance"))
+    star = Line2D([], [], marker="*", linestyle="", color="#404040", label=_("significantly different"))
     return [
-        *(Patch(color=_colour(name, classes), alpha=0.75, label=shown) for name, shown in names.items()),
+        *(Patch(color=_get_colour(name, classes), alpha=0.75, label=shown) for name, shown in names.items()),
         Line2D([], [], label=_("the rest of the class"), **_DIAMOND),
         star,
     ]

@@ -1,4 +1,4 @@
-"""gradcam: where in an image a run finds its evidence, and whether those maps are true to it."""
+"""gradcam: which regions of an image drive the prediction of a run, and how faithful its Grad-CAM maps are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.data.selection import draw_stratified_rows
-from avatar_bench.evaluation import faithfulness_tables as tables
-from avatar_bench.evaluation import gradcam_figures as figures
 from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows
-from avatar_bench.evaluation.faithfulness_tables import (
+from avatar_bench.evaluation.blocks.gradcam import faithfulness_tables as tables
+from avatar_bench.evaluation.blocks.gradcam import figures
+from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import (
     FAITHFULNESS_GAINS,
     ROLLOUT_SUFFIX,
     SANITY_METRIC,
@@ -41,20 +41,21 @@ if TYPE_CHECKING:
 _BETTER = {"deletion": False, "insertion": True, **dict.fromkeys(FAITHFULNESS_GAINS, True), SANITY_METRIC: False}
 _BETTER |= {f"{name}{ROLLOUT_SUFFIX}": better for name, better in _BETTER.items() if name != SANITY_METRIC}
 _FILLS = ("mean", "blur")
-_AT_ONCE = 64  # images whose pixels are ranked at once: 100 MB at 224 px
-_MOST_SHOWN = 6  # images in the figure of random weights
-_MOST_LETTERS = 40  # of an image's name in that of its overlay
+_BATCH_SIZE = 64  # images whose pixels are ranked at once: 100 MB at 224 px
+_MOST_SHOWN = 6  # images in the sanity figure
+_MOST_LETTERS = 40  # of the image's name in the file name of its overlay
 
 
 @dataclass(kw_only=True)
 class GradCam(IntervalBlock):
-    """Judge the Grad-CAM maps of a run by what becomes of its verdict when it loses, or is given, what they point at.
+    """Faithfulness of the Grad-CAM maps of a run: change in probability as highlighted pixels are deleted or inserted.
 
-    Where the run is read off a class token, its attention rollout is judged beside them.
-    `images` are drawn, in the classes' own proportions; `steps` of deletion and insertion; `deletion_to` and
-    `insertion_from` say what an image without content is ("mean", "blur"); `random_weights`, how many networks with
-    ever more random weights the maps are compared with; `gallery`, the images shown a class, as many right and wrong;
-    `overlays`, how many images get a file with their map over them, None for all that are drawn or shown.
+    For a run with a class token, attention rollout is evaluated too.
+    `images` are drawn in proportion to the classes; `steps` of deletion and insertion; `deletion_to` and
+    `insertion_from` choose the image without content ("mean", "blur"); `random_weights` is the number of networks with
+    progressively randomised weights that the maps are compared with; `gallery` is the number of images shown of each
+    class, for correct and incorrect predictions each; `overlays` is the number of images that get a file with their map
+    overlaid, None for all that are drawn or shown.
     """
 
     images: int = 60
@@ -76,22 +77,22 @@ class GradCam(IntervalBlock):
         self.require("overlays", self.overlays is None or self.overlays >= 0, "0 or more, or null for all")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give maps, faithfulness and sanity of a draw of images whose class is known; errors are added to show.
+        """Compute maps, faithfulness and sanity of a draw of labelled images; further errors are only shown.
 
-        Raise BlockError where no class is known or no stage of the network is a map, GuardError where the class names
-        are in the wrong order.
+        Raise BlockError if no image is labelled or no stage of the network has a spatial map, GuardError if the class
+        names are in the wrong order.
         """
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
         check_class_order(asked, run.allow)
         drawn = rows[draw_stratified_rows(dataset.frame.iloc[rows], self.images, self.seed)]
-        every = np.concatenate([drawn, self._errors(asked, drawn)])
+        every = np.concatenate([drawn, self._find_errors(asked, drawn)])
         predictions, inputs, n = asked.take(every), run.inputs(dataset, every), len(drawn)
         layer = attribution.find_spatial_layer(run.classifier, inputs)
-        maps = _maps(run, layer, inputs, predictions)
-        judged = {"": maps["predicted"][:n]} | ({ROLLOUT_SUFFIX: maps["rollout"][:n]} if "rollout" in maps else {})
-        curves = self._curves(run, inputs[:n], judged, predictions.predicted[:n])
-        sanity = self._sanity(run, layer, inputs[:n], predictions.predicted[:n])
+        maps = _compute_maps(run, layer, inputs, predictions)
+        evaluated = {"": maps["predicted"][:n]} | ({ROLLOUT_SUFFIX: maps["rollout"][:n]} if "rollout" in maps else {})
+        curves = self._compute_curves(run, inputs[:n], evaluated, predictions.predicted[:n])
+        sanity = self._compute_sanity(run, layer, inputs[:n], predictions.predicted[:n])
         result = Result("gradcam", dataset.name, n, run.classes)
         result.provenance = {"layer": layer.name, "map_size": list(layer.size)}
         result.arrays = {"maps": tables.collect_arrays(maps, predictions, n), "curves": curves, "sanity": sanity}
@@ -99,7 +100,7 @@ class GradCam(IntervalBlock):
 
         def interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             return stats.bootstrap_interval(
-                tables.build_mean_statistic(values), groups, self.resamples, self.level, self.seed
+                stats.build_mean_statistic(values), groups, self.resamples, self.level, self.seed
             )
 
         result.tables = {
@@ -107,32 +108,34 @@ class GradCam(IntervalBlock):
             "curves": tables.tabulate_curves(curves, interval),
             "sanity": tables.tabulate_sanity(sanity, interval),
         }
-        result.metrics = self._metrics(images[:n], curves, sanity, groups)
-        result.warnings = _warnings(layer, maps["predicted"][:n], result.metrics)
+        result.metrics = self._compute_metrics(images[:n], curves, sanity, groups)
+        result.warnings = _list_warnings(layer, maps["predicted"][:n], result.metrics)
         self._draw(result, inputs, predictions, maps, sanity)
         return result
 
-    def _errors(self, predictions: Predictions, drawn: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Give the most confident errors of each class that are not among the images drawn."""
+    def _find_errors(self, predictions: Predictions, drawn: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the rows of the most confident errors of each class outside the draw."""
         wrong = np.setdiff1d(np.flatnonzero((predictions.targets >= 0) & ~predictions.correct), drawn)
         wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
         targets = predictions.targets[wrong]
         return np.concatenate([wrong[targets == k][: self.gallery] for k in range(len(predictions.classes))])
 
-    def _curves(self, run: Run, images: Tensor, maps: MapArrays, classes: NDArray[np.int64]) -> MapArrays:
-        """Give the probability of the predicted class by step, (n, steps + 1), for each of CURVES and of further maps.
+    def _compute_curves(self, run: Run, images: Tensor, maps: MapArrays, classes: NDArray[np.int64]) -> MapArrays:
+        """Compute the probability of the predicted class by step, (n, steps + 1), for each curve of each map.
 
-        Maps go by what ends the names of their curves.
+        The keys of `maps` are the suffixes of the names of their curves.
         """
         rng = np.random.default_rng(self.seed)
         shown: dict[str, NDArray[np.floating]] = {"": maps[""], "_random": rng.random(maps[""].shape), **maps}
         parts = [
-            self._fade(run, images[rows], {end: part[rows] for end, part in shown.items()}, classes[rows], rng)
-            for rows in (slice(first, first + _AT_ONCE) for first in range(0, len(images), _AT_ONCE))
+            self._replace_pixels(
+                run, images[rows], {end: part[rows] for end, part in shown.items()}, classes[rows], rng
+            )
+            for rows in (slice(first, first + _BATCH_SIZE) for first in range(0, len(images), _BATCH_SIZE))
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _fade(
+    def _replace_pixels(
         self,
         run: Run,
         images: Tensor,
@@ -150,8 +153,8 @@ class GradCam(IntervalBlock):
                 )
         return found
 
-    def _sanity(self, run: Run, layer: SpatialLayer, images: Tensor, classes: NDArray[np.int64]) -> MapArrays:
-        """Give unrectified maps (n, h, w) of the run, (K, n, h, w) of K networks with random weights, and of chance."""
+    def _compute_sanity(self, run: Run, layer: SpatialLayer, images: Tensor, classes: NDArray[np.int64]) -> MapArrays:
+        """Compute unrectified maps of the run (n, h, w), of K randomised networks (K, n, h, w), and random maps."""
         size = run.batch_size
         trained = attribution.compute_grad_cam(run.classifier, layer, images, classes, size, rectify=False)
         networks = attribution.randomise_layers(run.classifier, self.seed, self.random_weights)
@@ -168,7 +171,7 @@ class GradCam(IntervalBlock):
             "chance": chance,
         }
 
-    def _metrics(
+    def _compute_metrics(
         self, images: pd.DataFrame, curves: MapArrays, sanity: MapArrays, groups: NDArray[np.str_]
     ) -> dict[str, Metric]:
         kinds = list_suffixes(curves)
@@ -185,11 +188,11 @@ class GradCam(IntervalBlock):
             floors[SANITY_METRIC] = float(np.nanmean(chance))
         return self.bootstrap(
             names,
-            tables.build_mean_statistic(values),
+            stats.build_mean_statistic(values),
             groups,
             {name: _BETTER.get(name) for name in names},
             floors,
-            _("the maps are constant, so that they have no ranks"),
+            _("the maps are constant, so their pixels cannot be ranked"),
         )
 
     def _draw(
@@ -216,10 +219,10 @@ class GradCam(IntervalBlock):
         result.tables["images"]["overlay"] = files + [""] * (len(images) - len(files))
 
 
-def _maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> MapArrays:
-    """Give the map of the predicted and of the true class of each image, and its attention rollout where it has one.
+def _compute_maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> MapArrays:
+    """Compute the maps of the predicted and of the true class of each image, and its attention rollout if available.
 
-    The first two are one where the run is right.
+    The first two are identical where the prediction is correct.
     """
     predicted = attribution.compute_grad_cam(run.classifier, layer, inputs, predictions.predicted, run.batch_size)
     true, wrong = predicted.copy(), np.flatnonzero(~predictions.correct)
@@ -230,15 +233,20 @@ def _maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Prediction
     return {"predicted": predicted, "true": true} | ({} if rollout is None else {"rollout": rollout})
 
 
-def _warnings(layer: SpatialLayer, maps: NDArray[np.float32], metrics: dict[str, Metric]) -> list[str]:
-    said = []
+def _list_warnings(layer: SpatialLayer, maps: NDArray[np.float32], metrics: dict[str, Metric]) -> list[str]:
+    messages = []
     if not layer.last:
-        said.append(_("the maps are those of {layer}: no later stage has a map that counts", layer=layer.name))
+        messages.append(
+            _(
+                "the maps come from {layer}: no later stage has a spatial map that affects the prediction",
+                layer=layer.name,
+            )
+        )
     empty = int((maps.max(axis=(1, 2)) == 0).sum())
     if empty:
-        said.append(_("{n} of {total} maps are empty: no cell speaks for the class", n=empty, total=len(maps)))
+        messages.append(_("empty maps, without any positive activation: {n} of {total}", n=empty, total=len(maps)))
     for name in (name for name in metrics if name.removesuffix(ROLLOUT_SUFFIX) in FAITHFULNESS_GAINS):
         low = metrics[name].low
         if low is None or low <= 0:
-            said.append(_("{name}: the maps are not shown to be better than random ones", name=name))
-    return said
+            messages.append(_("{name}: the maps are not significantly better than random maps", name=name))
+    return messages

@@ -1,4 +1,4 @@
-"""gradcam_wall: the Grad-CAM maps of several runs of the same images, to be looked at side by side."""
+"""gradcam_wall: Grad-CAM maps of several runs on the same images, side by side."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class GradCamWall(CompareBlock):
-    """Set the maps of runs of the same images side by side.
+    """Grad-CAM maps of several runs on the same images, side by side.
 
-    `images` of each class are drawn by `seed` for the collage of the class, the first `wall` of them stand in the wall
-    of all classes; `of` says whose map is drawn: that of each run's own "prediction", or of the "target", the truth.
+    `images` of each class are drawn with `seed` for the collage of the class; the first `wall` of them appear on the
+    wall of all classes; `of` selects the class whose map is drawn: each run's own "prediction" or the "target", the
+    true class.
     """
 
     images: int = 6
@@ -47,23 +48,27 @@ class GradCamWall(CompareBlock):
         self.require("seed", self.seed >= 0, "0 or more")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give a wall and a collage a class; runs without a layer that is a map are left out, and told.
+        """Draw a wall and a collage of each class; runs without a layer with a spatial map are left out with a warning.
 
-        Raise BlockError as `align_predictions` does, and where no run has a map.
+        Raise BlockError as `align_predictions` does, and if no run has a map.
         """
         answers = align_predictions(runs, datasets)
         rows = draw_shots(np.array(answers[0].classes)[answers[0].targets].tolist(), self.images, self.seed)
-        panels, said = maps.compute_maps(runs, datasets, answers, rows, self.of)
+        panels, messages = maps.compute_maps(runs, datasets, answers, rows, self.of)
         one = panels[0].predictions
         result = Result("gradcam_wall", datasets[0].name, len(rows), one.classes)
         result.provenance = {"layers": {panel.label: panel.layer.name for panel in panels}}
         result.arrays["maps"] = maps.collect_arrays(panels)
-        result.metrics["unanimous"] = _unanimous(panels)
+        result.metrics["unanimous"] = _compute_unanimity(panels)
         result.tables["wall"] = pd.concat([_build_predictions_table(panel) for panel in panels], ignore_index=True)
-        result.warnings = said
+        result.warnings = messages
         if len(panels) > figures.MAX_WALL_RUNS:
             result.warnings.append(
-                _("{n} of {all} runs are drawn; the table has them all", n=figures.MAX_WALL_RUNS, all=len(panels))
+                _(
+                    "the figures show {n} of {all} runs; the table lists them all",
+                    n=figures.MAX_WALL_RUNS,
+                    all=len(panels),
+                )
             )
         by_class = {k: np.flatnonzero(one.targets == k) for k in range(len(one.classes))}
         result.figures["wall"] = _draw(panels, np.concatenate([own[: self.wall] for own in by_class.values()]), self.of)
@@ -73,16 +78,16 @@ class GradCamWall(CompareBlock):
         return result
 
 
-def _unanimous(panels: Sequence[RunMaps]) -> Metric:
-    """Give the share of the images that all runs take for the same class."""
-    said = np.stack([panel.predictions.predicted for panel in panels])
-    hits = (said == said[0]).all(axis=0)
+def _compute_unanimity(panels: Sequence[RunMaps]) -> Metric:
+    """Compute the proportion of images for which all runs predict the same class."""
+    predicted = np.stack([panel.predictions.predicted for panel in panels])
+    hits = (predicted == predicted[0]).all(axis=0)
     ends = stats.proportion_interval(hits, panels[0].predictions.groups)
     return Metric(float(hits.mean()), ends.n, ends.low, ends.high, ends.method, higher_is_better=None)
 
 
 def _build_predictions_table(panel: RunMaps) -> pd.DataFrame:
-    """Give what a run says of each image: path, target, run, prediction, confidence, correct."""
+    """Return path, target, run, prediction, confidence and correctness of each image for one run."""
     one, names = panel.predictions, np.array(panel.predictions.classes)
     return pd.DataFrame(
         {
@@ -99,4 +104,4 @@ def _build_predictions_table(panel: RunMaps) -> pd.DataFrame:
 def _draw(panels: Sequence[RunMaps], rows: NDArray[np.intp], of: str) -> Figure:
     titles = [panels[0].predictions.classes[k] for k in panels[0].predictions.targets[rows]]
     shown = [panel.take(rows) for panel in panels[: figures.MAX_WALL_RUNS]]
-    return figures.draw_wall(shown, titles, figures.draw_map_over_image, of, _("image, and its true class"))
+    return figures.draw_wall(shown, titles, figures.draw_map_over_image, of, _("image and its true class"))

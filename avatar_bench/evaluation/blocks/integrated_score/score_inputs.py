@@ -1,4 +1,4 @@
-"""The qualities of the integrated score, read from what blocks have saved of a run."""
+"""Qualities of the integrated score, read from the saved results of other blocks."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
-_AGREEMENT = 1e-6  # of a figure and what its own table gives
-_INTERVALS = ("level", "resamples", "seed", "gallery")  # options that leave the figures as they are
+_TOLERANCE = 1e-6  # tolerance between a saved metric and its value recomputed from the saved table
+_IRRELEVANT_OPTIONS = ("level", "resamples", "seed", "gallery")  # options that do not affect the values
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Hold the block and the metric that stand for a quality; of a pattern with a `*`, the mean of all that fit.
+    """Block and metric that measure a quality; for a pattern with a `*`, the mean of all matching metrics.
 
-    `log`: equal ratios are equal steps. `guessing` gives, by the number of classes, what a network gets that guesses.
+    `log`: equal ratios are equal steps. `guessing` returns the value of random guessing for a number of classes.
     """
 
     block: str
@@ -40,7 +40,7 @@ class Quality:
 SCORE_QUALITIES = {
     "accuracy": Quality("blind_test", "accuracy", guessing=lambda classes: 1 / classes),
     "robustness": Quality("robustness", "robustness", guessing=lambda classes: 1 / classes),
-    "calibration": Quality("calibration", "scaled/ece_15", guessing=lambda classes: 1 - 1 / classes),  # and is sure
+    "calibration": Quality("calibration", "scaled/ece_15", guessing=lambda classes: 1 - 1 / classes),  # at confidence 1
     "ood": Quality("out_of_domain", "auroc/*/{score}"),
     "separation": Quality("clusters", "silhouette_cosine"),
     "speed": Quality("efficiency", "images_per_second/b1", log=True),
@@ -50,10 +50,10 @@ SCORE_QUALITIES = {
 
 @dataclass(frozen=True)
 class ResampledQuality:
-    """Hold what a figure is resampled from: each image's set and group, (N,), and what maps weights (B, N) to (B,).
+    """Resampling of a quality: set and group of each image (N,), and a statistic from weights (B, N) to (B,).
 
-    Where it is `centred`, resamples lie off the figure on one side (an error that never falls below 0 grows by being
-    drawn again), and are moved back to it.
+    If it is `centred`, the resamples are biased to one side of the value (an error that cannot fall below 0 grows when
+    it is resampled) and are shifted back to it.
     """
 
     units: pd.Index
@@ -63,9 +63,9 @@ class ResampledQuality:
 
 @dataclass
 class RunQualities:
-    """Hold a run's figures by quality, or why one is missing; their directions; and what they rest on.
+    """Values of a run by quality or why one is missing, their directions, and the data and settings behind them.
 
-    `noisy` says why the speed has no interval.
+    `no_interval_reason` explains why the speed has no interval.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class RunQualities:
 
 
 def read_qualities(run: Run, name: str, qualities: Collection[str], score: str) -> RunQualities:
-    """Read the figures of a run on a set; `score` is that of the out-of-domain images."""
+    """Read the qualities of a run on a data set; `score` is the out-of-domain score."""
     reading = RunQualities()
     saved = {quality.block: run.saved(quality.block, name) for quality in SCORE_QUALITIES.values()}
     for key in SCORE_QUALITIES:
@@ -89,37 +89,37 @@ def read_qualities(run: Run, name: str, qualities: Collection[str], score: str) 
         found = {metric: about for metric, about in result.metrics.items() if fnmatchcase(metric, pattern)}
         lacking = [about.reason or "" for about in found.values() if about.value is None]
         if lacking or not found:
-            reading.missing[key] = lacking[0] if lacking else _("its Result holds no {metric}", metric=pattern)
+            reading.missing[key] = lacking[0] if lacking else _("its result has no {metric}", metric=pattern)
             continue
-        _put(reading, key, found, result)
+        _store_value(reading, key, found, result)
         if key in qualities and key in _SAMPLERS:
-            _sample(reading, key, saved, score)
+            _add_resampling(reading, key, saved, score)
     return reading
 
 
-def _put(reading: RunQualities, key: str, found: dict[str, Metric], result: Result) -> None:
+def _store_value(reading: RunQualities, key: str, found: dict[str, Metric], result: Result) -> None:
     reading.values[key] = float(np.mean([about.value for about in found.values() if about.value is not None]))
     directions = {about.higher_is_better for about in found.values()}
     reading.higher_is_better[key] = directions.pop() if len(directions) == 1 else None
-    reading.basis[key] = "" if key == "size" else _basis(key, found, result)
+    reading.basis[key] = "" if key == "size" else _describe_basis(key, found, result)
     if key == "speed":
         reading.no_interval_reason = next((about.reason for about in found.values() if about.reason), "")
-    if SCORE_QUALITIES[key].block != "efficiency":  # which reads no image's class
+    if SCORE_QUALITIES[key].block != "efficiency":  # which uses no labels
         reading.fingerprints.add(str(result.provenance.get("data_fingerprint", "")))
 
 
-def _basis(key: str, found: dict[str, Metric], result: Result) -> str:
-    """Give a text that is the same for figures that can be compared: the images, the options, the machine."""
+def _describe_basis(key: str, found: dict[str, Metric], result: Result) -> str:
+    """Return a text that is equal for comparable values: images, options and machine."""
     about = result.provenance
-    options = {name: value for name, value in about.get("options", {}).items() if name not in _INTERVALS}
+    options = {name: value for name, value in about.get("options", {}).items() if name not in _IRRELEVANT_OPTIONS}
     if key == "speed":
         return json.dumps([about.get("machine"), options.get("threads")], sort_keys=True)
     sets = {name: about.get("sets", {}).get(name.split("/")[1]) for name in found} if key == "ood" else {}
     return json.dumps([about.get("data_fingerprint"), options, sets], sort_keys=True)
 
 
-def _sample(reading: RunQualities, key: str, saved: dict[str, Result | None], score: str) -> None:
-    """Find what a figure is resampled from; where that gives another figure, it is missing."""
+def _add_resampling(reading: RunQualities, key: str, saved: dict[str, Result | None], score: str) -> None:
+    """Find the source of the resamples of a quality; mark it as missing if the source contradicts its value."""
     block, sampler = _SAMPLERS[key]
     result = saved[block]
     if result is None:
@@ -127,38 +127,42 @@ def _sample(reading: RunQualities, key: str, saved: dict[str, Result | None], sc
     try:
         sample = sampler(result, score)
         again = float(sample.statistic(np.ones((1, len(sample.units))))[0])
-    except (KeyError, ValueError, TypeError):  # a table that lacks columns, or holds what does not belong there
+    except (KeyError, ValueError, TypeError):  # missing columns or invalid values
         again = np.nan
-    if abs(again - reading.values[key]) <= _AGREEMENT:
+    if abs(again - reading.values[key]) <= _TOLERANCE:
         reading.samples[key] = sample
     else:
         del reading.values[key]
-        reading.missing[key] = _("the tables and the metrics of its Result do not agree")
+        reading.missing[key] = _("the tables and metrics of its result disagree")
 
 
-def _accuracy(result: Result, score: str) -> ResampledQuality:
+def _resample_accuracy(result: Result, score: str) -> ResampledQuality:
     table = result.tables["predictions"]
-    return ResampledQuality(_units(result.set, table["group"]), _mean_of(table["correct"].to_numpy(dtype=float)))
+    return ResampledQuality(
+        _build_units(result.set, table["group"]), _build_mean_statistic(table["correct"].to_numpy(dtype=float))
+    )
 
 
-def _robustness(result: Result, score: str) -> ResampledQuality:
+def _resample_robustness(result: Result, score: str) -> ResampledQuality:
     table = result.tables["predictions"]
     variation = table["variation"].astype(str)
     kept = table[variation.str.endswith("/3") & ~variation.str.startswith("delivery/")]
     images = kept.groupby("path", sort=False).agg(correct=("correct", "mean"), group=("group", "first"))
-    return ResampledQuality(_units(result.set, images["group"]), _mean_of(images["correct"].to_numpy(dtype=float)))
+    return ResampledQuality(
+        _build_units(result.set, images["group"]), _build_mean_statistic(images["correct"].to_numpy(dtype=float))
+    )
 
 
-def _calibration(result: Result, score: str) -> ResampledQuality:
+def _resample_calibration(result: Result, score: str) -> ResampledQuality:
     table = result.tables["predictions"]
     confidence, correct = table["confidence"].to_numpy(dtype=float), table["correct"].to_numpy(dtype=float)
     edges = calibration.equal_width_edges(calibration.ECE_BINS)
     return ResampledQuality(
-        _units(result.set, table["group"]), lambda w: calibration.ece(confidence, correct, edges, w), centred=True
+        _build_units(result.set, table["group"]), lambda w: calibration.ece(confidence, correct, edges, w), centred=True
     )
 
 
-def _ood(result: Result, score: str) -> ResampledQuality:
+def _resample_ood(result: Result, score: str) -> ResampledQuality:
     table = result.tables["scores"]
     table = table[table["kind"] != "shifted"].reset_index(drop=True)
     scores, inside = table[score].to_numpy(dtype=float), (table["kind"] == "in_domain").to_numpy()
@@ -168,31 +172,31 @@ def _ood(result: Result, score: str) -> ResampledQuality:
         curves = (detection.roc(scores[inside | own], own[inside | own], weights[:, inside | own]) for own in sets)
         return np.asarray(np.mean([detection.auroc(curve) for curve in curves], axis=0))
 
-    return ResampledQuality(_units(table["set"], table["group"]), statistic)
+    return ResampledQuality(_build_units(table["set"], table["group"]), statistic)
 
 
-def _separation(result: Result, score: str) -> ResampledQuality:
+def _resample_separation(result: Result, score: str) -> ResampledQuality:
     table = result.tables["images"]
     each = table[["silhouette_cosine"]].to_numpy(dtype=float)
     return ResampledQuality(
-        _units(result.set, table["group"]), lambda weights: clusters.weighted_means(weights, each)[:, 0]
+        _build_units(result.set, table["group"]), lambda weights: clusters.weighted_means(weights, each)[:, 0]
     )
 
 
-# what has no entry rests on no images, and is held fixed
+# qualities without an entry do not depend on images and are not resampled
 _SAMPLERS: dict[str, tuple[str, Callable[[Result, str], ResampledQuality]]] = {
-    "accuracy": ("blind_test", _accuracy),
-    "robustness": ("robustness", _robustness),
-    "calibration": ("blind_test", _calibration),  # which holds the same answers to the same images
-    "ood": ("out_of_domain", _ood),
-    "separation": ("clusters", _separation),
+    "accuracy": ("blind_test", _resample_accuracy),
+    "robustness": ("robustness", _resample_robustness),
+    "calibration": ("blind_test", _resample_calibration),  # it saves the same predictions
+    "ood": ("out_of_domain", _resample_ood),
+    "separation": ("clusters", _resample_separation),
 }
 
 
-def _units(sets: pd.Series[str] | str, groups: pd.Series[str]) -> pd.Index:
+def _build_units(sets: pd.Series[str] | str, groups: pd.Series[str]) -> pd.Index:
     table = pd.DataFrame({"set": sets, "group": groups.astype(str)})
     return pd.MultiIndex.from_frame(table)
 
 
-def _mean_of(values: Floats) -> Callable[[Floats], Floats]:
+def _build_mean_statistic(values: Floats) -> Callable[[Floats], Floats]:
     return lambda weights: weights @ values / weights.sum(axis=1)

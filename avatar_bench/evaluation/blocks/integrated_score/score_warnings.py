@@ -1,4 +1,4 @@
-"""What is to be said of an integrated score beside its figures."""
+"""Warnings of the integrated score."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
 def collect_warnings(
     runs: Sequence[Run], readings: Sequence[RunQualities], models: Sequence[RankedModel], qualities: Sequence[str]
 ) -> list[str]:
-    """Give the warnings: who is not ranked, what cannot be compared, what is noisy, what is averaged."""
-    said = _incomplete(models)
+    """Return warnings about unranked models, incomparable or noisy values, and averaged runs."""
+    messages = _warn_about_incomplete(models)
     for key in qualities:
-        said += _apart(key, runs, readings)
+        messages += _warn_about_basis(key, runs, readings)
     for run, reading in zip(runs, readings, strict=True):
         if reading.no_interval_reason and "speed" in qualities:
-            said.append(
+            messages.append(
                 _("The speed of {name} has no interval: {reason}.", name=run.label, reason=reading.no_interval_reason)
             )
     averaged = [model.name for model in models if len(model.members) > 1]
     if averaged:
-        said.append(_("Runs that differ in seed alone are averaged: {names}.", names=", ".join(averaged)))
-    return said
+        messages.append(_("Runs that differ only in the seed are averaged: {names}.", names=", ".join(averaged)))
+    return messages
 
 
-def _incomplete(models: Sequence[RankedModel]) -> list[str]:
+def _warn_about_incomplete(models: Sequence[RankedModel]) -> list[str]:
     lacking = [model.name for model in models if model.missing]
     if not lacking:
         return []
-    told = _(
-        "{n} of {all} models lack a quality and are not ranked: {names}.",
+    message = _(
+        "Models that lack a quality ({n} of {all}) and are not ranked: {names}.",
         n=len(lacking),
         all=len(models),
         names=", ".join(lacking),
     )
-    return [told]
+    return [message]
 
 
-def _apart(key: str, runs: Sequence[Run], readings: Sequence[RunQualities]) -> list[str]:
-    """Name the groups of runs whose figures of a quality do not rest on the same."""
+def _warn_about_basis(key: str, runs: Sequence[Run], readings: Sequence[RunQualities]) -> list[str]:
+    """Return a warning if the values of a quality come from different images, options or machines."""
     groups: dict[str, list[str]] = {}
     for run, reading in zip(runs, readings, strict=True):
         if key in reading.values:
@@ -54,10 +54,12 @@ def _apart(key: str, runs: Sequence[Run], readings: Sequence[RunQualities]) -> l
         return []
     names = " | ".join(", ".join(labels) for labels in groups.values())
     if key == "speed":
-        return [_("Speed was not timed on one machine with the same threads: {groups}.", groups=names)]
+        return [
+            _("Speed was measured on different machines or with different numbers of threads: {groups}.", groups=names)
+        ]
     return [
         _(
-            "{quality} was not measured on the same images with the same options: {groups}.",
+            "{quality} was measured on different images or with different options: {groups}.",
             quality=key,
             groups=names,
         )

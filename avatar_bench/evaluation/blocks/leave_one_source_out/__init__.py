@@ -1,4 +1,4 @@
-"""leave_one_source_out: whether a source that training never saw is recognised, over all sources held out in turn."""
+"""leave_one_source_out: recall on sources that were held out of training in turn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import
 )
 from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
 from avatar_bench.i18n import _
-from avatar_bench.metrics import paired, stats
+from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ _NO_WORST = (np.nan, np.nan, np.nan, "", "", 0, "")
 
 @dataclass(kw_only=True)
 class LeaveOneSourceOut(IntervalCompareBlock):
-    """Compare runs that each left out a source or generator, judged on it alone.
+    """Comparison of runs that each held out a source or generator and are evaluated on it alone.
 
-    `minimum` is the number of images below which a source is listed, and has no part in mean and worst.
+    A source of fewer than `minimum` images is listed, but excluded from mean and worst.
     """
 
     minimum: int = 20
@@ -50,42 +50,46 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         self.require("minimum", self.minimum >= 1, "1 or more")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the recall of each source by runs that were trained without it, and by recipe its mean and worst.
+        """Compute the recall on each source of the runs trained without it, and the mean and worst by recipe.
 
-        Raise BlockError where no run left a source out, or none is judged on images of what it left out.
+        Raise BlockError if no run held out a source, or if the data set holds no image of the held-out sources.
         """
         kept = [place for place, run in enumerate(runs) if read_held_out(run)]
         if not kept:
             raise BlockError(
-                f"None of the {len(runs)} runs left a source or generator out.",
-                "Train some with: avatar-bench train sweep=leave_one_source_out",
+                f"None of the {len(runs)} runs held out a source or generator.",
+                "Train such runs with: avatar-bench train sweep=leave_one_source_out",
             )
         used, sets = [runs[place] for place in kept], [datasets[place] for place in kept]
         cells = group_cells(used, sets)
         if not cells:
-            raise BlockError(f"{sets[0].name} holds no image of what the runs left out: judge them on split=test.")
+            raise BlockError(f"{sets[0].name} has no image of the held-out sources: evaluate the runs on split=test.")
         classes = used[0].classes
-        judged = {cell: build_recipes(cell, members) for cell, members in cells.items()}
-        drawn = {cell: recipes.draw(self) for cell, recipes in judged.items()}
-        matrix = self._matrix(cells, judged, drawn, classes)
+        recipes_by_cell = {cell: build_recipes(cell, members) for cell, members in cells.items()}
+        drawn = {cell: recipes.draw(self) for cell, recipes in recipes_by_cell.items()}
+        matrix = self._build_matrix(cells, recipes_by_cell, drawn, classes)
         n = int(matrix.drop_duplicates(["source", "target"])["n"].sum())
         result = Result("leave_one_source_out", sets[0].name, n, classes)
-        summary = self._summary(matrix, drawn, average_in_domain_accuracy(used))
+        summary = self._build_summary(matrix, drawn, average_in_domain_accuracy(used))
         result.tables = {"matrix": matrix, "summary": summary, "images": build_images_table(cells)}
-        result.metrics = self._metrics(matrix, summary)
+        result.metrics = self._build_metrics(matrix, summary)
         result.figures = {
             "recall": figures.draw_recall(matrix, classes),
             "predicted_as": figures.draw_predictions(matrix, classes),
         }
-        result.warnings = _left_out(len(runs) - len(kept), len(runs)) + self._warnings(matrix, cells)
+        result.warnings = _warn_about_skipped(len(runs) - len(kept), len(runs)) + self._list_warnings(matrix, cells)
         return result
 
-    def _matrix(
-        self, cells: Cells, judged: Mapping[Cell, Recipes], drawn: Mapping[Cell, Floats], classes: Sequence[str]
+    def _build_matrix(
+        self,
+        cells: Cells,
+        recipes_by_cell: Mapping[Cell, Recipes],
+        drawn: Mapping[Cell, Floats],
+        classes: Sequence[str],
     ) -> pd.DataFrame:
-        """Give a row for each recipe and source: recall, and what share is taken for each class."""
+        """Return recall and the proportion of each predicted class for each recipe and source."""
         rows = []
-        for cell, recipes in judged.items():
+        for cell, recipes in recipes_by_cell.items():
             metric = recipes.accuracies(self, drawn[cell])[cell.recipe]
             n = recipes.right.shape[1]
             taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in cells[cell]]
@@ -94,28 +98,30 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         columns = ["recipe", "source", "target", "seeds", "n", "groups", "recall", "low", "high", "interval", "counted"]
         return pd.DataFrame(rows, columns=[*columns, *(f"predicted_as_{name}" for name in classes)])
 
-    def _summary(self, matrix: pd.DataFrame, drawn: Mapping[Cell, Floats], beside: Mapping[str, float]) -> pd.DataFrame:
-        """Give a row a recipe: mean and worst over the sources that count, beside the accuracy in the domain."""
+    def _build_summary(
+        self, matrix: pd.DataFrame, drawn: Mapping[Cell, Floats], beside: Mapping[str, float]
+    ) -> pd.DataFrame:
+        """Return mean and worst recall over the counted sources of each recipe, beside its in-domain accuracy."""
         rows = []
         for recipe, own in matrix.groupby("recipe", sort=False):
             counted = own[own["counted"]]
             cells = [Cell(*key) for key in counted[["recipe", "source", "target"]].itertuples(index=False)]
-            mean = self._mean(counted, np.hstack([drawn[cell] for cell in cells])) if cells else (np.nan,) * 3
+            mean = self._average_recall(counted, np.hstack([drawn[cell] for cell in cells])) if cells else (np.nan,) * 3
             worst = counted.nsmallest(1, ["recall", "low"]).reindex(columns=_WORST).to_numpy(object).tolist()
             rows.append((recipe, len(cells), *mean, *(worst[0] if worst else _NO_WORST), beside[str(recipe)]))
         means = ["mean", "mean_low", "mean_high"]
         worsts = ["worst", "worst_low", "worst_high", *(f"worst_{name}" for name in _WORST[3:])]
         return pd.DataFrame(rows, columns=["recipe", "sources", *means, *worsts, "in_domain"])
 
-    def _mean(self, counted: pd.DataFrame, drawn: Floats) -> tuple[float, float, float]:
-        low, high = stats.percentiles(paired.resample_units(drawn, self.seed), self.level)
+    def _average_recall(self, counted: pd.DataFrame, drawn: Floats) -> tuple[float, float, float]:
+        low, high = stats.percentiles(paired_tests.resample_units(drawn, self.seed), self.level)
         value = float(counted["recall"].mean())
         return (value, float(low), float(high)) if low < high else (value, np.nan, np.nan)
 
-    def _metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Metric]:
+    def _build_metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Metric]:
         counted = matrix[matrix["counted"]]
         found = {}
-        few = _("no source has {n} images", n=self.minimum)
+        few = _("no source has {n} or more images", n=self.minimum)
         for __, row in summary.iterrows():
             ends = (row["mean"], row["mean_low"], row["mean_high"])
             how = "bootstrap by source and group"
@@ -126,23 +132,25 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         sources = Metric(float(counted["source"].nunique()), len(matrix), higher_is_better=None)
         return found | {"sources": sources}
 
-    def _warnings(self, matrix: pd.DataFrame, cells: Cells) -> list[str]:
-        said = []
+    def _list_warnings(self, matrix: pd.DataFrame, cells: Cells) -> list[str]:
+        messages = []
         if small := sorted(set(matrix.loc[~matrix["counted"], "source"])):
             names = ", ".join(small)
-            told = _("Fewer than {n} images, and so not in mean and worst: {names}.", n=self.minimum, names=names)
-            said.append(told)
+            message = _(
+                "Excluded from mean and worst, with fewer than {n} images: {names}.", n=self.minimum, names=names
+            )
+            messages.append(message)
         for recipe, own in matrix.groupby("recipe", sort=False):
             if missing := sorted(set(matrix["source"]) - set(own["source"])):
-                told = _(
-                    "No run of {recipe} left these out, as those of others did: {names}.",
+                message = _(
+                    "Recipe {recipe} has no run that held out {names}, unlike other recipes.",
                     recipe=recipe,
                     names=", ".join(missing),
                 )
-                said.append(told)
+                messages.append(message)
         seeds = {cell.recipe: [run.seed for run, __ in members] for cell, members in cells.items()}
-        return said + warn_about_seeds(seeds)
+        return messages + warn_about_seeds(seeds)
 
 
-def _left_out(n: int, runs: int) -> list[str]:
-    return [_("Left out, as they held no source out: {n} of {all} runs.", n=n, all=runs)] if n else []
+def _warn_about_skipped(n: int, runs: int) -> list[str]:
+    return [_("Skipped runs that held out no source: {n} of {all}.", n=n, all=runs)] if n else []

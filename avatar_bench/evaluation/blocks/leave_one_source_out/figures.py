@@ -1,4 +1,4 @@
-"""The figures of leave_one_source_out: recall by source, and what each source is taken for."""
+"""Figures of leave_one_source_out: recall and predicted classes by source."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from matplotlib.ticker import PercentFormatter
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
-SourceClass = tuple[str, str]  # a source, and the class of its images
+SourceClass = tuple[str, str]  # a source and the class of its images
 
 
 @plots.use_style()
 def draw_recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw the recall of each source with its interval, a mark a recipe; by class, the least recognised first.
+    """Draw the recall of each source with its interval, one marker per recipe, by class and then by recall.
 
-    Hollow marks are of sources with too few images to count; dashed lines are the recipes' means.
+    Hollow markers are sources with too few images to count; dashed lines are the means of the recipes.
     """
-    sources = _sources(matrix, classes)
+    sources = _sort_sources(matrix, classes)
     recipes = list(dict.fromkeys(matrix["recipe"]))
     shown = plots.shorten_names(recipes, 44)
     step = min(0.2, 0.7 / len(recipes))
@@ -32,26 +32,26 @@ def draw_recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     axes = figure.subplots()
     for index, recipe in enumerate(recipes):
         own = matrix[matrix["recipe"] == recipe]
-        _marks(axes, own, sources, index, step * (index - (len(recipes) - 1) / 2))
+        _draw_marks(axes, own, sources, index, step * (index - (len(recipes) - 1) / 2))
         axes.axvline(float(own.loc[own["counted"], "recall"].mean()), color=plots.get_colour(index), linestyle="--")
         axes.plot([], [], plots.get_marker(index), color=plots.get_colour(index), label=shown[index])
-    # class colours would be taken for those of recipes here: the class is written
-    axes.set_yticks(range(len(sources)), _row_names(matrix, sources, with_class=True), fontsize=8)
+    # colours stand for recipes here, so the labels name the class
+    axes.set_yticks(range(len(sources)), _format_rows(matrix, sources, with_class=True), fontsize=8)
     for row in range(1, len(sources)):
         if sources[row][1] != sources[row - 1][1]:
             axes.axhline(row - 0.5, color=plots.GREY, linewidth=0.6)
     axes.set(xlim=(-0.01, 1.01), ylim=(len(sources) - 0.4, -0.6))
-    axes.set_xlabel(_("share of the source's images recognised without having seen the source (%)"))
+    axes.set_xlabel(_("recall on sources held out of training (%)"))
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
-    figure.legend(loc="outside lower center", title=_("dashed: mean; hollow: too few images to count"))
+    figure.legend(loc="outside lower center", title=_("dashed: mean; hollow: too few images"))
     return figure
 
 
 @plots.use_style()
 def draw_predictions(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw what share of each source is taken for each class, over all recipes; its true class is framed."""
-    sources = _sources(matrix, classes)
+    """Draw the proportion of each predicted class by source, averaged over recipes; the true class is framed."""
+    sources = _sort_sources(matrix, classes)
     columns = [f"predicted_as_{name}" for name in classes]
     means = matrix.groupby(["source", "target"])[columns].mean()
     share = means.loc[sources].to_numpy(dtype=np.float64)
@@ -61,13 +61,13 @@ def draw_predictions(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 16))
     axes.set(xlabel=_("predicted class"))
     axes.spines[:].set_visible(False)
-    axes.set_yticks(range(len(sources)), _row_names(matrix, sources), fontsize=8)
+    axes.set_yticks(range(len(sources)), _format_rows(matrix, sources), fontsize=8)
     axes.set_ylabel(_("source, by true class (framed)"))
     for (__, target), tick in zip(sources, axes.get_yticklabels(), strict=True):
         tick.set_color(plots.get_colour(list(classes).index(target)))
     for (row, column), part in np.ndenumerate(share):
         ink = "white" if part > 0.55 else "black"
-        axes.text(column, row, _percent(part), ha="center", va="center", color=ink, fontsize=7)
+        axes.text(column, row, _format_percent(part), ha="center", va="center", color=ink, fontsize=7)
     for row, (__, target) in enumerate(sources):
         place = list(classes).index(target)
         frame = Rectangle((place - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=plots.get_colour(place))
@@ -76,22 +76,22 @@ def draw_predictions(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def _percent(share: float) -> str:
-    """Write a share in whole percent, but never as none or all where it is not."""
+def _format_percent(share: float) -> str:
+    """Format a proportion in whole percent, with "<1%" and ">99%" in place of a rounded 0% and 100%."""
     if 0 < share < 0.005:
         return "<1%"
     return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
-def _sources(matrix: pd.DataFrame, classes: Sequence[str]) -> list[SourceClass]:
-    """Give each source and class once, by class, the least recognised first."""
+def _sort_sources(matrix: pd.DataFrame, classes: Sequence[str]) -> list[SourceClass]:
+    """Return each source and class once, by class and then by increasing recall."""
     means = matrix.groupby(["source", "target"])["recall"].mean()
     keys = [(str(source), str(target)) for source, target in means.index]
     return sorted(keys, key=lambda key: (list(classes).index(key[1]), means[key], key[0]))
 
 
-def _marks(axes: Axes, own: pd.DataFrame, sources: list[SourceClass], index: int, aside: float) -> None:
-    """Draw one recipe's marks and intervals, a little aside of each row."""
+def _draw_marks(axes: Axes, own: pd.DataFrame, sources: list[SourceClass], index: int, aside: float) -> None:
+    """Draw one recipe's markers and intervals, shifted slightly from the centre of each row."""
     rows = np.array([sources.index(key) for key in zip(own["source"], own["target"], strict=True)]) + aside
     colour, counted = plots.get_colour(index), own["counted"].to_numpy(dtype=bool)
     axes.hlines(rows, own["low"], own["high"], color=colour, linewidth=1.1)
@@ -100,7 +100,7 @@ def _marks(axes: Axes, own: pd.DataFrame, sources: list[SourceClass], index: int
         axes.plot(*shown, color=colour, markerfacecolor=fill, linestyle="", markersize=4.5)
 
 
-def _row_names(matrix: pd.DataFrame, sources: list[SourceClass], with_class: bool = False) -> list[str]:
+def _format_rows(matrix: pd.DataFrame, sources: list[SourceClass], with_class: bool = False) -> list[str]:
     sizes = matrix.groupby(["source", "target"])["n"].max()
     names = [", ".join(key) if with_class else key[0] for key in sources]
     return [f"{name} (n = {sizes[key]})" for name, key in zip(plots.shorten_names(names, 34), sources, strict=True)]

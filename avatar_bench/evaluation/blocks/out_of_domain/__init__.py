@@ -1,4 +1,4 @@
-"""out_of_domain: what a run says of images that are none of its classes, and how well it tells them apart."""
+"""out_of_domain: predictions for images outside all classes, and how well scores detect them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OUTPUT_SCORERS: dict[str, Scorer] = {
     "max_logit": lambda predictions: detection.max_logit(predictions.logits),
     "energy": lambda predictions: detection.energy(predictions.logits),
 }
-LOGIT_SCORES = ("max_logit", "energy")  # which need more than probabilities
+LOGIT_SCORES = ("max_logit", "energy")  # scores that probabilities do not suffice for
 EMBEDDING_SCORES = ("mahalanobis", "knn")
 SCORE_NAMES = (*OUTPUT_SCORERS, *EMBEDDING_SCORES)
 DETECTION_METRICS = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
@@ -45,11 +45,11 @@ NEAR_SETS = ("animal_faces", "icons")
 
 @dataclass(kw_only=True)
 class OutOfDomain(IntervalBlock):
-    """Judge a run on its out-of-domain sets, against the images of the set that is judged.
+    """Predictions and detection of the out-of-domain sets of a run, against the images of the evaluated set.
 
-    `labels` gives the true class of sets whose images bear none: they are in the domain, if shifted, and get an
-    accuracy. `near` names those of the others that are near to the domain. `scores` are computed, `k` is the neighbour
-    that knn measures to, `gallery` the number of images shown.
+    `labels` assigns a true class to sets without labels: they count as shifted in-domain data and get an accuracy.
+    `near` names the sets that are close to the domain. `scores` are computed, `k` is the neighbour whose distance knn
+    uses, `gallery` the number of images shown.
     """
 
     labels: dict[str, str] = field(default_factory=lambda: dict(SHIFTED_SET_LABELS))
@@ -66,53 +66,55 @@ class OutOfDomain(IntervalBlock):
         self.require("gallery", self.gallery >= 0, "0 or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give shares, detection figures and accuracies of each set.
+        """Compute class proportions, detection metrics and accuracy for each set.
 
-        Raise BlockError where the run has no out-of-domain set, one is broken, or `dataset` is one; GuardError where
-        the class names are in the wrong order.
+        Raise BlockError if the run has no out-of-domain set, one cannot be read, or `dataset` is one of them;
+        GuardError if the class names are in the wrong order.
         """
-        sets = self._sets(run, dataset)
+        sets = self._read_sets(run, dataset)
         inside = run.predictions(dataset)
         training = _read_training(run)
         gaussians = None if training is None else detection.fit_gaussians(training.embeddings, training.targets)
         everything = {"in_domain": inside, **{each.name: each.predictions for each in sets}}
         for predictions in everything.values():
             check_class_order(predictions, run.allow)
-        missing = self._missing(everything.values(), training)
-        scorers = {name: how for name, how in self._scorers(training, gaussians).items() if name not in missing}
+        missing = self._explain_missing(everything.values(), training)
+        scorers = {name: how for name, how in self._select_scorers(training, gaussians).items() if name not in missing}
         scores = {name: _score(predictions, scorers) for name, predictions in everything.items()}
         result = Result("out_of_domain", dataset.name, len(inside), run.classes)
         measured, table = confidence.measure_confidence(self, dataset.name, inside, sets)
-        result.metrics = self._metrics(inside, sets, scores, missing) | measured
+        result.metrics = self._compute_metrics(inside, sets, scores, missing) | measured
         result.tables = {
             "sets": tabulate_sets(dataset.name, inside, sets),
             "confidence": table,
             "scores": tabulate_scores(dataset.name, inside, sets, scores),
         }
-        result.figures = self._figures(result, sets, list(scorers))
+        result.figures = self._draw_figures(result, sets, list(scorers))
         shrinkage = gaussians.shrinkage if gaussians is not None and "mahalanobis" in scorers else 0.0
         result.warnings = [*warnings.warn_about_scores(missing, shrinkage), *warnings.warn_about_sets(training, sets)]
         return result
 
-    def _sets(self, run: Run, dataset: Dataset) -> list[OutOfDomainSet]:
+    def _read_sets(self, run: Run, dataset: Dataset) -> list[OutOfDomainSet]:
         found = reading.read_ood_sets(run)
         if not found:
             raise BlockError(
-                "The run has no out-of-domain set.", "Name some: 'data.ood={name: FOLDER}' of evaluate or train."
+                "The run has no out-of-domain set.", "Add one with 'data.ood={name: FOLDER}' in evaluate or train."
             )
         if dataset.name in found:
-            raise BlockError(f"{dataset.name} is an out-of-domain set itself.", "Judge a set of the domain: split=test")
+            raise BlockError(
+                f"{dataset.name} is an out-of-domain set itself.", "Evaluate an in-domain set, such as split=test."
+            )
         self._check_names(run)
-        return [self._judged(run.classes, name, *both) for name, both in found.items()]
+        return [self._label_set(run.classes, name, *both) for name, both in found.items()]
 
     def _check_names(self, run: Run) -> None:
-        """Refuse names that the user gave and the run lacks; the defaults are of sets that a run may do without."""
+        """Raise ConfigError for names in the options that the run lacks; the defaults may be missing."""
         given = {name: label for name, label in self.labels.items() if SHIFTED_SET_LABELS.get(name) != label}
         for option, names in (("labels", given), ("near", set(self.near) - set(NEAR_SETS))):
             for name in sorted(set(names) - set(run.ood)):
                 raise ConfigError(
                     f"block.out_of_domain.{option}: the run has no out-of-domain set {name!r}.",
-                    f"It has: {', '.join(run.ood)}.",
+                    f"Available: {', '.join(run.ood)}.",
                 )
         for name, label in given.items():
             if label not in run.classes:
@@ -120,7 +122,7 @@ class OutOfDomain(IntervalBlock):
                     f"block.out_of_domain.labels.{name}={label}: expected one of {', '.join(run.classes)}."
                 )
 
-    def _judged(self, classes: Sequence[str], name: str, other: Dataset, predictions: Predictions) -> OutOfDomainSet:
+    def _label_set(self, classes: Sequence[str], name: str, other: Dataset, predictions: Predictions) -> OutOfDomainSet:
         label = self.labels.get(name)
         if label in classes:
             targets = np.where(predictions.targets < 0, classes.index(label), predictions.targets)
@@ -129,8 +131,8 @@ class OutOfDomain(IntervalBlock):
         kind = "shifted" if shifted else "near" if name in self.near else "far"
         return OutOfDomainSet(name, kind, other, predictions)
 
-    def _scorers(self, training: Predictions | None, gaussians: detection.Gaussians | None) -> dict[str, Scorer]:
-        """Give how each score that is asked for is computed, where training is known for those that need it."""
+    def _select_scorers(self, training: Predictions | None, gaussians: detection.Gaussians | None) -> dict[str, Scorer]:
+        """Return the function of each requested score; those fitted on training images need `training`."""
         scorers = dict(OUTPUT_SCORERS)
         if training is not None and gaussians is not None:
             embeddings = training.embeddings
@@ -138,8 +140,8 @@ class OutOfDomain(IntervalBlock):
             scorers["knn"] = lambda other: detection.knn(other.embeddings, embeddings, self.k)
         return {name: scorers[name] for name in self.scores if name in scorers}
 
-    def _missing(self, found: Collection[Predictions], training: Predictions | None) -> dict[str, str]:
-        """Return why each score that is asked for and cannot be had is missing, by name."""
+    def _explain_missing(self, found: Collection[Predictions], training: Predictions | None) -> dict[str, str]:
+        """Return why each requested score that cannot be computed is missing, by name."""
         why: dict[str, str] = {}
         if not all(predictions.has_logits for predictions in found):
             why |= dict.fromkeys(LOGIT_SCORES, warnings.explain_missing_logits())
@@ -147,7 +149,7 @@ class OutOfDomain(IntervalBlock):
             why |= dict.fromkeys(EMBEDDING_SCORES, warnings.explain_missing_embeddings())
         return {name: why[name] for name in self.scores if name in why}
 
-    def _metrics(
+    def _compute_metrics(
         self,
         inside: Predictions,
         sets: Sequence[OutOfDomainSet],
@@ -157,7 +159,7 @@ class OutOfDomain(IntervalBlock):
         found: dict[str, Metric] = {}
         for each in sets:
             if each.kind != "shifted":
-                found |= self._detection(inside, each, scores["in_domain"], scores[each.name])
+                found |= self._compute_detection(inside, each, scores["in_domain"], scores[each.name])
                 for score, why in missing.items():
                     found |= {
                         f"{figure}/{each.name}/{score}": Metric(None, 0, higher_is_better=figure != "fpr95", reason=why)
@@ -174,7 +176,7 @@ class OutOfDomain(IntervalBlock):
                 found[f"share/{each.name}/{name}"] = share
         return found
 
-    def _detection(
+    def _compute_detection(
         self, inside: Predictions, each: OutOfDomainSet, domain: pd.DataFrame, beside: pd.DataFrame
     ) -> dict[str, Metric]:
         both = pd.concat([domain, beside], ignore_index=True)
@@ -194,7 +196,7 @@ class OutOfDomain(IntervalBlock):
         groups = np.concatenate([inside.groups, each.predictions.groups])
         return self.bootstrap(list(keys), statistic, groups, better, floors)
 
-    def _figures(self, result: Result, sets: Sequence[OutOfDomainSet], scores: Sequence[str]) -> dict[str, Figure]:
+    def _draw_figures(self, result: Result, sets: Sequence[OutOfDomainSet], scores: Sequence[str]) -> dict[str, Figure]:
         drawn = {
             "shares": figures.draw_shares(result.tables["sets"], result.metrics, result.classes),
             "confidence": figures.draw_confidence(result.tables["confidence"], result.tables["sets"], result.classes),
@@ -204,11 +206,11 @@ class OutOfDomain(IntervalBlock):
             drawn["auroc"] = figures.draw_auroc(result.metrics, result.tables["sets"], beside, scores)
             drawn["scores"] = figures.draw_histograms(result.tables["scores"], beside, scores)
         if self.gallery and any(each.should_reject.any() for each in sets):
-            drawn["gallery"] = self._gallery(sets)
+            drawn["gallery"] = self._draw_gallery(sets)
         return drawn
 
-    def _gallery(self, sets: Sequence[OutOfDomainSet]) -> Figure:
-        """Draw the most confident answers to images of no class, or the errors where there is no such set."""
+    def _draw_gallery(self, sets: Sequence[OutOfDomainSet]) -> Figure:
+        """Draw the most confident predictions for images outside all classes, or errors if every set is labelled."""
         asked = [each for each in sets if each.kind != "shifted"] or [each for each in sets if each.should_reject.any()]
         images, titles = [], []
         for each, number in zip(asked, _split_evenly(self.gallery, len(asked)), strict=True):

@@ -1,4 +1,4 @@
-"""The figures of out_of_domain."""
+"""Figures of out_of_domain."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric
 
 IN_DOMAIN_COLOUR, OOD_COLOUR = plots.GREY, plots.get_colour(4)
-_COLUMNS, _MOST_PANELS = 3, 6  # sets side by side that can still be read, with a text beside each row and without
+_COLUMNS, _MOST_PANELS = 3, 6  # legible sets side by side, with and without row labels
 _BINS = 30
-_WIDE = 50  # times: a wider range of scores is drawn on a logarithmic axis
+_WIDE = 50  # ratio of scores from which the axis is logarithmic
 
 
 @plots.use_style()
 def draw_shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Sequence[str]) -> Figure:
-    """Draw the share of each predicted class by set, with its interval; the set of the domain on top."""
+    """Draw the share of each predicted class by set, with its interval; the in-domain set is at the top."""
     share = table[[f"share_{name}" for name in classes]].to_numpy()
     figure = plots.create_figure(3.4 + 0.85 * len(classes), 1.5 + 0.42 * len(table))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 18))
-    axes.set_yticks(range(len(table)), _set_names(table), fontsize=8)
+    axes.set_yticks(range(len(table)), _format_sets(table), fontsize=8)
     axes.set(xlabel=_("predicted class"))
     axes.spines[:].set_visible(False)
     for (row, column), part in np.ndenumerate(share):
         ink = "white" if part > 0.68 else "black"
         about = metrics.get(f"share/{table['set'].iat[row]}/{classes[column]}")
-        axes.text(column, row, f"{part:.0%}{_ends(about)}", ha="center", va="center", color=ink, fontsize=7.5)
+        axes.text(
+            column, row, f"{part:.0%}{_format_interval(about)}", ha="center", va="center", color=ink, fontsize=7.5
+        )
     axes.axhline(0.5, color="white", linewidth=3)
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
@@ -47,10 +49,10 @@ def draw_shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Seq
 
 @plots.use_style()
 def draw_confidence(table: pd.DataFrame, sets: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw the mean confidence on each set, the domain on top, and its standard deviation, with intervals.
+    """Draw mean and standard deviation of confidence on each set with intervals; the in-domain set is at the top.
 
-    Beside that of all images stands that of each predicted class. A cross is the accuracy where classes are known: a
-    dot to the right of it is overconfidence.
+    Squares are all images, dots those of each predicted class. A cross is the accuracy of labelled images: a square to
+    the right of it means overconfidence.
     """
     step = 0.8 / (1 + len(classes))
     figure = plots.create_figure(8.2, 1.9 + (0.3 + 0.17 * len(classes)) * len(sets))
@@ -65,7 +67,7 @@ def draw_confidence(table: pd.DataFrame, sets: pd.DataFrame, classes: Sequence[s
                 axes.hlines(place, 100 * low, 100 * high, color=colour, linewidth=1.6 if not name else 1.1)
                 axes.plot(100 * value, place, "s" if not name else "o", color=colour, markersize=4)
     left.plot(100 * sets["accuracy"], np.arange(len(sets)) - 0.4 + step / 2, "x", color="black", markersize=6)
-    names = _set_names(sets)
+    names = _format_sets(sets)
     left.set_yticks(range(len(names)), names, fontsize=8)
     left.set_ylim(len(names) - 0.5, -0.5)
     left.set(xlabel=_("mean confidence (%)"), xlim=(None, 101))
@@ -88,14 +90,14 @@ def draw_confidence(table: pd.DataFrame, sets: pd.DataFrame, classes: Sequence[s
 def draw_auroc(
     metrics: Mapping[str, Metric], table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]
 ) -> Figure:
-    """Draw the AUROC of each score with its interval, a panel for each set; chance is marked."""
+    """Draw the AUROC of each score with its interval in a panel for each set; chance is marked."""
     columns = min(len(sets), _COLUMNS)
     lines = math.ceil(len(sets) / columns)
     figure = plots.create_figure(max(5.0, 1.5 + 2.2 * columns), 0.6 + lines * (0.9 + 0.3 * len(scores)))
     grid = figure.subplots(lines, columns, sharey=True, sharex=True, squeeze=False)
     for axes, name in zip(grid.flat, sets, strict=False):
         for row, score in enumerate(scores):
-            _point(axes, row, metrics[f"auroc/{name}/{score}"])
+            _draw_point(axes, row, metrics[f"auroc/{name}/{score}"])
         about = table.set_index("set").loc[name]
         axes.axvline(0.5, color="black", linestyle="--", linewidth=1)
         axes.set(title=f"{plots.shorten_name(name, 22)}\n{name_kind(str(about['kind']))}, n = {about['n']}")
@@ -113,7 +115,7 @@ def draw_auroc(
 
 @plots.use_style()
 def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]) -> Figure:
-    """Draw how each score is distributed in the domain and in each set, from the table of scores."""
+    """Draw the distribution of each score in the domain and in each set, from the table of scores."""
     shown = sets[:_MOST_PANELS]
     figure = plots.create_figure(max(4.0, 0.9 + 1.9 * len(shown)), 0.9 + 1.15 * len(scores))
     grid = figure.subplots(len(scores), len(shown), squeeze=False, sharex="row", sharey="row")
@@ -125,29 +127,29 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
         edges = (np.geomspace if wide else np.linspace)(low, high if high > low else low + 1, _BINS + 1)
         for axes, name in zip(line, shown, strict=True):
             beside = table[(table["set"] == name) & (table["kind"] != "in_domain")]
-            _distribution(axes, domain[score], edges, color=IN_DOMAIN_COLOUR, alpha=0.6, label=_("in domain"))
-            _distribution(axes, beside[score], edges, color=OOD_COLOUR, histtype="step", label=_("out of domain"))
+            _draw_histogram(axes, domain[score], edges, color=IN_DOMAIN_COLOUR, alpha=0.6, label=_("in domain"))
+            _draw_histogram(axes, beside[score], edges, color=OOD_COLOUR, histtype="step", label=_("out of domain"))
             if wide:
-                _logarithmic(axes)
+                _set_log_axis(axes)
         line[0].set_ylabel(name_scores()[score])
         line[0].yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes, name in zip(grid[0], shown, strict=True):
         axes.set_title(plots.shorten_name(name, 20))
     left_out = _("{n} of {all} sets", n=len(shown), all=len(sets)) if len(sets) > len(shown) else ""
     figure.supylabel(_("share of the set's images (%)"), fontsize=9)
-    figure.supxlabel(_("score; the higher, the more out of domain"), fontsize=9)
+    figure.supxlabel(_("score (higher: more likely out of domain)"), fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, title=left_out)
     return figure
 
 
-def _set_names(table: pd.DataFrame) -> list[str]:
+def _format_sets(table: pd.DataFrame) -> list[str]:
     return [
         f"{plots.shorten_name(str(row.set), 26)}\n{name_kind(str(row.kind))}, n = {row.n}" for row in table.itertuples()
     ]
 
 
-def _point(axes: Axes, row: int, metric: Metric) -> None:
+def _draw_point(axes: Axes, row: int, metric: Metric) -> None:
     if metric.value is None:
         return
     if metric.low is not None and metric.high is not None:
@@ -157,20 +159,20 @@ def _point(axes: Axes, row: int, metric: Metric) -> None:
     axes.text(1.02, row, f"{metric.value:.3f}", va="center", fontsize=7.5, color="#404040", transform=place)
 
 
-def _ends(share: Metric | None) -> str:
+def _format_interval(share: Metric | None) -> str:
     if share is None or share.low is None or share.high is None:
         return ""
     return f"\n{100 * share.low:.0f}–{100 * share.high:.0f}"
 
 
-def _distribution(axes: Axes, values: pd.Series, edges: NDArray[np.float64], **how: Any) -> None:
-    """Draw shares; what lies beyond the outer edges is counted in the outer bins."""
+def _draw_histogram(axes: Axes, values: pd.Series, edges: NDArray[np.float64], **how: Any) -> None:
+    """Draw a histogram in percent; values beyond the outer edges count in the outer bins."""
     percent = [100 / len(values)] * len(values)
     axes.hist(np.clip(values, edges[0], edges[-1]), bins=edges.tolist(), weights=percent, **how)
     axes.tick_params(labelsize=7)
 
 
-def _logarithmic(axes: Axes) -> None:
+def _set_log_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,4 +1,4 @@
-"""Confidence on the domain and on each set beside it, of all images and by predicted class."""
+"""Confidence on the in-domain and out-of-domain sets, over all images and by predicted class."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ CONFIDENCE_STATISTICS = ("mean_confidence", "std_confidence")
 def measure_confidence(
     intervals: IntervalOptions, name: str, inside: Predictions, sets: Sequence[OutOfDomainSet]
 ) -> tuple[dict[str, Metric], pd.DataFrame]:
-    """Return the metrics of confidence by set, and a table with a row for each set and predicted class, "" for all."""
+    """Return the metrics of confidence by set, and a table by set and predicted class, "" for all images."""
     metrics: dict[str, Metric] = {}
     rows = []
     for of, kind, predictions in [(name, "in_domain", inside), *((s.name, s.kind, s.predictions) for s in sets)]:
-        found = _of_set(intervals, kind, predictions)
+        found = _measure_set(intervals, kind, predictions)
         metrics |= {f"{figure}/{of}": found[figure, ""] for figure in CONFIDENCE_STATISTICS}
         counts = np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist()
         for label, n in [("", len(predictions)), *zip(predictions.classes, counts, strict=True)]:
@@ -41,8 +41,8 @@ def measure_confidence(
     return metrics, pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
 
-def _of_set(intervals: IntervalOptions, kind: str, predictions: Predictions) -> dict[tuple[str, str], Metric]:
-    """Return mean and standard deviation of the confidence, by predicted class and as "" of all images."""
+def _measure_set(intervals: IntervalOptions, kind: str, predictions: Predictions) -> dict[tuple[str, str], Metric]:
+    """Return mean and standard deviation of the confidence by predicted class, with "" for all images."""
     confidence, classes = predictions.confidence, predictions.classes
     parts = np.column_stack([np.ones(len(predictions)), np.eye(len(classes))[predictions.predicted]])
 
@@ -51,7 +51,7 @@ def _of_set(intervals: IntervalOptions, kind: str, predictions: Predictions) -> 
 
     names = [(figure, label) for figure in CONFIDENCE_STATISTICS for label in ("", *classes)]
     keys = ["/".join(name) for name in names]
-    low_is_good = kind in ("near", "far")  # elsewhere it is good where it is as high as the accuracy
+    low_is_good = kind in ("near", "far")  # in the domain, confidence should match accuracy instead
     better = {key: False if low_is_good and key.startswith(CONFIDENCE_STATISTICS[0]) else None for key in keys}
     reason = _("too few images are predicted as this class")
     found = intervals.bootstrap(keys, statistic, predictions.groups, better, reason=reason)

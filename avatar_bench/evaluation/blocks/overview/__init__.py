@@ -1,4 +1,4 @@
-"""overview: the main figures of several runs in one table, and the charts that set them side by side."""
+"""overview: the main metrics of several runs in one table, and charts that compare them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OOD_SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
 
 @dataclass(kw_only=True)
 class Overview(CompareBlock):
-    """Set the saved Results of runs side by side; `ood_score` is the score whose AUROC is listed."""
+    """Comparison of the saved results of several runs; `ood_score` is the score whose AUROC is listed."""
 
     reads_results: ClassVar[bool] = True
     takes_ensembles: ClassVar[bool] = True
@@ -34,16 +34,16 @@ class Overview(CompareBlock):
         self.require("ood_score", self.ood_score in OOD_SCORES, f"one of {', '.join(OOD_SCORES)}")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the table of main figures, what is missing, and each chart that a run has Results for."""
+        """Build the table of main metrics, the list of missing ones, and each chart for which a run has results."""
         name = datasets[0].name
         saved = [{block: run.saved(block, name) for block in tables.MAIN_METRICS} for run in runs]
         result = Result("overview", name, len(datasets[0]), tuple(runs[0].classes))
-        result.metrics = {f"accuracy/{run.label}": _accuracy(one) for run, one in zip(runs, saved, strict=True)}
+        result.metrics = {f"accuracy/{run.label}": _get_accuracy(one) for run, one in zip(runs, saved, strict=True)}
         result.tables = {
             "runs": tables.build_runs_table(runs, saved, self.ood_score),
             "missing": tables.list_missing(runs, saved, self.ood_score),
         }
-        result.warnings = _warnings(result)
+        result.warnings = _list_warnings(result)
         charts = {
             "by_class": tables.tabulate_classes(runs, saved),
             "robustness": tables.tabulate_robustness(runs, saved, CORRUPTION_KINDS),
@@ -64,29 +64,31 @@ class Overview(CompareBlock):
                 result.tables[chart] = table
                 result.figures[chart] = figures.DRAW[chart](table, looks)
             else:
-                result.warnings.append(_("The chart {chart} is left out: no run has what it draws.", chart=chart))
+                result.warnings.append(
+                    _("The chart {chart} is left out: no run has the results that it needs.", chart=chart)
+                )
         return result
 
 
-def _accuracy(results: tables.Saved) -> Metric:
+def _get_accuracy(results: tables.Saved) -> Metric:
     found = results["blind_test"]
     if found is None or "accuracy" not in found.metrics:
         return Metric(None, 0, reason=_("no usable Result of {block}", block="blind_test"))
     return found.metrics["accuracy"]
 
 
-def _warnings(result: Result) -> list[str]:
-    said = []
+def _list_warnings(result: Result) -> list[str]:
+    messages = []
     table, lacking = result.tables["runs"], result.tables["missing"]
-    apart = table.groupby("data_fingerprint", sort=False)["run"].agg(", ".join)
-    if len(apart := apart[apart.index != ""]) > 1:
-        said.append(_("The runs were not judged on the same images: {groups}.", groups=" | ".join(apart)))
+    groups = table.groupby("data_fingerprint", sort=False)["run"].agg(", ".join)
+    if len(groups := groups[groups.index != ""]) > 1:
+        messages.append(_("The runs were evaluated on different images: {groups}.", groups=" | ".join(groups)))
     mixed = table.loc[table["data_fingerprint"].str.contains("|", regex=False), "run"]
     if len(mixed):
-        said.append(_("Results of one run rest on different images: {names}.", names=", ".join(mixed)))
-    networks = table.loc[table["kind"] != "ensemble", "run"]  # an ensemble has no single network to take apart or time
+        messages.append(_("The results of one run come from different images: {names}.", names=", ".join(mixed)))
+    networks = table.loc[table["kind"] != "ensemble", "run"]  # an ensemble has no single network to inspect or time
     absent = lacking[(lacking["metric"] == "") & lacking["run"].isin(networks)]
     for name, rows in absent.groupby("run", sort=False):
         blocks = ", ".join(rows["block"])
-        said.append(_("{name} has no usable Result of {blocks}.", name=name, blocks=blocks))
-    return said
+        messages.append(_("{name} has no usable Result of {blocks}.", name=name, blocks=blocks))
+    return messages

@@ -1,4 +1,4 @@
-"""The figures of overview, a colour and marker for each recipe throughout."""
+"""Figures of overview, with one colour and marker for each recipe."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from avatar_bench.evaluation.ood_sets import name_kind
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
-_MOST_SETS = 8  # side by side that can still be read
-_WINDOWS = "windows of "  # how the trait of an attention that is limited to windows begins
+_MOST_SETS = 8  # legible sets side by side
+_WINDOWS = "windows of "  # prefix of the trait of windowed attention
 _LINE = 36  # characters of a label beside an axis
 _FEW = 6  # models whose names fit below a narrow figure
 
@@ -29,7 +29,7 @@ def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the recall, precision and F1 of each class, with intervals."""
     classes = ["", *dict.fromkeys(table.loc[table["class"] != "", "class"])]
     words = {name: plots.shorten_name(name, 18) or _("all classes") for name in classes}
-    figure = _figure_of_dots(10.2, len(classes), looks)
+    figure = _create_dot_figure(10.2, len(classes), looks)
     titles = {
         "recall": _("Recall; all classes: accuracy (%)"),
         "precision": _("Precision; all classes: mean (%)"),
@@ -37,7 +37,7 @@ def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
     }
     for axes, (kind, title) in zip(figure.subplots(1, 3, sharey=True), titles.items(), strict=True):
         part = table[table["kind"] == kind]
-        _dots(axes, part.assign(of=part["class"]), words, looks)
+        _draw_dots(axes, part.assign(of=part["class"]), words, looks)
         axes.set_title(title)
     looks.legend(figure, list(table["run"]))
     return figure
@@ -45,12 +45,12 @@ def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_robustness(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw accuracy as it is, under each corruption and in the mean of these, with intervals; chance is marked."""
+    """Draw clean accuracy, accuracy under each corruption and their mean, with intervals; chance is marked."""
     words = {"clean": _("clean"), **name_corruptions(), "robustness": _("mean of the five")}
     words = {name: word for name, word in words.items() if name in set(table["metric"])}
-    figure = _figure_of_dots(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
+    figure = _create_dot_figure(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
     axes = figure.subplots()
-    _dots(axes, table.assign(of=table["metric"]), words, looks)
+    _draw_dots(axes, table.assign(of=table["metric"]), words, looks)
     axes.set_xlabel(_("accuracy at severity 3 (%)"))
     chance = table["floor"].dropna().unique()
     if len(chance) == 1:
@@ -62,7 +62,7 @@ def draw_robustness(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_robustness_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw robustness against `unbias`, both with intervals; dashed lines mark what guessing gets."""
+    """Draw robustness against `unbias`, both with intervals; dashed lines mark random guessing."""
     width = 5.6 if len(looks.models) <= _FEW else 8.4
     figure = plots.create_figure(width, 3.8 + looks.height(width))
     axes = figure.subplots()
@@ -76,7 +76,7 @@ def draw_robustness_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
     axes.axhline(top, color="black", linestyle="--", linewidth=1)
     axes.annotate(_("chance"), (right, 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
     axes.annotate(_("chance"), (1, top), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
-    axes.set_xlabel(_("1 − largest share of a class over all images of no class (%)"))
+    axes.set_xlabel(_("1 − largest share of a class on out-of-domain images (%)"))
     axes.set_ylabel(fill(_("mean accuracy under corruption (%)"), _LINE))
     for axis in (axes.xaxis, axes.yaxis):
         plots.format_percent_axis(axis)
@@ -87,7 +87,7 @@ def draw_robustness_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw the calibration error against accuracy, both with intervals; a dash is the error that chance alone makes."""
+    """Draw the calibration error against accuracy, both with intervals; a dash is the error expected by chance."""
     width = 5.6 if len(looks.models) <= _FEW else 8.4
     figure = plots.create_figure(width, 3.8 + looks.height(width))
     axes = figure.subplots()
@@ -97,7 +97,7 @@ def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
         axes.vlines(row["accuracy"], row["ece_low"], row["ece_high"], color=look["color"], linewidth=1.1)
         axes.plot(row["accuracy"], row["ece"], markersize=7, **look)
         axes.plot(row["accuracy"], row["ece_floor"], "_", color=look["color"], markersize=13, markeredgewidth=2)
-    axes.set(xlabel=_("accuracy (%)"), ylabel=fill(_("ECE in 15 bins (%; dash: by chance alone)"), _LINE))
+    axes.set(xlabel=_("accuracy (%)"), ylabel=fill(_("ECE in 15 bins (%; dash: expected by chance)"), _LINE))
     axes.set_ylim(0, None)
     for axis in (axes.xaxis, axes.yaxis):
         plots.format_percent_axis(axis)
@@ -108,7 +108,7 @@ def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw the mean confidence of each run's right answers (filled) and wrong ones (hollow), with intervals."""
+    """Draw the mean confidence of each run's correct (filled) and incorrect (hollow) predictions, with intervals."""
     labels = [label for label in looks.labels if label in set(table["run"])]
     figure = plots.create_figure(6.4, 1.5 + 0.34 * len(labels))
     axes = figure.subplots()
@@ -117,10 +117,10 @@ def draw_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
         axes.plot(own["value"], [row] * len(own), color=plots.GREY, linewidth=0.8, zorder=1)
         for __, about in own.iterrows():
             wrong = about["metric"] == "mean_confidence_incorrect"
-            _mark(axes, row, about, looks, markerfacecolor="white" if wrong else None)
+            _draw_mark(axes, row, about, looks, markerfacecolor="white" if wrong else None)
     axes.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    figure.supxlabel(_("mean confidence (%; filled: right answers, hollow: wrong)"), fontsize=9)
+    figure.supxlabel(_("mean confidence (%; filled: correct predictions, hollow: incorrect)"), fontsize=9)
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
     return figure
@@ -128,7 +128,7 @@ def draw_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_ood_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw the mean confidence on the set judged (filled) and on each set beside it (hollow), with intervals."""
+    """Draw the mean confidence on the evaluated set (filled) and on each other set (hollow), with intervals."""
     labels = [label for label in looks.labels if label in set(table["run"])]
     inside = table[table["kind"] == "in_domain"]
     outside = table[table["kind"] != "in_domain"]
@@ -141,46 +141,46 @@ def draw_ood_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
             both = pd.concat([part[part["run"] == label] for part in (inside, table[table["set"] == name])])
             axes.plot(both["value"], [row] * len(both), color=plots.GREY, linewidth=0.8, zorder=1)
             for __, about in both.iterrows():
-                _mark(axes, row, about, looks, markerfacecolor=None if about["kind"] == "in_domain" else "white")
+                _draw_mark(axes, row, about, looks, markerfacecolor=None if about["kind"] == "in_domain" else "white")
         axes.set_title(f"{plots.shorten_name(name, 22)}\n{name_kind(kinds[name])}", fontsize=8.5)
         plots.format_percent_axis(axes.xaxis)
         axes.grid(axis="x")
     panels[0].set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     panels[0].set_ylim(len(labels) - 0.4, -0.6)
-    figure.supxlabel(_("mean confidence (%; filled: the set judged, hollow: the set named above)"), fontsize=9)
+    figure.supxlabel(_("mean confidence (%; filled: evaluated set, hollow: set named above)"), fontsize=9)
     return figure
 
 
 @plots.use_style()
 def draw_ood_shares(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw the share of each predicted class by run, a panel a set."""
+    """Draw the share of each predicted class by run, one panel per set."""
     kinds = dict(zip(table["set"], table["kind"], strict=True))
     panels = {
         f"{plots.shorten_name(str(name), 20)}\n{name_kind(str(kinds[name]))}": table["set"] == name
         for name in list(kinds)[:_MOST_SETS]
     }
     table = table.rename(columns={"share": "value"})
-    return _heatmap(table, panels, looks, _("share of answers (%)"), "Blues", (0, 1))
+    return _draw_heatmap(table, panels, looks, _("share of predictions (%)"), "Blues", (0, 1))
 
 
 @plots.use_style()
 def draw_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw how much more often each class is predicted than it is there, by run, a panel a kind of images."""
+    """Draw by how much each class is predicted too often, by run, one panel per kind of images."""
     words = {
-        "domain": _("images of the set"),
-        "ood": _("images of no class"),
+        "domain": _("images of the data set"),
+        "ood": _("out-of-domain images"),
         "corrupted": _("corrupted images"),
     }
     panels = {word: table["on"] == kind for kind, word in words.items() if (table["on"] == kind).any()}
     most = max(0.05, float(table["excess"].abs().max()))
     label = _("predicted too often (points)")
-    return _heatmap(table.rename(columns={"excess": "value"}), panels, looks, label, "PuOr_r", (-most, most))
+    return _draw_heatmap(table.rename(columns={"excess": "value"}), panels, looks, label, "PuOr_r", (-most, most))
 
 
 @plots.use_style()
 def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw what each network is made of, a row a model, and bars of its parameters and multiply-adds."""
-    table = table.drop_duplicates("recipe").set_index("run")  # runs that differ in seed alone are one network
+    """Draw the components of each network, a row per model, beside bars of its parameters and multiply-adds."""
+    table = table.drop_duplicates("recipe").set_index("run")  # runs that differ only in the seed share one network
     labels = list(table.index)
     heads = {
         "core_block": _("core block"),
@@ -192,7 +192,7 @@ def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
         "activation": _("activation"),
         "pretraining": _("pretraining"),
     }
-    columns = {head: [_trait(name, each) for each in table[name]] for name, head in heads.items()}
+    columns = {head: [_format_trait(name, each) for each in table[name]] for name, head in heads.items()}
     widths = [
         3 + max(len(line) for text in (fill(head, 14), *cells) for line in text.split("\n"))
         for head, cells in columns.items()
@@ -215,13 +215,13 @@ def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
     left.spines[:].set_visible(False)
     titles = {"params_m": _("parameters (millions)"), "macs_g": _("multiply-adds (billions)")}
     for axes, (name, title) in zip(bars, titles.items(), strict=True):
-        _bars(axes, table[name], looks, title)
+        _draw_bars(axes, table[name], looks, title)
     return figure
 
 
 @plots.use_style()
 def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw images a second, with intervals, against parameters, multiply-adds and accuracy; hollow on a GPU."""
+    """Draw images per second, with intervals, against parameters, multiply-adds and accuracy; hollow on a GPU."""
     titles = {
         "params_m": _("parameters (millions)"),
         "macs_g": _("multiply-adds (billions)"),
@@ -237,7 +237,7 @@ def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
             axes.vlines(row[name], row[f"{speed}_low"], row[f"{speed}_high"], color=look["color"], linewidth=1.4)
             if name == "accuracy":
                 axes.hlines(row[speed], row[f"{name}_low"], row[f"{name}_high"], color=look["color"], linewidth=1.1)
-            axes.plot(row[name], row[speed], markersize=7, **look, **_on(row["device"]))
+            axes.plot(row[name], row[speed], markersize=7, **look, **_style_device(row["device"]))
         axes.set_xlabel(title)
         axes.grid(True)
         if name == "accuracy":
@@ -247,7 +247,7 @@ def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
     set_log_axis(panels[0], "y", table["images_per_second"])
     both = set(table["device"]) != {"cpu"}
     panels[0].set_ylabel(
-        _("images a second, one at a time (hollow: GPU)") if both else _("images a second, one at a time")
+        _("images per second, batch size 1 (hollow: GPU)") if both else _("images per second, batch size 1")
     )
     looks.legend(figure, list(table["run"]))
     return figure
@@ -255,16 +255,16 @@ def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_costs(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw bars of the time of an image, with intervals, on each device, of the weights, and of the memory at peak."""
+    """Draw bars of time per image on each device, with intervals, of weights and of peak memory."""
     labels = [label for label in looks.labels if label in set(table["run"])]
     devices = [device for device in ("cpu", *sorted({*table["device"]} - {"cpu"})) if device in set(table["device"])]
     figure = plots.create_figure(10.2, 1.2 + (0.18 + 0.16 * len(devices)) * len(labels))
     times, *sizes = figure.subplots(1, 3, sharey=True)
-    title = _("milliseconds an image (hollow: GPU)") if devices != ["cpu"] else _("milliseconds an image")
-    _bars(times, table.set_index("run")["latency_ms"], looks, title, table, devices)
+    title = _("milliseconds per image (hollow: GPU)") if devices != ["cpu"] else _("milliseconds per image")
+    _draw_bars(times, table.set_index("run")["latency_ms"], looks, title, table, devices)
     titles = {"weights_mb": _("weights (MB)"), "peak_memory_mb": _("peak memory (MB)")}
     for axes, (name, title) in zip(sizes, titles.items(), strict=True):
-        _bars(axes, table.drop_duplicates("run").set_index("run")[name].loc[labels], looks, title)
+        _draw_bars(axes, table.drop_duplicates("run").set_index("run")[name].loc[labels], looks, title)
     times.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     times.set_ylim(len(labels) - 0.5, -0.5)
     return figure
@@ -272,7 +272,7 @@ def draw_costs(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_history(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring is the best epoch of each run."""
+    """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring marks the best epoch of each run."""
     figure = plots.create_figure(8.4, 3.4 + looks.height(8.4))
     titles = {"loss": _("Loss (nats)"), "macro_f1": _("Macro-F1 (%)")}
     for axes, (metric, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
@@ -294,18 +294,18 @@ def draw_history(table: pd.DataFrame, looks: RunStyles) -> Figure:
     return figure
 
 
-def _figure_of_dots(width: float, groups: int, looks: RunStyles) -> Figure:
+def _create_dot_figure(width: float, groups: int, looks: RunStyles) -> Figure:
     a_group = 0.16 + 0.13 * len(looks.labels)
     return plots.create_figure(width, 1.0 + groups * max(0.36, a_group) + looks.height(width))
 
 
-def _dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: RunStyles) -> None:
-    """Draw a value with its interval for each run, one below the other, in groups by the column `of`."""
+def _draw_dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: RunStyles) -> None:
+    """Draw the value and interval of each run, one below the other, grouped by the column `of`."""
     n = len(looks.labels)
     offsets = (np.arange(n) - (n - 1) / 2) * min(0.28, 0.78 / max(1, n - 1))
     for place, name in enumerate(words):
         for __, about in table[table["of"] == name].iterrows():
-            _mark(axes, place + float(offsets[looks.labels.index(str(about["run"]))]), about, looks)
+            _draw_mark(axes, place + float(offsets[looks.labels.index(str(about["run"]))]), about, looks)
         if place:
             axes.axhline(place - 0.5, color=plots.GREY, linewidth=0.6)
     axes.set_yticks(range(len(words)), list(words.values()))
@@ -315,18 +315,18 @@ def _dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: RunS
     axes.grid(axis="x")
 
 
-def _mark(axes: Axes, place: float, about: pd.Series, looks: RunStyles, **style: Any) -> None:
+def _draw_mark(axes: Axes, place: float, about: pd.Series, looks: RunStyles, **style: Any) -> None:
     look = looks.of(str(about["run"]))
     axes.hlines(place, about["low"], about["high"], color=look["color"], linewidth=1.4)
     axes.plot(about["value"], place, markersize=5, **look, **style)
 
 
-def _on(device: str) -> dict[str, Any]:
+def _style_device(device: str) -> dict[str, Any]:
     return {} if device == "cpu" else {"markerfacecolor": "white"}
 
 
-def _trait(name: str, value: object) -> str:
-    """Return a trait as a cell says it: two lines at most, a dash where there is none."""
+def _format_trait(name: str, value: object) -> str:
+    """Format a trait for a table cell: at most two lines, a dash if empty."""
     text = "" if name == "squeeze_excitation" and not value else str(value)
     words = {"scratch": _("none"), "self-attention": _("self-attention")}
     if text.startswith(_WINDOWS):
@@ -336,7 +336,7 @@ def _trait(name: str, value: object) -> str:
     return ",\n".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 and len(text) > 14 else text or "–"
 
 
-def _bars(
+def _draw_bars(
     axes: Axes,
     values: pd.Series,
     looks: RunStyles,
@@ -344,7 +344,7 @@ def _bars(
     table: pd.DataFrame | None = None,
     devices: Sequence[str] = ("cpu",),
 ) -> None:
-    """Draw a bar a run with its number; of `table`, one for each device, with the interval of `latency_ms`."""
+    """Draw one bar per run with its number; with `table`, one per device with the interval of `latency_ms`."""
     labels, height = list(dict.fromkeys(values.index)), 0.7 / len(devices)
     for row, label in enumerate(labels):
         for place, device in enumerate(devices):
@@ -366,7 +366,7 @@ def _bars(
     axes.grid(axis="x")
 
 
-def _heatmap(
+def _draw_heatmap(
     table: pd.DataFrame,
     panels: Mapping[str, pd.Series],
     looks: RunStyles,
@@ -374,7 +374,7 @@ def _heatmap(
     cmap: str,
     limits: tuple[float, float],
 ) -> Figure:
-    """Draw the column `value` by run and class, a panel for each part of the table."""
+    """Draw the column `value` by run and class, one panel for each part of the table."""
     labels = [name for name in looks.labels if name in set(table["run"])]
     classes = list(dict.fromkeys(table["class"]))
     figure = plots.create_figure(3.6 + 0.48 * len(classes) * len(panels), 2.2 + 0.3 * len(labels))
@@ -385,7 +385,7 @@ def _heatmap(
             np.ma.masked_invalid(shown.to_numpy()), vmin=limits[0], vmax=limits[1], aspect="auto", cmap=cmap
         )
         for (row, column), value in np.ndenumerate(shown.to_numpy()):
-            _number(axes, row, column, float(value), limits)
+            _draw_number(axes, row, column, float(value), limits)
         axes.set_xticks(
             range(len(classes)), [plots.shorten_name(name, 14) for name in classes], rotation=40, ha="right"
         )
@@ -397,7 +397,7 @@ def _heatmap(
     return figure
 
 
-def _number(axes: Axes, row: int, column: int, value: float, limits: tuple[float, float]) -> None:
+def _draw_number(axes: Axes, row: int, column: int, value: float, limits: tuple[float, float]) -> None:
     low, high = limits
     strong = abs(value) > 0.6 * high
     points = 0 if np.isnan(value) else round(100 * value)

@@ -1,4 +1,4 @@
-"""The tables of overview: every run's main figures, what is missing, and what each chart draws."""
+"""Tables of overview: main metrics of each run, missing ones, and the data of each chart."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from avatar_bench.runs.ensembles import CombinedRun, WeightSoup
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
-Saved = Mapping[str, Result | None]  # a run's Results by block
-_NOTHING = Metric(None, 0, reason="missing")
+Saved = Mapping[str, Result | None]  # saved results of a run by block
+_MISSING = Metric(None, 0, reason="missing")
 _CURVES = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", "val/macro_f1")
 _HISTORY = ("epoch", "stage", *_CURVES)
 
-# the figures of each block that stand for it; of a pattern with a *, all that fit
+# the main metrics of each block; a pattern with a * selects all matching metrics
 MAIN_METRICS: dict[str, tuple[str, ...]] = {
     "blind_test": ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
     "robustness": ("robustness", "mean_over_severities"),
@@ -38,14 +38,16 @@ MAIN_METRICS: dict[str, tuple[str, ...]] = {
 
 
 def build_runs_table(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
-    """Give a row a run: its recipe, seed, data and main figures, each with the ends of its interval."""
+    """Return recipe, seed, data and main metrics of each run, with the ends of their intervals."""
     rows = []
     for run, results in zip(runs, saved, strict=True):
         row: dict[str, object] = {"run": run.label, "kind": name_kind(run), "recipe": run.recipe, "seed": run.seed}
         row["data_fingerprint"] = join_fingerprints(results)
         for block, patterns in MAIN_METRICS.items():
-            named = {pattern: _NOTHING for pattern in patterns if "*" not in pattern}  # a column even where all lack it
-            named |= dict(_matching(results[block], [pattern.format(score=score) for pattern in patterns]))
+            named = {
+                pattern: _MISSING for pattern in patterns if "*" not in pattern
+            }  # a column even if every run lacks it
+            named |= dict(_match_metrics(results[block], [pattern.format(score=score) for pattern in patterns]))
             for name, metric in named.items():
                 row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
         rows.append(row)
@@ -53,70 +55,72 @@ def build_runs_table(runs: Sequence[Run], saved: Sequence[Saved], score: str) ->
 
 
 def name_kind(run: Run) -> str:
-    """Return "run", or of one made of others "ensemble" or "soup"."""
+    """Return "run", or "ensemble" or "soup" for a run that combines others."""
     return "soup" if isinstance(run, WeightSoup) else "ensemble" if isinstance(run, CombinedRun) else "run"
 
 
 def list_missing(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
-    """Give a row a Result that a run lacks, and a main figure that its Result could not give, with the reason."""
+    """Return a row for each missing result of a run, and for each main metric without a value, with the reason."""
     rows: list[tuple[str, str, str, str | None]] = []
     for run, results in zip(runs, saved, strict=True):
         for block, patterns in MAIN_METRICS.items():
             if results[block] is None:
-                rows.append((run.label, block, "", _("not there, damaged, or of another checkpoint")))
-            found = _matching(results[block], [pattern.format(score=score) for pattern in patterns])
+                rows.append((run.label, block, "", _("missing, damaged, or of another checkpoint")))
+            found = _match_metrics(results[block], [pattern.format(score=score) for pattern in patterns])
             rows += [(run.label, block, name, metric.reason) for name, metric in found if metric.value is None]
     return pd.DataFrame(rows, columns=["run", "block", "metric", "reason"])
 
 
 def join_fingerprints(results: Saved) -> str:
-    """Give the fingerprint of the data that a run's Results rest on; several, joined by |, where they differ."""
+    """Return the data fingerprint of a run's results; if they differ, all of them joined by |."""
     known = (result.provenance.get("data_fingerprint") for result in results.values() if result is not None)
     return "|".join(sorted({str(each) for each in known if each}))
 
 
 def tabulate_classes(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return recall, precision and F1 of each class, and as class "" the accuracy and the macro means of all."""
+    """Return recall, precision and F1 of each class, and for class "" the accuracy and the macro means."""
     names = ("accuracy", "recall/*", "macro_precision", "precision/*", "macro_f1", "f1/*")
-    table = _long(runs, saved, "blind_test", names)
+    table = _tabulate_metrics(runs, saved, "blind_test", names)
     parts = table["metric"].astype(str).str.extract("([^/]*)/?(.*)")
     kinds = parts[0].replace("accuracy", "recall").str.removeprefix("macro_")
     return table.assign(kind=kinds, **{"class": parts[1]})
 
 
 def tabulate_robustness(runs: Sequence[Run], saved: Sequence[Saved], kinds: Sequence[str]) -> pd.DataFrame:
-    """Give the accuracy on clean images, under each corruption at severity 3, and their mean."""
-    return _long(runs, saved, "robustness", ("clean", *kinds, "robustness"))
+    """Return the accuracy on clean images, under each corruption at severity 3, and their mean."""
+    return _tabulate_metrics(runs, saved, "robustness", ("clean", *kinds, "robustness"))
 
 
 def tabulate_calibration(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Give a row a run: accuracy and the scaled ECE in 15 bins with their intervals, and the floor of the latter."""
-    table = _beside(runs, saved, {"accuracy": ("blind_test", "accuracy"), "ece": ("calibration", "scaled/ece_15")})
-    floors = [about.floor if (about := _metric(one, "calibration", "scaled/ece_15")) else None for one in saved]
+    """Return accuracy and scaled ECE in 15 bins of each run with intervals, and the floor of the ECE."""
+    table = _join_metrics(
+        runs, saved, {"accuracy": ("blind_test", "accuracy"), "ece": ("calibration", "scaled/ece_15")}
+    )
+    floors = [about.floor if (about := _get_metric(one, "calibration", "scaled/ece_15")) else None for one in saved]
     return table.merge(pd.DataFrame({"run": [run.label for run in runs], "ece_floor": floors}), on="run")
 
 
 def tabulate_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Give the mean confidence of right and of wrong answers."""
-    return _long(runs, saved, "error_bias", ("mean_confidence_correct", "mean_confidence_incorrect"))
+    """Return the mean confidence of correct and of incorrect predictions."""
+    return _tabulate_metrics(runs, saved, "error_bias", ("mean_confidence_correct", "mean_confidence_incorrect"))
 
 
 def tabulate_robustness_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return a row a run: robustness and `unbias` with their intervals, and what guessing gets of both."""
+    """Return robustness and `unbias` of each run with intervals, and the values of random guessing."""
     names = {"robustness": ("robustness", "robustness"), "unbias": ("error_bias", "unbias")}
-    table = _beside(runs, saved, names)
+    table = _join_metrics(runs, saved, names)
     chance = 1 / len(runs[0].classes)
     return table.assign(robustness_floor=chance, unbias_floor=1 - chance)
 
 
 def tabulate_ood_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return the mean confidence in each set that out_of_domain saw, the domain first, and its standard deviation."""
+    """Return mean and standard deviation of confidence in each set of out_of_domain, the evaluated one first."""
     rows = []
-    for run, result in _having(runs, saved, "out_of_domain"):
+    for run, result in _iterate_results(runs, saved, "out_of_domain"):
         for __, about in result.tables["sets"].iterrows():
             row: dict[str, object] = {"run": run.label, "set": about["set"], "kind": about["kind"], "n": about["n"]}
             for column, name in {"value": "mean_confidence", "std": "std_confidence"}.items():
-                found = result.metrics.get(f"{name}/{about['set']}", _NOTHING)
+                found = result.metrics.get(f"{name}/{about['set']}", _MISSING)
                 before = "" if column == "value" else "std_"
                 row |= {column: found.value, f"{before}low": found.low, f"{before}high": found.high}
             rows.append(row)
@@ -127,10 +131,10 @@ def tabulate_ood_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.D
 
 
 def tabulate_architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return a row a run: the traits of its network, as the block architecture read them off, and its size."""
+    """Return the traits of each network as the block architecture reports them, and its size."""
     rows = []
-    for run, result in _having(runs, saved, "architecture"):
-        if "traits" in result.tables:  # not of an older version
+    for run, result in _iterate_results(runs, saved, "architecture"):
+        if "traits" in result.tables:  # results of older versions have none
             row: dict[str, object] = {"run": run.label, "recipe": run.recipe}
             row |= {str(name): each for name, each in result.tables["traits"].astype(object).fillna("").iloc[0].items()}
             rows.append(
@@ -140,20 +144,20 @@ def tabulate_architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.Da
 
 
 def tabulate_speed_size(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return a row a run and device: its size, images a second, one at a time, and its accuracy, with intervals."""
-    table = _by_device(runs, saved, ("params_m", "macs_g", "images_per_second"))
-    return table.merge(_beside(runs, saved, {"accuracy": ("blind_test", "accuracy")}), on="run", how="left")
+    """Return size, images per second at batch size 1 and accuracy by run and device, with intervals."""
+    table = _tabulate_devices(runs, saved, ("params_m", "macs_g", "images_per_second"))
+    return table.merge(_join_metrics(runs, saved, {"accuracy": ("blind_test", "accuracy")}), on="run", how="left")
 
 
 def tabulate_costs(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return a row a run and device: milliseconds an image, with the interval, and 10^6 bytes of weights and peak."""
-    return _by_device(runs, saved, ("latency_ms", "weights_mb", "peak_memory_mb"))
+    """Return milliseconds per image, with interval, and 10^6 bytes of weights and peak memory by run and device."""
+    return _tabulate_devices(runs, saved, ("latency_ms", "weights_mb", "peak_memory_mb"))
 
 
 def tabulate_ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Give the share of each predicted class in each set that out_of_domain saw, the domain's own included."""
+    """Return the share of each predicted class in each set of out_of_domain, the evaluated one included."""
     rows = []
-    for run, result in _having(runs, saved, "out_of_domain"):
+    for run, result in _iterate_results(runs, saved, "out_of_domain"):
         for __, about in result.tables["sets"].iterrows():
             for name in result.classes:
                 share = result.metrics.get(f"share/{about['set']}/{name}")
@@ -163,87 +167,87 @@ def tabulate_ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataF
 
 
 def tabulate_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Give how much more often each class is predicted than it is there, 0 for a network that leans to none.
+    """Return by how much each class is predicted too often, 0 for an unbiased network.
 
-    On "domain", images of the classes: the share predicted minus the true one. On "ood", images of no class: minus
-    what all classes would get alike. On "corrupted": the share that corruptions add.
+    On "domain", labelled images: the predicted share minus the true one. On "ood", images outside all classes: the
+    predicted share minus that of a uniform prediction. On "corrupted": the share that corruptions add.
     """
     rows: list[tuple[str, str, str, float | None]] = []
-    for run, result in _having(runs, saved, "blind_test"):
-        rows += [(run.label, "domain", *each) for each in _lean(result)]
-    for run, result in _having(runs, saved, "out_of_domain"):
-        rows += [(run.label, "ood", *each) for each in _lean_outside(result)]
-    for run, result in _having(runs, saved, "robustness"):
-        for name, metric in _matching(result, ["bias/*"]):
+    for run, result in _iterate_results(runs, saved, "blind_test"):
+        rows += [(run.label, "domain", *each) for each in _compute_excess(result)]
+    for run, result in _iterate_results(runs, saved, "out_of_domain"):
+        rows += [(run.label, "ood", *each) for each in _compute_ood_excess(result)]
+    for run, result in _iterate_results(runs, saved, "robustness"):
+        for name, metric in _match_metrics(result, ["bias/*"]):
             rows.append((run.label, "corrupted", name.partition("/")[2], metric.value))
     return pd.DataFrame(rows, columns=["run", "on", "class", "excess"]).astype({"excess": float})
 
 
 def tabulate_history(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return a row for each run and epoch: `step` counts them through all stages, `best` marks the one kept."""
+    """Return a row for each run and epoch: `step` counts epochs over all stages, `best` marks the saved one."""
     tables = []
     for run in runs:
         table = getattr(run, "history", None)
         if table is not None and len(table):
-            kept = table.reindex(columns=_HISTORY).reset_index(drop=True)
-            kept.insert(0, "run", run.label)
-            kept.insert(1, "step", np.arange(1, len(kept) + 1))
-            tables.append(kept.assign(best=kept["epoch"] == run.record.get("best_epoch")))
+            epochs = table.reindex(columns=_HISTORY).reset_index(drop=True)
+            epochs.insert(0, "run", run.label)
+            epochs.insert(1, "step", np.arange(1, len(epochs) + 1))
+            tables.append(epochs.assign(best=epochs["epoch"] == run.record.get("best_epoch")))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", "step", *_HISTORY, "best"])
 
 
-def _lean(result: Result) -> Iterator[tuple[str, float]]:
+def _compute_excess(result: Result) -> Iterator[tuple[str, float]]:
     confusion = result.tables["confusion"].drop(columns="target", errors="ignore").to_numpy(dtype=float)
     excess = (confusion.sum(axis=0) - confusion.sum(axis=1)) / confusion.sum()
     yield from zip(result.classes, excess.tolist(), strict=True)
 
 
-def _lean_outside(result: Result) -> Iterator[tuple[str, float]]:
+def _compute_ood_excess(result: Result) -> Iterator[tuple[str, float]]:
     sets = result.tables["sets"]
     outside = sets[sets["kind"].isin(["near", "far"])]
     for name in result.classes if len(outside) else ():
         yield name, float(np.average(outside[f"share_{name}"], weights=outside["n"])) - 1 / len(result.classes)
 
 
-def _having(runs: Sequence[Run], saved: Sequence[Saved], block: str) -> Iterator[tuple[Run, Result]]:
+def _iterate_results(runs: Sequence[Run], saved: Sequence[Saved], block: str) -> Iterator[tuple[Run, Result]]:
     for run, results in zip(runs, saved, strict=True):
         if (result := results[block]) is not None:
             yield run, result
 
 
-def _matching(result: Result | None, patterns: Sequence[str]) -> list[tuple[str, Metric]]:
+def _match_metrics(result: Result | None, patterns: Sequence[str]) -> list[tuple[str, Metric]]:
     metrics = result.metrics if result else {}
     return [(name, metric) for pattern in patterns for name, metric in metrics.items() if fnmatchcase(name, pattern)]
 
 
-def _metric(results: Saved, block: str, name: str) -> Metric | None:
+def _get_metric(results: Saved, block: str, name: str) -> Metric | None:
     result = results[block]
     return result.metrics.get(name) if result else None
 
 
-def _long(runs: Sequence[Run], saved: Sequence[Saved], block: str, patterns: Sequence[str]) -> pd.DataFrame:
-    """Give a row a run and metric that has a value: value, ends of its interval, n, floor."""
+def _tabulate_metrics(runs: Sequence[Run], saved: Sequence[Saved], block: str, patterns: Sequence[str]) -> pd.DataFrame:
+    """Return a row for each run and metric with a value: value, ends of its interval, n, floor."""
     rows = [
         (run.label, name, metric.value, metric.low, metric.high, metric.n, metric.floor)
-        for run, result in _having(runs, saved, block)
-        for name, metric in _matching(result, patterns)
+        for run, result in _iterate_results(runs, saved, block)
+        for name, metric in _match_metrics(result, patterns)
         if metric.value is not None
     ]
     table = pd.DataFrame(rows, columns=["run", "metric", "value", "low", "high", "n", "floor"])
     return table.astype({"value": float, "low": float, "high": float, "floor": float})
 
 
-def _by_device(runs: Sequence[Run], saved: Sequence[Saved], names: Sequence[str]) -> pd.DataFrame:
-    """Return some metrics of efficiency, a row a run and device it was timed on; those of time with their intervals."""
+def _tabulate_devices(runs: Sequence[Run], saved: Sequence[Saved], names: Sequence[str]) -> pd.DataFrame:
+    """Return metrics of efficiency by run and device; those of time have intervals."""
     rows = []
-    for run, result in _having(runs, saved, "efficiency"):
+    for run, result in _iterate_results(runs, saved, "efficiency"):
         latency = result.tables.get("latency", pd.DataFrame())
         own = str(latency["device"].iloc[0]) if "device" in latency else "cpu"
         for device, before in {own: "", "cpu": "" if own == "cpu" else "cpu/"}.items():
             row: dict[str, object] = {"run": run.label, "device": device}
             for name in names:
                 timed = name in ("latency_ms", "images_per_second")
-                found = result.metrics.get(f"{before}{name}/b1" if timed else name, _NOTHING)
+                found = result.metrics.get(f"{before}{name}/b1" if timed else name, _MISSING)
                 row |= {name: found.value}
                 row |= {f"{name}_low": found.low, f"{name}_high": found.high} if timed else {}
             if all(row[name] is not None for name in names):
@@ -252,11 +256,11 @@ def _by_device(runs: Sequence[Run], saved: Sequence[Saved], names: Sequence[str]
     return table.astype(dict.fromkeys(table.columns[2:], float))
 
 
-def _beside(runs: Sequence[Run], saved: Sequence[Saved], names: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-    """Give a row a run that has all of some metrics, in columns of their own with the ends of their intervals."""
+def _join_metrics(runs: Sequence[Run], saved: Sequence[Saved], names: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Return a row for each run that has all the metrics, one column each, with the ends of their intervals."""
     rows = []
     for run, results in zip(runs, saved, strict=True):
-        found = {column: _metric(results, *where) for column, where in names.items()}
+        found = {column: _get_metric(results, *where) for column, where in names.items()}
         row: dict[str, object] = {"run": run.label}
         for column, about in found.items():
             if about is not None and about.value is not None:

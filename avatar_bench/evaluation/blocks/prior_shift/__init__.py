@@ -1,4 +1,4 @@
-"""prior_shift: what a run scores where the classes have other shares than in the set, corrected for them or not."""
+"""prior_shift: accuracy of a run under class proportions other than those of the data set, corrected or not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-def _mixes() -> dict[str, dict[str, float] | None]:
+def _build_default_mixes() -> dict[str, dict[str, float] | None]:
     frequent = {"50-25-25": 0.5, "70-15-15": 0.7, "80-10-10": 0.8}
     return {
         name: {"drawing": share, "real": round((1 - share) / 2, 3), "generated": round((1 - share) / 2, 3)}
@@ -35,14 +35,14 @@ def _mixes() -> dict[str, dict[str, float] | None]:
 
 @dataclass(kw_only=True)
 class PriorShift(IntervalBlock):
-    """Judge a run as if the classes had other shares, which its images are weighted to.
+    """Accuracy of a run under other class proportions, simulated by weighting its images.
 
-    `mixes` maps a name to the share of each class, of sum 1 (None: leave that mix out); `shares`, between 0 and 1, are
-    given to each class in turn, the others sharing the rest equally; `training`, the share of each class that the
-    network was trained with (None: read from the run).
+    `mixes` maps a name to the proportion of each class, of sum 1 (None: leave that mix out); `shares`, between 0 and 1,
+    are assigned to each class in turn, with the rest split equally among the others; `training` is the proportion of
+    each class in training (None: read from the run).
     """
 
-    mixes: dict[str, dict[str, float] | None] = field(default_factory=_mixes)
+    mixes: dict[str, dict[str, float] | None] = field(default_factory=_build_default_mixes)
     shares: list[float] = field(default_factory=lambda: [0.1, 0.3, 0.5, 0.7, 0.9])
     training: dict[str, float] | None = None
 
@@ -51,47 +51,51 @@ class PriorShift(IntervalBlock):
         self.require("shares", all(0 < share < 1 for share in self.shares), "numbers above 0 and below 1")
         for name, mix in self.mixes.items():
             if mix is not None and not _is_mix(mix):
-                raise ConfigError(f"block.prior_shift.mixes.{name}={mix}: expected shares of 0 to 1 with a sum of 1.")
+                raise ConfigError(
+                    f"block.prior_shift.mixes.{name}={mix}: expected proportions from 0 to 1 with a sum of 1."
+                )
         valid = self.training is None or (_is_mix(self.training) and min(self.training.values()) > 0)
-        self.require("training", valid, "null, or a share above 0 of each class with a sum of 1")
+        self.require("training", valid, "null, or a proportion above 0 for each class with a sum of 1")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give accuracy and macro-F1 under each mix: as they are, corrected by its shares, and by estimated ones.
+        """Compute accuracy and macro-F1 under each mix, uncorrected and corrected by true or estimated proportions.
 
-        Raise BlockError where a class has no image, no mix is of the run's classes, or the shares of training are
-        not known; GuardError where the class names are in the wrong order.
+        Raise BlockError if a class has no image, no mix fits the classes of the run, or the proportions of training are
+        unknown; GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         predictions = asked.take(labelled_rows(asked, dataset))
         _require_each_class(predictions, dataset)
         check_class_order(predictions, run.allow)
-        mixes = self._mixes_of(run.classes)
-        training, origin = self._training_shares(run)
-        found = {name: self._judge(predictions, training, prior) for name, prior in mixes.items()}
-        turns = self._turns(predictions, training)
+        mixes = self._select_mixes(run.classes)
+        training, origin = self._read_training_shares(run)
+        found = {name: self._compute_metrics(predictions, training, prior) for name, prior in mixes.items()}
+        varied = self._vary_shares(predictions, training)
         result = Result("prior_shift", dataset.name, len(predictions), run.classes)
         result.metrics = {
             f"{column}/{name}": found[name][column] for column in prior_shift.PRIOR_SHIFT_COLUMNS for name in mixes
         }
         result.tables = {
-            "mixes": self._in_order_of_mixes(
-                pd.DataFrame([_row(name, "", mixes[name], found[name], run.classes) for name in mixes] + turns)
+            "mixes": self._sort_share_columns(
+                pd.DataFrame([_build_row(name, "", mixes[name], found[name], run.classes) for name in mixes] + varied)
             ),
-            "priors": pd.concat([_priors(name, training, mixes[name], found[name], run.classes) for name in mixes]),
-            "predictions": _predictions_table(predictions),
+            "priors": pd.concat(
+                [_build_priors(name, training, mixes[name], found[name], run.classes) for name in mixes]
+            ),
+            "predictions": _build_predictions_table(predictions),
         }
         shares = dict(zip(run.classes, training.tolist(), strict=True))
         table = result.tables["mixes"]
         result.figures["mixes"] = figures.draw_mixes(table[table["frequent"] == ""])
-        if turns:
+        if varied:
             result.figures["shares"] = figures.draw_shares(table, run.classes, shares)
         result.provenance["training_shares"] = shares
         result.provenance["training_shares_from"] = origin
-        result.warnings = self._warnings(mixes, len(asked) - len(predictions))
+        result.warnings = self._list_warnings(mixes, len(asked) - len(predictions))
         return result
 
-    def _mixes_of(self, classes: tuple[str, ...]) -> dict[str, Floats]:
-        """Give the shares (C,) of each mix that names classes of the run alone, at least one."""
+    def _select_mixes(self, classes: tuple[str, ...]) -> dict[str, Floats]:
+        """Return the proportions (C,) of each mix whose classes the run knows; raise BlockError if there is none."""
         fitting = {
             name: np.array([mix.get(one, 0.0) for one in classes])
             for name, mix in self.mixes.items()
@@ -99,13 +103,13 @@ class PriorShift(IntervalBlock):
         }
         if not fitting:
             raise BlockError(
-                f"prior_shift: no mix is of this run's classes, {', '.join(classes)}.",
-                "Name one: 'block.prior_shift.mixes={NAME: {CLASS: SHARE, ...}}'",
+                f"prior_shift: no mix fits the classes of this run: {', '.join(classes)}.",
+                "Define one: 'block.prior_shift.mixes={NAME: {CLASS: PROPORTION, ...}}'",
             )
         return fitting
 
-    def _in_order_of_mixes(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Put the columns of the shares in the order in which the mixes name the classes: drawing, real, generated."""
+    def _sort_share_columns(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Sort the columns of proportions by the order of the classes in the mixes: drawing, real, generated."""
         named = dict.fromkeys(f"share_{name}" for mix in self.mixes.values() for name in mix or ())
         shares = [name for name in map(str, table) if name.startswith("share_")]
         ordered = sorted(shares, key=[*named, *shares].index)
@@ -113,15 +117,15 @@ class PriorShift(IntervalBlock):
             ["mix", "frequent", *ordered, *(name for name in table if name not in {"mix", "frequent", *shares})]
         ]
 
-    def _training_shares(self, run: Run) -> tuple[Floats, str]:
-        """Give the shares (C,) of the classes as the network met them in training, and where they were read."""
+    def _read_training_shares(self, run: Run) -> tuple[Floats, str]:
+        """Return the class proportions (C,) that training used, and where they were read."""
         if self.training is not None:
             if set(self.training) != set(run.classes):
                 raise BlockError(
-                    f"block.prior_shift.training: expected a share of each of {', '.join(run.classes)}, of no other."
+                    f"block.prior_shift.training: expected exactly one proportion for each of {', '.join(run.classes)}."
                 )
             return np.array([self.training[name] for name in run.classes]), "option"
-        if run.record.get("balance") in ("sampler", "loss"):  # either makes all classes weigh the same
+        if run.record.get("balance") in ("sampler", "loss"):  # either weights all classes equally
             return np.full(len(run.classes), 1 / len(run.classes)), "balance"
         counts = run.record.get("split", {}).get("train_counts")
         if counts:
@@ -130,8 +134,8 @@ class PriorShift(IntervalBlock):
             seen = np.bincount(run.training().targets, minlength=len(run.classes))
         return seen / seen.sum(), "train split"
 
-    def _judge(self, predictions: Predictions, training: Floats, prior: Floats) -> dict[str, Metric]:
-        """Give each of COLUMNS, and the estimated share of each class under `estimate/<class>`."""
+    def _compute_metrics(self, predictions: Predictions, training: Floats, prior: Floats) -> dict[str, Metric]:
+        """Compute each of COLUMNS, and the estimated proportion of each class as `estimate/<class>`."""
         mix = prior_shift.PriorShiftStatistic(
             predictions.logits.astype(np.float64) / predictions.temperature, predictions.targets, training, prior
         )
@@ -140,24 +144,26 @@ class PriorShift(IntervalBlock):
         better = dict.fromkeys(names, True) | {"prior_error": False}
         return self.bootstrap(names, mix, predictions.groups, better, floors)
 
-    def _turns(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
-        """Give the rows of the mixes in which each class in turn has each of `shares`."""
+    def _vary_shares(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
+        """Return the rows of the mixes that assign each of `shares` to each class in turn."""
         rows, classes = [], predictions.classes
         for index, frequent in enumerate(classes):
             for share in self.shares:
                 prior = prior_shift.make_prior(index, share, len(classes))
-                found = self._judge(predictions, training, prior)
-                rows.append(_row(f"{frequent} {share:g}", frequent, prior, found, classes))
+                found = self._compute_metrics(predictions, training, prior)
+                rows.append(_build_row(f"{frequent} {share:g}", frequent, prior, found, classes))
         return rows
 
-    def _warnings(self, mixes: dict[str, Floats], unknown: int) -> list[str]:
-        said = []
+    def _list_warnings(self, mixes: dict[str, Floats], unknown: int) -> list[str]:
+        messages = []
         if unknown:
-            said.append(_("{n} images without a known class are left out", n=unknown))
+            messages.append(_("{n} images without a label are left out", n=unknown))
         left = [name for name, mix in self.mixes.items() if mix is not None and name not in mixes]
         if left:
-            said.append(_("mixes that name other classes than the run's are left out: {names}", names=", ".join(left)))
-        return said
+            messages.append(
+                _("mixes with classes that the run does not have are left out: {names}", names=", ".join(left))
+            )
+        return messages
 
 
 def _is_mix(mix: dict[str, float]) -> bool:
@@ -168,11 +174,13 @@ def _require_each_class(predictions: Predictions, dataset: Dataset) -> None:
     absent = sorted(set(predictions.classes) - {predictions.classes[target] for target in predictions.targets})
     if absent:
         raise BlockError(
-            f"{dataset.name} holds no image of class {absent[0]!r}, so no weights give it a share of that class."
+            f"{dataset.name} has no image of class {absent[0]!r}, so it cannot be weighted to include that class."
         )
 
 
-def _row(mix: str, frequent: str, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]) -> dict[str, Any]:
+def _build_row(
+    mix: str, frequent: str, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]
+) -> dict[str, Any]:
     shares = {f"share_{name}": float(share) for name, share in zip(classes, prior, strict=True)}
     row: dict[str, Any] = {"mix": mix, "frequent": frequent, **shares}
     for column in prior_shift.PRIOR_SHIFT_COLUMNS:
@@ -183,7 +191,7 @@ def _row(mix: str, frequent: str, prior: Floats, found: dict[str, Metric], class
     return row
 
 
-def _priors(
+def _build_priors(
     mix: str, training: Floats, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]
 ) -> pd.DataFrame:
     estimates = [found[f"estimate/{name}"] for name in classes]
@@ -200,7 +208,7 @@ def _priors(
     )
 
 
-def _predictions_table(predictions: Predictions) -> pd.DataFrame:
+def _build_predictions_table(predictions: Predictions) -> pd.DataFrame:
     names, columns = np.array(predictions.classes), [f"prob_{name}" for name in predictions.classes]
     table = pd.DataFrame({"path": predictions.paths, "target": names[predictions.targets], "group": predictions.groups})
     return pd.concat([table, pd.DataFrame(predictions.probabilities, columns=columns)], axis=1)

@@ -1,4 +1,4 @@
-"""Figures of prior_shift: accuracy and macro-F1 under other class shares, with and without correction."""
+"""Figures of prior_shift: accuracy and macro-F1 under other class proportions, with and without correction."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from avatar_bench.metrics import plots
 from avatar_bench.metrics.prior_shift import PRIOR_PREFIXES, guessing_floor, make_prior
 
 _MOST = 6  # classes that get a panel
-# how the answers are come by: own, corrected by known shares, by estimated ones
-_LOOKS: dict[str, dict[str, Any]] = dict(
+# uncorrected, corrected by known proportions, corrected by estimated proportions
+_STYLES: dict[str, dict[str, Any]] = dict(
     zip(
         PRIOR_PREFIXES,
         ({"marker": "o", "ls": "-"}, {"marker": "s", "ls": "-"}, {"marker": "^", "ls": "--"}),
@@ -28,20 +28,21 @@ _LOOKS: dict[str, dict[str, Any]] = dict(
 
 @plots.use_style()
 def draw_mixes(table: pd.DataFrame) -> Figure:
-    """Draw accuracy and macro-F1 under each mix with intervals, and what naming the commonest class alone gets.
+    """Draw accuracy and macro-F1 under each mix with intervals, and those of always predicting the majority class.
 
-    A row of the table is one of mixes.csv; the share of each class stands below it, in the order of the columns.
+    A row of the table is one of mixes.csv; the proportion of each class is printed below it, in the order of the
+    columns.
     """
     panel = max(2.6, 1.0 + 1.05 * len(table))
     named = [column.removeprefix("share_") for column in map(str, table) if column.startswith("share_")]
     figure = plots.create_figure(2 * panel, 3.6 + 0.16 * min(len(named), _MOST))
     place = np.arange(len(table))
-    for axes, (measure, title) in zip(figure.subplots(1, 2, sharey=True), _measures().items(), strict=True):
+    for axes, (measure, title) in zip(figure.subplots(1, 2, sharey=True), _name_measures().items(), strict=True):
         for offset, way in zip((-0.2, 0.0, 0.2), PRIOR_PREFIXES, strict=True):
-            value, low, high = _columns(table, way, measure)
+            value, low, high = _read_columns(table, way, measure)
             ink = plots.GREY if way == PRIOR_PREFIXES[0] else "black"
             axes.vlines(place + offset, low, high, color=ink, linewidth=1.1)
-            axes.plot(place + offset, value, **_LOOKS[way] | {"ls": ""}, color=ink, markersize=5)
+            axes.plot(place + offset, value, **_STYLES[way] | {"ls": ""}, color=ink, markersize=5)
         axes.hlines(
             table[f"majority_{measure}"].astype(float),
             place - 0.35,
@@ -50,29 +51,29 @@ def draw_mixes(table: pd.DataFrame) -> Figure:
             linestyle="--",
             linewidth=1,
         )
-        axes.set_xticks(place, [_mix_words(row, named) for __, row in table.iterrows()])
-        axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=_("share of each class (%)"), ylabel=title, ylim=(0, 1.02))
+        axes.set_xticks(place, [_format_mix(row, named) for __, row in table.iterrows()])
+        axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=_("proportion of each class (%)"), ylabel=title, ylim=(0, 1.02))
         plots.format_percent_axis(axes.yaxis)
         axes.tick_params(labelleft=True)
         axes.grid(axis="y")
-    figure.legend(handles=_handles(lines=False), loc="outside lower center", ncols=2)
+    figure.legend(handles=_build_handles(lines=False), loc="outside lower center", ncols=2)
     return figure
 
 
 @plots.use_style()
 def draw_shares(table: pd.DataFrame, classes: Sequence[str], training: Mapping[str, float]) -> Figure:
-    """Draw accuracy, and below it macro-F1, over the share of each class in turn, the others sharing the rest equally.
+    """Draw accuracy, and below it macro-F1, over the proportion of each class, with the rest split equally.
 
-    A column is a class.
+    Each column is a class.
     """
     shown = list(classes)[:_MOST]
     figure = plots.create_figure(max(5.4, 2.4 * len(shown) + 0.5), 5.6)
     grid = figure.subplots(2, len(shown), sharex=True, sharey=True, squeeze=False)
-    grid_shares = np.linspace(0.01, 0.99, 99)  # at 0 and 1 a class is absent, and macro-F1 one of fewer classes
-    for row, (measure, title) in zip(grid, _measures().items(), strict=True):
+    grid_shares = np.linspace(0.01, 0.99, 99)  # at 0 and 1 a class is absent, so macro-F1 would have fewer classes
+    for row, (measure, title) in zip(grid, _name_measures().items(), strict=True):
         for index, (axes, name) in enumerate(zip(row, shown, strict=True)):
             own = table[table["frequent"] == name].sort_values(f"share_{name}")
-            _panel(axes, own, name, measure, plots.get_colour(index))
+            _draw_panel(axes, own, name, measure, plots.get_colour(index))
             priors = [make_prior(index, share, len(classes)) for share in grid_shares]
             commonest = [guessing_floor(f"corrected/{measure}", prior, prior) for prior in priors]
             axes.plot(grid_shares, commonest, "--", color="black", linewidth=1)
@@ -81,53 +82,55 @@ def draw_shares(table: pd.DataFrame, classes: Sequence[str], training: Mapping[s
     for axes, name in zip(grid[0], shown, strict=True):
         axes.set_title(plots.shorten_name(name))
     for axes in grid[-1]:
-        axes.set_xlabel(_("share of the class (%)"))
-    share = Line2D([], [], color=plots.GREY, linewidth=1, linestyle=":", label=_("share in training"))
-    figure.legend(handles=[*_handles(lines=True), share], loc="outside lower center", ncols=3 if len(shown) > 2 else 2)
+        axes.set_xlabel(_("proportion of the class (%)"))
+    share = Line2D([], [], color=plots.GREY, linewidth=1, linestyle=":", label=_("proportion in training"))
+    figure.legend(
+        handles=[*_build_handles(lines=True), share], loc="outside lower center", ncols=3 if len(shown) > 2 else 2
+    )
     return figure
 
 
-def _measures() -> dict[str, str]:
+def _name_measures() -> dict[str, str]:
     return {"accuracy": _("accuracy (%)"), "macro_f1": _("macro-F1 (%)")}
 
 
-def _mix_words(row: pd.Series, classes: Sequence[str]) -> str:
-    """Return the mix's name and a line for each class with a share, which says which class is the 50 of 50-25-25."""
+def _format_mix(row: pd.Series, classes: Sequence[str]) -> str:
+    """Return the name of a mix with a line per class and proportion, to show which class is the 50 of 50-25-25."""
     shares = {name: float(row[f"share_{name}"]) for name in classes if row[f"share_{name}"] > 0}
     lines = [f"{plots.shorten_name(name, 14)} {100 * share:.3g}" for name, share in list(shares.items())[:_MOST]]
     return "\n".join([plots.shorten_name(str(row["mix"]), 16), *lines, *["…"] * (len(shares) > _MOST)])
 
 
-def _panel(axes: Axes, own: pd.DataFrame, name: str, measure: str, colour: str) -> None:
+def _draw_panel(axes: Axes, own: pd.DataFrame, name: str, measure: str, colour: str) -> None:
     share = own[f"share_{name}"].to_numpy()
     for way in PRIOR_PREFIXES:
-        value, low, high = _columns(own, way, measure)
+        value, low, high = _read_columns(own, way, measure)
         ink = plots.GREY if way == PRIOR_PREFIXES[0] else colour
         if way != PRIOR_PREFIXES[-1]:  # a third band would hide the others
             axes.fill_between(share, low, high, color=ink, alpha=0.18, linewidth=0)
-        axes.plot(share, value, color=ink, markersize=3.5, **_LOOKS[way])
+        axes.plot(share, value, color=ink, markersize=3.5, **_STYLES[way])
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     for axis in (axes.xaxis, axes.yaxis):
         plots.format_percent_axis(axis)
     axes.grid(True)
 
 
-def _columns(table: pd.DataFrame, way: str, measure: str) -> list[Any]:
-    """Return a measure with both ends of its interval, which shrink to it where there is none."""
+def _read_columns(table: pd.DataFrame, way: str, measure: str) -> list[Any]:
+    """Return a measure with both ends of its interval, equal to the value if there is no interval."""
     name = f"{way}{measure}".replace("/", "_")
     value = table[name].astype(float)
     return [value, *(table[f"{name}_{end}"].astype(float).fillna(value) for end in ("low", "high"))]
 
 
-def _handles(lines: bool) -> list[Line2D]:
+def _build_handles(lines: bool) -> list[Line2D]:
     own, known, estimated = PRIOR_PREFIXES
     words = {
-        own: _("the network's own answers"),
-        known: _("corrected, shares known"),
-        estimated: _("corrected, shares estimated"),
+        own: _("uncorrected"),
+        known: _("corrected, known proportions"),
+        estimated: _("corrected, estimated proportions"),
     }
     inks = {way: plots.GREY if way == own else "black" for way in PRIOR_PREFIXES}
-    looks = {way: _LOOKS[way] if lines else _LOOKS[way] | {"ls": ""} for way in PRIOR_PREFIXES}
-    handles = [Line2D([], [], color=inks[way], label=words[way], markersize=4, **looks[way]) for way in PRIOR_PREFIXES]
-    commonest = Line2D([], [], color="black", linewidth=1, ls="--", label=_("always the commonest class"))
+    styles = {way: _STYLES[way] if lines else _STYLES[way] | {"ls": ""} for way in PRIOR_PREFIXES}
+    handles = [Line2D([], [], color=inks[way], label=words[way], markersize=4, **styles[way]) for way in PRIOR_PREFIXES]
+    commonest = Line2D([], [], color="black", linewidth=1, ls="--", label=_("always the majority class"))
     return [*handles, commonest]

@@ -1,4 +1,4 @@
-"""robustness: how much of its accuracy a run keeps when images are corrupted, or delivered as the web does."""
+"""robustness: accuracy of a run on corrupted images and on images re-encoded as web platforms do."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ MEAN_METRICS = ("robustness", "mean_over_severities")
 
 @dataclass(kw_only=True)
 class Robustness(IntervalBlock):
-    """Judge a run on images that something has happened to.
+    """Accuracy of a run on corrupted and on re-encoded images.
 
-    `corruptions` of data/corruptions.py at `severities` (3 among them) are applied `at` the network's "input" size or
-    the "native" size; `delivery` are tiers of the same module, always at the native size.
+    `corruptions` of data/corruptions at `severities` (3 among them) are applied `at` the network's "input" size or the
+    "native" size; `delivery` lists tiers of re-encoding of the same package, always at the native size.
     """
 
     severities: list[int] = field(default_factory=lambda: list(SEVERITIES))
@@ -56,34 +56,34 @@ class Robustness(IntervalBlock):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        valid = _some_of(self.severities, SEVERITIES) and 3 in self.severities
+        valid = _is_subset(self.severities, SEVERITIES) and 3 in self.severities
         self.require("severities", valid, "some of 1, 2, 3, 4, 5, with 3 among them")
-        valid = _some_of(self.corruptions, CORRUPTION_KINDS) and len(self.corruptions) > 0
+        valid = _is_subset(self.corruptions, CORRUPTION_KINDS) and len(self.corruptions) > 0
         self.require("corruptions", valid, f"one or more of {', '.join(CORRUPTION_KINDS)}")
         self.require("at", self.at in RESOLUTIONS, " or ".join(RESOLUTIONS))
         self.require(
-            "delivery", _some_of(self.delivery, DELIVERY_TIERS), f"some of {', '.join(DELIVERY_TIERS)}, or none"
+            "delivery", _is_subset(self.delivery, DELIVERY_TIERS), f"some of {', '.join(DELIVERY_TIERS)}, or none"
         )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give accuracies under every variation, what they lose, and the one-class test.
+        """Compute the accuracy under every variation, its drops, and the one-class test.
 
-        Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
+        Raise BlockError if no image is labelled, GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
         clean = asked.take(rows)
         check_class_order(clean, run.allow)
-        variations = self._variations()
+        variations = self._list_variations()
         varied = run.variations(dataset, list(variations.values()))
         found = {"clean": clean, **{name: one.take(rows) for name, one in zip(variations, varied, strict=True)}}
-        accuracies = self._shares(found, floor=1 / len(clean.classes))
-        one_class = self._one_class(found)
+        accuracies = self._compute_accuracies(found, floor=1 / len(clean.classes))
+        one_class = self._compute_one_class(found)
         result = Result("robustness", dataset.name, len(rows), clean.classes)
-        result.metrics = self._metrics(accuracies, self._paired(found), one_class)
+        result.metrics = self._collect_metrics(accuracies, self._compute_paired(found), one_class)
         result.tables = {
             "severities": tables.tabulate_severities(accuracies, len(rows)),
-            "recalls": tables.tabulate_recalls(self._recalls(found), clean),
+            "recalls": tables.tabulate_recalls(self._compute_recalls(found), clean),
             "bias": tables.tabulate_bias(one_class, self.corruptions, clean.classes),
             "one_class": tables.count_moved_predictions(found, self.corruptions),
             "predictions": tables.tabulate_predictions(found),
@@ -91,29 +91,29 @@ class Robustness(IntervalBlock):
         if self.delivery:
             result.tables["delivery"] = tables.tabulate_delivery(result.metrics, self.delivery, len(rows))
         result.figures = figures.draw(result)
-        result.figures |= self._images(run, dataset, rows, found, variations)
-        result.warnings = _warnings(clean, len(asked), accuracies["clean"])
+        result.figures |= self._draw_images(run, dataset, rows, found, variations)
+        result.warnings = _list_warnings(clean, len(asked), accuracies["clean"])
         return result
 
-    def _variations(self) -> dict[str, Variation]:
+    def _list_variations(self) -> dict[str, Variation]:
         corrupted = {f"{kind}/{k}": Corruption(kind, k, self.at) for kind in self.corruptions for k in self.severities}
         return {**corrupted, **{f"delivery/{tier}": Delivery(tier) for tier in self.delivery}}
 
     @property
-    def _whole(self) -> bool:
+    def _has_all_corruptions(self) -> bool:
         return len(self.corruptions) == len(CORRUPTION_KINDS)
 
-    def _recalls(self, found: PredictionsByVariation) -> dict[str, dict[str, Metric]]:
+    def _compute_recalls(self, found: PredictionsByVariation) -> dict[str, dict[str, Metric]]:
         clean = found["clean"]
         mine = {name: np.flatnonzero(clean.targets == index) for index, name in enumerate(clean.classes)}
         return {
-            name: self._shares({variation: one.take(rows) for variation, one in found.items()})
+            name: self._compute_accuracies({variation: one.take(rows) for variation, one in found.items()})
             for name, rows in mine.items()
             if len(rows)
         }
 
-    def _shares(self, found: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
-        """Give the share of images that is recognised under each variation; one bootstrap serves all."""
+    def _compute_accuracies(self, found: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
+        """Compute the accuracy under each variation, with one bootstrap for all."""
         groups = found["clean"].groups
         hits = {name: one.correct for name, one in found.items()}
         joint: dict[str, Metric] = {}
@@ -128,53 +128,57 @@ class Robustness(IntervalBlock):
         spread = {name: metric for name, metric in joint.items() if metric.interval}
         return {name: spread.get(name) or self.share(hit, groups, floor=floor) for name, hit in hits.items()}
 
-    def _metrics(
+    def _collect_metrics(
         self,
         accuracies: Mapping[str, Metric],
         paired: Mapping[str, Metric],
         one_class: Mapping[tuple[str, str, str], Metric],
     ) -> dict[str, Metric]:
-        lacking = Metric(None, 0, reason=_("it needs all five corruptions, and a mean over severities all of these"))
+        lacking = Metric(
+            None, 0, reason=_("it needs all five corruptions; the mean over severities also needs all severities")
+        )
         return {
-            "robustness": paired.get("robustness", lacking),  # first: what a command says of this block in one line
+            "robustness": paired.get("robustness", lacking),  # first, as it is the headline metric
             "clean": accuracies["clean"],
             **{kind: accuracies[f"{kind}/3"] for kind in self.corruptions},
             "mean_over_severities": paired.get("mean_over_severities", lacking),
             **{name: metric for name, metric in paired.items() if name not in MEAN_METRICS},
             **{name: metric for name, metric in accuracies.items() if name.startswith("delivery/")},
             **{
-                f"{what}/{c}": one if self._whole else replace(lacking, higher_is_better=one.higher_is_better)
+                f"{what}/{c}": one
+                if self._has_all_corruptions
+                else replace(lacking, higher_is_better=one.higher_is_better)
                 for (what, kind, c), one in one_class.items()
                 if not kind
             },
         }
 
-    def _paired(self, found: PredictionsByVariation) -> dict[str, Metric]:
-        """Give what sets accuracies of the same images against each other, and means of them."""
+    def _compute_paired(self, found: PredictionsByVariation) -> dict[str, Metric]:
+        """Compute the metrics that compare or average accuracies of the same images."""
         table = np.column_stack([one.correct for one in found.values()]).astype(np.float64)
 
         def statistic(weights: Floats) -> Floats:
             accuracy = weights @ table / weights.sum(axis=1, keepdims=True)
-            return np.column_stack(list(self._figures(dict(zip(found, accuracy.T, strict=True))).values()))
+            return np.column_stack(list(self._derive_metrics(dict(zip(found, accuracy.T, strict=True))).values()))
 
-        names = list(self._figures(dict.fromkeys(found, np.ones(1))))
+        names = list(self._derive_metrics(dict.fromkeys(found, np.ones(1))))
         return self.bootstrap(
             names,
             statistic,
             found["clean"].groups,
             higher_is_better={name: not name.startswith("drop/") for name in names},
             floors=dict.fromkeys(MEAN_METRICS, 1 / len(found["clean"].classes)),
-            reason=_("no image is recognised even when clean"),
+            reason=_("no clean image is classified correctly"),
         )
 
-    def _figures(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Give figures (B,) from the accuracy under each variation (B,)."""
+    def _derive_metrics(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Compute drops, relative accuracies and means (B,) from the accuracy under each variation (B,)."""
         clean = accuracy["clean"]
         kept = {kind: accuracy[f"{kind}/3"] for kind in self.corruptions}
         figures: dict[str, Floats] = {}
-        if self._whole:
+        if self._has_all_corruptions:
             kept["robustness"] = figures["robustness"] = np.mean(list(kept.values()), axis=0)
-        if self._whole and len(self.severities) == len(SEVERITIES):
+        if self._has_all_corruptions and len(self.severities) == len(SEVERITIES):
             corrupted = [accuracy[f"{kind}/{k}"] for kind in CORRUPTION_KINDS for k in SEVERITIES]
             figures["mean_over_severities"] = np.mean(corrupted, axis=0)
         kept |= {f"delivery/{tier}": accuracy[f"delivery/{tier}"] for tier in self.delivery}
@@ -182,8 +186,8 @@ class Robustness(IntervalBlock):
         some = np.where(clean > 0, clean, np.nan)
         return figures | {f"relative/{name}": share / some for name, share in kept.items()}
 
-    def _one_class(self, found: PredictionsByVariation) -> dict[tuple[str, str, str], Metric]:
-        """Give by ("bias" or "fragility", corruption or "" for the mean, class) what the one-class test finds."""
+    def _compute_one_class(self, found: PredictionsByVariation) -> dict[tuple[str, str, str], Metric]:
+        """Return the metrics of the one-class test by ("bias" or "fragility", corruption or "" for the mean, class)."""
         clean, size = found["clean"], len(found["clean"].classes)
 
         def count(kind: str, weights: Floats) -> Floats:
@@ -202,7 +206,7 @@ class Robustness(IntervalBlock):
         found_by_name = self.bootstrap(names, statistic, clean.groups, better, floors=dict.fromkeys(names, 0.0))
         return dict(zip(keys, found_by_name.values(), strict=True))
 
-    def _images(
+    def _draw_images(
         self,
         run: Run,
         dataset: Dataset,
@@ -210,26 +214,26 @@ class Robustness(IntervalBlock):
         found: PredictionsByVariation,
         variations: Mapping[str, Variation],
     ) -> dict[str, Figure]:
-        """Show what was done to the image that is misread about as often as images are on the mean."""
+        """Draw all variations of the image whose error rate is closest to the mean."""
         wrong = np.mean([~found[name].correct for name in variations], axis=0)
         typical = int(np.abs(wrong - wrong.mean()).argmin())
         row = int(rows[typical])
         image, seed = dataset.image(row), derive_seed(str(dataset.frame["sha256"].iat[row]))
         shown = {name: apply_variation(one, image, run.preprocessing, seed) for name, one in variations.items()}
-        verdicts = {name: one.take(np.array([typical])) for name, one in found.items()}
-        return figures.draw_images({"clean": run.preprocessing(image), **shown}, verdicts)
+        predictions = {name: one.take(np.array([typical])) for name, one in found.items()}
+        return figures.draw_images({"clean": run.preprocessing(image), **shown}, predictions)
 
 
-def _some_of(given: Collection[object], whole: Collection[object]) -> bool:
+def _is_subset(given: Collection[object], whole: Collection[object]) -> bool:
     return len(set(given)) == len(given) and set(given) <= set(whole)
 
 
-def _warnings(clean: Predictions, asked: int, accuracy: Metric) -> list[str]:
-    said = warn_unlabelled(asked - len(clean), asked)
+def _list_warnings(clean: Predictions, asked: int, accuracy: Metric) -> list[str]:
+    messages = warn_unlabelled(asked - len(clean), asked)
     counts = np.bincount(clean.targets, minlength=len(clean.classes))
-    said += [
+    messages += [
         _("The set has no image of class {name}.", name=n) for n, k in zip(clean.classes, counts, strict=True) if not k
     ]
     if accuracy.low is not None and accuracy.low <= 1 / len(clean.classes):
-        said.append(_("Clean accuracy may be chance, and who guesses loses nothing: the drops say little."))
-    return said
+        messages.append(_("Clean accuracy is not significantly above chance, so drops in accuracy mean little."))
+    return messages

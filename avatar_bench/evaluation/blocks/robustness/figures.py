@@ -1,4 +1,4 @@
-"""The figures of the block robustness."""
+"""Figures of robustness."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Image = NDArray[np.uint8]
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw every figure that tables and metrics hold."""
+    """Draw every figure of the tables and metrics."""
     chance = 1 / len(result.classes)
     kinds = [kind for kind in CORRUPTION_KINDS if kind in result.metrics]
     tiers = [name for name in result.metrics if name.startswith("delivery/")]
@@ -36,24 +36,24 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def draw_bars(metrics: Mapping[str, Metric], names: Sequence[str], n: int, chance: float) -> Figure:
-    """Draw accuracies of n images as bars with their intervals, those that cannot be had left out."""
+    """Draw accuracies of n images as bars with intervals, without those that have no value."""
     shown = {name: metrics[name] for name in names if metrics[name].value is not None}
     value, low, high = (
         np.array([getattr(one, end) for one in shown.values()], dtype=float) for end in ("value", "low", "high")
     )
-    label = _("share of the images that are recognised (%)")
-    said = [name_variation(name) for name in shown]
-    return plots.draw_interval_bars(said, value, low, high, [n] * len(shown), label=label, chance=chance)
+    label = _("accuracy (%)")
+    labels = [name_variation(name) for name in shown]
+    return plots.draw_interval_bars(labels, value, low, high, [n] * len(shown), label=label, chance=chance)
 
 
 @plots.use_style()
 def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw accuracy with its interval, and each class's recall, against severity, a panel a corruption."""
+    """Draw accuracy with its interval, and each class's recall, against severity, one panel per corruption."""
     kinds = list(dict.fromkeys(table["corruption"]))[1:]
     figure = plots.create_figure(0.8 + 1.75 * max(2, len(kinds)), 2.9)
     panels = np.atleast_1d(figure.subplots(1, len(kinds), sharey=True))
     for axes, kind in zip(panels, kinds, strict=True):
-        _recall_lines(axes, recalls, kind, classes)
+        _draw_recall_lines(axes, recalls, kind, classes)
         rows = table[table["corruption"].isin(["clean", kind])]
         low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
         axes.fill_between(rows["severity"], low, high, color="black", alpha=0.15, linewidth=0)
@@ -62,7 +62,7 @@ def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequenc
         axes.set(title=name_variation(kind), xlabel=_("severity"), xlim=(-0.2, 5.2), ylim=(0, 1.02))
         axes.set_xticks(range(6))
         axes.grid(True)
-    panels[0].set_ylabel(_("share recognised (%)"))
+    panels[0].set_ylabel(_("accuracy and recall (%)"))
     plots.format_percent_axis(panels[0].yaxis)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -76,12 +76,12 @@ def draw_one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     figure = plots.create_figure(7.6, 1.5 + 0.5 * len(kinds))
     left, right = figure.subplots(1, 2, sharey=True)
     titles = {
-        "fragility": _("recall that a class loses\nwhen it alone is corrupted (points)"),
-        "bias": _("share of predictions that a class gains\nwhen one class is corrupted (points)"),
+        "fragility": _("drop in recall of a class\nwhen only it is corrupted (points)"),
+        "bias": _("rise in share of predictions of a class\nwhen one class is corrupted (points)"),
     }
     for axes, (what, title) in zip((left, right), titles.items(), strict=True):
         for index, name in enumerate(classes):
-            _dots(axes, table[table["class"] == name], what, index, len(classes))
+            _draw_dots(axes, table[table["class"] == name], what, index, len(classes))
         axes.axvline(0, color="black", linewidth=1)
         axes.set_xlabel(title)
         axes.grid(axis="x")
@@ -92,19 +92,19 @@ def draw_one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def draw_images(images: Mapping[str, Image], verdicts: Mapping[str, Predictions]) -> dict[str, Figure]:
-    """Draw one image under every corruption and severity, and after every tier, with what it is taken for."""
+def draw_images(images: Mapping[str, Image], predictions: Mapping[str, Predictions]) -> dict[str, Figure]:
+    """Draw one image under every corruption and severity, and after every tier, with its predictions."""
     corrupted = {name: image for name, image in images.items() if not name.startswith("delivery/")}
-    drawn = {"images": _corruption_wall(corrupted, verdicts)}
+    drawn = {"images": _draw_corruption_wall(corrupted, predictions)}
     if len(corrupted) < len(images):
         shown = [name for name in images if name == "clean" or name not in corrupted]
-        titles = [f"{name_variation(name)}\n{_format_prediction(verdicts[name])[0]}" for name in shown]
+        titles = [f"{name_variation(name)}\n{_format_prediction(predictions[name])[0]}" for name in shown]
         drawn["images_delivered"] = plots.draw_gallery([images[name] for name in shown], titles)
     return drawn
 
 
 def name_variation(name: str) -> str:
-    """Give the words for a corruption, a tier or a mean of them."""
+    """Return the name of a corruption, a tier or a mean of them in the current language."""
     words = {
         "clean": _("clean"),
         **name_corruptions(),
@@ -114,29 +114,29 @@ def name_variation(name: str) -> str:
         "delivery/thumbnail_64": _("thumbnail of 64 px"),
         "delivery/thumbnail_128": _("thumbnail of 128 px"),
         "delivery/webp": _("WebP 75"),
-        "delivery/double_jpeg": _("JPEG twice"),
+        "delivery/double_jpeg": _("double JPEG"),
         "delivery/screenshot": _("screenshot"),
     }
     return words[name]
 
 
 @plots.use_style()
-def _corruption_wall(images: Mapping[str, Image], verdicts: Mapping[str, Predictions]) -> Figure:
+def _draw_corruption_wall(images: Mapping[str, Image], predictions: Mapping[str, Predictions]) -> Figure:
     pairs = [name.split("/") for name in images if name != "clean"]
     kinds, levels = list(dict.fromkeys(kind for kind, __ in pairs)), sorted({level for __, level in pairs})
     figure = plots.create_figure(1.3 * (len(levels) + 1) + 0.3, 1.5 * len(kinds) + 0.3)
     grid = figure.subplots(len(kinds), len(levels) + 1, squeeze=False)
     for row, kind in zip(grid, kinds, strict=True):
         for axes, name in zip(row, ["clean", *(f"{kind}/{level}" for level in levels)], strict=True):
-            said, index = _format_prediction(verdicts[name])
+            text, index = _format_prediction(predictions[name])
             axes.imshow(images[name])
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-            axes.set_xlabel(said, fontsize=7, color=plots.get_colour(index))
+            axes.set_xlabel(text, fontsize=7, color=plots.get_colour(index))
         row[0].set_ylabel(name_variation(kind))
     for axes, level in zip(grid[0], ["0", *levels], strict=True):
         axes.set_title(_("severity {k}", k=level) if level != "0" else _("clean"), fontsize=9)
-    clean = verdicts["clean"]
+    clean = predictions["clean"]
     figure.supxlabel(_("true class: {name}", name=clean.classes[int(clean.targets[0])]), fontsize=9)
     return figure
 
@@ -146,7 +146,7 @@ def _format_prediction(one: Predictions) -> tuple[str, int]:
     return f"{plots.shorten_name(one.classes[index], 14)}, {one.confidence[0]:.0%}", index
 
 
-def _recall_lines(axes: Axes, recalls: pd.DataFrame, kind: str, classes: Sequence[str]) -> None:
+def _draw_recall_lines(axes: Axes, recalls: pd.DataFrame, kind: str, classes: Sequence[str]) -> None:
     for index, name in enumerate(classes):
         mine = recalls[recalls["class"] == name].set_index("variation")["recall"]
         levels = [level for level in range(6) if level == 0 or f"{kind}/{level}" in mine.index]
@@ -156,7 +156,7 @@ def _recall_lines(axes: Axes, recalls: pd.DataFrame, kind: str, classes: Sequenc
             axes.plot(levels, values, color=plots.get_colour(index), linewidth=1.2, label=label)
 
 
-def _dots(axes: Axes, table: pd.DataFrame, what: str, index: int, classes: int) -> None:
+def _draw_dots(axes: Axes, table: pd.DataFrame, what: str, index: int, classes: int) -> None:
     rows = np.arange(len(table)) + 0.6 * ((index + 0.5) / classes - 0.5)
     value, low, high = (100 * table[f"{what}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
     axes.hlines(rows, low, high, color=plots.get_colour(index), linewidth=1.2)

@@ -1,4 +1,4 @@
-"""The tables of the block robustness."""
+"""Tables of robustness."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from avatar_bench.results.result import Metric
 
 
 def tabulate_severities(accuracies: Mapping[str, Metric], n: int) -> pd.DataFrame:
-    """Give accuracy by corruption and severity, clean as severity 0; `groups` counts the independent units of n."""
-    rows = [("clean", 0, "", *_ends(accuracies["clean"]), n, accuracies["clean"].n)]
+    """Return accuracy by corruption and severity, clean as severity 0; `groups` counts the independent units of n."""
+    rows = [("clean", 0, "", *_get_ends(accuracies["clean"]), n, accuracies["clean"].n)]
     for name, metric in accuracies.items():
         kind, _, severity = name.partition("/")
         if kind in CORRUPTION_PARAMETERS:
             parameter = str(CORRUPTION_PARAMETERS[kind][int(severity) - 1])
-            rows.append((kind, int(severity), parameter, *_ends(metric), n, metric.n))
+            rows.append((kind, int(severity), parameter, *_get_ends(metric), n, metric.n))
     columns = ["corruption", "severity", "parameter", "accuracy", "low", "high", "n", "groups"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def tabulate_delivery(metrics: Mapping[str, Metric], tiers: Sequence[str], n: int) -> pd.DataFrame:
-    """Give accuracy after each tier, and what it lost."""
-    rows = [(tier, *_ends(metrics[f"delivery/{tier}"]), n, *_ends(metrics[f"drop/delivery/{tier}"])) for tier in tiers]
+    """Return the accuracy after each tier, and its drop."""
+    rows = [
+        (tier, *_get_ends(metrics[f"delivery/{tier}"]), n, *_get_ends(metrics[f"drop/delivery/{tier}"]))
+        for tier in tiers
+    ]
     return pd.DataFrame(rows, columns=["tier", "accuracy", "low", "high", "n", "drop", "drop_low", "drop_high"])
 
 
 def tabulate_recalls(found: Mapping[str, Mapping[str, Metric]], clean: Predictions) -> pd.DataFrame:
-    """Give the recall of each class under each variation; absent classes have no row."""
+    """Return the recall of each class under each variation; absent classes have no row."""
     counts = dict(zip(clean.classes, np.bincount(clean.targets, minlength=len(clean.classes)), strict=True))
     rows = [
-        (variation, name, *_ends(metric), counts[name], metric.n)
+        (variation, name, *_get_ends(metric), counts[name], metric.n)
         for name, shares in found.items()
         for variation, metric in shares.items()
     ]
@@ -45,9 +48,9 @@ def tabulate_recalls(found: Mapping[str, Mapping[str, Metric]], clean: Predictio
 def tabulate_bias(
     found: Mapping[tuple[str, str, str], Metric], kinds: Sequence[str], classes: Sequence[str]
 ) -> pd.DataFrame:
-    """Give bias and fragility of each class under each corruption at severity 3."""
+    """Return bias and fragility of each class under each corruption at severity 3."""
     rows = [
-        (kind, name, *_ends(found["bias", kind, name]), *_ends(found["fragility", kind, name]))
+        (kind, name, *_get_ends(found["bias", kind, name]), *_get_ends(found["fragility", kind, name]))
         for kind in kinds
         for name in classes
     ]
@@ -56,7 +59,7 @@ def tabulate_bias(
 
 
 def count_moved_predictions(found: Mapping[str, Predictions], kinds: Sequence[str]) -> pd.DataFrame:
-    """Count the predictions of each class's images, clean and when that class is transformed at severity 3."""
+    """Count the predictions for each class's images, clean and when that class is corrupted at severity 3."""
     clean, rows = found["clean"], []
     for kind in kinds:
         before, after = (
@@ -70,7 +73,7 @@ def count_moved_predictions(found: Mapping[str, Predictions], kinds: Sequence[st
 
 
 def tabulate_predictions(found: Mapping[str, Predictions]) -> pd.DataFrame:
-    """Give a row an image and variation: all that the block's figures are computed from."""
+    """Return a row for each image and variation; the block's metrics can be recomputed from it."""
     names = np.array(found["clean"].classes)
     frames = [
         pd.DataFrame(
@@ -89,5 +92,5 @@ def tabulate_predictions(found: Mapping[str, Predictions]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _ends(metric: Metric) -> tuple[float | None, float | None, float | None]:
+def _get_ends(metric: Metric) -> tuple[float | None, float | None, float | None]:
     return metric.value, metric.low, metric.high

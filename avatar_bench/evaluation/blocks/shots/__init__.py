@@ -1,4 +1,4 @@
-"""shots: how accuracy grows with the number of training images a class."""
+"""shots: accuracy as a function of the number of training images per class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BOOTSTRAP = "bootstrap by seed and group"
 
 
 class Point(NamedTuple):
-    """Name a point of a curve: the recipe, and how many images a class it was trained on."""
+    """Point of a learning curve: the recipe and the number of training images per class."""
 
     recipe: str
     shots: int
@@ -36,64 +36,64 @@ class Point(NamedTuple):
 
 @dataclass(kw_only=True)
 class Shots(IntervalCompareBlock):
-    """Compare runs that differ in `mode.shots`, each number drawn and trained with one or several seeds."""
+    """Comparison of runs that differ in `mode.shots`, each number drawn and trained with one or several seeds."""
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the learning curve of each recipe; runs that were trained on all images are left out.
+        """Compute the learning curve of each recipe; runs trained on all images are left out.
 
-        Raise BlockError where there are fewer than two numbers of shots, or the runs cannot be set side by side.
+        Raise BlockError if there are fewer than two numbers of shots, or if the runs cannot be aligned.
         """
-        kept = [place for place, run in enumerate(runs) if _shots(run)]
-        numbers = {_shots(runs[place]) for place in kept}
+        places_used = [place for place, run in enumerate(runs) if _read_shots(run)]
+        numbers = {_read_shots(runs[place]) for place in places_used}
         if len(numbers) < 2:
             raise BlockError(
-                f"A learning curve needs runs of two or more numbers of shots, and there are {len(numbers)}.",
+                f"A learning curve needs runs with at least two numbers of shots; these have {len(numbers)}.",
                 "Train them with: avatar-bench train sweep=shots",
             )
-        used, sets = [runs[place] for place in kept], [datasets[place] for place in kept]
+        used, sets = [runs[place] for place in places_used], [datasets[place] for place in places_used]
         found = align_predictions(used, sets)
-        points = _points(used)
-        judged = Recipes.of({f"{p.recipe}/{p.shots}": places for p, places in points.items()}, used, found)
-        drawn = {"accuracy": judged.draw(self), "macro_f1": judged.draw(self, build_macro_f1_statistic(found))}
+        points = _group_points(used)
+        recipes = Recipes.of({f"{p.recipe}/{p.shots}": places for p, places in points.items()}, used, found)
+        drawn = {"accuracy": recipes.draw(self), "macro_f1": recipes.draw(self, build_macro_f1_statistic(found))}
         result = Result("shots", sets[0].name, len(found[0]), found[0].classes)
-        by_run = result.tables["runs"] = _runs_table(used, points, found)
-        curve = result.tables["curve"] = self._curve(points, judged, drawn, by_run)
-        guessing = _guessing(found[0])
-        result.metrics = _metrics(curve, guessing) | self._gains(curve, drawn["accuracy"])
+        by_run = result.tables["runs"] = _build_runs_table(used, points, found)
+        curve = result.tables["curve"] = self._build_curve(points, recipes, drawn, by_run)
+        guessing = _compute_guessing(found[0])
+        result.metrics = _build_metrics(curve, guessing) | self._compute_gains(curve, drawn["accuracy"])
         result.figures["curve"] = figures.draw_curve(curve, by_run, guessing)
-        result.arrays["answers"] = _answers(found)
+        result.arrays["answers"] = _collect_arrays(found)
         result.warnings = warn_unlabelled(len(sets[0]) - len(found[0]), len(sets[0])) + warn_about_seeds(
-            judged.seeds_by_recipe
+            recipes.seeds_by_recipe
         )
-        if len(kept) < len(runs):
-            left = len(runs) - len(kept)
-            told = _("Left out, as not trained on a number of shots: {n} of {all} runs.", n=left, all=len(runs))
-            result.warnings.append(told)
+        if len(places_used) < len(runs):
+            left = len(runs) - len(places_used)
+            message = _("Skipped runs that were trained without `mode.shots`: {n} of {all}.", n=left, all=len(runs))
+            result.warnings.append(message)
         return result
 
-    def _curve(
-        self, points: Mapping[Point, Sequence[int]], judged: Recipes, drawn: Mapping[str, Floats], by_run: pd.DataFrame
+    def _build_curve(
+        self, points: Mapping[Point, Sequence[int]], recipes: Recipes, drawn: Mapping[str, Floats], by_run: pd.DataFrame
     ) -> pd.DataFrame:
-        accuracies = judged.accuracies(self, drawn["accuracy"]).values()
+        accuracies = recipes.accuracies(self, drawn["accuracy"]).values()
         lows, highs = stats.percentiles(drawn["macro_f1"], self.level)
         rows = []
         for (point, runs), accuracy, low, high in zip(points.items(), accuracies, lows, highs, strict=True):
             own = by_run.iloc[list(runs)]
-            sizes = (len(runs), judged.right.shape[1], judged.units)
+            sizes = (len(runs), recipes.right.shape[1], recipes.units)
             values = (accuracy.value, accuracy.low, accuracy.high, accuracy.interval)
             rows.append((*point, *sizes, *values, own["macro_f1"].mean(), low, high, own["accuracy"].std(ddof=1)))
         f1s = ["macro_f1", "macro_f1_low", "macro_f1_high"]
         columns = ["recipe", "shots", "seeds", "n", "groups", "accuracy", "low", "high", "interval", *f1s]
         return pd.DataFrame(rows, columns=[*columns, "spread_over_seeds"])
 
-    def _gains(self, curve: pd.DataFrame, drawn: Floats) -> dict[str, Metric]:
-        """Give what each doubling of the images adds to accuracy, of each recipe with two numbers or more."""
+    def _compute_gains(self, curve: pd.DataFrame, drawn: Floats) -> dict[str, Metric]:
+        """Compute the gain in accuracy per doubling of the images for each recipe with two numbers or more."""
         found = {}
         for recipe, rows in curve.groupby("recipe", sort=False).indices.items():
             if len(rows) > 1:
-                slope = _per_doubling(curve["shots"].to_numpy()[rows])
+                slope = _weigh_doublings(curve["shots"].to_numpy()[rows])
                 low, high = stats.percentiles(drawn[:, rows] @ slope, self.level)
-                name = "gain_per_doubling" if _alone(curve) else f"gain_per_doubling/{recipe}"
+                name = "gain_per_doubling" if _has_one_recipe(curve) else f"gain_per_doubling/{recipe}"
                 value = float(curve["accuracy"].to_numpy()[rows] @ slope)
                 found[name] = metric_with_interval(
                     value, float(low), float(high), int(curve["groups"].iloc[0]), _BOOTSTRAP
@@ -101,23 +101,23 @@ class Shots(IntervalCompareBlock):
         return found
 
 
-def _shots(run: Run) -> int:
+def _read_shots(run: Run) -> int:
     return int((run.config.get("mode") or {}).get("shots") or 0)
 
 
-def _points(runs: Sequence[Run]) -> dict[Point, list[int]]:
-    """Give the runs of each point, by recipe and then by number of shots."""
+def _group_points(runs: Sequence[Run]) -> dict[Point, list[int]]:
+    """Return the runs of each point, by recipe and then by number of shots."""
     found: dict[Point, list[int]] = {}
     for recipe, places in group_across_option(runs, "mode.shots").items():
-        for place in sorted(places, key=lambda place: _shots(runs[place])):
-            found.setdefault(Point(recipe, _shots(runs[place])), []).append(place)
+        for place in sorted(places, key=lambda place: _read_shots(runs[place])):
+            found.setdefault(Point(recipe, _read_shots(runs[place])), []).append(place)
     return found
 
 
-def _runs_table(
+def _build_runs_table(
     runs: Sequence[Run], points: Mapping[Point, Sequence[int]], found: Sequence[Predictions]
 ) -> pd.DataFrame:
-    """Give a row a run, in the order of the runs."""
+    """Return a row for each run, in the order of the runs."""
     point_of = {place: point for point, places in points.items() for place in places}
     f1 = build_macro_f1_statistic(found)(np.ones((1, len(found[0]))))[0]
     rows = [
@@ -127,18 +127,18 @@ def _runs_table(
     return pd.DataFrame(rows, columns=["recipe", "shots", "run", "seed", "accuracy", "macro_f1"])
 
 
-def _guessing(known: Predictions) -> tuple[float, float]:
+def _compute_guessing(known: Predictions) -> tuple[float, float]:
     """Return the expected accuracy of a uniform guess, and the macro-F1 of its expected confusion matrix."""
     classes = len(known.classes)
     mix = np.bincount(known.targets, minlength=classes) / len(known)
     return 1 / classes, float(np.mean(2 * mix[mix > 0] / (classes * mix[mix > 0] + 1)))
 
 
-def _metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Metric]:
-    """Give accuracy, macro-F1 and the spread over seeds of each point."""
+def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Metric]:
+    """Return accuracy, macro-F1 and the spread over seeds of each point."""
     found = {}
     for __, row in curve.iterrows():
-        name = str(row["shots"]) if _alone(curve) else f"{row['recipe']}/{row['shots']}"
+        name = str(row["shots"]) if _has_one_recipe(curve) else f"{row['recipe']}/{row['shots']}"
         ends = (float(row["low"]), float(row["high"]))
         found[f"accuracy/{name}"] = metric_with_interval(
             float(row["accuracy"]), *ends, row["groups"], row["interval"], floor=guessing[0]
@@ -155,19 +155,19 @@ def _metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Me
     return found
 
 
-def _per_doubling(shots: ArrayLike) -> Floats:
-    """Give the weights of values at these numbers that make the slope of a least-squares line over log2(shots)."""
+def _weigh_doublings(shots: ArrayLike) -> Floats:
+    """Return the weights of the values that yield the slope of a least-squares line over log2(shots)."""
     doublings = np.log2(np.asarray(shots, dtype=np.float64))
     centred = doublings - doublings.mean()
     return np.asarray(centred / (centred**2).sum())
 
 
-def _alone(curve: pd.DataFrame) -> bool:
+def _has_one_recipe(curve: pd.DataFrame) -> bool:
     return curve["recipe"].nunique() == 1
 
 
-def _answers(found: Sequence[Predictions]) -> dict[str, np.ndarray]:
-    """Give what every figure here rests on: a row a run, in the order of runs.csv, a column an image."""
+def _collect_arrays(found: Sequence[Predictions]) -> dict[str, np.ndarray]:
+    """Return the arrays behind all metrics: a row for each run, in the order of runs.csv, a column for each image."""
     first = found[0]
     predicted = np.stack([one.predicted for one in found])
     return {"predicted": predicted, "target": first.targets, "path": first.paths, "group": first.groups}

@@ -1,4 +1,4 @@
-"""The figure of shots: learning curves over the number of images a class."""
+"""Figure of shots: learning curves over the number of images per class."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from avatar_bench.metrics import plots
 
 @plots.use_style()
 def draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, float]) -> Figure:
-    """Draw accuracy and macro-F1 over shots, a line a recipe with intervals, a dot a run, and both of `guessing`."""
+    """Draw accuracy and macro-F1 over shots, one line per recipe with intervals, one dot per run, and guessing."""
     names = list(dict.fromkeys(table["recipe"]))
     figure = plots.create_figure(8.4, 3.3 + 0.2 * ((len(names) + 2) // 3))
     left, right = figure.subplots(1, 2)
     for place, (name, shown) in enumerate(zip(names, plots.shorten_names(names, 40), strict=True)):
         own, single = table[table["recipe"] == name], runs[runs["recipe"] == name]
-        # a little to the side, so that intervals of two recipes do not cover each other
+        # shifted, so that intervals of recipes do not overlap
         aside = 1 + 0.03 * (place - (len(names) - 1) / 2)
         for axes, value, low, high in (
             (left, "accuracy", "low", "high"),
@@ -31,7 +31,7 @@ def draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, f
             axes.vlines(shots, own[low], own[high], color=colour, linewidth=1.2)
             axes.plot(single["shots"] * aside * 1.012, single[value], ".", color=colour, markersize=3, alpha=0.6)
     for axes, label, chance in zip((left, right), (_("accuracy (%)"), _("macro-F1 (%)")), guessing, strict=True):
-        _label(axes, label, sorted(set(table["shots"])))
+        _label_axes(axes, label, sorted(set(table["shots"])))
         line = axes.axhline(chance, color="black", linestyle="--", linewidth=1)
     handles, labels = left.get_legend_handles_labels()
     handles += [Line2D([], [], linestyle="", marker=".", color=plots.GREY, markersize=4), line]
@@ -40,10 +40,10 @@ def draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, f
     return figure
 
 
-def _label(axes: Axes, value: str, shots: list[int]) -> None:
+def _label_axes(axes: Axes, value: str, shots: list[int]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(shots, [str(number) for number in shots])
     axes.xaxis.set_minor_locator(NullLocator())
     plots.format_percent_axis(axes.yaxis)
-    axes.set(xlabel=_("images a class (log scale)"), ylabel=value)
+    axes.set(xlabel=_("images per class (log scale)"), ylabel=value)
     axes.grid(True)

@@ -1,4 +1,4 @@
-"""significance: which recipes are told apart on one set, and which are tied."""
+"""significance: which recipes differ significantly on one data set, and which are statistically tied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from avatar_bench.evaluation.block import align_predictions, group_by_recipe, me
 from avatar_bench.evaluation.blocks.significance import figures
 from avatar_bench.evaluation.seeds import Recipes, build_balanced_accuracy_statistic, warn_about_seeds
 from avatar_bench.i18n import _
-from avatar_bench.metrics import paired, stats
+from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 from avatar_bench.results.result import Metric, Result
 
@@ -30,53 +30,55 @@ Floats = NDArray[np.float64]
 
 @dataclass(kw_only=True)
 class Significance(recipe_pairs.PairwiseBlock):
-    """Compare the accuracy of every two recipes on the same images.
+    """Comparison of the accuracy of every two recipes on the same images.
 
-    Two are told apart where p, by Holm over all pairs, is below `alpha` and the interval of their difference leaves
-    out 0. `power` is the chance of that which `n_required` and `detectable_difference` ask for.
+    Two differ significantly if p, by Holm over all pairs, is below `alpha` and the interval of their difference
+    excludes 0. `power` is the probability of detection that `n_required` and `detectable_difference` assume.
     """
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give p-values, differences and a ranking with its ties; of single runs where all are of one recipe.
+        """Compute p-values, differences and a ranking with its ties; of single runs if all share one recipe.
 
-        Raise BlockError where the runs cannot be set side by side, GuardError where a class order is wrong.
+        Raise BlockError if the runs cannot be aligned, GuardError if the class names are in the wrong order.
         """
         found = align_predictions(runs, datasets)
         members = group_by_recipe(runs)
         if len(members) == 1:
             members = {run.label: [place] for place, run in enumerate(runs)}
-        judged = Recipes.of(members, runs, found)
-        drawn = judged.draw(self)
+        recipes = Recipes.of(members, runs, found)
+        drawn = recipes.draw(self)
         result = Result("significance", datasets[0].name, len(found[0]), found[0].classes)
-        accuracies = judged.accuracies(self, drawn)
-        order = sorted(range(len(members)), key=lambda place: -_value(accuracies[judged.names[place]]))
-        pairs = result.tables["pairs"] = self._pairs(judged, drawn, order)
-        ranking = _ranking(judged, accuracies, drawn, pairs, order, self.level)
-        ranking = result.tables["ranking"] = self._against_guessing(ranking, judged, found)
-        result.metrics = self._metrics(pairs, ranking, judged) | {
+        accuracies = recipes.accuracies(self, drawn)
+        order = sorted(range(len(members)), key=lambda place: -_round_value(accuracies[recipes.names[place]]))
+        pairs = result.tables["pairs"] = self._compare_pairs(recipes, drawn, order)
+        ranking = _build_ranking(recipes, accuracies, drawn, pairs, order, self.level)
+        ranking = result.tables["ranking"] = self._compare_with_guessing(ranking, recipes, found)
+        result.metrics = self._build_metrics(pairs, ranking, recipes) | {
             f"accuracy/{name}": metric for name, metric in accuracies.items()
         }
         result.figures = {
-            "ranking": figures.draw_ranking(ranking, judged.names),
+            "ranking": figures.draw_ranking(ranking, recipes.names),
             "differences": figures.draw_differences(pairs, list(ranking["recipe"])),
         }
-        result.arrays = {"answers": _answers(judged, found[0], runs)}
+        result.arrays = {"answers": _collect_arrays(recipes, found[0], runs)}
         result.warnings = warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0])) + warn_about_seeds(
-            judged.seeds_by_recipe
+            recipes.seeds_by_recipe
         )
-        result.warnings += _about_guessing(ranking)
+        result.warnings += _warn_about_guessing(ranking)
         return result
 
-    def _against_guessing(self, ranking: pd.DataFrame, judged: Recipes, found: Sequence[Predictions]) -> pd.DataFrame:
-        """Add the balanced accuracy of each recipe with its interval, and whether that lies above guessing."""
+    def _compare_with_guessing(
+        self, ranking: pd.DataFrame, recipes: Recipes, found: Sequence[Predictions]
+    ) -> pd.DataFrame:
+        """Add the balanced accuracy of each recipe with its interval, and whether it is above guessing."""
         statistic, guessing = build_balanced_accuracy_statistic(found), guessing_level(found[0].targets)
         each = statistic(np.ones((1, len(found[0]))))[0]
-        values = [float(each[list(runs)].mean()) for runs in judged.members.values()]
-        ends = np.column_stack(stats.percentiles(judged.draw(self, statistic), self.level))
-        ends[ends[:, 0] >= ends[:, 1]] = np.nan  # every resample gives the same value
+        values = [float(each[list(runs)].mean()) for runs in recipes.members.values()]
+        ends = np.column_stack(stats.percentiles(recipes.draw(self, statistic), self.level))
+        ends[ends[:, 0] >= ends[:, 1]] = np.nan  # all resamples are equal
         lows = [None if np.isnan(low) else float(low) for low in ends[:, 0]]
         better = [
-            beats_guessing(value, low, judged.units, guessing, self.level)
+            beats_guessing(value, low, recipes.units, guessing, self.level)
             for value, low in zip(values, lows, strict=True)
         ]
         columns = {
@@ -86,32 +88,32 @@ class Significance(recipe_pairs.PairwiseBlock):
             "guessing": guessing,
             "better_than_guessing": better,
         }
-        order = [judged.names.index(name) for name in ranking["recipe"]]
+        order = [recipes.names.index(name) for name in ranking["recipe"]]
         added = pd.DataFrame(columns).take(order).reset_index(drop=True)
         return ranking.join(added)
 
-    def _pairs(self, judged: Recipes, drawn: Floats, order: Sequence[int]) -> pd.DataFrame:
-        """Give a row for every two recipes, the better one as a."""
+    def _compare_pairs(self, recipes: Recipes, drawn: Floats, order: Sequence[int]) -> pd.DataFrame:
+        """Return a row for every two recipes, with the better one as a."""
         rows = [
-            recipe_pairs.compare_pair(judged, drawn, a, b, self.level, self.power, self.alpha)
+            recipe_pairs.compare_pair(recipes, drawn, a, b, self.level, self.power, self.alpha)
             for a, b in combinations(order, 2)
         ]
         return recipe_pairs.mark_significant(pd.DataFrame(rows), self.alpha)
 
-    def _metrics(self, pairs: pd.DataFrame, ranking: pd.DataFrame, judged: Recipes) -> dict[str, Metric]:
-        closest = pairs.iloc[0]  # the best and the second
-        n, units = int(closest["n"]), judged.units
+    def _build_metrics(self, pairs: pd.DataFrame, ranking: pd.DataFrame, recipes: Recipes) -> dict[str, Metric]:
+        closest = pairs.iloc[0]  # the best two recipes
+        n, units = int(closest["n"]), recipes.units
         gain = (closest["difference"], closest["low"], closest["high"])
         detectable = recipe_pairs.find_detectable_difference(closest, self.power, self.alpha)
         needed = None if np.isnan(closest["n_required"]) else float(closest["n_required"])
-        equal = _("the best two are right equally often")
-        few = _("too few images on which the best two differ")
+        equal = _("the best two recipes are equally accurate")
+        few = _("the best two recipes differ on too few images")
         return {
-            "best_accuracy": _best(ranking, units),
+            "best_accuracy": _get_best(ranking, units),
             "significant_pairs": Metric(float(pairs["significant"].sum()), len(pairs), higher_is_better=None),
-            "better_than_guessing": _better_than_guessing(ranking),
+            "better_than_guessing": _count_better_than_guessing(ranking),
             "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
-            "gain_over_second": metric_with_interval(*gain, units, "paired bootstrap"),
+            "gain_over_second": metric_with_interval(*gain, units, "paired bootstrap by group"),
             "detectable_difference": Metric(
                 detectable, n, higher_is_better=False, reason=few if detectable is None else None
             ),
@@ -119,83 +121,83 @@ class Significance(recipe_pairs.PairwiseBlock):
         }
 
 
-def _value(metric: Metric) -> float:
+def _round_value(metric: Metric) -> float:
     assert metric.value is not None
-    return round(metric.value, 12)  # means over seeds differ in their last digits
+    return round(metric.value, 12)  # equal means over seeds may differ in their last digits
 
 
-def _ranking(
-    judged: Recipes,
+def _build_ranking(
+    recipes: Recipes,
     accuracies: dict[str, Metric],
     drawn: Floats,
     pairs: pd.DataFrame,
     order: Sequence[int],
     level: float,
 ) -> pd.DataFrame:
-    names = [judged.names[place] for place in order]
+    names = [recipes.names[place] for place in order]
     metrics = [accuracies[name] for name in names]
-    places = np.quantile(paired.ranks(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
-    apart = _apart(pairs, names)
+    places = np.quantile(paired_tests.ranks(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
+    significant = _find_significant(pairs, names)
     return pd.DataFrame(
         {
             "recipe": names,
-            "seeds": judged.sizes[list(order)],
-            "n": judged.right.shape[1],
-            "groups": judged.units,
+            "seeds": recipes.sizes[list(order)],
+            "n": recipes.right.shape[1],
+            "groups": recipes.units,
             "accuracy": [metric.value for metric in metrics],
             "low": [metric.low for metric in metrics],
             "high": [metric.high for metric in metrics],
             "interval": [metric.interval for metric in metrics],
-            "rank": paired.ranks([_value(metric) for metric in metrics]),
+            "rank": paired_tests.ranks([_round_value(metric) for metric in metrics]),
             "rank_low": places[0, list(order)],
             "rank_high": places[1, list(order)],
-            "tied_with_best": ~apart[0],
-            "letters": paired.assign_letters(paired.find_tie_groups(apart), len(names)),
+            "tied_with_best": ~significant[0],
+            "letters": paired_tests.assign_letters(paired_tests.find_tie_groups(significant), len(names)),
         }
     )
 
 
-def _apart(pairs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Give which two recipes are told apart, (R, R)."""
+def _find_significant(pairs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which pairs of recipes differ significantly, (R, R)."""
     place = {name: index for index, name in enumerate(names)}
-    apart = np.zeros((len(names), len(names)), dtype=bool)
+    significant = np.zeros((len(names), len(names)), dtype=bool)
     for row in pairs[pairs["significant"]].itertuples():
-        apart[place[str(row.a)], place[str(row.b)]] = apart[place[str(row.b)], place[str(row.a)]] = True
-    return apart
+        significant[place[str(row.a)], place[str(row.b)]] = significant[place[str(row.b)], place[str(row.a)]] = True
+    return significant
 
 
-def _best(ranking: pd.DataFrame, units: int) -> Metric:
+def _get_best(ranking: pd.DataFrame, units: int) -> Metric:
     first = ranking.iloc[0]
     return Metric(float(first["accuracy"]), units, float(first["low"]), float(first["high"]), str(first["interval"]))
 
 
-def _better_than_guessing(ranking: pd.DataFrame) -> Metric:
+def _count_better_than_guessing(ranking: pd.DataFrame) -> Metric:
     found, n = ranking["better_than_guessing"], len(ranking)
     if found.isna().any():
-        return Metric(None, n, higher_is_better=None, reason=_("the set holds too few classes for it"))
+        return Metric(None, n, higher_is_better=None, reason=_("the data set has too few classes"))
     return Metric(float(found.sum()), n, higher_is_better=None)
 
 
-def _about_guessing(ranking: pd.DataFrame) -> list[str]:
+def _warn_about_guessing(ranking: pd.DataFrame) -> list[str]:
     guess = ranking[ranking["better_than_guessing"].eq(False)]
     if not len(guess):
         return []
     level = f"{guess['guessing'].iloc[0]:.3f}"
     if len(guess) == len(ranking):
         return [
-            _("None of the {n} is better than guessing: a balanced accuracy of {level}.", n=len(guess), level=level)
+            _("None of the {n} recipes is better than guessing (balanced accuracy {level}).", n=len(guess), level=level)
         ]
     names = ", ".join(guess["recipe"])
-    return [_("No better than guessing (a balanced accuracy of {level}): {names}.", level=level, names=names)]
+    return [_("No better than guessing (balanced accuracy {level}): {names}.", level=level, names=names)]
 
 
-def _answers(judged: Recipes, predictions: Predictions, runs: Sequence[Run]) -> dict[str, np.ndarray]:
-    """Give what every figure here rests on: a row a run, a column an image."""
-    recipe = {run: name for name, members in judged.members.items() for run in members}
+def _collect_arrays(recipes: Recipes, predictions: Predictions, runs: Sequence[Run]) -> dict[str, np.ndarray]:
+    """Return the arrays behind all metrics: a row for each run, a column for each image."""
+    recipe = {run: name for name, members in recipes.members.items() for run in members}
     return {
-        "right": judged.right,
+        "right": recipes.right,
         "recipe": np.array([recipe[place] for place in range(len(runs))], dtype=np.str_),
-        "seed": np.array(judged.seeds),
+        "seed": np.array(recipes.seeds),
         "path": predictions.paths,
         "group": predictions.groups,
     }

@@ -1,4 +1,4 @@
-"""The figures of significance: the ranking with its ties, and the differences of every two recipes."""
+"""Figures of significance: the ranking with its ties, and the pairwise differences."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
-_SMALLEST = 0.05  # of accuracy: what the colours of the differences reach at least
+_SMALLEST = 0.05  # of accuracy: lower limit of the range of the colour map
 
 
 @plots.use_style()
 def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Draw the accuracy of each recipe with its interval, the best on top, and a line through those that are tied.
+    """Draw the accuracy of each recipe with its interval, the best at the top, and a line through tied recipes.
 
-    Recipes that are no better than guessing have hollow markers, which the title explains.
-    `names` gives the recipes in the order that fixes their colours.
+    Hollow markers are recipes no better than guessing, as the title explains. `names` is the order of the recipes that
+    fixes their colours.
     """
     rows = np.arange(len(table))
     guess = table["better_than_guessing"].eq(False).to_numpy()
@@ -39,14 +39,15 @@ def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     if guess.any():
         axes.set_title(_("hollow: no better than guessing"), loc="left", fontsize=9)
     axes.set_yticks(
-        rows, [_row_name(*each) for each in zip(plots.shorten_names(table["recipe"], 32), table["seeds"], strict=True)]
+        rows,
+        [_format_row(*each) for each in zip(plots.shorten_names(table["recipe"], 32), table["seeds"], strict=True)],
     )
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
     for column, letter in enumerate(letters):
         own = rows[table["letters"].str.contains(letter).to_numpy()]
-        # dots, as a recipe between two that are tied need not be
+        # dots mark the tied recipes: the line also crosses recipes that are not tied
         ties.plot([column] * len(own), own, "o-", color="black", linewidth=1.2, markersize=4)
         ties.annotate(letter, (column, own[0]), (0, 4), textcoords="offset points", ha="center", fontsize=8)
     ties.set(xlim=(-0.7, len(letters) - 0.3), xticks=[], xlabel=_("ties"))
@@ -57,14 +58,14 @@ def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 @plots.use_style()
 def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
-    """Draw how many points of accuracy the recipe of each row is ahead of that of each column; a star if told apart."""
+    """Draw the difference in accuracy (points), row minus column, of every two recipes; a star if significant."""
     place = {name: index for index, name in enumerate(order)}
     value = np.full((len(order), len(order)), np.nan)
     star = np.zeros(value.shape, dtype=bool)
-    for first, second, ahead, told in pairs[["a", "b", "difference", "significant"]].to_numpy(object):
+    for first, second, ahead, significant in pairs[["a", "b", "difference", "significant"]].to_numpy(object):
         a, b = place[first], place[second]
         value[a, b], value[b, a] = 100 * ahead, -100 * ahead
-        star[a, b] = star[b, a] = told
+        star[a, b] = star[b, a] = significant
     most = max(100 * _SMALLEST, float(np.nanmax(np.abs(value))))
     figure = plots.create_figure(max(6.8, 3.6 + 0.55 * len(order)), max(4.4, 2.0 + 0.46 * len(order)))
     axes = figure.subplots()
@@ -72,17 +73,17 @@ def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     names = plots.shorten_names(order, 30)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
-    axes.set_title(_("Row minus column; * and bold: told apart"), loc="left", fontsize=9)
+    axes.set_title(_("Row minus column; * and bold: significantly different"), loc="left", fontsize=9)
     axes.spines[:].set_visible(False)
     for (row, column), points in np.ndenumerate(value):
         shown = "0.0" if abs(points) < 0.05 else f"{points:+.1f}"
-        said = "–" if np.isnan(points) else f"{shown}{' *' if star[row, column] else ''}".replace("-", "−")
+        text = "–" if np.isnan(points) else f"{shown}{' *' if star[row, column] else ''}".replace("-", "−")
         ink = "white" if abs(points) > 0.7 * most else "black"
         weight = "bold" if star[row, column] else "normal"
-        axes.text(column, row, said, ha="center", va="center", color=ink, fontsize=7.5, fontweight=weight)
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7.5, fontweight=weight)
     figure.colorbar(image, ax=axes, shrink=0.9, label=_("difference in accuracy (points)"))
     return figure
 
 
-def _row_name(recipe: str, seeds: int) -> str:
+def _format_row(recipe: str, seeds: int) -> str:
     return recipe + ("" if seeds == 1 else "\n" + _("{n} seeds", n=seeds))

@@ -1,4 +1,4 @@
-"""transformers: what attention, sharpness-aware minimisation and pretraining are worth under one protocol."""
+"""transformers: the effect of attention, sharpness-aware minimisation and pretraining under one protocol."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Transformers(recipe_pairs.PairwiseBlock):
-    """Compare recipes that differ in network, optimizer and start, in pairs where they differ in one of these alone.
+    """Comparison of recipes by network, optimizer and initial weights, in pairs that differ in exactly one of them.
 
-    Two are told apart where p, by Holm over all pairs, is below `alpha` and the interval of their difference leaves
-    out 0. `power` is the chance of that which `detectable` and `n_required` ask for.
+    Two differ significantly if p, by Holm over all pairs, is below `alpha` and the interval of their difference
+    excludes 0. `power` is the probability of detection that `detectable` and `n_required` assume.
     """
 
     reads_results: ClassVar[bool] = True
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give a row a recipe, the pairs, what the settings have in common, and published figures of others.
+        """Compute the metrics of each recipe, the pairs and the protocol, and add published accuracies.
 
-        Raise BlockError where there are fewer than two runs, they cannot be set side by side, or one has no network;
-        GuardError where a class order is wrong.
+        Raise BlockError if there are fewer than two runs, they cannot be aligned, or one has no network; GuardError if
+        the class names are in the wrong order.
         """
         found = align_predictions(runs, datasets)
-        judged = Recipes.of(group_by_recipe(runs), runs, found)
-        own = [read_traits([runs[place] for place in members]) for members in judged.members.values()]
-        drawn = judged.draw(self)
-        measured = tables.compute_metrics(self, judged, found, own, drawn)
-        saved, missing = tables.read_saved_metrics(judged.members, runs, datasets[0].name)
-        by_recipe = {name: measured[name] | saved[name] for name in judged.names}
+        recipes = Recipes.of(group_by_recipe(runs), runs, found)
+        own = [read_traits([runs[place] for place in members]) for members in recipes.members.values()]
+        drawn = recipes.draw(self)
+        measured = tables.compute_metrics(self, recipes, found, own, drawn)
+        saved, missing = tables.read_saved_metrics(recipes.members, runs, datasets[0].name)
+        by_recipe = {name: measured[name] | saved[name] for name in recipes.names}
         result = Result("transformers", datasets[0].name, len(found[0]), found[0].classes)
-        table = tables.build_recipes_table(judged, own, by_recipe)
+        table = tables.build_recipes_table(recipes, own, by_recipe)
         found_pairs = find_pairs(own)
-        compared = tables.build_pairs_table(judged, own, found_pairs, drawn, self, self.power, self.alpha)
-        interactions = tables.build_interactions_table(judged, find_crossed_pairs(found_pairs), drawn, self.level)
+        compared = tables.build_pairs_table(recipes, own, found_pairs, drawn, self, self.power, self.alpha)
+        interactions = tables.build_interactions_table(recipes, find_crossed_pairs(found_pairs), drawn, self.level)
         result.tables = {
             "recipes": table,
             "pairs": compared,
             "interactions": interactions,
-            "protocol": tabulate_protocol(judged.names, own),
+            "protocol": tabulate_protocol(recipes.names, own),
             "missing": missing,
             "history": tables.read_history(),
             "study": tables.build_study_table(table),
         }
-        result.metrics = _metrics(by_recipe, compared, interactions, judged)
+        result.metrics = _build_metrics(by_recipe, compared, interactions, recipes)
         result.figures = {
             "accuracy": figures.draw_accuracy(table),
             "history": figures.draw_history(result.tables["history"]),
@@ -72,26 +72,28 @@ class Transformers(recipe_pairs.PairwiseBlock):
             result.figures["differences"] = figures.draw_differences(compared, interactions, table)
         result.warnings = [
             *warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0])),
-            *warn_about_seeds(judged.seeds_by_recipe),
+            *warn_about_seeds(recipes.seeds_by_recipe),
             *warnings.warn_about_protocol(result.tables["protocol"], own),
-            *warnings.warn_about_families(judged.names, own, found_pairs),
+            *warnings.warn_about_families(recipes.names, own, found_pairs),
             *warnings.warn_about_pairs(compared),
             *warnings.warn_about_interactions(interactions),
         ]
         return result
 
 
-def _metrics(
-    figures_of: dict[str, dict[str, Metric]], compared: pd.DataFrame, interactions: pd.DataFrame, judged: Recipes
+def _build_metrics(
+    figures_of: dict[str, dict[str, Metric]], compared: pd.DataFrame, interactions: pd.DataFrame, recipes: Recipes
 ) -> dict[str, Metric]:
     found = {f"{figure}/{name}": metric for name, own in figures_of.items() for figure, metric in own.items()}
     found["significant_pairs"] = Metric(float(compared["significant"].sum()), len(compared), higher_is_better=None)
     for _, row in compared.iterrows():
-        found[f"difference/{row['a']} minus {row['b']}"] = _difference(row, judged.units)
+        found[f"difference/{row['a']} minus {row['b']}"] = _build_difference(row, recipes.units)
     for _, row in interactions.iterrows():
-        found[f"interaction/{row['a_sam']} minus {row['b_sam']}"] = _difference(row, judged.units)
+        found[f"interaction/{row['a_sam']} minus {row['b_sam']}"] = _build_difference(row, recipes.units)
     return found
 
 
-def _difference(row: pd.Series, units: int) -> Metric:
-    return metric_with_interval(row["difference"], row["low"], row["high"], units, "paired bootstrap", better=None)
+def _build_difference(row: pd.Series, units: int) -> Metric:
+    return metric_with_interval(
+        row["difference"], row["low"], row["high"], units, "paired bootstrap by group", better=None
+    )

@@ -1,4 +1,4 @@
-"""The figures of transformers: accuracy by recipe and by seconds of training, pairs, accuracies of others."""
+"""Figures of transformers: accuracy by recipe and by training time, pairwise differences, published accuracies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MARKERS = dict(zip(FAMILIES, "osD^", strict=True))
 
 
 def translate_families() -> dict[str, str]:
-    """Give the words for each family of networks, by its name."""
+    """Return the name of each family of networks in the current language."""
     return {
         "convolutional": _("convolutions"),
         "transformer": _("transformer"),
@@ -31,7 +31,7 @@ def translate_families() -> dict[str, str]:
 
 
 def sort_by_family(table: pd.DataFrame) -> pd.DataFrame:
-    """Give the recipes family by family, the most accurate of each first."""
+    """Sort the recipes by family and then by decreasing accuracy."""
     order = table["family"].map(list(FAMILIES).index)
     return table.assign(_order=order).sort_values(["_order", "accuracy"], ascending=[True, False], kind="stable")
 
@@ -43,36 +43,36 @@ def draw_accuracy(table: pd.DataFrame) -> Figure:
     figure = plots.create_figure(7.0, 1.4 + 0.42 * len(rows))
     axes = figure.subplots()
     for place, (__, row) in enumerate(rows.iterrows()):
-        axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=_colour(row["family"]), linewidth=1.6)
-        axes.plot(row["accuracy"], place, **_look(row["family"], row["sam"]))
+        axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=_get_colour(row["family"]), linewidth=1.6)
+        axes.plot(row["accuracy"], place, **_style(row["family"], row["sam"]))
     families = rows["family"].to_numpy()
     for last in np.flatnonzero(families[1:] != families[:-1]):
         axes.axhline(last + 0.5, color=plots.GREY, linewidth=0.8)
-    names = _disambiguate([_name(row) for __, row in rows.iterrows()], rows["recipe"])
+    names = _disambiguate([_format_name(row) for __, row in rows.iterrows()], rows["recipe"])
     axes.set_yticks(range(len(rows)), [f"{number}  {name}" for number, name in enumerate(names, 1)])
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
-    _legend(figure, rows["family"], _("with SAM") if rows["sam"].any() else "")
+    _draw_legend(figure, rows["family"], _("with SAM") if rows["sam"].any() else "")
     return figure
 
 
 @plots.use_style()
 def draw_cost(table: pd.DataFrame) -> Figure:
-    """Draw accuracy against the seconds that training took, numbered as in `draw_accuracy`; hollow with SAM."""
+    """Draw accuracy against training time in seconds, numbered as in `draw_accuracy`; hollow with SAM."""
     rows = sort_by_family(table).assign(number=range(1, len(table) + 1))
     figure = plots.create_figure(6.4, 3.8)
     axes = figure.subplots()
     known = rows[rows["train_seconds"].notna()]
     for __, row in known.iterrows():
         at = row["train_seconds"]
-        axes.vlines(at, row["accuracy_low"], row["accuracy_high"], color=_colour(row["family"]), linewidth=1.2)
-        axes.plot(at, row["accuracy"], **_look(row["family"], row["sam"]))
+        axes.vlines(at, row["accuracy_low"], row["accuracy_high"], color=_get_colour(row["family"]), linewidth=1.2)
+        axes.plot(at, row["accuracy"], **_style(row["family"], row["sam"]))
     set_log_axis(axes, "x", known["train_seconds"])
     axes.set(xlabel=_("seconds of training (log scale)"), ylabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.yaxis)
     axes.grid(True)
-    _legend(figure, known["family"], _("with SAM") if known["sam"].any() else "")
+    _draw_legend(figure, known["family"], _("with SAM") if known["sam"].any() else "")
     columns = {"train_seconds": "x", "accuracy": "y", "accuracy_low": "low", "accuracy_high": "high"}
     number_points(figure, axes, known.rename(columns=columns))
     return figure
@@ -80,48 +80,48 @@ def draw_cost(table: pd.DataFrame) -> Figure:
 
 @plots.use_style()
 def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: pd.DataFrame) -> Figure:
-    """Draw the difference in accuracy of each pair with its interval, and in grey what would go unseen.
+    """Draw the difference in accuracy of each pair with its interval, and in grey the undetectable range.
 
-    Below stand the differences of two gains by SAM, as diamonds.
+    Diamonds below are differences between two gains from SAM.
     """
     about = recipes.set_index("recipe")
     rows = len(pairs) + len(interactions)
     figure = plots.create_figure(7.0, 1.5 + 0.46 * rows)
     axes = figure.subplots()
     for place, (__, row) in enumerate(pairs.iterrows()):
-        if np.isnan(row["detectable"]):  # no difference would have been seen
+        if np.isnan(row["detectable"]):  # no difference is detectable
             axes.axhspan(place - 0.35, place + 0.35, color="#E0E0E0", linewidth=0)
         else:
             axes.barh(place, 200 * row["detectable"], left=-100 * row["detectable"], height=0.7, color="#E0E0E0")
-        told = bool(row["significant"])
-        axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.6 if told else 1.0)
-        axes.plot(100 * row["difference"], place, "o", color="black", fillstyle="full" if told else "none")
+        is_significant = bool(row["significant"])
+        axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.6 if is_significant else 1.0)
+        axes.plot(100 * row["difference"], place, "o", color="black", fillstyle="full" if is_significant else "none")
     for place, (__, row) in enumerate(interactions.iterrows(), start=len(pairs)):
         axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.0)
         axes.plot(100 * row["difference"], place, "D", color="black", markersize=5, fillstyle="none")
     axes.axvline(0, color=plots.GREY, linestyle="--", linewidth=1)
     shown = pd.concat([pairs[["low", "high"]], interactions[["low", "high"]]]).to_numpy(float)
     grey = pairs["detectable"].max()
-    # no narrower than 2 points each way, or nothing at all would look like a precise figure
+    # at least 2 points each way, so that a tiny difference does not fill the figure
     ends = 100 * np.array([*shown.ravel(), -grey, grey, -0.02, 0.02])
     low, high = np.nanmin(ends), np.nanmax(ends)
     axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    names = _disambiguate([_pair_name(row, about) for __, row in pairs.iterrows()], pairs["a"])
+    names = _disambiguate([_format_pair(row, about) for __, row in pairs.iterrows()], pairs["a"])
     names += _disambiguate(
-        [_interaction_name(row, about) for __, row in interactions.iterrows()], interactions["a_sam"]
+        [_format_interaction(row, about) for __, row in interactions.iterrows()], interactions["a_sam"]
     )
     axes.set_yticks(range(rows), names)
     axes.set(ylim=(rows - 0.4, -0.6), xlabel=_("difference in accuracy (points)"))
     axes.grid(axis="x")
     handles = [
-        Line2D([], [], color="black", marker="o", label=_("told apart")),
-        Line2D([], [], color="black", marker="o", fillstyle="none", label=_("not told apart")),
-        Line2D([], [], color="#E0E0E0", linewidth=7, label=_("would likely go unseen")),
+        Line2D([], [], color="black", marker="o", label=_("significantly different")),
+        Line2D([], [], color="black", marker="o", fillstyle="none", label=_("statistically tied")),
+        Line2D([], [], color="#E0E0E0", linewidth=7, label=_("likely undetectable")),
     ]
     if len(interactions):
         axes.axhline(len(pairs) - 0.5, color=plots.GREY, linewidth=0.8)
         handles.append(
-            Line2D([], [], color="black", marker="D", fillstyle="none", label=_("difference of two gains, untested"))
+            Line2D([], [], color="black", marker="D", fillstyle="none", label=_("difference of two gains, not tested"))
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(interactions) else 3)
     return figure
@@ -129,12 +129,12 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
 
 @plots.use_style()
 def draw_history(table: pd.DataFrame) -> Figure:
-    """Draw published top-1 accuracies on ImageNet-1k, a row a network by year; hollow where self-supervised."""
+    """Draw published top-1 accuracies on ImageNet-1k, a row per network by year; hollow if self-supervised."""
     figure = plots.create_figure(6.8, 1.5 + 0.24 * len(table))
     axes = figure.subplots()
     for place, (__, row) in enumerate(table.iterrows()):
         axes.plot(
-            row["published_top1"], place, **_look(row["family"], str(row["training"]).startswith("self-supervised"))
+            row["published_top1"], place, **_style(row["family"], str(row["training"]).startswith("self-supervised"))
         )
         millions = _("{number} M", number=f"{row['published_params_m']:g}")
         beside = axes.get_yaxis_transform()
@@ -144,24 +144,24 @@ def draw_history(table: pd.DataFrame) -> Figure:
         axes.axhline(last + 0.5, color="#E3E3E3", linewidth=0.6)
     axes.set_yticks(range(len(table)), [f"{row['network']}  {row['year']}" for __, row in table.iterrows()])
     axes.set(xlim=(0.6, 0.92), ylim=(len(table) - 0.4, -0.6), xlabel=_("published top-1 accuracy on ImageNet-1k (%)"))
-    axes.set_title(_("Published figures, not measured here; on the right the parameters"), loc="left", fontsize=9)
+    axes.set_title(_("Published accuracies, not measured here; right: parameters"), loc="left", fontsize=9)
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
-    _legend(figure, table["family"], _("self-supervised"))
+    _draw_legend(figure, table["family"], _("self-supervised"))
     return figure
 
 
 @plots.use_style()
 def draw_study(table: pd.DataFrame) -> Figure:
-    """Draw the accuracies that the study typed in as crosses, and those measured here on avatars with intervals.
+    """Draw the accuracies that the study reported as crosses, and those measured here on avatars with intervals.
 
-    What it typed in of a set that it does not name has a panel of its own: it cannot be compared with avatars.
+    Accuracies reported for an unnamed data set have their own panel: they cannot be compared with avatars.
     """
     figure = plots.create_figure(8.2, 1.8 + 0.36 * len(table))
     unnamed, avatars = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(table))
     on_avatars = table["reported_on"] == "avatars"
-    typed = {"color": plots.GREY, "label": _("typed in by the study")}
+    typed = {"color": plots.GREY, "label": _("reported by the study")}
     for axes, own in ((unnamed, ~on_avatars), (avatars, on_avatars)):
         axes.plot(table["reported_accuracy"].where(own), places, "x", **typed)
         plots.format_percent_axis(axes.xaxis)
@@ -170,37 +170,37 @@ def draw_study(table: pd.DataFrame) -> Figure:
     avatars.plot(table["accuracy"], places, "o", color="black", label=_("measured here, with interval"))
     recipes = plots.shorten_names(table["recipe"].fillna(table["reason"]), 40)
     names = [
-        _("{network}, its block {number}", network=network, number=number) + f"\n{recipe}"
+        _("{network} (block {number} of the study)", network=network, number=number) + f"\n{recipe}"
         for network, number, recipe in zip(table["network"], table["block"], recipes, strict=True)
     ]
     avatars.set_yticks(places, names)
-    unnamed.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("top-1 accuracy (%)"), title=_("A set that is not named"))
+    unnamed.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("top-1 accuracy (%)"), title=_("Unnamed data set"))
     avatars.set(xlabel=_("accuracy (%)"), title=_("Avatars"))
-    figure.suptitle(_("No code that the study published computes its figures"), fontsize=9)
+    figure.suptitle(_("The study published no code that computes its numbers"), fontsize=9)
     figure.legend(*avatars.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
-def _colour(family: str) -> str:
+def _get_colour(family: str) -> str:
     return plots.get_colour(FAMILIES.index(family))
 
 
-def _look(family: str, hollow: bool) -> dict[str, Any]:
-    fill = "white" if hollow else _colour(family)
-    return {"marker": _MARKERS[family], "color": _colour(family), "markerfacecolor": fill, "markersize": 6}
+def _style(family: str, hollow: bool) -> dict[str, Any]:
+    fill = "white" if hollow else _get_colour(family)
+    return {"marker": _MARKERS[family], "color": _get_colour(family), "markerfacecolor": fill, "markersize": 6}
 
 
-def _legend(figure: Figure, families: pd.Series, hollow: str) -> None:
+def _draw_legend(figure: Figure, families: pd.Series, hollow: str) -> None:
     words = translate_families()
     there = [family for family in FAMILIES if family in set(families)]
-    handles = [Line2D([], [], linestyle="", label=words[family], **_look(family, False)) for family in there]
+    handles = [Line2D([], [], linestyle="", label=words[family], **_style(family, False)) for family in there]
     if hollow:
-        handles.append(Line2D([], [], linestyle="", label=hollow, **_look(there[0], True)))
+        handles.append(Line2D([], [], linestyle="", label=hollow, **_style(there[0], True)))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
 
 
-def _start(row: pd.Series) -> str:
-    """Say what a recipe began with: published weights by their tag alone, as that says what trained them."""
+def _format_start(row: pd.Series) -> str:
+    """Return the initial weights of a recipe; published weights by their tag, which names their training."""
     if row["start"] == SCRATCH:
         return _("from scratch")
     return (
@@ -211,35 +211,34 @@ def _start(row: pd.Series) -> str:
 
 
 def _disambiguate(names: list[str], recipes: Iterable[str]) -> list[str]:
-    """Add the recipe to names that several have: such recipes differ in their settings."""
+    """Add the recipe to names that occur several times: such recipes differ in their settings."""
     pairs = zip(names, plots.shorten_names(recipes, 40), strict=True)
     return [f"{name}\n{recipe}" if names.count(name) > 1 else name for name, recipe in pairs]
 
 
-def _name(row: pd.Series) -> str:
+def _format_name(row: pd.Series) -> str:
     seeds = "" if row["seeds"] == 1 else ", " + _("{n} seeds", n=row["seeds"])
     sam = ", SAM" if row["sam"] else ""
-    return f"{plots.shorten_name(row['architecture'], 34)}\n{plots.shorten_name(_start(row), 24)}{sam}{seeds}"
+    return f"{plots.shorten_name(row['architecture'], 34)}\n{plots.shorten_name(_format_start(row), 24)}{sam}{seeds}"
 
 
-def _pair_name(row: pd.Series, about: pd.DataFrame) -> str:
+def _format_pair(row: pd.Series, about: pd.DataFrame) -> str:
     a, b = about.loc[row["a"]], about.loc[row["b"]]
     sam = ", SAM" if a["sam"] else ""
-    name, start = plots.shorten_name(a["architecture"], 30), plots.shorten_name(_start(a), 20)
+    name, start = plots.shorten_name(a["architecture"], 30), plots.shorten_name(_format_start(a), 20)
     if row["changed"] == SAM:
         return f"{name}, {start}\n" + _("with SAM minus without")
     if row["changed"] == SAM_AT_COST:
-        return f"{name}, {start}\n" + _("with SAM minus without, in as many passes")
+        return f"{name}, {start}\n" + _("with SAM minus without, with equal passes")
     if row["changed"] == START:
-        return f"{name}{sam}\n{start} − {plots.shorten_name(_start(b), 20)}"
-    return (
-        f"{name}, {start}{sam}\n− {plots.shorten_name(b['architecture'], 30)}, {plots.shorten_name(_start(b), 20)}{sam}"
-    )
+        return f"{name}{sam}\n{start} − {plots.shorten_name(_format_start(b), 20)}"
+    other, other_start = plots.shorten_name(b["architecture"], 30), plots.shorten_name(_format_start(b), 20)
+    return f"{name}, {start}{sam}\n− {other}, {other_start}{sam}"
 
 
-def _interaction_name(row: pd.Series, about: pd.DataFrame) -> str:
+def _format_interaction(row: pd.Series, about: pd.DataFrame) -> str:
     a, b = (
-        f"{plots.shorten_name(one['architecture'], 24)}, {plots.shorten_name(_start(one), 16)}"
+        f"{plots.shorten_name(one['architecture'], 24)}, {plots.shorten_name(_format_start(one), 16)}"
         for one in (about.loc[row["a"]], about.loc[row["b"]])
     )
-    return _("gain by SAM: {a}", a=a) + f"\n− {b}"
+    return _("gain from SAM: {a}", a=a) + f"\n− {b}"

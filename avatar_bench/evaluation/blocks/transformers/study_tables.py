@@ -1,4 +1,4 @@
-"""The tables of transformers: a row a recipe, a row a pair, what is missing, and figures of others."""
+"""Tables of transformers: recipes, pairs, missing metrics and published accuracies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-SAVED_METRICS = {  # of other blocks' Results: the block, its figure, and whether more is better
+SAVED_METRICS = {  # from saved results: block, its metric, and whether higher is better
     "robustness": ("robustness", "robustness", True),
     "latency_ms": ("efficiency", "latency_ms/b1", False),
     "peak_memory_mb": ("efficiency", "peak_memory_mb", False),
@@ -47,45 +47,43 @@ _STUDY = [*_TYPED, *_OURS, "reason", "where"]
 
 
 def read_history() -> pd.DataFrame:
-    """Give published figures of well-known networks on ImageNet-1k, a row a network, each with its citation."""
-    return _packaged("history")
+    """Return published accuracies of well-known networks on ImageNet-1k, a row per network with its citation."""
+    return _read_packaged("history")
 
 
 def build_study_table(recipes: pd.DataFrame) -> pd.DataFrame:
-    """Return the figures that the study typed in, each beside every recipe of that network, start and SAM.
+    """Return the numbers that the study reported, each beside every recipe with that network, initial weights and SAM.
 
-    One without such a recipe has a `reason` beside it. Accuracies are proportions, `seconds` are those of one image.
+    A row without such a recipe has a `reason`. Accuracies are proportions, `seconds` are per image.
     """
-    typed, ours = _packaged("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
-    found = [_beside(row, ours) for __, row in typed.iterrows()]
+    typed, ours = _read_packaged("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
+    found = [_match_recipes(row, ours) for __, row in typed.iterrows()]
     beside = pd.concat([own.assign(row=row) for row, (own, __) in enumerate(found)])
     typed = typed.assign(row=range(len(typed)), reason=[reason for __, reason in found])
     return typed[["row", *_TYPED, "reason", "where"]].merge(beside[["row", *_OURS]], on="row", how="left")[_STUDY]
 
 
 def compute_metrics(
-    block: IntervalOptions, judged: Recipes, found: Sequence[Predictions], own: Sequence[Traits], drawn: np.ndarray
+    block: IntervalOptions, recipes: Recipes, found: Sequence[Predictions], own: Sequence[Traits], drawn: np.ndarray
 ) -> dict[str, dict[str, Metric]]:
-    """Give the figures of each recipe that need no other Result: of accuracy, macro-F1, calibration and training."""
-    accuracies = judged.accuracies(block, drawn)
+    """Compute accuracy, macro-F1, calibration error and training cost of each recipe."""
+    accuracies = recipes.accuracies(block, drawn)
     f1 = build_macro_f1_statistic(found)
-    values, resampled = f1(np.ones((1, len(found[0]))))[0], judged.draw(block, f1)
+    values, resampled = f1(np.ones((1, len(found[0]))))[0], recipes.draw(block, f1)
     lows, highs = stats.percentiles(resampled, block.level)
     errors = [float(ece(one.confidence, one.correct, equal_width_edges(_BINS))) for one in found]
     figures = {}
-    for place, (name, runs) in enumerate(judged.members.items()):
+    for place, (name, runs) in enumerate(recipes.members.items()):
         traits, several = own[place], len(runs) > 1
         method = "bootstrap by seed and group" if several else "bootstrap by group"
         figures[name] = {
             "accuracy": accuracies[name],
             "macro_f1": metric_with_interval(
-                values[list(runs)].mean(), lows[place], highs[place], judged.units, method
+                values[list(runs)].mean(), lows[place], highs[place], recipes.units, method
             ),
             "ece": Metric(float(np.mean([errors[run] for run in runs])), len(found[0]), higher_is_better=False),
-            "train_seconds": _of_record(
-                traits.seconds, len(runs), _("the run's record does not say how long fitting took")
-            ),
-            "passes_per_step": _of_record(traits.passes, len(runs), _("the run's record does not say")),
+            "train_seconds": _wrap_recorded(traits.seconds, len(runs), _("the training time is not recorded")),
+            "passes_per_step": _wrap_recorded(traits.passes, len(runs), _("the number of passes is not recorded")),
         }
     return figures
 
@@ -93,7 +91,7 @@ def compute_metrics(
 def read_saved_metrics(
     members: Mapping[str, Sequence[int]], runs: Sequence[Run], of: str
 ) -> tuple[dict[str, dict[str, Metric]], pd.DataFrame]:
-    """Give the mean over its runs of each figure that blocks have saved of a recipe on a set, and what is missing."""
+    """Return the mean of each saved metric over the runs of each recipe, and a table of missing ones."""
     results = [{block: run.saved(block, of) for block, *_rest in SAVED_METRICS.values()} for run in runs]
     found: dict[str, dict[str, Metric]] = {}
     missing = []
@@ -109,7 +107,7 @@ def read_saved_metrics(
                     continue
                 why = (about.reason if about else None) or _("no usable Result of {block}", block=block)
                 missing.append((name, runs[run].label, figure, why))
-            whole = len(values) == len(own)  # a mean over some seeds would be another figure than the rest of the row
+            whole = len(values) == len(own)  # the other metrics of the row are means over all seeds
             reason = None if whole else missing[-1][3]
             value = float(np.mean(values)) if whole else None
             found[name][figure] = Metric(value, len(own), higher_is_better=better, reason=reason)
@@ -117,11 +115,11 @@ def read_saved_metrics(
 
 
 def build_recipes_table(
-    judged: Recipes, own: Sequence[Traits], figures: Mapping[str, Mapping[str, Metric]]
+    recipes: Recipes, own: Sequence[Traits], figures: Mapping[str, Mapping[str, Metric]]
 ) -> pd.DataFrame:
-    """Give a row a recipe: what it is made of, and its figures."""
+    """Return the network, initial weights, optimizer and metrics of each recipe."""
     rows = []
-    for place, (name, traits) in enumerate(zip(judged.names, own, strict=True)):
+    for place, (name, traits) in enumerate(zip(recipes.names, own, strict=True)):
         row: dict[str, object] = {
             "recipe": name,
             "family": traits.family,
@@ -132,20 +130,20 @@ def build_recipes_table(
             "start_detail": traits.start.detail,
             "trained_with": traits.start.trained,
             "sam": bool(traits.sam),
-            "seeds": int(judged.sizes[place]),
-            "n": judged.right.shape[1],
-            "groups": judged.units,
+            "seeds": int(recipes.sizes[place]),
+            "n": recipes.right.shape[1],
+            "groups": recipes.units,
         }
         for figure, metric in figures[name].items():
             row[figure] = metric.value
             if figure in ("accuracy", "macro_f1"):
                 row |= {f"{figure}_low": metric.low, f"{figure}_high": metric.high}
         rows.append(row | {"interval": figures[name]["accuracy"].interval})
-    return pd.DataFrame(rows).astype(dict.fromkeys(figures[judged.names[0]], float))
+    return pd.DataFrame(rows).astype(dict.fromkeys(figures[recipes.names[0]], float))
 
 
 def build_pairs_table(
-    judged: Recipes,
+    recipes: Recipes,
     own: Sequence[Traits],
     found: Sequence[RecipePair],
     drawn: np.ndarray,
@@ -153,16 +151,20 @@ def build_pairs_table(
     power: float,
     alpha: float,
 ) -> pd.DataFrame:
-    """Give a row a pair: what changed, its difference and test, its budget, and what difference would have shown.
+    """Return the change, difference, test, budget and detectable difference of each pair.
 
-    `detectable` takes the strictest level of Holm's correction, `alpha` over the number of pairs; where it is NaN,
-    `detectable_reason` says why.
+    `detectable` uses the strictest level of Holm's correction, `alpha` over the number of pairs; if it is NaN,
+    `detectable_reason` explains why.
     """
     rows = []
     for pair in found:
         a, b = own[pair.a], own[pair.b]
-        row: dict[str, object] = {"changed": pair.changed, "from": _said(b, pair.changed), "to": _said(a, pair.changed)}
-        row |= recipe_pairs.compare_pair(judged, drawn, pair.a, pair.b, block.level, power, alpha)
+        row: dict[str, object] = {
+            "changed": pair.changed,
+            "from": _describe_change(b, pair.changed),
+            "to": _describe_change(a, pair.changed),
+        }
+        row |= recipe_pairs.compare_pair(recipes, drawn, pair.a, pair.b, block.level, power, alpha)
         for name in ("epochs", "train_images", "image_size"):
             row[name] = " | ".join(dict.fromkeys((a.settings[name], b.settings[name])))
         for side, one in (("a", a), ("b", b)):
@@ -172,20 +174,20 @@ def build_pairs_table(
         return pd.DataFrame(columns=["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "significant"])
     table = recipe_pairs.mark_significant(pd.DataFrame(rows), alpha)
     least = [recipe_pairs.find_detectable_difference(row, power, alpha / len(rows)) for __, row in table.iterrows()]
-    few = _("too few images on which the two differ")
+    few = _("the two recipes differ on too few images")
     return table.assign(
         detectable=np.array(least, dtype=float), detectable_reason=["" if one is not None else few for one in least]
     )
 
 
 def build_interactions_table(
-    judged: Recipes, found: Sequence[tuple[RecipePair, RecipePair]], drawn: np.ndarray, level: float
+    recipes: Recipes, found: Sequence[tuple[RecipePair, RecipePair]], drawn: np.ndarray, level: float
 ) -> pd.DataFrame:
-    """Give a row for every two families with and without SAM: its gain in the one, in the other, and their difference.
+    """Return the gains from SAM in every two families with and without SAM, and their difference.
 
-    a and b are the recipes without SAM; the interval is of the same resamples in all four, and no test goes with it.
+    a and b are the recipes without SAM; the interval uses the same resamples for all four recipes; there is no test.
     """
-    accuracy = judged.counts.mean(axis=1) / judged.sizes
+    accuracy = recipes.counts.mean(axis=1) / recipes.sizes
     rows = []
     for one, other in found:
         gains = [accuracy[pair.a] - accuracy[pair.b] for pair in (one, other)]
@@ -193,26 +195,26 @@ def build_interactions_table(
             drawn[:, one.a] - drawn[:, one.b] - drawn[:, other.a] + drawn[:, other.b], level
         )
         places = (one.b, other.b, one.a, other.a)
-        names = dict(zip(("a", "b", "a_sam", "b_sam"), (judged.names[place] for place in places), strict=True))
+        names = dict(zip(("a", "b", "a_sam", "b_sam"), (recipes.names[place] for place in places), strict=True))
         figures = (gains[0], gains[1], gains[0] - gains[1], low, high)
         rows.append(
             names
             | dict(zip(("gain_a", "gain_b", "difference", "low", "high"), map(float, figures), strict=True))
             | {
-                "fewest_seeds": int(judged.sizes[list(places)].min()),
-                "n": judged.right.shape[1],
-                "groups": judged.units,
+                "fewest_seeds": int(recipes.sizes[list(places)].min()),
+                "n": recipes.right.shape[1],
+                "groups": recipes.units,
             }
         )
     return pd.DataFrame(rows, columns=_INTERACTIONS)
 
 
-def _packaged(table: str) -> pd.DataFrame:
+def _read_packaged(table: str) -> pd.DataFrame:
     return read_csv(StringIO(files(__package__).joinpath(f"{table}.csv").read_text(encoding="utf-8")))
 
 
-def _beside(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Return the recipes of the kind that the study typed a figure in for, or none and why."""
+def _match_recipes(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return the recipes that match a reported number, and why there are none."""
 
     def of(name: str, rows: pd.DataFrame) -> pd.DataFrame:
         return rows[rows[name].astype(str).str.fullmatch(typed[name], case=False)]
@@ -225,16 +227,16 @@ def _beside(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if network.empty:
         return found, _("no recipe of this network")
     if with_sam.empty:
-        return found, _("none of its recipes has SAM") if typed["sam"] else _("all of its recipes have SAM")
+        return found, _("none of its recipes uses SAM") if typed["sam"] else _("all of its recipes use SAM")
     scratch = (with_sam["start"] == SCRATCH).all()
-    return found, _("its recipes began from scratch") if scratch else _("its recipes began with other weights")
+    return found, _("its recipes were trained from scratch") if scratch else _("its recipes started from other weights")
 
 
-def _said(traits: Traits, changed: str) -> str:
+def _describe_change(traits: Traits, changed: str) -> str:
     sam = traits.sam or "none"
     return {SAM: sam, SAM_AT_COST: sam, START: str(traits.start), FAMILY: traits.family}[changed]
 
 
-def _of_record(value: float | None, runs: int, otherwise: str) -> Metric:
+def _wrap_recorded(value: float | None, runs: int, otherwise: str) -> Metric:
     reason = None if value is not None else otherwise
     return Metric(None if value is None else float(value), runs, higher_is_better=False, reason=reason)

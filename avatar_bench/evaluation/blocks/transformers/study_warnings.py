@@ -1,4 +1,4 @@
-"""What transformers warns of: what else differs, what pairs cannot show, and on how few seeds they rest."""
+"""Warnings of transformers: other differences in settings, limits of the pairs, and too few seeds."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ import pandas as pd
 from avatar_bench.evaluation.model_traits import FAMILY, RecipePair, Traits
 from avatar_bench.i18n import _
 
-_ENOUGH_SEEDS = 5  # of a recipe, for a difference of differences; see the simulations in significance's page
+_ENOUGH_SEEDS = 5  # per recipe, for a difference of differences; see the simulations in docs/blocks/significance.md
 
 
 def warn_about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
-    """Say in what the recipes differ that they are not compared by, what budget they had, and where they trained."""
-    said = []
+    """Return warnings about other differences in settings, the training budget and different machines."""
+    messages = []
     differing = list(dict.fromkeys(settings.loc[settings["differs"], "setting"]))
     if differing:
-        told = _(
-            "The recipes differ in more than network, optimizer and start, see protocol.csv: {settings}.",
+        message = _(
+            "The recipes also differ in other settings, see protocol.csv: {settings}.",
             settings=", ".join(differing),
         )
-        said.append(told)
+        messages.append(message)
     if len(frozenset().union(*(each.hosts for each in own))) > 1:
-        said.append(_("The recipes were not trained on one machine: their seconds of training cannot be compared."))
+        messages.append(_("The recipes were trained on different machines: their training times cannot be compared."))
     budget = {
         name: " | ".join(settings.loc[settings["setting"] == name, "value"])
         for name in ("epochs", "train_images", "image_size")
     }
     images, size = budget["train_images"], budget["image_size"]
     if budget["epochs"] == "1":
-        told = _(
-            "The budget was one epoch on {images} training images of {size} pixels. What more of either, or other "
-            "settings, would give is not shown.",
+        message = _(
+            "The budget was one epoch on {images} training images of {size} pixels. A larger "
+            "budget or other settings may change the results.",
             images=images,
             size=size,
         )
     else:
-        told = _(
-            "The budget was {epochs} epochs, stage by stage, on {images} training images of {size} pixels. What "
-            "more of either, or other settings, would give is not shown.",
+        message = _(
+            "The budget was {epochs} epochs, stage by stage, on {images} training images of "
+            "{size} pixels. A larger budget or other settings may change the results.",
             epochs=budget["epochs"],
             images=images,
             size=size,
         )
-    return [*said, told]
+    return [*messages, message]
 
 
 def warn_about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[RecipePair]) -> list[str]:
-    """Say which pairs of two networks may differ in what their weights were trained with, or differ much in size."""
+    """Return warnings about pairs of networks whose pretraining is unknown or whose sizes differ much."""
     families = [(names[pair.a], own[pair.a], names[pair.b], own[pair.b]) for pair in found if pair.changed == FAMILY]
     unknown = [
         f"{one} ({a.start}) − {other} ({b.start})"
@@ -60,62 +60,66 @@ def warn_about_families(names: Sequence[str], own: Sequence[Traits], found: Sequ
         for one, a, other, b in families
         if max(a.params, b.params) > 2 * min(a.params, b.params)
     ]
-    said = []
+    messages = []
     if unknown:
-        told = _(
-            "What these weights were trained with is not known, and may be what makes the difference: {pairs}.",
+        message = _(
+            "The pretraining of some weights is unknown and may explain the difference: {pairs}.",
             pairs="; ".join(unknown),
         )
-        said.append(told)
+        messages.append(message)
     if unequal:
-        told = _(
-            "These networks differ more than twofold in parameters, so that their pair is of size as well: {pairs}.",
+        message = _(
+            "These networks differ more than twofold in parameters, so size may explain the difference: {pairs}.",
             pairs="; ".join(unequal),
         )
-        said.append(told)
-    return said
+        messages.append(message)
+    return messages
 
 
 def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
-    """Say what the pairs cannot show."""
+    """Return warnings about what the pairs cannot show."""
     if not len(compared):
         return [
-            _("No two recipes differ in SAM, in the start or in the family of the network alone: there is no pair.")
+            _(
+                "No two recipes differ only in SAM, only in the initial weights or only in the "
+                "network family: there is no pair."
+            )
         ]
     tied = compared[~compared["significant"]]
     beyond = tied["detectable"].isna()
-    told = []
+    messages = []
     if beyond.any():
-        told.append(
+        messages.append(
             _(
-                "{n} of {all} pairs are not told apart, which does not make them equal: too few images part them.",
+                "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: too few images differ between "
+                "them.",
                 n=int(beyond.sum()),
                 all=len(compared),
             )
         )
     if not beyond.all():
         least = sorted({f"{100 * ends:.1f}" for ends in tied["detectable"].agg(["min", "max"])}, key=float)
-        told.append(
+        messages.append(
             _(
-                "{n} of {all} pairs are not told apart, which does not make them equal: on {images} images a "
-                "difference below {least} points would likely go unseen.",
+                "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: on {images} images a "
+                "difference below {least} points would likely go undetected.",
                 n=int((~beyond).sum()),
                 all=len(compared),
                 least="–".join(least),
                 images=compared["n"].iloc[0],
             )
         )
-    return told
+    return messages
 
 
 def warn_about_interactions(interactions: pd.DataFrame) -> list[str]:
-    """Say on how few seeds a difference of differences rests."""
+    """Return a warning if a difference between two gains rests on few seeds."""
     if not len(interactions) or interactions["fewest_seeds"].min() >= _ENOUGH_SEEDS:
         return []
     return [
         _(
-            "What SAM gains in one family beyond another is a difference of differences, here of as few as {n} seeds a "
-            "recipe: train {enough}. Its interval is not corrected for several of them.",
+            "Differences between two gains from SAM rest on as few as {n} seeds per recipe: "
+            "train {enough}. Their intervals are not corrected for multiple comparisons.",
             n=interactions["fewest_seeds"].min(),
             enough=_ENOUGH_SEEDS,
         )

@@ -31,7 +31,7 @@ def result(name: str) -> Result:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Give each file below a folder by its name; of metrics.json what does not tell time or place."""
+    """Return each file below a folder by its name; metrics.json without times and places."""
     found: dict[str, Any] = {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.*"))}
     for name in [name for name in found if name.endswith("metrics.json")]:
         found[name] = json.loads(found[name])
@@ -69,13 +69,13 @@ def test_results_are_told_in_order_and_once_they_are_there(tmp_path: Path, monke
         time.sleep(0.5 * ("first" in stem.parent.name))
         draw(figure, stem)
 
-    def tell(line: str) -> None:
+    def print_line(line: str, **options: object) -> None:
         name = next(name for name in names if f"{name}:" in line)
         assert Result.load_if_complete(tmp_path / name)
         told.append(name)
 
     monkeypatch.setattr(results, "_save_figure", slowly)
-    monkeypatch.setattr(result_writer, "tell", tell)
+    monkeypatch.setattr(result_writer, "print_line", print_line)
     names = ["first", "second", "there", "fourth", "last"]
     result("there").save(tmp_path / "there")
     with ResultWriter() as saving:
@@ -161,3 +161,18 @@ def test_a_block_that_reads_results_finds_all_of_them(
     found = Result.load(next(run_copy.parent.rglob("evaluation/test/overview")))
     assert [sorted(read) for read in found.provenance["read"]] == [["blind_test"]]
     assert all(metric.value is not None for metric in found.metrics.values())
+
+
+def test_many_warnings_are_one_line_beside_those_of_leakage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few, many = result("few"), result("many")
+    few.warnings = ["one", "two"]
+    with ResultWriter() as saving:
+        saving.add(few, tmp_path / "a" / "b" / "few")
+    assert capsys.readouterr().err.count("warning: ") == 2
+    many.warnings = ["leaks", *(f"warning {number}" for number in range(9))]
+    many.provenance["leakage"] = ["leaks"]
+    with ResultWriter() as saving:
+        saving.add(many, tmp_path / "a" / "b" / "many")
+    leak, rest = capsys.readouterr().err.splitlines()
+    assert leak.endswith("many: leaks")
+    assert rest == "9 other warnings: see the report, or metrics.json of each block"

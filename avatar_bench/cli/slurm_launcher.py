@@ -1,4 +1,4 @@
-"""Waiting for the jobs of submitit: all of them, whatever becomes of one."""
+"""Waiting for all submitit jobs of a sweep, including those that are killed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from hydra.plugins.launcher import Launcher
 
 from avatar_bench.cli.task import JobError
 
-POLL_SECONDS, CLUSTER_GRACE_SECONDS = (
-    5.0,
-    15.0,
-)  # seconds between two questions to SLURM; that a slow disk may take to show a result
+POLL_SECONDS = 5.0  # between two queries to SLURM
+CLUSTER_GRACE_SECONDS = 15.0  # for a slow file system to show a job's result
 ENDED_STATES = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -33,14 +31,14 @@ ENDED_STATES = {
 
 @contextmanager
 def wait_for_all_jobs(launcher: Launcher) -> Iterator[None]:
-    """Have the launcher, where it is submitit's, wait for all jobs; it would give up at the first that was killed.
+    """Make submitit's launcher wait for all jobs; by itself it raises at the first killed one.
 
-    What ends this command meanwhile, such as Ctrl-C, cancels the jobs.
+    Any exception in between, such as Ctrl-C, cancels the jobs.
     """
     if "submitit" not in type(launcher).__module__:
         yield
         return
-    executors: Any = import_module("submitit").AutoExecutor  # an extra
+    executors: Any = import_module("submitit").AutoExecutor  # an optional dependency
     jobs: list[_WaitingJob] = []
     plain = executors.map_array
 
@@ -60,13 +58,13 @@ def wait_for_all_jobs(launcher: Launcher) -> Iterator[None]:
 
 
 class _WaitingJob:
-    """A submitit Job whose results say that it was killed, instead of raising that."""
+    """A submitit job that returns a failed result, instead of raising, if its process was killed."""
 
     def __init__(self, job: Any) -> None:
         self.job = job
 
     def results(self) -> list[JobReturn]:
-        """Wait for the job's end, and give its one result."""
+        """Wait for the job's end and return its single result."""
         state = _wait_for_end(self.job)
         if self.job.paths.result_pickle.exists():
             return list(self.job.results())
@@ -74,13 +72,13 @@ class _WaitingJob:
         return [JobReturn(status=JobStatus.FAILED, _return_value=killed)]
 
     def cancel(self) -> None:
-        """Stop the job, if it is not over."""
+        """Cancel the job unless it has finished."""
         if not self.job.paths.result_pickle.exists():
             self.job.cancel(check=False)
 
 
 def _wait_for_end(job: Any) -> str:
-    """Wait until a job has left a result, or is over without one; give its state in the words of who ran it."""
+    """Wait until a job has a result or has ended without one; return its state as its scheduler names it."""
     over_since, asked, state = None, 0.0, "RUNNING"
     while not job.paths.result_pickle.exists():
         now = time.monotonic()
@@ -94,11 +92,11 @@ def _wait_for_end(job: Any) -> str:
 
 
 def _query_state(job: Any) -> str:
-    """Ask for a job's state. Not by sacct, as submitit does: a SLURM without accounting never answers that."""
+    """Return a job's state, by squeue: sacct, which submitit uses, does not work without SLURM accounting."""
     if type(job).__name__ != "SlurmJob":
         return "RUNNING" if job.state == "RUNNING" else "FAILED"
     asked = ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job.job_id}"]
     answer = subprocess.run(asked, capture_output=True, text=True, check=False)
     if answer.returncode:
-        return "COMPLETED" if "Invalid job id" in answer.stderr else "UNKNOWN"  # it forgets old jobs
+        return "COMPLETED" if "Invalid job id" in answer.stderr else "UNKNOWN"  # squeue forgets old jobs
     return (answer.stdout.split() or ["COMPLETED"])[0]

@@ -1,4 +1,4 @@
-"""The tables of gradcam: images, curves and correlations, from the arrays that are saved beside them."""
+"""Tables of gradcam: images, curves and correlations, from the arrays saved beside them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CURVE_NAMES = ("deletion", "insertion", "deletion_random", "insertion_random")
 FAITHFULNESS_GAINS = ("deletion_gain", "insertion_gain")
-ROLLOUT_SUFFIX = "_rollout"  # ends the names of what is attention rollout's, and not Grad-CAM's
+ROLLOUT_SUFFIX = "_rollout"  # suffix of names that belong to attention rollout instead of Grad-CAM
 SANITY_METRIC = "sanity_correlation"
 
 MapArrays = dict[str, NDArray[np.float32]]
@@ -27,12 +27,12 @@ IntervalFunction = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], ND
 
 
 def list_suffixes(curves: MapArrays) -> tuple[str, ...]:
-    """Give what ends the names of each kind of map that is judged: "" is Grad-CAM, and ROLLOUT where it is there."""
+    """Return the name suffix of each kind of map: "" for Grad-CAM, and ROLLOUT_SUFFIX if there is a rollout."""
     return ("", ROLLOUT_SUFFIX) if f"deletion{ROLLOUT_SUFFIX}" in curves else ("",)
 
 
 def collect_arrays(maps: MapArrays, predictions: Predictions, drawn: int) -> dict[str, NDArray[np.generic]]:
-    """Give what maps.npz holds: the maps, and which image and class each is of; the first `drawn` were drawn."""
+    """Return the contents of maps.npz: maps with their images and classes; the first `drawn` were sampled."""
     return {
         **maps,
         "paths": predictions.paths,
@@ -44,7 +44,7 @@ def collect_arrays(maps: MapArrays, predictions: Predictions, drawn: int) -> dic
 
 
 def tabulate_images(predictions: Predictions, faded: MapArrays, found: MapArrays) -> pd.DataFrame:
-    """Give a row an image; errors that were added for the gallery alone have no figures."""
+    """Return one row per image; errors added for the gallery only have no metrics."""
     n = len(faded["deletion"])
     areas = {name: area_under_curve(curve) for name, curve in faded.items()}
     for ending in list_suffixes(faded):
@@ -56,7 +56,7 @@ def tabulate_images(predictions: Predictions, faded: MapArrays, found: MapArrays
 
 
 def tabulate_curves(found: MapArrays, interval: IntervalFunction) -> pd.DataFrame:
-    """Give the mean of each curve (n, steps + 1) by step with its interval."""
+    """Compute the mean of each curve (n, steps + 1) by step, with its interval."""
     values = np.concatenate([*found.values()], axis=1).astype(np.float64)
     points = values.shape[1] // len(found)
     low, high = interval(values)
@@ -73,27 +73,16 @@ def tabulate_curves(found: MapArrays, interval: IntervalFunction) -> pd.DataFram
 
 
 def tabulate_sanity(found: MapArrays, interval: IntervalFunction) -> pd.DataFrame:
-    """Give the mean correlation with the maps of each network with random weights, with its interval."""
+    """Compute the mean correlation with the maps of each network with random weights, with its interval."""
     correlations = np.abs([rank_correlation(found["trained"], maps) for maps in found["randomised"]]).T
     low, high = interval(correlations)
     return pd.DataFrame(
         {
             "groups_randomised": found["groups_randomised"],
             "groups": found["groups"],
-            "correlation": build_mean_statistic(correlations)(np.ones((1, len(correlations))))[0],
+            "correlation": stats.build_mean_statistic(correlations)(np.ones((1, len(correlations))))[0],
             "low": low,
             "high": high,
             "n": (~np.isnan(correlations)).sum(axis=0),
         }
     )
-
-
-def build_mean_statistic(values: NDArray[np.float64]) -> stats.Statistic:
-    """Give the weighted means of K columns (N, K) as a statistic; what is NaN is left out."""
-    there, filled = ~np.isnan(values), np.nan_to_num(values)
-
-    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        total = weights @ there
-        return np.asarray(np.divide(weights @ filled, total, out=np.full(total.shape, np.nan), where=total > 0))
-
-    return statistic

@@ -1,4 +1,4 @@
-"""The figures of gradcam: maps over images, deletion and insertion, and the maps of random weights."""
+"""Figures of gradcam: maps over images, deletion and insertion curves, and maps of networks with random weights."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from avatar_bench.evaluation.activation_figures import EVIDENCE_COLORMAP, MAP_OPACITY, draw_overlay
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.faithfulness import upsample
@@ -27,17 +28,15 @@ if TYPE_CHECKING:
 ImageArray = NDArray[np.uint8]
 MapsByName = Mapping[str, NDArray[np.float32]]
 
-EVIDENCE_COLORMAP = "inferno"
 _SIGNED_COLORMAP = "coolwarm"
-_MAP_OPACITY = 0.55  # opacity of a map over its image
 
 
 @plots.use_style()
 def draw_panels(images: ImageArray, predictions: Predictions, maps: MapsByName, each: int) -> Figure:
-    """Draw `each` right and wrong images (N, S, S, 3) of each class: the image, then its maps (N, h, w) over it.
+    """Draw `each` correct and incorrect images (N, S, S, 3) of each class, each followed by its maps (N, h, w) over it.
 
-    A right image has one map, that of its class; a wrong one that of the predicted and that of the true class. Each
-    ends with its attention rollout where there is one.
+    A correct image has one map, that of its class; an incorrect one has those of the predicted and of the true class.
+    The attention rollout comes last if there is one.
     """
     lines = [line for k in range(len(predictions.classes)) for line in _select_rows(predictions, k, each)]
     lines = lines[: plots.MAX_BARS]
@@ -47,19 +46,19 @@ def draw_panels(images: ImageArray, predictions: Predictions, maps: MapsByName, 
     for axes in grid.ravel():
         axes.set_axis_off()
     names = plots.shorten_names(predictions.classes, 20)
-    for line, (right, wrong) in zip(grid, lines, strict=True):
-        for row, cells in ((right, line[: 2 + more]), (wrong, line[2 + more :])):
+    for line, (correct, incorrect) in zip(grid, lines, strict=True):
+        for row, cells in ((correct, line[: 2 + more]), (incorrect, line[2 + more :])):
             if row is not None:
                 _draw_explanation(cells, images[row], row, predictions, maps, names)
     scale = ScalarMappable(Normalize(0, 1), EVIDENCE_COLORMAP)
-    label = _("evidence for the class, share of the map's largest value (%)")
+    label = _("evidence for the class (% of the map's maximum)")
     figure.colorbar(scale, ax=grid, location="bottom", aspect=50, shrink=0.6, label=label, format=PercentFormatter(1.0))
     return figure
 
 
 @plots.use_style()
 def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> Figure:
-    """Draw the mean probability of the predicted class over the share of pixels, with its interval and its area."""
+    """Draw the mean probability of the predicted class by proportion of pixels, with its interval and its area."""
     figure = plots.create_figure(8.4, 4.0)
     for axes, kind, title, label in zip(
         figure.subplots(1, 2, sharey=True),
@@ -71,7 +70,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
         (_("pixels deleted, most important first (%)"), _("pixels inserted, most important first (%)")),
         strict=True,
     ):
-        for name, said, colour, dash in (
+        for name, title, colour, dash in (
             (kind, "Grad-CAM", plots.get_colour(0), "-"),
             (f"{kind}_rollout", _("attention rollout"), plots.get_colour(1), "-"),
             (f"{kind}_random", _("random maps"), plots.GREY, "--"),
@@ -79,7 +78,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
             if name not in metrics:
                 continue
             one = table[table["curve"] == name]
-            area = _("{name}, area {value:.3f}", name=said, value=metrics[name].value)
+            area = _("{name}, area {value:.3f}", name=title, value=metrics[name].value)
             axes.plot(one["share"], one["probability"], dash, color=colour, label=area)
             axes.fill_between(one["share"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel=label, xlim=(0, 1), ylim=(0, 1.02), title=title)
@@ -95,7 +94,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
 def draw_sanity(
     images: ImageArray, maps: MapsByName, rows: Sequence[int], table: pd.DataFrame, floor: float | None
 ) -> Figure:
-    """Draw how like the run's maps are to those of random weights: the mean correlation, and the maps of some images.
+    """Draw the similarity of the run's maps to those of random weights: the mean correlation, and maps of some images.
 
     `images` (R, S, S, 3) are those of `rows` of the maps; `floor` is the correlation with random maps.
     """
@@ -114,7 +113,7 @@ def draw_sanity(
             for axes, title in zip(cells, [_("image"), _("trained")], strict=False):
                 axes.set_title(title, fontsize=8)
     scale = ScalarMappable(Normalize(-1, 1), _SIGNED_COLORMAP)
-    label = _("evidence against and for the class, share of the map's largest value (%)")
+    label = _("evidence against and for the class (% of the map's maximum)")
     label = textwrap.fill(label, round(12 * figure.get_figwidth()))
     bar: dict[str, Any] = {"location": "bottom", "aspect": 50, "shrink": 0.6, "ticks": [-1, -0.5, 0, 0.5, 1]}
     figure.colorbar(scale, ax=figure.axes, label=label, format=PercentFormatter(1.0), **bar)
@@ -122,31 +121,20 @@ def draw_sanity(
 
 
 def render_overlay(image: ImageArray, shown: NDArray[np.float32]) -> ImageArray:
-    """Return a map (h, w), as a share of its largest value, over a grey image (S, S, 3), 360 pixels a side at most."""
+    """Return a map (h, w), scaled to its largest value, over a grey image (S, S, 3), at most 360 pixels a side."""
     share = upsample(shown[None] / (float(shown.max()) or 1.0), image.shape[0])[0]
     colours = 255 * colormaps[EVIDENCE_COLORMAP](share)[..., :3]
     grey = image.mean(axis=2, keepdims=True)
-    return plots.make_thumbnail((_MAP_OPACITY * colours + (1 - _MAP_OPACITY) * grey).round().astype(np.uint8))
-
-
-def draw_overlay(axes: Axes, image: ImageArray, shown: NDArray[np.float32], colours: str, signed: bool = False) -> None:
-    """Lay a map (h, w), as a share of its largest value, over a grey image (S, S, 3)."""
-    side = image.shape[0]
-    axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
-    largest = float(np.abs(shown).max()) or 1.0
-    share = upsample(shown[None] / largest, side)[0]
-    axes.imshow(share, cmap=colours, vmin=-1 if signed else 0, vmax=1, alpha=_MAP_OPACITY)
-    if not shown.any():
-        axes.text(0.5, 0.04, _("no evidence"), transform=axes.transAxes, ha="center", color="white", fontsize=7)
+    return plots.make_thumbnail((MAP_OPACITY * colours + (1 - MAP_OPACITY) * grey).round().astype(np.uint8))
 
 
 def _select_rows(predictions: Predictions, k: int, each: int) -> list[tuple[int | None, int | None]]:
-    """Pair the first right images of a class with its most confident errors; None where there are too few."""
+    """Pair the first correct images of a class with its most confident errors; None if there are too few."""
     own = predictions.targets == k
-    right = np.flatnonzero(own & predictions.correct)[:each].tolist()
-    wrong = np.flatnonzero(own & ~predictions.correct)
-    wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:each].tolist()
-    pairs = [(_get_or_none(right, i), _get_or_none(wrong, i)) for i in range(each)]
+    correct = np.flatnonzero(own & predictions.correct)[:each].tolist()
+    incorrect = np.flatnonzero(own & ~predictions.correct)
+    incorrect = incorrect[np.argsort(-predictions.confidence[incorrect], kind="stable")][:each].tolist()
+    pairs = [(_get_or_none(correct, i), _get_or_none(incorrect, i)) for i in range(each)]
     return [pair for pair in pairs if pair != (None, None)]
 
 
@@ -159,9 +147,11 @@ def _draw_explanation(
 ) -> None:
     target, guess = names[predictions.targets[row]], names[predictions.predicted[row]]
     share = predictions.confidence[row]
-    said = _("right, {share:.0%}", share=share) if predictions.correct[row] else _("wrong, {share:.0%}", share=share)
+    text = (
+        _("correct, {share:.0%}", share=share) if predictions.correct[row] else _("incorrect, {share:.0%}", share=share)
+    )
     cells[0].imshow(image)
-    cells[0].set_title(f"{target}\n{said}", fontsize=7.5)
+    cells[0].set_title(f"{target}\n{text}", fontsize=7.5)
     if "rollout" in maps:
         *cells, last = cells
         draw_overlay(last, image, maps["rollout"][row], EVIDENCE_COLORMAP)
@@ -174,7 +164,7 @@ def _draw_explanation(
 
 
 def _draw_correlations(axes: Axes, table: pd.DataFrame, floor: float | None) -> None:
-    """Draw the mean correlation by network, one point above each column of maps."""
+    """Draw the mean correlation of each network, one point above each column of maps."""
     places = np.arange(len(table))
     axes.vlines(places, table["low"], table["high"], color=plots.get_colour(0), linewidth=1.4)
     axes.plot(places, table["correlation"], "o", color=plots.get_colour(0), markersize=4)
@@ -185,6 +175,6 @@ def _draw_correlations(axes: Axes, table: pd.DataFrame, floor: float | None) -> 
     axes.set_xticks(places, names, fontsize=8)
     axes.set(xlim=(-0.5, len(table) - 0.5), ylim=(0, 1.02))
     axes.set_ylabel(textwrap.fill(_("mean |Spearman's ρ|"), 15), fontsize=8)
-    label = _("layer groups with random weights, from the head downward")
+    label = _("layer groups with random weights, starting from the head")
     axes.set_xlabel(textwrap.fill(label, 8 + 17 * len(table)), fontsize=8)
     axes.grid(axis="y")

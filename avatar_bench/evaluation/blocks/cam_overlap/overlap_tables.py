@@ -1,4 +1,4 @@
-"""The tables of cam_overlap: the overlap of each pair of runs by image, and its means beside their nulls."""
+"""Tables of cam_overlap: the overlap of each pair of runs by image, and its means beside their nulls."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.faithfulness_tables import build_mean_statistic
 from avatar_bench.metrics import overlap, stats
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES, nan_mean
 
 Floats = NDArray[np.float64]
 
-ALL_CLASSES = "(all)"  # stands for every class where the table names one
-MEAN_OF_PAIRS = ""  # stands for the mean over pairs where it names a run
+ALL_CLASSES = "(all)"  # value of column `class` for all classes
+MEAN_OF_PAIRS = ""  # value of columns `a` and `b` for the mean over pairs
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Hold the overlap of P pairs of runs on n images of `targets` (n,), K figures each.
+    """Overlap of P pairs of runs on n images of `targets` (n,), with K metrics each.
 
     `pairs` are positions of runs. `values` (P + 1, K, n) compare maps of the same image, `others` those of different
-    images of its class, `chances` maps with shuffled cells; the last of P + 1 is the mean over pairs. `dealt`
-    (P + 1, K, C + 1, B) are means over the images of all and of each class, maps being dealt to images at random;
-    `apart` the same without maps that were dealt to the same image.
+    images of its class, `shuffled_cells` maps with shuffled cells; the last of P + 1 is the mean over pairs. `permuted`
+    (P + 1, K, C + 1, B) are means over the images of all classes and of each, with maps permuted among images;
+    `permuted_apart` are the same without maps assigned to the same image.
     """
 
     pairs: list[tuple[int, int]]
@@ -42,7 +41,7 @@ class Overlap:
 def compute_overlap(
     maps: Sequence[NDArray[np.floating]], targets: NDArray[np.int64], classes: int, times: int, seed: int
 ) -> Overlap:
-    """Compare the raw maps (n, h, w) of each run with those of each other; deal them `times` times, within classes."""
+    """Compare the raw maps (n, h, w) of each two runs; permute them `times` times within classes."""
     pairs = list(combinations(range(len(maps)), 2))
     found = [list(overlap.overlaps(maps[a], maps[b]).values()) for a, b in pairs]
     rng = np.random.default_rng(seed)
@@ -72,14 +71,14 @@ def compute_overlap(
 def tabulate_images(
     found: Overlap, runs: Sequence[str], paths: NDArray[np.str_], classes: Sequence[str]
 ) -> pd.DataFrame:
-    """Give a row an image and pair, with each figure and what it is with maps of other images of its class."""
+    """Return one row per image and pair, with each metric and its value with maps of other images of the class."""
     frames = []
     for (a, b), values, others in zip(found.pairs, found.values, found.others, strict=False):
-        told = {"path": paths, "class": np.array(classes)[found.targets], "a": runs[a], "b": runs[b]}
+        columns = {"path": paths, "class": np.array(classes)[found.targets], "a": runs[a], "b": runs[b]}
         named = dict(zip(OVERLAP_MEASURES, values, strict=True)) | dict(
             zip((f"null_{n}" for n in OVERLAP_MEASURES), others, strict=True)
         )
-        frames.append(pd.DataFrame(told | named))
+        frames.append(pd.DataFrame(columns | named))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -92,10 +91,10 @@ def tabulate_summary(
     resamples: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Give a row a pair, class and figure: its mean with its interval, and those of the null; MEAN and ALL come last.
+    """Tabulate each pair, class and metric: mean and null with intervals; MEAN_OF_PAIRS and ALL_CLASSES come last.
 
-    `p` is the share of deals, the true one among them, that give as much, and `above_null` that it is 1 - level or
-    less. The range of the null is that of means over different images alone.
+    `p` is the proportion of permutations, the true assignment among them, with at least this value; `above_null` means
+    that it is at most 1 - level. The range of the null is that of means over different images only.
     """
     names = [(runs[a], runs[b]) for a, b in found.pairs] + [(MEAN_OF_PAIRS, MEAN_OF_PAIRS)]
     keys = pd.DataFrame(
@@ -112,7 +111,9 @@ def tabulate_summary(
             for kind, values in (("value", found.values), ("null", found.others), ("null_random", found.shuffled_cells))
         }
         part = keys.assign(**{"class": name}, **{kind: nan_mean(values, axis=0) for kind, values in columns.items()})
-        ends = stats.bootstrap_interval(build_mean_statistic(columns["value"]), groups[mask], resamples, level, seed)
+        ends = stats.bootstrap_interval(
+            stats.build_mean_statistic(columns["value"]), groups[mask], resamples, level, seed
+        )
         dealt, apart = (ways[:, :, number].reshape(len(keys), -1) for ways in (found.permuted, found.permuted_apart))
         part["low"], part["high"] = ends
         part["null_low"], part["null_high"] = stats.percentiles(apart.T, level)
@@ -131,7 +132,7 @@ def _average_permuted(
     places: Sequence[NDArray[np.intp]],
     masks: Sequence[NDArray[np.bool_]],
 ) -> Floats:
-    """Give the means (P + 1, C + 1, B) of one figure, a run's maps being dealt alike in all its pairs."""
+    """Compute the means (P + 1, C + 1, B) of one metric; a run's maps are permuted alike in all its pairs."""
     total, counts, found = np.zeros(places[0].shape), np.zeros(places[0].shape), []
     for table, (a, b) in zip(tables, pairs, strict=True):
         values = table[places[a], places[b]]
@@ -150,11 +151,11 @@ def _append_mean(values: Floats) -> Floats:
 
 
 def _build_class_masks(targets: NDArray[np.int64], classes: int) -> list[NDArray[np.bool_]]:
-    """Mark the images of all classes, then those of each."""
+    """Return the masks of the images of all classes, then of each class."""
     return [np.ones(len(targets), dtype=np.bool_), *(targets == k for k in range(classes))]
 
 
 def _compute_p_values(values: Floats, dealt: Floats) -> Floats:
-    """Give the one-sided p-value of each of K means in its deals (K, B); NaN where there is no mean."""
+    """Compute the one-sided p-value of each of K means among its permutations (K, B); NaN if there is no mean."""
     as_much = (dealt >= values[:, None] - 1e-9).sum(axis=1)
     return np.asarray(np.where(np.isnan(values), np.nan, (1 + as_much) / (1 + dealt.shape[1])))

@@ -1,4 +1,4 @@
-"""Trial: what computes fastest on this machine, tried once and kept, so that one machine always computes alike."""
+"""The fastest compute settings of this machine, measured once and cached so that later runs compute alike."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from avatar_bench.files.paths import cache_root
 from avatar_bench.models.profiling import TimedCall, describe_machine, time_interleaved
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
-MIN_SPEEDUP = 1.2  # times as fast: the least that a shorter type, or fewer threads, is worth
+MIN_SPEEDUP = 1.2  # the least speedup for which a shorter type, or fewer threads, is used
 _MOST_THREADS, _MOST_WORKERS = 1024, 8
-_SHORT_TYPES = re.compile(r"\S*(?:bf16|fp16|amx|bf|asimdhp)\S*")  # what a processor lists of short types
+_SHORT_TYPES = re.compile(r"\S*(?:bf16|fp16|amx|bf|asimdhp)\S*")  # a processor's instructions for short types
 
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """Hold how to compute: `precision` "32", "bf16" or "16", `threads` of torch, `count_workers` that read images."""
+    """Settings of inference: `precision` "32", "bf16" or "16", `threads` of torch, and `workers` that read images."""
 
     precision: str
     threads: int
@@ -46,29 +46,30 @@ class ComputeSettings:
 
 
 def tune_inference(device: str) -> ComputeSettings:
-    """Give what a trial on this machine has chosen for "cpu" or "cuda"; where there was none, try, and keep it.
+    """Return the cached settings of this machine for "cpu" or "cuda"; measure and cache them on first use.
 
-    Another processor, number of cores or threads, or version of torch is another machine. Where the cache cannot be
-    written to, it is 32 bits, for a trial that is not kept could come out otherwise the next time.
+    A change of processor, number of cores or threads, or torch version counts as another machine. If the cache cannot
+    be written, the precision is 32 bits, because a new measurement each time could change the result.
     """
     return _tune_once(device, _settings_file(_describe_setup(device)))
 
 
 def tune_training(net: nn.Module, backbone: str, size: int, device: str) -> str:
-    """Give the precision to train a network with, on images of one size; it is tried and kept as by `tune_inference`.
+    """Return the precision for training a network on images of one size, measured and cached as by `tune_inference`.
 
-    On a CPU a type that pays forwards may cost backwards: depthwise convolutions in bf16 take longer.
+    On a CPU, a type that is faster in the forward pass may be slower in the backward pass, as bf16 is in depthwise
+    convolutions.
     """
-    found = tune_inference(device)
-    if device != "cpu" or found.precision == "32":
-        return found.precision
+    settings = tune_inference(device)
+    if device != "cpu" or settings.precision == "32":
+        return settings.precision
     stated = {**_describe_setup(device), "trained": backbone, "size": size}
 
     def attempt() -> tuple[ComputeSettings, dict[str, dict[str, float]]]:
         seconds = _time_minimum(
             {kind: TimedCall(_make_training_step(net, size, kind), 1) for kind in ("32", "bf16")}, time.process_time
         )
-        return replace(found, precision=select_fastest(seconds)), {"precision": seconds}
+        return replace(settings, precision=select_fastest(seconds)), {"precision": seconds}
 
     return _load_or_measure(_settings_file(stated), attempt, stated).precision
 
@@ -86,12 +87,12 @@ def _settings_file(stated: dict[str, Any]) -> Path:
 def _load_or_measure(
     file: Path, attempt: Callable[[], tuple[ComputeSettings, dict[str, dict[str, float]]]], stated: Any
 ) -> ComputeSettings:
-    """Read a choice, or make it and keep it."""
+    """Read cached settings, or measure and cache them."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with shared_lock(file.with_suffix(".lock")):  # of two processes, the second takes what the first has found
-            if kept := _load(file):
-                return kept
+        with shared_lock(file.with_suffix(".lock")):  # of two processes, the second uses the settings of the first
+            if cached := _load(file):
+                return cached
             choice, times = attempt()
             write_text(file, json.dumps({**asdict(choice), "seconds": times, "machine": stated}, indent=1))
             return choice
@@ -100,20 +101,20 @@ def _load_or_measure(
 
 def _load(file: Path) -> ComputeSettings | None:
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return ComputeSettings(kept["precision"], kept["threads"], kept["workers"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or a damaged one, which is made anew
+        cached = json.loads(file.read_text(encoding="utf-8"))
+        return ComputeSettings(cached["precision"], cached["threads"], cached["workers"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing or damaged: measured again
         return None
 
 
 def _measure(device: str) -> tuple[ComputeSettings, dict[str, dict[str, float]]]:
-    """Time a small network in each type, then with ever fewer threads; give the choice, and the seconds that it is by.
+    """Time a small network in each type, then with fewer and fewer threads; return the settings and the seconds.
 
-    The least of several seconds is what the machine can do. On a CPU a type is judged by the processor time of one
-    thread, which other programs do not take from it; threads are tried where they leave the cores free.
+    The minimum of several times is what the machine can reach. On a CPU, types are compared by the processor time of
+    one thread, which other programs do not affect; threads are only tried if other programs leave the cores free.
     """
     threads = torch.get_num_threads()
-    kinds = ["32", "bf16"] + ["16"] * (device == "cuda")  # on a CPU, the small exponent of 16 bits has no use
+    kinds = ["32", "bf16"] + ["16"] * (device == "cuda")  # a CPU gains nothing from fp16
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = _build_network().eval()
@@ -135,7 +136,7 @@ def _measure(device: str) -> tuple[ComputeSettings, dict[str, dict[str, float]]]
 
 
 def select_fastest(seconds: dict[str, float]) -> str:
-    """Choose the first, or the fastest of those that are faster than it by a factor of PAYS."""
+    """Return the fastest if it is faster than the first by more than MIN_SPEEDUP, else the first."""
     first = next(iter(seconds))
     fastest = min(seconds, key=seconds.__getitem__)
     return fastest if seconds[fastest] * MIN_SPEEDUP < seconds[first] else first
@@ -147,12 +148,12 @@ def _time_minimum(jobs: dict[str, TimedCall], clock: Callable[[], float]) -> dic
 
 
 def _is_busy() -> bool:
-    """Say whether other programs use the processor, which fewer threads would suit."""
+    """Check whether other programs use the processor, which would favour fewer threads."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1)
 
 
 def _build_network() -> nn.Module:
-    """Build what networks of avatars are made of: plain, depthwise and pointwise convolutions, each normalised."""
+    """Build a network of typical layers: plain, depthwise and pointwise convolutions, each with batch norm."""
 
     def layer(given: int, made: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
         convolution = nn.Conv2d(given, made, size, stride, size // 2, groups=groups, bias=False)
@@ -168,39 +169,39 @@ def _make_forward(net: nn.Module, images: torch.Tensor, kind: str) -> Callable[[
     def run() -> object:
         autocast = torch.autocast(images.device.type, DTYPES.get(kind, torch.bfloat16), enabled=kind in DTYPES)
         with torch.inference_mode(), autocast:
-            return net(images).float().cpu()  # which waits for a GPU
+            return net(images).float().cpu()  # waits for a GPU
 
     return run
 
 
 def _make_training_step(net: nn.Module, size: int, kind: str) -> Callable[[], object]:
-    """Give a pass forwards and backwards of a copy of the network."""
+    """Return a function that runs a forward and a backward pass of a copy of the network."""
     with torch.random.fork_rng(devices=[]):
-        tried = copy.deepcopy(net).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        trained = copy.deepcopy(net).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.zeros(8, 3, size, size).contiguous(memory_format=torch.channels_last)
 
     def run() -> object:
         with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
-            loss = tried(images).float().sum()
+            loss = trained(images).float().sum()
         return loss.backward()
 
     return run
 
 
 def count_workers() -> int:
-    """Give how many processes are to read images where nobody says it: one a core, 8 at most."""
+    """Return the default number of processes that read images: one per core, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_WORKERS)
 
 
 def _describe_setup(device: str) -> dict[str, Any]:
-    """Describe the machine so that another one, or another way to compute, is told from it."""
+    """Describe the machine and its settings; the description identifies the cached settings."""
     return describe_machine(device) | {"processor": _describe_processor(), "threads": torch.get_num_threads()}
 
 
 @cache
 def _describe_processor() -> str:
-    """Name the processor, with the instructions for short types that it lists."""
+    """Return the name of the processor with its instructions for short types."""
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         lines = dict(line.split(":", 1) for line in reversed(text.splitlines()) if ":" in line)

@@ -1,0 +1,102 @@
+"""Words that the project does not use, and the verbs that docstrings do not begin with."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("avatar_bench", "conf", "docs", "scripts", "tests")
+FILES = ("README.md", "README.ru.md", "CONTRIBUTING.md", "SECURITY.md", "pyproject.toml", "constraints.txt", ".ci/run")
+ENDINGS = {".py", ".md", ".yaml", ".jinja", ".csv", ".toml", ".txt", ""}
+OPENINGS = re.compile(r"(giv|gave|say|said|tell|told|hold|held)", re.IGNORECASE)
+FORBIDDEN = re.compile(
+    r"(?<![a-z])(pictures?|told[ _]apart|verdicts?|entrants?|misfits?|kin|manners|taught|judge[sd]?|hushed|cook(?:ed)?"
+    r"|rightly|errs|distortion|only_a_right|out_of_sight|seen_before|wake)(?![a-z])",
+    re.IGNORECASE,
+)
+# names of files that others chose
+FOREIGN = {
+    "conf/source/langflow.yaml": "profile_pictures/People",
+    "conf/source/pixel.yaml": "profile-picture-?.jpg",
+    "conf/source/volt.yaml": "profile-picture-?.jpg",
+}
+
+
+def texts() -> list[Path]:
+    """Return the files that people read or write, except for this one."""
+    files = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*")) if file.is_file()]
+    files += [ROOT / name for name in FILES if (ROOT / name).is_file()]
+    kept = [file for file in files if file.suffix in ENDINGS and "__pycache__" not in file.parts]
+    return [file for file in kept if file != Path(__file__)]
+
+
+def forbidden(text: str) -> list[str]:
+    """Return the lines of a text that hold a forbidden word; "verdict_rows" and "Verdict" hold one, "kind" does not."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)  # CamelCase in words
+    return [line.strip() for line in spaced.splitlines() if FORBIDDEN.search(line)]
+
+
+def openings(source: str) -> list[str]:
+    """Return the docstrings of a module that begin with a form of give, say, tell or hold."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    found = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    return [text for text in found if OPENINGS.match(text)]
+
+
+def test_no_forbidden_word_is_used() -> None:
+    found = {}
+    for file in texts():
+        name = file.relative_to(ROOT).as_posix()
+        text = file.read_text(encoding="utf-8").replace(FOREIGN.get(name, "\0"), "")
+        if lines := forbidden(f"{name}\n{text}"):
+            found[name] = lines
+    assert found == {}
+
+
+def test_no_docstring_begins_with_give_say_tell_or_hold() -> None:
+    sources = [file for file in texts() if file.suffix == ".py"]
+    found = {file.relative_to(ROOT).as_posix(): openings(file.read_text(encoding="utf-8")) for file in sources}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a picture",
+        "Pictures",
+        "told apart",
+        "told_apart",
+        "verdict_rows",
+        "VERDICTS",
+        "class Judge:",
+        "judged",
+        "wake()",
+        "of kin",
+    ],
+)
+def test_a_forbidden_word_is_found(text: str) -> None:
+    assert forbidden(text) == [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)]
+
+
+@pytest.mark.parametrize("text", ["kind", "kinds", "awake", "told", "cookie", "judgement", "skin", "mistaught"])
+def test_other_words_are_allowed(text: str) -> None:
+    assert forbidden(text) == []
+
+
+@pytest.mark.parametrize("opening", ["Give", "Gives", "Say", "Tell", "Told", "Hold", "Held"])
+def test_a_docstring_that_begins_wrongly_is_found(opening: str) -> None:
+    assert openings(f'def function():\n    """{opening} the number."""\n') == [f"{opening} the number."]
+
+
+def test_the_changelog_alone_keeps_the_old_names() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("this is no git checkout")
+    known = {file.relative_to(ROOT).as_posix() for file in texts()}
+    others = {name for name in tracked.stdout.split() if Path(name).suffix in {".py", ".md", ".yaml", ".jinja"}} - known
+    assert others <= {"CHANGELOG.md", "tests/test_language.py", ".pre-commit-config.yaml", ".github/workflows/test.yml"}
