@@ -527,7 +527,7 @@ def child_rows(run: Path) -> list[str]:
         (["mode=frozen"], 2, "pretrain has no modes"),
         (["optimizer.schedule.name=plateau"], 2, "expected cosine or none"),
         (["trainer.devices=2"], 2, "one device"),
-        (["optimizer.rho=0.1"], 2, "by which pretrain does not step"),
+        (["optimizer.rho=0.1"], 2, "which pretrain does not support"),
         (["data.split.by=source", "data.split.held_out=[nobody]"], 2, "data.split.held_out: no image has"),
         (["data.split.by=source", "data.fold=1"], 2, "or take data.split.by=group"),
         (["epochs=0"], 2, "epochs=0"),
