@@ -72,10 +72,10 @@ def probe_single_properties(
     """
     rows = []
     for column in columns:
-        alone = _cross_validate(frame, _prepare_features(frame, [column]), _fit_tree, settings or ProbeSettings())
-        auroc = alone.auroc
-        best = next((name for name, one in alone.by_class.items() if one == auroc), "")
-        rows.append((column, best, auroc.value, auroc.low, auroc.high, alone.balanced_accuracy.value))
+        result = _cross_validate(frame, _prepare_features(frame, [column]), _fit_tree, settings or ProbeSettings())
+        auroc = result.auroc
+        best = next((name for name, one in result.by_class.items() if one == auroc), "")
+        rows.append((column, best, auroc.value, auroc.low, auroc.high, result.balanced_accuracy.value))
     table = pd.DataFrame(rows, columns=["property", "class", "auroc", "low", "high", "balanced_accuracy"])
     numbers = table.columns[2:]
     table[numbers] = table[numbers].astype(float)
@@ -139,36 +139,36 @@ def _split_folds(targets: tuple[int, ...], groups: tuple[str, ...], folds: int, 
     return [(train, test) for train, test in split.split(np.zeros(len(targets)), targets, groups) if len(test)]
 
 
-def _fit_boosting(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int) -> Floats:
+def _fit_boosting(train: pd.DataFrame, targets: Codes, test: pd.DataFrame, classes: int) -> Floats:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    shares = np.bincount(targets, minlength=classes) / len(targets)
-    present = np.flatnonzero(shares)
-    scores = np.zeros((len(asked), classes))
-    if len(present) == 1 or not (known.nunique() > 1).any():  # nothing to learn from
+    priors = np.bincount(targets, minlength=classes) / len(targets)
+    present = np.flatnonzero(priors)
+    scores = np.zeros((len(test), classes))
+    if len(present) == 1 or not (train.nunique() > 1).any():  # nothing to learn from
         scores[:, present] = 1 / len(present)
         return scores
     model: Any = HistGradientBoostingClassifier(  # type: ignore[no-untyped-call]
         max_iter=60, max_leaf_nodes=15, min_samples_leaf=5, early_stopping=False, random_state=0
     )
-    scores[:, present] = model.fit(known, targets).predict_proba(asked) / shares[present]
+    scores[:, present] = model.fit(train, targets).predict_proba(test) / priors[present]
     # Reweight to equal class priors: a class that is rare in the training folds would otherwise score low in the fold
     # where it is frequent, and the pooled scores would fall below chance where the features are uninformative.
     balanced: Floats = scores / scores.sum(axis=1, keepdims=True)
     return balanced
 
 
-def _fit_tree(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int) -> Floats:
+def _fit_tree(train: pd.DataFrame, targets: Codes, test: pd.DataFrame, classes: int) -> Floats:
     """Fit a small decision tree to one property: sufficient for one feature, and 100 times as fast as boosting."""
     from sklearn.tree import DecisionTreeClassifier
 
     present = np.unique(targets)
-    scores = np.zeros((len(asked), classes))
+    scores = np.zeros((len(test), classes))
     model: Any = DecisionTreeClassifier(  # type: ignore[no-untyped-call]
         max_leaf_nodes=16, min_samples_leaf=5, class_weight="balanced", random_state=0
     )
     # rounded, or the last digits of the balanced weights would differ between folds where nothing is learned
-    scores[:, present] = model.fit(_encode_categories(known), targets).predict_proba(_encode_categories(asked)).round(9)
+    scores[:, present] = model.fit(_encode_categories(train), targets).predict_proba(_encode_categories(test)).round(9)
     return scores
 
 
@@ -178,12 +178,12 @@ def _encode_categories(features: pd.DataFrame) -> pd.DataFrame:
     return features.assign(**{str(name): words[name].cat.codes for name in words})
 
 
-def _fit_frequencies(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int) -> Floats:
-    counts = pd.crosstab(known.iloc[:, 0], targets).reindex(columns=range(classes), fill_value=0)
+def _fit_frequencies(train: pd.DataFrame, targets: Codes, test: pd.DataFrame, classes: int) -> Floats:
+    counts = pd.crosstab(train.iloc[:, 0], targets).reindex(columns=range(classes), fill_value=0)
     shares = counts / counts.sum().clip(lower=1)  # within each class, for the same reason as in _fit_boosting
     shares = shares.div(shares.sum(axis=1), axis=0)
-    found = shares.reindex(asked.iloc[:, 0]).to_numpy(dtype=np.float64)
-    return np.where(np.isnan(found), 1 / classes, found)
+    scores = shares.reindex(test.iloc[:, 0]).to_numpy(dtype=np.float64)
+    return np.where(np.isnan(scores), 1 / classes, scores)
 
 
 def _prepare_features(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -203,16 +203,18 @@ def _find_cautions(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFr
     counts, n = frame["label"].value_counts(), len(frame)
     conflicts, copies = _count_involved(matches[matches["conflict"].astype(bool)]), _count_involved(matches) / n
     odd = float((frame["outlier"] != "").mean())
-    found = [_("class {label} comes from one source", label=repr(label)) for label in find_single_source_classes(frame)]
+    cautions = [
+        _("class {label} comes from one source", label=repr(label)) for label in find_single_source_classes(frame)
+    ]
     generators = find_single_source_classes(frame, "generator")
-    found += [_("class {label} comes from one generator", label=repr(label)) for label in generators]
+    cautions += [_("class {label} comes from one generator", label=repr(label)) for label in generators]
     if (source_alone.value or 0) >= SHORTCUT_AUROC:
-        found.append(_("the source reveals the class: evaluate on sources not used in training"))
+        cautions.append(_("the source reveals the class: evaluate on sources not used in training"))
     if 0 < conflicts / n <= MANY_CONFLICTS:
-        found.append(_("images with a copy of another class: {n}", n=conflicts))
+        cautions.append(_("images with a copy of another class: {n}", n=conflicts))
     if counts.iloc[0] > MAX_CLASS_RATIO * counts.iloc[-1]:
         (most, largest), (least, smallest) = counts.iloc[[0, -1]].items()
-        found.append(
+        cautions.append(
             _(
                 "the classes are unbalanced: {n} images of {most}, {m} of {least}",
                 n=largest,
@@ -222,12 +224,12 @@ def _find_cautions(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFr
             )
         )
     if copies > MANY_COPIES:
-        found.append(_("{share} of the images have a copy or near-duplicate", share=f"{copies:.0%}"))
+        cautions.append(_("{share} of the images have a copy or near-duplicate", share=f"{copies:.0%}"))
     if odd > MANY_OUTLIERS:
-        found.append(
+        cautions.append(
             _("{share} of the images are blank, tiny, blurred or have an extreme aspect ratio", share=f"{odd:.0%}")
         )
-    return found
+    return cautions
 
 
 def _count_involved(matches: pd.DataFrame) -> int:

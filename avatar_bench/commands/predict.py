@@ -58,7 +58,7 @@ def _open_run(path: Path, settings: PredictConfig) -> Run:
     import torch
 
     from avatar_bench.console.memory import retain_freed_memory
-    from avatar_bench.inference.autotune import count_workers, tune_inference
+    from avatar_bench.inference.precision_autotune import count_workers, tune_inference
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run import set_threads
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.i18n import _
-from avatar_bench.metrics import classification, stats
+from avatar_bench.metrics import class_order, classification, stats
 from avatar_bench.results.result import Metric
 
 if TYPE_CHECKING:
@@ -251,8 +251,8 @@ def name_corruptions() -> dict[str, str]:
 def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:
     """Raise GuardError if another order of the class names explains the predictions significantly better.
 
-    Images without a known class are ignored; "permutation" in `allow` skips the check. See `stats.permutation_alarm`
-    for the test.
+    Images without a known class are ignored; "permutation" in `allow` skips the check. See
+    `stats.find_class_permutation` for the test.
     """
     if "permutation" in allow:
         return
@@ -260,7 +260,7 @@ def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> 
     confusion = classification.confusion_matrix(
         predictions.targets[known], predictions.predicted[known], len(predictions.classes)
     )
-    order = stats.find_class_permutation(confusion)
+    order = class_order.find_class_permutation(confusion)
     if order is not None:
         raise GuardError(*_explain_order(predictions.classes, order, confusion))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,9 +15,6 @@ from avatar_bench.models.profiling import count_macs, count_parameters
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
-
-
-import re
 
 UNKNOWN = "?"
 SCRATCH, PUBLISHED, FILE = "scratch", "published", "file"

@@ -10,16 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import _
-
-if TYPE_CHECKING:
-    from avatar_bench.data.dataset import Dataset
-    from avatar_bench.results.predictions import Predictions
-
-
-from typing import TYPE_CHECKING
-
 from avatar_bench.errors import BlockError, DataError, GuardError
+from avatar_bench.i18n import _
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.evaluation.block import IntervalCompareBlock
 from avatar_bench.evaluation.seeds import Recipes
 from avatar_bench.i18n import _
-from avatar_bench.metrics import paired, stats
+from avatar_bench.metrics import paired_tests, stats
 
 Floats = NDArray[np.float64]
 
@@ -45,20 +45,20 @@ def compare_pair(
     first, second = (recipes.counts[place] / recipes.sizes[place] for place in (a, b))
     only_a, only_b = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
     gains, whole = _compute_gains(recipes, a, b)
-    sums = paired.sum_by_group(gains, groups)
+    sums = paired_tests.sum_by_group(gains, groups)
     difference = float(gains.sum() / (whole * n))
     single = recipes.units == n and recipes.sizes[a] == recipes.sizes[b] == 1
     low, high = compute_interval(drawn[:, a] - drawn[:, b], level)
     discordance = float((gains != 0).mean())
     gain = float(np.sqrt((gains[gains != 0] ** 2).mean()) / whole) if discordance else 0.0
-    needed = stats.required_sample_size(discordance, difference / gain, power, alpha) if discordance else None
+    needed = paired_tests.required_sample_size(discordance, difference / gain, power, alpha) if discordance else None
     return {
         "a": recipes.names[a],
         "b": recipes.names[b],
         "n": n,
         "only_a_correct": only_a,
         "only_b_correct": only_b,
-        "p": paired.cluster_permutation_test(gains, groups),
+        "p": paired_tests.cluster_permutation_test(gains, groups),
         "difference": difference,
         "low": low,
         "high": high,
@@ -69,8 +69,8 @@ def compare_pair(
         "seeds_b": int(recipes.sizes[b]),
         "discordance": discordance,
         "gain": gain,
-        "design_effect": paired.design_effect(gains, groups),
-        "n_required": math.ceil(needed * paired.design_effect(gains, groups)) if needed else math.nan,
+        "design_effect": paired_tests.design_effect(gains, groups),
+        "n_required": math.ceil(needed * paired_tests.design_effect(gains, groups)) if needed else math.nan,
         "n_required_reason": "" if needed else _("both are correct equally often"),
     }
 
@@ -78,7 +78,7 @@ def compare_pair(
 def mark_significant(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """Add Holm-corrected p-values and `significant`: p below `alpha` and an interval that excludes 0."""
     table = pairs.copy()
-    table.insert(list(table).index("p") + 1, "p_holm", stats.holm(table["p"]))
+    table.insert(list(table).index("p") + 1, "p_holm", paired_tests.holm(table["p"]))
     beyond = (table["low"] > 0) | (table["high"] < 0)
     return table.assign(significant=(table["p_holm"] < alpha) & beyond)
 
@@ -91,7 +91,7 @@ def find_detectable_difference(pair: pd.Series, power: float, alpha: float) -> f
     assumes, and must exclude 0 too. Return None if too few images separate the two.
     """
     n = int(pair["n"] / pair["design_effect"])
-    least = stats.detectable_difference(n, pair["discordance"], power, alpha)
+    least = paired_tests.detectable_difference(n, pair["discordance"], power, alpha)
     if least is None:
         return None
     by_test = float(pair["gain"] * least)

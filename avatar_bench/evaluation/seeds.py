@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import IntervalOptions
 from avatar_bench.i18n import _
-from avatar_bench.metrics import classification, paired, stats
+from avatar_bench.metrics import classification, paired_tests, stats
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.labels import describe_recipe_without
 
@@ -73,7 +73,9 @@ class Recipes:
         """
         how = statistic or (lambda weights: weights @ self.right.T / weights.sum(axis=1, keepdims=True))
         members = list(self.members.values())
-        return paired.resample_groups_and_seeds(how, self.groups, members, self.seeds, block.resamples, block.seed)
+        return paired_tests.resample_groups_and_seeds(
+            how, self.groups, members, self.seeds, block.resamples, block.seed
+        )
 
     def accuracies(self, block: IntervalOptions, drawn: Floats) -> dict[str, Metric]:
         """Compute the mean accuracy of each recipe over its runs.

@@ -18,14 +18,14 @@ from avatar_bench.reporting.tables import Table, TableRow, make_column
 
 def find_alerts(study: Study, boards: Sequence[Leaderboard]) -> list[str]:
     """Return the caveats of the first screen, one or two sentences each."""
-    found = [*_check_data(study), *_check_guards(study), *_check_sets(study, boards), *_check_versions(study)]
+    alerts = [*_check_data(study), *_check_guards(study), *_check_sets(study, boards), *_check_versions(study)]
     if len(study.problems) == 1:
-        found.append(_("One item is unfinished, missing, damaged or foreign: see the table below."))
+        alerts.append(_("One item is unfinished, missing, damaged or foreign: see the table below."))
     elif study.problems:
-        found.append(
+        alerts.append(
             _("{n} items are unfinished, missing, damaged or foreign: see the table below.", n=len(study.problems))
         )
-    return found
+    return alerts
 
 
 def build_problem_table(study: Study) -> Table:

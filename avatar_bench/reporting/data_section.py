@@ -34,7 +34,7 @@ _SPLIT_ORDER = ("train", "val", "calibration", "test")
 
 def build_split_tables(study: Study) -> list[Table]:
     """Return tables of image counts by class, source and split; runs with the same split share tables."""
-    found = []
+    tables = []
     for number, (fingerprint, models) in enumerate(_group_by_split(study).items(), start=1):
         table = _read_split(models[0].folder)
         if table is None:
@@ -45,14 +45,14 @@ def build_split_tables(study: Study) -> list[Table]:
         by_source = _(
             "Images by class and source; split {fingerprint} of {models}", fingerprint=fingerprint, models=names
         )
-        found.append(_build_count_table(table, ["label"], f"classes{tag}", by_class))
-        found.append(_build_count_table(table, ["label", "source"], f"sources{tag}", by_source))
-    return found
+        tables.append(_build_count_table(table, ["label"], f"classes{tag}", by_class))
+        tables.append(_build_count_table(table, ["label", "source"], f"sources{tag}", by_source))
+    return tables
 
 
 def draw_count_charts(study: Study) -> list[CountChart]:
     """Draw image counts by class, split and source; runs with the same split share a chart."""
-    found = []
+    charts = []
     for fingerprint, models in _group_by_split(study).items():
         table = _read_split(models[0].folder)
         if table is None:
@@ -64,8 +64,8 @@ def draw_count_charts(study: Study) -> list[CountChart]:
         stream.seek(0)
         image = shrink(stream, *QUALITY_STEPS[0])
         if image is not None:
-            found.append(CountChart(image, text, f"{text}; {_('split')} {fingerprint}"))
-    return found
+            charts.append(CountChart(image, text, f"{text}; {_('split')} {fingerprint}"))
+    return charts
 
 
 def build_set_tables(study: Study) -> Iterator[Table]:

@@ -21,8 +21,8 @@ Definitions of the metrics by block, as shown in the report. This page is genera
 
 def find_definitions(block: str) -> list[tuple[str, str]]:
     """Return the terms of a block with their definitions in the current language; none for a user's own block."""
-    spoken = language()
-    return [(entry["term"][spoken], entry[spoken]) for entry in _load_definitions().get(block, {}).values()]
+    current = language()
+    return [(entry["term"][current], entry[current]) for entry in _load_definitions().get(block, {}).values()]
 
 
 def render_definitions() -> str:

@@ -116,7 +116,7 @@ def _find_value(board: Leaderboard, name: str, metric: str = "accuracy") -> floa
     place = (board.ranking or {}).get(name, {})
     if metric in place:
         return float(place[metric])
-    values = [found.value for row in _find_rows(board, name) if (found := row.metrics[metric]) is not None]
+    values = [known.value for row in _find_rows(board, name) if (known := row.metrics[metric]) is not None]
     return max((value for value in values if value is not None), default=-1.0)
 
 

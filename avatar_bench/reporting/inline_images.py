@@ -46,13 +46,13 @@ def inline_figures(
     The largest are resized first; if that is not enough, the last are left out. Repeated and unreadable figures are
     left out as well. The page links to what is left out.
     """
-    kept = _shrink_all(_drop_repeated(files)[:most])
+    images = _shrink_all(_drop_repeated(files)[:most])
     for width, quality in QUALITY_STEPS[1:]:
-        kept = _shrink_largest(kept, budget, width, quality)
+        images = _shrink_largest(images, budget, width, quality)
     room, fitting = budget, {}
-    for file, one in kept.items():
-        if len(one.data) <= room:
-            fitting[file], room = one, room - len(one.data)
+    for file, image in images.items():
+        if len(image.data) <= room:
+            fitting[file], room = image, room - len(image.data)
     return fitting
 
 
@@ -97,19 +97,19 @@ def _drop_repeated(files: Sequence[Path]) -> list[Path]:
 
 def _shrink_all(files: Sequence[Path]) -> dict[Path, InlineImage]:
     with ThreadPoolExecutor() as pool:  # Pillow releases the GIL
-        made = pool.map(lambda file: shrink(file, *QUALITY_STEPS[0]), files)
-        return {file: one for file, one in zip(files, made, strict=True) if one is not None}
+        images = pool.map(lambda file: shrink(file, *QUALITY_STEPS[0]), files)
+        return {file: image for file, image in zip(files, images, strict=True) if image is not None}
 
 
-def _shrink_largest(kept: dict[Path, InlineImage], budget: int, width: int, quality: int) -> dict[Path, InlineImage]:
+def _shrink_largest(images: dict[Path, InlineImage], budget: int, width: int, quality: int) -> dict[Path, InlineImage]:
     """Resize the largest images again until all fit."""
-    over = sum(len(one.data) for one in kept.values()) - budget
-    smaller = dict(kept)
-    for file in sorted(kept, key=lambda file: -len(kept[file].data)):
+    over = sum(len(image.data) for image in images.values()) - budget
+    smaller = dict(images)
+    for file in sorted(images, key=lambda file: -len(images[file].data)):
         if over <= 0:
             break
-        made = shrink(io.BytesIO(kept[file].data), width, quality)
-        if made is not None and len(made.data) < len(kept[file].data):
-            over -= len(kept[file].data) - len(made.data)
-            smaller[file] = made
+        resized = shrink(io.BytesIO(images[file].data), width, quality)
+        if resized is not None and len(resized.data) < len(images[file].data):
+            over -= len(images[file].data) - len(resized.data)
+            smaller[file] = resized
     return smaller

@@ -74,13 +74,13 @@ class Leaderboard:
 
 def build_leaderboards(study: Study) -> list[Leaderboard]:
     """Return a leaderboard per set, several where models were evaluated on different images under one name."""
-    found = []
+    leaderboards = []
     for name in study.sets:
         evaluated = study.of_block(name, "blind_test")
         for fingerprint in dict.fromkeys(saved.fingerprint for saved in evaluated.values()):
             same = {label: saved for label, saved in evaluated.items() if saved.fingerprint == fingerprint}
-            found.append(_build_leaderboard(study, name, fingerprint, same))
-    return found
+            leaderboards.append(_build_leaderboard(study, name, fingerprint, same))
+    return leaderboards
 
 
 def _build_leaderboard(study: Study, name: str, fingerprint: str, evaluated: dict[str, SavedResult]) -> Leaderboard:
@@ -126,14 +126,14 @@ def _rank_by_tests(model: ReportedModel, ranking: Ranking, name: str) -> Leaderb
 def _rank_by_intervals(models: Sequence[ReportedModel], name: str) -> list[LeaderboardRow]:
     """Rank by overlapping intervals, which is more cautious than a paired test and does not replace one."""
     metrics = {model.label: _collect_metrics(model, name) for model in models}
-    bounds = {label: _find_bounds(found["accuracy"]) for label, found in metrics.items()}
+    bounds = {label: _find_bounds(row_metrics["accuracy"]) for label, row_metrics in metrics.items()}
     rows = []
     for model in models:
-        mine, found = bounds[model.label], metrics[model.label]
-        theirs = [other for label, other in bounds.items() if label != model.label and other is not None]
-        first = None if mine is None else 1 + sum(low > mine[1] for low, __ in theirs)
-        last = None if mine is None else 1 + sum(high >= mine[0] for __, high in theirs)
-        rows.append(LeaderboardRow(model, model.label, found, _is_guessing(found), first, last))
+        own, row_metrics = bounds[model.label], metrics[model.label]
+        others = [other for label, other in bounds.items() if label != model.label and other is not None]
+        first = None if own is None else 1 + sum(low > own[1] for low, __ in others)
+        last = None if own is None else 1 + sum(high >= own[0] for __, high in others)
+        rows.append(LeaderboardRow(model, model.label, row_metrics, _is_guessing(row_metrics), first, last))
     return rows
 
 
@@ -156,8 +156,8 @@ def _is_tied_by_letters(first: LeaderboardRow, row: LeaderboardRow) -> bool:
 
 
 def _is_tied_by_intervals(first: LeaderboardRow, row: LeaderboardRow) -> bool:
-    best, mine = _find_bounds(first.metrics["accuracy"]), _find_bounds(row.metrics["accuracy"])
-    return best is not None and mine is not None and mine[1] >= best[0]
+    best, own = _find_bounds(first.metrics["accuracy"]), _find_bounds(row.metrics["accuracy"])
+    return best is not None and own is not None and own[1] >= best[0]
 
 
 def _is_guessing(metrics: Metrics) -> bool:

@@ -63,11 +63,11 @@ def _render_html(content: dict[str, Any], largest: int) -> str:
 
 def _drop_figures(figures: dict[Path, InlineImage], over: int) -> dict[Path, InlineImage]:
     """Return the first figures, without as many of the last as save `over` bytes."""
-    kept = dict(figures)
-    while kept and over > 0:
-        __, last = kept.popitem()
+    remaining = dict(figures)
+    while remaining and over > 0:
+        __, last = remaining.popitem()
         over -= max(0, len(last.data) * 4 // 3 - _LINK)
-    return kept
+    return remaining
 
 
 def _render(environment: Environment, template: str, content: dict[str, Any], figures: dict[Path, InlineImage]) -> str:
@@ -98,19 +98,19 @@ class Slugs:
 
 
 def _collect_content(study: Study, links: PageLinks) -> dict[str, Any]:
-    found, styles = build_leaderboards(study), _assign_styles(study)
-    tables = [build_leaderboard_table(board, styles) for board in found]
+    leaderboards, styles = build_leaderboards(study), _assign_styles(study)
+    tables = [build_leaderboard_table(board, styles) for board in leaderboards]
     return {
         "title": _("Report on {folder}", folder=study.root.resolve().name),
         "question": _("Is this avatar a real photo, a drawing or AI-generated, and which model predicts it best?"),
         "classes": _collect_classes(study),
-        "answers": [format_headline(board) for board in found]
+        "answers": [format_headline(board) for board in leaderboards]
         or [_("No run was evaluated by blind_test: there is no answer yet.")],
         "boards": tables,
-        "board_notes": _explain_leaderboards(found),
+        "board_notes": _explain_leaderboards(leaderboards),
         "scores": build_score_tables(study, links, styles),
         "gains": build_gain_tables(study, links, styles),
-        "alerts": cautions.find_alerts(study, found),
+        "alerts": cautions.find_alerts(study, leaderboards),
         "problems": cautions.build_problem_table(study),
         "warnings": cautions.build_warning_table(study),
         "cautions": report_text.list_cautions(),
@@ -143,31 +143,31 @@ def _collect_classes(study: Study) -> list[str]:
     return list(dict.fromkeys(name for __, saved in study.saved for name in saved.result.classes))
 
 
-def _explain_leaderboards(found: list[Leaderboard]) -> list[str]:
+def _explain_leaderboards(leaderboards: list[Leaderboard]) -> list[str]:
     """Return notes on how to read the leaderboards, one for each way they were made."""
     notes = []
-    if any(board.is_tested for board in found):
+    if any(board.is_tested for board in leaderboards):
         notes.append(
             _(
                 "Ranks are ranges over resampled images; models that share a letter are not significantly "
                 "different by paired tests with Holm's correction."
             )
         )
-    if any(not board.is_tested and len(board.rows) > 1 for board in found):
+    if any(not board.is_tested and len(board.rows) > 1 for board in leaderboards):
         notes.append(
             _(
                 "Where no paired test was run, ranks are the ranges that overlapping intervals allow; a test would "
                 "narrow them. Run: avatar-bench evaluate ckpt=FOLDER block=significance"
             )
         )
-    if any(row.is_guessing for board in found for row in board.rows):
+    if any(row.is_guessing for board in leaderboards for row in board.rows):
         notes.append(
             _(
                 "No better than guessing: the interval of balanced accuracy contains the level of guessing (one "
                 "over the number of classes in the set) or lies below it."
             )
         )
-    if any(row.reason for board in found for row in board.rows):
+    if any(row.reason for board in leaderboards for row in board.rows):
         notes.append(
             _(
                 "Ensembles have no rank: they combine the runs above, and no paired test compares them with these "

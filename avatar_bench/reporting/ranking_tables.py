@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from avatar_bench.i18n import _
 from avatar_bench.reporting.headings import find_heading
-from avatar_bench.reporting.leaderboard import LEADERBOARD_METRICS, Leaderboard
-from avatar_bench.reporting.leaderboard import LeaderboardRow as Place
+from avatar_bench.reporting.leaderboard import LEADERBOARD_METRICS, Leaderboard, LeaderboardRow
 from avatar_bench.reporting.number_format import Cell, make_metric_cell
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out
@@ -22,11 +21,11 @@ _BETTER = {True: "higher", False: "lower", None: None}
 def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
     """Return a leaderboard as a table: one row per model with its rank and ties or a reason, and main metrics."""
     columns = [make_column(_("model")), make_column(_("rank"), True, "lower")]
-    kept = [key for key in LEADERBOARD_METRICS if any(row.metrics[key] for row in board.rows)]
-    for key in kept:
+    keys = [key for key in LEADERBOARD_METRICS if any(row.metrics[key] for row in board.rows)]
+    for key in keys:
         known = next(metric for row in board.rows if (metric := row.metrics[key]) is not None)
         columns.append(make_column(find_heading(key), True, _BETTER[known.higher_is_better], key=key))
-    rows = [_build_row(row, kept, styles[row.model.label]) for row in board.rows]
+    rows = [_build_row(row, keys, styles[row.model.label]) for row in board.rows]
     fit_scale(columns[2:], [TableRow(row.cells[2:]) for row in rows])
     for one in columns[3:]:
         one["bars"] = False  # one drawing per row shows the order
@@ -41,20 +40,20 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
 
 def build_score_tables(study: Study, links: PageLinks, styles: RunStyles) -> list[Table]:
     """Return the table of integrated scores of each set, as ranked by the block; incomplete rows have no rank."""
-    found = []
+    tables = []
     for name in study.sets:
         saved = study.comparisons.get((name, "integrated_score"))
         table = saved.result.tables.get("scores") if saved else None
         if saved is not None and table is not None:
             shown = lay_out(table, f"scores_{name}", _("Integrated score on {set}", set=name), styles, SCORE_COLUMNS)
             shown.href = links.link_files(saved).get("scores.csv")
-            found.append(shown)
-    return found
+            tables.append(shown)
+    return tables
 
 
 def build_gain_tables(study: Study, links: PageLinks, styles: RunStyles) -> list[Table]:
     """Return the table of ensemble gains on each set, as measured by the block ensemble."""
-    found = []
+    tables = []
     for name in study.sets:
         saved = study.comparisons.get((name, "ensemble"))
         table = saved.result.tables.get("strategies") if saved else None
@@ -62,19 +61,17 @@ def build_gain_tables(study: Study, links: PageLinks, styles: RunStyles) -> list
             shown = lay_out(table, f"gain_{name}", _("Gain of ensembles on {set}", set=name), styles, GAIN_COLUMNS)
             shown.href = links.link_files(saved).get("strategies.csv")
             shown.notes = _("The gain is relative to the single model chosen on val.")
-            found.append(shown)
-    return found
+            tables.append(shown)
+    return tables
 
 
-def _build_row(place: Place, kept: Sequence[str], look: Mapping[str, str]) -> TableRow:
-    label: Cell = {"text": place.model.label, **look}
-    if place.model.kind != "run":
-        label["soft"] = _("weight soup") if place.model.kind == "soup" else _("ensemble")
+def _build_row(row: LeaderboardRow, keys: Sequence[str], look: Mapping[str, str]) -> TableRow:
+    label: Cell = {"text": row.model.label, **look}
+    if row.model.kind != "run":
+        label["soft"] = _("weight soup") if row.model.kind == "soup" else _("ensemble")
     rank: Cell | None = None
-    if place.is_guessing or place.reason:
-        rank = {"value": None, "reason": _("no better than guessing") if place.is_guessing else place.reason}
-    elif place.first is not None:
-        rank = {"first": place.first, "last": place.last, "letters": place.letters}
-    return TableRow(
-        [label, rank, *(make_metric_cell(place.metrics[key]) for key in kept)], place.model.label, place.is_best
-    )
+    if row.is_guessing or row.reason:
+        rank = {"value": None, "reason": _("no better than guessing") if row.is_guessing else row.reason}
+    elif row.first is not None:
+        rank = {"first": row.first, "last": row.last, "letters": row.letters}
+    return TableRow([label, rank, *(make_metric_cell(row.metrics[key]) for key in keys)], row.model.label, row.is_best)

@@ -26,11 +26,11 @@ def lay_out(table: pd.DataFrame, name: str, caption: str, styles: RunStyles, onl
     listed that have any value.
     """
     ends = _find_interval_columns(list(map(str, table.columns)))
-    beside = {end for pair in ends.values() for end in pair} | {
+    merged = {end for pair in ends.values() for end in pair} | {
         _name_reason_column(head) for head in map(str, table.columns)
     }
-    beside |= {_name_size_column(name) for name in _MODEL_COLUMNS if name in table}
-    heads = [str(head) for head in table.columns if str(head) not in beside]
+    merged |= {_name_size_column(name) for name in _MODEL_COLUMNS if name in table}
+    heads = [str(head) for head in table.columns if str(head) not in merged]
     heads = [head for head in heads if not only or (head in only and _has_values(table, head))]
     whole = {head for head in heads if table[head].dtype.kind != "f" or not (table[head].dropna() % 1).any()}
     rows = [_build_row(record, heads, ends, styles, whole) for record in table.astype(object).to_dict("records")]

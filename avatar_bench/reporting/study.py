@@ -81,9 +81,9 @@ def read_study(root: Path) -> Study:
     problems: list[Problem] = []
     runs = list(_read_runs(root, problems))
     models = [*runs, *_read_ensembles(root, runs, problems)]
-    beside = [] if _is_model(root) else read_evaluation(root, True)  # the evaluation of a run contains no comparisons
-    alone = (one for one in beside if _find_run(one) is None)
-    comparisons = _collect_usable(root, _check_comparisons(alone, models), problems)
+    saved = [] if _is_model(root) else read_evaluation(root, True)  # the evaluation of a run contains no comparisons
+    without_run = (one for one in saved if _find_run(one) is None)
+    comparisons = _collect_usable(root, _check_comparisons(without_run, models), problems)
     if not models:
         raise DataError(
             f"runs={root} contains no run to report.",
@@ -154,9 +154,9 @@ def _read_ensembles(root: Path, runs: Sequence[ReportedModel], problems: list[Pr
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(Problem("damaged", _make_relative(folder, root), str(error)))
             continue
-        strange = list(_find_changed_members(folder, members, runs))
-        problems += [Problem("foreign", _make_relative(folder, root), why, folder.name) for why in strange]
-        if not strange:
+        reasons = list(_find_changed_members(folder, members, runs))
+        problems += [Problem("foreign", _make_relative(folder, root), why, folder.name) for why in reasons]
+        if not reasons:
             model = ReportedModel(folder.name, folder.name, kind, folder, record, read_config(folder))
             model.results.update(_collect_usable(root, read_evaluation(folder), problems, model.label))
             yield model
@@ -209,9 +209,9 @@ def _check_comparisons(
     results = (saved.result for model in models for saved in model.results.values() if model.kind != "run")
     known = {model.checkpoint for model in models} | {one.provenance.get("checkpoint_sha256") for one in results}
     for one in found:
-        strange = set(_list_checkpoints(one)) - known if isinstance(one, SavedResult) else set()
-        if isinstance(one, SavedResult) and strange:
-            why = _("it compares checkpoints that are missing here: {names}", names=", ".join(sorted(strange)))
+        unknown = set(_list_checkpoints(one)) - known if isinstance(one, SavedResult) else set()
+        if isinstance(one, SavedResult) and unknown:
+            why = _("it compares checkpoints that are missing here: {names}", names=", ".join(sorted(unknown)))
             yield Problem("foreign", str(one.folder), why)
         else:
             yield one
@@ -227,25 +227,25 @@ def _collect_usable(
     root: Path, found: Iterable[SavedResult | Problem], problems: list[Problem], label: str = ""
 ) -> dict[ResultKey, SavedResult]:
     """Return the readable results; add the unreadable ones and missing files to `problems`."""
-    kept = {}
+    results = {}
     for one in found:
         if isinstance(one, Problem):
             problems.append(Problem(one.kind, _make_relative(Path(one.where), root), one.why, label))
             continue
-        kept[one.result.set, one.result.block] = one
+        results[one.result.set, one.result.block] = one
         if one.missing_files:
             why = _("missing files: {names}", names=", ".join(one.missing_files))
             problems.append(Problem("missing", _make_relative(one.folder, root), why, label))
-    return kept
+    return results
 
 
 def _find_missing(root: Path, models: Sequence[ReportedModel]) -> Iterator[Problem]:
     """Yield a Problem for the results of other runs that a run lacks."""
     runs = [model for model in models if model.kind == "run"]
-    asked = sorted({(name, block) for model in runs for name, block in model.results if block != AGAINST_FOLDER})
+    expected = sorted({(name, block) for model in runs for name, block in model.results if block != AGAINST_FOLDER})
     for model in runs:
-        for name in sorted({name for name, __ in asked}):
-            blocks = [block for there, block in asked if there == name and (name, block) not in model.results]
+        for name in sorted({name for name, __ in expected}):
+            blocks = [block for there, block in expected if there == name and (name, block) not in model.results]
             if blocks:
                 why = _("not evaluated on {name} by: {blocks}", name=name, blocks=", ".join(blocks))
                 yield Problem("missing", _make_relative(model.folder, root), why, model.label)

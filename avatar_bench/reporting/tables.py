@@ -82,9 +82,9 @@ def make_column(text: str, number: bool = False, better: str | None = None, **mo
 
 def fit_scale(columns: Sequence[Column], rows: Iterable[TableRow]) -> None:
     """Enable the drawing of intervals for columns whose values all lie between 0 and 1."""
-    kept = list(rows)
+    all_rows = list(rows)
     for place, one in enumerate(columns):
-        cells = [row.cells[place] for row in kept]
+        cells = [row.cells[place] for row in all_rows]
         ends = [cell[key] for cell in cells if isinstance(cell, dict) for key in ("low", "high") if key in cell]
         one["bars"] = bool(ends) and min(ends) >= 0 and max(ends) <= 1
 

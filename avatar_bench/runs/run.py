@@ -35,7 +35,7 @@ from avatar_bench.data.worker_processes import iterate_batches
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
-from avatar_bench.inference.autotune import DTYPES, tune_inference
+from avatar_bench.inference.precision_autotune import DTYPES, tune_inference
 from avatar_bench.inference.prediction_table import list_prediction_columns, tabulate_predictions
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.models.model_card import Card, has_outside_labels

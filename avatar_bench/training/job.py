@@ -29,7 +29,7 @@ from avatar_bench.data.worker_processes import ManagedLoader
 from avatar_bench.errors import ConfigError, DivergedError, GuardError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.i18n import use_language
-from avatar_bench.inference.autotune import tune_inference, tune_training
+from avatar_bench.inference.precision_autotune import tune_inference, tune_training
 from avatar_bench.metrics.calibration import fit_temperature
 from avatar_bench.metrics.plots import draw_training_curves
 from avatar_bench.models.backbones import create_backbone, resolve_options

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from avatar_bench.metrics import stats
+from avatar_bench.metrics import class_order, paired_tests, stats
 
 GOOD = np.array([[90, 8, 2], [5, 80, 15], [1, 19, 80]])
 ORDERS = [order for order in permutations(range(3)) if order != (0, 1, 2)]
@@ -143,66 +143,66 @@ def test_moments_of_nothing_are_nan_and_one_value_has_no_deviation():
 
 
 def test_mcnemar_equals_a_hand_count():
-    assert stats.mcnemar(0, 5) == pytest.approx(2 / 2**5)
-    assert stats.mcnemar(1, 5) == pytest.approx(2 * 7 / 2**6)
-    assert stats.mcnemar(0, 0) == 1.0
-    assert stats.mcnemar(4, 4) == 1.0
+    assert paired_tests.mcnemar(0, 5) == pytest.approx(2 / 2**5)
+    assert paired_tests.mcnemar(1, 5) == pytest.approx(2 * 7 / 2**6)
+    assert paired_tests.mcnemar(0, 0) == 1.0
+    assert paired_tests.mcnemar(4, 4) == 1.0
 
 
 def test_holm_equals_a_hand_count_in_any_order():
-    assert stats.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert stats.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
-    assert len(stats.holm([])) == 0
+    assert paired_tests.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert paired_tests.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert len(paired_tests.holm([])) == 0
 
 
 def test_mcnemar_power_equals_a_simulation():
     generator = np.random.default_rng(0)
     pairs = generator.binomial(300, 0.1, 4000)
     wins = generator.binomial(pairs, (1 + 0.05 / 0.1) / 2)
-    rejected = [stats.mcnemar(int(w), int(p - w)) <= 0.05 for w, p in zip(wins, pairs, strict=True)]
-    assert stats.mcnemar_power(300, 0.1, 0.05) == pytest.approx(np.mean(rejected), abs=0.025)
+    rejected = [paired_tests.mcnemar(int(w), int(p - w)) <= 0.05 for w, p in zip(wins, pairs, strict=True)]
+    assert paired_tests.mcnemar_power(300, 0.1, 0.05) == pytest.approx(np.mean(rejected), abs=0.025)
 
 
 def test_mcnemar_power_without_a_difference_stays_below_alpha():
-    assert 0.01 < stats.mcnemar_power(300, 0.1, 0.0) <= 0.05
+    assert 0.01 < paired_tests.mcnemar_power(300, 0.1, 0.0) <= 0.05
 
 
 @pytest.mark.parametrize(("n", "discordance"), [(50, 0.3), (300, 0.095), (300, 1.0), (10_000, 0.02)])
 def test_detectable_difference_has_the_power_asked_for_and_no_less_has(n, discordance):
-    found = stats.detectable_difference(n, discordance)
-    assert stats.mcnemar_power(n, discordance, found) == pytest.approx(0.8, abs=1e-4)
-    assert stats.mcnemar_power(n, discordance, 0.98 * found) < 0.8
+    found = paired_tests.detectable_difference(n, discordance)
+    assert paired_tests.mcnemar_power(n, discordance, found) == pytest.approx(0.8, abs=1e-4)
+    assert paired_tests.mcnemar_power(n, discordance, 0.98 * found) < 0.8
 
 
 def test_detectable_difference_is_near_the_normal_approximation_on_a_large_set():
     expected = (1.960 + 0.842) * (0.1 / 20_000) ** 0.5
-    assert stats.detectable_difference(20_000, 0.1) == pytest.approx(expected, rel=0.03)
+    assert paired_tests.detectable_difference(20_000, 0.1) == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize(("n", "discordance"), [(300, 0.0), (0, 0.5), (5, 1.0), (20, 0.05)])
 def test_detectable_difference_is_none_where_nothing_can_be_detected(n, discordance):
-    assert stats.detectable_difference(n, discordance) is None
+    assert paired_tests.detectable_difference(n, discordance) is None
 
 
 def test_six_images_that_all_differ_are_the_fewest_that_can_be_told():
-    assert stats.detectable_difference(6, 1.0, power=0.99) is not None
+    assert paired_tests.detectable_difference(6, 1.0, power=0.99) is not None
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("confusion", [GOOD, np.eye(3, dtype=int) * 12], ids=["good", "perfect"])
 def test_each_wrong_order_of_three_classes_is_named(confusion, order):
-    assert stats.find_class_permutation(renamed(confusion, order)) == order
+    assert class_order.find_class_permutation(renamed(confusion, order)) == order
 
 
 def test_two_swapped_classes_are_found_though_accuracy_is_a_third():
     confusion = np.array([[50, 0, 0], [0, 0, 50], [0, 50, 0]])
     assert confusion.trace() / confusion.sum() == pytest.approx(1 / 3)
-    assert stats.find_class_permutation(confusion) == (0, 2, 1)
+    assert class_order.find_class_permutation(confusion) == (0, 2, 1)
 
 
 @pytest.mark.parametrize("row", [[0, 500, 0], [100, 300, 100], [500, 0, 0]])
 def test_one_class_sets_never_alarm(row):
-    assert stats.find_class_permutation([row, [0, 0, 9], [0, 0, 0]]) is None
+    assert class_order.find_class_permutation([row, [0, 0, 9], [0, 0, 0]]) is None
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_one_class_sets_never_alarm(row):
     ids=["good", "mediocre", "hesitant", "generated taken for real", "chance", "empty"],
 )
 def test_a_network_that_is_merely_bad_does_not_alarm(confusion):
-    assert stats.find_class_permutation(confusion) is None
+    assert class_order.find_class_permutation(confusion) is None
 
 
 @pytest.mark.parametrize(
@@ -231,12 +231,12 @@ def test_a_network_that_is_merely_bad_does_not_alarm(confusion):
     ],
 )
 def test_leaning_to_one_class_does_not_alarm_where_that_class_is_rare_or_absent(confusion):
-    assert stats.find_class_permutation(confusion) is None
+    assert class_order.find_class_permutation(confusion) is None
 
 
 def test_a_swap_is_found_on_an_unbalanced_set_and_with_an_absent_class():
-    assert stats.find_class_permutation([[0, 295, 5], [48, 1, 1], [1, 1, 10]]) == (1, 0, 2)
-    assert stats.find_class_permutation([[2, 0, 98], [3, 95, 2], [0, 0, 0]]) == (2, 1, 0)
+    assert class_order.find_class_permutation([[0, 295, 5], [48, 1, 1], [1, 1, 10]]) == (1, 0, 2)
+    assert class_order.find_class_permutation([[2, 0, 98], [3, 95, 2], [0, 0, 0]]) == (2, 1, 0)
 
 
 def test_chance_of_a_gain_by_blind_predictions_equals_a_simulation():
@@ -245,13 +245,13 @@ def test_chance_of_a_gain_by_blind_predictions_equals_a_simulation():
     generator = np.random.default_rng(0)
     dealt = np.array([gain[targets, generator.permutation(predictions)].sum() for _ in range(4000)])
     z = ((counts * gain).sum() - dealt.mean()) / dealt.std()
-    assert norm.isf(stats._association_p(counts, gain)) == pytest.approx(z, abs=0.08)
+    assert norm.isf(class_order._association_p(counts, gain)) == pytest.approx(z, abs=0.08)
 
 
 def test_too_few_images_do_not_alarm_and_ten_a_class_do():
     swapped = np.array([[0, 1], [1, 0]])
-    assert stats.find_class_permutation(swapped * 9) is None
-    assert stats.find_class_permutation(swapped * 10) == (1, 0)
+    assert class_order.find_class_permutation(swapped * 9) is None
+    assert class_order.find_class_permutation(swapped * 10) == (1, 0)
 
 
 @pytest.mark.parametrize("mix", [(1 / 3, 1 / 3, 1 / 3), (0.8, 0.15, 0.05), (0.7, 0.3, 0)])
@@ -261,22 +261,22 @@ def test_random_predictors_hardly_ever_alarm(mix):
     for _ in range(1000):
         rows = generator.multinomial(150, mix)
         guesses = generator.dirichlet([1, 1, 1])
-        alarms += stats.find_class_permutation([generator.multinomial(n, guesses) for n in rows]) is not None
+        alarms += class_order.find_class_permutation([generator.multinomial(n, guesses) for n in rows]) is not None
     assert alarms <= 3  # 1 expected at most
 
 
 def test_a_shift_of_eight_classes_is_named_and_their_right_order_is_not():
     shift = tuple((np.arange(8) + 1) % 8)
     confusion = np.full((8, 8), 2) + 30 * np.eye(8, dtype=int)
-    assert stats.find_class_permutation(confusion) is None
-    assert stats.find_class_permutation(renamed(confusion, shift)) == shift
+    assert class_order.find_class_permutation(confusion) is None
+    assert class_order.find_class_permutation(renamed(confusion, shift)) == shift
 
 
 def test_absent_classes_keep_their_names():
     confusion = np.zeros((7, 7), int)
     confusion[1, 2] = confusion[2, 1] = 40
-    assert stats.find_class_permutation(confusion) == (0, 2, 1, 3, 4, 5, 6)
-    assert stats.find_class_permutation(confusion[:4, :4]) == (0, 2, 1, 3)
+    assert class_order.find_class_permutation(confusion) == (0, 2, 1, 3, 4, 5, 6)
+    assert class_order.find_class_permutation(confusion[:4, :4]) == (0, 2, 1, 3)
 
 
 def test_resamples_of_two_statistics_are_paired():
@@ -288,19 +288,19 @@ def test_resamples_of_two_statistics_are_paired():
 
 @pytest.mark.parametrize(("discordance", "difference"), [(0.1, 0.05), (0.3, 0.1), (0.02, 0.02), (0.08, 0.01)])
 def test_required_images_are_the_fewest_with_the_power_asked_for(discordance, difference):
-    n = stats.required_sample_size(discordance, difference)
-    assert stats.mcnemar_power(n, discordance, difference) >= 0.8
-    assert stats.mcnemar_power(n - 1, discordance, difference) < 0.8
-    assert stats.detectable_difference(n, discordance) <= difference
-    assert stats.required_sample_size(discordance, -difference) == n
+    n = paired_tests.required_sample_size(discordance, difference)
+    assert paired_tests.mcnemar_power(n, discordance, difference) >= 0.8
+    assert paired_tests.mcnemar_power(n - 1, discordance, difference) < 0.8
+    assert paired_tests.detectable_difference(n, discordance) <= difference
+    assert paired_tests.required_sample_size(discordance, -difference) == n
 
 
 def test_required_images_find_the_difference_as_often_as_asked():
-    n = stats.required_sample_size(0.2, 0.08)
+    n = paired_tests.required_sample_size(0.2, 0.08)
     rng = np.random.default_rng(0)
     pairs = rng.binomial(n, 0.2, 3000)
     wins = rng.binomial(pairs, (1 + 0.08 / 0.2) / 2)
-    found = [stats.mcnemar(int(w), int(p - w)) <= 0.05 for w, p in zip(wins, pairs, strict=True)]
+    found = [paired_tests.mcnemar(int(w), int(p - w)) <= 0.05 for w, p in zip(wins, pairs, strict=True)]
     assert np.mean(found) == pytest.approx(0.8, abs=0.025)
 
 
@@ -308,22 +308,22 @@ def test_required_images_grow_with_discordance_and_power_and_fall_with_the_diffe
     def grow(numbers):
         assert all(a < b for a, b in pairwise(numbers))
 
-    grow([stats.required_sample_size(share, 0.05) for share in (0.05, 0.1, 0.2, 0.4, 0.8)])
-    grow([stats.required_sample_size(0.2, 0.05, power) for power in (0.5, 0.8, 0.9, 0.99)])
-    grow([stats.required_sample_size(0.2, gain) for gain in (0.2, 0.1, 0.05, 0.01, 0.001)])
-    grow([stats.required_sample_size(0.2, 0.05, alpha=alpha) for alpha in (0.1, 0.05, 0.01)])
+    grow([paired_tests.required_sample_size(share, 0.05) for share in (0.05, 0.1, 0.2, 0.4, 0.8)])
+    grow([paired_tests.required_sample_size(0.2, 0.05, power) for power in (0.5, 0.8, 0.9, 0.99)])
+    grow([paired_tests.required_sample_size(0.2, gain) for gain in (0.2, 0.1, 0.05, 0.01, 0.001)])
+    grow([paired_tests.required_sample_size(0.2, 0.05, alpha=alpha) for alpha in (0.1, 0.05, 0.01)])
 
 
 @pytest.mark.parametrize(("discordance", "difference"), [(0.1, 0.0), (0.0, 0.0)])
 def test_no_number_of_images_tells_equals_apart(discordance, difference):
-    assert stats.required_sample_size(discordance, difference) is None
+    assert paired_tests.required_sample_size(discordance, difference) is None
 
 
 def test_required_images_of_a_tiny_difference_are_those_of_the_normal_approximation():
-    exact, approximate = (stats.required_sample_size(0.1, difference) for difference in (0.0018, 0.0014))
+    exact, approximate = (paired_tests.required_sample_size(0.1, difference) for difference in (0.0018, 0.0014))
     assert exact < 300_000 < approximate
     assert approximate * 0.0014**2 == pytest.approx(exact * 0.0018**2, rel=0.01)
-    assert stats.required_sample_size(0.1, 1e-12) > 1e20
+    assert paired_tests.required_sample_size(0.1, 1e-12) > 1e20
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from avatar_bench.errors import ConfigError, DataError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import check_class_order
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
-from avatar_bench.metrics import stats
+from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.results.predictions import Predictions, to_string_array
 
 CLASSES = ("drawing", "generated", "real")
@@ -271,10 +271,10 @@ def test_the_gallery_shows_the_most_confident_errors_of_the_right_images():
 def test_detectable_difference_follows_the_discordance_given_or_that_of_independent_errors():
     targets, logits = noisy()
     given, _ = evaluate(predictions(targets, logits), discordance=0.2)
-    assert given.metrics["detectable_difference"].value == stats.detectable_difference(240, 0.2)
+    assert given.metrics["detectable_difference"].value == paired_tests.detectable_difference(240, 0.2)
     alone, _ = evaluate(predictions(targets, logits))
     accuracy = alone.metrics["accuracy"].value
-    expected = stats.detectable_difference(240, 2 * accuracy * (1 - accuracy))
+    expected = paired_tests.detectable_difference(240, 2 * accuracy * (1 - accuracy))
     assert alone.metrics["detectable_difference"].value == expected
 
 

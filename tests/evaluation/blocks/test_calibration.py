@@ -311,7 +311,7 @@ def test_nothing_is_fitted_on_the_evaluated_images(evaluate, overconfident, make
         raise GuardError(f"images of {dataset.name} are also in the set that this block is fitted on.")
 
     run.calibration = refuse
-    with pytest.raises(GuardError, match="test are among"):
+    with pytest.raises(GuardError, match="test are also in"):
         Calibration(**FAST).evaluate(run, dataset_of(evaluated))
 
 

@@ -18,9 +18,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import jaccard_score
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import activation_figures as figures
-from avatar_bench.evaluation.blocks.cam_overlap import CamOverlap
-from avatar_bench.evaluation.overlap_tables import ALL_CLASSES
+from avatar_bench.evaluation.blocks.cam_overlap import CamOverlap, figures
+from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL_CLASSES
 from avatar_bench.evaluation.registry import build_block
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES, chance_iou

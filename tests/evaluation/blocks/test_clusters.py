@@ -190,7 +190,7 @@ def test_each_wrong_order_of_three_classes_is_refused(evaluate_block, oracle, or
 def test_a_shortcut_by_source_is_told_and_none_where_there_is_none(evaluate_block, make_predictions):
     told = evaluate_block(by_source(make_predictions))
     assert told.metrics["source_knn_purity"].low > told.metrics["source_knn_purity"].floor
-    assert any("gather by source" in line for line in told.warnings)
+    assert any("cluster by source" in line for line in told.warnings)
     silent = evaluate_block(by_source(make_predictions, spread=0.0))
     assert silent.metrics["source_knn_purity"].value == pytest.approx(0.25, abs=0.05)
 
@@ -216,7 +216,7 @@ def test_a_class_of_one_image_or_one_group_is_no_obstacle(evaluate_block, make_p
 def test_sets_without_two_classes_or_distances_are_refused(evaluate_block, make_predictions):
     with pytest.raises(BlockError, match="two classes"):
         evaluate_block(by_source(make_predictions).take(np.arange(0, 240, 6)))
-    with pytest.raises(BlockError, match="same"):
+    with pytest.raises(BlockError, match="equal"):
         evaluate_block(make_predictions(np.arange(30) % 3, np.zeros((30, 3))))
     with pytest.raises(BlockError, match="known"):
         evaluate_block(make_predictions(np.full(30, -1), np.zeros((30, 3))))

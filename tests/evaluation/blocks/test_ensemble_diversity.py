@@ -26,7 +26,7 @@ FAST = {"resamples": 200}
 
 @pytest.fixture(scope="module")
 def compare(fake_run, dataset_of):
-    """Put the Predictions of several stand-ins through the block."""
+    """Run the block on the Predictions of several stand-ins."""
 
     def call(predictions, **options):
         labels = [f"run {number}" for number in range(len(predictions))]

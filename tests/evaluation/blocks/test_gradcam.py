@@ -22,9 +22,8 @@ from torch import nn
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import gradcam_figures as figures
-from avatar_bench.evaluation.blocks.gradcam import GradCam
-from avatar_bench.evaluation.faithfulness_tables import CURVE_NAMES, FAITHFULNESS_GAINS, SANITY_METRIC
+from avatar_bench.evaluation.blocks.gradcam import GradCam, figures
+from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import CURVE_NAMES, FAITHFULNESS_GAINS, SANITY_METRIC
 from avatar_bench.evaluation.registry import build_block
 from avatar_bench.i18n import use_language
 from avatar_bench.models import attribution, backbones

@@ -19,7 +19,7 @@ from avatar_bench.evaluation import recipe_pairs, registry
 from avatar_bench.evaluation.blocks import significance
 from avatar_bench.evaluation.blocks.significance import Significance, figures
 from avatar_bench.evaluation.seeds import Recipes
-from avatar_bench.metrics import stats
+from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.results.result import Result
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "significance.yaml"
@@ -120,7 +120,7 @@ def test_where_groups_repeat_the_groups_are_what_is_counted(compare, answers):
     assert pair["n_required"] == pytest.approx(6 * single["n_required"])
     metrics = result.metrics["detectable_difference"]
     discordance = (pair["only_a_correct"] + pair["only_b_correct"]) / 240
-    assert metrics.value == stats.detectable_difference(40, discordance)
+    assert metrics.value == paired_tests.detectable_difference(40, discordance)
 
 
 def test_recipes_of_several_seeds_are_compared_by_their_mean(compare, answers):
@@ -252,11 +252,11 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp
     gains = (a - b)[a != b]
     discordance, gain = len(gains) / 150, np.sqrt(np.mean(gains**2))
     assert (pair["discordance"], pair["gain"]) == (pytest.approx(discordance), pytest.approx(gain, abs=1e-6))
-    needed = stats.required_sample_size(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
+    needed = paired_tests.required_sample_size(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
     assert metrics["n_required"].value == pair["n_required"] == np.ceil(needed)
     n = int(150 / pair["design_effect"])
     by_interval = (pair["high"] - pair["low"]) / 2 + norm.isf(0.2) * gain * np.sqrt(discordance / n)
-    expected = max(gain * stats.detectable_difference(n, discordance), by_interval)
+    expected = max(gain * paired_tests.detectable_difference(n, discordance), by_interval)
     assert metrics["detectable_difference"].value == pytest.approx(expected, abs=1e-6)
     assert metrics["significant_pairs"].value == tables["pairs"]["significant"].sum()
     assert metrics["tied_with_best"].value == tables["ranking"]["tied_with_best"].sum()

@@ -18,7 +18,7 @@ from avatar_bench.evaluation.block import (
     warn_unlabelled,
 )
 from avatar_bench.i18n import _
-from avatar_bench.metrics import classification, plots, stats
+from avatar_bench.metrics import classification, paired_tests, plots, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 from avatar_bench.results.result import Metric, Result
 
@@ -122,7 +122,7 @@ class BlindTest(IntervalBlock):
 
     def _find_detectable_difference(self, accuracy: float, n: int) -> Metric:
         discordance = 2 * accuracy * (1 - accuracy) if self.discordance is None else self.discordance
-        difference = stats.detectable_difference(n, discordance)
+        difference = paired_tests.detectable_difference(n, discordance)
         reason = _(
             "no difference is detectable with {n} images and a discordance of {share}", n=n, share=f"{discordance:.3g}"
         )

@@ -98,9 +98,9 @@ def _compute_calibration_errors(
 ) -> dict[str, Metric]:
     """Compute the calibration errors with intervals that cover the true error at least as often as `level` states.
 
-    An end lies as far away as chance can move the error (`calibration.error_deviations`), and at least as far as that
-    of the accuracy, since images that are all correct do not show which errors are to come. The low end is 0 if chance
-    alone may explain the error, by the bootstrap or by the noise floor.
+    An end lies as far away as chance can move the error (`calibration.make_deviation_statistic`), and at least as far
+    as that of the accuracy, since images that are all correct do not show which errors are to come. The low end is 0 if
+    chance alone may explain the error, by the bootstrap or by the noise floor.
     """
     values = calibration.calibration_errors(predictions.probabilities, predictions.targets)
     moves = calibration.make_deviation_statistic(predictions.probabilities, predictions.targets, predictions.groups)

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from avatar_bench.data.selection import draw_stratified_rows
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation import activation_figures as figures
+from avatar_bench.evaluation import activation_figures
 from avatar_bench.evaluation import class_activation as maps
-from avatar_bench.evaluation import overlap_tables as tables
 from avatar_bench.evaluation.block import IntervalCompareBlock, align_predictions, metric_with_interval
-from avatar_bench.evaluation.overlap_tables import ALL_CLASSES, MEAN_OF_PAIRS
+from avatar_bench.evaluation.blocks.cam_overlap import figures
+from avatar_bench.evaluation.blocks.cam_overlap import overlap_tables as tables
+from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL_CLASSES, MEAN_OF_PAIRS
 from avatar_bench.i18n import _
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES
 from avatar_bench.results.result import Metric, Result
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from avatar_bench.data.dataset import Dataset
+    from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import Overlap
     from avatar_bench.evaluation.class_activation import RunMaps
-    from avatar_bench.evaluation.overlap_tables import Overlap
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
@@ -99,9 +100,9 @@ class CamOverlap(IntervalCompareBlock):
         rows = _select_spread(alike, found.targets, self.gallery)
         names = [panels[0].predictions.classes[found.targets[row]] for row in rows]
         titles = [f"{name}\n{_('IoU {value:.2f}', value=alike[row])}" for name, row in zip(names, rows, strict=True)]
-        shown = [panel.take(np.array(rows)) for panel in panels[: figures.MAX_WALL_RUNS]]
+        shown = [panel.take(np.array(rows)) for panel in panels[: activation_figures.MAX_WALL_RUNS]]
         about = _("image, its true class, and the IoU of the top 20 %, mean over pairs")
-        return figures.draw_wall(shown, titles, figures.draw_map_cells, self.of, about)
+        return activation_figures.draw_wall(shown, titles, activation_figures.draw_map_cells, self.of, about)
 
 
 def _select_spread(alike: NDArray[np.float64], targets: NDArray[np.int64], each: int) -> list[int]:

@@ -77,8 +77,8 @@ def time_network(
 ) -> pd.DataFrame:
     """Time each runtime with each batch size and number of threads, and a copy of the network beside torch's first.
 
-    `turns` has rounds, seconds and seed of `profiling.interleaved`. On a GPU, `threads` has no effect and the current
-    setting is used. The result has one row per call: runtime, batch, threads, network, round, seconds.
+    `turns` has rounds, seconds and seed of `profiling.time_interleaved`. On a GPU, `threads` has no effect and the
+    current setting is used. The result has one row per call: runtime, batch, threads, network, round, seconds.
     """
     own = [torch.get_num_threads()]
     twin = prepare_engine("torch", copy.deepcopy(run.classifier), run.preprocessing.size)

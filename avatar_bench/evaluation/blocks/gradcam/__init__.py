@@ -12,10 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.data.selection import draw_stratified_rows
-from avatar_bench.evaluation import faithfulness_tables as tables
-from avatar_bench.evaluation import gradcam_figures as figures
 from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows
-from avatar_bench.evaluation.faithfulness_tables import (
+from avatar_bench.evaluation.blocks.gradcam import faithfulness_tables as tables
+from avatar_bench.evaluation.blocks.gradcam import figures
+from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import (
     FAITHFULNESS_GAINS,
     ROLLOUT_SUFFIX,
     SANITY_METRIC,
@@ -100,7 +100,7 @@ class GradCam(IntervalBlock):
 
         def interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             return stats.bootstrap_interval(
-                tables.build_mean_statistic(values), groups, self.resamples, self.level, self.seed
+                stats.build_mean_statistic(values), groups, self.resamples, self.level, self.seed
             )
 
         result.tables = {
@@ -188,7 +188,7 @@ class GradCam(IntervalBlock):
             floors[SANITY_METRIC] = float(np.nanmean(chance))
         return self.bootstrap(
             names,
-            tables.build_mean_statistic(values),
+            stats.build_mean_statistic(values),
             groups,
             {name: _BETTER.get(name) for name in names},
             floors,

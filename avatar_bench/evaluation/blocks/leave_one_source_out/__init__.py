@@ -24,7 +24,7 @@ from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import
 )
 from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
 from avatar_bench.i18n import _
-from avatar_bench.metrics import paired, stats
+from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         return pd.DataFrame(rows, columns=["recipe", "sources", *means, *worsts, "in_domain"])
 
     def _average_recall(self, counted: pd.DataFrame, drawn: Floats) -> tuple[float, float, float]:
-        low, high = stats.percentiles(paired.resample_units(drawn, self.seed), self.level)
+        low, high = stats.percentiles(paired_tests.resample_units(drawn, self.seed), self.level)
         value = float(counted["recall"].mean())
         return (value, float(low), float(high)) if low < high else (value, np.nan, np.nan)
 

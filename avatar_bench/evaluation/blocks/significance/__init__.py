@@ -16,7 +16,7 @@ from avatar_bench.evaluation.block import align_predictions, group_by_recipe, me
 from avatar_bench.evaluation.blocks.significance import figures
 from avatar_bench.evaluation.seeds import Recipes, build_balanced_accuracy_statistic, warn_about_seeds
 from avatar_bench.i18n import _
-from avatar_bench.metrics import paired, stats
+from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 from avatar_bench.results.result import Metric, Result
 
@@ -136,7 +136,7 @@ def _build_ranking(
 ) -> pd.DataFrame:
     names = [recipes.names[place] for place in order]
     metrics = [accuracies[name] for name in names]
-    places = np.quantile(paired.ranks(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
+    places = np.quantile(paired_tests.ranks(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
     significant = _find_significant(pairs, names)
     return pd.DataFrame(
         {
@@ -148,11 +148,11 @@ def _build_ranking(
             "low": [metric.low for metric in metrics],
             "high": [metric.high for metric in metrics],
             "interval": [metric.interval for metric in metrics],
-            "rank": paired.ranks([_round_value(metric) for metric in metrics]),
+            "rank": paired_tests.ranks([_round_value(metric) for metric in metrics]),
             "rank_low": places[0, list(order)],
             "rank_high": places[1, list(order)],
             "tied_with_best": ~significant[0],
-            "letters": paired.assign_letters(paired.find_tie_groups(significant), len(names)),
+            "letters": paired_tests.assign_letters(paired_tests.find_tie_groups(significant), len(names)),
         }
     )
 

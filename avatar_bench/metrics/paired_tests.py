@@ -1,17 +1,21 @@
-"""Comparisons of classifiers on the same images: tests, joint resamples, ranks and compact letter displays."""
+"""Paired tests of classifiers on the same images, their power, joint resamples, ranks and compact letters."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
+from scipy.optimize import brentq
+from scipy.stats import binom, binomtest, norm
 
 from avatar_bench.metrics import stats
 
 Floats = NDArray[np.float64]
+
+_MAX_EXACT_IMAGES = 300_000  # above, the normal approximation of the power is accurate to 1 %
 
 
 def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
@@ -19,7 +23,7 @@ def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
 
     `gains` are integers: 1 if only classifier b is correct, -1 if only a is, or sums of these over seeds. Under the
     null the gain of each whole group changes its sign at random; the distribution of the sum is computed exactly by
-    convolution. Pagano and Tritchler, J. Am. Stat. Assoc. 78 (1983) 435. It equals `stats.mcnemar` if all groups have
+    convolution. Pagano and Tritchler, J. Am. Stat. Assoc. 78 (1983) 435. It equals `mcnemar` if all groups have
     gains of equal size.
     """
     summed = sum_by_group(gains, groups)
@@ -116,3 +120,73 @@ def assign_letters(groups: Sequence[Sequence[int]], size: int) -> list[str]:
 
 def _split_group(group: frozenset[int], a: int, b: int) -> list[frozenset[int]]:
     return [group - {a}, group - {b}] if a in group and b in group else [group]
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Compute the exact two-sided p-value of McNemar's test that two classifiers are equally accurate.
+
+    `only_a` and `only_b` count the images that only one classifies correctly; 1.0 if there are none.
+    """
+    discordant = only_a + only_b
+    return float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Adjust p-values (M,) for M tests by Holm's step-down method; Scand. J. Stat. 6 (1979) 65."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted
+
+
+def detectable_difference(n: int, discordance: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """Compute the smallest difference in accuracy that an exact two-sided McNemar test on n images detects.
+
+    `discordance`, 0 to 1, is the proportion of images that exactly one of the two classifies correctly; their number is
+    binomial, and the test's power is averaged over it. None if even a difference of `discordance` is detected with less
+    than `power`.
+    """
+    if n < 1 or discordance <= 0:
+        return None
+    if mcnemar_power(n, discordance, discordance, alpha) < power:
+        return None
+    return float(brentq(lambda d: mcnemar_power(n, discordance, d, alpha) - power, 0.0, discordance, xtol=1e-9))
+
+
+def mcnemar_power(n: int, discordance: float, difference: float, alpha: float = 0.05) -> float:
+    """Compute the power of an exact two-sided McNemar test on n images, 0 to 1.
+
+    `difference` in accuracy lies between 0 and `discordance`.
+    """
+    spread = 10 * math.sqrt(n * discordance) + 10  # the tails beyond have a probability below 1e-20
+    pairs = np.arange(max(0, int(n * discordance - spread)), min(n, int(n * discordance + spread)) + 1)
+    critical = binom.ppf(alpha / 2, pairs, 0.5)
+    critical = np.where(binom.cdf(critical, pairs, 0.5) > alpha / 2, critical - 1, critical)
+    better = (1 + difference / discordance) / 2
+    rejects = binom.cdf(critical, pairs, better) + binom.sf(pairs - critical - 1, pairs, better)
+    return float(binom.pmf(pairs, n, discordance) @ rejects)
+
+
+def required_sample_size(discordance: float, difference: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
+    """Compute the number of images an exact two-sided McNemar test needs to detect a difference in accuracy.
+
+    It inverts `mcnemar_power`: `discordance` is the proportion of images that exactly one of two classifiers classifies
+    correctly, and the sign of `difference`, at most as large, is ignored. Above 300,000 images it is the normal
+    approximation; Connor, Biometrics 43 (1987) 207. None if there is no difference.
+    """
+    apart = min(abs(difference), discordance)
+    if apart <= 0:
+        return None
+    chance, miss = float(norm.isf(alpha / 2)), float(norm.isf(1 - power))
+    enough = math.ceil(((chance * math.sqrt(discordance) + miss * math.sqrt(discordance - apart**2)) / apart) ** 2)
+    if enough > _MAX_EXACT_IMAGES:
+        return enough
+    while mcnemar_power(enough, discordance, apart, alpha) < power:
+        enough *= 2
+    too_few = 0
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        found = mcnemar_power(middle, discordance, apart, alpha) >= power
+        too_few, enough = (too_few, middle) if found else (middle, enough)
+    return enough

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from avatar_bench.inference import autotune
-from avatar_bench.inference.autotune import ComputeSettings, select_fastest, tune_inference, tune_training
+from avatar_bench.inference import precision_autotune
+from avatar_bench.inference.precision_autotune import ComputeSettings, select_fastest, tune_inference, tune_training
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
-    autotune._tune_once.cache_clear()
+    precision_autotune._tune_once.cache_clear()
     return tmp_path
 
 
@@ -44,12 +44,12 @@ def test_a_trial_is_made_once_and_says_what_it_saw(cache: Path) -> None:
     assert select_fastest(said["seconds"]["precision"]) == choice.precision
     assert said["machine"]["torch"] == torch.__version__
     file.write_text(json.dumps(said | {"precision": "bf16", "threads": 3}))  # as if it had come out otherwise
-    autotune._tune_once.cache_clear()
+    precision_autotune._tune_once.cache_clear()
     assert tune_inference("cpu") == ComputeSettings("bf16", 3, choice.workers)
     impossible = json.dumps({"precision": "32", "threads": 200_000, "workers": 1})
     for damaged in ('{"precision": "64"}', impossible, "[" * 100_000):
         file.write_text(damaged)
-        autotune._tune_once.cache_clear()
+        precision_autotune._tune_once.cache_clear()
         assert tune_inference("cpu").workers == choice.workers
         assert json.loads(file.read_text())["threads"] < 200_000
 
@@ -64,7 +64,7 @@ def test_processes_that_begin_together_choose_alike(cache: Path) -> None:
 def test_a_choice_that_cannot_be_kept_is_32_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "file"))
-    autotune._tune_once.cache_clear()
+    precision_autotune._tune_once.cache_clear()
     assert tune_inference("cpu").precision == "32"
 
 
@@ -74,10 +74,10 @@ def test_a_network_has_a_trial_of_its_own_to_be_trained(cache: Path, monkeypatch
     )
     before = [value.clone() for value in net.state_dict().values()]
     state = torch.random.get_rng_state()
-    monkeypatch.setattr(autotune, "tune_inference", lambda device: ComputeSettings("32", 1, 1))
+    monkeypatch.setattr(precision_autotune, "tune_inference", lambda device: ComputeSettings("32", 1, 1))
     assert tune_training(net, "net", 3, "cpu") == "32"  # what does not pay forwards is not tried
     assert not (cache / "trials").exists()
-    monkeypatch.setattr(autotune, "tune_inference", lambda device: ComputeSettings("bf16", 1, 1))
+    monkeypatch.setattr(precision_autotune, "tune_inference", lambda device: ComputeSettings("bf16", 1, 1))
     chosen = tune_training(net, "net", 3, "cpu")
     (file,) = (cache / "trials").glob("*.json")
     said = json.loads(file.read_text())

@@ -80,20 +80,9 @@ def tabulate_sanity(found: MapArrays, interval: IntervalFunction) -> pd.DataFram
         {
             "groups_randomised": found["groups_randomised"],
             "groups": found["groups"],
-            "correlation": build_mean_statistic(correlations)(np.ones((1, len(correlations))))[0],
+            "correlation": stats.build_mean_statistic(correlations)(np.ones((1, len(correlations))))[0],
             "low": low,
             "high": high,
             "n": (~np.isnan(correlations)).sum(axis=0),
         }
     )
-
-
-def build_mean_statistic(values: NDArray[np.float64]) -> stats.Statistic:
-    """Return the weighted means of K columns (N, K) as a statistic; NaN is ignored."""
-    there, filled = ~np.isnan(values), np.nan_to_num(values)
-
-    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        total = weights @ there
-        return np.asarray(np.divide(weights @ filled, total, out=np.full(total.shape, np.nan), where=total > 0))
-
-    return statistic

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from avatar_bench.evaluation.activation_figures import EVIDENCE_COLORMAP, MAP_OPACITY, draw_overlay
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.faithfulness import upsample
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 ImageArray = NDArray[np.uint8]
 MapsByName = Mapping[str, NDArray[np.float32]]
 
-EVIDENCE_COLORMAP = "inferno"
 _SIGNED_COLORMAP = "coolwarm"
-_MAP_OPACITY = 0.55  # opacity of a map over its image
 
 
 @plots.use_style()
@@ -126,18 +125,7 @@ def render_overlay(image: ImageArray, shown: NDArray[np.float32]) -> ImageArray:
     share = upsample(shown[None] / (float(shown.max()) or 1.0), image.shape[0])[0]
     colours = 255 * colormaps[EVIDENCE_COLORMAP](share)[..., :3]
     grey = image.mean(axis=2, keepdims=True)
-    return plots.make_thumbnail((_MAP_OPACITY * colours + (1 - _MAP_OPACITY) * grey).round().astype(np.uint8))
-
-
-def draw_overlay(axes: Axes, image: ImageArray, shown: NDArray[np.float32], colours: str, signed: bool = False) -> None:
-    """Draw a map (h, w), scaled to its largest value, over a grey image (S, S, 3)."""
-    side = image.shape[0]
-    axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
-    largest = float(np.abs(shown).max()) or 1.0
-    share = upsample(shown[None] / largest, side)[0]
-    axes.imshow(share, cmap=colours, vmin=-1 if signed else 0, vmax=1, alpha=_MAP_OPACITY)
-    if not shown.any():
-        axes.text(0.5, 0.04, _("no evidence"), transform=axes.transAxes, ha="center", color="white", fontsize=7)
+    return plots.make_thumbnail((MAP_OPACITY * colours + (1 - MAP_OPACITY) * grey).round().astype(np.uint8))
 
 
 def _select_rows(predictions: Predictions, k: int, each: int) -> list[tuple[int | None, int | None]]:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.faithfulness_tables import build_mean_statistic
 from avatar_bench.metrics import overlap, stats
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES, nan_mean
 
@@ -112,7 +111,9 @@ def tabulate_summary(
             for kind, values in (("value", found.values), ("null", found.others), ("null_random", found.shuffled_cells))
         }
         part = keys.assign(**{"class": name}, **{kind: nan_mean(values, axis=0) for kind, values in columns.items()})
-        ends = stats.bootstrap_interval(build_mean_statistic(columns["value"]), groups[mask], resamples, level, seed)
+        ends = stats.bootstrap_interval(
+            stats.build_mean_statistic(columns["value"]), groups[mask], resamples, level, seed
+        )
         dealt, apart = (ways[:, :, number].reshape(len(keys), -1) for ways in (found.permuted, found.permuted_apart))
         part["low"], part["high"] = ends
         part["null_low"], part["null_high"] = stats.percentiles(apart.T, level)

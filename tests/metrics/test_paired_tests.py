@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import permutation_test
 from statsmodels.stats.contingency_tables import mcnemar
 
-from avatar_bench.metrics import paired, stats
+from avatar_bench.metrics import paired_tests, stats
 
 
 def enumerated(gains, groups):
@@ -25,33 +25,35 @@ def test_with_single_images_it_is_mcnemar(only):
     a, b = only
     gains = np.array([1] * a + [-1] * b + [0] * 20)
     groups = np.arange(len(gains))
-    p = paired.cluster_permutation_test(gains, groups)
+    p = paired_tests.cluster_permutation_test(gains, groups)
     assert p == pytest.approx(mcnemar([[20, a], [b, 3]], exact=True).pvalue, abs=1e-12)
-    assert p == pytest.approx(stats.mcnemar(a, b), abs=1e-12)
+    assert p == pytest.approx(paired_tests.mcnemar(a, b), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_it_equals_trying_every_sign(seed):
     rng = np.random.default_rng(seed)
     gains, groups = rng.integers(-3, 4, 30), rng.integers(0, 11, 30)
-    assert paired.cluster_permutation_test(gains, groups) == pytest.approx(enumerated(gains, groups), abs=1e-12)
-    assert paired.cluster_permutation_test(6 * gains, groups) == pytest.approx(enumerated(gains, groups), abs=1e-12)
+    assert paired_tests.cluster_permutation_test(gains, groups) == pytest.approx(enumerated(gains, groups), abs=1e-12)
+    assert paired_tests.cluster_permutation_test(6 * gains, groups) == pytest.approx(
+        enumerated(gains, groups), abs=1e-12
+    )
 
 
 def test_it_equals_the_library_on_many_groups():
     rng = np.random.default_rng(1)
     groups = rng.integers(0, 80, 300)
     gains = rng.integers(-1, 2, 300) + (rng.random(300) < 0.1)
-    sums = paired.sum_by_group(gains, groups).astype(float)
+    sums = paired_tests.sum_by_group(gains, groups).astype(float)
     found = permutation_test((sums,), lambda x, axis: x.sum(axis=axis), permutation_type="samples", n_resamples=40_000)
-    assert paired.cluster_permutation_test(gains, groups) == pytest.approx(found.pvalue, abs=0.01)
+    assert paired_tests.cluster_permutation_test(gains, groups) == pytest.approx(found.pvalue, abs=0.01)
 
 
 def test_groups_that_repeat_count_once():
     gains = np.repeat([1, 1, 1, 1, 1], 10)
-    assert paired.cluster_permutation_test(gains, np.repeat(np.arange(5), 10)) == pytest.approx(2 / 2**5)
-    assert paired.cluster_permutation_test(gains, np.arange(50)) < 1e-12
-    assert paired.cluster_permutation_test(gains, np.zeros(50)) == 1.0
+    assert paired_tests.cluster_permutation_test(gains, np.repeat(np.arange(5), 10)) == pytest.approx(2 / 2**5)
+    assert paired_tests.cluster_permutation_test(gains, np.arange(50)) < 1e-12
+    assert paired_tests.cluster_permutation_test(gains, np.zeros(50)) == 1.0
 
 
 def clustered(rng, clusters=60, size=4):
@@ -66,18 +68,18 @@ def test_without_a_difference_it_rejects_as_often_as_it_says_where_mcnemar_does_
     by_group, by_image = [], []
     for _ in range(600):
         (a, b), groups = clustered(rng)
-        by_group.append(paired.cluster_permutation_test(b - a, groups) <= 0.05)
-        by_image.append(stats.mcnemar(int((a > b).sum()), int((b > a).sum())) <= 0.05)
+        by_group.append(paired_tests.cluster_permutation_test(b - a, groups) <= 0.05)
+        by_image.append(paired_tests.mcnemar(int((a > b).sum()), int((b > a).sum())) <= 0.05)
     assert 0.03 < np.mean(by_group) < 0.065
     assert np.mean(by_image) > 0.1
 
 
 def test_design_effect_is_the_size_of_groups_that_agree_and_one_for_single_images():
     gains = np.array([1, -1, 0, 1, 1, 0])
-    assert paired.design_effect(gains, np.arange(6)) == 1.0
-    assert paired.design_effect(np.repeat(gains, 4), np.repeat(np.arange(6), 4)) == 4.0
-    assert paired.design_effect(np.array([1, -1]), np.zeros(2)) == 1.0
-    assert paired.design_effect(np.zeros(5), np.arange(5)) == 1.0
+    assert paired_tests.design_effect(gains, np.arange(6)) == 1.0
+    assert paired_tests.design_effect(np.repeat(gains, 4), np.repeat(np.arange(6), 4)) == 4.0
+    assert paired_tests.design_effect(np.array([1, -1]), np.zeros(2)) == 1.0
+    assert paired_tests.design_effect(np.zeros(5), np.arange(5)) == 1.0
 
 
 def accuracies(right):
@@ -86,7 +88,7 @@ def accuracies(right):
 
 def test_recipes_of_one_run_are_resampled_by_group_alone():
     right, groups = clustered(np.random.default_rng(0))
-    drawn = paired.resample_groups_and_seeds(accuracies(right), groups, [[0], [1]], [1, 1], 300, seed=4)
+    drawn = paired_tests.resample_groups_and_seeds(accuracies(right), groups, [[0], [1]], [1, 1], 300, seed=4)
     np.testing.assert_allclose(drawn, stats.resample_statistic(accuracies(right), groups, 300, seed=4))
     low, high = stats.bootstrap_interval(accuracies(right), groups, 300, seed=4)
     np.testing.assert_allclose(np.quantile(drawn, [0.025, 0.975], axis=0), [low, high])
@@ -97,9 +99,9 @@ def test_recipes_of_the_same_seeds_meet_the_same_seeds():
     right = rng.random((3, 50)) < 0.7
     twice = np.concatenate([right, right[::-1]])
     seeds = [1, 2, 3, 3, 2, 1]
-    drawn = paired.resample_groups_and_seeds(accuracies(twice), np.arange(50), [[0, 1, 2], [3, 4, 5]], seeds, 200)
+    drawn = paired_tests.resample_groups_and_seeds(accuracies(twice), np.arange(50), [[0, 1, 2], [3, 4, 5]], seeds, 200)
     np.testing.assert_allclose(drawn[:, 0], drawn[:, 1])
-    others = paired.resample_groups_and_seeds(
+    others = paired_tests.resample_groups_and_seeds(
         accuracies(twice), np.arange(50), [[0, 1, 2], [3, 4, 5]], [1, 2, 3, 6, 5, 4], 200
     )
     assert np.abs(others[:, 0] - others[:, 1]).max() > 0.01
@@ -111,9 +113,9 @@ def test_intervals_over_seeds_and_groups_cover_the_truth_where_those_of_groups_d
     for trial in range(300):
         of_seed = np.clip(0.8 + 0.05 * rng.normal(size=(6, 1)), 0, 1)
         right = rng.random((6, 150)) < of_seed
-        drawn = paired.resample_groups_and_seeds(accuracies(right), np.arange(150), [range(6)], range(6), 300, trial)[
-            :, 0
-        ]
+        drawn = paired_tests.resample_groups_and_seeds(
+            accuracies(right), np.arange(150), [range(6)], range(6), 300, trial
+        )[:, 0]
         low, high = stats.percentiles(drawn)
         both.append(low <= 0.8 <= high)
         mean = right.mean(axis=0)
@@ -124,9 +126,9 @@ def test_intervals_over_seeds_and_groups_cover_the_truth_where_those_of_groups_d
 
 
 def test_ranks_put_the_largest_first_and_let_equals_share():
-    np.testing.assert_array_equal(paired.ranks([0.3, 0.9, 0.9, 0.1]), [3, 1, 1, 4])
-    np.testing.assert_array_equal(paired.ranks([[1, 2], [2, 1]]), [[2, 1], [1, 2]])
-    np.testing.assert_array_equal(paired.ranks([0.1 + 0.2, 0.3]), [1, 1])
+    np.testing.assert_array_equal(paired_tests.ranks([0.3, 0.9, 0.9, 0.1]), [3, 1, 1, 4])
+    np.testing.assert_array_equal(paired_tests.ranks([[1, 2], [2, 1]]), [[2, 1], [1, 2]])
+    np.testing.assert_array_equal(paired_tests.ranks([0.1 + 0.2, 0.3]), [1, 1])
 
 
 def apart(size, *pairs):
@@ -137,10 +139,10 @@ def apart(size, *pairs):
 
 
 def test_tie_groups_are_the_largest_without_a_significant_pair():
-    assert paired.find_tie_groups(apart(3)) == [(0, 1, 2)]
-    assert paired.find_tie_groups(apart(3, (0, 2))) == [(0, 1), (1, 2)]
-    assert paired.find_tie_groups(apart(3, (0, 1), (0, 2), (1, 2))) == [(0,), (1,), (2,)]
-    assert paired.find_tie_groups(apart(4, (0, 1), (2, 3))) == [(0, 2), (0, 3), (1, 2), (1, 3)]
+    assert paired_tests.find_tie_groups(apart(3)) == [(0, 1, 2)]
+    assert paired_tests.find_tie_groups(apart(3, (0, 2))) == [(0, 1), (1, 2)]
+    assert paired_tests.find_tie_groups(apart(3, (0, 1), (0, 2), (1, 2))) == [(0,), (1,), (2,)]
+    assert paired_tests.find_tie_groups(apart(4, (0, 1), (2, 3))) == [(0, 2), (0, 3), (1, 2), (1, 3)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -148,19 +150,19 @@ def test_recipes_share_a_letter_exactly_if_they_do_not_differ_significantly(seed
     rng = np.random.default_rng(seed)
     told = np.triu(rng.random((7, 7)) < 0.5, 1)
     told |= told.T
-    shown = paired.assign_letters(paired.find_tie_groups(told), 7)
+    shown = paired_tests.assign_letters(paired_tests.find_tie_groups(told), 7)
     for a, b in product(range(7), repeat=2):
         if a != b:
             assert bool(set(shown[a]) & set(shown[b])) != told[a, b]
 
 
 def test_letters_go_on_after_z():
-    assert paired.assign_letters([(i,) for i in range(28)], 28)[25:] == ["z", "a2", "b2"]
+    assert paired_tests.assign_letters([(i,) for i in range(28)], 28)[25:] == ["z", "a2", "b2"]
 
 
 def test_a_mean_over_units_that_are_drawn_holds_what_they_differ_by():
     exact = np.tile([0.1, 0.5, 0.9], (4000, 1))
-    drawn = paired.resample_units(exact)
+    drawn = paired_tests.resample_units(exact)
     assert drawn.mean() == pytest.approx(0.5, abs=0.01)
     assert drawn.std() == pytest.approx(np.std([0.1, 0.5, 0.9]) / 3**0.5, abs=0.01)
-    np.testing.assert_allclose(paired.resample_units(exact[:, :1]), 0.1)
+    np.testing.assert_allclose(paired_tests.resample_units(exact[:, :1]), 0.1)
