@@ -889,7 +889,7 @@ def test_each_folder_in_one_is_an_out_of_domain_set(tiny_run: Path, images: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "told"), [("my cats", 2, "'my cats' cannot be the name"), ("test", 2, "'test'")]
+    ("name", "code", "told"), [("my cats", 2, "'my cats' is not a valid name"), ("test", 2, "'test'")]
 )
 def test_a_folder_that_cannot_name_a_set_is_told(
     name: str, code: int, told: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
