@@ -114,7 +114,7 @@ def test_an_out_of_domain_set_has_a_manifest_of_its_own_and_no_image_to_train_on
 def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys):
     assert main(["prepare", "data=tiny", "lang=ru", *QUICK]) == 0
     assert "пригоден ли этот набор" in capsys.readouterr().err
-    assert "Что в наборе" in (demo_root() / "card.html").read_text(encoding="utf-8")
+    assert "Изображения" in (demo_root() / "card.html").read_text(encoding="utf-8")
     assessment = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
     assert (assessment["reasons"], assessment["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
     assert main(["prepare", "data=tiny", *QUICK]) == 0
