@@ -116,7 +116,7 @@ def test_the_help_of_evaluate_lists_the_options_of_the_blocks_that_are_chosen(
     assert main(["evaluate", "--help", "block=[robustness,prior_shift]", "block.robustness.at=native"]) == 0
     said = capsys.readouterr().out
     assert "block robustness: accuracy on corrupted images" in said
-    assert re.search(r"block.robustness.at=native +where they are applied", said)
+    assert re.search(r"block.robustness.at=native +resolution at which they are applied", said)
     assert "{50-25-25: {drawing: 0.5" in said
     assert main(["evaluate", "block=robustnes", "--help"]) == 2
     assert "did you mean robustness?" in capsys.readouterr().err

@@ -198,7 +198,7 @@ def test_a_result_without_predictions_is_compared_without_pairing(good: Path, ea
         (".", {}, [], 3, "has no result of blind_test on blind; it has earlier"),
         ("earlier", {"classes": ["cat", "dog"]}, [], 3, "is of the classes cat, dog, this run knows drawing"),
         ("earlier", {"schema": 99}, [], 3, "its metrics.json cannot be read: it has schema 99"),
-        ("earlier", {}, ["block=data_audit"], 2, "against= compares what blocks of one run give"),
+        ("earlier", {}, ["block=data_audit"], 2, "against= needs a block that evaluates single runs"),
         ("earlier", {}, ["alpha=2"], 2, "alpha=2"),
         ("", {}, [], 2, "against= is empty"),
     ],

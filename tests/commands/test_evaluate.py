@@ -230,7 +230,7 @@ def test_other_images_called_like_the_runs_own_leave_its_results_alone(
     rows = pd.read_csv(images / "blind.csv")
     rows.assign(path=[str(images / path) for path in rows["path"]]).to_csv(table, index=False)
     assert evaluate(tiny_run, "data=manifest", f"data.manifest={table}") == 0
-    assert "these are called other_test" in capsys.readouterr().err
+    assert "the data set is renamed other_test" in capsys.readouterr().err
     assert file.read_bytes() == before
     assert result(tiny_run, "other_test").n == len(rows)
 
@@ -481,7 +481,7 @@ def test_a_checkpoint_outside_its_run_is_evaluated_on_given_data(
     ("words", "code", "told"),
     [
         (["ckpt=nowhere"], 4, "ckpt=nowhere does not exist"),
-        (["ckpt=."], 4, "no run, and there is none below it"),
+        (["ckpt=."], 4, "is not a run and contains none"),
         (["ckpt=[RUN,RUN]", "block=significance"], 2, "is given twice"),
         (["ckpt=RUN", "block=robustnes"], 2, "block=robustnes: there is no such block"),
         (["ckpt=RUN", "split=blnd"], 2, "split=blnd"),
@@ -889,7 +889,7 @@ def test_each_folder_in_one_is_an_out_of_domain_set(tiny_run: Path, images: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "told"), [("my cats", 2, "'my cats' cannot be the name"), ("test", 2, "'test'")]
+    ("name", "code", "told"), [("my cats", 2, "'my cats' is not a valid name"), ("test", 2, "'test'")]
 )
 def test_a_folder_that_cannot_name_a_set_is_told(
     name: str, code: int, told: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -392,7 +392,7 @@ def test_val_used_in_pretraining_is_evaluated_as_the_runs_own_set_only(
     said = json.loads((run / "evaluation" / "val" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
     assert told in said["warnings"]
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
-    assert "were in the pretraining" not in capsys.readouterr().err
+    assert "overlap with the pretraining data" not in capsys.readouterr().err
     split = read_csv(run / "split.csv")
     for row in split[split["split"] == "val"].itertuples():
         file = tmp_path / "val" / row.label / Path(row.path).name
@@ -411,13 +411,13 @@ def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
     capsys.readouterr()
     both, blind = f"ckpt=[{tiny_run},{run}]", ["block=ensemble", "split=blind", "data.workers=0"]
     assert main(["evaluate", both, *blind, f"out={tmp_path / 'evaluated'}"]) == 0
-    assert "in the pretraining" not in capsys.readouterr().err
+    assert "overlap with the pretraining data" not in capsys.readouterr().err
     copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluation", "predictions"))
     told = "24 of 24 images overlap with the pretraining data (image, copy or group): metrics may be optimistic."
     for runs, who, name in (([run, copy], "", "one"), ([tiny_run, run], "test_resnet full from simclr: ", "many")):
         line = ["evaluate", f"ckpt=[{','.join(map(str, runs))}]", "block=ensemble_diversity", "split=val"]
         assert main([*line, "data.workers=0", f"out={tmp_path / name}"]) == 0
-        said = [line for line in capsys.readouterr().err.splitlines() if "in the pretraining" in line]
+        said = [line for line in capsys.readouterr().err.splitlines() if "overlap with the pretraining data" in line]
         assert said == [f"warning: {tmp_path / name}: ensemble_diversity: {who}{told}"]
     vote = next(tmp_path.rglob("soft_vote"))
     assert main(["evaluate", f"ckpt={vote}", "split=val", "data.workers=0"]) == 0
@@ -527,7 +527,7 @@ def child_rows(run: Path) -> list[str]:
         (["mode=frozen"], 2, "pretrain has no modes"),
         (["optimizer.schedule.name=plateau"], 2, "expected cosine or none"),
         (["trainer.devices=2"], 2, "one device"),
-        (["optimizer.rho=0.1"], 2, "by which pretrain does not step"),
+        (["optimizer.rho=0.1"], 2, "which pretrain does not support"),
         (["data.split.by=source", "data.split.held_out=[nobody]"], 2, "data.split.held_out: no image has"),
         (["data.split.by=source", "data.fold=1"], 2, "or take data.split.by=group"),
         (["epochs=0"], 2, "epochs=0"),

@@ -139,7 +139,7 @@ def test_a_signal_leaves_no_half_written_result_and_no_process(
     assert child.end() == code
     assert time.monotonic() - begun < 5
     assert "Traceback" not in child.said
-    told = "what is told above is saved, and the same command, without again=true, makes the rest"
+    told = "the results above are saved; run the command again, without again=true, for the rest"
     assert f"interrupted: {told}" in child.said
     assert list((out / "evaluation" / "test").iterdir()) == []
     with pytest.raises(ProcessLookupError):

@@ -176,7 +176,7 @@ def test_a_job_without_memory_says_what_to_do_and_leaves_the_others_alone(
     assert jobs(tmp_path / "sweep") == {
         "seed1": (
             "failed",
-            "Out of memory. Use smaller batches: data.batch_size=N (of evaluate and predict: batch_size=N).",
+            "Out of memory. Use smaller batches: data.batch_size=N (predict: batch_size=N).",
         ),
         "seed2": ("finished", ""),
     }
@@ -333,7 +333,7 @@ def test_slurm_is_refused_where_there_is_none(
     pytest.importorskip("submitit")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert sweep("-m", "seed=1,2", "hydra/launcher=submitit_slurm") == 2
-    assert "there is no sbatch here" in capsys.readouterr().err
+    assert "sbatch is not installed" in capsys.readouterr().err
 
 
 def test_a_failed_job_gives_nothing_and_another_commands_sweep_has_no_table(

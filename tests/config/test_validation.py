@@ -1,4 +1,4 @@
-"""Trees of options: no object is built from one, and none tells what the environment holds."""
+"""Tests of config validation: no object is built from options, and none exposes environment variables."""
 
 from __future__ import annotations
 
