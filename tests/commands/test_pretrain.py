@@ -471,7 +471,7 @@ def test_weights_of_another_network_and_damaged_ones_are_refused(
 ) -> None:
     file = simclr / "backbone.safetensors"
     train(tmp_path / "other", "model.backbone=test_efficientnet", f"model.weights={file}", code=2)
-    assert "holds test_resnet, not test_efficientnet" in capsys.readouterr().err
+    assert "contains weights of test_resnet, not of test_efficientnet" in capsys.readouterr().err
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     (tmp_path / "bad.safetensors").write_bytes(content)
