@@ -20,7 +20,7 @@ from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import OutputError
 from avatar_bench.results.result import Result
 
-_MAX_PRINTED_WARNINGS = 3
+_MAX_PRINTED_WARNINGS = 5
 _MAX_PROCESSES = 2  # writing processes; a third would keep one more Result in memory without a gain
 _GRACE_SECONDS = 5  # time for a process to remove an unfinished folder
 
@@ -66,7 +66,7 @@ class ResultWriter:
     """Writer that saves Results and prints a line for each, in the order in which they were added.
 
     At the end of a `with` block all are saved and printed, also after an error. Ctrl-C and SIGTERM drop unsaved
-    Results. Then each warning is printed once, with the runs and blocks that it concerns; of more than three,
+    Results. Then each warning is printed once, with the runs and blocks that it concerns; of more than five,
     only those of leakage and the number of the others.
     """
 

@@ -529,7 +529,7 @@ def child_rows(run: Path) -> list[str]:
         (["trainer.devices=2"], 2, "one device"),
         (["optimizer.rho=0.1"], 2, "which pretrain does not support"),
         (["data.split.by=source", "data.split.held_out=[nobody]"], 2, "data.split.held_out: no image has"),
-        (["data.split.by=source", "data.fold=1"], 2, "or take data.split.by=group"),
+        (["data.split.by=source", "data.fold=1"], 2, "or set data.split.by=group"),
         (["epochs=0"], 2, "epochs=0"),
         (["allow=[overlap]"], 2, "near_duplicates or test_images"),
         (["data.blind=nowhere"], 3, "data.blind: nowhere does not exist"),
