@@ -180,7 +180,7 @@ def test_init_from_prepares_images_as_the_earlier_run_did_or_says_so(
         (["model.backbone=test_vit"], 2, "not test_vit"),
         (["data.split.seed=9"], 2, "reuses that run's split, where seed is 0, not 9"),
         (["data.fraction=0.5"], 2, "reuses that run's split, where fraction is 1.0, not 0.5"),
-        (["data=folder", "data.root=IMAGES/blind", "data.manifest=null"], 3, "other images"),
+        (["data=folder", "data.root=IMAGES/blind", "data.manifest=null"], 3, "images other than those of"),
     ],
 )
 def test_init_from_refuses_what_does_not_go_on_with_the_run(
