@@ -771,7 +771,7 @@ def test_what_is_advised_where_calibration_is_too_small_helps(
         return main(["evaluate", f"ckpt={tmp_path / str(len(words))}", *asked])
 
     train(tmp_path / "one", "data.split.folds=10")
-    advice = re.search(r"for one, train with (data.split.by=\S+) (data.split.folds=\d+)", capsys.readouterr().err)
+    advice = re.search(r"To fit one, train with (data.split.by=\S+) (data.split.folds=\d+)", capsys.readouterr().err)
     assert advice is not None
     assert ensemble("data.split.folds=10") == 3
     err = capsys.readouterr().err.splitlines()
