@@ -86,7 +86,7 @@ def read_study(root: Path) -> Study:
     comparisons = _collect_usable(root, _check_comparisons(without_run, models), problems)
     if not models:
         raise DataError(
-            f"runs={root} contains no run to report.",
+            f"runs={root} contains no run to report" + (f": {problems[0].why}" if problems else "."),
             f"Expected a folder of run folders, each with its {RECORD}, as written by train.",
             f"See: avatar-bench list runs {root}",
         )

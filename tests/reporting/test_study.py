@@ -191,3 +191,9 @@ def test_a_comparison_of_ensembles_is_kept_where_their_results_are_of_the_same_c
     study = read_study(runs)
     assert ("blind", "significance") in study.comparisons
     assert ("foreign", "evaluation/val/significance") in told(study)
+
+
+def test_runs_of_another_version_are_refused_with_what_to_do(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.run(tmp_path, "old", versions={"avatar_bench": "0.1.0"})
+    with pytest.raises(DataError, match=r"made by avatar_bench 0\.1, which this version does not read: train again"):
+        read_study(tmp_path)
