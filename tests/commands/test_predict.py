@@ -289,7 +289,7 @@ def test_update_refuses_the_output_of_another_kind_of_run(
 ) -> None:
     (tmp_path / "out.csv").write_text("path,label\na,b\n")
     assert predict(folder, tmp_path / "out.csv", "update=true") == 2
-    assert "other columns" in capsys.readouterr().err
+    assert "does not have the columns of this run" in capsys.readouterr().err
     assert (tmp_path / "out.csv").read_text() == "path,label\na,b\n"
 
 
