@@ -255,7 +255,7 @@ def test_networks_without_a_map_are_left_out_and_told(compare_maps, oracle, colo
     flat = colour_finder(SAME)
     flat.net.feature_info = []
     result = compare_maps(oracle("noisy", 30), networks=[colour_finder(SAME), flat, colour_finder(SAME)])
-    assert result.warnings[0].startswith("run 1 is left out: colours has no stage whose output is a map")
+    assert result.warnings[0].startswith("run 1 is left out: colours has no stage whose output is a spatial map")
     assert set(result.tables["pairs"]["b"]) == {"run 2"}
     with pytest.raises(BlockError, match="Only one run"):
         compare_maps(oracle("noisy", 30), networks=[colour_finder(SAME), flat])
