@@ -212,7 +212,7 @@ def _score_predictions(
 
 def _make_metric(value: float, low: float, high: float, units: int) -> Metric:
     if not low < high:
-        reason = _("no interval: all resamples give the same value")
+        reason = _("no interval: every resample has the same value")
         return Metric(float(value), units, higher_is_better=False, reason=reason)
     return Metric(float(value), units, float(low), float(high), "bootstrap by group", higher_is_better=False)
 
