@@ -137,16 +137,18 @@ def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...
 def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ...]:
     """Return a message with the nearest known options and the options of its level, or of its name elsewhere."""
     siblings = getattr(error.__cause__, "parent_node", None)
-    known = {str(key): siblings[key] for key in siblings if key != "hydra"} if isinstance(siblings, Mapping) else {}
+    # get, as an option that is still missing raises on siblings[key]
+    known = {str(key): siblings.get(key) for key in siblings if key != "hydra"} if isinstance(siblings, Mapping) else {}
     missing = re.search(r"Key '([^']+)'", str(error.__cause__))
     name = missing[1] if missing else option.rpartition(".")[2]
     parts = option.split(".")
     level = ".".join(parts[: parts.index(name)] if name in parts else parts[:-1])
-    inside = [group for group, values in known.items() if isinstance(values, Mapping) and name in values]
-    if not level and inside:
-        values = known[inside[0]][name]
-        lines = [f"{option}: no such option; did you mean {inside[0]}.{option}?"]
-        known, level = (dict(values), f"{inside[0]}.{name}") if isinstance(values, Mapping) else (known, level)
+    groups = {group: values for group, values in known.items() if isinstance(values, Mapping) and name in values}
+    if not level and groups:
+        group, values = next(iter(groups.items()))
+        lines = [f"{option}: no such option; did you mean {group}.{option}?"]
+        if isinstance(values[name], Mapping):
+            known, level = dict(values[name]), f"{group}.{name}"
     else:
         nearest = suggest_names(name, known)
         lines = [f"{option}: no such option" + (f"; {nearest}" if nearest else "")]

@@ -652,7 +652,8 @@ def test_a_label_that_looks_misspelt_is_named_with_its_rows(
     table.to_csv(tmp_path / "mine.csv", index=False)
     run = train(tmp_path / "run", f"data.manifest={tmp_path / 'mine.csv'}", "trainer=debug")
     rows = ", ".join(str(row + 1) for row in wrong)
-    told = f"warning: {tmp_path / 'mine.csv'}, rows {rows}: label 'reall' (4 images) is a separate class; did you mean 'real'"
+    where = f"warning: {tmp_path / 'mine.csv'}, rows {rows}"
+    told = f"{where}: label 'reall' (4 images) is a separate class; did you mean 'real'"
     assert capsys.readouterr().err.count(told) == 1
     assert "reall" in record(run)["classes"]
 
