@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.metrics import conformal
+from avatar_bench.metrics import conformal, stats
 from avatar_bench.results.result import Metric
 
 if TYPE_CHECKING:
     from avatar_bench.evaluation.block import IntervalBlock
-    from avatar_bench.metrics.stats import Statistic
     from avatar_bench.results.predictions import Predictions
 
 Floats = NDArray[np.float64]
@@ -55,7 +54,10 @@ class ConformalSets:
             blind = float(size.mean()) / len(predictions.classes)
             found[f"coverage/{method}"] = block.share(covered, predictions.groups, higher_is_better=None, floor=blind)
             found |= block.bootstrap(
-                [f"set_size/{method}"], _build_mean_statistic(size), predictions.groups, higher_is_better=False
+                [f"set_size/{method}"],
+                stats.build_mean_statistic(size[:, None].astype(np.float64)),
+                predictions.groups,
+                higher_is_better=False,
             )
         return found
 
@@ -88,7 +90,3 @@ class ConformalSets:
 def draw_uniforms(n: int, seed: int, fitted: bool = False) -> Floats:
     """Draw APS's n numbers from 0 to 1: different ones for calibration images, the same for an image in each shift."""
     return np.random.default_rng((seed, int(fitted))).random(n)
-
-
-def _build_mean_statistic(values: NDArray[np.integer]) -> Statistic:
-    return lambda weights: (weights @ values / weights.sum(axis=1))[:, None]

@@ -113,7 +113,9 @@ class EnsembleBlock(IntervalCompareBlock):
         names = [f"{kind}/{name}" for name in entries]
         if kind == "nll":
             losses = [calibration.image_losses(one.logits, one.targets, one.temperature) for one in entries.values()]
-            return self.bootstrap(names, _build_mean_statistic(np.column_stack(losses)), groups, higher_is_better=False)
+            return self.bootstrap(
+                names, stats.build_mean_statistic(np.column_stack(losses)), groups, higher_is_better=False
+            )
         return self.bootstrap(names, _build_macro_f1_statistic(list(entries.values())), groups)
 
     def _compute_contributions(self, labels: Sequence[str], logits: Reals, aligned: Predictions) -> dict[str, Metric]:
@@ -122,7 +124,7 @@ class EnsembleBlock(IntervalCompareBlock):
         without = [_vote(np.delete(logits, run, axis=0)) == aligned.targets for run in range(len(logits))]
         columns = np.column_stack([everyone.astype(float) - right for right in without])
         return self.bootstrap(
-            [f"contribution/{label}" for label in labels], _build_mean_statistic(columns), aligned.groups
+            [f"contribution/{label}" for label in labels], stats.build_mean_statistic(columns), aligned.groups
         )
 
     def _collect_warnings(
@@ -161,13 +163,8 @@ def _vote(logits: Reals) -> NDArray[np.intp]:
     return np.asarray(average_probabilities(logits, mix).argmax(axis=1))
 
 
-def _build_mean_statistic(columns: Floats) -> stats.Statistic:
-    """Return a function that maps weights (B, N) to the weighted mean of each column of (N, K)."""
-    return lambda weights: np.asarray(weights @ columns / weights.sum(axis=1, keepdims=True))
-
-
 def _build_accuracy_statistic(entries: Sequence[Predictions]) -> stats.Statistic:
-    return _build_mean_statistic(np.column_stack([one.correct for one in entries]).astype(float))
+    return stats.build_mean_statistic(np.column_stack([one.correct for one in entries]).astype(float))
 
 
 def _subtract_last(statistic: stats.Statistic) -> stats.Statistic:
