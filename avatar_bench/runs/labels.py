@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.runs.record import RECORD, read_config, read_record
+from avatar_bench.runs.record import RECORD, flatten_options, read_config, read_record
 
 # options that may differ between runs of one recipe: the seed, and those without effect on the weights
 _RECIPE_EXCLUDED = {
@@ -82,20 +82,13 @@ def _name_recipes(
 
 def _name_differences(configs: Sequence[dict[str, Any]]) -> list[str]:
     """Return the options in which configurations differ, as typed on the command line; "" if there are too many."""
-    flat = [_flatten(_select_recipe_options(config)) for config in configs]
+    selected = [_select_recipe_options(config) for config in configs]
+    flat = [flatten_options(options) if options else {} for options in selected]
     options = sorted({option for one in flat for option in one})
     differing = [option for option in options if len({json.dumps(one.get(option), default=str) for one in flat}) > 1]
     if len(differing) > _MAX_NAMED_OPTIONS:
         return [""] * len(configs)
     return [", ".join(f"{option}={_format_value(one.get(option))}" for option in differing) for one in flat]
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested groups to values keyed by dotted option."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _format_value(value: Any) -> str:

@@ -180,6 +180,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def flatten_options(values: Any, key: str = "") -> dict[str, Any]:
+    """Return nested options keyed by their dotted names, as typed on the command line; an empty group is a value."""
+    if not isinstance(values, dict) or not values:
+        return {key: values}
+    parts = (flatten_options(value, f"{key}.{name}".strip(".")) for name, value in values.items())
+    return {path: value for part in parts for path, value in part.items()}
+
+
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write a run folder's run.json atomically."""
     write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -23,7 +23,7 @@ from avatar_bench.errors import CheckpointError, ConfigError, GuardError, Output
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.lock import LockedError, exclusive_lock
 from avatar_bench.files.paths import find_unused_folder, make_folder_name
-from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, read_record
+from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, flatten_options, read_record
 from avatar_bench.sources.dataset_kinds import open_dataset
 
 if TYPE_CHECKING:
@@ -155,13 +155,13 @@ def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> 
     schema = OmegaConf.structured(schema_class)  # an option newer than the run gets its default
     try:
         stored = OmegaConf.to_container(OmegaConf.merge(schema, read_run_config(folder / CONFIG)), resolve=True)
-        theirs = _flatten(stored)
+        theirs = flatten_options(stored)
     except OmegaConfBaseException as error:
         raise ConfigError(
             f"{folder} contains a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}.",
             "Remove the folder to train again, or choose another: out=DIR",
         ) from error
-    ours = _flatten(OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True))
+    ours = flatten_options(OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True))
     other = [key for key in {**ours, **theirs} if key not in IGNORED_OPTIONS and ours.get(key) != theirs.get(key)]
     if other:
         changes = [f"{key} is {theirs.get(key)} there, {ours.get(key)} here" for key in other[:3]]
@@ -169,13 +169,6 @@ def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> 
             f"{folder} contains a run with another configuration: {'; '.join(changes)}{'; ...' * (len(other) > 3)}.",
             "Choose another out=DIR for this sweep, or remove that run.",
         )
-
-
-def _flatten(values: Any, key: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict) or not values:
-        return {key: values}
-    parts = (_flatten(value, f"{key}.{name}".strip(".")) for name, value in values.items())
-    return {path: value for part in parts for path, value in part.items()}
 
 
 def _refuse_other_images(folder: Path, earlier: Mapping[str, Any], settings: TrainConfig) -> None:
