@@ -27,7 +27,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("results",),
     ("metrics",),
     ("config",),  # what needs no Hydra: the catalogue of yaml, overrides, validation, error messages
+    ("config/entries",),
     ("files", "console", "i18n"),
+    ("config/options",),
     ("errors",),
 )
 # the schema imports Hydra; below it, these still read Hydra's own configuration

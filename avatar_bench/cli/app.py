@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from avatar_bench import __version__
-from avatar_bench.config import catalogue
+from avatar_bench.config import catalogue, entries, overrides
 from avatar_bench.config.error_messages import explain
 from avatar_bench.console.signals import use_handlers
 from avatar_bench.console.terminal import escape_unencodable_output
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     escape_unencodable_output()
     with _exit_on_sigterm(last=argv is None):
         try:
-            code = _dispatch(words)
+            with entries.use_folders(overrides.find_config_folders(words)):
+                code = _dispatch(words)
             sys.stdout.flush()
             return code
         except KeyboardInterrupt:
@@ -108,8 +109,6 @@ def _print_help(command: str, words: list[str]) -> None:
 
 def _run_with_hydra(command: str, words: list[str]) -> int:
     """Run one command, or the jobs of a sweep, through Hydra."""
-    from avatar_bench.config import overrides
-
     flags, given = overrides.split_flags(words)
     multirun = overrides.is_multirun(flags, given)
     quoted = overrides.quote_paths(given, multirun)

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -44,7 +43,7 @@ def format_help(command: str, words: Sequence[str] = ()) -> str:
     lines += [*[""] * (len(lines) > 3), *_format_options(cfg, config.SCHEMAS[command], left_out=groups), ""]
     if "block" in groups:
         for name, options in cfg.block.items():
-            lines += [*_format_block(str(name), options or {}, [Path(folder) for folder in folders]), ""]
+            lines += [*_format_block(str(name), options or {}), ""]
     if command == "evaluate":
         lines.append("evaluate --help block=NAME lists the options of another block")
     lines.append("-m runs one job for each of several values (a=1,2)")
@@ -73,9 +72,9 @@ def _format_options(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Co
     yield from below
 
 
-def _format_block(name: str, options: Mapping[Any, Any], folders: Sequence[Path]) -> Iterator[str]:
+def _format_block(name: str, options: Mapping[Any, Any]) -> Iterator[str]:
     """Yield the summary of a block, and a row for each of its options with the comment of its yaml."""
-    yaml = find_choices("block", folders)[name]
+    yaml = find_choices("block")[name]
     notes = dict(re.findall(r"^(\w+): .*?  # (.+)$", yaml.read_text(encoding="utf-8"), re.MULTILINE))
     yield f"block {name}: {read_summary(yaml)}"
     for option, value in options.items():

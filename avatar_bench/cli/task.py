@@ -12,6 +12,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from avatar_bench.config import schema
+from avatar_bench.config.catalogue import find_conf_folder
+from avatar_bench.config.entries import use_folders
 from avatar_bench.config.error_messages import explain
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import AvatarBenchError
@@ -38,8 +40,9 @@ class CommandTask:
     def __call__(self, cfg: DictConfig) -> Any:
         """Check the options, then import and call the command, so that invalid options fail before torch is loaded."""
         try:
-            schema.check_config(self.command, cfg)
-            return getattr(import_module(f"avatar_bench.commands.{self.command}"), self.command)(cfg)
+            with use_folders(_list_user_folders()):  # a launcher may have started this process elsewhere
+                schema.check_config(self.command, cfg)
+                return getattr(import_module(f"avatar_bench.commands.{self.command}"), self.command)(cfg)
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 self.errors.append(error)
@@ -49,3 +52,10 @@ class CommandTask:
             print(f"{name}: " + "\n".join(lines), file=sys.stderr)
         gc.collect()  # free the memory of the network and batches for the next job
         raise JobError(*lines)  # without `from error`: its traceback would keep them alive
+
+
+def _list_user_folders() -> list[str]:
+    own = str(find_conf_folder())
+    return [
+        each.path for each in HydraConfig.get().runtime.config_sources if each.schema == "file" and each.path != own
+    ]

@@ -20,7 +20,8 @@ def list(words: Sequence[str]) -> None:
     if kind == "runs":
         print(_format_runs(Path(rest[0] if rest else "runs"), required=bool(rest)))
     elif kind:
-        print(_format_choices(_find_group(kind), _parse_config_folder(rest)))
+        _check_rest(rest)
+        print(_format_choices(_find_group(kind)))
     else:
         print("avatar-bench list KIND, one of:\n  " + "\n  ".join([*LISTED_GROUPS, "runs [FOLDER]"]))
 
@@ -37,16 +38,13 @@ def _find_group(kind: str) -> str:
     return group
 
 
-def _parse_config_folder(words: Sequence[str]) -> Sequence[Path]:
-    if not words:
-        return ()
-    if len(words) != 2 or words[0] not in ("-cd", "--config-dir"):
+def _check_rest(words: Sequence[str]) -> None:
+    if words and (len(words) != 2 or words[0] not in ("-cd", "--config-dir")):
         raise ConfigError(f"list: unexpected {' '.join(words)}; expected -cd DIR or nothing")
-    return (Path(words[1]),)
 
 
-def _format_choices(group: str, extra: Sequence[Path]) -> str:
-    found = find_choices(group, extra)
+def _format_choices(group: str) -> str:
+    found = find_choices(group)
     width = max(map(len, found), default=0)
     return "\n".join(f"{name:{width}}  {read_summary(yaml)}".rstrip() for name, yaml in found.items())
 

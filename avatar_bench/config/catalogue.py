@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from avatar_bench.console.terminal import print_line
-from avatar_bench.errors import ConfigError
+from avatar_bench.config.entries import find_user_folders
 
-ENTRY_POINT_GROUP = "avatar_bench.conf"
-CONF_VARIABLE = "AVATAR_BENCH_CONF"
 # kinds that `list` accepts, and the yaml group of each
 LISTED_GROUPS = {
     "models": "model",
@@ -38,18 +32,6 @@ def find_conf_folder() -> Path:
     return packaged if packaged.is_dir() else packaged.parents[1] / "conf"
 
 
-def find_user_folders() -> list[Path]:
-    """Return the yaml folders added by users: those of AVATAR_BENCH_CONF, then those of installed packages.
-
-    Raise ConfigError if AVATAR_BENCH_CONF names a path that is not a folder.
-    """
-    named = [Path(part).expanduser().absolute() for part in os.environ.get(CONF_VARIABLE, "").split(os.pathsep) if part]
-    for folder in named:
-        if not folder.is_dir():
-            raise ConfigError(f"{CONF_VARIABLE}: no such folder: {folder}")
-    return named + _find_installed_folders()
-
-
 def find_commands() -> dict[str, str]:
     """Return the commands with their summaries: the first comment of the yaml, or the first line of the module."""
     found = {}
@@ -59,16 +41,16 @@ def find_commands() -> dict[str, str]:
     return found
 
 
-def find_groups(extra: Sequence[Path] = ()) -> list[str]:
+def find_groups() -> list[str]:
     """Return the names of the groups, such as model and mode."""
-    folders = [find_conf_folder(), *find_user_folders(), *extra]
+    folders = [find_conf_folder(), *find_user_folders()]
     return sorted({yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"})
 
 
-def find_choices(group: str, extra: Sequence[Path] = ()) -> dict[str, Path]:
+def find_choices(group: str) -> dict[str, Path]:
     """Return the yaml file of each choice of a group; the first folder wins, as in Hydra."""
     found: dict[str, Path] = {}
-    for folder in (find_conf_folder(), *find_user_folders(), *extra):
+    for folder in (find_conf_folder(), *find_user_folders()):
         for yaml in sorted((folder / group).glob("*.yaml")):
             found.setdefault(yaml.stem, yaml)
     return dict(sorted(found.items()))
@@ -83,23 +65,6 @@ def read_summary(yaml: Path) -> str:
             if line.strip() and not line.startswith("#"):
                 break
     return ""
-
-
-def _find_installed_folders() -> list[Path]:
-    from importlib.metadata import entry_points
-    from importlib.util import find_spec
-
-    folders = []
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            spec = find_spec(point.module)
-        except Exception as error:  # a broken third-party package must not stop the command
-            print_line(f"avatar-bench: the yaml folder of {point.value} is skipped: {error}", file=sys.stderr)
-            continue
-        if spec is not None:
-            places = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]
-            folders += [Path(place) for place in places]
-    return folders
 
 
 def _read_first_line(module: Path) -> str:

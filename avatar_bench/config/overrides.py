@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from avatar_bench.errors import ConfigError
@@ -51,6 +52,16 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             raise ConfigError(f"'{word}': expected option=value, without spaces around the =")
     return flags, overrides
+
+
+def find_config_folders(words: Sequence[str]) -> list[str]:
+    """Return the folders given by -cd and by hydra.searchpath, from all words of a command line."""
+    flagged = [word for flag, word in pairwise(words) if flag in ("-cd", "--config-dir")]
+    searched = [
+        word.partition("=")[2].strip("[]") for word in words if word.lstrip("+").startswith("hydra.searchpath=")
+    ]
+    listed = [part.strip(" '\"").removeprefix("file://") for each in searched for part in each.split(",")]
+    return [*flagged, *filter(None, listed)]
 
 
 def is_multirun(flags: Sequence[str], overrides: Sequence[str]) -> bool:

@@ -16,7 +16,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.config import config_loader
-from avatar_bench.config.catalogue import WEIGHTS_CHOICES, find_user_folders
+from avatar_bench.config.catalogue import WEIGHTS_CHOICES
+from avatar_bench.config.entries import find_user_folders
 from avatar_bench.config.overrides import quote
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import ConfigError, suggest_names

@@ -11,9 +11,9 @@ from avatar_bench.config.catalogue import (
     find_commands,
     find_conf_folder,
     find_groups,
-    find_user_folders,
     read_summary,
 )
+from avatar_bench.config.entries import find_user_folders
 from avatar_bench.errors import ConfigError, suggest_names
 
 

@@ -1,0 +1,211 @@
+"""Entries of each kind: blocks, backbones, corruptions and so on, built in or in the folders of users.
+
+An entry is a module with a yaml beside it, NAME.py and NAME.yaml, or a folder NAME with __init__.py and about.yaml.
+Those of users are in KIND/ of a folder given by -cd, by AVATAR_BENCH_CONF or by an installed package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from avatar_bench.config.options import name_options
+from avatar_bench.console.terminal import print_line
+from avatar_bench.errors import ConfigError, suggest_names
+from avatar_bench.files.yaml_io import read_yaml
+
+ENTRY_POINT_GROUP = "avatar_bench.conf"
+FOLDERS_VARIABLE = "AVATAR_BENCH_CONF"
+# folder of the built-in entries of each kind, in the package
+KINDS = {
+    "block": "evaluation/blocks",
+    "backbone": "models/backbones",
+    "corruption": "data/corruptions",
+    "augmentation": "data/augmentations",
+    "optimizer": "training/optimizers",
+    "schedule": "training/schedules",
+    "logger": "training/loggers",
+    "callback": "training/callbacks",
+    "ood_score": "metrics/ood_scores",
+}
+_PACKAGE = Path(__file__).parents[1]
+_USERS = "avatar_bench_user"  # package under which the modules of users are loaded
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Entry of a kind: its module, and its yaml where it has one."""
+
+    kind: str
+    name: str
+    module: Path
+    is_builtin: bool
+
+    @property
+    def yaml(self) -> Path:
+        """Return the file that describes the entry, whether or not it exists."""
+        own = self.module.name == "__init__.py"
+        return self.module.with_name("about.yaml") if own else self.module.with_suffix(".yaml")
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Return what its yaml says, without importing the module; raise ConfigError if the yaml is invalid."""
+        return _read_about(self.yaml, self.yaml.stat().st_mtime_ns) if self.yaml.is_file() else {}
+
+    def load(self) -> ModuleType:
+        """Import the module; raise ConfigError, with the reason, if a user's module cannot be imported."""
+        if self.is_builtin:
+            return importlib.import_module(f"avatar_bench.{KINDS[self.kind].replace('/', '.')}.{self.name}")
+        full = f"{_USERS}.{self.kind}.{self.name}"
+        known = sys.modules.get(full)
+        if known is not None and known.__file__ == str(self.module):
+            return known
+        spec = importlib.util.spec_from_file_location(full, self.module, submodule_search_locations=self._find_parts())
+        assert spec is not None
+        assert spec.loader is not None
+        for name in (_USERS, f"{_USERS}.{self.kind}"):  # so that the modules of an entry can import one another
+            sys.modules.setdefault(name, ModuleType(name)).__path__ = []
+        for name in [name for name in sys.modules if name == full or name.startswith(f"{full}.")]:
+            del sys.modules[name]
+        module = sys.modules[full] = importlib.util.module_from_spec(spec)  # dataclasses look up their module there
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # a user's module may raise anything
+            del sys.modules[full]
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{self.kind}={self.name}: {self.module} cannot be imported: {reason}") from error
+        return module
+
+    def load_class(self) -> type:
+        """Return the dataclass of the module; raise ConfigError unless it defines exactly one public one."""
+        module = self.load()
+        found = [
+            member
+            for name, member in inspect.getmembers(module, inspect.isclass)
+            if is_dataclass(member) and member.__module__ == module.__name__ and not name.startswith("_")
+        ]
+        if len(found) != 1:
+            raise ConfigError(f"{self.module} must define one public dataclass, not {len(found)}.")
+        return found[0]
+
+    def build(self, options: Mapping[str, Any] | None = None) -> Any:
+        """Build the dataclass of the module with its options; raise ConfigError for an unknown or invalid one."""
+        owner, given = self.load_class(), dict(options or {})
+        known = [each.name for each in fields(owner)]
+        for name in given:
+            if name not in known:
+                nearest = suggest_names(name, known)
+                raise ConfigError(
+                    f"{name_options(owner)}.{name}: there is no such option" + (f"; {nearest}" if nearest else "."),
+                    f"Options of {self.kind} {self.name}: {', '.join(known) or 'none'}.",
+                )
+        try:
+            return owner(**given)
+        except TypeError as error:  # a value of another type, or a missing one
+            raise ConfigError(f"{name_options(owner)}: {error}.") from error
+
+    def _find_parts(self) -> list[str] | None:
+        return [str(self.module.parent)] if self.module.name == "__init__.py" else None
+
+
+def find_entries(kind: str) -> dict[str, Entry]:
+    """Return the entries of a kind by name, sorted, without importing any.
+
+    Raise ConfigError if one of a user has the name of a built-in one. Of two users' folders, the first wins.
+    """
+    found = {entry.name: entry for entry in _list_entries(kind, _PACKAGE / KINDS[kind], True)}
+    for folder in reversed(find_user_folders()):
+        for entry in _list_entries(kind, folder / kind, False):
+            if entry.name in found and found[entry.name].is_builtin:
+                raise ConfigError(
+                    f"{entry.module}: avatar_bench already has a {kind} {entry.name}.", f"Rename your {kind}."
+                )
+            found[entry.name] = entry
+    return dict(sorted(found.items()))
+
+
+def find_entry(kind: str, name: str, asked: str = "") -> Entry:
+    """Return an entry by name; raise ConfigError, with the folders searched, if there is none.
+
+    `asked` is the option that named it, KIND=NAME by default.
+    """
+    found = find_entries(kind)
+    if name not in found:
+        nearest = suggest_names(name, found)
+        places = [str(folder / kind) for folder in find_user_folders()]
+        raise ConfigError(
+            f"{asked or f'{kind}={name}'}: there is no {kind} named {name!r}" + (f"; {nearest}" if nearest else "."),
+            f"There are: {', '.join(found) or 'none'}.",
+            f"Searched {', '.join(places)}." if places else f"Add the folder of your own {kind}: -cd DIR",
+        )
+    return found[name]
+
+
+def find_user_folders() -> list[Path]:
+    """Return the yaml folders added by users: those of AVATAR_BENCH_CONF, then those of installed packages.
+
+    Raise ConfigError if AVATAR_BENCH_CONF names a path that is not a folder.
+    """
+    named = [Path(part).expanduser().absolute() for part in _split_variable()]
+    for folder in named:
+        if not folder.is_dir():
+            raise ConfigError(f"{FOLDERS_VARIABLE}: no such folder: {folder}")
+    return named + _find_installed_folders()
+
+
+@contextmanager
+def use_folders(folders: Sequence[str | Path]) -> Iterator[None]:
+    """Add folders of -cd to those of users inside the `with`, in this process and in those that it starts."""
+    before = os.environ.get(FOLDERS_VARIABLE)
+    real = [str(Path(folder).expanduser().absolute()) for folder in folders]
+    os.environ[FOLDERS_VARIABLE] = os.pathsep.join(dict.fromkeys([*filter(os.path.isdir, real), *_split_variable()]))
+    try:
+        yield
+    finally:
+        os.environ.pop(FOLDERS_VARIABLE) if before is None else os.environ.update({FOLDERS_VARIABLE: before})
+
+
+def _split_variable() -> list[str]:
+    return [part for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
+
+
+def _list_entries(kind: str, folder: Path, is_builtin: bool) -> Iterator[Entry]:
+    for file in sorted([*folder.glob("[a-zA-Z]*.py"), *folder.glob("[a-zA-Z]*/__init__.py")]):
+        name = file.parent.name if file.name == "__init__.py" else file.stem
+        if name.isidentifier():
+            yield Entry(kind, name, file, is_builtin)
+
+
+@cache
+def _read_about(file: Path, changed: int) -> Mapping[str, Any]:
+    found = read_yaml(file)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{file}: expected a mapping, such as title: TEXT.")
+    return found
+
+
+def _find_installed_folders() -> list[Path]:
+    from importlib.metadata import entry_points
+    from importlib.util import find_spec
+
+    folders = []
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            spec = find_spec(point.module)
+        except Exception as error:  # a broken third-party package must not stop the command
+            print_line(f"avatar-bench: the yaml folder of {point.value} is skipped: {error}", file=sys.stderr)
+            continue
+        if spec is not None:
+            places = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]
+            folders += [Path(place) for place in places]
+    return folders
