@@ -27,8 +27,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("results",),
     ("metrics",),
     ("config",),  # what needs no Hydra: the catalogue of yaml, overrides, validation, error messages
+    ("i18n",),
     ("config/entries",),
-    ("files", "console", "i18n"),
+    ("files", "console"),
     ("config/options",),
     ("errors",),
 )

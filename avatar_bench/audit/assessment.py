@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from avatar_bench.i18n import _, language
+from avatar_bench.i18n import _, get_language
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Assessment:
 def translate_assessment(assessment: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return a saved assessment and its reasons in the current language, the reasons in English where it lacks them."""
     others = assessment.get("reasons_in")
-    reasons = others.get(language()) if isinstance(others, dict) else None
+    reasons = others.get(get_language()) if isinstance(others, dict) else None
     reasons = reasons if isinstance(reasons, list) else assessment.get("reasons", ())
     return translate_suitability(str(assessment["suitable"])), [str(reason) for reason in reasons]
 

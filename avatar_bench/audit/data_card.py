@@ -19,7 +19,7 @@ from avatar_bench.audit.count_charts import draw_counts
 from avatar_bench.data.decoding import decode
 from avatar_bench.files import html
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.i18n import _, language
+from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric, Result
 
@@ -48,7 +48,7 @@ def write_card(folder: Path, result: Result) -> list[Path]:
     written = []
     for ending, environment in (("md", _make_markdown_environment(folder)), ("html", _make_html_environment())):
         page = folder / f"card.{ending}"
-        environment.globals |= {"_": _, "lang": language()}
+        environment.globals |= {"_": _, "lang": get_language()}
         page.write_text(environment.get_template(f"card.{ending}.jinja").render(content), encoding="utf-8")
         written.append(page)
     return written

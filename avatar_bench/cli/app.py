@@ -103,7 +103,7 @@ def _print_help(command: str, words: list[str]) -> None:
     from avatar_bench.cli.help import format_help
     from avatar_bench.config import schema
 
-    schema.register()
+    schema.register(command, words)
     print(format_help(command, words))
 
 
@@ -130,7 +130,7 @@ def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path 
     from avatar_bench.cli.task import CommandTask, JobError
     from avatar_bench.config import schema
 
-    schema.register()
+    schema.register(command, quoted)
     job = CommandTask(command)
     entry = hydra.main(config_path=str(catalogue.find_conf_folder()), config_name=command, version_base="1.3")(job)
     with _hydra_environment([*flags, *quoted]):

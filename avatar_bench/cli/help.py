@@ -14,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config import overrides
 from avatar_bench.config import schema as config
-from avatar_bench.config.catalogue import find_choices, find_conf_folder, read_summary
+from avatar_bench.config.catalogue import describe_choices, find_conf_folder, read_summary
 from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
+from avatar_bench.config.entries import find_entry
+from avatar_bench.config.options import iterate_options
 
 # set by the choice of the group, not by the user
 _SET_BY_GROUP = ("data.kind", "mode.name", "method.name", "optimizer.name", "logger.name")
@@ -38,7 +40,7 @@ def format_help(command: str, words: Sequence[str] = ()) -> str:
     for group, default in groups.items():
         if group == "mode" and command in COMMANDS_WITHOUT_MODE:
             continue
-        names = [name for name in find_choices(group) if name != "run" or command == "evaluate"]
+        names = [name for name in describe_choices(group) if name != "run" or command == "evaluate"]
         lines.append(_format_row(f"{group}={_format_value(chosen.get(group, default))}", f"one of: {' '.join(names)}"))
     lines += [*[""] * (len(lines) > 3), *_format_options(cfg, config.SCHEMAS[command], left_out=groups), ""]
     if "block" in groups:
@@ -73,12 +75,11 @@ def _format_options(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Co
 
 
 def _format_block(name: str, options: Mapping[Any, Any]) -> Iterator[str]:
-    """Yield the summary of a block, and a row for each of its options with the comment of its yaml."""
-    yaml = find_choices("block")[name]
-    notes = dict(re.findall(r"^(\w+): .*?  # (.+)$", yaml.read_text(encoding="utf-8"), re.MULTILINE))
-    yield f"block {name}: {read_summary(yaml)}"
-    for option, value in options.items():
-        yield _format_row(f"block.{name}.{option}={_format_value(value)}", notes.get(option, ""))
+    """Yield the summary of a block, and a row for each of its options."""
+    yield f"block {name}: {describe_choices('block')[name]}"
+    for each, known in iterate_options(find_entry("block", name).load_class()):
+        note = known.help + (f": {' '.join(map(str, known.list_choices()))}" if known.choices else "")
+        yield _format_row(f"block.{name}.{each.name}={_format_value(options[each.name])}", note)
 
 
 def _describe_option(option: str, schema: Any, name: str) -> str:

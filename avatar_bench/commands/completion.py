@@ -114,7 +114,7 @@ def complete(words: Sequence[str], files: bool = False) -> list[str]:
         return _complete_path(option, value) if files else []
     if option in catalogue.find_groups():
         start = value.rpartition(",")[0] + "," if "," in value else "[" * value.startswith("[")
-        return _filter_by_prefix(word, [f"{option}={start}{name}" for name in catalogue.find_choices(option)])
+        return _filter_by_prefix(word, [f"{option}={start}{name}" for name in catalogue.describe_choices(option)])
     return _filter_by_prefix(word, _query_options(before[0], before[1:], word))
 
 
@@ -133,7 +133,7 @@ def _query_options(command: str, before: Sequence[str], word: str) -> list[str]:
 
     if command not in schema.SCHEMAS:
         return []
-    schema.register()
+    schema.register(command, before)
     with initialize_config_dir(str(catalogue.find_conf_folder()), version_base="1.3"):
         plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
         found = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import EvaluateConfig
@@ -24,8 +22,6 @@ from avatar_bench.evaluation.comparison import EarlierResults
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.evaluation.runner import BlockRunner, check_preprocessing, select_slice
 from avatar_bench.files.paths import make_folder_name
-from avatar_bench.files.yaml_io import read_checked_text
-from avatar_bench.i18n import use_language
 from avatar_bench.runs.labels import LabelledRun, label_runs
 from avatar_bench.runs.record import ENSEMBLE, RECORD, check_run, choose_newest_run, find_runs, read_record
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
@@ -50,18 +46,18 @@ def evaluate(cfg: DictConfig) -> None:
     run, unless `skip_unusable` (block=all) skips it; RegressionError if a run is significantly worse than the Result
     of against=.
     """
-    settings = OmegaConf.to_object(cfg)
+    options = OmegaConf.to_container(cfg.block, resolve=True)
+    assert isinstance(options, dict)
+    chosen = {str(name): registry.build_block(str(name), given) for name, given in options.items()}
+    settings = OmegaConf.to_object(OmegaConf.merge(cfg, {"block": {}}))
     assert isinstance(settings, EvaluateConfig)
-    folders = _find_user_folders()
-    asked = settings.block | (_find_user_blocks(folders, settings.block) if _is_all_requested() else {})
-    chosen = {name: registry.build_block(name, options or {}, folders) for name, options in asked.items()}
     other = settings.data.kind != "run"
     alone = {name: block for name, block in chosen.items() if other and isinstance(block, DatasetBlock)}
     comparing = {name: block for name, block in chosen.items() if isinstance(block, CompareBlock)}
     by_run = {name: block for name, block in chosen.items() if name not in alone | comparing}
     if settings.against and not by_run:
         raise ConfigError("against= needs a block that evaluates single runs.", "Add one: block=blind_test")
-    with ResultWriter() as writer:
+    with ResultWriter(settings.lang) as writer:
         evaluation = _Evaluation(settings, writer)
         paths = _find_run_paths(settings) if by_run or comparing else []
         around = _find_runs_folder(paths, settings)
@@ -84,7 +80,7 @@ def evaluate(cfg: DictConfig) -> None:
             found.append(evaluation.run_blocks(by_run, runner))
             run.unload_model()
         if together is not None:
-            last = {name: block for name, block in comparing.items() if block.takes_ensembles}
+            last = {name: block for name, block in comparing.items() if getattr(block, "takes_ensembles", False)}
             evaluation.run_blocks({name: block for name, block in comparing.items() if name not in last}, together)
             evaluation.evaluate_ensembles(by_run, place, named)
             if last:
@@ -128,8 +124,7 @@ class _Evaluation:
     def compare(self, now: list[Result], then: dict[str, Result], runner: BlockRunner) -> None:
         """Compare a run's new Results with the earlier ones."""
         if self.earlier is not None:
-            with use_language(self.settings.lang):
-                self.earlier.compare(now, then, runner.folder, self.writer)
+            self.earlier.compare(now, then, runner.folder, self.writer)
 
     def evaluate_ensembles(self, by_run: Mapping[str, Block], place: Path, named: Dataset | None) -> None:
         """Save the ensembles that a Result describes, and run the blocks of single Runs on them."""
@@ -184,26 +179,6 @@ def _make_block_error(reasons: Mapping[tuple[str, ...], Sequence[Path]]) -> Bloc
 
 def _format_folders(folders: Sequence[Path]) -> str:
     return format_names([str(folder) for folder in folders], 2)
-
-
-def _find_user_folders() -> list[Path]:
-    """Return the yaml folders in Hydra's search path, where a user's blocks may be."""
-    sources = HydraConfig.get().runtime.config_sources
-    return [Path(source.path) for source in sources if source.schema == "file"]
-
-
-def _is_all_requested() -> bool:
-    return "all" in re.findall(r"\w+", str(HydraConfig.get().runtime.choices.get("block", "")))
-
-
-def _find_user_blocks(folders: list[Path], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of users' run blocks, which conf/block/all.yaml cannot list."""
-    yaml = {name: file for name, file in registry.find_user_yamls(folders).items() if name not in chosen}
-    found: dict[str, Any] = {
-        name: OmegaConf.to_object(OmegaConf.create(read_checked_text(file))) for name, file in yaml.items()
-    }
-    built = {name: registry.build_block(name, given, folders) for name, given in found.items()}
-    return {name: found[name] for name, block in built.items() if not isinstance(block, DatasetBlock)}
 
 
 def _refuse_failed_audits(results: list[Result], settings: EvaluateConfig) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 
-from avatar_bench.config.entries import find_user_folders
+from avatar_bench.config.entries import Entry, find_entries, find_user_folders
 
 # kinds that `list` accepts, and the yaml group of each
 LISTED_GROUPS = {
@@ -23,6 +24,8 @@ LISTED_GROUPS = {
 }
 
 
+LAST = 1000  # order of a block that declares none
+ALL_BLOCKS = "all blocks of one run, then those that compare runs; blocks that cannot run are skipped and listed"
 WEIGHTS_CHOICES = ("hub", "none", "package")  # values of model.weights besides a path
 
 
@@ -42,18 +45,42 @@ def find_commands() -> dict[str, str]:
 
 
 def find_groups() -> list[str]:
-    """Return the names of the groups, such as model and mode."""
+    """Return the names of the groups, such as model and block."""
     folders = [find_conf_folder(), *find_user_folders()]
-    return sorted({yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"})
+    return sorted({yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"} | {"block"})
 
 
 def find_choices(group: str) -> dict[str, Path]:
     """Return the yaml file of each choice of a group; the first folder wins, as in Hydra."""
+    if group == "block":
+        return {name: entry.yaml for name, entry in find_entries("block").items() if is_choice(entry)}
     found: dict[str, Path] = {}
     for folder in (find_conf_folder(), *find_user_folders()):
         for yaml in sorted((folder / group).glob("*.yaml")):
             found.setdefault(yaml.stem, yaml)
     return dict(sorted(found.items()))
+
+
+def list_blocks(kinds: Collection[str] = ("run", "comparison")) -> list[str]:
+    """Return the names of the blocks of these kinds in their order, without importing any; by default those of all."""
+    found = {name: entry.about for name, entry in find_entries("block").items()}
+    chosen = [name for name, about in found.items() if about.get("kind", "run") in kinds]
+    return sorted(chosen, key=lambda name: found[name].get("order", LAST))
+
+
+def is_choice(entry: Entry) -> bool:
+    """Return whether an entry of kind block can be selected: not the one of the differences that against= writes."""
+    return entry.about.get("kind") != "change"
+
+
+def describe_choices(group: str) -> dict[str, str]:
+    """Return the one-line summary of each choice of a group."""
+    if group == "block":
+        entries = {name: entry for name, entry in find_entries("block").items() if is_choice(entry)}
+        return {"all": ALL_BLOCKS} | {
+            name: str(entry.about.get("summary", entry.about.get("title", ""))) for name, entry in entries.items()
+        }
+    return {name: read_summary(yaml) for name, yaml in find_choices(group).items()}
 
 
 def read_summary(yaml: Path) -> str:

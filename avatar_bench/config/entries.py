@@ -7,7 +7,6 @@ Those of users are in KIND/ of a folder given by -cd, by AVATAR_BENCH_CONF or by
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
@@ -39,7 +38,7 @@ KINDS = {
     "ood_score": "metrics/ood_scores",
 }
 _PACKAGE = Path(__file__).parents[1]
-_USERS = "avatar_bench_user"  # package under which the modules of users are loaded
+_USERS = "avatar_bench.user_entries"
 
 
 @dataclass(frozen=True)
@@ -66,25 +65,18 @@ class Entry:
         """Import the module; raise ConfigError, with the reason, if a user's module cannot be imported."""
         if self.is_builtin:
             return importlib.import_module(f"avatar_bench.{KINDS[self.kind].replace('/', '.')}.{self.name}")
+        users = importlib.import_module(_USERS)
+        users.__path__[:] = [str(folder) for folder in find_user_folders()]
         full = f"{_USERS}.{self.kind}.{self.name}"
-        known = sys.modules.get(full)
-        if known is not None and known.__file__ == str(self.module):
-            return known
-        spec = importlib.util.spec_from_file_location(full, self.module, submodule_search_locations=self._find_parts())
-        assert spec is not None
-        assert spec.loader is not None
-        for name in (_USERS, f"{_USERS}.{self.kind}"):  # so that the modules of an entry can import one another
-            sys.modules.setdefault(name, ModuleType(name)).__path__ = []
-        for name in [name for name in sys.modules if name == full or name.startswith(f"{full}.")]:
-            del sys.modules[name]
-        module = sys.modules[full] = importlib.util.module_from_spec(spec)  # dataclasses look up their module there
+        if getattr(sys.modules.get(full), "__file__", None) != str(self.module):  # none, or that of another folder
+            for name in [name for name in sys.modules if f"{name}.".startswith(f"{full}.")]:
+                del sys.modules[name]
+        importlib.invalidate_caches()  # the file may be as new as the import system's list of its folder
         try:
-            spec.loader.exec_module(module)
+            return importlib.import_module(full)
         except Exception as error:  # a user's module may raise anything
-            del sys.modules[full]
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{self.kind}={self.name}: {self.module} cannot be imported: {reason}") from error
-        return module
 
     def load_class(self) -> type:
         """Return the dataclass of the module; raise ConfigError unless it defines exactly one public one."""
@@ -113,9 +105,6 @@ class Entry:
             return owner(**given)
         except TypeError as error:  # a value of another type, or a missing one
             raise ConfigError(f"{name_options(owner)}: {error}.") from error
-
-    def _find_parts(self) -> list[str] | None:
-        return [str(self.module.parent)] if self.module.name == "__init__.py" else None
 
 
 def find_entries(kind: str) -> dict[str, Entry]:
@@ -160,7 +149,7 @@ def find_user_folders() -> list[Path]:
     for folder in named:
         if not folder.is_dir():
             raise ConfigError(f"{FOLDERS_VARIABLE}: no such folder: {folder}")
-    return named + _find_installed_folders()
+    return named + list(_find_installed_folders(tuple(sys.path)))
 
 
 @contextmanager
@@ -194,7 +183,9 @@ def _read_about(file: Path, changed: int) -> Mapping[str, Any]:
     return found
 
 
-def _find_installed_folders() -> list[Path]:
+@cache
+def _find_installed_folders(path: tuple[str, ...]) -> list[Path]:
+    """Return the folders of the packages on Python's path; reading their entry points takes milliseconds."""
     from importlib.metadata import entry_points
     from importlib.util import find_spec
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -16,8 +17,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.config import config_loader
-from avatar_bench.config.catalogue import WEIGHTS_CHOICES
-from avatar_bench.config.entries import find_user_folders
+from avatar_bench.config.catalogue import WEIGHTS_CHOICES, find_choices, list_blocks
+from avatar_bench.config.entries import find_entry, find_user_folders
 from avatar_bench.config.overrides import quote
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import ConfigError, suggest_names
@@ -451,6 +452,9 @@ OPTION_RANGES: dict[str, NumberRule] = {
 }
 
 
+DEFAULT_BLOCKS = {"evaluate": {"blind_test"}, "prepare": {"data_audit"}}  # in the defaults of conf/COMMAND.yaml
+
+
 class UserFolderSearchPath(SearchPathPlugin):  # type: ignore[misc, unused-ignore]
     """Search path plugin that adds AVATAR_BENCH_CONF and installed packages after the project's own yaml."""
 
@@ -460,17 +464,30 @@ class UserFolderSearchPath(SearchPathPlugin):  # type: ignore[misc, unused-ignor
             search_path.append("avatar_bench", f"file://{folder}")
 
 
-def register() -> None:
-    """Register the schemas for `defaults: [schema/<command>@_here_]`, the user folders and the resolvers.
+def register(command: str = "", overrides: Sequence[str] = ()) -> None:
+    """Register the schemas for `defaults: [schema/<command>@_here_]`, the user folders, the blocks and the resolvers.
 
-    `${units:source}` expands to the sources of the configured data set, one for each job of a sweep.
+    Only the blocks that `overrides` name, else those of the command, are imported. `${units:source}` expands to the
+    sources of the configured data set, one for each job of a sweep.
     """
     config_loader.install()
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(group="schema", name=name, node=schema)
+    for name in _find_named_blocks(command, overrides):
+        node = find_entry("block", name).load_class()
+        ConfigStore.instance().store(group="block", name=name, node=node, package=f"block.{name}")
+    every: Any = {"defaults": [*list_blocks(), "_self_"], "skip_unusable": True}
+    ConfigStore.instance().store(group="block", name="all", node=every, package="_global_")
     Plugins.instance().register(UserFolderSearchPath)
     OmegaConf.register_new_resolver("units", _list_units_to_hold_out, replace=True)
     _set_launchers()
+
+
+def _find_named_blocks(command: str, overrides: Sequence[str]) -> list[str]:
+    """Return the blocks that block=... names, block=all all of them, else those in the defaults of a command."""
+    given = [word for word in overrides if re.match(r"\+{0,2}block=", word)]
+    names = {name for word in given for name in re.findall(r"\w+", word)} or DEFAULT_BLOCKS.get(command, set())
+    return [name for name in find_choices("block") if name in names or ("all" in names and name in list_blocks())]
 
 
 def _set_launchers() -> None:

@@ -1,19 +1,17 @@
-"""Base classes of evaluation blocks, and the helpers that several blocks use."""
+"""Protocols of evaluation blocks, and the alignment and checks of predictions that several blocks use."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.i18n import _
-from avatar_bench.metrics import class_order, classification, stats
-from avatar_bench.results.result import Metric
+from avatar_bench.errors import BlockError, GuardError
+from avatar_bench.metrics import class_order, classification
+from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -22,121 +20,41 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 
-_ROUNDING = 1e-12  # differences between resamples that come from summing in another order
+@runtime_checkable
+class RunBlock(Protocol):
+    """Evaluation of one Run on one Dataset, a dataclass of its options that uses no files, paths or config.
 
-
-@dataclass(kw_only=True)
-class BlockOptions:
-    """Options of a block, with checks of their values."""
-
-    def require(self, option: str, valid: bool, expected: str) -> None:
-        """Raise ConfigError if an option's value is not valid; `expected` describes the valid values."""
-        if not valid:
-            name = type(self).__module__.rpartition(".")[2]
-            raise ConfigError(f"block.{name}.{option}={getattr(self, option)}: expected {expected}.")
-
-
-@dataclass(kw_only=True)
-class IntervalOptions(BlockOptions):
-    """Options of confidence intervals.
-
-    `level` of the intervals, 0 to 1; `resamples` (100 or more) and `seed` of the bootstrap, which draws whole groups.
+    A result is computed again when the `version` of its block changes: raise it with the numbers.
     """
 
-    level: float = 0.95
-    resamples: int = 2000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.require("level", 0 < self.level < 1, "above 0 and below 1")
-        self.require("resamples", self.resamples >= 100, "100 or more")
-        self.require("seed", self.seed >= 0, "0 or more")
-
-    def share(
-        self,
-        hits: NDArray[np.bool_],
-        groups: NDArray[np.str_],
-        unit: str = "group",
-        higher_is_better: bool | None = True,
-        floor: float | None = None,
-    ) -> Metric:
-        """Compute the proportion of True in `hits` (N,), N at least 1, with `stats.proportion_interval`."""
-        ends = stats.proportion_interval(hits, groups, self.resamples, self.level, self.seed, unit)
-        value = float(np.mean(hits))
-        return Metric(value, ends.n, ends.low, ends.high, ends.method, higher_is_better, floor=floor)
-
-    def bootstrap(
-        self,
-        names: Sequence[str],
-        statistic: stats.Statistic,
-        groups: ArrayLike,
-        higher_is_better: bool | Mapping[str, bool | None] | None = True,
-        floors: Mapping[str, float] | None = None,
-        reason: str | None = None,
-    ) -> dict[str, Metric]:
-        """Compute metrics by name with bootstrap intervals; `statistic` maps weights (B, N) to (B, K) for K names.
-
-        A metric that is NaN becomes null with `reason`. `higher_is_better` and `floors` may differ by name.
-        """
-        group = np.asarray(groups)
-        values = statistic(np.ones((1, len(group))))[0]
-        lows, highs = stats.bootstrap_interval(statistic, group, self.resamples, self.level, self.seed)
-        better = higher_is_better if isinstance(higher_is_better, Mapping) else dict.fromkeys(names, higher_is_better)
-        units, floor = len(np.unique(group)), floors or {}
-        why = reason or _("the set has too few classes for this metric")
-        return {
-            name: metric_with_interval(
-                value, low, high, units, "bootstrap by group", better[name], floor.get(name), why
-            )
-            for name, value, low, high in zip(names, values, lows, highs, strict=True)
-        }
-
-
-@dataclass(kw_only=True)
-class RunBlock(BlockOptions):
-    """Evaluation of one Run on one Dataset.
-
-    A subclass adds its options as fields and uses no files, paths or config.
-    """
+    version: ClassVar[int]
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute the Result of this block; `run.predictions(dataset)` is cached, so repeated calls cost nothing."""
-        raise NotImplementedError
 
 
-@dataclass(kw_only=True)
-class IntervalBlock(IntervalOptions, RunBlock):
-    """Evaluation of a Run by metrics with confidence intervals."""
-
-
-@dataclass(kw_only=True)
-class CompareBlock(BlockOptions):
+@runtime_checkable
+class CompareBlock(Protocol):
     """Comparison of several Runs, each on the Dataset at the same position; otherwise like a RunBlock.
 
     With `reads_results`, it reads the saved results of the runs and is computed again when they change. With
-    `takes_ensembles`, it runs last and also compares the saved ensembles of the runs.
+    `takes_ensembles`, it runs last and also compares the saved ensembles of the runs. Both are false where absent.
     """
 
-    reads_results: ClassVar[bool] = False
-    takes_ensembles: ClassVar[bool] = False
+    version: ClassVar[int]
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the Result of this block; runs that differ only in seed have the same `recipe`."""
-        raise NotImplementedError
 
 
-@dataclass(kw_only=True)
-class IntervalCompareBlock(IntervalOptions, CompareBlock):
-    """Comparison of Runs by metrics with confidence intervals."""
-
-
-@dataclass(kw_only=True)
-class DatasetBlock(BlockOptions):
+@runtime_checkable
+class DatasetBlock(Protocol):
     """Evaluation of one Dataset without a network; otherwise like a RunBlock."""
+
+    version: ClassVar[int]
 
     def audit(self, dataset: Dataset) -> Result:
         """Compute the Result of this block."""
-        raise NotImplementedError
 
 
 Block = RunBlock | CompareBlock | DatasetBlock
@@ -192,33 +110,9 @@ def labelled_rows(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp
     return rows
 
 
-def metric_with_interval(
-    value: float,
-    low: float,
-    high: float,
-    n: int,
-    interval: str,
-    better: bool | None = True,
-    floor: float | None = None,
-    reason: str | None = None,
-) -> Metric:
-    """Return a metric with its resampled interval; without one, and with the reason, if the ends are equal or NaN.
-
-    A value of NaN becomes null with `reason`.
-    """
-    if np.isnan(value):
-        return Metric(None, n, higher_is_better=better, reason=reason, floor=floor)
-    if not high - low > _ROUNDING:
-        why = _("no interval: every resample has the same value")
-        return Metric(float(value), n, higher_is_better=better, reason=why, floor=floor)
-    return Metric(float(value), n, float(low), float(high), interval, better, floor=floor)
-
-
-def warn_unlabelled(n: int, asked: int) -> list[str]:
+def warn_unlabelled(n: int, asked: int) -> list[Reason]:
     """Return a warning about the `n` images without a known class; nothing if all have one."""
-    if not n:
-        return []
-    return [_("{n} of {all} images have no known class and are left out.", n=n, all=asked)]
+    return [Reason("unlabelled", n=n, all=asked)] if n else []
 
 
 def tabulate_predictions(predictions: Predictions) -> pd.DataFrame:
@@ -235,17 +129,6 @@ def tabulate_predictions(predictions: Predictions) -> pd.DataFrame:
             "group": predictions.groups,
         }
     )
-
-
-def name_corruptions() -> dict[str, str]:
-    """Return the display name of each corruption."""
-    return {
-        "noise": _("noise"),
-        "blur": _("blur"),
-        "brightness": _("brightness"),
-        "rotation": _("rotation"),
-        "jpeg": _("JPEG"),
-    }
 
 
 def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:

@@ -5,30 +5,28 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.block import IntervalCompareBlock
+from avatar_bench.config.options import option
+from avatar_bench.evaluation.intervals import IntervalOptions
 from avatar_bench.evaluation.seeds import Recipes
-from avatar_bench.i18n import _
 from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.results.reasons import Reason
 
 Floats = NDArray[np.float64]
+_INSIDE: Any = {"check": lambda value: 0 < value < 1, "expected": "above 0 and below 1"}
 
 
 @dataclass(kw_only=True)
-class PairwiseBlock(IntervalCompareBlock):
-    """Pairwise comparison of recipes: significance level `alpha`, and `power` of the test for sample sizes."""
+class PairwiseOptions(IntervalOptions):
+    """Options of the pairwise comparison of recipes."""
 
-    alpha: float = 0.05
-    power: float = 0.8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("alpha", 0 < self.alpha < 1, "above 0 and below 1")
-        self.require("power", 0 < self.power < 1, "above 0 and below 1")
+    alpha: float = option(0.05, help="significance level, after Holm's correction for all pairs", **_INSIDE)
+    power: float = option(0.8, help="probability of detection that `n_required` and others assume", **_INSIDE)
 
 
 def compare_pair(
@@ -71,7 +69,7 @@ def compare_pair(
         "gain": gain,
         "design_effect": paired_tests.design_effect(gains, groups),
         "n_required": math.ceil(needed * paired_tests.design_effect(gains, groups)) if needed else math.nan,
-        "n_required_reason": "" if needed else _("both are correct equally often"),
+        "n_required_reason": "" if needed else str(Reason("equally_often_correct")),
     }
 
 

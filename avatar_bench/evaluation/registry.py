@@ -1,126 +1,59 @@
-"""Registry of evaluation blocks: packages in evaluation/blocks, and modules in users' folders."""
+"""Evaluation blocks by name: their declarations, which need no import, and their code, which is imported when asked."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
-import inspect
-import pkgutil
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from avatar_bench.config.entries import Entry, find_entry
+from avatar_bench.errors import ConfigError
+from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock, RunBlock
+from avatar_bench.results.declaration import declare_block
+from avatar_bench.results.result import Result
 
-from avatar_bench.errors import ConfigError, suggest_names
-from avatar_bench.evaluation import blocks
-from avatar_bench.evaluation.block import Block
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-_USERS = "avatar_bench_user"  # package name under which modules in users' folders are loaded
-
-
-def list_blocks(folders: Sequence[Path] = ()) -> list[str]:
-    """Return the sorted names of all blocks without importing any; users' `folders` are laid out like conf/."""
-    return sorted(_list_builtin_blocks() | _find_user_blocks(folders).keys())
+_PROTOCOLS = {"run": RunBlock, "comparison": CompareBlock, "dataset": DatasetBlock}
 
 
-def is_user_block(block: Block) -> bool:
-    """Return whether a block comes from a user's folder."""
-    return type(block).__module__.startswith(f"{_USERS}.")
-
-
-def find_user_yamls(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return the yaml file of each block in users' folders."""
-    return {name: file.with_suffix(".yaml") for name, file in sorted(_find_user_blocks(folders).items())}
-
-
-def build_block(name: str, options: Mapping[str, Any] | None = None, folders: Sequence[Path] = ()) -> Block:
-    """Build the block of this name with these options; raise ConfigError on an unknown name, option or type."""
-    if name not in list_blocks(folders):
-        for folder in folders:
-            if (folder / "block" / f"{name}.yaml").is_file():
-                raise ConfigError(f"block={name}: {folder / 'block'} contains {name}.yaml but no {name}.py.")
-        raise ConfigError(*_explain_unknown("block", name, list_blocks(folders)))
-    return _configure(name, _find_block_class(_import_block(name, folders)), dict(options or {}))
-
-
-def hash_code(block: Block) -> str:
-    """Return 16 hex digits that change with any line of this package, or of the module of a user's block."""
-    own = Path(inspect.getfile(type(block))).read_bytes()
-    return hashlib.sha256(_hash_package() + own).hexdigest()[:16]
-
-
-@cache
-def _hash_package() -> bytes:
-    package = Path(__file__).parents[1]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(package.rglob("*.py")))).digest()
-
-
-def _find_user_blocks(folders: Sequence[Path]) -> dict[str, Path]:
-    """Find modules with a yaml beside them in users' folders; raise ConfigError if a built-in block has the name."""
-    files = [file for folder in reversed(folders) for file in sorted((folder / "block").glob("*.py"))]
-    found = {file.stem: file for file in files if file.with_suffix(".yaml").is_file()}
-    for name in sorted(_list_builtin_blocks() & found.keys()):
-        raise ConfigError(f"{found[name]}: avatar_bench already has a block {name}.", "Rename your block.")
-    return found
-
-
-def _list_builtin_blocks() -> set[str]:
-    return {module.name for module in pkgutil.iter_modules(blocks.__path__)}
-
-
-def _import_block(name: str, folders: Sequence[Path]) -> ModuleType:
-    if importlib.util.find_spec(f"{blocks.__name__}.{name}"):
-        return importlib.import_module(f"{blocks.__name__}.{name}")
-    file = _find_user_blocks(folders)[name]
-    full = f"{_USERS}.{name}"
-    spec = importlib.util.spec_from_file_location(full, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[full] = importlib.util.module_from_spec(spec)  # dataclasses look up their module there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a user's module may raise anything
-        raise ConfigError(f"block={name}: {file} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _find_block_class(module: ModuleType) -> type[Block]:
-    own = [
-        member
-        for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, Block) and member.__module__ == module.__name__
-    ]
-    if len(own) != 1:
+def build_block(name: str, options: Mapping[str, Any] | None = None) -> Block:
+    """Build the block of this name with these options; raise ConfigError on an unknown name or invalid option."""
+    block: Block = find_entry("block", name).build(options)
+    kind = declare_block(name).kind
+    if not isinstance(block, _PROTOCOLS[kind]):  # type: ignore[misc]
+        method = next(word for word in vars(_PROTOCOLS[kind]) if word in ("evaluate", "compare", "audit"))
         raise ConfigError(
-            f"{module.__file__} must define one dataclass, not {len(own)}, that subclasses "
-            "RunBlock, CompareBlock or DatasetBlock"
+            f"block={name}: its about.yaml says kind: {kind}, so its dataclass needs a method {method} and a version."
         )
-    return own[0]
+    return block
 
 
-def _configure(name: str, block: type[Block], options: dict[str, Any]) -> Block:
-    known = [field.name for field in fields(block)]
-    for option in options:
-        if option not in known:
-            raise ConfigError(*_explain_unknown(f"option of block.{name}", option, known))
-    try:
-        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(block), options))
-    except OmegaConfBaseException as error:
-        reason = str(error.msg or error).splitlines()[0]
-        raise ConfigError(f"block.{name}.{error.full_key or ''}: {reason}.") from error
-    assert isinstance(built, block)
-    return built
+def is_user_block(name: str) -> bool:
+    """Return whether a block comes from a user's folder."""
+    return not find_entry("block", name).is_builtin
 
 
-def _explain_unknown(kind: str, given: str, known: list[str]) -> tuple[str, str]:
-    nearest = suggest_names(given, known)
-    return f"There is no {kind} named {given!r}" + (
-        f"; {nearest}" if nearest else "."
-    ), f"There are: {', '.join(known) or 'none'}."
+def hash_user_code(name: str) -> str | None:
+    """Return 16 hex digits that change with any module of a user's block; None for a built-in one."""
+    entry = find_entry("block", name)
+    files = [] if entry.is_builtin else _list_files(entry)
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16] if files else None
+
+
+def draw_figures(result: Result) -> Mapping[str, Figure]:
+    """Draw the figures of a saved Result with arrays in the current language; none if its block draws none."""
+    entry = find_entry("block", result.block)
+    if not entry.module.with_name("figures.py").is_file() or entry.module.name != "__init__.py":
+        return {}
+    module = entry.load()
+    figures: Mapping[str, Figure] = importlib.import_module(f"{module.__name__}.figures").draw(result)
+    return figures
+
+
+def _list_files(entry: Entry) -> list[Path]:
+    is_folder = entry.module.name == "__init__.py"
+    return sorted(entry.module.parent.rglob("*.py")) if is_folder else [entry.module]

@@ -18,7 +18,10 @@ from avatar_bench.console.signals import TERMINATION_SIGNALS, ignore_termination
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import OutputError
-from avatar_bench.results.result import Result
+from avatar_bench.evaluation.registry import draw_figures
+from avatar_bench.i18n import use_language
+from avatar_bench.results.reasons import format_reason
+from avatar_bench.results.result import Result, has_figures, redraw
 
 _MAX_PRINTED_WARNINGS = 5
 _MAX_PROCESSES = 2  # writing processes; a third would keep one more Result in memory without a gain
@@ -29,12 +32,17 @@ _GRACE_SECONDS = 5  # time for a process to remove an unfinished folder
 class _PendingResult:
     result: Result
     folder: Path
+    language: str
     is_saved: bool
     process: BaseProcess | None = None
 
     @property
+    def is_done(self) -> bool:
+        return self.is_saved and has_figures(self.folder, self.result.figures, self.language)
+
+    @property
     def is_waiting(self) -> bool:
-        return not self.is_saved and self.process is None
+        return self.process is None and not self.is_done
 
     @property
     def is_writing(self) -> bool:
@@ -48,9 +56,7 @@ class _PendingResult:
         """
         if sys.platform != "linux" or multiprocessing.current_process().daemon:
             return
-        process = multiprocessing.get_context("fork").Process(
-            target=_write, args=(self.result, self.folder), daemon=True
-        )
+        process = multiprocessing.get_context("fork").Process(target=_write_in_process, args=(self,), daemon=True)
         before = signal.pthread_sigmask(
             signal.SIG_BLOCK, TERMINATION_SIGNALS
         )  # until it has installed its own handlers
@@ -63,14 +69,15 @@ class _PendingResult:
 
 
 class ResultWriter:
-    """Writer that saves Results and prints a line for each, in the order in which they were added.
+    """Writer that saves Results, with figures in one language, and prints a line for each, in the order of `add`.
 
     At the end of a `with` block all are saved and printed, also after an error. Ctrl-C and SIGTERM drop unsaved
     Results. Then each warning is printed once, with the runs and blocks that it concerns; of more than five,
     only those of leakage and the number of the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, language: str = "en") -> None:
+        self.language = language
         self.told: dict[Path, bool] = {}  # by folder, whether its Result existed already
         self._entries: deque[_PendingResult] = deque()
         self._warnings: dict[str, dict[str, list[str]]] = {}  # text -> run -> blocks
@@ -91,8 +98,8 @@ class ResultWriter:
             self._stop_processes()
 
     def add(self, result: Result, folder: Path, there: bool = False) -> None:
-        """Add a Result to save; `there` means that it is saved already and only needs its line."""
-        self._entries.append(_PendingResult(result, folder, there))
+        """Add a Result to save; `there` means that it is saved already and needs at most its figures."""
+        self._entries.append(_PendingResult(result, folder, self.language, there))
         while self._entries and not (self._entries[0].is_waiting or self._entries[0].is_writing):
             self._finish_first()
 
@@ -119,18 +126,21 @@ class ResultWriter:
         if entry.process is not None:
             entry.process.join()
         self._entries.popleft()
-        if not entry.is_saved and (entry.process is None or entry.process.exitcode):
+        if not entry.is_done and (entry.process is None or entry.process.exitcode):
             try:
-                entry.result.save(entry.folder)
+                _write(entry)
             except OSError as error:
                 self._stop_processes()
                 reason = f"{entry.folder} cannot be written: {error.strerror or error}."
                 raise OutputError(reason, "Choose another folder: out=DIR") from error
-        entry.result.figures.clear()  # figures take most of its memory
+        entry.result.arrays.clear()  # they take most of its memory
         run = str(entry.result.provenance.get("run", entry.folder.parents[2]))
-        self._leakage.update(entry.result.provenance.get("leakage", ()))
+        leakage = entry.result.provenance.get("leakage", ())
         for warning in entry.result.warnings:
-            self._warnings.setdefault(warning, {}).setdefault(run, []).append(entry.folder.name)
+            with use_language(self.language):
+                text = format_reason(warning, entry.result.block)
+            self._leakage.update([text] if warning.plain in leakage else [])
+            self._warnings.setdefault(text, {}).setdefault(run, []).append(entry.folder.name)
         self.told[entry.folder] = entry.is_saved
         print_line(f"{'already there: ' * entry.is_saved}{entry.folder}: {_summarise(entry.result)}")
 
@@ -161,13 +171,22 @@ class ResultWriter:
                 process.join()
 
 
-def _write(result: Result, folder: Path) -> None:
+def _write(entry: _PendingResult) -> None:
+    """Save a Result with its figures, or draw the missing figures of a saved one."""
+    with use_language(entry.language):
+        if entry.is_saved:
+            redraw(entry.folder, draw_figures, entry.language)
+        else:
+            entry.result.save(entry.folder, draw_figures, entry.language)
+
+
+def _write_in_process(entry: _PendingResult) -> None:
     gc.freeze()  # keeps the garbage collector off objects of the parent process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends this one
     signal.signal(signal.SIGTERM, _exit_on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
     try:
-        result.save(folder)
+        _write(entry)
     except Exception:
         sys.exit(1)
 
@@ -182,6 +201,6 @@ def _summarise(result: Result) -> str:
         return f"on {result.set} (n = {result.n})"
     name, metric = next(iter(result.metrics.items()))
     if metric.value is None:
-        return f"{name}: {metric.reason}"
+        return f"{name}: {format_reason(metric.reason, result.block) if metric.reason else ''}"
     interval = f" [{metric.low:.3f}, {metric.high:.3f}]" if metric.low is not None and metric.high is not None else ""
     return f"{name} {metric.value:.3f}{interval} on {result.set} (n = {result.n})"

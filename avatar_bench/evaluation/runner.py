@@ -23,8 +23,8 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.files.paths import make_folder_name
-from avatar_bench.i18n import _, use_language
-from avatar_bench.results.result import Result
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import METRICS_FILE, Result
 
 if TYPE_CHECKING:
     from avatar_bench.config.schema import EvaluateConfig, WhereConfig
@@ -49,22 +49,23 @@ class BlockRunner:
     def __call__(self, name: str, block: Block, saving: ResultWriter) -> Result:
         """Return the saved Result if nothing has changed; otherwise compute a new one and pass it to `saving`."""
         folder = self.folder / name
-        if registry.is_user_block(block) or (isinstance(block, CompareBlock) and block.reads_results):
+        if registry.is_user_block(name) or getattr(block, "reads_results", False):
             saving.finish()  # the block reads saved results
-        origin = self._describe_inputs(block)
+        origin = self._describe_inputs(name, block)
         result = None if self.settings.again else self._load_current(folder, origin)
         if result is not None:
             saving.add(result, folder, there=True)
             return result
         saving.begin()
         started, before = time.monotonic(), self._sum_seconds()
-        with use_language(self.settings.lang):
-            result = self._run_block(name, block)
-            leakage = _warn_of_overlap(self.runs, self.datasets)
-            leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
-            result.warnings += leakage
-            result.provenance["leakage"] = leakage  # always printed, however many other warnings there are
+        result = self._run_block(name, block)
+        leakage = _warn_of_overlap(self.runs, self.datasets)
+        leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
+        result.warnings += leakage
+        # these are always printed, however many other warnings there are
+        result.provenance["leakage"] = [warning.plain for warning in leakage]
         result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
+        result.provenance |= {"version": avatar_bench.__version__, "torch": metadata.version("torch")}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
         result.provenance["seconds_of_passes"] = round(self._sum_seconds() - before, 3)
         saving.add(result, folder)
@@ -84,7 +85,7 @@ class BlockRunner:
     def _refuse_other_images(self) -> None:
         ours = {dataset.fingerprint for dataset in self.datasets}
         for file in sorted(
-            self.folder.glob("[!.]*/metrics.json")
+            self.folder.glob(f"[!.]*/{METRICS_FILE}")
         ):  # a leading dot marks a Result that is being written
             prints, places = _read_images(file)
             there = [place for place in places if os.path.exists(place)]  # others were moved or deleted
@@ -109,32 +110,29 @@ class BlockRunner:
         except AvatarBenchError:
             raise
         except Exception as error:
-            if not registry.is_user_block(block):
+            if not registry.is_user_block(name):
                 raise
             reason = f"block={name}: {inspect.getfile(type(block))} failed: {type(error).__name__}: {error}"
             raise ConfigError(reason, "This is a user block; AVATAR_BENCH_DEBUG=1 shows the traceback.") from error
 
-    def _describe_inputs(self, block: Block) -> dict[str, Any]:
+    def _describe_inputs(self, name: str, block: Block) -> dict[str, Any]:
         """Return everything that a Result depends on, as plain values; the location of a run is not part of it."""
         settings = self.settings
         found = {
             "split": settings.split if settings.data.kind == "run" else "all",
             "where": asdict(settings.where),
             "allow": sorted(settings.allow),
-            "lang": settings.lang,
             "accelerator": settings.accelerator,
             "threads": settings.threads,
             "options": json.loads(json.dumps(asdict(block))),
-            "code": registry.hash_code(block),
-            "version": avatar_bench.__version__,
+            "block_version": block.version,
         }
+        if (code := registry.hash_user_code(name)) is not None:
+            found["code"] = code  # a user may forget to raise the version
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
         if isinstance(block, CompareBlock):
             runs = zip(self.runs, parts, strict=True)
-            return found | {
-                "torch": metadata.version("torch"),
-                "compared": [_describe_run(run) | part for run, part in runs],
-            }
+            return found | {"compared": [_describe_run(run) | part for run, part in runs]}
         if isinstance(block, DatasetBlock):
             run = next(iter(self.runs), None)
             found["equalise"] = run.card.preprocessing.get("equalise") if run else settings.data.equalise
@@ -146,7 +144,7 @@ class BlockRunner:
             run = next(iter(self.runs), None)
             return {"run": _locate(run), "sets": run.used} if run else {"sets": {}}
         found: dict[str, Any] = {"runs": [_locate(run) for run in self.runs], "sets": [run.used for run in self.runs]}
-        return found | ({"read": self._list_digests()} if block.reads_results else {})
+        return found | ({"read": self._list_digests()} if getattr(block, "reads_results", False) else {})
 
     def _list_digests(self) -> list[dict[str, str]]:
         """Return the digests of each run's saved results on its set, by block."""
@@ -171,37 +169,32 @@ class BlockRunner:
         return result if now == [each for __, each in used] else None
 
 
-def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[str]:
+def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Reason]:
     """Return a warning with the number of images that pretraining has used, by run if the runs differ."""
-    labels: dict[str, list[str]] = {}
+    labels: dict[Reason | None, list[str]] = {}
     for run, dataset in zip(runs, datasets, strict=False):  # a data set alone has no runs
-        message = _(
-            "{n} of {all} images overlap with the pretraining data (image, copy or group): metrics may be optimistic.",
-            n=(seen := run.count_pretraining_overlap(dataset)),
-            all=len(dataset),
-        )
-        labels.setdefault(message if seen else "", []).append(run.label)
-    return [text if len(labels) == 1 else f"{', '.join(names)}: {text}" for text, names in labels.items() if text]
+        seen = run.count_pretraining_overlap(dataset)
+        found = Reason("overlap_with_pretraining", n=seen, all=len(dataset)) if seen else None
+        labels.setdefault(found, []).append(run.label)
+    found = {reason: names for reason, names in labels.items() if reason is not None}
+    return [
+        reason if len(labels) == 1 else Reason("of_runs", runs=names, reason=reason) for reason, names in found.items()
+    ]
 
 
-def _warn_of_unchecked(run: Run) -> list[str]:
+def _warn_of_unchecked(run: Run) -> list[Reason]:
     """Return warnings about overlap with training images that cannot be checked."""
     if run.images is None:
-        name = run.checkpoint.name
-        return [_("{file} is not in a run folder: overlap with its training images cannot be checked", file=name)]
+        return [Reason("training_images_unknown", file=run.checkpoint.name)]
     if members := getattr(run, "members", ()):
         return list(dict.fromkeys(warning for member in members for warning in _warn_of_unchecked(member)))
     found = []
     if (gone := run.n_missing_pretraining_images) and "near_duplicates" not in run.allow:
-        found = [_("{n} pretraining images are missing: their near-duplicates are not searched for", n=gone)]
-        if gone == 1:
-            found = [_("1 pretraining image is missing: its near-duplicates are not searched for")]
+        found.append(Reason("pretraining_images_missing", n=gone))
     if run.is_pretrained_elsewhere:
-        found.append(
-            _("The initial weights were pretrained with labels outside this project, possibly on these images")
-        )
+        found.append(Reason("pretrained_elsewhere"))
     if run.pretraining is None and any("images" in step for step in run.ancestors):
-        found.append(_("The pretraining images are unknown: an export does not contain their list"))
+        found.append(Reason("pretraining_images_unknown"))
     return found
 
 
@@ -259,5 +252,4 @@ def _collect_provenance(run: Run) -> dict[str, Any]:
         "temperature": run.temperature,
         "others": dict(run.others),
         "overlap_checked": run.images is not None and "overlap" not in run.allow,
-        "torch": metadata.version("torch"),
     }

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.block import IntervalOptions
-from avatar_bench.i18n import _
+from avatar_bench.evaluation.intervals import IntervalOptions, compute_proportion
 from avatar_bench.metrics import classification, paired_tests, stats
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.labels import describe_recipe_without
 
@@ -83,7 +83,7 @@ class Recipes:
         The interval of a single run is Wilson's or by group; that of several comes from `drawn`.
         """
         return {
-            name: block.share(self.right[runs[0]], self.groups)
+            name: compute_proportion(block, self.right[runs[0]], self.groups)
             if len(runs) == 1
             else self._average_over_seeds(block, float(self.right[list(runs)].mean()), drawn[:, place])
             for place, (name, runs) in enumerate(self.members.items())
@@ -117,24 +117,13 @@ def _build_confusion_statistic(found: Sequence[Predictions], metric: Callable[[F
     return statistic
 
 
-def warn_about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[str]:
+def warn_about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[Reason]:
     """Return warnings about recipes with one run, whose intervals ignore other seeds, and about repeated seeds."""
-    messages = []
     single = [name for name, own in seeds.items() if len(own) == 1]
     twice = [name for name, own in seeds.items() if len(set(own)) < len(own)]
-    if single and len(single) == len(seeds):
-        message = _("Each recipe was trained with one seed: the intervals do not cover variation between seeds.")
-        messages.append(message)
-    elif single:
-        names = ", ".join(single)
-        message = _(
-            "Trained with one seed, so the intervals do not cover variation between seeds: {names}.", names=names
-        )
-        messages.append(message)
-    if twice:
-        names = ", ".join(twice)
-        messages.append(_("Several runs have the same seed but are treated as independent: {names}.", names=names))
-    return messages
+    found = [Reason("each_has_one_seed")] if single and len(single) == len(seeds) else []
+    found += [Reason("one_seed", names=single)] if single and not found else []
+    return found + ([Reason("repeated_seeds", names=twice)] if twice else [])
 
 
 def group_across_option(runs: Sequence[Run], option: str) -> dict[str, list[int]]:

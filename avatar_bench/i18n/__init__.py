@@ -1,90 +1,97 @@
-"""Translation of texts in figures, reports and messages, from the catalogues in this folder."""
+"""Translation of texts in figures, reports and messages, from the catalogues of blocks and of this folder."""
 
 from __future__ import annotations
 
-import re
-import string
-from collections.abc import Iterable, Iterator, Mapping
+import gettext
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
-import yaml
+from avatar_bench.config.entries import find_user_folders
+from avatar_bench.files.yaml_io import read_yaml
 
-_FOLDER = Path(__file__).parent
-_MIN_FIXED_LENGTH = 14  # shorter patterns could match names or texts that are not ours
-_language: ContextVar[str] = ContextVar("language", default="en")
+_PACKAGE = Path(__file__).parents[1]
+_LANGUAGES = ("en", "ru")
+
+
+class Catalogue(gettext.NullTranslations):
+    """Translations of one language: from an English text to its translation, or to its plural forms.
+
+    A text with plural forms is found by its English singular. A text that the catalogue lacks stays English.
+    """
+
+    def __init__(self, language: str, texts: Mapping[str, str | Sequence[str]]) -> None:
+        super().__init__()
+        self.language = language
+        self.texts = texts
+
+    def gettext(self, message: str) -> str:
+        """Return the translation of a text."""
+        found = self.texts.get(message, message)
+        return found if isinstance(found, str) else found[0]
+
+    def ngettext(self, msgid1: str, msgid2: str, n: int) -> str:
+        """Return the form of a text for the number n, given its English singular and plural."""
+        found = self.texts.get(msgid1)
+        if found is None or isinstance(found, str):
+            return msgid1 if n == 1 else msgid2
+        return found[_choose_russian_form(n)]
+
+
+_ENGLISH = Catalogue("en", {})
+_current: ContextVar[Catalogue] = ContextVar("catalogue", default=_ENGLISH)
 
 
 def list_languages() -> tuple[str, ...]:
     """Return the available languages, English first."""
-    return ("en", *sorted(file.stem for file in _FOLDER.glob("*.yaml")))
+    return _LANGUAGES
 
 
-def language() -> str:
+def get_language() -> str:
     """Return the current language."""
-    return _language.get()
+    return _current.get().language
 
 
 @contextmanager
 def use_language(language: str) -> Iterator[None]:
     """Set the language of `_` inside the `with`."""
-    token = _language.set(language)
+    token = _current.set(load_catalogue(language))
     try:
         yield
     finally:
-        _language.reset(token)
+        _current.reset(token)
 
 
 def _(text: str, **values: object) -> str:
-    """Translate an English text into the current language and fill its {placeholders} with `values`.
-
-    A text that the catalogue lacks, such as one of a user's own block, stays English.
-    """
-    translated = load_catalogue(_language.get()).get(text, text)
+    """Translate an English text into the current language and fill its {placeholders} with `values`."""
+    translated = _current.get().gettext(text)
     return translated.format(**values) if values else translated
 
 
-def translate(text: str) -> str:
-    """Translate a text that `_` returned in any language, such as a saved warning, into the current language.
+def ngettext(one: str, many: str, n: int, **values: object) -> str:
+    """Translate the form of an English text for the number n, and fill its {placeholders}, {n} among them."""
+    return _current.get().ngettext(one, many, n).format(n=n, **values)
 
-    Values that are texts of ours are translated too. A text that matches no pattern of the catalogues stays unchanged.
-    """
-    for pattern, english in _build_patterns():
-        match = pattern.fullmatch(text)
-        if match is not None:
-            return _(english, **{name: translate(value) for name, value in match.groupdict().items()})
-    return text
+
+def load_catalogue(language: str) -> Catalogue:
+    """Load every LANGUAGE.yaml of the package and of users' entries; those of the package win. English has none."""
+    return _ENGLISH if language == "en" else _load_catalogue(language, tuple(find_user_folders()))
 
 
 @cache
-def _build_patterns() -> list[tuple[re.Pattern[str], str]]:
-    """Return a pattern of each text in each language with its English, the most fixed characters first."""
-    patterns = []
-    for one in list_languages()[1:]:
-        for english, translated in load_catalogue(one).items():
-            for text in {english, translated}:
-                parts = list(string.Formatter().parse(text))
-                fixed = sum(len(literal) for literal, *__ in parts)
-                if fixed >= _MIN_FIXED_LENGTH:
-                    patterns.append((fixed, re.compile(_build_pattern(parts), re.DOTALL), english))
-    return [(pattern, english) for __, pattern, english in sorted(patterns, key=lambda one: (-one[0], one[2]))]
+def _load_catalogue(language: str, folders: Sequence[Path]) -> Catalogue:
+    own = sorted(_PACKAGE.rglob(f"{language}.yaml"))
+    users = [file for folder in folders for file in sorted(folder.glob(f"*/*/{language}.yaml"))]
+    texts: dict[str, str | Sequence[str]] = {}
+    for file in [*reversed(users), *own]:
+        texts |= read_yaml(file) or {}
+    return Catalogue(language, texts)
 
 
-def _build_pattern(parts: Iterable[tuple[str, str | None, str | None, str | None]]) -> str:
-    pattern, known = "", set()
-    for literal, name, *__ in parts:
-        pattern += re.escape(literal)
-        if name is not None:
-            pattern += f"(?P={name})" if name in known else f"(?P<{name}>.*)"
-            known.add(name)
-    return pattern
-
-
-@cache
-def load_catalogue(language: str) -> Mapping[str, str]:
-    """Load the catalogue of a language, a mapping from English texts to translations; empty for English."""
-    if language == "en":
-        return {}
-    return dict(yaml.safe_load((_FOLDER / f"{language}.yaml").read_text(encoding="utf-8")))
+def _choose_russian_form(n: int) -> int:
+    """Return 0 for 1, 21 ..., 1 for 2 to 4, 22 ..., 2 for all others: Unicode's plural rules for Russian."""
+    if n % 10 == 1 and n % 100 != 11:
+        return 0
+    return 1 if n % 10 in (2, 3, 4) and n % 100 not in (12, 13, 14) else 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -289,6 +289,16 @@ def _cut(name: str, width: int, head: int) -> str:
 def _annotate_above(axes: Axes, text: str, x: float, align: Literal["left", "center"]) -> None:
     place = axes.get_xaxis_transform()
     axes.annotate(text, (x, 1), (0, 3), place, "offset points", ha=align, fontsize=8, color="#404040")
+
+
+def make_thumbnails(images: Iterable[NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+    """Return the thumbnails of images by names for arrays of a result, from which `list_thumbnails` reads them."""
+    return {f"image_{place:03}": make_thumbnail(image) for place, image in enumerate(images)}
+
+
+def list_thumbnails(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[np.uint8]]:
+    """Return the images that `make_thumbnails` named, in their order."""
+    return [arrays[name] for name in sorted(arrays) if name.startswith("image_")]
 
 
 def make_thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

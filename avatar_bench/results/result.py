@@ -1,4 +1,4 @@
-"""Result of a block: metrics, tables, figures and arrays, with the only code that writes evaluation output."""
+"""Result of a block: metrics, tables, arrays and images, with the only code that writes evaluation output."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,19 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.files.csv_io import read_csv, write_csv
+from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RESULT_SCHEMA = 2
+    Draw = Callable[["Result"], Mapping[str, Figure]]  # draws the figures of a saved Result
+
+RESULT_SCHEMA = 3
+METRICS_FILE = "metrics.json"
 AGAINST_FOLDER = "against"  # folder of differences from an earlier Result, beside the folders of blocks
 _SVG_DPI = 150  # of embedded images, enough for the cells of an image grid; lines and text are vectors
 _RESAMPLED_UNITS = ("group", "source", "round", "pass")
+_DEFAULT_LANGUAGE = "en"  # its figures are in the folder of the result, those of another language in a folder below
 _STALE_SECONDS = 86_400  # after which a partly written folder is deleted
 
 
@@ -45,7 +50,7 @@ class Metric:
     high: float | None = None
     interval: str | None = None
     higher_is_better: bool | None = True
-    reason: str | None = None
+    reason: Reason | None = None
     floor: float | None = None
 
     def __post_init__(self) -> None:
@@ -53,13 +58,16 @@ class Metric:
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"{name} must be finite or None with a reason, not {number}")
-        if self.value is None and not self.reason:
+        if self.value is None and self.reason is None:
             raise ValueError("a Metric without a value needs a reason")
+        if not isinstance(self.reason, Reason | None):
+            raise TypeError(f"the reason of a Metric must be a Reason, not {self.reason!r}")
 
     @classmethod
     def parse(cls, saved: dict[str, Any]) -> Metric:
         """Return the Metric saved in metrics.json; `unit` is derived from the interval."""
-        return cls(**{name: value for name, value in saved.items() if name != "unit"})
+        stated = {name: value for name, value in saved.items() if name != "unit"}
+        return cls(**stated | ({"reason": Reason.parse(stated["reason"])} if "reason" in stated else {}))
 
     @property
     def unit(self) -> str:
@@ -69,9 +77,10 @@ class Metric:
 
 @dataclass
 class Result:
-    """Metrics, tables, figures, arrays and images of one block for one data set, with their provenance.
+    """Metrics, tables, arrays and images of one block for one data set, with their provenance; without any language.
 
-    Keys of `images` (H, W, 3) are file names without suffix, in a folder: "overlays/001_face".
+    Keys of `images` (H, W, 3) are file names without suffix, in a folder: "overlays/001_face". `figures` are the names
+    of the figures drawn from the saved Result.
     """
 
     block: str
@@ -80,20 +89,26 @@ class Result:
     classes: tuple[str, ...]
     metrics: dict[str, Metric] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    figures: dict[str, Figure] = field(default_factory=dict)
     arrays: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Reason] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
+    figures: list[str] = field(default_factory=list)
 
-    def save(self, folder: Path) -> Path:
-        """Write metrics.json, tables, figures, arrays and images to `folder`; replace an earlier Result as a whole."""
+    def save(self, folder: Path, draw: Draw | None = None, language: str = _DEFAULT_LANGUAGE) -> Path:
+        """Write metrics.json, tables, arrays and images to `folder`; replace an earlier Result as a whole.
+
+        `draw` draws the figures, in `language`, of the Result as it is read from its files.
+        """
         folder.parent.mkdir(parents=True, exist_ok=True)
         # a unique name: another process may write the same Result
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
         part.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp makes private folders
         try:
             self._write(part)
+            if draw is not None:
+                self.figures = _write_figures(draw(Result.load(part, arrays=True)), part, language)
+                (part / METRICS_FILE).write_text(self._json(), encoding="utf-8")
             _put_in_place(part, folder)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
@@ -102,44 +117,55 @@ class Result:
 
     @property
     def files(self) -> list[str]:
-        """Return the file names of the tables, figures, arrays and images."""
+        """Return the file names of the tables, arrays and images."""
         kinds: tuple[tuple[Iterable[str], str], ...] = (
-            *((self.tables, "csv"), (self.figures, "png"), (self.figures, "svg")),
-            *((self.arrays, "npz"), (self.images, "png")),
+            (self.tables, "csv"),
+            (self.arrays, "npz"),
+            (self.images, "png"),
         )
         return sorted(f"{name}.{ending}" for kind, ending in kinds for name in kind)
 
     @classmethod
-    def load(cls, folder: Path) -> Result:
-        """Read metrics and tables, without the other files; raise ValueError for another schema."""
-        text = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        check_schema(text)
+    def load(cls, folder: Path, arrays: bool = False) -> Result:
+        """Read metrics and tables, and the arrays if asked; raise ValueError for another schema."""
+        result = cls.parse(json.loads((folder / METRICS_FILE).read_text(encoding="utf-8")))
+        # only an empty cell is missing: a class may be called NA
+        tables = ((file.stem, read_csv(file, keep_default_na=False, na_values=[""])) for file in folder.glob("*.csv"))
+        result.tables = dict(sorted(tables))
+        for file in sorted(folder.glob("*.npz")) if arrays else ():
+            with np.load(file) as saved:
+                result.arrays[file.stem] = dict(saved)
+        return result
+
+    @classmethod
+    def parse(cls, saved: Mapping[str, Any]) -> Result:
+        """Return the Result in a metrics.json, without tables and arrays; raise ValueError for another schema."""
+        if saved["schema"] != RESULT_SCHEMA:
+            raise ValueError(f"it has schema {saved['schema']}, and this version reads {RESULT_SCHEMA}: evaluate again")
         return cls(
-            block=text["block"],
-            set=text["set"],
-            n=text["n"],
-            classes=tuple(text["classes"]),
-            metrics={name: Metric.parse(metric) for name, metric in text["metrics"].items()},
-            tables={file.stem: read_csv(file) for file in sorted(folder.glob("*.csv"))},
-            warnings=list(text["warnings"]),
-            provenance=dict(text["provenance"]),
+            block=str(saved["block"]),
+            set=saved["set"],
+            n=saved["n"],
+            classes=tuple(saved["classes"]),
+            metrics={str(name): Metric.parse(metric) for name, metric in saved["metrics"].items()},
+            warnings=[Reason.parse(warning) for warning in saved["warnings"]],
+            provenance=dict(saved["provenance"]),
+            figures=list(saved["figures"]),
         )
 
     @classmethod
     def load_if_complete(cls, folder: Path) -> Result | None:
-        """Read a Result; return None if it is missing, damaged, or lacks a file."""
+        """Read a Result; return None if it is missing, damaged, or lacks a file other than a figure."""
         try:
-            text = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            text = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
             return cls.load(folder) if all((folder / file).is_file() for file in text["files"]) else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def _write(self, part: Path) -> None:
-        (part / "metrics.json").write_text(self._json(), encoding="utf-8")
+        (part / METRICS_FILE).write_text(self._json(), encoding="utf-8")
         for name, table in self.tables.items():
             write_csv(table, part / f"{name}.csv", float_format="%.17g")
-        for name, figure in self.figures.items():
-            _save_figure(figure, part / name)
         for name, arrays in self.arrays.items():
             np.savez_compressed(part / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # numpy types kwargs as bool
         for name, image in self.images.items():
@@ -153,17 +179,44 @@ class Result:
             "n": self.n,
             "classes": list(self.classes),
             "metrics": {name: _drop_missing(metric) for name, metric in self.metrics.items()},
-            "warnings": self.warnings,
+            "warnings": [warning.plain for warning in self.warnings],
             "files": self.files,
+            "figures": self.figures,
             "provenance": self.provenance,
         }
         return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def check_schema(saved: dict[str, Any]) -> None:
-    """Raise ValueError if a metrics.json has another schema than RESULT_SCHEMA."""
-    if saved["schema"] != RESULT_SCHEMA:
-        raise ValueError(f"it has schema {saved['schema']}, and this version reads {RESULT_SCHEMA}: evaluate again")
+def locate_figure(folder: Path, name: str, language: str) -> Path:
+    """Return the file of a figure in a language, without its suffix; there are a .png and a .svg."""
+    return folder / name if language == _DEFAULT_LANGUAGE else folder / language / name
+
+
+def has_figures(folder: Path, names: Iterable[str], language: str) -> bool:
+    """Return whether all figures of a Result are drawn in a language."""
+    stems = [locate_figure(folder, name, language) for name in names]
+    return all(Path(f"{stem}{suffix}").is_file() for stem in stems for suffix in (".png", ".svg"))
+
+
+def redraw(folder: Path, draw: Draw, language: str) -> None:
+    """Draw the figures of a saved Result in a language that it lacks, without computing anything."""
+    part = Path(tempfile.mkdtemp(prefix=f".{language}.", suffix=".part", dir=folder))
+    try:
+        for name in _write_figures(draw(Result.load(folder, arrays=True)), part, _DEFAULT_LANGUAGE):
+            target = locate_figure(folder, name, language)
+            target.parent.mkdir(exist_ok=True)
+            for suffix in (".png", ".svg"):
+                Path(f"{part / name}{suffix}").replace(f"{target}{suffix}")
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_figures(figures: Mapping[str, Figure], folder: Path, language: str) -> list[str]:
+    for name, figure in figures.items():
+        stem = locate_figure(folder, name, language)
+        stem.parent.mkdir(exist_ok=True)
+        _save_figure(figure, stem)
+    return list(figures)
 
 
 def _save_figure(figure: Figure, stem: Path) -> None:
@@ -230,5 +283,6 @@ def _move(folder: Path, target: Path) -> None:
 
 
 def _drop_missing(metric: Metric) -> dict[str, Any]:
-    stated = asdict(metric) | ({"unit": metric.unit} if metric.interval else {})
+    stated = vars(metric) | ({"unit": metric.unit} if metric.interval else {})
+    stated |= {"reason": metric.reason.plain} if metric.reason else {}
     return {key: value for key, value in stated.items() if value is not None or key in ("value", "higher_is_better")}

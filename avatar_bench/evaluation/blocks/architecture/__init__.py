@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from avatar_bench.evaluation.block import RunBlock
+from avatar_bench.config.options import Options
 from avatar_bench.evaluation.blocks.architecture import figures
 from avatar_bench.evaluation.model_traits import read_starting_weights
 from avatar_bench.i18n import _
@@ -26,7 +26,7 @@ MAX_SHOWN_CLASSES = 6  # classes with a shown image
 
 
 @dataclass(kw_only=True)
-class Architecture(RunBlock):
+class Architecture(Options):
     """Description of a run's network: structure, cost on one image, and first layers on an image per class."""
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:

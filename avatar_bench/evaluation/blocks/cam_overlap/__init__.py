@@ -14,10 +14,11 @@ from avatar_bench.data.selection import draw_stratified_rows
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation import activation_figures
 from avatar_bench.evaluation import class_activation as maps
-from avatar_bench.evaluation.block import IntervalCompareBlock, align_predictions, metric_with_interval
+from avatar_bench.evaluation.block import align_predictions
 from avatar_bench.evaluation.blocks.cam_overlap import figures
 from avatar_bench.evaluation.blocks.cam_overlap import overlap_tables as tables
 from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL_CLASSES, MEAN_OF_PAIRS
+from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.i18n import _
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES
 from avatar_bench.results.result import Metric, Result
@@ -38,7 +39,7 @@ _OTHER_IMAGES = ("null", "null_low", "null_high", "null_random", "images of a cl
 
 
 @dataclass(kw_only=True)
-class CamOverlap(IntervalCompareBlock):
+class CamOverlap(IntervalOptions):
     """Comparison of runs' raw Grad-CAM maps by pair and class, against maps of different images.
 
     `images` are drawn in the proportions of the classes, at most one per group; `of` is the class of the maps:

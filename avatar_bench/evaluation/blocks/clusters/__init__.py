@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from avatar_bench.audit.probes import sample_rows
 from avatar_bench.errors import BlockError, DataError
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows
+from avatar_bench.evaluation.block import check_class_order, labelled_rows
 from avatar_bench.evaluation.blocks.clusters import figures
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.i18n import _
 from avatar_bench.metrics import clusters, neighbourhoods
 from avatar_bench.metrics.clusters import EmbeddingSpace
@@ -35,7 +36,7 @@ _PROBE_NEIGHBOURS = 20  # neighbours in the k-NN probe, as in pretraining
 
 
 @dataclass(kw_only=True)
-class Clusters(IntervalBlock):
+class Clusters(IntervalOptions):
     """Evaluation of how well a run's embeddings cluster by true class.
 
     `neighbors` (1 or more) of kNN purity; `folds` (2 or more) of the linear probe; `permutations` (1 or more) of the
@@ -103,7 +104,7 @@ class Clusters(IntervalBlock):
                 [clusters.weighted_means(weights, each), space.global_scores(sampled.targets, weights)]
             )
 
-        found = self.bootstrap(names, statistic, sampled.groups, better, _average_floors(names, noise))
+        found = bootstrap_metrics(self, names, statistic, sampled.groups, better, _average_floors(names, noise))
         images[list(METRICS_BY_IMAGE)] = each
         found["linear_probe"] = self._evaluate_linear_probe(sampled, permuted, images)
         found["knn_accuracy"] = self._evaluate_knn_probe(run, sampled, permuted, images)
@@ -126,7 +127,7 @@ class Clusters(IntervalBlock):
             for predicted_labels, labels in zip(predicted[1:], sets[1:], strict=True)
         ]
         floor = float(np.mean(noise)) if noise else None
-        return self.share(predicted[0] == sampled.targets, sampled.groups, floor=floor)
+        return compute_proportion(self, predicted[0] == sampled.targets, sampled.groups, floor=floor)
 
     def _evaluate_knn_probe(
         self, run: Run, sampled: Predictions, permuted: list[Labels], images: pd.DataFrame
@@ -142,7 +143,9 @@ class Clusters(IntervalBlock):
         )
         images["knn"] = predicted_labels
         noise = [np.mean(predicted_labels == names[labels]) for labels in permuted]
-        return self.share(predicted_labels == names[sampled.targets], sampled.groups, floor=float(np.mean(noise)))
+        return compute_proportion(
+            self, predicted_labels == names[sampled.targets], sampled.groups, floor=float(np.mean(noise))
+        )
 
     def _evaluate_sources(self, space: EmbeddingSpace, sampled: Predictions, images: pd.DataFrame) -> dict[str, Metric]:
         """Compute how images of a class cluster by source, over the classes with several known sources."""
@@ -163,7 +166,8 @@ class Clusters(IntervalBlock):
         each = score(sources)
         noise = [np.nanmean(score(one), axis=0) for one in self._permute_labels(sources, groups, within=targets)]
         images.loc[rows, list(SOURCE_METRICS)] = each
-        return self.bootstrap(
+        return bootstrap_metrics(
+            self,
             SOURCE_METRICS,
             lambda weights: clusters.weighted_means(weights, each),
             groups,

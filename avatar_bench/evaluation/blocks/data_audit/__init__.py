@@ -28,8 +28,9 @@ from avatar_bench.audit.shortcuts import (
     measure_images,
     summarise,
 )
+from avatar_bench.config.options import Options
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.evaluation.block import DatasetBlock, warn_unlabelled
+from avatar_bench.evaluation.block import warn_unlabelled
 from avatar_bench.evaluation.blocks.data_audit import figures, label_errors
 from avatar_bench.i18n import _, list_languages, use_language
 from avatar_bench.results.result import Metric, Result
@@ -42,7 +43,7 @@ _PROPERTY_COLUMNS = ("path", "label", "source", *METADATA, *APPEARANCE, *HINTS, 
 
 
 @dataclass(kw_only=True)
-class DataAudit(DatasetBlock):
+class DataAudit(Options):
     """Audit of a data set: what separates its classes besides image content, before and after equalising.
 
     `level` of the intervals, 0 to 1; `resamples` and `seed` of the bootstrap; `folds` of the cross-validation; `limit`,

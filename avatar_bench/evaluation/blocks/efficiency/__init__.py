@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import IntervalBlock, metric_with_interval
 from avatar_bench.evaluation.blocks.efficiency import figures
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, metric_with_interval
 from avatar_bench.i18n import _
 from avatar_bench.inference.runtimes.engines import RUNTIMES, refuse_missing_package
 from avatar_bench.metrics.timing import quantiles
@@ -30,7 +30,7 @@ _TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": Tru
 
 
 @dataclass(kw_only=True)
-class Efficiency(IntervalBlock):
+class Efficiency(IntervalOptions):
     """Measurement of the cost of a run's network on this machine; the bootstrap draws whole rounds.
 
     `batches` of images (1 is added) and `threads` of the network (0: the current setting) are timed in all
@@ -125,14 +125,14 @@ class Efficiency(IntervalBlock):
             found[:, 2] = 1000 * batch / found[:, 2]
             return found
 
-        return self.bootstrap(list(_TIMES), statistic, part["round"].to_numpy(), _TIMES)
+        return bootstrap_metrics(self, list(_TIMES), statistic, part["round"].to_numpy(), _TIMES)
 
     def _tabulate_end_to_end(self, passes: pd.DataFrame) -> pd.DataFrame:
         """Return one row per number of workers: median images per second with its interval, and the noise."""
         rows, name = [], "images_per_second"
         for workers, part in passes.groupby("workers", sort=False):
             rates = (part["images"] / part["seconds"]).to_numpy()
-            found = self.bootstrap([name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
+            found = bootstrap_metrics(self, [name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
             row: dict[str, Any] = {"workers": workers, "images": int(part["images"].sum()), "passes": len(part)}
             row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
             rows.append(row | {"noise": rates.max() / rates.min() - 1})

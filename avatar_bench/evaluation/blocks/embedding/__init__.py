@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from avatar_bench.audit.probes import sample_rows
 from avatar_bench.errors import BlockError, ConfigError
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order
+from avatar_bench.evaluation.block import check_class_order
 from avatar_bench.evaluation.blocks.embedding import figures
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.i18n import _
 from avatar_bench.metrics import clusters, neighbourhoods
 from avatar_bench.results.result import Metric, Result
@@ -32,7 +33,7 @@ _N_SHUFFLES = 5  # shuffled maps for the floor
 
 
 @dataclass(kw_only=True)
-class Embedding(IntervalBlock):
+class Embedding(IntervalOptions):
     """Two-dimensional maps of the embeddings of a set.
 
     `method` is tsne, pca, umap, or a list of them; `perplexity` (1 or more) of t-SNE and `neighbors` (2 or more) of
@@ -112,7 +113,7 @@ class Embedding(IntervalBlock):
         ]
         statistic = partial(clusters.weighted_means, values=each[:, None])
         name = "trustworthiness"
-        return self.bootstrap([name], statistic, drawn.groups, floors={name: float(np.mean(noise))})[name]
+        return bootstrap_metrics(self, [name], statistic, drawn.groups, floors={name: float(np.mean(noise))})[name]
 
     def _collect_warnings(self, asked: int, drawn: int) -> list[str]:
         messages = []

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation import ensemble_figures as figures
-from avatar_bench.evaluation.block import IntervalCompareBlock, align_predictions, group_by_recipe, labelled_rows
+from avatar_bench.evaluation.block import align_predictions, group_by_recipe, labelled_rows
 from avatar_bench.evaluation.blocks.ensemble import strategy_tables as tables
 from avatar_bench.evaluation.blocks.ensemble.weight_fitting import (
     FittedMix,
@@ -20,6 +20,7 @@ from avatar_bench.evaluation.blocks.ensemble.weight_fitting import (
     fit_strategies,
     read_held_out,
 )
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, classification, stats
 from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities, find_best_member
@@ -39,7 +40,7 @@ _FEW_IMAGES = 100  # with fewer held-out images, weights and choices are close t
 
 
 @dataclass(kw_only=True)
-class EnsembleBlock(IntervalCompareBlock):
+class EnsembleBlock(IntervalOptions):
     """Averages of several runs, each compared with the single run that is best on the held-out images.
 
     Without `soup` weights are not averaged, so that no network is run.
@@ -83,7 +84,7 @@ class EnsembleBlock(IntervalCompareBlock):
         names = [name for name in (*STRATEGIES, SINGLE, SOUP) if name in entries]
         for name in names:
             floor = 1 / len(first.classes)
-            found[f"accuracy/{name}"] = self.share(entries[name].correct, first.groups, floor=floor)
+            found[f"accuracy/{name}"] = compute_proportion(self, entries[name].correct, first.groups, floor=floor)
         for kind in _METRIC_KINDS[1:]:
             found |= self._compute_kind(kind, {name: entries[name] for name in names})
         if SOUP not in entries:
@@ -109,22 +110,22 @@ class EnsembleBlock(IntervalCompareBlock):
             reached = (_build_accuracy_statistic if kind == "gain" else _build_macro_f1_statistic)(
                 [*others.values(), entries[SINGLE]]
             )
-            return self.bootstrap([f"{kind}/{name}" for name in others], _subtract_last(reached), groups)
+            return bootstrap_metrics(self, [f"{kind}/{name}" for name in others], _subtract_last(reached), groups)
         names = [f"{kind}/{name}" for name in entries]
         if kind == "nll":
             losses = [calibration.image_losses(one.logits, one.targets, one.temperature) for one in entries.values()]
-            return self.bootstrap(
-                names, stats.build_mean_statistic(np.column_stack(losses)), groups, higher_is_better=False
+            return bootstrap_metrics(
+                self, names, stats.build_mean_statistic(np.column_stack(losses)), groups, higher_is_better=False
             )
-        return self.bootstrap(names, _build_macro_f1_statistic(list(entries.values())), groups)
+        return bootstrap_metrics(self, names, _build_macro_f1_statistic(list(entries.values())), groups)
 
     def _compute_contributions(self, labels: Sequence[str], logits: Reals, aligned: Predictions) -> dict[str, Metric]:
         """Compute the accuracy that soft voting loses without each run in turn."""
         everyone = _vote(logits) == aligned.targets
         without = [_vote(np.delete(logits, run, axis=0)) == aligned.targets for run in range(len(logits))]
         columns = np.column_stack([everyone.astype(float) - right for right in without])
-        return self.bootstrap(
-            [f"contribution/{label}" for label in labels], stats.build_mean_statistic(columns), aligned.groups
+        return bootstrap_metrics(
+            self, [f"contribution/{label}" for label in labels], stats.build_mean_statistic(columns), aligned.groups
         )
 
     def _collect_warnings(

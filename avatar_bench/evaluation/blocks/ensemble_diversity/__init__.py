@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation import ensemble_figures as figures
-from avatar_bench.evaluation.block import IntervalCompareBlock, align_predictions, group_by_recipe
+from avatar_bench.evaluation.block import align_predictions, group_by_recipe
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.i18n import _
 from avatar_bench.metrics import agreement, stats
 from avatar_bench.results.result import Metric, Result
@@ -30,7 +31,7 @@ _BETTER = {"agreement": None, "kappa": None, "disagreement": None, "double_fault
 
 
 @dataclass(kw_only=True)
-class EnsembleDiversity(IntervalCompareBlock):
+class EnsembleDiversity(IntervalOptions):
     """Pairwise similarity of the predictions and errors of runs."""
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
@@ -62,7 +63,7 @@ class EnsembleDiversity(IntervalCompareBlock):
             "error_correlation": False,
         }
         reason = _("undefined for all pairs: both runs must be correct on some images and incorrect on others")
-        found = self.bootstrap(agreement.MEASURES, statistic, first.groups, better, reason=reason)
+        found = bootstrap_metrics(self, agreement.MEASURES, statistic, first.groups, better, reason=reason)
         correlations = np.array([_correlate_probabilities(aligned, pair) for pair in places])
         return found | {"probability_correlation": self._average_correlations(correlations, len(first))}
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation import ood_sets as reading
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows, warn_unlabelled
+from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.error_bias import figures
 from avatar_bench.evaluation.blocks.error_bias.bias_tables import (
     Slice,
@@ -23,6 +23,7 @@ from avatar_bench.evaluation.blocks.error_bias.bias_tables import (
     compute_rest_accuracy,
     cut_slices,
 )
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.i18n import _
 from avatar_bench.metrics import error_bias as chance
 from avatar_bench.metrics import stats
@@ -42,7 +43,7 @@ CONFIDENCE_METRICS: dict[str, bool | None] = {  # higher is better
 
 
 @dataclass(kw_only=True)
-class ErrorBias(IntervalBlock):
+class ErrorBias(IntervalOptions):
     """Accuracy of a run by source, generator, size, format and JPEG quality, with bias and confidence of its errors.
 
     A slice of fewer than `minimum` images, or one that holds all images of its class, is listed, but neither tested nor
@@ -103,7 +104,7 @@ class ErrorBias(IntervalBlock):
             shares = weights @ chosen / weights.sum(axis=1, keepdims=True)
             return np.asarray(1 - shares.max(axis=1, keepdims=True))
 
-        return self.bootstrap(["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
+        return bootstrap_metrics(self, ["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
 
     def _compute_confidence(self, predictions: Predictions) -> dict[str, Metric]:
         sure, right = predictions.confidence, predictions.correct
@@ -115,8 +116,8 @@ class ErrorBias(IntervalBlock):
 
         floors = dict.fromkeys(("mean_confidence_correct", "mean_confidence_incorrect"), float(sure.mean()))
         reason = _("the data set has no such predictions")
-        return self.bootstrap(
-            list(CONFIDENCE_METRICS), statistic, predictions.groups, CONFIDENCE_METRICS, floors, reason
+        return bootstrap_metrics(
+            self, list(CONFIDENCE_METRICS), statistic, predictions.groups, CONFIDENCE_METRICS, floors, reason
         )
 
     def _build_slices_table(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
@@ -139,7 +140,7 @@ class ErrorBias(IntervalBlock):
 
     def _build_row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
         own = predictions.take(each.images)
-        share = self.share(own.correct, own.groups)
+        share = compute_proportion(self, own.correct, own.groups)
         wrong = own.predicted[~own.correct]
         return {
             **dict(zip(_COLUMNS, (*each[:3], len(own), share.n, share.value, share.low, share.high), strict=False)),

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.data.selection import draw_stratified_rows
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows
+from avatar_bench.evaluation.block import check_class_order, labelled_rows
 from avatar_bench.evaluation.blocks.gradcam import faithfulness_tables as tables
 from avatar_bench.evaluation.blocks.gradcam import figures
 from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import (
@@ -22,6 +22,7 @@ from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import (
     MapArrays,
     list_suffixes,
 )
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.i18n import _
 from avatar_bench.metrics import faithfulness as numbers
@@ -47,7 +48,7 @@ _MOST_LETTERS = 40  # of the image's name in the file name of its overlay
 
 
 @dataclass(kw_only=True)
-class GradCam(IntervalBlock):
+class GradCam(IntervalOptions):
     """Faithfulness of the Grad-CAM maps of a run: change in probability as highlighted pixels are deleted or inserted.
 
     For a run with a class token, attention rollout is evaluated too.
@@ -186,7 +187,8 @@ class GradCam(IntervalBlock):
         chance = np.abs(numbers.rank_correlation(sanity["trained"], sanity["chance"]))
         if not np.isnan(chance).all():
             floors[SANITY_METRIC] = float(np.nanmean(chance))
-        return self.bootstrap(
+        return bootstrap_metrics(
+            self,
             names,
             stats.build_mean_statistic(values),
             groups,

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.config.options import Options
 from avatar_bench.data.selection import draw_shots
 from avatar_bench.evaluation import activation_figures as figures
 from avatar_bench.evaluation import class_activation as maps
-from avatar_bench.evaluation.block import CompareBlock, align_predictions
+from avatar_bench.evaluation.block import align_predictions
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.i18n import _
 from avatar_bench.metrics import stats
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class GradCamWall(CompareBlock):
+class GradCamWall(Options):
     """Grad-CAM maps of several runs on the same images, side by side.
 
     `images` of each class are drawn with `seed` for the collage of the class; the first `wall` of them appear on the

@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import IntervalCompareBlock, metric_with_interval
 from avatar_bench.evaluation.blocks.leave_one_source_out import figures
 from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import (
     Cell,
@@ -22,6 +21,7 @@ from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import
     group_cells,
     read_held_out,
 )
+from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
 from avatar_bench.i18n import _
 from avatar_bench.metrics import paired_tests, stats
@@ -37,7 +37,7 @@ _NO_WORST = (np.nan, np.nan, np.nan, "", "", 0, "")
 
 
 @dataclass(kw_only=True)
-class LeaveOneSourceOut(IntervalCompareBlock):
+class LeaveOneSourceOut(IntervalOptions):
     """Comparison of runs that each held out a source or generator and are evaluated on it alone.
 
     A source of fewer than `minimum` images is listed, but excluded from mean and worst.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from avatar_bench.config.options import Options
 from avatar_bench.data.corruptions import CORRUPTION_KINDS
-from avatar_bench.evaluation.block import CompareBlock
 from avatar_bench.evaluation.blocks.overview import figures
 from avatar_bench.evaluation.blocks.overview import overview_tables as tables
 from avatar_bench.evaluation.model_scatter import RunStyles
@@ -22,7 +22,7 @@ OOD_SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
 
 
 @dataclass(kw_only=True)
-class Overview(CompareBlock):
+class Overview(Options):
     """Comparison of the saved results of several runs; `ood_score` is the score whose AUROC is listed."""
 
     reads_results: ClassVar[bool] = True

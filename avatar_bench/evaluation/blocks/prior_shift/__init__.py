@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError, ConfigError
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows
+from avatar_bench.evaluation.block import check_class_order, labelled_rows
 from avatar_bench.evaluation.blocks.prior_shift import figures
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.i18n import _
 from avatar_bench.metrics import prior_shift
 from avatar_bench.results.result import Metric, Result
@@ -34,7 +35,7 @@ def _build_default_mixes() -> dict[str, dict[str, float] | None]:
 
 
 @dataclass(kw_only=True)
-class PriorShift(IntervalBlock):
+class PriorShift(IntervalOptions):
     """Accuracy of a run under other class proportions, simulated by weighting its images.
 
     `mixes` maps a name to the proportion of each class, of sum 1 (None: leave that mix out); `shares`, between 0 and 1,
@@ -142,7 +143,7 @@ class PriorShift(IntervalBlock):
         names = [*prior_shift.PRIOR_SHIFT_COLUMNS, *(f"estimate/{name}" for name in predictions.classes)]
         floors = {name: prior_shift.guessing_floor(name, training, prior) for name in prior_shift.PRIOR_SHIFT_COLUMNS}
         better = dict.fromkeys(names, True) | {"prior_error": False}
-        return self.bootstrap(names, mix, predictions.groups, better, floors)
+        return bootstrap_metrics(self, names, mix, predictions.groups, better, floors)
 
     def _vary_shares(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
         """Return the rows of the mixes that assign each of `shares` to each class in turn."""

@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import IntervalCompareBlock, align_predictions, metric_with_interval, warn_unlabelled
+from avatar_bench.evaluation.block import align_predictions, warn_unlabelled
 from avatar_bench.evaluation.blocks.shots import figures
+from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, build_macro_f1_statistic, group_across_option, warn_about_seeds
 from avatar_bench.i18n import _
 from avatar_bench.metrics import stats
@@ -35,7 +36,7 @@ class Point(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class Shots(IntervalCompareBlock):
+class Shots(IntervalOptions):
     """Comparison of runs that differ in `mode.shots`, each number drawn and trained with one or several seeds."""
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation import recipe_pairs
-from avatar_bench.evaluation.block import align_predictions, group_by_recipe, metric_with_interval, warn_unlabelled
-from avatar_bench.evaluation.blocks.significance import figures
+from avatar_bench.evaluation.block import align_predictions, group_by_recipe, warn_unlabelled
+from avatar_bench.evaluation.intervals import metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, build_balanced_accuracy_statistic, warn_about_seeds
-from avatar_bench.i18n import _
 from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(kw_only=True)
-class Significance(recipe_pairs.PairwiseBlock):
+class Significance(recipe_pairs.PairwiseOptions):
     """Comparison of the accuracy of every two recipes on the same images.
 
     Two differ significantly if p, by Holm over all pairs, is below `alpha` and the interval of their difference
-    excludes 0. `power` is the probability of detection that `n_required` and `detectable_difference` assume.
+    excludes 0.
     """
+
+    version: ClassVar[int] = 1
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute p-values, differences and a ranking with its ties; of single runs if all share one recipe.
@@ -55,10 +57,6 @@ class Significance(recipe_pairs.PairwiseBlock):
         ranking = result.tables["ranking"] = self._compare_with_guessing(ranking, recipes, found)
         result.metrics = self._build_metrics(pairs, ranking, recipes) | {
             f"accuracy/{name}": metric for name, metric in accuracies.items()
-        }
-        result.figures = {
-            "ranking": figures.draw_ranking(ranking, recipes.names),
-            "differences": figures.draw_differences(pairs, list(ranking["recipe"])),
         }
         result.arrays = {"answers": _collect_arrays(recipes, found[0], runs)}
         result.warnings = warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0])) + warn_about_seeds(
@@ -106,8 +104,8 @@ class Significance(recipe_pairs.PairwiseBlock):
         gain = (closest["difference"], closest["low"], closest["high"])
         detectable = recipe_pairs.find_detectable_difference(closest, self.power, self.alpha)
         needed = None if np.isnan(closest["n_required"]) else float(closest["n_required"])
-        equal = _("the best two recipes are equally accurate")
-        few = _("the best two recipes differ on too few images")
+        equal = Reason("equally_accurate")
+        few = Reason("too_few_discordant")
         return {
             "best_accuracy": _get_best(ranking, units),
             "significant_pairs": Metric(float(pairs["significant"].sum()), len(pairs), higher_is_better=None),
@@ -174,21 +172,18 @@ def _get_best(ranking: pd.DataFrame, units: int) -> Metric:
 def _count_better_than_guessing(ranking: pd.DataFrame) -> Metric:
     found, n = ranking["better_than_guessing"], len(ranking)
     if found.isna().any():
-        return Metric(None, n, higher_is_better=None, reason=_("the data set has too few classes"))
+        return Metric(None, n, higher_is_better=None, reason=Reason("too_few_classes"))
     return Metric(float(found.sum()), n, higher_is_better=None)
 
 
-def _warn_about_guessing(ranking: pd.DataFrame) -> list[str]:
+def _warn_about_guessing(ranking: pd.DataFrame) -> list[Reason]:
     guess = ranking[ranking["better_than_guessing"].eq(False)]
     if not len(guess):
         return []
-    level = f"{guess['guessing'].iloc[0]:.3f}"
+    level = float(guess["guessing"].iloc[0])
     if len(guess) == len(ranking):
-        return [
-            _("None of the {n} recipes is better than guessing (balanced accuracy {level}).", n=len(guess), level=level)
-        ]
-    names = ", ".join(guess["recipe"])
-    return [_("No better than guessing (balanced accuracy {level}): {names}.", level=level, names=names)]
+        return [Reason("all_are_guessing", n=len(guess), level=level)]
+    return [Reason("guessing", level=level, names=list(guess["recipe"]))]
 
 
 def _collect_arrays(recipes: Recipes, predictions: Predictions, runs: Sequence[Run]) -> dict[str, np.ndarray]:

@@ -10,8 +10,18 @@ from matplotlib.figure import Figure
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
+from avatar_bench.results.result import Result
 
 _SMALLEST = 0.05  # of accuracy: lower limit of the range of the colour map
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw the ranking, with the colours of the recipes in the order of the runs, and the differences."""
+    ranking, names = result.tables["ranking"], list(dict.fromkeys(result.arrays["answers"]["recipe"].tolist()))
+    return {
+        "ranking": draw_ranking(ranking, names),
+        "differences": draw_differences(result.tables["pairs"], list(ranking["recipe"])),
+    }
 
 
 @plots.use_style()

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from avatar_bench.errors import DataError
 from avatar_bench.evaluation import recipe_pairs
+from avatar_bench.evaluation.intervals import bootstrap_metrics
 from avatar_bench.evaluation.seeds import Recipes
-from avatar_bench.i18n import _
-from avatar_bench.metrics import classification, plots, stats
+from avatar_bench.metrics import classification, stats
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import AGAINST_FOLDER, Metric, Result
 
 Floats = NDArray[np.float64]
@@ -93,11 +92,8 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
     found.tables["differences"] = pd.DataFrame(rows)
     if pairs:
         found.tables |= {"pairs": pd.concat(pairs, ignore_index=True), "changed": pd.concat(changed, ignore_index=True)}
-        found.figures["differences"] = _draw(found.tables["differences"])
     else:
-        found.warnings.append(
-            _("The two results have no predictions on common images, so all differences are unpaired.")
-        )
+        found.warnings.append(Reason("no_common_predictions"))
     found.provenance = {
         "alpha": alpha,
         EARLIER: _describe_result(other),
@@ -106,11 +102,11 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
     return found
 
 
-def _build_options(new: Result, alpha: float) -> recipe_pairs.PairwiseBlock:
+def _build_options(new: Result, alpha: float) -> recipe_pairs.PairwiseOptions:
     """Return the interval options of the new Result, completed by those of significance."""
     stated = new.provenance.get("options", {})
     options = {name: stated[name] for name in ("level", "resamples", "seed") if name in stated}
-    return recipe_pairs.PairwiseBlock(alpha=alpha, **options)
+    return recipe_pairs.PairwiseOptions(alpha=alpha, **options)
 
 
 def _match_images(new: Result, earlier: Result) -> CommonImages | None:
@@ -144,7 +140,7 @@ def _get_predictions(one: Result) -> pd.DataFrame | None:
     return table.assign(**{name: table[name].fillna("").astype(str) for name in _PREDICTION_COLUMNS})
 
 
-def _compare_pair(common: CommonImages, options: recipe_pairs.PairwiseBlock) -> pd.DataFrame:
+def _compare_pair(common: CommonImages, options: recipe_pairs.PairwiseOptions) -> pd.DataFrame:
     """Compare the two results like the block significance: one row, with the new result as a."""
     correct = np.stack([np.equal(*common.predictions(whose)[:2]) for whose in (NEW, EARLIER)])
     recipes = Recipes({NEW: [0], EARLIER: [1]}, correct, common.groups, (0, 0))
@@ -152,11 +148,13 @@ def _compare_pair(common: CommonImages, options: recipe_pairs.PairwiseBlock) -> 
     return recipe_pairs.mark_significant(pd.DataFrame([row]), options.alpha)
 
 
-def _compute_paired(common: CommonImages, options: recipe_pairs.PairwiseBlock, pair: pd.DataFrame) -> dict[str, Metric]:
+def _compute_paired(
+    common: CommonImages, options: recipe_pairs.PairwiseOptions, pair: pd.DataFrame
+) -> dict[str, Metric]:
     """Compute the difference of each classification metric on the same resamples of groups."""
     new, earlier = (_build_statistic(*common.predictions(whose)) for whose in (NEW, EARLIER))
-    found = options.bootstrap(
-        _list_metrics(common.classes), lambda weights: new(weights) - earlier(weights), common.groups
+    found = bootstrap_metrics(
+        options, _list_metrics(common.classes), lambda weights: new(weights) - earlier(weights), common.groups
     )
     found = {name: replace(one, interval=one.interval and f"paired {one.interval}") for name, one in found.items()}
     row = pair.iloc[0]  # computed by the same functions as in significance
@@ -195,7 +193,7 @@ def _compute_unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterato
             continue
         difference, bounds = a.value - b.value, [(one.low, one.high) for one in (a, b)]
         if levels[0] != levels[1] or None in (*bounds[0], *bounds[1]):
-            why = _("no interval: one of the two results has none at this level")
+            why = Reason("no_interval_at_level")
             yield name, Metric(difference, n, higher_is_better=a.higher_is_better, reason=why)
             continue
         low, high = stats.difference_interval((a.value, *bounds[0]), (b.value, *bounds[1]))  # type: ignore[arg-type]
@@ -224,7 +222,7 @@ def _build_rows(
             "low": metric.low,
             "high": metric.high,
             "higher_is_better": metric.higher_is_better,
-            "reason": metric.reason or "",
+            "reason": str(metric.reason or ""),
         }
 
 
@@ -235,41 +233,15 @@ def _find_changed(common: CommonImages) -> pd.DataFrame:
     return common.table.loc[common.table[columns[2]] != common.table[columns[3]], columns].rename(columns=named)
 
 
-def _warn_about_matching(common: CommonImages, new: Result, earlier: Result) -> list[str]:
-    messages, n = [], len(common.table)
+def _warn_about_matching(common: CommonImages, new: Result, earlier: Result) -> list[Reason]:
+    n, found = len(common.table), []
     if n < max(new.n, earlier.n):
-        message = _(
-            "Paired differences cover the {n} common images; the new result has {new}, the earlier one {earlier}.",
-            n=n,
-            new=new.n,
-            earlier=earlier.n,
-        )
-        messages.append(message)
+        found.append(Reason("fewer_common_images", n=n, new=new.n, earlier=earlier.n))
     if common.n_relabelled:
-        message = _("Common images left out because their true class has changed: {n}.", n=common.n_relabelled)
-        messages.append(message)
-    if common.by == "path":
-        messages.append(_("Images are matched by path because the earlier result has no content hashes."))
-    return messages
+        found.append(Reason("relabelled", n=common.n_relabelled))
+    return found + ([Reason("matched_by_path")] if common.by == "path" else [])
 
 
 def _describe_result(one: Result) -> dict[str, Any]:
     names = ("run", "checkpoint_sha256", "data_fingerprint", "split", "version", "code")
     return {"set": one.set} | {name: one.provenance[name] for name in names if name in one.provenance}
-
-
-@plots.use_style()
-def _draw(table: pd.DataFrame) -> Figure:
-    """Draw the paired differences with their intervals, in points, the first at the top."""
-    shown = table[(table["comparison"] == "paired") & table["difference"].notna()]
-    rows = np.arange(len(shown))
-    figure = plots.create_figure(6.4, 1.1 + 0.24 * len(shown))
-    axes = figure.subplots()
-    axes.axvline(0, color=plots.GREY, linewidth=1)
-    axes.hlines(rows, shown["low"], shown["high"], color=plots.get_colour(0), linewidth=1.6)
-    axes.plot(shown["difference"], rows, "o", color=plots.get_colour(0), markersize=5)
-    axes.set_yticks(rows, [plots.shorten_name(str(name), 32) for name in shown["metric"]])
-    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=_("new minus earlier (points)"))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-    axes.grid(axis="x")
-    return figure

@@ -1,0 +1,90 @@
+"""Reasons: why a metric has no value or what a result warns of, as a code with values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from avatar_bench.config.entries import find_entries
+from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.i18n import _, ngettext
+
+_FILE = Path(__file__).with_suffix(".yaml")
+
+
+@dataclass(frozen=True, init=False)
+class Reason:
+    """Code with its values: texts, numbers, lists of them, or further Reasons.
+
+    The sentence of a code is in the about.yaml of its block, under `reasons`, or in reasons.yaml beside this module; a
+    pair `one` and `other` are its forms for the number `n`.
+    """
+
+    code: str
+    values: Mapping[str, Any] = field(hash=False)
+
+    def __init__(self, code: str, /, **values: Any) -> None:
+        object.__setattr__(self, "code", code)
+        object.__setattr__(self, "values", {name: _make_plain(value) for name, value in values.items()})
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Return the reason as saved in metrics.json: the code and its values, in one mapping."""
+        values = {key: value.plain if isinstance(value, Reason) else value for key, value in self.values.items()}
+        return {"code": self.code, **values}
+
+    def __str__(self) -> str:
+        """Return the reason as saved in a cell of a table, which `parse_cell` reads."""
+        return json.dumps(self.plain, ensure_ascii=False)
+
+    @classmethod
+    def parse(cls, saved: Mapping[str, Any]) -> Reason:
+        """Return a reason saved as a mapping."""
+        values = {key: cls.parse(value) if isinstance(value, dict) else value for key, value in saved.items()}
+        return cls(values.pop("code"), **values)
+
+    @classmethod
+    def parse_cell(cls, text: Any) -> Reason | None:
+        """Return the reason in a cell of a saved table; None if the cell holds something else."""
+        if not (isinstance(text, str) and text.startswith('{"code"')):
+            return None
+        return cls.parse(json.loads(text))
+
+
+def format_reason(reason: Reason, block: str = "") -> str:
+    """Return the sentence of a block's reason in the current language; the code with its values if it has none."""
+    text = (find_reason_texts(block) | _read_common_texts()).get(reason.code)
+    values = {name: _format_value(value, block) for name, value in reason.values.items()}
+    if text is None:
+        return " ".join([reason.code, *(f"{name}={value}" for name, value in values.items())])
+    if isinstance(text, dict):
+        return ngettext(text["one"], text["other"], **values)
+    return _(text, **values)
+
+
+def find_reason_texts(block: str) -> dict[str, Any]:
+    """Return the English texts of a block's own reasons by code, empty for an unknown block."""
+    entry = find_entries("block").get(block)
+    return dict(entry.about.get("reasons", {})) if entry else {}
+
+
+@cache
+def _read_common_texts() -> dict[str, Any]:
+    return dict(read_yaml(_FILE))
+
+
+def _format_value(value: Any, block: str) -> Any:
+    if isinstance(value, list):
+        return ", ".join(str(_format_value(one, block)) for one in value)
+    return format_reason(value, block) if isinstance(value, Reason) else value
+
+
+def _make_plain(value: Any) -> Any:
+    """Return a value as JSON keeps it: numpy's numbers as Python's, tuples as lists."""
+    if isinstance(value, list | tuple):
+        return [_make_plain(one) for one in value]
+    return value.item() if hasattr(value, "item") else value
