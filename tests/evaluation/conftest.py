@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from avatar_bench.errors import BlockError
+from avatar_bench.evaluation.registry import draw_figures
 from avatar_bench.results.predictions import Predictions, to_string_array
+from avatar_bench.results.result import Result
 
 CLASSES = ("drawing", "generated", "real")
 
@@ -28,6 +32,16 @@ def make(targets: Any, logits: Any, **fields: Any) -> Predictions:
     }
     given = {key: to_string_array(value) if isinstance(value, list) else value for key, value in fields.items()}
     return Predictions(classes, np.asarray(logits, np.float32), targets=np.asarray(targets, np.int64), **plain | given)
+
+
+@pytest.fixture
+def draw_saved(tmp_path: Path) -> Callable[[Result], Mapping[str, Figure]]:
+    """Draw the figures of a Result as they are drawn from its files, in the current language."""
+
+    def draw(result: Result) -> Mapping[str, Figure]:
+        return draw_figures(Result.load(result.save(tmp_path / "drawn" / result.block), arrays=True))
+
+    return draw
 
 
 @pytest.fixture(scope="session")
