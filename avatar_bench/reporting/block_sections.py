@@ -9,87 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.i18n import _
-from avatar_bench.reporting import definitions, report_text
-from avatar_bench.reporting.captions import describe_figure, find_caption, order_figures
 from avatar_bench.reporting.cautions import split_warnings
-from avatar_bench.reporting.headings import find_heading, find_interval_name, find_table_title
-from avatar_bench.reporting.number_format import make_metric_cell
+from avatar_bench.reporting.number_format import format_metric, make_metric_cell
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_result import MAX_SHOWN_ROWS, SavedResult
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out, transpose
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.reporting.tables import Table, TableRow, fit_scale, make_column
+from avatar_bench.results.declaration import Declaration, TableDeclaration, declare_block
+from avatar_bench.results.headings import find_heading, find_interval_name
+from avatar_bench.results.result import Result
 
-REPORTED_METRICS = {  # metrics in the table of a block, as patterns; for other blocks the first metrics
-    "blind_test": (
-        *("accuracy", "accuracy_by_source", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
-        *("recall/*", "precision/*"),
-    ),
-    "robustness": ("robustness", "clean", "noise", "blur", "brightness", "rotation", "jpeg", "mean_over_severities"),
-    "calibration": ("ece_15", "ece_floor", "scaled/ece_15", "nll", "brier", "temperature", "aurc", "coverage/*"),
-    "out_of_domain": ("auroc/*/energy", "accuracy/*", "mean_confidence/*"),
-    "efficiency": (
-        "latency_ms/b1",
-        "images_per_second/b1",
-        "end_to_end_images_per_second",
-        "params_m",
-        "peak_memory_mb",
-    ),
-    "prior_shift": ("accuracy/*", "macro_f1/*"),
-}
 _MAX_METRICS = 8  # metrics shown for a block without patterns
-_MAIN_TABLES = (  # tables of comparisons that are open in the page and in print
-    *("overview/runs", "significance/pairs", "ensemble_diversity/pairs", "cam_overlap/classes"),
-    *("leave_one_source_out/summary", "shots/curve", "transformers/recipes", "transformers/pairs"),
-)
 _WIDE, _FEW = 10, 9  # a table with more columns is transposed if it has so few rows
-_COLUMNS = {  # columns shown of wide tables; the CSV has all
-    "significance/pairs": (
-        "a",
-        "b",
-        "difference",
-        "p_holm",
-        "significant",
-        "n_required",
-        "only_a_correct",
-        "only_b_correct",
-    ),
-    "ensemble_diversity/pairs": ("a", "b", "agreement", "kappa", "q_statistic", "double_fault", "error_correlation"),
-    "transformers/recipes": (
-        *(
-            "recipe",
-            "family",
-            "start",
-            "trained_with",
-            "sam",
-            "seeds",
-            "params_m",
-            "accuracy",
-            "macro_f1",
-            "ece",
-            "robustness",
-        ),
-        *("latency_ms", "peak_memory_mb", "train_seconds", "passes_per_step"),
-    ),
-    "transformers/pairs": (
-        *("changed", "a", "b", "epochs"),
-        *("difference", "low", "high", "p_holm", "significant", "detectable"),
-    ),
-    "transformers/study": (
-        *("block", "network", "reported_accuracy", "reported_params_m", "reported_seconds"),
-        *("recipe", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "reason", "where"),
-    ),
-    "transformers/history": (
-        "network",
-        "year",
-        "published_top1",
-        "published_params_m",
-        "training",
-        "citation",
-        "paper",
-    ),
-    "ensemble/strategies": ("strategy", "members", "accuracy", "macro_f1", "gain", "gain_macro_f1", "nll", "ece"),
-}
 
 
 @dataclass
@@ -130,26 +62,32 @@ class BlockSection:
 
 def build_comparison_sections(study: Study, links: PageLinks, styles: RunStyles) -> list[BlockSection]:
     """Return a section for each block that compares runs."""
-    blocks = report_text.order_blocks({block for __, block in study.comparisons}, report_text.COMPARISONS)
-    return [_build_section(block, _build_comparison_parts(study, block, links, styles)) for block in blocks]
+    return [
+        _build_section(one, _build_comparison_parts(study, one, links, styles))
+        for one in _order_blocks({block for __, block in study.comparisons})
+    ]
 
 
 def build_run_sections(study: Study, links: PageLinks, styles: RunStyles) -> list[BlockSection]:
     """Return a section for each block that evaluates one run, with all models side by side."""
-    blocks = report_text.order_blocks(
-        {block for model in study.models for __, block in model.results}, report_text.BLOCKS
-    )
-    return [_build_section(block, _build_run_parts(study, block, links, styles)) for block in blocks]
+    return [
+        _build_section(one, _build_run_parts(study, one, links, styles))
+        for one in _order_blocks({block for model in study.models for __, block in model.results})
+    ]
 
 
-def _build_section(block: str, parts: Iterable[SetSection]) -> BlockSection:
-    return BlockSection(
-        block,
-        report_text.find_title(block),
-        report_text.find_reading(block),
-        definitions.find_definitions(block),
-        list(parts),
-    )
+def _order_blocks(blocks: Iterable[str]) -> list[Declaration]:
+    return sorted(map(declare_block, blocks), key=lambda one: (one.order, one.name))
+
+
+def _build_section(block: Declaration, parts: Iterable[SetSection]) -> BlockSection:
+    reading = _(block.reading) if block.reading else _("The metrics are shown as the block saved them.")
+    if not block.is_known:
+        reading = _(
+            "This block is not installed here: add its folder, -cd DIR. Its metrics are shown as it saved them."
+        )
+    terms = [(_(term), _(meaning)) for term, meaning in block.terms.items()]
+    return BlockSection(block.name, _(block.title), reading, terms, list(parts))
 
 
 def build_metric_table(model: ReportedModel) -> Table:
@@ -170,7 +108,7 @@ def build_metric_table(model: ReportedModel) -> Table:
                 name,
                 block,
                 of,
-                make_metric_cell(metric),
+                make_metric_cell(metric, block),
                 metric.n,
                 find_heading(metric.unit),
                 find_interval_name(metric),
@@ -183,9 +121,11 @@ def build_metric_table(model: ReportedModel) -> Table:
     return Table(f"metrics_{model.label}", _("All metrics of {model}", model=model.label), columns, rows)
 
 
-def _build_comparison_parts(study: Study, block: str, links: PageLinks, styles: RunStyles) -> Iterator[SetSection]:
+def _build_comparison_parts(
+    study: Study, block: Declaration, links: PageLinks, styles: RunStyles
+) -> Iterator[SetSection]:
     for name in study.sets:
-        saved = study.comparisons.get((name, block))
+        saved = study.comparisons.get((name, block.name))
         if saved is None:
             continue
         addresses = links.link_files(saved)
@@ -194,27 +134,26 @@ def _build_comparison_parts(study: Study, block: str, links: PageLinks, styles: 
         tables = [*_build_saved_tables(saved, addresses, part, styles), _build_all_metrics_table(saved)]
         part.tables = sorted(tables, key=lambda table: not table.main)
         part.figures = {
-            figure: [_build_figure(saved, figure, addresses, "")] for figure in order_figures(block, saved.figures)
+            figure: [_build_figure(saved, figure, links, "")] for figure in block.order_figures(saved.result.figures)
         }
         yield part
 
 
-def _build_run_parts(study: Study, block: str, links: PageLinks, styles: RunStyles) -> Iterator[SetSection]:
+def _build_run_parts(study: Study, block: Declaration, links: PageLinks, styles: RunStyles) -> Iterator[SetSection]:
     for name in study.sets:
-        found = study.of_block(name, block)
+        found = study.of_block(name, block.name)
         if not found:
             continue
         part = SetSection(name)
-        addresses = {label: links.link_files(saved) for label, saved in found.items()}
         for fingerprint in dict.fromkeys(saved.fingerprint for saved in found.values()):
             same = {label: saved for label, saved in found.items() if saved.fingerprint == fingerprint}
             part.tables.append(
                 _build_side_by_side_table(same, block, name, fingerprint if len(same) < len(found) else "", styles)
             )
-        figures = {figure for saved in found.values() for figure in saved.figures}
-        for figure in order_figures(block, figures):
-            owners = [(label, saved) for label, saved in found.items() if figure in saved.figures]
-            part.figures[figure] = [_build_figure(saved, figure, addresses[label], label) for label, saved in owners]
+        figures = {figure for saved in found.values() for figure in saved.result.figures}
+        for figure in block.order_figures(figures):
+            owners = [(label, saved) for label, saved in found.items() if figure in saved.result.figures]
+            part.figures[figure] = [_build_figure(saved, figure, links, label) for label, saved in owners]
         part.folders = [
             (_("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), links.link(saved.folder / folder))
             for label, saved in found.items()
@@ -224,7 +163,7 @@ def _build_run_parts(study: Study, block: str, links: PageLinks, styles: RunStyl
 
 
 def _build_side_by_side_table(
-    found: dict[str, SavedResult], block: str, name: str, fingerprint: str, styles: RunStyles
+    found: dict[str, SavedResult], block: Declaration, name: str, fingerprint: str, styles: RunStyles
 ) -> Table:
     """Return a table of the main metrics of a block, one row per model."""
     metrics = _select_metrics(block, [saved.result.metrics for saved in found.values()])
@@ -232,10 +171,10 @@ def _build_side_by_side_table(
     for metric in metrics:
         better = next((m.higher_is_better for s in found.values() if (m := s.metric(metric)) is not None), None)
         direction = {True: "higher", False: "lower", None: None}[better]
-        columns.append(make_column(find_heading(metric), True, direction, key=metric))
+        columns.append(make_column(find_heading(metric, block.name), True, direction, key=metric))
     rows = []
     for label, saved in found.items():
-        cells = [make_metric_cell(saved.metric(metric)) for metric in metrics]
+        cells = [make_metric_cell(saved.metric(metric), block.name) for metric in metrics]
         earlier = saved.result.provenance.get("against")
         beside = {"soft": _("compared with {place}", place=earlier)} if earlier else {}
         rows.append(TableRow([{"text": label, **styles[label], **beside}, *cells], label))
@@ -244,14 +183,14 @@ def _build_side_by_side_table(
     text = _("Main metrics on {set}, {n} images", set=name, n=n)
     if fingerprint:
         text = _("{images}, only fingerprint {fingerprint}", images=text, fingerprint=fingerprint)
-    return Table(f"{block}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
+    return Table(f"{block.name}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
 
 
-def _select_metrics(block: str, found: Sequence[dict[str, Any]]) -> list[str]:
+def _select_metrics(block: Declaration, found: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of the main metrics of a block, in the order of its patterns."""
     names = list(dict.fromkeys(name for metrics in found for name in metrics))
-    patterns = REPORTED_METRICS.get(block)
-    if patterns is None:
+    patterns = block.metrics
+    if not patterns:
         return names[:_MAX_METRICS]
     chosen = (name for pattern in patterns for name in names if fnmatchcase(name, pattern))
     return (
@@ -275,7 +214,7 @@ def _build_all_metrics_table(saved: SavedResult) -> Table:
         make_column(_("interval")),
     ]
     rows = [
-        TableRow([name, make_metric_cell(one), one.n, find_heading(one.unit), find_interval_name(one)])
+        TableRow([name, make_metric_cell(one, result.block), one.n, find_heading(one.unit), find_interval_name(one)])
         for name, one in result.metrics.items()
     ]
     fit_scale(columns[1:2], [TableRow(row.cells[1:2]) for row in rows])
@@ -293,19 +232,34 @@ def _build_saved_tables(
         if not len(table):
             continue
         if len(table) <= MAX_SHOWN_ROWS:
-            text = _("{table}, on {set}", table=find_table_title(block, name) or find_caption(block, name), set=of)
-            only = _COLUMNS.get(f"{block}/{name}", ())
-            shown = lay_out(table, f"{block}_{of}_{name}", text, styles, only)
-            shown.href, shown.notes = href, _("The CSV has more columns.") if only else None
+            declared = saved.declaration.tables.get(name, TableDeclaration())
+            title = _(declared.title) if declared.title else saved.declaration.find_caption(name)
+            text = _("{table}, on {set}", table=title, set=of)
+            shown = lay_out(table, block, f"{block}_{of}_{name}", text, styles, declared.columns)
+            shown.href, shown.notes = href, _("The CSV has more columns.") if declared.columns else None
             shown = transpose(shown) if len(shown.columns) > _WIDE and len(shown.rows) <= _FEW else shown
-            shown.main = f"{block}/{name}" in _MAIN_TABLES
+            shown.main = declared.open
             yield shown
         elif href:
             part.links.append((f"{name}.csv", href))
 
 
-def _build_figure(saved: SavedResult, figure: str, addresses: dict[str, str], label: str) -> ReportFigure:
-    alt = describe_figure(saved.result, figure, label)
-    png, svg = addresses.get(f"{figure}.png"), addresses.get(f"{figure}.svg")
-    text = label or find_caption(saved.result.block, figure)
-    return ReportFigure(saved.folder / f"{figure}.png", alt, text, png, svg, label or None)
+def _build_figure(saved: SavedResult, figure: str, links: PageLinks, label: str) -> ReportFigure:
+    stem, caption = saved.find_figure(figure), saved.declaration.find_caption(figure)
+    png, svg = (Path(f"{stem}{suffix}") for suffix in (".png", ".svg"))
+    addresses = [links.link(file) if file.is_file() else None for file in (png, svg)]
+    return ReportFigure(
+        png, _describe_figure(saved.result, caption, label), label or caption, *addresses, label or None
+    )
+
+
+def _describe_figure(result: Result, caption: str, owner: str) -> str:
+    """Return the alternative text of a figure: caption, model, set, and the main metric of its result."""
+    if owner:
+        text = _("{what}, {model}, on {set}.", what=caption, model=owner, set=result.set)
+    else:
+        text = _("{what}, all models, on {set}.", what=caption, set=result.set)
+    if not result.metrics:
+        return text
+    name, metric = next(iter(result.metrics.items()))
+    return f"{text} {find_heading(name, result.block)}: {format_metric(metric, result.block)}."

@@ -120,7 +120,7 @@ def _check_sets(study: Study, boards: Sequence[Leaderboard]) -> Iterator[str]:
                 "detected.",
                 set=board.name,
                 n=board.n,
-                difference=format_metric(board.detectable),
+                difference=format_metric(board.detectable, "significance"),
             )
     if any(len(board.names) > 1 for board in boards):
         yield _("The accuracy of the best of several models is optimistic: the model was chosen on the same images.")
@@ -131,8 +131,9 @@ def _check_versions(study: Study) -> Iterator[str]:
     versions = sorted({str(result.provenance.get("version", _("not known"))) for result in results})
     if len(versions) > 1:
         yield _("Results come from different versions: {versions}.", versions=format_names(versions))
-    codes: dict[str, set[str]] = {}
+    own: dict[str, set[str]] = {}
     for result in results:
-        codes.setdefault(result.block, set()).add(str(result.provenance.get("code", "")))
-    if mixed := sorted(block for block, found in codes.items() if len(found) > 1):
-        yield _("The code of these blocks differs between models: {blocks}.", blocks=format_names(mixed))
+        made = [str(result.provenance.get(name)) for name in ("block_version", "code")]
+        own.setdefault(result.block, set()).add(" ".join(made))
+    if mixed := sorted(block for block, found in own.items() if len(found) > 1):
+        yield _("The version of these blocks differs between models: {blocks}.", blocks=format_names(mixed))

@@ -109,7 +109,7 @@ def _format_value(board: Leaderboard, name: str, metric: str = "accuracy") -> st
     if len(rows) > 1 and metric in place:
         return format_value(*(float(place[key]) for key in (metric, *ends)))
     found = rows[0].metrics[metric]
-    return _("not known") if found is None else format_metric(found)
+    return _("not known") if found is None else format_metric(found, board.blocks[metric])
 
 
 def _find_value(board: Leaderboard, name: str, metric: str = "accuracy") -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,17 +11,9 @@ from avatar_bench.i18n import _
 from avatar_bench.metrics.guessing import beats_guessing
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel, Study
+from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.result import Metric
 
-LEADERBOARD_METRICS = {  # metrics and their blocks, sorted by the first
-    "accuracy": "blind_test",
-    "balanced_accuracy": "blind_test",
-    "macro_f1": "blind_test",
-    "robustness": "robustness",
-    "ece_15": "calibration",
-    "images_per_second/b1": "efficiency",
-    "params_m": "architecture",
-}
 Metrics = dict[str, Metric | None]
 Ranking = dict[str, dict[str, Any]]  # row of each recipe in the ranking of significance, the best first
 _RANKING_COLUMNS = ("recipe", "accuracy", "low", "high", "rank_low", "rank_high", "letters")
@@ -60,6 +52,7 @@ class Leaderboard:
     is_tested: bool
     ranking: Ranking | None
     detectable: Metric | None
+    blocks: Mapping[str, str]  # of each metric shown, in order
 
     @property
     def names(self) -> list[str]:
@@ -101,7 +94,8 @@ def _build_leaderboard(study: Study, name: str, fingerprint: str, evaluated: dic
     source = evaluated[rows[0].model.label] if ranking is None else study.comparisons[name, "significance"]
     rows += sorted((_make_unranked_row(model, name) for model in ensembles), key=_find_accuracy, reverse=True)
     n = source.result.n
-    return Leaderboard(name, fingerprint, n, rows, ranking is not None, ranking, source.metric("detectable_difference"))
+    detectable, blocks = source.metric("detectable_difference"), _list_metrics(study.models)
+    return Leaderboard(name, fingerprint, n, rows, ranking is not None, ranking, detectable, blocks)
 
 
 def _find_ranking(study: Study, name: str, models: Sequence[ReportedModel]) -> Ranking | None:
@@ -168,8 +162,15 @@ def _is_guessing(metrics: Metrics) -> bool:
 
 
 def _collect_metrics(model: ReportedModel, name: str) -> Metrics:
-    found = {metric: model.results.get((name, block)) for metric, block in LEADERBOARD_METRICS.items()}
+    found = {metric: model.results.get((name, block)) for metric, block in _list_metrics([model]).items()}
     return {metric: saved.metric(metric) if saved else None for metric, saved in found.items()}
+
+
+def _list_metrics(models: Iterable[ReportedModel]) -> dict[str, str]:
+    """Return the metrics of the leaderboard with their blocks, as the blocks with results declare them."""
+    evaluated = {block for model in models for __, block in model.results} | {"blind_test"}
+    declared = sorted((declare_block(block) for block in evaluated), key=lambda one: (one.order, one.name))
+    return dict(reversed([(metric, one.name) for one in reversed(declared) for metric in reversed(one.leaderboard)]))
 
 
 def _find_bounds(metric: Metric | None) -> tuple[float, float] | None:

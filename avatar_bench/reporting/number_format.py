@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from avatar_bench.i18n import _, translate
+from avatar_bench.i18n import _
+from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Metric
 
 Cell = dict[str, Any]
@@ -34,10 +35,10 @@ def format_number(value: float, places: int | None = None) -> str:
     return (text[1:] if text.startswith("-") and not text.strip("-0.") else text).replace("-", "−")  # minus sign
 
 
-def format_metric(metric: Metric) -> str:
-    """Format a metric with its interval, or the reason why it has no value."""
+def format_metric(metric: Metric, block: str) -> str:
+    """Format a metric of a block with its interval, or the reason why it has no value."""
     if metric.value is None:
-        return _("none: {why}", why=translate(metric.reason or ""))
+        return _("none: {why}", why=format_reason(metric.reason, block) if metric.reason else "")
     return format_value(metric.value, metric.low, metric.high)
 
 
@@ -62,12 +63,12 @@ def make_interval_cell(value: float, low: float | None = None, high: float | Non
     }
 
 
-def make_metric_cell(metric: Metric | None) -> Cell | None:
-    """Return a metric as a cell that sorts by its value, with its interval; None without a metric."""
+def make_metric_cell(metric: Metric | None, block: str) -> Cell | None:
+    """Return a metric of a block as a cell that sorts by its value, with its interval; None without a metric."""
     if metric is None:
         return None
     if metric.value is None:
-        return {"value": None, "text": None, "reason": translate(metric.reason or "")}
+        return {"value": None, "text": None, "reason": format_reason(metric.reason, block) if metric.reason else ""}
     floor = {} if metric.floor is None else {"floor": metric.floor}
     return make_interval_cell(metric.value, metric.low, metric.high) | floor
 

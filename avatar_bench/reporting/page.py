@@ -12,10 +12,12 @@ from markupsafe import Markup
 
 import avatar_bench
 from avatar_bench.files import html
-from avatar_bench.i18n import _
+from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.csv_io import read_csv
+from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
 from avatar_bench.reporting import block_sections, cautions, data_section, report_text
-from avatar_bench.reporting.captions import find_caption
+from avatar_bench.reporting.figure_drawing import draw_missing_figures
 from avatar_bench.reporting.headline import format_headline
 from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
@@ -25,6 +27,8 @@ from avatar_bench.reporting.provenance import build_model_table, build_result_ta
 from avatar_bench.reporting.ranking_tables import build_gain_tables, build_leaderboard_table, build_score_tables
 from avatar_bench.reporting.saved_tables import RunStyles
 from avatar_bench.reporting.study import ReportedModel, Study
+from avatar_bench.results.declaration import declare_block
+from avatar_bench.results.result import locate_figure
 
 MAX_PAGE_BYTES = 15_000_000  # bytes of the page
 _LINK = 600  # maximum bytes of the link that replaces a figure
@@ -38,6 +42,7 @@ def write_report(study: Study, page: Path, language: str, largest: int = MAX_PAG
     """
     links = PageLinks(page)
     links.check()
+    draw_missing_figures(saved for __, saved in study.saved)
     page.parent.mkdir(parents=True, exist_ok=True)
     content = _collect_content(study, links) | {"lang": language}
     write_text(page.with_suffix(".md"), _render(_make_markdown_environment(), "report/report.md.jinja", content, {}))
@@ -71,8 +76,12 @@ def _drop_figures(figures: dict[Path, InlineImage], over: int) -> dict[Path, Inl
 
 
 def _render(environment: Environment, template: str, content: dict[str, Any], figures: dict[Path, InlineImage]) -> str:
-    environment.globals |= {"_": _, "inlined": figures.get, "slug": Slugs(), "caption": find_caption}
+    environment.globals |= {"_": _, "inlined": figures.get, "slug": Slugs(), "caption": _find_caption}
     return environment.get_template(template).render(content)
+
+
+def _find_caption(block: str, figure: str) -> str:
+    return declare_block(block).find_caption(figure)
 
 
 def _make_markdown_environment() -> Environment:
@@ -178,7 +187,7 @@ def _explain_leaderboards(leaderboards: list[Leaderboard]) -> list[str]:
 
 
 def _build_model_page(study: Study, model: ReportedModel, links: PageLinks, look: Mapping[str, str]) -> dict[str, Any]:
-    record, curves = model.record, model.folder / "curves.png"
+    record, curves = model.record, _draw_curves(model)
     facts = [
         (_("kind"), {"run": _("run"), "soup": _("soup")}.get(model.kind, _("ensemble"))),
         (_("backbone"), _read_option(model.config, "model", "backbone") or record.get("model")),
@@ -193,7 +202,7 @@ def _build_model_page(study: Study, model: ReportedModel, links: PageLinks, look
     ]
     shown = None
     if curves.is_file():
-        text = find_caption("run", "curves")
+        text = _("Loss and metrics by epoch")
         alt = _("{what}, {model}.", what=text, model=model.label)
         shown = block_sections.ReportFigure(curves, alt, text, links.link(curves), None, model.label)
     return {
@@ -206,6 +215,19 @@ def _build_model_page(study: Study, model: ReportedModel, links: PageLinks, look
         "metrics": block_sections.build_metric_table(model),
         "evaluated_by": list(dict.fromkeys(block for __, block in model.results)),
     }
+
+
+def _draw_curves(model: ReportedModel) -> Path:
+    """Return the file of a run's training curves in the current language; draw it if it exists in another one."""
+    file = model.folder / "curves.png"
+    own = locate_figure(model.folder, "curves", get_language()).with_suffix(".png")
+    if file.is_file() and not own.is_file():
+        own.parent.mkdir(exist_ok=True)
+        with atomic_write(own) as part:
+            plots.draw_training_curves(read_csv(model.folder / "metrics.csv"), model.record.get("best_epoch")).savefig(
+                part, format="png"
+            )
+    return own if own.is_file() else file
 
 
 def _format_fact(value: Any) -> Any:

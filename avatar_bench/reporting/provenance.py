@@ -8,9 +8,9 @@ from typing import Any
 from avatar_bench.i18n import _
 from avatar_bench.reporting.number_format import Cell
 from avatar_bench.reporting.page_links import PageLinks
-from avatar_bench.reporting.saved_result import METRICS_FILE
 from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import Table, TableRow, make_column
+from avatar_bench.results.result import METRICS_FILE
 
 _SHORT = 12  # digits shown of a hash; the CSV has all
 
@@ -43,7 +43,12 @@ def build_result_table(study: Study, links: PageLinks) -> Table:
     columns = [
         *(make_column(_("model")), make_column(_("set")), make_column(_("block")), make_column(_("images"), True)),
         *(make_column(_("checkpoint, SHA-256")), make_column(_("data fingerprint")), make_column(_("seed"), True)),
-        *(make_column(_("version")), make_column(_("torch")), make_column(_("code")), make_column(_("file"))),
+        *(
+            make_column(_("version")),
+            make_column(_("torch")),
+            make_column(_("block version"), True),
+            make_column(_("file")),
+        ),
     ]
     rows = []
     for model, saved in study.saved:
@@ -55,7 +60,7 @@ def build_result_table(study: Study, links: PageLinks) -> Table:
         cells = [
             *(model.label if model else _("comparison"), result.set, result.block, result.n),
             *(_make_hash_cell(checkpoints), ", ".join(prints), seeds, str(provenance.get("version", ""))),
-            *(str(provenance.get("torch", "")), str(provenance.get("code", ""))),
+            *(str(provenance.get("torch", "")), provenance.get("block_version")),
             {"text": METRICS_FILE, "href": links.link(saved.folder / METRICS_FILE)},
         ]
         rows.append(TableRow(cells, model.label if model else None))

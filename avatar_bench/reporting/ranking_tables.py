@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from avatar_bench.i18n import _
-from avatar_bench.reporting.headings import find_heading
-from avatar_bench.reporting.leaderboard import LEADERBOARD_METRICS, Leaderboard, LeaderboardRow
+from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
 from avatar_bench.reporting.number_format import Cell, make_metric_cell
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out
 from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import Table, TableRow, fit_scale, make_column
+from avatar_bench.results.headings import find_heading
 
 SCORE_COLUMNS = ("run", "complete", "score", "rank", "share_first", "pareto", "missing")  # columns on the first screen
 GAIN_COLUMNS = ("strategy", "members", "accuracy", "macro_f1", "gain")
@@ -21,11 +21,13 @@ _BETTER = {True: "higher", False: "lower", None: None}
 def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
     """Return a leaderboard as a table: one row per model with its rank and ties or a reason, and main metrics."""
     columns = [make_column(_("model")), make_column(_("rank"), True, "lower")]
-    keys = [key for key in LEADERBOARD_METRICS if any(row.metrics[key] for row in board.rows)]
+    keys = [key for key in board.blocks if any(row.metrics.get(key) for row in board.rows)]
     for key in keys:
-        known = next(metric for row in board.rows if (metric := row.metrics[key]) is not None)
-        columns.append(make_column(find_heading(key), True, _BETTER[known.higher_is_better], key=key))
-    rows = [_build_row(row, keys, styles[row.model.label]) for row in board.rows]
+        known = next(metric for row in board.rows if (metric := row.metrics.get(key)) is not None)
+        columns.append(
+            make_column(find_heading(key, board.blocks[key]), True, _BETTER[known.higher_is_better], key=key)
+        )
+    rows = [_build_row(row, {key: board.blocks[key] for key in keys}, styles[row.model.label]) for row in board.rows]
     fit_scale(columns[2:], [TableRow(row.cells[2:]) for row in rows])
     for one in columns[3:]:
         one["bars"] = False  # one drawing per row shows the order
@@ -45,7 +47,14 @@ def build_score_tables(study: Study, links: PageLinks, styles: RunStyles) -> lis
         saved = study.comparisons.get((name, "integrated_score"))
         table = saved.result.tables.get("scores") if saved else None
         if saved is not None and table is not None:
-            shown = lay_out(table, f"scores_{name}", _("Integrated score on {set}", set=name), styles, SCORE_COLUMNS)
+            shown = lay_out(
+                table,
+                "integrated_score",
+                f"scores_{name}",
+                _("Integrated score on {set}", set=name),
+                styles,
+                SCORE_COLUMNS,
+            )
             shown.href = links.link_files(saved).get("scores.csv")
             tables.append(shown)
     return tables
@@ -58,14 +67,16 @@ def build_gain_tables(study: Study, links: PageLinks, styles: RunStyles) -> list
         saved = study.comparisons.get((name, "ensemble"))
         table = saved.result.tables.get("strategies") if saved else None
         if saved is not None and table is not None:
-            shown = lay_out(table, f"gain_{name}", _("Gain of ensembles on {set}", set=name), styles, GAIN_COLUMNS)
+            shown = lay_out(
+                table, "ensemble", f"gain_{name}", _("Gain of ensembles on {set}", set=name), styles, GAIN_COLUMNS
+            )
             shown.href = links.link_files(saved).get("strategies.csv")
             shown.notes = _("The gain is relative to the single model chosen on val.")
             tables.append(shown)
     return tables
 
 
-def _build_row(row: LeaderboardRow, keys: Sequence[str], look: Mapping[str, str]) -> TableRow:
+def _build_row(row: LeaderboardRow, blocks: Mapping[str, str], look: Mapping[str, str]) -> TableRow:
     label: Cell = {"text": row.model.label, **look}
     if row.model.kind != "run":
         label["soft"] = _("weight soup") if row.model.kind == "soup" else _("ensemble")
@@ -74,4 +85,8 @@ def _build_row(row: LeaderboardRow, keys: Sequence[str], look: Mapping[str, str]
         rank = {"value": None, "reason": _("no better than guessing") if row.is_guessing else row.reason}
     elif row.first is not None:
         rank = {"first": row.first, "last": row.last, "letters": row.letters}
-    return TableRow([label, rank, *(make_metric_cell(row.metrics[key]) for key in keys)], row.model.label, row.is_best)
+    return TableRow(
+        [label, rank, *(make_metric_cell(row.metrics.get(key), block) for key, block in blocks.items())],
+        row.model.label,
+        row.is_best,
+    )

@@ -7,17 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.i18n import _
-from avatar_bench.results.result import Metric, Result, check_schema
+from avatar_bench.i18n import _, get_language
+from avatar_bench.results.declaration import Declaration, declare_block
+from avatar_bench.results.result import METRICS_FILE, Metric, Result, locate_figure
 
-METRICS_FILE = "metrics.json"
 MAX_SHOWN_ROWS = 60  # rows of a table shown in the page; longer tables are linked
-_SHOWN_TABLES = {"blind_test": ("per_source",)}  # tables shown of blocks of one run; comparisons show all
 
 
 @dataclass(frozen=True)
@@ -30,9 +26,14 @@ class SavedResult:
     missing_files: tuple[str, ...]
 
     @property
-    def figures(self) -> list[str]:
-        """Return the sorted names of its figures, missing ones included."""
-        return sorted(Path(name).stem for name in self.files if name.endswith(".svg"))
+    def declaration(self) -> Declaration:
+        """Return what is known of its block."""
+        return declare_block(self.result.block)
+
+    def find_figure(self, name: str) -> Path:
+        """Return the file of a figure, without suffix, in the current language, or else in English."""
+        own = locate_figure(self.folder, name, get_language())
+        return own if own.with_name(f"{own.name}.png").is_file() else self.folder / name
 
     @property
     def image_folders(self) -> dict[str, int]:
@@ -70,10 +71,10 @@ def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
         missing = tuple(name for name in files if not (folder / name).is_file())
         tables = [name for name in files if name.endswith(".csv") and name not in missing]
         if not compares:
-            tables = [name for name in tables if Path(name).stem in _SHOWN_TABLES.get(folder.name, ())]
-        result = _build_result(
-            text, {Path(name).stem: read_csv(folder / name, nrows=MAX_SHOWN_ROWS + 1) for name in tables}
-        )
+            shown = {name for name, table in declare_block(folder.name).tables.items() if table.shown}
+            tables = [name for name in tables if Path(name).stem in shown]
+        result = Result.parse(text)
+        result.tables = {Path(name).stem: read_csv(folder / name, nrows=MAX_SHOWN_ROWS + 1) for name in tables}
     except FileNotFoundError:
         return Problem("damaged", str(folder), _("{file} is missing", file=METRICS_FILE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -89,13 +90,6 @@ def read_evaluation(place: Path, compares: bool = False) -> Iterator[SavedResult
     for folder in sorted((place / "evaluation").glob("*/*/")):
         if not folder.name.startswith("."):  # a result being written
             yield read_saved(folder, compares)
-
-
-def _build_result(text: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Result:
-    check_schema(text)
-    metrics = {str(name): Metric.parse(stated) for name, stated in text["metrics"].items()}
-    parts = (text["block"], text["set"], text["n"], tuple(text["classes"]), metrics, tables)
-    return Result(*parts, warnings=list(text["warnings"]), provenance=dict(text["provenance"]))
 
 
 def _shorten(error: Exception) -> str:

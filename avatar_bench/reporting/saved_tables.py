@@ -8,18 +8,20 @@ from typing import Any
 
 import pandas as pd
 
-from avatar_bench.i18n import _, translate
-from avatar_bench.reporting.headings import find_heading, find_strategy_name
+from avatar_bench.i18n import _
 from avatar_bench.reporting.number_format import Cell, format_number, make_interval_cell, make_value_cell
 from avatar_bench.reporting.tables import Table, TableRow, make_column
+from avatar_bench.results.headings import find_heading, find_word
+from avatar_bench.results.reasons import Reason, format_reason
 
 RunStyles = Mapping[str, Mapping[str, str]]  # colour and marker of each model
-_READABLE = {"metric": find_heading, "strategy": find_strategy_name}  # columns with keys that have readable names
 _MODEL_COLUMNS = ("run", "recipe", "model", "label", "a", "b")  # columns with names of models
 
 
-def lay_out(table: pd.DataFrame, name: str, caption: str, styles: RunStyles, only: Sequence[str] = ()) -> Table:
-    """Return a saved table with intervals beside values and models in their colours.
+def lay_out(
+    table: pd.DataFrame, block: str, name: str, caption: str, styles: RunStyles, only: Sequence[str] = ()
+) -> Table:
+    """Return a saved table of a block with intervals beside values and models in their colours.
 
     `x`, `x_low` and `x_high` become one column, as do any column directly followed by `low` and `high`; where x is
     empty, `x_reason` replaces it. `params_m_x` is shown below the name x. `only` limits the remaining columns to those
@@ -33,8 +35,10 @@ def lay_out(table: pd.DataFrame, name: str, caption: str, styles: RunStyles, onl
     heads = [str(head) for head in table.columns if str(head) not in merged]
     heads = [head for head in heads if not only or (head in only and _has_values(table, head))]
     whole = {head for head in heads if table[head].dtype.kind != "f" or not (table[head].dropna() % 1).any()}
-    rows = [_build_row(record, heads, ends, styles, whole) for record in table.astype(object).to_dict("records")]
-    columns = [make_column(find_heading(head), table[head].dtype.kind in "if", bars=False, key=head) for head in heads]
+    rows = [_build_row(record, block, heads, ends, styles, whole) for record in table.astype(object).to_dict("records")]
+    columns = [
+        make_column(find_heading(head, block), table[head].dtype.kind in "if", bars=False, key=head) for head in heads
+    ]
     return Table(name, caption, columns, rows)
 
 
@@ -76,6 +80,7 @@ def _has_values(table: pd.DataFrame, head: str) -> bool:
 
 def _build_row(
     record: Mapping[Any, Any],
+    block: str,
     heads: Sequence[str],
     ends: Mapping[str, tuple[str, str]],
     styles: RunStyles,
@@ -88,17 +93,26 @@ def _build_row(
             cell = _add_interval(cell, record[head], *(record[end] for end in ends[head]))
         elif head in _MODEL_COLUMNS and isinstance(cell, str) and cell in styles:
             cell = {"text": cell, **styles[cell]}
-        elif head in _READABLE and isinstance(cell, str):
-            cell = {"text": _READABLE[head](cell), "full": cell}
+        elif isinstance(cell, str):
+            cell = _make_text_cell(cell, head, block)
         if not pd.isna(size := record.get(_name_size_column(head), math.nan)):
             size_text = _("{number} M parameters", number=format_number(size))
             cell = (cell if isinstance(cell, dict) else {"text": cell}) | {"soft": size_text}
         why = record.get(_name_reason_column(head))
-        if cell is None and isinstance(why, str):
-            cell = {"text": None, "value": None, "reason": translate(why)}
+        if cell is None and (reason := Reason.parse_cell(why)) is not None:
+            cell = {"text": None, "value": None, "reason": format_reason(reason, block)}
         cells.append(cell)
     first = record.get(heads[0]) if heads and heads[0] in _MODEL_COLUMNS[:4] else None
     return TableRow(cells, str(first) if first in styles else None)
+
+
+def _make_text_cell(text: str, head: str, block: str) -> Any:
+    """Return a reason as its sentence, and a text that has a readable form as that form."""
+    reason = Reason.parse_cell(text)
+    if reason is not None:
+        return format_reason(reason, block)
+    shown = find_heading(text, block) if head == "metric" else find_word(text, block)
+    return text if shown == text else {"text": shown, "full": text}
 
 
 def _add_interval(cell: Any, value: float, low: Any, high: Any) -> Cell | None:
