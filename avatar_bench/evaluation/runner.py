@@ -124,7 +124,7 @@ class BlockRunner:
             "allow": sorted(settings.allow),
             "accelerator": settings.accelerator,
             "threads": settings.threads,
-            "options": json.loads(json.dumps(asdict(block))),
+            "options": json.loads(json.dumps(asdict(block))),  # type: ignore[call-overload]
             "block_version": block.version,
         }
         if (code := registry.hash_user_code(name)) is not None:
@@ -171,14 +171,15 @@ class BlockRunner:
 
 def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Reason]:
     """Return a warning with the number of images that pretraining has used, by run if the runs differ."""
-    labels: dict[Reason | None, list[str]] = {}
+    labels: dict[Reason | None, list[str]] = {}  # by warning, None for a run without one
     for run, dataset in zip(runs, datasets, strict=False):  # a data set alone has no runs
         seen = run.count_pretraining_overlap(dataset)
-        found = Reason("overlap_with_pretraining", n=seen, all=len(dataset)) if seen else None
-        labels.setdefault(found, []).append(run.label)
-    found = {reason: names for reason, names in labels.items() if reason is not None}
+        warning = Reason("overlap_with_pretraining", n=seen, all=len(dataset)) if seen else None
+        labels.setdefault(warning, []).append(run.label)
     return [
-        reason if len(labels) == 1 else Reason("of_runs", runs=names, reason=reason) for reason, names in found.items()
+        warning if len(labels) == 1 else Reason("of_runs", runs=names, reason=warning)
+        for warning, names in labels.items()
+        if warning is not None
     ]
 
 

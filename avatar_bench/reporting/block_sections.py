@@ -83,9 +83,7 @@ def _order_blocks(blocks: Iterable[str]) -> list[Declaration]:
 def _build_section(block: Declaration, parts: Iterable[SetSection]) -> BlockSection:
     reading = _(block.reading) if block.reading else _("The metrics are shown as the block saved them.")
     if not block.is_known:
-        reading = _(
-            "This block is not installed here: add its folder, -cd DIR. Its metrics are shown as it saved them."
-        )
+        reading = _("This block is not installed here: add its folder, -cd DIR. Its metrics are as it saved them.")
     terms = [(_(term), _(meaning)) for term, meaning in block.terms.items()]
     return BlockSection(block.name, _(block.title), reading, terms, list(parts))
 
@@ -247,10 +245,9 @@ def _build_saved_tables(
 def _build_figure(saved: SavedResult, figure: str, links: PageLinks, label: str) -> ReportFigure:
     stem, caption = saved.find_figure(figure), saved.declaration.find_caption(figure)
     png, svg = (Path(f"{stem}{suffix}") for suffix in (".png", ".svg"))
-    addresses = [links.link(file) if file.is_file() else None for file in (png, svg)]
-    return ReportFigure(
-        png, _describe_figure(saved.result, caption, label), label or caption, *addresses, label or None
-    )
+    alt = _describe_figure(saved.result, caption, label)
+    png_link, svg_link = (links.link(file) if file.is_file() else None for file in (png, svg))
+    return ReportFigure(png, alt, label or caption, png_link, svg_link, label or None)
 
 
 def _describe_figure(result: Result, caption: str, owner: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from avatar_bench.i18n import _
 from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
@@ -24,9 +24,8 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
     keys = [key for key in board.blocks if any(row.metrics.get(key) for row in board.rows)]
     for key in keys:
         known = next(metric for row in board.rows if (metric := row.metrics.get(key)) is not None)
-        columns.append(
-            make_column(find_heading(key, board.blocks[key]), True, _BETTER[known.higher_is_better], key=key)
-        )
+        heading = find_heading(key, board.blocks[key])
+        columns.append(make_column(heading, True, _BETTER[known.higher_is_better], key=key))
     rows = [_build_row(row, {key: board.blocks[key] for key in keys}, styles[row.model.label]) for row in board.rows]
     fit_scale(columns[2:], [TableRow(row.cells[2:]) for row in rows])
     for one in columns[3:]:
@@ -40,40 +39,38 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
     return Table(f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, compact=True)
 
 
-def build_score_tables(study: Study, links: PageLinks, styles: RunStyles) -> list[Table]:
-    """Return the table of integrated scores of each set, as ranked by the block; incomplete rows have no rank."""
-    tables = []
+def build_score_tables(study: Study, links: PageLinks, styles: RunStyles) -> Iterator[Table]:
+    """Yield the table of integrated scores of each set, as ranked by the block; incomplete rows have no rank."""
     for name in study.sets:
-        saved = study.comparisons.get((name, "integrated_score"))
-        table = saved.result.tables.get("scores") if saved else None
-        if saved is not None and table is not None:
-            shown = lay_out(
-                table,
-                "integrated_score",
-                f"scores_{name}",
-                _("Integrated score on {set}", set=name),
-                styles,
-                SCORE_COLUMNS,
-            )
-            shown.href = links.link_files(saved).get("scores.csv")
-            tables.append(shown)
-    return tables
+        title = _("Integrated score on {set}", set=name)
+        yield from _lay_out_saved(study, links, styles, name, "integrated_score", "scores", title, SCORE_COLUMNS)
 
 
-def build_gain_tables(study: Study, links: PageLinks, styles: RunStyles) -> list[Table]:
-    """Return the table of ensemble gains on each set, as measured by the block ensemble."""
-    tables = []
+def build_gain_tables(study: Study, links: PageLinks, styles: RunStyles) -> Iterator[Table]:
+    """Yield the table of ensemble gains on each set, as measured by the block ensemble."""
     for name in study.sets:
-        saved = study.comparisons.get((name, "ensemble"))
-        table = saved.result.tables.get("strategies") if saved else None
-        if saved is not None and table is not None:
-            shown = lay_out(
-                table, "ensemble", f"gain_{name}", _("Gain of ensembles on {set}", set=name), styles, GAIN_COLUMNS
-            )
-            shown.href = links.link_files(saved).get("strategies.csv")
-            shown.notes = _("The gain is relative to the single model chosen on val.")
-            tables.append(shown)
-    return tables
+        title = _("Gain of ensembles on {set}", set=name)
+        for table in _lay_out_saved(study, links, styles, name, "ensemble", "strategies", title, GAIN_COLUMNS):
+            table.notes = _("The gain is relative to the single model chosen on val.")
+            yield table
+
+
+def _lay_out_saved(
+    study: Study,
+    links: PageLinks,
+    styles: RunStyles,
+    name: str,
+    block: str,
+    table: str,
+    title: str,
+    columns: Sequence[str],
+) -> Iterator[Table]:
+    """Yield a saved table of a comparison on a set, if there is one."""
+    saved = study.comparisons.get((name, block))
+    if saved is not None and table in saved.result.tables:
+        shown = lay_out(saved.result.tables[table], block, f"{table}_{name}", title, styles, columns)
+        shown.href = links.link_files(saved).get(f"{table}.csv")
+        yield shown
 
 
 def _build_row(row: LeaderboardRow, blocks: Mapping[str, str], look: Mapping[str, str]) -> TableRow:
@@ -85,8 +82,5 @@ def _build_row(row: LeaderboardRow, blocks: Mapping[str, str], look: Mapping[str
         rank = {"value": None, "reason": _("no better than guessing") if row.is_guessing else row.reason}
     elif row.first is not None:
         rank = {"first": row.first, "last": row.last, "letters": row.letters}
-    return TableRow(
-        [label, rank, *(make_metric_cell(row.metrics.get(key), block) for key, block in blocks.items())],
-        row.model.label,
-        row.is_best,
-    )
+    cells = [make_metric_cell(row.metrics.get(key), block) for key, block in blocks.items()]
+    return TableRow([label, rank, *cells], row.model.label, row.is_best)

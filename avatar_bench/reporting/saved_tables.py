@@ -36,9 +36,8 @@ def lay_out(
     heads = [head for head in heads if not only or (head in only and _has_values(table, head))]
     whole = {head for head in heads if table[head].dtype.kind != "f" or not (table[head].dropna() % 1).any()}
     rows = [_build_row(record, block, heads, ends, styles, whole) for record in table.astype(object).to_dict("records")]
-    columns = [
-        make_column(find_heading(head, block), table[head].dtype.kind in "if", bars=False, key=head) for head in heads
-    ]
+    numeric = {head: table[head].dtype.kind in "if" for head in heads}
+    columns = [make_column(find_heading(head, block), numeric[head], bars=False, key=head) for head in heads]
     return Table(name, caption, columns, rows)
 
 

@@ -45,7 +45,7 @@ class Reason:
     def parse(cls, saved: Mapping[str, Any]) -> Reason:
         """Return a reason saved as a mapping."""
         values = {key: cls.parse(value) if isinstance(value, dict) else value for key, value in saved.items()}
-        return cls(values.pop("code"), **values)
+        return cls(str(values.pop("code")), **values)
 
     @classmethod
     def parse_cell(cls, text: Any) -> Reason | None:
