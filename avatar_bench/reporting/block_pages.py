@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.results.declaration import declare_block
@@ -38,3 +39,15 @@ def write_navigation(config: str) -> str:
         lines += [f'    {{ "{name}" = "blocks/{name}.md" }},' for name in list_blocks([kind])]
     start, end = re.escape('{ "Blocks" = [\n'), re.escape("\n  ] },")
     return re.sub(f"(?<={start}).*?(?={end})", "\n".join(lines), config, count=1, flags=re.DOTALL)
+
+
+def write_pages(root: Path) -> None:
+    """Write the pages and the navigation into a checkout."""
+    (root / "docs" / "definitions.md").write_text(render_definitions(), encoding="utf-8")
+    (root / "docs" / "blocks" / "index.md").write_text(render_index(), encoding="utf-8")
+    config = root / "zensical.toml"
+    config.write_text(write_navigation(config.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_pages(Path(__file__).parents[2])

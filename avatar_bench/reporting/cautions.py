@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
-from avatar_bench.i18n import _, translate
-from avatar_bench.reporting.captions import list_figures
+from avatar_bench.i18n import _
 from avatar_bench.reporting.data_section import find_assessment
 from avatar_bench.reporting.leaderboard import Leaderboard
 from avatar_bench.reporting.number_format import format_metric, format_names
-from avatar_bench.reporting.report_text import BLOCKS
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import Table, TableRow, make_column
+from avatar_bench.results.reasons import format_reason
 
 
 def find_alerts(study: Study, boards: Sequence[Leaderboard]) -> list[str]:
@@ -54,27 +52,8 @@ def build_warning_table(study: Study) -> Table:
 
 
 def split_warnings(study: Study, saved: SavedResult) -> tuple[list[str], list[str]]:
-    """Return the warnings of a result in the current language, and what was not evaluated.
-
-    The block overview warns of every block and chart that it has no results for, whether or not anybody asked for it.
-    These warnings are reduced to names: "gradcam", or "gradcam (soup)" where other models have the result.
-    """
-    texts = [translate(str(warning)) for warning in saved.result.warnings]
-    if saved.result.block != "overview":
-        return texts, []
-    names = {*BLOCKS, *list_figures("overview")} - {"against"}
-    labels = sorted((name.removeprefix("accuracy/") for name in saved.result.metrics), key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, labels)) or "(?!)")
-    warnings: list[str] = []
-    missing: dict[str, list[str]] = {}
-    for text in texts:
-        found = [word for word in re.findall(r"\w+", pattern.sub(" ", text)) if word in names]  # a label may be a name
-        for name in found:
-            missing.setdefault(name, []).extend(pattern.findall(text))
-        if not found:
-            warnings.append(text)
-    evaluated = {name for name in missing if study.of_block(saved.result.set, name)}
-    return warnings, [f"{name} ({', '.join(runs)})" if name in evaluated else name for name, runs in missing.items()]
+    """Return the warnings of a result in the current language, and what was not evaluated."""
+    return [format_reason(warning, saved.result.block) for warning in saved.result.warnings], []
 
 
 def _check_data(study: Study) -> Iterator[str]:

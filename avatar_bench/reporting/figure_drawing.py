@@ -17,11 +17,11 @@ from avatar_bench.results.result import has_figures, redraw
 _FEW = 8  # results drawn faster than further processes start
 
 
-def draw_missing_figures(found: Iterable[SavedResult]) -> None:
+def draw_missing_figures(found: Iterable[SavedResult]) -> dict[Path, str]:
     """Draw the figures of results in the current language where they are missing, and put them beside the others.
 
-    Figures of blocks that are not installed here stay in the language they have. Raise OSError if a folder cannot be
-    written.
+    Return the reasons by folder where this failed. Those figures, and the ones of blocks that are not installed here,
+    stay in the language that they have.
     """
     language, known = get_language(), find_entries("block")
     folders = [
@@ -30,15 +30,20 @@ def draw_missing_figures(found: Iterable[SavedResult]) -> None:
         if saved.result.block in known and not has_figures(saved.folder, saved.result.figures, language)
     ]
     if len(folders) <= _FEW:
-        for folder in folders:
-            _redraw(folder, language)
-        return
-    for block in known.values():  # imported once, before the processes are forked
-        block.load()
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
-        list(pool.map(_redraw, folders, [language] * len(folders)))
+        reasons = [_redraw(folder, language) for folder in folders]
+    else:
+        for folder in folders:  # imported once, before the processes are forked
+            known[folder.name].load()
+        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
+            reasons = list(pool.map(_redraw, folders, [language] * len(folders)))
+    return {folder: reason for folder, reason in zip(folders, reasons, strict=True) if reason}
 
 
-def _redraw(folder: Path, language: str) -> None:
-    with use_language(language):
-        redraw(folder, draw_figures, language)
+def _redraw(folder: Path, language: str) -> str:
+    """Draw the figures of one result; return "", or the reason of a failure, such as a table without a column."""
+    try:
+        with use_language(language):
+            redraw(folder, draw_figures, language)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""

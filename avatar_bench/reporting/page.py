@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from avatar_bench.reporting.number_format import format_number
 from avatar_bench.reporting.page_links import PageLinks, write_text
 from avatar_bench.reporting.provenance import build_model_table, build_result_table
 from avatar_bench.reporting.ranking_tables import build_gain_tables, build_leaderboard_table, build_score_tables
+from avatar_bench.reporting.saved_result import Problem
 from avatar_bench.reporting.saved_tables import RunStyles
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.results.declaration import declare_block
@@ -42,7 +44,9 @@ def write_report(study: Study, page: Path, language: str, largest: int = MAX_PAG
     """
     links = PageLinks(page)
     links.check()
-    draw_missing_figures(saved for __, saved in study.saved)
+    for folder, why in draw_missing_figures(saved for __, saved in study.saved).items():
+        where = Path(os.path.relpath(folder, study.root)).as_posix()
+        study.problems.append(Problem("damaged", where, _("its figures cannot be drawn: {why}", why=why)))
     page.parent.mkdir(parents=True, exist_ok=True)
     content = _collect_content(study, links) | {"lang": language}
     write_text(page.with_suffix(".md"), _render(_make_markdown_environment(), "report/report.md.jinja", content, {}))

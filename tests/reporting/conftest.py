@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric, Result
@@ -72,13 +73,17 @@ def write_result(
     }
     result = Result(block, name, 90, tuple(classes), metrics or {}, tables or {})
     result.provenance = (
-        {key: value for key, value in origin.items() if value} | {"version": "1", "code": "c"} | provenance
+        {key: value for key, value in origin.items() if value} | {"version": "1", "block_version": 1} | provenance
     )
-    for figure in figures:
-        result.figures[figure] = plots.create_figure(1, 1)
-        result.figures[figure].text(0, 0.5, f"{folder.name[:9]} {name} {block[:9]} {figure}", size=4)
     result.images = {image: np.zeros((2, 2, 3), np.uint8) for image in images}
-    return result.save(folder / "evaluation" / name / block)
+
+    def draw(saved: Result) -> dict[str, Figure]:
+        drawn = {figure: plots.create_figure(1, 1) for figure in figures}
+        for figure, each in drawn.items():
+            each.text(0, 0.5, f"{folder.name[:9]} {name} {block[:9]} {figure}", size=4)
+        return drawn
+
+    return result.save(folder / "evaluation" / name / block, draw)
 
 
 def accuracy(value: float, spread: float = 0.05) -> Metric:

@@ -145,9 +145,10 @@ def test_different_images_under_one_name_stand_on_boards_of_their_own(runs: Path
 
 
 def test_a_run_without_an_accuracy_has_no_rank(runs: Path, make: SimpleNamespace) -> None:
+    from avatar_bench.results.reasons import Reason
     from avatar_bench.results.result import Metric
 
-    make.result(runs / "poor", "blind_test", "test", {"accuracy": Metric(None, 0, reason="no class is known")})
+    make.result(runs / "poor", "blind_test", "test", {"accuracy": Metric(None, 0, reason=Reason("no_images_of_class"))})
     row = board_of(runs).rows[-1]
     assert (row.name, row.first, row.is_best) == ("poor", None, False)
 

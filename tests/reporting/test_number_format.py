@@ -21,6 +21,7 @@ from avatar_bench.reporting.number_format import (
 )
 from avatar_bench.reporting.saved_tables import lay_out, transpose
 from avatar_bench.reporting.tables import Table, TableRow, fit_scale, make_column
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
 
@@ -64,7 +65,7 @@ def test_an_interval_stands_behind_the_value() -> None:
 def test_a_value_and_its_interval_have_the_same_digits_and_the_width_shows(given: Any, text: str) -> None:
     assert format_value(*given) == text
     low, high = text.split("[")[1].rstrip("]").split(", ")
-    cell = make_metric_cell(Metric(given[0], 9, *given[1:]))
+    cell = make_metric_cell(Metric(given[0], 9, *given[1:]), "blind_test")
     assert cell is not None
     assert (cell["text"], format_number(cell["low"], cell["digits"]), format_number(cell["high"], cell["digits"])) == (
         *(text.split(" ")[0], low, high),
@@ -72,21 +73,24 @@ def test_a_value_and_its_interval_have_the_same_digits_and_the_width_shows(given
 
 
 def test_a_metric_without_a_value_says_why() -> None:
-    assert format_metric(Metric(None, 0, reason="no image")) == "none: no image"
+    assert (
+        format_metric(Metric(None, 0, reason=Reason("never_predicted")), "blind_test")
+        == "none: the class is never predicted"
+    )
 
 
 def test_cells_of_metrics_are_sorted_by_value_and_say_why_there_is_none() -> None:
-    assert make_metric_cell(None) is None
-    assert make_metric_cell(Metric(0.5, 9)) == {"value": 0.5, "text": "0.500"}
-    whole = make_metric_cell(Metric(0.5, 9, 0.4, 0.6, floor=0.0))
+    assert make_metric_cell(None, "blind_test") is None
+    assert make_metric_cell(Metric(0.5, 9), "blind_test") == {"value": 0.5, "text": "0.500"}
+    whole = make_metric_cell(Metric(0.5, 9, 0.4, 0.6, floor=0.0), "blind_test")
     assert whole == {"value": 0.5, "text": "0.500", "low": 0.4, "high": 0.6, "digits": 3, "floor": 0.0}
-    empty = make_metric_cell(Metric(None, 0, reason="why"))
+    empty = make_metric_cell(Metric(None, 0, reason=Reason("why")), "blind_test")
     assert format_cell(empty) == "none: why"
 
 
 def test_values_of_tables_keep_their_kind() -> None:
     table = pd.DataFrame({"a": ["x", None], "b": [1, 2], "c": [0.5, math.nan], "d": [True, False]})
-    first, second = (row.cells for row in lay_out(table, "t", "t", {}).rows)
+    first, second = (row.cells for row in lay_out(table, "blind_test", "t", "t", {}).rows)
     assert first[:2] == ["x", 1]
     assert [format_cell(cell) for cell in first] == ["x", "1", "0.500", "yes"]
     assert [format_cell(cell) for cell in second] == ["–", "2", "–", "no"]
@@ -95,7 +99,11 @@ def test_values_of_tables_keep_their_kind() -> None:
 
 def test_whole_numbers_are_written_whole_in_a_column_of_whole_numbers_alone() -> None:
     table = pd.DataFrame({"mixed": [1.0, 0.687, math.nan], "whole": [1.0, 12.0, math.nan], "counts": [3, 4, 5]})
-    assert lay_out(table, "t", "t", {}).texts == [["1.000", "1", "3"], ["0.687", "12", "4"], ["–", "–", "5"]]
+    assert lay_out(table, "blind_test", "t", "t", {}).texts == [
+        ["1.000", "1", "3"],
+        ["0.687", "12", "4"],
+        ["–", "–", "5"],
+    ]
 
 
 def test_ranks_and_lists_are_written() -> None:
@@ -114,7 +122,7 @@ def test_a_table_gives_its_numbers_in_full_as_csv() -> None:
         TableRow(
             [
                 "x",
-                make_metric_cell(Metric(1 / 3, 9, 0.1, 0.6)),
+                make_metric_cell(Metric(1 / 3, 9, 0.1, 0.6), "blind_test"),
                 {"text": "abc", "full": "abcdef"},
                 {"first": 1, "last": 2},
             ]
@@ -145,7 +153,7 @@ def test_a_table_of_the_reports_own_carries_its_csv_and_a_saved_one_links_to_it(
 
 def test_a_wide_table_of_few_models_is_turned() -> None:
     table = pd.DataFrame({"run": ["m", "n"], "x": [1, 2], "y": [0.5, math.nan]})
-    found = transpose(lay_out(table, "t", "t", {"m": {"color": "#123456", "marker": "o"}}))
+    found = transpose(lay_out(table, "blind_test", "t", "t", {"m": {"color": "#123456", "marker": "o"}}))
     assert [one["text"] for one in found.columns] == ["run", "m", "n"]
     assert found.texts == [["x", "1", "2"], ["y", "0.500", "–"]]
 
@@ -164,30 +172,35 @@ def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_the
         | {"low": [0.1, 0.2], "high": [0.3, 0.4]}
     )
     look = {"color": "#123456", "marker": "o"}
-    found = lay_out(table, "t", "t", {"m": look})
+    found = lay_out(table, "blind_test", "t", "t", {"m": look})
     assert [one["key"] for one in found.columns] == ["run", "score", "rank", "difference"]
     assert found.rows[0].cells[0] == {"text": "m"} | look
     assert [row.model for row in found.rows] == ["m", None]
     assert found.texts[0] == ["m", "0.500 [0.400, 0.600]", "1 [1, 2]", "0.200 [0.100, 0.300]"]
     assert found.texts[1][1] == "0.100"
-    assert [one["key"] for one in lay_out(table, "t", "t", {}, ["run", "rank"]).columns] == ["run", "rank"]
+    assert [one["key"] for one in lay_out(table, "blind_test", "t", "t", {}, ["run", "rank"]).columns] == [
+        "run",
+        "rank",
+    ]
 
 
 def test_an_empty_cell_of_a_saved_table_bears_its_reason() -> None:
-    table = pd.DataFrame({"a": ["m", "n"], "least": [0.1, math.nan], "least_reason": [math.nan, "too few images"]})
+    table = pd.DataFrame(
+        {"a": ["m", "n"], "least": [0.1, math.nan], "least_reason": [math.nan, str(Reason("never_predicted"))]}
+    )
     for only in ([], ["a", "least"]):
-        found = lay_out(table, "t", "t", {}, only)
+        found = lay_out(table, "blind_test", "t", "t", {}, only)
         assert [one["key"] for one in found.columns] == ["a", "least"]
-        assert found.texts == [["m", "0.100"], ["n", "none: too few images"]]
-    none = lay_out(table.iloc[1:], "t", "t", {}, ["a", "least"])
-    assert none.texts == [["n", "none: too few images"]]  # not left out as if nobody had asked
+        assert found.texts == [["m", "0.100"], ["n", "none: the class is never predicted"]]
+    none = lay_out(table.iloc[1:], "blind_test", "t", "t", {}, ["a", "least"])
+    assert none.texts == [["n", "none: the class is never predicted"]]  # not left out as if nobody had asked
 
 
 def test_the_size_of_a_network_stands_below_its_name() -> None:
     look = {"color": "#123456", "marker": "o"}
     table = pd.DataFrame({"a": ["m", "n"], "b": ["n", "o"], "p": [0.2, 0.3]})
     sizes = {"params_m_a": [27.82, 5.5], "macs_g_a": [4.5, 1.1], "params_m_b": [5.5, math.nan]}
-    found = lay_out(table.assign(**sizes), "t", "t", {"m": look}, ["a", "b", "p"])
+    found = lay_out(table.assign(**sizes), "blind_test", "t", "t", {"m": look}, ["a", "b", "p"])
     assert [one["key"] for one in found.columns] == ["a", "b", "p"]
     assert found.rows[0].cells[0] == {"text": "m", "soft": "27.8 M parameters"} | look
     assert found.texts == [

@@ -19,6 +19,7 @@ import pytest
 from avatar_bench.i18n import use_language
 from avatar_bench.reporting.page import Slugs, write_report
 from avatar_bench.reporting.study import read_study
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
 EVIL = "<script>alert(1)</script>"
@@ -172,19 +173,19 @@ def test_our_own_words_bear_code_and_those_of_others_do_not(runs: Path, make: Si
 
 
 def test_a_value_that_is_null_says_why(runs: Path, make: SimpleNamespace) -> None:
-    metrics = {"robustness": Metric(None, 0, reason="the set has no image of class real")}
+    metrics = {"robustness": Metric(None, 0, reason=Reason("class_absent", name="real"))}
     make.result(runs / "good", "robustness", "test", metrics)
     page = written(runs)
-    assert "the set has no image of class real" in page.words
-    assert "none: the set has no image of class real" in (runs / "report.md").read_text()
+    assert "The set has no image of class real" in page.words
+    assert "none: The set has no image of class real" in (runs / "report.md").read_text()
 
 
 def test_what_cannot_be_used_is_named(runs: Path, make: SimpleNamespace) -> None:
     make.run(runs, "late", status="interrupted")
     make.result(runs / "poor", "robustness", "test", checkpoint_sha256="0" * 64)
-    (runs / "good" / "evaluation" / "test" / "blind_test" / "confusion.png").unlink()
+    (runs / "good" / "evaluation" / "test" / "blind_test" / "per_source.csv").unlink()
     page = written(runs)
-    for text in ("its status is interrupted", "poor/evaluation/test/robustness", "missing files: confusion.png"):
+    for text in ("its status is interrupted", "poor/evaluation/test/robustness", "missing files: per_source.csv"):
         assert text in page.words
     assert "Missing: " in page.words
 

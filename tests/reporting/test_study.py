@@ -77,12 +77,12 @@ def test_a_comparison_of_checkpoints_that_are_not_here_is_foreign(runs: Path, ma
     assert set(study.comparisons) == {("blind", "significance")}
 
 
-def test_a_figure_that_is_gone_is_missing_and_the_numbers_stay(runs: Path) -> None:
-    (runs / "poor" / "evaluation" / "test" / "blind_test" / "confusion.png").unlink()
+def test_a_table_that_is_gone_is_missing_and_the_numbers_stay(runs: Path) -> None:
+    (runs / "poor" / "evaluation" / "test" / "blind_test" / "per_source.csv").unlink()
     study = read_study(runs)
     (problem,) = study.problems
     assert (problem.kind, problem.model) == ("missing", "poor")
-    assert "confusion.png" in problem.why
+    assert "per_source.csv" in problem.why
     assert "poor" in study.of_block("test", "blind_test")
 
 

@@ -16,16 +16,24 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from avatar_bench.i18n import _, use_language
 from avatar_bench.metrics.plots import draw_confusion_matrix
 from avatar_bench.reporting.saved_result import SavedResult, read_saved
-from avatar_bench.results.result import Metric, Result
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import METRICS_FILE, Metric, Result, has_figures, redraw
 
 matplotlib.use("Agg")
 
 
-def result() -> Result:
+def draw(saved: Result) -> dict[str, Figure]:
+    """Draw a figure with a text of the current language, from the saved arrays."""
     figure = Figure(figsize=(1, 1))
-    figure.subplots().plot([0, 1])
+    figure.subplots().plot(saved.arrays["maps"]["first"])
+    figure.text(0, 0, _("accuracy"))
+    return {"curve": figure}
+
+
+def result() -> Result:
     return Result(
         block="blind_test",
         set="blind",
@@ -33,14 +41,13 @@ def result() -> Result:
         classes=("a", "б"),
         metrics={
             "accuracy": Metric(2 / 3, 3, 0.2, 0.9, "wilson"),
-            "f1/б": Metric(None, 0, reason="no image of this class"),
+            "f1/б": Metric(None, 0, reason=Reason("no_images_of_class")),
             "chance": Metric(0.5, 3, higher_is_better=None),
             "nll": Metric(0.7, 3, higher_is_better=False),
         },
         tables={"scores": pd.DataFrame({"path": ["a, b.png", "я.png"], "value": [1 / 3, 1e-17]})},
-        figures={"curve": figure},
         arrays={"maps": {"first": np.eye(2)}},
-        warnings=["few images"],
+        warnings=[Reason("few_images", name="б", n=3)],
         provenance={"seed": 42},
     )
 
@@ -50,13 +57,14 @@ def test_a_saved_result_is_read_back(tmp_path: Path) -> None:
     read = Result.load(made.save(tmp_path / "deep" / "blind_test"))
     assert (read.block, read.set, read.n, read.classes) == ("blind_test", "blind", 3, ("a", "б"))
     assert read.metrics == made.metrics
-    assert read.warnings == ["few images"]
+    assert read.warnings == [Reason("few_images", name="б", n=3)]
     assert read.provenance == {"seed": 42}
+    assert read.arrays == {}
     pd.testing.assert_frame_equal(read.tables["scores"], made.tables["scores"], check_exact=True)
 
 
 def test_the_files_are_named_by_their_content(tmp_path: Path) -> None:
-    folder = result().save(tmp_path / "blind_test")
+    folder = result().save(tmp_path / "blind_test", draw)
     assert {file.name for file in folder.iterdir()} == {
         "metrics.json",
         "scores.csv",
@@ -68,14 +76,33 @@ def test_the_files_are_named_by_their_content(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(folder / "maps.npz")["first"], np.eye(2))
 
 
+def test_figures_of_another_language_are_drawn_from_the_files_and_the_numbers_stay(tmp_path: Path) -> None:
+    folder = result().save(tmp_path / "blind_test", draw)
+    before = (folder / METRICS_FILE).read_bytes()
+    assert has_figures(folder, ["curve"], "en")
+    assert not has_figures(folder, ["curve"], "ru")
+    with use_language("ru"):
+        redraw(folder, draw, "ru")
+    assert has_figures(folder, ["curve"], "ru")
+    assert "доля верных ответов" in (folder / "ru" / "curve.svg").read_text(encoding="utf-8")
+    assert "accuracy" in (folder / "curve.svg").read_text(encoding="utf-8")
+    assert (folder / METRICS_FILE).read_bytes() == before
+    assert [file.name for file in folder.iterdir() if file.is_dir()] == ["ru"]
+
+
+def test_a_text_as_reason_is_refused() -> None:
+    with pytest.raises(TypeError, match="must be a Reason"):
+        Metric(None, 0, reason="a sentence")  # type: ignore[arg-type]
+
+
 def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path: Path) -> None:
     made, image = result(), np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     made.images["overlays/0001_я"] = image
-    folder = made.save(tmp_path / "blind_test")
+    folder = made.save(tmp_path / "blind_test", draw)
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "overlays" / "0001_я.png")), image)
     saved = read_saved(folder)
     assert isinstance(saved, SavedResult)
-    assert saved.figures == ["curve"]
+    assert saved.result.figures == ["curve"]
     assert saved.image_folders == {"overlays": 1}
     assert Result.load_if_complete(folder) is not None
     (folder / "overlays" / "0001_я.png").unlink()
@@ -88,7 +115,7 @@ def test_a_figure_is_saved_as_matplotlib_draws_it_and_its_text_stays_text(tmp_pa
 
     drawn().savefig(tmp_path / "plain.png")
     once, again = (
-        Result("confusion", "blind", 3, ("a", "b"), figures={"confusion": drawn()}).save(tmp_path / name)
+        Result("confusion", "blind", 3, ("a", "b")).save(tmp_path / name, lambda _: {"confusion": drawn()})
         for name in ("once", "again")
     )
     plain, ours = (
@@ -107,13 +134,13 @@ def test_the_json_is_strict_and_of_the_schema(tmp_path: Path) -> None:
     text = (result().save(tmp_path / "x") / "metrics.json").read_text(encoding="utf-8")
     body = json.loads(text, parse_constant=refuse)
     assert list(body)[:5] == ["block", "schema", "set", "n", "classes"]
-    assert body["schema"] == 2
+    assert body["schema"] == 3
     assert body["metrics"]["accuracy"] == {
         "value": 2 / 3, "low": 0.2, "high": 0.9, "n": 3, "interval": "wilson", "higher_is_better": True,
         "unit": "image",
     }  # fmt: skip
     assert body["metrics"]["f1/б"]["value"] is None
-    assert body["metrics"]["f1/б"]["reason"] == "no image of this class"
+    assert body["metrics"]["f1/б"]["reason"] == {"code": "no_images_of_class"}
     assert "б" in text
 
 
@@ -151,7 +178,7 @@ def test_saving_again_leaves_nothing_of_the_earlier_result(tmp_path: Path) -> No
 
 def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
     def write(number: int) -> None:
-        for _ in range(25):
+        for __ in range(25):
             made = Result("block", "test", number, ("a",), tables={"numbers": pd.DataFrame({"x": range(200)})})
             made.save(tmp_path / "test" / "block")
 
@@ -199,7 +226,7 @@ def test_a_result_replaces_one_of_a_lower_layer_of_a_container(tmp_path: Path, m
 def test_a_result_of_another_schema_is_not_read(tmp_path: Path) -> None:
     folder = result().save(tmp_path / "blind_test")
     file = folder / "metrics.json"
-    file.write_text(file.read_text().replace('"schema": 2', '"schema": 99'))
+    file.write_text(file.read_text().replace('"schema": 3', '"schema": 99'))
     assert Result.load_if_complete(folder) is None
     with pytest.raises(ValueError, match="schema 99"):
         Result.load(folder)

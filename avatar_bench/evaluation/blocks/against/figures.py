@@ -9,6 +9,7 @@ from matplotlib.ticker import PercentFormatter
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
+from avatar_bench.results.headings import find_heading
 from avatar_bench.results.result import Result
 
 
@@ -27,7 +28,7 @@ def _draw(table: pd.DataFrame) -> Figure:
     axes.axvline(0, color=plots.GREY, linewidth=1)
     axes.hlines(rows, shown["low"], shown["high"], color=plots.get_colour(0), linewidth=1.6)
     axes.plot(shown["difference"], rows, "o", color=plots.get_colour(0), markersize=5)
-    axes.set_yticks(rows, [plots.shorten_name(str(name), 32) for name in shown["metric"]])
+    axes.set_yticks(rows, [plots.shorten_name(find_heading(str(name)), 32) for name in shown["metric"]])
     axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=_("new minus earlier (points)"))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     axes.grid(axis="x")

@@ -1,0 +1,48 @@
+"""Options stated once: defaults, help, choices, ranges, and the check of their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from avatar_bench.config.options import Options, get_default, iterate_options, option
+from avatar_bench.errors import ConfigError
+
+
+@dataclass(kw_only=True)
+class Some(Options):
+    """Options of every kind."""
+
+    at: str = option("input", help="where", choices=("input", "native"))
+    kinds: list[str] = option(["a"], help="which", choices=lambda: ["a", "b"])
+    count: int = option(3, help="how many", range=(1, None))
+    share: float | None = option(None, help="part", range=(0, 1))
+    level: float = option(0.5, help="level", check=lambda value: 0 < value < 1, expected="above 0 and below 1")
+
+
+def test_valid_values_are_taken_and_defaults_are_not_shared() -> None:
+    assert Some(at="native", kinds=["b", "a"], count=1, share=1.0, level=0.9).share == 1.0
+    Some().kinds.append("b")
+    assert Some().kinds == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"at": "x"}, r"\.at=x: expected one of input, native\."),
+        ({"kinds": ["a", "c"]}, r"expected some of a, b\."),
+        ({"count": 0}, r"\.count=0: expected 1 or more\."),
+        ({"share": 1.5}, r"expected 0 to 1\."),
+        ({"level": 1}, r"expected above 0 and below 1\."),
+    ],
+)
+def test_an_invalid_value_is_refused_with_what_is_expected(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Some(**given)  # type: ignore[arg-type]
+
+
+def test_what_is_known_of_options_is_read_from_the_class() -> None:
+    found = {each.name: (known.help, get_default(each)) for each, known in iterate_options(Some)}
+    assert found["kinds"] == ("which", ["a"])
+    assert list(found) == ["at", "kinds", "count", "share", "level"]

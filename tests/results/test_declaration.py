@@ -1,0 +1,67 @@
+"""Declarations of blocks: about.yaml, read without importing the block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.config.entries import find_entries
+from avatar_bench.errors import ConfigError
+from avatar_bench.i18n import use_language
+from avatar_bench.results.declaration import Declaration, declare_block
+
+
+def write_block(folder: Path, name: str, about: str) -> None:
+    (folder / "block" / name).mkdir(parents=True)
+    (folder / "block" / name / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (folder / "block" / name / "about.yaml").write_text(about, encoding="utf-8")
+
+
+def test_a_users_block_is_declared_like_a_built_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = "title: Mine\nkind: comparison\nmetrics: [x]\nfigures: {bars: Bars, 'of_*': 'Bars of {name}'}\n"
+    write_block(tmp_path, "mine", about + "tables: {t: {title: T, columns: [a, b], open: true}}\n")
+    monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
+    found = declare_block("mine")
+    assert (found.title, found.kind, found.metrics) == ("Mine", "comparison", ("x",))
+    assert found.tables["t"].columns == ("a", "b")
+    assert found.find_caption("of_cats") == "Bars of cats"
+    assert found.order_figures(["zoo", "of_cats", "bars"]) == ["bars", "of_cats", "zoo"]
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ("titel: x\n", "titel is not known"),
+        ("title: [x]\n", "title is not a str"),
+        ("kind: other\n", "expected one of run"),
+        ("tables: {t: {heading: x}}\n", "tables:"),
+        ("- x\n", "expected a mapping"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_with_its_file(
+    about: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_block(tmp_path, "mine", about)
+    monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
+    with pytest.raises(ConfigError, match=message) as error:
+        declare_block("mine")
+    assert "about.yaml" in str(error.value)
+
+
+def test_a_block_that_is_not_installed_has_a_declaration_without_texts() -> None:
+    assert declare_block("elsewhere") == Declaration("elsewhere", title="elsewhere", is_known=False)
+
+
+@pytest.mark.parametrize("name", find_entries("block"))
+def test_a_built_in_block_declares_what_its_readers_need(name: str) -> None:
+    block = declare_block(name)
+    assert block.title != name
+    assert block.summary
+    assert block.reading
+    assert block.order < 1000
+    captions = list(block.figures.values())
+    assert len(set(captions)) == len(captions), "two figures with one caption"
+    assert all(meaning.rstrip().endswith(".") for meaning in block.terms.values())
+    with use_language("ru"):
+        assert [text for text in captions if block.find_caption(text) == ""] == []
