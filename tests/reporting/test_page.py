@@ -183,7 +183,8 @@ def test_a_value_that_is_null_says_why(runs: Path, make: SimpleNamespace) -> Non
 def test_what_cannot_be_used_is_named(runs: Path, make: SimpleNamespace) -> None:
     make.run(runs, "late", status="interrupted")
     make.result(runs / "poor", "robustness", "test", checkpoint_sha256="0" * 64)
-    (runs / "good" / "evaluation" / "test" / "blind_test" / "per_source.csv").unlink()
+    for name in ("per_source.csv", "confusion.png"):
+        (runs / "good" / "evaluation" / "test" / "blind_test" / name).unlink()
     page = written(runs)
     for text in ("its status is interrupted", "poor/evaluation/test/robustness", "missing files: per_source.csv"):
         assert text in page.words
