@@ -1,0 +1,126 @@
+"""Results have no language: another one draws again and computes nothing, and the report is in one language."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.cli.app import main
+from avatar_bench.evaluation.runner import BlockRunner
+from avatar_bench.models.classifier import Classifier
+
+CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
+WORD = re.compile(r"[A-Za-z]{3,}")
+# names of methods, formats, options and units that Russian keeps
+KEPT = set(
+    """accuracy APS AUPR AUROC AURC aurc avatar bench Avatar balanced BatchNorm bench block Brier calibration CAM
+    Calinski Carlo ckpt CPU CSV Cohen Davies Bouldin Harabasz ECE EXIF FLOPs FOLDER FPR GELU Git GPU Grad Holm IoU JPEG
+    JSON kappa LAC LayerNorm macro Mahalanobis Matthews McNemar MiB MCC MSP NLL nats ONNX OpenVINO PCA Pearson PNG
+    Pareto precision recall ReLU SAM SHA Spearman SVG seed SNE spearman test train torch unbias UMAP val WebP Wilson
+    timm PyTorch max logit energy knn kNN msp mahalanobis MSP MiB Markdown HTML run json yaml config split metrics png
+    svg csv npz""".split()
+)
+QUICK = [
+    *("block.robustness.severities=[3]", "block.robustness.delivery=[web]", "block.clusters.permutations=2"),
+    *("block.gradcam.images=6", "block.gradcam.steps=3", "block.gradcam.random_weights=1"),
+    *("block.efficiency.batches=[1]", "block.efficiency.rounds=3", "block.efficiency.seconds=.05"),
+    *("block.efficiency.passes=2", "block.efficiency.pass_seconds=0", "block.efficiency.threads=[1]"),
+]
+
+
+class Texts(HTMLParser):
+    """Visible texts of a page, and its alternative texts; without code, scripts and styles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._hidden: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("code", "script", "style", "svg"):
+            self._hidden.append(tag)
+        self.found += [value for name, value in attrs if name == "alt" and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._hidden and self._hidden[-1] == tag:
+            self._hidden.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden and data.strip():
+            self.found.append(data.strip())
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Two runs, evaluated by every block in English."""
+    runs = tmp_path_factory.mktemp("languages") / "runs"
+    for name in ("first", "second"):
+        shutil.copytree(tiny_run, runs / name, ignore=shutil.ignore_patterns("evaluation"))
+    words = ["evaluate", f"ckpt={runs}", "block=all", "data.workers=0", *QUICK]
+    assert main(words) == 0
+    return runs, words
+
+
+@pytest.mark.slow
+def test_another_language_computes_nothing_and_the_report_is_in_it(
+    evaluated: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("something was computed again")
+
+    runs, words = evaluated
+    before = {file: file.read_bytes() for file in runs.rglob("metrics.json")}
+    monkeypatch.setattr(Classifier, "forward", refuse)
+    monkeypatch.setattr(BlockRunner, "_run_block", refuse)
+    assert main([*words, "lang=ru"]) == 0
+    assert {file: file.read_bytes() for file in runs.rglob("metrics.json")} == before
+    printed = capsys.readouterr().out
+    assert printed.count("already there: ") >= len(before)
+    for file in runs.rglob("evaluation/*/*/metrics.json"):
+        names = json.loads(file.read_text(encoding="utf-8"))["figures"]
+        assert [name for name in names if not (file.parent / "ru" / f"{name}.svg").is_file()] == []
+    assert main(["report", f"runs={runs}", "lang=ru"]) == 0
+    assert find_english(runs) == {}
+
+
+@pytest.mark.slow
+def test_saved_numbers_have_no_language(evaluated: tuple[Path, list[str]]) -> None:
+    files = [file for ending in ("json", "csv") for file in evaluated[0].rglob(f"evaluation/**/*.{ending}")]
+    assert files
+    assert [file for file in files if CYRILLIC.search(file.read_text(encoding="utf-8"))] == []
+
+
+def find_english(runs: Path) -> dict[str, list[str]]:
+    """Return the texts of a Russian report with the words in them that are English and no names."""
+    page = Texts()
+    page.feed((runs / "report.html").read_text(encoding="utf-8"))
+    names = set(collect_names(runs))
+    found: dict[str, list[str]] = {}
+    for text in page.found:
+        if text in names or "/" in text.split(" ")[0]:
+            continue
+        plain = text
+        for name in sorted(names, key=len, reverse=True):
+            plain = re.sub(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])", " ", plain)
+        words = [word for word in WORD.findall(plain) if word not in KEPT]
+        if words:
+            found[text] = words
+    return found
+
+
+def collect_names(runs: Path) -> list[str]:
+    """Return the names in the results: of runs, sets, classes, blocks, metrics, columns, files and values in tables."""
+    names = [runs.name, "first", "second", "drawing", "generated", "real", "main", "blind"]
+    for file in runs.rglob("metrics.json"):
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        if "metrics" in saved:
+            names += [saved["block"], *saved["metrics"], *saved["files"], *(f"{name}.png" for name in saved["figures"])]
+    for file in runs.rglob("split.csv"):
+        rows = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()]
+        names += [cell for row in rows for cell in row]
+    return [name for name in set(names) if len(name) > 2]
