@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -19,6 +21,7 @@ from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
 from avatar_bench.config.entries import find_entry
 from avatar_bench.config.options import iterate_options
 
+_LINES = re.MULTILINE | re.DOTALL
 # set by the choice of the group, not by the user
 _SET_BY_GROUP = ("data.kind", "mode.name", "method.name", "optimizer.name", "logger.name")
 
@@ -95,9 +98,20 @@ def _format_row(option: str, note: str) -> str:
     return f"  {option:34}  {note}".rstrip()
 
 
+@cache
 def _read_comments(schema: Any) -> dict[str, str]:
-    sources = [inspect.getsource(one) for one in reversed(schema.__mro__) if "__dataclass_fields__" in vars(one)]
-    return dict(re.findall(r"^    (\w+): .*?  # (.+)$", "".join(sources), re.MULTILINE))
+    """Return the comment of each option of a schema, cut from its module: inspect would parse it for each class."""
+    found: dict[str, str] = {}
+    for one in reversed(schema.__mro__):
+        if "__dataclass_fields__" in vars(one):
+            body = re.search(rf"^class {one.__name__}\b.*?(?=^\S|\Z)", _read_source(one.__module__), _LINES)
+            found |= dict(re.findall(r"^    (\w+): .*?  # (.+)$", body[0] if body else "", re.MULTILINE))
+    return found
+
+
+@cache
+def _read_source(module: str) -> str:
+    return inspect.getsource(sys.modules[module])
 
 
 def _format_value(value: Any) -> str:

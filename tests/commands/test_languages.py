@@ -17,14 +17,15 @@ from avatar_bench.models.classifier import Classifier
 CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
 WORD = re.compile(r"[A-Za-z]{3,}")
 # names of methods, formats, options and units that Russian keeps
-KEPT = set(
-    """accuracy APS AUPR AUROC AURC aurc avatar bench Avatar balanced BatchNorm bench block Brier calibration CAM
-    Calinski Carlo ckpt CPU CSV Cohen Davies Bouldin Harabasz ECE EXIF FLOPs FOLDER FPR GELU Git GPU Grad Holm IoU JPEG
-    JSON kappa LAC LayerNorm macro Mahalanobis Matthews McNemar MiB MCC MSP NLL nats ONNX OpenVINO PCA Pearson PNG
-    Pareto precision recall ReLU SAM SHA Spearman SVG seed SNE spearman test train torch unbias UMAP val WebP Wilson
-    timm PyTorch max logit energy knn kNN msp mahalanobis MSP MiB Markdown HTML run json yaml config split metrics png
-    svg csv npz""".split()
-)
+_KEPT = """
+APS AUPR AURC AUROC Avatar BatchNorm Bouldin Brier CAM CPU CSV Calinski Carlo Cohen Davies ECE EXIF FLOPs
+FOLDER FPR GELU GPU Git Grad HTML Harabasz Holm IoU JPEG JSON LAC LayerNorm MCC MSP Mahalanobis Markdown
+Matthews McNemar MiB NLL ONNX OpenVINO PCA PNG Pareto Pearson PyTorch ReLU SAM SHA SNE SVG Spearman UMAP
+WebP Wilson accuracy aurc avatar balanced bench block calibration ckpt config csv energy json kNN kappa
+knn logit macro mahalanobis max metrics msp nats npz png precision recall run seed spearman split svg
+test timm torch train unbias val yaml
+"""
+KEPT = set(_KEPT.split())
 QUICK = [
     *("block.robustness.severities=[3]", "block.robustness.delivery=[web]", "block.clusters.permutations=2"),
     *("block.gradcam.images=6", "block.gradcam.steps=3", "block.gradcam.random_weights=1"),
