@@ -6,10 +6,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.models.inspection import detect_family
 from avatar_bench.models.profiling import count_macs, count_parameters
 
@@ -19,16 +22,15 @@ if TYPE_CHECKING:
 UNKNOWN = "?"
 SCRATCH, PUBLISHED, FILE = "scratch", "published", "file"
 SAM, SAM_AT_COST, START, FAMILY = "sam", "sam at equal cost", "start", "family"  # traits that a pair may differ in
+_SIZE_TAG = re.compile(r"[re]?\d+")  # image sizes and epochs in a tag of weights: r224, e300, 384
 _STAGE_SETTINGS = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
 _SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "none": (),
     "cosine": ("name", "warmup_epochs"),
     "plateau": ("name", "factor", "patience"),
 }
-_IGNORED_SETTINGS = (
-    "seeds",
-    "device",
-)  # pairs may differ in these: seeds are resampled, and the device does not affect accuracy
+# pairs may differ in these: seeds are resampled, and the device does not affect accuracy
+_IGNORED_SETTINGS = ("seeds", "device")
 
 
 class StartingWeights(NamedTuple):
@@ -168,17 +170,13 @@ def tabulate_protocol(names: Sequence[str], found: Sequence[Traits]) -> pd.DataF
 
 
 def _find_comparison(changed: str, first: Traits, second: Traits) -> str:
-    """Return the trait that a pair compares; "" if its settings differ otherwise."""
-    if _has_same_settings(first, second):
-        return changed
-    at_cost = changed == SAM and first.cost == second.cost != [] and _has_same_settings(first, second, but=("epochs",))
-    return SAM_AT_COST if at_cost else ""
-
-
-def _has_same_settings(first: Traits, second: Traits, but: tuple[str, ...] = ()) -> bool:
-    left_out = (*_IGNORED_SETTINGS, *but)
-    settings = [{k: v for k, v in each.settings.items() if k not in left_out} for each in (first, second)]
-    return settings[0] == settings[1] and UNKNOWN not in (first.settings["data_fingerprint"], first.settings["epochs"])
+    """Return the trait that a pair compares; "" if its settings are unknown or differ otherwise."""
+    one, other = first.settings, second.settings
+    differing = {name for name in one if one[name] != other[name]} - set(_IGNORED_SETTINGS)
+    if UNKNOWN in (one["data_fingerprint"], one["epochs"]):
+        return ""
+    at_cost = changed == SAM and first.cost == second.cost != [] and differing == {"epochs"}
+    return SAM_AT_COST if at_cost else "" if differing else changed
 
 
 def _rank_recipe(each: Traits, changed: str) -> int:
@@ -274,33 +272,6 @@ def _average(values: Sequence[Any]) -> float | None:
     return sum(values) / len(values) if values and all(isinstance(each, int | float) for each in values) else None
 
 
-_LABELS = "labels of ImageNet"
-_MASKED = "masked autoencoding on ImageNet-1k"
-_PRETRAINING_BY_TAG = {  # data and labels by part of timm's tag
-    "in1k": f"{_LABELS}-1k",
-    "in12k": f"{_LABELS}-12k",
-    "in21k": f"{_LABELS}-21k",
-    "in22k": f"{_LABELS}-21k",
-    "in12k_ft_in1k": f"{_LABELS}-12k, then 1k",
-    "in21k_ft_in1k": f"{_LABELS}-21k, then 1k",
-    "in22k_ft_in1k": f"{_LABELS}-21k, then 1k",
-    "mae": _MASKED,
-    "fcmae": _MASKED,
-    "fcmae_ft_in1k": f"{_MASKED}, then its labels",
-    "dino": "DINO on ImageNet-1k",
-    "lvd142m": "DINOv2 on LVD-142M",
-    "openai": "texts of 400 M images",
-    "laion2b": "texts of LAION-2B",
-    "clip_laion2b": "texts of LAION-2B",
-}
-_RECIPE_TAGS = (  # parts of a tag that name the author or schedule of supervised training on the data's own labels
-    *("a1", "a1h", "a2", "a3", "agc", "augreg", "augreg2", "bt", "c1", "c2", "c3", "ch", "cvnets", "d", "fb", "gluon"),
-    *("lamb", "ms", "nav", "orig", "pycls", "ra", "ra2", "ra3", "ra4", "rmsp", "sbb", "sw", "tv", "tv2"),
-)
-_SIZE_TAG = re.compile(r"[re]?\d+")  # image sizes and epochs: r224, e300, 384
-_AMBIGUOUS_TAGS = ("in22k_ft_in1k",)  # EVA and BEiT weights with this tag started without labels
-
-
 def find_tag(backbone: str) -> str:
     """Return the tag of the weights that timm loads by this name; its default tag if the name has none."""
     if tag := backbone.partition(".")[2]:
@@ -313,7 +284,11 @@ def find_tag(backbone: str) -> str:
 
 def describe_pretraining(tag: str) -> str:
     """Describe the data and labels behind a weights tag; "" if unknown, as with teachers or other data."""
-    if tag in _AMBIGUOUS_TAGS:
-        return ""
-    words = [word for word in tag.split("_") if word not in _RECIPE_TAGS and not _SIZE_TAG.fullmatch(word)]
-    return _PRETRAINING_BY_TAG.get("_".join(words), "")
+    known = _read_known_tags()
+    words = [word for word in tag.split("_") if word not in known["training_recipes"] and not _SIZE_TAG.fullmatch(word)]
+    return "" if tag in known["ambiguous"] else str(known["trained_with"].get("_".join(words), ""))
+
+
+@cache
+def _read_known_tags() -> dict[str, Any]:
+    return dict(read_yaml(Path(__file__).with_name("weight_tags.yaml")))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 _TIE_DIGITS = 12  # scores that agree to these digits are ties: rounding depends on the order of summation
@@ -43,13 +42,6 @@ def weighted_mean(normalised: ArrayLike, weights: ArrayLike) -> Floats:
     """Compute the mean of qualities (..., Q) with weights (Q,) or (W, 1, Q) of positive sum; NaN if one is NaN."""
     value, weight = np.asarray(normalised, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     return np.asarray((value * weight).sum(axis=-1) / weight.sum(axis=-1))
-
-
-def ranks(scores: ArrayLike) -> Floats:
-    """Compute the rank of each score (..., M), 1 for the highest; ties share the better rank."""
-    return np.asarray(
-        rankdata(-np.round(np.asarray(scores, dtype=np.float64), _TIE_DIGITS), method="min", axis=-1), dtype=np.float64
-    )
 
 
 def rank_shares(rank: ArrayLike) -> Floats:

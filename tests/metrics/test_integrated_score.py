@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import kstest
 from sklearn.preprocessing import MinMaxScaler
 
-from avatar_bench.metrics import integrated_score
+from avatar_bench.metrics import integrated_score, paired_tests
 
 
 def test_a_fixed_range_is_linear_and_cut_off() -> None:
@@ -67,19 +67,10 @@ def test_a_weighted_mean_equals_a_hand_count() -> None:
     assert several == pytest.approx(np.array([[3 / 8, 1 / 8, 4 / 8], [0.5, 0.5, 0]]))
 
 
-def test_equal_scores_share_the_better_rank() -> None:
-    assert integrated_score.ranks([0.2, 0.9, 0.9, 0.1]).tolist() == [3, 1, 1, 4]
-    assert integrated_score.ranks([0.1 + 0.2, 0.3]).tolist() == [1, 1]  # not the same double
-
-
-def test_ranks_are_given_for_each_resample() -> None:
-    assert integrated_score.ranks([[0.1, 0.2], [0.2, 0.1]]).tolist() == [[2, 1], [1, 2]]
-
-
 def test_rank_shares_divide_what_is_tied() -> None:
     shares = integrated_score.rank_shares([[1, 1, 3], [1, 2, 3]])
     assert shares.tolist() == [[0.75, 0.25, 0], [0.25, 0.75, 0], [0, 0, 1]]
-    drawn = integrated_score.ranks(np.random.default_rng(0).integers(0, 4, (50, 5)))
+    drawn = paired_tests.ranks(np.random.default_rng(0).integers(0, 4, (50, 5)))
     shares = integrated_score.rank_shares(drawn)
     assert shares.sum(axis=0) == pytest.approx(1)
     assert shares.sum(axis=1) == pytest.approx(1)

@@ -15,9 +15,8 @@ from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.blocks.significance import Significance
 from avatar_bench.evaluation.blocks.transformers import Transformers, figures
-from avatar_bench.evaluation.blocks.transformers.study_tables import build_study_table, read_history
+from avatar_bench.evaluation.blocks.transformers.study_tables import build_study_table, read_published
 from avatar_bench.evaluation.blocks.transformers.study_warnings import warn_about_families
-from avatar_bench.evaluation.model_traits import RecipePair, StartingWeights
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import calibration_errors
 from avatar_bench.models.inspection import FAMILIES
@@ -326,9 +325,10 @@ def test_a_pair_says_how_large_its_networks_are_and_warns_where_they_differ_much
         assert pair[f"macs_g_{side}"] == count_macs(net, size) / 1e9
     sizes = sorted(pair[["params_m_a", "params_m_b"]])
     assert any("more than twofold" in warning for warning in result.warnings) == (sizes[1] > 2 * sizes[0])
-    own = [SimpleNamespace(params=count, start=StartingWeights("scratch")) for count in (86e6, 6e6, 12e6)]
-    found = [RecipePair(0, 1, "family"), RecipePair(2, 1, "family"), RecipePair(0, 2, "start")]
-    (said,) = warn_about_families(["large", "small", "twice"], own, found)
+    recipes = pd.DataFrame({"recipe": ["large", "small", "twice"], "params_m": [86.0, 6.0, 12.0]})
+    recipes = recipes.assign(start="scratch", start_detail="", trained_with="")
+    pairs = [("family", "large", "small"), ("family", "twice", "small"), ("start", "large", "twice")]
+    (said,) = warn_about_families(pd.DataFrame(pairs, columns=["changed", "a", "b"]), recipes)
     assert said.endswith("large (86.0 M) − small (6.0 M).")
 
 
@@ -509,7 +509,7 @@ def test_the_numbers_in_the_chart_of_cost_can_be_read_where_recipes_are_equal(eq
 
 
 def test_every_published_figure_bears_its_source():
-    table = read_history()
+    table = read_published("history")
     assert len(table) > 15
     assert table.notna().all(axis=None)
     assert table["year"].is_monotonic_increasing

@@ -11,23 +11,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError, ConfigError
-from avatar_bench.evaluation.block import IntervalCompareBlock, metric_with_interval
+from avatar_bench.evaluation.block import group_by_recipe
 from avatar_bench.evaluation.blocks.integrated_score import figures
 from avatar_bench.evaluation.blocks.integrated_score import score_tables as tables
 from avatar_bench.evaluation.blocks.integrated_score import score_warnings as warnings
-from avatar_bench.evaluation.blocks.integrated_score.score_inputs import (
-    SCORE_QUALITIES,
-    Quality,
-    RunQualities,
-    read_qualities,
-)
+from avatar_bench.evaluation.blocks.integrated_score.score_inputs import SCORE_QUALITIES, Reading, read_qualities
 from avatar_bench.evaluation.blocks.integrated_score.score_resamples import (
     average_over_seeds,
     count_units,
     resample_qualities,
 )
+from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.model_scatter import RunStyles
-from avatar_bench.i18n import _
 from avatar_bench.metrics import integrated_score
 from avatar_bench.results.predictions import to_string_array
 from avatar_bench.results.result import Metric, Result
@@ -39,19 +34,10 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 SCALES = ("fixed", "min_max")
 OOD_SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
-QUALITY_RANGES: dict[str, list[float | None]] = {
-    "accuracy": [None, 1.0],
-    "robustness": [None, 1.0],
-    "calibration": [None, 0.0],
-    "ood": [0.5, 1.0],
-    "separation": [0.0, 1.0],
-    "speed": [1.0, 1000.0],
-    "size": [1000.0, 1.0],
-}
 
 
 @dataclass(kw_only=True)
-class IntegratedScore(IntervalCompareBlock):
+class IntegratedScore(IntervalOptions):
     """Ranking of models by the weighted mean of their qualities, each scaled from 0 (worst) to 1.
 
     `weights` of the qualities: 0, or none, drops one. `ranges` are the worst and the best value of each, null for the
@@ -63,7 +49,7 @@ class IntegratedScore(IntervalCompareBlock):
 
     weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SCORE_QUALITIES, 1.0))
     ranges: dict[str, list[float | None]] = field(
-        default_factory=lambda: {k: list(v) for k, v in QUALITY_RANGES.items()}
+        default_factory=lambda: {key: list(quality.ends) for key, quality in SCORE_QUALITIES.items()}
     )
     scale: str = "fixed"
     ood_score: str = "energy"
@@ -78,7 +64,7 @@ class IntegratedScore(IntervalCompareBlock):
         self.require("ranges", valid, "a range for each quality with a weight")
         for key, ends in self.ranges.items():
             expected = "two numbers, worst and best" + (", above 0" if SCORE_QUALITIES[key].log else "")
-            self.require("ranges", _is_valid_range(SCORE_QUALITIES[key], ends), f"{expected}, in {key}")
+            self.require("ranges", _is_valid_range(key, ends), f"{expected}, in {key}")
         self.require("scale", self.scale in SCALES, " or ".join(SCALES))
         self.require("ood_score", self.ood_score in OOD_SCORES, f"one of {', '.join(OOD_SCORES)}")
         self.require("weightings", self.weightings >= 100, "100 or more")
@@ -94,35 +80,57 @@ class IntegratedScore(IntervalCompareBlock):
         Raise BlockError if runs have different classes, ConfigError if a range contradicts the direction of a metric.
         """
         classes, name = _require_same_classes(runs), datasets[0].name
-        qualities_by_run = [read_qualities(run, name, self.qualities, self.ood_score) for run in runs]
-        self._check_directions(runs, qualities_by_run, len(classes))
-        models = tables.group_models(runs, qualities_by_run, self.qualities)
-        ranking = self._rank_models(models, qualities_by_run, len(classes))
+        readings = [read_qualities(run, name, self.qualities, self.ood_score) for run in runs]
+        settings = self._tabulate_settings(readings, len(classes))
+        self._check_directions(runs, readings, settings)
+        looks = RunStyles(runs)
+        models = self._score_models(looks.models, list(group_by_recipe(runs).values()), readings, settings)
+        scores = tables.build_scores_table(models, runs, readings, self.level)
         result = Result("integrated_score", name, len(datasets[0]), classes)
-        result.metrics = self._build_metrics(models, ranking, qualities_by_run, name)
+        result.metrics = _build_metrics(scores, count_units(readings, name))
         result.tables = {
-            "scores": tables.build_scores_table(models, ranking, self.qualities, self.level),
-            "raw": tables.build_runs_table(runs, qualities_by_run),
-            "models": tables.build_models_table(models, ranking, self.qualities),
-            "normalised": tables.build_normalised_table(models, ranking.normalised, self.qualities),
-            "qualities": self._tabulate_settings(qualities_by_run, len(classes)),
+            "scores": tables.sort_by_score(scores),
+            "raw": tables.build_runs_table(runs, readings),
+            "models": tables.build_models_table(models),
+            "qualities": settings,
         }
-        result.warnings = warnings.collect_warnings(runs, qualities_by_run, models, self.qualities)
-        result.warnings += self._warn_about_clipped(models, len(classes))
-        if ranking.complete.any():
-            result.tables["ranks"] = tables.build_ranks_table(models, ranking)
-            result.arrays = {
-                "resamples": {"scores": ranking.drawn, "models": to_string_array(ranking.list_names(models))}
-            }
-            result.figures = figures.draw(result.tables, self.qualities, RunStyles(runs), self.scale)
+        result.warnings = warnings.warn_about_incomplete(scores)
+        result.warnings += warnings.warn_about_basis(runs, readings, self.qualities)
+        if self.scale == "fixed":
+            result.warnings += warnings.warn_about_clipped(result.tables["models"], settings)
+        if models.complete.any():
+            result.tables["ranks"] = tables.build_ranks_table(models)
+            result.arrays = {"resamples": {"scores": models.drawn, "models": to_string_array(models.ranked_names)}}
+            result.figures = figures.draw(result.tables, looks)
         return result
 
-    def _check_directions(self, runs: Sequence[Run], qualities_by_run: Sequence[RunQualities], classes: int) -> None:
+    def _tabulate_settings(self, readings: Sequence[Reading], classes: int) -> pd.DataFrame:
+        """Tabulate the metric, weight and range of each quality, and whether it is resampled."""
+        rows = []
+        for key, about in SCORE_QUALITIES.items():
+            worst, best = self.ranges.get(key, (np.nan, np.nan))
+            rows.append(
+                {
+                    "quality": key,
+                    "block": about.block,
+                    "metric": about.metric.format(score=self.ood_score),
+                    "weight": self.weights.get(key, 0.0),
+                    "worst": about.guessing(classes) if worst is None and about.guessing else worst,
+                    "best": best,
+                    "log": about.log,
+                    "resampled": any(reading[key].resampled for reading in readings),
+                    "scale": self.scale,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def _check_directions(self, runs: Sequence[Run], readings: Sequence[Reading], settings: pd.DataFrame) -> None:
         """Raise ConfigError if the better end of a range contradicts the direction of its metric."""
-        for run, run_qualities in zip(runs, qualities_by_run, strict=True):
+        ranges = settings.set_index("quality")
+        for run, reading in zip(runs, readings, strict=True):
             for key in self.qualities:
-                worst, best = self._get_ends(key, classes)
-                if key in run_qualities.values and run_qualities.higher_is_better[key] is not (best > worst):
+                worst, best = map(float, ranges.loc[key, ["worst", "best"]])
+                if not reading[key].missing and reading[key].higher_is_better is not (best > worst):
                     raise ConfigError(
                         f"block.integrated_score.ranges.{key}=[{worst:.4g}, {best:.4g}] ranks "
                         f"{'higher' if best > worst else 'lower'} values as better.",
@@ -130,85 +138,46 @@ class IntegratedScore(IntervalCompareBlock):
                         "Expected the worst value first, then the best.",
                     )
 
-    def _get_ends(self, key: str, classes: int) -> tuple[float, float]:
-        """Return the worst and the best value of a quality."""
-        worst, best = self.ranges[key]
-        guessing = SCORE_QUALITIES[key].guessing
-        if worst is None and guessing is not None:
-            worst = guessing(classes)
-        assert worst is not None
-        assert best is not None
-        return worst, best
-
-    def _rank_models(
-        self, models: Sequence[tables.RankedModel], qualities_by_run: Sequence[RunQualities], classes: int
-    ) -> tables.ModelRanking:
+    def _score_models(
+        self, names: list[str], members: list[list[int]], readings: Sequence[Reading], settings: pd.DataFrame
+    ) -> tables.ScoredModels:
         """Score the models, and the complete ones again by resample and by random weighting."""
-        raw = np.array([model.values for model in models])
-        complete = ~np.isnan(raw).any(axis=1)
-        normalised = self._normalise(raw, complete, classes)
-        weights = np.array([self.weights[key] for key in self.qualities])
-        runs = resample_qualities(qualities_by_run, self.qualities, self.resamples, self.seed)
-        means = average_over_seeds(runs, [model.members for model in models], self.seed)
-        drawn = integrated_score.weighted_mean(self._normalise(means, complete, classes), weights)
+        values = np.array([[reading[key].value for key in self.qualities] for reading in readings])
+        means = np.stack([values[own].mean(axis=0) for own in members])
+        complete = ~np.isnan(means).any(axis=1)
+        resampled = resample_qualities(readings, self.qualities, self.resamples, self.seed)
+        drawn = average_over_seeds(resampled, members, self.seed)
+        ends = np.quantile(drawn, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
+        used = settings[settings["weight"] > 0]
+        normalised, redrawn = (_normalise(each, complete, used) for each in (means, drawn))
+        weights = used["weight"].to_numpy()
+        score, scores = (integrated_score.weighted_mean(each, weights) for each in (normalised, redrawn))
         others = integrated_score.draw_weights(self.weightings, len(weights), self.seed)[:, None]
         weighted = integrated_score.weighted_mean(normalised[complete], others)
-        score = integrated_score.weighted_mean(normalised, weights)
-        ends = np.quantile(means, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
-        return tables.ModelRanking(complete, ends, normalised, score, drawn[:, complete], weighted)
+        return tables.ScoredModels(
+            self.qualities, names, members, means, ends, normalised, score, scores[:, complete], weighted
+        )
 
-    def _normalise(self, values: Floats, complete: NDArray[np.bool_], classes: int) -> Floats:
-        """Scale qualities (..., M, Q) to the range from 0 to 1, where 1 is best."""
-        columns = []
-        for index, key in enumerate(self.qualities):
-            worst, best = self._get_ends(key, classes)
-            if self.scale == "fixed":
-                columns.append(
-                    integrated_score.scale_to_range(values[..., index], worst, best, SCORE_QUALITIES[key].log)
-                )
-            else:
-                columns.append(integrated_score.scale_min_max(values[..., index], best > worst, complete))
-        return np.stack(columns, axis=-1)
 
-    def _build_metrics(
-        self,
-        models: Sequence[tables.RankedModel],
-        ranking: tables.ModelRanking,
-        qualities_by_run: Sequence[RunQualities],
-        name: str,
-    ) -> dict[str, Metric]:
-        lows, highs = ranking.compute_interval(self.level)
-        units = count_units(qualities_by_run, name)
-        found = {}
-        for model, score, low, high in zip(models, ranking.score, lows, highs, strict=True):
-            how = "bootstrap by seed and group" if len(model.members) > 1 else "bootstrap by group"
-            n = 0 if np.isnan(score) else units
-            found[f"score/{model.name}"] = metric_with_interval(score, low, high, n, how, reason=model.missing)
-        return found
+def _normalise(values: Floats, complete: NDArray[np.bool_], settings: pd.DataFrame) -> Floats:
+    """Scale qualities (..., M, Q) to the range from 0 to 1, where 1 is best."""
+    columns = [
+        integrated_score.scale_to_range(column, about["worst"], about["best"], about["log"])
+        if about["scale"] == "fixed"
+        else integrated_score.scale_min_max(column, about["best"] > about["worst"], complete)
+        for about, column in zip(settings.to_dict("records"), np.moveaxis(values, -1, 0), strict=True)
+    ]
+    return np.stack(columns, axis=-1)
 
-    def _tabulate_settings(self, qualities_by_run: Sequence[RunQualities], classes: int) -> pd.DataFrame:
-        """Tabulate the metric, weight and range of each quality, and whether it is resampled."""
-        rows = []
-        for key, about in SCORE_QUALITIES.items():
-            worst, best = self._get_ends(key, classes) if key in self.ranges else (np.nan, np.nan)
-            metric = about.metric.format(score=self.ood_score)
-            drawn = any(key in run_qualities.samples for run_qualities in qualities_by_run)
-            rows.append((key, about.block, metric, self.weights.get(key, 0.0), worst, best, about.log, drawn))
-        columns = ["quality", "block", "metric", "weight", "worst", "best", "log", "resampled"]
-        return pd.DataFrame(rows, columns=columns)
 
-    def _warn_about_clipped(self, models: Sequence[tables.RankedModel], classes: int) -> list[str]:
-        """Return a warning for each quality with values outside its fixed range."""
-        messages = []
-        for index, key in enumerate(self.qualities if self.scale == "fixed" else ()):
-            low, high = sorted(self._get_ends(key, classes))
-            cut = [model.name for model in models if not np.isnan(v := model.values[index]) and not low <= v <= high]
-            if cut:
-                message = _(
-                    "{quality} lies outside its range and is clipped: {names}.", quality=key, names=", ".join(cut)
-                )
-                messages.append(message)
-        return messages
+def _build_metrics(scores: pd.DataFrame, units: int) -> dict[str, Metric]:
+    """Return the score of each model; `units` are the resampled groups."""
+    found = {}
+    for _, row in scores.iterrows():
+        method = "bootstrap by seed and group" if row["seeds"] > 1 else "bootstrap by group"
+        ends, n = (row["score"], row["score_low"], row["score_high"]), units if row["complete"] else 0
+        found[f"score/{row['run']}"] = metric_with_interval(*ends, n, method, reason=row["missing"])
+    return found
 
 
 def _require_same_classes(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -222,8 +191,9 @@ def _require_same_classes(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(first.classes)
 
 
-def _is_valid_range(quality: Quality, ends: Sequence[float | None]) -> bool:
+def _is_valid_range(key: str, ends: Sequence[float | None]) -> bool:
     """Check that a range has two different ends: a worst, which may be the level of guessing, and a best."""
+    quality = SCORE_QUALITIES[key]
     if len(ends) != 2 or ends[1] is None or (ends[0] is None and quality.guessing is None):
         return False
     known = [end for end in ends if end is not None]

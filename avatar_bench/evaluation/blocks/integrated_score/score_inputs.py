@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.i18n import _
-from avatar_bench.metrics import calibration, clusters, detection
+from avatar_bench.metrics import calibration, detection, stats
 
 if TYPE_CHECKING:
     from avatar_bench.results.result import Metric, Result
@@ -22,30 +22,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 _TOLERANCE = 1e-6  # tolerance between a saved metric and its value recomputed from the saved table
 _IRRELEVANT_OPTIONS = ("level", "resamples", "seed", "gallery")  # options that do not affect the values
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Block and metric that measure a quality; for a pattern with a `*`, the mean of all matching metrics.
-
-    `log`: equal ratios are equal steps. `guessing` returns the value of random guessing for a number of classes.
-    """
-
-    block: str
-    metric: str
-    log: bool = False
-    guessing: Callable[[int], float] | None = None
-
-
-SCORE_QUALITIES = {
-    "accuracy": Quality("blind_test", "accuracy", guessing=lambda classes: 1 / classes),
-    "robustness": Quality("robustness", "robustness", guessing=lambda classes: 1 / classes),
-    "calibration": Quality("calibration", "scaled/ece_15", guessing=lambda classes: 1 - 1 / classes),  # at confidence 1
-    "ood": Quality("out_of_domain", "auroc/*/{score}"),
-    "separation": Quality("clusters", "silhouette_cosine"),
-    "speed": Quality("efficiency", "images_per_second/b1", log=True),
-    "size": Quality("efficiency", "params_m", log=True),
-}
 
 
 @dataclass(frozen=True)
@@ -61,86 +37,99 @@ class ResampledQuality:
     centred: bool = False
 
 
-@dataclass
-class RunQualities:
-    """Values of a run by quality or why one is missing, their directions, and the data and settings behind them.
+@dataclass(frozen=True)
+class Quality:
+    """Block and metric that measure a quality; for a pattern with a `*`, the mean of all matching metrics.
 
-    `no_interval_reason` explains why the speed has no interval.
+    `ends` are the worst and the best value of its range, None for that of random guessing, which `guessing` returns for
+    a number of classes. `log`: equal ratios are equal steps. `resample` reads the resampling from the result of
+    `source`, by default the block itself; a quality without it does not depend on images.
     """
 
-    values: dict[str, float] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    higher_is_better: dict[str, bool | None] = field(default_factory=dict)
-    samples: dict[str, ResampledQuality] = field(default_factory=dict)
-    basis: dict[str, str] = field(default_factory=dict)
-    fingerprints: set[str] = field(default_factory=set)
-    no_interval_reason: str = ""
+    block: str
+    metric: str
+    ends: tuple[float | None, float | None]
+    resample: Callable[[Result, str], ResampledQuality] | None = None
+    source: str = ""
+    log: bool = False
+    guessing: Callable[[int], float] | None = None
 
 
-def read_qualities(run: Run, name: str, qualities: Collection[str], score: str) -> RunQualities:
-    """Read the qualities of a run on a data set; `score` is the out-of-domain score."""
-    reading = RunQualities()
+@dataclass(frozen=True)
+class SavedQuality:
+    """Value of a quality of one run, or NaN and why it is `missing`, with its direction and resampling.
+
+    Comparable values have the same `basis`; `fingerprint` is that of the labelled images.
+    """
+
+    value: float = np.nan
+    missing: str = ""
+    higher_is_better: bool | None = None
+    resampled: ResampledQuality | None = None
+    basis: str = ""
+    fingerprint: str = ""
+
+
+Reading = dict[str, SavedQuality]  # of a run, by quality
+
+
+def read_qualities(run: Run, name: str, qualities: Collection[str], score: str) -> Reading:
+    """Read all qualities of a run on a data set, some of them to resample; `score` is the out-of-domain score."""
     saved = {quality.block: run.saved(quality.block, name) for quality in SCORE_QUALITIES.values()}
-    for key in SCORE_QUALITIES:
-        result, pattern = saved[SCORE_QUALITIES[key].block], SCORE_QUALITIES[key].metric.format(score=score)
-        if result is None:
-            reading.missing[key] = _("no usable Result of {block}", block=SCORE_QUALITIES[key].block)
-            continue
-        found = {metric: about for metric, about in result.metrics.items() if fnmatchcase(metric, pattern)}
-        lacking = [about.reason or "" for about in found.values() if about.value is None]
-        if lacking or not found:
-            reading.missing[key] = lacking[0] if lacking else _("its result has no {metric}", metric=pattern)
-            continue
-        _store_value(reading, key, found, result)
-        if key in qualities and key in _SAMPLERS:
-            _add_resampling(reading, key, saved, score)
-    return reading
+    found = {key: _read_quality(key, saved[quality.block], score) for key, quality in SCORE_QUALITIES.items()}
+    return found | {key: _add_resampling(found[key], SCORE_QUALITIES[key], saved, score) for key in qualities}
 
 
-def _store_value(reading: RunQualities, key: str, found: dict[str, Metric], result: Result) -> None:
-    reading.values[key] = float(np.mean([about.value for about in found.values() if about.value is not None]))
-    directions = {about.higher_is_better for about in found.values()}
-    reading.higher_is_better[key] = directions.pop() if len(directions) == 1 else None
-    reading.basis[key] = "" if key == "size" else _describe_basis(key, found, result)
-    if key == "speed":
-        reading.no_interval_reason = next((about.reason for about in found.values() if about.reason), "")
-    if SCORE_QUALITIES[key].block != "efficiency":  # which uses no labels
-        reading.fingerprints.add(str(result.provenance.get("data_fingerprint", "")))
+def _read_quality(key: str, result: Result | None, score: str) -> SavedQuality:
+    quality = SCORE_QUALITIES[key]
+    if result is None:
+        return SavedQuality(missing=_("no usable Result of {block}", block=quality.block))
+    pattern = quality.metric.format(score=score)
+    found = {name: metric for name, metric in result.metrics.items() if fnmatchcase(name, pattern)}
+    lacking = [metric.reason or "" for metric in found.values() if metric.value is None]
+    if lacking or not found:
+        return SavedQuality(missing=lacking[0] if lacking else _("its result has no {metric}", metric=pattern))
+    directions = {metric.higher_is_better for metric in found.values()}
+    return SavedQuality(
+        value=float(np.mean([metric.value for metric in found.values() if metric.value is not None])),
+        higher_is_better=directions.pop() if len(directions) == 1 else None,
+        basis=_describe_basis(key, found, result),
+        # efficiency uses no labels
+        fingerprint="" if quality.block == "efficiency" else str(result.provenance.get("data_fingerprint", "")),
+    )
 
 
-def _describe_basis(key: str, found: dict[str, Metric], result: Result) -> str:
+def _describe_basis(key: str, found: Mapping[str, Metric], result: Result) -> str:
     """Return a text that is equal for comparable values: images, options and machine."""
     about = result.provenance
     options = {name: value for name, value in about.get("options", {}).items() if name not in _IRRELEVANT_OPTIONS}
+    if key == "size":
+        return ""
     if key == "speed":
         return json.dumps([about.get("machine"), options.get("threads")], sort_keys=True)
     sets = {name: about.get("sets", {}).get(name.split("/")[1]) for name in found} if key == "ood" else {}
     return json.dumps([about.get("data_fingerprint"), options, sets], sort_keys=True)
 
 
-def _add_resampling(reading: RunQualities, key: str, saved: dict[str, Result | None], score: str) -> None:
-    """Find the source of the resamples of a quality; mark it as missing if the source contradicts its value."""
-    block, sampler = _SAMPLERS[key]
-    result = saved[block]
-    if result is None:
-        return
+def _add_resampling(
+    found: SavedQuality, quality: Quality, saved: Mapping[str, Result | None], score: str
+) -> SavedQuality:
+    """Add the resampling of a quality; mark it as missing if the saved table contradicts its value."""
+    result = saved[quality.source or quality.block]
+    if found.missing or quality.resample is None or result is None:
+        return found
     try:
-        sample = sampler(result, score)
-        again = float(sample.statistic(np.ones((1, len(sample.units))))[0])
+        resampled = quality.resample(result, score)
+        again = float(resampled.statistic(np.ones((1, len(resampled.units))))[0])
     except (KeyError, ValueError, TypeError):  # missing columns or invalid values
         again = np.nan
-    if abs(again - reading.values[key]) <= _TOLERANCE:
-        reading.samples[key] = sample
-    else:
-        del reading.values[key]
-        reading.missing[key] = _("the tables and metrics of its result disagree")
+    if abs(again - found.value) <= _TOLERANCE:
+        return replace(found, resampled=resampled)
+    return replace(found, value=np.nan, missing=_("the tables and metrics of its result disagree"))
 
 
 def _resample_accuracy(result: Result, score: str) -> ResampledQuality:
-    table = result.tables["predictions"]
-    return ResampledQuality(
-        _build_units(result.set, table["group"]), _build_mean_statistic(table["correct"].to_numpy(dtype=float))
-    )
+    return _resample_mean(result, result.tables["predictions"], "correct")
 
 
 def _resample_robustness(result: Result, score: str) -> ResampledQuality:
@@ -148,9 +137,16 @@ def _resample_robustness(result: Result, score: str) -> ResampledQuality:
     variation = table["variation"].astype(str)
     kept = table[variation.str.endswith("/3") & ~variation.str.startswith("delivery/")]
     images = kept.groupby("path", sort=False).agg(correct=("correct", "mean"), group=("group", "first"))
-    return ResampledQuality(
-        _build_units(result.set, images["group"]), _build_mean_statistic(images["correct"].to_numpy(dtype=float))
-    )
+    return _resample_mean(result, images, "correct")
+
+
+def _resample_separation(result: Result, score: str) -> ResampledQuality:
+    return _resample_mean(result, result.tables["images"], "silhouette_cosine")
+
+
+def _resample_mean(result: Result, table: pd.DataFrame, column: str) -> ResampledQuality:
+    statistic = stats.build_mean_statistic(table[[column]].to_numpy(dtype=float))
+    return ResampledQuality(_build_units(result.set, table["group"]), lambda weights: statistic(weights)[:, 0])
 
 
 def _resample_calibration(result: Result, score: str) -> ResampledQuality:
@@ -163,8 +159,7 @@ def _resample_calibration(result: Result, score: str) -> ResampledQuality:
 
 
 def _resample_ood(result: Result, score: str) -> ResampledQuality:
-    table = result.tables["scores"]
-    table = table[table["kind"] != "shifted"].reset_index(drop=True)
+    table = result.tables["scores"].query("kind != 'shifted'")
     scores, inside = table[score].to_numpy(dtype=float), (table["kind"] == "in_domain").to_numpy()
     sets = [(table["set"] == name).to_numpy() for name in table.loc[~inside, "set"].unique()]
 
@@ -175,28 +170,19 @@ def _resample_ood(result: Result, score: str) -> ResampledQuality:
     return ResampledQuality(_build_units(table["set"], table["group"]), statistic)
 
 
-def _resample_separation(result: Result, score: str) -> ResampledQuality:
-    table = result.tables["images"]
-    each = table[["silhouette_cosine"]].to_numpy(dtype=float)
-    return ResampledQuality(
-        _build_units(result.set, table["group"]), lambda weights: clusters.weighted_means(weights, each)[:, 0]
-    )
-
-
-# qualities without an entry do not depend on images and are not resampled
-_SAMPLERS: dict[str, tuple[str, Callable[[Result, str], ResampledQuality]]] = {
-    "accuracy": ("blind_test", _resample_accuracy),
-    "robustness": ("robustness", _resample_robustness),
-    "calibration": ("blind_test", _resample_calibration),  # it saves the same predictions
-    "ood": ("out_of_domain", _resample_ood),
-    "separation": ("clusters", _resample_separation),
-}
-
-
 def _build_units(sets: pd.Series[str] | str, groups: pd.Series[str]) -> pd.Index:
-    table = pd.DataFrame({"set": sets, "group": groups.astype(str)})
-    return pd.MultiIndex.from_frame(table)
+    return pd.MultiIndex.from_frame(pd.DataFrame({"set": sets, "group": groups.astype(str)}))
 
 
-def _build_mean_statistic(values: Floats) -> Callable[[Floats], Floats]:
-    return lambda weights: weights @ values / weights.sum(axis=1)
+SCORE_QUALITIES = {
+    "accuracy": Quality("blind_test", "accuracy", (None, 1.0), _resample_accuracy, guessing=lambda n: 1 / n),
+    "robustness": Quality("robustness", "robustness", (None, 1.0), _resample_robustness, guessing=lambda n: 1 / n),
+    # blind_test saves the same predictions; guessing at confidence 1
+    "calibration": Quality(
+        "calibration", "scaled/ece_15", (None, 0.0), _resample_calibration, "blind_test", guessing=lambda n: 1 - 1 / n
+    ),
+    "ood": Quality("out_of_domain", "auroc/*/{score}", (0.5, 1.0), _resample_ood),
+    "separation": Quality("clusters", "silhouette_cosine", (0.0, 1.0), _resample_separation),
+    "speed": Quality("efficiency", "images_per_second/b1", (1.0, 1000.0), log=True),
+    "size": Quality("efficiency", "params_m", (1000.0, 1.0), log=True),
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,26 +14,29 @@ from avatar_bench.evaluation.model_scatter import set_log_axis
 from avatar_bench.evaluation.model_traits import PUBLISHED, SAM, SAM_AT_COST, SCRATCH, START
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.metrics.plots import number_points
 from avatar_bench.models.inspection import FAMILIES
 
 _MARKERS = dict(zip(FAMILIES, "osD^", strict=True))
+_SHADE = "#E0E0E0"
 
 
-def translate_families() -> dict[str, str]:
-    """Return the name of each family of networks in the current language."""
-    return {
-        "convolutional": _("convolutions"),
-        "transformer": _("transformer"),
-        "hybrid": _("convolutions and attention"),
-        "other": _("neither convolutions nor attention"),
-    }
+def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
+    """Draw each figure for which there are numbers."""
+    recipes, pairs, interactions = (tables[name] for name in ("recipes", "pairs", "interactions"))
+    drawn = {"accuracy": draw_accuracy(recipes), "history": draw_history(tables["history"])}
+    if recipes["train_seconds"].notna().any():
+        drawn["cost"] = draw_cost(recipes)
+    if tables["study"]["recipe"].notna().any():
+        drawn["study"] = draw_study(tables["study"])
+    if len(pairs):
+        drawn["differences"] = draw_differences(pairs, interactions, recipes)
+    return drawn
 
 
 def sort_by_family(table: pd.DataFrame) -> pd.DataFrame:
     """Sort the recipes by family and then by decreasing accuracy."""
-    order = table["family"].map(list(FAMILIES).index)
-    return table.assign(_order=order).sort_values(["_order", "accuracy"], ascending=[True, False], kind="stable")
+    table = table.sort_values("accuracy", ascending=False, kind="stable")
+    return table.sort_values("family", key=lambda column: column.map(FAMILIES.index), kind="stable")
 
 
 @plots.use_style()
@@ -43,8 +46,9 @@ def draw_accuracy(table: pd.DataFrame) -> Figure:
     figure = plots.create_figure(7.0, 1.4 + 0.42 * len(rows))
     axes = figure.subplots()
     for place, (__, row) in enumerate(rows.iterrows()):
-        axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=_get_colour(row["family"]), linewidth=1.6)
-        axes.plot(row["accuracy"], place, **_style(row["family"], row["sam"]))
+        style = _style(row["family"], row["sam"])
+        axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=style["color"], linewidth=1.6)
+        axes.plot(row["accuracy"], place, **style)
     families = rows["family"].to_numpy()
     for last in np.flatnonzero(families[1:] != families[:-1]):
         axes.axhline(last + 0.5, color=plots.GREY, linewidth=0.8)
@@ -65,16 +69,16 @@ def draw_cost(table: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     known = rows[rows["train_seconds"].notna()]
     for __, row in known.iterrows():
-        at = row["train_seconds"]
-        axes.vlines(at, row["accuracy_low"], row["accuracy_high"], color=_get_colour(row["family"]), linewidth=1.2)
-        axes.plot(at, row["accuracy"], **_style(row["family"], row["sam"]))
+        at, style = row["train_seconds"], _style(row["family"], row["sam"])
+        axes.vlines(at, row["accuracy_low"], row["accuracy_high"], color=style["color"], linewidth=1.2)
+        axes.plot(at, row["accuracy"], **style)
     set_log_axis(axes, "x", known["train_seconds"])
     axes.set(xlabel=_("seconds of training (log scale)"), ylabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.yaxis)
     axes.grid(True)
     _draw_legend(figure, known["family"], _("with SAM") if known["sam"].any() else "")
     columns = {"train_seconds": "x", "accuracy": "y", "accuracy_low": "low", "accuracy_high": "high"}
-    number_points(figure, axes, known.rename(columns=columns))
+    plots.number_points(figure, axes, known.rename(columns=columns))
     return figure
 
 
@@ -84,45 +88,39 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
 
     Diamonds below are differences between two gains from SAM.
     """
-    about = recipes.set_index("recipe")
-    rows = len(pairs) + len(interactions)
-    figure = plots.create_figure(7.0, 1.5 + 0.46 * rows)
+    about, columns = recipes.set_index("recipe"), ["difference", "low", "high", "significant"]
+    shown = 100 * pd.concat([pairs[columns], interactions.assign(significant=False)[columns]]).to_numpy(float)
+    figure = plots.create_figure(7.0, 1.5 + 0.46 * len(shown))
     axes = figure.subplots()
-    for place, (__, row) in enumerate(pairs.iterrows()):
-        if np.isnan(row["detectable"]):  # no difference is detectable
-            axes.axhspan(place - 0.35, place + 0.35, color="#E0E0E0", linewidth=0)
+    for place, width in enumerate(100 * pairs["detectable"]):
+        if np.isnan(width):  # no difference is detectable
+            axes.axhspan(place - 0.35, place + 0.35, color=_SHADE, linewidth=0)
         else:
-            axes.barh(place, 200 * row["detectable"], left=-100 * row["detectable"], height=0.7, color="#E0E0E0")
-        is_significant = bool(row["significant"])
-        axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.6 if is_significant else 1.0)
-        axes.plot(100 * row["difference"], place, "o", color="black", fillstyle="full" if is_significant else "none")
-    for place, (__, row) in enumerate(interactions.iterrows(), start=len(pairs)):
-        axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.0)
-        axes.plot(100 * row["difference"], place, "D", color="black", markersize=5, fillstyle="none")
+            axes.barh(place, 2 * width, left=-width, height=0.7, color=_SHADE)
+    for place, (difference, low, high, significant) in enumerate(shown):
+        mark: dict[str, Any] = {"marker": "o"} if place < len(pairs) else {"marker": "D", "markersize": 5}
+        axes.hlines(place, low, high, color="black", linewidth=1.6 if significant else 1.0)
+        axes.plot(difference, place, color="black", fillstyle="full" if significant else "none", **mark)
     axes.axvline(0, color=plots.GREY, linestyle="--", linewidth=1)
-    shown = pd.concat([pairs[["low", "high"]], interactions[["low", "high"]]]).to_numpy(float)
-    grey = pairs["detectable"].max()
+    grey = 100 * pairs["detectable"].max()
     # at least 2 points each way, so that a tiny difference does not fill the figure
-    ends = 100 * np.array([*shown.ravel(), -grey, grey, -0.02, 0.02])
+    ends = np.array([*shown[:, 1:3].ravel(), -grey, grey, -2, 2])
     low, high = np.nanmin(ends), np.nanmax(ends)
     axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     names = _disambiguate([_format_pair(row, about) for __, row in pairs.iterrows()], pairs["a"])
-    names += _disambiguate(
-        [_format_interaction(row, about) for __, row in interactions.iterrows()], interactions["a_sam"]
-    )
-    axes.set_yticks(range(rows), names)
-    axes.set(ylim=(rows - 0.4, -0.6), xlabel=_("difference in accuracy (points)"))
+    gains = [_format_interaction(row, about) for __, row in interactions.iterrows()]
+    axes.set_yticks(range(len(shown)), names + _disambiguate(gains, interactions["a_sam"]))
+    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=_("difference in accuracy (points)"))
     axes.grid(axis="x")
     handles = [
         Line2D([], [], color="black", marker="o", label=_("significantly different")),
         Line2D([], [], color="black", marker="o", fillstyle="none", label=_("statistically tied")),
-        Line2D([], [], color="#E0E0E0", linewidth=7, label=_("likely undetectable")),
+        Line2D([], [], color=_SHADE, linewidth=7, label=_("likely undetectable")),
     ]
     if len(interactions):
         axes.axhline(len(pairs) - 0.5, color=plots.GREY, linewidth=0.8)
-        handles.append(
-            Line2D([], [], color="black", marker="D", fillstyle="none", label=_("difference of two gains, not tested"))
-        )
+        label = _("difference of two gains, not tested")
+        handles.append(Line2D([], [], color="black", marker="D", fillstyle="none", label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(interactions) else 3)
     return figure
 
@@ -133,12 +131,10 @@ def draw_history(table: pd.DataFrame) -> Figure:
     figure = plots.create_figure(6.8, 1.5 + 0.24 * len(table))
     axes = figure.subplots()
     for place, (__, row) in enumerate(table.iterrows()):
-        axes.plot(
-            row["published_top1"], place, **_style(row["family"], str(row["training"]).startswith("self-supervised"))
-        )
-        millions = _("{number} M", number=f"{row['published_params_m']:g}")
-        transform = axes.get_yaxis_transform()
-        axes.text(1.02, place, millions, transform=transform, va="center", fontsize=8, color="#404040")
+        style = _style(row["family"], row["training"].startswith("self-supervised"))
+        axes.plot(row["published_top1"], place, **style)
+        millions, beside = _("{number} M", number=f"{row['published_params_m']:g}"), axes.get_yaxis_transform()
+        axes.text(1.02, place, millions, transform=beside, va="center", fontsize=8, color="#404040")
     years = table["year"].to_numpy()
     for last in np.flatnonzero(years[1:] != years[:-1]):
         axes.axhline(last + 0.5, color="#E3E3E3", linewidth=0.6)
@@ -181,33 +177,24 @@ def draw_study(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _get_colour(family: str) -> str:
-    return plots.get_colour(FAMILIES.index(family))
-
-
 def _style(family: str, hollow: bool) -> dict[str, Any]:
-    fill = "white" if hollow else _get_colour(family)
-    return {"marker": _MARKERS[family], "color": _get_colour(family), "markerfacecolor": fill, "markersize": 6}
+    colour = plots.get_colour(FAMILIES.index(family))
+    fill = "white" if hollow else colour
+    return {"marker": _MARKERS[family], "color": colour, "markerfacecolor": fill, "markersize": 6}
 
 
 def _draw_legend(figure: Figure, families: pd.Series, hollow: str) -> None:
-    words = translate_families()
+    words = {
+        "convolutional": _("convolutions"),
+        "transformer": _("transformer"),
+        "hybrid": _("convolutions and attention"),
+        "other": _("neither convolutions nor attention"),
+    }
     there = [family for family in FAMILIES if family in set(families)]
     handles = [Line2D([], [], linestyle="", label=words[family], **_style(family, False)) for family in there]
     if hollow:
         handles.append(Line2D([], [], linestyle="", label=hollow, **_style(there[0], True)))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
-
-
-def _format_start(row: pd.Series) -> str:
-    """Return the initial weights of a recipe; published weights by their tag, which names their training."""
-    if row["start"] == SCRATCH:
-        return _("from scratch")
-    return (
-        str(row["start_detail"]).removesuffix(" by package")
-        if row["start"] == PUBLISHED
-        else f"{row['start']} {row['start_detail']}"
-    )
 
 
 def _disambiguate(names: list[str], recipes: Iterable[str]) -> list[str]:
@@ -216,29 +203,38 @@ def _disambiguate(names: list[str], recipes: Iterable[str]) -> list[str]:
     return [f"{name}\n{recipe}" if names.count(name) > 1 else name for name, recipe in pairs]
 
 
+def _format_recipe(row: pd.Series, separator: str = ", ", network: int = 30, start: int = 20) -> str:
+    """Format the network and initial weights of a recipe in at most so many characters each."""
+    name = plots.shorten_name(row["architecture"], network)
+    return f"{name}{separator}{plots.shorten_name(_format_start(row), start)}"
+
+
+def _format_start(row: pd.Series) -> str:
+    """Return the initial weights of a recipe; published weights by their tag, which names their training."""
+    if row["start"] == SCRATCH:
+        return _("from scratch")
+    if row["start"] == PUBLISHED:
+        return str(row["start_detail"]).removesuffix(" by package")
+    return f"{row['start']} {row['start_detail']}"
+
+
 def _format_name(row: pd.Series) -> str:
     seeds = "" if row["seeds"] == 1 else ", " + _("{n} seeds", n=row["seeds"])
-    sam = ", SAM" if row["sam"] else ""
-    return f"{plots.shorten_name(row['architecture'], 34)}\n{plots.shorten_name(_format_start(row), 24)}{sam}{seeds}"
+    return _format_recipe(row, "\n", 34, 24) + (", SAM" if row["sam"] else "") + seeds
 
 
 def _format_pair(row: pd.Series, about: pd.DataFrame) -> str:
     a, b = about.loc[row["a"]], about.loc[row["b"]]
     sam = ", SAM" if a["sam"] else ""
-    name, start = plots.shorten_name(a["architecture"], 30), plots.shorten_name(_format_start(a), 20)
     if row["changed"] == SAM:
-        return f"{name}, {start}\n" + _("with SAM minus without")
+        return f"{_format_recipe(a)}\n" + _("with SAM minus without")
     if row["changed"] == SAM_AT_COST:
-        return f"{name}, {start}\n" + _("with SAM minus without, with equal passes")
+        return f"{_format_recipe(a)}\n" + _("with SAM minus without, with equal passes")
     if row["changed"] == START:
-        return f"{name}{sam}\n{start} − {plots.shorten_name(_format_start(b), 20)}"
-    other, other_start = plots.shorten_name(b["architecture"], 30), plots.shorten_name(_format_start(b), 20)
-    return f"{name}, {start}{sam}\n− {other}, {other_start}{sam}"
+        return _format_recipe(a, sam + "\n") + f" − {plots.shorten_name(_format_start(b), 20)}"
+    return f"{_format_recipe(a)}{sam}\n− {_format_recipe(b)}{sam}"
 
 
 def _format_interaction(row: pd.Series, about: pd.DataFrame) -> str:
-    a, b = (
-        f"{plots.shorten_name(one['architecture'], 24)}, {plots.shorten_name(_format_start(one), 16)}"
-        for one in (about.loc[row["a"]], about.loc[row["b"]])
-    )
+    a, b = (_format_recipe(about.loc[row[side]], network=24, start=16) for side in ("a", "b"))
     return _("gain from SAM: {a}", a=a) + f"\n− {b}"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from avatar_bench.evaluation import recipe_pairs
-from avatar_bench.evaluation.block import IntervalOptions, metric_with_interval
+from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.model_traits import FAMILY, SAM, SAM_AT_COST, SCRATCH, START, RecipePair, Traits
 from avatar_bench.evaluation.seeds import Recipes, build_macro_f1_statistic
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.i18n import _
-from avatar_bench.metrics import stats
-from avatar_bench.metrics.calibration import ece, equal_width_edges
+from avatar_bench.metrics import calibration, stats
 from avatar_bench.results.result import Metric
 
 if TYPE_CHECKING:
@@ -29,26 +27,17 @@ SAVED_METRICS = {  # from saved results: block, its metric, and whether higher i
     "latency_ms": ("efficiency", "latency_ms/b1", False),
     "peak_memory_mb": ("efficiency", "peak_memory_mb", False),
 }
-_BINS = 15  # of the calibration error, as in the block calibration
+_NO_PAIRS = ["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "significant"]
 _INTERACTIONS = ["a", "b", "a_sam", "b_sam", "gain_a", "gain_b", "difference", "low", "high"]
 _INTERACTIONS += ["fewest_seeds", "n", "groups"]
-_MISSING = ["recipe", "run", "figure", "reason"]
-_TYPED = [
-    "block",
-    "network",
-    "reported_on",
-    "reported_year",
-    "reported_accuracy",
-    "reported_params_m",
-    "reported_seconds",
-]
+_REPORTED = ["block", "network", "reported_on", "reported_year", "reported_accuracy", "reported_params_m"]
+_REPORTED += ["reported_seconds"]
 _OURS = ["recipe", "start", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "n"]
-_STUDY = [*_TYPED, *_OURS, "reason", "where"]
 
 
-def read_history() -> pd.DataFrame:
-    """Return published accuracies of well-known networks on ImageNet-1k, a row per network with its citation."""
-    return _read_packaged("history")
+def read_published(name: str) -> pd.DataFrame:
+    """Read the table "history", accuracies of networks on ImageNet-1k, or "study", the numbers of the study."""
+    return read_csv(Path(__file__).with_name(f"{name}.csv"))
 
 
 def build_study_table(recipes: pd.DataFrame) -> pd.DataFrame:
@@ -56,36 +45,33 @@ def build_study_table(recipes: pd.DataFrame) -> pd.DataFrame:
 
     A row without such a recipe has a `reason`. Accuracies are proportions, `seconds` are per image.
     """
-    reported, measured = _read_packaged("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
+    reported, measured = read_published("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
     found = [_match_recipes(row, measured) for __, row in reported.iterrows()]
-    matches = pd.concat([own.assign(row=row) for row, (own, __) in enumerate(found)])
+    matches = pd.concat([own[_OURS].assign(row=row) for row, (own, __) in enumerate(found)])
     reported = reported.assign(row=range(len(reported)), reason=[reason for __, reason in found])
-    return reported[["row", *_TYPED, "reason", "where"]].merge(matches[["row", *_OURS]], on="row", how="left")[_STUDY]
+    return reported.merge(matches, on="row", how="left")[[*_REPORTED, *_OURS, "reason", "where"]]
 
 
 def compute_metrics(
     block: IntervalOptions, recipes: Recipes, found: Sequence[Predictions], own: Sequence[Traits], drawn: np.ndarray
 ) -> dict[str, dict[str, Metric]]:
     """Compute accuracy, macro-F1, calibration error and training cost of each recipe."""
-    accuracies = recipes.accuracies(block, drawn)
-    f1 = build_macro_f1_statistic(found)
-    values, resampled = f1(np.ones((1, len(found[0]))))[0], recipes.draw(block, f1)
-    lows, highs = stats.percentiles(resampled, block.level)
-    errors = [float(ece(one.confidence, one.correct, equal_width_edges(_BINS))) for one in found]
-    figures = {}
-    for place, (name, runs) in enumerate(recipes.members.items()):
-        traits, several = own[place], len(runs) > 1
-        method = "bootstrap by seed and group" if several else "bootstrap by group"
-        figures[name] = {
+    accuracies, n = recipes.accuracies(block, drawn), len(found[0])
+    f1, edges = build_macro_f1_statistic(found), calibration.equal_width_edges(calibration.ECE_BINS)
+    values, ends = f1(np.ones((1, n)))[0], np.transpose(stats.percentiles(recipes.draw(block, f1), block.level))
+    errors = np.array([calibration.ece(one.confidence, one.correct, edges) for one in found])
+    metrics = {}
+    for (name, members), traits, (low, high) in zip(recipes.members.items(), own, ends, strict=True):
+        runs, method = list(members), f"bootstrap by {'seed and ' * (len(members) > 1)}group"
+        no_time, no_passes = _("the training time is not recorded"), _("the number of passes is not recorded")
+        metrics[name] = {
             "accuracy": accuracies[name],
-            "macro_f1": metric_with_interval(
-                values[list(runs)].mean(), lows[place], highs[place], recipes.units, method
-            ),
-            "ece": Metric(float(np.mean([errors[run] for run in runs])), len(found[0]), higher_is_better=False),
-            "train_seconds": _wrap_recorded(traits.seconds, len(runs), _("the training time is not recorded")),
-            "passes_per_step": _wrap_recorded(traits.passes, len(runs), _("the number of passes is not recorded")),
+            "macro_f1": metric_with_interval(values[runs].mean(), low, high, recipes.units, method),
+            "ece": Metric(float(errors[runs].mean()), n, higher_is_better=False),
+            "train_seconds": _build_metric(traits.seconds, len(runs), False, no_time),
+            "passes_per_step": _build_metric(traits.passes, len(runs), False, no_passes),
         }
-    return figures
+    return metrics
 
 
 def read_saved_metrics(
@@ -93,33 +79,30 @@ def read_saved_metrics(
 ) -> tuple[dict[str, dict[str, Metric]], pd.DataFrame]:
     """Return the mean of each saved metric over the runs of each recipe, and a table of missing ones."""
     results = [{block: run.saved(block, of) for block, *_rest in SAVED_METRICS.values()} for run in runs]
-    found: dict[str, dict[str, Metric]] = {}
-    missing = []
+    found: dict[str, dict[str, Metric]] = {name: {} for name in members}
+    missing: list[tuple[str, str, str, str | None]] = []
     for name, own in members.items():
-        found[name] = {}
         for figure, (block, metric, better) in SAVED_METRICS.items():
-            values = []
-            for run in own:
-                result = results[run][block]
-                about = result.metrics.get(metric) if result else None
-                if about is not None and about.value is not None:
-                    values.append(about.value)
-                    continue
-                why = (about.reason if about else None) or _("no usable Result of {block}", block=block)
-                missing.append((name, runs[run].label, figure, why))
-            whole = len(values) == len(own)  # the other metrics of the row are means over all seeds
-            reason = None if whole else missing[-1][3]
-            value = float(np.mean(values)) if whole else None
-            found[name][figure] = Metric(value, len(own), higher_is_better=better, reason=reason)
-    return found, pd.DataFrame(missing, columns=_MISSING)
+            absent = Metric(None, 0, reason=_("no usable Result of {block}", block=block))
+            saved = [result.metrics.get(metric, absent) if (result := results[run][block]) else absent for run in own]
+            lacking = [
+                (name, runs[run].label, figure, each.reason)
+                for run, each in zip(own, saved, strict=True)
+                if each.value is None
+            ]
+            # the other metrics of a recipe are means over all its seeds
+            value = None if lacking else float(np.mean([each.value for each in saved if each.value is not None]))
+            found[name][figure] = _build_metric(value, len(own), better, lacking[-1][3] if lacking else None)
+            missing += lacking
+    return found, pd.DataFrame(missing, columns=["recipe", "run", "figure", "reason"])
 
 
 def build_recipes_table(
-    recipes: Recipes, own: Sequence[Traits], figures: Mapping[str, Mapping[str, Metric]]
+    recipes: Recipes, own: Sequence[Traits], metrics: Mapping[str, Mapping[str, Metric]]
 ) -> pd.DataFrame:
     """Return the network, initial weights, optimizer and metrics of each recipe."""
     rows = []
-    for place, (name, traits) in enumerate(zip(recipes.names, own, strict=True)):
+    for name, seeds, traits in zip(recipes.names, recipes.sizes.tolist(), own, strict=True):
         row: dict[str, object] = {
             "recipe": name,
             "family": traits.family,
@@ -130,16 +113,16 @@ def build_recipes_table(
             "start_detail": traits.start.detail,
             "trained_with": traits.start.trained,
             "sam": bool(traits.sam),
-            "seeds": int(recipes.sizes[place]),
+            "seeds": seeds,
             "n": recipes.right.shape[1],
             "groups": recipes.units,
         }
-        for figure, metric in figures[name].items():
-            row[figure] = metric.value
-            if figure in ("accuracy", "macro_f1"):
-                row |= {f"{figure}_low": metric.low, f"{figure}_high": metric.high}
-        rows.append(row | {"interval": figures[name]["accuracy"].interval})
-    return pd.DataFrame(rows).astype(dict.fromkeys(figures[recipes.names[0]], float))
+        for metric, about in metrics[name].items():
+            row[metric] = about.value
+            if metric in ("accuracy", "macro_f1"):
+                row |= {f"{metric}_low": about.low, f"{metric}_high": about.high}
+        rows.append(row | {"interval": metrics[name]["accuracy"].interval})
+    return pd.DataFrame(rows).astype(dict.fromkeys(metrics[recipes.names[0]], float))
 
 
 def build_pairs_table(
@@ -147,9 +130,7 @@ def build_pairs_table(
     own: Sequence[Traits],
     found: Sequence[RecipePair],
     drawn: np.ndarray,
-    block: IntervalOptions,
-    power: float,
-    alpha: float,
+    block: recipe_pairs.PairwiseOptions,
 ) -> pd.DataFrame:
     """Return the change, difference, test, budget and detectable difference of each pair.
 
@@ -159,25 +140,22 @@ def build_pairs_table(
     rows = []
     for pair in found:
         a, b = own[pair.a], own[pair.b]
-        row: dict[str, object] = {
-            "changed": pair.changed,
-            "from": _describe_change(b, pair.changed),
-            "to": _describe_change(a, pair.changed),
-        }
-        row |= recipe_pairs.compare_pair(recipes, drawn, pair.a, pair.b, block.level, power, alpha)
+        before, after = (_describe_value(traits, pair.changed) for traits in (b, a))
+        row: dict[str, object] = {"changed": pair.changed, "from": before, "to": after}
+        row |= recipe_pairs.compare_pair(recipes, drawn, pair.a, pair.b, block.level, block.power, block.alpha)
         for name in ("epochs", "train_images", "image_size"):
             row[name] = " | ".join(dict.fromkeys((a.settings[name], b.settings[name])))
         for side, one in (("a", a), ("b", b)):
             row |= {f"params_m_{side}": one.params / 1e6, f"macs_g_{side}": one.macs / 1e9}
         rows.append(row)
     if not rows:
-        return pd.DataFrame(columns=["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "significant"])
-    table = recipe_pairs.mark_significant(pd.DataFrame(rows), alpha)
-    least = [recipe_pairs.find_detectable_difference(row, power, alpha / len(rows)) for __, row in table.iterrows()]
+        return pd.DataFrame(columns=_NO_PAIRS)
+    table = recipe_pairs.mark_significant(pd.DataFrame(rows), block.alpha)
+    strictest = block.alpha / len(rows)
+    least = [recipe_pairs.find_detectable_difference(row, block.power, strictest) for __, row in table.iterrows()]
+    table["detectable"] = np.array(least, dtype=float)
     few = _("the two recipes differ on too few images")
-    return table.assign(
-        detectable=np.array(least, dtype=float), detectable_reason=["" if one is not None else few for one in least]
-    )
+    return table.assign(detectable_reason=np.where(table["detectable"].isna(), few, ""))
 
 
 def build_interactions_table(
@@ -190,27 +168,13 @@ def build_interactions_table(
     accuracy = recipes.counts.mean(axis=1) / recipes.sizes
     rows = []
     for one, other in found:
-        gains = [accuracy[pair.a] - accuracy[pair.b] for pair in (one, other)]
-        low, high = recipe_pairs.compute_interval(
-            drawn[:, one.a] - drawn[:, one.b] - drawn[:, other.a] + drawn[:, other.b], level
-        )
-        places = (one.b, other.b, one.a, other.a)
-        names = dict(zip(("a", "b", "a_sam", "b_sam"), (recipes.names[place] for place in places), strict=True))
-        figures = (gains[0], gains[1], gains[0] - gains[1], low, high)
-        rows.append(
-            names
-            | dict(zip(("gain_a", "gain_b", "difference", "low", "high"), map(float, figures), strict=True))
-            | {
-                "fewest_seeds": int(recipes.sizes[list(places)].min()),
-                "n": recipes.right.shape[1],
-                "groups": recipes.units,
-            }
-        )
+        places = [one.b, other.b, one.a, other.a]
+        gains = [float(accuracy[pair.a] - accuracy[pair.b]) for pair in (one, other)]
+        resampled = drawn[:, one.a] - drawn[:, one.b] - drawn[:, other.a] + drawn[:, other.b]
+        numbers = (*gains, gains[0] - gains[1], *recipe_pairs.compute_interval(resampled, level))
+        counts = (int(recipes.sizes[places].min()), recipes.right.shape[1], recipes.units)
+        rows.append((*(recipes.names[place] for place in places), *numbers, *counts))
     return pd.DataFrame(rows, columns=_INTERACTIONS)
-
-
-def _read_packaged(table: str) -> pd.DataFrame:
-    return read_csv(StringIO(files(__package__).joinpath(f"{table}.csv").read_text(encoding="utf-8")))
 
 
 def _match_recipes(reported: pd.Series, measured: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -232,11 +196,11 @@ def _match_recipes(reported: pd.Series, measured: pd.DataFrame) -> tuple[pd.Data
     return found, _("its recipes were trained from scratch") if scratch else _("its recipes started from other weights")
 
 
-def _describe_change(traits: Traits, changed: str) -> str:
+def _describe_value(traits: Traits, changed: str) -> str:
     sam = traits.sam or "none"
     return {SAM: sam, SAM_AT_COST: sam, START: str(traits.start), FAMILY: traits.family}[changed]
 
 
-def _wrap_recorded(value: float | None, runs: int, otherwise: str) -> Metric:
-    reason = None if value is not None else otherwise
-    return Metric(None if value is None else float(value), runs, higher_is_better=False, reason=reason)
+def _build_metric(value: float | None, runs: int, better: bool, reason: str | None) -> Metric:
+    value, reason = (None, reason) if value is None else (float(value), None)
+    return Metric(value, runs, higher_is_better=better, reason=reason)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from avatar_bench.evaluation.model_traits import FAMILY, RecipePair, Traits
+from avatar_bench.evaluation.model_traits import FAMILY, UNKNOWN, Traits
 from avatar_bench.i18n import _
 
 _ENOUGH_SEEDS = 5  # per recipe, for a difference of differences; see the simulations in docs/blocks/significance.md
@@ -15,51 +15,47 @@ _ENOUGH_SEEDS = 5  # per recipe, for a difference of differences; see the simula
 def warn_about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
     """Return warnings about other differences in settings, the training budget and different machines."""
     messages = []
-    differing = list(dict.fromkeys(settings.loc[settings["differs"], "setting"]))
-    if differing:
-        message = _(
-            "The recipes also differ in other settings, see protocol.csv: {settings}.",
-            settings=", ".join(differing),
+    differing = settings.loc[settings["differs"], "setting"].unique()
+    if len(differing):
+        names = ", ".join(differing)
+        messages.append(
+            _("The recipes also differ in other settings, see protocol.csv: {settings}.", settings=names),
         )
-        messages.append(message)
     if len(frozenset().union(*(each.hosts for each in own))) > 1:
         messages.append(_("The recipes were trained on different machines: their training times cannot be compared."))
-    budget = {
-        name: " | ".join(settings.loc[settings["setting"] == name, "value"])
-        for name in ("epochs", "train_images", "image_size")
-    }
-    images, size = budget["train_images"], budget["image_size"]
-    if budget["epochs"] == "1":
-        message = _(
+    values = settings.groupby("setting")["value"].agg(" | ".join)
+    epochs, images, size = values[["epochs", "train_images", "image_size"]]
+    budget = (
+        _(
             "The budget was one epoch on {images} training images of {size} pixels. A larger "
             "budget or other settings may change the results.",
             images=images,
             size=size,
         )
-    else:
-        message = _(
+        if epochs == "1"
+        else _(
             "The budget was {epochs} epochs, stage by stage, on {images} training images of "
             "{size} pixels. A larger budget or other settings may change the results.",
-            epochs=budget["epochs"],
+            epochs=epochs,
             images=images,
             size=size,
         )
-    return [*messages, message]
+    )
+    return [*messages, budget]
 
 
-def warn_about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[RecipePair]) -> list[str]:
+def warn_about_families(pairs: pd.DataFrame, recipes: pd.DataFrame) -> list[str]:
     """Return warnings about pairs of networks whose pretraining is unknown or whose sizes differ much."""
-    families = [(names[pair.a], own[pair.a], names[pair.b], own[pair.b]) for pair in found if pair.changed == FAMILY]
-    unknown = [
-        f"{one} ({a.start}) − {other} ({b.start})"
-        for one, a, other, b in families
-        if not (a.start.known and b.start.known)
-    ]
-    unequal = [
-        f"{one} ({a.params / 1e6:.1f} M) − {other} ({b.params / 1e6:.1f} M)"
-        for one, a, other, b in families
-        if max(a.params, b.params) > 2 * min(a.params, b.params)
-    ]
+    about = recipes.set_index("recipe")
+    starts = (about["start"] + " " + about["start_detail"]).str.strip()
+    sizes = about["params_m"].map("{:.1f} M".format)
+    unknown, unequal = [], []
+    for a, b in pairs.loc[pairs["changed"] == FAMILY, ["a", "b"]].to_numpy():
+        params = about.loc[[a, b], "params_m"]
+        if UNKNOWN in about.loc[[a, b], "trained_with"].tolist():
+            unknown.append(f"{a} ({starts[a]}) − {b} ({starts[b]})")
+        if params.max() > 2 * params.min():
+            unequal.append(f"{a} ({sizes[a]}) − {b} ({sizes[b]})")
     messages = []
     if unknown:
         message = _(
@@ -78,49 +74,47 @@ def warn_about_families(names: Sequence[str], own: Sequence[Traits], found: Sequ
 
 def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
     """Return warnings about what the pairs cannot show."""
-    if not len(compared):
+    if compared.empty:
         return [
             _(
                 "No two recipes differ only in SAM, only in the initial weights or only in the "
                 "network family: there is no pair."
             )
         ]
-    tied = compared[~compared["significant"]]
-    beyond = tied["detectable"].isna()
+    tied = compared.loc[~compared["significant"], "detectable"]
+    least = sorted({f"{100 * end:.1f}" for end in tied.agg(["min", "max"])}, key=float)
     messages = []
-    if beyond.any():
-        messages.append(
-            _(
-                "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: too few images differ between "
-                "them.",
-                n=int(beyond.sum()),
-                all=len(compared),
-            )
+    if tied.isna().any():
+        message = _(
+            "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: too few images differ between "
+            "them.",
+            n=int(tied.isna().sum()),
+            all=len(compared),
         )
-    if not beyond.all():
-        least = sorted({f"{100 * ends:.1f}" for ends in tied["detectable"].agg(["min", "max"])}, key=float)
-        messages.append(
-            _(
-                "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: on {images} images a "
-                "difference below {least} points would likely go undetected.",
-                n=int((~beyond).sum()),
-                all=len(compared),
-                least="–".join(least),
-                images=compared["n"].iloc[0],
-            )
+        messages.append(message)
+    if tied.notna().any():
+        message = _(
+            "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: on {images} images a "
+            "difference below {least} points would likely go undetected.",
+            n=int(tied.notna().sum()),
+            all=len(compared),
+            least="–".join(least),
+            images=compared["n"].iloc[0],
         )
+        messages.append(message)
     return messages
 
 
 def warn_about_interactions(interactions: pd.DataFrame) -> list[str]:
     """Return a warning if a difference between two gains rests on few seeds."""
-    if not len(interactions) or interactions["fewest_seeds"].min() >= _ENOUGH_SEEDS:
+    fewest = interactions["fewest_seeds"].min()
+    if interactions.empty or fewest >= _ENOUGH_SEEDS:
         return []
     return [
         _(
             "Differences between two gains from SAM rest on as few as {n} seeds per recipe: "
             "train {enough}. Their intervals are not corrected for multiple comparisons.",
-            n=interactions["fewest_seeds"].min(),
+            n=fewest,
             enough=_ENOUGH_SEEDS,
         )
     ]
