@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from avatar_bench.config.entries import find_user_folders
+from avatar_bench.config.entries import KINDS, find_entries, find_user_folders
 
 # kinds that `list` accepts, and the yaml group of each
 LISTED_GROUPS = {
@@ -20,6 +20,9 @@ LISTED_GROUPS = {
     "trainers": "trainer",
     "callbacks": "callbacks",
     "loggers": "logger",
+    "corruptions": "corruption",
+    "augmentations": "augmentation",
+    "ood_scores": "ood_score",
 }
 
 
@@ -44,7 +47,20 @@ def find_commands() -> dict[str, str]:
 def find_groups() -> list[str]:
     """Return the names of the groups, such as model and mode."""
     folders = [find_conf_folder(), *find_user_folders()]
-    return sorted({yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"})
+    found = {yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"}
+    return sorted(group for group in found if not has_entries_alone(group))
+
+
+def has_entries_alone(group: str) -> bool:
+    """Return whether a group is a kind of entries without yaml of options, such as corruption."""
+    return group in KINDS and not (find_conf_folder() / group).is_dir()
+
+
+def describe_choices(group: str) -> dict[str, str]:
+    """Return the choices of a group, or the entries of a kind, each with its summary."""
+    if has_entries_alone(group):
+        return {name: entry.summary for name, entry in find_entries(group).items()}
+    return {name: read_summary(yaml) for name, yaml in find_choices(group).items()}
 
 
 def find_choices(group: str) -> dict[str, Path]:

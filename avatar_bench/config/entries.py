@@ -6,6 +6,7 @@ Those of users are in KIND/ of a folder given by -cd, by AVATAR_BENCH_CONF or by
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -21,8 +22,10 @@ from typing import Any
 
 from avatar_bench.config.options import name_options
 from avatar_bench.console.terminal import print_line
-from avatar_bench.errors import ConfigError, suggest_names
+from avatar_bench.errors import AvatarBenchError, ConfigError, suggest_names
+from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.i18n import language
 
 ENTRY_POINT_GROUP = "avatar_bench.conf"
 FOLDERS_VARIABLE = "AVATAR_BENCH_CONF"
@@ -62,13 +65,35 @@ class Entry:
         """Return what its yaml says, without importing the module; raise ConfigError if the yaml is invalid."""
         return _read_about(self.yaml, self.yaml.stat().st_mtime_ns) if self.yaml.is_file() else {}
 
+    @property
+    def title(self) -> str:
+        """Return the `title` of its yaml in the current language, such as `ru: {title: TEXT}`; else its name."""
+        translated = self.about.get(language())
+        return str(
+            (translated if isinstance(translated, dict) else {}).get("title") or self.about.get("title", self.name)
+        )
+
+    @property
+    def summary(self) -> str:
+        """Return the `summary` of its yaml; else the first line of the module's docstring, without importing it."""
+        if "summary" in self.about:
+            return str(self.about["summary"])
+        text = ast.get_docstring(ast.parse(self.module.read_bytes())) or ""
+        return text.partition("\n")[0].rstrip(".")
+
+    @property
+    def digest(self) -> str:
+        """Return 12 hex digits that change with the code of the entry."""
+        files = sorted(self.module.parent.rglob("*.py")) if self._find_parts() else [self.module]
+        return sha256_of_bytes(b"".join(file.read_bytes() for file in files))[:12]
+
     def load(self) -> ModuleType:
         """Import the module; raise ConfigError, with the reason, if a user's module cannot be imported."""
         if self.is_builtin:
             return importlib.import_module(f"avatar_bench.{KINDS[self.kind].replace('/', '.')}.{self.name}")
         full = f"{_USERS}.{self.kind}.{self.name}"
-        known = sys.modules.get(full)
-        if known is not None and known.__file__ == str(self.module):
+        known, digest = sys.modules.get(full), self.digest
+        if known is not None and (known.__file__, vars(known).get("_digest")) == (str(self.module), digest):
             return known
         spec = importlib.util.spec_from_file_location(full, self.module, submodule_search_locations=self._find_parts())
         assert spec is not None
@@ -84,6 +109,7 @@ class Entry:
             del sys.modules[full]
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{self.kind}={self.name}: {self.module} cannot be imported: {reason}") from error
+        vars(module)["_digest"] = digest  # a module that has changed since is imported again
         return module
 
     def load_class(self) -> type:
@@ -113,6 +139,19 @@ class Entry:
             return owner(**given)
         except TypeError as error:  # a value of another type, or a missing one
             raise ConfigError(f"{name_options(owner)}: {error}.") from error
+
+    @contextmanager
+    def explain_failure(self) -> Iterator[None]:
+        """Raise ConfigError that names the module of a user for any error of its code inside the `with`."""
+        try:
+            yield
+        except AvatarBenchError:
+            raise
+        except Exception as error:  # a user's module may raise anything
+            if self.is_builtin:
+                raise
+            reason = f"{self.kind} {self.name}: {self.module} failed: {type(error).__name__}: {error}"
+            raise ConfigError(reason, "AVATAR_BENCH_DEBUG=1 shows the traceback.") from error
 
     def _find_parts(self) -> list[str] | None:
         return [str(self.module.parent)] if self.module.name == "__init__.py" else None
@@ -151,6 +190,12 @@ def find_entry(kind: str, name: str, asked: str = "") -> Entry:
     return found[name]
 
 
+def get_title(kind: str, name: str) -> str:
+    """Return the title of an entry in the current language; its name if there is no such entry here."""
+    entry = find_entries(kind).get(name)
+    return entry.title if entry else name
+
+
 def find_user_folders() -> list[Path]:
     """Return the yaml folders added by users: those of AVATAR_BENCH_CONF, then those of installed packages.
 
@@ -160,7 +205,7 @@ def find_user_folders() -> list[Path]:
     for folder in named:
         if not folder.is_dir():
             raise ConfigError(f"{FOLDERS_VARIABLE}: no such folder: {folder}")
-    return named + _find_installed_folders()
+    return [*named, *_find_installed_folders(tuple(sys.path))]
 
 
 @contextmanager
@@ -194,7 +239,8 @@ def _read_about(file: Path, changed: int) -> Mapping[str, Any]:
     return found
 
 
-def _find_installed_folders() -> list[Path]:
+@cache
+def _find_installed_folders(_: tuple[str, ...]) -> list[Path]:
     from importlib.metadata import entry_points
     from importlib.util import find_spec
 

@@ -237,17 +237,6 @@ def tabulate_predictions(predictions: Predictions) -> pd.DataFrame:
     )
 
 
-def name_corruptions() -> dict[str, str]:
-    """Return the display name of each corruption."""
-    return {
-        "noise": _("noise"),
-        "blur": _("blur"),
-        "brightness": _("brightness"),
-        "rotation": _("rotation"),
-        "jpeg": _("JPEG"),
-    }
-
-
 def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:
     """Raise GuardError if another order of the class names explains the predictions significantly better.
 

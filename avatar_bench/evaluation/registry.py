@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from avatar_bench.config.entries import find_entries
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.evaluation import blocks
 from avatar_bench.evaluation.block import Block
@@ -51,9 +52,11 @@ def build_block(name: str, options: Mapping[str, Any] | None = None, folders: Se
 
 
 def hash_code(block: Block) -> str:
-    """Return 16 hex digits that change with any line of this package, or of the module of a user's block."""
+    """Return 16 hex digits that change with any line of this package, or of a user's block, corruption or OOD score."""
     own = Path(inspect.getfile(type(block))).read_bytes()
-    return hashlib.sha256(_hash_package() + own).hexdigest()[:16]
+    entries = [*find_entries("corruption").values(), *find_entries("ood_score").values()]
+    users = "".join(entry.digest for entry in entries if not entry.is_builtin)
+    return hashlib.sha256(_hash_package() + own + users.encode()).hexdigest()[:16]
 
 
 @cache

@@ -25,7 +25,7 @@ REPORTED_METRICS = {  # metrics in the table of a block, as patterns; for other 
         *("accuracy", "accuracy_by_source", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
         *("recall/*", "precision/*"),
     ),
-    "robustness": ("robustness", "clean", "noise", "blur", "brightness", "rotation", "jpeg", "mean_over_severities"),
+    "robustness": ("*",),  # means, clean, and every corruption
     "calibration": ("ece_15", "ece_floor", "scaled/ece_15", "nll", "brier", "temperature", "aurc", "coverage/*"),
     "out_of_domain": ("auroc/*/energy", "accuracy/*", "mean_confidence/*"),
     "efficiency": (

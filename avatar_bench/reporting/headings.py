@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from avatar_bench.config.entries import get_title
 from avatar_bench.i18n import language
 from avatar_bench.reporting.report_text import BLOCKS
 from avatar_bench.results.result import Metric
@@ -31,12 +32,12 @@ def find_heading(name: str) -> str:
         if words["en"].startswith("%s"):  # the rest is a metric
             return words[language()] % find_heading(rest)
         return words[language()] % ", ".join(map(find_strategy_name, rest.split("/")))
-    return name
+    return get_title("corruption", name)
 
 
 def find_strategy_name(name: str) -> str:
-    """Return the readable name of a way to combine models; an unknown name unchanged."""
-    return _load_headings()["strategies"].get(name, {}).get(language(), name)
+    """Return the readable name of a way to combine models, or of a corruption; an unknown name unchanged."""
+    return _load_headings()["strategies"].get(name, {}).get(language()) or get_title("corruption", name)
 
 
 def find_table_title(block: str, table: str) -> str | None:
