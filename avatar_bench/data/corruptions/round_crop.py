@@ -8,7 +8,7 @@ from avatar_bench.data.corruptions import round_to_uint8
 from avatar_bench.data.equalise import ImageArray
 
 PARAMETERS = (1.15, 1.05, 0.95, 0.85, 0.75)
-_PAGES = ((255, 255, 255), (24, 25, 28), (240, 242, 245))  # a white page, a dark one, a grey one
+_PAGES = np.array([[255, 255, 255], [24, 25, 28], [240, 242, 245]], dtype=np.float32)  # a white, a dark, a grey one
 _BORDER = 0.06  # width as a fraction of the side
 
 
@@ -19,8 +19,8 @@ def corrupt(image: ImageArray, diameter: float, seed: int) -> ImageArray:
     """
     height, width = image.shape[:2]
     rng = np.random.default_rng(seed)
-    page, border = np.array(_PAGES[rng.integers(len(_PAGES))]), rng.integers(0, 256, 3)
-    down, across = (np.abs(2 * (np.arange(side) + 0.5) / side - 1) for side in (height, width))
+    page, border = _PAGES[rng.integers(len(_PAGES))], rng.integers(0, 256, 3).astype(np.float32)
+    down, across = (2 * (np.arange(side, dtype=np.float32) + np.float32(0.5)) / side - 1 for side in (height, width))
     depth = diameter - np.hypot(down[:, None], across)[..., None]  # inside the edge of the circle, in half sides
     edge = min(height, width) / 2  # pixels of a half side: an edge is smoothed over one pixel
     inside, within_border = (np.clip(depth * edge + 0.5 - inset * edge, 0, 1) for inset in (0, 2 * _BORDER))

@@ -17,7 +17,7 @@ _SHAPES = (  # outlines within a radius of 1; y points down
     np.stack(  # a heart
         [
             16 * np.sin(_TURN) ** 3,
-            -13 * np.cos(_TURN) + 5 * np.cos(2 * _TURN) + 2 * np.cos(3 * _TURN) + np.cos(4 * _TURN),
+            -13 * np.cos(_TURN) - 2.5 + 5 * np.cos(2 * _TURN) + 2 * np.cos(3 * _TURN) + np.cos(4 * _TURN),
         ],
         axis=1,
     )

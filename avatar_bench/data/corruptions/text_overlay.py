@@ -12,6 +12,7 @@ from avatar_bench.data.equalise import ImageArray
 PARAMETERS = (0.08, 0.14, 0.2, 0.28, 0.38)
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _LETTERS = np.array([*string.ascii_uppercase, *string.digits])
+_MEASURED = 4.0  # size of letters at which the text is measured: widths of small ones are rounded
 _DARKENED = 0.35  # brightness of the image under the band
 
 
@@ -23,10 +24,12 @@ def corrupt(image: ImageArray, share: float, seed: int) -> ImageArray:
     drawn, size = image.copy(), max(1, round(share * height))
     band = drawn[:size] if is_top else drawn[-size:]
     band[:] = _DARKENED * band
-    (wide, high), _ = cv2.getTextSize(text, _FONT, 1.0, 1)
-    scale = min(0.7 * size / high, 0.94 * width / wide)
+    (wide, high), _ = cv2.getTextSize(text, _FONT, _MEASURED, 1)
+    scale = min(0.7 * size / high, 0.9 * width / wide)  # of the text measured
     place = round((width - scale * wide) / 2), round((size + scale * high) / 2)
-    white, line = (255, 255, 255), max(1, round(scale * 1.5))
-    written = cv2.putText(np.ascontiguousarray(band), text, place, _FONT, scale, white, line, cv2.LINE_AA)
+    line = max(1, round(scale * _MEASURED * 1.5))
+    written = cv2.putText(
+        np.ascontiguousarray(band), text, place, _FONT, scale * _MEASURED, (255, 255, 255), line, cv2.LINE_AA
+    )
     band[:] = written
     return drawn
