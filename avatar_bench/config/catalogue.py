@@ -6,7 +6,7 @@ from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 
-from avatar_bench.config.entries import Entry, find_entries, find_user_folders
+from avatar_bench.config.entries import KINDS, Entry, find_entries, find_user_folders
 
 # kinds that `list` accepts, and the yaml group of each
 LISTED_GROUPS = {
@@ -21,6 +21,9 @@ LISTED_GROUPS = {
     "trainers": "trainer",
     "callbacks": "callbacks",
     "loggers": "logger",
+    "corruptions": "corruption",
+    "augmentations": "augmentation",
+    "ood_scores": "ood_score",
 }
 
 
@@ -47,7 +50,13 @@ def find_commands() -> dict[str, str]:
 def find_groups() -> list[str]:
     """Return the names of the groups, such as model and block."""
     folders = [find_conf_folder(), *find_user_folders()]
-    return sorted({yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"} | {"block"})
+    found = {yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"} | {"block"}
+    return sorted(group for group in found if group == "block" or not has_entries_alone(group))
+
+
+def has_entries_alone(group: str) -> bool:
+    """Return whether a group is a kind of entries without yaml of options, such as corruption."""
+    return group in KINDS and not (find_conf_folder() / group).is_dir()
 
 
 def find_choices(group: str) -> dict[str, Path]:
@@ -74,13 +83,11 @@ def is_choice(entry: Entry) -> bool:
 
 
 def describe_choices(group: str) -> dict[str, str]:
-    """Return the one-line summary of each choice of a group."""
-    if group == "block":
-        entries = {name: entry for name, entry in find_entries("block").items() if is_choice(entry)}
-        return {"all": ALL_BLOCKS} | {
-            name: str(entry.about.get("summary", entry.about.get("title", ""))) for name, entry in entries.items()
-        }
-    return {name: read_summary(yaml) for name, yaml in find_choices(group).items()}
+    """Return the choices of a group, or the entries of a kind, each with its summary."""
+    if not has_entries_alone(group):
+        return {name: read_summary(yaml) for name, yaml in find_choices(group).items()}
+    found = {name: entry.summary for name, entry in find_entries(group).items() if is_choice(entry)}
+    return {"all": ALL_BLOCKS} | found if group == "block" else found
 
 
 def read_summary(yaml: Path) -> str:

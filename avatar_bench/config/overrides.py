@@ -17,7 +17,10 @@ PATH_OPTIONS = (
     r"|source\.[^.=]+\.(root|file|list|manifest)"
 )
 PATH_MAPPING_OPTIONS = r"data\.ood|against|source\.[^.=]+\.roots"  # {name: PATH}
-OPEN_MAPPING_OPTIONS = ("model.options", "block.prior_shift.mixes", "block.out_of_domain.labels")  # {name: anything}
+OPEN_MAPPING_OPTIONS = (  # {name: anything}
+    *("model.options", "data.augment.others"),
+    *("block.prior_shift.mixes", "block.out_of_domain.labels", "block.out_of_domain.options"),
+)
 PATH_LIST_OPTIONS = ("ckpt", "runs")  # also [PATH,PATH]
 HYDRA_FLAGS: dict[str, tuple[str, ...] | None] = {  # the Hydra flags we support, with their values
     "-m": None,

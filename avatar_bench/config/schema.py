@@ -70,6 +70,7 @@ class AugmentConfig:
     rotation: float = 10.0  # degrees, in both directions; 0: off
     noise: float = 0.02  # maximum standard deviation, as a fraction of 255; 0: off
     mixup: float = 0.0  # alpha of the Beta distribution; 0: off
+    others: dict[str, Any] = field(default_factory=dict)  # augmentations of your own: {NAME: {OPTION: VALUE}}
 
 
 @dataclass
@@ -756,6 +757,8 @@ def _check_split(command: str, data: DictConfig) -> None:
 def _check_augment(augment: DictConfig) -> None:
     if len(augment.jitter) != 4 or min(augment.jitter) < 0:
         raise ConfigError(f"data.augment.jitter={augment.jitter}: expected four numbers, 0 or more")
+    for name in augment.others:
+        find_entry("augmentation", str(name), f"data.augment.others={{{name}: ...}}")
 
 
 def _check_model(model: DictConfig) -> None:

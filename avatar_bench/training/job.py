@@ -293,7 +293,7 @@ def _build_learner(
         dataset,
         classes,
         preprocessing,
-        Augmentation(augment.flip, tuple(augment.jitter), augment.rotation, augment.noise),  # type: ignore[arg-type]
+        Augmentation(augment.flip, tuple(augment.jitter), augment.rotation, augment.noise, augment.others),  # type: ignore[arg-type]
         seed=settings.seed,
         batch_size=resolve_batch_size(settings),
         workers=settings.data.workers,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.config.entries import find_entries
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.block import group_by_recipe
 from avatar_bench.evaluation.blocks.integrated_score import figures
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 SCALES = ("fixed", "min_max")
-OOD_SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
 
 
 @dataclass(kw_only=True)
@@ -66,7 +66,8 @@ class IntegratedScore(IntervalOptions):
             expected = "two numbers, worst and best" + (", above 0" if SCORE_QUALITIES[key].log else "")
             self.require("ranges", _is_valid_range(key, ends), f"{expected}, in {key}")
         self.require("scale", self.scale in SCALES, " or ".join(SCALES))
-        self.require("ood_score", self.ood_score in OOD_SCORES, f"one of {', '.join(OOD_SCORES)}")
+        scores = find_entries("ood_score")
+        self.require("ood_score", self.ood_score in scores, f"one of {', '.join(scores)}")
         self.require("weightings", self.weightings >= 100, "100 or more")
 
     @property

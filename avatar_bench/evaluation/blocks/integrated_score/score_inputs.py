@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
 from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, detection, stats
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 _TOLERANCE = 1e-6  # tolerance between a saved metric and its value recomputed from the saved table
-_IRRELEVANT_OPTIONS = ("level", "resamples", "seed", "gallery")  # options that do not affect the values
+# options that do not affect the values; robustness is null without the standard corruptions, and the same with others
+_IRRELEVANT_OPTIONS = ("level", "resamples", "seed", "gallery", "corruptions")
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,7 @@ def _resample_accuracy(result: Result, score: str) -> ResampledQuality:
 
 def _resample_robustness(result: Result, score: str) -> ResampledQuality:
     table = result.tables["predictions"]
-    variation = table["variation"].astype(str)
-    kept = table[variation.str.endswith("/3") & ~variation.str.startswith("delivery/")]
+    kept = table[table["variation"].isin([f"{kind}/3" for kind in STANDARD_CORRUPTIONS])]
     images = kept.groupby("path", sort=False).agg(correct=("correct", "mean"), group=("group", "first"))
     return _resample_mean(result, images, "correct")
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from avatar_bench.config.entries import find_entries
 from avatar_bench.config.options import Options
-from avatar_bench.data.corruptions import CORRUPTION_KINDS
 from avatar_bench.evaluation.blocks.overview import figures
 from avatar_bench.evaluation.blocks.overview import overview_tables as tables
 from avatar_bench.evaluation.model_scatter import RunStyles
@@ -17,8 +17,6 @@ from avatar_bench.results.result import Metric, Result
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
-
-OOD_SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
 
 
 @dataclass(kw_only=True)
@@ -31,7 +29,8 @@ class Overview(Options):
     ood_score: str = "energy"
 
     def __post_init__(self) -> None:
-        self.require("ood_score", self.ood_score in OOD_SCORES, f"one of {', '.join(OOD_SCORES)}")
+        known = find_entries("ood_score")
+        self.require("ood_score", self.ood_score in known, f"one of {', '.join(known)}")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Build the table of main metrics, the list of missing ones, and each chart for which a run has results."""
@@ -46,7 +45,7 @@ class Overview(Options):
         result.warnings = _list_warnings(result)
         charts = {
             "by_class": tables.tabulate_classes(runs, saved),
-            "robustness": tables.tabulate_robustness(runs, saved, CORRUPTION_KINDS),
+            "robustness": tables.tabulate_robustness(runs, saved),
             "robustness_bias": tables.tabulate_robustness_bias(runs, saved),
             "calibration": tables.tabulate_calibration(runs, saved),
             "confidence": tables.tabulate_confidence(runs, saved),

@@ -12,10 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from avatar_bench.evaluation.block import name_corruptions
 from avatar_bench.evaluation.model_scatter import RunStyles, set_log_axis
 from avatar_bench.evaluation.ood_sets import name_kind
-from avatar_bench.i18n import _
+from avatar_bench.i18n import _, get_title
 from avatar_bench.metrics import plots
 
 _MOST_SETS = 8  # legible sets side by side
@@ -46,8 +45,8 @@ def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
 @plots.use_style()
 def draw_robustness(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw clean accuracy, accuracy under each corruption and their mean, with intervals; chance is marked."""
-    words = {"clean": _("clean"), **name_corruptions(), "robustness": _("mean of the five")}
-    words = {name: word for name, word in words.items() if name in set(table["metric"])}
+    means = {"clean": _("clean"), "robustness": _("mean of the five")}
+    words = {name: means.get(name) or get_title("corruption", name) for name in dict.fromkeys(table["metric"])}
     figure = _create_dot_figure(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
     axes = figure.subplots()
     _draw_dots(axes, table.assign(of=table["metric"]), words, looks)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
 from avatar_bench.i18n import _
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs.ensembles import CombinedRun, WeightSoup
@@ -86,9 +87,12 @@ def tabulate_classes(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFram
     return table.assign(kind=kinds, **{"class": parts[1]})
 
 
-def tabulate_robustness(runs: Sequence[Run], saved: Sequence[Saved], kinds: Sequence[str]) -> pd.DataFrame:
-    """Return the accuracy on clean images, under each corruption at severity 3, and their mean."""
-    return _tabulate_metrics(runs, saved, "robustness", ("clean", *kinds, "robustness"))
+def tabulate_robustness(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return the accuracy on clean images, under each corruption at severity 3, and the mean of the standard five."""
+    main = ("clean", *STANDARD_CORRUPTIONS, "robustness")
+    found = (name for __, result in _iterate_results(runs, saved, "robustness") for name in result.metrics)
+    others = [name for name in dict.fromkeys(found) if "/" not in name and name not in (*main, "mean_over_severities")]
+    return _tabulate_metrics(runs, saved, "robustness", (*main, *others))
 
 
 def tabulate_calibration(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
