@@ -34,14 +34,14 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 @plots.use_style()
-def draw_pairs(column: pd.Series, labels: Sequence[str], label: str, signed: bool) -> Figure:
+def draw_pairs(measure: pd.Series, labels: Sequence[str], label: str, signed: bool) -> Figure:
     """Draw a measure of every pair of runs, in the order of `combinations`, as a triangle; NaN means no value.
 
     The colour scale is -1 to 1 if the measure is `signed`, else 0 to the largest value.
     """
     size = len(labels)
     values = np.full((size, size), np.nan)
-    values.T[np.triu_indices(size, 1)] = column
+    values.T[np.triu_indices(size, 1)] = measure
     figure = plots.create_figure(max(4.8, 3.0 + 0.48 * size), max(4.4, 2.4 + 0.48 * size))
     axes = figure.subplots()
     high = 1.0 if signed else max(0.01, float(np.nan_to_num(values).max()))
