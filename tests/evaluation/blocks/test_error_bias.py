@@ -252,6 +252,13 @@ def test_a_slice_of_a_range_bears_the_same_sign_in_each_language():
     assert labels == ["размер < 128 px (real)", "размер < 128 px"]
 
 
+def test_classes_and_sources_named_by_digits_are_drawn(oracle, evaluate_block, draw_saved):
+    given = replace(oracle("noisy"), classes=("0", "1", "2"), sources=np.array([str(i % 4) for i in range(240)]))
+    figures = draw_saved(evaluate_block(given))
+    assert [label.get_text() for label in figures["bias_map"].axes[0].get_xticklabels()] == ["0", "1", "2"]
+    assert "source 3 (0)" in [label.get_text() for label in figures["weakest_slices"].axes[0].get_yticklabels()]
+
+
 def test_confidence_is_in_percent_and_its_legend_beside_the_bars(oracle, evaluate_block, draw_saved):
     figure = draw_saved(evaluate_block(oracle("noisy")))["confidence"]
     (axes,) = figure.axes

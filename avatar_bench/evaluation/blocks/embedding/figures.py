@@ -30,7 +30,7 @@ def draw(result: Result) -> dict[str, Figure]:
 @plots.use_style()
 def _draw_maps(table: pd.DataFrame, classes: Sequence[str], method: str, named: int) -> Figure:
     """Draw the points of images by true class, left, and by source, right, where the largest are named."""
-    points = table.astype({"target": object, "source": object}).fillna("")
+    points = table.fillna({"target": "", "source": ""})
     rows = -(-max(len(classes), min(named, points["source"].nunique()) + 1) // 2)
     figure = plots.create_figure(8.6, 4.7 + 0.15 * rows)
     by_class, by_source = figure.subplots(1, 2, sharex=True, sharey=True)

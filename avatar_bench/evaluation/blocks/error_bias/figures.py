@@ -38,7 +38,7 @@ def draw(result: Result) -> dict[str, Figure]:
         "bias_map": _draw_bias_map(result.tables["confusion_by_slice"], result.classes),
         "confidence": _draw_confidence(confidence, correct, len(result.classes)),
     }
-    tested = slices[slices["p"].notna()].astype({"target": object}).fillna({"target": ""})
+    tested = slices[slices["p"].notna()].fillna({"target": ""})
     return drawn | ({"weakest_slices": _draw_weakest_slices(tested, result.classes)} if len(tested) else {})
 
 
