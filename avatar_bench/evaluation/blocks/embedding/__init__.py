@@ -95,11 +95,21 @@ class Embedding(IntervalOptions):
 
     def _project(self, method: str, embeddings: Reals) -> Reals:
         """Return the position of each image on the map, (N, 2)."""
+        model: Any
         if method == "tsne":
-            return _project_tsne(embeddings, self._limit_perplexity(len(embeddings)), self.seed)
-        if method == "umap":
-            return _project_umap(embeddings, min(self.neighbors, len(embeddings) - 1), self.seed)
-        return _project_pca(embeddings)
+            from sklearn.manifold import TSNE
+
+            perplexity = self._limit_perplexity(len(embeddings))
+            model = TSNE(perplexity=perplexity, init="pca", random_state=self.seed)  # type: ignore[no-untyped-call]
+        elif method == "pca":
+            from sklearn.decomposition import PCA
+
+            model = PCA(n_components=2, svd_solver="full")  # type: ignore[no-untyped-call]
+            embeddings = embeddings.astype(np.float64)
+        else:
+            neighbors = min(self.neighbors, len(embeddings) - 1)
+            model = import_module("umap").UMAP(n_neighbors=neighbors, random_state=self.seed, n_jobs=1)
+        return np.asarray(model.fit_transform(embeddings))
 
     def _limit_perplexity(self, n: int) -> float:
         # t-SNE uses about three times as many neighbours, and so many must exist
@@ -125,26 +135,6 @@ class Embedding(IntervalOptions):
         if "tsne" in self._methods and perplexity < self.perplexity:
             found.append(Reason("perplexity_lowered", value=perplexity, n=drawn))
         return found
-
-
-def _project_tsne(embeddings: Reals, perplexity: float, seed: int) -> Reals:
-    from sklearn.manifold import TSNE
-
-    model: Any = TSNE(perplexity=perplexity, init="pca", random_state=seed)  # type: ignore[no-untyped-call]
-    return np.asarray(model.fit_transform(embeddings))
-
-
-def _project_pca(embeddings: Reals) -> Reals:
-    from sklearn.decomposition import PCA
-
-    model: Any = PCA(n_components=2, svd_solver="full")  # type: ignore[no-untyped-call]
-    return np.asarray(model.fit_transform(embeddings.astype(np.float64)))
-
-
-def _project_umap(embeddings: Reals, neighbors: int, seed: int) -> Reals:
-    umap: Any = import_module("umap")  # optional dependency
-    model = umap.UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1)
-    return np.asarray(model.fit_transform(embeddings))
 
 
 def _tabulate_points(drawn: Predictions, points: Reals) -> pd.DataFrame:

@@ -20,10 +20,10 @@ _MARKERS = "s^Dv<>PX"  # without the circle, which marks classes
 def draw(result: Result) -> dict[str, Figure]:
     """Draw the map of each method."""
     saved = result.arrays["embeddings"]
+    named, methods = int(saved["named_sources"]), saved["methods"].tolist()
+    tables = [result.tables["points"], *(result.tables[f"points_{method}"] for method in methods[1:])]
     return {
-        method: _draw_maps(result.tables["points" if place == 0 else f"points_{method}"], result.classes, method, named)
-        for named in [int(saved["named_sources"])]
-        for place, method in enumerate(saved["methods"].tolist())
+        method: _draw_maps(table, result.classes, method, named) for method, table in zip(methods, tables, strict=True)
     }
 
 

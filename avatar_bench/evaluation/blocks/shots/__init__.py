@@ -62,7 +62,9 @@ class Shots(IntervalOptions):
         curve = result.tables["curve"] = self._build_curve(points, recipes, drawn, by_run)
         result.metrics = _build_metrics(curve, _compute_guessing(found[0]))
         result.metrics |= self._compute_gains(curve, drawn["accuracy"])
-        result.arrays["answers"] = _collect_arrays(found)
+        # a row for each run, in the order of the table of runs, a column for each image
+        answers = {"predicted": np.stack([one.predicted for one in found]), "target": found[0].targets}
+        result.arrays["answers"] = answers | {"path": found[0].paths, "group": found[0].groups}
         result.warnings = warn_unlabelled(len(sets[0]) - result.n, len(sets[0]))
         result.warnings += warn_about_seeds(recipes.seeds_by_recipe)
         if left := len(runs) - len(places):
@@ -161,10 +163,3 @@ def _weigh_doublings(shots: ArrayLike) -> Floats:
 
 def _has_one_recipe(curve: pd.DataFrame) -> bool:
     return curve["recipe"].nunique() == 1
-
-
-def _collect_arrays(found: Sequence[Predictions]) -> dict[str, np.ndarray]:
-    """Return the arrays behind all metrics: a row for each run, in the order of runs.csv, a column for each image."""
-    first = found[0]
-    predicted = np.stack([one.predicted for one in found])
-    return {"predicted": predicted, "target": first.targets, "path": first.paths, "group": first.groups}
