@@ -57,7 +57,7 @@ class Reason:
 
 def format_reason(reason: Reason, block: str = "") -> str:
     """Return the sentence of a block's reason in the current language; the code with its values if it has none."""
-    text = (find_reason_texts(block) | _read_common_texts()).get(reason.code)
+    text = (_read_common_texts() | find_reason_texts(block)).get(reason.code)
     values = {name: _format_value(value, block) for name, value in reason.values.items()}
     if text is None:
         return " ".join([reason.code, *(f"{name}={value}" for name, value in values.items())])
