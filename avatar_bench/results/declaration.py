@@ -34,7 +34,8 @@ class Declaration:
 
     `metrics` are patterns of those in its table of the report, `leaderboard` and `overview` of those there; `terms`
     defines metrics; `headings` are readable names of metrics and columns ("%s" is the rest of a name), `words` those of
-    texts in tables; `figures` are captions by name in reading order ("*" matches any part of a name).
+    texts in tables; `figures` are captions by name in reading order ("*" matches any part of a name; {name} in a
+    caption is that of the last one).
     """
 
     name: str
@@ -58,9 +59,9 @@ class Declaration:
     def find_caption(self, figure: str) -> str:
         """Return the caption of a figure in the current language, its name where it has none."""
         for pattern, caption in self.figures.items():
-            parts = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)"), figure)
+            parts = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+?)"), figure)
             if parts:
-                return _(caption, **{"name": parts[1]} if parts.groups() else {})
+                return _(caption, **{"name": parts.groups()[-1]} if parts.groups() else {})
         return figure.replace("_", " ")
 
     def order_figures(self, figures: Iterable[str]) -> list[str]:
