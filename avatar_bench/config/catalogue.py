@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from avatar_bench.config.entries import find_user_folders
+from avatar_bench.config.entries import KINDS, find_entries, find_user_folders
 
 # kinds that `list` accepts, and the yaml group of each
 LISTED_GROUPS = {
@@ -17,6 +17,7 @@ LISTED_GROUPS = {
     "sources": "source",
     "datasets": "data",
     "optimizers": "optimizer",
+    "schedules": "schedule",
     "trainers": "trainer",
     "callbacks": "callbacks",
     "loggers": "logger",
@@ -54,6 +55,14 @@ def find_choices(group: str) -> dict[str, Path]:
         for yaml in sorted((folder / group).glob("*.yaml")):
             found.setdefault(yaml.stem, yaml)
     return dict(sorted(found.items()))
+
+
+def list_summaries(group: str) -> dict[str, str]:
+    """Return the choices of a group, and the entries of its kind, with a one-line summary of each."""
+    kind = group.removesuffix("s")
+    entries = find_entries(kind) if kind in KINDS else {}
+    found = {name: entry.about.get("title") or _read_first_line(entry.module) for name, entry in entries.items()}
+    return dict(sorted((found | {name: read_summary(yaml) for name, yaml in find_choices(group).items()}).items()))
 
 
 def read_summary(yaml: Path) -> str:
