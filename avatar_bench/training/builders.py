@@ -63,7 +63,7 @@ def load_builder(kind: str, given: Mapping[str, Any]) -> Any:
     options = {name: value for name, value in given.items() if name in known and value is not None}
     if "base" in options:
         return entry.build(options | {"base": load_builder(kind, {**given, "name": options["base"]})})
-    return _build_builder(entry, options | given["options"])
+    return _build_entry(entry, options | given["options"])
 
 
 def load_optimization(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def load_callbacks(given: Mapping[str, Any]) -> Iterator[CallbackBuilder]:
         entry = find_entry("callback", name, f"callbacks.others.{name}")
         if entry.is_builtin:
             raise ConfigError(f"callbacks.others.{name}: {name} is built in.", f"Use callbacks.{name}=VALUE.")
-        yield _build_builder(entry, options or {})
+        yield _build_entry(entry, options or {})
 
 
 def build_from(builder: Any, expected: Any, *given: Any) -> Any:
@@ -105,7 +105,7 @@ def build_from(builder: Any, expected: Any, *given: Any) -> Any:
     return built
 
 
-def _build_builder(entry: Entry, options: Mapping[str, Any]) -> Any:
+def _build_entry(entry: Entry, options: Mapping[str, Any]) -> Any:
     builder = entry.build(options)
     if not callable(getattr(builder, "build", None)):
         raise ConfigError(f"{entry.module}: {type(builder).__name__} has no method build().")
