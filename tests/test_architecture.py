@@ -174,9 +174,14 @@ def wrong_names(package: Path) -> list[str]:
 
 
 def _may_repeat(last: str, names: list[str]) -> bool:
-    """Return whether a name may repeat: figures of a block, metrics of a block, a command and what implements it."""
+    """Return whether a name may repeat.
+
+    It may for figures of a block, metrics of a block, a command and what implements it, and entries of several kinds.
+    """
     if last == "figures":
         return all(name.startswith("evaluation/blocks/") for name in names)
+    if {name.rpartition("/")[0] for name in names} <= set(KINDS.values()):
+        return True  # an entry's name is unique within its kind
     kinds = {name.split("/")[0] for name in names}
     if kinds == {"metrics", "evaluation"}:
         return len(names) == 2 and f"evaluation/blocks/{last}" in names

@@ -18,6 +18,7 @@ LISTED_GROUPS = {
     "sources": "source",
     "datasets": "data",
     "optimizers": "optimizer",
+    "schedules": "schedule",
     "trainers": "trainer",
     "callbacks": "callbacks",
     "loggers": "logger",
@@ -83,11 +84,13 @@ def is_choice(entry: Entry) -> bool:
 
 
 def describe_choices(group: str) -> dict[str, str]:
-    """Return the choices of a group, or the entries of a kind, each with its summary."""
-    if not has_entries_alone(group):
-        return {name: read_summary(yaml) for name, yaml in find_choices(group).items()}
-    found = {name: entry.summary for name, entry in find_entries(group).items() if is_choice(entry)}
-    return {"all": ALL_BLOCKS} | found if group == "block" else found
+    """Return the choices of a group, and the entries of its kind, each with its summary."""
+    kind = group.removesuffix("s")
+    entries = find_entries(kind) if kind in KINDS else {}
+    found = {name: entry.summary for name, entry in entries.items() if is_choice(entry)}
+    if group == "block":
+        return {"all": ALL_BLOCKS} | found
+    return dict(sorted((found | {name: read_summary(yaml) for name, yaml in find_choices(group).items()}).items()))
 
 
 def read_summary(yaml: Path) -> str:

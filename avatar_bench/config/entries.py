@@ -173,6 +173,11 @@ def find_entry(kind: str, name: str, asked: str = "") -> Entry:
     return found[name]
 
 
+def is_of_user(module: str) -> bool:
+    """Return whether a module, by its full name, belongs to an entry of a user."""
+    return module.startswith(f"{_USERS}.")
+
+
 def find_user_folders() -> list[Path]:
     """Return the yaml folders added by users: those of AVATAR_BENCH_CONF, then those of installed packages.
 
