@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("metrics",),
     ("config",),  # what needs no Hydra: the catalogue of yaml, overrides, validation, error messages
     ("i18n",),
+    ("user_entries",),
     ("config/entries",),
     ("files", "console"),
     ("config/options",),

@@ -12,7 +12,7 @@ from avatar_bench.config.entries import find_entries
 from avatar_bench.errors import ConfigError
 from avatar_bench.i18n import _
 
-KINDS = ("run", "comparison", "dataset", "change")
+BLOCK_KINDS = ("run", "comparison", "dataset", "change")
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def declare_block(name: str) -> Declaration:
         expected = type(default) if isinstance(default, str | int) else list if default == () else dict
         if not isinstance(value, expected):
             raise ConfigError(f"{entry.yaml}: {key} is not a {expected.__name__}: {value!r}.")
-    if about.get("kind", "run") not in KINDS:
-        raise ConfigError(f"{entry.yaml}: kind={about['kind']}: expected one of {', '.join(KINDS)}.")
+    if about.get("kind", "run") not in BLOCK_KINDS:
+        raise ConfigError(f"{entry.yaml}: kind={about['kind']}: expected one of {', '.join(BLOCK_KINDS)}.")
     try:
         tables = {table: TableDeclaration(**_make_tuples(stated)) for table, stated in about.get("tables", {}).items()}
     except TypeError as error:
