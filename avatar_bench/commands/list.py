@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from avatar_bench.config.catalogue import LISTED_GROUPS, find_choices, read_summary
+from avatar_bench.config.catalogue import LISTED_GROUPS, describe_entry, find_choices, find_conf_folder, read_summary
+from avatar_bench.config.entries import KINDS, find_entries
 from avatar_bench.errors import ConfigError, DataError, suggest_names
 from avatar_bench.runs.record import format_table, read_records
 
@@ -44,9 +45,12 @@ def _check_rest(words: Sequence[str]) -> None:
 
 
 def _format_choices(group: str) -> str:
-    found = find_choices(group)
+    if group in KINDS and not (find_conf_folder() / group).is_dir():
+        found = {name: describe_entry(entry) for name, entry in find_entries(group).items()}
+    else:
+        found = {name: read_summary(yaml) for name, yaml in find_choices(group).items()}
     width = max(map(len, found), default=0)
-    return "\n".join(f"{name:{width}}  {read_summary(yaml)}".rstrip() for name, yaml in found.items())
+    return "\n".join(f"{name:{width}}  {summary}".rstrip() for name, summary in found.items())
 
 
 def _format_runs(root: Path, required: bool) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from avatar_bench.config.entries import find_user_folders
+from avatar_bench.config.entries import Entry, find_user_folders
 
 # kinds that `list` accepts, and the yaml group of each
 LISTED_GROUPS = {
     "models": "model",
+    "backbones": "backbone",
     "modes": "mode",
     "blocks": "block",
     "experiments": "experiment",
@@ -65,6 +66,11 @@ def read_summary(yaml: Path) -> str:
             if line.strip() and not line.startswith("#"):
                 break
     return ""
+
+
+def describe_entry(entry: Entry) -> str:
+    """Return the title of an entry, or the first line of its module."""
+    return str(entry.about.get("title") or _read_first_line(entry.module))
 
 
 def _read_first_line(module: Path) -> str:
