@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from avatar_bench.config.entries import FOLDERS_VARIABLE, find_entry
 from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.inference.runtimes.engines import export_onnx
 from avatar_bench.models.attribution import SpatialLayer, find_spatial_layer
 from avatar_bench.models.backbones import create_backbone, resolve_options
 from avatar_bench.models.classifier import Classifier
@@ -245,3 +246,10 @@ def test_a_run_names_the_backbone_that_it_lacks(
         with pytest.raises(CheckpointError, match=f"(?s)named 'plain'.*{told}") as caught:
             Classifier.load(file)
         assert len(caught.value.lines) == 3
+
+
+def test_a_network_for_one_number_of_images_cannot_be_exported(write: Callable[..., None]) -> None:
+    pytest.importorskip("onnxscript")
+    write("fixed", TOKENS.replace("x.shape[0]", "len(x)"))
+    with pytest.raises(ConfigError, match="number of images"):
+        export_onnx(classifier_of("fixed"), 32)

@@ -113,7 +113,7 @@ def explain_failed_export() -> Iterator[None]:
         yield
     except Exception as error:  # torch raises many types
         raise ConfigError(
-            f"The network cannot be exported: {str(error).splitlines()[0]}",
+            f"The network cannot be exported: {(str(error) or type(error).__name__).splitlines()[0]}",
             "Its code must work for any number of images: use x.shape[0], not len(x).",
         ) from error
 
