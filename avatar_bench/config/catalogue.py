@@ -11,6 +11,7 @@ from avatar_bench.config.entries import KINDS, Entry, find_entries, find_user_fo
 # kinds that `list` accepts, and the yaml group of each
 LISTED_GROUPS = {
     "models": "model",
+    "backbones": "backbone",
     "modes": "mode",
     "blocks": "block",
     "experiments": "experiment",

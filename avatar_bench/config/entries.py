@@ -164,11 +164,10 @@ def find_entry(kind: str, name: str, asked: str = "") -> Entry:
     found = find_entries(kind)
     if name not in found:
         nearest = suggest_names(name, found)
-        places = [str(folder / kind) for folder in find_user_folders()]
         raise ConfigError(
             f"{asked or f'{kind}={name}'}: there is no {kind} named {name!r}" + (f"; {nearest}" if nearest else "."),
             f"There are: {', '.join(found) or 'none'}.",
-            f"Searched {', '.join(places)}." if places else f"Add the folder of your own {kind}: -cd DIR",
+            describe_folders(kind),
         )
     return found[name]
 
@@ -176,6 +175,12 @@ def find_entry(kind: str, name: str, asked: str = "") -> Entry:
 def is_of_user(module: str) -> bool:
     """Return whether a module, by its full name, belongs to an entry of a user."""
     return module.startswith(f"{_USERS}.")
+
+
+def describe_folders(kind: str) -> str:
+    """Return a sentence on the folders searched for the entries of users, and on how to add one."""
+    places = ", ".join(str(folder / kind) for folder in find_user_folders())
+    return (f"Searched {places}. " if places else "") + f"Add the folder that contains your {kind}/: -cd DIR"
 
 
 def find_user_folders() -> list[Path]:

@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.config import config_loader
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES, find_choices, list_blocks
-from avatar_bench.config.entries import find_entry, find_user_folders
+from avatar_bench.config.entries import find_entries, find_entry, find_user_folders
 from avatar_bench.config.options import iterate_options
 from avatar_bench.config.overrides import quote
 from avatar_bench.console.terminal import format_count, print_line
@@ -54,10 +54,10 @@ class ModeConfig:
 
 @dataclass
 class ModelConfig:
-    backbone: str = MISSING  # a timm name
+    backbone: str = MISSING  # a name of timm, or of your own backbone/
     weights: str = "hub"  # hub | none | package | PATH
     package: dict[str, str] | None = None  # pip distribution, file (glob), layout
-    options: dict[str, Any] = field(default_factory=dict)  # passed to timm.create_model, e.g. drop_path_rate
+    options: dict[str, Any] = field(default_factory=dict)  # of the network, e.g. drop_path_rate
 
 
 @dataclass
@@ -785,7 +785,8 @@ def _check_augment(augment: DictConfig) -> None:
 
 def _check_model(model: DictConfig) -> None:
     _check_weights(str(model.weights))
-    if fault := find_option_fault(OmegaConf.to_container(model.options)):  # type: ignore[arg-type]
+    known = () if model.backbone in find_entries("backbone") else NETWORK_OPTIONS
+    if fault := find_option_fault(OmegaConf.to_container(model.options), known):  # type: ignore[arg-type]
         raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(NETWORK_OPTIONS))}")
 
 
