@@ -77,6 +77,7 @@ def draw_robustness(table: pd.DataFrame, looks: RunStyles) -> Figure:
     axes.set_xlabel(_("accuracy at severity 3 (%)"))
     chance = table["floor"].dropna().unique()
     if len(chance) == 1:
+        axes.set_xlim(left=min(axes.get_xlim()[0], chance[0] - 0.03))
         axes.axvline(chance[0], color="black", linestyle="--", linewidth=1)
         axes.annotate(_("chance"), (chance[0], 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
     looks.legend(figure, list(table["run"]))
@@ -210,7 +211,10 @@ def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
         "activation": _("activation"),
         "pretraining": _("pretraining"),
     }
-    columns = {head: [_format_trait(name, each) for each in table[name].fillna("")] for name, head in heads.items()}
+    columns = {
+        head: [_format_trait(name, each) for each in table[name].astype(object).fillna("")]
+        for name, head in heads.items()
+    }
     widths = [
         3 + max(len(line) for text in (fill(head, 14), *cells) for line in text.split("\n"))
         for head, cells in columns.items()
@@ -264,9 +268,8 @@ def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
             set_log_axis(axes, "x", table[name])
     set_log_axis(panels[0], "y", table["images_per_second"])
     both = set(table["device"]) != {"cpu"}
-    panels[0].set_ylabel(
-        _("images per second, batch size 1 (hollow: GPU)") if both else _("images per second, batch size 1")
-    )
+    text = _("images per second, batch size 1 (hollow: GPU)") if both else _("images per second, batch size 1")
+    panels[0].set_ylabel(fill(text, _LINE))
     looks.legend(figure, list(table["run"]))
     return figure
 
