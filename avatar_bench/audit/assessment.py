@@ -6,26 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from avatar_bench.i18n import _, get_language
+from avatar_bench.results.reasons import Reason, format_reason
+
+AUDIT_BLOCK = "data_audit"
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """Assessment whether a data set is suitable for its task: "yes", "with care", "no" or "not asked", with reasons."""
+    """Assessment whether a data set is suitable for its task: "yes", "with_care", "no" or "not_asked", with reasons."""
 
-    suitable: str
-    reasons: list[str] = field(default_factory=list)
+    suitable: str = "not_asked"
+    reasons: list[Reason] = field(default_factory=list)
 
+    @classmethod
+    def parse(cls, saved: Mapping[str, Any]) -> Assessment:
+        """Return an assessment saved in the provenance of a Result."""
+        return cls(saved["suitable"], [Reason.parse(reason) for reason in saved["reasons"]])
 
-def translate_assessment(assessment: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Return a saved assessment and its reasons in the current language, the reasons in English where it lacks them."""
-    others = assessment.get("reasons_in")
-    reasons = others.get(get_language()) if isinstance(others, dict) else None
-    reasons = reasons if isinstance(reasons, list) else assessment.get("reasons", ())
-    return translate_suitability(str(assessment["suitable"])), [str(reason) for reason in reasons]
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Return the assessment as saved."""
+        return {"suitable": self.suitable, "reasons": [reason.plain for reason in self.reasons]}
 
-
-def translate_suitability(suitable: str) -> str:
-    """Return the value of `Assessment.suitable` in the current language."""
-    words = {"yes": _("yes"), "with care": _("with care"), "no": _("no"), "not asked": _("not asked")}
-    return words.get(suitable, suitable)
+    def format(self) -> tuple[str, list[str]]:
+        """Return the answer and its reasons in the current language."""
+        return format_reason(Reason(self.suitable), AUDIT_BLOCK), [
+            format_reason(reason, AUDIT_BLOCK) for reason in self.reasons
+        ]

@@ -14,14 +14,17 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from avatar_bench.audit.assessment import translate_assessment
+from avatar_bench.audit.assessment import AUDIT_BLOCK, Assessment
 from avatar_bench.audit.count_charts import draw_counts
 from avatar_bench.data.decoding import decode
 from avatar_bench.files import html
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
-from avatar_bench.results.result import Metric, Result
+from avatar_bench.results.declaration import declare_block
+from avatar_bench.results.headings import find_heading
+from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.results.result import Metric, Result, locate_figure
 
 _SAMPLES, _A_SOURCE, _ACROSS = 24, 3, 6  # images per class, per source of a class, per row
 _QUARANTINE = 40  # rows shown; the file has all of them
@@ -38,11 +41,10 @@ def write_card(folder: Path, result: Result) -> list[Path]:
     manifest, held_out = _read_table(folder / "manifest.csv"), _read_held_out(folder)
     images = _combine_images(manifest, held_out)
     (folder / "card").mkdir(exist_ok=True)
-    figures = [(folder / "audit" / f"{name}.png", caption) for name, caption in _list_captions().items()]
     content = _collect_content(folder, manifest, held_out, result) | {
         "counts": _count_images(images),
         "chart": _save_figure(draw_counts(images, _order_splits(images)), folder / "card" / "counts.png"),
-        "figures": [(file, caption) for file, caption in figures if file.is_file()],
+        "figures": _list_figures(folder / "audit", result),
         "samples": _draw_samples(folder, manifest),
     }
     written = []
@@ -54,13 +56,26 @@ def write_card(folder: Path, result: Result) -> list[Path]:
     return written
 
 
+def has_card(folder: Path, language: str) -> bool:
+    """Return whether the folder of a data set contains its card in a language."""
+    page = folder / "card.html"
+    if not (page.is_file() and (folder / "card.md").is_file()):
+        return False
+    with page.open(encoding="utf-8") as lines:
+        return f'<html lang="{language}">' in lines.read(200)
+
+
 def _collect_content(
     folder: Path, manifest: pd.DataFrame, held_out: dict[str, pd.DataFrame], result: Result
 ) -> dict[str, Any]:
     sources, refused = (_read_table(folder / f"{name}.csv") for name in ("sources", "quarantine"))
     blind = held_out.get("blind", pd.DataFrame())
-    assessment = result.provenance.get("assessment", {"suitable": "not asked", "reasons": []})
-    equalised = result.provenance.get("equalised/assessment")
+    saved, after = result.provenance.get("assessment"), result.provenance.get("equalised/assessment")
+    assessment = Assessment.parse(saved) if saved else Assessment()
+    equalised = Assessment.parse(after) if after else assessment
+    properties = result.tables.get("single_properties", pd.DataFrame({"property": [], "auroc": []})).head(3)
+    warnings = result.warnings[1:] if assessment.suitable != "not_asked" else result.warnings
+    label_errors = Reason.parse(result.provenance.get("label_errors", {"code": "not_requested"}))
     return {
         "name": folder.name,
         "n": len(manifest),
@@ -70,17 +85,17 @@ def _collect_content(
             _drop_empty_columns(sources.drop(columns=[] if len(blind) else ["blind"], errors="ignore"))
         ),
         "licences": sorted(set(sources["licence"])) if "licence" in sources else [],
-        "suitable": assessment["suitable"],
-        "assessment": translate_assessment(assessment),
-        "equalised": translate_assessment(equalised)
-        if equalised and equalised["suitable"] != assessment["suitable"]
-        else None,
-        "mended": bool(assessment["suitable"] == "no" and equalised and equalised["suitable"] != "no"),
+        "suitable": assessment.suitable,
+        "assessment": assessment.format(),
+        "equalised": equalised.format() if equalised.suitable != assessment.suitable else None,
+        "mended": assessment.suitable == "no" and equalised.suitable != "no",
         "probes": list(_list_probes(result.metrics)),
-        "warnings": result.warnings[1:] if assessment["suitable"] != "not asked" else result.warnings,
-        "single_properties": result.tables.get("single_properties", pd.DataFrame()).head(3).to_dict("records"),
+        "warnings": [format_reason(warning, AUDIT_BLOCK) for warning in warnings],
+        "single_properties": [
+            (find_heading(name, AUDIT_BLOCK), auroc) for name, auroc in properties[["property", "auroc"]].to_numpy()
+        ],
         "hints": _rename_columns(result.tables.get("hints", pd.DataFrame())),
-        "label_errors": result.provenance.get("label_errors", _("not looked for")),
+        "label_errors": format_reason(label_errors, AUDIT_BLOCK),
         "refused": _rename_columns(refused.head(_QUARANTINE)),
         "n_refused": len(refused),
         "version": result.provenance.get("version", ""),
@@ -98,13 +113,14 @@ def _label_probes() -> dict[str, str]:
     }
 
 
-def _list_captions() -> dict[str, str]:
-    return {
-        "aurocs": _("How well the class is predicted without the image, with intervals; dashed: chance level."),
-        "single_properties": _("The same for single properties, as stored."),
-        "properties": _("Distribution of the properties by class."),
-        "confounding": _("Images by source and class."),
-    }
+def _list_figures(folder: Path, result: Result) -> list[tuple[Path, str]]:
+    """Return the figures of the audit that are drawn in the current language, with their captions."""
+    declaration = declare_block(AUDIT_BLOCK)
+    figures = [
+        (Path(f"{locate_figure(folder, name, get_language())}.png"), declaration.find_caption(name))
+        for name in declaration.order_figures(result.figures)
+    ]
+    return [(file, caption) for file, caption in figures if file.is_file()]
 
 
 def _rename_columns(table: pd.DataFrame) -> pd.DataFrame:
@@ -174,7 +190,7 @@ def _list_probes(metrics: dict[str, Metric]) -> Iterator[tuple[str, str, str]]:
 
 def _format_metric(metric: Metric) -> str:
     if metric.value is None:
-        return _("none: {reason}", reason=metric.reason)
+        return _("none: {reason}", reason=format_reason(metric.reason, AUDIT_BLOCK) if metric.reason else "")
     if metric.low is None or metric.high is None:
         return f"{metric.value:.2f}"
     low, high = f"{metric.low:.2f}", f"{metric.high:.2f}"

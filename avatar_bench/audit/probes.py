@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import _
 from avatar_bench.metrics import classification, stats
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
 Floats = NDArray[np.float64]
@@ -55,12 +55,12 @@ def probe(frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings |
     return _cross_validate(frame, _prepare_features(frame, columns), _fit_boosting, settings or ProbeSettings())
 
 
-def probe_source(frame: pd.DataFrame, column: str = "source", settings: ProbeSettings | None = None) -> ProbeResult:
-    """Predict `label` from one name, by its frequency in each class in the other folds; "" means not known."""
-    known = frame[frame[column] != ""]
+def probe_source(frame: pd.DataFrame, settings: ProbeSettings | None = None) -> ProbeResult:
+    """Predict `label` from the source, by its frequency in each class in the other folds; "" means not known."""
+    known = frame[frame["source"] != ""]
     if known.empty:
-        return _make_missing(_("no {column} is known", column=column))
-    return _cross_validate(known, known[[column]], _fit_frequencies, settings or ProbeSettings())
+        return _make_missing(Reason("no_source"))
+    return _cross_validate(known, known[["source"]], _fit_frequencies, settings or ProbeSettings())
 
 
 def probe_single_properties(
@@ -110,10 +110,9 @@ def _cross_validate(
     names = list(labels.cat.categories)
     groups_a_class = frame.groupby("label")["group"].nunique()
     if len(names) < 2:
-        return _make_missing(_("fewer than two classes"))
+        return _make_missing(Reason("fewer_than_two_classes"))
     if groups_a_class.min() < 2:
-        lone = repr(groups_a_class.idxmin())
-        return _make_missing(_("class {label} has one group, too few for training and testing", label=lone))
+        return _make_missing(Reason("one_group", name=str(groups_a_class.idxmin())))
     targets = np.asarray(labels.cat.codes, dtype=np.int64)
     groups = frame["group"].to_numpy(dtype=str)
     folds = min(settings.folds, int(groups_a_class.min()))
@@ -212,11 +211,10 @@ def _score_predictions(
 
 def _make_metric(value: float, low: float, high: float, units: int) -> Metric:
     if not low < high:
-        reason = _("no interval: every resample has the same value")
-        return Metric(float(value), units, higher_is_better=False, reason=reason)
+        return Metric(float(value), units, higher_is_better=False, reason=Reason("no_spread"))
     return Metric(float(value), units, float(low), float(high), "bootstrap by group", higher_is_better=False)
 
 
-def _make_missing(reason: str) -> ProbeResult:
+def _make_missing(reason: Reason) -> ProbeResult:
     nothing = Metric(None, 0, higher_is_better=False, reason=reason)
     return ProbeResult(nothing, nothing, {})

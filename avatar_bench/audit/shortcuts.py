@@ -21,7 +21,7 @@ from avatar_bench.data.duplicates import find_matches
 from avatar_bench.data.equalise import equalise_bytes
 from avatar_bench.data.fingerprints import Fingerprint, fingerprint_files
 from avatar_bench.errors import DataError
-from avatar_bench.i18n import _
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
 # The file alone predicts the class, whatever the network: at .90, nine of ten pairs of images of two classes are ranked
@@ -114,7 +114,7 @@ def assess(
     matches = pd.DataFrame(columns=["left", "right", "conflict"]) if matches is None else matches
     counts = frame["label"].value_counts()
     if len(counts) < 2:
-        return Assessment("not asked", [_("one class") if len(counts) else _("no class is known")])
+        return Assessment("not_asked", [Reason("one_class" if len(counts) else "no_class")])
     grave = [
         *_find_small_classes(frame),
         *_find_shortcut(file_alone, SHORTCUT_AUROC),
@@ -123,7 +123,7 @@ def assess(
     if grave:
         return Assessment("no", [*grave, *_find_cautions(frame, source_alone, matches)])
     cautions = [*_find_shortcut(file_alone, NOTABLE_AUROC), *_find_cautions(frame, source_alone, matches)]
-    return Assessment("with care" if cautions else "yes", cautions)
+    return Assessment("with_care" if cautions else "yes", cautions)
 
 
 def find_single_source_classes(frame: pd.DataFrame, column: str = "source") -> list[str]:
@@ -153,82 +153,46 @@ def _summarise_values(values: pd.Series) -> Sequence[Any]:
     return np.nan, np.nan, np.nan, shares.index[0], shares.iloc[0]
 
 
-def _find_small_classes(frame: pd.DataFrame) -> list[str]:
+def _find_small_classes(frame: pd.DataFrame) -> list[Reason]:
     reasons = []
     for label, part in frame.groupby("label"):
         groups = part["group"].nunique()
         if len(part) < MIN_IMAGES_PER_CLASS:
-            reasons.append(
-                _(
-                    "class {label} has fewer than {least} images: {n}",
-                    label=repr(label),
-                    least=MIN_IMAGES_PER_CLASS,
-                    n=len(part),
-                )
-            )
+            reasons.append(Reason("few_images", name=label, least=MIN_IMAGES_PER_CLASS, n=len(part)))
         elif groups < MIN_GROUPS_PER_CLASS:
-            reasons.append(
-                _(
-                    "class {label} has fewer than {least} groups: {n}",
-                    label=repr(label),
-                    least=MIN_GROUPS_PER_CLASS,
-                    n=groups,
-                )
-            )
+            reasons.append(Reason("few_groups", name=label, least=MIN_GROUPS_PER_CLASS, n=groups))
     return reasons
 
 
-def _find_shortcut(file_alone: Metric, threshold: float) -> list[str]:
+def _find_shortcut(file_alone: Metric, threshold: float) -> list[Reason]:
     value, low = file_alone.value, file_alone.low
     if value is None or (value if low is None else low) < threshold:
         return []
-    if low is None:
-        return [_("the file alone, without the image, predicts a class: AUROC {value}", value=f"{value:.2f}")]
-    text = _(
-        "the file alone, without the image, predicts a class: AUROC {value}, at least {low}",
-        value=f"{value:.2f}",
-        low=f"{low:.2f}",
-    )
-    return [text]
+    return [Reason("file", value=value) if low is None else Reason("file_with_interval", value=value, low=low)]
 
 
-def _find_conflicts(matches: pd.DataFrame, n: int) -> list[str]:
+def _find_conflicts(matches: pd.DataFrame, n: int) -> list[Reason]:
     share = _count_involved(matches[matches["conflict"].astype(bool)]) / n
-    if share <= MANY_CONFLICTS:
-        return []
-    return [_("{share} of the images have a copy of another class", share=f"{share:.0%}")]
+    return [Reason("many_conflicts", share=share)] if share > MANY_CONFLICTS else []
 
 
-def _find_cautions(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFrame) -> list[str]:
+def _find_cautions(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFrame) -> list[Reason]:
     counts, n = frame["label"].value_counts(), len(frame)
     conflicts, copies = _count_involved(matches[matches["conflict"].astype(bool)]), _count_involved(matches) / n
     odd = float((frame["outlier"] != "").mean())
-    cautions = [
-        _("class {label} comes from one source", label=repr(label)) for label in find_single_source_classes(frame)
-    ]
-    generators = find_single_source_classes(frame, "generator")
-    cautions += [_("class {label} comes from one generator", label=repr(label)) for label in generators]
+    cautions = [Reason("one_source", name=label) for label in find_single_source_classes(frame)]
+    cautions += [Reason("one_generator", name=label) for label in find_single_source_classes(frame, "generator")]
     if (source_alone.value or 0) >= SHORTCUT_AUROC:
-        cautions.append(_("the source reveals the class: evaluate on sources not used in training"))
+        cautions.append(Reason("source"))
     if 0 < conflicts / n <= MANY_CONFLICTS:
-        cautions.append(_("images with a copy of another class: {n}", n=conflicts))
+        cautions.append(Reason("conflicts", n=conflicts))
     if counts.iloc[0] > MAX_CLASS_RATIO * counts.iloc[-1]:
         (most, largest), (least, smallest) = counts.iloc[[0, -1]].items()
-        cautions.append(
-            _(
-                "the classes are unbalanced: {n} images of {most}, {m} of {least}",
-                n=largest,
-                most=repr(most),
-                m=smallest,
-                least=repr(least),
-            )
-        )
+        cautions.append(Reason("unbalanced", n=largest, most=most, m=smallest, least=least))
     if copies > MANY_COPIES:
-        cautions.append(_("{share} of the images have a copy or near-duplicate", share=f"{copies:.0%}"))
+        cautions.append(Reason("copies", share=copies))
     if odd > MANY_OUTLIERS:
-        cautions.append(
-            _("{share} of the images are blank, tiny, blurred or have an extreme aspect ratio", share=f"{odd:.0%}")
-        )
+        cautions.append(Reason("outliers", share=odd))
     return cautions
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from avatar_bench.audit.assessment import Assessment
 from avatar_bench.config.schema import EvaluateConfig
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import DATASET_SPLITS
@@ -184,12 +185,13 @@ def _format_folders(folders: Sequence[Path]) -> str:
 def _refuse_failed_audits(results: list[Result], settings: EvaluateConfig) -> None:
     """Raise GuardError if an audit found the data unsuitable, after equalising if images are evaluated that way."""
     for result in results:
-        assessment = result.provenance.get("assessment", {})
+        saved = result.provenance.get("assessment")
         if result.provenance.get("equalise"):
-            assessment = result.provenance.get("equalised/assessment", assessment)
-        if assessment.get("suitable") == "no" and "shortcut" not in settings.allow:
+            saved = result.provenance.get("equalised/assessment", saved)
+        assessment = Assessment.parse(saved) if saved else Assessment()
+        if assessment.suitable == "no" and "shortcut" not in settings.allow:
             raise GuardError(
-                f"{result.set} is unsuitable for evaluation: {assessment['reasons'][0]}.",
+                f"{result.set} is unsuitable for evaluation: {assessment.format()[1][0]}.",
                 "Improve the data (data.equalise=jpeg removes cues of the file format; add sources, images, groups),",
                 "or set allow=[shortcut], which is recorded with the results.",
             )

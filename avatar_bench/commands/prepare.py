@@ -9,7 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import avatar_bench
-from avatar_bench.audit.data_card import write_card
+from avatar_bench.audit.assessment import AUDIT_BLOCK, Assessment
+from avatar_bench.audit.data_card import has_card, write_card
 from avatar_bench.config.schema import PrepareConfig
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import read_manifest
@@ -19,10 +20,9 @@ from avatar_bench.errors import GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import DatasetBlock
 from avatar_bench.i18n import use_language
-from avatar_bench.results.result import Result
+from avatar_bench.results.reasons import format_reason
+from avatar_bench.results.result import Result, has_figures, redraw
 from avatar_bench.sources.build import DatasetRecipe, build_dataset, demo_root
-
-AUDIT_BLOCK = "data_audit"
 
 
 def prepare(cfg: DictConfig) -> None:
@@ -31,23 +31,32 @@ def prepare(cfg: DictConfig) -> None:
     Raise ConfigError if the recipe or the folder is missing, the errors of `build_dataset`, and, after everything is
     written, GuardError if the audit finds the data unsuitable.
     """
+    options: Any = OmegaConf.to_container(cfg.block[AUDIT_BLOCK], resolve=True)
+    audit = registry.build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
+    assert isinstance(audit, DatasetBlock)
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PrepareConfig)
     place = settings.out or settings.data.get("root")
     out = Path(place or demo_root()).expanduser()
-    options: dict[str, Any] = settings.block[AUDIT_BLOCK] or {}
-    audit = registry.build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
-    assert isinstance(audit, DatasetBlock)
     summary = build_dataset(_make_recipe(settings), out, update=settings.update, afresh=not place)
-    how = {"options": options, "allow": sorted(settings.allow), "lang": settings.lang}
-    result, card = None if summary.built else _load_saved_audit(out, how), out / "card.html"
-    if result is None:
-        with use_language(settings.lang):
-            result = _run_audit(out, audit, how)
+    dataset = read_manifest(out / "manifest.csv", out.name)
+    inputs = {"data_fingerprint": dataset.fingerprint, "options": options, "block_version": audit.version}
+    inputs["allow"] = sorted(settings.allow)
+    result = Result.load_if_complete(out / "audit")
+    with use_language(settings.lang):
+        if summary.built or result is None or not inputs.items() <= result.provenance.items():
+            result = audit.audit(dataset)
+            result.warnings += describe_misspelt_labels(dataset, out / "manifest.csv")
+            result.provenance |= {"version": avatar_bench.__version__, **inputs}
+            (out / "card.html").unlink(missing_ok=True)  # of an earlier audit
+            result.save(out / "audit", registry.draw_figures, settings.lang)
+        elif not has_figures(out / "audit", result.figures, settings.lang):
+            redraw(out / "audit", registry.draw_figures, settings.lang)
+        if not has_card(out, settings.lang):
             write_card(out, result)
-    for warning in result.warnings:
-        print_line(f"warning: {warning}", file=sys.stderr)
-    print_line(f"{summary}; card: {card}")
+        for warning in result.warnings:
+            print_line(f"warning: {format_reason(warning, AUDIT_BLOCK)}", file=sys.stderr)
+    print_line(f"{summary}; card: {out / 'card.html'}")
     _refuse_failed_audit(result, settings)
 
 
@@ -69,37 +78,12 @@ def _make_recipe(settings: PrepareConfig) -> DatasetRecipe:
     )
 
 
-def _load_saved_audit(out: Path, how: dict[str, Any]) -> Result | None:
-    """Return the saved audit of an earlier command, if it is complete and had the same options."""
-    if not all((out / file).is_file() for file in ("card.md", "card.html")):
-        return None
-    result = Result.load_if_complete(out / "audit")
-    return result if result and how.items() <= {"lang": "en", **result.provenance}.items() else None
-
-
-def _run_audit(out: Path, audit: DatasetBlock, how: dict[str, Any]) -> Result:
-    dataset = read_manifest(out / "manifest.csv", out.name)
-    result = audit.audit(dataset)
-    result.warnings += describe_misspelt_labels(dataset, out / "manifest.csv")
-    result.provenance |= {
-        "data_fingerprint": dataset.fingerprint,
-        "version": avatar_bench.__version__,
-        **how,
-    }
-    result.save(out / "audit")
-    return result
-
-
-def _is_fixed_by_equalising(result: Result) -> bool:
-    """Return whether equalising would make the data set suitable."""
-    return bool(result.provenance.get("equalised/assessment", {}).get("suitable", "no") != "no")
-
-
 def _refuse_failed_audit(result: Result, settings: PrepareConfig) -> None:
-    assessment = result.provenance["assessment"]
-    if assessment["suitable"] == "no" and "shortcut" not in settings.allow:
+    assessment = Assessment.parse(result.provenance["assessment"])
+    equalised = Assessment.parse(result.provenance.get("equalised/assessment", assessment.plain))
+    if assessment.suitable == "no" and "shortcut" not in settings.allow:
         raise GuardError(
-            f"This data set is unsuitable for evaluation: {assessment['reasons'][0]}",
+            f"This data set is unsuitable for evaluation: {assessment.format()[1][0]}",
             "It was written nevertheless; see card.html.",
-            "Fix it" + " with equalise=jpeg" * _is_fixed_by_equalising(result) + ", or set allow=[shortcut].",
+            "Fix it" + " with equalise=jpeg" * (equalised.suitable != "no") + ", or set allow=[shortcut].",
         )

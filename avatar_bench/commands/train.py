@@ -24,6 +24,7 @@ from avatar_bench.data.leakage import (
 from avatar_bench.data.splits import SplitPlan, refuse_changed_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.models.card_schema import find_class_fault
+from avatar_bench.results.reasons import format_reason
 from avatar_bench.runs.record import METRIC, RECORD, locate_checkpoint, read_record
 from avatar_bench.sources.dataset_kinds import open_dataset
 from avatar_bench.training.job import build_split_plan
@@ -83,7 +84,7 @@ def _load_images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
     _check_labels(whole, settings.allow)
     manifests = {"manifest": Path(settings.data.manifest or ""), "demo": whole.root / "manifest.csv"}
     for warning in describe_misspelt_labels(whole, manifests.get(settings.data.kind)):
-        print_line(f"warning: {warning}", file=sys.stderr)
+        print_line(f"warning: {format_reason(warning)}", file=sys.stderr)
     formats = detect_formats(list_files(whole))
     refuse_changed_files(whole)
     if "shortcut" not in settings.allow:

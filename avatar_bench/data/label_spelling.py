@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from avatar_bench.console.terminal import format_count
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.file_names import format_name, format_names
+from avatar_bench.data.file_names import format_name
+from avatar_bench.results.reasons import Reason
 
 MIN_COUNT_RATIO = 5  # images of the resembled class per image of the misspelt label, at least
 MIN_SIMILARITY = 0.85  # difflib ratio: one letter more or less, or several in a long name
 MIN_LONG_NAME = 4  # letters; shorter names that differ in one letter may be different words
-_MAX_LISTED = 5  # rows or folders in a message
+_MAX_LISTED = 5  # rows or folders in a warning
 
 
 def find_misspelt_labels(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -26,25 +27,28 @@ def find_misspelt_labels(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]
             yield label, max(likely, key=lambda other: counts[other])
 
 
-def describe_misspelt_labels(dataset: Dataset, manifest: Path | None) -> list[str]:
-    """Return a sentence per label that looks misspelt, with its manifest rows or its folders."""
+def describe_misspelt_labels(dataset: Dataset, manifest: Path | None) -> list[Reason]:
+    """Return a warning per label that looks misspelt, with its manifest rows or its folders."""
     labels = dataset.frame["label"]
     counts = {str(label): int(n) for label, n in labels[labels != ""].value_counts().items()}
-    sentences = []
+    found = []
     for label, other in find_misspelt_labels(counts):
         rows = np.flatnonzero(labels == label)
+        where: Any
         if manifest:
-            numbers = format_names([str(row + 1) for row in rows], _MAX_LISTED)
-            where = f"{format_name(str(manifest))}, row{'s' * (len(rows) > 1)} {numbers}"
+            numbers = _shorten([int(row) + 1 for row in rows])
+            where = Reason("manifest_rows", file=format_name(str(manifest)), rows=numbers, n=len(rows))
         else:
             paths = (Path(path).parts for path in dataset.frame["path"].iloc[rows])
-            folders = dict.fromkeys(str(Path(*parts[: parts.index(label) + 1])) for parts in paths)
-            where = format_names([str(dataset.root / folder) for folder in folders], _MAX_LISTED)
-        sentences.append(
-            f"{where}: label {label!r} ({format_count(counts[label], 'image')}) is a separate class; "
-            f"did you mean {other!r} ({counts[other]})?"
-        )
-    return sentences
+            folders = dict.fromkeys(Path(*parts[: parts.index(label) + 1]) for parts in paths)
+            where = _shorten([format_name(str(dataset.root / folder)) for folder in folders])
+        named = {"where": where, "label": label, "other": other}
+        found.append(Reason("misspelt_label", **named, n=counts[label], others=counts[other]))
+    return found
+
+
+def _shorten(places: list[Any]) -> list[Any]:
+    return [*places[:_MAX_LISTED], "..."] if len(places) > _MAX_LISTED else places
 
 
 def _are_alike(label: str, other: str) -> bool:

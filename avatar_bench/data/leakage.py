@@ -36,6 +36,7 @@ from avatar_bench.data.selection import (
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
 from avatar_bench.files.paths import cache_root
+from avatar_bench.results.reasons import Reason, format_reason
 
 MAX_FORMAT_ACCURACY, MIN_CLASS_IMAGES = 0.9, 10  # of the check of file formats; the audit of prepare checks much more
 FINGERPRINT_FOLDER = "fingerprints"  # in the cache; some 200 bytes per image
@@ -196,9 +197,10 @@ def refuse_shortcut(audit: Path, equalise: str | None) -> None:
     if not is_unsuitable or (equalise and not is_unsuitable_equalised):
         return
     equalising = "" if is_unsuitable_equalised else ", train with data.equalise=jpeg,"
-    reasons = (equalised if equalise else assessment).get("reasons") or ["see its card"]
+    reason = next(iter((equalised if equalise else assessment).get("reasons", [])), None)
+    why = format_reason(Reason.parse(reason), "data_audit") if isinstance(reason, dict) else "see its card"
     raise GuardError(
-        f"This data set is not suitable for training: {reasons[0]}.",
+        f"This data set is not suitable for training: {why}.",
         f"See its audit ({audit}).",
         f"Correct the data{equalising} or set allow=[shortcut].",
     )

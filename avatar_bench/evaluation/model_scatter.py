@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from avatar_bench.evaluation.block import group_by_recipe
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.headings import find_word
@@ -23,17 +23,31 @@ _CHARACTERS_PER_INCH = 12  # characters of a legend
 _MIN_RATIO = 6.0  # of the ends of an axis, so that it has two or three ticks
 
 
-class RunStyles:
-    """Colours and markers of runs, by label, and of models, by name: one style per recipe."""
+def tabulate_runs(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return run (its label), kind ("run", "ensemble" or "soup") and recipe: what `RunStyles` needs of each run."""
+    from avatar_bench.runs.ensembles import CombinedRun, WeightSoup  # torch: slow to import, and not needed to draw
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        found = group_by_recipe(runs)
-        self.labels = [run.label for run in runs]
-        self.models = [runs[own[0]].label if len(own) == 1 else name for name, own in found.items()]
-        place = {name: index for index, name in enumerate(found)}
+    kinds = [
+        "soup" if isinstance(run, WeightSoup) else "ensemble" if isinstance(run, CombinedRun) else "run" for run in runs
+    ]
+    return pd.DataFrame({"run": [run.label for run in runs], "kind": kinds, "recipe": [run.recipe for run in runs]})
+
+
+class RunStyles:
+    """Colours and markers of runs, by label, and of models, by name: one style per recipe.
+
+    `table` has the columns of `tabulate_runs`, in the order of the runs, also as read from a saved Result.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.labels = table["run"].astype(str).tolist()
+        recipes = table["recipe"].astype(str).tolist()
+        found = {recipe: place for place, recipe in enumerate(dict.fromkeys(recipes))}
+        only = dict(zip(recipes, self.labels, strict=True))
+        self.models = [only[recipe] if recipes.count(recipe) == 1 else recipe for recipe in found]
         self._index = {name: index for index, name in enumerate(self.models)}
-        self._index |= {run.label: place[run.recipe] for run in runs}
-        self._made_of_others = {run.label for run in runs if getattr(run, "members", ())}
+        self._index |= {label: found[recipe] for label, recipe in zip(self.labels, recipes, strict=True)}
+        self._made_of_others = set(table.loc[table["kind"] != "run", "run"].astype(str))
         self._short = dict(zip(self._index, plots.shorten_names(self._index, _NAME_LENGTH), strict=True))
 
     def of(self, name: str) -> dict[str, Any]:

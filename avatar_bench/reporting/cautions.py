@@ -52,8 +52,23 @@ def build_warning_table(study: Study) -> Table:
 
 
 def split_warnings(study: Study, saved: SavedResult) -> tuple[list[str], list[str]]:
-    """Return the warnings of a result in the current language, and what was not evaluated."""
-    return [format_reason(warning, saved.result.block) for warning in saved.result.warnings], []
+    """Return the warnings of a result in the current language, and the blocks and charts that were not evaluated.
+
+    A block that other models have a result of is followed by the runs that lack it: "gradcam (soup)".
+    """
+    texts, missing = [], []
+    for warning in saved.result.warnings:
+        if warning.code == "not_evaluated":
+            runs = ", ".join(warning.values["runs"])
+            missing += [
+                f"{block} ({runs})" if study.of_block(saved.result.set, block) else block
+                for block in warning.values["blocks"]
+            ]
+        elif warning.code == "charts_left_out":
+            missing += warning.values["charts"]
+        else:
+            texts.append(format_reason(warning, saved.result.block))
+    return texts, missing
 
 
 def _check_data(study: Study) -> Iterator[str]:

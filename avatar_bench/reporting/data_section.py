@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from avatar_bench.audit.assessment import translate_assessment
+from avatar_bench.audit.assessment import AUDIT_BLOCK, Assessment
 from avatar_bench.audit.count_charts import draw_counts
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.i18n import _
@@ -82,16 +82,15 @@ def build_set_tables(study: Study) -> Iterator[Table]:
 
 def find_assessment(study: Study) -> tuple[str, list[str]] | None:
     """Return the assessment of the data and its reasons, from data_audit of a run or of the data set, or None."""
-    results = [saved.result for __, saved in study.saved if saved.result.block == "data_audit"]
+    results = [saved.result for __, saved in study.saved if saved.result.block == AUDIT_BLOCK]
     for model in study.runs:
         root = (model.record.get("data") or {}).get("root")
         result = Result.load_if_complete(Path(root) / "audit") if root else None
         if result is not None and result.provenance.get("data_fingerprint") == _data_fingerprint(model):
             results.append(result)
     for result in results:
-        assessment = result.provenance.get("assessment")
-        if isinstance(assessment, dict) and "suitable" in assessment:
-            return translate_assessment(assessment)
+        if "assessment" in result.provenance:
+            return Assessment.parse(result.provenance["assessment"]).format()
     return None
 
 

@@ -34,8 +34,7 @@ class Reason:
     @property
     def plain(self) -> dict[str, Any]:
         """Return the reason as saved in metrics.json: the code and its values, in one mapping."""
-        values = {key: value.plain if isinstance(value, Reason) else value for key, value in self.values.items()}
-        return {"code": self.code, **values}
+        return {"code": self.code, **{name: _save_value(value) for name, value in self.values.items()}}
 
     def __str__(self) -> str:
         """Return the reason as saved in a cell of a table, which `parse_cell` reads."""
@@ -44,8 +43,7 @@ class Reason:
     @classmethod
     def parse(cls, saved: Mapping[str, Any]) -> Reason:
         """Return a reason saved as a mapping."""
-        values = {key: cls.parse(value) if isinstance(value, dict) else value for key, value in saved.items()}
-        return cls(str(values.pop("code")), **values)
+        return cls(str(saved["code"]), **{name: _read_value(value) for name, value in saved.items() if name != "code"})
 
     @classmethod
     def parse_cell(cls, text: Any) -> Reason | None:
@@ -56,9 +54,12 @@ class Reason:
 
 
 def format_reason(reason: Reason, block: str = "") -> str:
-    """Return the sentence of a block's reason in the current language; the code with its values if it has none."""
+    """Return the sentence of a block's reason in the current language; the code with its values if it has none.
+
+    Reasons among the values are those of the block in the value `block`, if there is one.
+    """
     text = (_read_common_texts() | find_reason_texts(block)).get(reason.code)
-    values = {name: _format_value(value, block) for name, value in reason.values.items()}
+    values = {name: _format_value(value, reason.values.get("block", block)) for name, value in reason.values.items()}
     if text is None:
         return " ".join([reason.code, *(f"{name}={value}" for name, value in values.items())])
     if isinstance(text, dict):
@@ -79,7 +80,8 @@ def _read_common_texts() -> dict[str, Any]:
 
 def _format_value(value: Any, block: str) -> Any:
     if isinstance(value, list):
-        return ", ".join(str(_format_value(one, block)) for one in value)
+        between = "; " if any(isinstance(one, Reason) for one in value) else ", "
+        return between.join(str(_format_value(one, block)) for one in value)
     return format_reason(value, block) if isinstance(value, Reason) else value
 
 
@@ -88,3 +90,15 @@ def _make_plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_make_plain(one) for one in value]
     return value.item() if hasattr(value, "item") else value
+
+
+def _save_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_save_value(one) for one in value]
+    return value.plain if isinstance(value, Reason) else value
+
+
+def _read_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_read_value(one) for one in value]
+    return Reason.parse(value) if isinstance(value, dict) else value

@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from avatar_bench.audit.data_card import write_card
+from avatar_bench.audit.assessment import Assessment
+from avatar_bench.audit.data_card import has_card, write_card
 from avatar_bench.files import html
 from avatar_bench.files.html import escape_markdown
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import plots
-from avatar_bench.results.result import Metric, Result
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Metric, Result, redraw
 
 EVIL = "<script>alert('x')</script>"
 ODD = 'a|b `c` [d](e) *f* "g" & <img src=x onerror=h>'
@@ -64,22 +67,24 @@ def audited(root: Path) -> Result:
     result.metrics = {
         "metadata_auroc": Metric(0.93, 12, 0.91, 0.95, "bootstrap by group", higher_is_better=False),
         "equalised/metadata_auroc": Metric(0.51, 12, 0.45, 0.57, "bootstrap by group", higher_is_better=False),
-        "source_auroc": Metric(None, 0, reason="no source is known", higher_is_better=False),
+        "source_auroc": Metric(None, 0, reason=Reason("no_source"), higher_is_better=False),
     }
     result.tables["single_properties"] = pd.DataFrame({"property": ["format", "width"], "auroc": [0.93, 0.5]})
     result.tables["hints"] = pd.DataFrame({"hint": ["c2pa"], "a": [3], "b": [0]})
-    result.figures["aurocs"] = plots.draw_interval_bars(["x"], [0.9], [0.8], [1.0], [3], label="AUROC")
-    result.warnings = ["the assessment", f"first: {EVIL}"]
-    assessment = {
-        "suitable": "no",
-        "reasons": ["the file alone predicts the class", f"class '{EVIL}' comes from one source"],
-    }
+    result.warnings = [
+        Reason("assessment", answer=Reason("no"), why=Reason("source")),
+        Reason("undecodable", n=1, all=12, why=EVIL),
+    ]
     result.provenance = {
-        "assessment": assessment,
-        "equalised/assessment": {"suitable": "with care", "reasons": ["one source"]},
+        "assessment": Assessment("no", [Reason("file", value=0.93), Reason("one_source", name=EVIL)]).plain,
+        "equalised/assessment": Assessment("with_care", [Reason("one_source", name="a")]).plain,
     }
-    result.save(root / "audit")
+    redraw(result.save(root / "audit", draw), draw, "ru")
     return result
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    return {"aurocs": plots.draw_interval_bars(["x"], [0.9], [0.8], [1.0], [3], label="AUROC")}
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +139,14 @@ def test_the_images_of_the_markdown_are_there(markdown: str, folder: Path) -> No
 def test_the_card_begins_with_the_assessment(kind: str, request: pytest.FixtureRequest) -> None:
     card = request.getfixturevalue(kind)
     words = card.words if isinstance(card, Page) else card.replace("\\", "")
-    order = ["no", "the file alone predicts the class", "Warnings", "Images", "Sources", "0.93 (0.91 to 0.95)"]
+    order = [
+        "no",
+        "the file alone, without the image, predicts a class",
+        "Warnings",
+        "Images",
+        "Sources",
+        "0.93 (0.91 to 0.95)",
+    ]
     places = [words.index(part) for part in order]
     assert places == sorted(places)
     for part in (
@@ -154,7 +166,7 @@ def test_the_card_begins_with_the_assessment(kind: str, request: pytest.FixtureR
     ):
         assert part in words.replace("`", "").replace("**", "")
     assert "data.blind=DIR/blind.csv data.equalise=jpeg" in words
-    assert "the assessment" not in words  # it stands above, in its own words
+    assert "is this set suitable" not in words  # it stands above, in its own words
 
 
 def test_classes_are_counted_by_split(markdown: str) -> None:
@@ -175,10 +187,10 @@ def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path: Path)
 
 def test_the_card_speaks_russian(tmp_path: Path) -> None:
     write_set(tmp_path)
-    result = audited(tmp_path)
-    result.provenance["assessment"]["reasons_in"] = {"ru": ["класс выдаёт сам файл"]}
     with use_language("ru"):
-        page, markdown = (file.read_text(encoding="utf-8") for file in reversed(write_card(tmp_path, result)))
+        markdown, page = (file.read_text(encoding="utf-8") for file in write_card(tmp_path, audited(tmp_path)))
+    assert (has_card(tmp_path, "ru"), has_card(tmp_path, "en")) == (True, False)
+    assert "](audit/ru/aurocs.png)" in markdown
     assert '<html lang="ru">' in page
     for text in (Page(page).words, markdown):
         assert "Пригоден ли этот набор для обучения и оценки классификаторов?" in text
@@ -193,9 +205,7 @@ def test_a_set_with_a_manifest_alone_has_a_card(tmp_path: Path) -> None:
     write_set(tmp_path / "set", labels=("real",))
     for name in ("blind", "sources", "quarantine"):
         (tmp_path / "set" / f"{name}.csv").unlink()
-    result = Result(
-        "data_audit", "set", 6, ("real",), provenance={"assessment": {"suitable": "not asked", "reasons": []}}
-    )
+    result = Result("data_audit", "set", 6, ("real",))
     page = Page(write_card(tmp_path / "set", result)[1].read_text(encoding="utf-8"))
     assert "not asked" in page.words
     assert "No sources are stated" in page.words

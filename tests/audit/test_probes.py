@@ -16,6 +16,7 @@ from avatar_bench.audit.probes import (
     sample_rows,
     score_majority_class,
 )
+from avatar_bench.results.reasons import Reason
 
 PLAN = ProbeSettings(resamples=200)
 
@@ -53,7 +54,7 @@ def test_a_property_that_never_varies_is_exactly_chance() -> None:
     found = probe(frame().assign(same=1.0), ["same"], PLAN)
     assert found.auroc.value == 0.5
     assert found.balanced_accuracy.value == pytest.approx(1 / 3)
-    assert "every resample" in found.auroc.reason
+    assert found.auroc.reason == Reason("no_spread")
 
 
 def test_words_and_flags_are_understood() -> None:
@@ -93,14 +94,17 @@ def test_a_class_rarer_than_the_folds_breaks_nothing() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (frame().query("label == 'real'"), "fewer than two classes"),
-        (frame().assign(group=lambda d: np.where(d["label"] == "real", "one", d["group"])), "'real' has one group"),
+        (frame().query("label == 'real'"), Reason("fewer_than_two_classes")),
+        (
+            frame().assign(group=lambda d: np.where(d["label"] == "real", "one", d["group"])),
+            Reason("one_group", name="real"),
+        ),
     ],
 )
-def test_what_cannot_be_probed_has_a_reason(data: pd.DataFrame, reason: str) -> None:
+def test_what_cannot_be_probed_has_a_reason(data: pd.DataFrame, reason: Reason) -> None:
     found = probe(data, ["noise"], PLAN)
     assert found.auroc.value is None
-    assert reason in found.auroc.reason
+    assert found.auroc.reason == reason
     assert probe_single_properties(data, ["noise"], PLAN)["auroc"].isna().all()
 
 
@@ -108,7 +112,7 @@ def test_a_source_of_one_class_tells_it_and_a_mixed_one_does_not() -> None:
     data = frame()
     assert probe_source(data.assign(source=data["label"] + "s"), settings=PLAN).auroc.value == 1.0
     assert probe_source(data, settings=PLAN).auroc.value == pytest.approx(0.5, abs=0.05)
-    assert probe_source(data.assign(source=""), settings=PLAN).auroc.reason == "no source is known"
+    assert probe_source(data.assign(source=""), settings=PLAN).auroc.reason == Reason("no_source")
 
 
 def test_a_source_that_the_other_folds_lack_says_nothing() -> None:

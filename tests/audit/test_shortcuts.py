@@ -15,6 +15,7 @@ from avatar_bench.audit.properties import APPEARANCE, METADATA
 from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import DataError
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
 NOTHING = Metric(0.5, 100, 0.45, 0.55)
@@ -122,17 +123,17 @@ def test_a_set_against_which_nothing_speaks_gets_a_yes() -> None:
     ("auroc", "suitable"),
     [
         (Metric(0.95, 9, 0.90, 0.97), "no"),
-        (Metric(0.95, 9, 0.89, 0.97), "with care"),
-        (Metric(1.0, 9, reason="no interval"), "no"),
-        (Metric(0.70, 9, 0.65, 0.75), "with care"),
+        (Metric(0.95, 9, 0.89, 0.97), "with_care"),
+        (Metric(1.0, 9, reason=Reason("no_spread")), "no"),
+        (Metric(0.70, 9, 0.65, 0.75), "with_care"),
         (Metric(0.70, 9, 0.64, 0.75), "yes"),
-        (Metric(None, 0, reason="one class"), "yes"),
+        (Metric(None, 0, reason=Reason("fewer_than_two_classes")), "yes"),
     ],
 )
 def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, suitable: str) -> None:
     assessment = assess(known(), auroc, NOTHING)
     assert assessment.suitable == suitable
-    assert any("the file alone" in reason for reason in assessment.reasons) == (suitable != "yes")
+    assert any(reason.code.startswith("file") for reason in assessment.reasons) == (suitable != "yes")
 
 
 @pytest.mark.parametrize(
@@ -142,20 +143,20 @@ def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, suitable: str) -
         (known(a=10, b=30), "yes", ""),
         (known(groups=4), "no", "class 'a' has fewer than 5 groups: 4"),
         (known(groups=5), "yes", ""),
-        (known(a=121), "with care", "the classes are unbalanced: 121 images of 'a', 40 of 'b'"),
+        (known(a=121), "with_care", "the classes are unbalanced: 121 images of 'a', 40 of 'b'"),
         (known(a=120), "yes", ""),
-        (known().assign(source="x"), "with care", "class 'a' comes from one source"),
+        (known().assign(source="x"), "with_care", "class 'a' comes from one source"),
         (known().assign(source=""), "yes", ""),
-        (known().assign(generator=["sd"] * 40 + [""] * 40), "with care", "class 'a' comes from one generator"),
-        (known().assign(outlier=["blank"] * 5 + [""] * 75), "with care", "6% of the images are blank"),
+        (known().assign(generator=["sd"] * 40 + [""] * 40), "with_care", "class 'a' comes from one generator"),
+        (known().assign(outlier=["blank"] * 5 + [""] * 75), "with_care", "6% of the images are blank"),
         (known().assign(outlier=["blank"] * 4 + [""] * 76), "yes", ""),
-        (known(a=0), "not asked", "one class"),
+        (known(a=0), "not_asked", "one class"),
     ],
 )
 def test_the_assessment_gives_reasons(frame: pd.DataFrame, suitable: str, reason: str) -> None:
     assessment = assess(frame, NOTHING, NOTHING)
     assert assessment.suitable == suitable
-    assert reason in "; ".join(assessment.reasons)
+    assert reason in "; ".join(assessment.format()[1])
     assert bool(assessment.reasons) == (suitable != "yes")
 
 
@@ -163,8 +164,8 @@ def test_the_assessment_gives_reasons(frame: pd.DataFrame, suitable: str, reason
     ("matches", "suitable"),
     [
         (pairs(3, conflict=True), "no"),  # 6 of 80 images
-        (pairs(2, conflict=True), "with care"),
-        (pairs(5, conflict=False), "with care"),
+        (pairs(2, conflict=True), "with_care"),
+        (pairs(5, conflict=False), "with_care"),
         (pairs(4, conflict=False), "yes"),
         (pairs(0, conflict=False), "yes"),
     ],
@@ -174,13 +175,13 @@ def test_copies_and_label_conflicts_are_weighed(matches: pd.DataFrame, suitable:
 
 
 def test_a_source_that_tells_the_class_asks_for_care() -> None:
-    assessment = assess(known(), NOTHING, Metric(1.0, 9, reason="no interval"))
-    assert assessment.suitable == "with care"
-    assert "the source reveals the class" in assessment.reasons[0]
+    assessment = assess(known(), NOTHING, Metric(1.0, 9, reason=Reason("no_spread")))
+    assert assessment.suitable == "with_care"
+    assert assessment.reasons == [Reason("source")]
 
 
 def test_the_gravest_reason_comes_first_and_the_others_follow() -> None:
-    assessment = assess(known().assign(source="x"), Metric(1.0, 9, reason="no interval"), NOTHING)
+    assessment = assess(known().assign(source="x"), Metric(1.0, 9, reason=Reason("no_spread")), NOTHING)
     assert assessment.suitable == "no"
-    assert "the file alone" in assessment.reasons[0]
+    assert assessment.reasons[0] == Reason("file", value=1.0)
     assert len(assessment.reasons) == 3

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from avatar_bench.cli.app import main
 from avatar_bench.config import schema
 from avatar_bench.config.catalogue import find_conf_folder
+from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.sources.build import WORK_FOLDER, demo_root
 from avatar_bench.sources.readers import check_source
 
@@ -111,14 +112,22 @@ def test_an_out_of_domain_set_has_a_manifest_of_its_own_and_no_image_to_train_on
     assert capsys.readouterr().out.startswith("already complete")
 
 
-def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys):
+def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys, monkeypatch):
+    card, metrics = demo_root() / "card.html", demo_root() / "audit" / "metrics.json"
     assert main(["prepare", "data=tiny", "lang=ru", *QUICK]) == 0
     assert "пригоден ли этот набор" in capsys.readouterr().err
-    assert "Ложные признаки: что выдаёт класс" in (demo_root() / "card.html").read_text(encoding="utf-8")
-    assessment = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
-    assert (assessment["reasons"], assessment["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
-    assert main(["prepare", "data=tiny", *QUICK]) == 0
-    assert "Shortcuts: what reveals the class" in (demo_root() / "card.html").read_text(encoding="utf-8")
+    assert "Ложные признаки: что выдаёт класс" in card.read_text(encoding="utf-8")
+    saved = metrics.read_text(encoding="utf-8")
+    assert json.loads(saved)["provenance"]["assessment"]["reasons"] == [{"code": "one_class"}]
+    assert not re.search("[а-яё]", saved, re.IGNORECASE)
+    monkeypatch.setattr(
+        DataAudit, "audit", lambda *given: pytest.fail("audited again")
+    )  # the saved audit is only drawn again
+    for lang, words in (("en", "Shortcuts: what reveals the class"), ("ru", "Ложные признаки: что выдаёт класс")):
+        assert main(["prepare", "data=tiny", f"lang={lang}", *QUICK]) == 0
+        assert words in card.read_text(encoding="utf-8")
+    assert metrics.read_text(encoding="utf-8") == saved
+    assert (metrics.parent / "properties.png").is_file()
 
 
 def test_without_out_the_data_set_goes_to_the_cache(tiny, capsys):
@@ -201,7 +210,7 @@ def test_class_folders_become_a_data_set_with_split_audit_and_card(prepared, ima
     assert (prepared / "card.md").read_text().count("drawing") > 1
     audit = json.loads((prepared / "audit" / "metrics.json").read_text())
     assert audit["metrics"]["metadata_auroc"]["n"] > 0
-    assert audit["provenance"]["assessment"]["suitable"] in ("yes", "with care")
+    assert audit["provenance"]["assessment"]["suitable"] in ("yes", "with_care")
     for name in ("sources.csv", "quarantine.csv", "duplicates.csv", "recipe.json"):
         assert (prepared / name).is_file()
 

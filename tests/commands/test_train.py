@@ -521,13 +521,13 @@ def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
     shutil.copytree(images, tmp_path / "data")
     (tmp_path / "data" / "audit").mkdir()
     assessments = {
-        "assessment": {"suitable": "no", "reasons": ["files tell"]},
+        "assessment": {"suitable": "no", "reasons": [{"code": "source"}]},
         "equalised/assessment": {"suitable": "yes"},
     }
     (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": assessments}))
     words = [f"data.manifest={tmp_path / 'data' / 'all.csv'}", "trainer=debug"]
     train(tmp_path / "run", *words, code=3)
-    assert "not suitable for training: files tell" in capsys.readouterr().err
+    assert "not suitable for training: the source reveals the class" in capsys.readouterr().err
     train(tmp_path / "equalised", *words, "data.equalise=jpeg")
     assert record(train(tmp_path / "run", *words, "allow=[shortcut]"))["allow"] == ["shortcut"]
 

@@ -299,9 +299,9 @@ def test_a_limit_divides_the_labelled_as_if_nothing_else_were_there(made: Make) 
 
 
 def audit(folder: Path, answer: str, equalised: str | None = None) -> Path:
-    provenance: dict[str, Any] = {"assessment": {"suitable": answer, "reasons": ["the file alone tells the class"]}}
+    provenance: dict[str, Any] = {"assessment": {"suitable": answer, "reasons": [{"code": "source"}]}}
     if equalised:
-        provenance["equalised/assessment"] = {"suitable": equalised, "reasons": ["too few images"]}
+        provenance["equalised/assessment"] = {"suitable": equalised, "reasons": [{"code": "one_class"}]}
     (folder / "metrics.json").write_text(json.dumps({"provenance": provenance}))
     return folder
 
@@ -310,9 +310,9 @@ def audit(folder: Path, answer: str, equalised: str | None = None) -> Path:
     ("answer", "equalised", "option", "refused"),
     [
         ("yes", "yes", None, False),
-        ("with care", None, None, False),
+        ("with_care", None, None, False),
         ("no", "yes", None, True),
-        ("no", "with care", "jpeg", False),
+        ("no", "with_care", "jpeg", False),
         ("no", "no", "jpeg", True),
         ("no", None, "jpeg", True),
         ("no", None, None, True),
@@ -325,7 +325,7 @@ def test_training_is_refused_where_the_audit_says_no_of_what_it_would_see(
     if not refused:
         refuse_shortcut(folder, option)
         return
-    reason = "too few" if option and equalised else "the file alone"
+    reason = "one class" if option and equalised else "the source reveals"
     with pytest.raises(GuardError, match=reason) as caught:
         refuse_shortcut(folder, option)
     assert "allow=[shortcut]" in caught.value.lines[-1]

@@ -205,10 +205,12 @@ def test_guards_that_were_passed_are_said(runs: Path, make: SimpleNamespace) -> 
 
 
 def test_the_assessment_of_the_audit_is_shown_with_both_cautions(runs: Path, make: SimpleNamespace) -> None:
-    assessment = {"suitable": "no", "reasons": ["the file alone predicts the class"]}
+    assessment = {"suitable": "no", "reasons": [{"code": "file", "value": 0.9}]}
     make.result(runs / "good", "data_audit", "test", {"metadata_auroc": make.accuracy(0.9)}, assessment=assessment)
     page = written(runs)
-    assert "Data audit, suitable data: no. the file alone predicts the class" in page.words
+    assert (
+        "Data audit, suitable data: no. the file alone, without the image, predicts a class: AUROC 0.90" in page.words
+    )
     assert "Meaning of the classes." in page.words
     assert "does not transfer to others" in page.words
 
@@ -242,16 +244,15 @@ def test_what_was_not_evaluated_is_one_line_at_the_end_of_overview(runs: Path, m
     folder = make.result(runs, "overview", "test", {f"accuracy/{one}": make.accuracy(0.7) for one in labels})
     saved = json.loads((folder / "metrics.json").read_text())
     saved["warnings"] = [
-        "The runs were evaluated on different images: efficiency | poor.",
-        "efficiency has no usable result of calibration, gradcam.",
-        "poor has no usable result of calibration.",
-        "The chart speed_size is left out: no run has the results that it needs.",
+        {"code": "different_images", "groups": "efficiency | poor"},
+        {"code": "not_evaluated", "runs": ["efficiency", "poor"], "blocks": ["calibration"]},
+        {"code": "not_evaluated", "runs": ["efficiency"], "blocks": ["gradcam"]},
+        {"code": "charts_left_out", "charts": ["speed_size"]},
     ]
     (folder / "metrics.json").write_text(json.dumps(saved))
     words = written(runs).words
     assert "not evaluated: calibration (efficiency, poor), gradcam, speed_size" in words
-    assert "has no usable result" not in words
-    assert "The chart speed_size" not in words
+    assert "no usable result" not in words
     section = words.index("Overview: the models side by side", words.index("Comparison of models", 3000))
     warning = words.index("The runs were evaluated on different images", section)
     assert warning < words.index("not evaluated:", section)

@@ -9,19 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 
 from avatar_bench.audit.probes import ProbeSettings
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import DatasetBlock
-from avatar_bench.evaluation.blocks.data_audit import PROBE_PROPERTIES, DataAudit, figures, label_errors
+from avatar_bench.evaluation.blocks.data_audit import DataAudit, label_errors
 from avatar_bench.i18n import use_language
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 
-YAML = Path(__file__).parents[3] / "conf" / "block" / "data_audit.yaml"
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 FAST = {"resamples": 100, "label_errors": False}
 
@@ -57,9 +55,10 @@ def test_a_class_told_by_its_format_is_a_shortcut_until_it_is_equalised(shortcut
 
 def test_the_assessment_is_no_until_the_set_is_equalised(shortcut: Result) -> None:
     assert shortcut.provenance["assessment"]["suitable"] == "no"
-    assert "the file alone" in shortcut.provenance["assessment"]["reasons"][0]
-    assert shortcut.provenance["equalised/assessment"]["suitable"] == "yes"
-    assert "is this set suitable for evaluating classifiers? no: " in shortcut.warnings[0]
+    assert shortcut.provenance["assessment"]["reasons"][0]["code"].startswith("file")
+    assert shortcut.provenance["equalised/assessment"] == {"suitable": "yes", "reasons": []}
+    told = format_reason(shortcut.warnings[0], "data_audit")
+    assert told.startswith("is this set suitable for evaluating classifiers? no: the file alone, ")
 
 
 def test_every_metric_has_its_name_and_says_that_less_is_better(shortcut: Result) -> None:
@@ -74,7 +73,7 @@ def test_every_metric_has_its_name_and_says_that_less_is_better(shortcut: Result
 
 
 def test_tables_and_figures_are_saved_and_read_back(shortcut: Result, tmp_path: Path) -> None:
-    folder = shortcut.save(tmp_path / "audit")
+    folder = shortcut.save(tmp_path / "audit", registry.draw_figures)
     assert {file.stem for file in folder.glob("*.png")} == {"aurocs", "single_properties", "confounding", "properties"}
     properties = pd.read_csv(folder / "properties.csv")
     assert len(properties) == 120
@@ -84,16 +83,14 @@ def test_tables_and_figures_are_saved_and_read_back(shortcut: Result, tmp_path: 
     assert Result.load(folder).provenance["assessment"] == shortcut.provenance["assessment"]
 
 
-def test_figures_are_whole_and_name_properties_and_probes_in_words(shortcut: Result, inside) -> None:
+def test_figures_are_whole_and_name_properties_and_probes_in_words(shortcut: Result, draw_saved, inside) -> None:
     for language in ("en", "ru"):
         with use_language(language):
-            drawn = [
-                figures.draw_property_aurocs(shortcut.tables["single_properties"], 9),
-                figures.draw_aurocs(shortcut.metrics, [*PROBE_PROPERTIES, "source"]),
-                figures.draw_properties(shortcut.tables["properties"], shortcut.classes),
-            ]
-        assert all(inside(figure) for figure in drawn)
-        words = [tick.get_text() for figure in drawn for axes in figure.axes for tick in axes.get_yticklabels()]
+            drawn = draw_saved(shortcut)
+        assert [name for name, figure in drawn.items() if not inside(figure)] == []
+        words = [
+            tick.get_text() for figure in drawn.values() for axes in figure.axes for tick in axes.get_yticklabels()
+        ]
         assert not any("_" in word or word in {"metadata", "residual", "grey", "icc"} for word in words)
 
 
@@ -107,18 +104,17 @@ def test_a_limit_draws_and_says_so_and_what_is_not_wanted_is_left_out(tmp_path: 
     dataset = planted(tmp_path, {"a": "png", "b": "png"}, n=20)
     result = DataAudit(limit=30, equalised=False, duplicates=False, **FAST).audit(dataset)
     assert result.n == 30
-    assert any("30 of 40 images are used" in warning for warning in result.warnings)
+    assert Reason("sampled", n=30, all=40) in result.warnings
     assert not any(name.startswith("equalised/") for name in result.metrics)
     assert "equalised/assessment" not in result.provenance
     assert "duplicates" not in result.tables
 
 
-def test_one_class_gives_tables_and_no_probe(tmp_path: Path) -> None:
+def test_one_class_gives_tables_and_no_probe(tmp_path: Path, draw_saved) -> None:
     result = DataAudit(**FAST).audit(planted(tmp_path, {"a": "png"}, n=12))
-    assert result.metrics["metadata_auroc"].reason == "fewer than two classes"
-    assessment = {"suitable": "not asked", "reasons": ["one class"], "reasons_in": {"ru": ["один класс"]}}
-    assert result.provenance["assessment"] == assessment
-    assert "aurocs" not in result.figures
+    assert result.metrics["metadata_auroc"].reason == Reason("fewer_than_two_classes")
+    assert result.provenance["assessment"] == {"suitable": "not_asked", "reasons": [{"code": "one_class"}]}
+    assert "aurocs" not in draw_saved(result)
     assert len(result.tables["summary"])
 
 
@@ -128,10 +124,10 @@ def test_unlabelled_and_broken_images_are_left_out_and_counted(tmp_path: Path) -
     dataset.frame.loc[[0, 1], "label"] = ""
     result = DataAudit(equalised=False, **FAST).audit(dataset)
     assert result.n == 27
-    said = "\n".join(result.warnings)
-    assert "2 of 30 images have no known class" in said
-    assert "1 of 28 images cannot be decoded; first: " in said
-    assert "a3.png" in said
+    assert Reason("unlabelled", n=2, all=30) in result.warnings
+    (undecodable,) = [warning for warning in result.warnings if warning.code == "undecodable"]
+    assert (undecodable.values["n"], undecodable.values["all"]) == (1, 28)
+    assert "a3.png" in undecodable.values["why"]
 
 
 def test_a_set_without_any_label_is_refused(tmp_path: Path) -> None:
@@ -139,13 +135,6 @@ def test_a_set_without_any_label_is_refused(tmp_path: Path) -> None:
     dataset.frame["label"] = ""
     with pytest.raises(DataError, match="nothing can be audited"):
         DataAudit().audit(dataset)
-
-
-def test_the_yaml_states_the_defaults_of_the_block() -> None:
-    assert YAML.read_text(encoding="utf-8").startswith("# @package block.data_audit\n")
-    built = registry.build_block("data_audit", OmegaConf.to_container(OmegaConf.load(YAML)))
-    assert built == DataAudit()
-    assert isinstance(built, DatasetBlock)
 
 
 @pytest.mark.parametrize(
@@ -188,14 +177,14 @@ def test_a_wrong_label_is_suspected_first() -> None:
 
 def test_label_errors_are_left_out_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = labelled()[1]
-    assert "label_errors=false" in label_errors.explain_skip("efficientnet_lite0", frame, False)
+    assert label_errors.explain_skip("efficientnet_lite0", frame, False) == Reason("not_requested")
     monkeypatch.setattr(label_errors.importlib.util, "find_spec", lambda name: None)
-    assert "cleanlab is not installed" in label_errors.explain_skip("efficientnet_lite0", frame, None)
+    assert label_errors.explain_skip("efficientnet_lite0", frame, None) == Reason("no_cleanlab")
     monkeypatch.setattr(label_errors.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
-    assert "are not in the cache" in label_errors.explain_skip("efficientnet_lite0", frame, None)
-    assert label_errors.explain_skip("efficientnet_lite0", frame, True) == ""
-    assert "fewer than 5 groups" in label_errors.explain_skip("efficientnet_lite0", frame.head(6), True)
+    assert label_errors.explain_skip("efficientnet_lite0", frame, None).code == "no_weights"
+    assert label_errors.explain_skip("efficientnet_lite0", frame, True) is None
+    assert label_errors.explain_skip("efficientnet_lite0", frame.head(6), True) == Reason("few_groups_for_labels", n=5)
 
 
 def test_a_model_without_package_weights_cannot_look_for_label_errors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,11 +195,11 @@ def test_a_model_without_package_weights_cannot_look_for_label_errors(monkeypatc
 
 def test_suspects_are_kept_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pd.DataFrame({"path": ["x"], "label": ["a"], "source": ["s"], "suggested": ["b"], "quality": [0.1]})
-    for name, answer in (("explain_skip", ""), ("compute_features", np.zeros((24, 2))), ("find_suspects", table)):
+    for name, answer in (("explain_skip", None), ("compute_features", np.zeros((24, 2))), ("find_suspects", table)):
         monkeypatch.setattr(label_errors, name, lambda *given, answer=answer: answer)
     result = DataAudit(equalised=False, resamples=100).audit(planted(tmp_path, {"a": "png", "b": "png"}, n=12))
     assert result.tables["suspects"] is table
-    assert result.provenance["label_errors"] == "1 of 24 labels may be incorrect: see table suspects"
+    assert result.provenance["label_errors"] == {"code": "suspects", "n": 1, "all": 24}
 
 
 def test_embeddings_are_those_of_the_frozen_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,5 +228,5 @@ def test_the_audit_loads_no_torch_where_label_errors_are_not_asked() -> None:
 def test_the_sources_of_the_blind_set_tell_its_classes() -> None:
     result = DataAudit(equalised=False, duplicates=False, **FAST).audit(read_manifest(SHARED / "blind.csv"))
     assert result.n == 300
-    assert result.provenance["assessment"]["suitable"] == "with care"
+    assert result.provenance["assessment"]["suitable"] == "with_care"
     assert result.metrics["source_auroc"].value > 0.9

@@ -15,6 +15,8 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.evaluation.blocks.out_of_domain import OutOfDomain
 from avatar_bench.evaluation.blocks.overview import Overview
+from avatar_bench.i18n import use_language
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs.ensembles import EnsembleRun
 from avatar_bench.runs.run import Run
@@ -92,21 +94,21 @@ def compare(*runs, **options):
     return Overview(**options).compare(runs, [dataset] * len(runs))
 
 
-def test_every_chart_of_two_runs_is_drawn_and_its_numbers_saved(tmp_path: Path):
+def test_every_chart_of_two_runs_is_drawn_from_its_table_in_each_language(draw_saved):
     result = compare(run_of(results(), "a"), run_of(results(0.6), "b"))
-    assert set(result.figures) | {"runs", "missing"} == set(result.tables)
-    assert len(result.figures) == 12
-    folder = result.save(tmp_path / "overview")
-    assert {file.stem for file in folder.glob("*.png")} == set(result.figures)
+    for language in ("en", "ru"):
+        with use_language(language):
+            assert set(draw_saved(result)) | {"runs", "missing"} == set(result.tables)
+    assert len(result.tables) == 14
 
 
-def test_the_history_marks_the_epoch_that_was_kept_and_draws_train_dashed():
+def test_the_history_marks_the_epoch_that_was_kept_and_draws_train_dashed(draw_saved):
     history = HISTORY.assign(**{"train/loss": [0.9, 0.3], "train/macro_f1": [0.5, 0.9]})
     result = compare(run_of(results(), "a", history=history), run_of(results(0.6), "older"))
     table = result.tables["history"]
     assert table["best"].tolist() == [False, True] * 2
     assert table["train/macro_f1"].isna().tolist() == [False, False, True, True]
-    right = result.figures["history"].axes[1]
+    right = draw_saved(result)["history"].axes[1]
     dashed = [line for line in right.lines if line.get_linestyle() == "--" and len(line.get_xdata())]
     assert [list(line.get_ydata()) for line in dashed] == [[0.5, 0.9]]
     rings = [line for line in right.lines if line.get_markerfacecolor() == "none"]
@@ -132,7 +134,7 @@ def test_figures_are_those_of_the_results_and_nobody_is_crowned():
 def test_what_is_missing_is_null_and_listed():
     lacking = results()
     lacking["robustness"] = None
-    lacking["blind_test"].metrics["mcc"] = Metric(None, 0, reason="one class")
+    lacking["blind_test"].metrics["mcc"] = Metric(None, 0, reason=Reason("too_few_classes"))
     result = compare(run_of(results(), "a"), run_of(lacking, "b"))
     table = result.tables["runs"].set_index("run")
     assert np.isnan(table.loc["b", "robustness"])
@@ -141,35 +143,41 @@ def test_what_is_missing_is_null_and_listed():
     assert set(missing.loc[(missing["run"] == "b") & (missing["metric"] == ""), "block"]) == {
         *("robustness", "clusters", "gradcam", "embedding", "prior_shift")
     }
-    assert missing.loc[missing["metric"] == "mcc", ["run", "reason"]].to_numpy().tolist() == [["b", "one class"]]
+    ((run, reason),) = missing.loc[missing["metric"] == "mcc", ["run", "reason"]].to_numpy().tolist()
+    assert run == "b"
+    told = Reason("of_block", block="blind_test", reason=Reason("too_few_classes"))
+    assert Reason.parse_cell(reason) == told
+    assert format_reason(told, "overview") == "the set has too few classes for this metric"
     assert set(result.tables["robustness"]["run"]) == {"a"}
-    assert any(said.startswith("b has no usable Result of robustness") for said in result.warnings)
+    everywhere = ["clusters", "gradcam", "embedding", "prior_shift"]
+    found = {tuple(each.values["runs"]): each.values["blocks"] for each in result.warnings}
+    assert set(found) == {("a", "b"), ("b",)}
+    assert (sorted(found["a", "b"]), found["b",]) == (sorted(everywhere), ["robustness"])
 
 
 def test_a_chart_that_no_run_has_is_left_out_and_named():
     some = {name: result for name, result in results().items() if name != "efficiency"}
     result = compare(run_of(some, "a", history=None), run_of({}, "b", history=None))
-    assert {"speed_size", "history"}.isdisjoint(result.figures)
-    assert {"by_class", "robustness"} <= set(result.figures)
-    for chart in ("speed_size", "history"):
-        assert f"The chart {chart} is left out: no run has the results that it needs." in result.warnings
+    assert {"speed_size", "history"}.isdisjoint(result.tables)
+    assert {"by_class", "robustness"} <= set(result.tables)
+    assert result.warnings[-1] == Reason("charts_left_out", charts=["speed_size", "costs", "history"])
     assert result.metrics["accuracy/b"].value is None
 
 
-def test_without_any_result_there_is_no_chart():
+def test_without_any_result_there_is_no_chart(draw_saved):
     result = compare(run_of({}, "a", history=None))
-    assert result.figures == {}
+    assert draw_saved(result) == {}
     assert result.tables["runs"]["accuracy"].isna().all()
 
 
 def test_runs_of_different_data_are_named_in_groups():
     runs = [run_of(results(fingerprint=data), label) for data, label in (("f1", "a"), ("f2", "b"), ("f1", "c"))]
     result = compare(*runs)
-    assert "The runs were evaluated on different images: a, c | b." in result.warnings
+    assert Reason("different_images", groups="a, c | b") in result.warnings
     assert result.tables["runs"]["data_fingerprint"].tolist() == ["f1", "f2", "f1"]
     stale = results()
     stale["robustness"].provenance["data_fingerprint"] = "f0"
-    assert "The results of one run come from different images: a." in compare(run_of(stale, "a")).warnings
+    assert Reason("mixed_images", runs=["a"]) in compare(run_of(stale, "a")).warnings
 
 
 def test_bias_equals_a_hand_count():
@@ -213,14 +221,14 @@ def test_networks_stand_side_by_side_as_architecture_read_them_off(tmp_path: Pat
     assert (table["squeeze_excitation"], table["params_m"], table["depth"]) == (0, 5.0, 5.0)
 
 
-def test_runs_that_differ_in_seed_alone_are_one_network_in_the_figure_and_all_in_the_table():
+def test_runs_that_differ_in_seed_alone_are_one_network_in_the_figure_and_all_in_the_table(draw_saved):
     runs = [run_of(results(), f"a · seed {seed}", recipe="a") for seed in (1, 2)] + [run_of(results(), "b")]
     result = compare(*runs)
     assert result.tables["architectures"]["run"].tolist() == ["a · seed 1", "a · seed 2", "b"]
-    assert len(result.figures["architectures"].axes[0].get_yticks()) == 2
+    assert len(draw_saved(result)["architectures"].axes[0].get_yticks()) == 2
 
 
-def test_the_cpu_stands_beside_the_gpu_where_both_were_timed():
+def test_the_cpu_stands_beside_the_gpu_where_both_were_timed(draw_saved):
     saved = results()
     saved["efficiency"].tables["latency"] = pd.DataFrame({"runtime": ["torch", "cpu"], "device": ["cuda", "cpu"]})
     saved["efficiency"].metrics |= {"cpu/images_per_second/b1": shown(9.0), "cpu/latency_ms/b1": shown(111.0, False)}
@@ -230,7 +238,7 @@ def test_the_cpu_stands_beside_the_gpu_where_both_were_timed():
     assert speed.loc[("a", "cpu"), ["accuracy", "accuracy_low"]].tolist() == pytest.approx([0.8, 0.7])
     costs = result.tables["costs"].set_index(["run", "device"])
     assert costs.loc[("a", "cpu"), ["latency_ms", "latency_ms_low", "weights_mb"]].tolist() == [111.0, 110.9, 5.0]
-    bars = [patch.get_width() for patch in result.figures["costs"].axes[0].patches]
+    bars = [patch.get_width() for patch in draw_saved(result)["costs"].axes[0].patches]
     assert sorted(bars) == [11.0, 11.0, 111.0]
 
 
@@ -251,7 +259,7 @@ def test_robustness_stands_against_bias_with_what_guessing_gets():
     assert row[["robustness_floor", "unbias_floor"]].tolist() == pytest.approx([1 / 3, 2 / 3])
 
 
-def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_network_has():
+def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_network_has(draw_saved):
     saved = {name: one for name, one in results().items() if name not in ("efficiency", "architecture")}
     members = (Run(Path("a.ckpt")), Run(Path("b.ckpt")))
     mixed = EnsembleRun(Path("e.json"), None, {}, label="soft_vote", recipe="soft_vote", members=members, order=CLASSES)
@@ -259,12 +267,12 @@ def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_networ
     mixed.card = SimpleNamespace(classes=CLASSES, seed=1)
     result = compare(run_of(results(), "a"), mixed)
     assert result.tables["runs"]["kind"].tolist() == ["run", "ensemble"]
-    assert not any(said.startswith("soft_vote has no usable Result") for said in result.warnings)
+    assert not any("soft_vote" in warning.values.get("runs", ()) for warning in result.warnings)
     assert "efficiency" in set(result.tables["missing"].query("run == 'soft_vote'")["block"])
     with_one = {"by_class", "robustness", "calibration", "confidence", "ood_confidence", "ood_shares", "bias"}
     for chart in with_one | {"robustness_bias"}:
         assert "soft_vote" in set(result.tables[chart]["run"])
-    legend = result.figures["calibration"].legends[0]
+    legend = draw_saved(result)["calibration"].legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["a", "soft vote (ensemble)"]
     assert [line.get_marker() for line in legend.get_lines()] == ["o", "P"]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from avatar_bench.audit.assessment import Assessment, translate_suitability
 from avatar_bench.audit.content_credentials import HINTS
 from avatar_bench.audit.probes import (
     ProbeResult,
@@ -28,11 +27,12 @@ from avatar_bench.audit.shortcuts import (
     measure_images,
     summarise,
 )
-from avatar_bench.config.options import Options
-from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.config.options import option
+from avatar_bench.errors import DataError
 from avatar_bench.evaluation.block import warn_unlabelled
-from avatar_bench.evaluation.blocks.data_audit import figures, label_errors
-from avatar_bench.i18n import _, list_languages, use_language
+from avatar_bench.evaluation.blocks.data_audit import label_errors
+from avatar_bench.evaluation.intervals import IntervalOptions
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -43,39 +43,27 @@ _PROPERTY_COLUMNS = ("path", "label", "source", *METADATA, *APPEARANCE, *HINTS, 
 
 
 @dataclass(kw_only=True)
-class DataAudit(Options):
-    """Audit of a data set: what separates its classes besides image content, before and after equalising.
+class DataAudit(IntervalOptions):
+    """Audit of a data set: what separates its classes besides image content, before and after equalising."""
 
-    `level` of the intervals, 0 to 1; `resamples` and `seed` of the bootstrap; `folds` of the cross-validation; `limit`,
-    the maximum number of images; `equalised`: audit again after equalising, with `resize` making images square;
-    `duplicates`: search for copies; `label_errors`: true, false, or null (if cleanlab and the weights of `features`, a
-    model of conf/model with package weights, are present).
-    """
+    version: ClassVar[int] = 1
 
-    level: float = 0.95
-    resamples: int = 1000
-    seed: int = 0
-    folds: int = 5
-    limit: int = 5000
-    equalised: bool = True
-    resize: str = "squash"
-    duplicates: bool = True
-    label_errors: bool | None = None
-    features: str = "efficientnet_lite0"
-
-    def __post_init__(self) -> None:
-        for name, valid, expected in (
-            ("level", 0 < self.level < 1, "above 0 and below 1"),
-            ("resamples", self.resamples >= 100, "100 or more"),
-            ("folds", self.folds >= 2, "2 or more"),
-            ("limit", self.limit >= 1, "1 or more"),
-            ("resize", self.resize in ("squash", "crop", "pad"), "squash, crop or pad"),
-        ):
-            if not valid:
-                raise ConfigError(f"block.data_audit.{name}={getattr(self, name)}: expected {expected}.")
+    resamples: int = option(1000, help="of the bootstrap, which draws whole groups", range=(100, None))
+    seed: int = option(0, help="of the bootstrap, the folds and the draw", range=(0, None))
+    folds: int = option(5, help="of the cross-validation by group", range=(2, None))
+    limit: int = option(5000, help="maximum number of images, drawn stratified by class", range=(1, None))
+    equalised: bool = option(True, help="audit again after data.equalise=jpeg")
+    resize: str = option("squash", help="how images are made square for it", choices=("squash", "crop", "pad"))
+    duplicates: bool = option(True, help="search for copies and near-duplicates")
+    label_errors: bool | None = option(
+        None, help="search for suspected label errors; null: if cleanlab and the weights are installed"
+    )
+    features: str = option(
+        "efficientnet_lite0", help="model of conf/model whose package weights compute the features for them"
+    )
 
     def audit(self, dataset: Dataset) -> Result:
-        """Compute probes, tables, figures and, in `provenance["assessment"]`, the assessment with its reasons.
+        """Compute probes, tables and, in `provenance["assessment"]`, the assessment with its reasons.
 
         Images without a label are left out. Raise DataError if none has one, or none can be decoded.
         """
@@ -103,7 +91,6 @@ class DataAudit(Options):
             self._run_equalised_probes(result, drawn)
             self._assess(result, frame, matches, prefix="equalised/")
         self._find_label_errors(result, drawn, frame)
-        self._draw_figures(result, frame)
         return result
 
     @property
@@ -130,36 +117,20 @@ class DataAudit(Options):
         """Write the assessment of the set as stored, or after equalising."""
         file_alone, source_alone = (result.metrics[f"{prefix}{name}_auroc"] for name in ("metadata", "source"))
         assessment = assess(frame, file_alone, source_alone, matches)
-        reasons = {}
-        for name in list_languages():
-            with use_language(name):
-                reasons[name] = assess(frame, file_alone, source_alone, matches).reasons
-        stated = {"suitable": assessment.suitable, "reasons": reasons.pop("en"), "reasons_in": reasons}
-        result.provenance[f"{prefix}assessment"] = stated
+        result.provenance[f"{prefix}assessment"] = assessment.plain
         if not prefix:
-            result.warnings = [_format_assessment(assessment), *result.warnings]
+            why = assessment.reasons or Reason("no_problem")
+            result.warnings.insert(0, Reason("assessment", answer=Reason(assessment.suitable), why=why))
 
     def _find_label_errors(self, result: Result, drawn: Dataset, frame: pd.DataFrame) -> None:
         reason = label_errors.explain_skip(self.features, frame, self.label_errors)
         if reason:
-            result.provenance["label_errors"] = reason
+            result.provenance["label_errors"] = reason.plain
             return
         embeddings = label_errors.compute_features(drawn, frame["row"].to_numpy(), self.features)
         table = label_errors.find_suspects(embeddings, frame, self._plan)
         result.tables["suspects"] = table
-        result.provenance["label_errors"] = _(
-            "{n} of {all} labels may be incorrect: see table suspects", n=len(table), all=len(frame)
-        )
-
-    def _draw_figures(self, result: Result, frame: pd.DataFrame) -> None:
-        result.figures["properties"] = figures.draw_properties(frame, result.classes)
-        result.figures["confounding"] = figures.draw_sources(result.tables["confounding"], result.classes)
-        if result.metrics["metadata_auroc"].value is not None:
-            groups = result.metrics["metadata_auroc"].n
-            result.figures["aurocs"] = figures.draw_aurocs(result.metrics, [*PROBE_PROPERTIES, "source"])
-            result.figures["single_properties"] = figures.draw_property_aurocs(
-                result.tables["single_properties"], groups
-            )
+        result.provenance["label_errors"] = Reason("suspects", n=len(table), all=len(frame)).plain
 
 
 def _name_metrics(found: dict[str, ProbeResult], prefix: str) -> dict[str, Metric]:
@@ -175,20 +146,10 @@ def _name_metrics(found: dict[str, ProbeResult], prefix: str) -> dict[str, Metri
     }
 
 
-def _collect_warnings(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[str]:
-    messages = warn_unlabelled(len(dataset) - len(known), len(dataset))
+def _collect_warnings(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[Reason]:
+    found = warn_unlabelled(len(dataset) - len(known), len(dataset))
     if len(drawn) < len(known):
-        messages.append(_("{n} of {all} images are used, in the same class proportions", n=len(drawn), all=len(known)))
+        found.append(Reason("sampled", n=len(drawn), all=len(known)))
     if bad:
-        messages.append(
-            _("{n} of {all} images cannot be decoded; first: {why}", n=len(bad), all=len(drawn), why=bad[0][1])
-        )
-    return messages
-
-
-def _format_assessment(assessment: Assessment) -> str:
-    return _(
-        "is this set suitable for evaluating classifiers? {answer}: {why}",
-        answer=translate_suitability(assessment.suitable),
-        why="; ".join(assessment.reasons) or _("no problem found"),
-    )
+        found.append(Reason("undecodable", n=len(bad), all=len(drawn), why=bad[0][1]))
+    return found

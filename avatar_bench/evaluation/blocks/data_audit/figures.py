@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,25 +14,44 @@ from numpy.typing import NDArray
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.results.result import Metric
+from avatar_bench.results.headings import find_heading
+from avatar_bench.results.result import Metric, Result
 
+_NUMBERS = (
+    *("width", "height", "aspect", "jpeg_quality", "bytes_per_pixel"),
+    *("grey", "brightness", "contrast", "saturation", "sharpness"),
+)
+_CATEGORIES = ("format", "mode", "subsampling")
+_FLAGS = ("progressive", "exif", "icc")
 _COLUMNS, _BINS, _MAX_CATEGORIES = 4, 24, 6
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw the properties and sources of the classes, and the AUROCs of the probes where there are any."""
+    drawn = {
+        "properties": draw_properties(result.tables["properties"].astype({"label": str}), result.classes),
+        "confounding": draw_sources(result.tables["confounding"], result.classes),
+    }
+    if result.metrics["metadata_auroc"].value is not None:
+        groups = result.metrics["metadata_auroc"].n
+        drawn["aurocs"] = draw_aurocs(result.metrics)
+        drawn["single_properties"] = draw_property_aurocs(result.tables["single_properties"], groups)
+    return drawn
 
 
 @plots.use_style()
 def draw_properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw a panel per property: the proportion of each class's images by value; numbers are clipped at 1 and 99 %."""
-    numbers = _title_numbers()
-    names = {**_title_categories(), "flags": _("stored with"), **numbers}
+    names = [*_CATEGORIES, "flags", *_NUMBERS]
     rows = -(-len(names) // _COLUMNS)
     figure = plots.create_figure(2.45 * _COLUMNS, 1.85 * rows + 0.4)
     panels = figure.subplots(rows, _COLUMNS).ravel()
     for axes in panels[len(names) :]:
         axes.set_axis_off()
-    for axes, (name, title) in zip(panels, names.items(), strict=False):
-        axes.set_title(title, fontsize=8)
+    for axes, name in zip(panels, names, strict=False):
+        axes.set_title(_name_property(name), fontsize=8)
         axes.tick_params(labelsize=7)
-        if name in numbers:
+        if name in _NUMBERS:
             _draw_histograms(axes, frame, name, classes)
         else:
             _draw_bars(axes, _compute_proportions(frame, name, classes))
@@ -45,7 +64,7 @@ def draw_properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
+def draw_aurocs(found: Mapping[str, Metric]) -> Figure:
     """Draw the AUROC of each probe, as stored and after equalising, with intervals and the chance level."""
     words = {
         "metadata": _("how the file is stored"),
@@ -56,7 +75,7 @@ def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
     }
     rows = [
         (f"{words[name]}{after}", found[f"{prefix}{name}_auroc"], kind)
-        for name in names
+        for name in words
         for prefix, after, kind in (
             ("", "", _("as stored")),
             ("equalised/", _(", equalised"), _("after equalising")),
@@ -80,9 +99,8 @@ def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
 def draw_property_aurocs(table: pd.DataFrame, groups: int) -> Figure:
     """Draw the AUROC of each single property with its interval, the highest at the top."""
     known = table[table["auroc"].notna()].head(plots.MAX_BARS)
-    words = _title_numbers() | _title_categories() | _name_flags()
     return plots.draw_interval_bars(
-        [words[name] for name in known["property"]],
+        [_name_property(name) for name in known["property"]],
         known["auroc"],
         known["low"],
         known["high"],
@@ -98,12 +116,13 @@ def draw_sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     shown = table.head(plots.MAX_BARS)
     counts = shown[list(classes)].to_numpy(dtype=float)
     shares = counts / np.maximum(table[list(classes)].sum().to_numpy(dtype=float), 1)
-    figure = plots.create_figure(3.2 + 0.75 * len(classes), 1.3 + 0.24 * len(shown))
+    figure = plots.create_figure(3.2 + 0.75 * len(classes), max(2.6, 1.3 + 0.24 * len(shown)))
     axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=shares.max(), aspect="auto")
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 18), rotation=30, ha="right")
     axes.set_yticks(
-        range(len(shown)), plots.shorten_names((str(name) or _("not known") for name in shown["source"]), 30)
+        range(len(shown)),
+        plots.shorten_names((str(name) or _("not known") for name in shown["source"].astype(object).fillna("")), 30),
     )
     axes.spines[:].set_visible(False)
     axes.set(xlabel=_("class"), ylabel=_("source"))
@@ -139,38 +158,18 @@ def _draw_bars(axes: Axes, table: pd.DataFrame) -> None:
 
 def _compute_proportions(frame: pd.DataFrame, name: str, classes: Sequence[str]) -> pd.DataFrame:
     if name == "flags":
-        flags = _name_flags()
-        means = frame.groupby("label")[list(flags)].mean().T.rename(index=flags)
+        means = frame.groupby("label")[list(_FLAGS)].mean().T.rename(index=_name_property)
     else:
-        common = frame[name].value_counts().index[:_MAX_CATEGORIES]
-        others = _("others")
-        words = frame[name].where(frame[name].isin(common), others)
+        values, others = frame[name].astype(object).fillna(""), _("others")
+        common = values.value_counts().index[:_MAX_CATEGORIES]
+        words = values.where(values.isin(common), others)
         means = pd.crosstab(words, frame["label"], normalize="columns")
         means = means.reindex([*common, *([others] if others in means.index else [])])
     return means.reindex(columns=list(classes), fill_value=0.0)
 
 
-def _title_numbers() -> dict[str, str]:
-    return {
-        "width": _("width (pixels)"),
-        "height": _("height (pixels)"),
-        "aspect": _("width / height"),
-        "jpeg_quality": _("JPEG quality (-1: no JPEG)"),
-        "bytes_per_pixel": _("bytes per pixel"),
-        "grey": _("proportion of grey pixels"),
-        "brightness": _("mean brightness"),
-        "contrast": _("contrast (sd of brightness)"),
-        "saturation": _("mean saturation"),
-        "sharpness": _("sharpness (log10)"),
-    }
-
-
-def _title_categories() -> dict[str, str]:
-    return {"format": _("format"), "mode": _("colour mode"), "subsampling": _("chroma subsampling")}
-
-
-def _name_flags() -> dict[str, str]:
-    return {"progressive": _("progressive"), "exif": "EXIF", "icc": _("ICC profile")}
+def _name_property(name: str) -> str:
+    return find_heading(name, "data_audit")
 
 
 def _to_array(values: Sequence[float | None]) -> NDArray[np.float64]:

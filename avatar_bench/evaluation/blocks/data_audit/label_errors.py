@@ -16,31 +16,28 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.paths import cache_root
 from avatar_bench.files.yaml_io import read_yaml
-from avatar_bench.i18n import _
+from avatar_bench.results.reasons import Reason
 
 MIN_GROUPS = 5  # per class: with fewer, some folds lack the class
 _BATCH, _SIZE = 32, 224
 
 
-def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> str:
-    """Return why label errors are not searched for, or "".
+def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> Reason | None:
+    """Return why label errors are not searched for, None if they are.
 
     `fetch` False: not requested; None: only with what is installed and cached.
     """
     if fetch is False:
-        return _("not requested: label_errors=false")
+        return Reason("not_requested")
     if importlib.util.find_spec("cleanlab") is None:
-        return _("cleanlab is not installed: pip install 'avatar-bench[audit]'")
+        return Reason("no_cleanlab")
     groups = frame.groupby("label")["group"].nunique()
     if len(groups) < 2 or groups.min() < MIN_GROUPS:
-        return _("a class has fewer than {n} groups, or there is only one class", n=MIN_GROUPS)
+        return Reason("few_groups_for_labels", n=MIN_GROUPS)
     package = _read_model_recipe(model)["package"]
     if fetch is None and not _is_cached(package):
-        return _(
-            "the weights of {model} are not in the cache; block.data_audit.label_errors=true downloads them",
-            model=model,
-        )
-    return ""
+        return Reason("no_weights", model=model)
+    return None
 
 
 def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np.float32]:

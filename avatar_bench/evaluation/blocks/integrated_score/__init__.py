@@ -23,7 +23,7 @@ from avatar_bench.evaluation.blocks.integrated_score.score_resamples import (
     resample_qualities,
 )
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
-from avatar_bench.evaluation.model_scatter import RunStyles
+from avatar_bench.evaluation.model_scatter import RunStyles, tabulate_runs
 from avatar_bench.metrics import integrated_score
 from avatar_bench.results.predictions import to_string_array
 from avatar_bench.results.result import Metric, Result
@@ -84,7 +84,7 @@ class IntegratedScore(IntervalOptions):
         readings = [read_qualities(run, name, self.qualities, self.ood_score) for run in runs]
         settings = self._tabulate_settings(readings, len(classes))
         self._check_directions(runs, readings, settings)
-        looks = RunStyles(runs)
+        looks = RunStyles(tabulate_runs(runs))
         models = self._score_models(looks.models, list(group_by_recipe(runs).values()), readings, settings)
         scores = tables.build_scores_table(models, runs, readings, self.level)
         result = Result("integrated_score", name, len(datasets[0]), classes)

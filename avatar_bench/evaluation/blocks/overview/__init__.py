@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import pandas as pd
+
 from avatar_bench.config.entries import find_entries
-from avatar_bench.config.options import Options
-from avatar_bench.evaluation.blocks.overview import figures
+from avatar_bench.config.options import Options, option
 from avatar_bench.evaluation.blocks.overview import overview_tables as tables
-from avatar_bench.evaluation.model_scatter import RunStyles
-from avatar_bench.i18n import _
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -21,28 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Overview(Options):
-    """Comparison of the saved results of several runs; `ood_score` is the score whose AUROC is listed."""
+    """Comparison of the saved results of several runs."""
 
+    version: ClassVar[int] = 1
     reads_results: ClassVar[bool] = True
     takes_ensembles: ClassVar[bool] = True
 
-    ood_score: str = "energy"
-
-    def __post_init__(self) -> None:
-        known = find_entries("ood_score")
-        self.require("ood_score", self.ood_score in known, f"one of {', '.join(known)}")
+    ood_score: str = option("energy", help="score for the AUROC", choices=lambda: list(find_entries("ood_score")))
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Build the table of main metrics, the list of missing ones, and each chart for which a run has results."""
-        name = datasets[0].name
-        saved = [{block: run.saved(block, name) for block in tables.MAIN_METRICS} for run in runs]
+        name, patterns = datasets[0].name, tables.list_main_metrics(self.ood_score)
+        saved = [{block: run.saved(block, name) for block in patterns} for run in runs]
         result = Result("overview", name, len(datasets[0]), tuple(runs[0].classes))
         result.metrics = {f"accuracy/{run.label}": _get_accuracy(one) for run, one in zip(runs, saved, strict=True)}
-        result.tables = {
-            "runs": tables.build_runs_table(runs, saved, self.ood_score),
-            "missing": tables.list_missing(runs, saved, self.ood_score),
-        }
-        result.warnings = _list_warnings(result)
         charts = {
             "by_class": tables.tabulate_classes(runs, saved),
             "robustness": tables.tabulate_robustness(runs, saved),
@@ -57,37 +49,35 @@ class Overview(Options):
             "costs": tables.tabulate_costs(runs, saved),
             "history": tables.tabulate_history(runs),
         }
-        looks = RunStyles(runs)
-        for chart, table in charts.items():
-            if len(table):
-                result.tables[chart] = table
-                result.figures[chart] = figures.DRAW[chart](table, looks)
-            else:
-                result.warnings.append(
-                    _("The chart {chart} is left out: no run has the results that it needs.", chart=chart)
-                )
+        result.tables = {
+            "runs": tables.build_runs_table(runs, saved, patterns),
+            "missing": tables.list_missing(runs, saved, patterns),
+            **{chart: table for chart, table in charts.items() if len(table)},
+        }
+        result.warnings = _collect_warnings(result.tables["runs"], result.tables["missing"])
+        if empty := [chart for chart, table in charts.items() if not len(table)]:
+            result.warnings.append(Reason("charts_left_out", charts=empty))
         return result
 
 
 def _get_accuracy(results: tables.Saved) -> Metric:
     found = results["blind_test"]
     if found is None or "accuracy" not in found.metrics:
-        return Metric(None, 0, reason=_("no usable Result of {block}", block="blind_test"))
+        return Metric(None, 0, reason=Reason("no_result", block="blind_test"))
     return found.metrics["accuracy"]
 
 
-def _list_warnings(result: Result) -> list[str]:
-    messages = []
-    table, lacking = result.tables["runs"], result.tables["missing"]
+def _collect_warnings(table: pd.DataFrame, missing: pd.DataFrame) -> list[Reason]:
+    found = []
     groups = table.groupby("data_fingerprint", sort=False)["run"].agg(", ".join)
     if len(groups := groups[groups.index != ""]) > 1:
-        messages.append(_("The runs were evaluated on different images: {groups}.", groups=" | ".join(groups)))
+        found.append(Reason("different_images", groups=" | ".join(groups)))
     mixed = table.loc[table["data_fingerprint"].str.contains("|", regex=False), "run"]
     if len(mixed):
-        messages.append(_("The results of one run come from different images: {names}.", names=", ".join(mixed)))
+        found.append(Reason("mixed_images", runs=list(mixed)))
     networks = table.loc[table["kind"] != "ensemble", "run"]  # an ensemble has no single network to inspect or time
-    absent = lacking[(lacking["metric"] == "") & lacking["run"].isin(networks)]
-    for name, rows in absent.groupby("run", sort=False):
-        blocks = ", ".join(rows["block"])
-        messages.append(_("{name} has no usable Result of {blocks}.", name=name, blocks=blocks))
-    return messages
+    absent = missing[(missing["metric"] == "") & missing["run"].isin(networks)]
+    blocks: dict[tuple[str, ...], list[str]] = {}  # by the runs that lack them
+    for block, rows in absent.groupby("block", sort=False):
+        blocks.setdefault(tuple(rows["run"]), []).append(str(block))
+    return found + [Reason("not_evaluated", runs=runs, blocks=lacking) for runs, lacking in blocks.items()]

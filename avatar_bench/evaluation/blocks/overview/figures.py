@@ -14,8 +14,10 @@ from matplotlib.ticker import MaxNLocator
 
 from avatar_bench.evaluation.model_scatter import RunStyles, set_log_axis
 from avatar_bench.evaluation.ood_sets import name_kind
-from avatar_bench.i18n import _, get_title
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
+from avatar_bench.results.headings import find_heading, find_word
+from avatar_bench.results.result import Result
 
 _MOST_SETS = 8  # legible sets side by side
 _WINDOWS = "windows of "  # prefix of the trait of windowed attention
@@ -23,9 +25,31 @@ _LINE = 36  # characters of a label beside an axis
 _FEW = 6  # models whose names fit below a narrow figure
 
 
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw each chart that has a table, with the styles of the runs in the order of the table of runs."""
+    looks = RunStyles(result.tables["runs"])
+    charts: dict[str, Callable[[pd.DataFrame, RunStyles], Figure]] = {
+        "by_class": draw_classes,
+        "robustness": draw_robustness,
+        "robustness_bias": draw_robustness_bias,
+        "calibration": draw_calibration,
+        "confidence": draw_confidence,
+        "ood_confidence": draw_ood_confidence,
+        "ood_shares": draw_ood_shares,
+        "bias": draw_bias,
+        "architectures": draw_architectures,
+        "speed_size": draw_speed_size,
+        "costs": draw_costs,
+        "history": draw_history,
+    }
+    tables = {name: result.tables[name].astype({"run": str}) for name in charts if name in result.tables}
+    return {name: charts[name](table, looks) for name, table in tables.items()}
+
+
 @plots.use_style()
 def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the recall, precision and F1 of each class, with intervals."""
+    table = table.astype({"class": object}).fillna({"class": ""})
     classes = ["", *dict.fromkeys(table.loc[table["class"] != "", "class"])]
     words = {name: plots.shorten_name(name, 18) or _("all classes") for name in classes}
     figure = _create_dot_figure(10.2, len(classes), looks)
@@ -46,13 +70,14 @@ def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
 def draw_robustness(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw clean accuracy, accuracy under each corruption and their mean, with intervals; chance is marked."""
     means = {"clean": _("clean"), "robustness": _("mean of the five")}
-    words = {name: means.get(name) or get_title("corruption", name) for name in dict.fromkeys(table["metric"])}
+    words = {name: means.get(name) or find_heading(name, "overview") for name in dict.fromkeys(table["metric"])}
     figure = _create_dot_figure(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
     axes = figure.subplots()
     _draw_dots(axes, table.assign(of=table["metric"]), words, looks)
     axes.set_xlabel(_("accuracy at severity 3 (%)"))
     chance = table["floor"].dropna().unique()
     if len(chance) == 1:
+        axes.set_xlim(left=min(axes.get_xlim()[0], chance[0] - 0.03))
         axes.axvline(chance[0], color="black", linestyle="--", linewidth=1)
         axes.annotate(_("chance"), (chance[0], 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
     looks.legend(figure, list(table["run"]))
@@ -165,12 +190,7 @@ def draw_ood_shares(table: pd.DataFrame, looks: RunStyles) -> Figure:
 @plots.use_style()
 def draw_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw by how much each class is predicted too often, by run, one panel per kind of images."""
-    words = {
-        "domain": _("images of the data set"),
-        "ood": _("out-of-domain images"),
-        "corrupted": _("corrupted images"),
-    }
-    panels = {word: table["on"] == kind for kind, word in words.items() if (table["on"] == kind).any()}
+    panels = {find_word(kind, "overview"): table["on"] == kind for kind in dict.fromkeys(table["on"])}
     most = max(0.05, float(table["excess"].abs().max()))
     label = _("predicted too often (points)")
     return _draw_heatmap(table.rename(columns={"excess": "value"}), panels, looks, label, "PuOr_r", (-most, most))
@@ -191,7 +211,10 @@ def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
         "activation": _("activation"),
         "pretraining": _("pretraining"),
     }
-    columns = {head: [_format_trait(name, each) for each in table[name]] for name, head in heads.items()}
+    columns = {
+        head: [_format_trait(name, each) for each in table[name].astype(object).fillna("")]
+        for name, head in heads.items()
+    }
     widths = [
         3 + max(len(line) for text in (fill(head, 14), *cells) for line in text.split("\n"))
         for head, cells in columns.items()
@@ -245,9 +268,8 @@ def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
             set_log_axis(axes, "x", table[name])
     set_log_axis(panels[0], "y", table["images_per_second"])
     both = set(table["device"]) != {"cpu"}
-    panels[0].set_ylabel(
-        _("images per second, batch size 1 (hollow: GPU)") if both else _("images per second, batch size 1")
-    )
+    text = _("images per second, batch size 1 (hollow: GPU)") if both else _("images per second, batch size 1")
+    panels[0].set_ylabel(fill(text, _LINE))
     looks.legend(figure, list(table["run"]))
     return figure
 
@@ -326,7 +348,9 @@ def _style_device(device: str) -> dict[str, Any]:
 
 def _format_trait(name: str, value: object) -> str:
     """Format a trait for a table cell: at most two lines, a dash if empty."""
-    text = "" if name == "squeeze_excitation" and not value else str(value)
+    text = (
+        "" if name == "squeeze_excitation" and not value else f"{value:g}" if isinstance(value, float) else str(value)
+    )
     words = {"scratch": _("none"), "self-attention": _("self-attention")}
     if text.startswith(_WINDOWS):
         text = _("windows of {size}", size=text.removeprefix(_WINDOWS))
@@ -402,19 +426,3 @@ def _draw_number(axes: Axes, row: int, column: int, value: float, limits: tuple[
     points = 0 if np.isnan(value) else round(100 * value)
     text = "–" if np.isnan(value) else f"{points:+}" if low < 0 and points else f"{points}"
     axes.text(column, row, text, ha="center", va="center", color="white" if strong else "black", fontsize=7.5)
-
-
-DRAW: dict[str, Callable[[pd.DataFrame, RunStyles], Figure]] = {
-    "by_class": draw_classes,
-    "robustness": draw_robustness,
-    "robustness_bias": draw_robustness_bias,
-    "calibration": draw_calibration,
-    "confidence": draw_confidence,
-    "ood_confidence": draw_ood_confidence,
-    "ood_shares": draw_ood_shares,
-    "bias": draw_bias,
-    "architectures": draw_architectures,
-    "speed_size": draw_speed_size,
-    "costs": draw_costs,
-    "history": draw_history,
-}

@@ -9,66 +9,58 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
-from avatar_bench.i18n import _
+from avatar_bench.evaluation.model_scatter import tabulate_runs
+from avatar_bench.results.declaration import declare_block
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
-from avatar_bench.runs.ensembles import CombinedRun, WeightSoup
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Saved = Mapping[str, Result | None]  # saved results of a run by block
-_MISSING = Metric(None, 0, reason="missing")
+_MISSING = Metric(None, 0, reason=Reason("missing"))
 _CURVES = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", "val/macro_f1")
 _HISTORY = ("epoch", "stage", *_CURVES)
 
-# the main metrics of each block; a pattern with a * selects all matching metrics
-MAIN_METRICS: dict[str, tuple[str, ...]] = {
-    "blind_test": ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
-    "robustness": ("robustness", "mean_over_severities"),
-    "calibration": ("ece_15", "scaled/ece_15", "scaled/nll", "scaled/brier", "aurc"),
-    "out_of_domain": ("auroc/*/{score}", "accuracy/*"),
-    "error_bias": ("unbias", "worst_slice", "mean_confidence_correct", "mean_confidence_incorrect"),
-    "clusters": ("silhouette_cosine", "linear_probe"),
-    "gradcam": ("deletion_gain", "insertion_gain"),
-    "efficiency": ("params_m", "macs_g", "latency_ms/b1", "images_per_second/b1"),
-    "embedding": (),
-    "prior_shift": (),
-    "architecture": (),
-}
+
+def list_main_metrics(score: str) -> dict[str, list[str]]:
+    """Return the patterns of the main metrics that each block of one run declares, with the name of the OOD score."""
+    return {
+        block: [pattern.format(score=score) for pattern in declare_block(block).overview]
+        for block in list_blocks(("run",))
+    }
 
 
-def build_runs_table(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
+def build_runs_table(
+    runs: Sequence[Run], saved: Sequence[Saved], patterns: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
     """Return recipe, seed, data and main metrics of each run, with the ends of their intervals."""
+    table = tabulate_runs(runs).assign(seed=[run.seed for run in runs])
+    table["data_fingerprint"] = [join_fingerprints(results) for results in saved]
     rows = []
-    for run, results in zip(runs, saved, strict=True):
-        row: dict[str, object] = {"run": run.label, "kind": name_kind(run), "recipe": run.recipe, "seed": run.seed}
-        row["data_fingerprint"] = join_fingerprints(results)
-        for block, patterns in MAIN_METRICS.items():
-            named = {
-                pattern: _MISSING for pattern in patterns if "*" not in pattern
-            }  # a column even if every run lacks it
-            named |= dict(_match_metrics(results[block], [pattern.format(score=score) for pattern in patterns]))
-            for name, metric in named.items():
+    for results in saved:
+        row: dict[str, object] = {}
+        for block, names in patterns.items():
+            # a column even if every run lacks it
+            found = {name: _MISSING for name in names if "*" not in name} | dict(_match_metrics(results[block], names))
+            for name, metric in found.items():
                 row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return table.join(pd.DataFrame(rows))
 
 
-def name_kind(run: Run) -> str:
-    """Return "run", or "ensemble" or "soup" for a run that combines others."""
-    return "soup" if isinstance(run, WeightSoup) else "ensemble" if isinstance(run, CombinedRun) else "run"
-
-
-def list_missing(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
+def list_missing(runs: Sequence[Run], saved: Sequence[Saved], patterns: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Return a row for each missing result of a run, and for each main metric without a value, with the reason."""
-    rows: list[tuple[str, str, str, str | None]] = []
+    rows = []
     for run, results in zip(runs, saved, strict=True):
-        for block, patterns in MAIN_METRICS.items():
+        for block, names in patterns.items():
             if results[block] is None:
-                rows.append((run.label, block, "", _("missing, damaged, or of another checkpoint")))
-            found = _match_metrics(results[block], [pattern.format(score=score) for pattern in patterns])
-            rows += [(run.label, block, name, metric.reason) for name, metric in found if metric.value is None]
+                rows.append((run.label, block, "", str(Reason("missing"))))
+            for name, metric in _match_metrics(results[block], names):
+                if metric.value is None:
+                    rows.append((run.label, block, name, str(Reason("of_block", block=block, reason=metric.reason))))
     return pd.DataFrame(rows, columns=["run", "block", "metric", "reason"])
 
 
