@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from avatar_bench.config.entries import KINDS
 
 PACKAGE = Path(__file__).parents[1] / "avatar_bench"
+CONF = PACKAGE.parent / "conf"
 # from the top down: a module imports from its own package and from the lines below, never from the rest of its line
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
@@ -306,3 +308,36 @@ def test_no_module_draws_or_writes_where_it_should_only_compute() -> None:
             calls = {node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)}
             names = {func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in calls}
             assert names.isdisjoint({"print", "savefig", "open", "write_text"}), name
+
+
+def names_of_blocks(file: Path, blocks: set[str]) -> set[str]:
+    """Return the blocks that a file names: in Python as a text or an import, in yaml as a key or a value."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        words = []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.append(node.value.partition("/")[0])
+            elif isinstance(node, ast.ImportFrom):
+                words += [str(node.module).rpartition(".")[2], *(alias.name for alias in node.names)]
+        return blocks & set(words)
+    scalars = [token.value for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken)]
+    return blocks & {scalar.partition("/")[0] for scalar in scalars}
+
+
+def test_no_file_outside_the_blocks_lists_them() -> None:
+    root = PACKAGE / "evaluation" / "blocks"
+    blocks = {file.parent.name for file in root.glob("*/about.yaml")} - {"against"}
+    assert len(blocks) > 20
+    files = [file for ending in ("py", "yaml") for place in (PACKAGE, CONF) for file in place.rglob(f"*.{ending}")]
+    catalogue = PACKAGE / "i18n" / "ru.yaml"  # it has words, such as ensemble
+    listing = {file: names_of_blocks(file, blocks) for file in files if root not in file.parents and file != catalogue}
+    assert {file: names for file, names in listing.items() if len(names) > 2} == {}
+
+
+def test_a_file_that_lists_blocks_is_found(tmp_path: Path) -> None:
+    blocks = {"one", "two", "three"}
+    (tmp_path / "a.py").write_text('X = ("one/accuracy", "two")\nfrom a.blocks import three\n')
+    (tmp_path / "a.yaml").write_text("one: 1\nother: [two]\nthree/x: 'a sentence on three'\n")
+    assert names_of_blocks(tmp_path / "a.py", blocks) == blocks
+    assert names_of_blocks(tmp_path / "a.yaml", blocks) == blocks
