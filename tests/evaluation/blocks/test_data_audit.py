@@ -144,8 +144,8 @@ def test_a_set_without_any_label_is_refused(tmp_path: Path) -> None:
         ({"resamples": 10}, "100 or more"),
         ({"folds": 1}, "2 or more"),
         ({"limit": 0}, "1 or more"),
-        ({"resize": "stretch"}, "squash, crop or pad"),
-        ({"label_errors": "maybe"}, "block.data_audit.label_errors"),
+        ({"resize": "stretch"}, "one of squash, crop, pad"),
+        ({"label_errors": "maybe"}, "expected true, false or null"),
         ({"duplicate": True}, "did you mean duplicates?"),
     ],
 )

@@ -56,7 +56,10 @@ class DataAudit(IntervalOptions):
     resize: str = option("squash", help="how images are made square for it", choices=("squash", "crop", "pad"))
     duplicates: bool = option(True, help="search for copies and near-duplicates")
     label_errors: bool | None = option(
-        None, help="search for suspected label errors; null: if cleanlab and the weights are installed"
+        None,
+        help="search for suspected label errors; null: if cleanlab and the weights are installed",
+        check=lambda value: value in (None, True, False),
+        expected="true, false or null",
     )
     features: str = option(
         "efficientnet_lite0", help="model of conf/model whose package weights compute the features for them"
