@@ -8,7 +8,7 @@ from pathlib import Path
 
 from avatar_bench.config.entries import find_entries, find_user_folders
 from avatar_bench.files.yaml_io import read_yaml
-from avatar_bench.i18n import _, get_title
+from avatar_bench.i18n import _
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.result import Metric
 
@@ -18,7 +18,7 @@ _FILE = Path(__file__).with_suffix(".yaml")
 def find_heading(name: str, block: str = "") -> str:
     """Return the readable name of a column or metric ("recall, real" for recall/real); an unknown name unchanged.
 
-    Names of `block` come first, then those of all blocks, then those of other blocks.
+    Names of `block` come first, then those of all blocks, of corruptions, and of other blocks.
     """
     known = _load_names("headings", block, tuple(find_user_folders()))
     if name in known:
@@ -33,13 +33,13 @@ def find_heading(name: str, block: str = "") -> str:
             if words.startswith("%s"):  # the rest is a metric
                 return _(words) % find_heading(rest, block)
             return _(words) % ", ".join(find_word(part, block) for part in rest.split("/"))
-    return get_title("corruption", name)
+    return name
 
 
 def find_word(text: str, block: str = "") -> str:
     """Return the readable form of a text in a table, such as a strategy or corruption; an unknown text unchanged."""
     known = _load_names("words", block, tuple(find_user_folders()))
-    return _(known[text]) if text in known else get_title("corruption", text)
+    return _(known[text]) if text in known else text
 
 
 def find_interval_name(metric: Metric) -> str:
@@ -50,10 +50,11 @@ def find_interval_name(metric: Metric) -> str:
 
 @cache
 def _load_names(part: str, block: str, folders: tuple[Path, ...]) -> Mapping[str, str]:
-    """Return the English names declared by a block, then the common ones, then those of the other blocks."""
+    """Return the English names declared by a block, the common ones, those of corruptions, and of the other blocks."""
+    corruptions = {name: str(entry.about.get("title", name)) for name, entry in find_entries("corruption").items()}
     others = (getattr(declare_block(name), part) for name in find_entries("block"))
     names: dict[str, str] = {}
-    for declared in (getattr(declare_block(block), part), _read_common().get(part, {}), *others):
+    for declared in (getattr(declare_block(block), part), _read_common().get(part, {}), corruptions, *others):
         names = names | {name: words for name, words in declared.items() if name not in names}
     return names
 

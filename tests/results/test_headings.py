@@ -57,3 +57,10 @@ def test_one_block_has_no_two_names_with_the_same_words() -> None:
                 words = [find_heading(name, block) for name in names if "%s" not in name]
                 twice = {text for text in words if words.count(text) > 1} - {"run", "model", "модель"}
                 assert sorted(twice) == [], (language, block)
+
+
+def test_a_corruption_has_its_own_name_in_each_block_that_does_not_use_the_word_otherwise() -> None:
+    assert [find_heading(name, "robustness") for name in ("noise", "brightness", "drop/noise")] == [
+        *("noise", "brightness", "drop, noise")
+    ]
+    assert find_heading("brightness", "data_audit") == "mean brightness"
