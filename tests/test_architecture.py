@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+
+from avatar_bench.config.entries import KINDS
 
 PACKAGE = Path(__file__).parents[1] / "avatar_bench"
+CONF = PACKAGE.parent / "conf"
 # from the top down: a module imports from its own package and from the lines below, never from the rest of its line
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
@@ -28,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("metrics",),
     ("config",),  # what needs no Hydra: the catalogue of yaml, overrides, validation, error messages
     ("i18n",),
+    ("user_entries",),
     ("config/entries",),
     ("files", "console"),
     ("config/options",),
@@ -57,9 +62,11 @@ NO_TORCH = (
     "runs/record",
     "runs/labels",
 )
+# entries found by kind and name, such as noise, which is a corruption and an augmentation
+FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
-STATED_BY_EACH = {"KIND", "__all__", "__version__"}
+STATED_BY_EACH = {"KIND", "PARAMETERS", "__all__", "__version__"}
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -144,8 +151,9 @@ def wrong_names(package: Path) -> list[str]:
     known = modules(package)
     found, places = [], defaultdict(list)
     for name in known:
-        last = name.rpartition("/")[2]
-        places[last].append(name)
+        folder, _, last = name.rpartition("/")
+        if folder not in FOUND_BY_KIND:
+            places[last].append(name)
         if last.startswith("_") and not last.startswith("__"):
             found.append(f"{name} is named like a private module")
         if last in DRAWERS:
@@ -169,9 +177,14 @@ def wrong_names(package: Path) -> list[str]:
 
 
 def _may_repeat(last: str, names: list[str]) -> bool:
-    """Return whether a name may repeat: figures of a block, metrics of a block, a command and what implements it."""
+    """Return whether a name may repeat.
+
+    It may for figures of a block, metrics of a block, a command and what implements it, and entries of several kinds.
+    """
     if last == "figures":
         return all(name.startswith("evaluation/blocks/") for name in names)
+    if {name.rpartition("/")[0] for name in names} <= set(KINDS.values()):
+        return True  # an entry's name is unique within its kind
     kinds = {name.split("/")[0] for name in names}
     if kinds == {"metrics", "evaluation"}:
         return len(names) == 2 and f"evaluation/blocks/{last}" in names
@@ -295,3 +308,36 @@ def test_no_module_draws_or_writes_where_it_should_only_compute() -> None:
             calls = {node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)}
             names = {func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in calls}
             assert names.isdisjoint({"print", "savefig", "open", "write_text"}), name
+
+
+def names_of_blocks(file: Path, blocks: set[str]) -> set[str]:
+    """Return the blocks that a file names: in Python as a text or an import, in yaml as a key or a value."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        words = []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.append(node.value.partition("/")[0])
+            elif isinstance(node, ast.ImportFrom):
+                words += [str(node.module).rpartition(".")[2], *(alias.name for alias in node.names)]
+        return blocks & set(words)
+    scalars = [token.value for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken)]
+    return blocks & {scalar.partition("/")[0] for scalar in scalars}
+
+
+def test_no_file_outside_the_blocks_lists_them() -> None:
+    root = PACKAGE / "evaluation" / "blocks"
+    blocks = {file.parent.name for file in root.glob("*/about.yaml")} - {"against"}
+    assert len(blocks) > 20
+    files = [file for ending in ("py", "yaml") for place in (PACKAGE, CONF) for file in place.rglob(f"*.{ending}")]
+    catalogue = PACKAGE / "i18n" / "ru.yaml"  # it has words, such as ensemble
+    listing = {file: names_of_blocks(file, blocks) for file in files if root not in file.parents and file != catalogue}
+    assert {file: names for file, names in listing.items() if len(names) > 2} == {}
+
+
+def test_a_file_that_lists_blocks_is_found(tmp_path: Path) -> None:
+    blocks = {"one", "two", "three"}
+    (tmp_path / "a.py").write_text('X = ("one/accuracy", "two")\nfrom a.blocks import three\n')
+    (tmp_path / "a.yaml").write_text("one: 1\nother: [two]\nthree/x: 'a sentence on three'\n")
+    assert names_of_blocks(tmp_path / "a.py", blocks) == blocks
+    assert names_of_blocks(tmp_path / "a.yaml", blocks) == blocks

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,23 @@ def test_the_python_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str
     exec(body, names)
     assert list(names["table"]["status"]) == ["ok", "ok"]
     assert "value=" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_here")
+def test_the_backbone_of_the_page_works_in_every_command(train: Callable[..., Path], tmp_path: Path) -> None:
+    options = ("model.backbone=tiny", "model.options={width: 8}", "mode=progressive")
+    run = train(tmp_path / "run", *options, "-cd", "my")
+    exported = tmp_path / ("net.onnx" if find_spec("onnxscript") else "net.safetensors")
+    for words in (
+        ["evaluate", f"ckpt={run}", "block=all", "-cd", "my"],
+        ["export", f"ckpt={run}", f"out={exported}", "-cd", "my"],
+        ["predict", f"ckpt={run}", "input=photos", f"output={tmp_path / 'a.csv'}", "-cd", "my"],
+    ):
+        assert main(words) == 0
+    saved = {file.parent.name for file in (run / "evaluation" / "test").glob("*/metrics.json")}
+    assert {"gradcam", "embedding", "architecture", "efficiency", "robustness"} <= saved
+    assert main(["predict", f"ckpt={run}", "input=photos", f"output={tmp_path / 'b.csv'}"]) == 4
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:

@@ -18,7 +18,7 @@ from avatar_bench.config import overrides
 from avatar_bench.config import schema as config
 from avatar_bench.config.catalogue import describe_choices, find_conf_folder, read_summary
 from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
-from avatar_bench.config.entries import find_entry
+from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import iterate_options
 
 _LINES = re.MULTILINE | re.DOTALL
@@ -86,7 +86,8 @@ def _format_block(name: str, options: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def _describe_option(option: str, schema: Any, name: str) -> str:
-    allowed = config.OPTION_CHOICES.get(option)
+    kind = config.ENTRY_OPTIONS.get(option)
+    allowed = find_entries(kind) if kind else config.OPTION_CHOICES.get(option)
     return _read_comments(schema).get(name) or ("one of: " + " ".join(allowed) if allowed else "")
 
 

@@ -31,13 +31,13 @@ def prepare(cfg: DictConfig) -> None:
     Raise ConfigError if the recipe or the folder is missing, the errors of `build_dataset`, and, after everything is
     written, GuardError if the audit finds the data unsuitable.
     """
+    options: Any = OmegaConf.to_container(cfg.block[AUDIT_BLOCK], resolve=True)
+    audit = registry.build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
+    assert isinstance(audit, DatasetBlock)
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PrepareConfig)
     place = settings.out or settings.data.get("root")
     out = Path(place or demo_root()).expanduser()
-    options: dict[str, Any] = settings.block[AUDIT_BLOCK] or {}
-    audit = registry.build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
-    assert isinstance(audit, DatasetBlock)
     summary = build_dataset(_make_recipe(settings), out, update=settings.update, afresh=not place)
     dataset = read_manifest(out / "manifest.csv", out.name)
     inputs = {"data_fingerprint": dataset.fingerprint, "options": options, "block_version": audit.version}

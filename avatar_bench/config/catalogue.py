@@ -6,11 +6,12 @@ from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 
-from avatar_bench.config.entries import Entry, find_entries, find_user_folders
+from avatar_bench.config.entries import KINDS, Entry, find_entries, find_user_folders
 
 # kinds that `list` accepts, and the yaml group of each
 LISTED_GROUPS = {
     "models": "model",
+    "backbones": "backbone",
     "modes": "mode",
     "blocks": "block",
     "experiments": "experiment",
@@ -18,9 +19,13 @@ LISTED_GROUPS = {
     "sources": "source",
     "datasets": "data",
     "optimizers": "optimizer",
+    "schedules": "schedule",
     "trainers": "trainer",
     "callbacks": "callbacks",
     "loggers": "logger",
+    "corruptions": "corruption",
+    "augmentations": "augmentation",
+    "ood_scores": "ood_score",
 }
 
 
@@ -47,7 +52,13 @@ def find_commands() -> dict[str, str]:
 def find_groups() -> list[str]:
     """Return the names of the groups, such as model and block."""
     folders = [find_conf_folder(), *find_user_folders()]
-    return sorted({yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"} | {"block"})
+    found = {yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"} | {"block"}
+    return sorted(group for group in found if group == "block" or not has_entries_alone(group))
+
+
+def has_entries_alone(group: str) -> bool:
+    """Return whether a group is a kind of entries without yaml of options, such as corruption."""
+    return group in KINDS and not (find_conf_folder() / group).is_dir()
 
 
 def find_choices(group: str) -> dict[str, Path]:
@@ -74,13 +85,13 @@ def is_choice(entry: Entry) -> bool:
 
 
 def describe_choices(group: str) -> dict[str, str]:
-    """Return the one-line summary of each choice of a group."""
+    """Return the choices of a group, and the entries of its kind, each with its summary."""
+    kind = group.removesuffix("s")
+    entries = find_entries(kind) if kind in KINDS else {}
+    found = {name: entry.summary for name, entry in entries.items() if is_choice(entry)}
     if group == "block":
-        entries = {name: entry for name, entry in find_entries("block").items() if is_choice(entry)}
-        return {"all": ALL_BLOCKS} | {
-            name: str(entry.about.get("summary", entry.about.get("title", ""))) for name, entry in entries.items()
-        }
-    return {name: read_summary(yaml) for name, yaml in find_choices(group).items()}
+        return {"all": ALL_BLOCKS} | found
+    return dict(sorted((found | {name: read_summary(yaml) for name, yaml in find_choices(group).items()}).items()))
 
 
 def read_summary(yaml: Path) -> str:

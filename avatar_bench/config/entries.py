@@ -6,6 +6,7 @@ Those of users are in KIND/ of a folder given by -cd, by AVATAR_BENCH_CONF or by
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
@@ -20,7 +21,8 @@ from typing import Any
 
 from avatar_bench.config.options import name_options
 from avatar_bench.console.terminal import print_line
-from avatar_bench.errors import ConfigError, suggest_names
+from avatar_bench.errors import AvatarBenchError, ConfigError, suggest_names
+from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.yaml_io import read_yaml
 
 ENTRY_POINT_GROUP = "avatar_bench.conf"
@@ -61,6 +63,21 @@ class Entry:
         """Return what its yaml says, without importing the module; raise ConfigError if the yaml is invalid."""
         return _read_about(self.yaml, self.yaml.stat().st_mtime_ns) if self.yaml.is_file() else {}
 
+    @property
+    def summary(self) -> str:
+        """Return the `summary` of its yaml; else the first line of the module's docstring, without importing it."""
+        stated = self.about.get("summary") or (self.kind == "block" and self.about.get("title"))
+        if stated:
+            return str(stated)
+        text = ast.get_docstring(ast.parse(self.module.read_bytes())) or ""
+        return text.partition("\n")[0].rstrip(".")
+
+    @property
+    def digest(self) -> str:
+        """Return 12 hex digits that change with the code of the entry."""
+        files = sorted(self.module.parent.rglob("*.py")) if self.module.name == "__init__.py" else [self.module]
+        return sha256_of_bytes(b"".join(file.read_bytes() for file in files))[:12]
+
     def load(self) -> ModuleType:
         """Import the module; raise ConfigError, with the reason, if a user's module cannot be imported."""
         if self.is_builtin:
@@ -68,15 +85,18 @@ class Entry:
         users = importlib.import_module(_USERS)
         users.__path__[:] = [str(folder) for folder in find_user_folders()]
         full = f"{_USERS}.{self.kind}.{self.name}"
-        if getattr(sys.modules.get(full), "__file__", None) != str(self.module):  # none, or that of another folder
+        known = sys.modules.get(full)
+        if known is not None and (known.__file__, vars(known).get("_digest")) != (str(self.module), self.digest):
             for name in [name for name in sys.modules if f"{name}.".startswith(f"{full}.")]:
-                del sys.modules[name]
+                del sys.modules[name]  # of another folder, or changed since
         importlib.invalidate_caches()  # the file may be as new as the import system's list of its folder
         try:
-            return importlib.import_module(full)
+            module = importlib.import_module(full)
         except Exception as error:  # a user's module may raise anything
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{self.kind}={self.name}: {self.module} cannot be imported: {reason}") from error
+        vars(module)["_digest"] = self.digest
+        return module
 
     def load_class(self) -> type:
         """Return the dataclass of the module; raise ConfigError unless it defines exactly one public one."""
@@ -106,6 +126,19 @@ class Entry:
         except TypeError as error:  # a value of another type, or a missing one
             raise ConfigError(f"{name_options(owner)}: {error}.") from error
 
+    @contextmanager
+    def explain_failure(self) -> Iterator[None]:
+        """Raise ConfigError that names the module of a user for any error of its code inside the `with`."""
+        try:
+            yield
+        except AvatarBenchError:
+            raise
+        except Exception as error:  # a user's module may raise anything
+            if self.is_builtin:
+                raise
+            reason = f"{self.kind} {self.name}: {self.module} failed: {type(error).__name__}: {error}"
+            raise ConfigError(reason, "AVATAR_BENCH_DEBUG=1 shows the traceback.") from error
+
 
 def find_entries(kind: str) -> dict[str, Entry]:
     """Return the entries of a kind by name, sorted, without importing any.
@@ -131,13 +164,23 @@ def find_entry(kind: str, name: str, asked: str = "") -> Entry:
     found = find_entries(kind)
     if name not in found:
         nearest = suggest_names(name, found)
-        places = [str(folder / kind) for folder in find_user_folders()]
         raise ConfigError(
             f"{asked or f'{kind}={name}'}: there is no {kind} named {name!r}" + (f"; {nearest}" if nearest else "."),
             f"There are: {', '.join(found) or 'none'}.",
-            f"Searched {', '.join(places)}." if places else f"Add the folder of your own {kind}: -cd DIR",
+            describe_folders(kind),
         )
     return found[name]
+
+
+def is_of_user(module: str) -> bool:
+    """Return whether a module, by its full name, belongs to an entry of a user."""
+    return module.startswith(f"{_USERS}.")
+
+
+def describe_folders(kind: str) -> str:
+    """Return a sentence on the folders searched for the entries of users, and on how to add one."""
+    places = ", ".join(str(folder / kind) for folder in find_user_folders())
+    return (f"Searched {places}. " if places else "") + f"Add the folder that contains your {kind}/: -cd DIR"
 
 
 def find_user_folders() -> list[Path]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from avatar_bench.config.catalogue import find_choices
+from avatar_bench.config.entries import is_of_user
 from avatar_bench.console.terminal import escape_control_characters, hide_credentials
 from avatar_bench.errors import AvatarBenchError, OutputError, suggest_names
 
@@ -68,8 +69,18 @@ def _describe_error(error: BaseException) -> tuple[tuple[str, ...], int]:
     if lacks := _describe_shortage(error):
         return lacks, OutputError.exit_code  # a limit of the machine, like a full disk
     text = " ".join(str(error).split())[:300]
+    if place := _find_users_line(error):
+        return (f"{place}: {type(error).__name__}: {text}",), 2
     hint = "please report it with the command and the output under AVATAR_BENCH_DEBUG=1"
     return (f"internal error: {type(error).__name__}: {text} ({hint})",), 1
+
+
+def _find_users_line(error: BaseException) -> str:
+    """Return the file and line of a user's entry that an error passed through, the innermost; empty if none."""
+    frames = [
+        frame for frame in traceback.walk_tb(error.__traceback__) if is_of_user(frame[0].f_globals.get("__name__", ""))
+    ]
+    return f"{frames[-1][0].f_code.co_filename}, line {frames[-1][1]}" if frames else ""
 
 
 def _describe_shortage(error: BaseException) -> tuple[str, ...]:

@@ -17,7 +17,12 @@ PATH_OPTIONS = (
     r"|source\.[^.=]+\.(root|file|list|manifest)"
 )
 PATH_MAPPING_OPTIONS = r"data\.ood|against|source\.[^.=]+\.roots"  # {name: PATH}
-OPEN_MAPPING_OPTIONS = ("model.options", "block.prior_shift.mixes", "block.out_of_domain.labels")  # {name: anything}
+OPEN_MAPPING_OPTIONS = (  # {name: anything}
+    *("model.options", "data.augment.others"),
+    *("block.prior_shift.mixes", "block.out_of_domain.labels", "block.out_of_domain.options"),
+)
+# named by entries of users
+OPTIONS_OF_ENTRIES = r"((optimizer|optimizer\.schedule|logger)\.options|callbacks\.others)(\..+)?"
 PATH_LIST_OPTIONS = ("ckpt", "runs")  # also [PATH,PATH]
 HYDRA_FLAGS: dict[str, tuple[str, ...] | None] = {  # the Hydra flags we support, with their values
     "-m": None,
@@ -148,13 +153,17 @@ def _take_arguments(flag: str, rest: list[str]) -> list[str]:
 
 def _quote_override(word: str, multirun: bool) -> str:
     match = _OVERRIDE.match(word)
-    if match is None or match["value"] in _NULL_VALUES:
+    if match is None:
         return word
     prefix, key, value = match["prefix"], match["key"], match["value"]
+    if re.fullmatch(OPTIONS_OF_ENTRIES, key):
+        return f"{prefix or '++'}{key}={value}"  # ++: Hydra's struct mode closes a dict to new names
+    if value in _NULL_VALUES:
+        return word
     maps_paths = re.fullmatch(PATH_MAPPING_OPTIONS, key)
     if (maps_paths or key in OPEN_MAPPING_OPTIONS) and value.startswith("{"):
         named = _quote_mapping(key, value) if maps_paths else value
-        return f"{prefix or '++'}{key}={named}"  # ++: Hydra's struct mode closes a dict to new names
+        return f"{prefix or '++'}{key}={named}"
     if not re.fullmatch(PATH_OPTIONS, key):
         return word
     return f"{prefix}{key}={_quote_value(key, value, multirun)}"

@@ -18,7 +18,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.config import config_loader
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES, find_choices, list_blocks
-from avatar_bench.config.entries import find_entry, find_user_folders
+from avatar_bench.config.entries import find_entries, find_entry, find_user_folders
+from avatar_bench.config.options import iterate_options
 from avatar_bench.config.overrides import quote
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import ConfigError, suggest_names
@@ -26,6 +27,11 @@ from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
 from avatar_bench.runs.record import RESERVED_SET_NAMES
+from avatar_bench.training.builders import load_builder, load_callbacks, load_optimization
+from avatar_bench.training.optimizers.sam import SAM
+from avatar_bench.training.optimizers.sgd import SGD
+from avatar_bench.training.schedules.cosine import Cosine
+from avatar_bench.training.schedules.plateau import Plateau
 
 
 @dataclass
@@ -48,10 +54,10 @@ class ModeConfig:
 
 @dataclass
 class ModelConfig:
-    backbone: str = MISSING  # a timm name
+    backbone: str = MISSING  # a name of timm, or of your own backbone/
     weights: str = "hub"  # hub | none | package | PATH
     package: dict[str, str] | None = None  # pip distribution, file (glob), layout
-    options: dict[str, Any] = field(default_factory=dict)  # passed to timm.create_model, e.g. drop_path_rate
+    options: dict[str, Any] = field(default_factory=dict)  # of the network, e.g. drop_path_rate
 
 
 @dataclass
@@ -70,6 +76,7 @@ class AugmentConfig:
     rotation: float = 10.0  # degrees, in both directions; 0: off
     noise: float = 0.02  # maximum standard deviation, as a fraction of 255; 0: off
     mixup: float = 0.0  # alpha of the Beta distribution; 0: off
+    others: dict[str, Any] = field(default_factory=dict)  # augmentations of your own: {NAME: {OPTION: VALUE}}
 
 
 @dataclass
@@ -110,20 +117,22 @@ class DataConfig(SplitDataConfig):
 
 @dataclass
 class ScheduleConfig:
-    name: str = "none"  # none | plateau | cosine
-    warmup_epochs: float = 0  # of cosine; may be fractional
-    factor: float = 0.5  # of plateau
-    patience: int = 1  # of plateau
+    name: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)  # of a schedule of your own
+    warmup_epochs: float = Cosine.warmup_epochs  # of cosine; may be fractional
+    factor: float = Plateau.factor  # of plateau
+    patience: int = Plateau.patience  # of plateau
 
 
 @dataclass
 class OptimizerConfig:
-    name: str = MISSING  # adamw | adam | sgd | sam
+    name: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)  # of an optimizer of your own, or of the base of sam
     weight_decay: float = 0.01
-    momentum: float = 0.9  # of sgd
+    momentum: float = SGD.momentum  # of sgd
     rho: float | None = None  # of sam: radius of the weight perturbation
     adaptive: bool | None = None  # of sam: scale the perturbation by each weight's size
-    base: str | None = None  # of sam: base optimizer: adamw | adam | sgd
+    base: str | None = None  # of sam: base optimizer, any of the others
     layer_decay: float | None = None  # learning rate factor per layer away from the head; null: one rate for all
     decay_norms: bool = True  # also decay norms, biases, tokens and position embeddings
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -149,13 +158,15 @@ class CallbacksConfig:
     early_stopping: int | None = None  # epochs without improvement of val macro-F1
     ema: float | None = None  # decay of the averaged weights
     swa: int | None = None  # average the epoch weights from this epoch of a stage on
+    others: dict[str, Any] = field(default_factory=dict)  # callbacks of your own: {name: {option: value}}
     save_minutes: float = 5.0  # minutes between checkpoints within an epoch; 0: after every step
     progress: bool = True
 
 
 @dataclass
 class LoggerConfig:
-    name: str = MISSING  # csv | tensorboard | wandb | mlflow | none
+    name: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)  # of a logger of your own
     project: str = "avatar_bench"
     offline: bool = True
 
@@ -336,17 +347,23 @@ OPTION_CHOICES = {
     "data.split.by": ("group", "source", "generator"),
     "equalise": ("jpeg",),
     "split.by": ("group", "source", "generator"),
-    "optimizer.name": ("adamw", "adam", "sgd", "sam"),
-    "optimizer.base": ("adamw", "adam", "sgd"),
-    "optimizer.schedule.name": ("none", "plateau", "cosine"),
     "accelerator": ("auto", "cpu", "gpu"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("32", "auto", "amp", "16-mixed", "bf16-mixed"),
-    "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
     "precision": ("auto", "32", "bf16", "16", "int8"),
     "runtime": ("torch", "onnx", "openvino"),
     "lang": ("en", "ru"),
     "method.name": ("simclr", "dino", "mae"),
+}
+ENTRY_OPTIONS = {  # options whose values are the names of entries, and their kinds
+    "optimizer.name": "optimizer",
+    "optimizer.base": "optimizer",
+    "optimizer.schedule.name": "schedule",
+    "logger.name": "logger",
+}
+OPTION_OWNERS: dict[str, tuple[type, ...]] = {  # built-in entries whose options stand beside their name
+    "optimizer": (SGD, SAM),
+    "optimizer.schedule": (Cosine, Plateau),
 }
 METHOD_OPTIONS = {  # options of conf/method that only one method reads
     "simclr": ("temperature", "projection"),
@@ -420,11 +437,6 @@ OPTION_RANGES: dict[str, NumberRule] = {
     "data.augment.mixup": _NATURAL,
     "optimizer.weight_decay": _NATURAL,
     "optimizer.layer_decay": _FRACTION,
-    "optimizer.momentum": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
-    "optimizer.rho": _POSITIVE,
-    "optimizer.schedule.warmup_epochs": _NATURAL,
-    "optimizer.schedule.factor": _INSIDE,
-    "optimizer.schedule.patience": _NATURAL,
     "trainer.max_epochs": _COUNT,
     "trainer.limit_batches": _COUNT,
     "trainer.threads": _THREADS,
@@ -571,6 +583,8 @@ def check_train(cfg: DictConfig) -> None:
             f"callbacks.swa={cfg.callbacks.swa}: the longest stage has {longest} epochs, so none would be averaged",
             "expected a smaller number, or more epochs",
         )
+    _check_builders(cfg)
+    list(load_callbacks({"others": OmegaConf.to_container(cfg.callbacks.others, resolve=True)}))
 
 
 def check_pretrain(cfg: DictConfig) -> None:
@@ -589,8 +603,8 @@ def check_pretrain(cfg: DictConfig) -> None:
             raise ConfigError(f"method.{option}=null: method={name} requires a value")
     if name == "simclr" and cfg.data.batch_size == 1:
         raise ConfigError("data.batch_size=1: method=simclr contrasts each image with the others in its batch")
-    if cfg.optimizer.name not in ("adamw", "adam", "sgd"):
-        raise ConfigError(f"optimizer={cfg.optimizer.name}: pretrain supports adamw, adam and sgd")
+    if cfg.optimizer.name == "sam":
+        raise ConfigError("optimizer=sam: pretrain supports every other optimizer")
     for option in SAM_OPTIONS:
         if cfg.optimizer[option] is not None:
             raise ConfigError(
@@ -605,6 +619,7 @@ def check_pretrain(cfg: DictConfig) -> None:
     if cfg.trainer.devices != 1 or cfg.trainer.strategy != "auto":
         raise ConfigError("trainer.devices, trainer.strategy: pretrain runs on one device")
     _check_devices(cfg.trainer)
+    _check_builders(cfg)
 
 
 def check_evaluate(cfg: DictConfig) -> None:
@@ -696,6 +711,14 @@ def _check_values(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, option)
         if value is not None and value not in allowed:
             raise ConfigError(f"{option}={value}: expected {_format_alternatives(allowed)}")
+    for option, kind in ENTRY_OPTIONS.items():
+        if (value := OmegaConf.select(cfg, option)) is not None:
+            find_entry(kind, value, f"{option}={value}")
+    for place, owners in OPTION_OWNERS.items():
+        for each, known in (pair for owner in owners for pair in iterate_options(owner)):
+            value = OmegaConf.select(cfg, f"{place}.{each.name}")
+            if value is not None and (expected := known.find_fault(value)) is not None:
+                raise ConfigError(f"{place}.{each.name}={value}: expected {expected}")
     for option, (holds, expected) in OPTION_RANGES.items():
         value = OmegaConf.select(cfg, option)
         if value is not None and not holds(value):
@@ -756,11 +779,14 @@ def _check_split(command: str, data: DictConfig) -> None:
 def _check_augment(augment: DictConfig) -> None:
     if len(augment.jitter) != 4 or min(augment.jitter) < 0:
         raise ConfigError(f"data.augment.jitter={augment.jitter}: expected four numbers, 0 or more")
+    for name in augment.others:
+        find_entry("augmentation", str(name), f"data.augment.others={{{name}: ...}}")
 
 
 def _check_model(model: DictConfig) -> None:
     _check_weights(str(model.weights))
-    if fault := find_option_fault(OmegaConf.to_container(model.options)):  # type: ignore[arg-type]
+    known = () if model.backbone in find_entries("backbone") else NETWORK_OPTIONS
+    if fault := find_option_fault(OmegaConf.to_container(model.options), known):  # type: ignore[arg-type]
         raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(NETWORK_OPTIONS))}")
 
 
@@ -810,6 +836,14 @@ def _check_optimizer(optimizer: DictConfig) -> None:
             )
         if optimizer.name == "sam" and value is None:
             raise ConfigError(f"optimizer.name=sam requires optimizer.{option}; optimizer=sam sets all of them")
+    if optimizer.base == "sam":
+        raise ConfigError("optimizer.base=sam: expected another optimizer")
+
+
+def _check_builders(cfg: DictConfig) -> None:
+    """Raise ConfigError if an optimizer, schedule or logger of a user cannot be imported or has invalid options."""
+    load_optimization(OmegaConf.to_container(cfg.optimizer, resolve=True))  # type: ignore[arg-type]
+    load_builder("logger", OmegaConf.to_container(cfg.logger, resolve=True))  # type: ignore[arg-type]
 
 
 def _check_weights(weights: str) -> None:

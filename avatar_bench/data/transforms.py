@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 
+from avatar_bench.config.entries import Entry, find_entry
 from avatar_bench.data.equalise import RESIZE_MODES, ImageArray, equalise, resize_to_square
 from avatar_bench.errors import CheckpointError, ConfigError
 
 EQUALISERS = ("jpeg",)
+AUGMENTATIONS = ("flip", "jitter", "rotation", "noise")  # in the order in which they are applied
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,17 @@ class Augmentation:
 
     flip: probability of mirroring. jitter: maximum relative change of brightness, contrast and saturation, and maximum
     hue shift in turns. rotation: maximum angle in degrees, both ways. noise: maximum standard deviation of Gaussian
-    noise, as a fraction of 255. Raise ConfigError for a value out of range.
+    noise, as a fraction of 255. others: options of users' own augmentations by name, applied last. Raise ConfigError
+    for a value out of range, or an augmentation that does not exist or cannot be built.
     """
 
     flip: float = 0.0
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     rotation: float = 0.0
     noise: float = 0.0
+    others: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict, hash=False)
     _compose: Any = field(init=False, repr=False, compare=False)
+    _others: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_range("flip", self.flip, 1)
@@ -90,18 +94,29 @@ class Augmentation:
             _check_range("jitter", value, highest)
         # Built here rather than on the first call, so that worker processes inherit the import, which takes a second.
         object.__setattr__(self, "_compose", _compose(self))
+        object.__setattr__(self, "_others", [_build_other(name, options) for name, options in self.others.items()])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Build it again where it is unpickled: the classes of users are not importable by name."""
+        return type(self), (self.flip, self.jitter, self.rotation, self.noise, self.others)
 
     @property
     def is_active(self) -> bool:
         """Return whether any part is on."""
-        return self._compose is not None
+        return self._compose is not None or bool(self._others)
 
     def __call__(self, image: ImageArray, seed: int) -> ImageArray:
         """Augment (H, W, 3) uint8 RGB, same shape; the result depends only on `image` and `seed` (>= 0)."""
-        if self._compose is None:
-            return image
-        self._compose.set_random_seed(seed)
-        varied: ImageArray = self._compose(image=image)["image"]
+        varied = image
+        if self._compose is not None:
+            self._compose.set_random_seed(seed)
+            varied = self._compose(image=image)["image"]
+        rng = np.random.default_rng(seed)
+        for entry, step in self._others:
+            with entry.explain_failure():
+                varied = step(varied, rng)
+                if varied.shape != image.shape or varied.dtype != np.uint8:
+                    raise ValueError(f"it returned {varied.dtype} {varied.shape} for uint8 {image.shape}")
         return varied
 
 
@@ -165,22 +180,24 @@ def _compose_view(views: RandomViews, side: int, scale: tuple[float, float]) -> 
 
 def _compose(augmentation: Augmentation) -> Any:
     """Build the albumentations pipeline; None if every part is off."""
-    if not (augmentation.flip or any(augmentation.jitter) or augmentation.rotation or augmentation.noise):
+    values = {name: getattr(augmentation, name) for name in AUGMENTATIONS}
+    steps = [
+        find_entry("augmentation", name).load_class()(value).make_transform()
+        for name, value in values.items()
+        if np.any(value)
+    ]
+    if not steps:
         return None
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise it queries a server for newer versions on import
     import albumentations
 
-    from avatar_bench.data.gaussian_noise import GaussianNoise
-
-    steps: list[Any] = []
-    if augmentation.flip:
-        steps.append(albumentations.HorizontalFlip(p=augmentation.flip))
-    if any(augmentation.jitter):
-        steps.append(albumentations.ColorJitter(*augmentation.jitter, p=1))
-    if augmentation.rotation:
-        # Reflected, not white: drawings have white backgrounds, so white corners on photos would add a false cue.
-        limit = (-augmentation.rotation, augmentation.rotation)
-        steps.append(albumentations.Rotate(limit, border_mode=cv2.BORDER_REFLECT_101, p=1))
-    if augmentation.noise:
-        steps.append(GaussianNoise(std_range=(0, augmentation.noise), p=1))
     return albumentations.Compose(steps)
+
+
+def _build_other(name: str, options: Mapping[str, Any] | None) -> tuple[Entry, Any]:
+    if name in AUGMENTATIONS:
+        raise ConfigError(f"data.augment.others: {name} is an option of its own: data.augment.{name}")
+    entry = find_entry("augmentation", name, f"data.augment.others={{{name}: ...}}")
+    step = entry.build(options)
+    if not callable(step):
+        raise ConfigError(f"augmentation {name}: {entry.module} needs a method __call__(image, rng).")
+    return entry, step

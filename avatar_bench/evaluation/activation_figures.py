@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -14,19 +16,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.class_activation import RunMaps
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.faithfulness import upsample
 
 EVIDENCE_COLORMAP = "inferno"
-MAP_OPACITY = 0.55  # of a map over its image
-MAX_WALL_RUNS = 20  # more rows of a wall are hard to distinguish
+_MAP_OPACITY = 0.55  # of a map over its image
 _DPI = 140  # a cell has 130 pixels; at the usual 300 dpi a wall of nine runs would take 10 MB
 _CELL, _COLUMN, _ROW = 0.86, 0.93, 1.22  # inches: size of an image, horizontal and vertical distance between images
 _CORRECT_COLOUR, _INCORRECT_COLOUR = "#404040", "#D55E00"
 
 DrawMap = Callable[[Axes, NDArray[np.uint8], NDArray[np.float32]], None]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 def draw_overlay(
@@ -37,7 +38,7 @@ def draw_overlay(
     axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
     largest = float(np.abs(shown).max()) or 1.0
     share = upsample(shown[None] / largest, side)[0]
-    axes.imshow(share, cmap=colours, vmin=-1 if signed else 0, vmax=1, alpha=MAP_OPACITY)
+    axes.imshow(share, cmap=colours, vmin=-1 if signed else 0, vmax=1, alpha=_MAP_OPACITY)
     if not shown.any():
         axes.text(0.5, 0.04, _("no evidence"), transform=axes.transAxes, ha="center", color="white", fontsize=7)
 
@@ -52,30 +53,42 @@ def draw_map_cells(axes: Axes, image: NDArray[np.uint8], shown: NDArray[np.float
     axes.imshow(shown / (float(shown.max()) or 1.0), cmap=EVIDENCE_COLORMAP, vmin=0, vmax=1)
 
 
+def render_overlay(image: NDArray[np.uint8], shown: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return a map (h, w), scaled to its largest value, over a grey image (S, S, 3), at most 360 pixels a side."""
+    share = upsample(shown[None] / (float(shown.max()) or 1.0), image.shape[0])[0]
+    colours = 255 * colormaps[EVIDENCE_COLORMAP](share)[..., :3]
+    grey = image.mean(axis=2, keepdims=True)
+    return plots.make_thumbnail((_MAP_OPACITY * colours + (1 - _MAP_OPACITY) * grey).round().astype(np.uint8))
+
+
 @plots.use_style()
-def draw_wall(panels: Sequence[RunMaps], titles: Sequence[str], draw: DrawMap, of: str, about: str) -> Figure:
+def draw_wall(
+    maps: Arrays, thumbnails: Arrays, columns: Sequence[int], titles: Sequence[str], draw: DrawMap, about: str
+) -> Figure:
     """Draw runs by images: the titled images at the top, then one row of maps per run, each with its prediction.
 
-    `of` is the class of the maps, "target" or "prediction"; `about` describes the titles.
+    `maps` and `thumbnails` are the arrays that `class_activation` collects, `columns` the positions of the images in
+    `thumbnails`; `about` describes the titles.
     """
-    figure, grid = _create_grid(len(panels) + 1, len(titles))
+    inputs = [thumbnails[f"images_{number}"] for number in thumbnails["input"]]
+    names = plots.shorten_names(maps["runs"][: len(inputs)].tolist(), 54)
+    figure, grid = _create_grid(len(names) + 1, len(columns))
     for axes in grid.ravel():
         axes.set(xticks=[], yticks=[])
-    for axes, image, title in zip(grid[0], panels[0].images, titles, strict=True):
-        axes.imshow(image)
+    for axes, column, title in zip(grid[0], columns, titles, strict=True):
+        axes.imshow(inputs[0][column])
         axes.spines[:].set_visible(False)
         axes.set_title("\n".join(plots.shorten_name(line, 16) for line in title.split("\n")), fontsize=7.5)
     _label_row(grid[0, 0], about)
-    for line, panel, name in zip(
-        grid[1:], panels, plots.shorten_names((panel.label for panel in panels), 54), strict=True
-    ):
+    for run, (line, name) in enumerate(zip(grid[1:], names, strict=True)):
         _label_row(line[0], name)
-        own = {"color": plots.get_colour(panel.place), "marker": plots.get_marker(panel.place)}
+        own = {"color": plots.get_colour(maps["places"][run]), "marker": plots.get_marker(maps["places"][run])}
         line[0].plot(-0.13, 0.5, transform=line[0].transAxes, markersize=6, clip_on=False, **own)
-        for row, axes in enumerate(line):
-            draw(axes, panel.images[row], panel.maps[row])
-            _draw_prediction(axes, panel, row)
-    _draw_colour_bar(figure, of)
+        for axes, column in zip(line, columns, strict=True):
+            row = thumbnails["rows"][column]
+            draw(axes, inputs[run][column], maps[f"maps_{run}"][row])
+            _draw_prediction(axes, maps, run, row)
+    _draw_colour_bar(figure, str(thumbnails["of"]))
     return figure
 
 
@@ -120,10 +133,10 @@ def _label_row(axes: Axes, text: str) -> None:
     )
 
 
-def _draw_prediction(axes: Axes, panel: RunMaps, row: int) -> None:
-    correct = bool(panel.predictions.correct[row])
-    name = panel.predictions.classes[panel.predictions.predicted[row]]
-    share = panel.predictions.confidence[row]
+def _draw_prediction(axes: Axes, maps: Arrays, run: int, row: int) -> None:
+    predicted, share = maps["predictions"][run, row], maps["confidence"][run, row]
+    correct = bool(predicted == maps["targets"][row])
     sign, ink = ("✓", _CORRECT_COLOUR) if correct else ("✗", _INCORRECT_COLOUR)
-    axes.set_xlabel(f"{sign} {plots.shorten_name(name, 12)}\n{share:.0%}", fontsize=7, color=ink, labelpad=2)
+    name = plots.shorten_name(str(maps["classes"][predicted]), 12)
+    axes.set_xlabel(f"{sign} {name}\n{share:.0%}", fontsize=7, color=ink, labelpad=2)
     axes.spines[:].set(visible=True, color=ink, linewidth=0.8 if correct else 2.2, linestyle="-" if correct else "--")

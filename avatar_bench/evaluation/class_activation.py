@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import group_by_recipe
-from avatar_bench.i18n import _
+from avatar_bench.metrics import plots
 from avatar_bench.models import attribution
+from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 MAPPED_CLASSES = ("target", "prediction")
+MAX_WALL_RUNS = 20  # more rows of a wall are hard to distinguish
+_WALL_PIXELS = 160  # side of an image of a wall, whose cells have 130 pixels
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,6 @@ class RunMaps:
     images: NDArray[np.uint8]
     predictions: Predictions
 
-    def take(self, rows: NDArray[np.integer]) -> RunMaps:
-        """Return a selection of the images."""
-        parts = (self.maps[rows], self.mapped[rows], self.images[rows], self.predictions.take(rows))
-        return RunMaps(self.label, self.place, self.layer, *parts)
-
 
 def compute_maps(
     runs: Sequence[Run],
@@ -52,39 +50,69 @@ def compute_maps(
     predictions: Sequence[Predictions],
     rows: NDArray[np.integer],
     of: str,
-) -> tuple[list[RunMaps], list[str]]:
+) -> tuple[list[RunMaps], list[Reason]]:
     """Compute each run's maps of the given `rows` of its aligned predictions; return them with warnings.
 
     The maps are of the "target" or of the "prediction". A run without a spatial layer is left out with a warning. Raise
     BlockError if no run has one.
     """
-    made, messages, places = [], [], {name: place for place, name in enumerate(group_by_recipe(runs))}
+    made, found, places = [], [], {name: place for place, name in enumerate(group_by_recipe(runs))}
     every = zip(runs, datasets, predictions, strict=True)
     for run, dataset, aligned in tqdm(every, "maps", len(runs), leave=False, disable=None):
         try:
             made.append(_compute_run_maps(run, dataset, aligned.take(rows), places[run.recipe], of))
-        except BlockError as error:
-            messages.append(_("{run} is left out: {reason}", run=run.label, reason=" ".join(error.lines)))
+        except BlockError:
+            found.append(Reason("no_spatial_map", run=run.label))
         run.unload_model()
     if not made:
         raise BlockError(
             "No run has a layer with a spatial map.", "Grad-CAM maps cannot be compared; choose other runs."
         )
-    return made, messages + _warn_about_maps(made) + _warn_about_resizing(runs)
+    for panel in made:
+        found += [
+            Reason("of_runs", runs=panel.label, reason=reason) for reason in warn_about_maps(panel.layer, panel.maps)
+        ]
+    ways = sorted({run.preprocessing.resize for run in runs})
+    return made, found + ([Reason("resized_differently", ways=ways)] if len(ways) > 1 else [])
 
 
-def collect_arrays(made: Sequence[RunMaps]) -> dict[str, NDArray[np.generic]]:
+def warn_about_maps(layer: SpatialLayer, maps: NDArray[np.float32]) -> list[Reason]:
+    """Return warnings about maps that are not of the last stage, and about empty ones."""
+    found = [] if layer.last else [Reason("maps_of_earlier_layer", layer=layer.name)]
+    empty = int((maps.max(axis=(1, 2)) == 0).sum())
+    return found + ([Reason("empty_maps", n=empty, all=len(maps))] if empty else [])
+
+
+def collect_arrays(made: Sequence[RunMaps]) -> dict[str, NDArray[Any]]:
     """Return the contents of maps.npz: `maps_<k>` (n, h, w) of run k of `runs`, with their images and classes."""
     first = made[0].predictions
     return {
-        **{f"maps_{number}": panel.maps for number, panel in enumerate(made)},
+        **{f"maps_{k}": panel.maps for k, panel in enumerate(made)},
         "runs": np.array([panel.label for panel in made], dtype=np.str_),
+        "places": np.array([panel.place for panel in made]),
         "shown": np.stack([panel.mapped for panel in made]),
+        "predictions": np.stack([panel.predictions.predicted for panel in made]),
+        "confidence": np.stack([panel.predictions.confidence for panel in made]),
         "paths": first.paths,
         "targets": first.targets,
         "groups": first.groups,
         "classes": np.array(first.classes, dtype=np.str_),
     }
+
+
+def collect_thumbnails(made: Sequence[RunMaps], rows: NDArray[np.integer], of: str) -> dict[str, NDArray[Any]]:
+    """Return what a wall of the images in `rows` draws beside maps.npz: their thumbnails, `images_<k>` (R, s, s, 3).
+
+    Those of the first runs are `input` (runs,): runs with the same input share them.
+    """
+    different: list[NDArray[np.uint8]] = []
+    number = []
+    for panel in made[:MAX_WALL_RUNS]:
+        small = np.stack([plots.make_thumbnail(panel.images[row], _WALL_PIXELS) for row in rows])
+        number.append(next((k for k, other in enumerate(different) if np.array_equal(other, small)), len(different)))
+        different += [small] if number[-1] == len(different) else []
+    images = {f"images_{k}": small for k, small in enumerate(different)}
+    return {"rows": np.asarray(rows), "of": np.array(of), "input": np.array(number), **images}
 
 
 def _compute_run_maps(run: Run, dataset: Dataset, aligned: Predictions, place: int, of: str) -> RunMaps:
@@ -95,35 +123,3 @@ def _compute_run_maps(run: Run, dataset: Dataset, aligned: Predictions, place: i
     own = np.array([run.classes.index(name) for name in aligned.classes])  # the run's class order may differ
     maps = attribution.compute_grad_cam(run.classifier, layer, inputs, own[shown], run.batch_size)
     return RunMaps(run.label, place, layer, maps, shown, inputs.permute(0, 2, 3, 1).numpy(), aligned)
-
-
-def _warn_about_maps(made: Sequence[RunMaps]) -> list[str]:
-    messages = []
-    for panel in made:
-        name, n = panel.label, len(panel.maps)
-        if not panel.layer.last:
-            layer = panel.layer.name
-            messages.append(
-                _(
-                    "{run}: maps of {layer} are used; no later stage has a spatial map that affects the prediction",
-                    run=name,
-                    layer=layer,
-                )
-            )
-        if empty := int((panel.maps.max(axis=(1, 2)) == 0).sum()):
-            messages.append(
-                _("{run}: {n} of {total} maps are empty: no cell has a positive activation", run=name, n=empty, total=n)
-            )
-    return messages
-
-
-def _warn_about_resizing(runs: Sequence[Run]) -> list[str]:
-    ways = sorted({run.preprocessing.resize for run in runs})
-    if len(ways) == 1:
-        return []
-    return [
-        _(
-            "the runs resize images differently ({ways}), so map cells cover different image regions",
-            ways=", ".join(ways),
-        )
-    ]

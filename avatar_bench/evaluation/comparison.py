@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from avatar_bench.config.entries import find_entry
 from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import DataError, RegressionError
-from avatar_bench.evaluation.blocks import against
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.results.result import AGAINST_FOLDER, Result
 
@@ -55,7 +55,7 @@ class EarlierResults:
         pairs = [(one, earlier[one.block]) for one in results if one.block in earlier]
         if not pairs:
             return
-        found = against.compare(pairs, self.alpha)
+        found: Result = find_entry("block", AGAINST_FOLDER).load().compare(pairs, self.alpha)
         found.provenance["against"] = str(self.place)
         saving.add(found, folder / AGAINST_FOLDER)
         for row in found.tables.get("pairs", pd.DataFrame()).to_dict("records"):

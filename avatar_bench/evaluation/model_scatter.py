@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from avatar_bench.evaluation.ensemble_figures import name_strategies
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
+from avatar_bench.results.headings import find_word
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
@@ -61,7 +61,7 @@ class RunStyles:
     def word(self, name: str) -> str:
         """Return the display name of a run or model; ensembles are marked as such."""
         if name in self._made_of_others:
-            return _("{strategy} (ensemble)", strategy=name_strategies().get(name, name))
+            return _("{strategy} (ensemble)", strategy=find_word(name))
         return self._short[name]
 
     def legend(self, figure: Figure, names: Iterable[str], others: Iterable[Line2D] = (), **line: Any) -> None:

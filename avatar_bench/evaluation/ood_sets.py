@@ -80,17 +80,6 @@ def _build_score_rows(name: str, kind: str, predictions: Predictions, scores: pd
     return pd.concat([pd.DataFrame(rows), scores], axis=1)
 
 
-def name_scores() -> dict[str, str]:
-    """Return the display name of each score."""
-    return {
-        "msp": _("MSP"),
-        "max_logit": _("max. logit"),
-        "energy": _("energy"),
-        "mahalanobis": _("Mahalanobis"),
-        "knn": _("k-NN"),
-    }
-
-
 def name_kind(kind: str) -> str:
     """Return the display name of a kind of set."""
     return {

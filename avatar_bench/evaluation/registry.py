@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avatar_bench.config.entries import Entry, find_entry
+from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.errors import ConfigError
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock, RunBlock
 from avatar_bench.results.declaration import declare_block
@@ -37,11 +36,17 @@ def is_user_block(name: str) -> bool:
     return not find_entry("block", name).is_builtin
 
 
-def hash_user_code(name: str) -> str | None:
-    """Return 16 hex digits that change with any module of a user's block; None for a built-in one."""
-    entry = find_entry("block", name)
-    files = [] if entry.is_builtin else _list_files(entry)
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16] if files else None
+def hash_user_code(name: str, block: Block) -> str | None:
+    """Return hex digits that change with a user's block, corruption or OOD score; None if it uses none of a user.
+
+    A corruption or score is used if an option of the block names it.
+    """
+    words = set(re.findall(r"\w+", str(vars(block))))
+    used = [
+        entry for kind in ("corruption", "ood_score") for entry in find_entries(kind).values() if entry.name in words
+    ]
+    digests = [entry.digest for entry in (find_entry("block", name), *used) if not entry.is_builtin]
+    return " ".join(digests) or None
 
 
 def draw_figures(result: Result) -> Mapping[str, Figure]:
@@ -52,8 +57,3 @@ def draw_figures(result: Result) -> Mapping[str, Figure]:
     module = entry.load()
     figures: Mapping[str, Figure] = importlib.import_module(f"{module.__name__}.figures").draw(result)
     return figures
-
-
-def _list_files(entry: Entry) -> list[Path]:
-    is_folder = entry.module.name == "__init__.py"
-    return sorted(entry.module.parent.rglob("*.py")) if is_folder else [entry.module]

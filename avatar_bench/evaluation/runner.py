@@ -127,7 +127,7 @@ class BlockRunner:
             "options": json.loads(json.dumps(asdict(block))),  # type: ignore[call-overload]
             "block_version": block.version,
         }
-        if (code := registry.hash_user_code(name)) is not None:
+        if (code := registry.hash_user_code(name, block)) is not None:
             found["code"] = code  # a user may forget to raise the version
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
         if isinstance(block, CompareBlock):

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
-from avatar_bench.config.entries import find_user_folders
+from avatar_bench.config.entries import KINDS, find_entries, find_user_folders
 from avatar_bench.files.yaml_io import read_yaml
 
 _PACKAGE = Path(__file__).parents[1]
@@ -75,6 +75,12 @@ def ngettext(one: str, many: str, n: int, **values: object) -> str:
     return _current.get().ngettext(one, many, n).format(n=n, **values)
 
 
+def get_title(kind: str, name: str) -> str:
+    """Return the title of an entry in the current language; its name if it has none, or is not known here."""
+    entry = find_entries(kind).get(name)
+    return _(str(entry.about.get("title", name))) if entry else name
+
+
 def load_catalogue(language: str) -> Catalogue:
     """Load every LANGUAGE.yaml of the package and of users' entries; those of the package win. English has none."""
     return _ENGLISH if language == "en" else _load_catalogue(language, tuple(find_user_folders()))
@@ -85,6 +91,9 @@ def _load_catalogue(language: str, folders: Sequence[Path]) -> Catalogue:
     own = sorted(_PACKAGE.rglob(f"{language}.yaml"))
     users = [file for folder in folders for file in sorted(folder.glob(f"*/*/{language}.yaml"))]
     texts: dict[str, str | Sequence[str]] = {}
+    for entry in (entry for kind in KINDS for entry in find_entries(kind).values()):
+        translated = entry.about.get(language, {})  # such as {title: TEXT} in the yaml of a corruption
+        texts |= {entry.about[key]: text for key, text in translated.items() if key in entry.about}
     for file in [*reversed(users), *own]:
         texts |= read_yaml(file) or {}
     return Catalogue(language, texts)

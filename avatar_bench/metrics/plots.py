@@ -301,10 +301,10 @@ def list_thumbnails(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[np.uint8
     return [arrays[name] for name in sorted(arrays) if name.startswith("image_")]
 
 
-def make_thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image (H, W, 3) no larger than 360 pixels a side."""
+def make_thumbnail(image: NDArray[np.uint8], side: int = _THUMBNAIL_PIXELS) -> NDArray[np.uint8]:
+    """Return an image (H, W, 3) no larger than `side` pixels a side."""
     small = Image.fromarray(image)
-    small.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
+    small.thumbnail((side, side))
     return np.asarray(small)
 
 

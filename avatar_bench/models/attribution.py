@@ -203,13 +203,13 @@ def find_layout(
 
     `shape` is the shape of the output for images of `side` pixels.
     """
-    name, channels = stage["module"], stage["num_chs"]
-    if len(shape) == 4 and (shape[1] == channels) != (shape[3] == channels):
-        if shape[1] == channels:
-            return SpatialLayer(name, "NCHW", shape[2:], last=last)
+    name, channels = stage["module"], stage.get("num_chs")  # a user's network states neither channels nor reduction
+    if len(shape) == 4 and (channels is None or shape[1] == channels != shape[3]):
+        return SpatialLayer(name, "NCHW", shape[2:], last=last)
+    if len(shape) == 4 and shape[3] == channels != shape[1]:
         return SpatialLayer(name, "NHWC", shape[1:3], last=last)
-    if len(shape) == 3 and shape[2] == channels:
-        cells = math.ceil(side / stage["reduction"])
+    if len(shape) == 3 and channels in (None, shape[2]):
+        cells = math.ceil(side / stage["reduction"]) if "reduction" in stage else math.isqrt(shape[1])
         prefix = shape[1] - cells**2
         if prefix in (0, getattr(net, "num_prefix_tokens", 0)):
             return SpatialLayer(name, "tokens", (cells, cells), prefix, last)

@@ -1,4 +1,4 @@
-"""Construction of timm networks with random, downloaded or local weights."""
+"""Construction of networks, of timm or of users, with random, downloaded or local weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
+from avatar_bench.config.entries import Entry, describe_folders, find_entries
 from avatar_bench.errors import CheckpointError, ConfigError, suggest_names
 from avatar_bench.files import package_files
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
 from avatar_bench.models.card_schema import MAX_IMAGE_SIDE, NETWORK_OPTIONS, find_option_fault
 from avatar_bench.models.pretrained_backbone import PretrainedWeights, read_weights, refuse_other_network
+from avatar_bench.models.user_networks import build_user_network, refuse_unfit_network
 from avatar_bench.models.weight_formats import read_state
 
 
@@ -32,19 +35,21 @@ def create_backbone(
     package: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Build the timm network `name` with a new classifier of `classes` outputs.
+    """Build the network `name`, a user's or else timm's, with a new classifier of `classes` outputs.
 
     `weights` is "hub" (timm downloads them), "none" (random), "package" (from an installable package, described by
     `package`: distribution, version, file, layout), or a .safetensors or .pth file, as its path or already read.
     Raises ConfigError for an unknown name or unavailable weights, CheckpointError for a file that does not fit.
     """
-    _refuse_unknown(name, options or {})
-    if weights == "hub":
-        _use_cache_if_offline()
-    try:
-        net = timm.create_model(name, pretrained=weights == "hub", num_classes=classes, **(options or {}))
-    except Exception as error:  # timm and the hub client raise many types, none of them ours
-        raise _explain_failure(name, weights, error) from error
+    own = _find_own(name, options or {})
+    if own and weights == "hub":
+        raise ConfigError(
+            f"model.weights=hub: {name} is your own backbone, of which the hub has no weights.",
+            "Choose model.weights=none (random) or model.weights=PATH (.safetensors or .pth).",
+        )
+    net = (
+        build_user_network(own, classes, options or {}) if own else _create_timm(name, classes, weights, options or {})
+    )
     if not isinstance(net.get_classifier(), nn.Module):  # type: ignore[operator]
         raise ConfigError(
             f"model.backbone={name} has several classifiers, trained together by distillation.",
@@ -69,12 +74,16 @@ def create_backbone(
 
 
 def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Return `options`, with `img_size` added if the timm network `name` needs it for images of `size` pixels a side.
+    """Return `options`, with `img_size` added if the network `name` needs it for images of `size` pixels a side.
 
     Raises ConfigError, naming the nearest sizes that fit, if the network cannot take such images, or would ignore a
     border of them, as a ViT does when the size is no multiple of its patch.
     """
-    _refuse_unknown(name, options)
+    if own := _find_own(name, options):
+        if "img_size" in (each.name for each in fields(own.load_class())):
+            options = {"img_size": size, **options}
+        refuse_unfit_network(own, options, size)
+        return dict(options)
     config = timm.get_pretrained_cfg(name)  # type: ignore[attr-defined]  # not marked as exported
     if config is None or not config.fixed_input_size:
         return dict(options)
@@ -121,11 +130,23 @@ def convert_state(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> d
     )
 
 
-def _refuse_unknown(name: str, options: Mapping[str, Any]) -> None:
-    if not timm.is_model(name):  # timm itself would also accept the address of a hub, or a folder
+def _find_own(name: str, options: Mapping[str, Any]) -> Entry | None:
+    """Return the user's entry of a network, None for one of timm; raise ConfigError for an unknown name or option."""
+    own = find_entries("backbone").get(name)
+    if own is None and not timm.is_model(name):  # timm itself would also accept the address of a hub, or a folder
         raise _explain_unknown(name)
-    if fault := find_option_fault(options):
-        raise ConfigError(f"model.options: {fault}.", f"Known: {' '.join(sorted(NETWORK_OPTIONS))}.")
+    if fault := find_option_fault(options, () if own else NETWORK_OPTIONS):
+        raise ConfigError(f"model.options: {fault}.", *[] if own else [f"Known: {' '.join(sorted(NETWORK_OPTIONS))}."])
+    return own
+
+
+def _create_timm(name: str, classes: int, weights: str | PretrainedWeights, options: Mapping[str, Any]) -> nn.Module:
+    if weights == "hub":
+        _use_cache_if_offline()
+    try:
+        return timm.create_model(name, pretrained=weights == "hub", num_classes=classes, **options)
+    except Exception as error:  # timm and the hub client raise many types, none of them ours
+        raise _explain_failure(name, weights, error) from error
 
 
 def _accepts_size(name: str, options: Mapping[str, Any], size: int) -> bool:
@@ -163,8 +184,12 @@ def _use_cache_if_offline() -> None:
 
 
 def _explain_unknown(name: str) -> ConfigError:
-    nearest = suggest_names(name.split(".")[0], timm.list_models()) or "see timm.list_models() for the names"
-    return ConfigError(f"model.backbone: timm has no network named {name!r}; {nearest}")
+    known = [*timm.list_models(), *find_entries("backbone")]
+    nearest = suggest_names(name.split(".")[0], known) or "see timm.list_models() for the names"
+    return ConfigError(
+        f"model.backbone: neither timm nor your own folders have a network named {name!r}; {nearest}",
+        describe_folders("backbone"),
+    )
 
 
 def _explain_failure(name: str, weights: str | PretrainedWeights, error: Exception) -> ConfigError:

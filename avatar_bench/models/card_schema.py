@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 MAX_CLASSES = 1000
@@ -49,10 +49,13 @@ def find_class_fault(classes: Sequence[str]) -> str:
     return f"a class is called {_shorten(odd)}; expected 1 to {MAX_CARD_TEXT_LENGTH} printable characters"
 
 
-def find_option_fault(options: Mapping[str, Any]) -> str:
-    """Describe the first network option that is not allowed in a checkpoint; return "" if all are allowed."""
+def find_option_fault(options: Mapping[str, Any], known: Collection[str] = ()) -> str:
+    """Describe the first network option that is not allowed in a checkpoint; return "" if all are allowed.
+
+    `known` are the allowed names. By default any is: the options of a user's backbone are known only once it is found.
+    """
     for name, value in options.items():
-        if name not in NETWORK_OPTIONS:
+        if known and name not in known:
             return f"the network option {_shorten(name)} is not allowed in a checkpoint"
         if not (_is_scalar(value) or (isinstance(value, list | tuple) and _are_scalars(value))):
             return f"the network option {name} is {_shorten(value)}; expected a word, a list or a number"
@@ -126,7 +129,7 @@ _CARD: dict[str, CardRule] = {
     "classes": (_is_names, "a list of strings"),
     "backbone": (
         lambda value: _is_text(value) and bool(re.fullmatch(r"[\w.]+", value, re.ASCII)),
-        "a name that timm knows",
+        "the name of a network",
     ),
     "preprocessing": (
         _is_preprocessing,

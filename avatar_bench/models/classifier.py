@@ -1,4 +1,4 @@
-"""A timm network with its label contract."""
+"""A network with its label contract."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
             refuse_incompatible(state, card.backbone, len(card.classes), card.options)
             net = create_backbone(card.backbone, len(card.classes), options=card.options)
         except ConfigError as error:
-            raise CheckpointError(f"{file}: its network cannot be built.", *error.lines[:1]) from error
+            raise CheckpointError(f"{file}: its network cannot be built.", *error.lines[:2]) from error
         except ValueError as error:
             raise CheckpointError(f"{file}: its weights do not fit its network {card.backbone}: {error}.") from error
         classifier = Classifier(card, net)

@@ -49,7 +49,7 @@ class NetworkSummary(NamedTuple):
 
 
 def inspect_network(net: nn.Module, size: int) -> NetworkSummary:
-    """Return the stages, layers and traits of a timm network in eval mode, for an image of `size` pixels a side.
+    """Return the stages, layers and traits of a network in eval mode, for an image of `size` pixels a side.
 
     Stages are the modules whose features timm lists, with their siblings; equal blocks that timm lists one by one, as
     in a transformer, are one stage. Modules before the first stage are the stem, modules after the last the head.
@@ -346,7 +346,7 @@ def _format_sides(sides: Any) -> str:
 
 def _find_stride(net: nn.Module, names: Sequence[str], output: Shape | None, size: int) -> int | None:
     listed: Any = net.feature_info
-    said = [item["reduction"] for item in listed if item["module"] in names]
+    said = [item["reduction"] for item in listed if item["module"] in names and "reduction" in item]
     if said:
         return int(said[-1])
     if output is None or len(output) != 3 or output[1] != output[2]:

@@ -30,7 +30,6 @@ from avatar_bench.reporting.saved_result import Problem
 from avatar_bench.reporting.saved_tables import RunStyles
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.results.declaration import declare_block
-from avatar_bench.results.result import locate_figure
 
 MAX_PAGE_BYTES = 15_000_000  # bytes of the page
 _LINK = 600  # maximum bytes of the link that replaces a figure
@@ -222,16 +221,17 @@ def _build_model_page(study: Study, model: ReportedModel, links: PageLinks, look
 
 
 def _draw_curves(model: ReportedModel) -> Path:
-    """Return the file of a run's training curves in the current language; draw it if it exists in another one."""
-    file = model.folder / "curves.png"
-    own = locate_figure(model.folder, "curves", get_language()).with_suffix(".png")
-    if file.is_file() and not own.is_file():
+    """Return the file of a run's training curves in the current language; draw it if training used another one."""
+    file, language = model.folder / "curves.png", get_language()
+    if not file.is_file() or model.config.get("lang", "en") == language:
+        return file
+    own = model.folder / language / "curves.png"
+    if not own.is_file():
         own.parent.mkdir(exist_ok=True)
+        history = read_csv(model.folder / "metrics.csv")
         with atomic_write(own) as part:
-            plots.draw_training_curves(read_csv(model.folder / "metrics.csv"), model.record.get("best_epoch")).savefig(
-                part, format="png"
-            )
-    return own if own.is_file() else file
+            plots.draw_training_curves(history, model.record.get("best_epoch")).savefig(part, format="png")
+    return own
 
 
 def _format_fact(value: Any) -> Any:

@@ -13,7 +13,7 @@ from avatar_bench.config.entries import find_entries
 from avatar_bench.errors import ConfigError
 from avatar_bench.i18n import _
 
-KINDS = ("run", "comparison", "dataset", "change")
+BLOCK_KINDS = ("run", "comparison", "dataset", "change")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Declaration:
     `metrics` are patterns of those in its table of the report, `leaderboard` and `overview` of those there; `qualities`
     are those of a run that it measures; `terms` defines metrics; `headings` are readable names of metrics and columns
     ("%s" is the rest of a name), `words` those of texts in tables; `figures` are captions by name in reading order ("*"
-    matches any part of a name).
+    matches any part of a name; {name} in a caption is that of the last one).
     """
 
     name: str
@@ -109,8 +109,8 @@ def declare_block(name: str) -> Declaration:
         expected = type(default) if isinstance(default, str | int) else list if default == () else dict
         if not isinstance(value, expected):
             raise ConfigError(f"{entry.yaml}: {key} is not a {expected.__name__}: {value!r}.")
-    if about.get("kind", "run") not in KINDS:
-        raise ConfigError(f"{entry.yaml}: kind={about['kind']}: expected one of {', '.join(KINDS)}.")
+    if about.get("kind", "run") not in BLOCK_KINDS:
+        raise ConfigError(f"{entry.yaml}: kind={about['kind']}: expected one of {', '.join(BLOCK_KINDS)}.")
     parts: dict[str, Any] = {}
     for key, build in (("tables", TableDeclaration), ("qualities", partial(QualityDeclaration, name))):
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from avatar_bench.config.entries import find_entries, find_user_folders
 from avatar_bench.files.yaml_io import read_yaml
-from avatar_bench.i18n import _
+from avatar_bench.i18n import _, get_title
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.result import Metric
 
@@ -33,13 +33,13 @@ def find_heading(name: str, block: str = "") -> str:
             if words.startswith("%s"):  # the rest is a metric
                 return _(words) % find_heading(rest, block)
             return _(words) % ", ".join(find_word(part, block) for part in rest.split("/"))
-    return name
+    return get_title("corruption", name)
 
 
 def find_word(text: str, block: str = "") -> str:
-    """Return the readable form of a text in a table, such as the name of a strategy; an unknown text unchanged."""
+    """Return the readable form of a text in a table, such as a strategy or corruption; an unknown text unchanged."""
     known = _load_names("words", block, tuple(find_user_folders()))
-    return _(known[text]) if text in known else text
+    return _(known[text]) if text in known else get_title("corruption", text)
 
 
 def find_interval_name(metric: Metric) -> str:

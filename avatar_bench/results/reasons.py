@@ -58,7 +58,7 @@ def format_reason(reason: Reason, block: str = "") -> str:
 
     Reasons among the values are those of the block in the value `block`, if there is one.
     """
-    text = (find_reason_texts(block) | _read_common_texts()).get(reason.code)
+    text = (_read_common_texts() | find_reason_texts(block)).get(reason.code)
     values = {name: _format_value(value, reason.values.get("block", block)) for name, value in reason.values.items()}
     if text is None:
         return " ".join([reason.code, *(f"{name}={value}" for name, value in values.items())])

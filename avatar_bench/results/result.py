@@ -128,10 +128,12 @@ class Result:
     @classmethod
     def load(cls, folder: Path, arrays: bool = False) -> Result:
         """Read metrics and tables, and the arrays if asked; raise ValueError for another schema."""
-        result = cls.parse(json.loads((folder / METRICS_FILE).read_text(encoding="utf-8")))
-        # only an empty cell is missing: a class may be called NA
-        tables = ((file.stem, read_csv(file, keep_default_na=False, na_values=[""])) for file in folder.glob("*.csv"))
-        result.tables = dict(sorted(tables))
+        saved = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        result = cls.parse(saved)
+        for file in sorted(folder.glob("*.csv")):
+            texts = dict.fromkeys(saved["text_columns"].get(file.stem, ()), str)  # a class may be called 1
+            # only an empty cell is missing: a class may be called NA
+            result.tables[file.stem] = read_csv(file, keep_default_na=False, na_values=[""], dtype=texts)
         for file in sorted(folder.glob("*.npz")) if arrays else ():
             with np.load(file) as saved:
                 result.arrays[file.stem] = dict(saved)
@@ -181,10 +183,16 @@ class Result:
             "metrics": {name: _drop_missing(metric) for name, metric in self.metrics.items()},
             "warnings": [warning.plain for warning in self.warnings],
             "files": self.files,
+            "text_columns": {name: _find_text_columns(table) for name, table in self.tables.items()},
             "figures": self.figures,
             "provenance": self.provenance,
         }
         return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _find_text_columns(table: pd.DataFrame) -> list[str]:
+    columns = ((str(name), table.iloc[:, place]) for place, name in enumerate(table))
+    return [name for name, column in columns if pd.api.types.infer_dtype(column, skipna=True) == "string"]
 
 
 def locate_figure(folder: Path, name: str, language: str) -> Path:

@@ -41,11 +41,11 @@ from avatar_bench.models.stages import Stage
 from avatar_bench.runs.record import METRIC, write_record
 from avatar_bench.runs.run import Run, set_threads
 from avatar_bench.sources.dataset_kinds import list_further_sets
-from avatar_bench.training.callbacks import read_history
+from avatar_bench.training.builders import load_callbacks, load_optimization
 from avatar_bench.training.checkpoint_progress import find_newest_checkpoint
 from avatar_bench.training.initial_weights import build_preprocessing, record_initial_weights, resolve_weights
 from avatar_bench.training.module import Learner
-from avatar_bench.training.optimizers import TrainingOptions
+from avatar_bench.training.optimization import TrainingOptions
 from avatar_bench.training.recording import record_duration
 from avatar_bench.training.stage_trainer import (
     TrainerOptions,
@@ -56,6 +56,7 @@ from avatar_bench.training.stage_trainer import (
     resolve_device,
     resolve_precision,
 )
+from avatar_bench.training.standard_callbacks import read_history
 
 if TYPE_CHECKING:
     from avatar_bench.config.schema import PretrainConfig, SplitDataConfig, TrainConfig
@@ -136,15 +137,9 @@ def _fit_stages(
     resume, at = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
     done = at.stage - 1 if at else done
     options = build_trainer_options(settings)
+    callbacks = list(load_callbacks(asdict(settings.callbacks)))
     best = folder / "checkpoints" / BEST_CHECKPOINT
-    logger = build_logger(
-        settings.logger.name,
-        folder,
-        folder.name,
-        settings.logger.project,
-        settings.logger.offline,
-        to_plain_values(settings),
-    )
+    logger = build_logger(folder, to_plain_values(settings))
     first_epoch = 1 + sum(stage.epochs for stage in stages[:done]) * (not settings.init_from)
     if resume and at:
         first_epoch = 1 + max((row["epoch"] for row in _read_epochs(folder) if row["stage"] < at.stage), default=0)
@@ -163,7 +158,7 @@ def _fit_stages(
                 data.embeddings = _compute_embeddings(learner, data, options)
                 _report_features(data, record["stages"][-1])
                 write_record(folder, record)
-                best = fit_stage(learner, data, folder, options, logger, first_epoch, resume)
+                best = fit_stage(learner, data, folder, options, callbacks, logger, first_epoch, resume)
         first_epoch = 1 + max(row["epoch"] for row in _read_epochs(folder))
         resume = at = None
         learner.net.load_state_dict(Classifier.load(best).net.state_dict())
@@ -293,7 +288,7 @@ def _build_learner(
         dataset,
         classes,
         preprocessing,
-        Augmentation(augment.flip, tuple(augment.jitter), augment.rotation, augment.noise),  # type: ignore[arg-type]
+        Augmentation(augment.flip, tuple(augment.jitter), augment.rotation, augment.noise, augment.others),  # type: ignore[arg-type]
         seed=settings.seed,
         batch_size=resolve_batch_size(settings),
         workers=settings.data.workers,
@@ -413,18 +408,9 @@ def resolve_batch_size(settings: TrainConfig | PretrainConfig) -> int:
 
 
 def _build_training_options(settings: TrainConfig, data: DataModule) -> TrainingOptions:
-    optimizer, schedule = settings.optimizer, asdict(settings.optimizer.schedule)
     return TrainingOptions(
         seed=settings.seed,
-        optimizer=optimizer.base or optimizer.name,
-        weight_decay=optimizer.weight_decay,
-        momentum=optimizer.momentum,
-        rho=optimizer.rho or 0.0,
-        adaptive=bool(optimizer.adaptive),
-        layer_decay=optimizer.layer_decay,
-        decay_norms=optimizer.decay_norms,
-        schedule=schedule.pop("name"),
-        **schedule,
+        **load_optimization(asdict(settings.optimizer)),
         label_smoothing=settings.label_smoothing,
         mixup=settings.data.augment.mixup,
         class_weights=data.class_weights,

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it does not declare its exports
@@ -22,14 +24,10 @@ from avatar_bench.models.checkpoint import CARD_KEY
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.stages import Stage, freeze, set_frozen_to_eval
-from avatar_bench.training.optimizers import (
-    TrainingOptions,
-    build_cosine_schedule,
-    build_optimizer,
-    build_parameter_groups,
-    freeze_statistics,
-    perturb_weights,
-)
+from avatar_bench.training.builders import build_from
+from avatar_bench.training.optimization import TrainingOptions, build_parameter_groups
+from avatar_bench.training.optimizers.sam import SAM
+from avatar_bench.training.sharpness import freeze_statistics, perturb_weights
 
 
 class TrainableModule(pl.LightningModule):
@@ -37,11 +35,23 @@ class TrainableModule(pl.LightningModule):
 
     options: TrainingOptions
 
-    @property
-    def allow_fused(self) -> bool:
-        """Return whether the optimizer may be fused: in 16 bits, Lightning cannot clip gradients for a fused one."""
-        trainer = self._trainer
-        return trainer is None or not trainer.gradient_clip_val or trainer.precision == "32-true"
+    def build_optimizer(self, groups: list[dict[str, Any]], lr: float, epochs: int) -> Any:
+        """Build the optimizer and its schedule over a number of epochs, in Lightning's form."""
+        options, trainer = self.options, self._trainer
+        # on a CPU, the unfused loop takes ten times as long; on a GPU, Lightning does not clip for fused optimizers,
+        # nor in 16 bits
+        fused = trainer is None or not trainer.gradient_clip_val or trainer.precision == "32-true"
+        fused = fused and all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
+        optimizer = build_from(options.optimizer, Optimizer, groups, lr, options.weight_decay, fused)
+        steps = int(trainer.estimated_stepping_batches) if trainer else 0
+        schedule = build_from(options.schedule, LRScheduler | None, optimizer, steps, epochs)
+        if schedule is None:
+            return optimizer
+        form: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
+        if isinstance(schedule, ReduceLROnPlateau):
+            never = sys.maxsize  # Lightning would step it after the epoch's checkpoint, which would lack that step
+            form = {"scheduler": schedule, "monitor": "val/loss", "frequency": never}
+        return {"optimizer": optimizer, "lr_scheduler": form}
 
     def seed_noise(self, batch: int) -> None:
         """Seed dropout, mixup and masks from (seed, step, batch within the step), independent of workers and history.
@@ -109,7 +119,7 @@ class Learner(Classifier, TrainableModule):
     @property
     def passes_per_step(self) -> int:
         """Return the number of forward and backward passes per optimizer step: 2 with SAM, else 1."""
-        return 2 if self.options.rho else 1
+        return 2 if isinstance(self.options.optimizer, SAM) else 1
 
     def begin(self, stage: Stage) -> list[str]:
         """Freeze all layers but those of `stage`; return the names of the trained parameters."""
@@ -165,30 +175,14 @@ class Learner(Classifier, TrainableModule):
         self.log_dict(values, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        options, stage = self.options, self.stage
-        optimizer = build_optimizer(
-            build_parameter_groups(self.net, options, stage.lr), options, stage.lr, self.allow_fused
-        )
-        if options.schedule == "plateau":
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer, factor=options.factor, patience=options.patience
-            )
-            never = sys.maxsize  # Lightning would step it after the epoch's checkpoint, which would lack that step
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "frequency": never},
-            }
-        if options.schedule == "cosine":
-            steps = int(self.trainer.estimated_stepping_batches)
-            schedule = build_cosine_schedule(
-                optimizer, steps, int(steps * options.warmup_epochs / max(1, stage.epochs))
-            )
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-        return optimizer
+        stage = self.stage
+        groups = build_parameter_groups(self.net, self.options, stage.lr)
+        return self.build_optimizer(groups, stage.lr, stage.epochs)
 
     def on_validation_end(self) -> None:
-        if self.options.schedule == "plateau":
-            self.lr_schedulers().step(self.trainer.callback_metrics["val/loss"])  # type: ignore[union-attr, arg-type]
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, ReduceLROnPlateau):
+            schedule.step(self.trainer.callback_metrics["val/loss"])  # type: ignore[arg-type]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -210,12 +204,13 @@ class Learner(Classifier, TrainableModule):
         first pass. Only their direction counts, so a GradScaler's factor has no effect. Lightning then unscales, clips
         and applies the new gradients.
         """
-        loss, batches = first(), self.step_batches
+        sam, loss, batches = self.options.optimizer, first(), self.step_batches
+        assert isinstance(sam, SAM)
         self.step_batches = []
         gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
         if not torch.isfinite(get_total_norm(gradients)):
             return loss  # a GradScaler skips the step; without one, the next loss is not finite and raises
-        with perturb_weights(optimizer, self.options.rho, self.options.adaptive), freeze_statistics(self.net):
+        with perturb_weights(optimizer, sam.rho, sam.adaptive), freeze_statistics(self.net):
             self.second_pass = True
             for index, batch in enumerate(batches):
                 self.seed_noise(index)

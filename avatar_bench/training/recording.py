@@ -78,7 +78,7 @@ def reopen_config(folder: Path, command: str, schema: type, check: Callable[[Dic
         check(cfg)  # type: ignore[arg-type]
     except (OmegaConfBaseException, ConfigError) as error:
         lines = error.lines if isinstance(error, ConfigError) else str(error).splitlines()
-        raise ConfigError(f"{file}: {lines[0].removeprefix(f'{file}: ')}", *lines[1:2]) from error
+        raise ConfigError(f"{file}: {lines[0].removeprefix(f'{file}: ')}", *lines[1:3]) from error
     return cfg  # type: ignore[return-value]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import (
-    Callback,
-    EarlyStopping,
-)
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
@@ -26,7 +23,6 @@ from avatar_bench.console.signals import StopRequest
 from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.files.paths import find_unused_folder
 from avatar_bench.models.checkpoint import (
     CARD_KEY,
     LAST_CHECKPOINT,
@@ -37,21 +33,14 @@ from avatar_bench.models.checkpoint import (
     write_checkpoint,
 )
 from avatar_bench.models.model_card import Card
-from avatar_bench.training.callbacks import (
-    MONITOR,
-    BatchProgressBar,
-    BestCheckpoint,
-    EmaWeightAveraging,
-    LastCheckpoint,
-    MetricsHistory,
-    SwaWeightAveraging,
-)
+from avatar_bench.training.builders import CallbackBuilder, LoggerBuilder, build_from, load_builder
 from avatar_bench.training.module import Learner
+from avatar_bench.training.standard_callbacks import BatchProgressBar, BestCheckpoint, LastCheckpoint, MetricsHistory
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """Options of the Lightning trainer and its callbacks, as in conf/trainer and conf/callbacks."""
+    """Options of the Lightning trainer and its standard callbacks, as in conf/trainer and conf/callbacks."""
 
     accelerator: str = "auto"
     devices: Any = 1
@@ -62,9 +51,6 @@ class TrainerOptions:
     compile: bool = False
     gradient_clip: float | None = None
     accumulate: int = 1
-    early_stopping: int | None = None
-    ema: float | None = None
-    swa: int | None = None
     save_minutes: float = 5.0
     progress: bool = True
 
@@ -91,6 +77,7 @@ def fit_stage(
     data: pl.LightningDataModule,
     folder: Path,
     options: TrainerOptions,
+    chosen: Sequence[CallbackBuilder],
     logger: Logger | None,
     first_epoch: int,
     resume: Path | None = None,
@@ -98,9 +85,10 @@ def fit_stage(
     """Train the learner's current stage; return its best checkpoint by val macro-F1.
 
     Writes checkpoints/best.ckpt, last.ckpt and metrics.csv into the run folder, numbering epochs from `first_epoch`.
-    `resume` is a checkpoint of this stage to resume from; `data` must start at its position. Raises DivergedError if
-    the loss is not finite; KeyboardInterrupt or SystemExit(143) after a signal, once the step is saved; OutputError if
-    a checkpoint cannot be written or a loader process was killed.
+    `chosen` are the callbacks besides the standard ones. `resume` is a checkpoint of this stage to resume from; `data`
+    must start at its position. Raises DivergedError if the loss is not finite; KeyboardInterrupt or SystemExit(143)
+    after a signal, once the step is saved; OutputError if a checkpoint cannot be written or a loader process was
+    killed.
     """
     suppress_framework_warnings()
     retain_freed_memory()
@@ -111,7 +99,11 @@ def fit_stage(
         learner.net.compile()  # in place: wrapping in a compiled module would rename the weights
     best = folder / "checkpoints" / "best.ckpt"
     fresh = resume is None and learner.card.stage > 1
-    callbacks = _callbacks(folder, options, first_epoch, stop, fresh)
+    callbacks: list[Callback] = [BatchProgressBar()] if options.progress and sys.stderr.isatty() else []
+    callbacks += [build_from(builder, Callback) for builder in chosen]
+    callbacks += [MetricsHistory(folder, first_epoch, options.progress), BestCheckpoint(best.parent)]
+    # must come last: its checkpoint includes the state of the other callbacks
+    callbacks.append(LastCheckpoint(best.with_name(LAST_CHECKPOINT), options.save_minutes, stop, fresh))
     trainer = build_trainer(options, stage.epochs, folder, logger, callbacks)
     with stop.handle_signals():
         run_trainer(trainer, learner, data, resume, stop)
@@ -237,41 +229,16 @@ def finish_checkpoint(best: Path, temperature: float) -> tuple[str, str]:
     return sha256_of_file(best), hash_weights(final["state_dict"])
 
 
-def build_logger(name: str, folder: Path, run_name: str, project: str, offline: bool, settings: Any) -> Logger | None:
-    """Build the experiment logger; raise ConfigError if its package is not installed."""
-    logs = folder / "logs"
-    builders: dict[str, Callable[[], Logger | None]] = {
-        "none": lambda: None,
-        "csv": lambda: pl.loggers.CSVLogger(folder, name="", version=find_unused_folder(logs).name),
-        "tensorboard": lambda: pl.loggers.TensorBoardLogger(folder, name="", version="logs"),
-        "wandb": lambda: pl.loggers.WandbLogger(run_name, logs, project=project, offline=offline),
-        "mlflow": lambda: pl.loggers.MLFlowLogger(project, run_name, tracking_uri=f"sqlite:///{logs / 'mlflow.db'}"),
-    }
-    logs.mkdir(exist_ok=True) if name in ("wandb", "mlflow") else None
+def build_logger(folder: Path, settings: dict[str, Any]) -> Logger | None:
+    """Build the experiment logger that the settings of a run choose; raise ConfigError if its package is missing."""
+    name = settings["logger"]["name"]
+    builder: LoggerBuilder = load_builder("logger", settings["logger"])
     try:
-        logger = builders[name]()
+        logger: Logger | None = build_from(builder, Logger | None, folder, folder.name)
         if logger is not None:
-            logger.log_hyperparams(settings)
-    except (ImportError, ModuleNotFoundError) as error:
+            logger.log_hyperparams(settings)  # type: ignore[arg-type]
+    except ImportError as error:
         raise ConfigError(
             f"logger={name}: its package is not installed.", f'Install it: pip install "avatar-bench[{name}]".'
         ) from error
     return logger
-
-
-def _callbacks(
-    folder: Path, options: TrainerOptions, first_epoch: int, stop: StopRequest, fresh: bool
-) -> list[Callback]:
-    bars = options.progress and sys.stderr.isatty()
-    callbacks: list[Callback] = [BatchProgressBar()] if bars else []
-    if options.ema is not None:
-        callbacks.append(EmaWeightAveraging(options.ema))
-    if options.swa is not None:
-        callbacks.append(SwaWeightAveraging(options.swa))
-    if options.early_stopping is not None:
-        callbacks.append(EarlyStopping(MONITOR, mode="max", patience=options.early_stopping, check_finite=False))
-    callbacks.append(MetricsHistory(folder, first_epoch, options.progress))
-    callbacks.append(BestCheckpoint(folder / "checkpoints"))
-    # must come last: its checkpoint includes the state of the other callbacks
-    callbacks.append(LastCheckpoint(folder / "checkpoints" / LAST_CHECKPOINT, options.save_minutes, stop, fresh))
-    return callbacks

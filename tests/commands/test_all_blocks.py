@@ -18,7 +18,8 @@ from PIL import Image
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.catalogue import find_choices
-from avatar_bench.data.corruptions import Corruption, Delivery, apply_variation, derive_seed
+from avatar_bench.data.corruptions import Corruption, apply_variation, derive_seed, list_corruptions
+from avatar_bench.data.delivery import Delivery
 from avatar_bench.data.loaders import to_tensor
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import CompareBlock, RunBlock
@@ -27,7 +28,7 @@ from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
 CLASSES = ("drawing", "generated", "real")
-CORRUPTIONS = ("noise", "blur", "brightness", "rotation", "jpeg")
+CORRUPTIONS = list_corruptions()
 ERRORS = ("nll", "brier", "ece_10", "ece_15", "ece_adaptive", "ece_classwise", "ece_floor", "ece_floor_p95")
 SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
 MIXES = ("50-25-25", "70-15-15", "80-10-10")

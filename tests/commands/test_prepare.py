@@ -120,7 +120,9 @@ def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys, monk
     saved = metrics.read_text(encoding="utf-8")
     assert json.loads(saved)["provenance"]["assessment"]["reasons"] == [{"code": "one_class"}]
     assert not re.search("[а-яё]", saved, re.IGNORECASE)
-    monkeypatch.setattr(DataAudit, "audit", None)  # the saved audit is only drawn again
+    monkeypatch.setattr(
+        DataAudit, "audit", lambda *given: pytest.fail("audited again")
+    )  # the saved audit is only drawn again
     for lang, words in (("en", "Shortcuts: what reveals the class"), ("ru", "Ложные признаки: что выдаёт класс")):
         assert main(["prepare", "data=tiny", f"lang={lang}", *QUICK]) == 0
         assert words in card.read_text(encoding="utf-8")

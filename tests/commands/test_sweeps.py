@@ -27,7 +27,7 @@ from avatar_bench.cli import slurm_launcher
 from avatar_bench.cli.app import main
 from avatar_bench.cli.sweep import Sweep
 from avatar_bench.errors import DivergedError
-from avatar_bench.training.callbacks import MetricsHistory
+from avatar_bench.training.standard_callbacks import MetricsHistory
 
 BACKBONE = "test_resnet.r160_in1k"
 WAIT = 500  # seconds, for a machine that has much else to do

@@ -25,8 +25,8 @@ from avatar_bench.config.catalogue import find_choices
 from avatar_bench.data.dataset import ENCODING_COLUMNS, RUN_COLUMNS
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
-from avatar_bench.training.callbacks import MetricsHistory
 from avatar_bench.training.module import Learner
+from avatar_bench.training.standard_callbacks import MetricsHistory
 from tests.data.near_copies import paint, save_near_copies
 
 Train = Callable[..., Path]

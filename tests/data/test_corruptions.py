@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import io
 import pickle
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -15,20 +16,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, stats
 
+from avatar_bench.config.entries import find_entries, get_title, use_folders
 from avatar_bench.data.corruptions import (
-    CORRUPTION_KINDS,
-    DELIVERY_TIERS,
     RESOLUTIONS,
     SEVERITIES,
+    STANDARD_CORRUPTIONS,
     Corruption,
-    Delivery,
     apply_variation,
     derive_seed,
+    list_corruptions,
 )
 from avatar_bench.data.decoding import decode
+from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
 from avatar_bench.data.equalise import resize_to_square
+from avatar_bench.errors import ConfigError
+from avatar_bench.i18n import use_language
 
 Pixels = NDArray[np.uint8]
+KINDS = list_corruptions()
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "blind"
 
 
@@ -58,7 +63,7 @@ def distances(sample: Pixels, kind: str) -> NDArray[np.float64]:
     return np.array([np.abs(one.astype(float) - sample).mean() for one in corrupted])
 
 
-@pytest.mark.parametrize(("kind", "name"), list(product(CORRUPTION_KINDS, IMAGES)))
+@pytest.mark.parametrize(("kind", "name"), list(product(KINDS, IMAGES)))
 def test_each_severity_is_farther_from_the_clean_image(kind: str, name: str) -> None:
     found = distances(IMAGES[name], kind)
     assert found[0] > 0
@@ -67,7 +72,7 @@ def test_each_severity_is_farther_from_the_clean_image(kind: str, name: str) -> 
 
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/blind is missing")
-@pytest.mark.parametrize("kind", CORRUPTION_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_severity_is_farther_from_real_images_too(kind: str) -> None:
     files = [file for folder in sorted(SHARED.iterdir()) for file in sorted(folder.iterdir())[::20]]
     found = np.array([distances(resize_to_square(decode(file), 224, "squash"), kind) for file in files])
@@ -161,8 +166,8 @@ def test_jpeg_of_severity_3_is_quality_30_with_halved_colour(name: str) -> None:
     assert np.abs(Corruption("jpeg", 3)(IMAGES[name], 0) - expected).max() <= 2
 
 
-@pytest.mark.parametrize(("kind", "severity"), list(product(CORRUPTION_KINDS, SEVERITIES)))
-@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (3, 2), (17, 41)])
+@pytest.mark.parametrize(("kind", "severity"), list(product(KINDS, SEVERITIES)))
+@pytest.mark.parametrize("shape", [(1, 1), (8, 8), (1, 300), (3, 2), (17, 41)])
 def test_a_corrupted_image_keeps_its_size_and_the_image_given_stays_as_it_is(
     kind: str, severity: int, shape: tuple[int, int]
 ) -> None:
@@ -175,25 +180,129 @@ def test_a_corrupted_image_keeps_its_size_and_the_image_given_stays_as_it_is(
 
 def test_variations_are_picklable_and_their_keys_tell_them_all_apart() -> None:
     every = [
-        *(Corruption(*one) for one in product(CORRUPTION_KINDS, SEVERITIES, RESOLUTIONS)),
+        *(Corruption(*one) for one in product(KINDS, SEVERITIES, RESOLUTIONS)),
         *map(Delivery, DELIVERY_TIERS),
     ]
-    assert len({variation.key for variation in every}) == len(every) == 57
+    assert len({variation.key for variation in every}) == len(every) == 9 * 5 * 2 + 7
     assert [pickle.loads(pickle.dumps(variation)) for variation in every] == every
 
 
-def test_the_key_changes_with_the_parameter_behind_a_severity(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Corruption("noise", 3).key
-    monkeypatch.setitem(Corruption.__call__.__globals__["CORRUPTION_PARAMETERS"], "noise", (5, 10, 16, 25, 40))
-    assert Corruption("noise", 3).key != before
+def test_the_keys_of_cached_predictions_are_those_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Corruption(kind, 3).key for kind in STANDARD_CORRUPTIONS]
+    assert found == [
+        *("noise 15 at input", "blur (5, 1.1) at input", "brightness 1.5 at input"),
+        *("rotation 15 at input", "jpeg 30 at input"),
+    ]
+    monkeypatch.setattr("avatar_bench.data.corruptions.noise.PARAMETERS", (5, 10, 16, 25, 40))
+    assert Corruption("noise", 3).key == "noise 16 at input"
 
 
-@pytest.mark.parametrize("wrong", [("fog", 3, "input"), ("noise", 0, "input"), ("noise", 6, "input"), ("blur", 3, "x")])
-def test_an_unknown_corruption_severity_or_place_is_refused(wrong: tuple[str, int, str]) -> None:
+@pytest.mark.parametrize("wrong", [("noise", 0, "input"), ("noise", 6, "input"), ("blur", 3, "x")])
+def test_an_unknown_severity_or_place_is_refused(wrong: tuple[str, int, str]) -> None:
     with pytest.raises(ValueError, match="must be one of"):
         Corruption(*wrong)
     with pytest.raises(ValueError, match="thumbnail_64"):
         Delivery("fax")
+    with pytest.raises(ConfigError, match="no corruption named 'nois'; did you mean noise"):
+        Corruption("nois", 3)
+
+
+def test_every_corruption_has_a_title_in_both_languages() -> None:
+    assert KINDS[:5] == list(STANDARD_CORRUPTIONS)
+    for entry in find_entries("corruption").values():
+        assert {"title", "ru"} <= entry.about.keys()
+    assert get_title("corruption", "round_crop") == "round crop"
+    with use_language("ru"):
+        assert get_title("corruption", "round_crop") == "круглая обрезка"
+        assert get_title("corruption", "unheard_of") == "unheard_of"
+
+
+@pytest.mark.parametrize("kind", ["round_crop", "sticker", "text_overlay", "colour_filter"])
+def test_what_is_drawn_depends_on_image_and_seed_alone(kind: str) -> None:
+    sample, corruption = IMAGES["smooth"], Corruption(kind, 4)
+    drawn = [corruption(sample, seed) for seed in range(12)]
+    np.random.seed(5)  # the global state must not matter
+    assert all(np.array_equal(corruption(sample, seed), drawn[seed]) for seed in reversed(range(12)))
+    assert len({one.tobytes() for one in drawn}) > 3
+
+
+@pytest.mark.parametrize(("kind", "seed"), list(product(["round_crop", "sticker", "text_overlay"], range(20))))
+def test_each_severity_is_farther_whatever_the_seed(kind: str, seed: int) -> None:
+    for sample in (IMAGES["smooth"], np.repeat(grainy()[..., :1], 3, axis=2), smooth(160, 60)):
+        corrupted = [Corruption(kind, severity)(sample, seed) for severity in SEVERITIES]
+        found = np.array([np.abs(one.astype(float) - sample).mean() for one in corrupted])
+        assert (np.diff(found) > 0).all(), found
+
+
+def test_a_round_crop_keeps_the_middle_and_replaces_the_corners() -> None:
+    sample = np.full((100, 60, 3), 77, np.uint8)
+    found = Corruption("round_crop", 3)(sample, 2)
+    assert (found[50, 30] == 77).all()
+    corners = found[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == corners[0]).all()
+    assert corners[0].tolist() in ([255, 255, 255], [24, 25, 28], [240, 242, 245])
+
+
+def test_a_text_is_white_on_a_dark_band_at_the_top_or_at_the_bottom() -> None:
+    sample = np.full((100, 200, 3), 150, np.uint8)
+    places = set()
+    for seed in range(10):
+        changed = (Corruption("text_overlay", 3)(sample, seed) != 150).any(axis=(1, 2))
+        assert changed.sum() == 20
+        places.add(int(changed.argmax()))
+        assert Corruption("text_overlay", 3)(sample, seed).max() == 255
+    assert places == {0, 80}
+
+
+MINE = """
+\"""Blocks of one colour, by their side in pixels.\"""
+PARAMETERS = (2, 3, 4, 6, 8)
+
+def corrupt(image, side, seed):
+    return image[::side, ::side].repeat(side, 0).repeat(side, 1)[: image.shape[0], : image.shape[1]]
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Path]:
+    """Folder with a corruption of a user, which is in use."""
+    (tmp_path / "corruption").mkdir()
+    (tmp_path / "corruption" / "blocks.py").write_text(MINE)
+    with use_folders([tmp_path]):
+        yield tmp_path / "corruption" / "blocks.py"
+
+
+def test_a_corruption_of_a_user_is_one_of_all_and_its_key_changes_with_its_code(own: Path) -> None:
+    assert list_corruptions() == [*KINDS, "blocks"]
+    sample, first = IMAGES["smooth"], Corruption("blocks", 3)
+    assert np.array_equal(first(sample, 0)[::4, ::4], sample[::4, ::4])
+    assert pickle.loads(pickle.dumps(first)) == first
+    own.write_text(MINE.replace("(2, 3, 4, 6, 8)", "(2, 3, 5, 6, 8)"))
+    second = Corruption("blocks", 3)
+    assert (first.key.split()[:-1], second.key.split()[:-1]) == (
+        ["blocks", "4", "at", "input"],
+        ["blocks", "5", "at", "input"],
+    )
+    own.write_text(MINE.replace("::side", "1::side"))
+    assert Corruption("blocks", 3).key not in (first.key, second.key)
+    assert not np.array_equal(Corruption("blocks", 3)(sample, 0), first(sample, 0))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("PARAMETERS = (1, 2)", "Expected PARAMETERS, one for each of five severities"),
+        ("import no_such_package", "cannot be imported: ModuleNotFoundError"),
+        (MINE.replace("return image", "return 1 / 0 * image"), "failed: ZeroDivisionError"),
+        (MINE.replace(".repeat(side, 1)", ""), "for uint8"),
+    ],
+)
+def test_a_broken_corruption_of_a_user_is_one_clear_error(text: str, reason: str, own: Path) -> None:
+    own.write_text(text)
+    with pytest.raises(ConfigError, match="blocks") as error:
+        Corruption("blocks", 3)(IMAGES["smooth"], 0)
+    assert reason in "\n".join(error.value.lines)
+    assert len(error.value.lines) <= 3
 
 
 @pytest.mark.parametrize(

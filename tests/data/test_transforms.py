@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from avatar_bench.config.entries import use_folders
 from avatar_bench.data.equalise import RESIZE_MODES
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError
@@ -263,3 +266,60 @@ def test_augmentation_takes_the_smallest_and_the_extreme_images(shape: tuple[int
 def test_a_value_out_of_range_names_its_option(build: Callable[[], Augmentation], name: str) -> None:
     with pytest.raises(ConfigError, match=rf"data\.augment\.{name}"):
         build()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Path]:
+    """Module of a user's augmentation, which is in use: it shifts all values by up to an amount."""
+    file = tmp_path / "augmentation" / "shifted.py"
+    file.parent.mkdir()
+    file.write_text(
+        """
+from dataclasses import dataclass
+from avatar_bench.config.options import Options, option
+
+@dataclass(kw_only=True)
+class Shifted(Options):
+    amount: int = option(40, help="largest shift", range=(1, 100))
+
+    def __call__(self, image, rng):
+        return image // 2 + rng.integers(1, self.amount + 1, dtype="uint8")
+"""
+    )
+    with use_folders([tmp_path]):
+        yield file
+
+
+def test_an_augmentation_of_a_user_comes_last_and_leaves_the_draws_of_the_others(sample: Pixels, own: Path) -> None:
+    built_in = {"flip": 0.5, "jitter": (0.2, 0.2, 0.2, 0.05), "rotation": 10, "noise": 0.02}
+    with_own = Augmentation(**built_in, others={"shifted": {"amount": 90}})  # type: ignore[arg-type]
+    shifts = set()
+    for seed in range(10):
+        before, after = Augmentation(**built_in)(sample, seed), with_own(sample, seed)  # type: ignore[arg-type]
+        (shift,) = np.unique(after - before // 2)
+        shifts.add(int(shift))
+        assert np.array_equal(pickle.loads(pickle.dumps(with_own))(sample, seed), after)
+    assert len(shifts) > 5
+    assert Augmentation(others={"shifted": None}).is_active
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        ({"shiftd": {}}, "no augmentation named 'shiftd'; did you mean shifted"),
+        ({"flip": {}}, "data.augment.flip"),
+        ({"shifted": {"amount": 0}}, "augmentation.shifted.amount=0: expected 1 to 100"),
+        ({"shifted": {"size": 1}}, "there is no such option"),
+    ],
+)
+def test_a_wrong_augmentation_of_a_user_is_said(others: dict[str, Any], reason: str, own: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        Augmentation(others=others)
+
+
+def test_an_augmentation_of_a_user_that_fails_or_changes_the_shape_is_one_error(sample: Pixels, own: Path) -> None:
+    code = own.read_text()
+    for wrong, reason in (("image[1:]", "for uint8"), ("image / no_such_name", "NameError")):
+        own.write_text(code.replace("image // 2 + rng", f"{wrong} #"))
+        with pytest.raises(ConfigError, match=f"shifted.py failed: .*{reason}"):
+            Augmentation(others={"shifted": None})(sample, 0)

@@ -250,3 +250,13 @@ def test_a_metric_states_what_it_counts(interval: str | None, unit: str, tmp_pat
     assert metric.unit == unit
     assert saved.get("unit") == (unit if interval else None)
     assert Result.load(folder).metrics["x"] == metric
+
+
+def test_text_of_digits_and_empty_text_are_read_back_as_text(tmp_path: Path) -> None:
+    saved = Result("block", "test", 2, ("0", "NA"))
+    columns = {"target": ["0", "NA"], "source": ["", ""], "group": ["1.0", ""], "n": [1, 2], "sure": [True, None]}
+    saved.tables["images"] = pd.DataFrame(columns)
+    table = Result.load(saved.save(tmp_path / "block")).tables["images"]
+    texts = table[["target", "source", "group"]].fillna("")
+    assert texts.to_dict("list") == {name: columns[name] for name in texts}
+    assert table["n"].tolist() == [1, 2]

@@ -20,7 +20,7 @@ from avatar_bench.data.dataset import read_manifest
 from avatar_bench.data.decoding import decode
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
 from avatar_bench.metrics.averaging import AveragingWeights
-from avatar_bench.metrics.detection import energy
+from avatar_bench.metrics.ood_scores.energy import energy
 from avatar_bench.models.checkpoint import read_checkpoint
 from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
 from avatar_bench.runs.run import Run

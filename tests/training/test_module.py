@@ -17,7 +17,12 @@ from avatar_bench.errors import DivergedError
 from avatar_bench.models.backbones import create_backbone
 from avatar_bench.models.stages import Stage
 from avatar_bench.training.module import Learner
-from avatar_bench.training.optimizers import TrainingOptions
+from avatar_bench.training.optimization import TrainingOptions
+from avatar_bench.training.optimizers.adam import Adam
+from avatar_bench.training.optimizers.adamw import AdamW
+from avatar_bench.training.optimizers.sgd import SGD
+from avatar_bench.training.schedules.cosine import Cosine
+from avatar_bench.training.schedules.plateau import Plateau
 from tests.models.small import CARD, images, normalised
 
 
@@ -88,36 +93,37 @@ def test_val_metrics_equal_those_of_sklearn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
+    ("builder", "kind"),
+    [(AdamW(), torch.optim.AdamW), (Adam(), torch.optim.Adam), (SGD(momentum=0.8), torch.optim.SGD)],
 )
-def test_each_optimizer_takes_the_layers_that_learn_alone(name: str, kind: type) -> None:
-    classifier = tiny(optimizer=name, weight_decay=0.03, momentum=0.8)
+def test_each_optimizer_takes_the_layers_that_learn_alone(builder: Any, kind: type) -> None:
+    classifier = tiny(optimizer=builder, weight_decay=0.03)
     classifier.begin(Stage("classifier", 1, 0.02))
     optimizer = classifier.configure_optimizers()
     assert type(optimizer) is kind
     (group,) = optimizer.param_groups
     assert [parameter.shape for parameter in group["params"]] == [(3, 96), (3,)]
     assert (group["lr"], group["weight_decay"]) == (0.02, 0.03)
-    if name == "sgd":
+    if kind is torch.optim.SGD:
         assert (group["momentum"], group["nesterov"]) == (0.8, True)
 
 
 def test_adamw_decays_apart_from_the_gradient_and_adam_through_it() -> None:
     moved = {}
-    for name in ("adamw", "adam"):
+    for builder in (AdamW(), Adam()):
         parameter = torch.nn.Parameter(torch.tensor([2.0]))
-        classifier = tiny(optimizer=name, weight_decay=0.5)
+        classifier = tiny(optimizer=builder, weight_decay=0.5)
         classifier.net = torch.nn.ParameterList([parameter])
         classifier.stage = Stage("all", 1, 0.1)
         parameter.grad = torch.tensor([0.0])
         classifier.configure_optimizers().step()
-        moved[name] = float(parameter.detach())
-    assert moved["adamw"] == pytest.approx(2.0 * (1 - 0.1 * 0.5))
-    assert moved["adam"] == pytest.approx(2.0 - 0.1, abs=1e-6)
+        moved[type(builder)] = float(parameter.detach())
+    assert moved[AdamW] == pytest.approx(2.0 * (1 - 0.1 * 0.5))
+    assert moved[Adam] == pytest.approx(2.0 - 0.1, abs=1e-6)
 
 
 def test_cosine_warms_up_and_falls_to_nothing() -> None:
-    classifier = tiny(schedule="cosine", warmup_epochs=1)
+    classifier = tiny(schedule=Cosine(warmup_epochs=1))
     classifier.begin(Stage("classifier", 4, 1.0))
     classifier._trainer = SimpleNamespace(estimated_stepping_batches=40, gradient_clip_val=None)  # type: ignore[assignment]
     built = classifier.configure_optimizers()
@@ -134,7 +140,7 @@ def test_cosine_warms_up_and_falls_to_nothing() -> None:
 
 @pytest.mark.parametrize(("epochs", "first"), [(0.5, 1 / 6), (0.04, 1.0)])
 def test_a_part_of_an_epoch_can_warm_up(epochs: float, first: float) -> None:
-    classifier = tiny(schedule="cosine", warmup_epochs=epochs)
+    classifier = tiny(schedule=Cosine(warmup_epochs=epochs))
     classifier.begin(Stage("classifier", 4, 1.0))
     classifier._trainer = SimpleNamespace(estimated_stepping_batches=40, gradient_clip_val=None)  # type: ignore[assignment]
     assert classifier.configure_optimizers()["optimizer"].param_groups[0]["lr"] == pytest.approx(first)
@@ -150,7 +156,7 @@ def test_features_are_computed_once_where_no_dropout_would_change_them(option: s
 
 
 def test_plateau_waits_for_its_patience() -> None:
-    classifier = tiny(schedule="plateau", factor=0.25, patience=2)
+    classifier = tiny(schedule=Plateau(factor=0.25, patience=2))
     classifier.begin(Stage("classifier", 4, 1.0))
     built = classifier.configure_optimizers()
     assert built["lr_scheduler"]["monitor"] == "val/loss"

@@ -90,7 +90,7 @@ def export_onnx(classifier: nn.Module, size: int, temperature: float | None = No
     """
     answer = ExportModule(copy.deepcopy(classifier).cpu(), temperature).eval()
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # with one image, the batch size would become constant
-    with suppress_warnings():
+    with suppress_warnings(), explain_failed_export():
         program = torch.onnx.export(
             answer,
             (example,),
@@ -100,8 +100,22 @@ def export_onnx(classifier: nn.Module, size: int, temperature: float | None = No
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             verbose=False,
         )
-    assert program is not None
+        assert program is not None
+        shape: Any = program.model.graph.inputs[0].shape
+        assert not isinstance(shape[0], int), "its code fixes the number of images."
     return bytes(program.model_proto.SerializeToString())
+
+
+@contextmanager
+def explain_failed_export() -> Iterator[None]:
+    """Raise ConfigError if torch cannot export the code of a network, such as a user's, inside the `with`."""
+    try:
+        yield
+    except Exception as error:  # torch raises many types
+        raise ConfigError(
+            f"The network cannot be exported: {(str(error) or type(error).__name__).splitlines()[0]}",
+            "Its code must work for any number of images: use x.shape[0], not len(x).",
+        ) from error
 
 
 class ExportModule(nn.Module):

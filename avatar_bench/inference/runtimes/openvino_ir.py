@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.inference.runtimes.engines import Engine, ExportedNetwork, ExportModule, suppress_warnings
+from avatar_bench.inference.runtimes.engines import (
+    Engine,
+    ExportedNetwork,
+    ExportModule,
+    explain_failed_export,
+    suppress_warnings,
+)
 
 OUTPUT_NAMES = ("logits", "probabilities")
 _IMAGES_PER_REQUEST = 4  # images per request of a stream, which fit into the cache of a core
@@ -36,7 +42,8 @@ def convert_network(classifier: nn.Module, size: int, temperature: float | None 
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # with one image, the batch size would become constant
     with suppress_warnings():
         shapes = {"images": {0: torch.export.Dim("batch")}}
-        program = torch.export.export(answer, (example,), dynamic_shapes=shapes)
+        with explain_failed_export():
+            program = torch.export.export(answer, (example,), dynamic_shapes=shapes)
         try:
             model = openvino.convert_model(program)
         except openvino.frontend.OpConversionFailure as error:

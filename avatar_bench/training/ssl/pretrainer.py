@@ -25,17 +25,11 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.metrics.knn import predict_by_knn
 from avatar_bench.metrics.stats import proportion_interval
 from avatar_bench.models.checkpoint import LAST_CHECKPOINT
-from avatar_bench.training.callbacks import BatchProgressBar, LastCheckpoint, read_history
 from avatar_bench.training.module import TrainableModule
-from avatar_bench.training.optimizers import (
-    TrainingOptions,
-    build_cosine_schedule,
-    build_head_groups,
-    build_optimizer,
-    build_parameter_groups,
-)
+from avatar_bench.training.optimization import TrainingOptions, build_head_groups, build_parameter_groups
 from avatar_bench.training.ssl.methods import DINO, Method
 from avatar_bench.training.stage_trainer import TrainerOptions, build_trainer, run_trainer
+from avatar_bench.training.standard_callbacks import BatchProgressBar, LastCheckpoint, read_history
 
 KNN_ACCURACY = "probe/knn_accuracy"
 PRETRAINING_COLUMNS = ("epoch", "train/loss", KNN_ACCURACY, "probe/knn_low", "probe/knn_high", "probe/n", "lr")
@@ -103,12 +97,7 @@ class Pretrainer(TrainableModule):
         inside = set(student.parameters())
         heads = [weight for weight in self.parameters() if weight.requires_grad and weight not in inside]
         groups = build_parameter_groups(student, self.options, self.lr) + build_head_groups(heads, self.options)
-        optimizer = build_optimizer(groups, self.options, self.lr, self.allow_fused)
-        if self.options.schedule != "cosine":
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = build_cosine_schedule(optimizer, steps, int(steps * self.options.warmup_epochs / self.epochs))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.build_optimizer(groups, self.lr, self.epochs)
 
     def _normalise(self, images: Tensor) -> Tensor:
         return images.to(self.mean.dtype, copy=True).div_(255).sub_(self.mean).div_(self.std)

@@ -24,6 +24,7 @@ from avatar_bench.models.backbones import create_backbone, resolve_options
 from avatar_bench.models.pretrained_backbone import IMAGES_FILE, PretrainedWeights, Pretraining, write_backbone
 from avatar_bench.runs.record import write_record
 from avatar_bench.runs.run import set_threads
+from avatar_bench.training.builders import load_optimization
 from avatar_bench.training.checkpoint_progress import find_newest_checkpoint
 from avatar_bench.training.initial_weights import (
     build_preprocessing,
@@ -42,7 +43,7 @@ from avatar_bench.training.job import (
     resolve_batch_size,
     to_plain_values,
 )
-from avatar_bench.training.optimizers import TrainingOptions
+from avatar_bench.training.optimization import TrainingOptions
 from avatar_bench.training.recording import record_duration
 from avatar_bench.training.ssl.methods import (
     MethodOptions,
@@ -90,10 +91,7 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     print_line("  " + ", ".join(f"{what} {value}" for what, value in record["device"].items()), file=sys.stderr)
     resume, at = find_newest_checkpoint(folder / "checkpoints", staged=False) if settings.resume else (None, None)
     data.position = (at.epochs, at.batches) if at else (0, 0)
-    logging = settings.logger
-    logger = build_logger(
-        logging.name, folder, folder.name, logging.project, logging.offline, to_plain_values(settings)
-    )
+    logger = build_logger(folder, to_plain_values(settings))
     try:
         with record_duration(record, "train_seconds"):
             fit_pretraining(module, data, folder, options, logger, probe, resume)
@@ -132,17 +130,7 @@ def _build(
     preprocessing = build_preprocessing(net, data, weights.card if isinstance(weights, PretrainedWeights) else None)
     choose_precision(settings, net, preprocessing.size, record)
     method = create_method(net, preprocessing.size, options, pretrained=weights != "none")
-    optimizer, schedule = settings.optimizer, settings.optimizer.schedule
-    training = TrainingOptions(
-        seed=settings.seed,
-        optimizer=optimizer.name,
-        weight_decay=optimizer.weight_decay,
-        momentum=optimizer.momentum,
-        layer_decay=optimizer.layer_decay,
-        decay_norms=optimizer.decay_norms,
-        schedule=schedule.name,
-        warmup_epochs=schedule.warmup_epochs,
-    )
+    training = TrainingOptions(seed=settings.seed, **load_optimization(asdict(settings.optimizer)))
     epochs = min(settings.epochs, settings.trainer.max_epochs or sys.maxsize)
     rate = settings.lr or settings.method.lr
     return Pretrainer(method, preprocessing.mean, preprocessing.std, training, rate, epochs), preprocessing

@@ -12,19 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
-from avatar_bench import i18n
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.architecture import Architecture, figures
+from avatar_bench.i18n import use_language
 from avatar_bench.models.first_layers import FeatureMaps
 from avatar_bench.models.inspection import inspect_network
+from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.run import Run
-
-YAML = Path(__file__).parents[3] / "conf" / "block" / "architecture.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +85,14 @@ def test_feature_maps_are_of_an_image_of_each_class(saved: Path, tiny_run: Path)
         assert len(found["layers"]) == 3
 
 
-def test_where_the_images_are_gone_filters_are_shown_and_maps_are_not(tiny_run: Path) -> None:
+def test_where_the_images_are_gone_filters_are_shown_and_maps_are_not(
+    tiny_run: Path, draw_saved: Callable[..., Any]
+) -> None:
     run = Run.open(tiny_run)
     whole = run.dataset("test")
     result = Architecture().evaluate(run, Dataset(whole.name, whole.root / "moved", whole.frame))
-    assert set(result.figures) == {"diagram", "filters"}
-    assert result.warnings == ["No feature maps are shown: no image of a known class is available."]
+    assert set(draw_saved(result)) == {"diagram", "filters"}
+    assert result.warnings == [Reason("no_images")]
 
 
 @pytest.mark.parametrize("classes", [1, 6])
@@ -120,7 +119,7 @@ def test_every_stage_has_its_box_and_no_word_leaves_it(model: str, network: Call
     mode = net.training
     anatomy = inspect_network(net.eval(), 64)
     net.train(mode)
-    figure = figures.draw_diagram(anatomy, model, 64, 3)
+    figure = figures.draw_diagram(anatomy.stages, model, anatomy.depth, 64, 3)
     figure.draw_without_rendering()
     left = figure.axes[0]
     words = {text.get_text() for text in left.texts}
@@ -131,13 +130,8 @@ def test_every_stage_has_its_box_and_no_word_leaves_it(model: str, network: Call
     assert len(figure.axes[1].patches) == len(anatomy.stages)
 
 
-def test_large_numbers_are_written_in_the_language_that_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_numbers_are_written_in_the_current_language() -> None:
     numbers = [12, 1234, 5_670_000, 8.9e9]
     assert [figures._format_number(number) for number in numbers] == ["12", "1.23 k", "5.67 M", "8.9 G"]
-    monkeypatch.setattr(i18n, "load_catalogue", lambda language: {"{number} M": "{number} млн"})
-    assert figures._format_number(numbers[2]) == "5.67 млн"
-
-
-def test_the_yaml_states_what_the_block_takes() -> None:
-    assert YAML.read_text(encoding="utf-8").startswith("# @package block.architecture\n")
-    assert registry.build_block("architecture", OmegaConf.to_container(OmegaConf.load(YAML))) == Architecture()
+    with use_language("ru"):
+        assert figures._format_number(numbers[2]) == "5.67 млн"

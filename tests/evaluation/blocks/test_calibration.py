@@ -18,13 +18,14 @@ from statsmodels.stats.proportion import proportion_confint
 from torchmetrics.functional import classification as tm
 
 from avatar_bench.cli.app import main
-from avatar_bench.data.corruptions import CORRUPTION_KINDS
+from avatar_bench.data.corruptions import list_corruptions
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.calibration import Calibration, error_tables
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import ECE_KINDS, calibration_errors, fit_temperature
 
+KINDS = list_corruptions()
 YAML = Path(__file__).parents[3] / "conf" / "block" / "calibration.yaml"
 ERRORS = ("nll", "brier", "ece_10", "ece_15", "ece_adaptive", "ece_classwise", "ece_floor", "ece_floor_p95")
 SETS = ("coverage/lac", "coverage/aps", "set_size/lac", "set_size/aps")
@@ -208,8 +209,8 @@ def test_conformal_sets_are_those_of_mapie_overall_by_class_and_under_shift(save
 def test_the_table_of_shift_is_recomputed_from_the_saved_logits(saved):
     folder, said = saved
     rows, arrays = pd.read_csv(folder / "shift.csv").set_index("set"), np.load(folder / "shift.npz")
-    assert list(rows.index) == ["test", *CORRUPTION_KINDS, "blind"]
-    for name in (*CORRUPTION_KINDS, "blind"):
+    assert list(rows.index) == ["test", *KINDS, "blind"]
+    for name in (*KINDS, "blind"):
         logits, targets = arrays[f"logits_{name}"].astype(float), arrays[f"targets_{name}"]
         probabilities = softmax(logits / said["metrics"]["temperature"]["value"], axis=1)
         expected = by_libraries(probabilities, targets)
@@ -421,9 +422,11 @@ def test_shift_names_the_corruptions_in_the_language_asked_for(evaluate, overcon
     with use_language("ru"):
         result = evaluate(evaluated, held_out, {"severity": 3}, variations=shifted(evaluated, 9.0))
     labels = [label.get_text() for label in result.figures["shift"].axes[0].get_yticklabels()]
-    assert [label.split(" (")[0] for label in labels] == ["test", "шум", "размытие", "яркость", "поворот", "JPEG"]
+    titles = ["test", "шум", "размытие", "яркость", "поворот", "JPEG"]
+    titles += ["цветной фильтр", "круглая обрезка", "наклейка", "надпись"]
+    assert [label.split(" (")[0] for label in labels] == titles
     assert any(line.startswith("шум: ") for line in result.warnings)
-    assert result.tables["shift"]["set"].tolist() == ["test", *CORRUPTION_KINDS]
+    assert result.tables["shift"]["set"].tolist() == ["test", *KINDS]
 
 
 def test_ticks_are_at_whole_percentages(evaluate, overconfident):
@@ -441,7 +444,7 @@ def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fi
     words = ["evaluate", f"ckpt={tiny_run}", "block=calibration", "block.calibration.resamples=100"]
     assert main([*words, f"out={tmp_path / 'test'}"]) == 0
     [file] = (tmp_path / "test").rglob("shift.csv")
-    assert pd.read_csv(file)["set"].tolist()[:6] == ["test", *CORRUPTION_KINDS]
+    assert pd.read_csv(file)["set"].tolist()[:10] == ["test", *KINDS]
     assert main([*words, "split=calibration", f"out={tmp_path / 'calibration'}"]) == 3
     assert "fitted" in capsys.readouterr().err
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 from scipy.spatial.distance import cdist
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
@@ -22,8 +20,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.clusters import CLUSTER_METRICS, SOURCE_METRICS, Clusters
-
-YAML = Path(__file__).parents[3] / "conf" / "block" / "clusters.yaml"
+from avatar_bench.results.reasons import Reason
 
 
 @pytest.fixture
@@ -51,11 +48,6 @@ def by_source(make_predictions, n=240, spread=3.0, **fields):
     return make_predictions(targets, logits, **given | fields)
 
 
-def test_the_yaml_states_the_defaults_of_the_block():
-    assert YAML.read_text(encoding="utf-8").startswith("# @package block.clusters\n")
-    assert registry.build_block("clusters", OmegaConf.to_container(OmegaConf.load(YAML))) == Clusters()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("clusters") / "clusters"
@@ -65,7 +57,7 @@ def folder(tmp_path_factory):
 def saved(evaluate_block, make_predictions, folder):
     """Embeddings, images.csv and metrics of a saved Result, read back as files."""
     if not folder.exists():
-        evaluate_block(by_source(make_predictions)).save(folder)
+        evaluate_block(by_source(make_predictions)).save(folder, registry.draw_figures)
     with np.load(folder / "embeddings.npz") as arrays:
         embeddings = arrays["embeddings"].astype(np.float64)
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
@@ -142,7 +134,7 @@ def test_the_knn_probe_equals_a_count_of_votes_by_hand(evaluate_block, oracle):
 def test_without_training_images_the_knn_probe_says_why_it_is_null(evaluate_block, oracle):
     metric = evaluate_block(oracle("noisy")).metrics["knn_accuracy"]
     assert metric.value is None
-    assert "does not know these images" in metric.reason
+    assert metric.reason == Reason("no_training_images", why="the run does not know these images.")
 
 
 def test_saved_distances_are_means_over_pairs(saved, folder):
@@ -190,7 +182,8 @@ def test_each_wrong_order_of_three_classes_is_refused(evaluate_block, oracle, or
 def test_a_shortcut_by_source_is_told_and_none_where_there_is_none(evaluate_block, make_predictions):
     told = evaluate_block(by_source(make_predictions))
     assert told.metrics["source_knn_purity"].low > told.metrics["source_knn_purity"].floor
-    assert any("cluster by source" in line for line in told.warnings)
+    purity = told.metrics["source_knn_purity"]
+    assert told.warnings == [Reason("sources_cluster", share=purity.value, chance=purity.floor)]
     silent = evaluate_block(by_source(make_predictions, spread=0.0))
     assert silent.metrics["source_knn_purity"].value == pytest.approx(0.25, abs=0.05)
 
@@ -200,17 +193,18 @@ def test_sources_that_cannot_be_compared_give_null_with_a_reason(evaluate_block,
     result = evaluate_block(by_source(make_predictions, sources=sources))
     for name in SOURCE_METRICS:
         assert result.metrics[name].value is None
-        assert "source" in result.metrics[name].reason
+        assert result.metrics[name].reason == Reason("no_class_of_two_sources")
     assert "source_distances" not in result.tables or sources[0]
 
 
-def test_a_class_of_one_image_or_one_group_is_no_obstacle(evaluate_block, make_predictions):
+def test_a_class_of_one_image_or_one_group_is_no_obstacle(evaluate_block, make_predictions, draw_saved):
     given = by_source(make_predictions)
     rows = np.r_[np.flatnonzero(given.targets != 2), np.flatnonzero(given.targets == 2)[:1]]
     result = evaluate_block(given.take(rows))
-    assert result.metrics["linear_probe"].value is None
+    assert result.metrics["linear_probe"].reason == Reason("single_group")
     assert result.metrics["silhouette"].value is not None
     assert np.isnan(result.tables["distances"].iloc[2]["real"])
+    assert "-" in [text.get_text() for text in draw_saved(result)["distances"].axes[0].texts]
 
 
 def test_sets_without_two_classes_or_distances_are_refused(evaluate_block, make_predictions):
@@ -251,7 +245,7 @@ def test_a_limit_is_kept_and_said_and_unknown_images_are_left_out(evaluate_block
     given.targets[:4] = -1
     result = evaluate_block(given, limit=60)
     assert result.n == len(result.tables["images"]) <= 62
-    assert [line.split()[0] for line in result.warnings[:2]] == ["4", str(result.n)]
+    assert result.warnings[:2] == [Reason("unlabelled", n=4, all=240), Reason("limited", n=result.n, all=236)]
 
 
 def test_the_same_seed_gives_the_same_figures(evaluate_block, oracle):

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError
@@ -23,10 +22,10 @@ from avatar_bench.evaluation.blocks.efficiency import latency as timing
 from avatar_bench.i18n import list_languages, use_language
 from avatar_bench.inference.runtimes.engines import find_missing_package
 from avatar_bench.models import profiling
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
-YAML = Path(__file__).parents[3] / "conf" / "block" / "efficiency.yaml"
 FAST: dict[str, Any] = {
     "batches": [1, 4],
     "threads": [1],
@@ -170,10 +169,12 @@ def test_steady_times_are_taken_as_they_are(measured: Callable[..., Result]) -> 
 
 def test_passes_that_differ_are_told_in_warning_metric_and_table(measured: Callable[..., Result]) -> None:
     result = measured(slower=0.0, late=2.0)
-    assert result.warnings == ["End-to-end timing (workers: 2) is too noisy: passes differ by 200% (10% allowed)."]
-    assert "differ too much" in (result.metrics["end_to_end_images_per_second"].reason or "")
+    assert [format_reason(warning, "efficiency") for warning in result.warnings] == [
+        "End-to-end timing (workers: 2) is too noisy: passes differ by 200% (10% allowed)."
+    ]
+    assert result.metrics["end_to_end_images_per_second"].reason == Reason("noisy_passes")
     assert result.metrics["latency_ms/b1"].value == pytest.approx(10)
-    assert "differ" not in (result.metrics["latency_ms/b1"].reason or "")
+    assert result.metrics["latency_ms/b1"].reason != Reason("noisy_passes")
     assert result.tables["end_to_end"]["noise"].tolist() == pytest.approx([2.0])
     assert not result.tables["end_to_end"]["steady"].any()
     assert result.tables["latency"]["steady"].all()
@@ -184,10 +185,9 @@ def test_a_noisy_machine_is_told_in_warning_metrics_and_table(measured: Callable
     result = measured(slower)
     noise = max(1 + slower, 1 / (1 + slower)) - 1
     assert result.metrics["noise"].value == pytest.approx(noise)
-    assert "too noisy" in result.warnings[0]
-    assert f"{noise:.0%}" in result.warnings[0]
+    assert result.warnings == [Reason("noisy_machine", noise=pytest.approx(noise), tolerance=0.1)]
     timed = [name for name in result.metrics if "latency" in name or "images_per_second" in name]
-    assert all("too noisy" in (result.metrics[name].reason or "") for name in timed)
+    assert {result.metrics[name].reason for name in timed} == {Reason("noisy_timings")}
     assert result.metrics["params_m"].reason is None
     assert not result.tables["latency"]["steady"].any()
     assert measured(slower, tolerance=0.3).warnings == []
@@ -200,7 +200,7 @@ def test_another_runtime_stands_beside_torch_under_its_name(tiny_run: Path) -> N
     result = Efficiency(**FAST | {"runtimes": runtimes}).evaluate(run, run.dataset("test"))
     assert [name for name in runtimes[1:] if f"{name}/latency_ms/b1" not in result.metrics] == []
     assert {"latency_ms/b1", "onnx/latency_ms/b1", "onnx/images_per_second/b4"} <= set(result.metrics)
-    assert not any("not timed" in warning for warning in result.warnings)
+    assert not any(warning.code == "runtime_differs" for warning in result.warnings)
 
 
 def test_a_runtime_that_answers_otherwise_is_not_timed(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_a_runtime_that_answers_otherwise_is_not_timed(tiny_run: Path, monkeypat
     monkeypatch.setattr(timing, "prepare_engine", prepare)
     run = Run.open(tiny_run, workers=0)
     result = Efficiency(**FAST | {"runtimes": ["torch", "contiguous"]}).evaluate(run, run.dataset("test"))
-    assert result.warnings[0].startswith("The runtime contiguous is not timed")
+    assert (result.warnings[0].code, result.warnings[0].values["runtime"]) == ("runtime_differs", "contiguous")
     assert set(result.tables["latency"]["runtime"]) == {"torch"}
 
 
@@ -326,7 +326,7 @@ def test_the_legend_stays_inside_the_figure(language: str) -> None:
     ]
     with use_language(language):
         figure = figures.draw_latency(
-            pd.DataFrame(rows), pd.DataFrame([{"workers": 16} | rate, {"workers": 0} | rate]), 32
+            pd.DataFrame(rows), pd.DataFrame([{"workers": workers, "batch": 32} | rate for workers in (16, 0)])
         )
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
@@ -338,11 +338,6 @@ def test_a_set_without_images_is_refused(dataset_of: Any, make_predictions: Any)
     empty = dataset_of(make_predictions([], np.zeros((0, 3))), name="empty")
     with pytest.raises(BlockError, match="empty has no images"):
         Efficiency().evaluate(SimpleNamespace(), empty)  # type: ignore[arg-type]
-
-
-def test_the_yaml_states_the_defaults_of_the_block() -> None:
-    assert YAML.read_text(encoding="utf-8").startswith("# @package block.efficiency\n")
-    assert registry.build_block("efficiency", OmegaConf.to_container(OmegaConf.load(YAML))) == Efficiency()
 
 
 @pytest.mark.parametrize(

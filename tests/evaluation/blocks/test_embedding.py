@@ -5,21 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 from sklearn.manifold import trustworthiness
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks import embedding
 from avatar_bench.evaluation.blocks.embedding import Embedding
+from avatar_bench.evaluation.registry import draw_figures
+from avatar_bench.results.reasons import Reason
 
-YAML = Path(__file__).parents[3] / "conf" / "block" / "embedding.yaml"
 needs_umap = pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
 
 
@@ -32,13 +30,8 @@ def evaluate_block(fake_run, dataset_of):
     return build
 
 
-def test_the_yaml_states_the_defaults_of_the_block():
-    assert YAML.read_text(encoding="utf-8").startswith("# @package block.embedding\n")
-    assert registry.build_block("embedding", OmegaConf.to_container(OmegaConf.load(YAML))) == Embedding()
-
-
 def test_trustworthiness_of_each_map_equals_sklearn_on_what_is_saved(evaluate_block, oracle, tmp_path):
-    folder = evaluate_block(oracle("noisy"), method=["tsne", "pca"]).save(tmp_path / "embedding")
+    folder = evaluate_block(oracle("noisy"), method=["tsne", "pca"]).save(tmp_path / "embedding", draw_figures)
     said = json.loads((folder / "metrics.json").read_text())["metrics"]
     with np.load(folder / "embeddings.npz") as arrays:
         x = arrays["embeddings"].astype(np.float64)
@@ -87,7 +80,7 @@ def test_umap_without_its_package_is_refused_and_says_what_to_do(monkeypatch):
 
 def test_perplexity_is_lowered_with_a_word_where_there_are_few_images(evaluate_block, oracle):
     result = evaluate_block(oracle("noisy", n=20), method="tsne")
-    assert any("perplexity" in line and "20 images" in line for line in result.warnings)
+    assert result.warnings == [Reason("perplexity_lowered", value=19 / 3, n=20)]
     assert np.isfinite(result.tables["points"][["x", "y"]].to_numpy()).all()
     assert evaluate_block(oracle("noisy", n=200), method="tsne").warnings == []
 
@@ -96,22 +89,22 @@ def test_a_limit_draws_the_same_share_of_each_class_and_says_so(evaluate_block, 
     result = evaluate_block(oracle("noisy"), limit=60)
     assert result.tables["points"]["target"].value_counts().tolist() == [20, 20, 20]
     assert len(result.arrays["embeddings"]["embeddings"]) == result.n == 60
-    assert "60 of 240" in result.warnings[0]
+    assert result.warnings == [Reason("limited", n=60, all=240)]
 
 
-def test_images_of_unknown_class_and_source_are_drawn_too(evaluate_block, make_predictions, oracle):
+def test_images_of_unknown_class_and_source_are_drawn_too(evaluate_block, make_predictions, oracle, draw_saved):
     embeddings = oracle("noisy", n=40).embeddings
     given = make_predictions(np.full(40, -1), np.zeros((40, 3)), embeddings=embeddings, sources=[""] * 40)
     result = evaluate_block(given)
     assert result.n == 40
     assert set(result.tables["points"]["target"]) == {""}
-    right = result.figures["pca"].axes[1].get_legend()
+    right = draw_saved(result)["pca"].axes[1].get_legend()
     assert [text.get_text() for text in right.get_texts()] == ["not known (40)"]
 
 
-def test_the_largest_sources_are_named_and_the_others_are_one_grey(evaluate_block, oracle):
-    result = evaluate_block(oracle("noisy"), named_sources=3)
-    names = [text.get_text() for text in result.figures["pca"].axes[1].get_legend().get_texts()]
+def test_the_largest_sources_are_named_and_the_others_are_one_grey(evaluate_block, oracle, draw_saved):
+    figure = draw_saved(evaluate_block(oracle("noisy"), named_sources=3))["pca"]
+    names = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
     assert len(names) == 4
     assert names[-1] == "9 others (180)"
 

@@ -11,21 +11,19 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 from scipy.special import softmax
 from sklearn import metrics as sk
 
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, GuardError
-from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.ensemble import EnsembleBlock, weight_fitting
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights
 from avatar_bench.metrics.calibration import fit_temperature
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.runs.ensembles import open_run, save_ensemble
 from avatar_bench.runs.labels import label_runs
 
-YAML = Path(__file__).parents[3] / "conf" / "block" / "ensemble.yaml"
 FAST = {"resamples": 200}
 SET = SimpleNamespace(name="test")
 SIGNALS = (1.6, 1.2, 0.9)
@@ -235,9 +233,9 @@ def test_the_gain_in_macro_f1_has_a_paired_bootstrap_of_groups(saved):
     assert (found["low"], found["high"]) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.015)
 
 
-def test_accuracy_and_macro_f1_are_drawn_with_their_gains(voters):
+def test_accuracy_and_macro_f1_are_drawn_with_their_gains(voters, draw_saved):
     result = EnsembleBlock(**FAST).compare(*voters())
-    accuracy, gain, macro_f1, gain_macro_f1 = result.figures["gain"].axes
+    accuracy, gain, macro_f1, gain_macro_f1 = draw_saved(result)["gain"].axes
     for axes, kind in (
         (accuracy, "accuracy"),
         (gain, "gain"),
@@ -351,30 +349,29 @@ def test_one_run_is_refused(voters):
 def test_runs_of_different_networks_have_no_soup_and_it_is_said(voters):
     result = EnsembleBlock(**FAST).compare(*voters())
     assert result.metrics["accuracy/soup"].value is None
-    assert "two runs with the same architecture" in result.metrics["accuracy/soup"].reason
-    assert EnsembleBlock(**FAST, soup=False).compare(*voters()).metrics["gain/soup"].reason == "not requested"
+    assert result.metrics["accuracy/soup"].reason == Reason("no_compatible_runs")
+    without = EnsembleBlock(**FAST, soup=False).compare(*voters())
+    assert without.metrics["gain/soup"].reason == Reason("not_requested")
 
 
 def test_a_gain_that_is_shown_is_not_warned_of_and_little_to_fit_on_is(voters):
     runs, datasets = voters(1, held=30)
     twin = SimpleNamespace(**vars(runs[0]) | {"label": "twin"})
-    told = " ".join(EnsembleBlock(**FAST).compare([runs[0], twin], datasets * 2).warnings)
-    assert "only 30 held-out images" in told
-    assert "No ensemble is significantly better than run 0" in told
+    found = EnsembleBlock(**FAST).compare([runs[0], twin], datasets * 2)
+    assert found.warnings == [Reason("no_significant_gain", name="run 0"), Reason("few_held_out", n=30)]
+    assert "only 30 held-out images" in format_reason(found.warnings[1], "ensemble")
     runs, datasets = voters(3, n=3000, held=300)
     strong = EnsembleBlock(**FAST).compare(runs, datasets)
     assert strong.metrics["gain/soft_vote"].low > 0
     assert strong.warnings == []
 
 
-def test_the_yaml_states_the_defaults_of_the_block():
-    assert YAML.read_text(encoding="utf-8").startswith("# @package block.ensemble\n")
-    assert registry.build_block("ensemble", OmegaConf.to_container(OmegaConf.load(YAML))) == EnsembleBlock()
-
-
-def test_figures_are_drawn_in_russian_too(voters):
+def test_figures_are_drawn_in_russian_too(voters, draw_saved):
+    result = EnsembleBlock(**FAST).compare(*voters())
     with use_language("ru"):
-        assert set(EnsembleBlock(**FAST).compare(*voters()).figures) == {"gain", "weights", "contribution"}
+        drawn = draw_saved(result)
+    assert set(drawn) == {"gain", "weights", "contribution"}
+    assert "мягкое голосование" in [tick.get_text() for tick in drawn["gain"].axes[0].get_yticklabels()]
 
 
 @pytest.fixture(scope="module")

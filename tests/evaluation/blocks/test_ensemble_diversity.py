@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 from itertools import combinations, permutations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import Table2x2
 
 from avatar_bench.errors import BlockError, GuardError
-from avatar_bench.evaluation import ensemble_figures as figures
-from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.blocks.ensemble_diversity import EnsembleDiversity
+from avatar_bench.evaluation.blocks.ensemble_diversity import EnsembleDiversity, figures
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.agreement import MEASURES
+from avatar_bench.results.reasons import Reason
 
-YAML = Path(__file__).parents[3] / "conf" / "block" / "ensemble_diversity.yaml"
 FAST = {"resamples": 200}
 
 
@@ -99,7 +95,8 @@ def test_two_perfect_runs_agree_and_have_no_q(compare, oracle, tmp_path):
     values = {name: metric.value for name, metric in result.metrics.items()}
     assert (values["agreement"], values["kappa"], values["disagreement"], values["double_fault"]) == (1, 1, 0, 0)
     assert values["q_statistic"] is values["error_correlation"] is values["probability_correlation"] is None
-    assert "both runs must be correct" in result.metrics["q_statistic"].reason
+    assert result.metrics["q_statistic"].reason == Reason("undefined_for_all_pairs")
+    assert result.metrics["probability_correlation"].reason == Reason("constant_probabilities")
     result.save(tmp_path / "block")
 
 
@@ -129,7 +126,7 @@ def test_runs_that_are_always_wrong_fail_together(compare, make_predictions):
 def test_a_pair_without_a_figure_is_left_out_of_the_mean_and_said(compare, noisy, oracle):
     result = compare([*noisy(2), oracle("perfect")])
     assert result.metrics["error_correlation"].value == pytest.approx(result.tables["pairs"]["error_correlation"][0])
-    assert any("error_correlation is undefined for 2 of 3 pairs" in line for line in result.warnings)
+    assert Reason("undefined_pairs", name="error_correlation", n=2, all=3) in result.warnings
 
 
 @pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
@@ -143,34 +140,29 @@ def test_one_run_has_no_pairs(compare, oracle):
         compare([oracle("noisy")])
 
 
-def test_nine_runs_are_drawn_in_both_languages(compare, noisy):
+def test_nine_runs_are_drawn_in_both_languages(compare, noisy, draw_saved):
+    result = compare(noisy(9, 120), resamples=100)
+    assert len(result.tables["pairs"]) == 36
     for language in ("en", "ru"):
         with use_language(language):
-            result = compare(noisy(9, 120), resamples=100)
-        assert set(result.figures) == {"kappa", "error_correlation", "double_fault", "kappa_error"}
-        assert len(result.tables["pairs"]) == 36
+            assert set(draw_saved(result)) == {"kappa", "error_correlation", "double_fault", "kappa_error"}
 
 
 def test_seeds_of_one_recipe_differ_in_the_chart_of_kappa():
     labels = [f"mobilenetv3_small few_shot 10 shots of each · seed {seed}" for seed in (1, 2, 3)]
-    table = pd.DataFrame([(*pair, 0.5) for pair in combinations(labels, 2)], columns=["a", "b", "kappa"])
-    figure = figures.draw_kappa_error(table, dict.fromkeys(labels, 0.7), dict.fromkeys(labels, 0))
+    counts = {"n": 10, "only_a_correct": 2, "only_b_correct": 2, "both_incorrect": 1}
+    table = pd.DataFrame([{"kappa": 0.5} | counts] * 3)
+    figure = figures.draw_kappa_error(table, labels, [0, 0, 0])
+    assert [line.get_ydata()[0] for line in figure.axes[0].lines[:3]] == [30, 30, 30]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [name.split()[0] for name in legend] == ["1", "2", "3"]
     assert len({name.split(maxsplit=1)[1] for name in legend}) == 3
     assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["1–2", "1–3", "2–3"]
-    alone = figures.draw_kappa_error(table, dict.fromkeys(labels, 0.7), {label: i for i, label in enumerate(labels)})
+    alone = figures.draw_kappa_error(table, labels, [0, 1, 2])
     assert not alone.axes[0].texts  # their colours tell them apart
 
 
 def test_rows_of_a_matrix_of_similar_names_differ():
     labels = [f"mobilenetv3_small few_shot 10 shots · seed {seed} of a long sweep" for seed in range(1, 10)]
-    figure = figures.draw_pairs(np.eye(9), labels, "kappa", True)
+    figure = figures.draw_pairs(pd.Series(np.zeros(36)), labels, "kappa", True)
     assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == 8
-
-
-def test_the_yaml_states_the_defaults_of_the_block():
-    assert YAML.read_text(encoding="utf-8").startswith("# @package block.ensemble_diversity\n")
-    assert (
-        registry.build_block("ensemble_diversity", OmegaConf.to_container(OmegaConf.load(YAML))) == EnsembleDiversity()
-    )

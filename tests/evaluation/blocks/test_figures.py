@@ -30,13 +30,13 @@ def answered(make_predictions):
     return build
 
 
-def whole(result, inside):
-    """Assert that each figure of a Result lies inside its frame, and that no two of its rows bear one name."""
-    for name, figure in result.figures.items():
+def whole(drawn, inside):
+    """Assert that each figure lies inside its frame, and that no two of its rows bear one name."""
+    for name, figure in drawn.items():
         rows = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
         assert len(set(rows)) == len(rows), name
         assert inside(figure), name
-    assert result.figures
+    assert drawn
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -45,7 +45,7 @@ def whole(result, inside):
     [("ensemble_diversity", 1), ("ensemble_diversity", 3), ("significance", 1), ("significance", 3), ("shots", 3)],
 )
 def test_figures_of_seeds_of_similar_recipes_are_whole(
-    block, recipes, language, fake_run, dataset_of, answered, inside
+    block, recipes, language, fake_run, dataset_of, answered, inside, draw_saved
 ):
     runs = [
         fake_run(
@@ -60,18 +60,20 @@ def test_figures_of_seeds_of_similar_recipes_are_whole(
         for seed in (1, 2, 3)
     ]
     sets = [dataset_of(run.predictions(dataset_of(answered(0)))) for run in runs]
+    result = registry.build_block(block, {"resamples": 100}).compare(runs, sets)
     with use_language(language):
-        whole(registry.build_block(block, {"resamples": 100}).compare(runs, sets), inside)
+        whole(draw_saved(result), inside)
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
 @pytest.mark.parametrize("temperature", [1.0, 1.3])
 @pytest.mark.parametrize("block", ["calibration", "error_bias", "clusters", "embedding"])
-def test_figures_of_one_run_are_whole(block, temperature, language, fake_run, dataset_of, answered, inside):
+def test_figures_of_one_run_are_whole(block, temperature, language, fake_run, dataset_of, answered, inside, draw_saved):
     evaluated = answered(3, temperature)
     stored = {"width": [f"{60 + 7 * i}" for i in range(180)], "format": ["PNG", "JPEG", "JPEG"] * 60}
     stored |= {"height": stored["width"], "jpeg_quality": ["", "40", "92"] * 60}
     run = fake_run(evaluated, calibration=answered(9))
     options = {} if block == "embedding" else {"resamples": 100}
+    result = registry.build_block(block, options).evaluate(run, dataset_of(evaluated, **stored))
     with use_language(language):
-        whole(registry.build_block(block, options).evaluate(run, dataset_of(evaluated, **stored)), inside)
+        whole(draw_saved(result), inside)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import pytest
 import timm
 import torch
 from matplotlib import colormaps
-from omegaconf import OmegaConf
 from PIL import Image
 from scipy.stats import spearmanr
 from sklearn.metrics import auc
@@ -22,6 +21,7 @@ from torch import nn
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.evaluation.activation_figures import render_overlay
 from avatar_bench.evaluation.blocks.gradcam import GradCam, figures
 from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import CURVE_NAMES, FAITHFULNESS_GAINS, SANITY_METRIC
 from avatar_bench.evaluation.registry import build_block
@@ -30,6 +30,7 @@ from avatar_bench.models import attribution, backbones
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.predictions import to_string_array
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
@@ -181,7 +182,9 @@ def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(evaluate
     predictions = oracle("noisy")
     paths = [f"a folder/$(rm) ünï/../{'x' * 200} {i % 2}.png" for i in range(len(predictions))]
     result = evaluate_block(
-        replace(predictions, paths=to_string_array(paths)), overlays=4, inputs=torch.full((240, 3, 400, 400), 90)
+        replace(predictions, paths=to_string_array(paths)),
+        overlays=4,
+        inputs=torch.full((240, 3, 400, 400), 90, dtype=torch.uint8),
     )
     assert [bool(file) for file in result.tables["images"]["overlay"][:6]] == [True] * 4 + [False] * 2
     assert len(result.images) == 4
@@ -193,10 +196,10 @@ def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(evaluate
 def test_an_overlay_is_the_grey_image_under_the_colours_of_its_map():
     image, shown = np.full((64, 64, 3), (30, 60, 90), np.uint8), np.zeros((2, 2), np.float32)
     dark = 0.55 * 255 * np.array(colormaps["inferno"](0.0)[:3]) + 0.45 * 60
-    np.testing.assert_allclose(figures.render_overlay(image, shown), np.broadcast_to(dark, (64, 64, 3)), atol=1)
+    np.testing.assert_allclose(render_overlay(image, shown), np.broadcast_to(dark, (64, 64, 3)), atol=1)
     shown[0, 0] = 0.2  # the largest value has the brightest colour, whatever it is
     bright = 0.55 * 255 * np.array(colormaps["inferno"](1.0)[:3]) + 0.45 * 60
-    np.testing.assert_allclose(figures.render_overlay(image, shown)[0, 0], bright, atol=1)
+    np.testing.assert_allclose(render_overlay(image, shown)[0, 0], bright, atol=1)
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -206,7 +209,7 @@ def test_the_figure_of_random_weights_is_drawn_whole_for_few_of_them(inside, net
     table = pd.DataFrame({"groups_randomised": np.arange(networks) + 10, "groups": 17, "correlation": 0.3})
     with use_language(language):
         figure = figures.draw_sanity(
-            np.zeros((2, 8, 8, 3), np.uint8),
+            dict.fromkeys((0, 1), np.zeros((8, 8, 3), np.uint8)),
             {"trained": maps[0], "randomised": maps[1:]},
             [0, 1],
             table.assign(low=0.2, high=0.4),
@@ -219,7 +222,9 @@ def test_the_figure_of_random_weights_is_drawn_whole_for_few_of_them(inside, net
 def test_the_curves_are_drawn_whole(inside, saved, language):
     result = Result.load(saved[0])
     with use_language(language):
-        assert inside(figures.draw_curves(result.tables["curves"], result.metrics, 0.95))
+        figure = figures.draw_curves(result.tables["curves"], result.metrics, 0.95)
+    assert inside(figure)
+    assert all("95%" in axes.get_title() for axes in figure.axes)
 
 
 @pytest.mark.parametrize("kind", ["perfect", "uniform"])
@@ -261,18 +266,34 @@ def test_images_without_a_class_are_left_out(evaluate_block, make_predictions):
     assert (result.arrays["maps"]["targets"] >= 0).all()
 
 
-def test_one_image_and_one_class_are_enough(evaluate_block, make_predictions):
+def test_one_image_and_one_class_are_enough(evaluate_block, make_predictions, draw_saved):
     result = evaluate_block(make_predictions([1], [[0, 4, 0]]), images=5)
     assert result.n == 1
     assert result.metrics["deletion"].value is not None
     assert result.metrics["deletion"].low is None
-    assert set(result.figures) == {"curves", "sanity", "panels"}
+    assert set(draw_saved(result)) == {"curves", "sanity", "panels"}
 
 
-def test_errors_alone_can_be_shown_and_a_gallery_left_out(evaluate_block, make_predictions):
+def test_errors_alone_can_be_shown_and_a_gallery_left_out(evaluate_block, make_predictions, draw_saved):
     wrong = make_predictions([0, 0, 1, 2], [[0, 4, 0], [0, 0, 4], [4, 0, 0], [4, 0, 0]])
-    assert "panels" in evaluate_block(wrong).figures
-    assert "panels" not in evaluate_block(wrong, gallery=0).figures
+    assert "panels" in draw_saved(evaluate_block(wrong))
+    assert "panels" not in draw_saved(evaluate_block(wrong, gallery=0))
+
+
+def test_panels_pair_correct_images_with_the_most_confident_errors(evaluate_block, make_predictions, draw_saved):
+    logits = [[4, 0, 0], [0, 1, 0], [0, 4, 0], [0, 4, 0], [9, 0, 0], [3, 0, 0], [4, 0, 0]]
+    result = evaluate_block(make_predictions([0, 0, 0, 1, 1, 1, 1], logits), gallery=1, images=7)
+    shown, table = result.arrays["shown"], result.tables["images"]
+    assert [table["path"][list(pair)].tolist() for pair in shown["panels"]] == [["0.png", "2.png"], ["3.png", "4.png"]]
+    assert shown["images"].shape == (4, 64, 64, 3)
+    titles = [axes.get_title() for axes in draw_saved(result)["panels"].axes if axes.get_title()]
+    assert titles[:5] == [
+        f"drawing\ncorrect, {table['confidence'][0]:.0%}",
+        "predicted:\ndrawing",
+        f"drawing\nincorrect, {table['confidence'][2]:.0%}",
+        "predicted:\ngenerated",
+        "true:\ndrawing",
+    ]
 
 
 def test_a_set_without_classes_and_a_network_without_maps_are_refused(evaluate_block, make_predictions, classifier):
@@ -289,8 +310,8 @@ def test_a_set_without_classes_and_a_network_without_maps_are_refused(evaluate_b
     [
         ("images", 0, "1 or more"),
         ("steps", 1, "2 or more"),
-        ("deletion_to", "grey", "mean or blur"),
-        ("insertion_from", "", "mean or blur"),
+        ("deletion_to", "grey", "one of mean, blur"),
+        ("insertion_from", "", "one of mean, blur"),
         ("random_weights", 0, "1 or more"),
         ("gallery", -1, "0 or more"),
         ("resamples", 1, "100 or more"),
@@ -365,10 +386,10 @@ def test_empty_maps_that_are_no_better_than_random_ones_are_told(evaluate_block,
     network = Classifier(Card(("drawing", "generated", "real"), "red", PLAIN), see_nothing()).eval()
     monkeypatch.setattr(backbones, "create_backbone", lambda *args, **kwargs: see_nothing())
     result = evaluate_block(make_predictions(np.zeros(6), np.tile([4.0, 0, 0], (6, 1))), network=network)
-    assert result.warnings[0] == "empty maps, without any positive activation: 6 of 6"
-    assert [line.split(":")[0] for line in result.warnings[1:]] == list(FAITHFULNESS_GAINS)
+    gains = [Reason("not_better_than_random", name=name) for name in FAITHFULNESS_GAINS]
+    assert result.warnings == [Reason("empty_maps", n=6, all=6), *gains]
     assert result.metrics[SANITY_METRIC].value is None
-    assert "constant" in result.metrics[SANITY_METRIC].reason
+    assert result.metrics[SANITY_METRIC].reason == Reason("constant_maps")
 
 
 def test_many_images_are_ranked_in_parts(evaluate_block, oracle):
@@ -385,8 +406,3 @@ def test_intervals_take_groups_whole(evaluate_block, oracle):
     assert (alone.metrics["deletion"].n, metric.n) == (12, 6)
     assert metric.value == alone.metrics["deletion"].value
     assert metric.interval == "bootstrap by group"
-
-
-def test_the_yaml_states_every_option_and_its_default():
-    stated = OmegaConf.load(Path(__file__).parents[3] / "conf" / "block" / "gradcam.yaml")
-    assert stated == asdict(GradCam())

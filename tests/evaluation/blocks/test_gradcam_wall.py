@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import permutations
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.blocks.gradcam_wall import GradCamWall
-from avatar_bench.evaluation.registry import build_block
+from avatar_bench.evaluation.registry import build_block, draw_figures
 from avatar_bench.models import attribution
+from avatar_bench.results.declaration import declare_block
+from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
 FIGURES = {"wall", "class_1_drawing", "class_2_generated", "class_3_real"}
@@ -80,21 +81,21 @@ def test_every_run_says_its_word_on_the_same_images(evaluate_block, oracle):
     assert paths[0] == paths[1]
 
 
-def test_each_cell_shows_the_prediction_of_the_table(evaluate_block, make_predictions):
+def test_each_cell_shows_the_prediction_of_the_table(evaluate_block, make_predictions, draw_saved):
     targets = np.arange(6) % 3
     right = make_predictions(targets, 5.0 * np.eye(3)[targets])
     wrong = make_predictions(targets, 5.0 * np.eye(3)[[1, 1, 2, 0, 1, 2]])
-    result = evaluate_block(right, wrong, images=2, wall=1)
+    figures = draw_saved(evaluate_block(right, wrong, images=2, wall=1))
     share = f"{right.confidence[0]:.0%}"
-    drawn = words(result.figures["class_1_drawing"])
+    drawn = words(figures["class_1_drawing"])
     assert drawn[:4] == [f"✓ drawing\n{share}"] * 2 + [f"✗ generated\n{share}", f"✓ drawing\n{share}"]
-    titles = [axes.get_title() for axes in result.figures["wall"].axes if axes.get_title()]
+    titles = [axes.get_title() for axes in figures["wall"].axes if axes.get_title()]
     assert titles == ["drawing", "generated", "real"]
 
 
-def test_right_and_wrong_differ_by_more_than_colour(evaluate_block, make_predictions):
+def test_right_and_wrong_differ_by_more_than_colour(evaluate_block, make_predictions, draw_saved):
     result = evaluate_block(*[make_predictions([0, 0], [[4, 0, 0], [0, 4, 0]])] * 2, images=2, wall=2)
-    cells = [axes for axes in result.figures["wall"].axes if axes.get_xlabel()[:1] in ("✓", "✗")]
+    cells = [axes for axes in draw_saved(result)["wall"].axes if axes.get_xlabel()[:1] in ("✓", "✗")]
     styles = {axes.get_xlabel()[0]: axes.spines["top"].get_linestyle() for axes in cells}
     assert styles == {"✓": "-", "✗": "--"}
 
@@ -118,10 +119,11 @@ def test_the_saved_maps_are_those_of_the_class_that_was_asked_for(
 
 def test_nine_runs_stand_in_one_wall_and_a_collage_a_class(evaluate_block, oracle, tmp_path):
     result = evaluate_block(*(oracle("noisy", 60, seed=seed) for seed in range(9)))
-    assert set(result.figures) == FIGURES
-    assert len(words(result.figures["wall"])) == 9 * 9 + 1  # and the scale
-    result.figures = {"wall": result.figures["wall"]}  # four take long to write
-    result.save(tmp_path / "wall")
+    folder = result.save(tmp_path / "wall")
+    figures = draw_figures(Result.load(folder, arrays=True))
+    assert set(figures) == FIGURES
+    assert len(words(figures["wall"])) == 9 * 9 + 1  # and the scale
+    result.save(folder, lambda saved: {"wall": figures["wall"]})  # four take long to write
     with Image.open(tmp_path / "wall" / "wall.png") as figure:
         assert figure.width > 1200
         assert figure.height > 1500
@@ -129,18 +131,27 @@ def test_nine_runs_stand_in_one_wall_and_a_collage_a_class(evaluate_block, oracl
     assert len(pd.read_csv(tmp_path / "wall" / "wall.csv")) == 9 * 18
 
 
-def test_more_runs_than_can_be_drawn_stay_in_the_table(evaluate_block, oracle):
+def test_more_runs_than_can_be_drawn_stay_in_the_table(evaluate_block, oracle, draw_saved):
     result = evaluate_block(*[oracle("noisy", 12)] * 22, images=1, wall=1)
-    assert result.warnings == ["the figures show 20 of 22 runs; the table lists them all"]
+    assert result.warnings == [Reason("runs_not_drawn", n=20, all=22)]
+    assert format_reason(result.warnings[0], "gradcam_wall").startswith("the figures show 20 of 22 runs")
     assert result.tables["wall"]["run"].nunique() == 22
-    assert len(words(result.figures["wall"])) == 20 * 3 + 1
+    assert len(words(draw_saved(result)["wall"])) == 20 * 3 + 1
+
+
+def test_runs_share_the_thumbnails_of_the_same_input(evaluate_block, oracle):
+    wall = evaluate_block(*[oracle("noisy", 12)] * 3, images=1, wall=1).arrays["wall"]
+    assert wall["input"].tolist() == [0, 0, 0]
+    assert wall["images_0"].shape == (3, 64, 64, 3)
+    assert "images_1" not in wall
 
 
 def test_names_of_classes_and_runs_stay_words(evaluate_block, oracle, tmp_path):
     odd = ("<b>a/b</b>", "$x^2$", "a very long name of a class that nobody can read")
     result = evaluate_block(*[replace(oracle("noisy", 30), classes=odd)] * 2, images=1, wall=1)
-    result.save(tmp_path / "wall")
+    result.save(tmp_path / "wall", draw_figures)
     assert {file.stem for file in (tmp_path / "wall").glob("*.png")} == set(result.figures)
+    assert declare_block("gradcam_wall").find_caption(result.figures[2]) == "Images of class x_2 by model"
     assert all("/" not in name for name in result.figures)
     assert len(result.figures) == 4
 
@@ -150,15 +161,15 @@ def test_networks_without_a_map_are_left_out_and_told(evaluate_block, oracle, co
     flat.net.feature_info = []
     both = [oracle("noisy", 30)] * 2
     result = evaluate_block(*both, networks=[flat, colour_finder()])
-    assert result.warnings[0].startswith("run 0 is left out")
+    assert result.warnings == [Reason("no_spatial_map", run="run 0")]
     assert set(result.tables["wall"]["run"]) == {"run 1"}
     with pytest.raises(BlockError, match="No run has"):
         evaluate_block(*both, networks=[flat, flat])
 
 
-def test_a_class_without_images_has_no_collage(evaluate_block, make_predictions):
+def test_a_class_without_images_has_no_collage(evaluate_block, make_predictions, draw_saved):
     result = evaluate_block(*[make_predictions([0, 2], [[4, 0, 0], [0, 0, 4]])] * 2)
-    assert set(result.figures) == FIGURES - {"class_2_generated"}
+    assert set(draw_saved(result)) == FIGURES - {"class_2_generated"}
 
 
 @pytest.mark.parametrize("kind", ["perfect", "uniform"])
@@ -195,15 +206,10 @@ def test_two_trained_runs_go_through(tiny_run, tmp_path):
     [
         ("images", 0, "1 or more"),
         ("wall", 7, "1 to 6"),
-        ("of", "truth", "target or prediction"),
+        ("of", "truth", "one of target, prediction"),
         ("seed", -1, "0 or more"),
     ],
 )
 def test_a_wrong_option_is_told_by_name(option, value, expected):
     with pytest.raises(ConfigError, match=rf"block\.gradcam_wall\.{option}={value}: expected {expected}"):
         build_block("gradcam_wall", {option: value})
-
-
-def test_the_yaml_states_every_option_and_its_default():
-    stated = OmegaConf.load(Path(__file__).parents[3] / "conf" / "block" / "gradcam_wall.yaml")
-    assert stated == asdict(GradCamWall())

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from avatar_bench.errors import BlockError, ConfigError
-from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.leave_one_source_out import LeaveOneSourceOut
 from avatar_bench.metrics import stats
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 
 CLASSES = ("drawing", "generated", "real")
-YAML = Path(__file__).parents[3] / "conf" / "block" / "leave_one_source_out.yaml"
 
 
 @pytest.fixture
@@ -94,16 +90,16 @@ def test_a_source_below_the_minimum_is_listed_and_has_no_part_in_mean_and_worst(
         "street": False,
     }
     assert result.metrics["mean/net frozen"].value == result.metrics["worst/net frozen"].value == 0.8
-    assert any("street" in warning for warning in result.warnings)
+    assert result.warnings[0] == Reason("small_sources", n=20, names=["street"])
     assert compare(*given, minimum=19).metrics["worst/net frozen"].value == 0
 
 
-def test_without_a_source_of_the_minimum_mean_and_worst_are_null(compare, left_out, tmp_path):
+def test_without_a_source_of_the_minimum_mean_and_worst_are_null(compare, left_out, draw_saved):
     result = compare(left_out("street", "real", share(5, 4)))
     for name in ("mean/net frozen", "worst/net frozen"):
         assert result.metrics[name].value is None
-        assert "20 or more images" in result.metrics[name].reason
-    result.save(tmp_path / "leave_one_source_out")
+        assert result.metrics[name].reason == Reason("no_large_source", n=20)
+    assert set(draw_saved(result)) == {"recall", "predicted_as"}
 
 
 def test_intervals_count_groups_where_they_repeat(compare, left_out):
@@ -164,7 +160,7 @@ def test_the_classes_of_runs_are_matched_by_name(compare, left_out):
 def test_other_runs_are_left_out_and_counted(compare, left_out, fake_run, dataset_of, oracle):
     plain = (fake_run(oracle("noisy")), dataset_of(oracle("noisy")))
     result = compare(left_out("studio", "real", share(50, 40)), plain, plain)
-    assert "held out no source: 2 of 3" in result.warnings[0]
+    assert result.warnings[0] == Reason("runs_without_held_out", n=2, all=3)
     assert result.n == 50
 
 
@@ -188,7 +184,15 @@ def test_seeds_on_other_images_are_refused(compare, left_out):
 def test_a_recipe_that_lacks_a_source_is_named(compare, left_out):
     pairs = [left_out("ink", "drawing", share(40, 30), recipe=recipe) for recipe in "ab"]
     result = compare(*pairs, left_out("gan", "generated", share(40, 30), recipe="b"))
-    assert "Recipe a frozen has no run that held out gan, unlike other recipes." in result.warnings
+    text = "Recipe a frozen has no run that held out gan, unlike other recipes."
+    assert text in [format_reason(warning, "leave_one_source_out") for warning in result.warnings]
+
+
+def test_figures_of_sources_named_by_numbers_name_them(compare, left_out, draw_saved):
+    pairs = [left_out("2019", "real", share(50, 40)), left_out("2020", "drawing", share(30, 27))]
+    figures = draw_saved(compare(*pairs))
+    rows = [[tick.get_text() for tick in figures[name].axes[0].get_yticklabels()] for name in sorted(figures)]
+    assert rows == [["2020 (n = 30)", "2019 (n = 50)"], ["2020, drawing (n = 30)", "2019, real (n = 50)"]]
 
 
 def test_every_figure_can_be_recomputed_from_the_saved_images(compare, left_out, tmp_path):
@@ -214,14 +218,6 @@ def test_every_figure_can_be_recomputed_from_the_saved_images(compare, left_out,
 def test_an_option_out_of_range_is_named():
     with pytest.raises(ConfigError, match=r"block.leave_one_source_out.minimum=0"):
         LeaveOneSourceOut(minimum=0)
-
-
-def test_the_yaml_states_the_defaults_of_the_block():
-    assert YAML.read_text(encoding="utf-8").startswith("# @package block.leave_one_source_out\n")
-    assert (
-        registry.build_block("leave_one_source_out", OmegaConf.to_container(OmegaConf.load(YAML)))
-        == LeaveOneSourceOut()
-    )
 
 
 @pytest.mark.slow

@@ -15,13 +15,16 @@ from omegaconf import OmegaConf
 from scipy.special import logsumexp, softmax
 from sklearn import metrics as sk
 
+from avatar_bench.config.entries import use_folders
 from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.blocks.out_of_domain import DETECTION_METRICS, SCORE_NAMES, OutOfDomain
+from avatar_bench.evaluation.blocks.out_of_domain import DETECTION_METRICS, OutOfDomain
+from avatar_bench.evaluation.blocks.overview import Overview
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.runs.ensembles import combine_predictions
 
+SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
 YAML = Path(__file__).parents[3] / "conf" / "block" / "out_of_domain.yaml"
 
 
@@ -80,7 +83,7 @@ def test_every_detection_figure_can_be_recomputed_from_the_saved_scores(saved):
     table = pd.read_csv(folder / "scores.csv")
     for name in ("animal_faces", "things"):
         both, beside = sides(table, name)
-        for score in SCORE_NAMES:
+        for score in SCORES:
             alarm, caught, _ = sk.roc_curve(beside, both[score], drop_intermediate=False)
             expected = {
                 "auroc": sk.roc_auc_score(beside, both[score]),
@@ -266,7 +269,7 @@ def test_a_uniform_oracle_and_a_set_like_the_domain_give_chance(oracle, dataset_
     same = replace(same, targets=np.full(300, -1))
     run = fake_run(inside, training=oracle("uniform", n=300, seed=8), ood={"same": (dataset_of(same, "same"), same)})
     metrics = OutOfDomain(resamples=200).evaluate(run, dataset_of(inside)).metrics
-    for score in SCORE_NAMES:
+    for score in SCORES:
         assert metrics[f"auroc/same/{score}"].value == pytest.approx(0.5, abs=0.08)
         assert metrics[f"aupr/same/{score}"].value == pytest.approx(metrics[f"aupr/same/{score}"].floor, abs=0.08)
         assert metrics[f"fpr95/same/{score}"].value == pytest.approx(0.95, abs=0.08)
@@ -393,11 +396,11 @@ def test_no_line_of_chance_strikes_a_figure_through_and_wide_scores_have_a_logar
     training.embeddings[:, -1] = 1e-3 * training.embeddings[:, -1]
     drawn = OutOfDomain(resamples=100).evaluate(run, dataset).figures
     for axes in drawn["auroc"].axes:
-        assert len(axes.texts) == len(SCORE_NAMES)
+        assert len(axes.texts) == len(SCORES)
         assert all(text.get_position()[0] > 1 for text in axes.texts)
     scales = {axes.get_ylabel(): axes.get_xscale() for axes in drawn["scores"].axes if axes.get_ylabel()}
     assert scales == dict.fromkeys(scales, "linear") | {"Mahalanobis": "log"}
-    assert len(scales) == len(SCORE_NAMES)
+    assert len(scales) == len(SCORES)
 
 
 def test_block_all_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_path, capsys):
@@ -456,3 +459,44 @@ def test_the_command_evaluates_a_trained_run(tiny_run, images, tmp_path):
     assert main(["evaluate", f"ckpt={tiny_run}", "block=out_of_domain", sets, f"out={tmp_path}"]) == 0
     said = json.loads((tmp_path / "evaluation" / "test" / "out_of_domain" / "metrics.json").read_text())["metrics"]
     assert 0 <= said["auroc/noise/knn"]["value"] <= 1
+
+
+def test_a_score_of_a_user_is_computed_with_its_options_and_shown_by_its_title(world, tmp_path) -> None:
+    (tmp_path / "ood_score").mkdir()
+    (tmp_path / "ood_score" / "spread.py").write_text(
+        """
+from dataclasses import dataclass
+from avatar_bench.config.options import option
+from avatar_bench.metrics.ood_scores import OodScore
+
+@dataclass(kw_only=True)
+class Spread(OodScore):
+    factor: float = option(1.0, help="of the score", range=(0, None))
+
+    def score(self, outputs):
+        return -self.factor * outputs.logits.std(axis=1)
+"""
+    )
+    (tmp_path / "ood_score" / "spread.yaml").write_text("title: spread of logits\n")
+    run, dataset = world()
+    with use_folders([tmp_path]):
+        block = registry.build_block(
+            "out_of_domain", {"scores": ["energy", "spread"], "options": {"spread": {"factor": 2}}, "resamples": 100}
+        )
+        result = block.evaluate(run, dataset)
+        assert "auroc/things/spread" in result.metrics
+        expected = -2 * run.predictions(dataset).logits.std(axis=1)
+        scores = result.tables["scores"]
+        assert scores.loc[scores["kind"] == "in_domain", "spread"].to_numpy() == pytest.approx(expected)
+        labels = [text.get_text() for text in result.figures["auroc"].axes[0].get_yticklabels()]
+        assert labels == ["energy", "spread of logits"]
+        assert Overview(ood_score="spread").ood_score == "spread"
+        with pytest.raises(ConfigError, match=r"ood_score\.spread\.factor=-1: expected 0 or more"):
+            OutOfDomain(scores=["spread"], options={"spread": {"factor": -1}})
+        (tmp_path / "ood_score" / "spread.py").write_text(
+            (tmp_path / "ood_score" / "spread.py").read_text().replace(".std(axis=1)", "")
+        )
+        with pytest.raises(ConfigError, match="score must return a finite number for each"):
+            OutOfDomain(scores=["spread"], resamples=100).evaluate(run, dataset)
+    with pytest.raises(ConfigError, match="expected one of energy"):
+        Overview(ood_score="spread")

@@ -13,7 +13,9 @@ from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from avatar_bench.cli.app import main
-from avatar_bench.data.corruptions import CORRUPTION_KINDS, DELIVERY_TIERS, SEVERITIES, Corruption
+from avatar_bench.config.entries import use_folders
+from avatar_bench.data.corruptions import SEVERITIES, STANDARD_CORRUPTIONS, Corruption, list_corruptions
+from avatar_bench.data.delivery import DELIVERY_TIERS
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
@@ -21,6 +23,7 @@ from avatar_bench.evaluation.blocks.robustness import Robustness
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
+KINDS = list_corruptions()
 YAML = Path(__file__).parents[3] / "conf" / "block" / "robustness.yaml"
 CLASSES = ("drawing", "generated", "real")
 PREPROCESSING = Preprocessing(16, "squash", (0.5,) * 3, (0.5,) * 3)
@@ -69,21 +72,21 @@ def test_a_perfect_oracle_loses_nothing(evaluate_block, oracle) -> None:
         "robustness",
         "clean",
         "mean_over_severities",
-        *CORRUPTION_KINDS,
+        *KINDS,
         *(f"delivery/{tier}" for tier in DELIVERY_TIERS),
     ):
         assert result.metrics[name].value == 1.0, name
         assert result.metrics[name].floor == pytest.approx(1 / 3)
     assert all(metric.value == 1.0 for name, metric in result.metrics.items() if name.startswith("relative/"))
     zero = [name for name in result.metrics if name.split("/")[0] in ("drop", "bias", "fragility")]
-    assert len(zero) == 5 + 1 + 7 + 3 + 3
+    assert len(zero) == 9 + 1 + 7 + 3 + 3
     assert all(result.metrics[name].value == 0.0 for name in zero)
     assert result.warnings == []
 
 
 def test_a_uniform_oracle_scores_chance_and_is_said_to_have_nothing_to_lose(evaluate_block, oracle) -> None:
     result = evaluate_block(oracle("uniform"), lambda variation: oracle("uniform", seed=len(variation.key)))
-    for name in ("robustness", "clean", "mean_over_severities", *CORRUPTION_KINDS):
+    for name in ("robustness", "clean", "mean_over_severities", *KINDS):
         assert result.metrics[name].low < 1 / 3 < result.metrics[name].high, name
     assert any("chance" in warning for warning in result.warnings)
 
@@ -97,8 +100,8 @@ def test_each_wrong_order_of_the_classes_raises_the_alarm(evaluate_block, oracle
 
 def test_the_metrics_are_those_of_the_contract(evaluate_block, shaky) -> None:
     tiers = [f"delivery/{tier}" for tier in DELIVERY_TIERS]
-    kept = [*CORRUPTION_KINDS, "robustness", *tiers]
-    expected = ["robustness", "clean", *CORRUPTION_KINDS, "mean_over_severities", *tiers]
+    kept = [*KINDS, "robustness", *tiers]
+    expected = ["robustness", "clean", *KINDS, "mean_over_severities", *tiers]
     expected += [f"{what}/{name}" for what in ("drop", "relative") for name in kept]
     expected += [f"{what}/{name}" for what in ("bias", "fragility") for name in CLASSES]
     result = evaluate_block(*shaky)
@@ -115,27 +118,27 @@ def test_every_figure_can_be_recomputed_from_the_saved_tables(evaluate_block, sh
     value = {name: metric.value for name, metric in result.metrics.items()}
     rows = result.tables["predictions"]
     table = {name: part.set_index("path") for name, part in rows.groupby("variation")}
-    assert len(table) == 1 + 5 * 5 + 7
+    assert len(table) == 1 + 9 * 5 + 7
     accuracy = {name: sk.accuracy_score(part["target"], part["prediction"]) for name, part in table.items()}
 
     assert value["clean"] == pytest.approx(accuracy["clean"], abs=1e-9)
-    for kind in CORRUPTION_KINDS:
+    for kind in KINDS:
         assert value[kind] == pytest.approx(accuracy[f"{kind}/3"], abs=1e-9)
-    kept = {kind: accuracy[f"{kind}/3"] for kind in CORRUPTION_KINDS}
-    kept |= {"robustness": np.mean(list(kept.values()))} | {
+    kept = {kind: accuracy[f"{kind}/3"] for kind in KINDS}
+    kept |= {"robustness": np.mean([kept[kind] for kind in STANDARD_CORRUPTIONS])} | {
         f"delivery/{tier}": accuracy[f"delivery/{tier}"] for tier in DELIVERY_TIERS
     }
     for name, share in kept.items():
         assert value[f"drop/{name}"] == pytest.approx(accuracy["clean"] - share, abs=1e-9)
         assert value[f"relative/{name}"] == pytest.approx(share / accuracy["clean"], abs=1e-9)
     assert value["robustness"] == pytest.approx(kept["robustness"], abs=1e-9)
-    every = [accuracy[f"{kind}/{k}"] for kind in CORRUPTION_KINDS for k in SEVERITIES]
+    every = [accuracy[f"{kind}/{k}"] for kind in STANDARD_CORRUPTIONS for k in SEVERITIES]
     assert value["mean_over_severities"] == pytest.approx(np.mean(every), abs=1e-9)
     for tier in DELIVERY_TIERS:
         assert value[f"delivery/{tier}"] == pytest.approx(accuracy[f"delivery/{tier}"], abs=1e-9)
 
     found = {name: ([], []) for name in CLASSES}
-    for kind in CORRUPTION_KINDS:
+    for kind in STANDARD_CORRUPTIONS:
         clean, corrupted = table["clean"], table[f"{kind}/3"]
         gains = []
         for k in CLASSES:  # one class alone is transformed: its rows are the corrupted ones
@@ -162,8 +165,8 @@ def test_the_tables_say_what_the_predictions_say(evaluate_block, shaky) -> None:
     share = rows.groupby("variation")["correct"].mean()
     severities = result.tables["severities"]
     assert list(severities.columns[:7]) == ["corruption", "severity", "parameter", "accuracy", "low", "high", "n"]
-    assert severities["severity"].tolist() == [0, *SEVERITIES * 5]
-    assert severities["corruption"].tolist() == ["clean", *np.repeat(CORRUPTION_KINDS, 5)]
+    assert severities["severity"].tolist() == [0, *SEVERITIES * 9]
+    assert severities["corruption"].tolist() == ["clean", *np.repeat(KINDS, 5)]
     names = ["clean", *(f"{row.corruption}/{row.severity}" for row in severities[1:].itertuples())]
     assert severities["accuracy"].tolist() == pytest.approx(share[names].tolist())
     assert (severities["low"] <= severities["accuracy"]).all()
@@ -187,7 +190,7 @@ def test_the_tables_say_what_the_predictions_say(evaluate_block, shaky) -> None:
 
 def test_groups_of_one_image_have_wilson_intervals(evaluate_block, oracle) -> None:
     result = evaluate_block(oracle("noisy"), lambda variation: oracle("noisy", seed=len(variation.key)))
-    for name in ("clean", *CORRUPTION_KINDS, *(f"delivery/{tier}" for tier in DELIVERY_TIERS)):
+    for name in ("clean", *KINDS, *(f"delivery/{tier}" for tier in DELIVERY_TIERS)):
         metric = result.metrics[name]
         expected = binomtest(round(metric.value * 240), 240).proportion_ci(method="wilson")
         assert (metric.low, metric.high) == pytest.approx(tuple(expected))
@@ -233,6 +236,42 @@ def test_with_some_of_the_corruptions_their_means_are_null_and_say_why(evaluate_
     few = evaluate_block(*shaky, severities=[3])
     assert few.metrics["robustness"].value is not None
     assert few.metrics["mean_over_severities"].value is None
+
+
+def test_the_standard_five_have_the_same_numbers_whatever_else_is_run(evaluate_block, shaky) -> None:
+    everything = evaluate_block(*shaky)
+    alone = evaluate_block(*shaky, corruptions=list(STANDARD_CORRUPTIONS))
+    assert "sticker" in everything.metrics
+    assert alone.metrics == {name: everything.metrics[name] for name in alone.metrics}
+    for name in ("severities", "bias", "one_class"):
+        table = everything.tables[name]
+        own = table[table["corruption"].isin(["clean", *STANDARD_CORRUPTIONS])].reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, alone.tables[name])
+
+
+def test_a_corruption_of_a_user_has_its_title_in_tables_and_figures(evaluate_block, shaky, tmp_path) -> None:
+    (tmp_path / "corruption").mkdir()
+    code = "PARAMETERS = (1, 2, 3, 4, 5)\n\ndef corrupt(image, parameter, seed):\n    return image[::-1]\n"
+    (tmp_path / "corruption" / "upside.py").write_text(code)
+    (tmp_path / "corruption" / "upside.yaml").write_text("title: upside down\n")
+    with use_folders([tmp_path]):
+        result = evaluate_block(*shaky)
+        assert result.metrics["robustness"] == evaluate_block(*shaky, corruptions=KINDS).metrics["robustness"]
+    assert {"upside", "drop/upside", "relative/upside"} <= result.metrics.keys()
+    assert "upside" in set(result.tables["bias"]["corruption"])
+    panels = [axes.get_title() for axes in result.figures["severities"].axes]
+    assert panels[-1] == "upside down"
+    assert "round crop" in panels
+    for figure, at in (("severity_3", 0), ("one_class", 0)):
+        labels = [text.get_text() for text in result.figures[figure].axes[at].get_yticklabels()]
+        assert {"upside down", "noise"} <= set(labels)
+
+
+def test_names_of_metrics_are_refused_as_names_of_corruptions(tmp_path) -> None:
+    (tmp_path / "corruption").mkdir()
+    (tmp_path / "corruption" / "clean.py").write_text("")
+    with use_folders([tmp_path]), pytest.raises(ConfigError, match="clean is the name of a metric"):
+        Robustness()
 
 
 def test_images_of_unknown_or_absent_classes_are_left_out_and_said(evaluate_block, make_predictions) -> None:
@@ -302,7 +341,7 @@ def test_workers_and_orders_change_no_digit(run_copy) -> None:
         (0, 1, options),
         (1, 1, options),
         (4, 1, options),
-        (1, -1, options | {"corruptions": [*CORRUPTION_KINDS][::-1]}),
+        (1, -1, options | {"corruptions": [*KINDS][::-1]}),
     ]
     for workers, step, chosen in orders:
         run = Run.open(run_copy, accelerator="cpu", workers=workers, batch_size=4)
@@ -314,7 +353,7 @@ def test_workers_and_orders_change_no_digit(run_copy) -> None:
         for file in (run_copy / "predictions").iterdir():
             file.unlink()
     first = found[0]
-    assert len(first.tables["predictions"]) == 12 * first.n
+    assert len(first.tables["predictions"]) == 20 * first.n
     for other in found[1:]:
         assert {name: metric.value for name, metric in other.metrics.items()} == {
             name: metric.value for name, metric in first.metrics.items()

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from sklearn.metrics import accuracy_score, f1_score
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.shots import Shots
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
-
-YAML = Path(__file__).parents[3] / "conf" / "block" / "shots.yaml"
 
 
 @pytest.fixture
@@ -118,7 +114,7 @@ def test_several_recipes_have_a_curve_each(compare, curve):
     assert {"accuracy/a few_shot/5", "gain_per_doubling/b few_shot"} <= set(result.metrics)
 
 
-def test_the_level_of_guessing_is_stated_and_drawn(compare, make_predictions):
+def test_the_level_of_guessing_is_stated_and_drawn(compare, make_predictions, draw_saved):
     targets = np.repeat([0, 1, 2], [120, 60, 20])
     found = {("a", shots, 1): make_predictions(targets, np.eye(3)[targets]) for shots in (5, 10)}
     result = compare(found)
@@ -126,9 +122,10 @@ def test_the_level_of_guessing_is_stated_and_drawn(compare, make_predictions):
     expected = f1_score(np.repeat(targets, 3), guesses, average="macro")
     assert result.metrics["accuracy/5"].floor == pytest.approx(1 / 3)
     assert result.metrics["macro_f1/5"].floor == pytest.approx(expected)
-    for axes, level in zip(result.figures["curve"].axes, (1 / 3, expected), strict=True):
+    figure = draw_saved(result)["curve"]
+    for axes, level in zip(figure.axes, (1 / 3, expected), strict=True):
         assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [pytest.approx(level)]
-    assert "chance" in [text.get_text() for text in result.figures["curve"].legends[0].get_texts()]
+    assert "chance" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_a_perfect_oracle_is_right_at_every_number_and_a_uniform_one_at_none(compare, oracle):
@@ -148,9 +145,8 @@ def test_runs_on_all_images_are_left_out_and_said(compare, oracle):
     given = {("a", 5, 1): oracle("noisy"), ("a", 10, 1): oracle("noisy", seed=1), ("b", None, 1): oracle("noisy")}
     result = compare(given)
     assert len(result.tables["runs"]) == 2
-    assert any("`mode.shots`: 1 of 3" in warning for warning in result.warnings)
-    assert any("one seed" in warning for warning in result.warnings)
-    assert "one seed" in result.metrics["spread_over_seeds/5"].reason
+    assert result.warnings == [Reason("each_has_one_seed"), Reason("no_shots", n=1, all=3)]
+    assert result.metrics["spread_over_seeds/5"].reason == Reason("trained_with_one_seed")
 
 
 @pytest.mark.parametrize("shots", [(None, None), (5, None), (5, 5)])
@@ -177,11 +173,6 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, curve, tmp_p
 def test_an_option_out_of_range_is_named():
     with pytest.raises(ConfigError, match=r"block.shots.level=2"):
         Shots(level=2)
-
-
-def test_the_yaml_states_the_defaults_of_the_block():
-    assert YAML.read_text(encoding="utf-8").startswith("# @package block.shots\n")
-    assert registry.build_block("shots", OmegaConf.to_container(OmegaConf.load(YAML)) or {}) == Shots()
 
 
 @pytest.mark.slow

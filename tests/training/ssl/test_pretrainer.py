@@ -9,7 +9,7 @@ import timm
 import torch
 
 from avatar_bench.errors import DivergedError
-from avatar_bench.training.optimizers import TrainingOptions
+from avatar_bench.training.optimization import TrainingOptions
 from avatar_bench.training.ssl.methods import MethodOptions, create_method
 from avatar_bench.training.ssl.pretrainer import Pretrainer
 

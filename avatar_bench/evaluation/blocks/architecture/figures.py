@@ -16,25 +16,39 @@ from numpy.typing import NDArray
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.models.first_layers import FeatureMaps
-from avatar_bench.models.inspection import HEAD, STEM, NetworkSummary
+from avatar_bench.models.inspection import HEAD, STEM
+from avatar_bench.results.result import Result
 
 _BOX_HEIGHT = 0.68  # height of a stage's box; a row has height 1
 _MAX_FILTERS, _FILTERS_PER_ROW = 64, 16  # filters in the figure
 _STAGE_COLOURS = {STEM: plots.get_colour(5), HEAD: plots.get_colour(1)}
 
 
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw the diagram, and the filters and feature maps where there are some."""
+    size, depth = (int(result.metrics[name].value or 0) for name in ("input_size", "depth"))
+    stages, backbone = result.tables["stages"], result.provenance["backbone"]
+    drawn = {"diagram": draw_diagram(stages, backbone, depth, size, len(result.classes))}
+    if filters := result.arrays.get("filters"):
+        drawn["filters"] = draw_filters(filters["weights"], str(filters["layer"]))
+    if saved := result.arrays.get("feature_maps"):
+        layers = enumerate(saved["layers"].tolist())
+        maps = [FeatureMaps(layer, saved[f"channels_{place}"], saved[f"maps_{place}"]) for place, layer in layers]
+        drawn["feature_maps"] = draw_feature_maps(saved["images"], saved["labels"].tolist(), maps)
+    return drawn
+
+
 @plots.use_style()
-def draw_diagram(anatomy: NetworkSummary, name: str, size: int, classes: int) -> Figure:
+def draw_diagram(stages: pd.DataFrame, name: str, depth: int, size: int, classes: int) -> Figure:
     """Draw a box per stage, from the image of `size` pixels down to the classes, with its proportion of the cost."""
-    stages = anatomy.stages
     count = len(stages)
     figure = plots.create_figure(8.6, 1.2 + 0.56 * (count + 0.8))
     left, middle, right = figure.subplots(1, 3, width_ratios=[3.4, 1, 1], sharey=True)
     left.set(xlim=(0, 1), ylim=(count - 0.5, -1.3))
     left.set_axis_off()
-    _draw_input(left, -1, _("image: 3 x {size} x {size}", size=size))
+    left.text(0.5, -1, _("image: 3 x {size} x {size}", size=size), ha="center", va="center", fontsize=8.5)
     for row, (__, stage) in enumerate(stages.iterrows()):
-        _draw_box(left, row, stage)
+        _draw_box(left, row, stage.fillna(""))
         _draw_arrow(left, row - 1)
     for axes, column, title in ((middle, "params", _("parameters")), (right, "macs", _("multiply-adds"))):
         _draw_proportions(axes, stages, column, title)
@@ -42,7 +56,7 @@ def draw_diagram(anatomy: NetworkSummary, name: str, size: int, classes: int) ->
         _(
             "{name}: {depth} layers deep, {params} M parameters, {macs} G multiply-adds, {classes} classes",
             name=plots.shorten_name(name, 30),
-            depth=anatomy.depth,
+            depth=depth,
             params=f"{stages['params'].sum() / 1e6:.2f}",
             macs=f"{stages['macs'].sum() / 1e9:.2f}",
             classes=classes,
@@ -83,16 +97,8 @@ def draw_feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Se
     figure, grid = _create_tiles(widths, len(images), side=0.78, left=0.3, top=0.45)
     for row, (image, label) in enumerate(zip(images, labels, strict=True)):
         grid[row, 0].imshow(image)
-        grid[row, 0].annotate(
-            plots.shorten_name(str(label), 13),
-            (0, 0.5),
-            (-5, 0),
-            "axes fraction",
-            "offset points",
-            rotation=90,
-            va="center",
-            ha="right", fontsize=7.5,
-        )  # fmt: skip
+        name, style = plots.shorten_name(label, 13), {"rotation": 90, "va": "center", "ha": "right", "fontsize": 7.5}
+        grid[row, 0].annotate(name, (0, 0.5), (-5, 0), "axes fraction", "offset points", **style)
     place = 2
     for layer in maps:
         for channel, number in enumerate(layer.channels):
@@ -127,7 +133,7 @@ def _draw_box(axes: Axes, row: int, stage: pd.Series) -> None:
     style = "round,pad=0,rounding_size=0.02"
     axes.add_patch(
         FancyBboxPatch(
-            (0.0, row - _BOX_HEIGHT / 2),
+            (0, row - _BOX_HEIGHT / 2),
             1,
             _BOX_HEIGHT,
             style,
@@ -152,10 +158,6 @@ def _draw_box(axes: Axes, row: int, stage: pd.Series) -> None:
     ]
     for x, y, text, options in words:
         axes.text(x, row + y, text, va="center", **{"fontsize": 8.5, **options})
-
-
-def _draw_input(axes: Axes, row: int, text: str) -> None:
-    axes.text(0.5, row, text, ha="center", va="center", fontsize=8.5)
 
 
 def _draw_arrow(axes: Axes, row: int) -> None:

@@ -28,7 +28,7 @@ def draw(result: Result) -> dict[str, Figure]:
 def _draw_per_source(table: pd.DataFrame, classes: int) -> Figure:
     shown = table.nlargest(plots.MAX_BARS, "n").sort_values(["target", "accuracy"])
     return plots.draw_interval_bars(
-        [source or _("(not known)") for source in shown["source"].fillna("")],
+        [source or _("(not known)") for source in shown["source"]],
         shown["accuracy"],
         shown["low"],
         shown["high"],
@@ -45,7 +45,7 @@ def _draw_gallery(predictions: pd.DataFrame, gallery: Mapping[str, np.ndarray]) 
         + "\n"
         + _("predicted: {name}", name=row.prediction)
         + f", {row.confidence:.1%}\n"
-        + (row.source or _("source not known"))
-        for row in predictions.fillna({"source": ""}).iloc[gallery["rows"]].itertuples()
+        + (str(row.source) or _("source not known"))
+        for row in predictions.iloc[gallery["rows"]].itertuples()
     ]
     return plots.draw_gallery(plots.list_thumbnails(gallery), titles)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.data.corruptions import CORRUPTION_KINDS, SEVERITIES, Corruption
+from avatar_bench.data.corruptions import SEVERITIES, Corruption, list_corruptions
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.calibration import figures
@@ -21,7 +21,7 @@ from avatar_bench.evaluation.blocks.calibration.error_tables import (
     tabulate_floors,
     tabulate_reliability,
 )
-from avatar_bench.i18n import _
+from avatar_bench.i18n import _, get_title
 from avatar_bench.metrics import calibration, selective
 from avatar_bench.results.result import Metric, Result
 
@@ -133,7 +133,7 @@ class Calibration(IntervalBlock):
                 message = _(
                     "{name}: only {lac} (LAC) and {aps} (APS) of the sets contain the true class; nominal "
                     "coverage is {share}.",
-                    name=figures.name_set(row["set"]),
+                    name=get_title("corruption", row["set"]),
                     lac=f"{row['coverage_lac']:.1%}",
                     aps=f"{row['coverage_aps']:.1%}",
                     share=f"{1 - self.alpha:.0%}",
@@ -155,7 +155,7 @@ class Calibration(IntervalBlock):
         return row | (sets.row(self, evaluated) if sets else {})
 
     def _predict_shifted(self, run: Run, dataset: Dataset, rows: NDArray[np.intp]) -> Iterator[tuple[str, Predictions]]:
-        kinds = CORRUPTION_KINDS if self.severity else ()
+        kinds = list_corruptions() if self.severity else []
         variations = [Corruption(kind, self.severity) for kind in kinds]
         for kind, varied in zip(kinds, run.variations(dataset, variations), strict=True):
             yield kind, varied.take(rows)

@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from avatar_bench.evaluation.block import name_corruptions
-from avatar_bench.i18n import _
+from avatar_bench.i18n import _, get_title
 from avatar_bench.metrics import plots, selective
 
 if TYPE_CHECKING:
@@ -149,14 +148,9 @@ def draw_shift(table: pd.DataFrame, aim: float) -> Figure:
     errors.set(xlabel=_("ECE after scaling (%)"), xlim=(0, None))
     plots.format_percent_axis(errors.xaxis)
     errors.grid(axis="x")
-    _name_rows(panels[0], plots.shorten_names(map(name_set, table["set"]), 24), table["n"])
+    _name_rows(panels[0], plots.shorten_names([get_title("corruption", name) for name in table["set"]], 24), table["n"])
     _draw_legend(figure, 3)
     return figure
-
-
-def name_set(name: str) -> str:
-    """Return the display name of a corruption; any other set keeps its own name."""
-    return name_corruptions().get(name, name)
 
 
 def _build_titles(panels: int) -> tuple[str, ...]:

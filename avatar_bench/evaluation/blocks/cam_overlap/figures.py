@@ -1,4 +1,4 @@
-"""Figures of cam_overlap: overlap of the maps of runs beside its null, by class and by pair."""
+"""Figures of cam_overlap: overlap of the maps of runs beside its null, by class and by pair, and raw maps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL_CLASSES, MEAN_OF_PAIRS
+from avatar_bench.evaluation.activation_figures import Arrays, draw_map_cells, draw_wall
+from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL_CLASSES
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES
+from avatar_bench.results.headings import find_word
+from avatar_bench.results.result import Result
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw the overlap by class, by pair if there are several, and the raw maps of a few images if any are saved."""
+    pairs, level = result.tables["pairs"], result.provenance["level"]
+    drawn = {"overlap": draw_overlaps_by_class(result.tables["classes"], level)}
+    if len(result.arrays["maps"]["runs"]) > 2:
+        drawn["pairs"] = draw_overlaps_by_pair(pairs, level)
+    if "gallery" in result.arrays:
+        drawn["maps"] = _draw_gallery(result.arrays["maps"], result.arrays["gallery"])
+    return drawn
 
 
 @plots.use_style()
@@ -33,7 +47,7 @@ def draw_overlaps(table: pd.DataFrame, names: Sequence[str], level: float) -> Fi
         axes.plot(one["value"], rows, "o", color=plots.get_colour(0), markersize=5, markerfacecolor="white")
         above = one["above_null"].to_numpy(dtype=bool)
         axes.plot(one["value"].to_numpy()[above], rows[above], "o", color=plots.get_colour(0), markersize=5)
-        axes.set(xlabel=name_overlap_metrics()[metric], ylim=(len(names) - 0.5, -0.5))
+        axes.set(xlabel=find_word(metric, "cam_overlap"), ylim=(len(names) - 0.5, -0.5))
         axes.set_xlim(min(-0.05, float(np.nanmin([one["low"].min(), low.min(), 0.0])) - 0.05), 1.05)
         axes.grid(axis="x")
     figure.axes[0].set_yticks(rows, names, fontsize=8)
@@ -43,18 +57,17 @@ def draw_overlaps(table: pd.DataFrame, names: Sequence[str], level: float) -> Fi
 
 def draw_overlaps_by_class(table: pd.DataFrame, level: float) -> Figure:
     """Draw the mean over pairs, for all images and for those of each class."""
-    means = table[table["a"] == MEAN_OF_PAIRS]
-    order = [ALL_CLASSES, *(name for name in dict.fromkeys(means["class"]) if name != ALL_CLASSES)]
-    counts = means.groupby("class")["n"].max()
-    shown = [_("all classes"), *plots.shorten_names(order[1:], 20)]
+    order = [ALL_CLASSES, *(name for name in dict.fromkeys(table["class"]) if name != ALL_CLASSES)]
+    counts = table.groupby("class")["n"].max()
+    shown = [find_word(ALL_CLASSES, "cam_overlap"), *plots.shorten_names(order[1:], 20)]
     names = [f"{name} (n = {counts[key]})" for key, name in zip(order, shown, strict=True)]
-    parts = pd.concat([means[means["class"] == name] for name in order])
+    parts = pd.concat([table[table["class"] == name] for name in order])
     return draw_overlaps(parts, names, level)
 
 
 def draw_overlaps_by_pair(table: pd.DataFrame, level: float) -> Figure:
     """Draw the pairs of runs over all classes, the most similar first; at most 40 pairs."""
-    pairs = table[(table["a"] != MEAN_OF_PAIRS) & (table["class"] == ALL_CLASSES)]
+    pairs = table[table["class"] == ALL_CLASSES].astype({"a": str, "b": str})
     alike = pairs[pairs["metric"] == "spearman"].sort_values("value", ascending=False, kind="stable")
     order = list(zip(alike["a"], alike["b"], strict=True))[: plots.MAX_BARS]
     parts = pd.concat([pairs[(pairs["a"] == a) & (pairs["b"] == b)] for a, b in order])
@@ -63,14 +76,11 @@ def draw_overlaps_by_pair(table: pd.DataFrame, level: float) -> Figure:
     return draw_overlaps(parts, [f"{shown[a]}\n{shown[b]}" for a, b in order], level)
 
 
-def name_overlap_metrics() -> dict[str, str]:
-    """Return the display name of each overlap metric."""
-    return {
-        "iou_top20": _("IoU of the top 20 %"),
-        "iou_half": _("IoU above 50 % of the maximum"),
-        "pearson": _("Pearson's r"),
-        "spearman": _("Spearman's ρ"),
-    }
+def _draw_gallery(maps: Arrays, gallery: Arrays) -> Figure:
+    names = maps["classes"][maps["targets"][gallery["rows"]]]
+    titles = [f"{name}\n{_('IoU {value:.2f}', value=iou)}" for name, iou in zip(names, gallery["iou"], strict=True)]
+    about = _("image, its true class, and the IoU of the top 20 %, mean over pairs")
+    return draw_wall(maps, gallery, range(len(titles)), titles, draw_map_cells, about)
 
 
 def _build_legend(level: float) -> list[Line2D | Patch]:

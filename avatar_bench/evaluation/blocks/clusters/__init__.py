@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.audit.probes import sample_rows
+from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, DataError
-from avatar_bench.evaluation.block import check_class_order, labelled_rows
-from avatar_bench.evaluation.blocks.clusters import figures
+from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.i18n import _
 from avatar_bench.metrics import clusters, neighbourhoods
 from avatar_bench.metrics.clusters import EmbeddingSpace
 from avatar_bench.metrics.knn import predict_by_knn
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -37,23 +37,16 @@ _PROBE_NEIGHBOURS = 20  # neighbours in the k-NN probe, as in pretraining
 
 @dataclass(kw_only=True)
 class Clusters(IntervalOptions):
-    """Evaluation of how well a run's embeddings cluster by true class.
+    """Evaluation of how well a run's embeddings cluster by true class."""
 
-    `neighbors` (1 or more) of kNN purity; `folds` (2 or more) of the linear probe; `permutations` (1 or more) of the
-    labels, whose mean is the floor of each metric; `limit`, the maximum number of images; `sources`, rows of their
-    heatmap.
-    """
+    version: ClassVar[int] = 1
 
-    neighbors: int = 10
-    folds: int = 5
-    permutations: int = 5
-    limit: int = 2000
-    sources: int = 20
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for option, least in (("neighbors", 1), ("folds", 2), ("permutations", 1), ("limit", 10), ("sources", 2)):
-            self.require(option, getattr(self, option) >= least, f"{least} or more")
+    neighbors: int = option(10, help="of kNN purity", range=(1, None))
+    folds: int = option(5, help="of the linear probe's cross-validation", range=(2, None))
+    permutations: int = option(5, help="label permutations for the chance levels", range=(1, None))
+    limit: int = option(2000, help="maximum number of images, drawn stratified by class", range=(10, None))
+    sources: int = option(20, help="rows of the source heatmap, the largest sources", range=(2, None))
+    seed: int = option(0, help="of the bootstrap, the folds, the permutations and the draw", range=(0, None))
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute separation by class, that of sources within classes, distances and silhouettes.
@@ -74,15 +67,16 @@ class Clusters(IntervalOptions):
         )
         result.tables = {"images": images, "distances": _tabulate_distances(space.euclidean, images["target"])}
         result.arrays["embeddings"] = {"embeddings": sampled.embeddings}
-        result.figures["silhouettes"] = figures.draw_silhouettes(images["silhouette"], sampled.targets, run.classes)
-        result.figures["distances"] = figures.draw_distances(result.tables["distances"])
         labels = _label_largest_sources(images, self.sources)
         if labels.nunique() > 1:
             rows = labels.index.to_numpy(dtype=np.intp)
-            between = space.euclidean[np.ix_(rows, rows)]
-            result.tables["source_distances"] = _tabulate_distances(between, labels)
-            result.figures["source_distances"] = figures.draw_distances(result.tables["source_distances"])
-        result.warnings = _collect_warnings(result.metrics, len(asked), len(labelled), len(sampled))
+            result.tables["source_distances"] = _tabulate_distances(space.euclidean[np.ix_(rows, rows)], labels)
+        result.warnings = warn_unlabelled(len(asked) - len(labelled), len(asked))
+        if result.n < len(labelled):
+            result.warnings.append(Reason("limited", n=result.n, all=len(labelled)))
+        purity = result.metrics["source_knn_purity"]
+        if purity.low is not None and purity.floor is not None and purity.low > purity.floor:
+            result.warnings.append(Reason("sources_cluster", share=purity.value, chance=purity.floor))
         return result
 
     def _evaluate_classes(
@@ -113,8 +107,7 @@ class Clusters(IntervalOptions):
     def _evaluate_linear_probe(self, sampled: Predictions, permuted: list[Labels], images: pd.DataFrame) -> Metric:
         folds = min(self.folds, _count_fewest_groups(sampled.targets, sampled.groups))
         if folds < 2:
-            reason = _("a class has a single group, which cannot serve for both training and evaluation")
-            return Metric(None, len(np.unique(sampled.groups)), reason=reason)
+            return Metric(None, len(np.unique(sampled.groups)), reason=Reason("single_group"))
         # if groups mix classes, permuting may leave a class in too few groups
         sets = [sampled.targets, *(one for one in permuted if _count_fewest_groups(one, sampled.groups) >= folds)]
         predicted = [
@@ -136,7 +129,8 @@ class Clusters(IntervalOptions):
         try:
             training = run.training()
         except DataError as error:
-            return Metric(None, len(np.unique(sampled.groups)), reason=error.lines[0])
+            reason = Reason("no_training_images", why=error.lines[0])
+            return Metric(None, len(np.unique(sampled.groups)), reason=reason)
         names = np.array(sampled.classes)
         predicted_labels = predict_by_knn(
             training.embeddings, names[training.targets], sampled.embeddings, _PROBE_NEIGHBOURS
@@ -153,8 +147,8 @@ class Clusters(IntervalOptions):
         several = named.notna() & (named.groupby(images["target"]).transform("nunique") > 1)
         rows = np.flatnonzero(several)
         if not len(rows):
-            reason = _("no class has two known sources")
-            return {name: Metric(None, 0, higher_is_better=None, reason=reason) for name in SOURCE_METRICS}
+            none = Metric(None, 0, higher_is_better=None, reason=Reason("no_class_of_two_sources"))
+            return dict.fromkeys(SOURCE_METRICS, none)
         between, groups, targets = space.euclidean[np.ix_(rows, rows)], sampled.groups[rows], sampled.targets[rows]
         sources = np.unique(sampled.sources[rows], return_inverse=True)[1]
         near = neighbourhoods.find_neighbours(between, groups, self.neighbors, within=targets)
@@ -215,23 +209,3 @@ def _label_largest_sources(images: pd.DataFrame, most: int) -> pd.Series[str]:
     named = images[images["source"] != ""]
     labels = named["target"] + ": " + named["source"]
     return labels[labels.isin(labels.value_counts().index[:most])]
-
-
-def _collect_warnings(metrics: dict[str, Metric], asked: int, labelled: int, sampled: int) -> list[str]:
-    messages = []
-    if labelled < asked:
-        messages.append(_("{n} images without a known class are left out", n=asked - labelled))
-    if sampled < labelled:
-        messages.append(_("{n} of {all} images are used, in the same class proportions", n=sampled, all=labelled))
-    own = metrics["source_knn_purity"]
-    if own.low is not None and own.floor is not None and own.low > own.floor:
-        messages.append(
-            _(
-                "images of a class cluster by source: {share} of an image's neighbours within its class "
-                "are from its own source, {chance} by chance. The network separates sources and may use "
-                "them to predict the class",
-                share=f"{own.value:.0%}",
-                chance=f"{own.floor:.0%}",
-            )
-        )
-    return messages

@@ -121,7 +121,8 @@ def draw_sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     image = axes.imshow(shares, vmin=0, vmax=shares.max(), aspect="auto")
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 18), rotation=30, ha="right")
     axes.set_yticks(
-        range(len(shown)), plots.shorten_names((str(name) or _("not known") for name in shown["source"].fillna("")), 30)
+        range(len(shown)),
+        plots.shorten_names((str(name) or _("not known") for name in shown["source"].astype(object).fillna("")), 30),
     )
     axes.spines[:].set_visible(False)
     axes.set(xlabel=_("class"), ylabel=_("source"))
@@ -159,7 +160,7 @@ def _compute_proportions(frame: pd.DataFrame, name: str, classes: Sequence[str])
     if name == "flags":
         means = frame.groupby("label")[list(_FLAGS)].mean().T.rename(index=_name_property)
     else:
-        values, others = frame[name].fillna(""), _("others")
+        values, others = frame[name].astype(object).fillna(""), _("others")
         common = values.value_counts().index[:_MAX_CATEGORIES]
         words = values.where(values.isin(common), others)
         means = pd.crosstab(words, frame["label"], normalize="columns")

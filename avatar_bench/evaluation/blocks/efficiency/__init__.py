@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import torch
 
+from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.blocks.efficiency import figures
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, metric_with_interval
-from avatar_bench.i18n import _
 from avatar_bench.inference.runtimes.engines import RUNTIMES, refuse_missing_package
 from avatar_bench.metrics.timing import quantiles
 from avatar_bench.models import profiling
 from avatar_bench.models.inspection import inspect_network
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -31,49 +31,61 @@ _TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": Tru
 
 @dataclass(kw_only=True)
 class Efficiency(IntervalOptions):
-    """Measurement of the cost of a run's network on this machine; the bootstrap draws whole rounds.
+    """Measurement of the cost of a run's network on this machine, in all combinations of batches, threads and runtimes.
 
-    `batches` of images (1 is added) and `threads` of the network (0: the current setting) are timed in all
-    combinations, in `runtimes`, in turn: `rounds` rounds, about `seconds` in total per setting. `passes` over real
-    files take `pass_seconds` or more, decoded by the run's own number of workers and by each of `workers`. The machine
-    is too noisy if two identical networks, or two passes of one setting, differ by more than `tolerance`.
+    The settings take turns in each round. The machine is too noisy if two identical networks, or two passes of one
+    setting over the same files, differ by more than `tolerance`.
     """
 
-    batches: list[int] = field(default_factory=lambda: [1, 8, 32])
-    threads: list[int] = field(default_factory=lambda: [1, 0])
-    runtimes: list[str] = field(default_factory=lambda: ["torch"])
-    rounds: int = 10
-    seconds: float = 3.0
-    tolerance: float = 0.1
-    passes: int = 5
-    pass_seconds: float = 2.0
-    workers: list[int] = field(default_factory=lambda: [0])
+    version: ClassVar[int] = 1
+
+    resamples: int = option(2000, help="of the bootstrap, which draws whole rounds", range=(100, None))
+    seed: int = option(0, help="of the bootstrap, the images drawn and the order of settings", range=(0, None))
+    batches: list[int] = option(
+        [1, 8, 32], help="batch sizes; 1 is always included", range=(1, None), expected="numbers of 1 or more"
+    )
+    threads: list[int] = option(
+        [1, 0],
+        help="CPU threads, the first entry for metrics.json; 0: the command's setting",
+        check=lambda threads: min(threads, default=-1) >= 0,
+        expected="one number or more, each 0 or more",
+    )
+    runtimes: list[str] = option(
+        ["torch"],
+        help="torch, and any of the others (avatar-bench[export], [openvino])",
+        choices=RUNTIMES,
+        check=lambda runtimes: runtimes[:1] == ["torch"],
+        expected=f"torch first, then any of {', '.join(RUNTIMES[1:])}",
+    )
+    rounds: int = option(10, help="rounds; each setting is timed once per round", range=(2, None))
+    seconds: float = option(3.0, help="total time per setting, about", range=(0, None))
+    tolerance: float = option(
+        0.1,
+        help="maximum difference of two identical networks or passes before the machine counts as too noisy",
+        check=lambda tolerance: tolerance > 0,
+        expected="above 0",
+    )
+    passes: int = option(5, help="end-to-end passes over files", range=(2, None))
+    pass_seconds: float = option(2.0, help="minimum duration of each pass", range=(0, None))
+    workers: list[int] = option(
+        [0], help="image-loading processes, besides data.workers", range=(0, None), expected="numbers of 0 or more"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("batches", min(self.batches, default=1) > 0, "numbers of 1 or more")
         self.batches = sorted({1, *self.batches})
-        self.require("threads", min(self.threads, default=-1) >= 0, "one number or more, each 0 or more")
-        known = self.runtimes[:1] == ["torch"] and set(self.runtimes) <= set(RUNTIMES)
-        self.require("runtimes", known, f"torch first, then any of {', '.join(RUNTIMES[1:])}")
-        self.require("rounds", self.rounds >= 2, "2 or more")
-        self.require("seconds", self.seconds >= 0, "0 or more")
-        self.require("tolerance", self.tolerance > 0, "above 0")
-        self.require("passes", self.passes >= 2, "2 or more")
-        self.require("pass_seconds", self.pass_seconds >= 0, "0 or more")
-        self.require("workers", min(self.workers, default=0) >= 0, "numbers of 0 or more")
         for runtime in self.runtimes:
             refuse_missing_package(runtime, f"block.efficiency.runtimes: {runtime}")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute counts, timings with intervals, and a figure; reads the dataset's files, not its labels."""
+        """Compute counts and timings with intervals; reads the dataset's files, not its labels."""
         if len(dataset) == 0:
             raise BlockError(f"{dataset.name} has no images, so the network cannot be timed.")
         result = Result("efficiency", dataset.name, len(dataset), run.classes)
         samples = self._time_network(run, result)
         workers = list(dict.fromkeys([run.workers, *self.workers]))
         passes = timing.time_files(run, dataset, workers, self.passes, self.pass_seconds, self.seed)
-        latency, end_to_end = self._tabulate_latency(samples), self._tabulate_end_to_end(passes)
+        latency, end_to_end = self._tabulate_latency(samples), self._tabulate_end_to_end(passes, run.batch_size)
         latency["steady"] = latency["noise"].max() <= self.tolerance
         latency["device"] = [timing.find_device(run, runtime) for runtime in latency["runtime"]]
         layers = inspect_network(run.classifier.net, run.preprocessing.size).layers[["module", "type", *_LAYER_COUNTS]]
@@ -81,7 +93,6 @@ class Efficiency(IntervalOptions):
         result.metrics = _build_count_metrics(layers, memory) | self._build_metrics(latency, end_to_end)
         result.tables = {"latency": latency, "end_to_end": end_to_end, "samples": samples, "passes": passes}
         result.tables |= {"layers": layers, "memory": memory}
-        result.figures = {"latency": figures.draw_latency(latency, end_to_end, run.batch_size)}
         result.provenance = {"machine": profiling.describe_machine(run.device)}
         result.warnings += self._warn_of_noise(latency, end_to_end)
         return result
@@ -90,13 +101,7 @@ class Efficiency(IntervalOptions):
         factories, distances = timing.prepare_runtimes(run, self.runtimes)
         for name, distance in distances.items():
             if not distance <= RUNTIME_TOLERANCE:
-                result.warnings.append(
-                    _(
-                        "The runtime {runtime} is not timed: its logits differ from torch's by {distance}.",
-                        runtime=name,
-                        distance=f"{distance:.2g}",
-                    )
-                )
+                result.warnings.append(Reason("runtime_differs", runtime=name, distance=distance))
                 del factories[name]
         threads = [count or torch.get_num_threads() for count in self.threads]
         turns = {"rounds": self.rounds, "seconds": self.seconds, "seed": self.seed}
@@ -127,13 +132,14 @@ class Efficiency(IntervalOptions):
 
         return bootstrap_metrics(self, list(_TIMES), statistic, part["round"].to_numpy(), _TIMES)
 
-    def _tabulate_end_to_end(self, passes: pd.DataFrame) -> pd.DataFrame:
+    def _tabulate_end_to_end(self, passes: pd.DataFrame, batch: int) -> pd.DataFrame:
         """Return one row per number of workers: median images per second with its interval, and the noise."""
         rows, name = [], "images_per_second"
         for workers, part in passes.groupby("workers", sort=False):
             rates = (part["images"] / part["seconds"]).to_numpy()
             found = bootstrap_metrics(self, [name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
-            row: dict[str, Any] = {"workers": workers, "images": int(part["images"].sum()), "passes": len(part)}
+            row: dict[str, Any] = {"workers": workers, "batch": batch, "images": int(part["images"].sum())}
+            row["passes"] = len(part)
             row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
             rows.append(row | {"noise": rates.max() / rates.min() - 1})
         table = pd.DataFrame(rows).astype({f"{name}_low": float, f"{name}_high": float})
@@ -142,7 +148,7 @@ class Efficiency(IntervalOptions):
     def _build_metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> dict[str, Metric]:
         """Return the metrics of each runtime's first number of threads, torch's without a prefix, and of the files."""
         noise, found = float(latency["noise"].max()), {}
-        reason = None if noise <= self.tolerance else _("timings on this machine are too noisy")
+        reason = None if noise <= self.tolerance else Reason("noisy_timings")
         first = latency.groupby("runtime")["threads"].transform("first")
         rows = latency[(latency["network"] == "run") & (latency["threads"] == first)]
         for __, row in rows.iterrows():
@@ -151,32 +157,19 @@ class Efficiency(IntervalOptions):
                 found[f"{prefix}{name}/b{row['batch']}"] = _build_metric(row, name, "round", better, reason)
         own = end_to_end.iloc[0]
         if reason is None and not own["steady"]:
-            reason = _("passes over the same files differ too much")
+            reason = Reason("noisy_passes")
         found["end_to_end_images_per_second"] = _build_metric(own, "images_per_second", "pass", True, reason)
         rounds = int(latency["rounds"].min())
         return found | {"noise": Metric(noise, rounds, higher_is_better=False, floor=0.0)}
 
-    def _warn_of_noise(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> list[str]:
-        noise, allowed, doubts = latency["noise"].max(), f"{self.tolerance:.0%}", []
-        if noise > self.tolerance:
-            doubts.append(
-                _(
-                    "The machine is too noisy: two identical networks differ by {noise} ({tolerance} allowed).",
-                    noise=f"{noise:.0%}",
-                    tolerance=allowed,
-                )
-            )
-        for __, row in end_to_end[~end_to_end["steady"]].iterrows():
-            doubts.append(
-                _(
-                    "End-to-end timing (workers: {workers}) is too noisy: passes differ by {noise} "
-                    "({tolerance} allowed).",
-                    workers=row["workers"],
-                    noise=f"{row['noise']:.0%}",
-                    tolerance=allowed,
-                )
-            )
-        return doubts
+    def _warn_of_noise(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> list[Reason]:
+        noise = float(latency["noise"].max())
+        doubts = [Reason("noisy_machine", noise=noise, tolerance=self.tolerance)] if noise > self.tolerance else []
+        unsteady = end_to_end[~end_to_end["steady"]]
+        return doubts + [
+            Reason("noisy_files", workers=workers, noise=noise, tolerance=self.tolerance)
+            for workers, noise in zip(unsteady["workers"], unsteady["noise"], strict=True)
+        ]
 
 
 def _build_count_metrics(layers: pd.DataFrame, memory: pd.DataFrame) -> dict[str, Metric]:
@@ -190,7 +183,7 @@ def _build_count_metrics(layers: pd.DataFrame, memory: pd.DataFrame) -> dict[str
     return {name: Metric(float(value), 1, higher_is_better=False) for name, value in counts.items()}
 
 
-def _build_metric(row: pd.Series, name: str, unit: str, better: bool, reason: str | None) -> Metric:
+def _build_metric(row: pd.Series, name: str, unit: str, better: bool, reason: Reason | None) -> Metric:
     low, high = row[[f"{name}_low", f"{name}_high"]].astype(float)
     units = int(row["rounds"] if unit == "round" else row["passes"])
     metric = metric_with_interval(row[name], low, high, units, f"bootstrap by {unit}", better)

@@ -10,14 +10,20 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 from avatar_bench.evaluation.blocks.efficiency.latency import CPU
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
+from avatar_bench.results.result import Result
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw latency and images per second."""
+    return {"latency": draw_latency(result.tables["latency"], result.tables["end_to_end"])}
 
 
 @plots.use_style()
-def draw_latency(table: pd.DataFrame, end_to_end: pd.DataFrame, batch_size: int) -> Figure:
+def draw_latency(table: pd.DataFrame, end_to_end: pd.DataFrame) -> Figure:
     """Draw the median latency by batch size with a bar up to its 95th percentile, and images per second with intervals.
 
     There is a line for each runtime and number of threads, and one for a copy of the network, which shows the machine's
-    noise. Diamonds are real files, end to end, at `batch_size`.
+    noise. Diamonds are real files, end to end, at the run's batch size.
     """
     figure = plots.create_figure(8.4, 3.9)
     left, right = figure.subplots(1, 2)
@@ -29,30 +35,24 @@ def draw_latency(table: pd.DataFrame, end_to_end: pd.DataFrame, batch_size: int)
         _draw_line(left, part, shift, "latency_ms", part["latency_ms"], part["latency_ms_p95"], style)
         rate = "images_per_second"
         _draw_line(right, part, shift, rate, part[f"{rate}_low"], part[f"{rate}_high"], style)
-    _draw_files(right, end_to_end, batch_size, len(kinds))
+    _draw_files(right, end_to_end, len(kinds))
     left.set(title=_("Latency: median, and bar to p95"), ylabel=_("milliseconds per batch"), yscale="log")
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter(ScalarFormatter())
     left.yaxis.set_minor_locator(NullLocator())
     right.set(title=_("Throughput, with intervals"), ylabel=_("images per second"), ylim=(0, None))
     for axes in (left, right):
-        _set_scales(axes, sorted({*table["batch"], batch_size}))
+        _set_scales(axes, sorted({*table["batch"], *end_to_end["batch"]}))
     handles, labels = right.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 
 def _label_line(row: pd.Series) -> str:
-    runtime, threads = "torch" if row["runtime"] == CPU else row["runtime"], row["threads"]
-    if row["device"] != "cpu":
-        return (
-            _("{runtime} on the GPU, copy", runtime=runtime)
-            if row["network"] == "copy"
-            else _("{runtime} on the GPU", runtime=runtime)
-        )
-    if row["network"] == "copy":
-        return _("{runtime}, threads: {threads}, copy", runtime=runtime, threads=threads)
-    return _("{runtime}, threads: {threads}", runtime=runtime, threads=threads)
+    runtime = "torch" if row["runtime"] == CPU else row["runtime"]
+    on_cpu = _("{runtime}, threads: {threads}", runtime=runtime, threads=row["threads"])
+    setting = on_cpu if row["device"] == "cpu" else _("{runtime} on the GPU", runtime=runtime)
+    return _("{setting}, copy", setting=setting) if row["network"] == "copy" else setting
 
 
 def _draw_line(
@@ -63,12 +63,12 @@ def _draw_line(
     axes.errorbar(part["batch"] * shift, value, [below, above], **style)  # type: ignore[arg-type]
 
 
-def _draw_files(axes: Axes, table: pd.DataFrame, batch_size: int, used: int) -> None:
+def _draw_files(axes: Axes, table: pd.DataFrame, used: int) -> None:
     name = "images_per_second"
     for index, (__, row) in enumerate(table.iterrows()):
         ends = [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
         axes.errorbar(
-            batch_size * 1.06 ** (index + 1),
+            row["batch"] * 1.06 ** (index + 1),
             row[name],
             ends,
             fmt="D",

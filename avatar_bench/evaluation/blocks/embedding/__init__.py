@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.audit.probes import sample_rows
+from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.block import check_class_order
-from avatar_bench.evaluation.blocks.embedding import figures
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
-from avatar_bench.i18n import _
 from avatar_bench.metrics import clusters, neighbourhoods
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -27,36 +27,36 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Reals = NDArray[np.floating]
-PROJECTION_METHODS = ("tsne", "pca", "umap")
 _MIN_IMAGES = 8  # with fewer images, neighbourhoods are meaningless
 _N_SHUFFLES = 5  # shuffled maps for the floor
 
 
 @dataclass(kw_only=True)
 class Embedding(IntervalOptions):
-    """Two-dimensional maps of the embeddings of a set.
+    """Two-dimensional maps of the embeddings of a set."""
 
-    `method` is tsne, pca, umap, or a list of them; `perplexity` (1 or more) of t-SNE and `neighbors` (2 or more) of
-    UMAP are lowered if there are few images; `trust_neighbors` (1 or more) of trustworthiness; `limit`, the maximum
-    number of images drawn; `named_sources`, how many of the largest sources get a colour.
-    """
+    version: ClassVar[int] = 1
 
-    method: Any = "tsne"
-    perplexity: float = 30.0
-    neighbors: int = 15
-    trust_neighbors: int = 5
-    limit: int = 2000
-    named_sources: int = 10
+    method: Any = option(
+        "tsne",
+        help="a method, or a list of them; umap needs umap-learn",
+        choices=("tsne", "pca", "umap"),
+        check=bool,
+        expected="tsne, pca, umap, or a list of them",
+    )
+    perplexity: float = option(
+        30.0, help="of t-SNE: approximate number of neighbours; lowered for few images", range=(1, None)
+    )
+    neighbors: int = option(15, help="of UMAP; lowered for few images", range=(2, None))
+    trust_neighbors: int = option(5, help="neighbours on the map for trustworthiness", range=(1, None))
+    limit: int = option(2000, help="maximum number of images, drawn stratified by class", range=(_MIN_IMAGES, None))
+    named_sources: int = option(
+        10, help="largest sources, which have their own colour; the others are grey", range=(0, None)
+    )
+    seed: int = option(0, help="of the maps, the bootstrap and the draw", range=(0, None))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        valid = bool(self._methods) and set(self._methods) <= set(PROJECTION_METHODS)
-        self.require("method", valid, f"{', '.join(PROJECTION_METHODS)}, or a list of them")
-        self.require("perplexity", self.perplexity >= 1, "1 or more")
-        self.require("neighbors", self.neighbors >= 2, "2 or more")
-        self.require("trust_neighbors", self.trust_neighbors >= 1, "1 or more")
-        self.require("limit", self.limit >= _MIN_IMAGES, f"{_MIN_IMAGES} or more")
-        self.require("named_sources", self.named_sources >= 0, "0 or more")
         if "umap" in self._methods and find_spec("umap") is None:
             raise ConfigError(
                 "block.embedding.method=umap: the package umap-learn is not installed.",
@@ -77,12 +77,15 @@ class Embedding(IntervalOptions):
         drawn = asked.take(sample_rows(pd.DataFrame({"label": asked.targets}), self.limit, self.seed))
         result = Result("embedding", dataset.name, len(drawn), run.classes)
         result.warnings = self._collect_warnings(len(asked), len(drawn))
-        result.arrays["embeddings"] = {"embeddings": drawn.embeddings}
+        result.arrays["embeddings"] = {
+            "embeddings": drawn.embeddings,
+            "methods": np.array(self._methods),
+            "named_sources": np.array(self.named_sources),
+        }
         for method in self._methods:
             suffix = "" if method == self._methods[0] else f"_{method}"
             points = self._project(method, drawn.embeddings)
             result.tables[f"points{suffix}"] = _tabulate_points(drawn, points)
-            result.figures[method] = figures.draw_maps(points, drawn, method, self.named_sources)
             result.metrics[f"trustworthiness{suffix.replace('_', '/')}"] = self._compute_trustworthiness(drawn, points)
         return result
 
@@ -92,11 +95,21 @@ class Embedding(IntervalOptions):
 
     def _project(self, method: str, embeddings: Reals) -> Reals:
         """Return the position of each image on the map, (N, 2)."""
+        model: Any
         if method == "tsne":
-            return _project_tsne(embeddings, self._limit_perplexity(len(embeddings)), self.seed)
-        if method == "umap":
-            return _project_umap(embeddings, min(self.neighbors, len(embeddings) - 1), self.seed)
-        return _project_pca(embeddings)
+            from sklearn.manifold import TSNE
+
+            perplexity = self._limit_perplexity(len(embeddings))
+            model = TSNE(perplexity=perplexity, init="pca", random_state=self.seed)  # type: ignore[no-untyped-call]
+        elif method == "pca":
+            from sklearn.decomposition import PCA
+
+            model = PCA(n_components=2, svd_solver="full")  # type: ignore[no-untyped-call]
+            embeddings = embeddings.astype(np.float64)
+        else:
+            neighbors = min(self.neighbors, len(embeddings) - 1)
+            model = import_module("umap").UMAP(n_neighbors=neighbors, random_state=self.seed, n_jobs=1)
+        return np.asarray(model.fit_transform(embeddings))
 
     def _limit_perplexity(self, n: int) -> float:
         # t-SNE uses about three times as many neighbours, and so many must exist
@@ -115,39 +128,13 @@ class Embedding(IntervalOptions):
         name = "trustworthiness"
         return bootstrap_metrics(self, [name], statistic, drawn.groups, floors={name: float(np.mean(noise))})[name]
 
-    def _collect_warnings(self, asked: int, drawn: int) -> list[str]:
-        messages = []
+    def _collect_warnings(self, asked: int, drawn: int) -> list[Reason]:
+        found, perplexity = [], self._limit_perplexity(drawn)
         if drawn < asked:
-            messages.append(_("{drawn} of {n} images are drawn, in the same class proportions", drawn=drawn, n=asked))
-        if "tsne" in self._methods and self._limit_perplexity(drawn) < self.perplexity:
-            messages.append(
-                _(
-                    "perplexity is lowered to {value}: there are only {n} images",
-                    value=f"{self._limit_perplexity(drawn):.3g}",
-                    n=drawn,
-                )
-            )
-        return messages
-
-
-def _project_tsne(embeddings: Reals, perplexity: float, seed: int) -> Reals:
-    from sklearn.manifold import TSNE
-
-    model: Any = TSNE(perplexity=perplexity, init="pca", random_state=seed)  # type: ignore[no-untyped-call]
-    return np.asarray(model.fit_transform(embeddings))
-
-
-def _project_pca(embeddings: Reals) -> Reals:
-    from sklearn.decomposition import PCA
-
-    model: Any = PCA(n_components=2, svd_solver="full")  # type: ignore[no-untyped-call]
-    return np.asarray(model.fit_transform(embeddings.astype(np.float64)))
-
-
-def _project_umap(embeddings: Reals, neighbors: int, seed: int) -> Reals:
-    umap: Any = import_module("umap")  # optional dependency
-    model = umap.UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1)
-    return np.asarray(model.fit_transform(embeddings))
+            found.append(Reason("limited", n=drawn, all=asked))
+        if "tsne" in self._methods and perplexity < self.perplexity:
+            found.append(Reason("perplexity_lowered", value=perplexity, n=drawn))
+        return found
 
 
 def _tabulate_points(drawn: Predictions, points: Reals) -> pd.DataFrame:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation import ensemble_figures as figures
-from avatar_bench.evaluation.block import align_predictions, group_by_recipe, labelled_rows
+from avatar_bench.config.options import option
+from avatar_bench.evaluation.block import align_predictions, labelled_rows
 from avatar_bench.evaluation.blocks.ensemble import strategy_tables as tables
 from avatar_bench.evaluation.blocks.ensemble.weight_fitting import (
     FittedMix,
@@ -21,9 +21,9 @@ from avatar_bench.evaluation.blocks.ensemble.weight_fitting import (
     read_held_out,
 )
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, classification, stats
 from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities, find_best_member
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs import ensembles
 
@@ -41,12 +41,13 @@ _FEW_IMAGES = 100  # with fewer held-out images, weights and choices are close t
 
 @dataclass(kw_only=True)
 class EnsembleBlock(IntervalOptions):
-    """Averages of several runs, each compared with the single run that is best on the held-out images.
+    """Averages of several runs, each compared with the single run that is best on the held-out images."""
 
-    Without `soup` weights are not averaged, so that no network is run.
-    """
+    version: ClassVar[int] = 1
 
-    soup: bool = True
+    soup: bool = option(
+        True, help="also average the weights of runs of one architecture, which needs new forward passes"
+    )
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute accuracy, gain and calibration of each strategy, each run's contribution, and the ensembles to save.
@@ -72,9 +73,8 @@ class EnsembleBlock(IntervalOptions):
         result.metrics = self._compute_metrics(entries) | self._compute_contributions(labels, logits, aligned[0])
         mixes = {name: recipe.mix for name, recipe in fitted.items()} | _build_soup_mix(soup, len(runs))
         result.tables = tables.build_tables(result.metrics, entries, mixes, labels, held, single)
-        result.arrays = _collect_arrays(logits, aligned, held)
-        result.figures = figures.draw(result, labels, _number_recipes(runs), single)
-        result.warnings = self._collect_warnings(result.metrics, held, labels[single], soup, runs)
+        result.arrays = _collect_arrays(runs, logits, aligned, held)
+        result.warnings = _collect_warnings(result.metrics, len(held), labels[single], soup, runs)
         result.provenance = _build_provenance(runs, fitted, soup, single, aligned[0].classes)
         return result
 
@@ -88,19 +88,16 @@ class EnsembleBlock(IntervalOptions):
         for kind in _METRIC_KINDS[1:]:
             found |= self._compute_kind(kind, {name: entries[name] for name in names})
         if SOUP not in entries:
-            why = (
-                _("there are no two runs with the same architecture and initial weights")
-                if self.soup
-                else _("not requested")
-            )
-            nothing = Metric(None, 0, higher_is_better=None, reason=why)
-            found |= {f"{kind}/{SOUP}": nothing for kind in _METRIC_KINDS}
+            nothing = Reason("no_compatible_runs" if self.soup else "not_requested")
+            found |= {
+                f"{kind}/{SOUP}": Metric(None, 0, higher_is_better=None, reason=nothing) for kind in _METRIC_KINDS
+            }
         return found
 
     def _compute_kind(self, kind: str, entries: Mapping[str, Predictions]) -> dict[str, Metric]:
         groups = entries[SINGLE].groups
         if kind == "ece":
-            reason = _("no interval: run the block calibration on the ensemble")
+            reason = Reason("no_ece_interval")
             return {
                 f"ece/{name}": Metric(tables.compute_ece(one), len(one), higher_is_better=False, reason=reason)
                 for name, one in entries.items()
@@ -127,36 +124,6 @@ class EnsembleBlock(IntervalOptions):
         return bootstrap_metrics(
             self, [f"contribution/{label}" for label in labels], stats.build_mean_statistic(columns), aligned.groups
         )
-
-    def _collect_warnings(
-        self,
-        metrics: Mapping[str, Metric],
-        held: HeldOutPredictions,
-        single: str,
-        soup: FittedSoup | None,
-        runs: Sequence[Run],
-    ) -> list[str]:
-        messages = []
-        gains = [metric for name, metric in metrics.items() if name.startswith("gain/") and metric.value is not None]
-        if not any(metric.low is not None and metric.low > 0 for metric in gains):
-            message = _("No ensemble is significantly better than {name}, the single run chosen on val.", name=single)
-            messages.append(message)
-        if len(held) < _FEW_IMAGES:
-            message = _(
-                "Weights, temperatures and the choice of the single run are based on only {n} held-out images.",
-                n=len(held),
-            )
-            messages.append(message)
-        if soup is not None and len(soup.averaged) == 1:
-            message = _(
-                "The soup contains only {name}: any other of the {n} runs of {backbone} lowers its "
-                "accuracy on the held-out images.",
-                name=runs[soup.averaged[0]].label,
-                n=len(soup.candidates),
-                backbone=runs[soup.averaged[0]].card.backbone,
-            )
-            messages.append(message)
-        return messages
 
 
 def _vote(logits: Reals) -> NDArray[np.intp]:
@@ -197,18 +164,26 @@ def _build_soup_mix(soup: FittedSoup | None, runs: int) -> dict[str, AveragingWe
 
 
 def _collect_arrays(
-    logits: Reals, aligned: Sequence[Predictions], held: HeldOutPredictions
+    runs: Sequence[Run], logits: Reals, aligned: Sequence[Predictions], held: HeldOutPredictions
 ) -> dict[str, dict[str, NDArray[np.generic]]]:
-    """Return the arrays from which every metric can be recomputed."""
+    """Return the arrays from which every metric can be recomputed, with the label and recipe of each run."""
     first = aligned[0]
     own = np.array([one.temperature for one in aligned])
     members = {"logits": logits, "targets": first.targets, "groups": first.groups, "temperatures": own}
+    members |= {"run": np.array([run.label for run in runs]), "recipe": np.array([run.recipe for run in runs])}
     return {"members": members, "calibration": {"logits": held.logits, "targets": held.targets}}
 
 
-def _number_recipes(runs: Sequence[Run]) -> list[int]:
-    """Return the number of each run's recipe, which sets its colour everywhere."""
-    return [list(group_by_recipe(runs)).index(run.recipe) for run in runs]
+def _collect_warnings(
+    metrics: Mapping[str, Metric], held: int, single: str, soup: FittedSoup | None, runs: Sequence[Run]
+) -> list[Reason]:
+    lows = [metric.low for name, metric in metrics.items() if name.startswith("gain/") and metric.low is not None]
+    found = [] if max(lows, default=0) > 0 else [Reason("no_significant_gain", name=single)]
+    found += [Reason("few_held_out", n=held)] if held < _FEW_IMAGES else []
+    if soup is not None and len(soup.averaged) == 1:
+        first = runs[soup.averaged[0]]
+        found.append(Reason("soup_of_one", name=first.label, n=len(soup.candidates), backbone=first.card.backbone))
+    return found
 
 
 def _build_provenance(

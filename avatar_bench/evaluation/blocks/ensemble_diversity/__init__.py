@@ -5,34 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation import ensemble_figures as figures
-from avatar_bench.evaluation.block import align_predictions, group_by_recipe
+from avatar_bench.evaluation.block import align_predictions
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
-from avatar_bench.i18n import _
 from avatar_bench.metrics import agreement, stats
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
 RunIndexPair = tuple[int, int]
-_BETTER = {"agreement": None, "kappa": None, "disagreement": None, "double_fault": False}
+_BETTER = dict.fromkeys(agreement.MEASURES, False) | {"agreement": None, "kappa": None, "disagreement": None}
 
 
 @dataclass(kw_only=True)
 class EnsembleDiversity(IntervalOptions):
     """Pairwise similarity of the predictions and errors of runs."""
+
+    version: ClassVar[int] = 1
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the means over all pairs with intervals, and the measures of each pair.
@@ -46,8 +45,7 @@ class EnsembleDiversity(IntervalOptions):
         result.metrics = self._average_measures(aligned, places)
         table = result.tables["pairs"] = _tabulate_pairs(aligned, places, labels)
         result.tables["answers"] = _tabulate_predictions(aligned, labels)
-        numbers = {run.label: list(group_by_recipe(runs)).index(run.recipe) for run in runs}
-        result.figures = _draw_figures(table, aligned, numbers)
+        result.arrays["runs"] = {"run": np.array(labels), "recipe": np.array([run.recipe for run in runs])}
         result.warnings = _warn_of_undefined(table)
         return result
 
@@ -58,22 +56,10 @@ class EnsembleDiversity(IntervalOptions):
         def statistic(weights: Floats) -> Floats:
             return _average_pairs([column(weights) for column in columns])
 
-        better = {name: _BETTER.get(name) for name in agreement.MEASURES} | {
-            "q_statistic": False,
-            "error_correlation": False,
-        }
-        reason = _("undefined for all pairs: both runs must be correct on some images and incorrect on others")
-        found = bootstrap_metrics(self, agreement.MEASURES, statistic, first.groups, better, reason=reason)
+        reason = Reason("undefined_for_all_pairs")
+        found = bootstrap_metrics(self, agreement.MEASURES, statistic, first.groups, _BETTER, reason=reason)
         correlations = np.array([_correlate_probabilities(aligned, pair) for pair in places])
-        return found | {"probability_correlation": self._average_correlations(correlations, len(first))}
-
-    @staticmethod
-    def _average_correlations(values: Floats, n: int) -> Metric:
-        if np.isnan(values).all():
-            return Metric(
-                None, n, higher_is_better=False, reason=_("every run gives the same probability to all images")
-            )
-        return Metric(float(np.nanmean(values)), n, higher_is_better=False)
+        return found | {"probability_correlation": _average_correlations(correlations, len(first))}
 
 
 def _build_pair_statistic(aligned: Sequence[Predictions], pair: RunIndexPair) -> stats.Statistic:
@@ -88,6 +74,12 @@ def _average_pairs(columns: Sequence[Floats]) -> Floats:
     known = ~np.isnan(values)
     total, none = np.where(known, values, 0.0).sum(axis=0), np.full(values.shape[1:], np.nan)
     return np.asarray(np.divide(total, known.sum(axis=0), out=none, where=known.any(axis=0)))
+
+
+def _average_correlations(values: Floats, n: int) -> Metric:
+    if np.isnan(values).all():
+        return Metric(None, n, higher_is_better=False, reason=Reason("constant_probabilities"))
+    return Metric(float(np.nanmean(values)), n, higher_is_better=False)
 
 
 def _correlate_probabilities(aligned: Sequence[Predictions], pair: RunIndexPair) -> float:
@@ -121,39 +113,8 @@ def _tabulate_predictions(aligned: Sequence[Predictions], labels: Sequence[str])
     return pd.concat(frames, ignore_index=True)
 
 
-def _draw_figures(table: pd.DataFrame, aligned: Sequence[Predictions], numbers: dict[str, int]) -> dict[str, Figure]:
-    labels = list(numbers)
-    words = {
-        "kappa": (_("Cohen's kappa of the predictions"), True),
-        "error_correlation": (_("correlation of the errors"), True),
-        "double_fault": (_("proportion of images that both misclassify"), False),
-    }
-    drawn = {
-        name: figures.draw_pairs(_build_matrix(table, name, labels), labels, label, signed)
-        for name, (label, signed) in words.items()
-    }
-    accuracies = {label: float(one.correct.mean()) for label, one in zip(labels, aligned, strict=True)}
-    return drawn | {"kappa_error": figures.draw_kappa_error(table.dropna(subset=["kappa"]), accuracies, numbers)}
-
-
-def _build_matrix(table: pd.DataFrame, name: str, labels: Sequence[str]) -> Floats:
-    values = np.full((len(labels), len(labels)), np.nan)
-    for row in table.to_dict("records"):
-        a, b = labels.index(str(row["a"])), labels.index(str(row["b"]))
-        values[a, b] = values[b, a] = row[name]
-    return values
-
-
-def _warn_of_undefined(table: pd.DataFrame) -> list[str]:
-    messages = []
-    for name in agreement.MEASURES:
-        missing = int(table[name].isna().sum())
-        if 0 < missing < len(table):
-            message = _(
-                "{name} is undefined for {n} of {all} pairs; its mean excludes them.",
-                n=missing,
-                all=len(table),
-                name=name,
-            )
-            messages.append(message)
-    return messages
+def _warn_of_undefined(table: pd.DataFrame) -> list[Reason]:
+    missing = {name: int(table[name].isna().sum()) for name in agreement.MEASURES}
+    return [
+        Reason("undefined_pairs", name=name, n=n, all=len(table)) for name, n in missing.items() if 0 < n < len(table)
+    ]

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.config.options import option
 from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation import ood_sets as reading
-from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
-from avatar_bench.evaluation.blocks.error_bias import figures
+from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
 from avatar_bench.evaluation.blocks.error_bias.bias_tables import (
     Slice,
     build_confusion_table,
-    build_images_table,
     build_ood_table,
     compute_rest_accuracy,
     cut_slices,
+    describe_slice,
 )
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.i18n import _
 from avatar_bench.metrics import error_bias as chance
 from avatar_bench.metrics import stats
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -44,17 +44,13 @@ CONFIDENCE_METRICS: dict[str, bool | None] = {  # higher is better
 
 @dataclass(kw_only=True)
 class ErrorBias(IntervalOptions):
-    """Accuracy of a run by source, generator, size, format and JPEG quality, with bias and confidence of its errors.
+    """Accuracy of a run by source, generator, size, format and JPEG quality, with bias and confidence of its errors."""
 
-    A slice of fewer than `minimum` images, or one that holds all images of its class, is listed, but neither tested nor
-    considered as the weakest.
-    """
+    version: ClassVar[int] = 1
 
-    minimum: int = 20
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("minimum", self.minimum >= 1, "1 or more")
+    minimum: int = option(
+        20, help="images per slice; smaller slices are listed, but not tested or ranked", range=(1, None)
+    )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute bias and confidence of the predictions, and the accuracy of each slice, over the labelled images.
@@ -78,22 +74,13 @@ class ErrorBias(IntervalOptions):
         result.tables = {
             "slices": table,
             "confusion_by_slice": build_confusion_table(predictions, parts),
-            "images": build_images_table(predictions, kinds),
+            "images": tabulate_predictions(predictions).drop(columns="source").join(kinds),
             "ood_predictions": build_ood_table(ood),
         }
-        result.figures = {
-            "bias_map": figures.draw_bias_map(result.tables["confusion_by_slice"], predictions.classes),
-            "confidence": figures.draw_confidence(
-                predictions.confidence, predictions.correct, len(predictions.classes)
-            ),
-        }
-        if table["p"].notna().any():
-            tested = table[table["p"].notna()]
-            result.figures["weakest_slices"] = figures.draw_weakest_slices(tested, predictions.classes, 1 - self.level)
-        result.warnings = self._list_warnings(result, len(asked))
+        result.warnings = warn_unlabelled(len(asked) - result.n, len(asked)) + _list_warnings(result.metrics, table)
         return result
 
-    def _compute_unbias(self, ood: Mapping[str, Predictions], classes: int, why: str) -> Metric:
+    def _compute_unbias(self, ood: Mapping[str, Predictions], classes: int, why: Reason) -> Metric:
         if not ood:
             return Metric(None, 0, reason=why)
         predicted = np.concatenate([predictions.predicted for predictions in ood.values()])
@@ -115,13 +102,14 @@ class ErrorBias(IntervalOptions):
             return np.column_stack([mean[:, :1], spread[:, :1], mean[:, 1:]])
 
         floors = dict.fromkeys(("mean_confidence_correct", "mean_confidence_incorrect"), float(sure.mean()))
-        reason = _("the data set has no such predictions")
-        return bootstrap_metrics(
-            self, list(CONFIDENCE_METRICS), statistic, predictions.groups, CONFIDENCE_METRICS, floors, reason
-        )
+        names, reason = list(CONFIDENCE_METRICS), Reason("no_such_predictions")
+        return bootstrap_metrics(self, names, statistic, predictions.groups, CONFIDENCE_METRICS, floors, reason)
 
     def _build_slices_table(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
-        """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest."""
+        """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest.
+
+        A slice of few images, or one that holds all images of its class, is not tested: it has no p.
+        """
         table = pd.DataFrame([self._build_row(predictions, each) for each in parts], columns=_COLUMNS)
         tested = np.flatnonzero((table["n"] >= self.minimum) & table["rest"].notna())
         floor = np.nan
@@ -136,6 +124,7 @@ class ErrorBias(IntervalOptions):
                 for own in (predictions.take(parts[row].images) for row in tested)
             ]
             floor = float(dealt.min(axis=1).mean())
+        table["significant"] = table["p_adjusted"] < 1 - self.level
         return table.sort_values("accuracy", kind="stable", ignore_index=True), floor
 
     def _build_row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
@@ -153,47 +142,11 @@ class ErrorBias(IntervalOptions):
     def _find_worst(self, table: pd.DataFrame, floor: float) -> Metric:
         tested = table[table["p"].notna()]
         if tested.empty:
-            reason = _("no slice of {n} or more images can be compared with other images of its class", n=self.minimum)
-            return Metric(None, 0, reason=reason)
+            return Metric(None, 0, reason=Reason("no_comparable_slice", n=self.minimum))
         # if all intervals cover jointly, the lowest accuracy lies between the lowest of their ends
         value, low, high = tested[["accuracy", "low_joint", "high_joint"]].min().tolist()
         groups = tested["groups"].tolist()[0]
-        return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices by group", floor=floor)
-
-    def _list_warnings(self, result: Result, asked: int) -> list[str]:
-        messages = warn_unlabelled(asked - result.n, asked)
-        unbias, worst = result.metrics["unbias"], result.metrics["worst_slice"]
-        if unbias.value is not None:
-            message = _(
-                "unbias is {value}; random guessing reaches {chance}, so a high value alone means little.",
-                value=f"{unbias.value:.3f}",
-                chance=f"{unbias.floor:.3f}",
-            )
-            messages.append(message)
-        if worst.value is not None:
-            messages += self._describe_weakest(worst, result.tables["slices"])
-        return messages
-
-    def _describe_weakest(self, worst: Metric, table: pd.DataFrame) -> list[str]:
-        """Describe the weakest slice; return nothing if no slice differs significantly, as it then means nothing."""
-        tested = table[table["p"].notna()]
-        found = int((tested["p_adjusted"] < 1 - self.level).sum())
-        if not found:
-            return []
-        weakest = _(
-            "The weakest of {n} slices is {name} with an accuracy of {accuracy}; by chance, the "
-            "weakest would reach {floor}.",
-            n=len(tested),
-            name=figures.format_slice(tested.iloc[0]),
-            accuracy=f"{worst.value:.1%}",
-            floor=f"{worst.floor:.1%}",
-        )
-        differing = _(
-            "Slices that differ significantly from the other images of their class: {found} of {n}.",
-            found=found,
-            n=len(tested),
-        )
-        return [weakest, differing]
+        return Metric(value, groups, low, high, "Bonferroni by group", floor=floor)
 
 
 _COLUMNS = [
@@ -202,10 +155,22 @@ _COLUMNS = [
 ]
 
 
-def _read_ood_predictions(run: Run) -> tuple[dict[str, Predictions], str]:
+def _read_ood_predictions(run: Run) -> tuple[dict[str, Predictions], Reason]:
     """Return the predictions for each out-of-domain set, and why there are none."""
     try:
         found = reading.read_ood_sets(run)
     except BlockError as error:
-        return {}, _("an out-of-domain set cannot be read: {why}", why=error.lines[0])
-    return {name: predictions for name, (__, predictions) in found.items()}, _("the run has no out-of-domain set")
+        return {}, Reason("ood_set_unreadable", why=error.lines[0])
+    return {name: predictions for name, (__, predictions) in found.items()}, Reason("no_ood_set")
+
+
+def _list_warnings(metrics: Mapping[str, Metric], table: pd.DataFrame) -> list[Reason]:
+    """Return what qualifies unbias, and the weakest slice only if some slice differs significantly."""
+    unbias, worst = metrics["unbias"], metrics["worst_slice"]
+    found = [] if unbias.value is None else [Reason("unbias_alone", value=unbias.value, chance=unbias.floor)]
+    if table["significant"].any():
+        tested = table[table["p"].notna()]
+        weakest = describe_slice(tested.iloc[0])
+        found.append(Reason("weakest", n=len(tested), name=weakest, accuracy=worst.value, floor=worst.floor))
+        found.append(Reason("differing", found=table["significant"].sum(), n=len(tested)))
+    return found

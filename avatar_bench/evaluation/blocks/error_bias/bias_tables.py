@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.metrics import classification
+from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
@@ -39,6 +40,12 @@ def cut_slices(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]
                 yield Slice(str(by), name, predictions.classes[index], inside & own, ~inside & own)
 
 
+def describe_slice(row: pd.Series) -> Reason:
+    """Return the label of a row of the table of slices: property, slice and true class."""
+    code = "slice_of_class" if row["target"] else "slice"
+    return Reason(code, by=Reason(row["by"]), name=row["slice"], target=row["target"])
+
+
 def compute_rest_accuracy(predictions: Predictions, each: Slice) -> float:
     """Compute the accuracy of the other images at the class mix of the slice; NaN if one of its classes has none."""
     classes = len(predictions.classes)
@@ -61,20 +68,6 @@ def build_confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.Da
         counts = np.bincount(predictions.predicted[each.images], minlength=len(names))
         rows.append((each.by, each.name, each.target, int(counts.sum()), *counts))
     return pd.DataFrame(rows, columns=["by", "slice", "target", "n", *(f"predicted_{name}" for name in names)])
-
-
-def build_images_table(predictions: Predictions, kinds: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each image with its prediction and slices."""
-    names = np.array(predictions.classes)
-    table = {
-        "path": predictions.paths,
-        "group": predictions.groups,
-        "target": names[predictions.targets],
-        "prediction": names[predictions.predicted],
-        "confidence": predictions.confidence,
-        "correct": predictions.correct,
-    }
-    return pd.concat([pd.DataFrame(table), kinds], axis=1)
 
 
 def build_ood_table(ood: Mapping[str, Predictions]) -> pd.DataFrame:

@@ -13,10 +13,13 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from avatar_bench.evaluation.blocks.error_bias.bias_tables import describe_slice
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
+from avatar_bench.results.reasons import format_reason
+from avatar_bench.results.result import Result
 
-CORRECT_COLOUR, INCORRECT_COLOUR = plots.GREY, plots.get_colour(4)
+_CORRECT_COLOUR, _INCORRECT_COLOUR = plots.GREY, plots.get_colour(4)
 _BINS, _MOST_SLICES = 15, 20
 _DIAMOND: dict[str, Any] = {
     "marker": "D",
@@ -27,8 +30,20 @@ _DIAMOND: dict[str, Any] = {
 }
 
 
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw the predictions by source, the confidence, and the weakest slices if any can be tested."""
+    slices, images = result.tables["slices"], result.tables["images"]
+    confidence, correct = images["confidence"].to_numpy(), images["correct"].to_numpy()
+    drawn = {
+        "bias_map": _draw_bias_map(result.tables["confusion_by_slice"], result.classes),
+        "confidence": _draw_confidence(confidence, correct, len(result.classes)),
+    }
+    tested = slices[slices["p"].notna()].fillna({"target": ""})
+    return drawn | ({"weakest_slices": _draw_weakest_slices(tested, result.classes)} if len(tested) else {})
+
+
 @plots.use_style()
-def draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
+def _draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw the proportion of each predicted class for each source, from the table of confusions by slice.
 
     Rows are sources by true class, or the classes if no source is known; the cell of the true class is framed.
@@ -63,16 +78,16 @@ def draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 
 @plots.use_style()
-def draw_confidence(confidence: NDArray[np.floating], correct: NDArray[np.bool_], classes: int) -> Figure:
+def _draw_confidence(confidence: NDArray[np.floating], correct: NDArray[np.bool_], classes: int) -> Figure:
     """Draw the distributions of confidence (N,) for correct and for incorrect predictions, with their means."""
     figure = plots.create_figure(5.4, 3.2)
     axes = figure.subplots()
     edges = np.linspace(1 / classes, 1, _BINS + 1)
     kinds = (
-        (correct, CORRECT_COLOUR, {"alpha": 0.6}, _("correct (n = {n})", n=int(correct.sum()))),
+        (correct, _CORRECT_COLOUR, {"alpha": 0.6}, _("correct (n = {n})", n=int(correct.sum()))),
         (
             ~correct,
-            INCORRECT_COLOUR,
+            _INCORRECT_COLOUR,
             {"histtype": "step", "linewidth": 1.6},
             _("incorrect (n = {n})", n=int((~correct).sum())),
         ),
@@ -92,8 +107,8 @@ def draw_confidence(confidence: NDArray[np.floating], correct: NDArray[np.bool_]
 
 
 @plots.use_style()
-def draw_weakest_slices(table: pd.DataFrame, classes: Sequence[str], alpha: float) -> Figure:
-    """Draw the weakest slices with intervals beside the rest of their class; a star marks p below `alpha`."""
+def _draw_weakest_slices(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    """Draw the weakest slices with intervals beside the rest of their class; a star marks significant ones."""
     shown = table.head(_MOST_SLICES)
     rows = np.arange(len(shown))
     colours = [_get_colour(name, classes) for name in shown["target"]]
@@ -102,35 +117,17 @@ def draw_weakest_slices(table: pd.DataFrame, classes: Sequence[str], alpha: floa
     axes.barh(rows, shown["accuracy"], color=colours, alpha=0.75, height=0.72)
     axes.hlines(rows, shown["low"], shown["high"], color="black", linewidth=1.1)
     axes.plot(shown["rest"], rows, clip_on=False, **_DIAMOND)
-    for row, (n, p) in enumerate(zip(shown["n"], shown["p_adjusted"], strict=True)):
-        axes.text(1.015, row, f"{n}{' *' if p < alpha else ''}", va="center", fontsize=8, color="#404040")
+    for row, (n, significant) in enumerate(zip(shown["n"], shown["significant"], strict=True)):
+        axes.text(1.015, row, f"{n}{' *' * significant}", va="center", fontsize=8, color="#404040")
     axes.annotate("n", (1.015, 1), (0, 3), axes.get_xaxis_transform(), "offset points", fontsize=8, color="#404040")
-    axes.set_yticks(
-        rows, plots.shorten_names((format_slice(slice_) for __, slice_ in shown.iterrows()), 40), fontsize=8
-    )
+    names = [format_reason(describe_slice(row), "error_bias") for __, row in shown.iterrows()]
+    axes.set_yticks(rows, plots.shorten_names(names, 40), fontsize=8)
     axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
     kinds = [name for name in (*classes, "") if name in set(shown["target"])]
     figure.legend(handles=_build_legend(kinds, classes), loc="outside lower center", ncols=3)
     return figure
-
-
-def format_slice(row: pd.Series) -> str:
-    """Return the label of a row of the table of slices: property, slice and true class."""
-    target = f" ({row['target']})" if row["target"] else ""
-    return f"{_name_property(str(row['by']))} {row['slice']}{target}"
-
-
-def _name_property(by: str) -> str:
-    words = {
-        "source": _("source"),
-        "generator": _("generator"),
-        "size": _("size"),
-        "format": _("format"),
-        "jpeg_quality": _("JPEG quality"),
-    }
-    return words[by]
 
 
 def _get_colour(target: str, classes: Sequence[str]) -> str:

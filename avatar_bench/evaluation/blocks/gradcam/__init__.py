@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.config.options import option
 from avatar_bench.data.selection import draw_stratified_rows
+from avatar_bench.evaluation.activation_figures import render_overlay
 from avatar_bench.evaluation.block import check_class_order, labelled_rows
 from avatar_bench.evaluation.blocks.gradcam import faithfulness_tables as tables
-from avatar_bench.evaluation.blocks.gradcam import figures
 from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import (
     FAITHFULNESS_GAINS,
     ROLLOUT_SUFFIX,
@@ -22,13 +24,14 @@ from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import (
     MapArrays,
     list_suffixes,
 )
+from avatar_bench.evaluation.class_activation import warn_about_maps
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.files.paths import make_folder_name
-from avatar_bench.i18n import _
 from avatar_bench.metrics import faithfulness as numbers
-from avatar_bench.metrics import stats
+from avatar_bench.metrics import plots, stats
 from avatar_bench.models import attribution
-from avatar_bench.results.result import Result
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.models.attribution import SpatialLayer
     from avatar_bench.results.predictions import Predictions
-    from avatar_bench.results.result import Metric
     from avatar_bench.runs.run import Run
 
 _BETTER = {"deletion": False, "insertion": True, **dict.fromkeys(FAITHFULNESS_GAINS, True), SANITY_METRIC: False}
@@ -45,6 +47,7 @@ _FILLS = ("mean", "blur")
 _BATCH_SIZE = 64  # images whose pixels are ranked at once: 100 MB at 224 px
 _MOST_SHOWN = 6  # images in the sanity figure
 _MOST_LETTERS = 40  # of the image's name in the file name of its overlay
+_SHOWN_PIXELS = 224  # side of an image in the figures
 
 
 @dataclass(kw_only=True)
@@ -52,30 +55,28 @@ class GradCam(IntervalOptions):
     """Faithfulness of the Grad-CAM maps of a run: change in probability as highlighted pixels are deleted or inserted.
 
     For a run with a class token, attention rollout is evaluated too.
-    `images` are drawn in proportion to the classes; `steps` of deletion and insertion; `deletion_to` and
-    `insertion_from` choose the image without content ("mean", "blur"); `random_weights` is the number of networks with
-    progressively randomised weights that the maps are compared with; `gallery` is the number of images shown of each
-    class, for correct and incorrect predictions each; `overlays` is the number of images that get a file with their map
-    overlaid, None for all that are drawn or shown.
     """
 
-    images: int = 60
-    steps: int = 10
-    deletion_to: str = "mean"
-    insertion_from: str = "blur"
-    random_weights: int = 4
-    gallery: int = 2
-    overlays: int | None = None
+    version: ClassVar[int] = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("images", self.images >= 1, "1 or more")
-        self.require("steps", self.steps >= 2, "2 or more")
-        for option in ("deletion_to", "insertion_from"):
-            self.require(option, getattr(self, option) in _FILLS, " or ".join(_FILLS))
-        self.require("random_weights", self.random_weights >= 1, "1 or more")
-        self.require("gallery", self.gallery >= 0, "0 or more")
-        self.require("overlays", self.overlays is None or self.overlays >= 0, "0 or more, or null for all")
+    images: int = option(60, help="images drawn, stratified by class; run time is proportional", range=(1, None))
+    steps: int = option(10, help="steps of deletion and insertion", range=(2, None))
+    deletion_to: str = option(
+        "mean", help="replacement of deleted pixels: mean (the image's mean colour) | blur", choices=_FILLS
+    )
+    insertion_from: str = option("blur", help="baseline for insertion: mean | blur", choices=_FILLS)
+    random_weights: int = option(
+        4,
+        help="networks with more and more layers randomised from the head down; the last: all",
+        range=(1, None),
+    )
+    gallery: int = option(2, help="images shown per class, as many correct as incorrect; 0: none", range=(0, None))
+    overlays: int | None = option(
+        None,
+        help="images saved with their map as an overlay; null: all images drawn or shown; 0: none",
+        range=(0, None),
+        expected="0 or more, or null for all",
+    )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute maps, faithfulness and sanity of a draw of labelled images; further errors are only shown.
@@ -95,9 +96,20 @@ class GradCam(IntervalOptions):
         curves = self._compute_curves(run, inputs[:n], evaluated, predictions.predicted[:n])
         sanity = self._compute_sanity(run, layer, inputs[:n], predictions.predicted[:n])
         result = Result("gradcam", dataset.name, n, run.classes)
-        result.provenance = {"layer": layer.name, "map_size": list(layer.size)}
-        result.arrays = {"maps": tables.collect_arrays(maps, predictions, n), "curves": curves, "sanity": sanity}
+        result.provenance = {"layer": layer.name, "map_size": list(layer.size), "level": self.level}
+        pixels = inputs.permute(0, 2, 3, 1).numpy()
+        result.arrays = {
+            "maps": tables.collect_arrays(maps, predictions, n),
+            "curves": curves,
+            "sanity": sanity,
+            "shown": self._collect_shown(pixels, predictions, n),
+        }
         images, groups = tables.tabulate_images(predictions, curves, sanity), predictions.groups[:n]
+        for row, (image, path) in enumerate(zip(pixels[: self.overlays], predictions.paths, strict=False)):
+            name = f"overlays/{row + 1:04d}_{make_folder_name(PurePath(path).stem)[:_MOST_LETTERS]}"
+            result.images[name] = render_overlay(image, maps["predicted"][row])
+        files = [f"{name}.png" for name in result.images]
+        images["overlay"] = files + [""] * (len(images) - len(files))
 
         def interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             return stats.bootstrap_interval(
@@ -110,8 +122,7 @@ class GradCam(IntervalOptions):
             "sanity": tables.tabulate_sanity(sanity, interval),
         }
         result.metrics = self._compute_metrics(images[:n], curves, sanity, groups)
-        result.warnings = _list_warnings(layer, maps["predicted"][:n], result.metrics)
-        self._draw(result, inputs, predictions, maps, sanity)
+        result.warnings = warn_about_maps(layer, maps["predicted"][:n]) + _warn_about_gains(result.metrics)
         return result
 
     def _find_errors(self, predictions: Predictions, drawn: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -194,31 +205,27 @@ class GradCam(IntervalOptions):
             groups,
             {name: _BETTER.get(name) for name in names},
             floors,
-            _("the maps are constant, so their pixels cannot be ranked"),
+            Reason("constant_maps"),
         )
 
-    def _draw(
-        self,
-        result: Result,
-        inputs: Tensor,
-        predictions: Predictions,
-        maps: MapArrays,
-        sanity: MapArrays,
-    ) -> None:
-        images = inputs.permute(0, 2, 3, 1).numpy()
-        result.figures["curves"] = figures.draw_curves(result.tables["curves"], result.metrics, self.level)
-        right = np.flatnonzero(predictions.correct[: result.n])
-        first = [next(iter(right[predictions.targets[right] == k]), None) for k in range(len(predictions.classes))]
-        shown = [row for row in first if row is not None][:_MOST_SHOWN] or [0]
-        floor = result.metrics[SANITY_METRIC].floor
-        result.figures["sanity"] = figures.draw_sanity(images[shown], sanity, shown, result.tables["sanity"], floor)
-        if self.gallery:
-            result.figures["panels"] = figures.draw_panels(images, predictions, maps, self.gallery)
-        for row in range(len(images))[: self.overlays]:
-            name = f"overlays/{row + 1:04d}_{make_folder_name(PurePath(predictions.paths[row]).stem)[:_MOST_LETTERS]}"
-            result.images[name] = figures.render_overlay(images[row], maps["predicted"][row])
-        files = [f"{name}.png" for name in result.images]
-        result.tables["images"]["overlay"] = files + [""] * (len(images) - len(files))
+    def _collect_shown(self, pixels: NDArray[np.uint8], predictions: Predictions, n: int) -> dict[str, NDArray[Any]]:
+        """Return what the figures show: `rows` of images with their thumbnails, and which of the rows each shows.
+
+        `panels` (L, 2) pairs the first correct images of a class with its most confident errors, -1 where there are too
+        few; `sanity` are the first correct images of the classes among the `n` that were drawn.
+        """
+        targets, first = predictions.targets, []
+        pairs: list[tuple[int, int]] = []
+        for k in range(len(predictions.classes)):
+            correct = np.flatnonzero((targets == k) & predictions.correct)
+            incorrect = np.flatnonzero((targets == k) & ~predictions.correct)
+            incorrect = incorrect[np.argsort(-predictions.confidence[incorrect], kind="stable")]
+            pairs += zip_longest(correct[: self.gallery], incorrect[: self.gallery], fillvalue=-1)
+            first += correct[correct < n][:1].tolist()
+        panels, sanity = np.array(pairs[: plots.MAX_BARS], dtype=np.intp).reshape(-1, 2), first[:_MOST_SHOWN] or [0]
+        rows = np.unique([*panels[panels >= 0], *sanity])
+        images = np.stack([plots.make_thumbnail(pixels[row], _SHOWN_PIXELS) for row in rows])
+        return {"rows": rows, "images": images, "panels": panels, "sanity": np.array(sanity)}
 
 
 def _compute_maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> MapArrays:
@@ -235,20 +242,9 @@ def _compute_maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Pr
     return {"predicted": predicted, "true": true} | ({} if rollout is None else {"rollout": rollout})
 
 
-def _list_warnings(layer: SpatialLayer, maps: NDArray[np.float32], metrics: dict[str, Metric]) -> list[str]:
-    messages = []
-    if not layer.last:
-        messages.append(
-            _(
-                "the maps come from {layer}: no later stage has a spatial map that affects the prediction",
-                layer=layer.name,
-            )
-        )
-    empty = int((maps.max(axis=(1, 2)) == 0).sum())
-    if empty:
-        messages.append(_("empty maps, without any positive activation: {n} of {total}", n=empty, total=len(maps)))
-    for name in (name for name in metrics if name.removesuffix(ROLLOUT_SUFFIX) in FAITHFULNESS_GAINS):
-        low = metrics[name].low
-        if low is None or low <= 0:
-            messages.append(_("{name}: the maps are not significantly better than random maps", name=name))
-    return messages
+def _warn_about_gains(metrics: Mapping[str, Metric]) -> list[Reason]:
+    return [
+        Reason("not_better_than_random", name=name)
+        for name, metric in metrics.items()
+        if name.removesuffix(ROLLOUT_SUFFIX) in FAITHFULNESS_GAINS and (metric.low is None or metric.low <= 0)
+    ]

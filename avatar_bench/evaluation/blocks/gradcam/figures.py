@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -16,40 +15,49 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.activation_figures import EVIDENCE_COLORMAP, MAP_OPACITY, draw_overlay
+from avatar_bench.evaluation.activation_figures import EVIDENCE_COLORMAP, Arrays, draw_overlay
+from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import SANITY_METRIC
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.metrics.faithfulness import upsample
-from avatar_bench.results.result import Metric
-
-if TYPE_CHECKING:
-    from avatar_bench.results.predictions import Predictions
-
-ImageArray = NDArray[np.uint8]
-MapsByName = Mapping[str, NDArray[np.float32]]
+from avatar_bench.results.result import Metric, Result
 
 _SIGNED_COLORMAP = "coolwarm"
 
 
-@plots.use_style()
-def draw_panels(images: ImageArray, predictions: Predictions, maps: MapsByName, each: int) -> Figure:
-    """Draw `each` correct and incorrect images (N, S, S, 3) of each class, each followed by its maps (N, h, w) over it.
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw the curves, the sanity check, and the maps over images of each class unless none is to be shown."""
+    maps, shown, floor = result.arrays["maps"], result.arrays["shown"], result.metrics[SANITY_METRIC].floor
+    images = dict(zip(shown["rows"].tolist(), shown["images"], strict=True))
+    drawn = {
+        "curves": draw_curves(result.tables["curves"], result.metrics, result.provenance["level"]),
+        "sanity": draw_sanity(images, result.arrays["sanity"], shown["sanity"], result.tables["sanity"], floor),
+    }
+    if len(shown["panels"]):
+        confidence = result.tables["images"]["confidence"].to_numpy()
+        drawn["panels"] = draw_panels(images, confidence, maps, shown["panels"])
+    return drawn
 
-    A correct image has one map, that of its class; an incorrect one has those of the predicted and of the true class.
-    The attention rollout comes last if there is one.
+
+@plots.use_style()
+def draw_panels(
+    images: Mapping[int, NDArray[np.uint8]], confidence: NDArray[np.float64], maps: Arrays, pairs: NDArray[np.intp]
+) -> Figure:
+    """Draw a correct and an incorrect image (S, S, 3) in each line, each followed by its maps (h, w) over it.
+
+    `images` are given by row of `maps`; `pairs` (L, 2) are rows, -1 for none. A correct image has one map, that of its
+    class; an incorrect one has those of the predicted and of the true class. The attention rollout comes last if there
+    is one.
     """
-    lines = [line for k in range(len(predictions.classes)) for line in _select_rows(predictions, k, each)]
-    lines = lines[: plots.MAX_BARS]
     more = int("rollout" in maps)
-    figure = plots.create_figure(1.52 * (5 + 2 * more), 0.55 + 1.72 * len(lines))
-    grid = figure.subplots(len(lines), 5 + 2 * more, squeeze=False)
+    figure = plots.create_figure(1.52 * (5 + 2 * more), 0.55 + 1.72 * len(pairs))
+    grid = figure.subplots(len(pairs), 5 + 2 * more, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
-    names = plots.shorten_names(predictions.classes, 20)
-    for line, (correct, incorrect) in zip(grid, lines, strict=True):
+    names = plots.shorten_names(maps["classes"].tolist(), 20)
+    for line, (correct, incorrect) in zip(grid, pairs.tolist(), strict=True):
         for row, cells in ((correct, line[: 2 + more]), (incorrect, line[2 + more :])):
-            if row is not None:
-                _draw_explanation(cells, images[row], row, predictions, maps, names)
+            if row >= 0:
+                _draw_explanation(cells, images[row], row, confidence[row], maps, names)
     scale = ScalarMappable(Normalize(0, 1), EVIDENCE_COLORMAP)
     label = _("evidence for the class (% of the map's maximum)")
     figure.colorbar(scale, ax=grid, location="bottom", aspect=50, shrink=0.6, label=label, format=PercentFormatter(1.0))
@@ -70,7 +78,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
         (_("pixels deleted, most important first (%)"), _("pixels inserted, most important first (%)")),
         strict=True,
     ):
-        for name, title, colour, dash in (
+        for name, words, colour, dash in (
             (kind, "Grad-CAM", plots.get_colour(0), "-"),
             (f"{kind}_rollout", _("attention rollout"), plots.get_colour(1), "-"),
             (f"{kind}_random", _("random maps"), plots.GREY, "--"),
@@ -78,7 +86,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
             if name not in metrics:
                 continue
             one = table[table["curve"] == name]
-            area = _("{name}, area {value:.3f}", name=title, value=metrics[name].value)
+            area = _("{name}, area {value:.3f}", name=words, value=metrics[name].value)
             axes.plot(one["share"], one["probability"], dash, color=colour, label=area)
             axes.fill_between(one["share"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel=label, xlim=(0, 1), ylim=(0, 1.02), title=title)
@@ -92,21 +100,25 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
 
 @plots.use_style()
 def draw_sanity(
-    images: ImageArray, maps: MapsByName, rows: Sequence[int], table: pd.DataFrame, floor: float | None
+    images: Mapping[int, NDArray[np.uint8]],
+    maps: Arrays,
+    rows: Sequence[int] | NDArray[np.intp],
+    table: pd.DataFrame,
+    floor: float | None,
 ) -> Figure:
     """Draw the similarity of the run's maps to those of random weights: the mean correlation, and maps of some images.
 
-    `images` (R, S, S, 3) are those of `rows` of the maps; `floor` is the correlation with random maps.
+    `images` (S, S, 3) are given by row of the maps; `floor` is the correlation with random maps.
     """
     steps = len(table)
     figure = plots.create_figure(1.5 + 1.35 * (steps + 2), 2.7 + 1.3 * len(rows))
     grid = figure.add_gridspec(1 + len(rows), steps + 2, height_ratios=[1.5, *[1] * len(rows)])
     _draw_correlations(figure.add_subplot(grid[0, 2:]), table, floor)
-    for line, (image, row) in enumerate(zip(images, rows, strict=True), start=1):
+    for line, row in enumerate(rows, start=1):
         cells = [figure.add_subplot(grid[line, column]) for column in range(steps + 2)]
-        cells[0].imshow(image)
+        cells[0].imshow(images[row])
         for axes, shown in zip(cells[1:], [maps["trained"][row], *maps["randomised"][:, row]], strict=True):
-            draw_overlay(axes, image, shown, _SIGNED_COLORMAP, signed=True)
+            draw_overlay(axes, images[row], shown, _SIGNED_COLORMAP, signed=True)
         for axes in cells:
             axes.set_axis_off()
         if line == 1:
@@ -120,36 +132,11 @@ def draw_sanity(
     return figure
 
 
-def render_overlay(image: ImageArray, shown: NDArray[np.float32]) -> ImageArray:
-    """Return a map (h, w), scaled to its largest value, over a grey image (S, S, 3), at most 360 pixels a side."""
-    share = upsample(shown[None] / (float(shown.max()) or 1.0), image.shape[0])[0]
-    colours = 255 * colormaps[EVIDENCE_COLORMAP](share)[..., :3]
-    grey = image.mean(axis=2, keepdims=True)
-    return plots.make_thumbnail((MAP_OPACITY * colours + (1 - MAP_OPACITY) * grey).round().astype(np.uint8))
-
-
-def _select_rows(predictions: Predictions, k: int, each: int) -> list[tuple[int | None, int | None]]:
-    """Pair the first correct images of a class with its most confident errors; None if there are too few."""
-    own = predictions.targets == k
-    correct = np.flatnonzero(own & predictions.correct)[:each].tolist()
-    incorrect = np.flatnonzero(own & ~predictions.correct)
-    incorrect = incorrect[np.argsort(-predictions.confidence[incorrect], kind="stable")][:each].tolist()
-    pairs = [(_get_or_none(correct, i), _get_or_none(incorrect, i)) for i in range(each)]
-    return [pair for pair in pairs if pair != (None, None)]
-
-
-def _get_or_none(rows: list[int], i: int) -> int | None:
-    return rows[i] if i < len(rows) else None
-
-
 def _draw_explanation(
-    cells: Sequence[Axes], image: ImageArray, row: int, predictions: Predictions, maps: MapsByName, names: Sequence[str]
+    cells: Sequence[Axes], image: NDArray[np.uint8], row: int, share: float, maps: Arrays, names: Sequence[str]
 ) -> None:
-    target, guess = names[predictions.targets[row]], names[predictions.predicted[row]]
-    share = predictions.confidence[row]
-    text = (
-        _("correct, {share:.0%}", share=share) if predictions.correct[row] else _("incorrect, {share:.0%}", share=share)
-    )
+    target, guess = names[maps["targets"][row]], names[maps["predictions"][row]]
+    text = _("correct, {share:.0%}", share=share) if target == guess else _("incorrect, {share:.0%}", share=share)
     cells[0].imshow(image)
     cells[0].set_title(f"{target}\n{text}", fontsize=7.5)
     if "rollout" in maps:

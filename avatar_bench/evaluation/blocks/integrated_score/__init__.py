@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.config.entries import find_entries
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.block import group_by_recipe
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
-OOD_SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
 
 
 def _list_weights() -> dict[str, float]:
@@ -57,7 +57,7 @@ class IntegratedScore(IntervalOptions):
     scale: str = option(
         "fixed", help="onto the ranges, or from the worst to the best model compared", choices=("fixed", "min_max")
     )
-    ood_score: str = option("energy", help="score whose AUROC counts", choices=OOD_SCORES)
+    ood_score: str = option("energy", help="score whose AUROC counts", choices=lambda: list(find_entries("ood_score")))
     weightings: int = option(1000, help="random weightings for the stability of the ranks", range=(100, None))
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.entries import find_entries
+from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
 from avatar_bench.errors import ConfigError
 from avatar_bench.metrics import calibration, detection, stats
 from avatar_bench.results.declaration import QualityDeclaration, declare_block
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 _TOLERANCE = 1e-6  # tolerance between a saved metric and its value recomputed from the saved table
-_IRRELEVANT_OPTIONS = ("level", "resamples", "seed", "gallery")  # options that do not affect the values
-_CORRUPTIONS = ("noise/3", "blur/3", "brightness/3", "rotation/3", "jpeg/3")  # that the mean robustness is over
+# options that do not affect the values; robustness is null without the standard corruptions, and the same with others
+_IRRELEVANT_OPTIONS = ("level", "resamples", "seed", "gallery", "corruptions")
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ def _resample_mean(name: str, table: pd.DataFrame, column: str) -> ResampledQual
 
 
 def _resample_robustness(name: str, table: pd.DataFrame, column: str) -> ResampledQuality:
-    images = table[table["variation"].isin(_CORRUPTIONS)].groupby("path", sort=False)
-    return _resample_mean(name, images.agg({column: "mean", "group": "first"}), column)
+    own = table[table["variation"].isin([f"{kind}/3" for kind in STANDARD_CORRUPTIONS])]
+    images = own.groupby("path", sort=False).agg({column: "mean", "group": "first"})
+    return _resample_mean(name, images, column)
 
 
 def _resample_calibration(name: str, table: pd.DataFrame, column: str) -> ResampledQuality:

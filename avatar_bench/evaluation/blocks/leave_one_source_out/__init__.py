@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.blocks.leave_one_source_out import figures
 from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import (
     Cell,
     Cells,
@@ -23,8 +23,8 @@ from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import
 )
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
-from avatar_bench.i18n import _
 from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -38,16 +38,13 @@ _NO_WORST = (np.nan, np.nan, np.nan, "", "", 0, "")
 
 @dataclass(kw_only=True)
 class LeaveOneSourceOut(IntervalOptions):
-    """Comparison of runs that each held out a source or generator and are evaluated on it alone.
+    """Comparison of runs that each held out a source or generator and are evaluated on it alone."""
 
-    A source of fewer than `minimum` images is listed, but excluded from mean and worst.
-    """
+    version: ClassVar[int] = 1
 
-    minimum: int = 20
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("minimum", self.minimum >= 1, "1 or more")
+    minimum: int = option(
+        20, help="images per source; smaller sources are listed, but not in mean and worst", range=(1, None)
+    )
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the recall on each source of the runs trained without it, and the mean and worst by recipe.
@@ -73,11 +70,9 @@ class LeaveOneSourceOut(IntervalOptions):
         summary = self._build_summary(matrix, drawn, average_in_domain_accuracy(used))
         result.tables = {"matrix": matrix, "summary": summary, "images": build_images_table(cells)}
         result.metrics = self._build_metrics(matrix, summary)
-        result.figures = {
-            "recall": figures.draw_recall(matrix, classes),
-            "predicted_as": figures.draw_predictions(matrix, classes),
-        }
-        result.warnings = _warn_about_skipped(len(runs) - len(kept), len(runs)) + self._list_warnings(matrix, cells)
+        skipped = len(runs) - len(kept)
+        result.warnings = [Reason("runs_without_held_out", n=skipped, all=len(runs))] if skipped else []
+        result.warnings += self._list_warnings(matrix, cells)
         return result
 
     def _build_matrix(
@@ -121,7 +116,7 @@ class LeaveOneSourceOut(IntervalOptions):
     def _build_metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Metric]:
         counted = matrix[matrix["counted"]]
         found = {}
-        few = _("no source has {n} or more images", n=self.minimum)
+        few = Reason("no_large_source", n=self.minimum)
         for __, row in summary.iterrows():
             ends = (row["mean"], row["mean_low"], row["mean_high"])
             how = "bootstrap by source and group"
@@ -132,25 +127,11 @@ class LeaveOneSourceOut(IntervalOptions):
         sources = Metric(float(counted["source"].nunique()), len(matrix), higher_is_better=None)
         return found | {"sources": sources}
 
-    def _list_warnings(self, matrix: pd.DataFrame, cells: Cells) -> list[str]:
-        messages = []
-        if small := sorted(set(matrix.loc[~matrix["counted"], "source"])):
-            names = ", ".join(small)
-            message = _(
-                "Excluded from mean and worst, with fewer than {n} images: {names}.", n=self.minimum, names=names
-            )
-            messages.append(message)
+    def _list_warnings(self, matrix: pd.DataFrame, cells: Cells) -> list[Reason]:
+        small = sorted(set(matrix.loc[~matrix["counted"], "source"]))
+        found = [Reason("small_sources", n=self.minimum, names=small)] if small else []
         for recipe, own in matrix.groupby("recipe", sort=False):
             if missing := sorted(set(matrix["source"]) - set(own["source"])):
-                message = _(
-                    "Recipe {recipe} has no run that held out {names}, unlike other recipes.",
-                    recipe=recipe,
-                    names=", ".join(missing),
-                )
-                messages.append(message)
+                found.append(Reason("recipe_lacks_sources", recipe=recipe, names=missing))
         seeds = {cell.recipe: [run.seed for run, __ in members] for cell, members in cells.items()}
-        return messages + warn_about_seeds(seeds)
-
-
-def _warn_about_skipped(n: int, runs: int) -> list[str]:
-    return [_("Skipped runs that held out no source: {n} of {all}.", n=n, all=runs)] if n else []
+        return found + warn_about_seeds(seeds)

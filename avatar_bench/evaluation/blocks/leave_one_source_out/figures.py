@@ -13,8 +13,18 @@ from matplotlib.ticker import PercentFormatter
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
+from avatar_bench.results.result import Result
 
 SourceClass = tuple[str, str]  # a source and the class of its images
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw the recall and the predicted classes of each source."""
+    matrix = result.tables["matrix"].astype(dict.fromkeys(("recipe", "source", "target"), str))
+    return {
+        "recall": draw_recall(matrix, result.classes),
+        "predicted_as": draw_predictions(matrix, result.classes),
+    }
 
 
 @plots.use_style()
@@ -86,8 +96,7 @@ def _format_percent(share: float) -> str:
 def _sort_sources(matrix: pd.DataFrame, classes: Sequence[str]) -> list[SourceClass]:
     """Return each source and class once, by class and then by increasing recall."""
     means = matrix.groupby(["source", "target"])["recall"].mean()
-    keys = [(str(source), str(target)) for source, target in means.index]
-    return sorted(keys, key=lambda key: (list(classes).index(key[1]), means[key], key[0]))
+    return sorted(means.index, key=lambda key: (list(classes).index(key[1]), means[key], key[0]))
 
 
 def _draw_marks(axes: Axes, own: pd.DataFrame, sources: list[SourceClass], index: int, aside: float) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import ood_sets as reading
 from avatar_bench.evaluation.block import IntervalBlock, check_class_order
@@ -19,6 +20,7 @@ from avatar_bench.evaluation.blocks.out_of_domain import ood_warnings as warning
 from avatar_bench.evaluation.ood_sets import OutOfDomainSet, tabulate_scores, tabulate_sets
 from avatar_bench.i18n import _
 from avatar_bench.metrics import detection, plots
+from avatar_bench.metrics.ood_scores import OodScore
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -28,16 +30,6 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-Scorer = Callable[["Predictions"], NDArray[np.float64]]
-
-OUTPUT_SCORERS: dict[str, Scorer] = {
-    "msp": lambda predictions: detection.msp(predictions.logits),
-    "max_logit": lambda predictions: detection.max_logit(predictions.logits),
-    "energy": lambda predictions: detection.energy(predictions.logits),
-}
-LOGIT_SCORES = ("max_logit", "energy")  # scores that probabilities do not suffice for
-EMBEDDING_SCORES = ("mahalanobis", "knn")
-SCORE_NAMES = (*OUTPUT_SCORERS, *EMBEDDING_SCORES)
 DETECTION_METRICS = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
 SHIFTED_SET_LABELS = {"children_adults": "real", "simpsons": "drawing"}
 NEAR_SETS = ("animal_faces", "icons")
@@ -48,21 +40,26 @@ class OutOfDomain(IntervalBlock):
     """Predictions and detection of the out-of-domain sets of a run, against the images of the evaluated set.
 
     `labels` assigns a true class to sets without labels: they count as shifted in-domain data and get an accuracy.
-    `near` names the sets that are close to the domain. `scores` are computed, `k` is the neighbour whose distance knn
-    uses, `gallery` the number of images shown.
+    `near` names the sets that are close to the domain. `scores` of metrics/ood_scores or of users are computed, with
+    `options` by score; `k` is the neighbour whose distance knn uses, `gallery` the number of images shown.
     """
 
     labels: dict[str, str] = field(default_factory=lambda: dict(SHIFTED_SET_LABELS))
     near: list[str] = field(default_factory=lambda: list(NEAR_SETS))
-    scores: list[str] = field(default_factory=lambda: list(SCORE_NAMES))
+    scores: list[str] = field(default_factory=lambda: ["msp", "max_logit", "energy", "mahalanobis", "knn"])
+    options: dict[str, Any] = field(default_factory=dict)
     k: int = 50
     gallery: int = 12
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = bool(self.scores) and set(self.scores) <= set(SCORE_NAMES)
-        self.require("scores", known, f"one or more of {', '.join(SCORE_NAMES)}")
+        known = find_entries("ood_score")
+        self.require(
+            "scores", bool(self.scores) and set(self.scores) <= set(known), f"one or more of {', '.join(known)}"
+        )
+        self.require("options", set(self.options) <= set(self.scores), f"options of {', '.join(self.scores)}")
         self.require("k", self.k >= 1, "1 or more")
+        self._build_scores()
         self.require("gallery", self.gallery >= 0, "0 or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
@@ -74,13 +71,13 @@ class OutOfDomain(IntervalBlock):
         sets = self._read_sets(run, dataset)
         inside = run.predictions(dataset)
         training = _read_training(run)
-        gaussians = None if training is None else detection.fit_gaussians(training.embeddings, training.targets)
         everything = {"in_domain": inside, **{each.name: each.predictions for each in sets}}
         for predictions in everything.values():
             check_class_order(predictions, run.allow)
-        missing = self._explain_missing(everything.values(), training)
-        scorers = {name: how for name, how in self._select_scorers(training, gaussians).items() if name not in missing}
-        scores = {name: _score(predictions, scorers) for name, predictions in everything.items()}
+        scorers = self._build_scores()
+        missing = _explain_missing(scorers, everything.values(), training)
+        scorers = {name: scorer for name, scorer in scorers.items() if name not in missing}
+        scores = _compute_scores(scorers, training, everything)
         result = Result("out_of_domain", dataset.name, len(inside), run.classes)
         measured, table = confidence.measure_confidence(self, dataset.name, inside, sets)
         result.metrics = self._compute_metrics(inside, sets, scores, missing) | measured
@@ -90,7 +87,7 @@ class OutOfDomain(IntervalBlock):
             "scores": tabulate_scores(dataset.name, inside, sets, scores),
         }
         result.figures = self._draw_figures(result, sets, list(scorers))
-        shrinkage = gaussians.shrinkage if gaussians is not None and "mahalanobis" in scorers else 0.0
+        shrinkage = getattr(scorers.get("mahalanobis"), "shrinkage", 0.0)
         result.warnings = [*warnings.warn_about_scores(missing, shrinkage), *warnings.warn_about_sets(training, sets)]
         return result
 
@@ -131,23 +128,9 @@ class OutOfDomain(IntervalBlock):
         kind = "shifted" if shifted else "near" if name in self.near else "far"
         return OutOfDomainSet(name, kind, other, predictions)
 
-    def _select_scorers(self, training: Predictions | None, gaussians: detection.Gaussians | None) -> dict[str, Scorer]:
-        """Return the function of each requested score; those fitted on training images need `training`."""
-        scorers = dict(OUTPUT_SCORERS)
-        if training is not None and gaussians is not None:
-            embeddings = training.embeddings
-            scorers["mahalanobis"] = lambda other: detection.mahalanobis(other.embeddings, gaussians)
-            scorers["knn"] = lambda other: detection.knn(other.embeddings, embeddings, self.k)
-        return {name: scorers[name] for name in self.scores if name in scorers}
-
-    def _explain_missing(self, found: Collection[Predictions], training: Predictions | None) -> dict[str, str]:
-        """Return why each requested score that cannot be computed is missing, by name."""
-        why: dict[str, str] = {}
-        if not all(predictions.has_logits for predictions in found):
-            why |= dict.fromkeys(LOGIT_SCORES, warnings.explain_missing_logits())
-        if training is None:
-            why |= dict.fromkeys(EMBEDDING_SCORES, warnings.explain_missing_embeddings())
-        return {name: why[name] for name in self.scores if name in why}
+    def _build_scores(self) -> dict[str, OodScore]:
+        options = {"knn": {"k": self.k}} | self.options
+        return {name: find_entry("ood_score", name).build(options.get(name)) for name in self.scores}
 
     def _compute_metrics(
         self,
@@ -227,8 +210,33 @@ def _split_evenly(number: int, hands: int) -> list[int]:
     return [len(range(hand, number, hands)) for hand in range(hands)]
 
 
-def _score(predictions: Predictions, scorers: Mapping[str, Scorer]) -> pd.DataFrame:
-    return pd.DataFrame({name: scorer(predictions) for name, scorer in scorers.items()})
+def _explain_missing(
+    scorers: Mapping[str, OodScore], found: Collection[Predictions], training: Predictions | None
+) -> dict[str, str]:
+    """Return why each score that cannot be computed is missing, by name."""
+    has_logits, why = all(predictions.has_logits for predictions in found), {}
+    for name, scorer in scorers.items():
+        if scorer.needs_training and training is None:
+            why[name] = warnings.explain_missing_embeddings()
+        elif scorer.needs_logits and not has_logits:
+            why[name] = warnings.explain_missing_logits()
+    return why
+
+
+def _compute_scores(
+    scorers: Mapping[str, OodScore], training: Predictions | None, everything: Mapping[str, Predictions]
+) -> dict[str, pd.DataFrame]:
+    """Compute the scores of each set, one column each; raise ConfigError if one of a user fails."""
+    columns: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in everything}
+    for score, scorer in scorers.items():
+        with find_entry("ood_score", score).explain_failure():
+            if training is not None and scorer.needs_training:
+                scorer.fit(training)
+            for name, predictions in everything.items():
+                values = columns[name][score] = np.asarray(scorer.score(predictions), dtype=np.float64)
+                if values.shape != (len(predictions),) or not np.isfinite(values).all():
+                    raise ValueError(f"score must return a finite number for each of {len(predictions)} images")
+    return {name: pd.DataFrame(found) for name, found in columns.items()}
 
 
 def _read_training(run: Run) -> Predictions | None:

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.ood_sets import name_kind, name_scores
-from avatar_bench.i18n import _
+from avatar_bench.evaluation.ood_sets import name_kind
+from avatar_bench.i18n import _, get_title
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric
 
@@ -105,7 +105,7 @@ def draw_auroc(
         axes.grid(axis="x")
     for axes in grid.flat[len(sets) :]:
         axes.set_axis_off()
-    grid[0, 0].set_yticks(range(len(scores)), [name_scores()[score] for score in scores])
+    grid[0, 0].set_yticks(range(len(scores)), [get_title("ood_score", score) for score in scores])
     ends = [metrics[f"auroc/{name}/{score}"].low for name in sets for score in scores]
     low = min(0.45, *(end - 0.05 for end in ends if end is not None))
     grid[0, 0].set(ylim=(len(scores) - 0.5, -0.5), xlim=(low, 1.02))
@@ -131,7 +131,7 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
             _draw_histogram(axes, own[score], edges, color=OOD_COLOUR, histtype="step", label=_("out of domain"))
             if wide:
                 _set_log_axis(axes)
-        line[0].set_ylabel(name_scores()[score])
+        line[0].set_ylabel(get_title("ood_score", score))
         line[0].yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes, name in zip(grid[0], shown, strict=True):
         axes.set_title(plots.shorten_name(name, 20))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 
+from avatar_bench.config.entries import find_entries
 from avatar_bench.config.options import Options, option
 from avatar_bench.evaluation.blocks.overview import overview_tables as tables
 from avatar_bench.results.reasons import Reason
@@ -16,8 +17,6 @@ from avatar_bench.results.result import Metric, Result
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
-
-OOD_SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
 
 
 @dataclass(kw_only=True)
@@ -28,7 +27,7 @@ class Overview(Options):
     reads_results: ClassVar[bool] = True
     takes_ensembles: ClassVar[bool] = True
 
-    ood_score: str = option("energy", help="score for the AUROC", choices=OOD_SCORES)
+    ood_score: str = option("energy", help="score for the AUROC", choices=lambda: list(find_entries("ood_score")))
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Build the table of main metrics, the list of missing ones, and each chart for which a run has results."""

@@ -49,7 +49,7 @@ def draw(result: Result) -> dict[str, Figure]:
 @plots.use_style()
 def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the recall, precision and F1 of each class, with intervals."""
-    table = table.fillna({"class": ""})
+    table = table.astype({"class": object}).fillna({"class": ""})
     classes = ["", *dict.fromkeys(table.loc[table["class"] != "", "class"])]
     words = {name: plots.shorten_name(name, 18) or _("all classes") for name in classes}
     figure = _create_dot_figure(10.2, len(classes), looks)

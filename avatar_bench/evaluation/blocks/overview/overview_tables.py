@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.config.catalogue import list_blocks
-from avatar_bench.data.corruptions import CORRUPTION_KINDS
+from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
 from avatar_bench.evaluation.model_scatter import tabulate_runs
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.reasons import Reason
@@ -80,8 +80,11 @@ def tabulate_classes(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFram
 
 
 def tabulate_robustness(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return the accuracy on clean images, under each corruption at severity 3, and their mean."""
-    return _tabulate_metrics(runs, saved, "robustness", ("clean", *CORRUPTION_KINDS, "robustness"))
+    """Return the accuracy on clean images, under each corruption at severity 3, and the mean of the standard five."""
+    main = ("clean", *STANDARD_CORRUPTIONS, "robustness")
+    found = (name for __, result in _iterate_results(runs, saved, "robustness") for name in result.metrics)
+    others = [name for name in dict.fromkeys(found) if "/" not in name and name not in (*main, "mean_over_severities")]
+    return _tabulate_metrics(runs, saved, "robustness", (*main, *others))
 
 
 def tabulate_calibration(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.errors import BlockError, ConfigError
-from avatar_bench.evaluation.block import check_class_order, labelled_rows
-from avatar_bench.evaluation.blocks.prior_shift import figures
+from avatar_bench.config.options import option
+from avatar_bench.errors import BlockError
+from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
-from avatar_bench.i18n import _
 from avatar_bench.metrics import prior_shift
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -26,37 +26,43 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-def _build_default_mixes() -> dict[str, dict[str, float] | None]:
-    frequent = {"50-25-25": 0.5, "70-15-15": 0.7, "80-10-10": 0.8}
-    return {
-        name: {"drawing": share, "real": round((1 - share) / 2, 3), "generated": round((1 - share) / 2, 3)}
-        for name, share in frequent.items()
-    }
+_DEFAULT_MIXES: dict[str, dict[str, float] | None] = {
+    "50-25-25": {"drawing": 0.5, "real": 0.25, "generated": 0.25},
+    "70-15-15": {"drawing": 0.7, "real": 0.15, "generated": 0.15},
+    "80-10-10": {"drawing": 0.8, "real": 0.1, "generated": 0.1},
+}
+
+
+def _is_mix(mix: dict[str, float] | None) -> bool:
+    return mix is None or (
+        all(0 <= share <= 1 for share in mix.values()) and math.isclose(sum(mix.values()), 1, abs_tol=1e-6)
+    )
 
 
 @dataclass(kw_only=True)
 class PriorShift(IntervalOptions):
-    """Accuracy of a run under other class proportions, simulated by weighting its images.
+    """Accuracy of a run under other class proportions, simulated by weighting its images."""
 
-    `mixes` maps a name to the proportion of each class, of sum 1 (None: leave that mix out); `shares`, between 0 and 1,
-    are assigned to each class in turn, with the rest split equally among the others; `training` is the proportion of
-    each class in training (None: read from the run).
-    """
+    version: ClassVar[int] = 1
 
-    mixes: dict[str, dict[str, float] | None] = field(default_factory=_build_default_mixes)
-    shares: list[float] = field(default_factory=lambda: [0.1, 0.3, 0.5, 0.7, 0.9])
-    training: dict[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("shares", all(0 < share < 1 for share in self.shares), "numbers above 0 and below 1")
-        for name, mix in self.mixes.items():
-            if mix is not None and not _is_mix(mix):
-                raise ConfigError(
-                    f"block.prior_shift.mixes.{name}={mix}: expected proportions from 0 to 1 with a sum of 1."
-                )
-        valid = self.training is None or (_is_mix(self.training) and min(self.training.values()) > 0)
-        self.require("training", valid, "null, or a proportion above 0 for each class with a sum of 1")
+    mixes: dict[str, dict[str, float] | None] = option(
+        _DEFAULT_MIXES,
+        help="{name: {class: proportion}}; null removes a mix",
+        check=lambda mixes: all(map(_is_mix, mixes.values())),
+        expected="for each name null, or proportions from 0 to 1 with a sum of 1",
+    )
+    shares: list[float] = option(
+        [0.1, 0.3, 0.5, 0.7, 0.9],
+        help="proportion of each class in turn, the others in equal parts",
+        check=lambda shares: all(0 < share < 1 for share in shares),
+        expected="numbers above 0 and below 1",
+    )
+    training: dict[str, float] | None = option(
+        None,
+        help="{class: proportion} in training; null: from the run",
+        check=lambda shares: _is_mix(shares) and (shares is None or min(shares.values()) > 0),
+        expected="null, or a proportion above 0 for each class with a sum of 1",
+    )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute accuracy and macro-F1 under each mix, uncorrected and corrected by true or estimated proportions.
@@ -85,14 +91,11 @@ class PriorShift(IntervalOptions):
             ),
             "predictions": _build_predictions_table(predictions),
         }
-        shares = dict(zip(run.classes, training.tolist(), strict=True))
-        table = result.tables["mixes"]
-        result.figures["mixes"] = figures.draw_mixes(table[table["frequent"] == ""])
-        if varied:
-            result.figures["shares"] = figures.draw_shares(table, run.classes, shares)
-        result.provenance["training_shares"] = shares
+        result.provenance["training_shares"] = dict(zip(run.classes, training.tolist(), strict=True))
         result.provenance["training_shares_from"] = origin
-        result.warnings = self._list_warnings(mixes, len(asked) - len(predictions))
+        result.warnings = warn_unlabelled(len(asked) - result.n, len(asked))
+        left = [name for name, mix in self.mixes.items() if mix is not None and name not in mixes]
+        result.warnings += [Reason("mixes_of_other_classes", names=left)] if left else []
         return result
 
     def _select_mixes(self, classes: tuple[str, ...]) -> dict[str, Floats]:
@@ -154,21 +157,6 @@ class PriorShift(IntervalOptions):
                 found = self._compute_metrics(predictions, training, prior)
                 rows.append(_build_row(f"{frequent} {share:g}", frequent, prior, found, classes))
         return rows
-
-    def _list_warnings(self, mixes: dict[str, Floats], unknown: int) -> list[str]:
-        messages = []
-        if unknown:
-            messages.append(_("{n} images without a label are left out", n=unknown))
-        left = [name for name, mix in self.mixes.items() if mix is not None and name not in mixes]
-        if left:
-            messages.append(
-                _("mixes with classes that the run does not have are left out: {names}", names=", ".join(left))
-            )
-        return messages
-
-
-def _is_mix(mix: dict[str, float]) -> bool:
-    return all(0 <= share <= 1 for share in mix.values()) and math.isclose(sum(mix.values()), 1, abs_tol=1e-6)
 
 
 def _require_each_class(predictions: Predictions, dataset: Dataset) -> None:

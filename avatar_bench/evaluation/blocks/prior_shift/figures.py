@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.prior_shift import PRIOR_PREFIXES, guessing_floor, make_prior
+from avatar_bench.results.result import Result
 
 _MOST = 6  # classes that get a panel
 # uncorrected, corrected by known proportions, corrected by estimated proportions
@@ -26,8 +27,18 @@ _STYLES: dict[str, dict[str, Any]] = dict(
 )
 
 
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw accuracy and macro-F1 under each mix, and against the proportion of each class if it is varied."""
+    table = result.tables["mixes"]
+    drawn = {"mixes": _draw_mixes(table[table["frequent"].isna()])}
+    if table["frequent"].notna().any():
+        training = result.tables["priors"].drop_duplicates("class").set_index("class")["training"]
+        drawn["shares"] = _draw_shares(table, result.classes, training)
+    return drawn
+
+
 @plots.use_style()
-def draw_mixes(table: pd.DataFrame) -> Figure:
+def _draw_mixes(table: pd.DataFrame) -> Figure:
     """Draw accuracy and macro-F1 under each mix with intervals, and those of always predicting the majority class.
 
     A row of the table is one of mixes.csv; the proportion of each class is printed below it, in the order of the
@@ -61,7 +72,7 @@ def draw_mixes(table: pd.DataFrame) -> Figure:
 
 
 @plots.use_style()
-def draw_shares(table: pd.DataFrame, classes: Sequence[str], training: Mapping[str, float]) -> Figure:
+def _draw_shares(table: pd.DataFrame, classes: Sequence[str], training: pd.Series) -> Figure:
     """Draw accuracy, and below it macro-F1, over the proportion of each class, with the rest split equally.
 
     Each column is a class.

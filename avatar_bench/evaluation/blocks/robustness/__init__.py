@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_bench.data.corruptions import (
-    CORRUPTION_KINDS,
-    DELIVERY_TIERS,
     RESOLUTIONS,
     SEVERITIES,
+    STANDARD_CORRUPTIONS,
     Corruption,
-    Delivery,
     Variation,
     apply_variation,
     derive_seed,
+    list_corruptions,
 )
+from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
+from avatar_bench.errors import ConfigError
 from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.robustness import figures
 from avatar_bench.evaluation.blocks.robustness import severity_tables as tables
@@ -45,12 +46,13 @@ MEAN_METRICS = ("robustness", "mean_over_severities")
 class Robustness(IntervalBlock):
     """Accuracy of a run on corrupted and on re-encoded images.
 
-    `corruptions` of data/corruptions at `severities` (3 among them) are applied `at` the network's "input" size or the
-    "native" size; `delivery` lists tiers of re-encoding of the same package, always at the native size.
+    `corruptions` (None: all, also those of users) at `severities` (3 among them) are applied `at` the network's "input"
+    size or the "native" size; `delivery` lists tiers of re-encoding, always at the native size. Means are those of the
+    standard corruptions, and null without one of them.
     """
 
     severities: list[int] = field(default_factory=lambda: list(SEVERITIES))
-    corruptions: list[str] = field(default_factory=lambda: list(CORRUPTION_KINDS))
+    corruptions: list[str] | None = None
     at: str = "input"
     delivery: list[str] = field(default_factory=lambda: list(DELIVERY_TIERS))
 
@@ -58,8 +60,12 @@ class Robustness(IntervalBlock):
         super().__post_init__()
         valid = _is_subset(self.severities, SEVERITIES) and 3 in self.severities
         self.require("severities", valid, "some of 1, 2, 3, 4, 5, with 3 among them")
-        valid = _is_subset(self.corruptions, CORRUPTION_KINDS) and len(self.corruptions) > 0
-        self.require("corruptions", valid, f"one or more of {', '.join(CORRUPTION_KINDS)}")
+        known = list_corruptions()
+        self.corruptions = known if self.corruptions is None else self.corruptions
+        valid = _is_subset(self.corruptions, known) and len(self.corruptions) > 0
+        self.require("corruptions", valid, f"one or more of {', '.join(known)}")
+        for name in {"clean", *MEAN_METRICS} & set(self.corruptions):
+            raise ConfigError(f"block.robustness.corruptions: {name} is the name of a metric; rename your corruption.")
         self.require("at", self.at in RESOLUTIONS, " or ".join(RESOLUTIONS))
         self.require(
             "delivery", _is_subset(self.delivery, DELIVERY_TIERS), f"some of {', '.join(DELIVERY_TIERS)}, or none"
@@ -82,10 +88,10 @@ class Robustness(IntervalBlock):
         result = Result("robustness", dataset.name, len(rows), clean.classes)
         result.metrics = self._collect_metrics(accuracies, self._compute_paired(found), one_class)
         result.tables = {
-            "severities": tables.tabulate_severities(accuracies, len(rows)),
+            "severities": tables.tabulate_severities(accuracies, variations, len(rows)),
             "recalls": tables.tabulate_recalls(self._compute_recalls(found), clean),
-            "bias": tables.tabulate_bias(one_class, self.corruptions, clean.classes),
-            "one_class": tables.count_moved_predictions(found, self.corruptions),
+            "bias": tables.tabulate_bias(one_class, self.kinds, clean.classes),
+            "one_class": tables.count_moved_predictions(found, self.kinds),
             "predictions": tables.tabulate_predictions(found),
         }
         if self.delivery:
@@ -96,12 +102,17 @@ class Robustness(IntervalBlock):
         return result
 
     def _list_variations(self) -> dict[str, Variation]:
-        corrupted = {f"{kind}/{k}": Corruption(kind, k, self.at) for kind in self.corruptions for k in self.severities}
+        corrupted = {f"{kind}/{k}": Corruption(kind, k, self.at) for kind in self.kinds for k in self.severities}
         return {**corrupted, **{f"delivery/{tier}": Delivery(tier) for tier in self.delivery}}
 
     @property
-    def _has_all_corruptions(self) -> bool:
-        return len(self.corruptions) == len(CORRUPTION_KINDS)
+    def kinds(self) -> list[str]:
+        """Return the corruptions that are applied."""
+        return self.corruptions or []
+
+    @property
+    def _has_standard_corruptions(self) -> bool:
+        return set(STANDARD_CORRUPTIONS) <= set(self.kinds)
 
     def _compute_recalls(self, found: PredictionsByVariation) -> dict[str, dict[str, Metric]]:
         clean = found["clean"]
@@ -140,16 +151,14 @@ class Robustness(IntervalBlock):
         return {
             "robustness": paired.get("robustness", lacking),  # first, as it is the headline metric
             "clean": accuracies["clean"],
-            **{kind: accuracies[f"{kind}/3"] for kind in self.corruptions},
+            **{kind: accuracies[f"{kind}/3"] for kind in self.kinds},
             "mean_over_severities": paired.get("mean_over_severities", lacking),
             **{name: metric for name, metric in paired.items() if name not in MEAN_METRICS},
             **{name: metric for name, metric in accuracies.items() if name.startswith("delivery/")},
             **{
-                f"{what}/{c}": one
-                if self._has_all_corruptions
-                else replace(lacking, higher_is_better=one.higher_is_better)
+                f"{what}/{c}": one_class.get((what, "", c), replace(lacking, higher_is_better=one.higher_is_better))
                 for (what, kind, c), one in one_class.items()
-                if not kind
+                if kind == self.kinds[0]
             },
         }
 
@@ -174,12 +183,13 @@ class Robustness(IntervalBlock):
     def _derive_metrics(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
         """Compute drops, relative accuracies and means (B,) from the accuracy under each variation (B,)."""
         clean = accuracy["clean"]
-        kept = {kind: accuracy[f"{kind}/3"] for kind in self.corruptions}
+        kept = {kind: accuracy[f"{kind}/3"] for kind in self.kinds}
         figures: dict[str, Floats] = {}
-        if self._has_all_corruptions:
-            kept["robustness"] = figures["robustness"] = np.mean(list(kept.values()), axis=0)
-        if self._has_all_corruptions and len(self.severities) == len(SEVERITIES):
-            corrupted = [accuracy[f"{kind}/{k}"] for kind in CORRUPTION_KINDS for k in SEVERITIES]
+        if self._has_standard_corruptions:
+            standard = [kept[kind] for kind in STANDARD_CORRUPTIONS]
+            kept["robustness"] = figures["robustness"] = np.mean(standard, axis=0)
+        if self._has_standard_corruptions and len(self.severities) == len(SEVERITIES):
+            corrupted = [accuracy[f"{kind}/{k}"] for kind in STANDARD_CORRUPTIONS for k in SEVERITIES]
             figures["mean_over_severities"] = np.mean(corrupted, axis=0)
         kept |= {f"delivery/{tier}": accuracy[f"delivery/{tier}"] for tier in self.delivery}
         figures |= {f"drop/{name}": clean - share for name, share in kept.items()}
@@ -194,13 +204,17 @@ class Robustness(IntervalBlock):
             return classification.confusion_matrix(clean.targets, found[kind].predicted, size, weights)
 
         def statistic(weights: Floats) -> Floats:
-            before = count("clean", weights)
-            moved = [prediction_shifts(before, count(f"{kind}/3", weights)) for kind in self.corruptions]
-            figures = [[what(one) for one in moved] for what in (bias, fragility)]
-            columns = [column for by_kind in figures for column in (*by_kind, np.mean(by_kind, axis=0))]
+            before, columns = count("clean", weights), list[Floats]()
+            moved = {kind: prediction_shifts(before, count(f"{kind}/3", weights)) for kind in self.kinds}
+            for what in (bias, fragility):
+                by_kind = {kind: what(one) for kind, one in moved.items()}
+                columns += by_kind.values()
+                if self._has_standard_corruptions:
+                    columns.append(np.mean([by_kind[kind] for kind in STANDARD_CORRUPTIONS], axis=0))
             return np.concatenate(columns, axis=1)
 
-        keys = list(product(("bias", "fragility"), (*self.corruptions, ""), clean.classes))
+        kinds = (*self.kinds, "") if self._has_standard_corruptions else self.kinds
+        keys = list(product(("bias", "fragility"), kinds, clean.classes))
         names = [repr(key) for key in keys]
         better = {name: None if key[0] == "bias" else False for name, key in zip(names, keys, strict=True)}
         found_by_name = self.bootstrap(names, statistic, clean.groups, better, floors=dict.fromkeys(names, 0.0))

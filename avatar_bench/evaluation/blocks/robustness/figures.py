@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,24 +11,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from avatar_bench.data.corruptions import CORRUPTION_KINDS
-from avatar_bench.evaluation.block import name_corruptions
-from avatar_bench.i18n import _
+from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
+from avatar_bench.i18n import _, get_title
 from avatar_bench.metrics import plots
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import Metric, Result
 
 Image = NDArray[np.uint8]
+_COLUMNS = 5  # corruptions side by side
 
 
 def draw(result: Result) -> dict[str, Figure]:
     """Draw every figure of the tables and metrics."""
     chance = 1 / len(result.classes)
-    kinds = [kind for kind in CORRUPTION_KINDS if kind in result.metrics]
+    kinds = list_kinds(result.tables["severities"])
+    others = [kind for kind in kinds if kind not in STANDARD_CORRUPTIONS]
+    standard = [kind for kind in kinds if kind not in others]
     tiers = [name for name in result.metrics if name.startswith("delivery/")]
     drawn = {
         "severities": draw_severities(result.tables["severities"], result.tables["recalls"], result.classes),
-        "severity_3": draw_bars(result.metrics, ["clean", *kinds, "robustness"], result.n, chance),
+        "severity_3": draw_bars(result.metrics, ["clean", *standard, "robustness", *others], result.n, chance),
         "one_class": draw_one_class(result.tables["bias"], result.classes),
     }
     if tiers:
@@ -49,10 +52,13 @@ def draw_bars(metrics: Mapping[str, Metric], names: Sequence[str], n: int, chanc
 @plots.use_style()
 def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw accuracy with its interval, and each class's recall, against severity, one panel per corruption."""
-    kinds = list(dict.fromkeys(table["corruption"]))[1:]
-    figure = plots.create_figure(0.8 + 1.75 * max(2, len(kinds)), 2.9)
-    panels = np.atleast_1d(figure.subplots(1, len(kinds), sharey=True))
-    for axes, kind in zip(panels, kinds, strict=True):
+    kinds = list_kinds(table)
+    columns, lines = min(len(kinds), _COLUMNS), math.ceil(len(kinds) / _COLUMNS)
+    figure = plots.create_figure(0.8 + 1.75 * max(2, columns), 0.7 + 2.2 * lines)
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    for axes in grid.flat[len(kinds) :]:
+        axes.set_axis_off()
+    for axes, kind in zip(grid.flat, kinds, strict=False):
         _draw_recall_lines(axes, recalls, kind, classes)
         rows = table[table["corruption"].isin(["clean", kind])]
         low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
@@ -62,9 +68,10 @@ def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequenc
         axes.set(title=name_variation(kind), xlabel=_("severity"), xlim=(-0.2, 5.2), ylim=(0, 1.02))
         axes.set_xticks(range(6))
         axes.grid(True)
-    panels[0].set_ylabel(_("accuracy and recall (%)"))
-    plots.format_percent_axis(panels[0].yaxis)
-    handles, labels = panels[0].get_legend_handles_labels()
+    for axes in grid[:, 0]:
+        axes.set_ylabel(_("accuracy and recall (%)"))
+        plots.format_percent_axis(axes.yaxis)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 
@@ -103,11 +110,15 @@ def draw_images(images: Mapping[str, Image], predictions: Mapping[str, Predictio
     return drawn
 
 
+def list_kinds(severities: pd.DataFrame) -> list[str]:
+    """Return the corruptions in the table of severities, in its order."""
+    return [kind for kind in dict.fromkeys(severities["corruption"]) if kind != "clean"]
+
+
 def name_variation(name: str) -> str:
     """Return the name of a corruption, a tier or a mean of them in the current language."""
     words = {
         "clean": _("clean"),
-        **name_corruptions(),
         "robustness": _("mean of the five"),
         "delivery/web": _("web: 768 px, JPEG 60"),
         "delivery/hard": _("hard: 512 px, JPEG 40"),
@@ -117,7 +128,7 @@ def name_variation(name: str) -> str:
         "delivery/double_jpeg": _("double JPEG"),
         "delivery/screenshot": _("screenshot"),
     }
-    return words[name]
+    return words.get(name) or get_title("corruption", name)
 
 
 @plots.use_style()

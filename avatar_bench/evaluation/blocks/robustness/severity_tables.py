@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from avatar_bench.data.corruptions import CORRUPTION_PARAMETERS
+from avatar_bench.data.corruptions import Corruption, Variation
 from avatar_bench.metrics import classification
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import Metric
 
 
-def tabulate_severities(accuracies: Mapping[str, Metric], n: int) -> pd.DataFrame:
+def tabulate_severities(accuracies: Mapping[str, Metric], variations: Mapping[str, Variation], n: int) -> pd.DataFrame:
     """Return accuracy by corruption and severity, clean as severity 0; `groups` counts the independent units of n."""
     rows = [("clean", 0, "", *_get_ends(accuracies["clean"]), n, accuracies["clean"].n)]
-    for name, metric in accuracies.items():
-        kind, _, severity = name.partition("/")
-        if kind in CORRUPTION_PARAMETERS:
-            parameter = str(CORRUPTION_PARAMETERS[kind][int(severity) - 1])
-            rows.append((kind, int(severity), parameter, *_get_ends(metric), n, metric.n))
+    for name, variation in variations.items():
+        if isinstance(variation, Corruption):
+            ends = _get_ends(accuracies[name])
+            rows.append((variation.kind, variation.severity, str(variation.parameter), *ends, n, accuracies[name].n))
     columns = ["corruption", "severity", "parameter", "accuracy", "low", "high", "n", "groups"]
     return pd.DataFrame(rows, columns=columns)
 

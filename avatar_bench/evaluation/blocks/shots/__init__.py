@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import align_predictions, warn_unlabelled
-from avatar_bench.evaluation.blocks.shots import figures
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, build_macro_f1_statistic, group_across_option, warn_about_seeds
-from avatar_bench.i18n import _
 from avatar_bench.metrics import stats
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ class Point(NamedTuple):
 class Shots(IntervalOptions):
     """Comparison of runs that differ in `mode.shots`, each number drawn and trained with one or several seeds."""
 
+    version: ClassVar[int] = 1
+
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the learning curve of each recipe; runs trained on all images are left out.
 
@@ -59,17 +60,15 @@ class Shots(IntervalOptions):
         result = Result("shots", sets[0].name, len(found[0]), found[0].classes)
         by_run = result.tables["runs"] = _build_runs_table(used, points, found)
         curve = result.tables["curve"] = self._build_curve(points, recipes, drawn, by_run)
-        guessing = _compute_guessing(found[0])
-        result.metrics = _build_metrics(curve, guessing) | self._compute_gains(curve, drawn["accuracy"])
-        result.figures["curve"] = figures.draw_curve(curve, by_run, guessing)
-        result.arrays["answers"] = _collect_arrays(found)
-        result.warnings = warn_unlabelled(len(sets[0]) - len(found[0]), len(sets[0])) + warn_about_seeds(
-            recipes.seeds_by_recipe
-        )
-        if len(places) < len(runs):
-            left = len(runs) - len(places)
-            message = _("Skipped runs that were trained without `mode.shots`: {n} of {all}.", n=left, all=len(runs))
-            result.warnings.append(message)
+        result.metrics = _build_metrics(curve, _compute_guessing(found[0]))
+        result.metrics |= self._compute_gains(curve, drawn["accuracy"])
+        # a row for each run, in the order of the table of runs, a column for each image
+        answers = {"predicted": np.stack([one.predicted for one in found]), "target": found[0].targets}
+        result.arrays["answers"] = answers | {"path": found[0].paths, "group": found[0].groups}
+        result.warnings = warn_unlabelled(len(sets[0]) - result.n, len(sets[0]))
+        result.warnings += warn_about_seeds(recipes.seeds_by_recipe)
+        if left := len(runs) - len(places):
+            result.warnings.append(Reason("no_shots", n=left, all=len(runs)))
         return result
 
     def _build_curve(
@@ -149,9 +148,8 @@ def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[s
         found[f"macro_f1/{name}"] = metric_with_interval(
             float(row["macro_f1"]), *ends, row["groups"], method, floor=guessing[1]
         )
-        spread, why = (
-            (float(row["spread_over_seeds"]), None) if row["seeds"] > 1 else (None, _("trained with one seed"))
-        )
+        spread = float(row["spread_over_seeds"]) if row["seeds"] > 1 else None
+        why = Reason("trained_with_one_seed") if spread is None else None
         found[f"spread_over_seeds/{name}"] = Metric(spread, row["seeds"], higher_is_better=False, reason=why)
     return found
 
@@ -165,10 +163,3 @@ def _weigh_doublings(shots: ArrayLike) -> Floats:
 
 def _has_one_recipe(curve: pd.DataFrame) -> bool:
     return curve["recipe"].nunique() == 1
-
-
-def _collect_arrays(found: Sequence[Predictions]) -> dict[str, np.ndarray]:
-    """Return the arrays behind all metrics: a row for each run, in the order of runs.csv, a column for each image."""
-    first = found[0]
-    predicted = np.stack([one.predicted for one in found])
-    return {"predicted": predicted, "target": first.targets, "path": first.paths, "group": first.groups}

@@ -10,10 +10,18 @@ from matplotlib.ticker import NullLocator
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
+from avatar_bench.results.result import Result
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw accuracy and macro-F1 over shots."""
+    floors = {name.partition("/")[0]: metric.floor or 0.0 for name, metric in result.metrics.items()}
+    guessing = floors["accuracy"], floors["macro_f1"]
+    return {"curve": _draw_curve(result.tables["curve"], result.tables["runs"], guessing)}
 
 
 @plots.use_style()
-def draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, float]) -> Figure:
+def _draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, float]) -> Figure:
     """Draw accuracy and macro-F1 over shots, one line per recipe with intervals, one dot per run, and guessing."""
     names = list(dict.fromkeys(table["recipe"]))
     figure = plots.create_figure(8.4, 3.3 + 0.2 * ((len(names) + 2) // 3))

@@ -1,4 +1,4 @@
-"""Lightning callbacks of training: metrics file, progress bar, checkpoints and weight averaging."""
+"""Lightning callbacks that every training has: metrics file, progress bar and checkpoints."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, WeightAveraging
-from torch import Tensor
-from torch.optim.swa_utils import get_swa_avg_fn
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from tqdm import tqdm
 
 from avatar_bench.console.signals import StopRequest
@@ -156,42 +154,3 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Store in the checkpoint the batches done in its epoch and whether its stage was stopped early."""
         checkpoint[PROGRESS_KEY] = {"batches": self.batches, "stopped": bool(trainer.should_stop)}
-
-
-class EmaWeightAveraging(WeightAveraging):
-    """Exponential moving average (EMA) of the weights, with a warm-up of the decay.
-
-    After n steps the decay is min(decay, (1 + n) / (10 + n)); otherwise a short training would be evaluated on its
-    initial weights.
-    """
-
-    def __init__(self, decay: float) -> None:
-        def average(mean: Tensor, current: Tensor, count: int | Tensor) -> Tensor:
-            factor = min(decay, (1 + int(count)) / (10 + int(count)))
-            return factor * mean + (1 - factor) * current
-
-        super().__init__(avg_fn=average)
-
-
-class SwaWeightAveraging(WeightAveraging):
-    """Stochastic weight averaging (SWA) over a stage's epochs, from epoch `start` on.
-
-    Each epoch is evaluated with the average that includes it. Before `start`, the weights are not averaged.
-    """
-
-    def __init__(self, start: int) -> None:
-        super().__init__(avg_fn=get_swa_avg_fn())  # type: ignore[no-untyped-call]
-        self.start = start
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Return False: Lightning asks after validation, which is too late."""
-        return False
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add the epoch's weights to the average, and load the average into the network."""
-        average = self._average_model
-        if average is not None and not trainer.sanity_checking:
-            if trainer.current_epoch <= self.start:
-                average.n_averaged.zero_()  # the next update then copies the weights
-            average.update_parameters(pl_module)
-        super().on_validation_epoch_start(trainer, pl_module)

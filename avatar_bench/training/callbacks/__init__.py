@@ -1,0 +1,1 @@
+"""Callbacks that a user selects, found by name: a dataclass whose `build` returns a callback of Lightning."""

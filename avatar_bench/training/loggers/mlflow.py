@@ -1,0 +1,27 @@
+"""MLflow, in logs/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avatar_bench.config.options import Options, option
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
+
+
+@dataclass(kw_only=True)
+class MLflow(Options):
+    """MLFlowLogger of Lightning."""
+
+    project: str = option(help="project that the run belongs to")
+
+    def build(self, folder: Path, run_name: str) -> Logger:
+        """Build the logger, which writes into logs/ of the run folder."""
+        from pytorch_lightning.loggers import MLFlowLogger
+
+        logs = folder / "logs"
+        logs.mkdir(exist_ok=True)
+        return MLFlowLogger(self.project, run_name, tracking_uri=f"sqlite:///{logs / 'mlflow.db'}")

@@ -1,0 +1,28 @@
+"""Weights & Biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avatar_bench.config.options import Options, option
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
+
+
+@dataclass(kw_only=True)
+class WeightsAndBiases(Options):
+    """WandbLogger of Lightning."""
+
+    project: str = option(help="project that the run belongs to")
+    offline: bool = option(help="write into logs/ and upload nothing")
+
+    def build(self, folder: Path, run_name: str) -> Logger:
+        """Build the logger, which writes into logs/ of the run folder."""
+        from pytorch_lightning.loggers import WandbLogger
+
+        logs = folder / "logs"
+        logs.mkdir(exist_ok=True)
+        return WandbLogger(run_name, logs, project=self.project, offline=self.offline)
