@@ -77,9 +77,9 @@ class Declaration:
     def find_caption(self, figure: str) -> str:
         """Return the caption of a figure in the current language, its name where it has none."""
         for pattern, caption in self.figures.items():
-            parts = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)"), figure)
+            parts = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+?)"), figure)
             if parts:
-                return _(caption, **{"name": parts[1]} if parts.groups() else {})
+                return _(caption, **{"name": parts.groups()[-1]} if parts.groups() else {})
         return figure.replace("_", " ")
 
     def order_figures(self, figures: Iterable[str]) -> list[str]:
