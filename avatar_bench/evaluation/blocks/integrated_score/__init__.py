@@ -86,7 +86,13 @@ class IntegratedScore(IntervalOptions):
 
         Raise BlockError if runs have different classes, ConfigError if a range contradicts the direction of a metric.
         """
-        classes, name = _require_same_classes(runs), datasets[0].name
+        classes, name = runs[0].classes, datasets[0].name
+        if others := [run for run in runs if set(run.classes) != set(classes)]:
+            known, found = (", ".join(run.classes) for run in (runs[0], others[0]))
+            raise BlockError(
+                f"{others[0].label} has the classes {found}, {runs[0].label} {known}.",
+                "Compare runs with the same classes.",
+            )
         readings = [read_qualities(run, name, self.qualities, self.ood_score) for run in runs]
         settings = self._tabulate_settings(readings, len(classes))
         self._check_directions(runs, readings, settings)
@@ -129,15 +135,14 @@ class IntegratedScore(IntervalOptions):
 
     def _check_directions(self, runs: Sequence[Run], readings: Sequence[Reading], settings: pd.DataFrame) -> None:
         """Raise ConfigError if the better end of a range contradicts the direction of its metric."""
-        ranges = settings.set_index("quality")
+        ranges = settings.loc[settings["weight"] > 0, ["quality", "block", "worst", "best"]]
         for run, reading in zip(runs, readings, strict=True):
-            for key in self.qualities:
-                worst, best = map(float, ranges.loc[key, ["worst", "best"]])
+            for key, block, worst, best in ranges.itertuples(index=False):
                 if not reading[key].missing and reading[key].higher_is_better is not (best > worst):
                     raise ConfigError(
                         f"block.integrated_score.ranges.{key}=[{worst:.4g}, {best:.4g}] ranks "
                         f"{'higher' if best > worst else 'lower'} values as better.",
-                        f"The metric of {find_qualities()[key].block} of {run.label} has another direction.",
+                        f"The metric of {block} of {run.label} has another direction.",
                         "Expected the worst value first, then the best.",
                     )
 
@@ -201,17 +206,6 @@ def _build_metrics(scores: pd.DataFrame, units: int) -> dict[str, Metric]:
         ends, n = (row["score"], row["score_low"], row["score_high"]), units if row["complete"] else 0
         found[f"score/{row['run']}"] = metric_with_interval(*ends, n, method, reason=Reason.parse_cell(row["missing"]))
     return found
-
-
-def _require_same_classes(runs: Sequence[Run]) -> tuple[str, ...]:
-    first = runs[0]
-    for run in runs:
-        if set(run.classes) != set(first.classes):
-            raise BlockError(
-                f"{run.label} has the classes {', '.join(run.classes)}, {first.label} {', '.join(first.classes)}.",
-                "Compare runs with the same classes.",
-            )
-    return tuple(first.classes)
 
 
 def _is_valid_range(quality: QualityDeclaration, ends: Sequence[float | None]) -> bool:

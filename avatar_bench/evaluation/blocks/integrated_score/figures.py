@@ -28,12 +28,11 @@ def draw(result: Result) -> dict[str, Figure]:
     """Draw the profile of the models, their ranks, and accuracy against cost; none if no model is ranked."""
     if "ranks" not in result.tables:
         return {}
-    tables, looks = result.tables, RunStyles(result.tables["raw"])
-    scores, models = tables["scores"].astype({"run": str}), tables["models"].astype({"run": str})
-    ranked = scores.loc[scores["complete"], "run"].tolist()
+    scores, models, ranks, settings = (result.tables[name] for name in ("scores", "models", "ranks", "qualities"))
+    looks, ranked = RunStyles(result.tables["raw"]), scores.loc[scores["complete"], "run"].tolist()
     drawn = {
-        "profile": draw_profile(scores, looks, tables["qualities"]["scale"].iloc[0]),
-        "ranks": draw_rank_shares(tables["ranks"].astype({"run": str}), ranked),
+        "profile": draw_profile(scores, looks, settings["scale"].iloc[0]),
+        "ranks": draw_rank_shares(ranks, ranked),
     }
     costs = [key for key in ("speed", "size") if f"pareto/{key}" in models]
     if costs:

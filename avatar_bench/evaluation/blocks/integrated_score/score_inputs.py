@@ -103,10 +103,8 @@ def _describe_basis(key: str, found: Mapping[str, Metric], result: Result) -> st
     """Return a text that is equal for comparable values: images, options and machine."""
     about = result.provenance
     options = {name: value for name, value in about.get("options", {}).items() if name not in _IRRELEVANT_OPTIONS}
-    if key == "size":
-        return ""
-    if key == "speed":
-        return json.dumps([about.get("machine"), options.get("threads")], sort_keys=True)
+    if key in ("speed", "size"):
+        return json.dumps([about.get("machine"), options.get("threads")]) if key == "speed" else ""
     sets = {name: about.get("sets", {}).get(name.split("/")[1]) for name in found} if key == "ood" else {}
     return json.dumps([about.get("data_fingerprint"), options, sets], sort_keys=True)
 

@@ -24,16 +24,14 @@ _SHADE = "#E0E0E0"
 
 def draw(result: Result) -> dict[str, Figure]:
     """Draw each figure for which there are numbers."""
-    recipes, pairs, interactions, study = (
-        result.tables[name] for name in ("recipes", "pairs", "interactions", "study")
-    )
+    recipes, pairs, study = (result.tables[name] for name in ("recipes", "pairs", "study"))
     drawn = {"accuracy": draw_accuracy(recipes), "history": draw_history(result.tables["history"])}
     if recipes["train_seconds"].notna().any():
         drawn["cost"] = draw_cost(recipes)
     if study["recipe"].notna().any():
         drawn["study"] = draw_study(study)
     if len(pairs):
-        drawn["differences"] = draw_differences(pairs, interactions, recipes)
+        drawn["differences"] = draw_differences(pairs, result.tables["interactions"], recipes)
     return drawn
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
-from avatar_bench.evaluation.model_traits import FAMILY, SAM, SAM_AT_COST, SCRATCH, START, RecipePair, Traits
+from avatar_bench.evaluation.model_traits import FAMILY, SCRATCH, START, RecipePair, Traits
 from avatar_bench.evaluation.seeds import Recipes, build_macro_f1_statistic
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.metrics import calibration, stats
@@ -67,12 +67,8 @@ def compute_metrics(
             "accuracy": accuracies[name],
             "macro_f1": metric_with_interval(values[runs].mean(), low, high, recipes.units, method),
             "ece": Metric(float(errors[runs].mean()), n, higher_is_better=False),
-            "train_seconds": _build_metric(
-                Reason("no_time") if traits.seconds is None else traits.seconds, len(runs), False
-            ),
-            "passes_per_step": _build_metric(
-                Reason("no_passes") if traits.passes is None else traits.passes, len(runs), False
-            ),
+            "train_seconds": _build_metric(traits.seconds, len(runs), Reason("no_time")),
+            "passes_per_step": _build_metric(traits.passes, len(runs), Reason("no_passes")),
         }
     return metrics
 
@@ -87,12 +83,12 @@ def read_saved_metrics(
     missing = []
     for name, own in members.items():
         for metric, (block, source, better) in SAVED_METRICS.items():
-            saved = {run: _read_value(results[run][block], block, source) for run in own}
-            lacking = {run: value for run, value in saved.items() if isinstance(value, Reason)}
+            saved = [_read_metric(results[run][block], block, source) for run in own]
+            lacking = [(run, each.reason) for run, each in zip(own, saved, strict=True) if each.value is None]
             # the other metrics of a recipe are means over all its seeds
-            value = list(lacking.values())[-1] if lacking else float(np.mean(list(saved.values())))
-            found[name][metric] = _build_metric(value, len(own), better)
-            missing += [(name, runs[run].label, metric, str(reason)) for run, reason in lacking.items()]
+            value = None if lacking else float(np.mean([each.value for each in saved if each.value is not None]))
+            found[name][metric] = _build_metric(value, len(own), lacking[-1][1] if lacking else None, better)
+            missing += [(name, runs[run].label, metric, str(reason)) for run, reason in lacking]
     return found, pd.DataFrame(missing, columns=["recipe", "run", "metric", "reason"])
 
 
@@ -139,7 +135,8 @@ def build_pairs_table(
     rows = []
     for pair in found:
         a, b = own[pair.a], own[pair.b]
-        before, after = (_describe_value(traits, pair.changed) for traits in (b, a))
+        trait = {START: "start", FAMILY: "family"}.get(pair.changed, "sam")
+        before, after = (str(getattr(traits, trait) or "none") for traits in (b, a))
         row: dict[str, object] = {"changed": pair.changed, "from": before, "to": after}
         row |= recipe_pairs.compare_pair(recipes, drawn, pair.a, pair.b, block.level, block.power, block.alpha)
         for name in ("epochs", "train_images", "image_size"):
@@ -195,20 +192,19 @@ def _match_recipes(reported: pd.Series, measured: pd.DataFrame) -> tuple[pd.Data
     return found, str(Reason(code))
 
 
-def _describe_value(traits: Traits, changed: str) -> str:
-    sam = traits.sam or "none"
-    return {SAM: sam, SAM_AT_COST: sam, START: str(traits.start), FAMILY: traits.family}[changed]
-
-
-def _read_value(result: Result | None, block: str, metric: str) -> float | Reason:
-    """Return the value of a saved metric, or why there is none."""
+def _read_metric(result: Result | None, block: str, metric: str) -> Metric:
+    """Return a saved metric; one with a reason that names its block if it has no value."""
     if result is None or metric not in result.metrics:
-        return Reason("no_result", block=block)
+        return Metric(None, 0, reason=Reason("no_result", block=block))
     saved = result.metrics[metric]
-    return Reason("of_block", block=block, reason=saved.reason) if saved.value is None else saved.value
+    return (
+        saved
+        if saved.value is not None
+        else Metric(None, 0, reason=Reason("of_block", block=block, reason=saved.reason))
+    )
 
 
-def _build_metric(value: float | Reason, runs: int, better: bool) -> Metric:
-    if isinstance(value, Reason):
-        return Metric(None, runs, higher_is_better=better, reason=value)
+def _build_metric(value: float | None, runs: int, reason: Reason | None, better: bool = False) -> Metric:
+    if value is None:
+        return Metric(None, runs, higher_is_better=better, reason=reason)
     return Metric(float(value), runs, higher_is_better=better)
