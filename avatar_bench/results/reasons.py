@@ -11,7 +11,7 @@ from typing import Any
 
 from avatar_bench.config.entries import find_entries
 from avatar_bench.files.yaml_io import read_yaml
-from avatar_bench.i18n import _, ngettext
+from avatar_bench.i18n import _, get_title, ngettext
 
 _FILE = Path(__file__).with_suffix(".yaml")
 
@@ -56,11 +56,14 @@ class Reason:
 
 
 def format_reason(reason: Reason, block: str = "") -> str:
-    """Return the sentence of a block's reason in the current language; the code with its values if it has none."""
+    """Return the sentence of a block's reason in the current language; the code with its values if it has none.
+
+    A code that is the name of a corruption becomes its title.
+    """
     text = (_read_common_texts() | find_reason_texts(block)).get(reason.code)
     values = {name: _format_value(value, block) for name, value in reason.values.items()}
     if text is None:
-        return " ".join([reason.code, *(f"{name}={value}" for name, value in values.items())])
+        return " ".join([get_title("corruption", reason.code), *(f"{name}={value}" for name, value in values.items())])
     if isinstance(text, dict):
         return ngettext(text["one"], text["other"], **values)
     return _(text, **values)
