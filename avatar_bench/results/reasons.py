@@ -56,14 +56,12 @@ class Reason:
 
 
 def format_reason(reason: Reason, block: str = "") -> str:
-    """Return the sentence of a block's reason in the current language; the code with its values if it has none.
-
-    A code that is the name of a corruption becomes its title.
-    """
+    """Return the sentence of a block's reason in the current language; the code with its values if it has none."""
     text = (_read_common_texts() | find_reason_texts(block)).get(reason.code)
     values = {name: _format_value(value, block) for name, value in reason.values.items()}
     if text is None:
-        return " ".join([get_title("corruption", reason.code), *(f"{name}={value}" for name, value in values.items())])
+        title = get_title("corruption", reason.code)  # a corruption is given by its name
+        return " ".join([title, *(f"{name}={value}" for name, value in values.items())])
     if isinstance(text, dict):
         return ngettext(text["one"], text["other"], **values)
     return _(text, **values)
