@@ -59,6 +59,7 @@ class Declaration:
     name: str
     title: str = ""
     summary: str = ""
+    question: str = ""
     kind: str = "run"
     order: int = 1000
     reading: str = ""

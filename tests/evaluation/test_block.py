@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from avatar_bench.errors import BlockError, GuardError
-from avatar_bench.evaluation.block import align_predictions, group_by_recipe, metric_with_interval
-from avatar_bench.results.result import Metric
+from avatar_bench.evaluation.block import align_predictions, group_by_recipe
 
 Build = Callable[..., Any]
 
@@ -71,18 +70,3 @@ def test_recipes_gather_their_seeds(oracle: Build, fake_run: Build) -> None:
     predictions = oracle("noisy", n=6)
     runs = [fake_run(predictions, recipe=name) for name in ("b", "a", "b")]
     assert group_by_recipe(runs) == {"b": [0, 2], "a": [1]}
-
-
-def test_a_resampled_figure_bears_its_ends_or_says_why_it_has_none() -> None:
-    nan, same = float("nan"), "no interval: every resample has the same value"
-    whole = metric_with_interval(
-        np.float64(0.5), np.float64(0.4), np.float64(0.6), 9, "bootstrap", None, 0.1, "too few"
-    )
-    assert whole == Metric(0.5, 9, 0.4, 0.6, "bootstrap", None, floor=0.1)
-    assert all(type(number) is float for number in (whole.value, whole.low, whole.high))
-    for low, high in ((0.5, 0.5), (0.5, np.nextafter(0.5, 1)), (nan, nan), (0.4, nan)):
-        found = metric_with_interval(0.5, low, high, 9, "bootstrap", False, reason="too few")
-        assert found == Metric(0.5, 9, higher_is_better=False, reason=same)
-    assert metric_with_interval(nan, nan, nan, 0, "bootstrap", reason="too few") == Metric(None, 0, reason="too few")
-    with pytest.raises(ValueError, match="needs a reason"):
-        metric_with_interval(nan, nan, nan, 0, "bootstrap")

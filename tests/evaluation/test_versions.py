@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -21,12 +20,18 @@ import pandas as pd
 import pytest
 
 from avatar_bench.config.catalogue import list_blocks
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.evaluation.registry import build_block
+from avatar_bench.models.model_card import Card
 from avatar_bench.results.result import Result
 
 NUMBERS = Path(__file__).with_name("numbers.json")
-# of these blocks, the numbers come from a network or from files, not from predictions; their own tests cover them
-NOT_OF_PREDICTIONS = {"architecture", "cam_overlap", "data_audit", "efficiency", "gradcam", "gradcam_wall"}
+# of these blocks, the numbers come from networks or from files, not from predictions; their own tests cover them
+NOT_OF_PREDICTIONS = {
+    *("architecture", "cam_overlap", "data_audit", "efficiency", "gradcam", "gradcam_wall", "transformers"),
+}
+STORED = {"width": "200", "height": "300", "format": "PNG"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "clusters": {"permutations": 2},
     "embedding": {"method": "pca"},  # t-SNE and UMAP differ between machines
@@ -45,25 +50,34 @@ def read_pins() -> dict[str, str]:
 
 
 def evaluate(name: str, oracle: Any, fake_run: Any, dataset_of: Any) -> Result:
-    """Compute the result of a block on predictions of three runs, one of them a second seed."""
+    """Compute the result of a block on predictions of three runs, two of them seeds of one recipe."""
     predictions = [oracle("noisy", n=120, seed=seed) for seed in (1, 2, 3)]
-    other = oracle("uniform", n=40, seed=4)
-    datasets = [dataset_of(one) for one in predictions]
-    runs = [
-        fake_run(
-            one,
-            calibration=oracle("noisy", n=90, seed=10 + k),
-            training=oracle("noisy", n=90, seed=20 + k),
-            variations=lambda variation, k=k: oracle("noisy", n=120, seed=30 + k + len(variation.key)),
-            ood={"noise": (dataset_of(other, "noise"), other)},
-            label=f"run{k}",
-            recipe=("a", "b", "b")[k],
-            seed=k,
-            record={"train_seconds": 10.0 + k, "data": {}},
-            config={"model": {"backbone": "resnet10t"}, "mode": {"shots": (5, 20, 20)[k]}},
+    datasets = [dataset_of(one, **STORED) for one in predictions]
+    other, held_out = oracle("uniform", n=40, seed=4), ("s00", "s11", "s22")
+    runs = []
+    for k, one in enumerate(predictions):
+        held = oracle("noisy", n=90, seed=10 + k)
+        keys = [f"{row + 10_000:064x}" for row in range(len(held))]
+        split = {"by": "source", "held_out": [held_out[k]], "seed": 0}
+        runs.append(
+            fake_run(
+                one,
+                calibration=held,
+                training=oracle("noisy", n=90, seed=20 + k),
+                variations=lambda variation, k=k: oracle("noisy", n=120, seed=30 + k + len(variation.key)),
+                ood={"noise": (dataset_of(other, "noise"), other)},
+                label=f"run{k}",
+                recipe=("a", "b", "b")[k],
+                seed=k,
+                images=Dataset("run", Path(), dataset_of(held, split="calibration").frame.assign(sha256=keys)),
+                preprocessing=Preprocessing(16, "squash", (0.5,) * 3, (0.5,) * 3),
+                checkpoint=Path(f"run{k}/checkpoints/best.ckpt"),
+                checkpoint_sha256=f"{k:064x}",
+                card=Card(one.classes, f"net{k}", {}),
+                record={"name": "x", "mode": "frozen", "metrics": {"val/accuracy": 0.9}, "train_seconds": 10.0 + k},
+                config={"seed": k, "model": {"backbone": "x"}, "data": {"split": split}, "mode": {"shots": 5 + 15 * k}},
+            )
         )
-        for k, one in enumerate(predictions)
-    ]
     block = build_block(name, OPTIONS.get(name, {}) | ({"resamples": 100} if name in RESAMPLED else {}))
     return block.compare(runs, datasets) if hasattr(block, "compare") else block.evaluate(runs[0], datasets[0])
 
@@ -120,8 +134,7 @@ def test_a_digest_changes_with_a_number_and_not_with_rounding() -> None:
 
 def write() -> None:
     """Write numbers.json anew."""
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-    from tests.evaluation import conftest as fixtures
+    import conftest as fixtures  # beside this file
 
     made = [getattr(fixtures, name).__wrapped__() for name in ("oracle", "fake_run", "dataset_of")]
     found = {
