@@ -104,10 +104,7 @@ with use_folders(folders):
     print(complete(["evaluate", "block=confidence", "block.confidence.thr"]))
 """
     printed = call(code=script)
-    assert (
-        "[confidence](confidence.md) | how often is it confident, and how accurate is it then? | proportion and accuracy of the confident predictions"
-        in printed
-    )
+    assert "[confidence](confidence.md) | how often is it confident, and how accurate is it then? |" in printed
     assert "**confident prediction**" in printed
     assert "block=confidence" in printed
     assert "block.confidence.threshold=" in printed
