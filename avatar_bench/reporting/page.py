@@ -17,7 +17,7 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
-from avatar_bench.reporting import block_sections, cautions, data_section, report_text
+from avatar_bench.reporting import block_sections, cautions, data_section
 from avatar_bench.reporting.figure_drawing import draw_missing_figures
 from avatar_bench.reporting.headline import format_headline
 from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
@@ -125,7 +125,6 @@ def _collect_content(study: Study, links: PageLinks) -> dict[str, Any]:
         "alerts": cautions.find_alerts(study, leaderboards),
         "problems": cautions.build_problem_table(study),
         "warnings": cautions.build_warning_table(study),
-        "cautions": report_text.list_cautions(),
         "count_charts": data_section.draw_count_charts(study),
         "split_tables": data_section.build_split_tables(study),
         "set_tables": list(data_section.build_set_tables(study)),
@@ -134,7 +133,6 @@ def _collect_content(study: Study, links: PageLinks) -> dict[str, Any]:
         "blocks": block_sections.build_run_sections(study, links, styles),
         "models": [(model.label, *styles[model.label].values()) for model in study.models],
         "model_pages": [_build_model_page(study, model, links, styles[model.label]) for model in study.models],
-        "methods": report_text.list_methods(),
         "evaluated": build_model_table(study),
         "provenance": build_result_table(study, links),
         "version": avatar_bench.__version__,
