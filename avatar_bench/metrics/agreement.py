@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from avatar_bench.metrics.classification import confusion_matrix
+from avatar_bench.metrics.classification import accuracy, confusion_matrix
+from avatar_bench.metrics.ratios import ratio
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer]
@@ -21,8 +22,7 @@ Integers = NDArray[np.integer]
 
 def agreement(predictions: ArrayLike) -> Floats:
     """Compute the proportion of images with equal predictions, (...), 0 to 1."""
-    table = np.asarray(predictions, dtype=np.float64)
-    return _ratio(np.trace(table, axis1=-2, axis2=-1), table.sum(axis=(-2, -1)))
+    return accuracy(predictions)
 
 
 def kappa(predictions: ArrayLike) -> Floats:
@@ -32,20 +32,20 @@ def kappa(predictions: ArrayLike) -> Floats:
     """
     table = np.asarray(predictions, dtype=np.float64)
     total = table.sum(axis=(-2, -1))
-    expected = _ratio((table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1), total**2)
-    return _ratio(agreement(table) - expected, 1 - expected)
+    expected = ratio((table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1), total**2)
+    return ratio(agreement(table) - expected, 1 - expected)
 
 
 def disagreement(hits: ArrayLike) -> Floats:
     """Compute the proportion of images that exactly one of the two classifies correctly, (...), 0 to 1."""
     table = np.asarray(hits, dtype=np.float64)
-    return _ratio(table[..., 0, 1] + table[..., 1, 0], table.sum(axis=(-2, -1)))
+    return ratio(table[..., 0, 1] + table[..., 1, 0], table.sum(axis=(-2, -1)))
 
 
 def double_fault(hits: ArrayLike) -> Floats:
     """Compute the proportion of images that both misclassify, (...), 0 to 1."""
     table = np.asarray(hits, dtype=np.float64)
-    return _ratio(table[..., 0, 0], table.sum(axis=(-2, -1)))
+    return ratio(table[..., 0, 0], table.sum(axis=(-2, -1)))
 
 
 def q_statistic(hits: ArrayLike) -> Floats:
@@ -54,7 +54,7 @@ def q_statistic(hits: ArrayLike) -> Floats:
     NaN if both products of opposite counts are 0, for example if one of the two is always correct.
     """
     same, apart = _products(hits)
-    return _ratio(same - apart, same + apart)
+    return ratio(same - apart, same + apart)
 
 
 def error_correlation(hits: ArrayLike) -> Floats:
@@ -62,7 +62,7 @@ def error_correlation(hits: ArrayLike) -> Floats:
     same, apart = _products(hits)
     table = np.asarray(hits, dtype=np.float64)
     margins = table.sum(axis=-1).prod(axis=-1) * table.sum(axis=-2).prod(axis=-1)
-    return _ratio(same - apart, np.sqrt(margins))
+    return ratio(same - apart, np.sqrt(margins))
 
 
 PREDICTION_MEASURES: dict[str, Callable[[ArrayLike], Floats]] = {"agreement": agreement, "kappa": kappa}
@@ -105,8 +105,3 @@ def probability_correlation(ours: ArrayLike, theirs: ArrayLike) -> float:
 def _products(hits: ArrayLike) -> tuple[Floats, Floats]:
     table = np.asarray(hits, dtype=np.float64)
     return table[..., 0, 0] * table[..., 1, 1], table[..., 0, 1] * table[..., 1, 0]
-
-
-def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
-    above, below = np.broadcast_arrays(np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64))
-    return np.asarray(np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0))

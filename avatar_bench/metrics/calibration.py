@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.special import log_softmax
 
+from avatar_bench.metrics.ratios import ratio
+
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
 TEMPERATURE_RANGE = (0.05, 20.0)
@@ -188,7 +190,7 @@ def reliability_bins(confidence: Reals, correct: NDArray[np.bool_], edges: Reals
     bins, size = assign_bins(confidence, edges), len(edges) - 1
     count = np.bincount(bins, minlength=size)
     sums = (np.bincount(bins, weights=values, minlength=size) for values in (confidence, correct))
-    means = [np.divide(total, count, out=np.full(size, np.nan), where=count > 0) for total in sums]
+    means = [ratio(total, count) for total in sums]
     keys = ("bin", "low", "high", "count", "confidence", "accuracy")
     return dict(zip(keys, (np.arange(size), edges[:-1], edges[1:], count, *means), strict=True))
 

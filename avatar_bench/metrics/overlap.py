@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import hypergeom, rankdata
 
 from avatar_bench.metrics.faithfulness import upsample
+from avatar_bench.metrics.ratios import nan_mean, ratio
 
 Floats = NDArray[np.float64]
 Masks = NDArray[np.bool_]
@@ -81,8 +82,7 @@ def iou(first: Masks, second: Masks) -> Floats:
     """Compute the IoU (N, M) of every mask (N, h, w) with every other (M, h, w); NaN if one is empty."""
     one, other = (masks.reshape(len(masks), -1).astype(np.float64) for masks in (first, second))
     shared, sizes, others = one @ other.T, one.sum(axis=1)[:, None], other.sum(axis=1)[None]
-    known = (sizes > 0) & (others > 0)
-    return np.asarray(np.divide(shared, sizes + others - shared, out=np.full(shared.shape, np.nan), where=known))
+    return ratio(shared, np.where((sizes > 0) & (others > 0), sizes + others - shared, 0))
 
 
 def correlation(first: ArrayLike, second: ArrayLike) -> Floats:
@@ -120,14 +120,6 @@ def shuffle_within_strata(strata: ArrayLike, times: int, generator: np.random.Ge
     places = np.empty(drawn.shape, dtype=np.intp)
     places[:, np.argsort(labels, kind="stable")] = np.lexsort((drawn, np.broadcast_to(labels, drawn.shape)), axis=1)
     return places
-
-
-def nan_mean(values: Floats, axis: int | None = None) -> Floats:
-    """Compute the mean without NaN; NaN, without a warning, if all values are NaN."""
-    there = ~np.isnan(values)
-    counts = np.asarray(there.sum(axis=axis), dtype=np.float64)
-    total = np.asarray(np.where(there, values, 0.0).sum(axis=axis))
-    return np.asarray(np.divide(total, counts, out=np.full(counts.shape, np.nan), where=counts > 0))
 
 
 def _constant(maps: Floats) -> Masks:

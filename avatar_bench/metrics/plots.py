@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from avatar_bench.i18n import _
+from avatar_bench.metrics.ratios import ratio
 
 Floats = NDArray[np.float64]
 
@@ -94,7 +95,7 @@ def draw_confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figur
     """Draw counts and row percentages, (C, C) targets by predictions; an absent class has dashes."""
     counts = np.asarray(confusion)
     totals = counts.sum(axis=1, keepdims=True)
-    share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    share = ratio(counts, totals)
     side = 2.7 + 0.6 * len(classes)
     figure = create_figure(side + 1.0, side)
     axes = figure.subplots()

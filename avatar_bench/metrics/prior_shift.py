@@ -14,6 +14,7 @@ from scipy.special import softmax
 
 from avatar_bench.metrics.classification import accuracy as _accuracy
 from avatar_bench.metrics.classification import macro_f1 as _macro_f1
+from avatar_bench.metrics.ratios import ratio
 
 Floats = NDArray[np.float64]
 _TOLERANCE = 1e-7  # of an estimated proportion
@@ -39,9 +40,7 @@ def reweight_confusion(confusion: ArrayLike, prior: ArrayLike) -> Floats:
     All NaN if a class with a positive proportion has no image.
     """
     table, proportion = np.asarray(confusion, dtype=np.float64), np.asarray(prior, dtype=np.float64)[:, None]
-    totals = table.sum(axis=-1, keepdims=True)
-    rows = np.divide(table, totals, out=np.full(table.shape, np.nan), where=totals > 0)
-    scaled = np.where(proportion > 0, rows, 0.0) * proportion
+    scaled = np.where(proportion > 0, ratio(table, table.sum(axis=-1, keepdims=True)), 0.0) * proportion
     return np.where(np.isnan(scaled).any(axis=(-2, -1), keepdims=True), np.nan, scaled)
 
 
@@ -51,9 +50,7 @@ def reweight_images(weights: ArrayLike, targets: NDArray[np.integer], prior: Arr
     A row is NaN if a class with a positive proportion has no weight.
     """
     given, proportion = np.asarray(weights, dtype=np.float64), np.asarray(prior, dtype=np.float64)
-    totals = given @ np.eye(len(proportion))[targets]
-    factor = np.divide(proportion, totals, out=np.full(totals.shape, np.nan), where=totals > 0)
-    factor = np.where(proportion > 0, factor, 0.0)
+    factor = np.where(proportion > 0, ratio(proportion, given @ np.eye(len(proportion))[targets]), 0.0)
     factor[np.isnan(factor).any(axis=1)] = np.nan
     return np.asarray(given * factor[:, targets])
 
