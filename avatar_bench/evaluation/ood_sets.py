@@ -82,12 +82,7 @@ def _build_score_rows(name: str, kind: str, predictions: Predictions, scores: pd
 
 def name_kind(kind: str) -> str:
     """Return the display name of a kind of set."""
-    return {
-        "in_domain": _("in domain"),
-        "near": _("near"),
-        "far": _("far"),
-        "shifted": _("shifted, in domain"),
-    }[kind]
+    return {"in_domain": _("in domain"), "near": _("near"), "far": _("far"), "shifted": _("shifted, in domain")}[kind]
 
 
 def read_ood_sets(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
@@ -96,9 +91,8 @@ def read_ood_sets(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
     Raise BlockError if a folder is missing or an image is broken, so that other blocks go on; raise GuardError like the
     run.
     """
-    name = ""
+    name, found = "", {}
     try:
-        found = {}
         for name, other in run.ood.items():
             found[name] = other, run.predictions(other)
         return found

@@ -84,9 +84,7 @@ class BlockRunner:
 
     def _refuse_other_images(self) -> None:
         ours = {dataset.fingerprint for dataset in self.datasets}
-        for file in sorted(
-            self.folder.glob(f"[!.]*/{METRICS_FILE}")
-        ):  # a leading dot marks a Result that is being written
+        for file in sorted(self.folder.glob(f"[!.]*/{METRICS_FILE}")):  # a leading dot: one that is being written
             prints, places = _read_images(file)
             there = [place for place in places if os.path.exists(place)]  # others were moved or deleted
             if there and prints and prints.isdisjoint(ours) and set(there).isdisjoint(self.data_places):
@@ -131,8 +129,8 @@ class BlockRunner:
             found["code"] = code  # a user may forget to raise the version
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
         if isinstance(block, CompareBlock):
-            runs = zip(self.runs, parts, strict=True)
-            return found | {"compared": [_describe_run(run) | part for run, part in runs]}
+            named = [{"label": run.label, "recipe": run.recipe} | _collect_provenance(run) for run in self.runs]
+            return found | {"compared": [run | part for run, part in zip(named, parts, strict=True)]}
         if isinstance(block, DatasetBlock):
             run = next(iter(self.runs), None)
             found["equalise"] = run.card.preprocessing.get("equalise") if run else settings.data.equalise
@@ -217,8 +215,7 @@ def select_slice(dataset: Dataset, where: WhereConfig) -> Dataset:
 
 def check_preprocessing(run: Run, settings: EvaluateConfig) -> None:
     """Raise GuardError if images would be preprocessed differently from those that the network was trained on."""
-    names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
-    for option, name in names.items():
+    for option, name in {"image_size": "size", "resize": "resize", "equalise": "equalise"}.items():
         value, trained = getattr(settings.data, option), run.card.preprocessing.get(name)
         if value is not None and value != trained:
             raise GuardError(
@@ -239,10 +236,6 @@ def _read_images(file: Path) -> tuple[set[str], list[str]]:
 
 def _locate(run: Run) -> str:
     return str(run.folder or run.checkpoint)
-
-
-def _describe_run(run: Run) -> dict[str, Any]:
-    return {"label": run.label, "recipe": run.recipe} | _collect_provenance(run)
 
 
 def _collect_provenance(run: Run) -> dict[str, Any]:

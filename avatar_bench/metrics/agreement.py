@@ -76,20 +76,14 @@ MEASURES = (*PREDICTION_MEASURES, *CORRECTNESS_MEASURES)
 
 
 def compute_measures(
-    predicted: tuple[Integers, Integers],
-    targets: Integers,
-    classes: int,
-    weights: ArrayLike | None = None,
+    predicted: tuple[Integers, Integers], targets: Integers, classes: int, weights: ArrayLike | None = None
 ) -> Floats:
     """Compute the MEASURES of two classifiers from their predictions (N,): (6,), or (B, 6) for weights (B, N)."""
     predictions = confusion_matrix(*predicted, classes, weights)
     right, other = ((one == targets).astype(np.int64) for one in predicted)
     hits = confusion_matrix(right, other, 2, weights)
-    parts = [
-        *(measure(predictions) for measure in PREDICTION_MEASURES.values()),
-        *(measure(hits) for measure in CORRECTNESS_MEASURES.values()),
-    ]
-    return np.stack(parts, axis=-1)
+    parts = [measure(predictions) for measure in PREDICTION_MEASURES.values()]
+    return np.stack([*parts, *(measure(hits) for measure in CORRECTNESS_MEASURES.values())], axis=-1)
 
 
 def probability_correlation(ours: ArrayLike, theirs: ArrayLike) -> float:
@@ -97,7 +91,7 @@ def probability_correlation(ours: ArrayLike, theirs: ArrayLike) -> float:
 
     NaN if one of them is constant.
     """
-    a, b = (values - values.mean() for values in (np.asarray(given, dtype=np.float64) for given in (ours, theirs)))
+    a, b = (values - values.mean() for values in np.asarray([ours, theirs], dtype=np.float64))
     spread = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / spread if spread > 1e-12 else float("nan")
 

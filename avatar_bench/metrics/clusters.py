@@ -64,12 +64,8 @@ class EmbeddingSpace:
 
     def global_scores(self, labels: Labels, weights: ArrayLike | None = None) -> Floats:
         """Compute separation ratio, Davies-Bouldin and Calinski-Harabasz, (3,), or (B, 3) for weights (B, N)."""
-        scores = [
-            separation_ratio(self.euclidean, labels, weights),
-            davies_bouldin(self.products, labels, weights),
-            calinski_harabasz(self.products, labels, weights),
-        ]
-        return np.stack(scores, axis=-1)
+        indices = [index(self.products, labels, weights) for index in (davies_bouldin, calinski_harabasz)]
+        return np.stack([separation_ratio(self.euclidean, labels, weights), *indices], axis=-1)
 
 
 def gram(embeddings: ArrayLike) -> Floats:

@@ -23,24 +23,18 @@ def overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
     The diagonal compares maps of the same image, the rest maps of different images. NaN if a map is constant.
     """
     one, other = upsample_to_common_grid(first, second)
-    return {
-        "iou_top20": iou(top_cells(one), top_cells(other)),
-        "iou_half": iou(hot_cells(one), hot_cells(other)),
-        "pearson": correlation(one, other),
-        "spearman": correlation(_ranks(one), _ranks(other)),
-    }
+    ious = (iou(mask(one), mask(other)) for mask in (top_cells, hot_cells))
+    measured = (*ious, correlation(one, other), correlation(_ranks(one), _ranks(other)))
+    return dict(zip(OVERLAP_MEASURES, measured, strict=True))
 
 
 def chance_overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
     """Compute the expected OVERLAP_MEASURES (N,) of N pairs of maps if the cells of one are shuffled."""
     one, other = upsample_to_common_grid(first, second)
     cells = one[0].size
-    expected = {
-        name: _chance_iou(mask(one), mask(other), cells)
-        for name, mask in (("iou_top20", top_cells), ("iou_half", hot_cells))
-    }
     none = np.where(_constant(one) | _constant(other), np.nan, 0.0)
-    return expected | {"pearson": none, "spearman": none}
+    expected = (_chance_iou(mask(one), mask(other), cells) for mask in (top_cells, hot_cells))
+    return dict(zip(OVERLAP_MEASURES, (*expected, none, none), strict=True))
 
 
 def upsample_to_common_grid(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:

@@ -136,11 +136,9 @@ class PriorShiftStatistic:
         """
         estimate = self._estimate(weights, self._start, _RESAMPLE_TOLERANCE if len(weights) > 1 else _TOLERANCE)
         known = correct_prior(self.logits, self.training, self.prior).argmax(axis=1)
-        tables = [
-            self._confusion(weights, self.logits.argmax(axis=1)),
-            self._confusion(weights, known),
-            self._confusion(weights, self._predicted(estimate)),
-        ]
+        shift = np.log(np.maximum(estimate, np.finfo(float).tiny) / self.training)
+        estimated = (self.logits + shift[:, None, :]).argmax(axis=2)
+        tables = [self._confusion(weights, each) for each in (self.logits.argmax(axis=1), known, estimated)]
         accuracy, macro_f1 = (np.stack([metric(table) for table in tables]) for metric in (_accuracy, _macro_f1))
         gains = accuracy[1:] - accuracy[:1]
         error = np.abs(estimate - self.prior).sum(axis=1) / 2
@@ -156,10 +154,6 @@ class PriorShiftStatistic:
         mixed = reweight_images(weights, self.targets, self.prior)
         probabilities = np.asarray(softmax(self.logits, axis=1))
         return estimate_prior(probabilities, self.training, mixed, start, tolerance)
-
-    def _predicted(self, prior: Floats) -> NDArray[np.intp]:
-        shift = np.log(np.maximum(prior, np.finfo(float).tiny) / self.training)
-        return np.asarray((self.logits + shift[:, None, :]).argmax(axis=2))
 
     def _confusion(self, weights: Floats, predicted: NDArray[np.intp]) -> Floats:
         """Compute the reweighted confusion matrices (B, C, C) of predictions (N,), or (B, N) if resamples differ."""

@@ -10,12 +10,11 @@ from avatar_bench.reporting.number_format import Cell, make_metric_cell
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out
 from avatar_bench.reporting.study import Study
-from avatar_bench.reporting.tables import Table, TableRow, fit_scale, make_column
+from avatar_bench.reporting.tables import BETTER, Table, TableRow, fit_scale, make_column
 from avatar_bench.results.headings import find_heading
 
 SCORE_COLUMNS = ("run", "complete", "score", "rank", "share_first", "pareto", "missing")  # columns on the first screen
 GAIN_COLUMNS = ("strategy", "members", "accuracy", "macro_f1", "gain")
-_BETTER = {True: "higher", False: "lower", None: None}
 
 
 def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
@@ -25,7 +24,7 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
     for key in keys:
         known = next(metric for row in board.rows if (metric := row.metrics.get(key)) is not None)
         heading = find_heading(key, board.blocks[key])
-        columns.append(make_column(heading, True, _BETTER[known.higher_is_better], key=key))
+        columns.append(make_column(heading, True, BETTER[known.higher_is_better], key=key))
     rows = [_build_row(row, {key: board.blocks[key] for key in keys}, styles[row.model.label]) for row in board.rows]
     fit_scale(columns[2:], [TableRow(row.cells[2:]) for row in rows])
     for one in columns[3:]:

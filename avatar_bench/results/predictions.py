@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,7 @@ class Predictions:
         classes = tuple(map(str, arrays.pop("classes")))
         temperature = float(arrays.pop("temperature"))
         rows = len(arrays["logits"])
-        known = all(
-            kind in arrays[name].dtype.kind and arrays[name].ndim == n for name, (kind, n) in _ARRAY_KINDS.items()
-        )
+        known = all((arrays[name].dtype.kind, arrays[name].ndim) == kind for name, kind in _ARRAYS.items())
         if not known or {len(array) for array in arrays.values()} != {rows} or not 0 < temperature < np.inf:
             raise ValueError("the arrays have other shapes or types")
         targets = arrays["targets"]
@@ -124,15 +122,9 @@ class Predictions:
         return cls(classes=classes, temperature=temperature, has_logits=has_logits, **arrays)
 
 
-_NOT_ARRAYS = ("classes", "temperature", "has_logits")
-_ARRAYS = tuple(field.name for field in fields(Predictions) if field.name not in _NOT_ARRAYS)
-
-_ARRAY_KINDS = {
-    "logits": ("f", 2),
-    "embeddings": ("f", 2),
-    "targets": ("i", 1),
-}  # type and number of axes of each array
-_ARRAY_KINDS |= dict.fromkeys(("paths", "groups", "sources"), ("U", 1))
+# type and number of axes of each array
+_ARRAYS = {"logits": ("f", 2), "embeddings": ("f", 2), "targets": ("i", 1)}
+_ARRAYS |= dict.fromkeys(("paths", "groups", "sources"), ("U", 1))
 
 
 def to_string_array(values: Iterable[str]) -> NDArray[np.str_]:

@@ -43,7 +43,7 @@ class Mahalanobis(OodScore):
             enough = excess / (excess + (MAX_CONDITION - 1) * variances.mean())
             self.shrinkage = max(float(ledoit_wolf_shrinkage(centred, assume_centered=True)), float(enough))
             variances = (1 - self.shrinkage) * variances + self.shrinkage * variances.mean()
-        self.whitening: Floats = axes / np.sqrt(variances)
+        self.whitening = axes / np.sqrt(variances)
 
     def score(self, outputs: NetworkOutputs) -> Floats:
         """Compute the score of N images, (N,)."""
