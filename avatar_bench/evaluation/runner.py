@@ -23,6 +23,7 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.files.paths import make_folder_name
+from avatar_bench.models.model_card import has_outside_labels
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import METRICS_FILE, Result
 
@@ -57,7 +58,7 @@ class BlockRunner:
             saving.add(result, folder, there=True)
             return result
         saving.begin()
-        started, before = time.monotonic(), self._sum_seconds()
+        started, before = time.monotonic(), sum(run.inference_seconds for run in self.runs)
         result = self._run_block(name, block)
         leakage = _warn_of_overlap(self.runs, self.datasets)
         leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
@@ -67,7 +68,8 @@ class BlockRunner:
         result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
         result.provenance |= {"version": avatar_bench.__version__, "torch": metadata.version("torch")}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
-        result.provenance["seconds_of_passes"] = round(self._sum_seconds() - before, 3)
+        passes = sum(run.inference_seconds for run in self.runs) - before
+        result.provenance["seconds_of_passes"] = round(passes, 3)
         saving.add(result, folder)
         return result
 
@@ -94,9 +96,6 @@ class BlockRunner:
                     f"Choose another folder or name: {option}",
                     "Or delete that folder if you no longer need it.",
                 )
-
-    def _sum_seconds(self) -> float:
-        return sum(run.inference_seconds for run in self.runs)
 
     def _run_block(self, name: str, block: Block) -> Result:
         try:
@@ -188,9 +187,10 @@ def _warn_of_unchecked(run: Run) -> list[Reason]:
     if members := getattr(run, "members", ()):
         return list(dict.fromkeys(warning for member in members for warning in _warn_of_unchecked(member)))
     found = []
-    if (gone := run.n_missing_pretraining_images) and "near_duplicates" not in run.allow:
+    gone = len(run.pretraining) - len(run.pretraining.available) if run.pretraining is not None else 0
+    if gone and "near_duplicates" not in run.allow:  # their near-duplicates cannot be found
         found.append(Reason("pretraining_images_missing", n=gone))
-    if run.is_pretrained_elsewhere:
+    if has_outside_labels(run.ancestors, run.card.split_fingerprint, run.card.data_fingerprint):
         found.append(Reason("pretrained_elsewhere"))
     if run.pretraining is None and any("images" in step for step in run.ancestors):
         found.append(Reason("pretraining_images_unknown"))

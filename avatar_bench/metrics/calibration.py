@@ -133,7 +133,8 @@ def make_deviation_statistic(
     """
     seen = bin_gaps(probabilities, targets)
     errors = _gap_standard_errors(probabilities, targets, groups)
-    smaller = [_shrink_gaps(gaps, error) for gaps, error in zip(seen, errors, strict=True)]
+    pairs = zip(seen, errors, strict=True)
+    smaller = [np.sign(gaps) * np.maximum(0.0, np.abs(gaps) - error) for gaps, error in pairs]
 
     def deviations(weights: Floats) -> Floats:
         noise = [drawn - gaps for drawn, gaps in zip(bin_gaps(probabilities, targets, weights), seen, strict=True)]
@@ -213,7 +214,3 @@ def _gap_standard_errors(probabilities: Reals, targets: NDArray[np.integer], gro
     alone: Any = csr_array((np.ones(len(member)), (member, np.arange(len(member)))))
     fraction = sizes[:, None] / len(member)
     return [np.sqrt(((gaps * fraction) ** 2).sum(axis=0)) for gaps in bin_gaps(probabilities, targets, alone)]
-
-
-def _shrink_gaps(gaps: Floats, error: Floats) -> Floats:
-    return np.asarray(np.sign(gaps) * np.maximum(0.0, np.abs(gaps) - error))

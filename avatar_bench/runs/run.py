@@ -38,7 +38,7 @@ from avatar_bench.files.paths import make_folder_name
 from avatar_bench.inference.precision_autotune import DTYPES, tune_inference
 from avatar_bench.inference.prediction_table import list_prediction_columns, tabulate_predictions
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
-from avatar_bench.models.model_card import Card, has_outside_labels
+from avatar_bench.models.model_card import Card
 from avatar_bench.results.predictions import Predictions, to_string_array
 from avatar_bench.results.result import AGAINST_FOLDER, Result
 from avatar_bench.runs.record import BEST_CHECKPOINT, RECORD, locate_checkpoint, read_config, read_record
@@ -174,16 +174,6 @@ class Run:
         """Return the earlier trainings of the initial weights, see models/pretrained_backbone; [] if unknown."""
         steps = (self.record.get("init") or {}).get("ancestors")
         return steps if isinstance(steps, list) else []
-
-    @property
-    def is_pretrained_elsewhere(self) -> bool:
-        """Return whether the initial weights were pretrained with labels of other images or of another split."""
-        return has_outside_labels(self.ancestors, self.card.split_fingerprint, self.card.data_fingerprint)
-
-    @property
-    def n_missing_pretraining_images(self) -> int:
-        """Return the number of missing images of `pretraining`: their near-duplicates cannot be found."""
-        return len(self.pretraining) - len(self.pretraining.available) if self.pretraining is not None else 0
 
     def count_pretraining_overlap(self, dataset: Dataset) -> int:
         """Count the images of a dataset that overlap with the pretraining data, if that overlap is allowed; else 0.
