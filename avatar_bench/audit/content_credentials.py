@@ -16,15 +16,7 @@ from PIL import Image
 
 from avatar_bench.data.decoding import FORMATS
 
-HINTS = (
-    "c2pa",
-    "iptc_digital_source_type",
-    "png_text",
-    "exif_software",
-    "exif_make",
-    "exif_model",
-    "xmp_creator_tool",
-)
+HINTS = ("c2pa", "iptc_digital_source_type", "png_text", "exif_software", "exif_make", "exif_model", "xmp_creator_tool")
 MAX_HINT_LENGTH = 80  # characters of a value
 MAX_PNG_TEXT = 2**16  # bytes of a decompressed text: a compressed one can expand a thousandfold
 MAX_CREDENTIAL_CHUNKS = 2**16
@@ -63,12 +55,13 @@ def read_hints(data: bytes) -> dict[str, str]:
     "key: value" of the texts that generators and editors write; the others: the tags of these names.
     """
     chunks = list(_read_png_texts(data))
+    texts = {key.decode("latin-1").lower(): text for key, text in reversed(chunks)}
     packed = b"".join(text for key, text in chunks if key == b"XML:com.adobe.xmp")
     tool = _find_matches(_CREATOR_TOOL, data) or _find_matches(_CREATOR_TOOL, packed)
     return {
         "c2pa": _read_manifest(data),
         "iptc_digital_source_type": ", ".join(_find_matches(_SOURCE_TYPE, data) or _find_matches(_SOURCE_TYPE, packed)),
-        "png_text": _format_texts(chunks),
+        "png_text": "; ".join(f"{key}: {_clean(texts[key])}" for key in _KEYS if key in texts),
         **_read_exif(data),
         "xmp_creator_tool": tool[0] if tool else "",
     }
@@ -87,11 +80,8 @@ def _find_matches(pattern: re.Pattern[bytes], data: bytes) -> list[str]:
 
 def _clean(value: object) -> str:
     """Convert any value to one short line of printable characters."""
-    text = (
-        value[: 4 * MAX_HINT_LENGTH].decode("utf-8", "replace")
-        if isinstance(value, bytes)
-        else str(value)[: 4 * MAX_HINT_LENGTH]
-    )
+    start = slice(4 * MAX_HINT_LENGTH)
+    text = value[start].decode("utf-8", "replace") if isinstance(value, bytes) else str(value)[start]
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:MAX_HINT_LENGTH]
 
 
@@ -100,21 +90,14 @@ def _read_manifest(data: bytes) -> str:
         return ""
     with suppress(Exception):  # not installed, or not a valid manifest
         c2pa = importlib.import_module("c2pa")
-        offline = {
-            "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}
-        }  # a file must not trigger network access
+        # a file must not trigger network access
+        offline = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
         with c2pa.Reader("", io.BytesIO(data), context=c2pa.Context(c2pa.Settings.from_dict(offline))) as reader:
             store = json.loads(reader.json())
         claim = store["manifests"][store["active_manifest"]]
         maker = claim.get("claim_generator") or claim["claim_generator_info"][0]["name"]
         return f"{_clean(maker)}, signed by {_clean(claim['signature_info']['issuer'])}"
     return "manifest"
-
-
-def _format_texts(chunks: list[tuple[bytes, bytes]]) -> str:
-    """Format the texts with known keys, those of generators first."""
-    texts = {key.decode("latin-1").lower(): text for key, text in reversed(chunks)}
-    return "; ".join(f"{key}: {_clean(texts[key])}" for key in _KEYS if key in texts)
 
 
 def _read_exif(data: bytes) -> dict[str, str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
@@ -47,13 +46,14 @@ def write_card(folder: Path, result: Result) -> list[Path]:
         "figures": _list_figures(folder / "audit", result),
         "samples": _draw_samples(folder, manifest),
     }
-    written = []
-    for ending, environment in (("md", _make_markdown_environment(folder)), ("html", _make_html_environment())):
-        page = folder / f"card.{ending}"
+    plain, page = html.build_markdown_environment(), html.build_html_environment()
+    plain.filters["image"] = lambda file: Markup(file.relative_to(folder).as_posix())
+    page.filters["image"] = _embed_figure
+    written = {folder / "card.md": plain, folder / "card.html": page}
+    for file, environment in written.items():
         environment.globals |= {"_": _, "lang": get_language()}
-        page.write_text(environment.get_template(f"card.{ending}.jinja").render(content), encoding="utf-8")
-        written.append(page)
-    return written
+        file.write_text(environment.get_template(f"{file.name}.jinja").render(content), encoding="utf-8")
+    return list(written)
 
 
 def has_card(folder: Path, language: str) -> bool:
@@ -70,6 +70,7 @@ def _collect_content(
 ) -> dict[str, Any]:
     sources, refused = (_read_table(folder / f"{name}.csv") for name in ("sources", "quarantine"))
     blind = held_out.get("blind", pd.DataFrame())
+    sources = sources if len(blind) else sources.drop(columns="blind", errors="ignore")
     saved, after = result.provenance.get("assessment"), result.provenance.get("equalised/assessment")
     assessment = Assessment.parse(saved) if saved else Assessment()
     equalised = Assessment.parse(after) if after else assessment
@@ -81,9 +82,7 @@ def _collect_content(
         "n": len(manifest),
         "n_blind": len(blind),
         "n_ood": sum(len(table) for name, table in held_out.items() if name != "blind"),
-        "sources": _rename_columns(
-            _drop_empty_columns(sources.drop(columns=[] if len(blind) else ["blind"], errors="ignore"))
-        ),
+        "sources": _rename_columns(sources.loc[:, (sources != "").any()]),
         "licences": sorted(set(sources["licence"])) if "licence" in sources else [],
         "suitable": assessment.suitable,
         "assessment": assessment.format(),
@@ -103,16 +102,6 @@ def _collect_content(
     }
 
 
-def _label_probes() -> dict[str, str]:
-    return {
-        "metadata": _("the file alone: format, size, JPEG quality, EXIF"),
-        "appearance": _("overall appearance: brightness, contrast, sharpness"),
-        "colour": _("colours alone: a histogram with 16 bins per channel"),
-        "residual": _("noise and frequencies: statistics of DCT and noise residual"),
-        "source": _("the name of the source"),
-    }
-
-
 def _list_figures(folder: Path, result: Result) -> list[tuple[Path, str]]:
     """Return the figures of the audit that are drawn in the current language, with their captions."""
     declaration = declare_block(AUDIT_BLOCK)
@@ -125,20 +114,9 @@ def _list_figures(folder: Path, result: Result) -> list[tuple[Path, str]]:
 
 def _rename_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with readable column names instead of those of the file."""
-    words = {
-        "source": _("source"),
-        "label": _("class"),
-        "count": _("images"),
-        "licence": _("licence"),
-        "author": _("author"),
-        "generator": _("generator"),
-        "homepage": _("homepage"),
-        "blind": _("blind"),
-        "ood": _("out-of-domain set"),
-        "hint": _("hint"),
-        "file": _("file"),
-        "reason": _("reason"),
-    }
+    words = {"source": _("source"), "label": _("class"), "count": _("images"), "licence": _("licence")}
+    words |= {"author": _("author"), "generator": _("generator"), "homepage": _("homepage"), "blind": _("blind")}
+    words |= {"ood": _("out-of-domain set"), "hint": _("hint"), "file": _("file"), "reason": _("reason")}
     return table.rename(columns=words)
 
 
@@ -151,11 +129,6 @@ def _read_held_out(folder: Path) -> dict[str, pd.DataFrame]:
 
 def _read_table(file: Path) -> pd.DataFrame:
     return read_csv(file, dtype=str, keep_default_na=False) if file.is_file() else pd.DataFrame()
-
-
-def _drop_empty_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table without the columns that are empty in every row."""
-    return table.loc[:, [bool((table[name] != "").any()) for name in table]]
 
 
 def _combine_images(manifest: pd.DataFrame, held_out: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -182,7 +155,14 @@ def _count_images(images: pd.DataFrame) -> pd.DataFrame:
 
 def _list_probes(metrics: dict[str, Metric]) -> Iterator[tuple[str, str, str]]:
     """Yield the input of each probe, its AUROC as stored, and its AUROC after equalising."""
-    for name, words in _label_probes().items():
+    probes = {
+        "metadata": _("the file alone: format, size, JPEG quality, EXIF"),
+        "appearance": _("overall appearance: brightness, contrast, sharpness"),
+        "colour": _("colours alone: a histogram with 16 bins per channel"),
+        "residual": _("noise and frequencies: statistics of DCT and noise residual"),
+        "source": _("the name of the source"),
+    }
+    for name, words in probes.items():
         if f"{name}_auroc" in metrics:
             after = metrics.get(f"equalised/{name}_auroc")
             yield words, _format_metric(metrics[f"{name}_auroc"]), _format_metric(after) if after else _("not measured")
@@ -216,18 +196,6 @@ def _draw_samples(folder: Path, manifest: pd.DataFrame) -> list[tuple[str, Path]
         file = folder / "card" / f"samples_{number}.png"  # a class name may not be a valid file name
         drawn.append((str(label), _save_figure(figure, file)))
     return drawn
-
-
-def _make_markdown_environment(folder: Path) -> Environment:
-    environment = html.build_markdown_environment()
-    environment.filters["image"] = lambda file: Markup(file.relative_to(folder).as_posix())
-    return environment
-
-
-def _make_html_environment() -> Environment:
-    environment = html.build_html_environment()
-    environment.filters["image"] = _embed_figure
-    return environment
 
 
 def _embed_figure(file: Path) -> Markup:

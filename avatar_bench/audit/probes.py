@@ -76,9 +76,8 @@ def probe_single_properties(
         auroc = result.auroc
         best = next((name for name, one in result.by_class.items() if one == auroc), "")
         rows.append((column, best, auroc.value, auroc.low, auroc.high, result.balanced_accuracy.value))
-    table = pd.DataFrame(rows, columns=["property", "class", "auroc", "low", "high", "balanced_accuracy"])
-    numbers = table.columns[2:]
-    table[numbers] = table[numbers].astype(float)
+    numbers = ["auroc", "low", "high", "balanced_accuracy"]
+    table = pd.DataFrame(rows, columns=["property", "class", *numbers]).astype(dict.fromkeys(numbers, float))
     return table.sort_values("auroc", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -116,18 +115,10 @@ def _cross_validate(
     targets = np.asarray(labels.cat.codes, dtype=np.int64)
     groups = frame["group"].to_numpy(dtype=str)
     folds = min(settings.folds, int(groups_a_class.min()))
-    scores = _predict_out_of_fold(features, targets, groups, learn, folds, settings.seed)
+    scores = np.full((len(targets), len(names)), 1 / len(names))
+    for train, test in _split_folds(tuple(targets.tolist()), tuple(groups.tolist()), folds, settings.seed):
+        scores[test] = learn(features.iloc[train], targets[train], features.iloc[test], len(names))
     return _score_predictions(scores, targets, groups, names, settings)
-
-
-def _predict_out_of_fold(
-    features: pd.DataFrame, targets: Codes, groups: NDArray[np.str_], learn: Learner, folds: int, seed: int
-) -> Floats:
-    classes = int(targets.max()) + 1
-    scores = np.full((len(targets), classes), 1 / classes)
-    for train, test in _split_folds(tuple(targets.tolist()), tuple(groups.tolist()), folds, seed):
-        scores[test] = learn(features.iloc[train], targets[train], features.iloc[test], classes)
-    return scores
 
 
 @lru_cache(maxsize=2)  # takes a second for some thousand groups; two dozen probes of an audit share it
@@ -205,14 +196,13 @@ def _score_predictions(
     values = statistic(np.ones((1, len(targets))))[0]
     lows, highs = stats.bootstrap_interval(statistic, groups, settings.resamples, settings.level, settings.seed)
     units = len(np.unique(groups))
-    *aurocs, balanced = [_make_metric(*ends, units) for ends in zip(values, lows, highs, strict=True)]
+    *aurocs, balanced = [
+        Metric(float(value), units, float(low), float(high), "bootstrap by group", higher_is_better=False)
+        if low < high
+        else Metric(float(value), units, higher_is_better=False, reason=Reason("no_spread"))
+        for value, low, high in zip(values, lows, highs, strict=True)
+    ]
     return ProbeResult(aurocs[int(values[:-1].argmax())], balanced, dict(zip(names, aurocs, strict=True)))
-
-
-def _make_metric(value: float, low: float, high: float, units: int) -> Metric:
-    if not low < high:
-        return Metric(float(value), units, higher_is_better=False, reason=Reason("no_spread"))
-    return Metric(float(value), units, float(low), float(high), "bootstrap by group", higher_is_better=False)
 
 
 def _make_missing(reason: Reason) -> ProbeResult:

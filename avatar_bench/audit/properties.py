@@ -197,9 +197,8 @@ def _spectrum(noise: Float32Array) -> Float32Array:
     window = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
     power = np.abs(rfft2(noise * window)) ** 2 / (window**2).sum()
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
-    band = (
-        np.minimum(radius * 2 * SPECTRUM_BANDS, SPECTRUM_BANDS).astype(np.intp).ravel()
-    )  # the last: corners beyond the Nyquist frequency, left out
+    # the last band, the corners beyond the Nyquist frequency, is left out
+    band = np.minimum(radius * 2 * SPECTRUM_BANDS, SPECTRUM_BANDS).astype(np.intp).ravel()
     mean = np.bincount(band, power.ravel())[:SPECTRUM_BANDS] / np.bincount(band)[:SPECTRUM_BANDS]
     return np.asarray(np.log10(mean + _FLOOR), dtype=np.float32)
 

@@ -115,11 +115,9 @@ def assess(
     counts = frame["label"].value_counts()
     if len(counts) < 2:
         return Assessment("not_asked", [Reason("one_class" if len(counts) else "no_class")])
-    grave = [
-        *_find_small_classes(frame),
-        *_find_shortcut(file_alone, SHORTCUT_AUROC),
-        *_find_conflicts(matches, len(frame)),
-    ]
+    grave = [*_find_small_classes(frame), *_find_shortcut(file_alone, SHORTCUT_AUROC)]
+    conflicts = _count_involved(matches[matches["conflict"].astype(bool)]) / len(frame)
+    grave += [Reason("many_conflicts", share=conflicts)] if conflicts > MANY_CONFLICTS else []
     if grave:
         return Assessment("no", [*grave, *_find_cautions(frame, source_alone, matches)])
     cautions = [*_find_shortcut(file_alone, NOTABLE_AUROC), *_find_cautions(frame, source_alone, matches)]
@@ -169,11 +167,6 @@ def _find_shortcut(file_alone: Metric, threshold: float) -> list[Reason]:
     if value is None or (value if low is None else low) < threshold:
         return []
     return [Reason("file", value=value) if low is None else Reason("file_with_interval", value=value, low=low)]
-
-
-def _find_conflicts(matches: pd.DataFrame, n: int) -> list[Reason]:
-    share = _count_involved(matches[matches["conflict"].astype(bool)]) / n
-    return [Reason("many_conflicts", share=share)] if share > MANY_CONFLICTS else []
 
 
 def _find_cautions(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFrame) -> list[Reason]:

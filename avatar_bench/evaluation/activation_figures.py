@@ -123,14 +123,8 @@ def _draw_colour_bar(figure: Figure, of: str) -> None:
 
 def _label_row(axes: Axes, text: str) -> None:
     words = text.replace("_", "_ ")  # recipe names have few other places to break
-    axes.set_ylabel(
-        "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(words, 19)),
-        rotation=0,
-        ha="right",
-        va="center",
-        fontsize=8,
-        labelpad=16,
-    )
+    label = "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(words, 19))
+    axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, labelpad=16)
 
 
 def _draw_prediction(axes: Axes, maps: Arrays, run: int, row: int) -> None:

@@ -81,17 +81,14 @@ def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum:
                 "Use one set: split=blind, data=manifest data.manifest=FILE, or runs with the same data.split.seed.",
             )
         if set(run.classes) != set(runs[0].classes):
-            raise BlockError(
-                f"{run.label} has the classes {', '.join(run.classes)}, {runs[0].label} {', '.join(runs[0].classes)}."
-            )
+            ours, theirs = (", ".join(one.classes) for one in (run, runs[0]))
+            raise BlockError(f"{run.label} has the classes {ours}, {runs[0].label} {theirs}.")
     asked = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
     for run, predictions in zip(runs, asked, strict=True):
         check_class_order(predictions, run.allow)
     found = [predictions.reorder(runs[0].classes) for predictions in asked]
     rows = labelled_rows(found[0], first)
-    return [
-        _align_rows(predictions, first, dataset, rows) for predictions, dataset in zip(found, datasets, strict=True)
-    ]
+    return [_align_rows(one, first, dataset, rows) for one, dataset in zip(found, datasets, strict=True)]
 
 
 def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[int]]:
@@ -140,12 +137,18 @@ def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> 
     if "permutation" in allow:
         return
     known = predictions.targets >= 0
-    confusion = classification.confusion_matrix(
-        predictions.targets[known], predictions.predicted[known], len(predictions.classes)
-    )
+    targets, predicted, classes = predictions.targets[known], predictions.predicted[known], predictions.classes
+    confusion = classification.confusion_matrix(targets, predicted, len(classes))
     order = class_order.find_class_permutation(confusion)
     if order is not None:
-        raise GuardError(*_explain_order(predictions.classes, order, confusion))
+        total = confusion.sum()
+        named, reordered = confusion.trace() / total, confusion[list(order), range(len(order))].sum() / total
+        moved = [f"{classes[i]!r} is {classes[real]!r}" for i, real in enumerate(order) if i != real]
+        raise GuardError(
+            f"The class names are in the wrong order: accuracy is {named:.1%} as given, {reordered:.1%} reordered.",
+            f"By the network's predictions, {', '.join(moved)}.",
+            "Check the labels of this set and the class order of the checkpoint, or pass allow=[permutation].",
+        )
 
 
 def _align_rows(predictions: Predictions, first: Dataset, dataset: Dataset, rows: NDArray[np.intp]) -> Predictions:
@@ -156,14 +159,3 @@ def _align_rows(predictions: Predictions, first: Dataset, dataset: Dataset, rows
     place = np.empty(len(first), dtype=np.intp)
     place[wanted] = there
     return predictions.take(place[rows])
-
-
-def _explain_order(classes: tuple[str, ...], order: tuple[int, ...], confusion: NDArray[np.float64]) -> list[str]:
-    total = confusion.sum()
-    named, reordered = confusion.trace() / total, confusion[list(order), range(len(order))].sum() / total
-    moved = [f"{classes[i]!r} is {classes[real]!r}" for i, real in enumerate(order) if i != real]
-    return [
-        f"The class names are in the wrong order: accuracy is {named:.1%} as given, {reordered:.1%} reordered.",
-        f"By the network's predictions, {', '.join(moved)}.",
-        "Check the labels of this set and the class order of the checkpoint, or pass allow=[permutation].",
-    ]

@@ -65,13 +65,11 @@ def compute_maps(
             found.append(Reason("no_spatial_map", run=run.label))
         run.unload_model()
     if not made:
-        raise BlockError(
-            "No run has a layer with a spatial map.", "Grad-CAM maps cannot be compared; choose other runs."
-        )
+        advice = "Grad-CAM maps cannot be compared; choose other runs."
+        raise BlockError("No run has a layer with a spatial map.", advice)
     for panel in made:
-        found += [
-            Reason("of_runs", runs=panel.label, reason=reason) for reason in warn_about_maps(panel.layer, panel.maps)
-        ]
+        reasons = warn_about_maps(panel.layer, panel.maps)
+        found += [Reason("of_runs", runs=panel.label, reason=reason) for reason in reasons]
     ways = sorted({run.preprocessing.resize for run in runs})
     return made, found + ([Reason("resized_differently", ways=ways)] if len(ways) > 1 else [])
 

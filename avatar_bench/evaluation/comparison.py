@@ -11,16 +11,14 @@ from avatar_bench.config.entries import find_entry
 from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import DataError, RegressionError
 from avatar_bench.evaluation.result_writer import ResultWriter
-from avatar_bench.results.result import AGAINST_FOLDER, Result
-
-_METRICS = "metrics.json"
+from avatar_bench.results.result import AGAINST_FOLDER, METRICS_FILE, Result
 
 
 class EarlierResults:
     """Earlier Results found at against=: the folder of a Result, of a run, or one written with out=."""
 
     def __init__(self, place: Path, alpha: float) -> None:
-        self.place = place.parent if place.name == _METRICS else place
+        self.place = place.parent if place.name == METRICS_FILE else place
         self.alpha = alpha
         self.told: list[str] = []
         self.worse: list[str] = []
@@ -35,7 +33,7 @@ class EarlierResults:
         names = [self.place / name for name in ("", *(f"evaluation/{folder.name}/{block}" for block in blocks))]
         found = {one.block: one for place in names if (one := _load(place)) is not None and one.block in blocks}
         if not found:
-            have = sorted({file.parent.name for file in self.place.rglob(_METRICS)} - {AGAINST_FOLDER})
+            have = sorted({file.parent.name for file in self.place.rglob(METRICS_FILE)} - {AGAINST_FOLDER})
             raise DataError(
                 f"against={self.place} has no result of {', '.join(blocks)} on {folder.name}"
                 + (f"; it has {format_names(have, 5)}." if have else "."),
@@ -78,9 +76,9 @@ _EXPECTED = "Expected an earlier RUN/evaluation/<set>/<block>, or a run already 
 
 def _load(folder: Path) -> Result | None:
     """Load a Result; return None if there is none, raise DataError if it is damaged or of another version."""
-    if not (folder / _METRICS).is_file():
+    if not (folder / METRICS_FILE).is_file():
         return None
     try:
         return Result.load(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"against={folder}: its {_METRICS} cannot be read: {error}.", _EXPECTED) from error
+        raise DataError(f"against={folder}: its {METRICS_FILE} cannot be read: {error}.", _EXPECTED) from error

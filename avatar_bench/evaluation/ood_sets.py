@@ -91,9 +91,8 @@ def read_ood_sets(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
     Raise BlockError if a folder is missing or an image is broken, so that other blocks go on; raise GuardError like the
     run.
     """
-    name = ""
+    name, found = "", {}
     try:
-        found = {}
         for name, other in run.ood.items():
             found[name] = other, run.predictions(other)
         return found

@@ -42,11 +42,9 @@ def hash_user_code(name: str, block: Block) -> str | None:
     A corruption or score is used if an option of the block names it.
     """
     words = set(re.findall(r"\w+", str(vars(block))))
-    used = [
-        entry for kind in ("corruption", "ood_score") for entry in find_entries(kind).values() if entry.name in words
-    ]
-    digests = [entry.digest for entry in (find_entry("block", name), *used) if not entry.is_builtin]
-    return " ".join(digests) or None
+    others = [*find_entries("corruption").values(), *find_entries("ood_score").values()]
+    used = [find_entry("block", name), *(entry for entry in others if entry.name in words)]
+    return " ".join(entry.digest for entry in used if not entry.is_builtin) or None
 
 
 def draw_figures(result: Result) -> Mapping[str, Figure]:

@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import NoReturn
 
 from avatar_bench.console.signals import TERMINATION_SIGNALS, ignore_termination
 from avatar_bench.console.terminal import print_line
@@ -57,9 +55,8 @@ class _PendingResult:
         if sys.platform != "linux" or multiprocessing.current_process().daemon:
             return
         process = multiprocessing.get_context("fork").Process(target=_write_in_process, args=(self,), daemon=True)
-        before = signal.pthread_sigmask(
-            signal.SIG_BLOCK, TERMINATION_SIGNALS
-        )  # until it has installed its own handlers
+        # until it has installed its own handlers
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
         try:
             with suppress(OSError):
                 process.start()
@@ -86,7 +83,7 @@ class ResultWriter:
     def __enter__(self) -> ResultWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         try:
             if kind is None or issubclass(kind, Exception):
                 self.finish()
@@ -183,16 +180,12 @@ def _write(entry: _PendingResult) -> None:
 def _write_in_process(entry: _PendingResult) -> None:
     gc.freeze()  # keeps the garbage collector off objects of the parent process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends this one
-    signal.signal(signal.SIGTERM, _exit_on_signal)
+    signal.signal(signal.SIGTERM, lambda number, __: sys.exit(128 + number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
     try:
         _write(entry)
     except Exception:
         sys.exit(1)
-
-
-def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def _summarise(result: Result) -> str:

@@ -23,6 +23,7 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.files.paths import make_folder_name
+from avatar_bench.models.model_card import has_outside_labels
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import METRICS_FILE, Result
 
@@ -57,7 +58,7 @@ class BlockRunner:
             saving.add(result, folder, there=True)
             return result
         saving.begin()
-        started, before = time.monotonic(), self._sum_seconds()
+        started, before = time.monotonic(), sum(run.inference_seconds for run in self.runs)
         result = self._run_block(name, block)
         leakage = _warn_of_overlap(self.runs, self.datasets)
         leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
@@ -67,7 +68,8 @@ class BlockRunner:
         result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
         result.provenance |= {"version": avatar_bench.__version__, "torch": metadata.version("torch")}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
-        result.provenance["seconds_of_passes"] = round(self._sum_seconds() - before, 3)
+        passes = sum(run.inference_seconds for run in self.runs) - before
+        result.provenance["seconds_of_passes"] = round(passes, 3)
         saving.add(result, folder)
         return result
 
@@ -84,9 +86,7 @@ class BlockRunner:
 
     def _refuse_other_images(self) -> None:
         ours = {dataset.fingerprint for dataset in self.datasets}
-        for file in sorted(
-            self.folder.glob(f"[!.]*/{METRICS_FILE}")
-        ):  # a leading dot marks a Result that is being written
+        for file in sorted(self.folder.glob(f"[!.]*/{METRICS_FILE}")):  # a leading dot: one that is being written
             prints, places = _read_images(file)
             there = [place for place in places if os.path.exists(place)]  # others were moved or deleted
             if there and prints and prints.isdisjoint(ours) and set(there).isdisjoint(self.data_places):
@@ -96,9 +96,6 @@ class BlockRunner:
                     f"Choose another folder or name: {option}",
                     "Or delete that folder if you no longer need it.",
                 )
-
-    def _sum_seconds(self) -> float:
-        return sum(run.inference_seconds for run in self.runs)
 
     def _run_block(self, name: str, block: Block) -> Result:
         try:
@@ -131,8 +128,8 @@ class BlockRunner:
             found["code"] = code  # a user may forget to raise the version
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
         if isinstance(block, CompareBlock):
-            runs = zip(self.runs, parts, strict=True)
-            return found | {"compared": [_describe_run(run) | part for run, part in runs]}
+            named = [{"label": run.label, "recipe": run.recipe} | _collect_provenance(run) for run in self.runs]
+            return found | {"compared": [run | part for run, part in zip(named, parts, strict=True)]}
         if isinstance(block, DatasetBlock):
             run = next(iter(self.runs), None)
             found["equalise"] = run.card.preprocessing.get("equalise") if run else settings.data.equalise
@@ -190,9 +187,10 @@ def _warn_of_unchecked(run: Run) -> list[Reason]:
     if members := getattr(run, "members", ()):
         return list(dict.fromkeys(warning for member in members for warning in _warn_of_unchecked(member)))
     found = []
-    if (gone := run.n_missing_pretraining_images) and "near_duplicates" not in run.allow:
+    gone = len(run.pretraining) - len(run.pretraining.available) if run.pretraining is not None else 0
+    if gone and "near_duplicates" not in run.allow:  # their near-duplicates cannot be found
         found.append(Reason("pretraining_images_missing", n=gone))
-    if run.is_pretrained_elsewhere:
+    if has_outside_labels(run.ancestors, run.card.split_fingerprint, run.card.data_fingerprint):
         found.append(Reason("pretrained_elsewhere"))
     if run.pretraining is None and any("images" in step for step in run.ancestors):
         found.append(Reason("pretraining_images_unknown"))
@@ -217,8 +215,7 @@ def select_slice(dataset: Dataset, where: WhereConfig) -> Dataset:
 
 def check_preprocessing(run: Run, settings: EvaluateConfig) -> None:
     """Raise GuardError if images would be preprocessed differently from those that the network was trained on."""
-    names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
-    for option, name in names.items():
+    for option, name in {"image_size": "size", "resize": "resize", "equalise": "equalise"}.items():
         value, trained = getattr(settings.data, option), run.card.preprocessing.get(name)
         if value is not None and value != trained:
             raise GuardError(
@@ -239,10 +236,6 @@ def _read_images(file: Path) -> tuple[set[str], list[str]]:
 
 def _locate(run: Run) -> str:
     return str(run.folder or run.checkpoint)
-
-
-def _describe_run(run: Run) -> dict[str, Any]:
-    return {"label": run.label, "recipe": run.recipe} | _collect_provenance(run)
 
 
 def _collect_provenance(run: Run) -> dict[str, Any]:

@@ -72,10 +72,8 @@ class Recipes:
         `statistic` maps weights (B, N) to a metric of each run, (B, runs).
         """
         how = statistic or (lambda weights: weights @ self.right.T / weights.sum(axis=1, keepdims=True))
-        members = list(self.members.values())
-        return paired_tests.resample_groups_and_seeds(
-            how, self.groups, members, self.seeds, block.resamples, block.seed
-        )
+        runs = list(self.members.values())
+        return paired_tests.resample_groups_and_seeds(how, self.groups, runs, self.seeds, block.resamples, block.seed)
 
     def accuracies(self, block: IntervalOptions, drawn: Floats) -> dict[str, Metric]:
         """Compute the mean accuracy of each recipe over its runs.
@@ -109,10 +107,8 @@ def build_balanced_accuracy_statistic(found: Sequence[Predictions]) -> stats.Sta
 
 def _build_confusion_statistic(found: Sequence[Predictions], metric: Callable[[Floats], Floats]) -> stats.Statistic:
     def statistic(weights: Floats) -> Floats:
-        confusions = [
-            classification.confusion_matrix(one.targets, one.predicted, len(one.classes), weights) for one in found
-        ]
-        return np.column_stack([metric(confusion) for confusion in confusions])
+        drawn = [(one.targets, one.predicted, len(one.classes), weights) for one in found]
+        return np.column_stack([metric(classification.confusion_matrix(*each)) for each in drawn])
 
     return statistic
 
@@ -121,8 +117,8 @@ def warn_about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[Reason]:
     """Return warnings about recipes with one run, whose intervals ignore other seeds, and about repeated seeds."""
     single = [name for name, own in seeds.items() if len(own) == 1]
     twice = [name for name, own in seeds.items() if len(set(own)) < len(own)]
-    found = [Reason("each_has_one_seed")] if single and len(single) == len(seeds) else []
-    found += [Reason("one_seed", names=single)] if single and not found else []
+    every = bool(single) and len(single) == len(seeds)
+    found = [Reason("each_has_one_seed") if every else Reason("one_seed", names=single)] if single else []
     return found + ([Reason("repeated_seeds", names=twice)] if twice else [])
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from avatar_bench.metrics.classification import confusion_matrix
+from avatar_bench.metrics.classification import accuracy, confusion_matrix
+from avatar_bench.metrics.ratios import ratio
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer]
@@ -21,8 +22,7 @@ Integers = NDArray[np.integer]
 
 def agreement(predictions: ArrayLike) -> Floats:
     """Compute the proportion of images with equal predictions, (...), 0 to 1."""
-    table = np.asarray(predictions, dtype=np.float64)
-    return _ratio(np.trace(table, axis1=-2, axis2=-1), table.sum(axis=(-2, -1)))
+    return accuracy(predictions)
 
 
 def kappa(predictions: ArrayLike) -> Floats:
@@ -32,20 +32,20 @@ def kappa(predictions: ArrayLike) -> Floats:
     """
     table = np.asarray(predictions, dtype=np.float64)
     total = table.sum(axis=(-2, -1))
-    expected = _ratio((table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1), total**2)
-    return _ratio(agreement(table) - expected, 1 - expected)
+    expected = ratio((table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1), total**2)
+    return ratio(agreement(table) - expected, 1 - expected)
 
 
 def disagreement(hits: ArrayLike) -> Floats:
     """Compute the proportion of images that exactly one of the two classifies correctly, (...), 0 to 1."""
     table = np.asarray(hits, dtype=np.float64)
-    return _ratio(table[..., 0, 1] + table[..., 1, 0], table.sum(axis=(-2, -1)))
+    return ratio(table[..., 0, 1] + table[..., 1, 0], table.sum(axis=(-2, -1)))
 
 
 def double_fault(hits: ArrayLike) -> Floats:
     """Compute the proportion of images that both misclassify, (...), 0 to 1."""
     table = np.asarray(hits, dtype=np.float64)
-    return _ratio(table[..., 0, 0], table.sum(axis=(-2, -1)))
+    return ratio(table[..., 0, 0], table.sum(axis=(-2, -1)))
 
 
 def q_statistic(hits: ArrayLike) -> Floats:
@@ -54,7 +54,7 @@ def q_statistic(hits: ArrayLike) -> Floats:
     NaN if both products of opposite counts are 0, for example if one of the two is always correct.
     """
     same, apart = _products(hits)
-    return _ratio(same - apart, same + apart)
+    return ratio(same - apart, same + apart)
 
 
 def error_correlation(hits: ArrayLike) -> Floats:
@@ -62,7 +62,7 @@ def error_correlation(hits: ArrayLike) -> Floats:
     same, apart = _products(hits)
     table = np.asarray(hits, dtype=np.float64)
     margins = table.sum(axis=-1).prod(axis=-1) * table.sum(axis=-2).prod(axis=-1)
-    return _ratio(same - apart, np.sqrt(margins))
+    return ratio(same - apart, np.sqrt(margins))
 
 
 PREDICTION_MEASURES: dict[str, Callable[[ArrayLike], Floats]] = {"agreement": agreement, "kappa": kappa}
@@ -76,20 +76,14 @@ MEASURES = (*PREDICTION_MEASURES, *CORRECTNESS_MEASURES)
 
 
 def compute_measures(
-    predicted: tuple[Integers, Integers],
-    targets: Integers,
-    classes: int,
-    weights: ArrayLike | None = None,
+    predicted: tuple[Integers, Integers], targets: Integers, classes: int, weights: ArrayLike | None = None
 ) -> Floats:
     """Compute the MEASURES of two classifiers from their predictions (N,): (6,), or (B, 6) for weights (B, N)."""
     predictions = confusion_matrix(*predicted, classes, weights)
     right, other = ((one == targets).astype(np.int64) for one in predicted)
     hits = confusion_matrix(right, other, 2, weights)
-    parts = [
-        *(measure(predictions) for measure in PREDICTION_MEASURES.values()),
-        *(measure(hits) for measure in CORRECTNESS_MEASURES.values()),
-    ]
-    return np.stack(parts, axis=-1)
+    parts = [measure(predictions) for measure in PREDICTION_MEASURES.values()]
+    return np.stack([*parts, *(measure(hits) for measure in CORRECTNESS_MEASURES.values())], axis=-1)
 
 
 def probability_correlation(ours: ArrayLike, theirs: ArrayLike) -> float:
@@ -97,7 +91,7 @@ def probability_correlation(ours: ArrayLike, theirs: ArrayLike) -> float:
 
     NaN if one of them is constant.
     """
-    a, b = (values - values.mean() for values in (np.asarray(given, dtype=np.float64) for given in (ours, theirs)))
+    a, b = (values - values.mean() for values in np.asarray([ours, theirs], dtype=np.float64))
     spread = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / spread if spread > 1e-12 else float("nan")
 
@@ -105,8 +99,3 @@ def probability_correlation(ours: ArrayLike, theirs: ArrayLike) -> float:
 def _products(hits: ArrayLike) -> tuple[Floats, Floats]:
     table = np.asarray(hits, dtype=np.float64)
     return table[..., 0, 0] * table[..., 1, 1], table[..., 0, 1] * table[..., 1, 0]
-
-
-def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
-    above, below = np.broadcast_arrays(np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64))
-    return np.asarray(np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0))

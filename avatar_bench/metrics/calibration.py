@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.special import log_softmax
 
+from avatar_bench.metrics.ratios import ratio
+
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
 TEMPERATURE_RANGE = (0.05, 20.0)
@@ -131,7 +133,8 @@ def make_deviation_statistic(
     """
     seen = bin_gaps(probabilities, targets)
     errors = _gap_standard_errors(probabilities, targets, groups)
-    smaller = [_shrink_gaps(gaps, error) for gaps, error in zip(seen, errors, strict=True)]
+    pairs = zip(seen, errors, strict=True)
+    smaller = [np.sign(gaps) * np.maximum(0.0, np.abs(gaps) - error) for gaps, error in pairs]
 
     def deviations(weights: Floats) -> Floats:
         noise = [drawn - gaps for drawn, gaps in zip(bin_gaps(probabilities, targets, weights), seen, strict=True)]
@@ -188,7 +191,7 @@ def reliability_bins(confidence: Reals, correct: NDArray[np.bool_], edges: Reals
     bins, size = assign_bins(confidence, edges), len(edges) - 1
     count = np.bincount(bins, minlength=size)
     sums = (np.bincount(bins, weights=values, minlength=size) for values in (confidence, correct))
-    means = [np.divide(total, count, out=np.full(size, np.nan), where=count > 0) for total in sums]
+    means = [ratio(total, count) for total in sums]
     keys = ("bin", "low", "high", "count", "confidence", "accuracy")
     return dict(zip(keys, (np.arange(size), edges[:-1], edges[1:], count, *means), strict=True))
 
@@ -211,7 +214,3 @@ def _gap_standard_errors(probabilities: Reals, targets: NDArray[np.integer], gro
     alone: Any = csr_array((np.ones(len(member)), (member, np.arange(len(member)))))
     fraction = sizes[:, None] / len(member)
     return [np.sqrt(((gaps * fraction) ** 2).sum(axis=0)) for gaps in bin_gaps(probabilities, targets, alone)]
-
-
-def _shrink_gaps(gaps: Floats, error: Floats) -> Floats:
-    return np.asarray(np.sign(gaps) * np.maximum(0.0, np.abs(gaps) - error))

@@ -31,7 +31,12 @@ def find_class_permutation(confusion: ArrayLike, minimum: int = 10, alpha: float
     p = np.array([_reordering_p(counts, perm) for perm in candidates])
     adjusted = holm(p) if len(counts) <= 6 else p * (math.factorial(len(counts)) - 1)
     winners = [perm for perm, chance in zip(candidates, adjusted, strict=True) if chance < alpha]
-    return max(winners, key=lambda perm: (_count_correct(counts, perm), _count_unchanged(perm)), default=None)
+
+    def rank(perm: tuple[int, ...]) -> tuple[int, int]:
+        """Return the number of correct predictions under a permutation, and of classes that keep their names."""
+        return int(counts[list(perm), range(len(perm))].sum()), sum(i == target for i, target in enumerate(perm))
+
+    return max(winners, key=rank, default=None)
 
 
 def _reorderings(counts: NDArray[np.int64]) -> list[tuple[int, ...]]:
@@ -68,11 +73,3 @@ def _association_p(counts: NDArray[np.int64], gain: Floats) -> float:
     variance = targets @ centred**2 @ predictions / (total - 1)
     excess = (counts * gain).sum() - mean
     return float(norm.sf(excess / math.sqrt(variance))) if variance > 1e-9 else 1.0
-
-
-def _count_correct(counts: NDArray[np.int64], perm: tuple[int, ...]) -> int:
-    return int(counts[list(perm), range(len(perm))].sum())
-
-
-def _count_unchanged(perm: tuple[int, ...]) -> int:
-    return sum(i == target for i, target in enumerate(perm))

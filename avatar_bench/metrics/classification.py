@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from avatar_bench.metrics.ratios import nan_mean, ratio
+
 Floats = NDArray[np.float64]
 
 
@@ -26,13 +28,13 @@ def confusion_matrix(
 def accuracy(confusion: ArrayLike) -> Floats:
     """Compute the accuracy, (...), 0 to 1."""
     table = np.asarray(confusion, dtype=np.float64)
-    return _ratio(_correct_counts(table).sum(axis=-1), table.sum(axis=(-2, -1)))
+    return ratio(_correct_counts(table).sum(axis=-1), table.sum(axis=(-2, -1)))
 
 
 def recall(confusion: ArrayLike) -> Floats:
     """Compute the recall of each class, (..., C); NaN for an absent class."""
     table = np.asarray(confusion, dtype=np.float64)
-    return _ratio(_correct_counts(table), table.sum(axis=-1))
+    return ratio(_correct_counts(table), table.sum(axis=-1))
 
 
 def precision(confusion: ArrayLike) -> Floats:
@@ -41,19 +43,19 @@ def precision(confusion: ArrayLike) -> Floats:
     NaN for a class that is absent from the targets or never predicted.
     """
     table = np.asarray(confusion, dtype=np.float64)
-    return np.where(_is_present(table), _ratio(_correct_counts(table), table.sum(axis=-2)), np.nan)
+    return np.where(_is_present(table), ratio(_correct_counts(table), table.sum(axis=-2)), np.nan)
 
 
 def f1(confusion: ArrayLike) -> Floats:
     """Compute the F1 of each class, (..., C); NaN for an absent class, 0 for one never predicted."""
     table = np.asarray(confusion, dtype=np.float64)
-    score = _ratio(2 * _correct_counts(table), table.sum(axis=-1) + table.sum(axis=-2))
+    score = ratio(2 * _correct_counts(table), table.sum(axis=-1) + table.sum(axis=-2))
     return np.where(_is_present(table), score, np.nan)
 
 
 def balanced_accuracy(confusion: ArrayLike) -> Floats:
     """Compute the mean recall over the classes that are present in the targets, (...)."""
-    return _nan_mean(recall(confusion))
+    return nan_mean(recall(confusion), axis=-1)
 
 
 def macro_precision(confusion: ArrayLike) -> Floats:
@@ -62,12 +64,12 @@ def macro_precision(confusion: ArrayLike) -> Floats:
     A class that is never predicted counts as 0, as with scikit-learn's `zero_division=0`.
     """
     table = np.asarray(confusion, dtype=np.float64)
-    return _nan_mean(np.where(_is_present(table), np.nan_to_num(precision(table)), np.nan))
+    return nan_mean(np.where(_is_present(table), np.nan_to_num(precision(table)), np.nan), axis=-1)
 
 
 def macro_f1(confusion: ArrayLike) -> Floats:
     """Compute the mean F1 over the classes that are present in the targets, (...)."""
-    return _nan_mean(f1(confusion))
+    return nan_mean(f1(confusion), axis=-1)
 
 
 def mcc(confusion: ArrayLike) -> Floats:
@@ -81,7 +83,7 @@ def mcc(confusion: ArrayLike) -> Floats:
     covariance = _correct_counts(table).sum(axis=-1) * total - (target * predicted).sum(axis=-1)
     spread_target = total**2 - (target**2).sum(axis=-1)
     spread_predicted = total**2 - (predicted**2).sum(axis=-1)
-    score = np.where(spread_predicted > 0, _ratio(covariance, np.sqrt(spread_target * spread_predicted)), 0.0)
+    score = np.where(spread_predicted > 0, ratio(covariance, np.sqrt(spread_target * spread_predicted)), 0.0)
     return np.where(spread_target > 0, score, np.nan)
 
 
@@ -100,7 +102,7 @@ def auroc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = No
     last = np.searchsorted(score[outside], score[inside], "right")
     own = weights[..., inside]
     won = np.einsum("...i,...i->...", own, below[..., first]) + np.einsum("...i,...i->...", own, below[..., last])
-    return _ratio(won, 2 * own.sum(axis=-1) * below[..., -1])
+    return ratio(won, 2 * own.sum(axis=-1) * below[..., -1])
 
 
 def _correct_counts(table: Floats) -> Floats:
@@ -109,12 +111,3 @@ def _correct_counts(table: Floats) -> Floats:
 
 def _is_present(table: Floats) -> NDArray[np.bool_]:
     return np.asarray(table.sum(axis=-1) > 0)
-
-
-def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
-    part, whole = np.broadcast_arrays(np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64))
-    return np.asarray(np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0))
-
-
-def _nan_mean(values: Floats) -> Floats:
-    return _ratio(np.nansum(values, axis=-1), (~np.isnan(values)).sum(axis=-1))

@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from avatar_bench.metrics.neighbourhoods import Indices, distances, find_neighbours, purity
+from avatar_bench.metrics.ratios import ratio
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
@@ -63,12 +64,8 @@ class EmbeddingSpace:
 
     def global_scores(self, labels: Labels, weights: ArrayLike | None = None) -> Floats:
         """Compute separation ratio, Davies-Bouldin and Calinski-Harabasz, (3,), or (B, 3) for weights (B, N)."""
-        scores = [
-            separation_ratio(self.euclidean, labels, weights),
-            davies_bouldin(self.products, labels, weights),
-            calinski_harabasz(self.products, labels, weights),
-        ]
-        return np.stack(scores, axis=-1)
+        indices = [index(self.products, labels, weights) for index in (davies_bouldin, calinski_harabasz)]
+        return np.stack([separation_ratio(self.euclidean, labels, weights), *indices], axis=-1)
 
 
 def gram(embeddings: ArrayLike) -> Floats:
@@ -84,7 +81,7 @@ def mean_distances(between: Floats, labels: Labels, weights: ArrayLike | None = 
     `between` (N, N) are distances. NaN on the diagonal for a class of one image.
     """
     given = _default_weights(weights, len(labels))
-    return _squeeze(_ratio(_pair_sums(between, labels, given), _pair_counts(labels, given)), weights)
+    return _squeeze(ratio(_pair_sums(between, labels, given), _pair_counts(labels, given)), weights)
 
 
 def separation_ratio(between: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
@@ -92,8 +89,8 @@ def separation_ratio(between: Floats, labels: Labels, weights: ArrayLike | None 
     given = _default_weights(weights, len(labels))
     sums, pairs = _pair_sums(between, labels, given), _pair_counts(labels, given)
     own = np.eye(sums.shape[-1], dtype=bool)
-    inside = _ratio(sums[:, own].sum(axis=1), pairs[:, own].sum(axis=1))
-    return _squeeze(_ratio(_ratio(sums[:, ~own].sum(axis=1), pairs[:, ~own].sum(axis=1)), inside), weights)
+    inside = ratio(sums[:, own].sum(axis=1), pairs[:, own].sum(axis=1))
+    return _squeeze(ratio(ratio(sums[:, ~own].sum(axis=1), pairs[:, ~own].sum(axis=1)), inside), weights)
 
 
 def calinski_harabasz(products: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
@@ -104,11 +101,11 @@ def calinski_harabasz(products: Floats, labels: Labels, weights: ArrayLike | Non
     given = _default_weights(weights, len(labels))
     sums, total = _pair_sums(products, labels, given), given.sum(axis=1)
     size = given @ _one_hot(labels)
-    explained = _ratio(np.diagonal(sums, axis1=1, axis2=2), size).sum(axis=1)
+    explained = ratio(np.diagonal(sums, axis1=1, axis2=2), size).sum(axis=1)
     within = given @ products.diagonal() - explained
     spread = explained - sums.sum(axis=(1, 2)) / total
     classes = size.shape[1]
-    return _squeeze(_ratio(spread * (total - classes), within * (classes - 1)), weights)
+    return _squeeze(ratio(spread * (total - classes), within * (classes - 1)), weights)
 
 
 def davies_bouldin(products: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
@@ -119,21 +116,15 @@ def davies_bouldin(products: Floats, labels: Labels, weights: ArrayLike | None =
     """
     given, member = _default_weights(weights, len(labels)), _one_hot(labels)
     size = given @ member
-    centre = _ratio(_class_sums(products, labels, given), size[..., None])  # (B, K, N): centroid times image
-    inner = _ratio((centre * given[:, None, :]) @ member, size[:, None, :])  # (B, K, K): centroid times centroid
+    centre = ratio(_class_sums(products, labels, given), size[..., None])  # (B, K, N): centroid times image
+    inner = ratio((centre * given[:, None, :]) @ member, size[:, None, :])  # (B, K, K): centroid times centroid
     norm = np.diagonal(inner, axis1=1, axis2=2)
     apart = np.sqrt(np.maximum(0.0, norm[:, :, None] + norm[:, None, :] - 2 * inner))
     away = np.sqrt(np.maximum(0.0, products.diagonal() - 2 * centre + norm[..., None]))  # of images from centroids
-    scatter = _ratio(np.einsum("bkn,bn,nk->bk", away, given, member), size)
-    worst = _ratio(scatter[:, :, None] + scatter[:, None, :], apart)
+    scatter = ratio(np.einsum("bkn,bn,nk->bk", away, given, member), size)
+    worst = ratio(scatter[:, :, None] + scatter[:, None, :], apart)
     own = np.eye(size.shape[1], dtype=bool)
     return _squeeze(np.where(own, -np.inf, worst).max(axis=2).mean(axis=1), weights)
-
-
-def weighted_means(weights: Floats, values: Floats) -> Floats:
-    """Compute the weighted means (B, K) of columns (N, K), ignoring NaN."""
-    there = ~np.isnan(values)
-    return _ratio(weights @ np.where(there, values, 0.0), weights @ there.astype(np.float64))
 
 
 def silhouettes_within(between: Floats, labels: Labels, within: Labels) -> Floats:
@@ -218,8 +209,3 @@ def _pair_counts(labels: Labels, weights: Floats) -> Floats:
     size = weights @ member
     own = (weights**2) @ member
     return np.asarray(size[:, :, None] * size[:, None, :] - own[:, :, None] * np.eye(member.shape[1]))
-
-
-def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
-    above, below = np.broadcast_arrays(np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64))
-    return np.asarray(np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0))

@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from avatar_bench.metrics.ratios import ratio
+
 Floats = NDArray[np.float64]
 FPR_RECALL = 0.95
 
@@ -49,12 +51,9 @@ def aupr(curve: RocCurve) -> Floats:
 
     Precision depends on the prevalence of positive images, which stays fixed for all weights.
     """
-    true_positives, false_positives = (
-        curve.prevalence * curve.recall,
-        (1 - curve.prevalence) * curve.false_positive_rate,
-    )
-    flagged = true_positives + false_positives
-    precision = np.divide(true_positives, flagged, out=np.zeros_like(true_positives), where=flagged != 0)
+    found = curve.prevalence * curve.recall
+    flagged = found + (1 - curve.prevalence) * curve.false_positive_rate
+    precision = np.divide(found, flagged, out=np.zeros_like(found), where=flagged != 0)
     return np.asarray((precision * np.diff(curve.recall, axis=-1, prepend=0.0)).sum(axis=-1))
 
 
@@ -75,8 +74,4 @@ def _fractions_above(scores: Floats, weights: Floats, steps: Floats) -> tuple[Fl
     whole = below[..., -1:]
     sides: tuple[Literal["left"], Literal["right"]] = ("left", "right")
     left, right = (whole - below[..., np.searchsorted(scores[order], steps, side)] for side in sides)
-    return _ratio(left, whole), _ratio(right, whole)
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.asarray(np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0))
+    return ratio(left, whole), ratio(right, whole)

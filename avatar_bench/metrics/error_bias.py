@@ -25,7 +25,11 @@ def slice_accuracies(
     weight = np.zeros((len(kinds), member.shape[1]))
     np.add.at(weight, unit, member)
     total = weight.sum(axis=0)  # divide last: rounded fractions would not always add up to 1
-    dealt = [rate[order] @ weight / total for order in _draw_orders(kinds[:, 0], draws, seed)]
+    generator, step, dealt = np.random.default_rng(seed), max(1, _CHUNK_ELEMENTS // len(kinds)), []
+    for start in range(0, draws, step):
+        keys = generator.random((min(step, draws - start), len(kinds)))
+        # the units are sorted by stratum, so that these orders permute them within their strata
+        dealt.append(rate[np.argsort(kinds[:, 0] + keys, axis=1)] @ weight / total)
     return rate @ weight / total, np.concatenate(dealt)
 
 
@@ -42,11 +46,3 @@ def max_t_p_values(observed: ArrayLike, null: ArrayLike) -> tuple[Floats, Floats
     largest = noise.max(axis=1, keepdims=True)
     plain, adjusted = (((part >= seen - 1e-9).sum(axis=0) + 1) / (len(drawn) + 1) for part in (noise, largest))
     return plain, adjusted
-
-
-def _draw_orders(strata: NDArray[np.intp], draws: int, seed: int) -> list[NDArray[np.intp]]:
-    """Draw permutations of the units within strata, sorted by stratum, in chunks (some, U)."""
-    rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK_ELEMENTS // len(strata))
-    sizes = [min(step, draws - start) for start in range(0, draws, step)]
-    return [np.argsort(strata + rng.random((size, len(strata))), axis=1) for size in sizes]

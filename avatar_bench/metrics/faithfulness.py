@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
+from avatar_bench.metrics.ratios import ratio
+
 Floats = NDArray[np.float64]
 
 
@@ -39,8 +41,7 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> Floats:
     """Compute Spearman's correlation (N,) of each pair of maps (N, h, w); NaN if a map is constant."""
     one, other = (_centred_ranks(maps) for maps in (first, second))
     norms = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    products = (one * other).sum(axis=1)
-    return np.asarray(np.divide(products, norms, out=np.full(len(norms), np.nan), where=norms > 0))
+    return ratio((one * other).sum(axis=1), norms)
 
 
 def _weights(length: int, size: int) -> Floats:

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import pairwise_distances
 
+from avatar_bench.metrics.ratios import ratio
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
@@ -35,8 +37,7 @@ def purity(near: Indices, labels: ArrayLike) -> Floats:
     """Compute the fraction (N,) of each image's neighbours (N, k) with its own label; NaN without neighbours."""
     label = np.asarray(labels)
     same = (label[near] == label[:, None]) & (near >= 0)
-    count = (near >= 0).sum(axis=1)
-    return np.asarray(np.divide(same.sum(axis=1), count, out=np.full(len(near), np.nan), where=count > 0))
+    return ratio(same.sum(axis=1), (near >= 0).sum(axis=1))
 
 
 def trustworthiness(embeddings: ArrayLike, points: ArrayLike, k: int = 5) -> Floats:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import hypergeom, rankdata
 
 from avatar_bench.metrics.faithfulness import upsample
+from avatar_bench.metrics.ratios import nan_mean, ratio
 
 Floats = NDArray[np.float64]
 Masks = NDArray[np.bool_]
@@ -22,24 +23,18 @@ def overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
     The diagonal compares maps of the same image, the rest maps of different images. NaN if a map is constant.
     """
     one, other = upsample_to_common_grid(first, second)
-    return {
-        "iou_top20": iou(top_cells(one), top_cells(other)),
-        "iou_half": iou(hot_cells(one), hot_cells(other)),
-        "pearson": correlation(one, other),
-        "spearman": correlation(_ranks(one), _ranks(other)),
-    }
+    ious = (iou(mask(one), mask(other)) for mask in (top_cells, hot_cells))
+    measured = (*ious, correlation(one, other), correlation(_ranks(one), _ranks(other)))
+    return dict(zip(OVERLAP_MEASURES, measured, strict=True))
 
 
 def chance_overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
     """Compute the expected OVERLAP_MEASURES (N,) of N pairs of maps if the cells of one are shuffled."""
     one, other = upsample_to_common_grid(first, second)
     cells = one[0].size
-    expected = {
-        name: _chance_iou(mask(one), mask(other), cells)
-        for name, mask in (("iou_top20", top_cells), ("iou_half", hot_cells))
-    }
     none = np.where(_constant(one) | _constant(other), np.nan, 0.0)
-    return expected | {"pearson": none, "spearman": none}
+    expected = (_chance_iou(mask(one), mask(other), cells) for mask in (top_cells, hot_cells))
+    return dict(zip(OVERLAP_MEASURES, (*expected, none, none), strict=True))
 
 
 def upsample_to_common_grid(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
@@ -81,8 +76,7 @@ def iou(first: Masks, second: Masks) -> Floats:
     """Compute the IoU (N, M) of every mask (N, h, w) with every other (M, h, w); NaN if one is empty."""
     one, other = (masks.reshape(len(masks), -1).astype(np.float64) for masks in (first, second))
     shared, sizes, others = one @ other.T, one.sum(axis=1)[:, None], other.sum(axis=1)[None]
-    known = (sizes > 0) & (others > 0)
-    return np.asarray(np.divide(shared, sizes + others - shared, out=np.full(shared.shape, np.nan), where=known))
+    return ratio(shared, np.where((sizes > 0) & (others > 0), sizes + others - shared, 0))
 
 
 def correlation(first: ArrayLike, second: ArrayLike) -> Floats:
@@ -120,14 +114,6 @@ def shuffle_within_strata(strata: ArrayLike, times: int, generator: np.random.Ge
     places = np.empty(drawn.shape, dtype=np.intp)
     places[:, np.argsort(labels, kind="stable")] = np.lexsort((drawn, np.broadcast_to(labels, drawn.shape)), axis=1)
     return places
-
-
-def nan_mean(values: Floats, axis: int | None = None) -> Floats:
-    """Compute the mean without NaN; NaN, without a warning, if all values are NaN."""
-    there = ~np.isnan(values)
-    counts = np.asarray(there.sum(axis=axis), dtype=np.float64)
-    total = np.asarray(np.where(there, values, 0.0).sum(axis=axis))
-    return np.asarray(np.divide(total, counts, out=np.full(counts.shape, np.nan), where=counts > 0))
 
 
 def _constant(maps: Floats) -> Masks:

@@ -107,7 +107,7 @@ def find_tie_groups(apart: ArrayLike) -> list[tuple[int, ...]]:
     maximal = [frozenset(range(len(significant)))]
     for a, b in combinations(range(len(significant)), 2):
         if significant[a, b]:
-            divided = {part for group in maximal for part in _split_group(group, a, b)}
+            divided = {group - {one} if {a, b} <= group else group for group in maximal for one in (a, b)}
             maximal = [group for group in divided if not any(group < other for other in divided)]
     return sorted(tuple(sorted(group)) for group in maximal)
 
@@ -116,10 +116,6 @@ def assign_letters(groups: Sequence[Sequence[int]], size: int) -> list[str]:
     """Return the letters of the groups of each of `size` members: a, b, ..., z, a2, b2, ..."""
     names = [chr(ord("a") + place % 26) + (str(place // 26 + 1) if place >= 26 else "") for place in range(len(groups))]
     return ["".join(name for name, group in zip(names, groups, strict=True) if i in group) for i in range(size)]
-
-
-def _split_group(group: frozenset[int], a: int, b: int) -> list[frozenset[int]]:
-    return [group - {a}, group - {b}] if a in group and b in group else [group]
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from avatar_bench.i18n import _
+from avatar_bench.metrics.ratios import ratio
 
 Floats = NDArray[np.float64]
 
@@ -94,7 +95,7 @@ def draw_confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figur
     """Draw counts and row percentages, (C, C) targets by predictions; an absent class has dashes."""
     counts = np.asarray(confusion)
     totals = counts.sum(axis=1, keepdims=True)
-    share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    share = ratio(counts, totals)
     side = 2.7 + 0.6 * len(classes)
     figure = create_figure(side + 1.0, side)
     axes = figure.subplots()
@@ -220,20 +221,11 @@ def draw_pretraining_curves(table: pd.DataFrame) -> Figure:
     for right in rest:
         value, low, high = (probed[f"probe/knn_{name}"] for name in ("accuracy", "low", "high"))
         right.axhspan(low.iat[0], high.iat[0], color=GREY, alpha=0.15, linewidth=0)
-        right.axhline(
-            value.iat[0], color=GREY, linestyle="--", linewidth=1, label=_("before training (band: 95 % interval)")
-        )
+        before = _("before training (band: 95 % interval)")
+        right.axhline(value.iat[0], color=GREY, linestyle="--", linewidth=1, label=before)
         errors = np.maximum(0, [value - low, high - value])
-        right.errorbar(
-            probed["epoch"],
-            value,
-            errors,
-            fmt="o-",
-            color=get_colour(1),
-            markersize=3,
-            capsize=2,
-            label=_("pretrained"),
-        )
+        line: dict[str, Any] = {"color": get_colour(1), "markersize": 3, "capsize": 2, "label": _("pretrained")}
+        right.errorbar(probed["epoch"], value, errors, fmt="o-", **line)
         label = _("accuracy on {n} val images (%)", n=f"{probed['probe/n'].max():.0f}")
         right.set(xlabel=_("epoch"), ylabel=label, title=_("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
         format_percent_axis(right.yaxis)
@@ -326,14 +318,8 @@ def _mark_stages(axes: Axes, table: pd.DataFrame) -> None:
     stages = table["stage"].to_numpy() if "stage" in table else np.array([])
     for row in np.flatnonzero(stages[1:] != stages[:-1]):
         axes.axvline(row + 1.5, color=GREY, linewidth=1)
-        axes.text(
-            row + 1.55,
-            0.02,
-            _("stage {k}", k=stages[row + 1]),
-            transform=axes.get_xaxis_transform(),
-            fontsize=8,
-            color=GREY,
-        )
+        text, place = _("stage {k}", k=stages[row + 1]), axes.get_xaxis_transform()
+        axes.text(row + 1.55, 0.02, text, transform=place, fontsize=8, color=GREY)
 
 
 def number_points(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
@@ -354,15 +340,13 @@ def number_points(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
         half = np.array([2.5 * len(f"{number}") + 1.5, 4.5])  # size of digits of 8 points, and a gap
         boxes = middle + _OFFSETS[:, None] + np.stack([-half, half])
         outside = ((boxes < frame[0]) | (boxes > frame[1])).any(axis=(1, 2))
-        best = np.lexsort((_count_overlaps(boxes, bars), outside + _count_overlaps(boxes, taken)))[
-            0
-        ]  # the nearest of the best
+        # the nearest of the best
+        best = np.lexsort((_count_overlaps(boxes, bars), outside + _count_overlaps(boxes, taken)))[0]
         taken = np.concatenate([taken, boxes[best : best + 1]])
         axes.annotate(f"{number}", (x, y), _OFFSETS[best], **_NUMBER_STYLE)
         away = np.hypot(*_OFFSETS[best])
-        if (
-            away > _RINGS[1] or (np.hypot(*(middles - middle - _OFFSETS[best]).T) < away - _MARKER_RADIUS).any()
-        ):  # another point is nearer
+        is_other_nearer = (np.hypot(*(middles - middle - _OFFSETS[best]).T) < away - _MARKER_RADIUS).any()
+        if away > _RINGS[1] or is_other_nearer:
             axes.annotate("", (x, y), _OFFSETS[best], arrowprops=_LEADER_STYLE, zorder=1.5, **_NUMBER_STYLE)
 
 

@@ -14,6 +14,7 @@ from scipy.special import softmax
 
 from avatar_bench.metrics.classification import accuracy as _accuracy
 from avatar_bench.metrics.classification import macro_f1 as _macro_f1
+from avatar_bench.metrics.ratios import ratio
 
 Floats = NDArray[np.float64]
 _TOLERANCE = 1e-7  # of an estimated proportion
@@ -39,9 +40,7 @@ def reweight_confusion(confusion: ArrayLike, prior: ArrayLike) -> Floats:
     All NaN if a class with a positive proportion has no image.
     """
     table, proportion = np.asarray(confusion, dtype=np.float64), np.asarray(prior, dtype=np.float64)[:, None]
-    totals = table.sum(axis=-1, keepdims=True)
-    rows = np.divide(table, totals, out=np.full(table.shape, np.nan), where=totals > 0)
-    scaled = np.where(proportion > 0, rows, 0.0) * proportion
+    scaled = np.where(proportion > 0, ratio(table, table.sum(axis=-1, keepdims=True)), 0.0) * proportion
     return np.where(np.isnan(scaled).any(axis=(-2, -1), keepdims=True), np.nan, scaled)
 
 
@@ -51,9 +50,7 @@ def reweight_images(weights: ArrayLike, targets: NDArray[np.integer], prior: Arr
     A row is NaN if a class with a positive proportion has no weight.
     """
     given, proportion = np.asarray(weights, dtype=np.float64), np.asarray(prior, dtype=np.float64)
-    totals = given @ np.eye(len(proportion))[targets]
-    factor = np.divide(proportion, totals, out=np.full(totals.shape, np.nan), where=totals > 0)
-    factor = np.where(proportion > 0, factor, 0.0)
+    factor = np.where(proportion > 0, ratio(proportion, given @ np.eye(len(proportion))[targets]), 0.0)
     factor[np.isnan(factor).any(axis=1)] = np.nan
     return np.asarray(given * factor[:, targets])
 
@@ -139,11 +136,9 @@ class PriorShiftStatistic:
         """
         estimate = self._estimate(weights, self._start, _RESAMPLE_TOLERANCE if len(weights) > 1 else _TOLERANCE)
         known = correct_prior(self.logits, self.training, self.prior).argmax(axis=1)
-        tables = [
-            self._confusion(weights, self.logits.argmax(axis=1)),
-            self._confusion(weights, known),
-            self._confusion(weights, self._predicted(estimate)),
-        ]
+        shift = np.log(np.maximum(estimate, np.finfo(float).tiny) / self.training)
+        estimated = (self.logits + shift[:, None, :]).argmax(axis=2)
+        tables = [self._confusion(weights, each) for each in (self.logits.argmax(axis=1), known, estimated)]
         accuracy, macro_f1 = (np.stack([metric(table) for table in tables]) for metric in (_accuracy, _macro_f1))
         gains = accuracy[1:] - accuracy[:1]
         error = np.abs(estimate - self.prior).sum(axis=1) / 2
@@ -159,10 +154,6 @@ class PriorShiftStatistic:
         mixed = reweight_images(weights, self.targets, self.prior)
         probabilities = np.asarray(softmax(self.logits, axis=1))
         return estimate_prior(probabilities, self.training, mixed, start, tolerance)
-
-    def _predicted(self, prior: Floats) -> NDArray[np.intp]:
-        shift = np.log(np.maximum(prior, np.finfo(float).tiny) / self.training)
-        return np.asarray((self.logits + shift[:, None, :]).argmax(axis=2))
 
     def _confusion(self, weights: Floats, predicted: NDArray[np.intp]) -> Floats:
         """Compute the reweighted confusion matrices (B, C, C) of predictions (N,), or (B, N) if resamples differ."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from avatar_bench.metrics.ratios import ratio
+
 Floats = NDArray[np.float64]
 
 
@@ -19,9 +21,7 @@ def prediction_shifts(before: ArrayLike, after: ArrayLike) -> Floats:
     classes are NaN.
     """
     counts = np.asarray(before, dtype=np.float64)
-    totals = counts.sum(axis=-1, keepdims=True)
-    gained = np.asarray(after, dtype=np.float64) - counts
-    return np.asarray(np.divide(gained, totals, out=np.full(gained.shape, np.nan), where=totals > 0))
+    return ratio(np.asarray(after, dtype=np.float64) - counts, counts.sum(axis=-1, keepdims=True))
 
 
 def bias(moved: ArrayLike) -> Floats:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from avatar_bench.metrics.ratios import ratio
+
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
 
@@ -21,8 +23,7 @@ def risk_coverage(confidence: Reals, correct: ArrayLike, weights: Floats | None 
     drawn = np.ones(len(order)) if weights is None else weights[..., order]
     answered = drawn.cumsum(axis=-1)[..., last]
     errors = (drawn * ~np.asarray(correct, dtype=bool)[order]).cumsum(axis=-1)[..., last]
-    risk = np.divide(errors, answered, out=np.full(answered.shape, np.nan), where=answered > 0)
-    return answered / drawn.sum(axis=-1, keepdims=True), risk
+    return answered / drawn.sum(axis=-1, keepdims=True), ratio(errors, answered)
 
 
 def aurc(confidence: Reals, correct: ArrayLike, weights: Floats | None = None) -> Floats:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
+from avatar_bench.metrics.ratios import ratio
+
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
@@ -72,21 +74,11 @@ def percentiles(drawn: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
 def build_mean_statistic(values: Floats) -> Statistic:
     """Return the weighted means of K columns (N, K) as a statistic; NaN is ignored."""
     there, filled = ~np.isnan(values), np.nan_to_num(values)
-
-    def statistic(weights: Floats) -> Floats:
-        total = weights @ there
-        return np.asarray(np.divide(weights @ filled, total, out=np.full(total.shape, np.nan), where=total > 0))
-
-    return statistic
+    return lambda weights: ratio(weights @ filled, weights @ there)
 
 
 def proportion_interval(
-    hits: ArrayLike,
-    groups: ArrayLike,
-    resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-    unit: str = "group",
+    hits: ArrayLike, groups: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0, unit: str = "group"
 ) -> Interval:
     """Compute the interval of the proportion of hits (N,) bool among images in groups (N,); N is at least 1.
 
@@ -112,7 +104,7 @@ def weighted_moments(weights: Floats, values: NDArray[np.floating], parts: Array
     member, centre = np.asarray(parts, dtype=np.float64), values.mean()
     total, drawn = weights @ member, (weights > 0) @ member
     sums = [weights @ (member * (values - centre)[:, None] ** power) for power in (1, 2)]
-    first, second = (np.divide(one, total, out=np.full(total.shape, np.nan), where=total > 0) for one in sums)
+    first, second = (ratio(one, total) for one in sums)
     return first + centre, np.sqrt(np.where(drawn > 1, np.maximum(second - first**2, 0), np.nan))
 
 

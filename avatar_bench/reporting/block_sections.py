@@ -15,10 +15,9 @@ from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_result import MAX_SHOWN_ROWS, SavedResult
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out, transpose
 from avatar_bench.reporting.study import ReportedModel, Study
-from avatar_bench.reporting.tables import Table, TableRow, fit_scale, make_column
+from avatar_bench.reporting.tables import BETTER, Table, TableRow, fit_scale, make_column
 from avatar_bench.results.declaration import Declaration, TableDeclaration, declare_block
 from avatar_bench.results.headings import find_heading, find_interval_name
-from avatar_bench.results.result import Result
 
 _MAX_METRICS = 8  # metrics shown for a block without patterns
 _WIDE, _FEW = 10, 9  # a table with more columns is transposed if it has so few rows
@@ -90,32 +89,15 @@ def _build_section(block: Declaration, parts: Iterable[SetSection]) -> BlockSect
 
 def build_metric_table(model: ReportedModel) -> Table:
     """Return a table of all metrics of a model, one row per metric."""
-    columns = [
-        *(
-            make_column(_("metric")),
-            make_column(_("block")),
-            make_column(_("set")),
-            make_column(_("value"), True, bars=False),
-        ),
-        *(make_column("n", True), make_column(_("unit")), make_column(_("interval")), make_column(_("better"))),
-    ]
+    columns = [make_column(text) for text in (_("metric"), _("block"), _("set"))]
+    columns += [make_column(_("value"), True, bars=False), make_column("n", True)]
+    columns += [make_column(text) for text in (_("unit"), _("interval"), _("better"))]
     better = {True: _("high"), False: _("low"), None: ""}
-    rows = [
-        TableRow(
-            [
-                name,
-                block,
-                of,
-                make_metric_cell(metric, block),
-                metric.n,
-                find_heading(metric.unit),
-                find_interval_name(metric),
-                better[metric.higher_is_better],
-            ]
-        )
-        for (of, block), saved in model.results.items()
-        for name, metric in saved.result.metrics.items()
-    ]
+    rows = []
+    for (of, block), saved in model.results.items():
+        for name, metric in saved.result.metrics.items():
+            cells = [name, block, of, make_metric_cell(metric, block), metric.n, find_heading(metric.unit)]
+            rows.append(TableRow([*cells, find_interval_name(metric), better[metric.higher_is_better]]))
     return Table(f"metrics_{model.label}", _("All metrics of {model}", model=model.label), columns, rows)
 
 
@@ -167,12 +149,12 @@ def _build_side_by_side_table(
     metrics = _select_metrics(block, [saved.result.metrics for saved in found.values()])
     columns = [make_column(_("model"))]
     for metric in metrics:
-        better = next((m.higher_is_better for s in found.values() if (m := s.metric(metric)) is not None), None)
-        direction = {True: "higher", False: "lower", None: None}[better]
-        columns.append(make_column(find_heading(metric, block.name), True, direction, key=metric))
+        known = next(one.result.metrics[metric] for one in found.values() if metric in one.result.metrics)
+        heading = find_heading(metric, block.name)
+        columns.append(make_column(heading, True, BETTER[known.higher_is_better], key=metric))
     rows = []
     for label, saved in found.items():
-        cells = [make_metric_cell(saved.metric(metric), block.name) for metric in metrics]
+        cells = [make_metric_cell(saved.result.metrics.get(metric), block.name) for metric in metrics]
         earlier = saved.result.provenance.get("against")
         beside = {"soft": _("compared with {place}", place=earlier)} if earlier else {}
         rows.append(TableRow([{"text": label, **styles[label], **beside}, *cells], label))
@@ -187,30 +169,17 @@ def _build_side_by_side_table(
 def _select_metrics(block: Declaration, found: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of the main metrics of a block, in the order of its patterns."""
     names = list(dict.fromkeys(name for metrics in found for name in metrics))
-    patterns = block.metrics
-    if not patterns:
-        return names[:_MAX_METRICS]
-    chosen = (name for pattern in patterns for name in names if fnmatchcase(name, pattern))
-    return (
-        list(dict.fromkeys(name for name in chosen if name.count("/") == _count_levels(patterns, name)))
-        or names[:_MAX_METRICS]
-    )
-
-
-def _count_levels(patterns: Iterable[str], name: str) -> int:
-    """Return the number of slashes in the pattern that matches a name: `*` must not match further levels."""
-    return next(pattern.count("/") for pattern in patterns if fnmatchcase(name, pattern))
+    first: dict[str, str] = {}  # pattern of each name
+    for pattern in block.metrics:
+        first |= {name: pattern for name in names if name not in first and fnmatchcase(name, pattern)}
+    # `*` must not match further levels
+    return [name for name, pattern in first.items() if name.count("/") == pattern.count("/")] or names[:_MAX_METRICS]
 
 
 def _build_all_metrics_table(saved: SavedResult) -> Table:
     result = saved.result
-    columns = [
-        make_column(_("metric")),
-        make_column(_("value"), True),
-        make_column("n", True),
-        make_column(_("unit")),
-        make_column(_("interval")),
-    ]
+    columns = [make_column(_("metric")), make_column(_("value"), True), make_column("n", True)]
+    columns += [make_column(_("unit")), make_column(_("interval"))]
     rows = [
         TableRow([name, make_metric_cell(one, result.block), one.n, find_heading(one.unit), find_interval_name(one)])
         for name, one in result.metrics.items()
@@ -243,20 +212,14 @@ def _build_saved_tables(
 
 
 def _build_figure(saved: SavedResult, figure: str, links: PageLinks, label: str) -> ReportFigure:
-    stem, caption = saved.find_figure(figure), saved.declaration.find_caption(figure)
+    """Return a figure; its alternative text is the caption, model, set, and main metric of its result."""
+    result, stem, caption = saved.result, saved.find_figure(figure), saved.declaration.find_caption(figure)
+    if label:
+        alt = _("{what}, {model}, on {set}.", what=caption, model=label, set=result.set)
+    else:
+        alt = _("{what}, all models, on {set}.", what=caption, set=result.set)
+    for name, metric in list(result.metrics.items())[:1]:
+        alt += f" {find_heading(name, result.block)}: {format_metric(metric, result.block)}."
     png, svg = (Path(f"{stem}{suffix}") for suffix in (".png", ".svg"))
-    alt = _describe_figure(saved.result, caption, label)
     png_link, svg_link = (links.link(file) if file.is_file() else None for file in (png, svg))
     return ReportFigure(png, alt, label or caption, png_link, svg_link, label or None)
-
-
-def _describe_figure(result: Result, caption: str, owner: str) -> str:
-    """Return the alternative text of a figure: caption, model, set, and the main metric of its result."""
-    if owner:
-        text = _("{what}, {model}, on {set}.", what=caption, model=owner, set=result.set)
-    else:
-        text = _("{what}, all models, on {set}.", what=caption, set=result.set)
-    if not result.metrics:
-        return text
-    name, metric = next(iter(result.metrics.items()))
-    return f"{text} {find_heading(name, result.block)}: {format_metric(metric, result.block)}."

@@ -28,12 +28,7 @@ def find_alerts(study: Study, boards: Sequence[Leaderboard]) -> list[str]:
 
 def build_problem_table(study: Study) -> Table:
     """Return a table of unfinished, missing, damaged and foreign items."""
-    kinds = {
-        "unfinished": _("unfinished"),
-        "missing": _("missing"),
-        "damaged": _("damaged"),
-        "foreign": _("foreign"),
-    }
+    kinds = {"unfinished": _("unfinished"), "missing": _("missing"), "damaged": _("damaged"), "foreign": _("foreign")}
     columns = [make_column(_("what")), make_column(_("where")), make_column(_("model")), make_column(_("why"))]
     rows = [TableRow([kinds[one.kind], one.where, one.model, one.why]) for one in study.problems]
     return Table("problems", _("Unfinished, missing, damaged or foreign items"), columns, rows)

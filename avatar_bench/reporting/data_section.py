@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,11 +36,7 @@ _SPLIT_ORDER = ("train", "val", "calibration", "test")
 def build_split_tables(study: Study) -> list[Table]:
     """Return tables of image counts by class, source and split; runs with the same split share tables."""
     tables = []
-    for number, (fingerprint, models) in enumerate(_group_by_split(study).items(), start=1):
-        table = _read_split(models[0].folder)
-        if table is None:
-            continue
-        names = ", ".join(model.label for model in models)
+    for number, (fingerprint, names, table) in enumerate(_read_splits(study), start=1):
         tag = "" if number == 1 else f"_{number}"
         by_class = _("Images by class; split {fingerprint} of {models}", fingerprint=fingerprint, models=names)
         by_source = _(
@@ -53,11 +50,7 @@ def build_split_tables(study: Study) -> list[Table]:
 def draw_count_charts(study: Study) -> list[CountChart]:
     """Draw image counts by class, split and source; runs with the same split share a chart."""
     charts = []
-    for fingerprint, models in _group_by_split(study).items():
-        table = _read_split(models[0].folder)
-        if table is None:
-            continue
-        names = ", ".join(model.label for model in models)
+    for fingerprint, names, table in _read_splits(study):
         text = _("Images of {models} by class, split and source", models=names)
         stream = io.BytesIO()
         draw_counts(table, _order_splits(table["split"])).savefig(stream, format="png", dpi=200)
@@ -84,9 +77,9 @@ def find_assessment(study: Study) -> tuple[str, list[str]] | None:
     """Return the assessment of the data and its reasons, from data_audit of a run or of the data set, or None."""
     results = [saved.result for __, saved in study.saved if saved.result.block == AUDIT_BLOCK]
     for model in study.runs:
-        root = (model.record.get("data") or {}).get("root")
-        result = Result.load_if_complete(Path(root) / "audit") if root else None
-        if result is not None and result.provenance.get("data_fingerprint") == _data_fingerprint(model):
+        data = model.record.get("data") or {}
+        result = Result.load_if_complete(Path(data["root"]) / "audit") if data.get("root") else None
+        if result is not None and result.provenance.get("data_fingerprint") == data.get("fingerprint", ""):
             results.append(result)
     for result in results:
         if "assessment" in result.provenance:
@@ -96,12 +89,8 @@ def find_assessment(study: Study) -> tuple[str, list[str]] | None:
 
 def _build_source_table(table: pd.DataFrame, saved: SavedResult, name: str) -> Table:
     counts = table.sort_values(["target", "source"])[["target", "source", "n", "groups"]]
-    columns = [
-        make_column(_("class")),
-        make_column(_("source")),
-        make_column(_("images"), True),
-        make_column(_("groups"), True),
-    ]
+    columns = [make_column(_("class")), make_column(_("source"))]
+    columns += [make_column(_("images"), True), make_column(_("groups"), True)]
     caption = _(
         "Contents of {set}: {n} images, fingerprint {fingerprint}",
         set=saved.result.set,
@@ -112,35 +101,24 @@ def _build_source_table(table: pd.DataFrame, saved: SavedResult, name: str) -> T
     return Table(name, caption, columns, rows)
 
 
-def _data_fingerprint(model: ReportedModel) -> str:
-    return str((model.record.get("data") or {}).get("fingerprint", ""))
-
-
-def _group_by_split(study: Study) -> dict[str, list[ReportedModel]]:
+def _read_splits(study: Study) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield the fingerprint, the models and the images of each readable split."""
     found: dict[str, list[ReportedModel]] = {}
     for model in study.runs:
         fingerprint = str((model.record.get("split") or {}).get("fingerprint") or _("not known"))
         found.setdefault(fingerprint, []).append(model)
-    return found
-
-
-def _read_split(folder: Path) -> pd.DataFrame | None:
-    try:
-        table = read_csv(folder / "split.csv", dtype=str, keep_default_na=False)
-    except (OSError, ValueError):
-        return None
-    return table if {"label", "source", "split"} <= set(table) else None
+    for fingerprint, models in found.items():
+        with suppress(OSError, ValueError):
+            table = read_csv(models[0].folder / "split.csv", dtype=str, keep_default_na=False)
+            if {"label", "source", "split"} <= set(table):
+                yield fingerprint, ", ".join(model.label for model in models), table
 
 
 def _build_count_table(table: pd.DataFrame, by: list[str], name: str, caption: str) -> Table:
     counts = pd.crosstab([table[key] for key in by], table["split"])
     sides = _order_splits(table["split"])
     heads = {"label": _("class"), "source": _("source")}
-    columns = [
-        *(make_column(heads[key]) for key in by),
-        *(make_column(side, True) for side in sides),
-        make_column(_("all"), True),
-    ]
+    columns = [make_column(heads[key]) for key in by] + [make_column(side, True) for side in [*sides, _("all")]]
     rows = []
     for key, row in counts[sides].iterrows():
         names = list(key) if isinstance(key, tuple) else [key]

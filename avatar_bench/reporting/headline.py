@@ -96,10 +96,7 @@ def _describe_ties(board: Leaderboard, level: Sequence[str], ties: Sequence[str]
             "its interval overlaps with that of {others}, and without a paired test it is not known which is better",
             others=format_names(ties),
         )
-    return "; " + _(
-        "its interval is above that of {others}, but no paired test was run",
-        others=rest,
-    )
+    return "; " + _("its interval is above that of {others}, but no paired test was run", others=rest)
 
 
 def _format_value(board: Leaderboard, name: str, metric: str = "accuracy") -> str:

@@ -15,11 +15,7 @@ from avatar_bench.files.hashes import sha256_of_file
 
 MAX_FIGURE_BYTES = 8_500_000  # bytes of WebP; base64 adds a third, and the page stays under 15 MB
 MAX_FIGURES = 180  # figures in a page: each takes 0.1 s, and more are not useful in one page
-QUALITY_STEPS = (
-    (1000, 70),
-    (800, 50),
-    (600, 35),
-)  # width in pixels and quality, tried in turn where space is short
+QUALITY_STEPS = ((1000, 70), (800, 50), (600, 35))  # width in pixels and quality, tried in turn where space is short
 _MAX_ASPECT = 4  # maximum ratio of height to width
 _MAX_PIXELS = 400_000_000  # larger figures are not opened
 
@@ -46,7 +42,14 @@ def inline_figures(
     The largest are resized first; if that is not enough, the last are left out. Repeated and unreadable figures are
     left out as well. The page links to what is left out.
     """
-    images = _shrink_all(_drop_repeated(files)[:most])
+    first: dict[str, Path] = {}
+    for file in files:
+        if file.is_file():
+            first.setdefault(sha256_of_file(file), file)
+    unique = list(first.values())[:most]
+    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL
+        shrunk = pool.map(lambda file: shrink(file, *QUALITY_STEPS[0]), unique)
+        images = {file: image for file, image in zip(unique, shrunk, strict=True) if image is not None}
     for width, quality in QUALITY_STEPS[1:]:
         images = _shrink_largest(images, budget, width, quality)
     room, fitting = budget, {}
@@ -85,20 +88,6 @@ def _flatten_on_white(image: Image.Image) -> Image.Image:
     plate = Image.new("RGB", image.size, "white")
     plate.paste(image, mask=image.getchannel("A"))
     return plate
-
-
-def _drop_repeated(files: Sequence[Path]) -> list[Path]:
-    first: dict[str, Path] = {}
-    for file in files:
-        if file.is_file():
-            first.setdefault(sha256_of_file(file), file)
-    return list(first.values())
-
-
-def _shrink_all(files: Sequence[Path]) -> dict[Path, InlineImage]:
-    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL
-        images = pool.map(lambda file: shrink(file, *QUALITY_STEPS[0]), files)
-        return {file: image for file, image in zip(files, images, strict=True) if image is not None}
 
 
 def _shrink_largest(images: dict[Path, InlineImage], budget: int, width: int, quality: int) -> dict[Path, InlineImage]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,12 +90,15 @@ def _build_leaderboard(study: Study, name: str, fingerprint: str, evaluated: dic
         ensembles = [model for model in ensembles if model not in within]
     order = {entry: place for place, entry in enumerate(ranking or ())}
     rows.sort(key=lambda row: (order.get(row.name, 0), -_find_accuracy(row)))
-    rows = _mark_best(rows, _is_tied_by_letters if ranking is not None else _is_tied_by_intervals)
+    is_tied = _is_tied_by_letters if ranking is not None else _is_tied_by_intervals
+    able = [row for row in rows if not row.is_guessing and row.first is not None]
+    rows = [replace(row, is_best=row in able and is_tied(able[0], row)) for row in rows]
     source = evaluated[rows[0].model.label] if ranking is None else study.comparisons[name, "significance"]
-    rows += sorted((_make_unranked_row(model, name) for model in ensembles), key=_find_accuracy, reverse=True)
-    n = source.result.n
-    detectable, blocks = source.metric("detectable_difference"), _list_metrics(study.models)
-    return Leaderboard(name, fingerprint, n, rows, ranking is not None, ranking, detectable, blocks)
+    reason = _("combines the runs, not ranked")
+    unranked = [replace(row, first=None, last=None, reason=reason) for row in _rank_by_intervals(ensembles, name)]
+    rows += sorted(unranked, key=_find_accuracy, reverse=True)
+    detectable, blocks = source.result.metrics.get("detectable_difference"), _list_metrics(study.models)
+    return Leaderboard(name, fingerprint, source.result.n, rows, ranking is not None, ranking, detectable, blocks)
 
 
 def _find_ranking(study: Study, name: str, models: Sequence[ReportedModel]) -> Ranking | None:
@@ -131,19 +134,6 @@ def _rank_by_intervals(models: Sequence[ReportedModel], name: str) -> list[Leade
     return rows
 
 
-def _make_unranked_row(model: ReportedModel, name: str) -> LeaderboardRow:
-    metrics = _collect_metrics(model, name)
-    return LeaderboardRow(model, model.label, metrics, _is_guessing(metrics), reason=_("combines the runs, not ranked"))
-
-
-def _mark_best(
-    rows: list[LeaderboardRow], tied: Callable[[LeaderboardRow, LeaderboardRow], bool]
-) -> list[LeaderboardRow]:
-    """Mark the first row that is better than guessing and the rows tied with it."""
-    able = [row for row in rows if not row.is_guessing and row.first is not None]
-    return [replace(row, is_best=row in able and tied(able[0], row)) for row in rows]
-
-
 def _is_tied_by_letters(first: LeaderboardRow, row: LeaderboardRow) -> bool:
     own, others = (set(re.findall(r"[a-z]\d*", one.letters)) for one in (row, first))
     return row.name == first.name or bool(own & others)
@@ -163,7 +153,7 @@ def _is_guessing(metrics: Metrics) -> bool:
 
 def _collect_metrics(model: ReportedModel, name: str) -> Metrics:
     found = {metric: model.results.get((name, block)) for metric, block in _list_metrics([model]).items()}
-    return {metric: saved.metric(metric) if saved else None for metric, saved in found.items()}
+    return {metric: saved.result.metrics.get(metric) if saved else None for metric, saved in found.items()}
 
 
 def _list_metrics(models: Iterable[ReportedModel]) -> dict[str, str]:

@@ -11,8 +11,6 @@ from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Metric
 
 Cell = dict[str, Any]
-
-
 _MOST_DIGITS = 6
 
 
@@ -51,16 +49,10 @@ def make_interval_cell(value: float, low: float | None = None, high: float | Non
     """Return a value as a cell with the ends of its interval, if any; integers without decimals."""
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return {"value": value, "text": format_number(value)}
-    places = (
-        0 if all(float(end).is_integer() for end in (value, low, high)) and high > 1 else count_digits(value, low, high)
-    )
-    return {
-        "value": value,
-        "text": format_number(value, places),
-        "low": float(low),
-        "high": float(high),
-        "digits": places,
-    }
+    is_count = high > 1 and all(float(end).is_integer() for end in (value, low, high))
+    places = 0 if is_count else count_digits(value, low, high)
+    text = format_number(value, places)
+    return {"value": value, "text": text, "low": float(low), "high": float(high), "digits": places}
 
 
 def make_metric_cell(metric: Metric | None, block: str) -> Cell | None:

@@ -12,24 +12,26 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 import avatar_bench
+from avatar_bench.errors import OutputError
 from avatar_bench.files import html
-from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.atomic_write import atomic_write, write_text
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
-from avatar_bench.reporting import block_sections, cautions, data_section, report_text
+from avatar_bench.reporting import block_sections, cautions, data_section
 from avatar_bench.reporting.figure_drawing import draw_missing_figures
 from avatar_bench.reporting.headline import format_headline
 from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
 from avatar_bench.reporting.number_format import format_number
-from avatar_bench.reporting.page_links import PageLinks, write_text
+from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.provenance import build_model_table, build_result_table
 from avatar_bench.reporting.ranking_tables import build_gain_tables, build_leaderboard_table, build_score_tables
 from avatar_bench.reporting.saved_result import Problem
 from avatar_bench.reporting.saved_tables import RunStyles
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.results.declaration import declare_block
+from avatar_bench.runs.record import flatten_options
 
 MAX_PAGE_BYTES = 15_000_000  # bytes of the page
 _LINK = 600  # maximum bytes of the link that replaces a figure
@@ -41,56 +43,38 @@ def write_report(study: Study, page: Path, language: str, largest: int = MAX_PAG
 
     Raises OutputError where `page` is a folder, OSError where it cannot be written.
     """
-    links = PageLinks(page)
-    links.check()
+    if page.is_dir():
+        raise OutputError(f"out={page} is a folder.", "Expected a file name, such as report.html.")
     for folder, why in draw_missing_figures(saved for __, saved in study.saved).items():
         where = Path(os.path.relpath(folder, study.root)).as_posix()
         study.problems.append(Problem("damaged", where, _("its figures cannot be drawn: {why}", why=why)))
     page.parent.mkdir(parents=True, exist_ok=True)
-    content = _collect_content(study, links) | {"lang": language}
-    write_text(page.with_suffix(".md"), _render(_make_markdown_environment(), "report/report.md.jinja", content, {}))
+    content = _collect_content(study, PageLinks(page)) | {"lang": language}
+    plain = _render(html.build_markdown_environment(), "report/report.md.jinja", content, {})
+    write_text(page.with_suffix(".md"), plain)
     write_text(page, _render_html(content, largest))
     return str(content["answers"][0])
 
 
 def _render_html(content: dict[str, Any], largest: int) -> str:
     """Render the page; where it is too large, without its last figures, then without long tables."""
-    template = "report/report.html.jinja"
     figures = inline_figures(_order_figures(content), min(MAX_FIGURE_BYTES, largest // 2))
-    for details in (True, False):
+    for details in (True, True, False, False):
         content["details"] = details
-        text = _render(html.build_html_environment(), template, content, figures)
+        text = _render(html.build_html_environment(), "report/report.html.jinja", content, figures)
         over = len(text.encode()) - largest
-        if over > 0:
-            figures = _drop_figures(figures, over)
-            text = _render(html.build_html_environment(), template, content, figures)
-        if len(text.encode()) <= largest:
+        if over <= 0:
             break
+        while figures and over > 0:
+            __, last = figures.popitem()
+            over -= max(0, len(last.data) * 4 // 3 - _LINK)
     return text
 
 
-def _drop_figures(figures: dict[Path, InlineImage], over: int) -> dict[Path, InlineImage]:
-    """Return the first figures, without as many of the last as save `over` bytes."""
-    remaining = dict(figures)
-    while remaining and over > 0:
-        __, last = remaining.popitem()
-        over -= max(0, len(last.data) * 4 // 3 - _LINK)
-    return remaining
-
-
 def _render(environment: Environment, template: str, content: dict[str, Any], figures: dict[Path, InlineImage]) -> str:
-    environment.globals |= {"_": _, "inlined": figures.get, "slug": Slugs(), "caption": _find_caption}
-    return environment.get_template(template).render(content)
-
-
-def _find_caption(block: str, figure: str) -> str:
-    return declare_block(block).find_caption(figure)
-
-
-def _make_markdown_environment() -> Environment:
-    environment = html.build_markdown_environment()
     environment.filters["address"] = Markup  # already quoted as a URL
-    return environment
+    environment.globals |= {"_": _, "inlined": figures.get, "slug": Slugs(), "declare_block": declare_block}
+    return environment.get_template(template).render(content)
 
 
 class Slugs:
@@ -115,17 +99,16 @@ def _collect_content(study: Study, links: PageLinks) -> dict[str, Any]:
     return {
         "title": _("Report on {folder}", folder=study.root.resolve().name),
         "question": _("Is this avatar a real photo, a drawing or AI-generated, and which model predicts it best?"),
-        "classes": _collect_classes(study),
+        "classes": list(dict.fromkeys(name for __, saved in study.saved for name in saved.result.classes)),
         "answers": [format_headline(board) for board in leaderboards]
         or [_("No run was evaluated by blind_test: there is no answer yet.")],
         "boards": tables,
-        "board_notes": _explain_leaderboards(leaderboards),
+        "board_kinds": _list_kinds(leaderboards),
         "scores": list(build_score_tables(study, links, styles)),
         "gains": list(build_gain_tables(study, links, styles)),
         "alerts": cautions.find_alerts(study, leaderboards),
         "problems": cautions.build_problem_table(study),
         "warnings": cautions.build_warning_table(study),
-        "cautions": report_text.list_cautions(),
         "count_charts": data_section.draw_count_charts(study),
         "split_tables": data_section.build_split_tables(study),
         "set_tables": list(data_section.build_set_tables(study)),
@@ -134,7 +117,6 @@ def _collect_content(study: Study, links: PageLinks) -> dict[str, Any]:
         "blocks": block_sections.build_run_sections(study, links, styles),
         "models": [(model.label, *styles[model.label].values()) for model in study.models],
         "model_pages": [_build_model_page(study, model, links, styles[model.label]) for model in study.models],
-        "methods": report_text.list_methods(),
         "evaluated": build_model_table(study),
         "provenance": build_result_table(study, links),
         "version": avatar_bench.__version__,
@@ -151,49 +133,20 @@ def _assign_styles(study: Study) -> RunStyles:
     }
 
 
-def _collect_classes(study: Study) -> list[str]:
-    return list(dict.fromkeys(name for __, saved in study.saved for name in saved.result.classes))
-
-
-def _explain_leaderboards(leaderboards: list[Leaderboard]) -> list[str]:
-    """Return notes on how to read the leaderboards, one for each way they were made."""
-    notes = []
-    if any(board.is_tested for board in leaderboards):
-        notes.append(
-            _(
-                "Ranks are ranges over resampled images; models that share a letter are not significantly "
-                "different by paired tests with Holm's correction."
-            )
-        )
-    if any(not board.is_tested and len(board.rows) > 1 for board in leaderboards):
-        notes.append(
-            _(
-                "Where no paired test was run, ranks are the ranges that overlapping intervals allow; a test would "
-                "narrow them. Run: avatar-bench evaluate ckpt=FOLDER block=significance"
-            )
-        )
-    if any(row.is_guessing for board in leaderboards for row in board.rows):
-        notes.append(
-            _(
-                "No better than guessing: the interval of balanced accuracy contains the level of guessing (one "
-                "over the number of classes in the set) or lies below it."
-            )
-        )
-    if any(row.reason for board in leaderboards for row in board.rows):
-        notes.append(
-            _(
-                "Ensembles have no rank: they combine the runs above, and no paired test compares them with these "
-                "runs. The table of gains shows the gain of each over a single run, with its interval."
-            )
-        )
-    return notes
+def _list_kinds(boards: list[Leaderboard]) -> list[str]:
+    """Return the kinds of ranks and rows in the leaderboards that the page explains."""
+    rows = [row for board in boards for row in board.rows]
+    kinds = {"tested": any(board.is_tested for board in boards)}
+    kinds["by_intervals"] = any(not board.is_tested and len(board.rows) > 1 for board in boards)
+    kinds |= {"guessing": any(row.is_guessing for row in rows), "unranked": any(row.reason for row in rows)}
+    return [kind for kind, is_there in kinds.items() if is_there]
 
 
 def _build_model_page(study: Study, model: ReportedModel, links: PageLinks, look: Mapping[str, str]) -> dict[str, Any]:
     record, curves = model.record, _draw_curves(model)
     facts = [
         (_("kind"), {"run": _("run"), "soup": _("soup")}.get(model.kind, _("ensemble"))),
-        (_("backbone"), _read_option(model.config, "model", "backbone") or record.get("model")),
+        (_("backbone"), flatten_options(model.config).get("model.backbone") or record.get("model")),
         (_("mode"), record.get("mode")),
         (_("seed"), record.get("seed")),
         (_("members"), ", ".join(_name_members(study, record))),
@@ -236,11 +189,6 @@ def _draw_curves(model: ReportedModel) -> Path:
 
 def _format_fact(value: Any) -> Any:
     return format_number(value) if isinstance(value, float) else value
-
-
-def _read_option(config: dict[str, Any], group: str, key: str) -> Any:
-    part = config.get(group)
-    return part.get(key) if isinstance(part, dict) else None
 
 
 def _name_members(study: Study, record: dict[str, Any]) -> Iterator[str]:

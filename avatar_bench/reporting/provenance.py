@@ -17,22 +17,13 @@ _SHORT = 12  # digits shown of a hash; the CSV has all
 
 def build_model_table(study: Study) -> Table:
     """Return a table of models: checkpoint, seed, data, versions and number of results."""
-    columns = [
-        *(make_column(_("model")), make_column(_("checkpoint, SHA-256")), make_column(_("seed"), True)),
-        *(
-            make_column(_("data fingerprints")),
-            make_column(_("version")),
-            make_column(_("torch")),
-            make_column(_("results"), True),
-        ),
-    ]
+    columns = [make_column(_("model")), make_column(_("checkpoint, SHA-256")), make_column(_("seed"), True)]
+    columns += [make_column(text) for text in (_("data fingerprints"), _("version"), _("torch"))]
+    columns.append(make_column(_("results"), True))
     rows = []
     for model in study.models:
         found = [saved.result.provenance for saved in model.results.values()]
-        texts = [
-            _join_distinct(provenance.get(key) for provenance in found)
-            for key in ("data_fingerprint", "version", "torch")
-        ]
+        texts = [_join([one.get(key) for one in found]) for key in ("data_fingerprint", "version", "torch")]
         hashes = _make_hash_cell([model.checkpoint])
         rows.append(TableRow([model.label, hashes, model.record.get("seed"), *texts, len(found)], model.label))
     return Table("models", _("Evaluated models"), columns, rows)
@@ -40,26 +31,20 @@ def build_model_table(study: Study) -> Table:
 
 def build_result_table(study: Study, links: PageLinks) -> Table:
     """Return a table of results, the source of every number of their block, set and model."""
-    columns = [
-        *(make_column(_("model")), make_column(_("set")), make_column(_("block")), make_column(_("images"), True)),
-        *(make_column(_("checkpoint, SHA-256")), make_column(_("data fingerprint")), make_column(_("seed"), True)),
-        *(
-            make_column(_("version")),
-            make_column(_("torch")),
-            make_column(_("block version"), True),
-            make_column(_("file")),
-        ),
-    ]
+    columns = [make_column(text) for text in (_("model"), _("set"), _("block"))]
+    columns += [make_column(_("images"), True), make_column(_("checkpoint, SHA-256"))]
+    columns += [make_column(_("data fingerprint")), make_column(_("seed"), True), make_column(_("version"))]
+    columns += [make_column(_("torch")), make_column(_("block version"), True), make_column(_("file"))]
     rows = []
     for model, saved in study.saved:
         result, provenance = saved.result, saved.result.provenance
         compared = [one for one in provenance.get("compared") or () if isinstance(one, dict)]
         checkpoints = [str(one.get("checkpoint_sha256", "")) for one in compared or [provenance]]
-        prints = list(dict.fromkeys(str(one.get("data_fingerprint", "")) for one in compared or [provenance]))
-        seeds = provenance.get("seed") if model else ", ".join(dict.fromkeys(str(one.get("seed")) for one in compared))
+        prints = _join([one.get("data_fingerprint", "") for one in compared or [provenance]])
+        seeds = provenance.get("seed") if model else _join([str(one.get("seed")) for one in compared])
         cells = [
             *(model.label if model else _("comparison"), result.set, result.block, result.n),
-            *(_make_hash_cell(checkpoints), ", ".join(prints), seeds, str(provenance.get("version", ""))),
+            *(_make_hash_cell(checkpoints), prints, seeds, str(provenance.get("version", ""))),
             *(str(provenance.get("torch", "")), provenance.get("block_version")),
             {"text": METRICS_FILE, "href": links.link(saved.folder / METRICS_FILE)},
         ]
@@ -67,7 +52,7 @@ def build_result_table(study: Study, links: PageLinks) -> Table:
     return Table("provenance", _("All results with checkpoint, images and version"), columns, rows)
 
 
-def _join_distinct(values: Iterable[Any]) -> str:
+def _join(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
 
 

@@ -8,14 +8,14 @@ from avatar_bench.i18n import _
 from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
 from avatar_bench.reporting.number_format import Cell, make_metric_cell
 from avatar_bench.reporting.page_links import PageLinks
+from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out
 from avatar_bench.reporting.study import Study
-from avatar_bench.reporting.tables import Table, TableRow, fit_scale, make_column
+from avatar_bench.reporting.tables import BETTER, Table, TableRow, fit_scale, make_column
 from avatar_bench.results.headings import find_heading
 
 SCORE_COLUMNS = ("run", "complete", "score", "rank", "share_first", "pareto", "missing")  # columns on the first screen
 GAIN_COLUMNS = ("strategy", "members", "accuracy", "macro_f1", "gain")
-_BETTER = {True: "higher", False: "lower", None: None}
 
 
 def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
@@ -25,7 +25,7 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
     for key in keys:
         known = next(metric for row in board.rows if (metric := row.metrics.get(key)) is not None)
         heading = find_heading(key, board.blocks[key])
-        columns.append(make_column(heading, True, _BETTER[known.higher_is_better], key=key))
+        columns.append(make_column(heading, True, BETTER[known.higher_is_better], key=key))
     rows = [_build_row(row, {key: board.blocks[key] for key in keys}, styles[row.model.label]) for row in board.rows]
     fit_scale(columns[2:], [TableRow(row.cells[2:]) for row in rows])
     for one in columns[3:]:
@@ -43,33 +43,27 @@ def build_score_tables(study: Study, links: PageLinks, styles: RunStyles) -> Ite
     """Yield the table of integrated scores of each set, as ranked by the block; incomplete rows have no rank."""
     for name in study.sets:
         title = _("Integrated score on {set}", set=name)
-        yield from _lay_out_saved(study, links, styles, name, "integrated_score", "scores", title, SCORE_COLUMNS)
+        if saved := study.comparisons.get((name, "integrated_score")):
+            yield from _lay_out_saved(saved, "scores", title, SCORE_COLUMNS, links, styles)
 
 
 def build_gain_tables(study: Study, links: PageLinks, styles: RunStyles) -> Iterator[Table]:
     """Yield the table of ensemble gains on each set, as measured by the block ensemble."""
     for name in study.sets:
         title = _("Gain of ensembles on {set}", set=name)
-        for table in _lay_out_saved(study, links, styles, name, "ensemble", "strategies", title, GAIN_COLUMNS):
-            table.notes = _("The gain is relative to the single model chosen on val.")
-            yield table
+        notes = _("The gain is relative to the single model chosen on val.")
+        if saved := study.comparisons.get((name, "ensemble")):
+            yield from _lay_out_saved(saved, "strategies", title, GAIN_COLUMNS, links, styles, notes)
 
 
 def _lay_out_saved(
-    study: Study,
-    links: PageLinks,
-    styles: RunStyles,
-    name: str,
-    block: str,
-    table: str,
-    title: str,
-    columns: Sequence[str],
+    saved: SavedResult, name: str, title: str, only: Sequence[str], links: PageLinks, styles: RunStyles, notes: str = ""
 ) -> Iterator[Table]:
-    """Yield a saved table of a comparison on a set, if there is one."""
-    saved = study.comparisons.get((name, block))
-    if saved is not None and table in saved.result.tables:
-        shown = lay_out(saved.result.tables[table], block, f"{table}_{name}", title, styles, columns)
-        shown.href = links.link_files(saved).get(f"{table}.csv")
+    """Yield a table of a saved comparison, if it has one of this name."""
+    table, result = saved.result.tables.get(name), saved.result
+    if table is not None:
+        shown = lay_out(table, result.block, f"{name}_{result.set}", title, styles, only)
+        shown.href, shown.notes = links.link_files(saved).get(f"{name}.csv"), notes or None
         yield shown
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.i18n import _, get_language
 from avatar_bench.results.declaration import Declaration, declare_block
-from avatar_bench.results.result import METRICS_FILE, Metric, Result, locate_figure
+from avatar_bench.results.result import METRICS_FILE, Result, locate_figure
 
 MAX_SHOWN_ROWS = 60  # rows of a table shown in the page; longer tables are linked
 
@@ -44,10 +44,6 @@ class SavedResult:
     def fingerprint(self) -> str:
         """Return the fingerprint of the evaluated images, or ""."""
         return str(self.result.provenance.get("data_fingerprint", ""))
-
-    def metric(self, name: str) -> Metric | None:
-        """Return a metric by its name, None where the result lacks it."""
-        return self.result.metrics.get(name)
 
 
 @dataclass(frozen=True)

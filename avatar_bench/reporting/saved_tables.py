@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from avatar_bench.i18n import _
-from avatar_bench.reporting.number_format import Cell, format_number, make_interval_cell, make_value_cell
+from avatar_bench.reporting.number_format import format_number, make_interval_cell, make_value_cell
 from avatar_bench.reporting.tables import Table, TableRow, make_column
 from avatar_bench.results.headings import find_heading, find_word
 from avatar_bench.results.reasons import Reason, format_reason
@@ -27,13 +27,13 @@ def lay_out(
     empty, `x_reason` replaces it. `params_m_x` is shown below the name x. `only` limits the remaining columns to those
     listed that have any value.
     """
-    ends = _find_interval_columns(list(map(str, table.columns)))
-    merged = {end for pair in ends.values() for end in pair} | {
-        _name_reason_column(head) for head in map(str, table.columns)
-    }
-    merged |= {_name_size_column(name) for name in _MODEL_COLUMNS if name in table}
-    heads = [str(head) for head in table.columns if str(head) not in merged]
-    heads = [head for head in heads if not only or (head in only and _has_values(table, head))]
+    table = table.rename(columns=str)
+    ends = _find_interval_columns(list(table.columns))
+    merged = {end for pair in ends.values() for end in pair} | {f"{head}_reason" for head in table}
+    merged |= {f"params_m_{name}" for name in _MODEL_COLUMNS if name in table}
+    heads = [head for head in table.columns if head not in merged and (not only or head in only)]
+    if only:  # with any value or reason
+        heads = [head for head in heads if table.filter([head, f"{head}_reason"]).notna().any(axis=None)]
     whole = {head for head in heads if table[head].dtype.kind != "f" or not (table[head].dropna() % 1).any()}
     rows = [_build_row(record, block, heads, ends, styles, whole) for record in table.astype(object).to_dict("records")]
     numeric = {head: table[head].dtype.kind in "if" for head in heads}
@@ -64,19 +64,6 @@ def _find_interval_columns(heads: Sequence[str]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _name_reason_column(head: str) -> str:
-    return f"{head}_reason"
-
-
-def _name_size_column(name: str) -> str:
-    return f"params_m_{name}"
-
-
-def _has_values(table: pd.DataFrame, head: str) -> bool:
-    """Return whether a column has any value or reason."""
-    return any(table[name].notna().any() for name in (head, _name_reason_column(head)) if name in table)
-
-
 def _build_row(
     record: Mapping[Any, Any],
     block: str,
@@ -89,15 +76,17 @@ def _build_row(
     for head in heads:
         cell = make_value_cell(record[head], head in whole)
         if head in ends and isinstance(record[head], int | float):
-            cell = _add_interval(cell, record[head], *(record[end] for end in ends[head]))
+            low, high = (record[end] for end in ends[head])
+            if cell is not None and not (pd.isna(low) or pd.isna(high)):
+                cell = make_interval_cell(record[head], float(low), float(high))
         elif head in _MODEL_COLUMNS and isinstance(cell, str) and cell in styles:
             cell = {"text": cell, **styles[cell]}
         elif isinstance(cell, str):
             cell = _make_text_cell(cell, head, block)
-        if not pd.isna(size := record.get(_name_size_column(head), math.nan)):
+        if not pd.isna(size := record.get(f"params_m_{head}", math.nan)):
             size_text = _("{number} M parameters", number=format_number(size))
             cell = (cell if isinstance(cell, dict) else {"text": cell}) | {"soft": size_text}
-        why = record.get(_name_reason_column(head))
+        why = record.get(f"{head}_reason")
         if cell is None and (reason := Reason.parse_cell(why)) is not None:
             cell = {"text": None, "value": None, "reason": format_reason(reason, block)}
         cells.append(cell)
@@ -112,9 +101,3 @@ def _make_text_cell(text: str, head: str, block: str) -> Any:
         return format_reason(reason, block)
     shown = find_heading(text, block) if head == "metric" else find_word(text, block)
     return text if shown == text else {"text": shown, "full": text}
-
-
-def _add_interval(cell: Any, value: float, low: Any, high: Any) -> Cell | None:
-    if cell is None or pd.isna(low) or pd.isna(high):
-        return cell if cell is None or isinstance(cell, dict) else {"text": str(cell), "value": value}
-    return make_interval_cell(value, float(low), float(high))

@@ -56,7 +56,7 @@ class Study:
     @property
     def sets(self) -> list[str]:
         """Return the names of the evaluated sets, `blind` first."""
-        names = {name for results in self._results() for name, __ in results}
+        names = {saved.result.set for __, saved in self.saved}
         return sorted(names, key=lambda name: (SET_ORDER.index(name) if name in SET_ORDER else len(SET_ORDER), name))
 
     @property
@@ -69,9 +69,6 @@ class Study:
         """Return the results of a block on a set by model label."""
         found = {model.label: model.results.get((name, block)) for model in self.models}
         return {label: saved for label, saved in found.items() if saved is not None}
-
-    def _results(self) -> list[dict[ResultKey, SavedResult]]:
-        return [self.comparisons, *(model.results for model in self.models)]
 
 
 def read_study(root: Path) -> Study:
@@ -186,17 +183,16 @@ def _find_changed_members(
 
 
 def _find_folders(root: Path, file: str) -> list[Path]:
-    return sorted({found.parent for found in root.rglob(file)}) if root.is_dir() else []
+    return sorted({found.parent for found in root.rglob(file)})
 
 
 def _check_checkpoint(found: Iterable[SavedResult | Problem], model: ReportedModel) -> Iterator[SavedResult | Problem]:
     """Yield results, with a Problem instead of those of another checkpoint than that of the run record."""
     for one in found:
         theirs = one.result.provenance.get("checkpoint_sha256") if isinstance(one, SavedResult) else None
-        if isinstance(one, SavedResult) and theirs and model.checkpoint and theirs != model.checkpoint:
-            why = _(
-                "its checkpoint is {theirs}, that of the run is {own}", theirs=theirs[:12], own=model.checkpoint[:12]
-            )
+        own = model.checkpoint
+        if isinstance(one, SavedResult) and theirs and own and theirs != own:
+            why = _("its checkpoint is {theirs}, that of the run is {own}", theirs=theirs[:12], own=own[:12])
             yield Problem("foreign", str(one.folder), why)
         else:
             yield one
@@ -209,18 +205,13 @@ def _check_comparisons(
     results = (saved.result for model in models for saved in model.results.values() if model.kind != "run")
     known = {model.checkpoint for model in models} | {one.provenance.get("checkpoint_sha256") for one in results}
     for one in found:
-        unknown = set(_list_checkpoints(one)) - known if isinstance(one, SavedResult) else set()
+        runs = one.result.provenance.get("compared") or () if isinstance(one, SavedResult) else ()
+        unknown = {str(run.get("checkpoint_sha256") or "") for run in runs if isinstance(run, dict)} - known - {""}
         if isinstance(one, SavedResult) and unknown:
             why = _("it compares checkpoints that are missing here: {names}", names=", ".join(sorted(unknown)))
             yield Problem("foreign", str(one.folder), why)
         else:
             yield one
-
-
-def _list_checkpoints(one: SavedResult) -> Iterator[str]:
-    for run in one.result.provenance.get("compared") or ():
-        if isinstance(run, dict) and run.get("checkpoint_sha256"):
-            yield str(run["checkpoint_sha256"])
 
 
 def _collect_usable(

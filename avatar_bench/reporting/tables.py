@@ -13,6 +13,7 @@ from avatar_bench.files.csv_io import format_csv
 from avatar_bench.reporting.number_format import format_cell
 
 Column = dict[str, Any]
+BETTER = {True: "higher", False: "lower", None: None}  # direction of a column, by whether higher values are better
 _MAX_INLINE_ROWS = 100  # rows of a table embedded as CSV
 
 
@@ -23,10 +24,6 @@ class TableRow:
     cells: list[Any]
     model: str | None = None
     best: bool = False
-
-    def plain(self) -> dict[str, Any]:
-        """Return the row as expected by the macros of the page."""
-        return {"cells": self.cells, "model": self.model, "best": self.best}
 
 
 @dataclass
@@ -55,7 +52,7 @@ class Table:
     @property
     def plain_rows(self) -> list[dict[str, Any]]:
         """Return the rows as expected by the macros of the page."""
-        return [row.plain() for row in self.rows]
+        return [vars(row) for row in self.rows]
 
     @property
     def texts(self) -> list[list[str]]:
@@ -67,7 +64,8 @@ class Table:
         parts: dict[str, list[Any]] = {}
         for place, column in enumerate(self.columns):
             cells = [row.cells[place] for row in self.rows]
-            name = _make_unique(str(column.get("key", column["text"])), parts)
+            name = str(column.get("key", column["text"]))
+            name = f"{name} {len(parts)}" if name in parts else name
             parts[name] = [_find_full_value(cell) for cell in cells]
             for end in ("low", "high"):
                 if any(isinstance(cell, dict) and end in cell for cell in cells):
@@ -89,15 +87,8 @@ def fit_scale(columns: Sequence[Column], rows: Iterable[TableRow]) -> None:
         one["bars"] = bool(ends) and min(ends) >= 0 and max(ends) <= 1
 
 
-def _make_unique(name: str, taken: dict[str, Any]) -> str:
-    return name if name not in taken else f"{name} {len(taken)}"
-
-
 def _find_full_value(cell: Any) -> Any:
     """Return the full value of a cell, such as a whole hash of which a few digits are shown."""
     if not isinstance(cell, dict):
         return cell
-    for key in ("full", "value"):
-        if cell.get(key) is not None:
-            return cell[key]
-    return format_cell(cell)
+    return next((cell[key] for key in ("full", "value") if cell.get(key) is not None), format_cell(cell))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,40 +98,24 @@ class Predictions:
             with file.open("rb") as stream, open_stored_archive(stream):
                 stream.seek(0)
                 with np.load(stream, allow_pickle=False) as stored:
-                    arrays = {name: stored[name] for name in ("classes", "temperature", *_ARRAYS)}
+                    arrays = {name: stored[name] for name in _ARRAYS}
+                    classes, temperature = tuple(map(str, stored["classes"])), float(stored["temperature"])
                     has_logits = bool(stored.get("has_logits", True))  # older files are all of networks
-                    return cls._from_arrays(arrays, has_logits)
+            known = all((arrays[name].dtype.kind, arrays[name].ndim) == kind for name, kind in _ARRAYS.items())
+            if not known or len({len(array) for array in arrays.values()}) != 1 or not 0 < temperature < np.inf:
+                raise ValueError("the arrays have other shapes or types")
+            targets, n = arrays["targets"], len(classes)
+            if arrays["logits"].shape[1] != n or ((targets < -1) | (targets >= n)).any():
+                raise ValueError("the arrays have other classes")
+            return cls(classes=classes, temperature=temperature, has_logits=has_logits, **arrays)
         except Exception as error:  # zip, header and number errors of many types
-            raise CheckpointError(
-                f"{file} does not contain predictions ({type(error).__name__}).", "Delete it."
-            ) from error
-
-    @classmethod
-    def _from_arrays(cls, arrays: dict[str, NDArray[Any]], has_logits: bool) -> Predictions:
-        """Build Predictions from stored arrays; raise ValueError if they are inconsistent."""
-        classes = tuple(map(str, arrays.pop("classes")))
-        temperature = float(arrays.pop("temperature"))
-        rows = len(arrays["logits"])
-        known = all(
-            kind in arrays[name].dtype.kind and arrays[name].ndim == n for name, (kind, n) in _ARRAY_KINDS.items()
-        )
-        if not known or {len(array) for array in arrays.values()} != {rows} or not 0 < temperature < np.inf:
-            raise ValueError("the arrays have other shapes or types")
-        targets = arrays["targets"]
-        if arrays["logits"].shape[1] != len(classes) or ((targets < -1) | (targets >= len(classes))).any():
-            raise ValueError("the arrays have other classes")
-        return cls(classes=classes, temperature=temperature, has_logits=has_logits, **arrays)
+            reason = f"{file} does not contain predictions ({type(error).__name__})."
+            raise CheckpointError(reason, "Delete it.") from error
 
 
-_NOT_ARRAYS = ("classes", "temperature", "has_logits")
-_ARRAYS = tuple(field.name for field in fields(Predictions) if field.name not in _NOT_ARRAYS)
-
-_ARRAY_KINDS = {
-    "logits": ("f", 2),
-    "embeddings": ("f", 2),
-    "targets": ("i", 1),
-}  # type and number of axes of each array
-_ARRAY_KINDS |= dict.fromkeys(("paths", "groups", "sources"), ("U", 1))
+# type and number of axes of each array
+_ARRAYS = {"logits": ("f", 2), "embeddings": ("f", 2), "targets": ("i", 1)}
+_ARRAYS |= dict.fromkeys(("paths", "groups", "sources"), ("U", 1))
 
 
 def to_string_array(values: Iterable[str]) -> NDArray[np.str_]:

@@ -48,9 +48,7 @@ class Reason:
     @classmethod
     def parse_cell(cls, text: Any) -> Reason | None:
         """Return the reason in a cell of a saved table; None if the cell holds something else."""
-        if not (isinstance(text, str) and text.startswith('{"code"')):
-            return None
-        return cls.parse(json.loads(text))
+        return cls.parse(json.loads(text)) if isinstance(text, str) and text.startswith('{"code"') else None
 
 
 def format_reason(reason: Reason, block: str = "") -> str:

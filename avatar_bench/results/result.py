@@ -118,12 +118,8 @@ class Result:
     @property
     def files(self) -> list[str]:
         """Return the file names of the tables, arrays and images."""
-        kinds: tuple[tuple[Iterable[str], str], ...] = (
-            (self.tables, "csv"),
-            (self.arrays, "npz"),
-            (self.images, "png"),
-        )
-        return sorted(f"{name}.{ending}" for kind, ending in kinds for name in kind)
+        kinds: dict[str, Iterable[str]] = {"csv": self.tables, "npz": self.arrays, "png": self.images}
+        return sorted(f"{name}.{ending}" for ending, kind in kinds.items() for name in kind)
 
     @classmethod
     def load(cls, folder: Path, arrays: bool = False) -> Result:
@@ -165,13 +161,16 @@ class Result:
             return None
 
     def _write(self, part: Path) -> None:
+        from PIL import Image  # not needed to read a Result
+
         (part / METRICS_FILE).write_text(self._json(), encoding="utf-8")
         for name, table in self.tables.items():
             write_csv(table, part / f"{name}.csv", float_format="%.17g")
         for name, arrays in self.arrays.items():
             np.savez_compressed(part / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # numpy types kwargs as bool
         for name, image in self.images.items():
-            _save_image(image, part / f"{name}.png")
+            (part / f"{name}.png").parent.mkdir(exist_ok=True)
+            Image.fromarray(image).save(part / f"{name}.png")
 
     def _json(self) -> str:
         body = {
@@ -247,13 +246,6 @@ def _save_figure(figure: Figure, stem: Path) -> None:
         FigureCanvasSVG(figure).print_svg(f"{stem}.svg", metadata={"Date": None})  # type: ignore[no-untyped-call]
     for axes in figure.axes:  # frees the artists; clear() would first rebuild each axes
         axes.remove()
-
-
-def _save_image(image: np.ndarray, file: Path) -> None:
-    from PIL import Image
-
-    file.parent.mkdir(exist_ok=True)
-    Image.fromarray(image).save(file)
 
 
 def _put_in_place(part: Path, folder: Path) -> None:

@@ -21,6 +21,7 @@ from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError
+from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.metrics.averaging import AveragingWeights, average_logits
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.models.model_card import Card, describe_training
@@ -31,7 +32,11 @@ from avatar_bench.runs.run import Run
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
 
+MAX_MEMBERS = 1000
+MAX_ENSEMBLE_DEPTH = 2  # an ensemble of soups is the deepest nesting
+_REBUILD_HINT = "Build it again: avatar-bench evaluate ckpt=FOLDER block=ensemble"
 _SINGLE_RUN_OPTIONS = ("label", "recipe", "results_folder")
+_MEMBER_KEYS = ("run", "checkpoint_sha256", "weight", "temperature")
 
 
 def load(run: str | Path, **options: Any) -> Run:
@@ -64,10 +69,9 @@ def save_ensemble(folder: Path, description: Mapping[str, Any]) -> Path:
     members = [
         {**member, "run": _compute_relative_path(Path(member["run"]), folder)} for member in description["members"]
     ]
-    part = folder / f"{ENSEMBLE}.{os.getpid()}.part"  # another process may be writing the same
     text = json.dumps({**description, "members": members}, indent=1, ensure_ascii=False, allow_nan=False)
-    part.write_text(f"{text}\n", encoding="utf-8")
-    part.replace(folder / ENSEMBLE)
+    with atomic_write(folder / ENSEMBLE, alone=False) as part:
+        part.write_text(f"{text}\n", encoding="utf-8")
     return folder
 
 
@@ -75,16 +79,12 @@ def describe_ensemble(
     kind: str, runs: Sequence[Run], mix: AveragingWeights, temperature: float, classes: tuple[str, ...]
 ) -> dict[str, Any]:
     """Build the description that `save_ensemble` writes, of the runs with positive weight."""
-    members = [
-        {
-            "run": str(run.checkpoint),
-            "checkpoint_sha256": run.checkpoint_sha256,
-            "weight": float(weight),
-            "temperature": float(own),
-        }
+    rows = [
+        (str(run.checkpoint), run.checkpoint_sha256, float(weight), float(own))
         for run, weight, own in zip(runs, mix.weights, mix.temperatures, strict=True)
         if weight > 0
     ]
+    members = [dict(zip(_MEMBER_KEYS, row, strict=True)) for row in rows]
     return {"kind": kind, "members": members, "temperature": float(temperature), "classes": list(classes)}
 
 
@@ -160,10 +160,7 @@ class CombinedRun(Run):
         return super()._compare_held_out(dataset) or any(member._is_held_out(dataset) for member in self.members)
 
     def _mark_pretraining_images(self, dataset: Dataset) -> NDArray[np.bool_]:
-        overlap: NDArray[np.bool_] = np.any(
-            [member._mark_pretraining_images(dataset) for member in self.members], axis=0
-        )
-        return overlap
+        return np.asarray(np.any([member._mark_pretraining_images(dataset) for member in self.members], axis=0))
 
     def _guard(self, dataset: Dataset, exempt: frozenset[str]) -> None:
         for member in self.members:
@@ -260,8 +257,9 @@ class WeightSoup(CombinedRun):
     def classifier(self) -> Classifier:
         """Return the network with averaged weights, in eval mode, on the run's device."""
         states = [member.classifier.net.state_dict() for member in self.members]
+        average = {name: _average_tensors([state[name] for state in states], self.mix.weights) for name in states[0]}
         classifier = copy.deepcopy(self.members[0].classifier)
-        classifier.net.load_state_dict(_average_states(states, self.mix.weights))
+        classifier.net.load_state_dict(average)
         for member in self.members:
             member.unload_model()
         return classifier
@@ -271,9 +269,8 @@ def _open(folder: Path, options: Mapping[str, Any], depth: int = 1) -> CombinedR
     description = _read(folder)
     shared = {name: value for name, value in options.items() if name not in _SINGLE_RUN_OPTIONS}
     members = tuple(_open_member(folder, member, shared, depth) for member in description["members"])
-    mix = AveragingWeights(
-        *(np.array([float(member[key]) for member in description["members"]]) for key in ("weight", "temperature"))
-    )
+    rows = [(float(member["weight"]), float(member["temperature"])) for member in description["members"]]
+    mix = AveragingWeights(*np.array(rows).T)
     fields = {"members": members, "mix": mix, "fitted": float(description["temperature"]), **options}
     location = (folder / ENSEMBLE, folder, _merge_records(members))
     if description["kind"] == "soup":
@@ -286,8 +283,8 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         content = read_json(file)
         members = content["members"]
-        keys = {"run", "checkpoint_sha256", "weight", "temperature"}
-        complete = content["kind"] in ("ensemble", "soup") and members and all(keys <= one.keys() for one in members)
+        complete = content["kind"] in ("ensemble", "soup") and members
+        complete = complete and all(set(_MEMBER_KEYS) <= one.keys() for one in members)
         numbers = [float(one[key]) for one in members for key in ("weight", "temperature")] + [content["temperature"]]
         valid = complete and all(0 < number < np.inf for number in numbers) and len(members) <= MAX_MEMBERS
         valid = valid and isinstance(content["classes"], list) and not find_class_fault(content["classes"])
@@ -300,21 +297,16 @@ def _read(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
-MAX_MEMBERS = 1000
-MAX_ENSEMBLE_DEPTH = 2  # an ensemble of soups is the deepest nesting
-_REBUILD_HINT = "Build it again: avatar-bench evaluate ckpt=FOLDER block=ensemble"
-
-
 def _open_member(folder: Path, description: Mapping[str, Any], options: Mapping[str, Any], depth: int) -> Run:
     path = Path(os.path.normpath(folder / str(description["run"])))
     if not path.exists():
         raise CheckpointError(f"{folder / ENSEMBLE}: its member {path} is missing.", _REBUILD_HINT)
     inner = path.parent if path.name == ENSEMBLE else path
-    if (inner / ENSEMBLE).is_file() and depth == MAX_ENSEMBLE_DEPTH:  # an ensemble could also contain itself
-        raise CheckpointError(
-            f"{folder / ENSEMBLE}: ensembles of ensembles of ensembles are not supported.", _REBUILD_HINT
-        )
-    run = _open(inner, options, depth + 1) if (inner / ENSEMBLE).is_file() else Run.open(path, **options)
+    is_ensemble = (inner / ENSEMBLE).is_file()
+    if is_ensemble and depth == MAX_ENSEMBLE_DEPTH:  # an ensemble could also contain itself
+        reason = f"{folder / ENSEMBLE}: ensembles of ensembles of ensembles are not supported."
+        raise CheckpointError(reason, _REBUILD_HINT)
+    run = _open(inner, options, depth + 1) if is_ensemble else Run.open(path, **options)
     if run.checkpoint_sha256 != description["checkpoint_sha256"]:
         raise CheckpointError(f"{folder / ENSEMBLE}: its member {path} has changed since.", _REBUILD_HINT)
     return run
@@ -356,10 +348,8 @@ def _rebase_paths(root: Path, images: Dataset) -> pd.DataFrame:
 
 
 def _merge_splits(splits: Sequence[str]) -> str:
-    for used in ("train", "val"):
-        if used in splits:
-            return used
-    return splits[0] if len(set(splits)) == 1 else ""
+    agreed = splits[0] if len(set(splits)) == 1 else ""
+    return next((used for used in ("train", "val") if used in splits), agreed)
 
 
 def _scale_to_unit_length(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -367,15 +357,8 @@ def _scale_to_unit_length(embeddings: NDArray[np.floating]) -> NDArray[np.float3
     return np.asarray(embeddings / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
-def _average_states(
-    states: Sequence[Mapping[str, torch.Tensor]], weights: NDArray[np.float64]
-) -> dict[str, torch.Tensor]:
-    return {name: _average_tensors([state[name] for state in states], weights) for name in states[0]}
-
-
 def _average_tensors(tensors: Sequence[torch.Tensor], weights: NDArray[np.float64]) -> torch.Tensor:
     if not tensors[0].is_floating_point():
         return tensors[0]
-    total = sum(weight * tensor.double() for weight, tensor in zip(weights.tolist(), tensors, strict=True))
-    assert isinstance(total, torch.Tensor)
-    return total.to(tensors[0].dtype)
+    parts = [weight * tensor.double() for weight, tensor in zip(weights.tolist(), tensors, strict=True)]
+    return sum(parts, torch.zeros_like(parts[0])).to(tensors[0].dtype)

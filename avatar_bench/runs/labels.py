@@ -51,8 +51,7 @@ def label_runs(folders: Sequence[Path]) -> list[LabelledRun]:
         for name, record in zip(named, records, strict=True)
     ]
     labels = _disambiguate_names(labels, folders)
-    rows = zip(folders, labels, named, records, configs, strict=True)
-    return [LabelledRun(*row) for row in rows]
+    return [LabelledRun(*row) for row in zip(folders, labels, named, records, configs, strict=True)]
 
 
 def describe_recipe_without(option: str, record: dict[str, Any], config: dict[str, Any]) -> tuple[str, str]:
@@ -139,9 +138,5 @@ def _disambiguate_names(names: Sequence[str], folders: Sequence[Path]) -> list[s
     """Add the folder to repeated names, and a number if they still repeat."""
     counts = Counter(names)
     longer = [f"{n} ({folder.name})" if counts[n] > 1 else n for n, folder in zip(names, folders, strict=True)]
-    occurrences: Counter[str] = Counter()
-    unique = []
-    for name in longer:
-        occurrences[name] += 1
-        unique.append(f"{name} {occurrences[name]}" if occurrences[name] > 1 else name)
-    return unique
+    places = [longer[: place + 1].count(name) for place, name in enumerate(longer)]
+    return [f"{name} {place}" if place > 1 else name for name, place in zip(longer, places, strict=True)]

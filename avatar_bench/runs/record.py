@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,15 @@ RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
 BEST_CHECKPOINT = "best.ckpt"
 METRIC = "val/macro_f1"
-RESERVED_SET_NAMES = (
-    "train",
-    "val",
-    "calibration",
-    "test",
-    "blind",
-    "all",
-)  # names that further data sets may not have
+RESERVED_SET_NAMES = ("train", "val", "calibration", "test", "blind", "all")  # that further data sets may not have
 UNFINISHED_STATUSES = ("failed", "interrupted", "diverged")  # final statuses of runs that did not finish
-
-
 MAX_JSON_BYTES = 64 * 1024**2  # size of a JSON file in bytes
+_RECORD_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("status", "started", "name", "checkpoint_sha256"), (str,)),
+    **dict.fromkeys(("data", "split", "init", "metrics", "versions"), (dict,)),
+    **dict.fromkeys(("classes", "stages"), (list,)),
+    **dict.fromkeys(("seconds", "train_seconds"), (int, float)),
+}
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,14 @@ class RunRecord:
 
 def read_records(root: Path) -> list[RunRecord]:
     """Read the records of runs at a folder or up to two levels below it, sorted by folder."""
-    files = {file for pattern in ("run.json", "*/run.json", "*/*/run.json") for file in root.glob(pattern)}
-    return [_read_record_file(file) for file in sorted(files)]
+    found = []
+    for file in sorted(file for pattern in ("", "*/", "*/*/") for file in root.glob(f"{pattern}{RECORD}")):
+        try:
+            data = read_json(file)
+        except (OSError, ValueError):  # of a run that was killed while writing
+            data = {}
+        found.append(RunRecord(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {}))
+    return found
 
 
 def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
@@ -173,11 +177,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read a run folder's config.yaml as plain values; return {} if it is missing or unreadable."""
     from avatar_bench.files.yaml_io import read_yaml  # imports yaml, which most commands do without
 
-    try:
+    with suppress(ConfigError):
         config = read_yaml(folder / "config.yaml")
-    except ConfigError:
-        config = None
-    return config if isinstance(config, dict) else {}
+        return config if isinstance(config, dict) else {}
+    return {}
 
 
 def flatten_options(values: Any, key: str = "") -> dict[str, Any]:
@@ -193,36 +196,11 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-_RECORD_TYPES: dict[str, tuple[type, ...]] = {
-    "status": (str,),
-    "started": (str,),
-    "name": (str,),
-    "data": (dict,),
-    "split": (dict,),
-    "init": (dict,),
-    "metrics": (dict,),
-    "classes": (list,),
-    "stages": (list,),
-    "versions": (dict,),
-    "seconds": (int, float),
-    "train_seconds": (int, float),
-    "checkpoint_sha256": (str,),
-}
-
-
 def format_table(rows: Sequence[tuple[str, ...]]) -> str:
     """Format rows of equal length, the first one the header, in columns two spaces apart."""
     rows = [tuple(map(escape_control_characters, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def _read_record_file(file: Path) -> RunRecord:
-    try:
-        data = read_json(file)
-    except (OSError, ValueError):  # of a run that was killed while writing
-        data = {}
-    return RunRecord(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {})
 
 
 def _format_number(value: Any, form: str) -> str:

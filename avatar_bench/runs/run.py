@@ -38,7 +38,7 @@ from avatar_bench.files.paths import make_folder_name
 from avatar_bench.inference.precision_autotune import DTYPES, tune_inference
 from avatar_bench.inference.prediction_table import list_prediction_columns, tabulate_predictions
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
-from avatar_bench.models.model_card import Card, has_outside_labels
+from avatar_bench.models.model_card import Card
 from avatar_bench.results.predictions import Predictions, to_string_array
 from avatar_bench.results.result import AGAINST_FOLDER, Result
 from avatar_bench.runs.record import BEST_CHECKPOINT, RECORD, locate_checkpoint, read_config, read_record
@@ -76,14 +76,12 @@ class Run:
     recipe: str = ""
     results_folder: Path | None = None
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
-    _memory_cache: dict[str, Predictions] = field(
-        default_factory=dict, repr=False, compare=False
-    )  # if there is no run folder
+    # of a checkpoint without a run folder
+    _memory_cache: dict[str, Predictions] = field(default_factory=dict, repr=False, compare=False)
     _held_out: dict[tuple[Path, str], bool] = field(default_factory=dict, repr=False, compare=False)  # by root, digest
     _overlap_counts: dict[tuple[Path, str], int] = field(default_factory=dict, repr=False, compare=False)
-    _checked: set[tuple[str, str]] = field(
-        default_factory=set, repr=False, compare=False
-    )  # (step, set) without overlap
+    # (step, set) without overlap
+    _checked: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)
     _seconds: float = field(default=0.0, init=False, repr=False, compare=False)  # of all passes
     _engines: dict[str, tuple[Engine, str]] = field(default_factory=dict, repr=False, compare=False)  # by precision
 
@@ -97,10 +95,8 @@ class Run:
     def card(self) -> Card:
         """Return the card stored in the checkpoint; raise CheckpointError if the file is not the recorded one."""
         verify_checkpoint(self.checkpoint)
-        recorded = (
-            self.record.get("checkpoint_sha256") if self.folder and self.checkpoint.name == BEST_CHECKPOINT else None
-        )
-        if recorded not in (None, self.checkpoint_sha256):
+        is_recorded = self.folder is not None and self.checkpoint.name == BEST_CHECKPOINT
+        if is_recorded and self.record.get("checkpoint_sha256") not in (None, self.checkpoint_sha256):
             raise CheckpointError(
                 f"{self.checkpoint} is damaged or belongs to another run: its SHA-256 is not the one in {RECORD}.",
                 "Restore it, or train again.",
@@ -178,16 +174,6 @@ class Run:
         """Return the earlier trainings of the initial weights, see models/pretrained_backbone; [] if unknown."""
         steps = (self.record.get("init") or {}).get("ancestors")
         return steps if isinstance(steps, list) else []
-
-    @property
-    def is_pretrained_elsewhere(self) -> bool:
-        """Return whether the initial weights were pretrained with labels of other images or of another split."""
-        return has_outside_labels(self.ancestors, self.card.split_fingerprint, self.card.data_fingerprint)
-
-    @property
-    def n_missing_pretraining_images(self) -> int:
-        """Return the number of missing images of `pretraining`: their near-duplicates cannot be found."""
-        return len(self.pretraining) - len(self.pretraining.available) if self.pretraining is not None else 0
 
     def count_pretraining_overlap(self, dataset: Dataset) -> int:
         """Count the images of a dataset that overlap with the pretraining data, if that overlap is allowed; else 0.
@@ -572,16 +558,14 @@ class Run:
     def _compare_held_out(self, dataset: Dataset) -> bool:
         if self.images is None or dataset.root != self.images.root:
             return False
-        frame = self.images.frame[self.images.frame["split"].isin(["val", "calibration"])]
-        return set(zip(dataset.frame["path"], dataset.frame["sha256"], strict=True)) <= set(
-            zip(frame["path"], frame["sha256"], strict=True)
-        )
+        held_out = self.images.frame[self.images.frame["split"].isin(["val", "calibration"])]
+        asked, own = (pd.MultiIndex.from_frame(one[["path", "sha256"]]) for one in (dataset.frame, held_out))
+        return bool(asked.isin(own).all())
 
     def _mark_pretraining_images(self, dataset: Dataset) -> NDArray[np.bool_]:
         """Return a mask (N,) of the images of a dataset that overlap with the pretraining data."""
-        return (
-            np.zeros(len(dataset), bool) if self.pretraining is None else mark_shared_images(dataset, self.pretraining)
-        )
+        known = self.pretraining
+        return np.zeros(len(dataset), bool) if known is None else mark_shared_images(dataset, known)
 
     def _guard(self, dataset: Dataset, exempt: frozenset[str]) -> None:
         leakage.refuse_unknown_classes(dataset, self.classes)

@@ -208,8 +208,3 @@ def test_sources_are_dealt_within_the_class_of_each_image_where_groups_mix_class
     assert (dealt % 2 == classes).all()
     assert sorted(dealt) == sorted(sources)
     assert (dealt != sources).any()
-
-
-def test_means_leave_missing_values_out():
-    weights, values = np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 1.0]]), np.array([[1.0], [4.0], [np.nan]])
-    np.testing.assert_allclose(clusters.weighted_means(weights, values), [[3.0], [np.nan]])

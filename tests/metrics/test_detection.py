@@ -13,11 +13,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from avatar_bench.config.entries import find_entries
 from avatar_bench.metrics import detection
-from avatar_bench.metrics.ood_scores.energy import energy
-from avatar_bench.metrics.ood_scores.knn import knn
-from avatar_bench.metrics.ood_scores.mahalanobis import MAX_CONDITION, fit_gaussians, mahalanobis
-from avatar_bench.metrics.ood_scores.max_logit import max_logit
-from avatar_bench.metrics.ood_scores.msp import msp
+from avatar_bench.metrics.ood_scores.mahalanobis import MAX_CONDITION
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +43,14 @@ def oracle(name, features):
     return kind.score(logits).numpy()
 
 
-def ours(name, features):
-    training, targets, embeddings, logits, _ = features
-    if name == "mahalanobis":
-        return mahalanobis(embeddings, fit_gaussians(training, targets))
-    if name == "knn":
-        return knn(embeddings, training, k=50)
-    return {"msp": msp, "max_logit": max_logit, "energy": energy}[name](logits)
+def fitted(name, training, targets=(), **options):
+    scorer = find_entries("ood_score")[name].build(options)
+    scorer.fit(SimpleNamespace(embeddings=training, targets=targets))
+    return scorer
+
+
+def scored(scorer, embeddings=None, logits=None):
+    return scorer.score(SimpleNamespace(embeddings=embeddings, logits=logits))
 
 
 def centred_covariance(embeddings, targets):
@@ -63,7 +60,8 @@ def centred_covariance(embeddings, targets):
 
 @pytest.mark.parametrize("name", ["msp", "max_logit", "energy", "mahalanobis", "knn"])
 def test_scores_and_their_auroc_equal_those_of_pytorch_ood(name, features):
-    theirs, mine, outside = oracle(name, features), ours(name, features), features[-1]
+    training, targets, embeddings, logits, outside = features
+    theirs, mine = oracle(name, features), scored(fitted(name, training, targets), embeddings, logits)
     if name == "mahalanobis":
         theirs = theirs * 2 * len(features[0])  # it halves the distance, and leaves the covariance a sum
     np.testing.assert_allclose(mine, theirs, rtol=1e-2 if name == "mahalanobis" else 1e-5)  # a float32 inverse
@@ -72,37 +70,27 @@ def test_scores_and_their_auroc_equal_those_of_pytorch_ood(name, features):
     assert 0.5 < expected < 1 or name in ("msp", "max_logit", "energy")
 
 
-@pytest.mark.parametrize("name", ["msp", "max_logit", "energy", "mahalanobis", "knn"])
-def test_the_entry_of_a_score_computes_it(name, features):
-    training, targets, embeddings, logits, _ = features
-    scorer = find_entries("ood_score")[name].build()
-    if scorer.needs_training:
-        scorer.fit(SimpleNamespace(embeddings=training, targets=targets))
-    outputs = SimpleNamespace(embeddings=embeddings, logits=logits)
-    np.testing.assert_array_equal(scorer.score(outputs), ours(name, features))
-
-
 def test_the_mahalanobis_distance_is_that_of_a_linear_discriminant_analysis(features):
     training, targets, embeddings, *_ = features
-    fitted = LinearDiscriminantAnalysis(solver="lsqr", store_covariance=True).fit(training, targets)
-    inverse = np.linalg.inv(fitted.covariance_)
-    apart = embeddings[:, None] - fitted.means_
+    analysis = LinearDiscriminantAnalysis(solver="lsqr", store_covariance=True).fit(training, targets)
+    inverse = np.linalg.inv(analysis.covariance_)
+    apart = embeddings[:, None] - analysis.means_
     expected = np.einsum("nci,ij,ncj->nc", apart, inverse, apart).min(axis=1)
-    found = mahalanobis(embeddings, fit_gaussians(training, targets))
+    found = scored(fitted("mahalanobis", training, targets), embeddings)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_a_singular_covariance_is_shrunk_by_ledoit_and_wolf(features):
     training, targets, embeddings, *_ = features
     few, of = training[:9], targets[:9]
-    gaussians = fit_gaussians(few, of)
+    scorer = fitted("mahalanobis", few, of)
     centred = few - np.stack([few[of == target].mean(axis=0) for target in of])
     reference = LedoitWolf(assume_centered=True).fit(centred.astype(np.float64))
-    assert gaussians.shrinkage == pytest.approx(reference.shrinkage_)
-    apart = embeddings[:, None] - gaussians.means
+    assert scorer.shrinkage == pytest.approx(reference.shrinkage_)
+    apart = embeddings[:, None] - scorer.means
     expected = np.einsum("nci,ij,ncj->nc", apart, reference.precision_, apart).min(axis=1)
-    np.testing.assert_allclose(mahalanobis(embeddings, gaussians), expected, rtol=1e-4)
-    assert fit_gaussians(training, targets).shrinkage == 0
+    np.testing.assert_allclose(scored(scorer, embeddings), expected, rtol=1e-4)
+    assert fitted("mahalanobis", training, targets).shrinkage == 0
 
 
 def test_an_ill_conditioned_covariance_is_shrunk_and_one_below_the_limit_is_not(features):
@@ -113,15 +101,15 @@ def test_an_ill_conditioned_covariance_is_shrunk_and_one_below_the_limit_is_not(
         wider = np.column_stack([training, faint]).astype(np.float64)
         covariance = centred_covariance(wider, targets)
         assert (np.linalg.cond(covariance) > MAX_CONDITION) == bad
-        gaussians = fit_gaussians(wider, targets)
-        assert (gaussians.shrinkage > 0) == bad
-        kept = np.linalg.inv(gaussians.whitening @ gaussians.whitening.T)
-        mixed = (1 - gaussians.shrinkage) * covariance + gaussians.shrinkage * np.trace(covariance) / 13 * np.eye(13)
+        scorer = fitted("mahalanobis", wider, targets)
+        assert (scorer.shrinkage > 0) == bad
+        kept = np.linalg.inv(scorer.whitening @ scorer.whitening.T)
+        mixed = (1 - scorer.shrinkage) * covariance + scorer.shrinkage * np.trace(covariance) / 13 * np.eye(13)
         np.testing.assert_allclose(kept, mixed, rtol=1e-6, atol=1e-9)
         assert np.linalg.cond(kept) <= MAX_CONDITION
         # an image that is off by .01 in the faint feature alone is no longer thrown out of all proportion
-        far = mahalanobis(np.column_stack([embeddings, np.full(150, 0.01)]), gaussians)
-        near = mahalanobis(np.column_stack([embeddings, np.zeros(150)]), gaussians)
+        far = scored(scorer, np.column_stack([embeddings, np.full(150, 0.01)]))
+        near = scored(scorer, np.column_stack([embeddings, np.zeros(150)]))
         np.testing.assert_allclose(far, near, rtol=0.1, atol=1.5)
 
 
@@ -129,7 +117,7 @@ def test_where_the_weight_of_ledoit_and_wolf_is_too_small_the_least_that_suffice
     signs = np.stack([np.arange(400) % 2, np.arange(400) // 2 % 2], axis=1) * 2.0 - 1  # whose covariance is certain
     embeddings = signs * (1e4, 1e-1)
     weight = LedoitWolf(assume_centered=True).fit(embeddings).shrinkage_
-    found = fit_gaussians(embeddings, np.zeros(400))
+    found = fitted("mahalanobis", embeddings, np.zeros(400))
     kept = np.linalg.inv(found.whitening @ found.whitening.T)
     assert weight < found.shrinkage
     assert np.linalg.cond(kept) == pytest.approx(MAX_CONDITION, rel=1e-6)
@@ -137,24 +125,25 @@ def test_where_the_weight_of_ledoit_and_wolf_is_too_small_the_least_that_suffice
 
 def test_a_feature_that_never_changes_and_single_images_are_no_obstacle(features):
     training, targets, embeddings, *_ = features
-    dead = fit_gaussians(np.column_stack([training, np.zeros(300)]), targets)
+    dead = fitted("mahalanobis", np.column_stack([training, np.zeros(300)]), targets)
     assert 0 < dead.shrinkage <= 1
-    assert np.isfinite(mahalanobis(np.column_stack([embeddings, np.ones(150)]), dead)).all()
-    alone = fit_gaussians(training[:3], targets[:3])
+    assert np.isfinite(scored(dead, np.column_stack([embeddings, np.ones(150)]))).all()
+    alone = fitted("mahalanobis", training[:3], targets[:3])
     expected = ((embeddings[:, None] - training[:3]) ** 2).sum(axis=2).min(axis=1)
-    np.testing.assert_allclose(mahalanobis(embeddings, alone), expected, rtol=1e-4)
+    np.testing.assert_allclose(scored(alone, embeddings), expected, rtol=1e-4)
 
 
 def test_knn_takes_the_farthest_where_there_are_too_few_and_minds_direction_alone(features):
     training, _, embeddings, *_ = features
-    np.testing.assert_allclose(knn(embeddings, training[:4], 50), knn(embeddings, training[:4], 4))
-    np.testing.assert_allclose(knn(3 * embeddings, training), knn(embeddings, training), atol=1e-6)
-    assert np.isfinite(knn(np.zeros((1, 12)), training)).all()
+    whole, few, fewer = (fitted("knn", training[:n], k=k) for n, k in ((None, 50), (4, 50), (4, 4)))
+    np.testing.assert_allclose(scored(few, embeddings), scored(fewer, embeddings))
+    np.testing.assert_allclose(scored(whole, 3 * embeddings), scored(whole, embeddings), atol=1e-6)
+    assert np.isfinite(scored(whole, np.zeros((1, 12)))).all()
 
 
 def test_certain_and_uniform_logits_end_the_range_of_msp():
-    np.testing.assert_allclose(msp([[1000.0, 0, 0], [0, 0, 0]]), [-1, -1 / 3])
-    assert energy([[0.0, 0, 0]], temperature=2)[0] == pytest.approx(-2 * np.log(3))
+    ends = scored(find_entries("ood_score")["msp"].build(), logits=np.array([[1000.0, 0, 0], [0, 0, 0]]))
+    np.testing.assert_allclose(ends, [-1, -1 / 3])
 
 
 @pytest.mark.parametrize("rounded", [False, True], ids=["distinct", "tied"])

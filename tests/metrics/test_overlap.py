@@ -148,9 +148,3 @@ def test_maps_of_other_images_are_those_of_the_same_stratum():
     assert found[0] == pytest.approx(np.mean([table[0, 2], table[0, 3], table[2, 0], table[3, 0]]))
     assert found[3] == pytest.approx(np.mean([table[3, 0], table[3, 2], table[0, 3], table[2, 3]]))
     assert np.isnan(found[1])
-
-
-def test_what_is_nan_is_left_out_of_a_mean():
-    values = np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])
-    np.testing.assert_array_equal(overlap.nan_mean(values, axis=1), [2, np.nan])
-    assert overlap.nan_mean(values) == 2

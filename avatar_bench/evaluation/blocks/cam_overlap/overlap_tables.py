@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.metrics import overlap, stats
-from avatar_bench.metrics.overlap import OVERLAP_MEASURES, nan_mean
+from avatar_bench.metrics.overlap import OVERLAP_MEASURES
+from avatar_bench.metrics.ratios import nan_mean
 
 Floats = NDArray[np.float64]
 

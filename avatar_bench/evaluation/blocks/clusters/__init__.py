@@ -15,7 +15,7 @@ from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, DataError
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.metrics import clusters, neighbourhoods
+from avatar_bench.metrics import clusters, neighbourhoods, stats
 from avatar_bench.metrics.clusters import EmbeddingSpace
 from avatar_bench.metrics.knn import predict_by_knn
 from avatar_bench.results.reasons import Reason
@@ -93,10 +93,10 @@ class Clusters(IntervalOptions):
         names = [*METRICS_BY_IMAGE, *OVERALL_METRICS]
         better = {name: name != "davies_bouldin" for name in names}
 
+        means = stats.build_mean_statistic(each)
+
         def statistic(weights: Floats) -> Floats:
-            return np.column_stack(
-                [clusters.weighted_means(weights, each), space.global_scores(sampled.targets, weights)]
-            )
+            return np.column_stack([means(weights), space.global_scores(sampled.targets, weights)])
 
         found = bootstrap_metrics(self, names, statistic, sampled.groups, better, _average_floors(names, noise))
         images[list(METRICS_BY_IMAGE)] = each
@@ -163,7 +163,7 @@ class Clusters(IntervalOptions):
         return bootstrap_metrics(
             self,
             SOURCE_METRICS,
-            lambda weights: clusters.weighted_means(weights, each),
+            stats.build_mean_statistic(each),
             groups,
             None,
             _average_floors(SOURCE_METRICS, noise),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +16,7 @@ from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.block import check_class_order
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
-from avatar_bench.metrics import clusters, neighbourhoods
+from avatar_bench.metrics import neighbourhoods, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -124,7 +123,7 @@ class Embedding(IntervalOptions):
             neighbourhoods.trustworthiness(drawn.embeddings, generator.permutation(points), k)
             for __ in range(_N_SHUFFLES)
         ]
-        statistic = partial(clusters.weighted_means, values=each[:, None])
+        statistic = stats.build_mean_statistic(each[:, None])
         name = "trustworthiness"
         return bootstrap_metrics(self, [name], statistic, drawn.groups, floors={name: float(np.mean(noise))})[name]
 
