@@ -53,10 +53,15 @@ def option(
     check: Callable[[Any], bool] | None = None,
     expected: str = "",
 ) -> Any:
-    """Return a dataclass field with everything that is known of an option; a list or dict default is copied."""
+    """Return a dataclass field with everything that is known of an option.
+
+    A list or dict default is copied, a function as default is called for each object.
+    """
     known = {_KEY: Option(help, choices, range, check, expected)}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=known)
+    if callable(default):
+        return field(default_factory=default, metadata=known)
     return field(default=default, metadata=known)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError, DataError, GuardError
-from avatar_bench.i18n import _
+from avatar_bench.results.headings import find_word
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -82,12 +82,7 @@ def _build_score_rows(name: str, kind: str, predictions: Predictions, scores: pd
 
 def name_kind(kind: str) -> str:
     """Return the display name of a kind of set."""
-    return {
-        "in_domain": _("in domain"),
-        "near": _("near"),
-        "far": _("far"),
-        "shifted": _("shifted, in domain"),
-    }[kind]
+    return find_word(kind, "out_of_domain")
 
 
 def read_ood_sets(run: Run) -> dict[str, tuple[Dataset, Predictions]]:

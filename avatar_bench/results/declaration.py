@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from avatar_bench.config.entries import find_entries
@@ -29,13 +30,30 @@ class TableDeclaration:
 
 
 @dataclass(frozen=True)
+class QualityDeclaration:
+    """Quality that an overall score of a run can count: a metric of a block, or the mean of those matching a pattern.
+
+    `worst` and `best` are the values that count as 0 and 1; a `worst` of None is that of random guessing. With `log`,
+    equal ratios are equal steps. `images` is TABLE.COLUMN of the saved values per image that the metric is the mean of:
+    its interval is resampled from them, by group.
+    """
+
+    block: str
+    metric: str
+    best: float
+    worst: float | None = None
+    log: bool = False
+    images: str = ""
+
+
+@dataclass(frozen=True)
 class Declaration:
     """Everything that is known of a block besides its code, in English; `translate` what is shown.
 
-    `metrics` are patterns of those in its table of the report, `leaderboard` and `overview` of those there; `terms`
-    defines metrics; `headings` are readable names of metrics and columns ("%s" is the rest of a name), `words` those of
-    texts in tables; `figures` are captions by name in reading order ("*" matches any part of a name; {name} in a
-    caption is that of the last one).
+    `metrics` are patterns of those in its table of the report, `leaderboard` and `overview` of those there; `qualities`
+    are those of a run that it measures; `terms` defines metrics; `headings` are readable names of metrics and columns
+    ("%s" is the rest of a name), `words` those of texts in tables; `figures` are captions by name in reading order ("*"
+    matches any part of a name; {name} in a caption is that of the last one).
     """
 
     name: str
@@ -47,7 +65,7 @@ class Declaration:
     metrics: tuple[str, ...] = ()
     leaderboard: tuple[str, ...] = ()
     overview: tuple[str, ...] = ()
-    qualities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    qualities: Mapping[str, QualityDeclaration] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, TableDeclaration] = field(default_factory=dict)
     headings: Mapping[str, str] = field(default_factory=dict)
@@ -93,11 +111,13 @@ def declare_block(name: str) -> Declaration:
             raise ConfigError(f"{entry.yaml}: {key} is not a {expected.__name__}: {value!r}.")
     if about.get("kind", "run") not in BLOCK_KINDS:
         raise ConfigError(f"{entry.yaml}: kind={about['kind']}: expected one of {', '.join(BLOCK_KINDS)}.")
-    try:
-        tables = {table: TableDeclaration(**_make_tuples(stated)) for table, stated in about.get("tables", {}).items()}
-    except TypeError as error:
-        raise ConfigError(f"{entry.yaml}: tables: {error}.") from error
-    return Declaration(name, **_make_tuples(about) | {"tables": tables})
+    parts: dict[str, Any] = {}
+    for key, build in (("tables", TableDeclaration), ("qualities", partial(QualityDeclaration, name))):
+        try:
+            parts[key] = {each: build(**_make_tuples(stated)) for each, stated in about.get(key, {}).items()}
+        except TypeError as error:
+            raise ConfigError(f"{entry.yaml}: {key}: {error}.") from error
+    return Declaration(name, **_make_tuples(about) | parts)
 
 
 def _make_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

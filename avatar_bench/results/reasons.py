@@ -11,7 +11,7 @@ from typing import Any
 
 from avatar_bench.config.entries import find_entries
 from avatar_bench.files.yaml_io import read_yaml
-from avatar_bench.i18n import _, ngettext
+from avatar_bench.i18n import _, get_title, ngettext
 
 _FILE = Path(__file__).with_suffix(".yaml")
 
@@ -61,7 +61,8 @@ def format_reason(reason: Reason, block: str = "") -> str:
     text = (_read_common_texts() | find_reason_texts(block)).get(reason.code)
     values = {name: _format_value(value, reason.values.get("block", block)) for name, value in reason.values.items()}
     if text is None:
-        return " ".join([reason.code, *(f"{name}={value}" for name, value in values.items())])
+        title = get_title("corruption", reason.code)  # a corruption is given by its name
+        return " ".join([title, *(f"{name}={value}" for name, value in values.items())])
     if isinstance(text, dict):
         return ngettext(text["one"], text["other"], **values)
     return _(text, **values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from omegaconf import OmegaConf
 from scipy.special import softmax
 from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
@@ -24,9 +24,9 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.calibration import Calibration, error_tables
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import ECE_KINDS, calibration_errors, fit_temperature
+from avatar_bench.results.reasons import Reason, format_reason
 
 KINDS = list_corruptions()
-YAML = Path(__file__).parents[3] / "conf" / "block" / "calibration.yaml"
 ERRORS = ("nll", "brier", "ece_10", "ece_15", "ece_adaptive", "ece_classwise", "ece_floor", "ece_floor_p95")
 SETS = ("coverage/lac", "coverage/aps", "set_size/lac", "set_size/aps")
 FAST = {"resamples": 200, "severity": 0}
@@ -83,7 +83,7 @@ def saved(evaluate, overconfident, make_predictions, dataset_of, tmp_path_factor
         blind = make_predictions(*honest(300, 9, seed=2), temperature=evaluated.temperature)
         others = {"variations": shifted(evaluated), "blind": (dataset_of(blind, "blind"), blind)}
         result = evaluate(evaluated, held_out, {"severity": 3}, **others)
-        SAVED.append(result.save(tmp_path_factory.mktemp("saved") / "calibration"))
+        SAVED.append(result.save(tmp_path_factory.mktemp("saved") / "calibration", registry.draw_figures))
     return SAVED[0], json.loads((SAVED[0] / "metrics.json").read_text())
 
 
@@ -235,8 +235,9 @@ def test_coverage_lost_under_shift_is_said(saved):
     rows = pd.read_csv(folder / "shift.csv").set_index("set")
     assert rows.loc["test", "coverage_lac"] == pytest.approx(0.9, abs=0.03)
     assert rows.loc["blind", "coverage_lac"] < 0.8
-    assert any(line.startswith("blind: only ") and "nominal coverage is 90%" in line for line in said["warnings"])
-    assert not any(line.startswith("test: only ") for line in said["warnings"])
+    lines = [format_reason(Reason.parse(warning), "calibration") for warning in said["warnings"]]
+    assert any(line.startswith("blind: only ") and "nominal coverage is 90%" in line for line in lines)
+    assert not any(line.startswith("test: only ") for line in lines)
 
 
 def test_metrics_tables_and_figures_bear_their_names(saved):
@@ -316,33 +317,34 @@ def test_nothing_is_fitted_on_the_evaluated_images(evaluate, overconfident, make
         Calibration(**FAST).evaluate(run, dataset_of(evaluated))
 
 
-def test_without_calibration_images_there_are_errors_and_no_sets(evaluate, oracle, tmp_path):
+def test_without_calibration_images_there_are_errors_and_no_sets(evaluate, oracle, draw_saved):
     result = evaluate(oracle("noisy"))
     assert all(result.metrics[name].value is None for name in (*SETS, "scaled/temperature"))
-    assert "not known" in result.metrics["coverage/lac"].reason
+    assert result.metrics["coverage/lac"].reason == Reason("calibration_unknown")
     assert result.metrics["ece_15"].value > 0
-    assert "coverage" not in result.figures
-    assert any("no conformal sets" in line for line in result.warnings)
+    assert "coverage" not in draw_saved(result)
+    assert Reason("no_conformal_sets") in result.warnings
     assert "coverage_lac" not in result.tables["shift"]
-    result.save(tmp_path / "calibration")
 
 
 def test_few_calibration_images_put_every_class_into_every_set(evaluate, oracle):
     result = evaluate(oracle("noisy"), oracle("noisy", n=8))
     assert result.metrics["set_size/lac"].value == 3
-    assert any(line.startswith("8 calibration images are too few") for line in result.warnings)
+    assert Reason("few_calibration_images", n=8) in result.warnings
 
 
 def test_a_temperature_that_could_not_be_fitted_is_said(evaluate, oracle):
     result = evaluate(oracle("noisy"), oracle("noisy", seed=1))
-    assert any(line.startswith("The run's temperature is 1") for line in result.warnings)
+    assert Reason("no_temperature") in result.warnings
     assert result.metrics["scaled/nll"].value == result.metrics["nll"].value
 
 
-def test_reliability_is_drawn_once_where_no_temperature_was_fitted_and_its_legend_names_each_mark(evaluate, oracle):
+def test_reliability_is_drawn_once_where_no_temperature_was_fitted_and_its_legend_names_each_mark(
+    evaluate, oracle, draw_saved
+):
     evaluated = oracle("noisy")
     for fitted, panels in ((evaluated, 1), (replace(evaluated, temperature=2.0), 2)):
-        figures = evaluate(fitted).figures
+        figures = draw_saved(evaluate(fitted))
         assert len(figures["reliability"].axes) == 2 * panels
         assert len(figures["confidence"].axes) == panels
         titles = [axes.get_title().splitlines()[0] for axes in figures["reliability"].axes[:panels]]
@@ -360,25 +362,26 @@ def test_a_temperature_that_a_refit_contradicts_is_said(evaluate, overconfident)
     result = evaluate(evaluated, held_out)
     assert result.metrics["temperature"].value == 2
     assert result.metrics["scaled/temperature"].value == pytest.approx(1.5, abs=0.05)
-    assert any("gives a temperature of 2.9" in line and "the run's is 2.000" in line for line in result.warnings)
+    lines = [format_reason(warning, "calibration") for warning in result.warnings]
+    assert any("gives a temperature of 2.9" in line and "the run's is 2.000" in line for line in lines)
 
 
-def test_a_blind_set_that_is_evaluated_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of):
+def test_a_blind_set_that_is_evaluated_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of, draw_saved):
     given = oracle("noisy")
     unlabelled = replace(given, targets=np.full(240, -1))
     for blind in ((dataset_of(given, "test"), given), (dataset_of(unlabelled, "blind"), unlabelled)):
         result = evaluate(given, given, blind=blind)
         assert result.tables["shift"]["set"].tolist() == ["test"]
-        assert "shift" not in result.figures
+        assert "shift" not in draw_saved(result)
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_one_image_or_one_class_is_enough(evaluate, make_predictions, oracle, tmp_path, n):
+def test_one_image_or_one_class_is_enough(evaluate, make_predictions, oracle, draw_saved, n):
     result = evaluate(make_predictions([2] * n, [[5.0, 0, 0]] * n), oracle("noisy", seed=1))
     assert result.metrics["ece_15"].value == pytest.approx(softmax([5.0, 0, 0])[0])
     assert result.metrics["aurc"].value == 1
     assert result.tables["coverage"]["class"].unique().tolist() == ["", "real"]
-    result.save(tmp_path / "calibration")
+    assert "coverage" in draw_saved(result)
 
 
 @pytest.mark.parametrize("images", [1, 4])
@@ -417,22 +420,30 @@ def test_floors_are_higher_where_the_images_of_a_group_agree(make_predictions):
     np.testing.assert_allclose(floors[1][[0, 1, 3]], floors[2][[0, 1, 3]], rtol=0.08)  # the copies tell nothing new
 
 
-def test_shift_names_the_corruptions_in_the_language_asked_for(evaluate, overconfident):
+def test_shift_names_the_corruptions_in_the_language_asked_for(evaluate, overconfident, draw_saved):
     evaluated, held_out = (part.take(np.arange(200)) for part in overconfident)
+    result = evaluate(evaluated, held_out, {"severity": 3}, variations=shifted(evaluated, 9.0))
     with use_language("ru"):
-        result = evaluate(evaluated, held_out, {"severity": 3}, variations=shifted(evaluated, 9.0))
-    labels = [label.get_text() for label in result.figures["shift"].axes[0].get_yticklabels()]
+        figure = draw_saved(result)["shift"]
+        lines = [format_reason(warning, "calibration") for warning in result.warnings]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     titles = ["test", "шум", "размытие", "яркость", "поворот", "JPEG"]
     titles += ["цветной фильтр", "круглая обрезка", "наклейка", "надпись"]
     assert [label.split(" (")[0] for label in labels] == titles
-    assert any(line.startswith("шум: ") for line in result.warnings)
+    assert any(line.startswith("шум: ") for line in lines)
     assert result.tables["shift"]["set"].tolist() == ["test", *KINDS]
 
 
-def test_ticks_are_at_whole_percentages(evaluate, overconfident):
+def test_only_the_corruptions_asked_for_are_evaluated_and_null_names_all(evaluate, oracle):
+    result = evaluate(oracle("noisy"), options={"severity": 3, "corruptions": ["noise"]})
+    assert result.tables["shift"]["set"].tolist() == ["test", "noise"]
+    assert Calibration().corruptions == KINDS
+
+
+def test_ticks_are_at_whole_percentages(evaluate, overconfident, draw_saved):
     evaluated, held_out = (part.take(np.arange(200)) for part in overconfident)
     result = evaluate(evaluated, held_out, {"severity": 3}, variations=shifted(evaluated))
-    for figure in result.figures.values():
+    for figure in draw_saved(result).values():
         figure.canvas.draw()
         ticks = [tick.get_text() for axes in figure.axes for tick in (*axes.get_xticklabels(), *axes.get_yticklabels())]
         shares = [text for text in ticks if text.endswith("%")]
@@ -459,11 +470,6 @@ def test_two_evaluations_agree(evaluate, oracle):
     assert first.metrics == second.metrics
 
 
-def test_the_yaml_states_the_defaults_of_the_block():
-    assert YAML.read_text(encoding="utf-8").startswith("# @package block.calibration\n")
-    assert registry.build_block("calibration", OmegaConf.to_container(OmegaConf.load(YAML))) == Calibration()
-
-
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
@@ -471,10 +477,11 @@ def test_the_yaml_states_the_defaults_of_the_block():
         ("alpha", 10, "below 1"),
         ("severity", 6, "0 to 5"),
         ("level", 95, "below 1"),
+        ("corruptions", ["fog"], "some of noise"),
     ],
 )
 def test_a_wrong_option_is_told(option, value, expected):
-    with pytest.raises(ConfigError, match=rf"block.calibration.{option}={value}.*{expected}"):
+    with pytest.raises(ConfigError, match=rf"block.calibration.{option}={re.escape(str(value))}.*{expected}"):
         registry.build_block("calibration", {option: value})
 
 

@@ -16,14 +16,15 @@ from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import tabulate_predictions
-from avatar_bench.evaluation.blocks import integrated_score
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.evaluation.blocks.calibration import Calibration
 from avatar_bench.evaluation.blocks.clusters import Clusters
 from avatar_bench.evaluation.blocks.integrated_score import IntegratedScore
 from avatar_bench.evaluation.blocks.out_of_domain import OutOfDomain
 from avatar_bench.evaluation.blocks.robustness import Robustness
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics import calibration
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Metric, Result
 
 CLASSES = ("drawing", "generated", "real")
@@ -31,18 +32,6 @@ KINDS = ("noise", "blur", "brightness", "rotation", "jpeg")
 QUALITIES = ("accuracy", "robustness", "calibration", "ood", "separation", "speed", "size")
 N = 120
 PREPROCESSING = Preprocessing(8, "squash", (0.5,) * 3, (0.2,) * 3)
-
-
-@pytest.fixture(autouse=True)
-def _undrawn(request, monkeypatch):
-    """Draw figures in the tests that are about them alone: they take most of the time."""
-    if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(integrated_score.figures, "draw", lambda *given: {})
-
-
-@pytest.fixture
-def drawn():
-    """Ask for figures."""
 
 
 def results(seed=0, right=0.8, speed=100.0, size=5.0, shift=1.0, **changes):
@@ -238,14 +227,15 @@ def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked():
     row = result.tables["scores"].set_index("run").loc["blind to others"]
     assert not row["complete"]
     assert row[["score", "rank", "rank_low", "share_first"]].isna().all()
-    assert row["missing"] == "ood: no usable Result of out_of_domain"
+    why = Reason.parse_cell(row["missing"])
+    assert format_reason(why, "integrated_score") == "ood: no usable Result of out_of_domain"
     assert not row["pareto"]
     assert row["normalised/accuracy"] > 0  # what is known is shown
     assert result.metrics["score/blind to others"].value is None
-    assert "out_of_domain" in result.metrics["score/blind to others"].reason
+    assert result.metrics["score/blind to others"].reason == why
     assert result.tables["scores"]["run"].iloc[-1] == "blind to others"
     assert result.tables["scores"]["rank"].dropna().tolist() == [1, 2, 3]
-    assert any("not ranked: blind to others" in said for said in result.warnings)
+    assert result.warnings == [Reason("not_ranked", n=1, all=4, names=["blind to others"])]
     assert set(result.tables["ranks"]["run"]) == {"good", "middling", "fast"}
 
 
@@ -253,32 +243,33 @@ def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked():
     ("spoil", "told"),
     [
         (
-            lambda s: with_metric(s, "robustness", "robustness", value=None, reason="too few corruptions"),
-            "too few corr",
+            lambda s: with_metric(s, "robustness", "robustness", value=None, reason=Reason("too_few_classes")),
+            Reason("of_block", block="robustness", reason=Reason("too_few_classes")),
         ),
-        (lambda s: with_metric(s, "robustness", "robustness", value=0.99), "metrics of its result disagree"),
-        (lambda s: s | {"robustness": replace(s["robustness"], metrics={})}, "has no robustness"),
+        (lambda s: with_metric(s, "robustness", "robustness", value=0.99), Reason("tables_disagree")),
+        (lambda s: s | {"robustness": replace(s["robustness"], metrics={})}, Reason("no_metric", metric="robustness")),
         (
             lambda s: s | {"robustness": replace(s["robustness"], tables={"predictions": pd.DataFrame({"x": [1]})})},
-            "metrics of its result disagree",
+            Reason("tables_disagree"),
         ),
-        (lambda s: s | {"robustness": replace(s["robustness"], tables={})}, "metrics of its result disagree"),
+        (lambda s: s | {"robustness": replace(s["robustness"], tables={})}, Reason("tables_disagree")),
     ],
 )
 def test_figures_that_cannot_be_trusted_are_missing_and_never_guessed(spoil, told):
     result = compare(*three(), run_of(spoil(results(5)), "odd"))
     row = result.tables["scores"].set_index("run").loc["odd"]
-    assert told in row["missing"]
+    (lacking,) = Reason.parse_cell(row["missing"]).values["qualities"]
+    assert (lacking.values["quality"], lacking.values["reason"]) == ("robustness", told)
     assert not row["complete"]
     assert np.isnan(row["normalised/robustness"])
     assert np.isnan(result.tables["raw"].set_index("run").loc["odd", "robustness"])
 
 
-def test_without_any_complete_model_nobody_is_ranked():
+def test_without_any_complete_model_nobody_is_ranked(draw_saved):
     for scale in ("fixed", "min_max"):
         result = compare(run_of(results(clusters=None), "a"), run_of({}, "b"), scale=scale)
         assert result.tables["scores"]["rank"].isna().all()
-        assert result.figures == {}
+        assert draw_saved(result) == {}
         assert all(metric.value is None for metric in result.metrics.values())
 
 
@@ -319,7 +310,7 @@ def test_random_weightings_agree_with_a_loop():
         assert table[f"weighted_rank_{name}"].tolist() == expected.tolist()
 
 
-def test_all_metrics_can_be_recomputed_from_what_is_saved(drawn, tmp_path: Path):
+def test_all_metrics_can_be_recomputed_from_what_is_saved(tmp_path: Path):
     result = compare(*three(), weights={**dict.fromkeys(QUALITIES, 1.0), "accuracy": 3.0})
     folder = result.save(tmp_path / "integrated_score")
     saved = Result.load(folder)
@@ -340,7 +331,18 @@ def test_all_metrics_can_be_recomputed_from_what_is_saved(drawn, tmp_path: Path)
         about, change = settings.loc[key], np.log if settings.loc[key, "log"] else np.asarray
         again = (change(raw[key]) - change(about["worst"])) / (change(about["best"]) - change(about["worst"]))
         assert np.asarray(again) == pytest.approx(normalised[key].to_numpy(), abs=1e-9)
-    assert sorted(file.name for file in folder.glob("*.png")) == ["pareto.png", "profile.png", "ranks.png"]
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_figures_are_drawn_from_what_is_saved(language, draw_saved, inside):
+    incomplete = run_of(results(3, out_of_domain=None), "another")
+    with use_language(language):
+        drawn = draw_saved(compare(*three(), incomplete))
+    assert set(drawn) == {"profile", "ranks", "pareto"}
+    assert [name for name, figure in drawn.items() if not inside(figure)] == []
+    labels = [tick.get_text() for tick in drawn["profile"].axes[0].get_yticklabels()]
+    assert labels[0].startswith("1. ")
+    assert labels[-1] == "another"
 
 
 def test_intervals_of_the_qualities_equal_bootstraps_of_their_own():
@@ -390,7 +392,8 @@ def test_a_recipe_lacks_what_one_of_its_seeds_lacks():
     pair = [run_of(results(1), "two · seed 1", "two", 1), run_of(results(2, clusters=None), "two · seed 2", "two", 2)]
     table = compare(*pair, three()[0]).tables["scores"].set_index("run")
     assert not table.loc["two", "complete"]
-    assert table.loc["two", "missing"].endswith("(two · seed 2)")
+    missing = format_reason(Reason.parse_cell(table.loc["two", "missing"]), "integrated_score")
+    assert missing.endswith("(two · seed 2)")
 
 
 def test_figures_that_do_not_rest_on_the_same_are_named():
@@ -400,13 +403,10 @@ def test_figures_that_do_not_rest_on_the_same_are_named():
     other["efficiency"].provenance["machine"] = "another"
     other["robustness"].provenance["options"] = {"at": "native"}
     result = compare(run_of(results(0), "a"), run_of(other, "b"), run_of(results(2), "c"))
-    said = "\n".join(result.warnings)
-    assert "accuracy was measured on different images or with different options: a, c | b" in said
-    assert "robustness was measured on different" in said
-    assert "ood was measured on different" in said
-    assert "Speed was measured on different machines or with different numbers of threads: a, c | b" in said
-    assert "size was measured" not in said
-    assert "separation was measured" not in said
+    assert result.warnings == [
+        Reason("other_machines" if key == "speed" else "other_basis", quality=key, groups="a, c | b")
+        for key in ("accuracy", "robustness", "ood", "speed")
+    ]
     assert result.tables["scores"].set_index("run")["data_fingerprint"].to_dict() == {
         "a": "f1",
         "b": "f1|f2",
@@ -417,9 +417,8 @@ def test_figures_that_do_not_rest_on_the_same_are_named():
 def test_other_sets_out_of_the_domain_are_named():
     other = results(1)
     other["out_of_domain"].provenance["sets"] = {"cats": "changed", "mugs": "m"}
-    assert any(
-        "ood was measured on different" in told for told in compare(run_of(results(), "a"), run_of(other, "b")).warnings
-    )
+    told = compare(run_of(results(), "a"), run_of(other, "b")).warnings
+    assert told == [Reason("other_basis", quality="ood", groups="a | b")]
 
 
 def test_options_that_only_move_intervals_are_not_told():
@@ -431,7 +430,7 @@ def test_options_that_only_move_intervals_are_not_told():
 def test_a_value_outside_its_range_is_told():
     saved = with_metric(results(), "efficiency", "images_per_second/b1", value=5000.0)
     said = compare(run_of(saved, "a"), run_of(results(1), "b")).warnings
-    assert said == ["speed lies outside its range and is clipped: a."]
+    assert said == [Reason("clipped", quality="speed", names=["a"])]
 
 
 def test_runs_of_other_classes_are_not_compared():
@@ -447,12 +446,15 @@ def test_runs_of_other_classes_are_not_compared():
         ({"weights": {"accuracy": float("nan")}}, "weights"),
         ({"weights": {"beauty": 1.0}}, "weights"),
         ({"weights": dict.fromkeys(QUALITIES, 0.0)}, "weights"),
-        ({"ranges": {"accuracy": [None, 1.0]}}, "ranges"),
-        ({"ranges": {**IntegratedScore().ranges, "speed": [0.0, 100.0]}}, "above 0, in speed"),
-        ({"ranges": {**IntegratedScore().ranges, "ood": [None, 1.0]}}, "in ood"),
-        ({"ranges": {**IntegratedScore().ranges, "ood": [0.5, 0.5]}}, "in ood"),
-        ({"ranges": {**IntegratedScore().ranges, "ood": [0.5]}}, "in ood"),
-        ({"scale": "z"}, "fixed or min_max"),
+        ({"ranges": {"beauty": [0.0, 1.0]}}, "no block declares the quality 'beauty'"),
+        (
+            {"ranges": {**IntegratedScore().ranges, "speed": [0.0, 100.0]}},
+            "speed=[0.0, 100.0]: expected two numbers, worst and best, above 0",
+        ),
+        ({"ranges": {**IntegratedScore().ranges, "ood": [None, 1.0]}}, "ranges.ood"),
+        ({"ranges": {**IntegratedScore().ranges, "ood": [0.5, 0.5]}}, "ranges.ood"),
+        ({"ranges": {**IntegratedScore().ranges, "ood": [0.5]}}, "ranges.ood"),
+        ({"scale": "z"}, "one of fixed, min_max"),
         ({"ood_score": "magic"}, "ood_score"),
         ({"weightings": 10}, "weightings"),
         ({"resamples": 10}, "resamples"),
@@ -469,6 +471,30 @@ def test_weights_of_the_command_line_are_put_into_the_rest():
     assert block.qualities == tuple(key for key in QUALITIES if key != "speed")
     assert block.ranges["size"] == [100, 1]
     assert block.reads_results
+
+
+def test_a_block_of_a_user_declares_a_quality(tmp_path: Path, monkeypatch):
+    folder = tmp_path / "block" / "crops"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    stated = "{metric: accuracy_on_crops, worst: 0.0, best: 1.0, images: crops.correct}"
+    (folder / "about.yaml").write_text(f"title: Crops\nqualities:\n  crops: {stated}\n", encoding="utf-8")
+    monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
+    table = pd.DataFrame({"group": [f"g{i}" for i in range(40)], "correct": [True] * 30 + [False] * 10})
+    crops = Result("crops", "test", 40, CLASSES, {"accuracy_on_crops": Metric(0.75, 40)}, {"crops": table})
+    runs = [run_of(results(0, crops=crops), "a"), run_of(results(1), "b")]
+    result = compare(*runs)
+    assert result.tables["qualities"]["quality"].tolist() == [*QUALITIES, "crops"]
+    assert normalised_of(result).loc["a", "crops"] == 0.75
+    assert result.tables["models"].set_index("run").loc["a", "crops_low"] < 0.75
+    assert result.warnings == [Reason("not_ranked", n=1, all=2, names=["b"])]
+    assert compare(*runs, weights={"crops": 0.0}).warnings == []
+    (folder / "about.yaml").write_text("qualities: {crops: {metric: x}}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"about\.yaml: qualities: .*best"):
+        compare(*runs)
+    (folder / "about.yaml").write_text("qualities: {speed: {metric: x, best: 1}}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="efficiency and crops both declare a quality 'speed'"):
+        compare(*runs)
 
 
 def test_it_reads_what_the_blocks_themselves_save(oracle, fake_run, dataset_of, tmp_path: Path):

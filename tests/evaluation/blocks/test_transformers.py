@@ -14,13 +14,13 @@ import timm
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.blocks.significance import Significance
-from avatar_bench.evaluation.blocks.transformers import Transformers, figures
+from avatar_bench.evaluation.blocks.transformers import Transformers, figures, warn_about_families
 from avatar_bench.evaluation.blocks.transformers.study_tables import build_study_table, read_published
-from avatar_bench.evaluation.blocks.transformers.study_warnings import warn_about_families
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import calibration_errors
 from avatar_bench.models.inspection import FAMILIES
 from avatar_bench.models.profiling import count_macs
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Metric, Result
 
 SAM = {"name": "sam", "base": "adamw", "rho": 0.05, "adaptive": False, "weight_decay": 0.01}
@@ -128,7 +128,7 @@ def test_each_pair_differs_in_one_thing_and_the_rest_are_none(compare, answers):
     assert table["family"].tolist() == ["convolutional"] * 3 + ["transformer"] * 2 + ["convolutional"]
     assert table.loc["sam", ["sam", "passes_per_step", "train_seconds"]].tolist() == [True, 2, 60]
     assert (table.loc["simclr", "start"], table.loc["plain", "start"]) == ("simclr", "scratch")
-    assert any("also differ in other settings, see protocol.csv: epochs" in w for w in result.warnings)
+    assert Reason("other_settings", settings=["epochs"]) in result.warnings
 
 
 def test_sam_is_also_compared_with_what_as_many_passes_give_without_it(compare, answers):
@@ -172,7 +172,7 @@ def test_an_option_that_the_optimizer_or_the_schedule_does_not_read_parts_no_pai
     assert settings["momentum"] == "none"
 
 
-def test_a_sam_of_another_rho_is_no_pair_and_weights_of_the_hub_are_told_by_their_tag(compare, answers):
+def test_a_sam_of_another_rho_is_no_pair_and_weights_of_the_hub_are_told_by_their_tag(compare, answers, draw_saved):
     result = compare(
         {
             "a": (answers(0.7), {"optimizer": SAM}),
@@ -181,8 +181,8 @@ def test_a_sam_of_another_rho_is_no_pair_and_weights_of_the_hub_are_told_by_thei
         }
     )
     assert len(result.tables["pairs"]) == 0
-    assert "differences" not in result.figures
-    assert any("there is no pair" in warning for warning in result.warnings)
+    assert "differences" not in draw_saved(result)
+    assert Reason("no_pair") in result.warnings
     assert result.tables["recipes"]["start_detail"].tolist() == ["", "", "r160_in1k"]
 
 
@@ -210,8 +210,9 @@ def test_published_weights_of_two_networks_are_a_pair_where_the_same_data_and_la
     assert [tuple(row) for row in result.tables["pairs"][["changed", "a", "b"]].to_numpy()] == [
         ("family", "vit", "resnet")
     ] * paired
-    told = f"vit (published {tags[1]}) − resnet (published {tags[0]})"
-    assert any("is unknown and may explain" in warning and told in warning for warning in result.warnings) == warned
+    said = [format_reason(one, "transformers") for one in result.warnings if one.code == "unknown_pretraining"]
+    told = f"vit (published {tags[1]}) − resnet (published {tags[0]})."
+    assert [one.partition("difference: ")[2] for one in said] == [told] * warned
     table = result.tables["recipes"].set_index("recipe")
     assert table.loc["vit", ["start", "start_detail"]].tolist() == ["published", tags[1]]
     assert table["trained_with"].nunique() == 1 + (tags[0] != tags[1] and tags[1] != "augreg_in1k")
@@ -304,7 +305,7 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
         assert row["detectable"] == recipe_pairs.find_detectable_difference(row, 0.8, 0.05 / 2)
         assert abs(row["difference"]) < row["detectable"]
         assert (row["detectable_reason"], row["n_required_reason"]) == ("", "")
-    said = " ".join(result.warnings)
+    said = " ".join(format_reason(warning, "transformers") for warning in result.warnings)
     assert "Statistically tied pairs: 2 of 2. A tie is no proof of equality" in said
     assert f"below {100 * pairs['detectable'].min():.1f}–{100 * pairs['detectable'].max():.1f} points" in said
     assert "4 epochs, stage by stage, on 400 training images of 64 pixels" in said
@@ -313,7 +314,7 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
 def test_a_budget_of_one_epoch_is_told_as_one(compare, answers):
     short = {"record": {"stages": [{"unfreeze": "all", "epochs": 1, "lr": 3e-4}]}}
     result = compare({"plain": (answers(0.7), short), "sam": (answers(0.7, 1), {"optimizer": SAM} | short)})
-    assert any(warning.startswith("The budget was one epoch on ") for warning in result.warnings)
+    assert Reason("budget_of_one", epochs="1", images="400", size="64") in result.warnings
 
 
 def test_a_pair_says_how_large_its_networks_are_and_warns_where_they_differ_much(compare, answers, nets):
@@ -324,15 +325,15 @@ def test_a_pair_says_how_large_its_networks_are_and_warns_where_they_differ_much
         assert pair[f"params_m_{side}"] == sum(p.numel() for p in net.parameters()) / 1e6
         assert pair[f"macs_g_{side}"] == count_macs(net, size) / 1e9
     sizes = sorted(pair[["params_m_a", "params_m_b"]])
-    assert any("more than twofold" in warning for warning in result.warnings) == (sizes[1] > 2 * sizes[0])
+    assert any(warning.code == "unequal_sizes" for warning in result.warnings) == (sizes[1] > 2 * sizes[0])
     recipes = pd.DataFrame({"recipe": ["large", "small", "twice"], "params_m": [86.0, 6.0, 12.0]})
     recipes = recipes.assign(start="scratch", start_detail="", trained_with="")
     pairs = [("family", "large", "small"), ("family", "twice", "small"), ("start", "large", "twice")]
     (said,) = warn_about_families(pd.DataFrame(pairs, columns=["changed", "a", "b"]), recipes)
-    assert said.endswith("large (86.0 M) − small (6.0 M).")
+    assert format_reason(said, "transformers").endswith("large (86.0 M) − small (6.0 M).")
 
 
-def test_what_sam_gains_in_one_family_beyond_another_is_the_difference_of_two_pairs(compare, answers):
+def test_what_sam_gains_in_one_family_beyond_another_is_the_difference_of_two_pairs(compare, answers, draw_saved):
     shares = {("resnet", ""): 0.7, ("resnet", "sam"): 0.72, ("vit", ""): 0.6, ("vit", "sam"): 0.8}
     found = {
         (f"{net} {sam}", seed): (answers(share, 10 * seed + place), {"net": net, "optimizer": SAM if sam else ADAMW})
@@ -353,8 +354,8 @@ def test_what_sam_gains_in_one_family_beyond_another_is_the_difference_of_two_pa
     by_group = np.sum([(-1) ** (("resnet" in n) + n.endswith(" ")) * right[n, s] / 2 for n, s in found], axis=0)
     plain = np.std(by_group.reshape(-1, 2).mean(axis=1)) / np.sqrt(120)
     assert plain * 0.85 < spread < plain * 2.5  # of groups alone, and of seeds beside them
-    assert any("as few as 2 seeds" in warning for warning in result.warnings)
-    labels = [tick.get_text() for tick in result.figures["differences"].axes[0].get_yticklabels()]
+    assert Reason("few_seeds", n=2, enough=5) in result.warnings
+    labels = [tick.get_text() for tick in draw_saved(result)["differences"].axes[0].get_yticklabels()]
     assert (len(labels), labels[-1].splitlines()[0]) == (5, "gain from SAM: test_vit, from scratch")
 
 
@@ -377,9 +378,9 @@ def test_a_figure_without_an_interval_bears_a_reason(compare, answers):
         {"a": (answers(1.1), {}), "b": (answers(0.7), {"optimizer": SAM, "record": {"train_seconds": None}})}
     )
     assert result.metrics["macro_f1/a"].low is None
-    assert "every resample" in result.metrics["macro_f1/a"].reason
+    assert result.metrics["macro_f1/a"].reason == Reason("no_spread")
     assert result.metrics["macro_f1/b"].reason is None
-    assert "training time is not recorded" in result.metrics["train_seconds/b"].reason
+    assert result.metrics["train_seconds/b"].reason == Reason("no_time")
     assert result.metrics["train_seconds/a"].value == 30
 
 
@@ -388,14 +389,14 @@ def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answe
     pair = result.tables["pairs"].iloc[0]
     assert (pair["difference"], pair["p"]) == (0, 1)
     assert np.isnan(pair["detectable"])
-    assert pair["detectable_reason"] == "the two recipes differ on too few images"
+    assert Reason.parse_cell(pair["detectable_reason"]) == Reason("few_differ")
     assert np.isnan(pair["n_required"])
-    assert pair["n_required_reason"] == "both are correct equally often"
-    assert any("too few images differ between" in warning for warning in result.warnings)
+    assert Reason.parse_cell(pair["n_required_reason"]) == Reason("equally_often_correct")
+    assert Reason("tied_undetectable", n=1, all=1) in result.warnings
     assert result.metrics["difference/sam minus plain"].reason
 
 
-def test_the_frame_of_the_differences_holds_every_interval(compare, answers):
+def test_the_frame_of_the_differences_holds_every_interval(compare, answers, draw_saved):
     found = {
         "cnn": (answers(0.6), {}),
         "cnn sam": (answers(0.9, 1), {"optimizer": SAM}),
@@ -405,7 +406,7 @@ def test_the_frame_of_the_differences_holds_every_interval(compare, answers):
     result = compare(found)
     tables = [result.tables[name][["low", "high"]] for name in ("pairs", "interactions")]
     ends = 100 * pd.concat(tables).to_numpy(float)
-    low, high = result.figures["differences"].axes[0].get_xlim()
+    low, high = draw_saved(result)["differences"].axes[0].get_xlim()
     assert len(tables[1]) == 1
     assert low < ends.min() - 0.01 * (high - low)
     assert high > ends.max() + 0.01 * (high - low)
@@ -418,8 +419,8 @@ def test_the_protocol_lists_what_is_shared_and_what_is_not(compare, answers):
     assert protocol.loc[("data_fingerprint", "d1"), ["differs", "names"]].tolist() == [True, "a"]
     assert protocol.loc[("image_size", "96"), "names"] == "b"
     assert protocol.loc[("learning_rate", "0.0003"), ["differs", "recipes"]].tolist() == [False, 2]
-    assert any("data_fingerprint, image_size." in warning for warning in result.warnings)
-    assert any("trained on different machines" in warning for warning in result.warnings)
+    assert Reason("other_settings", settings=["data_fingerprint", "image_size"]) in result.warnings
+    assert Reason("other_machines") in result.warnings
     assert len(result.tables["pairs"]) == 0
 
 
@@ -441,24 +442,13 @@ def test_figures_of_other_blocks_are_means_over_seeds_or_null_with_a_reason(comp
         assert result.metrics[name].value is None
         assert result.metrics[name].reason
     missing = result.tables["missing"]
-    assert missing.loc[missing["figure"] == "latency_ms", "run"].tolist() == ["b 2"]
-    assert set(missing.loc[missing["figure"] == "robustness", "recipe"]) == {"a", "b"}
+    assert missing.loc[missing["metric"] == "latency_ms", "run"].tolist() == ["b 2"]
+    assert set(missing.loc[missing["metric"] == "robustness", "recipe"]) == {"a", "b"}
     assert np.isnan(result.tables["recipes"].set_index("recipe").loc["b", "train_seconds"])
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
-def test_all_figures_are_drawn_and_saved(compare, answers, tmp_path, language):
-    with use_language(language):
-        result = compare({"plain": (answers(0.7), {}), "vit": (answers(0.6, 1), {"net": "vit", "optimizer": ADAMW})})
-    folder = result.save(tmp_path / "transformers")
-    assert {file.stem for file in folder.glob("*.png")} == {"accuracy", "cost", "differences", "history"}
-    loaded = Result.load(folder)
-    pd.testing.assert_frame_equal(loaded.tables["history"], result.tables["history"])
-    assert loaded.metrics["accuracy/vit"] == result.metrics["accuracy/vit"]
-
-
-@pytest.mark.parametrize("language", ["en", "ru"])
-def test_all_figures_are_drawn_whole(compare, answers, inside, language):
+def test_all_figures_are_drawn_whole(compare, answers, inside, language, draw_saved):
     tags = {"backbone": "resnet50.a1_in1k", "card": SimpleNamespace(backbone="resnet50.a1_in1k")}
     found = {
         "cnn": (answers(0.6), {}),
@@ -468,15 +458,15 @@ def test_all_figures_are_drawn_whole(compare, answers, inside, language):
         "a name of a recipe that goes on and on": (answers(0.7, 4), tags | {"init": {"weights": "hub"}}),
     }
     with use_language(language):
-        drawn = compare(found).figures
+        drawn = draw_saved(compare(found))
     assert set(drawn) == {"accuracy", "cost", "differences", "history", "study"}
     assert [name for name, figure in drawn.items() if not inside(figure)] == []
 
 
-def test_recipes_of_one_network_and_start_have_different_names(compare, answers):
+def test_recipes_of_one_network_and_start_have_different_names(compare, answers, draw_saved):
     shots = {"record": {"mode": "few_shot"}}
     result = compare({"many": (answers(0.7), {}), "few shots": (answers(0.6, 1), shots)})
-    labels = [tick.get_text() for tick in result.figures["accuracy"].axes[0].get_yticklabels()]
+    labels = [tick.get_text() for tick in draw_saved(result)["accuracy"].axes[0].get_yticklabels()]
     assert [label.splitlines()[-1] for label in labels] == ["many", "few shots"]
 
 
@@ -556,20 +546,20 @@ def test_what_the_study_typed_in_stands_beside_the_same_networks_of_ours():
     }
     assert table["where"].str.match(r"https://\S+/[0-9a-f]{40}/").all()
     ours = table["recipe"].notna()
-    why = table[~ours].set_index("network")["reason"].to_dict()
-    assert why == {"ResNet-50": "its recipes were trained from scratch", "EfficientNet-B0": "no recipe of this network"}
+    why = {row["network"]: Reason.parse_cell(row["reason"]) for _, row in table[~ours].iterrows()}
+    assert why == {"ResNet-50": Reason("from_scratch"), "EfficientNet-B0": Reason("no_recipe")}
     assert (table.loc[ours, "reason"] == "").all()
     assert (table.loc[ours, "seconds"] == 0.02).all()
     assert table.loc[~ours, ["accuracy", "params_m", "seconds"]].isna().all(axis=None)
 
 
-def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(compare, answers):
+def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(compare, answers, draw_saved):
     tags = {"backbone": "resnet50.a1_in1k", "card": SimpleNamespace(backbone="resnet50.a1_in1k")}
     runs = {"one": (answers(0.6), {}), "two": (answers(0.6, 1), tags)}
-    assert "study" not in compare(runs).figures  # from scratch, the typed figure is of no such network
-    drawn = compare(runs | {"three": (answers(0.7), tags | {"init": {"weights": "hub"}})})
-    unnamed, avatars = drawn.figures["study"].axes
-    table = drawn.tables["study"]
+    assert "study" not in draw_saved(compare(runs))  # from scratch, the typed figure is of no such network
+    result = compare(runs | {"three": (answers(0.7), tags | {"init": {"weights": "hub"}})})
+    unnamed, avatars = draw_saved(result)["study"].axes
+    table = result.tables["study"]
     (top1,), (typed, measured) = ([line.get_xdata() for line in axes.lines] for axes in (unnamed, avatars))
     np.testing.assert_array_equal(top1, table["reported_accuracy"].where(table["block"] == 22))
     np.testing.assert_array_equal(typed, table["reported_accuracy"].where(table["block"] == 23))
@@ -579,10 +569,10 @@ def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(com
         "EfficientNet-B0 (block 22 of the study)\nno recipe of this network",
     ]
     row = table.set_index("recipe").loc["three"]
-    assert np.nansum(measured) == row["accuracy"] == drawn.metrics["accuracy/three"].value
+    assert np.nansum(measured) == row["accuracy"] == result.metrics["accuracy/three"].value
     assert (row["accuracy_low"], row["accuracy_high"]) == (
-        drawn.metrics["accuracy/three"].low,
-        drawn.metrics["accuracy/three"].high,
+        result.metrics["accuracy/three"].low,
+        result.metrics["accuracy/three"].high,
     )
 
 

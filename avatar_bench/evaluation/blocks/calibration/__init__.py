@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.config.options import option
 from avatar_bench.data.corruptions import SEVERITIES, Corruption, list_corruptions
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows, warn_unlabelled
-from avatar_bench.evaluation.blocks.calibration import figures
+from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.calibration.conformal_sets import ConformalSets, draw_uniforms
 from avatar_bench.evaluation.blocks.calibration.error_tables import (
     compute_errors,
@@ -21,8 +21,9 @@ from avatar_bench.evaluation.blocks.calibration.error_tables import (
     tabulate_floors,
     tabulate_reliability,
 )
-from avatar_bench.i18n import _, get_title
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.metrics import calibration, selective
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -37,20 +38,31 @@ _TOLERANCE = 0.02  # log ratio of temperatures; rounding on another machine chan
 
 
 @dataclass(kw_only=True)
-class Calibration(IntervalBlock):
-    """Evaluation of a Run's confidence at its temperature, and of prediction sets with a stated coverage.
+class Calibration(IntervalOptions):
+    """Evaluation of a Run's confidence at its temperature, and of prediction sets with a stated coverage."""
 
-    `alpha` is the proportion of images whose set may miss the true class; `severity` (1 to 5) is that of the
-    corruptions under which the same temperature and sets are evaluated again, 0: none.
-    """
+    version: ClassVar[int] = 1
 
-    alpha: float = 0.1
-    severity: int = 3
+    resamples: int = option(2000, help="of the bootstrap and the noise floor", range=(100, None))
+    seed: int = option(0, help="of the bootstrap, the noise floor, and the randomisation of APS", range=(0, None))
+    alpha: float = option(
+        0.1,
+        help="error rate of conformal sets: fraction that may miss the true class",
+        check=lambda alpha: 0 < alpha < 1,
+        expected="above 0 and below 1",
+    )
+    severity: int = option(
+        3,
+        help="of the corruptions under which temperature and sets are evaluated, 1 to 5; 0: none",
+        range=(0, SEVERITIES[-1]),
+    )
+    corruptions: list[str] | None = option(
+        None, help="some of those that `avatar-bench list corruptions` names; null: all", choices=list_corruptions
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("alpha", 0 < self.alpha < 1, "above 0 and below 1")
-        self.require("severity", self.severity in (0, *SEVERITIES), "0 to 5")
+        self.corruptions = list_corruptions() if self.corruptions is None else self.corruptions
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute calibration errors before and after scaling, selective prediction, conformal sets, and shift.
@@ -72,21 +84,18 @@ class Calibration(IntervalBlock):
         self._evaluate_sets(result, predictions, sets)
         self._evaluate_shift(result, shifted, sets)
         result.arrays = _collect_arrays(shifted, held_out, self.seed)
+        result.provenance = {"level": self.level, "nominal_coverage": 1 - self.alpha}
         result.warnings[:0] = _collect_warnings(len(asked), len(rows), run.temperature, held_out)
         return result
 
     def _evaluate_confidence(self, result: Result, predictions: Predictions) -> None:
-        """Add the errors, their floors, the reliability tables and both figures of confidence to the result."""
+        """Add the errors, their floors and the reliability tables to the result."""
         floors, both = [], (replace(predictions, temperature=1.0), predictions)
         for prefix, evaluated in zip(("", "scaled/"), both, strict=True):
             floors.append(tabulate_floors(self, evaluated, prefix))
             result.metrics |= compute_errors(self, evaluated, prefix, floors[-1])
             result.tables["reliability_scaled" if prefix else "reliability"] = tabulate_reliability(self, evaluated)
         result.tables["floors"] = pd.concat(floors, ignore_index=True)
-        tables = (result.tables["reliability"], result.tables["reliability_scaled"])
-        drawn = 1 if predictions.temperature == 1 else 2  # without a fitted temperature there is nothing to compare
-        result.figures["reliability"] = figures.draw_reliability(tables[:drawn], result.metrics, self.level)
-        result.figures["confidence"] = figures.draw_confidence(both[:drawn])
 
     def _evaluate_ranking(self, result: Result, predictions: Predictions) -> None:
         """Add the risk-coverage curve and the area under it to the result."""
@@ -96,49 +105,36 @@ class Calibration(IntervalBlock):
         def area(weights: Floats) -> Floats:
             return selective.aurc(confidence, correct, weights)[:, None]
 
-        result.metrics |= self.bootstrap(["aurc"], area, predictions.groups, higher_is_better=False, floors=floors)
+        result.metrics |= bootstrap_metrics(self, ["aurc"], area, predictions.groups, False, floors)
         rows = []
         for coverage, least in zip(_COVERAGES, selective.thresholds(_COVERAGES, confidence), strict=True):
             answered = confidence >= least
-            share = self.share(correct[answered], predictions.groups[answered])
+            share = compute_proportion(self, correct[answered], predictions.groups[answered])
             rows.append((coverage, least, answered.sum(), share.value, share.low, share.high))
         columns = ["coverage", "confidence", "answered", "accuracy", "low", "high"]
-        table = result.tables["risk_coverage"] = pd.DataFrame(rows, columns=columns)
-        result.figures["risk_coverage"] = figures.draw_risk_coverage(predictions, table, result.metrics["aurc"])
+        result.tables["risk_coverage"] = pd.DataFrame(rows, columns=columns)
 
     def _evaluate_sets(self, result: Result, predictions: Predictions, sets: ConformalSets | None) -> None:
         """Add coverage and size of the conformal sets to the result, overall and by class."""
         if sets is None:
-            nothing = Metric(None, 0, higher_is_better=None, reason=_("the calibration images are not known"))
+            nothing = Metric(None, 0, higher_is_better=None, reason=Reason("calibration_unknown"))
             names = [f"{name}/{method}" for name in ("coverage", "set_size") for method in ("lac", "aps")]
             result.metrics |= dict.fromkeys(names, nothing)
             return
         result.metrics |= sets.metrics(self, predictions)
         result.tables["coverage"] = sets.by_class(self, predictions)
-        result.figures["coverage"] = figures.draw_coverage(result.tables["coverage"], 1 - self.alpha)
         if any(np.isinf(list(sets.thresholds.values()))):
-            message = _(
-                "{n} calibration images are too few for this coverage: every set contains all classes.", n=sets.n
-            )
-            result.warnings.append(message)
+            result.warnings.append(Reason("few_calibration_images", n=sets.n))
 
     def _evaluate_shift(self, result: Result, shifted: dict[str, Predictions], sets: ConformalSets | None) -> None:
-        """Add the table and the figure of the same temperature and sets on shifted images to the result."""
+        """Add the table of the same temperature and sets on shifted images to the result."""
         rows = [self._build_shift_row(name, predictions, sets) for name, predictions in shifted.items()]
-        table = result.tables["shift"] = pd.DataFrame(rows)
-        if len(table) > 1:
-            result.figures["shift"] = figures.draw_shift(table, 1 - self.alpha)
+        result.tables["shift"] = pd.DataFrame(rows)
         for row in rows if sets else []:
             if max(row["coverage_lac_high"], row["coverage_aps_high"]) < 1 - self.alpha:
-                message = _(
-                    "{name}: only {lac} (LAC) and {aps} (APS) of the sets contain the true class; nominal "
-                    "coverage is {share}.",
-                    name=get_title("corruption", row["set"]),
-                    lac=f"{row['coverage_lac']:.1%}",
-                    aps=f"{row['coverage_aps']:.1%}",
-                    share=f"{1 - self.alpha:.0%}",
-                )
-                result.warnings.append(message)
+                name, lac, aps = row["set"], row["coverage_lac"], row["coverage_aps"]
+                of = Reason(name) if name in (self.corruptions or []) else name  # a Reason is shown by its title
+                result.warnings.append(Reason("lost_coverage", name=of, lac=lac, aps=aps, share=1 - self.alpha))
 
     def _build_shift_row(self, name: str, evaluated: Predictions, sets: ConformalSets | None) -> dict[str, Any]:
         found = calibration.calibration_errors(evaluated.probabilities, evaluated.targets)
@@ -155,7 +151,7 @@ class Calibration(IntervalBlock):
         return row | (sets.row(self, evaluated) if sets else {})
 
     def _predict_shifted(self, run: Run, dataset: Dataset, rows: NDArray[np.intp]) -> Iterator[tuple[str, Predictions]]:
-        kinds = list_corruptions() if self.severity else []
+        kinds = self.corruptions if self.severity and self.corruptions else []
         variations = [Corruption(kind, self.severity) for kind in kinds]
         for kind, varied in zip(kinds, run.variations(dataset, variations), strict=True):
             yield kind, varied.take(rows)
@@ -197,21 +193,12 @@ def _collect_arrays(
     return found
 
 
-def _collect_warnings(asked: int, n: int, temperature: float, held_out: Predictions | None) -> list[str]:
-    messages = warn_unlabelled(asked - n, asked)
+def _collect_warnings(asked: int, n: int, temperature: float, held_out: Predictions | None) -> list[Reason]:
+    found = warn_unlabelled(asked - n, asked)
     if temperature == 1:
-        messages.append(
-            _("The run's temperature is 1 because it could not be fitted: scaled and raw metrics are equal.")
-        )
+        found.append(Reason("no_temperature"))
     elif held_out is not None:
         refit = calibration.fit_temperature(held_out.logits, held_out.targets)
         if abs(np.log(refit / temperature)) > _TOLERANCE:
-            message = _(
-                "A refit on the calibration images gives a temperature of {refit}, the run's is {fixed}.",
-                refit=f"{refit:.3f}",
-                fixed=f"{temperature:.3f}",
-            )
-            messages.append(message)
-    if held_out is None:
-        messages.append(_("The calibration images are not known, so there are no conformal sets."))
-    return messages
+            found.append(Reason("other_temperature", refit=refit, fixed=temperature))
+    return found if held_out is not None else [*found, Reason("no_conformal_sets")]

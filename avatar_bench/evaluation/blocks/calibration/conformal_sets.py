@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.evaluation.intervals import bootstrap_metrics, compute_proportion
 from avatar_bench.metrics import conformal, stats
 from avatar_bench.results.result import Metric
 
 if TYPE_CHECKING:
-    from avatar_bench.evaluation.block import IntervalBlock
+    from avatar_bench.evaluation.intervals import IntervalOptions
     from avatar_bench.results.predictions import Predictions
 
 Floats = NDArray[np.float64]
@@ -46,22 +47,18 @@ class ConformalSets:
         }
         return {method: scores[method] <= limit for method, limit in self.thresholds.items()}
 
-    def metrics(self, block: IntervalBlock, predictions: Predictions) -> dict[str, Metric]:
+    def metrics(self, block: IntervalOptions, predictions: Predictions) -> dict[str, Metric]:
         """Compute coverage and mean size of each method's sets; coverage has random sets of that size as floor."""
         found = {}
         for method, member in self.members(predictions).items():
             covered, size = conformal.select_targets(member, predictions.targets), member.sum(axis=1)
             blind = float(size.mean()) / len(predictions.classes)
-            found[f"coverage/{method}"] = block.share(covered, predictions.groups, higher_is_better=None, floor=blind)
-            found |= block.bootstrap(
-                [f"set_size/{method}"],
-                stats.build_mean_statistic(size[:, None].astype(np.float64)),
-                predictions.groups,
-                higher_is_better=False,
-            )
+            found[f"coverage/{method}"] = compute_proportion(block, covered, predictions.groups, "group", None, blind)
+            sizes = stats.build_mean_statistic(size[:, None].astype(np.float64))
+            found |= bootstrap_metrics(block, [f"set_size/{method}"], sizes, predictions.groups, False)
         return found
 
-    def by_class(self, block: IntervalBlock, predictions: Predictions) -> pd.DataFrame:
+    def by_class(self, block: IntervalOptions, predictions: Predictions) -> pd.DataFrame:
         """Tabulate coverage by method and true class; rows without a class cover all images."""
         rows = []
         for method, member in self.members(predictions).items():
@@ -69,18 +66,18 @@ class ConformalSets:
             for index, name in enumerate(["", *predictions.classes], start=-1):
                 images = predictions.targets == index if index >= 0 else np.ones(len(predictions), dtype=bool)
                 if images.any():
-                    share, own = block.share(covered[images], predictions.groups[images]), size[images]
+                    share, own = compute_proportion(block, covered[images], predictions.groups[images]), size[images]
                     sizes = (own.mean(), (own == 0).mean(), (own == 1).mean())
                     rows.append((method, name, len(own), share.value, share.low, share.high, *sizes))
         columns = ["method", "class", "n", "coverage", "low", "high", "set_size", "empty", "single"]
         table = pd.DataFrame(rows, columns=columns)
         return table.assign(threshold=table["method"].map(self.thresholds))
 
-    def row(self, block: IntervalBlock, predictions: Predictions) -> dict[str, float | None]:
+    def row(self, block: IntervalOptions, predictions: Predictions) -> dict[str, float | None]:
         """Compute coverage with its interval, and mean size, of each method's sets, as columns of table shift."""
         found: dict[str, float | None] = {}
         for method, member in self.members(predictions).items():
-            share = block.share(conformal.select_targets(member, predictions.targets), predictions.groups)
+            share = compute_proportion(block, conformal.select_targets(member, predictions.targets), predictions.groups)
             ends = {"": share.value, "_low": share.low, "_high": share.high}
             found |= {f"coverage_{method}{end}": value for end, value in ends.items()}
             found[f"set_size_{method}"] = float(member.sum(axis=1).mean())

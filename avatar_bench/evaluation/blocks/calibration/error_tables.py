@@ -10,20 +10,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from avatar_bench.evaluation.block import metric_with_interval
-from avatar_bench.i18n import _
+from avatar_bench.evaluation.intervals import bootstrap_metrics, compute_proportion, metric_with_interval
 from avatar_bench.metrics import calibration, stats
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
 if TYPE_CHECKING:
-    from avatar_bench.evaluation.block import IntervalBlock
+    from avatar_bench.evaluation.intervals import IntervalOptions
     from avatar_bench.metrics.stats import Statistic
     from avatar_bench.results.predictions import Predictions
 
 Floats = NDArray[np.float64]
 
 
-def tabulate_floors(block: IntervalBlock, predictions: Predictions, prefix: str = "") -> pd.DataFrame:
+def tabulate_floors(block: IntervalOptions, predictions: Predictions, prefix: str = "") -> pd.DataFrame:
     """Tabulate each calibration error expected by chance alone: mean, 95th percentile, end of its interval.
 
     Images of a group are drawn together as far as the confidence gaps of the real ones correlate.
@@ -38,7 +38,7 @@ def tabulate_floors(block: IntervalBlock, predictions: Predictions, prefix: str 
 
 
 def compute_errors(
-    block: IntervalBlock, predictions: Predictions, prefix: str, floors: pd.DataFrame
+    block: IntervalOptions, predictions: Predictions, prefix: str, floors: pd.DataFrame
 ) -> dict[str, Metric]:
     """Compute NLL, Brier score, calibration errors and the floor of the error in 15 bins; names start with `prefix`.
 
@@ -46,9 +46,8 @@ def compute_errors(
     """
     classes, n = len(predictions.classes), len(predictions)
     floor = {prefix + "nll": float(np.log(classes)), prefix + "brier": 1 - 1 / classes}
-    found = block.bootstrap(
-        list(floor), _build_loss_statistic(predictions), predictions.groups, higher_is_better=False, floors=floor
-    )
+    losses = _build_loss_statistic(predictions)
+    found = bootstrap_metrics(block, list(floor), losses, predictions.groups, False, floor)
     found |= _compute_calibration_errors(block, predictions, floors)
     row = calibration.ECE_KINDS.index("ece_15")
     for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
@@ -56,33 +55,33 @@ def compute_errors(
     return found
 
 
-def tabulate_reliability(block: IntervalBlock, predictions: Predictions) -> pd.DataFrame:
+def tabulate_reliability(block: IntervalOptions, predictions: Predictions) -> pd.DataFrame:
     """Tabulate a reliability diagram of 15 bins, the accuracy with its interval."""
     edges = calibration.equal_width_edges(calibration.ECE_BINS)
     bins = calibration.assign_bins(predictions.confidence, edges)
     table = pd.DataFrame(calibration.reliability_bins(predictions.confidence, predictions.correct, edges))
     for row in np.unique(bins):
-        share = block.share(predictions.correct[bins == row], predictions.groups[bins == row])
+        share = compute_proportion(block, predictions.correct[bins == row], predictions.groups[bins == row])
         table.loc[row, ["accuracy_low", "accuracy_high"]] = share.low, share.high
     return table
 
 
-def compute_temperatures(block: IntervalBlock, temperature: float, held_out: Predictions | None) -> dict[str, Metric]:
+def compute_temperatures(block: IntervalOptions, temperature: float, held_out: Predictions | None) -> dict[str, Metric]:
     """Return the run's temperature with the interval of refits on the calibration images, and the relative refit.
 
     The latter, `scaled/temperature`, is the refit divided by the run's temperature: 1 if both agree.
     """
     if held_out is None:
-        why = _("the calibration images are not known")
         fixed = Metric(temperature, 0, higher_is_better=None)
-        return {"temperature": fixed, "scaled/temperature": Metric(None, 0, higher_is_better=None, reason=why)}
+        unknown = replace(fixed, value=None, reason=Reason("calibration_unknown"))
+        return {"temperature": fixed, "scaled/temperature": unknown}
     logits, targets = held_out.logits, held_out.targets
 
     def refits(weights: Floats) -> Floats:
         fitted = calibration.fit_resampled_temperatures(logits, targets, weights)
         return np.column_stack([fitted, fitted / temperature])
 
-    found = block.bootstrap(["temperature", "scaled/temperature"], refits, held_out.groups, higher_is_better=None)
+    found = bootstrap_metrics(block, ["temperature", "scaled/temperature"], refits, held_out.groups, None)
     values = (temperature, calibration.fit_temperature(logits, targets) / temperature)
     return {name: replace(metric, value=value) for (name, metric), value in zip(found.items(), values, strict=True)}
 
@@ -94,7 +93,7 @@ def _build_loss_statistic(predictions: Predictions) -> Statistic:
 
 
 def _compute_calibration_errors(
-    block: IntervalBlock, predictions: Predictions, floors: pd.DataFrame
+    block: IntervalOptions, predictions: Predictions, floors: pd.DataFrame
 ) -> dict[str, Metric]:
     """Compute the calibration errors with intervals that cover the true error at least as often as `level` states.
 
@@ -105,7 +104,7 @@ def _compute_calibration_errors(
     values = calibration.calibration_errors(predictions.probabilities, predictions.targets)
     moves = calibration.make_deviation_statistic(predictions.probabilities, predictions.targets, predictions.groups)
     __, ends = stats.bootstrap_interval(moves, predictions.groups, block.resamples, block.level, block.seed)
-    accuracy = block.share(predictions.correct, predictions.groups)
+    accuracy = compute_proportion(block, predictions.correct, predictions.groups)
     # one more error changes the probabilities of two classes, and classwise ECE averages over classes
     share = np.array([1, 1, 1, min(1.0, 2 / len(predictions.classes))])
     least = share * (float(np.mean(predictions.correct)) - (accuracy.low or 0.0))

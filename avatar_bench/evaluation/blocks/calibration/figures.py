@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,17 +11,38 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from scipy.special import softmax
 
-from avatar_bench.i18n import _, get_title
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots, selective
+from avatar_bench.results.headings import find_word
+from avatar_bench.results.result import Metric, Result
 
-if TYPE_CHECKING:
-    from avatar_bench.results.predictions import Predictions
-    from avatar_bench.results.result import Metric
-
+Floats = NDArray[np.float64]
 _CORRECT_COLOUR, _INCORRECT_COLOUR = plots.PALETTE[5], plots.PALETTE[4]
 # marker, colour, vertical offset in the row
 _METHOD_STYLES = {"lac": ("o", plots.PALETTE[0], -0.14), "aps": ("s", plots.PALETTE[1], 0.14)}
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw reliability, confidence and risk, and conformal sets and shift if there are any."""
+    tables, saved = result.tables, result.arrays["predictions"]
+    logits, temperature = saved["logits"].astype(np.float64), result.metrics["temperature"].value or 1.0
+    temperatures = [1.0] if temperature == 1 else [1.0, temperature]  # without a fitted one, nothing is compared
+    confidences = [softmax(logits / each, axis=1).max(axis=1) for each in temperatures]
+    correct = logits.argmax(axis=1) == saved["targets"]
+    reliability = [tables["reliability"], tables["reliability_scaled"]][: len(temperatures)]
+    drawn = {
+        "reliability": draw_reliability(reliability, result.metrics, result.provenance["level"]),
+        "confidence": draw_confidence(confidences, correct, len(result.classes)),
+        "risk_coverage": draw_risk_coverage(confidences[-1], correct, tables["risk_coverage"], result.metrics["aurc"]),
+    }
+    if "coverage" in tables:
+        drawn["coverage"] = draw_coverage(tables["coverage"], result.provenance["nominal_coverage"])
+    if len(tables["shift"]) > 1:
+        drawn["shift"] = draw_shift(tables["shift"], result.provenance["nominal_coverage"])
+    return drawn
 
 
 @plots.use_style()
@@ -59,20 +80,17 @@ def draw_reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metri
 
 
 @plots.use_style()
-def draw_confidence(evaluated: Sequence[Predictions]) -> Figure:
-    """Draw the confidence of correct and of incorrect predictions, before and after scaling.
-
-    A run without a fitted temperature has one Predictions.
-    """
-    figure = plots.create_figure(2.4 + 2.6 * len(evaluated), 3.1)
-    grid = figure.subplots(1, len(evaluated), sharex=True, sharey=True, squeeze=False)[0]
-    edges = np.linspace(1 / max(2, len(evaluated[0].classes)), 1, 21)
-    for axes, title, predictions in zip(grid, _build_titles(len(evaluated)), evaluated, strict=True):
+def draw_confidence(confidences: Sequence[Floats], correct: NDArray[np.bool_], classes: int) -> Figure:
+    """Draw the confidence of correct and of incorrect predictions, before and, where there is one, after scaling."""
+    figure = plots.create_figure(2.4 + 2.6 * len(confidences), 3.1)
+    grid = figure.subplots(1, len(confidences), sharex=True, sharey=True, squeeze=False)[0]
+    edges = np.linspace(1 / max(2, classes), 1, 21)
+    for axes, title, confidence in zip(grid, _build_titles(len(confidences)), confidences, strict=True):
         for right, name, ink in (
             (True, _("correct predictions"), _CORRECT_COLOUR),
             (False, _("incorrect predictions"), _INCORRECT_COLOUR),
         ):
-            own = predictions.confidence[predictions.correct == right]
+            own = confidence[correct == right]
             share, label = np.full(len(own), 1 / max(1, len(own))), f"{name} (n = {len(own)})"
             axes.hist(own, bins=list(edges), weights=share, color=ink, alpha=0.6, label=label, edgecolor="white")
         axes.set(title=title, xlabel=_("confidence (%)"), xlim=(edges[0], 1))
@@ -85,16 +103,16 @@ def draw_confidence(evaluated: Sequence[Predictions]) -> Figure:
 
 
 @plots.use_style()
-def draw_risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metric) -> Figure:
+def draw_risk_coverage(confidence: Floats, correct: NDArray[np.bool_], table: pd.DataFrame, area: Metric) -> Figure:
     """Draw the error rate among the answered images by coverage, most confident first."""
     figure = plots.create_figure(5.6, 3.7)
     axes = figure.subplots()
-    coverage, risk = selective.risk_coverage(predictions.confidence, predictions.correct)
+    coverage, risk = selective.risk_coverage(confidence, correct)
     blue, label = plots.get_colour(0), _("this network, AURC = {value}", value=f"{area.value:.4f}")
     axes.plot(coverage, risk, color=blue, label=label)
     low, high = 1 - table["high"], 1 - table["low"]
     axes.fill_between(table["coverage"], low, high, color=blue, alpha=0.2, linewidth=0, label=_("its interval"))
-    error_rate = 1 - predictions.correct.mean()
+    error_rate = 1 - correct.mean()
     axes.axhline(error_rate, color=plots.GREY, linestyle="--", linewidth=1, label=_("random order"))
     share = np.linspace(1e-3, 1, 500)
     best = np.maximum(0, share - 1 + error_rate) / share
@@ -113,7 +131,7 @@ def draw_risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metr
 def draw_coverage(table: pd.DataFrame, aim: float) -> Figure:
     """Draw the coverage and the mean size of the conformal sets, of all images and by true class."""
     sides = {method: own.reset_index(drop=True) for method, own in table.groupby("method", sort=False)}
-    names = [name or _("all") for name in plots.shorten_names(sides["lac"]["class"], 18)]
+    names = [name or _("all") for name in plots.shorten_names(sides["lac"]["class"].fillna(""), 18)]
     figure = plots.create_figure(7.6, 1.5 + 0.42 * len(names))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for method, own in sides.items():
@@ -148,7 +166,7 @@ def draw_shift(table: pd.DataFrame, aim: float) -> Figure:
     errors.set(xlabel=_("ECE after scaling (%)"), xlim=(0, None))
     plots.format_percent_axis(errors.xaxis)
     errors.grid(axis="x")
-    _name_rows(panels[0], plots.shorten_names([get_title("corruption", name) for name in table["set"]], 24), table["n"])
+    _name_rows(panels[0], plots.shorten_names([find_word(name) for name in table["set"]], 24), table["n"])
     _draw_legend(figure, 3)
     return figure
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,21 +11,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.entries import find_entries
+from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.block import group_by_recipe
-from avatar_bench.evaluation.blocks.integrated_score import figures
 from avatar_bench.evaluation.blocks.integrated_score import score_tables as tables
-from avatar_bench.evaluation.blocks.integrated_score import score_warnings as warnings
-from avatar_bench.evaluation.blocks.integrated_score.score_inputs import SCORE_QUALITIES, Reading, read_qualities
+from avatar_bench.evaluation.blocks.integrated_score.score_inputs import Reading, find_qualities, read_qualities
 from avatar_bench.evaluation.blocks.integrated_score.score_resamples import (
     average_over_seeds,
     count_units,
     resample_qualities,
 )
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
-from avatar_bench.evaluation.model_scatter import RunStyles, tabulate_runs
 from avatar_bench.metrics import integrated_score
+from avatar_bench.results.declaration import QualityDeclaration
 from avatar_bench.results.predictions import to_string_array
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -33,59 +33,70 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
-SCALES = ("fixed", "min_max")
+
+
+def _list_weights() -> dict[str, float]:
+    return dict.fromkeys(find_qualities(), 1.0)
+
+
+def _list_ranges() -> dict[str, list[float | None]]:
+    return {key: [quality.worst, quality.best] for key, quality in find_qualities().items()}
 
 
 @dataclass(kw_only=True)
 class IntegratedScore(IntervalOptions):
-    """Ranking of models by the weighted mean of their qualities, each scaled from 0 (worst) to 1.
+    """Ranking of models by the weighted mean of their qualities, each scaled from 0 (worst) to 1."""
 
-    `weights` of the qualities: 0, or none, drops one. `ranges` are the worst and the best value of each, null for the
-    level of guessing; `scale` maps qualities onto them ("fixed") or onto the range of the compared models ("min_max").
-    `ood_score` is the score whose AUROC counts; `weightings` is the number of random weightings used to test the ranks.
-    """
-
+    version: ClassVar[int] = 1
     reads_results: ClassVar[bool] = True
 
-    weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SCORE_QUALITIES, 1.0))
-    ranges: dict[str, list[float | None]] = field(
-        default_factory=lambda: {key: list(quality.ends) for key, quality in SCORE_QUALITIES.items()}
+    weights: dict[str, float] = option(_list_weights, help="of the qualities that blocks declare; 0: not used")
+    ranges: dict[str, list[float | None]] = option(
+        _list_ranges, help="worst and best value of each quality, scores 0 and 1; null: that of guessing"
     )
-    scale: str = "fixed"
-    ood_score: str = "energy"
-    weightings: int = 1000
+    scale: str = option(
+        "fixed", help="onto the ranges, or from the worst to the best model compared", choices=("fixed", "min_max")
+    )
+    ood_score: str = option("energy", help="score whose AUROC counts", choices=lambda: list(find_entries("ood_score")))
+    weightings: int = option(1000, help="random weightings for the stability of the ranks", range=(100, None))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = set(self.weights) <= set(SCORE_QUALITIES)
-        valid = known and all(0 <= w < np.inf for w in self.weights.values()) and sum(self.weights.values()) > 0
-        self.require("weights", valid, f"0 or more for some of {', '.join(SCORE_QUALITIES)}, not all 0")
-        valid = set(self.ranges) <= set(SCORE_QUALITIES) and set(self.qualities) <= set(self.ranges)
-        self.require("ranges", valid, "a range for each quality with a weight")
+        known = find_qualities()
+        if unknown := [key for key in (*self.weights, *self.ranges) if key not in known]:
+            raise ConfigError(
+                f"block.integrated_score: no block declares the quality {unknown[0]!r} of weights or ranges.",
+                f"There are: {', '.join(known)}.",
+            )
+        self.weights, self.ranges = _list_weights() | self.weights, _list_ranges() | self.ranges
+        if not self.qualities or not all(0 <= weight < np.inf for weight in self.weights.values()):
+            raise ConfigError(f"block.integrated_score.weights={self.weights}: expected 0 or more, not all 0.")
         for key, ends in self.ranges.items():
-            expected = "two numbers, worst and best" + (", above 0" if SCORE_QUALITIES[key].log else "")
-            self.require("ranges", _is_valid_range(key, ends), f"{expected}, in {key}")
-        self.require("scale", self.scale in SCALES, " or ".join(SCALES))
-        scores = find_entries("ood_score")
-        self.require("ood_score", self.ood_score in scores, f"one of {', '.join(scores)}")
-        self.require("weightings", self.weightings >= 100, "100 or more")
+            if not _is_valid_range(known[key], ends):
+                expected = "two numbers, worst and best" + (", above 0" if known[key].log else "")
+                raise ConfigError(f"block.integrated_score.ranges.{key}={ends}: expected {expected}.")
 
     @property
     def qualities(self) -> tuple[str, ...]:
         """Return the qualities with a weight above 0."""
-        return tuple(key for key in SCORE_QUALITIES if self.weights.get(key, 0) > 0)
+        return tuple(key for key, weight in self.weights.items() if weight > 0)
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute scores, ranks and their intervals for each model, a recipe averaged over its seeds.
 
         Raise BlockError if runs have different classes, ConfigError if a range contradicts the direction of a metric.
         """
-        classes, name = _require_same_classes(runs), datasets[0].name
+        classes, name = runs[0].classes, datasets[0].name
+        if others := [run for run in runs if set(run.classes) != set(classes)]:
+            known, found = (", ".join(run.classes) for run in (runs[0], others[0]))
+            raise BlockError(
+                f"{others[0].label} has the classes {found}, {runs[0].label} {known}.",
+                "Compare runs with the same classes.",
+            )
         readings = [read_qualities(run, name, self.qualities, self.ood_score) for run in runs]
         settings = self._tabulate_settings(readings, len(classes))
         self._check_directions(runs, readings, settings)
-        looks = RunStyles(tabulate_runs(runs))
-        models = self._score_models(looks.models, list(group_by_recipe(runs).values()), readings, settings)
+        models = self._score_models(runs, readings, settings)
         scores = tables.build_scores_table(models, runs, readings, self.level)
         result = Result("integrated_score", name, len(datasets[0]), classes)
         result.metrics = _build_metrics(scores, count_units(readings, name))
@@ -95,30 +106,27 @@ class IntegratedScore(IntervalOptions):
             "models": tables.build_models_table(models),
             "qualities": settings,
         }
-        result.warnings = warnings.warn_about_incomplete(scores)
-        result.warnings += warnings.warn_about_basis(runs, readings, self.qualities)
-        if self.scale == "fixed":
-            result.warnings += warnings.warn_about_clipped(result.tables["models"], settings)
+        result.warnings = list(self._collect_warnings(runs, readings, result))
         if models.complete.any():
             result.tables["ranks"] = tables.build_ranks_table(models)
             result.arrays = {"resamples": {"scores": models.drawn, "models": to_string_array(models.ranked_names)}}
-            result.figures = figures.draw(result.tables, looks)
         return result
 
     def _tabulate_settings(self, readings: Sequence[Reading], classes: int) -> pd.DataFrame:
         """Tabulate the metric, weight and range of each quality, and whether it is resampled."""
         rows = []
-        for key, about in SCORE_QUALITIES.items():
-            worst, best = self.ranges.get(key, (np.nan, np.nan))
+        for key, quality in find_qualities().items():
+            worst, best = self.ranges[key]
+            guessing = 1 / classes if quality.best else 1 - 1 / classes
             rows.append(
                 {
                     "quality": key,
-                    "block": about.block,
-                    "metric": about.metric.format(score=self.ood_score),
-                    "weight": self.weights.get(key, 0.0),
-                    "worst": about.guessing(classes) if worst is None and about.guessing else worst,
+                    "block": quality.block,
+                    "metric": quality.metric.format(score=self.ood_score),
+                    "weight": self.weights[key],
+                    "worst": guessing if worst is None else worst,
                     "best": best,
-                    "log": about.log,
+                    "log": quality.log,
                     "resampled": any(reading[key].resampled for reading in readings),
                     "scale": self.scale,
                 }
@@ -127,27 +135,28 @@ class IntegratedScore(IntervalOptions):
 
     def _check_directions(self, runs: Sequence[Run], readings: Sequence[Reading], settings: pd.DataFrame) -> None:
         """Raise ConfigError if the better end of a range contradicts the direction of its metric."""
-        ranges = settings.set_index("quality")
+        ranges = settings.loc[settings["weight"] > 0, ["quality", "block", "worst", "best"]]
         for run, reading in zip(runs, readings, strict=True):
-            for key in self.qualities:
-                worst, best = map(float, ranges.loc[key, ["worst", "best"]])
+            for key, block, worst, best in ranges.itertuples(index=False):
                 if not reading[key].missing and reading[key].higher_is_better is not (best > worst):
                     raise ConfigError(
                         f"block.integrated_score.ranges.{key}=[{worst:.4g}, {best:.4g}] ranks "
                         f"{'higher' if best > worst else 'lower'} values as better.",
-                        f"The metric of {SCORE_QUALITIES[key].block} of {run.label} has another direction.",
+                        f"The metric of {block} of {run.label} has another direction.",
                         "Expected the worst value first, then the best.",
                     )
 
     def _score_models(
-        self, names: list[str], members: list[list[int]], readings: Sequence[Reading], settings: pd.DataFrame
+        self, runs: Sequence[Run], readings: Sequence[Reading], settings: pd.DataFrame
     ) -> tables.ScoredModels:
         """Score the models, and the complete ones again by resample and by random weighting."""
+        recipes = group_by_recipe(runs).items()
+        members = {runs[own[0]].label if len(own) == 1 else name: own for name, own in recipes}
         values = np.array([[reading[key].value for key in self.qualities] for reading in readings])
-        means = np.stack([values[own].mean(axis=0) for own in members])
+        means = np.stack([values[own].mean(axis=0) for own in members.values()])
         complete = ~np.isnan(means).any(axis=1)
         resampled = resample_qualities(readings, self.qualities, self.resamples, self.seed)
-        drawn = average_over_seeds(resampled, members, self.seed)
+        drawn = average_over_seeds(resampled, list(members.values()), self.seed)
         ends = np.quantile(drawn, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
         used = settings[settings["weight"] > 0]
         normalised, redrawn = (_normalise(each, complete, used) for each in (means, drawn))
@@ -156,8 +165,26 @@ class IntegratedScore(IntervalOptions):
         others = integrated_score.draw_weights(self.weightings, len(weights), self.seed)[:, None]
         weighted = integrated_score.weighted_mean(normalised[complete], others)
         return tables.ScoredModels(
-            self.qualities, names, members, means, ends, normalised, score, scores[:, complete], weighted
+            self.qualities, members, means, ends, normalised, score, scores[:, complete], weighted
         )
+
+    def _collect_warnings(self, runs: Sequence[Run], readings: Sequence[Reading], result: Result) -> Iterator[Reason]:
+        """Warn of models that are not ranked, values that cannot be compared, and values outside their fixed range."""
+        scores, models, settings = (result.tables[name] for name in ("scores", "models", "qualities"))
+        if lacking := scores.loc[~scores["complete"], "run"].tolist():
+            yield Reason("not_ranked", n=len(lacking), all=len(scores), names=lacking)
+        for key in self.qualities:
+            groups: dict[str, list[str]] = {}
+            for run, reading in zip(runs, readings, strict=True):
+                if not reading[key].missing:
+                    groups.setdefault(reading[key].basis, []).append(run.label)
+            if len(groups) > 1:
+                names = " | ".join(", ".join(labels) for labels in groups.values())
+                yield Reason("other_machines" if key == "speed" else "other_basis", quality=key, groups=names)
+            ends = settings.loc[settings["quality"] == key, ["worst", "best"]].iloc[0]
+            cut = models.loc[(models[key] < ends.min()) | (models[key] > ends.max()), "run"].tolist()
+            if cut and self.scale == "fixed":
+                yield Reason("clipped", quality=key, names=cut)
 
 
 def _normalise(values: Floats, complete: NDArray[np.bool_], settings: pd.DataFrame) -> Floats:
@@ -174,28 +201,16 @@ def _normalise(values: Floats, complete: NDArray[np.bool_], settings: pd.DataFra
 def _build_metrics(scores: pd.DataFrame, units: int) -> dict[str, Metric]:
     """Return the score of each model; `units` are the resampled groups."""
     found = {}
-    for _, row in scores.iterrows():
+    for row in scores.to_dict("records"):
         method = "bootstrap by seed and group" if row["seeds"] > 1 else "bootstrap by group"
         ends, n = (row["score"], row["score_low"], row["score_high"]), units if row["complete"] else 0
-        found[f"score/{row['run']}"] = metric_with_interval(*ends, n, method, reason=row["missing"])
+        found[f"score/{row['run']}"] = metric_with_interval(*ends, n, method, reason=Reason.parse_cell(row["missing"]))
     return found
 
 
-def _require_same_classes(runs: Sequence[Run]) -> tuple[str, ...]:
-    first = runs[0]
-    for run in runs:
-        if set(run.classes) != set(first.classes):
-            raise BlockError(
-                f"{run.label} has the classes {', '.join(run.classes)}, {first.label} {', '.join(first.classes)}.",
-                "Compare runs with the same classes.",
-            )
-    return tuple(first.classes)
-
-
-def _is_valid_range(key: str, ends: Sequence[float | None]) -> bool:
+def _is_valid_range(quality: QualityDeclaration, ends: Sequence[float | None]) -> bool:
     """Check that a range has two different ends: a worst, which may be the level of guessing, and a best."""
-    quality = SCORE_QUALITIES[key]
-    if len(ends) != 2 or ends[1] is None or (ends[0] is None and quality.guessing is None):
-        return False
     known = [end for end in ends if end is not None]
-    return bool(np.isfinite(known).all()) and len(set(known)) == len(known) and (not quality.log or min(known) > 0)
+    may_guess = len(ends) == 2 and ends[1] is not None and (ends[0] is not None or quality.worst is None)
+    valid = all(np.isfinite(end) and (end > 0 or not quality.log) for end in known)
+    return may_guess and valid and len(set(known)) == len(known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,22 @@ from numpy.typing import NDArray
 from avatar_bench.evaluation.model_scatter import RunStyles, set_log_axis
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
+from avatar_bench.results.headings import find_heading
+from avatar_bench.results.result import Result
 
 _INK = "#404040"
 _FRONT: dict[str, Any] = {"linestyle": "--", "color": plots.GREY, "linewidth": 1}
 
 
-def draw(tables: Mapping[str, pd.DataFrame], looks: RunStyles) -> dict[str, Figure]:
-    """Draw the profile of the models, the distribution of their ranks, and accuracy against cost."""
-    scores, models = tables["scores"], tables["models"]
-    ranked = list(scores.loc[scores["complete"], "run"])
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw the profile of the models, their ranks, and accuracy against cost; none if no model is ranked."""
+    if "ranks" not in result.tables:
+        return {}
+    scores, models, ranks, settings = (result.tables[name] for name in ("scores", "models", "ranks", "qualities"))
+    looks, ranked = RunStyles(result.tables["raw"]), scores.loc[scores["complete"], "run"].tolist()
     drawn = {
-        "profile": draw_profile(scores, looks, tables["qualities"]["scale"].iloc[0]),
-        "ranks": draw_rank_shares(tables["ranks"], ranked),
+        "profile": draw_profile(scores, looks, settings["scale"].iloc[0]),
+        "ranks": draw_rank_shares(ranks, ranked),
     }
     costs = [key for key in ("speed", "size") if f"pareto/{key}" in models]
     if costs:
@@ -44,11 +48,10 @@ def draw_profile(table: pd.DataFrame, looks: RunStyles, scale: str) -> Figure:
     figure = plots.create_figure(4.6 + width, 1.6 + 0.34 * len(table))
     left, right = figure.subplots(1, 2, width_ratios=[width, 2.2], sharey=True)
     _draw_cells(left, values.to_numpy(dtype=float), lambda value: "–" if np.isnan(value) else f"{value:.2f}", 8)
-    words = _name_qualities()
-    labels = [words[str(column).removeprefix("normalised/")] for column in values]
+    labels = [find_heading(str(column).removeprefix("normalised/"), "integrated_score") for column in values]
     left.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
     names = plots.shorten_names(table["run"], 30)
-    ranked = [f"{rank}. {name}" for rank, name in zip(table["rank"], names, strict=True)]
+    ranked = [f"{rank:g}. {name}" for rank, name in zip(table["rank"], names, strict=True)]
     left.set_yticks(range(len(table)), np.where(table["complete"], ranked, names).tolist())
     left.set_title(_("Qualities, 0 (worst) to 1") if scale == "fixed" else _("Qualities, 0 (worst model) to 1 (best)"))
     for row, about in table.iterrows():
@@ -112,15 +115,3 @@ def _draw_cells(axes: Axes, values: NDArray[np.float64], write: Callable[[float]
         axes.text(column, row, write(value), ha="center", va="center", color=ink, fontsize=size)
     axes.spines[:].set_visible(False)
     return axes.imshow(np.nan_to_num(values), vmin=0, vmax=1, aspect="auto")
-
-
-def _name_qualities() -> dict[str, str]:
-    return {
-        "accuracy": _("accuracy"),
-        "robustness": _("robustness"),
-        "calibration": _("calibration"),
-        "ood": _("out of domain"),
-        "separation": _("separation"),
-        "speed": _("speed"),
-        "size": _("size"),
-    }

@@ -11,7 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.blocks.integrated_score.score_inputs import Reading
+from avatar_bench.evaluation.model_scatter import tabulate_runs
 from avatar_bench.metrics import integrated_score, paired_tests
+from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
@@ -21,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ScoredModels:
-    """Names of M models and the positions of the runs of each, with their Q qualities and scores.
+    """M models by name with the positions of the runs of each, their Q qualities and scores.
 
     `values` (M, Q) are the measured qualities, `ends` (2, M, Q) their intervals, `normalised` (M, Q) lie from 0 to 1;
     `score` is (M,). `drawn` (B, K) are the scores of the K complete models by resample, `weighted` (W, K) by random
@@ -29,8 +31,7 @@ class ScoredModels:
     """
 
     qualities: tuple[str, ...]
-    names: list[str]
-    members: list[list[int]]
+    members: dict[str, list[int]]
     values: Floats
     ends: Floats
     normalised: Floats
@@ -46,7 +47,7 @@ class ScoredModels:
     @property
     def ranked_names(self) -> list[str]:
         """Return the names of the complete models."""
-        return [name for name, whole in zip(self.names, self.complete, strict=True) if whole]
+        return [name for name, whole in zip(self.members, self.complete, strict=True) if whole]
 
     def find_front(self, *keys: str) -> NDArray[np.bool_]:
         """Find the Pareto-optimal complete models in some qualities, (M,)."""
@@ -59,19 +60,14 @@ def build_scores_table(
     models: ScoredModels, runs: Sequence[Run], readings: Sequence[Reading], level: float
 ) -> pd.DataFrame:
     """Return score, ranks, Pareto front and qualities of each model, in their order."""
-    table = pd.DataFrame(
-        {
-            "run": models.names,
-            "seeds": [len(own) for own in models.members],
-            "complete": models.complete,
-            "score": models.score,
-        }
-    )
-    table = table.join(_rank_models(models, level)).assign(pareto=models.find_front(*models.qualities))
+    table = pd.DataFrame({"run": list(models.members), "seeds": [len(own) for own in models.members.values()]})
+    table = table.assign(complete=models.complete, score=models.score).join(_rank_models(models, level))
+    table["pareto"] = models.find_front(*models.qualities)
     for key, column in zip(models.qualities, models.normalised.T, strict=True):
         table[f"normalised/{key}"] = column
-    table["missing"] = ["; ".join(_list_missing(own, runs, readings, models.qualities)) for own in models.members]
-    table["data_fingerprint"] = [_join_fingerprints([readings[run] for run in own]) for own in models.members]
+    members = models.members.values()
+    table["missing"] = [_list_missing(own, runs, readings, models.qualities) for own in members]
+    table["data_fingerprint"] = [_join_fingerprints([readings[run] for run in own]) for own in members]
     return table
 
 
@@ -95,21 +91,14 @@ def build_ranks_table(models: ScoredModels) -> pd.DataFrame:
 
 def build_runs_table(runs: Sequence[Run], readings: Sequence[Reading]) -> pd.DataFrame:
     """Return the value of each quality of each run as its saved result has it; empty if missing."""
-    return pd.DataFrame(
-        {
-            "run": run.label,
-            "recipe": run.recipe,
-            "seed": run.seed,
-            "data_fingerprint": _join_fingerprints([reading]),
-            **{key: each.value for key, each in reading.items()},
-        }
-        for run, reading in zip(runs, readings, strict=True)
-    )
+    table = tabulate_runs(runs).assign(seed=[run.seed for run in runs])
+    table["data_fingerprint"] = [_join_fingerprints([reading]) for reading in readings]
+    return table.join(pd.DataFrame({key: each.value for key, each in reading.items()} for reading in readings))
 
 
 def build_models_table(models: ScoredModels) -> pd.DataFrame:
     """Return mean values with intervals of each model, and whether it is Pareto-optimal in accuracy and each cost."""
-    table = pd.DataFrame({"run": models.names})
+    table = pd.DataFrame({"run": list(models.members)})
     for index, key in enumerate(models.qualities):
         table[key] = models.values[:, index]
         table[f"{key}_low"], table[f"{key}_high"] = models.ends[:, :, index]
@@ -143,13 +132,16 @@ def _rank_models(models: ScoredModels, level: float) -> pd.DataFrame:
 
 def _list_missing(
     members: Sequence[int], runs: Sequence[Run], readings: Sequence[Reading], qualities: Sequence[str]
-) -> list[str]:
-    return [
-        f"{key}: {readings[run][key].missing}" + (f" ({runs[run].label})" if len(members) > 1 else "")
+) -> str:
+    """Return a cell with the reason why a model is incomplete, "" if it is not."""
+    code = "lacking_in" if len(members) > 1 else "lacking"
+    found = [
+        Reason(code, quality=key, reason=reason, run=runs[run].label)
         for run in members
         for key in qualities
-        if readings[run][key].missing
+        if (reason := readings[run][key].missing)
     ]
+    return str(Reason("incomplete", qualities=found)) if found else ""
 
 
 def _join_fingerprints(readings: Sequence[Reading]) -> str:

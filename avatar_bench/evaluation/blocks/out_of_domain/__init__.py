@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.entries import find_entries, find_entry
+from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import ood_sets as reading
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order
-from avatar_bench.evaluation.blocks.out_of_domain import figures
+from avatar_bench.evaluation.block import check_class_order
 from avatar_bench.evaluation.blocks.out_of_domain import ood_confidence as confidence
 from avatar_bench.evaluation.blocks.out_of_domain import ood_warnings as warnings
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.evaluation.ood_sets import OutOfDomainSet, tabulate_scores, tabulate_sets
-from avatar_bench.i18n import _
 from avatar_bench.metrics import detection, plots
 from avatar_bench.metrics.ood_scores import OodScore
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
@@ -36,31 +35,33 @@ NEAR_SETS = ("animal_faces", "icons")
 
 
 @dataclass(kw_only=True)
-class OutOfDomain(IntervalBlock):
-    """Predictions and detection of the out-of-domain sets of a run, against the images of the evaluated set.
+class OutOfDomain(IntervalOptions):
+    """Predictions and detection of the out-of-domain sets of a run, against the images of the evaluated set."""
 
-    `labels` assigns a true class to sets without labels: they count as shifted in-domain data and get an accuracy.
-    `near` names the sets that are close to the domain. `scores` of metrics/ood_scores or of users are computed, with
-    `options` by score; `k` is the neighbour whose distance knn uses, `gallery` the number of images shown.
-    """
+    version: ClassVar[int] = 1
 
-    labels: dict[str, str] = field(default_factory=lambda: dict(SHIFTED_SET_LABELS))
-    near: list[str] = field(default_factory=lambda: list(NEAR_SETS))
-    scores: list[str] = field(default_factory=lambda: ["msp", "max_logit", "energy", "mahalanobis", "knn"])
-    options: dict[str, Any] = field(default_factory=dict)
-    k: int = 50
-    gallery: int = 12
+    labels: dict[str, str] = option(
+        SHIFTED_SET_LABELS,
+        help="{set: true class} of unlabelled sets: they count as shifted in-domain data and get an accuracy",
+    )
+    near: list[str] = option([*NEAR_SETS], help="out-of-domain sets that look similar; the others are far")
+    scores: list[str] = option(
+        ["msp", "max_logit", "energy", "mahalanobis", "knn"],
+        help="some of those that `avatar-bench list ood_scores` names; a higher score means more out of domain",
+        choices=lambda: find_entries("ood_score"),
+        check=bool,
+        expected="one or more of those that `avatar-bench list ood_scores` names",
+    )
+    options: dict[str, Any] = option({}, help="of scores of your own: {NAME: {OPTION: VALUE}}")
+    k: int = option(50, help="neighbour of the knn score", range=(1, None))
+    gallery: int = option(12, help="most confident predictions shown; 0: none", range=(0, None))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = find_entries("ood_score")
-        self.require(
-            "scores", bool(self.scores) and set(self.scores) <= set(known), f"one or more of {', '.join(known)}"
-        )
-        self.require("options", set(self.options) <= set(self.scores), f"options of {', '.join(self.scores)}")
-        self.require("k", self.k >= 1, "1 or more")
+        if not set(self.options) <= set(self.scores):
+            expected = f"options of {', '.join(self.scores)}"
+            raise ConfigError(f"block.out_of_domain.options={self.options}: expected {expected}.")
         self._build_scores()
-        self.require("gallery", self.gallery >= 0, "0 or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute class proportions, detection metrics and accuracy for each set.
@@ -86,7 +87,8 @@ class OutOfDomain(IntervalBlock):
             "confidence": table,
             "scores": tabulate_scores(dataset.name, inside, sets, scores),
         }
-        result.figures = self._draw_figures(result, sets, list(scorers))
+        if self.gallery and any(each.should_reject.any() for each in sets):
+            result.arrays["gallery"] = self._select_images(sets, start=len(inside))
         shrinkage = getattr(scorers.get("mahalanobis"), "shrinkage", 0.0)
         result.warnings = [*warnings.warn_about_scores(missing, shrinkage), *warnings.warn_about_sets(training, sets)]
         return result
@@ -107,10 +109,10 @@ class OutOfDomain(IntervalBlock):
     def _check_names(self, run: Run) -> None:
         """Raise ConfigError for names in the options that the run lacks; the defaults may be missing."""
         given = {name: label for name, label in self.labels.items() if SHIFTED_SET_LABELS.get(name) != label}
-        for option, names in (("labels", given), ("near", set(self.near) - set(NEAR_SETS))):
+        for which, names in (("labels", given), ("near", set(self.near) - set(NEAR_SETS))):
             for name in sorted(set(names) - set(run.ood)):
                 raise ConfigError(
-                    f"block.out_of_domain.{option}: the run has no out-of-domain set {name!r}.",
+                    f"block.out_of_domain.{which}: the run has no out-of-domain set {name!r}.",
                     f"Available: {', '.join(run.ood)}.",
                 )
         for name, label in given.items():
@@ -137,7 +139,7 @@ class OutOfDomain(IntervalBlock):
         inside: Predictions,
         sets: Sequence[OutOfDomainSet],
         scores: Mapping[str, pd.DataFrame],
-        missing: Mapping[str, str],
+        missing: Mapping[str, Reason],
     ) -> dict[str, Metric]:
         found: dict[str, Metric] = {}
         for each in sets:
@@ -152,10 +154,14 @@ class OutOfDomain(IntervalBlock):
         for each in sets:
             known = each.predictions.take(each.predictions.targets >= 0)
             if len(known):
-                found[f"accuracy/{each.name}"] = self.share(known.correct, known.groups, floor=1 / len(classes))
+                found[f"accuracy/{each.name}"] = compute_proportion(
+                    self, known.correct, known.groups, floor=1 / len(classes)
+                )
         for each in sets:
             for index, name in enumerate(classes):
-                share = self.share(each.predictions.predicted == index, each.predictions.groups, higher_is_better=None)
+                share = compute_proportion(
+                    self, each.predictions.predicted == index, each.predictions.groups, higher_is_better=None
+                )
                 found[f"share/{each.name}/{name}"] = share
         return found
 
@@ -177,33 +183,23 @@ class OutOfDomain(IntervalBlock):
         better = {key: figure != "fpr95" for key, figure in keys.items()}
         floors = {key: floor[figure] for key, figure in keys.items()}
         groups = np.concatenate([inside.groups, each.predictions.groups])
-        return self.bootstrap(list(keys), statistic, groups, better, floors)
+        return bootstrap_metrics(self, list(keys), statistic, groups, better, floors)
 
-    def _draw_figures(self, result: Result, sets: Sequence[OutOfDomainSet], scores: Sequence[str]) -> dict[str, Figure]:
-        drawn = {
-            "shares": figures.draw_shares(result.tables["sets"], result.metrics, result.classes),
-            "confidence": figures.draw_confidence(result.tables["confidence"], result.tables["sets"], result.classes),
-        }
-        outside_domain = [each.name for each in sets if each.kind != "shifted"]
-        if outside_domain and scores:
-            drawn["auroc"] = figures.draw_auroc(result.metrics, result.tables["sets"], outside_domain, scores)
-            drawn["scores"] = figures.draw_histograms(result.tables["scores"], outside_domain, scores)
-        if self.gallery and any(each.should_reject.any() for each in sets):
-            drawn["gallery"] = self._draw_gallery(sets)
-        return drawn
+    def _select_images(self, sets: Sequence[OutOfDomainSet], start: int) -> dict[str, NDArray[Any]]:
+        """Return the most confident predictions for images outside all classes, or errors if every set is labelled.
 
-    def _draw_gallery(self, sets: Sequence[OutOfDomainSet]) -> Figure:
-        """Draw the most confident predictions for images outside all classes, or errors if every set is labelled."""
+        `rows` are theirs in the table of scores, where those of the sets begin at `start`.
+        """
+        lengths = [len(each.predictions) for each in sets]
+        starts = dict(zip((each.name for each in sets), np.cumsum([start, *lengths]), strict=False))
         asked = [each for each in sets if each.kind != "shifted"] or [each for each in sets if each.should_reject.any()]
-        images, titles = [], []
+        images, places = [], []
         for each, number in zip(asked, _split_evenly(self.gallery, len(asked)), strict=True):
             rows = np.flatnonzero(each.should_reject)
-            confidence = each.predictions.confidence
-            for row in rows[np.argsort(-confidence[rows], kind="stable")][:number].tolist():
+            for row in rows[np.argsort(-each.predictions.confidence[rows], kind="stable")][:number].tolist():
                 images.append(each.dataset.image(row))
-                name = each.predictions.classes[each.predictions.predicted[row]]
-                titles.append("\n".join([each.name, _("predicted:"), name, f"{confidence[row]:.1%}"]))
-        return plots.draw_gallery(images, titles)
+                places.append(starts[each.name] + row)
+        return {"rows": np.array(places), **plots.make_thumbnails(images)}
 
 
 def _split_evenly(number: int, hands: int) -> list[int]:
@@ -212,14 +208,14 @@ def _split_evenly(number: int, hands: int) -> list[int]:
 
 def _explain_missing(
     scorers: Mapping[str, OodScore], found: Collection[Predictions], training: Predictions | None
-) -> dict[str, str]:
+) -> dict[str, Reason]:
     """Return why each score that cannot be computed is missing, by name."""
     has_logits, why = all(predictions.has_logits for predictions in found), {}
     for name, scorer in scorers.items():
         if scorer.needs_training and training is None:
-            why[name] = warnings.explain_missing_embeddings()
+            why[name] = Reason("needs_training")
         elif scorer.needs_logits and not has_logits:
-            why[name] = warnings.explain_missing_logits()
+            why[name] = Reason("needs_logits")
     return why
 
 

@@ -17,12 +17,30 @@ from numpy.typing import NDArray
 from avatar_bench.evaluation.ood_sets import name_kind
 from avatar_bench.i18n import _, get_title
 from avatar_bench.metrics import plots
-from avatar_bench.results.result import Metric
+from avatar_bench.results.result import Metric, Result
 
 IN_DOMAIN_COLOUR, OOD_COLOUR = plots.GREY, plots.get_colour(4)
 _COLUMNS, _MOST_PANELS = 3, 6  # legible sets side by side, with and without row labels
 _BINS = 30
 _WIDE = 50  # ratio of scores from which the axis is logarithmic
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw shares and confidence, detection where there are scores, and the gallery if there is one."""
+    sets, scores = result.tables["sets"], result.tables["scores"]
+    drawn = {
+        "shares": draw_shares(sets, result.metrics, result.classes),
+        "confidence": draw_confidence(result.tables["confidence"].fillna({"class": ""}), sets, result.classes),
+    }
+    columns = list(scores)
+    names = [str(name) for name in columns[columns.index("confidence") + 1 :]]
+    outside_domain = list(sets.loc[sets["kind"].isin(["near", "far"]), "set"])
+    if outside_domain and names:
+        drawn["auroc"] = draw_auroc(result.metrics, sets, outside_domain, names)
+        drawn["scores"] = draw_histograms(scores, outside_domain, names)
+    if "gallery" in result.arrays:
+        drawn["gallery"] = _draw_gallery(scores, result.arrays["gallery"])
+    return drawn
 
 
 @plots.use_style()
@@ -141,6 +159,14 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, title=left_out)
     return figure
+
+
+def _draw_gallery(table: pd.DataFrame, gallery: Mapping[str, NDArray[Any]]) -> Figure:
+    titles = [
+        "\n".join([str(row.set), _("predicted:"), str(row.prediction), f"{row.confidence:.1%}"])
+        for row in table.iloc[gallery["rows"]].itertuples()
+    ]
+    return plots.draw_gallery(plots.list_thumbnails(gallery), titles)
 
 
 def _format_sets(table: pd.DataFrame) -> list[str]:

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import _
+from avatar_bench.evaluation.intervals import bootstrap_metrics
 from avatar_bench.metrics import stats
+from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
-    from avatar_bench.evaluation.block import IntervalOptions
+    from avatar_bench.evaluation.intervals import IntervalOptions
     from avatar_bench.evaluation.ood_sets import OutOfDomainSet
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.results.result import Metric
@@ -53,6 +54,6 @@ def _measure_set(intervals: IntervalOptions, kind: str, predictions: Predictions
     keys = ["/".join(name) for name in names]
     low_is_good = kind in ("near", "far")  # in the domain, confidence should match accuracy instead
     better = {key: False if low_is_good and key.startswith(CONFIDENCE_STATISTICS[0]) else None for key in keys}
-    reason = _("too few images are predicted as this class")
-    found = intervals.bootstrap(keys, statistic, predictions.groups, better, reason=reason)
+    why = Reason("too_few_predicted")
+    found = bootstrap_metrics(intervals, keys, statistic, predictions.groups, better, reason=why)
     return dict(zip(names, found.values(), strict=True))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from avatar_bench.evaluation.ood_sets import OutOfDomainSet
-from avatar_bench.i18n import _
+from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
@@ -14,56 +14,26 @@ if TYPE_CHECKING:
 _FEW = 30  # images of a set below which its metrics are unreliable
 
 
-def explain_missing_embeddings() -> str:
-    """Return the reason for a missing score that is fitted on training images."""
-    return _("this score is fitted on the training images, which are not available")
-
-
-def explain_missing_logits() -> str:
-    """Return the reason for a missing score that needs logits."""
-    return _("this score needs logits, but only probabilities are available")
-
-
-def warn_about_scores(missing: Mapping[str, str], shrinkage: float) -> list[str]:
+def warn_about_scores(missing: Mapping[str, Reason], shrinkage: float) -> list[Reason]:
     """Return warnings about `missing` scores, by reason, and about a covariance shrunk by a weight above 0."""
-    messages = []
-    for why in dict.fromkeys(missing.values()):
-        scores = ", ".join(name for name, reason in missing.items() if reason == why)
-        messages.append(_("Not computed: {scores}; {why}.", scores=scores, why=why))
-    if shrinkage > 0:
-        message = _(
-            "mahalanobis: the covariance of the training embeddings is ill-conditioned and was shrunk by {weight}.",
-            weight=f"{shrinkage:.2g}",
-        )
-        messages.append(message)
-    return messages
+    found = [
+        Reason("not_computed", scores=[name for name, reason in missing.items() if reason == why], why=why)
+        for why in dict.fromkeys(missing.values())
+    ]
+    return found + ([Reason("shrunk", weight=shrinkage)] if shrinkage > 0 else [])
 
 
-def warn_about_sets(training: Predictions | None, sets: Sequence[OutOfDomainSet]) -> list[str]:
+def warn_about_sets(training: Predictions | None, sets: Sequence[OutOfDomainSet]) -> list[Reason]:
     """Return warnings about sets that are small, partly labelled, or share sources with the training images."""
-    return [line for each in sets for line in _warn_about_set(training, each)]
+    return [warning for each in sets for warning in _warn_about_set(training, each)]
 
 
-def _warn_about_set(training: Predictions | None, each: OutOfDomainSet) -> list[str]:
-    messages = []
+def _warn_about_set(training: Predictions | None, each: OutOfDomainSet) -> Iterator[Reason]:
     n, known = len(each.predictions), int((each.predictions.targets >= 0).sum())
     if n < _FEW:
-        messages.append(_("{name} has only {n} images: note the wide intervals.", name=each.name, n=n))
+        yield Reason("few_images", name=each.name, n=n)
     if 0 < known < n:
-        message = _(
-            "Images of {name} without a label, left out of its accuracy: {n} of {all}.",
-            n=n - known,
-            all=n,
-            name=each.name,
-        )
-        messages.append(message)
+        yield Reason("partly_labelled", name=each.name, n=n - known, all=n)
     seen = set(training.sources) & set(each.predictions.sources) - {""} if training is not None else set()
     if seen:
-        message = _(
-            "{name} shares sources with the training data ({sources}): the network may recognise "
-            "its images by their source.",
-            name=each.name,
-            sources=", ".join(sorted(seen)),
-        )
-        messages.append(message)
-    return messages
+        yield Reason("shared_sources", name=each.name, sources=sorted(seen))

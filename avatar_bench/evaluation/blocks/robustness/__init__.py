@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.config.options import option
 from avatar_bench.data.corruptions import (
     RESOLUTIONS,
     SEVERITIES,
@@ -22,17 +24,15 @@ from avatar_bench.data.corruptions import (
 )
 from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
 from avatar_bench.errors import ConfigError
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows, warn_unlabelled
-from avatar_bench.evaluation.blocks.robustness import figures
+from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
 from avatar_bench.evaluation.blocks.robustness import severity_tables as tables
-from avatar_bench.i18n import _
-from avatar_bench.metrics import classification
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
+from avatar_bench.metrics import classification, plots
 from avatar_bench.metrics.robustness import bias, fragility, prediction_shifts
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
@@ -43,33 +43,44 @@ MEAN_METRICS = ("robustness", "mean_over_severities")
 
 
 @dataclass(kw_only=True)
-class Robustness(IntervalBlock):
-    """Accuracy of a run on corrupted and on re-encoded images.
+class Robustness(IntervalOptions):
+    """Accuracy of a run on corrupted and on re-encoded images; means are those of the standard corruptions."""
 
-    `corruptions` (None: all, also those of users) at `severities` (3 among them) are applied `at` the network's "input"
-    size or the "native" size; `delivery` lists tiers of re-encoding, always at the native size. Means are those of the
-    standard corruptions, and null without one of them.
-    """
+    version: ClassVar[int] = 1
 
-    severities: list[int] = field(default_factory=lambda: list(SEVERITIES))
-    corruptions: list[str] | None = None
-    at: str = "input"
-    delivery: list[str] = field(default_factory=lambda: list(DELIVERY_TIERS))
+    seed: int = option(0, help="of the bootstrap; noise is seeded by each image's hash", range=(0, None))
+    severities: list[int] = option(
+        [*SEVERITIES],
+        help="any of these; 3, the study's severity, is required",
+        choices=SEVERITIES,
+        check=lambda chosen: 3 in chosen and len(set(chosen)) == len(chosen),
+        expected="some of 1, 2, 3, 4, 5, with 3 among them",
+    )
+    corruptions: list[str] | None = option(
+        None,
+        help="some of those that `avatar-bench list corruptions` names; null: all",
+        choices=list_corruptions,
+        check=lambda chosen: chosen is None or 0 < len(chosen) == len(set(chosen)),
+        expected="one or more of those that `avatar-bench list corruptions` names",
+    )
+    at: str = option(
+        "input",
+        help="resolution at which they are applied: input (the network's) or native (the image's)",
+        choices=RESOLUTIONS,
+    )
+    delivery: list[str] = option(
+        [*DELIVERY_TIERS],
+        help="tiers of re-encoding, always at the native resolution; []: none",
+        choices=DELIVERY_TIERS,
+        check=lambda chosen: len(set(chosen)) == len(chosen),
+        expected="each tier once",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        valid = _is_subset(self.severities, SEVERITIES) and 3 in self.severities
-        self.require("severities", valid, "some of 1, 2, 3, 4, 5, with 3 among them")
-        known = list_corruptions()
-        self.corruptions = known if self.corruptions is None else self.corruptions
-        valid = _is_subset(self.corruptions, known) and len(self.corruptions) > 0
-        self.require("corruptions", valid, f"one or more of {', '.join(known)}")
+        self.corruptions = list_corruptions() if self.corruptions is None else self.corruptions
         for name in {"clean", *MEAN_METRICS} & set(self.corruptions):
             raise ConfigError(f"block.robustness.corruptions: {name} is the name of a metric; rename your corruption.")
-        self.require("at", self.at in RESOLUTIONS, " or ".join(RESOLUTIONS))
-        self.require(
-            "delivery", _is_subset(self.delivery, DELIVERY_TIERS), f"some of {', '.join(DELIVERY_TIERS)}, or none"
-        )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute the accuracy under every variation, its drops, and the one-class test.
@@ -92,12 +103,13 @@ class Robustness(IntervalBlock):
             "recalls": tables.tabulate_recalls(self._compute_recalls(found), clean),
             "bias": tables.tabulate_bias(one_class, self.kinds, clean.classes),
             "one_class": tables.count_moved_predictions(found, self.kinds),
-            "predictions": tables.tabulate_predictions(found),
+            "predictions": pd.concat(
+                [tabulate_predictions(one).assign(variation=name) for name, one in found.items()], ignore_index=True
+            ).drop(columns="source"),
         }
         if self.delivery:
             result.tables["delivery"] = tables.tabulate_delivery(result.metrics, self.delivery, len(rows))
-        result.figures = figures.draw(result)
-        result.figures |= self._draw_images(run, dataset, rows, found, variations)
+        result.arrays["images"] = _select_images(run, dataset, rows, found, variations)
         result.warnings = _list_warnings(clean, len(asked), accuracies["clean"])
         return result
 
@@ -130,14 +142,17 @@ class Robustness(IntervalBlock):
         joint: dict[str, Metric] = {}
         if len(np.unique(groups)) < len(groups):
             table = np.column_stack(list(hits.values())).astype(np.float64)
-            joint = self.bootstrap(
+            joint = bootstrap_metrics(
+                self,
                 list(hits),
                 lambda weights: weights @ table / weights.sum(axis=1, keepdims=True),
                 groups,
                 floors=dict.fromkeys(hits, floor) if floor is not None else None,
             )
         spread = {name: metric for name, metric in joint.items() if metric.interval}
-        return {name: spread.get(name) or self.share(hit, groups, floor=floor) for name, hit in hits.items()}
+        return {
+            name: spread.get(name) or compute_proportion(self, hit, groups, floor=floor) for name, hit in hits.items()
+        }
 
     def _collect_metrics(
         self,
@@ -145,9 +160,7 @@ class Robustness(IntervalBlock):
         paired: Mapping[str, Metric],
         one_class: Mapping[tuple[str, str, str], Metric],
     ) -> dict[str, Metric]:
-        lacking = Metric(
-            None, 0, reason=_("it needs all five corruptions; the mean over severities also needs all severities")
-        )
+        lacking = Metric(None, 0, reason=Reason("needs_all_corruptions"))
         return {
             "robustness": paired.get("robustness", lacking),  # first, as it is the headline metric
             "clean": accuracies["clean"],
@@ -171,13 +184,14 @@ class Robustness(IntervalBlock):
             return np.column_stack(list(self._derive_metrics(dict(zip(found, accuracy.T, strict=True))).values()))
 
         names = list(self._derive_metrics(dict.fromkeys(found, np.ones(1))))
-        return self.bootstrap(
+        return bootstrap_metrics(
+            self,
             names,
             statistic,
             found["clean"].groups,
             higher_is_better={name: not name.startswith("drop/") for name in names},
             floors=dict.fromkeys(MEAN_METRICS, 1 / len(found["clean"].classes)),
-            reason=_("no clean image is classified correctly"),
+            reason=Reason("never_correct"),
         )
 
     def _derive_metrics(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -217,37 +231,35 @@ class Robustness(IntervalBlock):
         keys = list(product(("bias", "fragility"), kinds, clean.classes))
         names = [repr(key) for key in keys]
         better = {name: None if key[0] == "bias" else False for name, key in zip(names, keys, strict=True)}
-        found_by_name = self.bootstrap(names, statistic, clean.groups, better, floors=dict.fromkeys(names, 0.0))
+        found_by_name = bootstrap_metrics(
+            self, names, statistic, clean.groups, better, floors=dict.fromkeys(names, 0.0)
+        )
         return dict(zip(keys, found_by_name.values(), strict=True))
 
-    def _draw_images(
-        self,
-        run: Run,
-        dataset: Dataset,
-        rows: NDArray[np.intp],
-        found: PredictionsByVariation,
-        variations: Mapping[str, Variation],
-    ) -> dict[str, Figure]:
-        """Draw all variations of the image whose error rate is closest to the mean."""
-        wrong = np.mean([~found[name].correct for name in variations], axis=0)
-        typical = int(np.abs(wrong - wrong.mean()).argmin())
-        row = int(rows[typical])
-        image, seed = dataset.image(row), derive_seed(str(dataset.frame["sha256"].iat[row]))
-        shown = {name: apply_variation(one, image, run.preprocessing, seed) for name, one in variations.items()}
-        predictions = {name: one.take(np.array([typical])) for name, one in found.items()}
-        return figures.draw_images({"clean": run.preprocessing(image), **shown}, predictions)
+
+def _select_images(
+    run: Run,
+    dataset: Dataset,
+    rows: NDArray[np.intp],
+    found: PredictionsByVariation,
+    variations: Mapping[str, Variation],
+) -> dict[str, NDArray[Any]]:
+    """Return the image whose error rate is closest to the mean, clean and under all variations.
+
+    `rows` are those of its predictions in the table of predictions.
+    """
+    wrong = np.mean([~found[name].correct for name in variations], axis=0)
+    typical = int(np.abs(wrong - wrong.mean()).argmin())
+    image, seed = dataset.image(int(rows[typical])), derive_seed(str(dataset.frame["sha256"].iat[rows[typical]]))
+    varied = (apply_variation(one, image, run.preprocessing, seed) for one in variations.values())
+    shown = plots.make_thumbnails([run.preprocessing(image), *varied])
+    return {"rows": typical + len(rows) * np.arange(len(found)), **shown}
 
 
-def _is_subset(given: Collection[object], whole: Collection[object]) -> bool:
-    return len(set(given)) == len(given) and set(given) <= set(whole)
-
-
-def _list_warnings(clean: Predictions, asked: int, accuracy: Metric) -> list[str]:
-    messages = warn_unlabelled(asked - len(clean), asked)
+def _list_warnings(clean: Predictions, asked: int, accuracy: Metric) -> list[Reason]:
+    found = warn_unlabelled(asked - len(clean), asked)
     counts = np.bincount(clean.targets, minlength=len(clean.classes))
-    messages += [
-        _("The set has no image of class {name}.", name=n) for n, k in zip(clean.classes, counts, strict=True) if not k
-    ]
+    found += [Reason("class_absent", name=name) for name, n in zip(clean.classes, counts, strict=True) if not n]
     if accuracy.low is not None and accuracy.low <= 1 / len(clean.classes):
-        messages.append(_("Clean accuracy is not significantly above chance, so drops in accuracy mean little."))
-    return messages
+        found.append(Reason("clean_near_chance"))
+    return found

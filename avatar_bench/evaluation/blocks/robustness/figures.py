@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,19 +13,27 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
-from avatar_bench.i18n import _, get_title
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.results.predictions import Predictions
+from avatar_bench.results.headings import find_word
 from avatar_bench.results.result import Metric, Result
 
-Image = NDArray[np.uint8]
 _COLUMNS = 5  # corruptions side by side
 
 
+class _Cell(NamedTuple):
+    """Image under a variation, with its true class, its prediction as text and the colour of that."""
+
+    image: NDArray[np.uint8]
+    target: str
+    text: str
+    colour: str
+
+
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw every figure of the tables and metrics."""
+    """Draw accuracies and recalls, the one-class test, and one image under every variation."""
     chance = 1 / len(result.classes)
-    kinds = list_kinds(result.tables["severities"])
+    kinds = _list_kinds(result.tables["severities"])
     others = [kind for kind in kinds if kind not in STANDARD_CORRUPTIONS]
     standard = [kind for kind in kinds if kind not in others]
     tiers = [name for name in result.metrics if name.startswith("delivery/")]
@@ -33,8 +42,13 @@ def draw(result: Result) -> dict[str, Figure]:
         "severity_3": draw_bars(result.metrics, ["clean", *standard, "robustness", *others], result.n, chance),
         "one_class": draw_one_class(result.tables["bias"], result.classes),
     }
+    cells = _build_cells(result)
+    delivered = {name: cell for name, cell in cells.items() if name in ("clean", *tiers)}
+    drawn["images"] = _draw_corruption_wall({name: cell for name, cell in cells.items() if name not in tiers})
     if tiers:
         drawn["delivery"] = draw_bars(result.metrics, ["clean", *tiers], result.n, chance)
+        titles = [f"{_name_variation(name)}\n{cell.text}" for name, cell in delivered.items()]
+        drawn["images_delivered"] = plots.draw_gallery([cell.image for cell in delivered.values()], titles)
     return drawn
 
 
@@ -45,14 +59,14 @@ def draw_bars(metrics: Mapping[str, Metric], names: Sequence[str], n: int, chanc
         np.array([getattr(one, end) for one in shown.values()], dtype=float) for end in ("value", "low", "high")
     )
     label = _("accuracy (%)")
-    labels = [name_variation(name) for name in shown]
+    labels = [_name_variation(name) for name in shown]
     return plots.draw_interval_bars(labels, value, low, high, [n] * len(shown), label=label, chance=chance)
 
 
 @plots.use_style()
 def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw accuracy with its interval, and each class's recall, against severity, one panel per corruption."""
-    kinds = list_kinds(table)
+    kinds = _list_kinds(table)
     columns, lines = min(len(kinds), _COLUMNS), math.ceil(len(kinds) / _COLUMNS)
     figure = plots.create_figure(0.8 + 1.75 * max(2, columns), 0.7 + 2.2 * lines)
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
@@ -65,7 +79,7 @@ def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequenc
         axes.fill_between(rows["severity"], low, high, color="black", alpha=0.15, linewidth=0)
         axes.plot(rows["severity"], rows["accuracy"], "o-", color="black", markersize=3.5, label=_("accuracy"))
         axes.axhline(1 / len(classes), color="black", linestyle="--", linewidth=1, label=_("chance"))
-        axes.set(title=name_variation(kind), xlabel=_("severity"), xlim=(-0.2, 5.2), ylim=(0, 1.02))
+        axes.set(title=_name_variation(kind), xlabel=_("severity"), xlim=(-0.2, 5.2), ylim=(0, 1.02))
         axes.set_xticks(range(6))
         axes.grid(True)
     for axes in grid[:, 0]:
@@ -92,69 +106,52 @@ def draw_one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
         axes.axvline(0, color="black", linewidth=1)
         axes.set_xlabel(title)
         axes.grid(axis="x")
-    left.set_yticks(range(len(kinds)), [name_variation(kind) for kind in kinds])
+    left.set_yticks(range(len(kinds)), [_name_variation(kind) for kind in kinds])
     left.set_ylim(len(kinds) - 0.5, -0.5)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     return figure
 
 
-def draw_images(images: Mapping[str, Image], predictions: Mapping[str, Predictions]) -> dict[str, Figure]:
-    """Draw one image under every corruption and severity, and after every tier, with its predictions."""
-    corrupted = {name: image for name, image in images.items() if not name.startswith("delivery/")}
-    drawn = {"images": _draw_corruption_wall(corrupted, predictions)}
-    if len(corrupted) < len(images):
-        shown = [name for name in images if name == "clean" or name not in corrupted]
-        titles = [f"{name_variation(name)}\n{_format_prediction(predictions[name])[0]}" for name in shown]
-        drawn["images_delivered"] = plots.draw_gallery([images[name] for name in shown], titles)
-    return drawn
-
-
-def list_kinds(severities: pd.DataFrame) -> list[str]:
-    """Return the corruptions in the table of severities, in its order."""
+def _list_kinds(severities: pd.DataFrame) -> list[str]:
     return [kind for kind in dict.fromkeys(severities["corruption"]) if kind != "clean"]
 
 
-def name_variation(name: str) -> str:
-    """Return the name of a corruption, a tier or a mean of them in the current language."""
-    words = {
-        "clean": _("clean"),
-        "robustness": _("mean of the five"),
-        "delivery/web": _("web: 768 px, JPEG 60"),
-        "delivery/hard": _("hard: 512 px, JPEG 40"),
-        "delivery/thumbnail_64": _("thumbnail of 64 px"),
-        "delivery/thumbnail_128": _("thumbnail of 128 px"),
-        "delivery/webp": _("WebP 75"),
-        "delivery/double_jpeg": _("double JPEG"),
-        "delivery/screenshot": _("screenshot"),
+def _name_variation(name: str) -> str:
+    return find_word(name, "robustness")
+
+
+def _build_cells(result: Result) -> dict[str, _Cell]:
+    saved = result.arrays["images"]
+    rows = result.tables["predictions"].iloc[saved["rows"]].itertuples()
+    return {
+        str(row.variation): _Cell(
+            image,
+            str(row.target),
+            f"{plots.shorten_name(str(row.prediction), 14)}, {row.confidence:.0%}",
+            plots.get_colour(result.classes.index(row.prediction)),
+        )
+        for image, row in zip(plots.list_thumbnails(saved), rows, strict=True)
     }
-    return words.get(name) or get_title("corruption", name)
 
 
 @plots.use_style()
-def _draw_corruption_wall(images: Mapping[str, Image], predictions: Mapping[str, Predictions]) -> Figure:
-    pairs = [name.split("/") for name in images if name != "clean"]
+def _draw_corruption_wall(cells: Mapping[str, _Cell]) -> Figure:
+    pairs = [name.split("/") for name in cells if name != "clean"]
     kinds, levels = list(dict.fromkeys(kind for kind, __ in pairs)), sorted({level for __, level in pairs})
     figure = plots.create_figure(1.3 * (len(levels) + 1) + 0.3, 1.5 * len(kinds) + 0.3)
     grid = figure.subplots(len(kinds), len(levels) + 1, squeeze=False)
     for row, kind in zip(grid, kinds, strict=True):
         for axes, name in zip(row, ["clean", *(f"{kind}/{level}" for level in levels)], strict=True):
-            text, index = _format_prediction(predictions[name])
-            axes.imshow(images[name])
+            axes.imshow(cells[name].image)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-            axes.set_xlabel(text, fontsize=7, color=plots.get_colour(index))
-        row[0].set_ylabel(name_variation(kind))
+            axes.set_xlabel(cells[name].text, fontsize=7, color=cells[name].colour)
+        row[0].set_ylabel(_name_variation(kind))
     for axes, level in zip(grid[0], ["0", *levels], strict=True):
-        axes.set_title(_("severity {k}", k=level) if level != "0" else _("clean"), fontsize=9)
-    clean = predictions["clean"]
-    figure.supxlabel(_("true class: {name}", name=clean.classes[int(clean.targets[0])]), fontsize=9)
+        axes.set_title(_("severity {k}", k=level) if level != "0" else _name_variation("clean"), fontsize=9)
+    figure.supxlabel(_("true class: {name}", name=cells["clean"].target), fontsize=9)
     return figure
-
-
-def _format_prediction(one: Predictions) -> tuple[str, int]:
-    index = int(one.predicted[0])
-    return f"{plots.shorten_name(one.classes[index], 14)}, {one.confidence[0]:.0%}", index
 
 
 def _draw_recall_lines(axes: Axes, recalls: pd.DataFrame, kind: str, classes: Sequence[str]) -> None:

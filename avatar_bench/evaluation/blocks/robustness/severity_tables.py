@@ -71,25 +71,5 @@ def count_moved_predictions(found: Mapping[str, Predictions], kinds: Sequence[st
     return pd.DataFrame(rows, columns=["corruption", "transformed", "prediction", "clean", "corrupted"])
 
 
-def tabulate_predictions(found: Mapping[str, Predictions]) -> pd.DataFrame:
-    """Return a row for each image and variation; the block's metrics can be recomputed from it."""
-    names = np.array(found["clean"].classes)
-    frames = [
-        pd.DataFrame(
-            {
-                "path": one.paths,
-                "variation": variation,
-                "target": names[one.targets],
-                "prediction": names[one.predicted],
-                "confidence": one.confidence,
-                "correct": one.correct,
-                "group": one.groups,
-            }
-        )
-        for variation, one in found.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
 def _get_ends(metric: Metric) -> tuple[float | None, float | None, float | None]:
     return metric.value, metric.low, metric.high

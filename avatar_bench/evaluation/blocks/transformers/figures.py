@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,21 +15,23 @@ from avatar_bench.evaluation.model_traits import PUBLISHED, SAM, SAM_AT_COST, SC
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.models.inspection import FAMILIES
+from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.results.result import Result
 
 _MARKERS = dict(zip(FAMILIES, "osD^", strict=True))
 _SHADE = "#E0E0E0"
 
 
-def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
+def draw(result: Result) -> dict[str, Figure]:
     """Draw each figure for which there are numbers."""
-    recipes, pairs, interactions = (tables[name] for name in ("recipes", "pairs", "interactions"))
-    drawn = {"accuracy": draw_accuracy(recipes), "history": draw_history(tables["history"])}
+    recipes, pairs, study = (result.tables[name] for name in ("recipes", "pairs", "study"))
+    drawn = {"accuracy": draw_accuracy(recipes), "history": draw_history(result.tables["history"])}
     if recipes["train_seconds"].notna().any():
         drawn["cost"] = draw_cost(recipes)
-    if tables["study"]["recipe"].notna().any():
-        drawn["study"] = draw_study(tables["study"])
+    if study["recipe"].notna().any():
+        drawn["study"] = draw_study(study)
     if len(pairs):
-        drawn["differences"] = draw_differences(pairs, interactions, recipes)
+        drawn["differences"] = draw_differences(pairs, result.tables["interactions"], recipes)
     return drawn
 
 
@@ -164,7 +166,9 @@ def draw_study(table: pd.DataFrame) -> Figure:
         axes.grid(axis="x")
     avatars.hlines(places, table["accuracy_low"], table["accuracy_high"], color="black", linewidth=1.6)
     avatars.plot(table["accuracy"], places, "o", color="black", label=_("measured here, with interval"))
-    recipes = plots.shorten_names(table["recipe"].fillna(table["reason"]), 40)
+    reasons = map(Reason.parse_cell, table["reason"])
+    pairs = zip(table["recipe"], reasons, strict=True)
+    recipes = plots.shorten_names((format_reason(why, "transformers") if why else name for name, why in pairs), 40)
     names = [
         _("{network} (block {number} of the study)", network=network, number=number) + f"\n{recipe}"
         for network, number, recipe in zip(table["network"], table["block"], recipes, strict=True)

@@ -11,12 +11,12 @@ import pandas as pd
 
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
-from avatar_bench.evaluation.model_traits import FAMILY, SAM, SAM_AT_COST, SCRATCH, START, RecipePair, Traits
+from avatar_bench.evaluation.model_traits import FAMILY, SCRATCH, START, RecipePair, Traits
 from avatar_bench.evaluation.seeds import Recipes, build_macro_f1_statistic
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, stats
-from avatar_bench.results.result import Metric
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
@@ -63,13 +63,12 @@ def compute_metrics(
     metrics = {}
     for (name, members), traits, (low, high) in zip(recipes.members.items(), own, ends, strict=True):
         runs, method = list(members), f"bootstrap by {'seed and ' * (len(members) > 1)}group"
-        no_time, no_passes = _("the training time is not recorded"), _("the number of passes is not recorded")
         metrics[name] = {
             "accuracy": accuracies[name],
             "macro_f1": metric_with_interval(values[runs].mean(), low, high, recipes.units, method),
             "ece": Metric(float(errors[runs].mean()), n, higher_is_better=False),
-            "train_seconds": _build_metric(traits.seconds, len(runs), False, no_time),
-            "passes_per_step": _build_metric(traits.passes, len(runs), False, no_passes),
+            "train_seconds": _build_metric(traits.seconds, len(runs), Reason("no_time")),
+            "passes_per_step": _build_metric(traits.passes, len(runs), Reason("no_passes")),
         }
     return metrics
 
@@ -78,23 +77,19 @@ def read_saved_metrics(
     members: Mapping[str, Sequence[int]], runs: Sequence[Run], of: str
 ) -> tuple[dict[str, dict[str, Metric]], pd.DataFrame]:
     """Return the mean of each saved metric over the runs of each recipe, and a table of missing ones."""
-    results = [{block: run.saved(block, of) for block, *_rest in SAVED_METRICS.values()} for run in runs]
+    blocks = {block for block, *_rest in SAVED_METRICS.values()}
+    results = [{block: run.saved(block, of) for block in blocks} for run in runs]
     found: dict[str, dict[str, Metric]] = {name: {} for name in members}
-    missing: list[tuple[str, str, str, str | None]] = []
+    missing = []
     for name, own in members.items():
-        for figure, (block, metric, better) in SAVED_METRICS.items():
-            absent = Metric(None, 0, reason=_("no usable Result of {block}", block=block))
-            saved = [result.metrics.get(metric, absent) if (result := results[run][block]) else absent for run in own]
-            lacking = [
-                (name, runs[run].label, figure, each.reason)
-                for run, each in zip(own, saved, strict=True)
-                if each.value is None
-            ]
+        for metric, (block, source, better) in SAVED_METRICS.items():
+            saved = [_read_metric(results[run][block], block, source) for run in own]
+            lacking = [(run, each.reason) for run, each in zip(own, saved, strict=True) if each.value is None]
             # the other metrics of a recipe are means over all its seeds
             value = None if lacking else float(np.mean([each.value for each in saved if each.value is not None]))
-            found[name][figure] = _build_metric(value, len(own), better, lacking[-1][3] if lacking else None)
-            missing += lacking
-    return found, pd.DataFrame(missing, columns=["recipe", "run", "figure", "reason"])
+            found[name][metric] = _build_metric(value, len(own), lacking[-1][1] if lacking else None, better)
+            missing += [(name, runs[run].label, metric, str(reason)) for run, reason in lacking]
+    return found, pd.DataFrame(missing, columns=["recipe", "run", "metric", "reason"])
 
 
 def build_recipes_table(
@@ -140,7 +135,8 @@ def build_pairs_table(
     rows = []
     for pair in found:
         a, b = own[pair.a], own[pair.b]
-        before, after = (_describe_value(traits, pair.changed) for traits in (b, a))
+        trait = {START: "start", FAMILY: "family"}.get(pair.changed, "sam")
+        before, after = (str(getattr(traits, trait) or "none") for traits in (b, a))
         row: dict[str, object] = {"changed": pair.changed, "from": before, "to": after}
         row |= recipe_pairs.compare_pair(recipes, drawn, pair.a, pair.b, block.level, block.power, block.alpha)
         for name in ("epochs", "train_images", "image_size"):
@@ -154,8 +150,7 @@ def build_pairs_table(
     strictest = block.alpha / len(rows)
     least = [recipe_pairs.find_detectable_difference(row, block.power, strictest) for __, row in table.iterrows()]
     table["detectable"] = np.array(least, dtype=float)
-    few = _("the two recipes differ on too few images")
-    return table.assign(detectable_reason=np.where(table["detectable"].isna(), few, ""))
+    return table.assign(detectable_reason=np.where(table["detectable"].isna(), str(Reason("few_differ")), ""))
 
 
 def build_interactions_table(
@@ -189,18 +184,27 @@ def _match_recipes(reported: pd.Series, measured: pd.DataFrame) -> tuple[pd.Data
     if len(found):
         return found, ""
     if network.empty:
-        return found, _("no recipe of this network")
-    if with_sam.empty:
-        return found, _("none of its recipes uses SAM") if reported["sam"] else _("all of its recipes use SAM")
-    scratch = (with_sam["start"] == SCRATCH).all()
-    return found, _("its recipes were trained from scratch") if scratch else _("its recipes started from other weights")
+        code = "no_recipe"
+    elif with_sam.empty:
+        code = "none_with_sam" if reported["sam"] else "all_with_sam"
+    else:
+        code = "from_scratch" if (with_sam["start"] == SCRATCH).all() else "from_other_weights"
+    return found, str(Reason(code))
 
 
-def _describe_value(traits: Traits, changed: str) -> str:
-    sam = traits.sam or "none"
-    return {SAM: sam, SAM_AT_COST: sam, START: str(traits.start), FAMILY: traits.family}[changed]
+def _read_metric(result: Result | None, block: str, metric: str) -> Metric:
+    """Return a saved metric; one with a reason that names its block if it has no value."""
+    if result is None or metric not in result.metrics:
+        return Metric(None, 0, reason=Reason("no_result", block=block))
+    saved = result.metrics[metric]
+    return (
+        saved
+        if saved.value is not None
+        else Metric(None, 0, reason=Reason("of_block", block=block, reason=saved.reason))
+    )
 
 
-def _build_metric(value: float | None, runs: int, better: bool, reason: str | None) -> Metric:
-    value, reason = (None, reason) if value is None else (float(value), None)
-    return Metric(value, runs, higher_is_better=better, reason=reason)
+def _build_metric(value: float | None, runs: int, reason: Reason | None, better: bool = False) -> Metric:
+    if value is None:
+        return Metric(None, runs, higher_is_better=better, reason=reason)
+    return Metric(float(value), runs, higher_is_better=better)
