@@ -28,12 +28,7 @@ _OVERALL_METRICS = {
     "mcc": classification.mcc,
 }
 _CLASS_METRICS = {"recall": classification.recall, "precision": classification.precision, "f1": classification.f1}
-_PREDICTION_COLUMNS = (
-    "path",
-    "target",
-    "prediction",
-    "group",
-)  # columns of a table of predictions besides prob_<class>
+_PREDICTION_COLUMNS = ("path", "target", "prediction", "group")  # of a table of predictions, besides prob_<class>
 
 
 @dataclass(frozen=True)
@@ -44,11 +39,6 @@ class CommonImages:
     classes: tuple[str, ...]
     by: str
     n_relabelled: int
-
-    @property
-    def groups(self) -> NDArray[np.str_]:
-        """Return the group of each image in the new result, (N,)."""
-        return self.table["group"].to_numpy(np.str_)
 
     def predictions(self, whose: str) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         """Return the targets (N,), predictions (N,) and probabilities (N, C) of the new or the earlier result."""
@@ -74,17 +64,17 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
         common = _match_images(new, earlier)
         paired: dict[str, Metric] = {}
         if common is not None:
-            options, n = _build_options(new, alpha), len(common.table)
+            stated, found.n = new.provenance.get("options", {}), len(common.table)
+            stated = {name: stated[name] for name in ("level", "resamples", "seed") if name in stated}
+            options = recipe_pairs.PairwiseOptions(alpha=alpha, **stated)
             pair = _compare_pair(common, options)
             paired = _compute_paired(common, options, pair)
             paired = {name: metric for name, metric in paired.items() if name in new.metrics}
-            tested = {"p": float(pair["p"].iloc[0]), "images_in_common": float(n)}
-            main = {"accuracy": paired["accuracy"]}
-            main |= {name: Metric(value, n, higher_is_better=None) for name, value in tested.items()}
-            found.metrics |= {f"{new.block}/{name}": metric for name, metric in main.items()}
+            found.metrics[f"{new.block}/accuracy"] = paired["accuracy"]
+            for name, value in {"p": float(pair["p"].iloc[0]), "images_in_common": float(found.n)}.items():
+                found.metrics[f"{new.block}/{name}"] = Metric(value, found.n, higher_is_better=None)
             pairs.append(pair.assign(block=new.block))
             changed.append(_find_changed(common).assign(block=new.block))
-            found.n = n
             found.warnings += _warn_about_matching(common, new, earlier)
         unpaired = dict(_compute_unpaired(new, earlier, set(paired)))
         found.metrics |= {f"{new.block}/{name}": metric for name, metric in (paired | unpaired).items()}
@@ -94,19 +84,9 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
         found.tables |= {"pairs": pd.concat(pairs, ignore_index=True), "changed": pd.concat(changed, ignore_index=True)}
     else:
         found.warnings.append(Reason("no_common_predictions"))
-    found.provenance = {
-        "alpha": alpha,
-        EARLIER: _describe_result(other),
-        NEW: _describe_result(first),
-    } | _describe_result(first)
+    about = _describe_result(first)
+    found.provenance = {"alpha": alpha, EARLIER: _describe_result(other), NEW: about, **about}
     return found
-
-
-def _build_options(new: Result, alpha: float) -> recipe_pairs.PairwiseOptions:
-    """Return the interval options of the new Result, completed by those of significance."""
-    stated = new.provenance.get("options", {})
-    options = {name: stated[name] for name in ("level", "resamples", "seed") if name in stated}
-    return recipe_pairs.PairwiseOptions(alpha=alpha, **options)
 
 
 def _match_images(new: Result, earlier: Result) -> CommonImages | None:
@@ -122,8 +102,6 @@ def _match_images(new: Result, earlier: Result) -> CommonImages | None:
             f"against=: the two results of {new.block} on {new.set} have no image in common (matched by {by}).",
             "Evaluate both on the same images, or pass a result of another set for an unpaired comparison.",
         )
-    if joined.empty:
-        return None
     same = joined[f"target_{NEW}"] == joined[f"target_{EARLIER}"]
     matched = joined[same].reset_index(drop=True)
     matched = matched.rename(columns={f"{name}_{NEW}": name for name in ("path", "target", "group")})
@@ -133,9 +111,8 @@ def _match_images(new: Result, earlier: Result) -> CommonImages | None:
 def _get_predictions(one: Result) -> pd.DataFrame | None:
     """Return a Result's predictions, one row per image, with names as text; None if it has no such table."""
     table = one.tables.get("predictions")
-    if table is None or not {*_PREDICTION_COLUMNS, *(f"prob_{name}" for name in one.classes)} <= set(table):
-        return None
-    if table["path"].duplicated().any():
+    needed = {*_PREDICTION_COLUMNS, *(f"prob_{name}" for name in one.classes)}
+    if table is None or not needed <= set(table) or table["path"].duplicated().any():
         return None
     return table.assign(**{name: table[name].fillna("").astype(str) for name in _PREDICTION_COLUMNS})
 
@@ -143,7 +120,8 @@ def _get_predictions(one: Result) -> pd.DataFrame | None:
 def _compare_pair(common: CommonImages, options: recipe_pairs.PairwiseOptions) -> pd.DataFrame:
     """Compare the two results like the block significance: one row, with the new result as a."""
     correct = np.stack([np.equal(*common.predictions(whose)[:2]) for whose in (NEW, EARLIER)])
-    recipes = Recipes({NEW: [0], EARLIER: [1]}, correct, common.groups, (0, 0))
+    groups = common.table["group"].to_numpy(np.str_)
+    recipes = Recipes({NEW: [0], EARLIER: [1]}, correct, groups, (0, 0))
     row = recipe_pairs.compare_pair(recipes, recipes.draw(options), 0, 1, options.level, options.power, options.alpha)
     return recipe_pairs.mark_significant(pd.DataFrame([row]), options.alpha)
 
@@ -154,7 +132,7 @@ def _compute_paired(
     """Compute the difference of each classification metric on the same resamples of groups."""
     new, earlier = (_build_statistic(*common.predictions(whose)) for whose in (NEW, EARLIER))
     found = bootstrap_metrics(
-        options, _list_metrics(common.classes), lambda weights: new(weights) - earlier(weights), common.groups
+        options, _list_metrics(common.classes), lambda w: new(w) - earlier(w), common.table["group"].to_numpy(np.str_)
     )
     found = {name: replace(one, interval=one.interval and f"paired {one.interval}") for name, one in found.items()}
     row = pair.iloc[0]  # computed by the same functions as in significance
@@ -187,17 +165,15 @@ def _compute_unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterato
         b = earlier.metrics.get(name)
         if name in paired or b is None or a.higher_is_better is None or (a.value is None and b.value is None):
             continue
-        n = min(a.n, b.n)
+        n, ends = min(a.n, b.n), [(one.value, one.low, one.high) for one in (a, b)]
         if a.value is None or b.value is None:
             yield name, Metric(None, n, higher_is_better=a.higher_is_better, reason=a.reason or b.reason)
-            continue
-        difference, bounds = a.value - b.value, [(one.low, one.high) for one in (a, b)]
-        if levels[0] != levels[1] or None in (*bounds[0], *bounds[1]):
+        elif levels[0] != levels[1] or None in (*ends[0], *ends[1]):
             why = Reason("no_interval_at_level")
-            yield name, Metric(difference, n, higher_is_better=a.higher_is_better, reason=why)
-            continue
-        low, high = stats.difference_interval((a.value, *bounds[0]), (b.value, *bounds[1]))  # type: ignore[arg-type]
-        yield name, Metric(difference, n, low, high, "unpaired", a.higher_is_better)
+            yield name, Metric(a.value - b.value, n, higher_is_better=a.higher_is_better, reason=why)
+        else:
+            low, high = stats.difference_interval(*ends)  # type: ignore[arg-type]
+            yield name, Metric(a.value - b.value, n, low, high, "unpaired", a.higher_is_better)
 
 
 def _build_rows(
@@ -211,34 +187,23 @@ def _build_rows(
         columns = [_build_statistic(*common.predictions(whose))(once)[0] for whose in (NEW, EARLIER)]
         values |= dict(zip(_list_metrics(common.classes), zip(*columns, strict=True), strict=True))
     for name, metric in (paired | unpaired).items():
-        yield {
-            "block": new.block,
-            "metric": name,
-            "comparison": "paired" if name in paired else "unpaired",
-            "n": metric.n,
-            NEW: values[name][0],
-            EARLIER: values[name][1],
-            "difference": metric.value,
-            "low": metric.low,
-            "high": metric.high,
-            "higher_is_better": metric.higher_is_better,
-            "reason": str(metric.reason or ""),
-        }
+        kind = "paired" if name in paired else "unpaired"
+        row: dict[str, Any] = {"block": new.block, "metric": name, "comparison": kind, "n": metric.n}
+        row |= {NEW: values[name][0], EARLIER: values[name][1], "difference": metric.value}
+        row |= {part: getattr(metric, part) for part in ("low", "high", "higher_is_better")}
+        yield row | {"reason": str(metric.reason or "")}
 
 
 def _find_changed(common: CommonImages) -> pd.DataFrame:
     """Return the images for which the two predict different classes."""
-    columns = ["path", "target", f"prediction_{NEW}", f"prediction_{EARLIER}"]
-    named = {f"prediction_{NEW}": NEW, f"prediction_{EARLIER}": EARLIER}
-    return common.table.loc[common.table[columns[2]] != common.table[columns[3]], columns].rename(columns=named)
+    table = common.table.rename(columns={f"prediction_{whose}": whose for whose in (NEW, EARLIER)})
+    return table.loc[table[NEW] != table[EARLIER], ["path", "target", NEW, EARLIER]]
 
 
 def _warn_about_matching(common: CommonImages, new: Result, earlier: Result) -> list[Reason]:
-    n, found = len(common.table), []
-    if n < max(new.n, earlier.n):
-        found.append(Reason("fewer_common_images", n=n, new=new.n, earlier=earlier.n))
-    if common.n_relabelled:
-        found.append(Reason("relabelled", n=common.n_relabelled))
+    few = Reason("fewer_common_images", n=len(common.table), new=new.n, earlier=earlier.n)
+    found = [few] if len(common.table) < max(new.n, earlier.n) else []
+    found += [Reason("relabelled", n=common.n_relabelled)] if common.n_relabelled else []
     return found + ([Reason("matched_by_path")] if common.by == "path" else [])
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from avatar_bench.config.options import Options
 from avatar_bench.evaluation.model_traits import read_starting_weights
 from avatar_bench.models import first_layers
-from avatar_bench.models.inspection import NetworkSummary, inspect_network
+from avatar_bench.models.inspection import inspect_network
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -35,7 +35,11 @@ class Architecture(Options):
         net, size = run.classifier.net, run.preprocessing.size
         anatomy, start = inspect_network(net, size), read_starting_weights(run)
         result = Result("architecture", dataset.name, len(dataset), run.classes)
-        result.metrics = _compute_metrics(anatomy, size)
+        counts = anatomy.layers[["params", "macs"]].sum()
+        sizes = {"params_m": counts["params"] / 1e6, "macs_g": counts["macs"] / 1e9}
+        shape = {"depth": anatomy.depth, "input_size": size}
+        result.metrics = {name: Metric(float(value), 1, higher_is_better=False) for name, value in sizes.items()}
+        result.metrics |= {name: Metric(float(value), 1, higher_is_better=None) for name, value in shape.items()}
         traits = anatomy.traits | {"pretraining": str(start), "trained_with": start.trained}
         result.tables = {"traits": pd.DataFrame([traits]), "stages": anatomy.stages, "layers": anatomy.layers}
         result.provenance = {"backbone": run.card.backbone, "network": type(net).__name__}
@@ -69,13 +73,4 @@ def _collect_feature_maps(run: Run, dataset: Dataset, convolution: str | None) -
         "layers": np.array([each.layer for each in maps]),
         **{f"channels_{number}": each.channels for number, each in enumerate(maps)},
         **{f"maps_{number}": each.maps for number, each in enumerate(maps)},
-    }
-
-
-def _compute_metrics(anatomy: NetworkSummary, size: int) -> dict[str, Metric]:
-    return {
-        "params_m": Metric(float(anatomy.layers["params"].sum() / 1e6), 1, higher_is_better=False),
-        "macs_g": Metric(float(anatomy.layers["macs"].sum() / 1e9), 1, higher_is_better=False),
-        "depth": Metric(float(anatomy.depth), 1, higher_is_better=None),
-        "input_size": Metric(float(size), 1, higher_is_better=None),
     }

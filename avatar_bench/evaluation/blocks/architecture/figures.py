@@ -52,17 +52,10 @@ def draw_diagram(stages: pd.DataFrame, name: str, depth: int, size: int, classes
         _draw_arrow(left, row - 1)
     for axes, column, title in ((middle, "params", _("parameters")), (right, "macs", _("multiply-adds"))):
         _draw_proportions(axes, stages, column, title)
-    figure.suptitle(
-        _(
-            "{name}: {depth} layers deep, {params} M parameters, {macs} G multiply-adds, {classes} classes",
-            name=plots.shorten_name(name, 30),
-            depth=depth,
-            params=f"{stages['params'].sum() / 1e6:.2f}",
-            macs=f"{stages['macs'].sum() / 1e9:.2f}",
-            classes=classes,
-        ),
-        fontsize=9,
-    )
+    sizes = {unit: f"{stages[unit].sum() / scale:.2f}" for unit, scale in (("params", 1e6), ("macs", 1e9))}
+    about = _("{name}: {depth} layers deep, {params} M parameters, {macs} G multiply-adds, {classes} classes")
+    name = plots.shorten_name(name, 30)
+    figure.suptitle(about.format(name=name, depth=depth, classes=classes, **sizes), fontsize=9)
     return figure
 
 
@@ -78,9 +71,8 @@ def draw_filters(weights: NDArray[np.float32], layer: str) -> Figure:
         axes.imshow((0.5 + scaled.transpose(1, 2, 0) / 2).clip(0, 1), interpolation="nearest")
     height, width = weights.shape[2:]
     counted = _("{n} of {all} filters", n=len(order), all=len(weights))
-    about = _(
-        "{height} × {width} pixels; grey is 0, colours show what a filter responds to", height=height, width=width
-    )
+    about = _("{height} × {width} pixels; grey is 0, colours show what a filter responds to")
+    about = about.format(height=height, width=width)
     figure.suptitle(f"{plots.shorten_name(layer, 40)}, {counted}, {about}", fontsize=8.5)
     return figure
 
@@ -131,18 +123,8 @@ def _create_tiles(widths: Sequence[float], rows: int, *, side: float, left: floa
 def _draw_box(axes: Axes, row: int, stage: pd.Series) -> None:
     ink = _STAGE_COLOURS.get(stage["stage"], plots.get_colour(0))
     style = "round,pad=0,rounding_size=0.02"
-    axes.add_patch(
-        FancyBboxPatch(
-            (0, row - _BOX_HEIGHT / 2),
-            1,
-            _BOX_HEIGHT,
-            style,
-            facecolor=ink,
-            alpha=0.18,
-            edgecolor="none",
-            clip_on=False,
-        )
-    )
+    fill: dict[str, Any] = {"facecolor": ink, "alpha": 0.18, "edgecolor": "none", "clip_on": False}
+    axes.add_patch(FancyBboxPatch((0, row - _BOX_HEIGHT / 2), 1, _BOX_HEIGHT, style, **fill))
     kind = stage["block_type"]
     times = f"{stage['blocks']} × {kind}" if stage["blocks"] else kind
     extras = ", ".join(text for text in (stage["normalisation"], stage["activation"]) if text)
@@ -161,9 +143,9 @@ def _draw_box(axes: Axes, row: int, stage: pd.Series) -> None:
 
 
 def _draw_arrow(axes: Axes, row: int) -> None:
-    gap = (1 - _BOX_HEIGHT) / 2
+    """Draw an arrow from the box of a row to that of the next."""
     style = {"arrowstyle": "-|>", "color": plots.GREY, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", (0.5, row + 1 - _BOX_HEIGHT / 2), (0.5, row + 1 - _BOX_HEIGHT / 2 - 2 * gap), arrowprops=style)
+    axes.annotate("", (0.5, row + 1 - _BOX_HEIGHT / 2), (0.5, row + _BOX_HEIGHT / 2), arrowprops=style)
 
 
 def _draw_proportions(axes: Axes, stages: pd.DataFrame, column: str, title: str) -> None:
@@ -179,10 +161,7 @@ def _draw_proportions(axes: Axes, stages: pd.DataFrame, column: str, title: str)
 
 
 def _format_number(value: float) -> str:
-    if value >= 1e9:
-        return _("{number} G", number=f"{value / 1e9:.3g}")
-    if value >= 1e6:
-        return _("{number} M", number=f"{value / 1e6:.3g}")
-    if value >= 1e3:
-        return _("{number} k", number=f"{value / 1e3:.3g}")
+    for unit, text in ((1e9, _("{number} G")), (1e6, _("{number} M")), (1e3, _("{number} k"))):
+        if value >= unit:
+            return text.format(number=f"{value / unit:.3g}")
     return f"{value:.0f}"

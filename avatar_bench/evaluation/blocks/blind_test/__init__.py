@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -56,16 +55,18 @@ class BlindTest(IntervalOptions):
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
         result = Result("blind_test", dataset.name, len(rows), predictions.classes)
-        confusion = _count_confusion(predictions)
         result.metrics = self._compute_metrics(predictions)
         result.tables = {
             "predictions": _tabulate_predictions(predictions, dataset.frame["sha256"].iloc[rows]),
-            "confusion": _tabulate_confusion(predictions.classes, confusion),
+            "confusion": _tabulate_confusion(predictions),
             "per_source": self._tabulate_sources(predictions),
         }
         if self.gallery and not predictions.correct.all():
             result.arrays["gallery"] = self._select_errors(predictions, dataset, rows)
-        result.warnings = _collect_warnings(predictions, len(asked)) + _warn_of_guessing(result.metrics, self.level)
+        result.warnings = _collect_warnings(predictions, len(asked))
+        one = result.metrics["balanced_accuracy"]
+        if one.value is not None and beats_guessing(one.value, one.low, one.n, one.floor, self.level) is False:
+            result.warnings.append(Reason("guessing", value=one.value, level=one.floor))
         return result
 
     def _compute_metrics(self, predictions: Predictions) -> dict[str, Metric]:
@@ -114,12 +115,14 @@ class BlindTest(IntervalOptions):
 
     def _tabulate_sources(self, predictions: Predictions) -> pd.DataFrame:
         names, rows = predictions.classes, []
-        for source, target, images in _group_by_source(predictions):
-            correct = predictions.correct[images]
-            share = compute_proportion(self, correct, predictions.groups[images])
-            incorrect = predictions.predicted[images][~correct]
+        keys = pd.DataFrame({"source": predictions.sources, "target": predictions.targets})
+        for images in keys.groupby(["source", "target"]).indices.values():
+            own = predictions.take(np.asarray(images))
+            share = compute_proportion(self, own.correct, own.groups)
+            incorrect = own.predicted[~own.correct]
             error = names[np.bincount(incorrect).argmax()] if len(incorrect) else ""
-            rows.append((source, names[target], len(images), share.n, share.value, share.low, share.high, error))
+            kind = (str(own.sources[0]), names[own.targets[0]])
+            rows.append((*kind, len(own), share.n, share.value, share.low, share.high, error))
         columns = ["source", "target", "n", "groups", "accuracy", "low", "high", "most_common_error"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -130,16 +133,6 @@ class BlindTest(IntervalOptions):
         incorrect = np.flatnonzero(~predictions.correct)
         worst = incorrect[np.argsort(-predictions.confidence[incorrect], kind="stable")][: self.gallery]
         return {"rows": worst, **plots.make_thumbnails(dataset.image(int(rows[i])) for i in worst)}
-
-
-def _count_confusion(predictions: Predictions) -> NDArray[np.float64]:
-    return classification.confusion_matrix(predictions.targets, predictions.predicted, len(predictions.classes))
-
-
-def _group_by_source(predictions: Predictions) -> Iterator[tuple[str, int, NDArray[np.intp]]]:
-    keys = pd.DataFrame({"source": predictions.sources, "target": predictions.targets})
-    for images in keys.groupby(["source", "target"]).indices.values():
-        yield str(predictions.sources[images[0]]), int(predictions.targets[images[0]]), np.asarray(images)
 
 
 def _build_statistic(predictions: Predictions) -> stats.Statistic:
@@ -160,17 +153,12 @@ def _tabulate_predictions(predictions: Predictions, digests: pd.Series) -> pd.Da
     return table.assign(sha256=digests.to_numpy())
 
 
-def _tabulate_confusion(classes: tuple[str, ...], confusion: NDArray[np.float64]) -> pd.DataFrame:
-    table = pd.DataFrame(confusion.astype(int), columns=list(classes))
-    table.insert(0, "target", list(classes), allow_duplicates=True)
+def _tabulate_confusion(predictions: Predictions) -> pd.DataFrame:
+    names = list(predictions.classes)
+    counts = classification.confusion_matrix(predictions.targets, predictions.predicted, len(names))
+    table = pd.DataFrame(counts.astype(int), columns=names)
+    table.insert(0, "target", names, allow_duplicates=True)
     return table
-
-
-def _warn_of_guessing(metrics: Mapping[str, Metric], level: float) -> list[Reason]:
-    found = metrics["balanced_accuracy"]
-    if found.value is None or beats_guessing(found.value, found.low, found.n, found.floor, level) is not False:
-        return []
-    return [Reason("guessing", value=found.value, level=found.floor)]
 
 
 def _collect_warnings(predictions: Predictions, asked: int) -> list[Reason]:

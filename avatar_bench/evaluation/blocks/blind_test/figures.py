@@ -40,12 +40,8 @@ def _draw_per_source(table: pd.DataFrame, classes: int) -> Figure:
 
 
 def _draw_gallery(predictions: pd.DataFrame, gallery: Mapping[str, np.ndarray]) -> Figure:
-    titles = [
-        _("true: {name}", name=row.target)
-        + "\n"
-        + _("predicted: {name}", name=row.prediction)
-        + f", {row.confidence:.1%}\n"
-        + (str(row.source) or _("source not known"))
-        for row in predictions.iloc[gallery["rows"]].itertuples()
-    ]
+    titles = []
+    for row in predictions.iloc[gallery["rows"]].itertuples():
+        true, predicted = _("true: {name}", name=row.target), _("predicted: {name}", name=row.prediction)
+        titles.append(f"{true}\n{predicted}, {row.confidence:.1%}\n{str(row.source) or _('source not known')}")
     return plots.draw_gallery(plots.list_thumbnails(gallery), titles)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -65,18 +66,19 @@ class CamOverlap(IntervalOptions):
         raw = [panel.maps for panel in panels]
         found = tables.compute_overlap(raw, one.targets, len(one.classes), self.resamples, self.seed)
         result = Result("cam_overlap", datasets[0].name, len(one), one.classes)
-        layers = {panel.label: _describe_layer(panel) for panel in panels}
+        layers = {panel.label: "{}, {} x {}".format(panel.layer.name, *panel.layer.size) for panel in panels}
         result.provenance = {"layers": layers, "level": self.level}
         result.arrays["maps"] = maps.collect_arrays(panels)
-        summary = tables.tabulate_summary(found, labels, one.classes, one.groups, self.level, self.resamples, self.seed)
+        summary = tables.tabulate_summary(found, labels, one, self)
         means = summary[summary["a"] == MEAN_OF_PAIRS]
         result.tables = {
             "classes": means.drop(columns=["a", "b"]),
             "pairs": summary[summary["a"] != MEAN_OF_PAIRS],
-            "images": tables.tabulate_images(found, labels, one.paths, one.classes),
+            "images": tables.tabulate_images(found, labels, one),
         }
         result.metrics = _build_metrics(means, one.classes)
-        result.warnings = warnings + _collect_warnings(means)
+        unlike = means[(means["class"] == ALL_CLASSES) & means["value"].notna() & ~means["above_null"]]
+        result.warnings = warnings + ([Reason("not_above_null", names=list(unlike["metric"]))] if len(unlike) else [])
         if self.gallery:
             result.arrays["gallery"] = self._collect_gallery(panels, found)
         return result
@@ -105,32 +107,19 @@ def _select_spread(alike: NDArray[np.float64], targets: NDArray[np.int64], each:
     return list(dict.fromkeys(rows)) or [0]
 
 
-def _describe_layer(panel: RunMaps) -> str:
-    return f"{panel.layer.name}, {panel.layer.size[0]} x {panel.layer.size[1]}"
-
-
 def _build_metrics(means: pd.DataFrame, classes: Sequence[str]) -> dict[str, Metric]:
     """Return each metric over all classes and by class, and the same for maps of different images."""
     rows = {(row["class"], row["metric"]): row for __, row in means.iterrows()}
     found: dict[str, Metric] = {}
-    for name in (ALL_CLASSES, *classes):
-        for metric in OVERLAP_MEASURES:
-            row, full = rows.get((name, metric)), metric if name == ALL_CLASSES else f"{metric}/{name}"
-            if row is None:
-                none = Metric(None, 0, higher_is_better=None, reason=Reason("class_not_sampled"))
-                found |= {full: none, f"null/{full}": none}
-                continue
-            found[full] = _build_metric(row, _SAME_IMAGE)
-            found[f"null/{full}"] = _build_metric(row, _OTHER_IMAGES)
+    for name, metric in product((ALL_CLASSES, *classes), OVERLAP_MEASURES):
+        full = metric if name == ALL_CLASSES else f"{metric}/{name}"
+        found[full] = _build_metric(rows.get((name, metric)), *_SAME_IMAGE)
+        found[f"null/{full}"] = _build_metric(rows.get((name, metric)), *_OTHER_IMAGES)
     return found
 
 
-def _build_metric(row: pd.Series, columns: tuple[str, ...]) -> Metric:
-    value, low, high, floor, method = columns
+def _build_metric(row: pd.Series | None, value: str, low: str, high: str, floor: str, method: str) -> Metric:
+    if row is None:
+        return Metric(None, 0, higher_is_better=None, reason=Reason("class_not_sampled"))
     n, base = int(row["n"]), None if np.isnan(row[floor]) else float(row[floor])
     return metric_with_interval(row[value], row[low], row[high], n, method, None, base, Reason("too_few_maps"))
-
-
-def _collect_warnings(means: pd.DataFrame) -> list[Reason]:
-    names = means.loc[(means["class"] == ALL_CLASSES) & means["value"].notna() & ~means["above_null"], "metric"]
-    return [Reason("not_above_null", names=list(names))] if len(names) else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 from avatar_bench.metrics import overlap, stats
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES
 from avatar_bench.metrics.ratios import nan_mean
+
+if TYPE_CHECKING:
+    from avatar_bench.evaluation.intervals import IntervalOptions
+    from avatar_bench.results.predictions import Predictions
 
 Floats = NDArray[np.float64]
 
@@ -49,48 +54,27 @@ def compute_overlap(
     places = [overlap.shuffle_within_strata(targets, times, rng) for _ in maps]
     chances = [list(overlap.chance_overlaps(maps[a], maps[b]).values()) for a, b in pairs]
     masks = _build_class_masks(targets, classes)
-
-    def deal(same: bool) -> Floats:
-        ways = (
-            [tables[k] if same else _mask_diagonal(tables[k]) for tables in found] for k in range(len(OVERLAP_MEASURES))
-        )
-        return np.stack([_average_permuted(one, pairs, places, masks) for one in ways], axis=1)
-
-    return Overlap(
-        pairs,
-        targets,
-        _append_mean(np.array([[np.diag(table) for table in tables] for tables in found])),
-        _append_mean(
-            np.array([[overlap.overlap_with_other_images(table, targets) for table in tables] for tables in found])
-        ),
-        _append_mean(np.array(chances)),
-        deal(same=True),
-        deal(same=False),
+    apart = [[np.where(np.eye(len(table), dtype=np.bool_), np.nan, table) for table in tables] for tables in found]
+    permuted = (
+        np.stack([_average_permuted(one, pairs, places, masks) for one in zip(*ways, strict=True)], axis=1)
+        for ways in (found, apart)
     )
+    values = [[np.diag(table) for table in tables] for tables in found]
+    others = [[overlap.overlap_with_other_images(table, targets) for table in tables] for tables in found]
+    return Overlap(pairs, targets, *map(_append_mean, (values, others, chances)), *permuted)
 
 
-def tabulate_images(
-    found: Overlap, runs: Sequence[str], paths: NDArray[np.str_], classes: Sequence[str]
-) -> pd.DataFrame:
+def tabulate_images(found: Overlap, runs: Sequence[str], images: Predictions) -> pd.DataFrame:
     """Return one row per image and pair, with each metric and its value with maps of other images of the class."""
-    frames = []
+    frames, names = [], [*OVERLAP_MEASURES, *(f"null_{name}" for name in OVERLAP_MEASURES)]
     for (a, b), values, others in zip(found.pairs, found.values, found.others, strict=False):
-        columns = {"path": paths, "class": np.array(classes)[found.targets], "a": runs[a], "b": runs[b]}
-        named = dict(zip(OVERLAP_MEASURES, values, strict=True)) | dict(
-            zip((f"null_{n}" for n in OVERLAP_MEASURES), others, strict=True)
-        )
-        frames.append(pd.DataFrame(columns | named))
+        columns = {"path": images.paths, "class": np.array(images.classes)[found.targets], "a": runs[a], "b": runs[b]}
+        frames.append(pd.DataFrame(columns | dict(zip(names, [*values, *others], strict=True))))
     return pd.concat(frames, ignore_index=True)
 
 
 def tabulate_summary(
-    found: Overlap,
-    runs: Sequence[str],
-    classes: Sequence[str],
-    groups: NDArray[np.str_],
-    level: float,
-    resamples: int,
-    seed: int,
+    found: Overlap, runs: Sequence[str], images: Predictions, options: IntervalOptions
 ) -> pd.DataFrame:
     """Tabulate each pair, class and metric: mean and null with intervals; MEAN_OF_PAIRS and ALL_CLASSES come last.
 
@@ -98,25 +82,19 @@ def tabulate_summary(
     that it is at most 1 - level. The range of the null is that of means over different images only.
     """
     names = [(runs[a], runs[b]) for a, b in found.pairs] + [(MEAN_OF_PAIRS, MEAN_OF_PAIRS)]
-    keys = pd.DataFrame(
-        [(*pair, metric) for pair in names for metric in OVERLAP_MEASURES], columns=["a", "b", "metric"]
-    )
+    rows = [(*pair, metric) for pair in names for metric in OVERLAP_MEASURES]
+    level, kinds = options.level, {"value": found.values, "null": found.others, "null_random": found.shuffled_cells}
     parts = []
-    for number, (name, mask) in enumerate(
-        zip([ALL_CLASSES, *classes], _build_class_masks(found.targets, len(classes)), strict=True)
-    ):
+    masks = _build_class_masks(found.targets, len(images.classes))
+    for number, (name, mask) in enumerate(zip([ALL_CLASSES, *images.classes], masks, strict=True)):
         if not mask.any():
             continue
-        columns = {
-            kind: values[:, :, mask].reshape(len(keys), -1).T
-            for kind, values in (("value", found.values), ("null", found.others), ("null_random", found.shuffled_cells))
-        }
-        part = keys.assign(**{"class": name}, **{kind: nan_mean(values, axis=0) for kind, values in columns.items()})
-        ends = stats.bootstrap_interval(
-            stats.build_mean_statistic(columns["value"]), groups[mask], resamples, level, seed
-        )
-        dealt, apart = (ways[:, :, number].reshape(len(keys), -1) for ways in (found.permuted, found.permuted_apart))
-        part["low"], part["high"] = ends
+        part = pd.DataFrame(rows, columns=["a", "b", "metric"]).assign(**{"class": name})
+        columns = {kind: values[:, :, mask].reshape(len(rows), -1).T for kind, values in kinds.items()}
+        part = part.assign(**{kind: nan_mean(values, axis=0) for kind, values in columns.items()})
+        mean, groups = stats.build_mean_statistic(columns["value"]), images.groups[mask]
+        dealt, apart = (ways[:, :, number].reshape(len(rows), -1) for ways in (found.permuted, found.permuted_apart))
+        part["low"], part["high"] = stats.bootstrap_interval(mean, groups, options.resamples, level, options.seed)
         part["null_low"], part["null_high"] = stats.percentiles(apart.T, level)
         part["p"] = _compute_p_values(part["value"].to_numpy(), dealt)
         part["n"] = (~np.isnan(columns["value"])).sum(axis=0)
@@ -129,9 +107,9 @@ def tabulate_summary(
 
 def _average_permuted(
     tables: Sequence[Floats],
-    pairs: Sequence[tuple[int, int]],
-    places: Sequence[NDArray[np.intp]],
-    masks: Sequence[NDArray[np.bool_]],
+    pairs: list[tuple[int, int]],
+    places: list[NDArray[np.intp]],
+    masks: list[NDArray[np.bool_]],
 ) -> Floats:
     """Compute the means (P + 1, C + 1, B) of one metric; a run's maps are permuted alike in all its pairs."""
     total, counts, found = np.zeros(places[0].shape), np.zeros(places[0].shape), []
@@ -143,12 +121,9 @@ def _average_permuted(
     return np.array([*found, [nan_mean(mean[:, mask], axis=1) for mask in masks]])
 
 
-def _mask_diagonal(table: Floats) -> Floats:
-    return np.where(np.eye(len(table), dtype=np.bool_), np.nan, table)
-
-
-def _append_mean(values: Floats) -> Floats:
-    return np.concatenate([values, nan_mean(values, axis=0)[None]])
+def _append_mean(values: Sequence[Sequence[Floats]]) -> Floats:
+    """Return the values (P, K, n) of each pair, and their mean over pairs."""
+    return np.array([*values, nan_mean(np.array(values), axis=0)])
 
 
 def _build_class_masks(targets: NDArray[np.int64], classes: int) -> list[NDArray[np.bool_]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -60,11 +61,12 @@ class Clusters(IntervalOptions):
         sampled = labelled.take(sample_rows(pd.DataFrame({"label": labelled.targets}), self.limit, self.seed))
         _require_classes(sampled, dataset)
         space = EmbeddingSpace(sampled.embeddings, sampled.groups, self.neighbors)
-        images = _tabulate_images(sampled)
+        target = np.array(sampled.classes)[sampled.targets]
+        about = {"path": sampled.paths, "target": target, "source": sampled.sources, "group": sampled.groups}
+        images = pd.DataFrame(about)
         result = Result("clusters", dataset.name, len(sampled), run.classes)
-        result.metrics = self._evaluate_classes(space, sampled, images, run) | self._evaluate_sources(
-            space, sampled, images
-        )
+        result.metrics = self._evaluate_classes(space, sampled, images, run)
+        result.metrics |= self._evaluate_sources(space, sampled, images)
         result.tables = {"images": images, "distances": _tabulate_distances(space.euclidean, images["target"])}
         result.arrays["embeddings"] = {"embeddings": sampled.embeddings}
         labels = _label_largest_sources(images, self.sources)
@@ -115,12 +117,9 @@ class Clusters(IntervalOptions):
             for labels in sets
         ]
         images["probe"] = np.array(sampled.classes)[predicted[0]]
-        noise = [
-            np.mean(predicted_labels == labels)
-            for predicted_labels, labels in zip(predicted[1:], sets[1:], strict=True)
-        ]
-        floor = float(np.mean(noise)) if noise else None
-        return compute_proportion(self, predicted[0] == sampled.targets, sampled.groups, floor=floor)
+        hits = [one == labels for one, labels in zip(predicted, sets, strict=True)]
+        floor = float(np.mean([one.mean() for one in hits[1:]])) if len(hits) > 1 else None
+        return compute_proportion(self, hits[0], sampled.groups, floor=floor)
 
     def _evaluate_knn_probe(
         self, run: Run, sampled: Predictions, permuted: list[Labels], images: pd.DataFrame
@@ -129,17 +128,13 @@ class Clusters(IntervalOptions):
         try:
             training = run.training()
         except DataError as error:
-            reason = Reason("no_training_images", why=error.lines[0])
-            return Metric(None, len(np.unique(sampled.groups)), reason=reason)
-        names = np.array(sampled.classes)
-        predicted_labels = predict_by_knn(
-            training.embeddings, names[training.targets], sampled.embeddings, _PROBE_NEIGHBOURS
-        )
-        images["knn"] = predicted_labels
-        noise = [np.mean(predicted_labels == names[labels]) for labels in permuted]
-        return compute_proportion(
-            self, predicted_labels == names[sampled.targets], sampled.groups, floor=float(np.mean(noise))
-        )
+            why = Reason("no_training_images", why=error.lines[0])
+            return Metric(None, len(np.unique(sampled.groups)), reason=why)
+        names, known = np.array(sampled.classes), training.embeddings
+        predicted = predict_by_knn(known, names[training.targets], sampled.embeddings, _PROBE_NEIGHBOURS)
+        images["knn"] = predicted
+        floor = float(np.mean([np.mean(predicted == names[labels]) for labels in permuted]))
+        return compute_proportion(self, predicted == images["target"].to_numpy(), sampled.groups, floor=floor)
 
     def _evaluate_sources(self, space: EmbeddingSpace, sampled: Predictions, images: pd.DataFrame) -> dict[str, Metric]:
         """Compute how images of a class cluster by source, over the classes with several known sources."""
@@ -160,14 +155,8 @@ class Clusters(IntervalOptions):
         each = score(sources)
         noise = [np.nanmean(score(one), axis=0) for one in self._permute_labels(sources, groups, within=targets)]
         images.loc[rows, list(SOURCE_METRICS)] = each
-        return bootstrap_metrics(
-            self,
-            SOURCE_METRICS,
-            stats.build_mean_statistic(each),
-            groups,
-            None,
-            _average_floors(SOURCE_METRICS, noise),
-        )
+        floors, statistic = _average_floors(SOURCE_METRICS, noise), stats.build_mean_statistic(each)
+        return bootstrap_metrics(self, SOURCE_METRICS, statistic, groups, None, floors)
 
     def _permute_labels(self, labels: Labels, groups: NDArray[np.str_], within: Labels | None = None) -> list[Labels]:
         generator = np.random.default_rng(self.seed)
@@ -189,11 +178,6 @@ def _require_classes(sampled: Predictions, dataset: Dataset) -> None:
         raise BlockError(f"{dataset.name}: at least two classes with two images each are needed to measure separation.")
     if (sampled.embeddings == sampled.embeddings[0]).all():
         raise BlockError(f"{dataset.name}: all embeddings are equal, so distances cannot be compared.")
-
-
-def _tabulate_images(sampled: Predictions) -> pd.DataFrame:
-    target = np.array(sampled.classes)[sampled.targets]
-    return pd.DataFrame({"path": sampled.paths, "target": target, "source": sampled.sources, "group": sampled.groups})
 
 
 def _tabulate_distances(between: Floats, labels: pd.Series[str]) -> pd.DataFrame:

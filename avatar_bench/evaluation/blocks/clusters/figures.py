@@ -16,10 +16,8 @@ from avatar_bench.results.result import Result
 def draw(result: Result) -> dict[str, Figure]:
     """Draw the silhouettes, and the distances between classes and, if several are known, between sources."""
     distances = {name: table for name, table in result.tables.items() if name.endswith("distances")}
-    return {
-        "silhouettes": _draw_silhouettes(result.tables["images"], result.classes),
-        **{name: _draw_distances(table) for name, table in distances.items()},
-    }
+    silhouettes = {"silhouettes": _draw_silhouettes(result.tables["images"], result.classes)}
+    return silhouettes | {name: _draw_distances(table) for name, table in distances.items()}
 
 
 @plots.use_style()

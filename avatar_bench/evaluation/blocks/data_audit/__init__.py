@@ -8,25 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
+from avatar_bench.audit import probes
 from avatar_bench.audit.content_credentials import HINTS
-from avatar_bench.audit.probes import (
-    ProbeResult,
-    ProbeSettings,
-    probe,
-    probe_single_properties,
-    probe_source,
-    sample_rows,
-    score_majority_class,
-)
 from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
-from avatar_bench.audit.shortcuts import (
-    assess,
-    count_hints,
-    cross_tabulate,
-    find_copies,
-    measure_images,
-    summarise,
-)
+from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
 from avatar_bench.config.options import option
 from avatar_bench.errors import DataError
 from avatar_bench.evaluation.block import warn_unlabelled
@@ -73,7 +58,7 @@ class DataAudit(IntervalOptions):
         known = dataset.take(np.flatnonzero(dataset.frame["label"] != ""))
         if not len(known):
             raise DataError(f"{dataset.name}: no image has a known class, so nothing can be audited.")
-        drawn = known.take(sample_rows(known.frame, self.limit, self.seed))
+        drawn = known.take(probes.sample_rows(known.frame, self.limit, self.seed))
         frame, bad = measure_images(drawn)
         result = Result("data_audit", dataset.name, len(frame), drawn.classes)
         result.warnings = _collect_warnings(dataset, known, drawn, bad)
@@ -88,33 +73,27 @@ class DataAudit(IntervalOptions):
         matches = find_copies(drawn, frame) if self.duplicates else None
         if matches is not None:
             result.tables["duplicates"] = matches
-        self._run_probes(result, frame)
+        found = self._run_probes(frame) | {"source": probes.probe_source(frame, settings=self._plan)}
+        accuracy, balanced = probes.score_majority_class(frame)
+        result.metrics = _name_metrics(found, "")
+        result.metrics |= {"majority_accuracy": accuracy, "majority_balanced_accuracy": balanced}
+        single = probes.probe_single_properties(frame, [*METADATA, *APPEARANCE], self._plan)
+        result.tables["single_properties"] = single
         self._assess(result, frame, matches, prefix="")
         if self.equalised:
-            self._run_equalised_probes(result, drawn)
+            # re-encoding does not remove the source
+            again = self._run_probes(measure_images(drawn, self.resize)[0]) | {"source": found["source"]}
+            result.metrics |= _name_metrics(again, "equalised/")
             self._assess(result, frame, matches, prefix="equalised/")
         self._find_label_errors(result, drawn, frame)
         return result
 
     @property
-    def _plan(self) -> ProbeSettings:
-        return ProbeSettings(self.folds, self.seed, self.resamples, self.level)
+    def _plan(self) -> probes.ProbeSettings:
+        return probes.ProbeSettings(self.folds, self.seed, self.resamples, self.level)
 
-    def _run_probes(self, result: Result, frame: pd.DataFrame) -> None:
-        found = {name: probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
-        found["source"] = probe_source(frame, settings=self._plan)
-        accuracy, balanced = score_majority_class(frame)
-        result.metrics |= _name_metrics(found, "")
-        result.metrics |= {"majority_accuracy": accuracy, "majority_balanced_accuracy": balanced}
-        result.tables["single_properties"] = probe_single_properties(frame, [*METADATA, *APPEARANCE], self._plan)
-
-    def _run_equalised_probes(self, result: Result, drawn: Dataset) -> None:
-        frame, __ = measure_images(drawn, self.resize)
-        found = {name: probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
-        result.metrics |= _name_metrics(found, "equalised/")
-        # re-encoding does not remove the source
-        source_metrics = {name: metric for name, metric in result.metrics.items() if name.startswith("source_auroc")}
-        result.metrics |= {f"equalised/{name}": metric for name, metric in source_metrics.items()}
+    def _run_probes(self, frame: pd.DataFrame) -> dict[str, probes.ProbeResult]:
+        return {name: probes.probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
 
     def _assess(self, result: Result, frame: pd.DataFrame, matches: pd.DataFrame | None, prefix: str) -> None:
         """Write the assessment of the set as stored, or after equalising."""
@@ -136,23 +115,16 @@ class DataAudit(IntervalOptions):
         result.provenance["label_errors"] = Reason("suspects", n=len(table), all=len(frame)).plain
 
 
-def _name_metrics(found: dict[str, ProbeResult], prefix: str) -> dict[str, Metric]:
-    aurocs = {f"{prefix}{name}_auroc": one.auroc for name, one in found.items()}
-    first = f"{prefix}metadata_auroc"  # the first metric is printed on the terminal
-    return {
-        first: aurocs[first],
-        f"{prefix}metadata_balanced_accuracy": found["metadata"].balanced_accuracy,
-        **aurocs,
-        **{
-            f"{prefix}{kind}_auroc/{name}": auroc for kind, one in found.items() for name, auroc in one.by_class.items()
-        },
-    }
+def _name_metrics(found: dict[str, probes.ProbeResult], prefix: str) -> dict[str, Metric]:
+    first = found["metadata"]  # its AUROC is printed on the terminal
+    named = {"metadata_auroc": first.auroc, "metadata_balanced_accuracy": first.balanced_accuracy}
+    named |= {f"{name}_auroc": one.auroc for name, one in found.items()}
+    for name, one in found.items():
+        named |= {f"{name}_auroc/{label}": auroc for label, auroc in one.by_class.items()}
+    return {f"{prefix}{name}": metric for name, metric in named.items()}
 
 
 def _collect_warnings(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[Reason]:
     found = warn_unlabelled(len(dataset) - len(known), len(dataset))
-    if len(drawn) < len(known):
-        found.append(Reason("sampled", n=len(drawn), all=len(known)))
-    if bad:
-        found.append(Reason("undecodable", n=len(bad), all=len(drawn), why=bad[0][1]))
-    return found
+    found += [Reason("sampled", n=len(drawn), all=len(known))] if len(drawn) < len(known) else []
+    return found + ([Reason("undecodable", n=len(bad), all=len(drawn), why=bad[0][1])] if bad else [])

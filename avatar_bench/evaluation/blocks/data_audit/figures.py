@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
-from numpy.typing import NDArray
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
@@ -56,9 +56,8 @@ def draw_properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
         else:
             _draw_bars(axes, _compute_proportions(frame, name, classes))
         plots.format_percent_axis(axes.yaxis)
-    handles = [
-        Patch(color=plots.get_colour(i), alpha=0.8, label=name) for i, name in enumerate(plots.shorten_names(classes))
-    ]
+    labels = enumerate(plots.shorten_names(classes))
+    handles = [Patch(color=plots.get_colour(index), alpha=0.8, label=name) for index, name in labels]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
     figure.supylabel(_("proportion of the class's images (%)"), fontsize=9)
     return figure
@@ -73,41 +72,24 @@ def draw_aurocs(found: Mapping[str, Metric]) -> Figure:
         "residual": _("noise and frequencies"),
         "source": _("source"),
     }
+    states = (("", "", _("as stored")), ("equalised/", _(", equalised"), _("after equalising")))
     rows = [
-        (f"{words[name]}{after}", found[f"{prefix}{name}_auroc"], kind)
-        for name in words
-        for prefix, after, kind in (
-            ("", "", _("as stored")),
-            ("equalised/", _(", equalised"), _("after equalising")),
-        )
-        if f"{prefix}{name}_auroc" in found and found[f"{prefix}{name}_auroc"].value is not None
-        if not (prefix and name == "source")  # equalising does not change the source
+        {"name": f"{words[name]}{after}", "kind": kind, **vars(found[f"{prefix}{name}_auroc"])}
+        for name, (prefix, after, kind) in product(words, states)
+        if f"{prefix}{name}_auroc" in found and not (prefix and name == "source")  # which equalising does not change
     ]
-    metrics = [metric for _name, metric, _kind in rows]
-    return plots.draw_interval_bars(
-        [name for name, *_rest in rows],
-        _to_array([metric.value for metric in metrics]),
-        _to_array([metric.low for metric in metrics]),
-        _to_array([metric.high for metric in metrics]),
-        [metric.n for metric in metrics],
-        label=_("AUROC of the best separated class (%; n: groups)"),
-        kinds=[kind for *_rest, kind in rows],
-        chance=0.5,
-    )
+    table = pd.DataFrame(rows).dropna(subset="value")
+    numbers = (table[column] for column in ("value", "low", "high", "n"))
+    label, kinds = _("AUROC of the best separated class (%; n: groups)"), table["kind"].tolist()
+    return plots.draw_interval_bars(table["name"].tolist(), *numbers, label=label, kinds=kinds, chance=0.5)
 
 
 def draw_property_aurocs(table: pd.DataFrame, groups: int) -> Figure:
     """Draw the AUROC of each single property with its interval, the highest at the top."""
     known = table[table["auroc"].notna()].head(plots.MAX_BARS)
-    return plots.draw_interval_bars(
-        [_name_property(name) for name in known["property"]],
-        known["auroc"],
-        known["low"],
-        known["high"],
-        [groups] * len(known),
-        label=_("AUROC of the best separated class (%; n: groups)"),
-        chance=0.5,
-    )
+    names, ends = [_name_property(name) for name in known["property"]], (known["low"], known["high"])
+    label = _("AUROC of the best separated class (%; n: groups)")
+    return plots.draw_interval_bars(names, known["auroc"], *ends, [groups] * len(known), label=label, chance=0.5)
 
 
 @plots.use_style()
@@ -120,10 +102,8 @@ def draw_sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=shares.max(), aspect="auto")
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 18), rotation=30, ha="right")
-    axes.set_yticks(
-        range(len(shown)),
-        plots.shorten_names((str(name) or _("not known") for name in shown["source"].astype(object).fillna("")), 30),
-    )
+    sources = (str(name) or _("not known") for name in shown["source"].astype(object).fillna(""))
+    axes.set_yticks(range(len(shown)), plots.shorten_names(sources, 30))
     axes.spines[:].set_visible(False)
     axes.set(xlabel=_("class"), ylabel=_("source"))
     for (row, place), count in np.ndenumerate(counts):
@@ -170,7 +150,3 @@ def _compute_proportions(frame: pd.DataFrame, name: str, classes: Sequence[str])
 
 def _name_property(name: str) -> str:
     return find_heading(name, "data_audit")
-
-
-def _to_array(values: Sequence[float | None]) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value for value in values], dtype=float)

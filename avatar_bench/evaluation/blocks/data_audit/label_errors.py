@@ -35,9 +35,8 @@ def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> Reason 
     if len(groups) < 2 or groups.min() < MIN_GROUPS:
         return Reason("few_groups_for_labels", n=MIN_GROUPS)
     package = _read_model_recipe(model)["package"]
-    if fetch is None and not _is_cached(package):
-        return Reason("no_weights", model=model)
-    return None
+    archive = cache_root() / "archives" / f"{package['distribution']}-{package['version']}-wheel"
+    return Reason("no_weights", model=model) if fetch is None and not archive.is_dir() else None
 
 
 def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np.float32]:
@@ -96,8 +95,3 @@ def _read_model_recipe(model: str) -> dict[str, Any]:
             "Expected efficientnet_lite0 or another with `package` in its conf/model yaml.",
         )
     return dict(recipe)
-
-
-def _is_cached(package: dict[str, str]) -> bool:
-    folder = f"{package['distribution']}-{package['version']}-wheel"
-    return (cache_root() / "archives" / folder).is_dir()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -90,7 +91,11 @@ class Efficiency(IntervalOptions):
         latency["device"] = [timing.find_device(run, runtime) for runtime in latency["runtime"]]
         layers = inspect_network(run.classifier.net, run.preprocessing.size).layers[["module", "type", *_LAYER_COUNTS]]
         memory = profiling.trace_memory(run.classifier, timing.create_noise_images(run, max(self.batches)))
-        result.metrics = _build_count_metrics(layers, memory) | self._build_metrics(latency, end_to_end)
+        params, stored, macs = layers[list(_LAYER_COUNTS)].sum()
+        counts = {"params_m": params / 1e6, "macs_g": macs / 1e9, "weights_mb": stored / 1e6}
+        counts["peak_memory_mb"] = memory["bytes"].max() / 1e6
+        result.metrics = {name: Metric(float(value), 1, higher_is_better=False) for name, value in counts.items()}
+        result.metrics |= self._build_metrics(latency, end_to_end)
         result.tables = {"latency": latency, "end_to_end": end_to_end, "samples": samples, "passes": passes}
         result.tables |= {"layers": layers, "memory": memory}
         result.provenance = {"machine": profiling.describe_machine(run.device)}
@@ -126,9 +131,8 @@ class Efficiency(IntervalOptions):
         seconds = part["seconds"].to_numpy()
 
         def statistic(weights: Any) -> Any:
-            found = 1000 * quantiles(seconds, (0.5, 0.95, 0.5), weights)
-            found[:, 2] = 1000 * batch / found[:, 2]
-            return found
+            found = 1000 * quantiles(seconds, (0.5, 0.95), weights)
+            return np.column_stack([found, 1000 * batch / found[:, 0]])
 
         return bootstrap_metrics(self, list(_TIMES), statistic, part["round"].to_numpy(), _TIMES)
 
@@ -138,11 +142,10 @@ class Efficiency(IntervalOptions):
         for workers, part in passes.groupby("workers", sort=False):
             rates = (part["images"] / part["seconds"]).to_numpy()
             found = bootstrap_metrics(self, [name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
-            row: dict[str, Any] = {"workers": workers, "batch": batch, "images": int(part["images"].sum())}
-            row["passes"] = len(part)
-            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-            rows.append(row | {"noise": rates.max() / rates.min() - 1})
-        table = pd.DataFrame(rows).astype({f"{name}_low": float, f"{name}_high": float})
+            ends = (found.value, found.low, found.high, rates.max() / rates.min() - 1)
+            rows.append((workers, batch, int(part["images"].sum()), len(part), *ends))
+        columns = ["workers", "batch", "images", "passes", name, f"{name}_low", f"{name}_high", "noise"]
+        table = pd.DataFrame(rows, columns=columns).astype({f"{name}_low": float, f"{name}_high": float})
         return table.assign(steady=table["noise"] <= self.tolerance)
 
     def _build_metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> dict[str, Metric]:
@@ -163,28 +166,15 @@ class Efficiency(IntervalOptions):
         return found | {"noise": Metric(noise, rounds, higher_is_better=False, floor=0.0)}
 
     def _warn_of_noise(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> list[Reason]:
-        noise = float(latency["noise"].max())
-        doubts = [Reason("noisy_machine", noise=noise, tolerance=self.tolerance)] if noise > self.tolerance else []
+        noise, limit = float(latency["noise"].max()), self.tolerance
+        doubts = [Reason("noisy_machine", noise=noise, tolerance=limit)] if noise > limit else []
         unsteady = end_to_end[~end_to_end["steady"]]
-        return doubts + [
-            Reason("noisy_files", workers=workers, noise=noise, tolerance=self.tolerance)
-            for workers, noise in zip(unsteady["workers"], unsteady["noise"], strict=True)
-        ]
-
-
-def _build_count_metrics(layers: pd.DataFrame, memory: pd.DataFrame) -> dict[str, Metric]:
-    params, stored, macs = layers[list(_LAYER_COUNTS)].sum()
-    counts = {
-        "params_m": params / 1e6,
-        "macs_g": macs / 1e9,
-        "weights_mb": stored / 1e6,
-        "peak_memory_mb": memory["bytes"].max() / 1e6,
-    }
-    return {name: Metric(float(value), 1, higher_is_better=False) for name, value in counts.items()}
+        each = zip(unsteady["workers"], unsteady["noise"], strict=True)
+        return doubts + [Reason("noisy_files", workers=n, noise=noise, tolerance=limit) for n, noise in each]
 
 
 def _build_metric(row: pd.Series, name: str, unit: str, better: bool, reason: Reason | None) -> Metric:
     low, high = row[[f"{name}_low", f"{name}_high"]].astype(float)
-    units = int(row["rounds"] if unit == "round" else row["passes"])
+    units = int(row["rounds" if unit == "round" else "passes"])
     metric = metric_with_interval(row[name], low, high, units, f"bootstrap by {unit}", better)
     return replace(metric, reason=reason or metric.reason)

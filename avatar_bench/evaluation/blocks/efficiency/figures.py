@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -67,16 +69,9 @@ def _draw_files(axes: Axes, table: pd.DataFrame, used: int) -> None:
     name = "images_per_second"
     for index, (__, row) in enumerate(table.iterrows()):
         ends = [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
-        axes.errorbar(
-            row["batch"] * 1.06 ** (index + 1),
-            row[name],
-            ends,
-            fmt="D",
-            color=plots.get_colour(used + index),
-            markersize=5,
-            capsize=2,
-            label=_("real files, workers: {workers}", workers=f"{row['workers']:.0f}"),
-        )
+        style: dict[str, Any] = {"fmt": "D", "color": plots.get_colour(used + index), "markersize": 5, "capsize": 2}
+        style["label"] = _("real files, workers: {workers}", workers=f"{row['workers']:.0f}")
+        axes.errorbar(row["batch"] * 1.06 ** (index + 1), row[name], ends, **style)
 
 
 def _set_scales(axes: Axes, batches: list[int]) -> None:

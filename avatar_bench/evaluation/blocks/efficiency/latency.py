@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -92,13 +93,11 @@ def time_network(
     first = counts["torch"][0]
     cases |= {TimedSetting("torch", batch, first, "copy"): twin(first) for batch in batches}
     images = {batch: create_noise_images(run, batch) for batch in batches}
-    images_there = {batch: one.cpu() for batch, one in images.items()}
-    jobs = [
-        _build_job(
-            engine, (images_there if find_device(run, case.runtime) == "cpu" else images)[case.batch], case.threads
-        )
-        for case, engine in cases.items()
-    ]
+    there = {batch: one.cpu() for batch, one in images.items()}
+    jobs = []
+    for case, engine in cases.items():
+        given = (there if find_device(run, case.runtime) == "cpu" else images)[case.batch]
+        jobs.append(TimedCall(partial(engine, given), case.threads))
     timed = time_interleaved(jobs, int(turns["rounds"]), turns["seconds"], int(turns["seed"]))
     named = pd.DataFrame(list(cases), columns=list(TimedSetting._fields)).iloc[timed["job"]].reset_index(drop=True)
     return pd.concat([named, timed[["round", "seconds"]]], axis=1)
@@ -114,12 +113,10 @@ def time_files(
     the same order, repeated if the dataset is small: passes differ only by the state of the machine.
     """
     files = np.random.default_rng(seed).permutation([str(file) for file in list_files(dataset)])
-    batches = {
-        count: _count_batches(_time_pass(run, files, count, MIN_TIMED_BATCHES), seconds, run.batch_size)
-        if seconds
-        else MIN_TIMED_BATCHES
-        for count in workers
-    }
+    batches = dict.fromkeys(workers, MIN_TIMED_BATCHES)
+    for count in workers if seconds else ():
+        images, took = _time_pass(run, files, count, MIN_TIMED_BATCHES)
+        batches[count] = max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / run.batch_size))
     for file in files[: max(batches.values()) * run.batch_size]:
         Path(file).read_bytes()  # fills the system's file cache
     rows: list[tuple[float, ...]] = []
@@ -129,11 +126,6 @@ def time_files(
             break
     table = pd.DataFrame(rows, columns=["workers", "round", "images", "seconds"])
     return table.astype({"workers": int, "round": int, "images": int})
-
-
-def _count_batches(trial: tuple[float, float], seconds: float, batch_size: int) -> int:
-    images, took = trial
-    return max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / batch_size))
 
 
 def _time_pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) -> tuple[float, float]:
@@ -149,7 +141,3 @@ def _time_pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) ->
     waits = np.array(list(islice(time_batches(timed.predict_rows(asked)), first + batches)))[first:]
     images, seconds = waits.sum(axis=0).tolist()
     return images, seconds
-
-
-def _build_job(engine: Engine, images: Tensor, threads: int) -> TimedCall:
-    return TimedCall(lambda: engine(images), threads)

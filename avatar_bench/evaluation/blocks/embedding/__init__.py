@@ -69,18 +69,17 @@ class Embedding(IntervalOptions):
         """
         asked = run.predictions(dataset)
         check_class_order(asked, run.allow)
-        if len(asked) < _MIN_IMAGES:
-            raise BlockError(
-                f"{dataset.name}: {len(asked)} images are too few for a map; at least {_MIN_IMAGES} are needed."
-            )
+        n = len(asked)
+        if n < _MIN_IMAGES:
+            raise BlockError(f"{dataset.name}: {n} images are too few for a map; at least {_MIN_IMAGES} are needed.")
         drawn = asked.take(sample_rows(pd.DataFrame({"label": asked.targets}), self.limit, self.seed))
         result = Result("embedding", dataset.name, len(drawn), run.classes)
-        result.warnings = self._collect_warnings(len(asked), len(drawn))
-        result.arrays["embeddings"] = {
-            "embeddings": drawn.embeddings,
-            "methods": np.array(self._methods),
-            "named_sources": np.array(self.named_sources),
-        }
+        perplexity = self._limit_perplexity(result.n)
+        result.warnings = [Reason("limited", n=result.n, all=n)] if result.n < n else []
+        if "tsne" in self._methods and perplexity < self.perplexity:
+            result.warnings.append(Reason("perplexity_lowered", value=perplexity, n=result.n))
+        settings = {"methods": np.array(self._methods), "named_sources": np.array(self.named_sources)}
+        result.arrays["embeddings"] = {"embeddings": drawn.embeddings, **settings}
         for method in self._methods:
             suffix = "" if method == self._methods[0] else f"_{method}"
             points = self._project(method, drawn.embeddings)
@@ -119,31 +118,14 @@ class Embedding(IntervalOptions):
         k = min(self.trust_neighbors, (n - 1) // 2)
         each = neighbourhoods.trustworthiness(drawn.embeddings, points, k)
         generator = np.random.default_rng(self.seed)
-        noise = [
-            neighbourhoods.trustworthiness(drawn.embeddings, generator.permutation(points), k)
-            for __ in range(_N_SHUFFLES)
-        ]
+        shuffled = (generator.permutation(points) for __ in range(_N_SHUFFLES))
+        noise = [neighbourhoods.trustworthiness(drawn.embeddings, one, k) for one in shuffled]
         statistic = stats.build_mean_statistic(each[:, None])
         name = "trustworthiness"
         return bootstrap_metrics(self, [name], statistic, drawn.groups, floors={name: float(np.mean(noise))})[name]
 
-    def _collect_warnings(self, asked: int, drawn: int) -> list[Reason]:
-        found, perplexity = [], self._limit_perplexity(drawn)
-        if drawn < asked:
-            found.append(Reason("limited", n=drawn, all=asked))
-        if "tsne" in self._methods and perplexity < self.perplexity:
-            found.append(Reason("perplexity_lowered", value=perplexity, n=drawn))
-        return found
-
 
 def _tabulate_points(drawn: Predictions, points: Reals) -> pd.DataFrame:
-    names = np.array([*drawn.classes, ""])  # -1 means unknown
-    return pd.DataFrame(
-        {
-            "path": drawn.paths,
-            "target": names[drawn.targets],
-            "source": drawn.sources,
-            "x": points[:, 0].astype(np.float64),
-            "y": points[:, 1].astype(np.float64),
-        }
-    )
+    target = np.array([*drawn.classes, ""])[drawn.targets]  # -1 means unknown
+    x, y = points.astype(np.float64).T
+    return pd.DataFrame({"path": drawn.paths, "target": target, "source": drawn.sources, "x": x, "y": y})

@@ -39,17 +39,15 @@ def draw_gain(metrics: Mapping[str, Metric], n: int, single: str, colour: int) -
     names = [name for name in _ROWS if metrics[f"accuracy/{name}"].value is not None]
     figure = plots.create_figure(8.2, 2.6 + 0.64 * (len(names) + 1))
     grid = figure.subplots(2, 2, sharey=True)
+    black = [None] * len(names)
     for (left, right), kind, over in zip(grid, ("accuracy", "macro_f1"), ("gain", "gain_macro_f1"), strict=True):
-        _draw_intervals(
-            left, [metrics[f"{kind}/{name}"] for name in ("single", *names)], [colour, *[None] * len(names)]
-        )
-        _draw_intervals(right, [None, *(metrics[f"{over}/{name}"] for name in names)], [None] * (len(names) + 1))
+        _draw_intervals(left, [metrics[f"{kind}/{name}"] for name in ("single", *names)], [colour, *black])
+        _draw_intervals(right, [None, *(metrics[f"{over}/{name}"] for name in names)], [None, *black])
         _draw_reference(left, 100 * float(metrics[f"{kind}/single"].value or 0))
         _draw_reference(right, 0)
     (left, right), (below, beside) = grid
-    left.set_yticks(
-        range(len(names) + 1), [plots.shorten_name(single, 30), *(find_word(name, "ensemble") for name in names)]
-    )
+    words = [find_word(name, "ensemble") for name in names]
+    left.set_yticks(range(len(names) + 1), [plots.shorten_name(single, 30), *words])
     left.set_ylim(len(names) + 0.5, -0.5)
     left.set(xlabel=_("accuracy on {n} images (%)", n=n), title=_("Accuracy and macro-F1"))
     right.set(xlabel=_("gain in accuracy (points)"), title=_("Gain over the single run"))

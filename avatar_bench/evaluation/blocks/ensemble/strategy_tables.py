@@ -27,13 +27,12 @@ def build_tables(
     single: int,
 ) -> dict[str, pd.DataFrame]:
     """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy."""
+    predictions = [_tabulate_predictions(name, one) for name, one in entries.items()]
     return {
         "strategies": _tabulate_strategies(metrics, entries, mixes),
         "weights": _tabulate_weights(mixes, labels),
         "members": _tabulate_members(metrics, labels, held, single),
-        "predictions": pd.concat(
-            [_tabulate_predictions(name, one) for name, one in entries.items()], ignore_index=True
-        ),
+        "predictions": pd.concat(predictions, ignore_index=True),
     }
 
 
@@ -73,18 +72,12 @@ def _tabulate_members(
 ) -> pd.DataFrame:
     rows = []
     for place, (label, plain) in enumerate(zip(labels, held.predictions, strict=True)):
-        contribution = metrics[f"contribution/{label}"]
-        unscaled = replace(plain, temperature=1.0)
-        row = {
-            "run": label,
-            "chosen": place == single,
-            "calibration_n": len(plain),
-            "calibration_accuracy": float(plain.correct.mean()),
-            "calibration_ece": compute_ece(unscaled),
-            "calibration_nll": calibration.nll(plain.logits, plain.targets),
-        }
-        rows.append(row | {f"contribution{end}": getattr(contribution, part) for end, part in _ENDS.items()})
-    return pd.DataFrame(rows)
+        ece = compute_ece(replace(plain, temperature=1.0))
+        fitted = (len(plain), float(plain.correct.mean()), ece, calibration.nll(plain.logits, plain.targets))
+        found = metrics[f"contribution/{label}"]
+        rows.append((label, place == single, *fitted, *(getattr(found, part) for part in _ENDS.values())))
+    columns = ["run", "chosen", *(f"calibration_{name}" for name in ("n", "accuracy", "ece", "nll"))]
+    return pd.DataFrame(rows, columns=[*columns, *(f"contribution{end}" for end in _ENDS)])
 
 
 def _tabulate_predictions(name: str, predictions: Predictions) -> pd.DataFrame:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES, suggest_calibration_options
@@ -67,19 +68,21 @@ def read_held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOutPr
     evaluated set shares images with them.
     """
     asked = [run.calibration(dataset) for run, dataset in zip(runs, datasets, strict=True)]
-    images = [run.images for run in runs]
-    parts = [one.select_split("calibration") for one in images if one is not None]
-    shared = reduce(set.intersection, (set(part.frame["sha256"]) for part in parts))
+    images = [run.images for run in runs if run.images is not None]  # of all: `calibration` needs them
+    parts = [one.select_split("calibration") for one in images]
+    shared = set.intersection(*(set(part.frame["sha256"]) for part in parts))
     for one in images:
-        frame = one.frame if one is not None else parts[0].frame.iloc[:0]
-        shared -= set(frame.loc[frame["split"].isin(["train", "val"]), "sha256"])
+        shared -= set(one.frame.loc[one.frame["split"].isin(["train", "val"]), "sha256"])
     first = parts[0].frame
     wanted = first["sha256"].isin(shared) & (first["label"] != "") & ~first["sha256"].duplicated()
     dataset = parts[0].take(wanted)
     _require_enough(runs, parts, dataset)
     keys = dataset.frame["sha256"].tolist()
-    rows = [_find_positions(part, keys) for part in parts]
-    found = [one.reorder(runs[0].classes).take(place) for one, place in zip(asked, rows, strict=True)]
+    found = []
+    for predictions, part in zip(asked, parts, strict=True):
+        place = pd.Series(np.arange(len(part)), part.frame["sha256"])
+        rows = place[~place.index.duplicated()].loc[keys].to_numpy()
+        found.append(predictions.reorder(runs[0].classes).take(rows))
     return HeldOutPredictions(dataset, found)
 
 
@@ -99,9 +102,8 @@ def average_weights(runs: Sequence[Run], held: HeldOutPredictions) -> FittedSoup
     of their accuracy there, and each is averaged in if the soup's accuracy does not fall.
     """
     accuracies = [float(predictions.correct.mean()) for predictions in held.predictions]
-    candidates = max(
-        _group_compatible(runs), key=lambda group: (len(group), max(accuracies[run] for run in group)), default=[]
-    )
+    groups = _group_compatible(runs)
+    candidates = max(groups, key=lambda group: (len(group), max(accuracies[run] for run in group)), default=[])
     if len(candidates) < 2:
         return None
     scores = [accuracies[run] for run in candidates]
@@ -143,14 +145,12 @@ def _require_enough(runs: Sequence[Run], parts: Sequence[Dataset], dataset: Data
         return
     lacking = f", none of {missing[0]!r}" if missing else ""
     advice = "Compare runs with the same data.split.seed and images, or select runs: 'ckpt=[RUN,RUN]'."
-    scarce = [
-        run
-        for run, part in zip(runs, parts, strict=True)
-        if len(part) < MIN_CALIBRATION_IMAGES or set(run.classes) - set(part.classes)
-    ]
-    if scarce and scarce[0].images is not None:
-        more = suggest_calibration_options(scarce[0].images, _read_split_plan(scarce[0]))
-        advice = f"Each run has too few. For more, {more}, with the same split for all runs."
+    for run, part in zip(runs, parts, strict=True):
+        scarce = len(part) < MIN_CALIBRATION_IMAGES or set(run.classes) - set(part.classes)
+        if scarce and run.images is not None:
+            more = suggest_calibration_options(run.images, _read_split_plan(run))
+            advice = f"Each run has too few. For more, {more}, with the same split for all runs."
+            break
     raise BlockError(
         f"The runs share too few calibration images to fit weights: {len(dataset)}{lacking}.",
         f"Expected {MIN_CALIBRATION_IMAGES} or more, of every class.",
@@ -164,9 +164,3 @@ def _read_split_plan(run: Run) -> SplitPlan:
     split = data.get("split") or {}
     known = {name: split[name] for name in ("seed", "folds", "by") if split.get(name) is not None}
     return SplitPlan(**known, held_out=tuple(split.get("held_out") or ()), limit=data.get("limit"))
-
-
-def _find_positions(part: Dataset, keys: Sequence[str]) -> NDArray[np.intp]:
-    frame = part.frame
-    place = {key: row for row, key in reversed(list(enumerate(frame["sha256"])))}
-    return np.array([place[key] for key in keys], dtype=np.intp)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from avatar_bench.evaluation.block import align_predictions
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import agreement, stats
+from avatar_bench.metrics.overlap import nan_mean
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -50,36 +51,22 @@ class EnsembleDiversity(IntervalOptions):
         return result
 
     def _average_measures(self, aligned: Sequence[Predictions], places: Sequence[RunIndexPair]) -> dict[str, Metric]:
-        first = aligned[0]
         columns = [_build_pair_statistic(aligned, pair) for pair in places]
 
         def statistic(weights: Floats) -> Floats:
-            return _average_pairs([column(weights) for column in columns])
+            return nan_mean(np.stack([column(weights) for column in columns]), axis=0)
 
-        reason = Reason("undefined_for_all_pairs")
-        found = bootstrap_metrics(self, agreement.MEASURES, statistic, first.groups, _BETTER, reason=reason)
-        correlations = np.array([_correlate_probabilities(aligned, pair) for pair in places])
-        return found | {"probability_correlation": _average_correlations(correlations, len(first))}
+        groups, reason = aligned[0].groups, Reason("undefined_for_all_pairs")
+        found = bootstrap_metrics(self, agreement.MEASURES, statistic, groups, _BETTER, reason=reason)
+        mean = float(nan_mean(np.array([_correlate_probabilities(aligned, pair) for pair in places])))
+        value, why = (None, Reason("constant_probabilities")) if np.isnan(mean) else (mean, None)
+        return found | {"probability_correlation": Metric(value, len(groups), higher_is_better=False, reason=why)}
 
 
 def _build_pair_statistic(aligned: Sequence[Predictions], pair: RunIndexPair) -> stats.Statistic:
     a, b = (aligned[place].predicted for place in pair)
     targets, classes = aligned[0].targets, len(aligned[0].classes)
     return lambda weights: agreement.compute_measures((a, b), targets, classes, weights)
-
-
-def _average_pairs(columns: Sequence[Floats]) -> Floats:
-    """Compute the mean over pairs, ignoring NaN; NaN if all are."""
-    values = np.stack(columns)
-    known = ~np.isnan(values)
-    total, none = np.where(known, values, 0.0).sum(axis=0), np.full(values.shape[1:], np.nan)
-    return np.asarray(np.divide(total, known.sum(axis=0), out=none, where=known.any(axis=0)))
-
-
-def _average_correlations(values: Floats, n: int) -> Metric:
-    if np.isnan(values).all():
-        return Metric(None, n, higher_is_better=False, reason=Reason("constant_probabilities"))
-    return Metric(float(np.nanmean(values)), n, higher_is_better=False)
 
 
 def _correlate_probabilities(aligned: Sequence[Predictions], pair: RunIndexPair) -> float:
@@ -94,12 +81,11 @@ def _tabulate_pairs(
     for a, b in places:
         values = _build_pair_statistic(aligned, (a, b))(np.ones(len(aligned[0])))
         right, other = aligned[a].correct, aligned[b].correct
-        row: dict[str, object] = {"a": labels[a], "b": labels[b], "n": len(right)}
-        row |= {"both_correct": int((right & other).sum()), "only_a_correct": int((right & ~other).sum())}
-        row |= {"only_b_correct": int((other & ~right).sum()), "both_incorrect": int((~right & ~other).sum())}
-        row |= dict(zip(agreement.MEASURES, values.tolist(), strict=True))
-        rows.append(row | {"probability_correlation": _correlate_probabilities(aligned, (a, b))})
-    return pd.DataFrame(rows)
+        counts = [int(some.sum()) for some in (right & other, right & ~other, other & ~right, ~right & ~other)]
+        measures = (*values.tolist(), _correlate_probabilities(aligned, (a, b)))
+        rows.append((labels[a], labels[b], len(right), *counts, *measures))
+    columns = ["a", "b", "n", "both_correct", "only_a_correct", "only_b_correct", "both_incorrect"]
+    return pd.DataFrame(rows, columns=[*columns, *agreement.MEASURES, "probability_correlation"])
 
 
 def _tabulate_predictions(aligned: Sequence[Predictions], labels: Sequence[str]) -> pd.DataFrame:

@@ -23,14 +23,13 @@ def draw(result: Result) -> dict[str, Figure]:
     """Draw kappa, error correlation and double fault of each pair, and kappa against error in the recipes' colours."""
     table, labels = result.tables["pairs"], result.arrays["runs"]["run"].tolist()
     colours = pd.factorize(result.arrays["runs"]["recipe"])[0].tolist()
-    correlation = draw_pairs(table["error_correlation"], labels, _("correlation of the errors"), True)
-    fault = draw_pairs(table["double_fault"], labels, _("proportion of images that both misclassify"), False)
-    return {
-        "kappa": draw_pairs(table["kappa"], labels, _("Cohen's kappa of the predictions"), True),
-        "error_correlation": correlation,
-        "double_fault": fault,
-        "kappa_error": draw_kappa_error(table, labels, colours),
+    measures = {
+        "kappa": (_("Cohen's kappa of the predictions"), True),
+        "error_correlation": (_("correlation of the errors"), True),
+        "double_fault": (_("proportion of images that both misclassify"), False),
     }
+    drawn = {name: draw_pairs(table[name], labels, *about) for name, about in measures.items()}
+    return drawn | {"kappa_error": draw_kappa_error(table, labels, colours)}
 
 
 @plots.use_style()
@@ -86,10 +85,10 @@ def draw_kappa_error(table: pd.DataFrame, labels: Sequence[str], colours: Sequen
     axes.grid(True)
     names = plots.shorten_names(labels, 34)
     names = [f"{number}  {name}" for number, name in enumerate(names, 1)] if numbered else names
-    handles = [
-        Line2D([], [], marker=plots.get_marker(look), linestyle="", color=plots.get_colour(look), label=name)
-        for look, name in zip(colours, names, strict=True)
-    ]
+    handles = []
+    for look, name in zip(colours, names, strict=True):
+        style = {"marker": plots.get_marker(look), "linestyle": "", "color": plots.get_colour(look)}
+        handles.append(Line2D([], [], label=name, **style))
     figure.legend(handles=handles, loc="outside right upper", fontsize=8)
     if numbered:
         plots.number_points(figure, axes, pd.DataFrame(points, columns=["number", "x", "y", "low", "high"]))

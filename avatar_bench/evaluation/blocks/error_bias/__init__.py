@@ -15,14 +15,7 @@ from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation import ood_sets as reading
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
-from avatar_bench.evaluation.blocks.error_bias.bias_tables import (
-    Slice,
-    build_confusion_table,
-    build_ood_table,
-    compute_rest_accuracy,
-    cut_slices,
-    describe_slice,
-)
+from avatar_bench.evaluation.blocks.error_bias import bias_tables as tables
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.metrics import error_bias as chance
 from avatar_bench.metrics import stats
@@ -34,12 +27,12 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-CONFIDENCE_METRICS: dict[str, bool | None] = {  # higher is better
-    "mean_confidence": None,
-    "std_confidence": None,
-    "mean_confidence_correct": True,
-    "mean_confidence_incorrect": False,
-}
+_CONFIDENCE_METRICS: dict[str, bool | None] = dict.fromkeys(("mean_confidence", "std_confidence"))  # higher is better
+_CONFIDENCE_METRICS |= {"mean_confidence_correct": True, "mean_confidence_incorrect": False}
+_COLUMNS = [
+    *("by", "slice", "target", "n", "groups", "accuracy", "low", "high", "low_joint", "high_joint"),
+    *("rest", "p", "p_adjusted", "mean_confidence", "most_common_error"),
+]
 
 
 @dataclass(kw_only=True)
@@ -63,7 +56,7 @@ class ErrorBias(IntervalOptions):
         check_class_order(predictions, run.allow)
         ood, why = _read_ood_predictions(run)
         kinds = image_slices.assign_slices(dataset).iloc[rows].reset_index(drop=True)
-        parts = list(cut_slices(predictions, kinds))
+        parts = list(tables.cut_slices(predictions, kinds))
         table, floor = self._build_slices_table(predictions, parts)
         result = Result("error_bias", dataset.name, len(rows), predictions.classes)
         result.metrics = {
@@ -73,9 +66,9 @@ class ErrorBias(IntervalOptions):
         }
         result.tables = {
             "slices": table,
-            "confusion_by_slice": build_confusion_table(predictions, parts),
+            "confusion_by_slice": tables.build_confusion_table(predictions, parts),
             "images": tabulate_predictions(predictions).drop(columns="source").join(kinds),
-            "ood_predictions": build_ood_table(ood),
+            "ood_predictions": tables.build_ood_table(ood),
         }
         result.warnings = warn_unlabelled(len(asked) - result.n, len(asked)) + _list_warnings(result.metrics, table)
         return result
@@ -83,9 +76,8 @@ class ErrorBias(IntervalOptions):
     def _compute_unbias(self, ood: Mapping[str, Predictions], classes: int, why: Reason) -> Metric:
         if not ood:
             return Metric(None, 0, reason=why)
-        predicted = np.concatenate([predictions.predicted for predictions in ood.values()])
+        chosen = np.eye(classes)[np.concatenate([predictions.predicted for predictions in ood.values()])]
         groups = np.concatenate([predictions.groups for predictions in ood.values()])
-        chosen = np.eye(classes)[predicted]
 
         def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
             shares = weights @ chosen / weights.sum(axis=1, keepdims=True)
@@ -102,10 +94,10 @@ class ErrorBias(IntervalOptions):
             return np.column_stack([mean[:, :1], spread[:, :1], mean[:, 1:]])
 
         floors = dict.fromkeys(("mean_confidence_correct", "mean_confidence_incorrect"), float(sure.mean()))
-        names, reason = list(CONFIDENCE_METRICS), Reason("no_such_predictions")
-        return bootstrap_metrics(self, names, statistic, predictions.groups, CONFIDENCE_METRICS, floors, reason)
+        names, reason = list(_CONFIDENCE_METRICS), Reason("no_such_predictions")
+        return bootstrap_metrics(self, names, statistic, predictions.groups, _CONFIDENCE_METRICS, floors, reason)
 
-    def _build_slices_table(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
+    def _build_slices_table(self, predictions: Predictions, parts: list[tables.Slice]) -> tuple[pd.DataFrame, float]:
         """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest.
 
         A slice of few images, or one that holds all images of its class, is not tested: it has no p.
@@ -127,17 +119,15 @@ class ErrorBias(IntervalOptions):
         table["significant"] = table["p_adjusted"] < 1 - self.level
         return table.sort_values("accuracy", kind="stable", ignore_index=True), floor
 
-    def _build_row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
+    def _build_row(self, predictions: Predictions, each: tables.Slice) -> dict[str, object]:
         own = predictions.take(each.images)
         share = compute_proportion(self, own.correct, own.groups)
         wrong = own.predicted[~own.correct]
-        return {
-            **dict(zip(_COLUMNS, (*each[:3], len(own), share.n, share.value, share.low, share.high), strict=False)),
-            **dict.fromkeys(("low_joint", "high_joint", "p", "p_adjusted"), np.nan),
-            "rest": compute_rest_accuracy(predictions, each),
-            "mean_confidence": own.confidence.mean(),
-            "most_common_error": own.classes[np.bincount(wrong).argmax()] if len(wrong) else "",
-        }
+        row: dict[str, object] = dict(
+            zip(_COLUMNS, (*each[:3], len(own), share.n, share.value, share.low, share.high), strict=False)
+        )
+        row |= {"rest": tables.compute_rest_accuracy(predictions, each), "mean_confidence": own.confidence.mean()}
+        return row | {"most_common_error": own.classes[np.bincount(wrong).argmax()] if len(wrong) else ""}
 
     def _find_worst(self, table: pd.DataFrame, floor: float) -> Metric:
         tested = table[table["p"].notna()]
@@ -147,12 +137,6 @@ class ErrorBias(IntervalOptions):
         value, low, high = tested[["accuracy", "low_joint", "high_joint"]].min().tolist()
         groups = tested["groups"].tolist()[0]
         return Metric(value, groups, low, high, "Bonferroni by group", floor=floor)
-
-
-_COLUMNS = [
-    *("by", "slice", "target", "n", "groups", "accuracy", "low", "high", "low_joint", "high_joint"),
-    *("rest", "p", "p_adjusted", "mean_confidence", "most_common_error"),
-]
 
 
 def _read_ood_predictions(run: Run) -> tuple[dict[str, Predictions], Reason]:
@@ -170,7 +154,7 @@ def _list_warnings(metrics: Mapping[str, Metric], table: pd.DataFrame) -> list[R
     found = [] if unbias.value is None else [Reason("unbias_alone", value=unbias.value, chance=unbias.floor)]
     if table["significant"].any():
         tested = table[table["p"].notna()]
-        weakest = describe_slice(tested.iloc[0])
-        found.append(Reason("weakest", n=len(tested), name=weakest, accuracy=worst.value, floor=worst.floor))
+        name = tables.describe_slice(tested.iloc[0])
+        found.append(Reason("weakest", n=len(tested), name=name, accuracy=worst.value, floor=worst.floor))
         found.append(Reason("differing", found=table["significant"].sum(), n=len(tested)))
     return found

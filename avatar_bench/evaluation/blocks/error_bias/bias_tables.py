@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.evaluation.block import tabulate_predictions
 from avatar_bench.metrics import classification
 from avatar_bench.results.reasons import Reason
 
@@ -73,9 +74,5 @@ def build_confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.Da
 def build_ood_table(ood: Mapping[str, Predictions]) -> pd.DataFrame:
     """Return a row for each image of the out-of-domain sets."""
     columns = ["set", "path", "group", "prediction", "confidence"]
-    parts = [
-        (name, each.paths, each.groups, np.array(each.classes)[each.predicted], each.confidence)
-        for name, each in ood.items()
-    ]
-    tables = [pd.DataFrame(dict(zip(columns, part, strict=True))) for part in parts]
+    tables = [tabulate_predictions(each).assign(set=name)[columns] for name, each in ood.items()]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)

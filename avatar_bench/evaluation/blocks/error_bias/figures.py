@@ -19,15 +19,8 @@ from avatar_bench.metrics import plots
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Result
 
-_CORRECT_COLOUR, _INCORRECT_COLOUR = plots.GREY, plots.get_colour(4)
 _BINS, _MOST_SLICES = 15, 20
-_DIAMOND: dict[str, Any] = {
-    "marker": "D",
-    "linestyle": "",
-    "color": "white",
-    "markeredgecolor": "black",
-    "markersize": 4,
-}
+_DIAMOND: Any = {"marker": "D", "linestyle": "", "color": "white", "markeredgecolor": "black", "markersize": 4}
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -68,11 +61,9 @@ def _draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
         ink = "white" if part > 0.55 else "black"
         axes.text(column, row, f"{part:.0%}", ha="center", va="center", color=ink, fontsize=7)
     for row, (target, tick) in enumerate(zip(targets, axes.get_yticklabels(), strict=True)):
-        frame = Rectangle(
-            (target - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=plots.get_colour(target), linewidth=1.4
-        )
-        axes.add_patch(frame)
-        tick.set_color(plots.get_colour(target))
+        colour = plots.get_colour(target)
+        axes.add_patch(Rectangle((target - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=colour, linewidth=1.4))
+        tick.set_color(colour)
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 
@@ -83,20 +74,15 @@ def _draw_confidence(confidence: NDArray[np.floating], correct: NDArray[np.bool_
     figure = plots.create_figure(5.4, 3.2)
     axes = figure.subplots()
     edges = np.linspace(1 / classes, 1, _BINS + 1)
-    kinds = (
-        (correct, _CORRECT_COLOUR, {"alpha": 0.6}, _("correct (n = {n})", n=int(correct.sum()))),
-        (
-            ~correct,
-            _INCORRECT_COLOUR,
-            {"histtype": "step", "linewidth": 1.6},
-            _("incorrect (n = {n})", n=int((~correct).sum())),
-        ),
-    )
-    for rows, colour, how, name in kinds:
+    outline: Any = {"histtype": "step", "linewidth": 1.6}
+    for rows, colour, style, name in (
+        (correct, plots.GREY, {"alpha": 0.6}, _("correct (n = {n})")),
+        (~correct, plots.get_colour(4), outline, _("incorrect (n = {n})")),
+    ):
         if rows.any():
             values = np.clip(confidence[rows], edges[0], edges[-1])
-            weights = [1 / len(values)] * len(values)
-            axes.hist(values, bins=edges.tolist(), weights=weights, color=colour, label=name, **how)  # type: ignore[arg-type]
+            style |= {"weights": [1 / len(values)] * len(values), "label": name.format(n=len(values))}
+            axes.hist(values, bins=edges.tolist(), color=colour, **style)
             axes.axvline(float(values.mean()), color=colour, linestyle="--", linewidth=1.2)
     axes.set(xlabel=_("confidence (%; dashed: mean)"), ylabel=_("share within each group (%)"))
     axes.set_xlim(edges[0], 1)
@@ -136,9 +122,6 @@ def _get_colour(target: str, classes: Sequence[str]) -> str:
 
 def _build_legend(kinds: Sequence[str], classes: Sequence[str]) -> list[Patch | Line2D]:
     names = {name: shown or _("all classes") for name, shown in zip(kinds, plots.shorten_names(kinds), strict=True)}
+    bars = [Patch(color=_get_colour(name, classes), alpha=0.75, label=shown) for name, shown in names.items()]
     star = Line2D([], [], marker="*", linestyle="", color="#404040", label=_("significantly different"))
-    return [
-        *(Patch(color=_get_colour(name, classes), alpha=0.75, label=shown) for name, shown in names.items()),
-        Line2D([], [], label=_("the rest of the class"), **_DIAMOND),
-        star,
-    ]
+    return [*bars, Line2D([], [], label=_("the rest of the class"), **_DIAMOND), star]

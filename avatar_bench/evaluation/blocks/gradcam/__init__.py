@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,13 +18,7 @@ from avatar_bench.data.selection import draw_stratified_rows
 from avatar_bench.evaluation.activation_figures import render_overlay
 from avatar_bench.evaluation.block import check_class_order, labelled_rows
 from avatar_bench.evaluation.blocks.gradcam import faithfulness_tables as tables
-from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import (
-    FAITHFULNESS_GAINS,
-    ROLLOUT_SUFFIX,
-    SANITY_METRIC,
-    MapArrays,
-    list_suffixes,
-)
+from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import FAITHFULNESS_GAINS, ROLLOUT_SUFFIX, SANITY_METRIC
 from avatar_bench.evaluation.class_activation import warn_about_maps
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.files.paths import make_folder_name
@@ -37,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from avatar_bench.data.dataset import Dataset
+    from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import MapArrays
     from avatar_bench.models.attribution import SpatialLayer
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
@@ -66,9 +62,7 @@ class GradCam(IntervalOptions):
     )
     insertion_from: str = option("blur", help="baseline for insertion: mean | blur", choices=_FILLS)
     random_weights: int = option(
-        4,
-        help="networks with more and more layers randomised from the head down; the last: all",
-        range=(1, None),
+        4, help="networks with more and more layers randomised from the head down; the last: all", range=(1, None)
     )
     gallery: int = option(2, help="images shown per class, as many correct as incorrect; 0: none", range=(0, None))
     overlays: int | None = option(
@@ -98,28 +92,21 @@ class GradCam(IntervalOptions):
         result = Result("gradcam", dataset.name, n, run.classes)
         result.provenance = {"layer": layer.name, "map_size": list(layer.size), "level": self.level}
         pixels = inputs.permute(0, 2, 3, 1).numpy()
-        result.arrays = {
-            "maps": tables.collect_arrays(maps, predictions, n),
-            "curves": curves,
-            "sanity": sanity,
-            "shown": self._collect_shown(pixels, predictions, n),
-        }
+        about = {"paths": predictions.paths, "targets": predictions.targets, "predictions": predictions.predicted}
+        about |= {"classes": np.array(run.classes, dtype=np.str_), "drawn": np.arange(len(predictions)) < n}
+        shown = self._collect_shown(pixels, predictions, n)
+        result.arrays = {"maps": maps | about, "curves": curves, "sanity": sanity, "shown": shown}
         images, groups = tables.tabulate_images(predictions, curves, sanity), predictions.groups[:n]
+        images["overlay"] = ""
         for row, (image, path) in enumerate(zip(pixels[: self.overlays], predictions.paths, strict=False)):
             name = f"overlays/{row + 1:04d}_{make_folder_name(PurePath(path).stem)[:_MOST_LETTERS]}"
             result.images[name] = render_overlay(image, maps["predicted"][row])
-        files = [f"{name}.png" for name in result.images]
-        images["overlay"] = files + [""] * (len(images) - len(files))
-
-        def interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            return stats.bootstrap_interval(
-                stats.build_mean_statistic(values), groups, self.resamples, self.level, self.seed
-            )
+            images.loc[row, "overlay"] = f"{name}.png"
 
         result.tables = {
             "images": images,
-            "curves": tables.tabulate_curves(curves, interval),
-            "sanity": tables.tabulate_sanity(sanity, interval),
+            "curves": tables.tabulate_curves(curves, groups, self),
+            "sanity": tables.tabulate_sanity(sanity, groups, self),
         }
         result.metrics = self._compute_metrics(images[:n], curves, sanity, groups)
         result.warnings = warn_about_maps(layer, maps["predicted"][:n]) + _warn_about_gains(result.metrics)
@@ -139,74 +126,47 @@ class GradCam(IntervalOptions):
         """
         rng = np.random.default_rng(self.seed)
         shown: dict[str, NDArray[np.floating]] = {"": maps[""], "_random": rng.random(maps[""].shape), **maps}
-        parts = [
-            self._replace_pixels(
-                run, images[rows], {end: part[rows] for end, part in shown.items()}, classes[rows], rng
+        found: dict[str, list[NDArray[np.float32]]] = {}
+        for first in range(0, len(images), _BATCH_SIZE):
+            rows = slice(first, first + _BATCH_SIZE)
+            batch = images[rows]
+            empty, blurred = (
+                attribution.make_baseline(batch, kind) for kind in (self.deletion_to, self.insertion_from)
             )
-            for rows in (slice(first, first + _BATCH_SIZE) for first in range(0, len(images), _BATCH_SIZE))
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def _replace_pixels(
-        self,
-        run: Run,
-        images: Tensor,
-        maps: Mapping[str, NDArray[np.floating]],
-        classes: NDArray[np.int64],
-        rng: np.random.Generator,
-    ) -> MapArrays:
-        empty, blurred = (attribution.make_baseline(images, kind) for kind in (self.deletion_to, self.insertion_from))
-        found = {}
-        for ending, shown in maps.items():
-            ranks = numbers.rank_pixels(shown, images.shape[-1], rng)
-            for kind, start, end in (("deletion", images, empty), ("insertion", blurred, images)):
-                found[f"{kind}{ending}"] = attribution.compute_replacement_curves(
-                    run.classifier, start, end, ranks, classes, self.steps, run.batch_size
-                )
-        return found
+            for ending, part in shown.items():
+                ranks = numbers.rank_pixels(part[rows], images.shape[-1], rng)
+                for kind, start, end in (("deletion", batch, empty), ("insertion", blurred, batch)):
+                    about = (ranks, classes[rows], self.steps, run.batch_size)
+                    curves = attribution.compute_replacement_curves(run.classifier, start, end, *about)
+                    found.setdefault(f"{kind}{ending}", []).append(curves)
+        return {name: np.concatenate(curves) for name, curves in found.items()}
 
     def _compute_sanity(self, run: Run, layer: SpatialLayer, images: Tensor, classes: NDArray[np.int64]) -> MapArrays:
         """Compute unrectified maps of the run (n, h, w), of K randomised networks (K, n, h, w), and random maps."""
-        size = run.batch_size
-        trained = attribution.compute_grad_cam(run.classifier, layer, images, classes, size, rectify=False)
+        compute = partial(attribution.compute_grad_cam, rectify=False)
+        given = (layer, images, classes, run.batch_size)
+        trained = compute(run.classifier, *given)
         networks = attribution.randomise_layers(run.classifier, self.seed, self.random_weights)
-        found = [
-            (drawn, of, attribution.compute_grad_cam(network, layer, images, classes, size, rectify=False))
-            for drawn, of, network in networks
-        ]
+        found = [(drawn, of, compute(network, *given)) for drawn, of, network in networks]
+        drawn, groups, maps = (np.array(column) for column in zip(*found, strict=True))
         chance = np.random.default_rng(self.seed).random(trained.shape).astype(np.float32)
-        return {
-            "trained": trained,
-            "randomised": np.stack([maps for *_rest, maps in found]),
-            "groups_randomised": np.array([drawn for drawn, *_rest in found]),
-            "groups": np.array([of for _drawn, of, _maps in found]),
-            "chance": chance,
-        }
+        known = {"trained": trained, "randomised": maps, "groups_randomised": drawn, "groups": groups}
+        return known | {"chance": chance}
 
     def _compute_metrics(
         self, images: pd.DataFrame, curves: MapArrays, sanity: MapArrays, groups: NDArray[np.str_]
     ) -> dict[str, Metric]:
-        kinds = list_suffixes(curves)
+        kinds = tables.list_suffixes(curves)
         names = [*curves, *(f"{gain}{ending}" for ending in kinds for gain in FAITHFULNESS_GAINS), SANITY_METRIC]
         values = images[names].to_numpy(dtype=np.float64)
-        floors = {
-            f"{kind}{ending}": float(images[f"{kind}_random"].mean())
-            for kind in ("deletion", "insertion")
-            for ending in kinds
-        }
-        floors |= {f"{gain}{ending}": 0.0 for ending in kinds for gain in FAITHFULNESS_GAINS}
+        floors = {f"{gain}{ending}": 0.0 for ending in kinds for gain in FAITHFULNESS_GAINS}
+        for kind in ("deletion", "insertion"):
+            floors |= dict.fromkeys((f"{kind}{ending}" for ending in kinds), float(images[f"{kind}_random"].mean()))
         chance = np.abs(numbers.rank_correlation(sanity["trained"], sanity["chance"]))
         if not np.isnan(chance).all():
             floors[SANITY_METRIC] = float(np.nanmean(chance))
-        return bootstrap_metrics(
-            self,
-            names,
-            stats.build_mean_statistic(values),
-            groups,
-            {name: _BETTER.get(name) for name in names},
-            floors,
-            Reason("constant_maps"),
-        )
+        better, why = {name: _BETTER.get(name) for name in names}, Reason("constant_maps")
+        return bootstrap_metrics(self, names, stats.build_mean_statistic(values), groups, better, floors, why)
 
     def _collect_shown(self, pixels: NDArray[np.uint8], predictions: Predictions, n: int) -> dict[str, NDArray[Any]]:
         """Return what the figures show: `rows` of images with their thumbnails, and which of the rows each shows.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from avatar_bench.metrics import stats
 from avatar_bench.metrics.faithfulness import area_under_curve, rank_correlation
 
 if TYPE_CHECKING:
+    from avatar_bench.evaluation.intervals import IntervalOptions
     from avatar_bench.results.predictions import Predictions
 
 CURVE_NAMES = ("deletion", "insertion", "deletion_random", "insertion_random")
@@ -22,25 +22,11 @@ ROLLOUT_SUFFIX = "_rollout"  # suffix of names that belong to attention rollout 
 SANITY_METRIC = "sanity_correlation"
 
 MapArrays = dict[str, NDArray[np.float32]]
-# maps columns (n, K) to the ends of the intervals of their means, (K,) each
-IntervalFunction = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def list_suffixes(curves: MapArrays) -> tuple[str, ...]:
     """Return the name suffix of each kind of map: "" for Grad-CAM, and ROLLOUT_SUFFIX if there is a rollout."""
     return ("", ROLLOUT_SUFFIX) if f"deletion{ROLLOUT_SUFFIX}" in curves else ("",)
-
-
-def collect_arrays(maps: MapArrays, predictions: Predictions, drawn: int) -> dict[str, NDArray[np.generic]]:
-    """Return the contents of maps.npz: maps with their images and classes; the first `drawn` were sampled."""
-    return {
-        **maps,
-        "paths": predictions.paths,
-        "targets": predictions.targets,
-        "predictions": predictions.predicted,
-        "classes": np.array(predictions.classes, dtype=np.str_),
-        "drawn": np.arange(len(predictions)) < drawn,
-    }
 
 
 def tabulate_images(predictions: Predictions, faded: MapArrays, found: MapArrays) -> pd.DataFrame:
@@ -55,34 +41,27 @@ def tabulate_images(predictions: Predictions, faded: MapArrays, found: MapArrays
     return table.join(pd.DataFrame(areas))
 
 
-def tabulate_curves(found: MapArrays, interval: IntervalFunction) -> pd.DataFrame:
+def tabulate_curves(found: MapArrays, groups: NDArray[np.str_], options: IntervalOptions) -> pd.DataFrame:
     """Compute the mean of each curve (n, steps + 1) by step, with its interval."""
     values = np.concatenate([*found.values()], axis=1).astype(np.float64)
     points = values.shape[1] // len(found)
-    low, high = interval(values)
-    return pd.DataFrame(
-        {
-            "curve": np.repeat([*found], points),
-            "share": np.tile(np.linspace(0, 1, points), len(found)),
-            "probability": values.mean(axis=0),
-            "low": low,
-            "high": high,
-            "n": len(values),
-        }
-    )
+    shares = np.tile(np.linspace(0, 1, points), len(found))
+    table = pd.DataFrame({"curve": np.repeat([*found], points), "share": shares, "probability": values.mean(axis=0)})
+    return _add_intervals(table, values, groups, options)
 
 
-def tabulate_sanity(found: MapArrays, interval: IntervalFunction) -> pd.DataFrame:
+def tabulate_sanity(found: MapArrays, groups: NDArray[np.str_], options: IntervalOptions) -> pd.DataFrame:
     """Compute the mean correlation with the maps of each network with random weights, with its interval."""
     correlations = np.abs([rank_correlation(found["trained"], maps) for maps in found["randomised"]]).T
-    low, high = interval(correlations)
-    return pd.DataFrame(
-        {
-            "groups_randomised": found["groups_randomised"],
-            "groups": found["groups"],
-            "correlation": stats.build_mean_statistic(correlations)(np.ones((1, len(correlations))))[0],
-            "low": low,
-            "high": high,
-            "n": (~np.isnan(correlations)).sum(axis=0),
-        }
-    )
+    mean = stats.build_mean_statistic(correlations)(np.ones((1, len(correlations))))[0]
+    table = pd.DataFrame({name: found[name] for name in ("groups_randomised", "groups")} | {"correlation": mean})
+    return _add_intervals(table, correlations, groups, options)
+
+
+def _add_intervals(
+    table: pd.DataFrame, values: NDArray[np.float64], groups: NDArray[np.str_], options: IntervalOptions
+) -> pd.DataFrame:
+    """Add the ends of the intervals of the means of columns (n, K), and their numbers of values, to K rows."""
+    mean = stats.build_mean_statistic(values)
+    low, high = stats.bootstrap_interval(mean, groups, options.resamples, options.level, options.seed)
+    return table.assign(low=low, high=high, n=(~np.isnan(values)).sum(axis=0))

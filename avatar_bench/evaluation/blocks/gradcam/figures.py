@@ -21,6 +21,7 @@ from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric, Result
 
+Images = Mapping[int, NDArray[np.uint8]]  # (S, S, 3), by row of the maps
 _SIGNED_COLORMAP = "coolwarm"
 
 
@@ -39,9 +40,7 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 @plots.use_style()
-def draw_panels(
-    images: Mapping[int, NDArray[np.uint8]], confidence: NDArray[np.float64], maps: Arrays, pairs: NDArray[np.intp]
-) -> Figure:
+def draw_panels(images: Images, confidence: NDArray[np.float64], maps: Arrays, pairs: NDArray[np.intp]) -> Figure:
     """Draw a correct and an incorrect image (S, S, 3) in each line, each followed by its maps (h, w) over it.
 
     `images` are given by row of `maps`; `pairs` (L, 2) are rows, -1 for none. A correct image has one map, that of its
@@ -68,16 +67,11 @@ def draw_panels(
 def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> Figure:
     """Draw the mean probability of the predicted class by proportion of pixels, with its interval and its area."""
     figure = plots.create_figure(8.4, 4.0)
-    for axes, kind, title, label in zip(
-        figure.subplots(1, 2, sharey=True),
-        ("deletion", "insertion"),
-        (
-            _("Deletion (band: {level:.0%} interval)", level=level),
-            _("Insertion (band: {level:.0%} interval)", level=level),
-        ),
-        (_("pixels deleted, most important first (%)"), _("pixels inserted, most important first (%)")),
-        strict=True,
-    ):
+    halves = {
+        "deletion": (_("Deletion (band: {level:.0%} interval)"), _("pixels deleted, most important first (%)")),
+        "insertion": (_("Insertion (band: {level:.0%} interval)"), _("pixels inserted, most important first (%)")),
+    }
+    for axes, (kind, (title, label)) in zip(figure.subplots(1, 2, sharey=True), halves.items(), strict=True):
         for name, words, colour, dash in (
             (kind, "Grad-CAM", plots.get_colour(0), "-"),
             (f"{kind}_rollout", _("attention rollout"), plots.get_colour(1), "-"),
@@ -89,7 +83,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
             area = _("{name}, area {value:.3f}", name=words, value=metrics[name].value)
             axes.plot(one["share"], one["probability"], dash, color=colour, label=area)
             axes.fill_between(one["share"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
-        axes.set(xlabel=label, xlim=(0, 1), ylim=(0, 1.02), title=title)
+        axes.set(xlabel=label, xlim=(0, 1), ylim=(0, 1.02), title=title.format(level=level))
         for axis in (axes.xaxis, axes.yaxis):
             plots.format_percent_axis(axis)
         axes.grid(True)
@@ -100,11 +94,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
 
 @plots.use_style()
 def draw_sanity(
-    images: Mapping[int, NDArray[np.uint8]],
-    maps: Arrays,
-    rows: Sequence[int] | NDArray[np.intp],
-    table: pd.DataFrame,
-    floor: float | None,
+    images: Images, maps: Arrays, rows: Sequence[int] | NDArray[np.intp], table: pd.DataFrame, floor: float | None
 ) -> Figure:
     """Draw the similarity of the run's maps to those of random weights: the mean correlation, and maps of some images.
 

@@ -20,7 +20,6 @@ from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
-    from avatar_bench.evaluation.class_activation import RunMaps
     from avatar_bench.runs.run import Run
 
 
@@ -60,22 +59,16 @@ class GradCamWall(Options):
         result = Result("gradcam_wall", datasets[0].name, len(rows), one.classes)
         result.provenance = {"layers": {panel.label: panel.layer.name for panel in panels}}
         by_class = [np.flatnonzero(one.targets == k)[: self.wall] for k in range(len(one.classes))]
-        result.arrays = {
-            "maps": maps.collect_arrays(panels),
-            "wall": maps.collect_thumbnails(panels, np.arange(len(rows)), self.of)
-            | {"of_all_classes": np.concatenate(by_class)},
-        }
-        result.metrics["unanimous"] = _compute_unanimity(panels)
+        wall = maps.collect_thumbnails(panels, np.arange(len(rows)), self.of)
+        wall["of_all_classes"] = np.concatenate(by_class)
+        result.arrays = {"maps": maps.collect_arrays(panels), "wall": wall}
+        predicted = np.stack([panel.predictions.predicted for panel in panels])
+        hits = (predicted == predicted[0]).all(axis=0)
+        ends = stats.proportion_interval(hits, one.groups)
+        unanimous = Metric(float(hits.mean()), ends.n, ends.low, ends.high, ends.method, higher_is_better=None)
+        result.metrics["unanimous"] = unanimous
         predictions = [tabulate_predictions(panel.predictions).assign(run=panel.label) for panel in panels]
         result.tables["wall"] = pd.concat(predictions, ignore_index=True)[_COLUMNS]
         more = [Reason("runs_not_drawn", n=maps.MAX_WALL_RUNS, all=len(panels))]
         result.warnings = warnings + (more if len(panels) > maps.MAX_WALL_RUNS else [])
         return result
-
-
-def _compute_unanimity(panels: Sequence[RunMaps]) -> Metric:
-    """Compute the proportion of images for which all runs predict the same class."""
-    predicted = np.stack([panel.predictions.predicted for panel in panels])
-    hits = (predicted == predicted[0]).all(axis=0)
-    ends = stats.proportion_interval(hits, panels[0].predictions.groups)
-    return Metric(float(hits.mean()), ends.n, ends.low, ends.high, ends.method, higher_is_better=None)

@@ -17,15 +17,9 @@ def draw(result: Result) -> dict[str, Figure]:
     shown = {"wall": wall["of_all_classes"]}
     for k, name in enumerate(result.classes):
         shown[f"class_{k + 1}_{make_folder_name(name)}"] = np.flatnonzero(maps["targets"] == k)
+    names, about = maps["classes"][maps["targets"]], _("image and its true class")
     return {
-        figure: draw_wall(
-            maps,
-            wall,
-            rows.tolist(),
-            maps["classes"][maps["targets"][rows]].tolist(),
-            draw_map_over_image,
-            _("image and its true class"),
-        )
+        figure: draw_wall(maps, wall, rows.tolist(), names[rows].tolist(), draw_map_over_image, about)
         for figure, rows in shown.items()
         if len(rows)
     }

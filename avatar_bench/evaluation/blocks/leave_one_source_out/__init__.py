@@ -12,17 +12,10 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import (
-    Cell,
-    Cells,
-    average_in_domain_accuracy,
-    build_images_table,
-    build_recipes,
-    group_cells,
-    read_held_out,
-)
+from avatar_bench.evaluation.blocks.leave_one_source_out import held_out_sources as sources
+from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import Cell, Cells
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
-from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
+from avatar_bench.evaluation.seeds import warn_about_seeds
 from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -51,43 +44,37 @@ class LeaveOneSourceOut(IntervalOptions):
 
         Raise BlockError if no run held out a source, or if the data set holds no image of the held-out sources.
         """
-        kept = [place for place, run in enumerate(runs) if read_held_out(run)]
+        kept = [place for place, run in enumerate(runs) if sources.read_held_out(run)]
         if not kept:
             raise BlockError(
                 f"None of the {len(runs)} runs held out a source or generator.",
                 "Train such runs with: avatar-bench train sweep=leave_one_source_out",
             )
         used, sets = [runs[place] for place in kept], [datasets[place] for place in kept]
-        cells = group_cells(used, sets)
+        cells = sources.group_cells(used, sets)
         if not cells:
             raise BlockError(f"{sets[0].name} has no image of the held-out sources: evaluate the runs on split=test.")
         classes = used[0].classes
-        recipes_by_cell = {cell: build_recipes(cell, members) for cell, members in cells.items()}
-        drawn = {cell: recipes.draw(self) for cell, recipes in recipes_by_cell.items()}
-        matrix = self._build_matrix(cells, recipes_by_cell, drawn, classes)
+        drawn = {cell: sources.build_recipes(cell, members).draw(self) for cell, members in cells.items()}
+        matrix = self._build_matrix(cells, drawn, classes)
         n = int(matrix.drop_duplicates(["source", "target"])["n"].sum())
         result = Result("leave_one_source_out", sets[0].name, n, classes)
-        summary = self._build_summary(matrix, drawn, average_in_domain_accuracy(used))
-        result.tables = {"matrix": matrix, "summary": summary, "images": build_images_table(cells)}
+        summary = self._build_summary(matrix, drawn, sources.average_in_domain_accuracy(used))
+        result.tables = {"matrix": matrix, "summary": summary, "images": sources.build_images_table(cells)}
         result.metrics = self._build_metrics(matrix, summary)
         skipped = len(runs) - len(kept)
         result.warnings = [Reason("runs_without_held_out", n=skipped, all=len(runs))] if skipped else []
         result.warnings += self._list_warnings(matrix, cells)
         return result
 
-    def _build_matrix(
-        self,
-        cells: Cells,
-        recipes_by_cell: Mapping[Cell, Recipes],
-        drawn: Mapping[Cell, Floats],
-        classes: Sequence[str],
-    ) -> pd.DataFrame:
+    def _build_matrix(self, cells: Cells, drawn: Mapping[Cell, Floats], classes: Sequence[str]) -> pd.DataFrame:
         """Return recall and the proportion of each predicted class for each recipe and source."""
         rows = []
-        for cell, recipes in recipes_by_cell.items():
+        for cell, members in cells.items():
+            recipes = sources.build_recipes(cell, members)
             metric = recipes.accuracies(self, drawn[cell])[cell.recipe]
             n = recipes.right.shape[1]
-            taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in cells[cell]]
+            taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in members]
             ends = (metric.value, metric.low, metric.high, metric.interval)
             rows.append((*cell, len(taken), n, recipes.units, *ends, n >= self.minimum, *np.mean(taken, axis=0)))
         columns = ["recipe", "source", "target", "seeds", "n", "groups", "recall", "low", "high", "interval", "counted"]
@@ -114,18 +101,15 @@ class LeaveOneSourceOut(IntervalOptions):
         return (value, float(low), float(high)) if low < high else (value, np.nan, np.nan)
 
     def _build_metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Metric]:
-        counted = matrix[matrix["counted"]]
-        found = {}
-        few = Reason("no_large_source", n=self.minimum)
+        found, few = {}, Reason("no_large_source", n=self.minimum)
         for __, row in summary.iterrows():
-            ends = (row["mean"], row["mean_low"], row["mean_high"])
-            how = "bootstrap by source and group"
-            found[f"mean/{row['recipe']}"] = metric_with_interval(*ends, int(row["sources"]), how, reason=few)
-            ends = (row["worst"], row["worst_low"], row["worst_high"])
-            how = row["worst_interval"]
-            found[f"worst/{row['recipe']}"] = metric_with_interval(*ends, int(row["worst_groups"]), how, reason=few)
-        sources = Metric(float(counted["source"].nunique()), len(matrix), higher_is_better=None)
-        return found | {"sources": sources}
+            how = {"mean": "bootstrap by source and group", "worst": row["worst_interval"]}
+            for name, n in (("mean", row["sources"]), ("worst", row["worst_groups"])):
+                value, low, high = row[[name, f"{name}_low", f"{name}_high"]].astype(float)
+                metric = metric_with_interval(value, low, high, int(n), how[name], reason=few)
+                found[f"{name}/{row['recipe']}"] = metric
+        n = float(matrix.loc[matrix["counted"], "source"].nunique())
+        return found | {"sources": Metric(n, len(matrix), higher_is_better=None)}
 
     def _list_warnings(self, matrix: pd.DataFrame, cells: Cells) -> list[Reason]:
         small = sorted(set(matrix.loc[~matrix["counted"], "source"]))

@@ -21,10 +21,7 @@ SourceClass = tuple[str, str]  # a source and the class of its images
 def draw(result: Result) -> dict[str, Figure]:
     """Draw the recall and the predicted classes of each source."""
     matrix = result.tables["matrix"].astype(dict.fromkeys(("recipe", "source", "target"), str))
-    return {
-        "recall": draw_recall(matrix, result.classes),
-        "predicted_as": draw_predictions(matrix, result.classes),
-    }
+    return {"recall": draw_recall(matrix, result.classes), "predicted_as": draw_predictions(matrix, result.classes)}
 
 
 @plots.use_style()
@@ -73,15 +70,14 @@ def draw_predictions(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     axes.spines[:].set_visible(False)
     axes.set_yticks(range(len(sources)), _format_rows(matrix, sources), fontsize=8)
     axes.set_ylabel(_("source, by true class (framed)"))
-    for (__, target), tick in zip(sources, axes.get_yticklabels(), strict=True):
-        tick.set_color(plots.get_colour(list(classes).index(target)))
     for (row, column), part in np.ndenumerate(share):
         ink = "white" if part > 0.55 else "black"
         axes.text(column, row, _format_percent(part), ha="center", va="center", color=ink, fontsize=7)
-    for row, (__, target) in enumerate(sources):
+    for row, ((__, target), tick) in enumerate(zip(sources, axes.get_yticklabels(), strict=True)):
         place = list(classes).index(target)
-        frame = Rectangle((place - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=plots.get_colour(place))
-        axes.add_patch(frame)
+        colour = plots.get_colour(place)
+        axes.add_patch(Rectangle((place - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=colour))
+        tick.set_color(colour)
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 

@@ -48,8 +48,13 @@ def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
         for place in places:
             for source, target, predictions in _split_predictions(runs[place], datasets[place], runs[0]):
                 found.setdefault(Cell(recipe, source, target), []).append((runs[place], predictions))
-    for cell, members in found.items():
-        _check_images(cell, members)
+    for cell, ((first, predictions), *others) in found.items():
+        for run, one in others:
+            if not np.array_equal(one.paths, predictions.paths):
+                raise BlockError(
+                    f"{run.label} and {first.label} are evaluated on different images of {cell.source}.",
+                    "Compare runs that were trained on the same data set.",
+                )
     return found
 
 
@@ -61,12 +66,8 @@ def build_recipes(cell: Cell, members: Sequence[tuple[Run, Predictions]]) -> Rec
 
 def average_in_domain_accuracy(runs: Sequence[Run]) -> dict[str, float]:
     """Compute the mean validation accuracy, on sources of training, by recipe; NaN if none is recorded."""
-    values = [(run.record.get("metrics") or {}).get("val/accuracy") for run in runs]
-    known = {
-        recipe: [float(value) for place in places if (value := values[place]) is not None]
-        for recipe, places in group_across_option(runs, _OPTION).items()
-    }
-    return {recipe: float(np.mean(each)) if each else np.nan for recipe, each in known.items()}
+    values = pd.Series([(run.record.get("metrics") or {}).get("val/accuracy") for run in runs], dtype=float)
+    return {recipe: float(values[places].mean()) for recipe, places in group_across_option(runs, _OPTION).items()}
 
 
 def build_images_table(cells: Mapping[Cell, Sequence[tuple[Run, Predictions]]]) -> pd.DataFrame:
@@ -96,13 +97,3 @@ def _split_predictions(run: Run, dataset: Dataset, first: Run) -> Iterator[tuple
             if len(rows):
                 ordered = rows[np.argsort(predictions.paths[rows], kind="stable")]
                 yield name, target, predictions.take(ordered)
-
-
-def _check_images(cell: Cell, members: Sequence[tuple[Run, Predictions]]) -> None:
-    first, predictions = members[0]
-    for run, others in members:
-        if not np.array_equal(others.paths, predictions.paths):
-            raise BlockError(
-                f"{run.label} and {first.label} are evaluated on different images of {cell.source}.",
-                "Compare runs that were trained on the same data set.",
-            )

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
 
+_CONFIDENCE = ("mean_confidence_correct", "mean_confidence_incorrect")
+_COSTS = ("latency_ms", "weights_mb", "peak_memory_mb")
+
 
 @dataclass(kw_only=True)
 class Overview(Options):
@@ -34,19 +37,21 @@ class Overview(Options):
         name, patterns = datasets[0].name, tables.list_main_metrics(self.ood_score)
         saved = [{block: run.saved(block, name) for block in patterns} for run in runs]
         result = Result("overview", name, len(datasets[0]), tuple(runs[0].classes))
-        result.metrics = {f"accuracy/{run.label}": _get_accuracy(one) for run, one in zip(runs, saved, strict=True)}
+        absent = Metric(None, 0, reason=Reason("no_result", block="blind_test"))
+        for run, results in zip(runs, saved, strict=True):
+            result.metrics[f"accuracy/{run.label}"] = tables.get_metric(results, "blind_test", "accuracy") or absent
         charts = {
             "by_class": tables.tabulate_classes(runs, saved),
             "robustness": tables.tabulate_robustness(runs, saved),
             "robustness_bias": tables.tabulate_robustness_bias(runs, saved),
             "calibration": tables.tabulate_calibration(runs, saved),
-            "confidence": tables.tabulate_confidence(runs, saved),
+            "confidence": tables.tabulate_metrics(runs, saved, "error_bias", _CONFIDENCE),
             "ood_confidence": tables.tabulate_ood_confidence(runs, saved),
             "ood_shares": tables.tabulate_ood_shares(runs, saved),
             "bias": tables.tabulate_bias(runs, saved),
             "architectures": tables.tabulate_architectures(runs, saved),
             "speed_size": tables.tabulate_speed_size(runs, saved),
-            "costs": tables.tabulate_costs(runs, saved),
+            "costs": tables.tabulate_devices(runs, saved, _COSTS),
             "history": tables.tabulate_history(runs),
         }
         result.tables = {
@@ -60,17 +65,10 @@ class Overview(Options):
         return result
 
 
-def _get_accuracy(results: tables.Saved) -> Metric:
-    found = results["blind_test"]
-    if found is None or "accuracy" not in found.metrics:
-        return Metric(None, 0, reason=Reason("no_result", block="blind_test"))
-    return found.metrics["accuracy"]
-
-
 def _collect_warnings(table: pd.DataFrame, missing: pd.DataFrame) -> list[Reason]:
     found = []
-    groups = table.groupby("data_fingerprint", sort=False)["run"].agg(", ".join)
-    if len(groups := groups[groups.index != ""]) > 1:
+    groups = table[table["data_fingerprint"] != ""].groupby("data_fingerprint", sort=False)["run"].agg(", ".join)
+    if len(groups) > 1:
         found.append(Reason("different_images", groups=" | ".join(groups)))
     mixed = table.loc[table["data_fingerprint"].str.contains("|", regex=False), "run"]
     if len(mixed):

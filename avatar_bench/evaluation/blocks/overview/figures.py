@@ -87,14 +87,7 @@ def draw_robustness(table: pd.DataFrame, looks: RunStyles) -> Figure:
 @plots.use_style()
 def draw_robustness_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw robustness against `unbias`, both with intervals; dashed lines mark random guessing."""
-    width = 5.6 if len(looks.models) <= _FEW else 8.4
-    figure = plots.create_figure(width, 3.8 + looks.height(width))
-    axes = figure.subplots()
-    for __, row in table.iterrows():
-        look = looks.of(str(row["run"]))
-        axes.hlines(row["robustness"], row["unbias_low"], row["unbias_high"], color=look["color"], linewidth=1.1)
-        axes.vlines(row["unbias"], row["robustness_low"], row["robustness_high"], color=look["color"], linewidth=1.1)
-        axes.plot(row["unbias"], row["robustness"], markersize=7, **look)
+    figure, axes = _draw_crosses(table, looks, "unbias", "robustness")
     right, top = table["unbias_floor"].min(), table["robustness_floor"].min()
     axes.axvline(right, color="black", linestyle="--", linewidth=1)
     axes.axhline(top, color="black", linestyle="--", linewidth=1)
@@ -102,31 +95,17 @@ def draw_robustness_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
     axes.annotate(_("chance"), (1, top), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
     axes.set_xlabel(_("1 − largest share of a class on out-of-domain images (%)"))
     axes.set_ylabel(fill(_("mean accuracy under corruption (%)"), _LINE))
-    for axis in (axes.xaxis, axes.yaxis):
-        plots.format_percent_axis(axis)
-    axes.grid(True)
-    looks.legend(figure, list(table["run"]))
     return figure
 
 
 @plots.use_style()
 def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the calibration error against accuracy, both with intervals; a dash is the error expected by chance."""
-    width = 5.6 if len(looks.models) <= _FEW else 8.4
-    figure = plots.create_figure(width, 3.8 + looks.height(width))
-    axes = figure.subplots()
-    for __, row in table.iterrows():
-        look = looks.of(str(row["run"]))
-        axes.hlines(row["ece"], row["accuracy_low"], row["accuracy_high"], color=look["color"], linewidth=1.1)
-        axes.vlines(row["accuracy"], row["ece_low"], row["ece_high"], color=look["color"], linewidth=1.1)
-        axes.plot(row["accuracy"], row["ece"], markersize=7, **look)
-        axes.plot(row["accuracy"], row["ece_floor"], "_", color=look["color"], markersize=13, markeredgewidth=2)
+    figure, axes = _draw_crosses(table, looks, "accuracy", "ece")
+    for run, x, y in zip(table["run"], table["accuracy"], table["ece_floor"], strict=True):
+        axes.plot(x, y, "_", color=looks.of(run)["color"], markersize=13, markeredgewidth=2)
     axes.set(xlabel=_("accuracy (%)"), ylabel=fill(_("ECE in 15 bins (%; dash: expected by chance)"), _LINE))
     axes.set_ylim(0, None)
-    for axis in (axes.xaxis, axes.yaxis):
-        plots.format_percent_axis(axis)
-    axes.grid(True)
-    looks.legend(figure, list(table["run"]))
     return figure
 
 
@@ -183,8 +162,7 @@ def draw_ood_shares(table: pd.DataFrame, looks: RunStyles) -> Figure:
         f"{plots.shorten_name(str(name), 20)}\n{name_kind(str(kinds[name]))}": table["set"] == name
         for name in list(kinds)[:_MOST_SETS]
     }
-    table = table.rename(columns={"share": "value"})
-    return _draw_heatmap(table, panels, looks, _("share of predictions (%)"), "Blues", (0, 1))
+    return _draw_heatmap(table, "share", panels, looks, _("share of predictions (%)"), 0, 1)
 
 
 @plots.use_style()
@@ -192,8 +170,7 @@ def draw_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw by how much each class is predicted too often, by run, one panel per kind of images."""
     panels = {find_word(kind, "overview"): table["on"] == kind for kind in dict.fromkeys(table["on"])}
     most = max(0.05, float(table["excess"].abs().max()))
-    label = _("predicted too often (points)")
-    return _draw_heatmap(table.rename(columns={"excess": "value"}), panels, looks, label, "PuOr_r", (-most, most))
+    return _draw_heatmap(table, "excess", panels, looks, _("predicted too often (points)"), -most, most)
 
 
 @plots.use_style()
@@ -211,23 +188,18 @@ def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
         "activation": _("activation"),
         "pretraining": _("pretraining"),
     }
-    columns = {
-        head: [_format_trait(name, each) for each in table[name].astype(object).fillna("")]
-        for name, head in heads.items()
-    }
-    widths = [
-        3 + max(len(line) for text in (fill(head, 14), *cells) for line in text.split("\n"))
-        for head, cells in columns.items()
-    ]
-    lines = 1 + max(text.count("\n") for cells in columns.values() for text in cells)
+    shown = table.astype(object).fillna("")
+    columns = {head: [_format_trait(name, each) for each in shown[name]] for name, head in heads.items()}
+    lines = {head: "\n".join([fill(head, 14), *cells]).split("\n") for head, cells in columns.items()}
+    widths = [3 + max(map(len, own)) for own in lines.values()]
+    tallest = 1 + max(text.count("\n") for cells in columns.values() for text in cells)
     width = 0.062 * sum(widths)
-    figure = plots.create_figure(width + 5.2, 1.1 + (0.14 + 0.14 * lines) * len(labels))
+    figure = plots.create_figure(width + 5.2, 1.1 + (0.14 + 0.14 * tallest) * len(labels))
     left, *bars = figure.subplots(1, 3, sharey=True, width_ratios=[width, 1.3, 1.3])
     places = 0.01 + np.cumsum([0, *widths[:-1]]) / sum(widths)
     for place, (head, cells) in zip(places, columns.items(), strict=True):
-        left.annotate(
-            fill(head, 14), (place, 1), (0, 4), left.get_xaxis_transform(), "offset points", va="bottom", fontsize=7.5
-        )
+        above = (place, 1), (0, 4), left.get_xaxis_transform(), "offset points"
+        left.annotate(fill(head, 14), *above, va="bottom", fontsize=7.5)
         for row, text in enumerate(cells):
             left.text(place, row, text, va="center", fontsize=7.5)
         left.axhline(-0.5, color=plots.GREY, linewidth=0.8)
@@ -252,14 +224,14 @@ def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
     titles = {name: title for name, title in titles.items() if table[name].notna().any()}
     width = 0.8 + 3.0 * len(titles)
     figure = plots.create_figure(width, 3.4 + looks.height(width))
-    panels = figure.subplots(1, len(titles), sharey=True)
+    panels, hollow = figure.subplots(1, len(titles), sharey=True), {"markerfacecolor": "white"}
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         for __, row in table.dropna(subset=name).iterrows():
             look, speed = looks.of(str(row["run"])), "images_per_second"
             axes.vlines(row[name], row[f"{speed}_low"], row[f"{speed}_high"], color=look["color"], linewidth=1.4)
             if name == "accuracy":
                 axes.hlines(row[speed], row[f"{name}_low"], row[f"{name}_high"], color=look["color"], linewidth=1.1)
-            axes.plot(row[name], row[speed], markersize=7, **look, **_style_device(row["device"]))
+            axes.plot(row[name], row[speed], markersize=7, **look, **hollow if row["device"] != "cpu" else {})
         axes.set_xlabel(title)
         axes.grid(True)
         if name == "accuracy":
@@ -315,6 +287,23 @@ def draw_history(table: pd.DataFrame, looks: RunStyles) -> Figure:
     return figure
 
 
+def _draw_crosses(table: pd.DataFrame, looks: RunStyles, x: str, y: str) -> tuple[Figure, Axes]:
+    """Draw one proportion against another for each run, with the intervals of both."""
+    width = 5.6 if len(looks.models) <= _FEW else 8.4
+    figure = plots.create_figure(width, 3.8 + looks.height(width))
+    axes = figure.subplots()
+    for __, row in table.iterrows():
+        look = looks.of(str(row["run"]))
+        axes.hlines(row[y], row[f"{x}_low"], row[f"{x}_high"], color=look["color"], linewidth=1.1)
+        axes.vlines(row[x], row[f"{y}_low"], row[f"{y}_high"], color=look["color"], linewidth=1.1)
+        axes.plot(row[x], row[y], markersize=7, **look)
+    for axis in (axes.xaxis, axes.yaxis):
+        plots.format_percent_axis(axis)
+    axes.grid(True)
+    looks.legend(figure, list(table["run"]))
+    return figure, axes
+
+
 def _create_dot_figure(width: float, groups: int, looks: RunStyles) -> Figure:
     a_group = 0.16 + 0.13 * len(looks.labels)
     return plots.create_figure(width, 1.0 + groups * max(0.36, a_group) + looks.height(width))
@@ -342,15 +331,10 @@ def _draw_mark(axes: Axes, place: float, about: pd.Series, looks: RunStyles, **s
     axes.plot(about["value"], place, markersize=5, **look, **style)
 
 
-def _style_device(device: str) -> dict[str, Any]:
-    return {} if device == "cpu" else {"markerfacecolor": "white"}
-
-
 def _format_trait(name: str, value: object) -> str:
     """Format a trait for a table cell: at most two lines, a dash if empty."""
-    text = (
-        "" if name == "squeeze_excitation" and not value else f"{value:g}" if isinstance(value, float) else str(value)
-    )
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = "" if name == "squeeze_excitation" and not value else text
     words = {"scratch": _("none"), "self-attention": _("self-attention")}
     if text.startswith(_WINDOWS):
         text = _("windows of {size}", size=text.removeprefix(_WINDOWS))
@@ -391,38 +375,33 @@ def _draw_bars(
 
 def _draw_heatmap(
     table: pd.DataFrame,
+    value: str,
     panels: Mapping[str, pd.Series],
     looks: RunStyles,
     label: str,
-    cmap: str,
-    limits: tuple[float, float],
+    lowest: float,
+    most: float,
 ) -> Figure:
-    """Draw the column `value` by run and class, one panel for each part of the table."""
+    """Draw a column by run and class, one panel for each part of the table."""
+    colours = "PuOr_r" if lowest < 0 else "Blues"
     labels = [name for name in looks.labels if name in set(table["run"])]
     classes = list(dict.fromkeys(table["class"]))
     figure = plots.create_figure(3.6 + 0.48 * len(classes) * len(panels), 2.2 + 0.3 * len(labels))
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, rows) in zip(grid, panels.items(), strict=True):
-        shown = table[rows].pivot(index="run", columns="class", values="value").reindex(index=labels, columns=classes)
-        image = axes.imshow(
-            np.ma.masked_invalid(shown.to_numpy()), vmin=limits[0], vmax=limits[1], aspect="auto", cmap=cmap
-        )
-        for (row, column), value in np.ndenumerate(shown.to_numpy()):
-            _draw_number(axes, row, column, float(value), limits)
-        axes.set_xticks(
-            range(len(classes)), [plots.shorten_name(name, 14) for name in classes], rotation=40, ha="right"
-        )
+        pivoted = table[rows].pivot(index="run", columns="class", values=value)
+        shown = pivoted.reindex(index=labels, columns=classes).to_numpy()
+        image = axes.imshow(np.ma.masked_invalid(shown), vmin=lowest, vmax=most, aspect="auto", cmap=colours)
+        for (row, column), share in np.ndenumerate(shown):
+            points = 0 if np.isnan(share) else round(100 * share)
+            text = "–" if np.isnan(share) else f"{points:+}" if lowest < 0 and points else f"{points}"
+            ink = "white" if abs(share) > 0.6 * most else "black"
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7.5)
+        names = [plots.shorten_name(name, 14) for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=40, ha="right")
         axes.set_yticks(range(len(labels)), [looks.word(name) for name in labels])
         axes.set_title("\n".join(fill(line, 16) for line in title.split("\n")), fontsize=8)
         axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=list(grid), shrink=0.9, label=label)
     plots.format_percent_axis(bar.ax.yaxis)
     return figure
-
-
-def _draw_number(axes: Axes, row: int, column: int, value: float, limits: tuple[float, float]) -> None:
-    low, high = limits
-    strong = abs(value) > 0.6 * high
-    points = 0 if np.isnan(value) else round(100 * value)
-    text = "–" if np.isnan(value) else f"{points:+}" if low < 0 and points else f"{points}"
-    axes.text(column, row, text, ha="center", va="center", color="white" if strong else "black", fontsize=7.5)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Saved = Mapping[str, Result | None]  # saved results of a run by block
+Patterns = Mapping[str, Sequence[str]]  # of the main metrics, by block
 _MISSING = Metric(None, 0, reason=Reason("missing"))
 _CURVES = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", "val/macro_f1")
 _HISTORY = ("epoch", "stage", *_CURVES)
@@ -27,15 +28,11 @@ _HISTORY = ("epoch", "stage", *_CURVES)
 
 def list_main_metrics(score: str) -> dict[str, list[str]]:
     """Return the patterns of the main metrics that each block of one run declares, with the name of the OOD score."""
-    return {
-        block: [pattern.format(score=score) for pattern in declare_block(block).overview]
-        for block in list_blocks(("run",))
-    }
+    declared = {block: declare_block(block).overview for block in list_blocks(("run",))}
+    return {block: [pattern.format(score=score) for pattern in patterns] for block, patterns in declared.items()}
 
 
-def build_runs_table(
-    runs: Sequence[Run], saved: Sequence[Saved], patterns: Mapping[str, Sequence[str]]
-) -> pd.DataFrame:
+def build_runs_table(runs: Sequence[Run], saved: Sequence[Saved], patterns: Patterns) -> pd.DataFrame:
     """Return recipe, seed, data and main metrics of each run, with the ends of their intervals."""
     table = tabulate_runs(runs).assign(seed=[run.seed for run in runs])
     table["data_fingerprint"] = [join_fingerprints(results) for results in saved]
@@ -51,7 +48,7 @@ def build_runs_table(
     return table.join(pd.DataFrame(rows))
 
 
-def list_missing(runs: Sequence[Run], saved: Sequence[Saved], patterns: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def list_missing(runs: Sequence[Run], saved: Sequence[Saved], patterns: Patterns) -> pd.DataFrame:
     """Return a row for each missing result of a run, and for each main metric without a value, with the reason."""
     rows = []
     for run, results in zip(runs, saved, strict=True):
@@ -73,7 +70,7 @@ def join_fingerprints(results: Saved) -> str:
 def tabulate_classes(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Return recall, precision and F1 of each class, and for class "" the accuracy and the macro means."""
     names = ("accuracy", "recall/*", "macro_precision", "precision/*", "macro_f1", "f1/*")
-    table = _tabulate_metrics(runs, saved, "blind_test", names)
+    table = tabulate_metrics(runs, saved, "blind_test", names)
     parts = table["metric"].astype(str).str.extract("([^/]*)/?(.*)")
     kinds = parts[0].replace("accuracy", "recall").str.removeprefix("macro_")
     return table.assign(kind=kinds, **{"class": parts[1]})
@@ -84,21 +81,15 @@ def tabulate_robustness(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataF
     main = ("clean", *STANDARD_CORRUPTIONS, "robustness")
     found = (name for __, result in _iterate_results(runs, saved, "robustness") for name in result.metrics)
     others = [name for name in dict.fromkeys(found) if "/" not in name and name not in (*main, "mean_over_severities")]
-    return _tabulate_metrics(runs, saved, "robustness", (*main, *others))
+    return tabulate_metrics(runs, saved, "robustness", (*main, *others))
 
 
 def tabulate_calibration(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Return accuracy and scaled ECE in 15 bins of each run with intervals, and the floor of the ECE."""
-    table = _join_metrics(
-        runs, saved, {"accuracy": ("blind_test", "accuracy"), "ece": ("calibration", "scaled/ece_15")}
-    )
-    floors = [about.floor if (about := _get_metric(one, "calibration", "scaled/ece_15")) else None for one in saved]
-    return table.merge(pd.DataFrame({"run": [run.label for run in runs], "ece_floor": floors}), on="run")
-
-
-def tabulate_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return the mean confidence of correct and of incorrect predictions."""
-    return _tabulate_metrics(runs, saved, "error_bias", ("mean_confidence_correct", "mean_confidence_incorrect"))
+    ece = ("calibration", "scaled/ece_15")
+    table = _join_metrics(runs, saved, {"accuracy": ("blind_test", "accuracy"), "ece": ece})
+    floors = {run.label: about.floor for run, one in zip(runs, saved, strict=True) if (about := get_metric(one, *ece))}
+    return table.assign(ece_floor=table["run"].map(floors))
 
 
 def tabulate_robustness_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
@@ -130,24 +121,16 @@ def tabulate_architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.Da
     """Return the traits of each network as the block architecture reports them, and its size."""
     rows = []
     for run, result in _iterate_results(runs, saved, "architecture"):
-        if "traits" in result.tables:  # results of older versions have none
-            row: dict[str, object] = {"run": run.label, "recipe": run.recipe}
-            row |= {str(name): each for name, each in result.tables["traits"].astype(object).fillna("").iloc[0].items()}
-            rows.append(
-                row | {name: result.metrics[name].value for name in ("params_m", "macs_g", "depth", "input_size")}
-            )
+        traits = {str(name): each for name, each in result.tables["traits"].astype(object).fillna("").iloc[0].items()}
+        sizes = {name: result.metrics[name].value for name in ("params_m", "macs_g", "depth", "input_size")}
+        rows.append({"run": run.label, "recipe": run.recipe} | traits | sizes)
     return pd.DataFrame(rows)
 
 
 def tabulate_speed_size(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Return size, images per second at batch size 1 and accuracy by run and device, with intervals."""
-    table = _tabulate_devices(runs, saved, ("params_m", "macs_g", "images_per_second"))
+    table = tabulate_devices(runs, saved, ("params_m", "macs_g", "images_per_second"))
     return table.merge(_join_metrics(runs, saved, {"accuracy": ("blind_test", "accuracy")}), on="run", how="left")
-
-
-def tabulate_costs(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return milliseconds per image, with interval, and 10^6 bytes of weights and peak memory by run and device."""
-    return _tabulate_devices(runs, saved, ("latency_ms", "weights_mb", "peak_memory_mb"))
 
 
 def tabulate_ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
@@ -170,9 +153,15 @@ def tabulate_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """
     rows: list[tuple[str, str, str, float | None]] = []
     for run, result in _iterate_results(runs, saved, "blind_test"):
-        rows += [(run.label, "domain", *each) for each in _compute_excess(result)]
+        confusion = result.tables["confusion"].drop(columns="target").to_numpy(dtype=float)
+        excess = (confusion.sum(axis=0) - confusion.sum(axis=1)) / confusion.sum()
+        rows += [(run.label, "domain", *each) for each in zip(result.classes, excess.tolist(), strict=True)]
     for run, result in _iterate_results(runs, saved, "out_of_domain"):
-        rows += [(run.label, "ood", *each) for each in _compute_ood_excess(result)]
+        sets = result.tables["sets"]
+        outside = sets[sets["kind"].isin(["near", "far"])]
+        for name in result.classes if len(outside) else ():
+            share = float(np.average(outside[f"share_{name}"], weights=outside["n"]))
+            rows.append((run.label, "ood", name, share - 1 / len(result.classes)))
     for run, result in _iterate_results(runs, saved, "robustness"):
         for name, metric in _match_metrics(result, ["bias/*"]):
             rows.append((run.label, "corrupted", name.partition("/")[2], metric.value))
@@ -181,28 +170,13 @@ def tabulate_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
 
 def tabulate_history(runs: Sequence[Run]) -> pd.DataFrame:
     """Return a row for each run and epoch: `step` counts epochs over all stages, `best` marks the saved one."""
-    tables = []
+    columns, tables = ["run", "step", *_HISTORY, "best"], []
     for run in runs:
         table = getattr(run, "history", None)
         if table is not None and len(table):
-            epochs = table.reindex(columns=_HISTORY).reset_index(drop=True)
-            epochs.insert(0, "run", run.label)
-            epochs.insert(1, "step", np.arange(1, len(epochs) + 1))
-            tables.append(epochs.assign(best=epochs["epoch"] == run.record.get("best_epoch")))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", "step", *_HISTORY, "best"])
-
-
-def _compute_excess(result: Result) -> Iterator[tuple[str, float]]:
-    confusion = result.tables["confusion"].drop(columns="target", errors="ignore").to_numpy(dtype=float)
-    excess = (confusion.sum(axis=0) - confusion.sum(axis=1)) / confusion.sum()
-    yield from zip(result.classes, excess.tolist(), strict=True)
-
-
-def _compute_ood_excess(result: Result) -> Iterator[tuple[str, float]]:
-    sets = result.tables["sets"]
-    outside = sets[sets["kind"].isin(["near", "far"])]
-    for name in result.classes if len(outside) else ():
-        yield name, float(np.average(outside[f"share_{name}"], weights=outside["n"])) - 1 / len(result.classes)
+            best, step = table["epoch"] == run.record.get("best_epoch"), np.arange(1, len(table) + 1)
+            tables.append(table.assign(run=run.label, step=step, best=best).reindex(columns=columns))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def _iterate_results(runs: Sequence[Run], saved: Sequence[Saved], block: str) -> Iterator[tuple[Run, Result]]:
@@ -216,12 +190,13 @@ def _match_metrics(result: Result | None, patterns: Sequence[str]) -> list[tuple
     return [(name, metric) for pattern in patterns for name, metric in metrics.items() if fnmatchcase(name, pattern)]
 
 
-def _get_metric(results: Saved, block: str, name: str) -> Metric | None:
+def get_metric(results: Saved, block: str, name: str) -> Metric | None:
+    """Return a metric of a run's saved results, None if it is missing."""
     result = results[block]
     return result.metrics.get(name) if result else None
 
 
-def _tabulate_metrics(runs: Sequence[Run], saved: Sequence[Saved], block: str, patterns: Sequence[str]) -> pd.DataFrame:
+def tabulate_metrics(runs: Sequence[Run], saved: Sequence[Saved], block: str, patterns: Sequence[str]) -> pd.DataFrame:
     """Return a row for each run and metric with a value: value, ends of its interval, n, floor."""
     rows = [
         (run.label, name, metric.value, metric.low, metric.high, metric.n, metric.floor)
@@ -233,19 +208,17 @@ def _tabulate_metrics(runs: Sequence[Run], saved: Sequence[Saved], block: str, p
     return table.astype({"value": float, "low": float, "high": float, "floor": float})
 
 
-def _tabulate_devices(runs: Sequence[Run], saved: Sequence[Saved], names: Sequence[str]) -> pd.DataFrame:
+def tabulate_devices(runs: Sequence[Run], saved: Sequence[Saved], names: Sequence[str]) -> pd.DataFrame:
     """Return metrics of efficiency by run and device; those of time have intervals."""
     rows = []
     for run, result in _iterate_results(runs, saved, "efficiency"):
-        latency = result.tables.get("latency", pd.DataFrame())
-        own = str(latency["device"].iloc[0]) if "device" in latency else "cpu"
+        own = str(result.tables["latency"]["device"].iloc[0])
         for device, before in {own: "", "cpu": "" if own == "cpu" else "cpu/"}.items():
             row: dict[str, object] = {"run": run.label, "device": device}
             for name in names:
                 timed = name in ("latency_ms", "images_per_second")
                 found = result.metrics.get(f"{before}{name}/b1" if timed else name, _MISSING)
-                row |= {name: found.value}
-                row |= {f"{name}_low": found.low, f"{name}_high": found.high} if timed else {}
+                row |= {name: found.value} | ({f"{name}_low": found.low, f"{name}_high": found.high} if timed else {})
             if all(row[name] is not None for name in names):
                 rows.append(row)
     table = pd.DataFrame(rows or None, columns=None if rows else ["run", "device"])
@@ -256,12 +229,8 @@ def _join_metrics(runs: Sequence[Run], saved: Sequence[Saved], names: Mapping[st
     """Return a row for each run that has all the metrics, one column each, with the ends of their intervals."""
     rows = []
     for run, results in zip(runs, saved, strict=True):
-        found = {column: _get_metric(results, *where) for column, where in names.items()}
-        row: dict[str, object] = {"run": run.label}
-        for column, about in found.items():
-            if about is not None and about.value is not None:
-                row |= {column: about.value, f"{column}_low": about.low, f"{column}_high": about.high}
-        if set(names) <= set(row):
-            rows.append(row)
+        found = [get_metric(results, *where) or _MISSING for where in names.values()]
+        rows.append((run.label, *(end for metric in found for end in (metric.value, metric.low, metric.high))))
     ends = [f"{column}{end}" for column in names for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=["run", *ends]).astype(dict.fromkeys(ends, float))
+    table = pd.DataFrame(rows, columns=["run", *ends]).astype(dict.fromkeys(ends, float))
+    return table.dropna(subset=list(names)).reset_index(drop=True)

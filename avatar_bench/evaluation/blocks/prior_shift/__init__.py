@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
+from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import prior_shift
 from avatar_bench.results.reasons import Reason
@@ -34,9 +35,8 @@ _DEFAULT_MIXES: dict[str, dict[str, float] | None] = {
 
 
 def _is_mix(mix: dict[str, float] | None) -> bool:
-    return mix is None or (
-        all(0 <= share <= 1 for share in mix.values()) and math.isclose(sum(mix.values()), 1, abs_tol=1e-6)
-    )
+    shares = [1.0] if mix is None else mix.values()
+    return all(0 <= share <= 1 for share in shares) and math.isclose(sum(shares), 1, abs_tol=1e-6)
 
 
 @dataclass(kw_only=True)
@@ -79,17 +79,15 @@ class PriorShift(IntervalOptions):
         found = {name: self._compute_metrics(predictions, training, prior) for name, prior in mixes.items()}
         varied = self._vary_shares(predictions, training)
         result = Result("prior_shift", dataset.name, len(predictions), run.classes)
-        result.metrics = {
-            f"{column}/{name}": found[name][column] for column in prior_shift.PRIOR_SHIFT_COLUMNS for name in mixes
-        }
+        keys = product(prior_shift.PRIOR_SHIFT_COLUMNS, mixes)
+        result.metrics = {f"{column}/{name}": found[name][column] for column, name in keys}
+        rows = [_build_row(name, "", mixes[name], found[name], run.classes) for name in mixes]
+        priors = [_build_priors(name, training, mixes[name], found[name], run.classes) for name in mixes]
+        chances = pd.DataFrame(predictions.probabilities, columns=[f"prob_{name}" for name in run.classes])
         result.tables = {
-            "mixes": self._sort_share_columns(
-                pd.DataFrame([_build_row(name, "", mixes[name], found[name], run.classes) for name in mixes] + varied)
-            ),
-            "priors": pd.concat(
-                [_build_priors(name, training, mixes[name], found[name], run.classes) for name in mixes]
-            ),
-            "predictions": _build_predictions_table(predictions),
+            "mixes": self._sort_share_columns(pd.DataFrame(rows + varied)),
+            "priors": pd.concat(priors),
+            "predictions": tabulate_predictions(predictions)[["path", "target", "group"]].join(chances),
         }
         result.provenance["training_shares"] = dict(zip(run.classes, training.tolist(), strict=True))
         result.provenance["training_shares_from"] = origin
@@ -114,29 +112,25 @@ class PriorShift(IntervalOptions):
 
     def _sort_share_columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """Sort the columns of proportions by the order of the classes in the mixes: drawing, real, generated."""
-        named = dict.fromkeys(f"share_{name}" for mix in self.mixes.values() for name in mix or ())
+        named = [f"share_{name}" for mix in self.mixes.values() for name in mix or ()]
         shares = [name for name in map(str, table) if name.startswith("share_")]
-        ordered = sorted(shares, key=[*named, *shares].index)
-        return table[
-            ["mix", "frequent", *ordered, *(name for name in table if name not in {"mix", "frequent", *shares})]
-        ]
+        ordered = ["mix", "frequent", *sorted(shares, key=[*named, *shares].index)]
+        return table[[*ordered, *(name for name in table if name not in ordered)]]
 
     def _read_training_shares(self, run: Run) -> tuple[Floats, str]:
         """Return the class proportions (C,) that training used, and where they were read."""
         if self.training is not None:
             if set(self.training) != set(run.classes):
-                raise BlockError(
-                    f"block.prior_shift.training: expected exactly one proportion for each of {', '.join(run.classes)}."
-                )
+                names = ", ".join(run.classes)
+                raise BlockError(f"block.prior_shift.training: expected exactly one proportion for each of {names}.")
             return np.array([self.training[name] for name in run.classes]), "option"
         if run.record.get("balance") in ("sampler", "loss"):  # either weights all classes equally
             return np.full(len(run.classes), 1 / len(run.classes)), "balance"
-        counts = run.record.get("split", {}).get("train_counts")
-        if counts:
-            seen = np.array([counts[name] for name in run.classes])
-        else:
-            seen = np.bincount(run.training().targets, minlength=len(run.classes))
-        return seen / seen.sum(), "train split"
+        counts, classes = run.record.get("split", {}).get("train_counts"), run.classes
+        known = (
+            [counts[name] for name in classes] if counts else np.bincount(run.training().targets, None, len(classes))
+        )
+        return np.divide(known, np.sum(known)), "train split"
 
     def _compute_metrics(self, predictions: Predictions, training: Floats, prior: Floats) -> dict[str, Metric]:
         """Compute each of COLUMNS, and the estimated proportion of each class as `estimate/<class>`."""
@@ -162,8 +156,9 @@ class PriorShift(IntervalOptions):
 def _require_each_class(predictions: Predictions, dataset: Dataset) -> None:
     absent = sorted(set(predictions.classes) - {predictions.classes[target] for target in predictions.targets})
     if absent:
+        name = repr(absent[0])
         raise BlockError(
-            f"{dataset.name} has no image of class {absent[0]!r}, so it cannot be weighted to include that class."
+            f"{dataset.name} has no image of class {name}, so it cannot be weighted to include that class."
         )
 
 
@@ -183,21 +178,7 @@ def _build_row(
 def _build_priors(
     mix: str, training: Floats, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]
 ) -> pd.DataFrame:
-    estimates = [found[f"estimate/{name}"] for name in classes]
-    return pd.DataFrame(
-        {
-            "mix": mix,
-            "class": classes,
-            "share": prior,
-            "training": training,
-            "estimated": [one.value for one in estimates],
-            "low": [one.low for one in estimates],
-            "high": [one.high for one in estimates],
-        }
-    )
-
-
-def _build_predictions_table(predictions: Predictions) -> pd.DataFrame:
-    names, columns = np.array(predictions.classes), [f"prob_{name}" for name in predictions.classes]
-    table = pd.DataFrame({"path": predictions.paths, "target": names[predictions.targets], "group": predictions.groups})
-    return pd.concat([table, pd.DataFrame(predictions.probabilities, columns=columns)], axis=1)
+    table = pd.DataFrame({"mix": mix, "class": classes, "share": prior, "training": training})
+    for column, part in {"estimated": "value", "low": "low", "high": "high"}.items():
+        table[column] = [getattr(found[f"estimate/{name}"], part) for name in classes]
+    return table

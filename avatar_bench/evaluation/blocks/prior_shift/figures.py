@@ -18,13 +18,8 @@ from avatar_bench.results.result import Result
 
 _MOST = 6  # classes that get a panel
 # uncorrected, corrected by known proportions, corrected by estimated proportions
-_STYLES: dict[str, dict[str, Any]] = dict(
-    zip(
-        PRIOR_PREFIXES,
-        ({"marker": "o", "ls": "-"}, {"marker": "s", "ls": "-"}, {"marker": "^", "ls": "--"}),
-        strict=True,
-    )
-)
+_LINES = ({"marker": "o", "ls": "-"}, {"marker": "s", "ls": "-"}, {"marker": "^", "ls": "--"})
+_STYLES: dict[str, dict[str, Any]] = dict(zip(PRIOR_PREFIXES, _LINES, strict=True))
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -54,14 +49,8 @@ def _draw_mixes(table: pd.DataFrame) -> Figure:
             ink = plots.GREY if way == PRIOR_PREFIXES[0] else "black"
             axes.vlines(place + offset, low, high, color=ink, linewidth=1.1)
             axes.plot(place + offset, value, **_STYLES[way] | {"ls": ""}, color=ink, markersize=5)
-        axes.hlines(
-            table[f"majority_{measure}"].astype(float),
-            place - 0.35,
-            place + 0.35,
-            color="black",
-            linestyle="--",
-            linewidth=1,
-        )
+        majority, line = table[f"majority_{measure}"].astype(float), {"linestyle": "--", "linewidth": 1}
+        axes.hlines(majority, place - 0.35, place + 0.35, color="black", **line)
         axes.set_xticks(place, [_format_mix(row, named) for __, row in table.iterrows()])
         axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=_("proportion of each class (%)"), ylabel=title, ylim=(0, 1.02))
         plots.format_percent_axis(axes.yaxis)
@@ -95,9 +84,8 @@ def _draw_shares(table: pd.DataFrame, classes: Sequence[str], training: pd.Serie
     for axes in grid[-1]:
         axes.set_xlabel(_("proportion of the class (%)"))
     share = Line2D([], [], color=plots.GREY, linewidth=1, linestyle=":", label=_("proportion in training"))
-    figure.legend(
-        handles=[*_build_handles(lines=True), share], loc="outside lower center", ncols=3 if len(shown) > 2 else 2
-    )
+    handles = [*_build_handles(lines=True), share]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(shown) > 2 else 2)
     return figure
 
 
@@ -134,14 +122,10 @@ def _read_columns(table: pd.DataFrame, way: str, measure: str) -> list[Any]:
 
 
 def _build_handles(lines: bool) -> list[Line2D]:
-    own, known, estimated = PRIOR_PREFIXES
-    words = {
-        own: _("uncorrected"),
-        known: _("corrected, known proportions"),
-        estimated: _("corrected, estimated proportions"),
-    }
-    inks = {way: plots.GREY if way == own else "black" for way in PRIOR_PREFIXES}
-    styles = {way: _STYLES[way] if lines else _STYLES[way] | {"ls": ""} for way in PRIOR_PREFIXES}
-    handles = [Line2D([], [], color=inks[way], label=words[way], markersize=4, **styles[way]) for way in PRIOR_PREFIXES]
+    words = _("uncorrected"), _("corrected, known proportions"), _("corrected, estimated proportions")
+    handles = []
+    for (way, style), label in zip(_STYLES.items(), words, strict=True):
+        own = style | {"color": plots.GREY if way == PRIOR_PREFIXES[0] else "black", "label": label}
+        handles.append(Line2D([], [], markersize=4, **own if lines else own | {"ls": ""}))
     commonest = Line2D([], [], color="black", linewidth=1, ls="--", label=_("always the majority class"))
     return [*handles, commonest]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import align_predictions, warn_unlabelled
@@ -91,13 +91,14 @@ class Shots(IntervalOptions):
         found = {}
         for recipe, rows in curve.groupby("recipe", sort=False).indices.items():
             if len(rows) > 1:
-                slope = _weigh_doublings(curve["shots"].to_numpy()[rows])
+                # the weights of the values that yield the slope of a least-squares line over log2(shots)
+                doublings = np.log2(curve["shots"].to_numpy(dtype=np.float64)[rows])
+                centred = doublings - doublings.mean()
+                slope = centred / (centred**2).sum()
                 low, high = stats.percentiles(drawn[:, rows] @ slope, self.level)
                 name = "gain_per_doubling" if _has_one_recipe(curve) else f"gain_per_doubling/{recipe}"
-                value = float(curve["accuracy"].to_numpy()[rows] @ slope)
-                found[name] = metric_with_interval(
-                    value, float(low), float(high), int(curve["groups"].iloc[0]), _BOOTSTRAP
-                )
+                value, n = float(curve["accuracy"].to_numpy()[rows] @ slope), int(curve["groups"].iloc[0])
+                found[name] = metric_with_interval(value, float(low), float(high), n, _BOOTSTRAP)
         return found
 
 
@@ -120,11 +121,8 @@ def _build_runs_table(
     """Return a row for each run, in the order of the runs."""
     point_of = {place: point for point, places in points.items() for place in places}
     f1 = build_macro_f1_statistic(found)(np.ones((1, len(found[0]))))[0]
-    rows = [
-        (*point_of[place], run.label, run.seed, found[place].correct.mean(), f1[place])
-        for place, run in enumerate(runs)
-    ]
-    return pd.DataFrame(rows, columns=["recipe", "shots", "run", "seed", "accuracy", "macro_f1"])
+    numbers = [(*point_of[k], run.label, run.seed, found[k].correct.mean(), f1[k]) for k, run in enumerate(runs)]
+    return pd.DataFrame(numbers, columns=["recipe", "shots", "run", "seed", "accuracy", "macro_f1"])
 
 
 def _compute_guessing(known: Predictions) -> tuple[float, float]:
@@ -139,26 +137,17 @@ def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[s
     found = {}
     for __, row in curve.iterrows():
         name = str(row["shots"]) if _has_one_recipe(curve) else f"{row['recipe']}/{row['shots']}"
-        ends = (float(row["low"]), float(row["high"]))
-        found[f"accuracy/{name}"] = metric_with_interval(
-            float(row["accuracy"]), *ends, row["groups"], row["interval"], floor=guessing[0]
-        )
-        method = _BOOTSTRAP if row["seeds"] > 1 else "bootstrap by group"
-        ends = (float(row["macro_f1_low"]), float(row["macro_f1_high"]))
-        found[f"macro_f1/{name}"] = metric_with_interval(
-            float(row["macro_f1"]), *ends, row["groups"], method, floor=guessing[1]
-        )
-        spread = float(row["spread_over_seeds"]) if row["seeds"] > 1 else None
-        why = Reason("trained_with_one_seed") if spread is None else None
+        several = row["seeds"] > 1
+        method = _BOOTSTRAP if several else "bootstrap by group"
+        for kind, before, how, floor in (
+            ("accuracy", "", row["interval"], guessing[0]),
+            ("macro_f1", "macro_f1_", method, guessing[1]),
+        ):
+            value, low, high = row[[kind, f"{before}low", f"{before}high"]].astype(float)
+            found[f"{kind}/{name}"] = metric_with_interval(value, low, high, row["groups"], how, floor=floor)
+        spread, why = (row["spread_over_seeds"], None) if several else (None, Reason("trained_with_one_seed"))
         found[f"spread_over_seeds/{name}"] = Metric(spread, row["seeds"], higher_is_better=False, reason=why)
     return found
-
-
-def _weigh_doublings(shots: ArrayLike) -> Floats:
-    """Return the weights of the values that yield the slope of a least-squares line over log2(shots)."""
-    doublings = np.log2(np.asarray(shots, dtype=np.float64))
-    centred = doublings - doublings.mean()
-    return np.asarray(centred / (centred**2).sum())
 
 
 def _has_one_recipe(curve: pd.DataFrame) -> bool:

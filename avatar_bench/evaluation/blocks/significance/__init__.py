@@ -55,14 +55,12 @@ class Significance(recipe_pairs.PairwiseOptions):
         pairs = result.tables["pairs"] = self._compare_pairs(recipes, drawn, order)
         ranking = _build_ranking(recipes, accuracies, drawn, pairs, order, self.level)
         ranking = result.tables["ranking"] = self._compare_with_guessing(ranking, recipes, found)
-        result.metrics = self._build_metrics(pairs, ranking, recipes) | {
-            f"accuracy/{name}": metric for name, metric in accuracies.items()
-        }
+        result.metrics = {"best_accuracy": accuracies[recipes.names[order[0]]]}
+        result.metrics |= self._build_metrics(pairs, ranking, recipes)
+        result.metrics |= {f"accuracy/{name}": metric for name, metric in accuracies.items()}
         result.arrays = {"answers": _collect_arrays(recipes, found[0], runs)}
-        result.warnings = warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0])) + warn_about_seeds(
-            recipes.seeds_by_recipe
-        )
-        result.warnings += _warn_about_guessing(ranking)
+        result.warnings = warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0]))
+        result.warnings += warn_about_seeds(recipes.seeds_by_recipe) + _warn_about_guessing(ranking)
         return result
 
     def _compare_with_guessing(
@@ -74,21 +72,14 @@ class Significance(recipe_pairs.PairwiseOptions):
         values = [float(each[list(runs)].mean()) for runs in recipes.members.values()]
         ends = np.column_stack(stats.percentiles(recipes.draw(self, statistic), self.level))
         ends[ends[:, 0] >= ends[:, 1]] = np.nan  # all resamples are equal
-        lows = [None if np.isnan(low) else float(low) for low in ends[:, 0]]
         better = [
-            beats_guessing(value, low, recipes.units, guessing, self.level)
-            for value, low in zip(values, lows, strict=True)
+            beats_guessing(value, None if np.isnan(low) else float(low), recipes.units, guessing, self.level)
+            for value, low in zip(values, ends[:, 0], strict=True)
         ]
-        columns = {
-            "balanced_accuracy": values,
-            "balanced_accuracy_low": ends[:, 0],
-            "balanced_accuracy_high": ends[:, 1],
-            "guessing": guessing,
-            "better_than_guessing": better,
-        }
-        order = [recipes.names.index(name) for name in ranking["recipe"]]
-        added = pd.DataFrame(columns).take(order).reset_index(drop=True)
-        return ranking.join(added)
+        columns = ["balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high"]
+        added = pd.DataFrame(np.column_stack([values, ends]), recipes.names, columns)
+        added["guessing"], added["better_than_guessing"] = guessing, better
+        return ranking.join(added, on="recipe")
 
     def _compare_pairs(self, recipes: Recipes, drawn: Floats, order: Sequence[int]) -> pd.DataFrame:
         """Return a row for every two recipes, with the better one as a."""
@@ -104,18 +95,15 @@ class Significance(recipe_pairs.PairwiseOptions):
         gain = (closest["difference"], closest["low"], closest["high"])
         detectable = recipe_pairs.find_detectable_difference(closest, self.power, self.alpha)
         needed = None if np.isnan(closest["n_required"]) else float(closest["n_required"])
-        equal = Reason("equally_accurate")
-        few = Reason("too_few_discordant")
+        equal = Reason("equally_accurate") if needed is None else None
+        few = Reason("too_few_discordant") if detectable is None else None
         return {
-            "best_accuracy": _get_best(ranking, units),
             "significant_pairs": Metric(float(pairs["significant"].sum()), len(pairs), higher_is_better=None),
             "better_than_guessing": _count_better_than_guessing(ranking),
             "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
             "gain_over_second": metric_with_interval(*gain, units, "paired bootstrap by group"),
-            "detectable_difference": Metric(
-                detectable, n, higher_is_better=False, reason=few if detectable is None else None
-            ),
-            "n_required": Metric(needed, n, higher_is_better=False, reason=equal if needed is None else None),
+            "detectable_difference": Metric(detectable, n, higher_is_better=False, reason=few),
+            "n_required": Metric(needed, n, higher_is_better=False, reason=equal),
         }
 
 
@@ -125,48 +113,29 @@ def _round_value(metric: Metric) -> float:
 
 
 def _build_ranking(
-    recipes: Recipes,
-    accuracies: dict[str, Metric],
-    drawn: Floats,
-    pairs: pd.DataFrame,
-    order: Sequence[int],
-    level: float,
+    recipes: Recipes, accuracies: dict[str, Metric], drawn: Floats, pairs: pd.DataFrame, order: list[int], level: float
 ) -> pd.DataFrame:
     names = [recipes.names[place] for place in order]
     metrics = [accuracies[name] for name in names]
     places = np.quantile(paired_tests.ranks(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
     significant = _find_significant(pairs, names)
-    return pd.DataFrame(
-        {
-            "recipe": names,
-            "seeds": recipes.sizes[list(order)],
-            "n": recipes.right.shape[1],
-            "groups": recipes.units,
-            "accuracy": [metric.value for metric in metrics],
-            "low": [metric.low for metric in metrics],
-            "high": [metric.high for metric in metrics],
-            "interval": [metric.interval for metric in metrics],
-            "rank": paired_tests.ranks([_round_value(metric) for metric in metrics]),
-            "rank_low": places[0, list(order)],
-            "rank_high": places[1, list(order)],
-            "tied_with_best": ~significant[0],
-            "letters": paired_tests.assign_letters(paired_tests.find_tie_groups(significant), len(names)),
-        }
-    )
+    table = pd.DataFrame({"recipe": names, "seeds": recipes.sizes[order]})
+    table = table.assign(n=recipes.right.shape[1], groups=recipes.units)
+    for column, part in {"accuracy": "value", "low": "low", "high": "high", "interval": "interval"}.items():
+        table[column] = [getattr(metric, part) for metric in metrics]
+    table["rank"] = paired_tests.ranks([_round_value(metric) for metric in metrics])
+    table["rank_low"], table["rank_high"] = places[:, order]
+    letters = paired_tests.assign_letters(paired_tests.find_tie_groups(significant), len(names))
+    return table.assign(tied_with_best=~significant[0], letters=letters)
 
 
 def _find_significant(pairs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
     """Return which pairs of recipes differ significantly, (R, R)."""
-    place = {name: index for index, name in enumerate(names)}
+    index = pd.Index(names)
+    a, b = (index.get_indexer(pairs.loc[pairs["significant"], column]) for column in ("a", "b"))
     significant = np.zeros((len(names), len(names)), dtype=bool)
-    for row in pairs[pairs["significant"]].itertuples():
-        significant[place[str(row.a)], place[str(row.b)]] = significant[place[str(row.b)], place[str(row.a)]] = True
+    significant[a, b] = significant[b, a] = True
     return significant
-
-
-def _get_best(ranking: pd.DataFrame, units: int) -> Metric:
-    first = ranking.iloc[0]
-    return Metric(float(first["accuracy"]), units, float(first["low"]), float(first["high"]), str(first["interval"]))
 
 
 def _count_better_than_guessing(ranking: pd.DataFrame) -> Metric:
@@ -177,13 +146,11 @@ def _count_better_than_guessing(ranking: pd.DataFrame) -> Metric:
 
 
 def _warn_about_guessing(ranking: pd.DataFrame) -> list[Reason]:
-    guess = ranking[ranking["better_than_guessing"].eq(False)]
-    if not len(guess):
-        return []
-    level = float(guess["guessing"].iloc[0])
-    if len(guess) == len(ranking):
-        return [Reason("all_are_guessing", n=len(guess), level=level)]
-    return [Reason("guessing", level=level, names=list(guess["recipe"]))]
+    names = ranking.loc[ranking["better_than_guessing"].eq(False), "recipe"].tolist()
+    level = ranking["guessing"].iloc[0]
+    if len(names) == len(ranking):
+        return [Reason("all_are_guessing", n=len(names), level=level)]
+    return [Reason("guessing", level=level, names=names)] if names else []
 
 
 def _collect_arrays(recipes: Recipes, predictions: Predictions, runs: Sequence[Run]) -> dict[str, np.ndarray]:

@@ -38,20 +38,14 @@ def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     axes, ties = figure.subplots(1, 2, sharey=True, width_ratios=[1, max(0.24, 0.03 + 0.05 * len(letters))])
     for row, each in zip(rows.tolist(), table.itertuples(), strict=True):
         place = list(names).index(str(each.recipe))
-        axes.hlines(row, each.low, each.high, color=plots.get_colour(place), linewidth=1.6)
-        inside = "white" if guess[row] else plots.get_colour(place)
-        axes.plot(
-            *(each.accuracy, row, plots.get_marker(place)),
-            color=plots.get_colour(place),
-            markersize=5.5,
-            markerfacecolor=inside,
-        )
+        colour, mark = plots.get_colour(place), plots.get_marker(place)
+        axes.hlines(row, each.low, each.high, color=colour, linewidth=1.6)
+        inside = "white" if guess[row] else colour
+        axes.plot(each.accuracy, row, mark, color=colour, markersize=5.5, markerfacecolor=inside)
     if guess.any():
         axes.set_title(_("hollow: no better than guessing"), loc="left", fontsize=9)
-    axes.set_yticks(
-        rows,
-        [_format_row(*each) for each in zip(plots.shorten_names(table["recipe"], 32), table["seeds"], strict=True)],
-    )
+    shown = zip(plots.shorten_names(table["recipe"], 32), table["seeds"], strict=True)
+    axes.set_yticks(rows, [name + ("" if n == 1 else "\n" + _("{n} seeds", n=n)) for name, n in shown])
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
@@ -93,7 +87,3 @@ def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
         axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7.5, fontweight=weight)
     figure.colorbar(image, ax=axes, shrink=0.9, label=_("difference in accuracy (points)"))
     return figure
-
-
-def _format_row(recipe: str, seeds: int) -> str:
-    return recipe + ("" if seeds == 1 else "\n" + _("{n} seeds", n=seeds))
