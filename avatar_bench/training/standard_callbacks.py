@@ -29,9 +29,7 @@ class MetricsHistory(Callback):
     """Writer of metrics.csv: one row per epoch, numbered across all stages; each epoch rewrites the file."""
 
     def __init__(self, folder: Path, first_epoch: int, show: bool) -> None:
-        self.file = folder / "metrics.csv"
-        self.first_epoch = first_epoch
-        self.show = show
+        self.file, self.first_epoch, self.show = folder / "metrics.csv", first_epoch, show
         self.lr = float("nan")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
