@@ -90,10 +90,7 @@ def completion(words: Sequence[str]) -> None:
     elif shell in SHELLS:
         print(SHELLS[shell].strip())
     else:
-        raise ConfigError(
-            f"completion {shell}: expected bash, zsh or fish",
-            f"for example: {_EXAMPLE}",
-        )
+        raise ConfigError(f"completion {shell}: expected bash, zsh or fish", f"for example: {_EXAMPLE}")
 
 
 def complete(words: Sequence[str], files: bool = False) -> list[str]:
@@ -101,24 +98,21 @@ def complete(words: Sequence[str], files: bool = False) -> list[str]:
     *before, word = words
     if not before:
         return _filter_by_prefix(word, [*catalogue.find_commands(), "--help", "--version"])
-    if before[0] in ("list", "completion"):
-        return _filter_by_prefix(
-            word, ([*catalogue.LISTED_GROUPS, "runs"] if before[0] == "list" else SHELLS) if len(before) == 1 else []
-        )
+    kinds = {"list": [*catalogue.LISTED_GROUPS, "runs"], "completion": list(SHELLS)}
+    if before[0] in kinds:
+        return _filter_by_prefix(word, kinds[before[0]] if len(before) == 1 else [])
     if word.startswith("-"):
         return _filter_by_prefix(word, [*HYDRA_FLAGS, "--help"])
     option, equals, value = word.partition("=")
-    if not equals:
-        return _filter_by_prefix(word, _query_options(before[0], before[1:], word))
-    if re.fullmatch(f"{PATH_OPTIONS}|{PATH_MAPPING_OPTIONS}", option.lstrip("+")):
+    if equals and re.fullmatch(f"{PATH_OPTIONS}|{PATH_MAPPING_OPTIONS}", option.lstrip("+")):
         return _complete_path(option, value) if files else []
-    if option in catalogue.find_groups():
+    if equals and option in catalogue.find_groups():
         start = value.rpartition(",")[0] + "," if "," in value else "[" * value.startswith("[")
         return _filter_by_prefix(word, [f"{option}={start}{name}" for name in catalogue.describe_choices(option)])
     return _filter_by_prefix(word, _query_options(before[0], before[1:], word))
 
 
-def _filter_by_prefix(word: str, names: Sequence[str] | dict[str, str]) -> list[str]:
+def _filter_by_prefix(word: str, names: Sequence[str]) -> list[str]:
     return sorted({name for name in names if name.startswith(word)})
 
 

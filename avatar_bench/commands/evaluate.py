@@ -70,8 +70,8 @@ def evaluate(cfg: DictConfig) -> None:
         places = _list_output_folders(paths, around, settings)
         runs = [_open_run(run, settings, own) for run, own in zip(label_runs(paths), places, strict=True)]
         _refuse_shared_output(runs)
-        datasets = [_select_dataset(run, settings, named) for run in runs]
-        runners = [_make_runner(settings, run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
+        runners = [_make_runner(run, settings, named) for run in runs]
+        datasets = [runner.datasets[0] for runner in runners]
         before = [evaluation.read_earlier(runner, by_run) for runner in runners]
         together = None
         if comparing and (len(runs) > 1 or not settings.skip_unusable):
@@ -91,7 +91,8 @@ def evaluate(cfg: DictConfig) -> None:
                 runner = BlockRunner(settings, [*runs, *combined], [*datasets, *sets], place / "evaluation")
                 evaluation.run_blocks(last, runner)
         for runner, now, then in zip(runners, found, before, strict=True):
-            evaluation.compare(now, then, runner)
+            if evaluation.earlier is not None:
+                evaluation.earlier.compare(now, then, runner.folder, writer)
     evaluation.finish()
 
 
@@ -122,11 +123,6 @@ class _Evaluation:
         self.results += found
         return found
 
-    def compare(self, now: list[Result], then: dict[str, Result], runner: BlockRunner) -> None:
-        """Compare a run's new Results with the earlier ones."""
-        if self.earlier is not None:
-            self.earlier.compare(now, then, runner.folder, self.writer)
-
     def evaluate_ensembles(self, by_run: Mapping[str, Block], place: Path, named: Dataset | None) -> None:
         """Save the ensembles that a Result describes, and run the blocks of single Runs on them."""
         from avatar_bench.runs import ensembles
@@ -135,8 +131,7 @@ class _Evaluation:
         for strategy, description in (found[-1] if found else {}).items():
             folder = ensembles.save_ensemble(place / "ensembles" / make_folder_name(strategy), description)
             run = _open_run(LabelledRun(folder, strategy, strategy, {}, {}), self.settings)
-            dataset = _select_dataset(run, self.settings, named)
-            self.run_blocks(by_run, _make_runner(self.settings, run, dataset), is_requested=False)
+            self.run_blocks(by_run, _make_runner(run, self.settings, named), is_requested=False)
             run.unload_model()
 
     def finish(self) -> None:
@@ -145,24 +140,17 @@ class _Evaluation:
             print_line(f"skipped: {_format_folders(folders)}: {why}", file=sys.stderr)
         for line in self.earlier.told if self.earlier else ():
             print_line(line)
-        self._print_summary()
+        told, skipped = self.writer.told, [*self.left_out.values(), *self.refused.values()]
+        kept = sum(told.values())
+        outcomes = {"written": len(told) - kept, "already there": kept, "skipped": sum(map(len, skipped))}
+        if told and sum(outcomes.values()) > 1:  # a single Result has its own line
+            counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
+            print_line(f"results: {counts}, in {_find_common_folder([folder.parent for folder in told])}")
         _refuse_failed_audits(self.results, self.settings)
         if self.refused:
             raise _make_block_error(self.refused)
         if self.earlier is not None:
             self.earlier.finish()
-
-    def _print_summary(self) -> None:
-        """Print how many Results were written and where, unless there is only one, which has its own line."""
-        outcomes = {
-            "written": [folder for folder, is_kept in self.writer.told.items() if not is_kept],
-            "already there": [folder for folder, is_kept in self.writer.told.items() if is_kept],
-            "skipped": [folder for folders in [*self.left_out.values(), *self.refused.values()] for folder in folders],
-        }
-        if sum(map(len, outcomes.values())) < 2 or not self.writer.told:
-            return
-        counts = ", ".join(f"{len(folders)} {outcome}" for outcome, folders in outcomes.items() if folders)
-        print_line(f"results: {counts}, in {_find_common_folder([folder.parent for folder in self.writer.told])}")
 
 
 def _make_block_error(reasons: Mapping[tuple[str, ...], Sequence[Path]]) -> BlockError:
@@ -217,25 +205,21 @@ def _find_run_paths(settings: EvaluateConfig) -> list[Path]:
     real = [os.path.realpath(path) for path in paths]
     if twice := [str(path) for path, place in zip(paths, real, strict=True) if real.count(place) > 1]:
         raise ConfigError(f"ckpt: {twice[0]} is given twice.", "Expected each run once.")
-    inside = find_runs(paths[0]) if len(paths) == 1 and _is_folder_of_runs(paths[0]) else []
-    if inside:
-        unfinished = {path: read_record(path).get("status", "unknown") for path in inside}
-        unfinished = {path: status for path, status in unfinished.items() if status != "finished"}
-        for path, status in unfinished.items():
-            print_line(f"skipped: {path}: its status is {status}", file=sys.stderr)
-        paths = [path for path in inside if path not in unfinished] or inside
-    elif len(paths) == 1 and _is_folder_of_runs(paths[0]):
-        raise CheckpointError(
-            f"ckpt={paths[0]} is not a run and contains none.",
-            "Expected a run folder, a folder of runs, or a .ckpt file. See: avatar-bench list runs",
-        )
+    only = paths[0] if len(paths) == 1 else None
+    if only and only.is_dir() and not any((only / name).is_file() for name in (RECORD, ENSEMBLE)):
+        statuses = {path: read_record(path).get("status", "unknown") for path in find_runs(only)}
+        if not statuses:
+            raise CheckpointError(
+                f"ckpt={only} is not a run and contains none.",
+                "Expected a run folder, a folder of runs, or a .ckpt file. See: avatar-bench list runs",
+            )
+        for path, status in statuses.items():
+            if status != "finished":
+                print_line(f"skipped: {path}: its status is {status}", file=sys.stderr)
+        paths = [path for path, status in statuses.items() if status == "finished"] or list(statuses)
     for path in paths:  # fail before torch is loaded
         check_run(path)
     return paths
-
-
-def _is_folder_of_runs(path: Path) -> bool:
-    return path.is_dir() and not (path / RECORD).is_file() and not (path / ENSEMBLE).is_file()
 
 
 def _find_runs_folder(paths: Sequence[Path], settings: EvaluateConfig) -> Path:
@@ -276,9 +260,9 @@ def _select_dataset(run: Run, settings: EvaluateConfig, named: Dataset | None) -
     return named or select_slice(run.dataset(settings.split), settings.where)
 
 
-def _make_runner(settings: EvaluateConfig, run: Run, dataset: Dataset) -> BlockRunner:
+def _make_runner(run: Run, settings: EvaluateConfig, named: Dataset | None) -> BlockRunner:
     assert run.results_folder is not None
-    return BlockRunner(settings, [run], [dataset], run.results_folder)
+    return BlockRunner(settings, [run], [_select_dataset(run, settings, named)], run.results_folder)
 
 
 def _find_ensembles(runs: Sequence[Run], name: str, place: Path, settings: EvaluateConfig) -> list[Run]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import ExportConfig
 from avatar_bench.errors import ConfigError, OutputError
+from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.lock import prepare_output
 from avatar_bench.runs.record import check_run, choose_newest_run, read_json
-
-if TYPE_CHECKING:
-    from avatar_bench.runs.run import Run
 
 
 def export(cfg: DictConfig) -> None:
@@ -28,55 +25,42 @@ def export(cfg: DictConfig) -> None:
     path, file = Path(settings.ckpt) if settings.ckpt else choose_newest_run(), Path(settings.out)
     check_run(path)  # fail before torch is loaded
     prepare_output(settings.out, "out")
-    card = _choose_card_path(file)
-    _refuse_foreign_weights(file)
-    from avatar_bench.inference.export import refuse_missing_runtime
+    card = file.with_suffix(".json")
+    _refuse_foreign_files(file, card)
+    from avatar_bench.inference.export import RUNTIME_OF_SUFFIX, describe_export, encode_export
+    from avatar_bench.inference.runtimes.engines import refuse_missing_package
     from avatar_bench.runs.ensembles import open_run
 
-    refuse_missing_runtime(file)
-    size, classes = _write_files(open_run(path, accelerator="cpu"), file, card)
-    print(f"{file}: {size / 1e6:.1f} MB, classes {', '.join(classes)}; card: {card}")
-
-
-def _write_files(run: Run, file: Path, card: Path) -> tuple[int, tuple[str, ...]]:
-    """Write the network and its card; return its size in bytes and the classes in the order of its outputs."""
-    from avatar_bench.inference.export import describe_export, encode_export, write_export
-
-    classifier, provenance = run.classifier, _describe_provenance(run)
-    classifier.card = replace(classifier.card, temperature=run.temperature)  # a soup has its own temperature
-    contents = encode_export(classifier, provenance, file.suffix)
-    try:
-        for suffix, data in contents.items():
-            write_export(data, file.with_suffix(suffix))
-        write_export(describe_export(classifier, provenance, file, contents).encode(), card)
-    except OSError as error:
-        raise OutputError(
-            f"out={file} cannot be written: {error.strerror or error}.", "Choose another: out="
-        ) from error
-    return sum(map(len, contents.values())), run.classes
-
-
-def _describe_provenance(run: Run) -> dict[str, Any]:
-    """Return the provenance of the exported network: checkpoint hash, ancestors and fields of the run record."""
+    if file.suffix in RUNTIME_OF_SUFFIX:
+        refuse_missing_package(RUNTIME_OF_SUFFIX[file.suffix], f"out={file}")
+    run = open_run(path, accelerator="cpu")
     known = {name: run.record.get(name) for name in ("name", "finished", "best_epoch", "metrics", "allow")}
     known["ancestors"] = run.ancestors
-    return {"checkpoint_sha256": run.checkpoint_sha256, **{name: value for name, value in known.items() if value}}
-
-
-def _choose_card_path(file: Path) -> Path:
-    """Return the path of the card; raise ConfigError if another file would be overwritten."""
-    place = file.with_suffix(".json")
+    provenance = {"checkpoint_sha256": run.checkpoint_sha256} | {name: each for name, each in known.items() if each}
+    classifier = run.classifier
+    classifier.card = replace(classifier.card, temperature=run.temperature)  # a soup has its own temperature
+    contents = encode_export(classifier, provenance, file.suffix)
+    files = {file.with_suffix(suffix): data for suffix, data in contents.items()}
+    files[card] = describe_export(classifier, provenance, file, contents).encode()
     try:
-        ours = not place.exists() or "avatar_bench" in read_json(place)
+        for place, data in files.items():
+            with atomic_write(place, alone=False) as part:
+                part.write_bytes(data)
+    except OSError as error:
+        reason = f"out={file} cannot be written: {error.strerror or error}."
+        raise OutputError(reason, "Choose another: out=") from error
+    size = sum(map(len, contents.values())) / 1e6
+    print(f"{file}: {size:.1f} MB, classes {', '.join(run.classes)}; card: {card}")
+
+
+def _refuse_foreign_files(file: Path, card: Path) -> None:
+    """Raise ConfigError if the card, or the .bin file beside an .xml file, would overwrite a foreign file."""
+    try:
+        ours = not card.exists() or "avatar_bench" in read_json(card)
     except (OSError, ValueError, TypeError):
         ours = False
     if not ours:
-        raise ConfigError(f"out={file}: its card would overwrite {place}, which is no card.", "Choose another: out=")
-    return place
-
-
-def _refuse_foreign_weights(file: Path) -> None:
-    """Raise ConfigError if the .bin file beside an .xml file would overwrite a foreign file."""
+        raise ConfigError(f"out={file}: its card would overwrite {card}, which is no card.", "Choose another: out=")
     weights = file.with_suffix(".bin")
     if file.suffix == ".xml" and weights.exists() and not file.exists():
         raise ConfigError(f"out={file}: its weights would overwrite {weights}.", "Choose another: out=")

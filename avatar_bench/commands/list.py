@@ -20,33 +20,22 @@ def list(words: Sequence[str]) -> None:
     if kind == "runs":
         print(_format_runs(Path(rest[0] if rest else "runs"), required=bool(rest)))
     elif kind:
-        _check_rest(rest)
-        print(_format_choices(_find_group(kind)))
+        if rest and (len(rest) != 2 or rest[0] not in ("-cd", "--config-dir")):
+            raise ConfigError(f"list: unexpected {' '.join(rest)}; expected -cd DIR or nothing")
+        found = describe_choices(_find_group(kind))
+        width = max(map(len, found), default=0)
+        print("\n".join(f"{name:{width}}  {what}".rstrip() for name, what in found.items()))
     else:
         print("avatar-bench list KIND, one of:\n  " + "\n  ".join([*LISTED_GROUPS, "runs [FOLDER]"]))
 
 
 def _find_group(kind: str) -> str:
-    singular = {group: group for group in LISTED_GROUPS.values()}
-    group = (singular | LISTED_GROUPS).get(kind)
-    if group is None:
-        nearest = suggest_names(kind, [*LISTED_GROUPS, "runs"])
-        raise ConfigError(
-            f"list {kind}: no such kind" + (f"; {nearest}" if nearest else ""),
-            f"available: {' '.join(LISTED_GROUPS)} runs",
-        )
-    return group
-
-
-def _check_rest(words: Sequence[str]) -> None:
-    if words and (len(words) != 2 or words[0] not in ("-cd", "--config-dir")):
-        raise ConfigError(f"list: unexpected {' '.join(words)}; expected -cd DIR or nothing")
-
-
-def _format_choices(group: str) -> str:
-    found = describe_choices(group)
-    width = max(map(len, found), default=0)
-    return "\n".join(f"{name:{width}}  {what}".rstrip() for name, what in found.items())
+    groups = {group: group for group in LISTED_GROUPS.values()} | LISTED_GROUPS  # singular and plural
+    if kind not in groups:
+        near = suggest_names(kind, [*LISTED_GROUPS, "runs"])
+        reason = f"list {kind}: no such kind" + (f"; {near}" if near else "")
+        raise ConfigError(reason, f"available: {' '.join(LISTED_GROUPS)} runs")
+    return groups[kind]
 
 
 def _format_runs(root: Path, required: bool) -> str:

@@ -8,19 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from avatar_bench.config.schema import TrainConfig, check_train
 from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.data import leakage
 from avatar_bench.data.dataset import Dataset, list_files, read_split
 from avatar_bench.data.decoding import detect_formats
 from avatar_bench.data.label_spelling import describe_misspelt_labels
-from avatar_bench.data.leakage import (
-    refuse_changed_files,
-    refuse_format_shortcut,
-    refuse_shortcut,
-    split_without_leakage,
-)
 from avatar_bench.data.splits import SplitPlan, refuse_changed_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.models.card_schema import find_class_fault
@@ -28,8 +24,8 @@ from avatar_bench.results.reasons import format_reason
 from avatar_bench.runs.record import METRIC, RECORD, locate_checkpoint, read_record
 from avatar_bench.sources.dataset_kinds import open_dataset
 from avatar_bench.training.job import build_split_plan
-from avatar_bench.training.recording import record_outcome, reopen_config, start_record
-from avatar_bench.training.run_folder import choose_run_folder, create_record, lock_folder
+from avatar_bench.training.recording import run_job, start_record
+from avatar_bench.training.run_folder import choose_run_folder, create_record
 
 AUDIT_FOLDER = "audit"  # the folder beside a manifest where prepare writes its audit
 
@@ -39,41 +35,29 @@ def train(cfg: DictConfig) -> float:
 
     Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
-    settings = _reopen_config(Path(cfg.resume)) if cfg.resume else _convert_config(cfg)
-    folder = Path(settings.resume) if settings.resume else choose_run_folder(settings)
-    record = read_record(folder) if settings.resume else {}
-    if record.get("status") != "finished":
-        with lock_folder(folder):
-            record = read_record(folder) if settings.resume else create_record(folder, cfg, settings)
-            if record.get("status") != "finished":
-                _train_run(cfg, settings, folder, record)
-                return float(record["metrics"][METRIC])
-    print_line(f"{folder}: already finished, left unchanged.", file=sys.stderr)
+    record = run_job(cfg, "train", check_train, _choose_folder, create_record, _train_run)
     return float(record["metrics"][METRIC])
 
 
-def _train_run(cfg: DictConfig, settings: TrainConfig, folder: Path, record: dict[str, Any]) -> None:
-    """Train the run and record the outcome in run.json."""
-    with record_outcome(folder, cfg, record):
-        whole, dataset = _load_images(settings)  # fail before torch is loaded and a run folder is made
-        record.setdefault("split", asdict(_make_split_plan(settings)))
-        record["allow"] = sorted(settings.allow)
-        start_record(folder, cfg, record)
-        from avatar_bench.training.job import fit
+def _choose_folder(settings: TrainConfig) -> Path:
+    return choose_run_folder(settings, Path("runs"), HydraConfig.get().sweep.dir, settings.mode.name)
 
-        fit(settings, folder, record, whole, dataset)
+
+def _train_run(cfg: DictConfig, settings: TrainConfig, folder: Path, record: dict[str, Any]) -> str:
+    """Train the run and complete its record; return a summary."""
+    whole, dataset = _load_images(settings)  # fail before torch is loaded and a run folder is made
+    record.setdefault("split", asdict(_make_split_plan(settings)))
+    record["allow"] = sorted(settings.allow)
+    start_record(folder, cfg, record)
+    from avatar_bench.training.job import fit
+
+    fit(settings, folder, record, whole, dataset)
     best = record["metrics"]
-    print_line(
+    return (
         f"{folder}: val accuracy {best['val/accuracy']:.3f}, macro-F1 {best[METRIC]:.3f} "
         f"(n = {record['split']['counts']['val']}, the images used to choose the checkpoint); "
         f"next: avatar-bench evaluate ckpt={folder}"
     )
-
-
-def _convert_config(cfg: DictConfig) -> TrainConfig:
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, TrainConfig)
-    return settings
 
 
 def _load_images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
@@ -86,15 +70,15 @@ def _load_images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
     for warning in describe_misspelt_labels(whole, manifests.get(settings.data.kind)):
         print_line(f"warning: {format_reason(warning)}", file=sys.stderr)
     formats = detect_formats(list_files(whole))
-    refuse_changed_files(whole)
+    leakage.refuse_changed_files(whole)
     if "shortcut" not in settings.allow:
-        refuse_shortcut(whole.root / AUDIT_FOLDER, settings.data.equalise)
+        leakage.refuse_shortcut(whole.root / AUDIT_FOLDER, settings.data.equalise)
     if "shortcut" not in settings.allow and settings.data.equalise is None:
-        refuse_format_shortcut(whole.frame["label"], formats)
+        leakage.refuse_format_shortcut(whole.frame["label"], formats)
     if settings.init_from:
         return whole, _load_earlier_split(whole, Path(settings.init_from), plan)
     notes: list[str] = []
-    dataset = split_without_leakage(whole, plan, settings.allow, notes)
+    dataset = leakage.split_without_leakage(whole, plan, settings.allow, notes)
     for note in notes:
         print_line(f"warning: {note}", file=sys.stderr)
     return whole, dataset
@@ -166,10 +150,3 @@ def _load_earlier_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
     kept_split = read_split(folder / "split.csv", whole.root)
     refuse_changed_split(kept_split, kept_plan.get("fingerprint"), folder / "split.csv")
     return Dataset(whole.name, whole.root, kept_split.frame)
-
-
-def _reopen_config(folder: Path) -> TrainConfig:
-    """Return the saved configuration of an interrupted run."""
-    settings = _convert_config(reopen_config(folder, "train", TrainConfig, check_train))
-    settings.resume = str(folder)
-    return settings

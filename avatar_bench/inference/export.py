@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avatar_bench.errors import CheckpointError
-from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.inference.runtimes import engines, openvino_ir
 from avatar_bench.models.checkpoint import CARD_KEY, encode_weights
@@ -28,12 +27,6 @@ INPUT_SHAPES = {".onnx": "(N, 3, S, S)", ".xml": "(N, S, S, 3)"}
 OUTPUT_DESCRIPTION = "logits (N, C), and probabilities (N, C): the softmax of logits / temperature"
 
 
-def refuse_missing_runtime(file: Path) -> None:
-    """Raise ConfigError if a package for an export to this kind of file is missing."""
-    if file.suffix in RUNTIME_OF_SUFFIX:
-        engines.refuse_missing_package(RUNTIME_OF_SUFFIX[file.suffix], f"out={file}")
-
-
 def encode_export(classifier: Classifier, provenance: Mapping[str, Any], kind: str) -> dict[str, bytes]:
     """Return the contents of the files of an exported classifier by suffix; the file of `kind` comes last.
 
@@ -43,12 +36,16 @@ def encode_export(classifier: Classifier, provenance: Mapping[str, Any], kind: s
     """
     metadata = {CARD_KEY: classifier.card.plain(), PROVENANCE_KEY: dict(provenance)}
     texts = {name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in metadata.items()}
+    if kind == ".safetensors":
+        return {kind: encode_weights(classifier.net, texts)}
+    size, noise = int(classifier.card.preprocessing["size"]), torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=noise)
     if kind == ".onnx":
-        return {kind: _encode_onnx(classifier, texts)}
-    if kind == ".xml":
-        network = _encode_openvino(classifier, texts)
-        return {".bin": network.weights, kind: network.graph}
-    return {kind: encode_weights(classifier.net, texts)}
+        return {kind: _encode_onnx(classifier, texts, images)}
+    model = openvino_ir.convert_network(classifier, size, classifier.card.temperature)
+    network = openvino_ir.serialise_network(model, texts)
+    _refuse_different(classifier, images, openvino_ir.compute_outputs(openvino_ir.read_network(network), images))
+    return {".bin": network.weights, kind: network.graph}
 
 
 def describe_export(
@@ -65,34 +62,16 @@ def describe_export(
     return json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_export(data: bytes, file: Path) -> None:
-    """Write a file atomically."""
-    with atomic_write(file, alone=False) as part:
-        part.write_bytes(data)
-
-
-def _encode_onnx(classifier: Classifier, texts: Mapping[str, str]) -> bytes:
+def _encode_onnx(classifier: Classifier, texts: Mapping[str, str], images: Tensor) -> bytes:
     onnx: Any = importlib.import_module("onnx")  # an optional dependency
     onnxruntime: Any = importlib.import_module("onnxruntime")
-    exported = engines.export_onnx(classifier, _image_size(classifier), classifier.card.temperature)
+    exported = engines.export_onnx(classifier, images.shape[-1], classifier.card.temperature)
     model = onnx.load_model_from_string(exported)
     onnx.helper.set_model_props(model, dict(texts))
     data: bytes = model.SerializeToString()
-    session, images = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]), _make_noise(classifier)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     _refuse_different(classifier, images, session.run(["logits", "probabilities"], {"images": images.numpy()}))
     return data
-
-
-def _encode_openvino(classifier: Classifier, texts: Mapping[str, str]) -> engines.ExportedNetwork:
-    model = openvino_ir.convert_network(classifier, _image_size(classifier), classifier.card.temperature)
-    network, images = openvino_ir.serialise_network(model, texts), _make_noise(classifier)
-    _refuse_different(classifier, images, openvino_ir.compute_outputs(openvino_ir.read_network(network), images))
-    return network
-
-
-def _make_noise(classifier: Classifier) -> Tensor:
-    size, noise = _image_size(classifier), torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=noise)
 
 
 def _refuse_different(classifier: Classifier, images: Tensor, outputs: Sequence[NDArray[np.float32]]) -> None:
@@ -104,7 +83,3 @@ def _refuse_different(classifier: Classifier, images: Tensor, outputs: Sequence[
     distance = max(float((np.abs(got - want) / np.maximum(1, np.abs(want))).max()) for got, want in pairs)
     if not distance <= TOLERANCE:
         raise CheckpointError(f"The outputs of the exported network differ from torch's by {distance:.2g}.")
-
-
-def _image_size(classifier: Classifier) -> int:
-    return int(classifier.card.preprocessing["size"])

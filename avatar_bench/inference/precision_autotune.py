@@ -66,9 +66,8 @@ def tune_training(net: nn.Module, backbone: str, size: int, device: str) -> str:
     stated = {**_describe_setup(device), "trained": backbone, "size": size}
 
     def attempt() -> tuple[ComputeSettings, dict[str, dict[str, float]]]:
-        seconds = _time_minimum(
-            {kind: TimedCall(_make_training_step(net, size, kind), 1) for kind in ("32", "bf16")}, time.process_time
-        )
+        jobs = {kind: TimedCall(_make_training_step(net, size, kind), 1) for kind in ("32", "bf16")}
+        seconds = _time_minimum(jobs, time.process_time)
         return replace(settings, precision=select_fastest(seconds)), {"precision": seconds}
 
     return _load_or_measure(_settings_file(stated), attempt, stated).precision
@@ -126,13 +125,10 @@ def _measure(device: str) -> tuple[ComputeSettings, dict[str, dict[str, float]]]
     if device == "cuda" or _is_busy():
         return ComputeSettings(precision, threads, count_workers()), {"precision": by_kind}
     counts = [threads // 2**halved for halved in range(threads.bit_length())]
-    by_count = _time_minimum(
-        {str(count): TimedCall(_make_forward(net, images, precision), count) for count in counts}, time.perf_counter
-    )
-    return ComputeSettings(precision, int(select_fastest(by_count)), count_workers()), {
-        "precision": by_kind,
-        "threads": by_count,
-    }
+    jobs = {str(count): TimedCall(_make_forward(net, images, precision), count) for count in counts}
+    by_count = _time_minimum(jobs, time.perf_counter)
+    settings = ComputeSettings(precision, int(select_fastest(by_count)), count_workers())
+    return settings, {"precision": by_kind, "threads": by_count}
 
 
 def select_fastest(seconds: dict[str, float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
@@ -34,12 +35,7 @@ def open_writer(output: str, columns: list[str], update: bool) -> PredictionWrit
     if output == "-":
         return kind(None, columns)
     part = file.with_name(f"{file.name}.part")  # an earlier file stays until the new one is complete
-    if update:
-        place = part if part.is_file() else file
-    elif file.is_file():
-        place = part
-    else:
-        place = file
+    place = part if (part if update else file).is_file() else file
     try:
         if place is file:
             part.unlink(missing_ok=True)
@@ -50,15 +46,11 @@ def open_writer(output: str, columns: list[str], update: bool) -> PredictionWrit
 
 def find_writer(output: str) -> type[PredictionWriter]:
     """Return the writer class for the suffix of an output; raise ConfigError for an unknown suffix."""
-    kinds: dict[str, type[PredictionWriter]] = {
-        ".csv": CsvWriter,
-        ".jsonl": JsonLinesWriter,
-        ".parquet": ParquetFileWriter,
-    }
-    kind = CsvWriter if output == "-" else kinds.get(Path(output).suffix.lower())
-    if kind is None:
+    kinds = {".csv": CsvWriter, ".jsonl": JsonLinesWriter, ".parquet": ParquetFileWriter}
+    suffix = ".csv" if output == "-" else Path(output).suffix.lower()
+    if suffix not in kinds:
         raise ConfigError(f"output={output} has an unknown suffix.", "Expected .csv, .jsonl, .parquet, or - (CSV).")
-    return kind
+    return kinds[suffix]
 
 
 class PredictionWriter:
@@ -74,7 +66,17 @@ class PredictionWriter:
         self.bad = 0
         self.last: deque[dict[str, Any]] = deque(maxlen=CHECKED_ROWS)
         if resume and place is not None:
-            self._read_earlier(place)
+            try:
+                for row in self.read_rows(place):
+                    self.kept.append(row["path"])
+                    self.bad += row["status"] == "error"
+                    self.last.append(row)
+                self.kept = self.restore_paths(self.kept)
+                for path, row in zip(self.kept[-CHECKED_ROWS:], self.last, strict=True):
+                    row["path"] = path
+            except (ValueError, TypeError, KeyError, ArrowInvalid, csv.Error) as error:
+                reason = f"update=true: {place} does not have the columns of this run, or is damaged."
+                raise ConfigError(reason, "Choose another output.") from error
         self.count = len(self.kept)
         self.start()
 
@@ -111,20 +113,6 @@ class PredictionWriter:
         """Write the rest, and close the output."""
         raise NotImplementedError
 
-    def _read_earlier(self, place: Path) -> None:
-        try:
-            for row in self.read_rows(place):
-                self.kept.append(row["path"])
-                self.bad += row["status"] == "error"
-                self.last.append(row)
-            self.kept = self.restore_paths(self.kept)
-            for path, row in zip(self.kept[-CHECKED_ROWS:], self.last, strict=True):
-                row["path"] = path
-        except (ValueError, TypeError, KeyError, ArrowInvalid, csv.Error) as error:
-            raise ConfigError(
-                f"update=true: {place} does not have the columns of this run, or is damaged.", "Choose another output."
-            ) from error
-
 
 class TextWriter(PredictionWriter):
     """A writer of complete lines, batch by batch, so that an interruption loses no finished row."""
@@ -133,11 +121,12 @@ class TextWriter(PredictionWriter):
 
     def start(self) -> None:
         """Open the file or standard output."""
+        self.complete = 0
         if self.place is None:
             self.stream = sys.stdout.buffer
         else:
             self.stream = self.place.open("ab" if self.kept else "wb", buffering=0)
-        self.complete = self.stream.tell() if self.place is not None else 0
+            self.complete = self.stream.tell()
         if not self.kept:
             self._put(self.format_header())
 
@@ -189,10 +178,9 @@ class CsvWriter(TextWriter):
     def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
         """Yield complete rows, with numbers as text."""
         complete = _measure_whole_lines(place, self.format_header(), quotes=True)
-        with place.open("rb") as stream:
-            for row in islice(csv.reader(_read_lines(stream, complete)), 1, None):
-                yield dict(zip(self.columns, row, strict=True))
-        _truncate(place, complete)
+        for row in islice(csv.reader(_read_lines(place, complete)), 1, None):
+            yield dict(zip(self.columns, row, strict=True))
+        os.truncate(place, complete)
 
     def restore_paths(self, paths: list[str]) -> list[str]:
         """Remove from paths what made them safe for a spreadsheet."""
@@ -205,12 +193,11 @@ class JsonLinesWriter(TextWriter):
     def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
         """Yield complete rows."""
         complete = _measure_whole_lines(place, '{"path": ')
-        with place.open("rb") as stream:
-            for row in map(json.loads, _read_lines(stream, complete)):
-                if list(row) != self.columns:
-                    raise ValueError(list(row))
-                yield row
-        _truncate(place, complete)
+        for row in map(json.loads, _read_lines(place, complete)):
+            if list(row) != self.columns:
+                raise ValueError(list(row))
+            yield row
+        os.truncate(place, complete)
 
     def format_rows(self, rows: pd.DataFrame) -> str:
         """Return the lines of rows."""
@@ -272,9 +259,8 @@ def _measure_whole_lines(file: Path, start: str, quotes: bool = False) -> int:
     """
     complete = size = open_quotes = 0
     with file.open("rb") as stream:
-        begun = stream.read(len(start.encode()))
-        if not start.encode().startswith(begun):
-            raise ValueError(begun)
+        if not start.encode().startswith(stream.read(len(start.encode()))):
+            raise ValueError(start)
         stream.seek(0)
         for line in stream:
             size += len(line)
@@ -284,12 +270,8 @@ def _measure_whole_lines(file: Path, start: str, quotes: bool = False) -> int:
     return complete
 
 
-def _read_lines(stream: BinaryIO, size: int) -> Iterator[str]:
+def _read_lines(file: Path, size: int) -> Iterator[str]:
     """Yield the lines in the first `size` bytes of a file."""
-    while stream.tell() < size:
-        yield stream.readline().decode("utf-8", errors="surrogateescape")
-
-
-def _truncate(file: Path, size: int) -> None:
-    with file.open("r+b") as stream:
-        stream.truncate(size)
+    with file.open("rb") as stream:
+        while stream.tell() < size:
+            yield stream.readline().decode("utf-8", errors="surrogateescape")

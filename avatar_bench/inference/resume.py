@@ -31,8 +31,12 @@ def find_remaining(
     if paths[: len(kept)] == kept:
         again = len(kept) % batch_size if len(kept) < len(files) else 0
         return list(files[len(kept) - again :]), again
-    left = Counter(kept)
-    return [file for file, path in zip(files, paths, strict=True) if not _take(left, path)], 0
+    left, remaining = Counter(kept), []
+    for file, path in zip(files, paths, strict=True):
+        if not left[path]:
+            remaining.append(file)
+        left[path] = max(0, left[path] - 1)
+    return remaining, 0
 
 
 def refuse_other_run(run: Run, rows: Sequence[Mapping[str, Any]], calibrated: bool, precision: str) -> None:
@@ -55,13 +59,6 @@ def refuse_other_run(run: Run, rows: Sequence[Mapping[str, Any]], calibrated: bo
             "update=true: the existing rows are of another checkpoint, or of another calibrated, precision or runtime.",
             "Choose another output, or remove update=true to predict all files again.",
         )
-
-
-def _take(left: Counter[str], file: str) -> bool:
-    """Remove a row of the file from those that are left; return whether there was one."""
-    exists = left[file] > 0
-    left[file] -= exists
-    return exists
 
 
 def _to_logarithms(probabilities: Iterable[Any]) -> NDArray[np.float64]:

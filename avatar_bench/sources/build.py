@@ -8,14 +8,11 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatar_bench.console.terminal import print_line
@@ -114,10 +111,15 @@ def build_dataset(recipe: DatasetRecipe, out: Path, *, update: bool = False, afr
     states = _collect_states(recipe)
     wanted = {"version": RECIPE_VERSION, "recipe": recipe.plain(), "states": states}
     try:
-        _check_out(out)
+        is_ours = (out / WORK_FOLDER).is_dir() or (out / "recipe.json").is_file()
+        if out.exists() and not is_ours and (not out.is_dir() or any(out.iterdir())):
+            reason = f"{out} contains something other than a data set made by prepare."
+            raise OutputError(reason, "Choose a new folder: out=DIR")
         if _is_done(out, wanted, update):
             return summarise_dataset(out, built=False)
-        with _lock(out):
+        (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
+        waiting = f"another process is building {out}: waiting for it"
+        with shared_lock(out / WORK_FOLDER / "lock", lambda: print_line(waiting, file=sys.stderr)):
             if _is_done(out, wanted, update):  # another process was faster
                 return summarise_dataset(out, built=False)
             _check_earlier_recipe(out, wanted, update, afresh)
@@ -127,9 +129,8 @@ def build_dataset(recipe: DatasetRecipe, out: Path, *, update: bool = False, afr
             write_recipe(out, wanted)
             _print_notes(curated)
     except OSError as error:
-        raise OutputError(
-            f"{out} cannot be written: {error.strerror or error}", "Choose another folder: out=DIR"
-        ) from error
+        reason = f"{out} cannot be written: {error.strerror or error}"
+        raise OutputError(reason, "Choose another folder: out=DIR") from error
     return summarise_dataset(out, built=True)
 
 
@@ -140,10 +141,8 @@ def _check_recipe(recipe: DatasetRecipe, out: Path) -> None:
         check_source(name, source)
         for root in (source.get("root"), *(source.get("roots") or {}).values()):
             if source["kind"] == "folder" and root and out.resolve().is_relative_to(Path(root).expanduser().resolve()):
-                raise ConfigError(
-                    f"out={out} is inside the folder that source.{name} is read from.",
-                    "Choose a folder outside it: out=DIR",
-                )
+                reason = f"out={out} is inside the folder that source.{name} is read from."
+                raise ConfigError(reason, "Choose a folder outside it: out=DIR")
 
 
 def _collect_states(recipe: DatasetRecipe) -> dict[str, str]:
@@ -151,18 +150,9 @@ def _collect_states(recipe: DatasetRecipe) -> dict[str, str]:
     for name, path in recipe.against.items():
         if not Path(path).exists():
             raise DataError(f"against.{name}: {path} does not exist.", "Expected a folder or a manifest.")
-    states = {f"source.{name}": SOURCE_READERS[source["kind"]].state(source) for name, source in recipe.sources.items()}
-    return states | {
-        f"against.{name}": read_dataset(Path(path), name).fingerprint for name, path in recipe.against.items()
-    }
-
-
-def _check_out(out: Path) -> None:
-    is_ours = (out / WORK_FOLDER).is_dir() or (out / "recipe.json").is_file()
-    if out.exists() and not is_ours and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            f"{out} contains something other than a data set made by prepare.", "Choose a new folder: out=DIR"
-        )
+    others = {f"against.{name}": read_dataset(Path(path), name).fingerprint for name, path in recipe.against.items()}
+    own = {f"source.{name}": SOURCE_READERS[source["kind"]].state(source) for name, source in recipe.sources.items()}
+    return own | others
 
 
 def _is_done(out: Path, wanted: Mapping[str, Any], update: bool) -> bool:
@@ -189,9 +179,8 @@ def _check_earlier_recipe(out: Path, wanted: dict[str, Any], update: bool, afres
     if not update and earlier.get("recipe") == wanted["recipe"] and changed:
         raise OutputError(f"{out}: {changed[0]} has changed since.", "Include the changes with update=true")
     if not update:
-        raise OutputError(
-            f"{out} is a data set built from another recipe.", "Update it with update=true, or choose another out=DIR"
-        )
+        choices = "Update it with update=true, or choose another out=DIR"
+        raise OutputError(f"{out} is a data set built from another recipe.", choices)
     before, now = earlier.get("recipe", {}), wanted["recipe"]
     known = set(before.get("sources", {}))
     plans = ({key: plan.get(key) for key in PLAN_FIELDS} for plan in (before.get("plan", {}), now["plan"]))
@@ -199,14 +188,11 @@ def _check_earlier_recipe(out: Path, wanted: dict[str, Any], update: bool, afres
     for option, (then, given) in (("split", plans), ("blind", blind)):
         if then != given:
             stated = ", ".join(f"{key}={value}" for key, value in then.items()) if isinstance(then, dict) else then
-            raise OutputError(
-                f"{out}: update=true moves no image to another side, so {option} must stay unchanged: {stated}.",
-                "Choose a new folder: out=DIR",
-            )
+            reason = f"update=true moves no image to another side, so {option} must stay unchanged: {stated}."
+            raise OutputError(f"{out}: {reason}", "Choose a new folder: out=DIR")
     if not (out / SIDES_FILE).is_file():
-        raise OutputError(
-            f"{out} lacks {SIDES_FILE}, which records the side of each image.", "Choose a new folder: out=DIR"
-        )
+        reason = f"{out} lacks {SIDES_FILE}, which records the side of each image."
+        raise OutputError(reason, "Choose a new folder: out=DIR")
 
 
 def _assemble(
@@ -219,7 +205,8 @@ def _assemble(
     _check_held_out_sources(recipe, stored)
     rules = CurationRules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan, recipe.ood)
     files = [out / str(path) for path in stored["path"]]
-    curated = curate(stored, rules, lambda row: decode(files[row]), _read_other_sets(recipe), earlier)
+    others = [_read_other_set(name, Path(path)) for name, path in recipe.against.items()]
+    curated = curate(stored, rules, lambda row: decode(files[row]), others, earlier)
     refused = [(f"{name}: {file}", reason) for name in recipe.sources for file, reason in _list_refused(journals[name])]
     curated.refused = refused + curated.refused
     if curated.frame["blind"].all():
@@ -236,11 +223,9 @@ def _assemble(
 def _check_held_out_sources(recipe: DatasetRecipe, stored: pd.DataFrame) -> None:
     known = sorted(set(stored["source"]) | set(recipe.sources))
     if unknown := sorted(set(recipe.held_out_sources) - set(known)):
-        nearest = suggest_names(unknown[0], known)
         option = "blind" if unknown[0] in recipe.blind else "ood"
-        raise ConfigError(
-            f"{option}: there is no source {unknown[0]!r}. {nearest}".strip(), f"There are: {', '.join(known)}"
-        )
+        reason = f"{option}: there is no source {unknown[0]!r}. {suggest_names(unknown[0], known)}"
+        raise ConfigError(reason.strip(), f"There are: {', '.join(known)}")
 
 
 def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, update: bool) -> SourceJournal:
@@ -251,10 +236,8 @@ def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, updat
     journal = SourceJournal.open(_journal_file(out, name), sha256_of_bytes(text.encode()), out, retry)
     if journal.complete:
         return journal
-    print_line(
-        f"{name}: {source['label'] or 'several classes'}, {source['author']}; licence: {source['licence']}",
-        file=sys.stderr,
-    )
+    what = source["label"] or "several classes"
+    print_line(f"{name}: {what}, {source['author']}; licence: {source['licence']}", file=sys.stderr)
     place = out / WORK_FOLDER / "sources" / name
     place.mkdir(parents=True, exist_ok=True)
     refused: list[tuple[str, str]] = []
@@ -266,7 +249,7 @@ def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, updat
         journal.add(row)
     if not any("path" in row for row in journal.rows):
         why = "; ".join(f"{file}: {reason}" for file, reason in (refused + _list_refused(journal))[:2])
-        raise DataError(f"source.{name} yielded no usable image.", f"{why or 'Check its options.'}")
+        raise DataError(f"source.{name} yielded no usable image.", why or "Check its options.")
     journal.close(refused)
     return journal
 
@@ -291,9 +274,8 @@ def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> p
     """Collect the stored images of all sources in one table, training sources first."""
     rows = []
     for name in sorted(recipe.sources, key=lambda name: name in recipe.held_out_sources):
-        source = recipe.sources[name]
         good = sorted((row for row in journals[name].rows if "path" in row), key=lambda row: str(row["name"]))
-        rows += [_make_row(name, source, row) for row in good]
+        rows += [_make_row(name, recipe.sources[name], row) for row in good]
     return pd.DataFrame(rows)
 
 
@@ -312,30 +294,15 @@ def _make_row(name: str, source: Source, row: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _read_other_sets(recipe: DatasetRecipe) -> list[OtherSet]:
-    return [_read_other_set(name, Path(path)) for name, path in recipe.against.items()]
-
-
 def _read_other_set(name: str, path: Path) -> OtherSet:
     dataset = read_dataset(path, name)
     prints = fingerprint_files(list_files(dataset))
     rows = [row for row, found in enumerate(prints) if not isinstance(found, DataError)]
     frame = dataset.frame.iloc[rows]
 
-    def image(row: int) -> NDArray[np.uint8]:
-        return dataset.image(rows[row])
-
+    paths, labels, sha256s = (frame[column].tolist() for column in ("path", "label", "sha256"))
     fingerprints: list[Any] = [prints[row] for row in rows]
-    return OtherSet(name, list(frame["path"]), list(frame["label"]), list(frame["sha256"]), fingerprints, image)
-
-
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """Lock a folder for building by one process at a time; the others print a message and wait."""
-    (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
-    waiting = f"another process is building {out}: waiting for it"
-    with shared_lock(out / WORK_FOLDER / "lock", lambda: print_line(waiting, file=sys.stderr)):
-        yield
+    return OtherSet(name, paths, labels, sha256s, fingerprints, lambda row: dataset.image(rows[row]))
 
 
 def _print_notes(curated: CurationResult) -> None:

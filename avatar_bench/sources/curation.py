@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from avatar_bench.data.duplicates import Match, find_matches
+from avatar_bench.data.duplicates import Match, find_matches, find_matches_between
+from avatar_bench.data.fingerprints import Fingerprint
 from avatar_bench.data.splits import SplitPlan, assign_splits, describe_imbalance
 from avatar_bench.sources import refusals
 from avatar_bench.sources.refusals import BLIND_SIDE, Opener, OtherSet, Sides
@@ -64,25 +65,29 @@ def curate(
     """
     earlier = earlier or {}
     stored = _rank(stored, rules, earlier)
-    prints = refusals.restore_fingerprints(stored)
-    matches = find_matches(list(stored["origin_sha256"]), prints, _reorder_opener(stored, image))
+    prints = [Fingerprint(*row) for row in zip(stored["pixels"], map(tuple, stored["phashes"]), strict=True)]
+    places = stored["place"].tolist()
+    own = (list(stored["origin_sha256"]), prints, lambda row: image(places[row]))
+    matches = find_matches(*own)
     copies, refused = refusals.find_copies(stored, matches)
-    shared = refusals.find_in_other_sets(stored, prints, _reorder_opener(stored, image), others)
+    shared: dict[int, tuple[OtherSet, Match]] = {}  # rows that are in another set too, each with the first match
+    for other in others:
+        theirs = (list(other.sha256s), list(other.fingerprints), other.image)
+        for match in find_matches_between(own, theirs):
+            shared.setdefault(match.left, (other, match))
     refused |= {row: f"is also in {other.name}: {other.paths[match.right]}" for row, (other, match) in shared.items()}
     refused |= refusals.find_moved_rows(stored, earlier, copies | refused.keys())
-    joined = stored.assign(group=refusals.join_matches(stored, matches))
+    joined = refusals.join_matches(stored, matches)
     refused |= refusals.find_mixed_groups(joined, copies | refused.keys())
     for among_new in (True, False):
         if bridging := refusals.find_bridging_rows(joined, earlier, copies | refused.keys(), among_new):
             refused |= bridging
             remaining = [match for match in matches if not {match.left, match.right} & refused.keys()]
-            joined = stored.assign(group=refusals.join_matches(stored, remaining))
+            joined = refusals.join_matches(stored, remaining)
     accepted = joined.drop(index=list(copies | refused.keys()))
     capped = _cap(accepted, rules)
-    curated = CurationResult(
-        capped, [(refusals.format_origin(stored, row), reason) for row, reason in sorted(refused.items())]
-    )
-    curated.duplicates = _tabulate_duplicates(stored, matches, copies | refused.keys(), shared)
+    named = [(refusals.format_origin(stored, row), reason) for row, reason in sorted(refused.items())]
+    curated = CurationResult(capped, named, _tabulate_duplicates(stored, matches, copies | refused.keys(), shared))
     curated.notes = _write_notes(curated, stored, accepted, capped)
     curated.frame = _split(capped.sort_values("place", ignore_index=True), rules.plan, earlier, curated)
     return curated
@@ -106,25 +111,16 @@ def _rank(stored: pd.DataFrame, rules: CurationRules, earlier: Sides) -> pd.Data
     return marked.sort_values(["known", "blind"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
-def _reorder_opener(stored: pd.DataFrame, image: Opener) -> Opener:
-    """Return a function that opens images in the order of `stored`."""
-    places = stored["place"].tolist()
-    return lambda row: image(places[row])
-
-
 def _cap(accepted: pd.DataFrame, rules: CurationRules) -> pd.DataFrame:
     """Limit the images of each source, then of each class; images of earlier builds come first."""
-    order = accepted.assign(_draw=[_draw_key(digest, rules.plan.seed) for digest in accepted["sha256"]])
+    seed = rules.plan.seed  # the hash orders the images at random, reproducibly for each image
+    drawn = [hashlib.sha256(f"{seed}/{digest}".encode()).hexdigest() for digest in accepted["sha256"]]
+    order = accepted.assign(_draw=drawn)
     for column, most in (("source", rules.per_source), ("label", rules.per_class)):
         if most is not None:
             order = order.sort_values(["known", "_draw"], ascending=[False, True])
             order = order[order["blind"] | (order.groupby([column, "blind"]).cumcount() < most)]
     return accepted.loc[order.index.sort_values()]
-
-
-def _draw_key(sha256: str, seed: int) -> str:
-    """Return a key that sorts images in random order, reproducibly for each image."""
-    return hashlib.sha256(f"{seed}/{sha256}".encode()).hexdigest()
 
 
 def _split(frame: pd.DataFrame, plan: SplitPlan, earlier: Sides, curated: CurationResult) -> pd.DataFrame:
@@ -157,20 +153,19 @@ def _tabulate_duplicates(
     shared: Mapping[int, tuple[OtherSet, Match]],
 ) -> pd.DataFrame:
     path, label = stored["path"].tolist(), stored["label"].tolist()
+    origin = (stored["recipe_source"] + ": " + stored["origin"]).tolist()
     rows: list[tuple[Any, ...]] = []
     for m in matches:
         dropped = [path[row] for row in (m.left, m.right) if row in out]
         outcome = ("one group", f"{' '.join(dropped)} left out", "both left out")[len(dropped)]
         pair = (path[m.left], path[m.right], m.kind, m.distance, m.turned, label[m.left], label[m.right])
         conflict = label[m.left] != label[m.right]
-        rows.append(
-            (*pair, conflict, outcome, refusals.format_origin(stored, m.left), refusals.format_origin(stored, m.right))
-        )
+        rows.append((*pair, conflict, outcome, origin[m.left], origin[m.right]))
     for row, (other, m) in shared.items():
         theirs, known = f"{other.name}: {other.paths[m.right]}", other.labels[m.right]
         pair = (path[row], theirs, m.kind, m.distance, m.turned, label[row], known)
         conflict = bool(known) and known != label[row]
-        rows.append((*pair, conflict, f"{path[row]} left out", refusals.format_origin(stored, row), theirs))
+        rows.append((*pair, conflict, f"{path[row]} left out", origin[row], theirs))
     return pd.DataFrame(rows, columns=list(DUPLICATE_COLUMNS))
 
 

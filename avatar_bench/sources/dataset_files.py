@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.csv_io import format_csv, read_csv
 from avatar_bench.sources.curation import CurationResult
 from avatar_bench.sources.dataset_kinds import OOD_PREFIX, make_ood_path
@@ -61,7 +62,7 @@ def read_recipe(out: Path) -> dict[str, Any] | None:
 
 def write_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
     """Write the recipe, which marks the dataset as finished."""
-    _write_text(out / "recipe.json", json.dumps(recipe, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "recipe.json", json.dumps(recipe, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_sides(out: Path) -> Sides:
@@ -92,12 +93,15 @@ def write_tables(out: Path, sources: Mapping[str, Source], curated: CurationResu
     inside, names = frame["ood"] == "", sorted(set(frame["ood"]) - {""})
     parts = {out / "manifest.csv": ~frame["blind"], out / "blind.csv": frame["blind"] & inside}
     parts |= {make_ood_path(out, name): frame["ood"] == name for name in names}
-    for place, rows in parts.items():
-        _write_table(place, frame.loc[rows, list(MANIFEST_COLUMNS)])
-    _write_table(out / SIDES_FILE, _tabulate_sides(frame, earlier))
-    _write_table(out / "sources.csv", _describe_sources(frame, sources))
-    _write_table(out / "duplicates.csv", curated.duplicates)
-    _write_table(out / "quarantine.csv", pd.DataFrame(curated.refused, columns=["file", "reason"]))
+    tables = {place: frame.loc[rows, list(MANIFEST_COLUMNS)] for place, rows in parts.items()} | {
+        out / SIDES_FILE: _tabulate_sides(frame, earlier),
+        out / "sources.csv": _describe_sources(frame, sources),
+        out / "duplicates.csv": curated.duplicates,
+        out / "quarantine.csv": pd.DataFrame(curated.refused, columns=["file", "reason"]),
+    }
+    (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
+    for place, table in tables.items():
+        write_text(place, format_csv(table))
 
 
 def _describe_sources(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFrame:
@@ -118,17 +122,6 @@ def _tabulate_sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
     groups = zip((GROUP_PREFIX + frame["stated_group"])[~alone], itertools.compress(now, ~alone), strict=True)
     sides = dict(earlier) | dict(groups) | dict(zip(frame["origin_sha256"], now, strict=True))
     return pd.DataFrame([(key, *side) for key, side in sorted(sides.items())], columns=["key", "split", "fold"])
-
-
-def _write_table(file: Path, table: pd.DataFrame) -> None:
-    _write_text(file, format_csv(table))
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
 
 
 def summarise_dataset(out: Path, built: bool) -> DatasetSummary:

@@ -17,7 +17,6 @@ from avatar_bench.errors import DataError
 from avatar_bench.sources.drawn_patterns import draw_icon, draw_texture
 from avatar_bench.sources.source_image import SourceImage
 
-PATTERN_DRAWERS = {"icons": draw_icon, "textures": draw_texture}
 RASTER_WIDTH = 256  # pixels, the largest size of an equalised image
 
 
@@ -26,16 +25,16 @@ def draw_avatars(drawer: str, count: int, styles: Sequence[str] = ()) -> Iterato
 
     Raise DataError for an unknown drawer or a missing package.
     """
-    if drawer == "dicebear":
-        return _draw_dicebear(count, styles)
-    if drawer == "python_avatars":
-        return _draw_python_avatars(count)
-    if drawer == "multiavatar":
-        return _draw_multiavatars(count)
-    if drawer in PATTERN_DRAWERS:
-        return _draw_patterns(PATTERN_DRAWERS[drawer], count)
-    known = ", ".join(["dicebear", "python_avatars", "multiavatar", *PATTERN_DRAWERS])
-    raise DataError(f"unknown drawer {drawer!r}.", f"Expected one of {known}.")
+    drawers: dict[str, Callable[[], Iterator[SourceImage]]] = {
+        "dicebear": lambda: _draw_dicebear(count, styles),
+        "python_avatars": lambda: _draw_python_avatars(count),
+        "multiavatar": lambda: _draw_multiavatars(count),
+        "icons": lambda: _draw_patterns(draw_icon, count),
+        "textures": lambda: _draw_patterns(draw_texture, count),
+    }
+    if drawer not in drawers:
+        raise DataError(f"unknown drawer {drawer!r}.", f"Expected one of {', '.join(drawers)}.")
+    return drawers[drawer]()
 
 
 def rasterise(svg: str, width: int = RASTER_WIDTH) -> Image.Image:

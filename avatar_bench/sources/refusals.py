@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.data.duplicates import Match, find_matches_between, join_groups
+from avatar_bench.data.duplicates import Match, join_groups
 from avatar_bench.data.fingerprints import Fingerprint
 
 EXACT_KINDS = ("bytes", "pixels")
@@ -43,22 +43,13 @@ def find_copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int
     refused: dict[int, str] = {}
     label = stored["label"].tolist()
     for rows in clusters.values():
-        conflicts = _find_label_conflicts(stored, rows, label)
-        refused |= conflicts
+        others = {row: next((o for o in rows if label[o] != label[row]), row) for row in rows}
+        conflicts = {row: other for row, other in others.items() if other != row}
+        for row, other in conflicts.items():
+            there = f"{label[other]!r} as {format_origin(stored, other)}"
+            refused[row] = f"label conflict: {label[row]!r} here, and {there}"
         copies |= set() if conflicts else set(rows[1:])
     return copies, refused
-
-
-def find_in_other_sets(
-    stored: pd.DataFrame, prints: list[Fingerprint], image: Opener, others: Sequence[OtherSet]
-) -> dict[int, tuple[OtherSet, Match]]:
-    """Return the rows that are in one of the other sets too, each with the first match."""
-    matches: dict[int, tuple[OtherSet, Match]] = {}
-    for other in others:
-        own = (list(stored["origin_sha256"]), prints, image)
-        for match in find_matches_between(own, (list(other.sha256s), list(other.fingerprints), other.image)):
-            matches.setdefault(match.left, (other, match))
-    return matches
 
 
 def find_moved_rows(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
@@ -112,29 +103,14 @@ def collect_sides(rows: pd.DataFrame, earlier: Sides) -> dict[str, list[Side]]:
     return sides
 
 
-def join_matches(stored: pd.DataFrame, matches: Sequence[Match]) -> list[str]:
-    return join_groups(list(stored["group"]), _stack_pairs(matches))
-
-
-def restore_fingerprints(stored: pd.DataFrame) -> list[Fingerprint]:
-    return [
-        Fingerprint(pixels, tuple(phashes)) for pixels, phashes in zip(stored["pixels"], stored["phashes"], strict=True)
-    ]
+def join_matches(stored: pd.DataFrame, matches: Sequence[Match]) -> pd.DataFrame:
+    """Return the table with one group for all images that match."""
+    return stored.assign(group=join_groups(list(stored["group"]), _stack_pairs(matches)))
 
 
 def format_origin(stored: pd.DataFrame, row: int) -> str:
     """Return an image's name in its source."""
     return f"{stored['recipe_source'].iat[row]}: {stored['origin'].iat[row]}"
-
-
-def _find_label_conflicts(stored: pd.DataFrame, rows: Sequence[int], label: Sequence[str]) -> dict[int, str]:
-    """Return why the rows of one image are refused if their labels contradict each other."""
-    others = {row: next((o for o in rows if label[o] != label[row]), row) for row in rows}
-    return {
-        row: f"label conflict: {label[row]!r} here, and {label[other]!r} as {format_origin(stored, other)}"
-        for row, other in others.items()
-        if other != row
-    }
 
 
 def _stack_pairs(matches: Sequence[Match]) -> NDArray[np.intp]:

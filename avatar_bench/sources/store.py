@@ -23,21 +23,15 @@ from avatar_bench.data.decoding import MAX_IMAGE_BYTES, decode_bytes, detect_for
 from avatar_bench.data.equalise import equalise_bytes
 from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.errors import DataError
+from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.sources.drawn_avatars import rasterise
 from avatar_bench.sources.source_image import SourceImage, crop_square
 
 # Transparent images get one of these when re-encoded: a white background would reveal drawings.
 BACKGROUNDS = ("white", "white", "white", "#eceff1", "#f5efe6", "#dbe7f3", "#cfe3d4", "#f2d9d9", "#d9d4e8", "#b8c4cc")
-EXTENSIONS = {
-    "JPEG": ".jpg",
-    "PNG": ".png",
-    "WEBP": ".webp",
-    "GIF": ".gif",
-    "TIFF": ".tif",
-    "AVIF": ".avif",
-    "BMP": ".bmp",
-}
+EXTENSIONS = {name: f".{name.lower()}" for name in ("PNG", "WEBP", "GIF", "AVIF", "BMP")}
+EXTENSIONS |= {"JPEG": ".jpg", "TIFF": ".tif"}
 
 
 @dataclass(frozen=True)
@@ -59,26 +53,28 @@ def store_image(source_image: SourceImage, options: StoreOptions, folder: Path) 
 
     An unchanged file is hard-linked if possible, else copied. Raise OSError if the folder cannot be written.
     """
+    file = source_image.content if isinstance(source_image.content, Path) else None
     try:
-        original_bytes = _read_content(source_image)
+        if file is not None and file.stat().st_size > MAX_IMAGE_BYTES:
+            raise ValueError(f"larger than {MAX_IMAGE_BYTES // 2**20} MiB.")
+        original_bytes = source_image.read()
         data, image = _convert(source_image, original_bytes, options)
     except (DataError, ValueError, OSError) as error:
-        return {"name": source_image.name, "reason": _format_reason(error).removeprefix(f"{source_image.name}: ")}
+        reason = error.lines[0] if isinstance(error, DataError) else str(error)
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"cannot be read: {error.strerror}."
+        return {"name": source_image.name, "reason": reason.removeprefix(f"{source_image.name}: ")}
     sha256, kind = sha256_of_bytes(data), detect_format(data)
-    path = "/".join(
-        [
-            "images",
-            *map(_make_folder_name, (source_image.label or options.label, source_image.source or options.source)),
-            sha256[:20],
-        ]
-    )
-    original = source_image.content if isinstance(source_image.content, Path) and data is original_bytes else None
-    _save(data, original, folder / (path + EXTENSIONS[kind]))
+    # without separators, spaces and characters special to shells or Hydra
+    names = (source_image.label or options.label, source_image.source or options.source)
+    label, source = (re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_" for name in names)
+    path = f"images/{label}/{source}/{sha256[:20]}{EXTENSIONS[kind]}"
+    _save(data, file if data is original_bytes else None, folder / path)
     prints = fingerprint_image(image)
     known = {key: value for key, value in asdict(source_image).items() if isinstance(value, str) and key != "name"}
     return {
         "name": source_image.name,
-        "path": path + EXTENSIONS[kind],
+        "path": path,
         "sha256": sha256,
         "origin_sha256": sha256_of_bytes(original_bytes),
         "pixels": prints.pixels,
@@ -121,7 +117,7 @@ class SourceJournal:
             journal.complete = True
             journal.refused = [(name, reason) for name, reason in ending["refused"]]
         else:
-            _rewrite(file, entries)  # without the truncated line
+            write_text(file, "".join(map(_format_line, entries)))  # without the truncated line
         journal.rows = entries[1:]
         return journal
 
@@ -144,11 +140,8 @@ class SourceJournal:
 
 def prune_images(folder: Path, wanted: set[str]) -> int:
     """Delete the stored images whose paths are not wanted; return their number."""
-    unwanted = [
-        file
-        for file in (folder / "images").rglob("*")
-        if file.is_file() and file.relative_to(folder).as_posix() not in wanted
-    ]
+    files = [file for file in (folder / "images").rglob("*") if file.is_file()]
+    unwanted = [file for file in files if file.relative_to(folder).as_posix() not in wanted]
     for file in unwanted:
         file.unlink()
     for below in sorted((folder / "images").rglob("*"), reverse=True):
@@ -156,18 +149,6 @@ def prune_images(folder: Path, wanted: set[str]) -> int:
             with suppress(OSError):  # not empty
                 below.rmdir()
     return len(unwanted)
-
-
-def _read_content(source_image: SourceImage) -> bytes:
-    if isinstance(source_image.content, Path) and source_image.content.stat().st_size > MAX_IMAGE_BYTES:
-        raise ValueError(f"larger than {MAX_IMAGE_BYTES // 2**20} MiB.")
-    return source_image.read()
-
-
-def _format_reason(error: Exception) -> str:
-    if isinstance(error, DataError):
-        return error.lines[0]
-    return f"cannot be read: {error.strerror}." if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _convert(
@@ -189,11 +170,6 @@ def _encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _make_folder_name(name: str) -> str:
-    """Return a folder name without separators, spaces and characters special to shells or Hydra."""
-    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_"
 
 
 def _save(data: bytes, original: Path | None, target: Path) -> None:
@@ -220,12 +196,6 @@ def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:  # a line truncated by a killed process
                 return
-
-
-def _rewrite(file: Path, entries: list[dict[str, Any]]) -> None:
-    part = file.with_name(f"{file.name}.part")
-    part.write_text("".join(_format_line(entry) for entry in entries), encoding="utf-8")
-    part.replace(file)
 
 
 def _write_entry(file: Path, entry: dict[str, Any], mode: str) -> None:

@@ -52,13 +52,7 @@ def record_initial_weights(
     images = card.find_image_list(file)
     check_pretraining_overlap(dataset, read_split(images, Path(card.root)), file, allowed)
     shutil.copyfile(images, folder / PRETRAINING_LIST)
-    return init | {
-        "method": card.method,
-        "epochs": card.epochs,
-        "images": card.images,
-        "images_sha256": card.images_sha256,
-        "root": card.root,
-    }
+    return init | {name: getattr(card, name) for name in ("method", "epochs", "images", "images_sha256", "root")}
 
 
 def describe_weights(weights: str | PretrainedWeights) -> dict[str, Any]:
@@ -134,11 +128,8 @@ def build_preprocessing(net: nn.Module, data: ImagesConfig, card: Card | Pretrai
 def check_pretraining_overlap(dataset: Dataset, seen: Dataset, file: Path, allowed: bool) -> None:
     """Raise GuardError if test images overlap with a pretraining's images; warn if val images do."""
     if missing := len(seen) - len(seen.available):
-        print_line(
-            f"warning: {missing} of {len(seen)} pretraining images of {file} are missing: their near-duplicates "
-            "cannot be found",
-            file=sys.stderr,
-        )
+        what = f"{missing} of {len(seen)} pretraining images of {file} are missing"
+        print_line(f"warning: {what}: their near-duplicates cannot be found", file=sys.stderr)
     for sides in (("test",), ("val", "calibration")):
         part = dataset.take(dataset.frame["split"].isin(sides), name=sides[0])
         shared = mark_shared_images(part, seen)

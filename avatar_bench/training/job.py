@@ -5,7 +5,9 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from dataclasses import asdict, fields, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +50,6 @@ from avatar_bench.training.module import Learner
 from avatar_bench.training.optimization import TrainingOptions
 from avatar_bench.training.recording import record_duration
 from avatar_bench.training.stage_trainer import (
-    TrainerOptions,
     build_logger,
     embed,
     finish_checkpoint,
@@ -82,10 +83,11 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     learner, data = _build_learner(settings, dataset, classes, earlier, weights)
     del weights  # the network has its own copy
     choose_precision(settings, learner.net, learner.card.preprocessing["size"], record)
+    _report_counts(dataset, classes, settings)
     record |= {
         "classes": list(classes),
         "versions": read_versions(),
-        "device": describe_device(settings, build_trainer_options(settings)),
+        "device": report_device(settings),
         "data": {
             **_locate_data(settings, dataset),
             "root": str(dataset.root.absolute()),
@@ -103,25 +105,26 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
         "stages": record.get("stages", []),
     }
     write_record(folder, record)
-    _report_counts(dataset, classes, settings)
-    print_line("  " + ", ".join(f"{what} {value}" for what, value in record["device"].items()), file=sys.stderr)
     done = _count_finished_stages(settings, earlier, stages)
     _check_disk_space(folder, learner, stages)
-    try:
+    with end_loaders(dataset):
         best = _fit_stages(settings, folder, record, learner, data, stages, done)
-    except DivergedError as error:
-        raise name_diverged_images(error, dataset) from error
-    finally:
-        ManagedLoader.end()  # the traceback keeps the loader alive, and the next job of a sweep may need its memory
     _complete_run(settings, folder, record, best, dataset)
 
 
-def name_diverged_images(error: DivergedError, dataset: Dataset) -> DivergedError:
-    """Return the error with the images of the batch whose loss is not finite, if that batch is known."""
-    if not error.rows:
-        return error
-    paths = list(dataset.select_split(error.split).frame["path"].iloc[list(error.rows)])
-    return DivergedError(error.lines[0], f"Images of that batch: {format_names(paths, 4)}.", *error.lines[1:])
+@contextmanager
+def end_loaders(dataset: Dataset) -> Iterator[None]:
+    """End the loader processes after the `with`; name the images of a batch whose loss is not finite."""
+    try:
+        yield
+    except DivergedError as error:
+        if not error.rows:
+            raise
+        paths = list(dataset.select_split(error.split).frame["path"].iloc[list(error.rows)])
+        images = f"Images of that batch: {format_names(paths, 4)}."
+        raise DivergedError(error.lines[0], images, *error.lines[1:]) from error
+    finally:
+        ManagedLoader.end()  # the traceback keeps the loader alive, and the next job of a sweep may need its memory
 
 
 def _fit_stages(
@@ -136,16 +139,15 @@ def _fit_stages(
     """Train the stages after the first `done`, each from the best checkpoint of the previous one; return the last."""
     resume, at = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
     done = at.stage - 1 if at else done
-    options = build_trainer_options(settings)
     callbacks = list(load_callbacks(asdict(settings.callbacks)))
     best = folder / "checkpoints" / BEST_CHECKPOINT
     logger = build_logger(folder, to_plain_values(settings))
     first_epoch = 1 + sum(stage.epochs for stage in stages[:done]) * (not settings.init_from)
     if resume and at:
-        first_epoch = 1 + max((row["epoch"] for row in _read_epochs(folder) if row["stage"] < at.stage), default=0)
-        learner.net.load_state_dict(
-            Classifier.load(resume).net.state_dict()
-        )  # features are computed with these weights
+        earlier = [row["epoch"] for row in read_history(folder / "metrics.csv") if row["stage"] < at.stage]
+        first_epoch = 1 + int(max(earlier, default=0))
+        # features are computed with these weights
+        learner.net.load_state_dict(Classifier.load(resume).net.state_dict())
     for number, stage in enumerate(stages[done:], start=done + 1):
         learner.card = replace(learner.card, stage=number)
         names = learner.begin(stage)
@@ -155,19 +157,14 @@ def _fit_stages(
         if not (at and at.is_stopped):
             data.position = (at.epochs, at.batches) if at else (0, 0)
             with record_duration(record, "train_seconds"):
-                data.embeddings = _compute_embeddings(learner, data, options)
+                data.embeddings = _compute_embeddings(learner, data, settings)
                 _report_features(data, record["stages"][-1])
                 write_record(folder, record)
-                best = fit_stage(learner, data, folder, options, callbacks, logger, first_epoch, resume)
-        first_epoch = 1 + max(row["epoch"] for row in _read_epochs(folder))
+                best = fit_stage(learner, data, folder, settings, callbacks, logger, first_epoch, resume)
+        first_epoch = 1 + int(max(row["epoch"] for row in read_history(folder / "metrics.csv")))
         resume = at = None
         learner.net.load_state_dict(Classifier.load(best).net.state_dict())
     return best
-
-
-def _read_epochs(folder: Path) -> list[dict[str, Any]]:
-    rows = read_history(folder / "metrics.csv")
-    return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
 def _check_disk_space(folder: Path, learner: Learner, stages: list[Stage]) -> None:
@@ -184,31 +181,26 @@ def _check_disk_space(folder: Path, learner: Learner, stages: list[Stage]) -> No
         )
 
 
-def _compute_embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
+def _compute_embeddings(learner: Learner, data: DataModule, settings: TrainConfig) -> dict[str, Any] | None:
     """Compute the embeddings of train and val once if all epochs of the stage would repeat them; else return None."""
     views = min(data.augmented_copies or 0, learner.stage.epochs) if data.augmentation.is_active else 1
-    if not learner.is_trained_on_embeddings or not views or options.limit_batches is not None:
+    if not learner.is_trained_on_embeddings or not views or settings.trainer.limit_batches is not None:
         return None
     if views * len(data.train_set) * learner.embedding_bytes > MAX_FEATURE_BYTES:
-        print_line(
-            f"warning: features of {views} augmented copies do not fit in memory and are computed in each epoch",
-            file=sys.stderr,
-        )
+        warning = f"features of {views} augmented copies do not fit in memory and are computed in each epoch"
+        print_line(f"warning: {warning}", file=sys.stderr)
         return None
     batches = data.fixed_copies_loader(views) if data.augmentation.is_active else data.plain(data.train_set)
-    train = embed(learner, batches, options).reshape(views, len(data.train_set), -1)
-    return {"train": train, "val": embed(learner, data.plain(data.val_set), options)[None]}
+    train = embed(learner, batches, settings).reshape(views, len(data.train_set), -1)
+    return {"train": train, "val": embed(learner, data.plain(data.val_set), settings)[None]}
 
 
 def _report_features(data: DataModule, stage: dict[str, Any]) -> None:
     """Record in `stage` how many augmented copies of each image have cached features (0: none), and print it."""
     stage["cached_views"] = views = len(data.embeddings["train"]) if data.embeddings else 0
     if views:
-        each = f", in {views} augmented copies each," if views > 1 else ""
-        print_line(
-            f"  the features of {format_count(len(data.train_set), 'image')}{each} are computed once for all epochs",
-            file=sys.stderr,
-        )
+        what = format_count(len(data.train_set), "image") + f", in {views} augmented copies each," * (views > 1)
+        print_line(f"  the features of {what} are computed once for all epochs", file=sys.stderr)
 
 
 def _report_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any]:
@@ -216,11 +208,9 @@ def _report_stage(learner: Learner, number: int, names: list[str]) -> dict[str, 
     net, stage = learner.net, learner.stage
     count = sum(net.get_parameter(name).numel() for name in names)
     total = sum(parameter.numel() for parameter in net.parameters())
-    print_line(
-        f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters trained "
-        f"({names[0]} to {names[-1]}), {format_count(stage.epochs, 'epoch')}, lr {stage.lr:g}",
-        file=sys.stderr,
-    )
+    trained = f"{count:,} of {total:,} parameters trained ({names[0]} to {names[-1]})"
+    how = f"{format_count(stage.epochs, 'epoch')}, lr {stage.lr:g}"
+    print_line(f"stage {number}: unfreeze={stage.unfreeze}, {trained}, {how}", file=sys.stderr)
     return {"trained_parameters": count, "first": names[0], "last": names[-1]}
 
 
@@ -235,17 +225,14 @@ def _complete_run(settings: TrainConfig, folder: Path, record: dict[str, Any], b
     else:
         few = format_count(len(calibration), "calibration image")
         more = suggest_calibration_options(dataset, build_split_plan(settings.data))
-        print_line(
-            f"warning: too few images to fit a temperature ({few}); it stays 1. To fit one, {more}", file=sys.stderr
-        )
+        warning = f"too few images to fit a temperature ({few}); it stays 1. To fit one, {more}"
+        print_line(f"warning: {warning}", file=sys.stderr)
     checkpoint_sha256, weights_sha256 = finish_checkpoint(best, temperature)
     history = pd.read_csv(folder / "metrics.csv")
     rows = history[history["stage"] == history["stage"].max()]
     row = rows.loc[rows[METRIC].idxmax()]
-    with use_language(settings.lang):
-        figure = draw_training_curves(history, int(row["epoch"]))
-    with atomic_write(folder / "curves.png") as part:
-        figure.savefig(part, format="png")
+    with use_language(settings.lang), atomic_write(folder / "curves.png") as part:
+        draw_training_curves(history, int(row["epoch"])).savefig(part, format="png")
     record |= {
         "temperature": temperature,
         "checkpoint_sha256": checkpoint_sha256,
@@ -280,6 +267,7 @@ def _build_learner(
                 f"Use the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
             ) from error
     options, augment = settings.data, settings.data.augment
+    used = dataset.frame.loc[dataset.frame["split"].isin(["train", "val"]), "sha256"]
     begun = earlier.card if earlier else weights.card if isinstance(weights, PretrainedWeights) else None
     preprocessing = build_preprocessing(net, options, begun)
     if earlier:
@@ -294,9 +282,7 @@ def _build_learner(
         workers=settings.data.workers,
         balance=settings.mode.balance,
         views=options.augmented_copies,
-        cache=open_image_cache(
-            dataset.frame.loc[dataset.frame["split"].isin(["train", "val"]), "sha256"], preprocessing, options.cache_gb
-        ),
+        cache=open_image_cache(used, preprocessing, options.cache_gb),
     )
     card = Card(
         classes=classes,
@@ -310,18 +296,23 @@ def _build_learner(
         data_fingerprint=dataset.fingerprint,
         versions=read_versions(),
     )
-    return Learner(card, net, _build_training_options(settings, data)), data
+    training = TrainingOptions(
+        seed=settings.seed,
+        **load_optimization(asdict(settings.optimizer)),
+        label_smoothing=settings.label_smoothing,
+        mixup=augment.mixup,
+        class_weights=data.class_weights,
+    )
+    return Learner(card, net, training), data
 
 
 def _warn_of_other_preprocessing(settings: TrainConfig, preprocessing: Preprocessing, earlier: Run) -> None:
     """Warn if the preprocessing differs from the earlier run's: larger images are common practice, the rest is not."""
     names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
     before, now = earlier.preprocessing.to_dict(), preprocessing.to_dict()
-    changed = {option: name for option, name in names.items() if before.get(name) != now.get(name)}
-    if changed:
-        changes = ", ".join(
-            f"data.{option}={now.get(name)} instead of {before.get(name)}" for option, name in changed.items()
-        )
+    pairs = {option: (now[name], before[name]) for option, name in names.items() if now[name] != before[name]}
+    if pairs:
+        changes = ", ".join(f"data.{option}={value} instead of {other}" for option, (value, other) in pairs.items())
         print_line(f"warning: init_from={settings.init_from} used other preprocessing: {changes}", file=sys.stderr)
 
 
@@ -340,14 +331,16 @@ def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, siz
     set_threads(trainer.threads)
 
 
-def describe_device(settings: TrainConfig | PretrainConfig, options: TrainerOptions) -> dict[str, Any]:
-    """Return the record entry of accelerator, precision, threads and workers."""
-    return {
+def report_device(settings: TrainConfig | PretrainConfig) -> dict[str, Any]:
+    """Print accelerator, precision, threads and workers, and return them for the record."""
+    device = {
         "accelerator": resolve_device(settings.trainer.accelerator),
-        "precision": resolve_precision(options),
+        "precision": resolve_precision(settings.trainer),
         "threads": torch.get_num_threads(),
         "workers": settings.data.workers,
     }
+    print_line("  " + ", ".join(f"{what} {value}" for what, value in device.items()), file=sys.stderr)
+    return device
 
 
 def open_image_cache(hashes: pd.Series, preprocessing: Preprocessing, gigabytes: float) -> ImageCache | None:
@@ -382,18 +375,14 @@ def _count_finished_stages(settings: TrainConfig, earlier: Run | None, stages: l
 
 def _report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
     table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
-    print_line(
-        f"{format_count(len(dataset), 'image')} of {dataset.name} by class (balance: {settings.mode.balance})",
-        file=sys.stderr,
-    )
+    count = format_count(len(dataset), "image")
+    print_line(f"{count} of {dataset.name} by class (balance: {settings.mode.balance})", file=sys.stderr)
     for split in (split for split in DATASET_SPLITS if split in table):
         counts = ", ".join(f"{name} {n}" for name, n in table[split].items())
         print_line(f"  {split}: {counts}", file=sys.stderr)
     shots = settings.mode.shots
-    if shots and int(table["train"].min()) < shots:
-        print_line(
-            f"warning: {format_count(int(table['train'].min()), 'shot')} per class instead of {shots}", file=sys.stderr
-        )
+    if shots and (fewest := int(table["train"].min())) < shots:
+        print_line(f"warning: {format_count(fewest, 'shot')} per class instead of {shots}", file=sys.stderr)
     for split in ("val", "calibration", "test"):
         missing = [name for name in classes if split not in table or table.at[name, split] == 0]
         if missing:
@@ -405,24 +394,6 @@ def resolve_batch_size(settings: TrainConfig | PretrainConfig) -> int:
     size = settings.data.batch_size
     device = "cuda" if resolve_device(settings.trainer.accelerator) == "cuda" else "cpu"
     return int(size[device] if isinstance(size, dict) else size)
-
-
-def _build_training_options(settings: TrainConfig, data: DataModule) -> TrainingOptions:
-    return TrainingOptions(
-        seed=settings.seed,
-        **load_optimization(asdict(settings.optimizer)),
-        label_smoothing=settings.label_smoothing,
-        mixup=settings.data.augment.mixup,
-        class_weights=data.class_weights,
-    )
-
-
-def build_trainer_options(settings: TrainConfig | PretrainConfig) -> TrainerOptions:
-    """Build the Lightning options from the settings; options that a command lacks keep their defaults."""
-    given = asdict(settings.trainer) | asdict(settings.callbacks)
-    return TrainerOptions(
-        **{option.name: given[option.name] for option in fields(TrainerOptions) if option.name in given}
-    )
 
 
 def _locate_data(settings: TrainConfig, dataset: Dataset) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,24 +18,53 @@ from omegaconf.errors import OmegaConfBaseException
 
 from avatar_bench.config.error_messages import format_error
 from avatar_bench.config.validation import read_run_config
+from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
+from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
 from avatar_bench.runs.record import RECORD, read_record, write_record
-from avatar_bench.training.run_folder import CONFIG, write_config
+from avatar_bench.training.run_folder import CONFIG, lock_folder
+
+
+def run_job(
+    cfg: DictConfig,
+    command: str,
+    check: Callable[[DictConfig], None],
+    choose_folder: Callable[[Any], Path],
+    create_record: Callable[[Path, DictConfig, Any], dict[str, Any]],
+    train: Callable[[DictConfig, Any, Path, dict[str, Any]], str],
+) -> dict[str, Any]:
+    """Run `train` in the folder of a new or resumed job, and print its summary; return the record of the job.
+
+    A finished job is left unchanged. The record is written whatever happens. Only `create_record` sees an earlier job
+    in the folder of a new one, and may return the record of that job to resume it.
+    """
+    settings: Any = OmegaConf.to_object(_reopen_config(cfg, command, check) if cfg.resume else cfg)
+    settings.resume = cfg.resume
+    folder = Path(cfg.resume) if cfg.resume else choose_folder(settings)
+    with lock_folder(folder):
+        record = read_record(folder) if cfg.resume else create_record(folder, cfg, settings)
+        if record.get("status") == "finished":
+            print_line(f"{folder}: already finished, left unchanged.", file=sys.stderr)
+            return record
+        with _record_outcome(folder, cfg, record):
+            summary = train(cfg, settings, folder, record)
+        print_line(summary)
+        return record
 
 
 def start_record(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> None:
     """Write the configuration and the first record into the run folder."""
     (folder / "checkpoints").mkdir(exist_ok=True)
     if not cfg.resume:
-        write_config(folder, cfg)
+        write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
     process = {"host": platform.node(), "pid": os.getpid()}
     record |= {"status": "running", "started": record.get("started") or _now(), "error": None, "process": process}
     write_record(folder, record)
 
 
 @contextmanager
-def record_outcome(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> Iterator[None]:
+def _record_outcome(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> Iterator[None]:
     """Record in run.json how the body of the `with` ended and how long it took."""
     try:
         with record_duration(record, "seconds"):
@@ -44,7 +74,12 @@ def record_outcome(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> Ite
             if record.get("sweep_job"):
                 start_record(folder, cfg, record)
             if (folder / RECORD).is_file():
-                _record_failure(folder, record, error)
+                status = "diverged" if isinstance(error, DivergedError) else "failed"
+                cause = "\n".join(format_error(error)[0])
+                if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning has a SystemExit of its own
+                    status = "interrupted"
+                    cause = {KeyboardInterrupt: "Ctrl-C", SystemExit: "SIGTERM"}.get(type(error), type(error).__name__)
+                write_record(folder, record | {"status": status, "error": cause})
         raise
     write_record(folder, record | {"status": "finished", "finished": _now()})
 
@@ -59,36 +94,28 @@ def record_duration(record: dict[str, Any], name: str) -> Iterator[None]:
         record[name] = round(record.get(name, 0.0) + time.monotonic() - started, 1)
 
 
-def reopen_config(folder: Path, command: str, schema: type, check: Callable[[DictConfig], None]) -> DictConfig:
+def _reopen_config(given: DictConfig, command: str, check: Callable[[DictConfig], None]) -> DictConfig:
     """Read the configuration of an interrupted run; raise ConfigError if other options are given with resume=."""
+    folder = Path(given.resume)
     if not (folder / RECORD).is_file() or not (folder / CONFIG).is_file():
         raise CheckpointError(f"resume={folder} is not a run folder.", f"Expected a folder made by {command}.")
     if (maker := read_record(folder).get("command", "train")) != command:
         raise CheckpointError(f"resume={folder} was made by {maker}.", f"avatar-bench {maker} resume={folder}")
     others = [item for item in HydraConfig.get().overrides.task if not item.startswith(("resume=", "~mode"))]
     if others:
+        weights = f"init_from={folder}" if command == "train" else f"model.weights={folder / BACKBONE_FILE}"
         raise ConfigError(
             f"resume= uses the run's own configuration; {others[0]} cannot change it.",
-            "Remove the option, or start a new run from its weights: "
-            + (f"init_from={folder}" if command == "train" else f"model.weights={folder / BACKBONE_FILE}"),
+            f"Remove the option, or start a new run from its weights: {weights}",
         )
     file = folder / CONFIG
     try:
-        cfg = OmegaConf.merge(OmegaConf.structured(schema), read_run_config(file))
+        cfg = OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(given)), read_run_config(file))
         check(cfg)  # type: ignore[arg-type]
     except (OmegaConfBaseException, ConfigError) as error:
         lines = error.lines if isinstance(error, ConfigError) else str(error).splitlines()
         raise ConfigError(f"{file}: {lines[0].removeprefix(f'{file}: ')}", *lines[1:3]) from error
     return cfg  # type: ignore[return-value]
-
-
-def _record_failure(folder: Path, record: dict[str, Any], error: BaseException) -> None:
-    status = "diverged" if isinstance(error, DivergedError) else "failed"
-    if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning has a SystemExit of its own
-        status = "interrupted"
-    cause = {KeyboardInterrupt: "Ctrl-C", SystemExit: "SIGTERM"}.get(type(error), type(error).__name__)
-    record |= {"status": status, "error": cause if status == "interrupted" else "\n".join(format_error(error)[0])}
-    write_record(folder, record)
 
 
 def _now() -> str:

@@ -6,10 +6,10 @@ import datetime
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -20,30 +20,41 @@ from avatar_bench.config.overrides import name_job
 from avatar_bench.config.validation import read_run_config
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
-from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.lock import LockedError, exclusive_lock
 from avatar_bench.files.paths import find_unused_folder, make_folder_name
 from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, flatten_options, read_record
 from avatar_bench.sources.dataset_kinds import open_dataset
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import TrainConfig
+    from avatar_bench.config.schema import PretrainConfig, TrainConfig
 
 CONFIG, LOCK = "config.yaml", "run.lock"
 # options that do not change the weights
 IGNORED_OPTIONS = ("out", "lang", "callbacks.progress", "callbacks.save_minutes", "data.workers", "data.cache_gb")
 
 
-def choose_run_folder(settings: TrainConfig) -> Path:
-    """Return the folder of a new run: in the sweep's folder for a sweep's job, else `out`, else one named by time."""
+def choose_run_folder(settings: TrainConfig | PretrainConfig, root: Path, sweeps: str | None, kind: str) -> Path:
+    """Return the folder of a new job: below `sweeps` for a job of a sweep, else `out`, else one below `root`.
+
+    The last is named by the experiment or the model, by `kind`, the mode or the method, and by the time.
+    """
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
-        shared = hydra.job.config.override_dirname.exclude_keys
-        return Path(hydra.sweep.dir) / name_job(hydra.overrides.task, shared)
+        own = [word for word in hydra.overrides.task if not word.startswith("~mode")]  # that of pretrain
+        return Path(sweeps or root) / name_job(own, hydra.job.config.override_dirname.exclude_keys)
     if settings.out:
         return Path(settings.out)
-    name = make_folder_name(f"{_name_run(settings)}-{settings.mode.name}")
-    return find_unused_folder(Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    name = make_folder_name(f"{describe_job(settings)['name']}-{kind}")
+    return find_unused_folder(root / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def describe_job(settings: TrainConfig | PretrainConfig) -> dict[str, Any]:
+    """Return the first record of a job; its name is that of the experiment, else of the model."""
+    choices = HydraConfig.get().runtime.choices
+    model = choices.get("model") or "timm"
+    name = choices.get("experiment") or (model if model != "timm" else settings.model.backbone)
+    git = _read_git_commit()
+    return {"status": "running", "name": str(name), "model": model, "seed": settings.seed, "git": git}
 
 
 def is_free(folder: Path) -> bool:
@@ -53,10 +64,10 @@ def is_free(folder: Path) -> bool:
     return read_record(folder).get("status") in UNFINISHED_STATUSES and not any((folder / "checkpoints").glob("*.ckpt"))
 
 
-def build_taken_error(folder: Path, command: str) -> ConfigError:
-    """Build the error for a folder whose run would be overwritten."""
+def refuse_taken(folder: Path, command: str) -> NoReturn:
+    """Raise ConfigError for a folder whose run would be overwritten."""
     earlier = read_record(folder)
-    return ConfigError(
+    raise ConfigError(
         f"out: {folder} already contains a run with status {earlier.get('status', 'unknown')}.",
         f"Choose another out=DIR, or resume that run: avatar-bench {earlier.get('command', command)} resume={folder}",
     )
@@ -70,21 +81,12 @@ def create_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[
     another run, GuardError if a finished run was trained on other images.
     """
     choices, sweeping = HydraConfig.get().runtime.choices, HydraConfig.get().mode == RunMode.MULTIRUN
-    record: dict[str, Any] = {
-        "status": "running",
-        "name": _name_run(settings),
-        "model": choices.get("model") or "timm",
-        "mode": settings.mode.name,
-        "experiment": choices.get("experiment"),
-        "sweep": choices.get("sweep"),
-        "sweep_job": sweeping,
-        "seed": settings.seed,
-        "git": read_git_commit(),
-    }
+    record = describe_job(settings) | {"mode": settings.mode.name, "sweep_job": sweeping}
+    record |= {name: choices.get(name) for name in ("experiment", "sweep")}
     if is_free(folder):
         return record
     if not sweeping:
-        raise build_taken_error(folder, "train")
+        refuse_taken(folder, "train")
     _refuse_other_options(folder, cfg, type(settings))
     earlier = read_record(folder)
     if earlier.get("status") == "finished":
@@ -101,8 +103,14 @@ def lock_folder(folder: Path) -> Iterator[None]:
     another process holds the lock, or if the folder cannot be created or written.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
+
+    def remove_empty() -> None:
+        with suppress(OSError):  # stop at the first folder that is not empty
+            for path in created:
+                path.rmdir()
+
     with ExitStack() as stack:
-        stack.callback(_remove_empty, created)
+        stack.callback(remove_empty)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stale = (folder / LOCK).exists()
@@ -123,12 +131,6 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def _remove_empty(folders: Sequence[Path]) -> None:
-    with suppress(OSError):  # stop at the first folder that is not empty
-        for folder in folders:
-            folder.rmdir()
-
-
 def _name_owner(folder: Path) -> str:
     """Return a description of the process that last wrote a run's record."""
     try:
@@ -136,18 +138,6 @@ def _name_owner(folder: Path) -> str:
         return f"process {owner['pid']} on {owner['host']}"
     except (CheckpointError, KeyError, TypeError):
         return "another process"
-
-
-def write_config(folder: Path, cfg: DictConfig) -> None:
-    """Write the resolved configuration, complete or not at all."""
-    write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-
-
-def _name_run(settings: TrainConfig) -> str:
-    """Return the name of a run: its experiment, else its model."""
-    choices = HydraConfig.get().runtime.choices
-    model = choices.get("model") or "timm"
-    return str(choices.get("experiment") or (model if model != "timm" else settings.model.backbone))
 
 
 def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> None:
@@ -183,13 +173,10 @@ def _refuse_other_images(folder: Path, earlier: Mapping[str, Any], settings: Tra
 
 def _resume_job(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict[str, Any] | None:
     """Set `settings.resume` and return the record if the job can be resumed; else clear its folder and return None."""
-    from avatar_bench.models.checkpoint import (  # imports torch, which this job needs now
-        LAST_CHECKPOINT,
-        PREVIOUS_CHECKPOINT,
-        is_intact,
-    )
+    from avatar_bench.models import checkpoint  # imports torch, which this job needs now
 
-    intact = [name for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT) if is_intact(folder / "checkpoints" / name)]
+    names = (checkpoint.LAST_CHECKPOINT, checkpoint.PREVIOUS_CHECKPOINT)
+    intact = any(checkpoint.is_intact(folder / "checkpoints" / name) for name in names)
     if earlier.get("status") in ("running", "interrupted") and intact and earlier.get("stages"):
         settings.resume = str(folder)
         print_line(f"{folder}: resuming from its last checkpoint.", file=sys.stderr)
@@ -200,7 +187,7 @@ def _resume_job(folder: Path, earlier: dict[str, Any], settings: TrainConfig) ->
     return None
 
 
-def read_git_commit() -> str | None:
+def _read_git_commit() -> str | None:
     """Return the commit checked out in GIT_DIR or in the working folder; None outside a git checkout."""
     head = Path(os.environ.get("GIT_DIR", ".git")) / "HEAD"
     try:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from torch import nn
 from tqdm import tqdm
 
 from avatar_bench.console.memory import retain_freed_memory
@@ -24,6 +24,7 @@ from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.checkpoint import (
+    BEST_CHECKPOINT,
     CARD_KEY,
     LAST_CHECKPOINT,
     hash_weights,
@@ -37,22 +38,8 @@ from avatar_bench.training.builders import CallbackBuilder, LoggerBuilder, build
 from avatar_bench.training.module import Learner
 from avatar_bench.training.standard_callbacks import BatchProgressBar, BestCheckpoint, LastCheckpoint, MetricsHistory
 
-
-@dataclass(frozen=True)
-class TrainerOptions:
-    """Options of the Lightning trainer and its standard callbacks, as in conf/trainer and conf/callbacks."""
-
-    accelerator: str = "auto"
-    devices: Any = 1
-    strategy: str = "auto"
-    precision: str = "32"
-    limit_batches: int | None = None
-    channels_last: bool = True
-    compile: bool = False
-    gradient_clip: float | None = None
-    accumulate: int = 1
-    save_minutes: float = 5.0
-    progress: bool = True
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import PretrainConfig, TrainConfig, TrainerConfig
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -76,49 +63,58 @@ def fit_stage(
     learner: Learner,
     data: pl.LightningDataModule,
     folder: Path,
-    options: TrainerOptions,
+    settings: TrainConfig,
     chosen: Sequence[CallbackBuilder],
     logger: Logger | None,
     first_epoch: int,
     resume: Path | None = None,
 ) -> Path:
-    """Train the learner's current stage; return its best checkpoint by val macro-F1.
+    """Train the learner's current stage as `run_trainer` does; return its best checkpoint by val macro-F1.
 
     Writes checkpoints/best.ckpt, last.ckpt and metrics.csv into the run folder, numbering epochs from `first_epoch`.
-    `chosen` are the callbacks besides the standard ones. `resume` is a checkpoint of this stage to resume from; `data`
-    must start at its position. Raises DivergedError if the loss is not finite; KeyboardInterrupt or SystemExit(143)
-    after a signal, once the step is saved; OutputError if a checkpoint cannot be written or a loader process was
-    killed.
+    `chosen` are the callbacks besides the standard ones.
     """
-    suppress_framework_warnings()
-    retain_freed_memory()
-    stage, stop = learner.stage, StopRequest()
-    if options.channels_last:
-        learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if options.compile:
-        learner.net.compile()  # in place: wrapping in a compiled module would rename the weights
-    best = folder / "checkpoints" / "best.ckpt"
-    fresh = resume is None and learner.card.stage > 1
-    callbacks: list[Callback] = [BatchProgressBar()] if options.progress and sys.stderr.isatty() else []
-    callbacks += [build_from(builder, Callback) for builder in chosen]
-    callbacks += [MetricsHistory(folder, first_epoch, options.progress), BestCheckpoint(best.parent)]
-    # must come last: its checkpoint includes the state of the other callbacks
-    callbacks.append(LastCheckpoint(best.with_name(LAST_CHECKPOINT), options.save_minutes, stop, fresh))
-    trainer = build_trainer(options, stage.epochs, folder, logger, callbacks)
-    with stop.handle_signals():
-        run_trainer(trainer, learner, data, resume, stop)
+    best = folder / "checkpoints" / BEST_CHECKPOINT
+    callbacks: list[Callback] = [build_from(builder, Callback) for builder in chosen]
+    callbacks += [MetricsHistory(folder, first_epoch, settings.callbacks.progress), BestCheckpoint(best.parent)]
+    run_trainer(learner, learner.net, data, folder, settings, learner.stage.epochs, callbacks, logger, resume)
     if not best.is_file():
         raise DataError("No checkpoint was saved: val macro-F1 was never computed.", "Check that val has images.")
     return best
 
 
-def build_trainer(
-    options: TrainerOptions, epochs: int, folder: Path, logger: Logger | None, callbacks: list[Callback]
-) -> pl.Trainer:
-    """Build a deterministic Lightning trainer that writes its checkpoints atomically."""
+def run_trainer(
+    module: pl.LightningModule,
+    net: nn.Module,
+    data: pl.LightningDataModule,
+    folder: Path,
+    settings: TrainConfig | PretrainConfig,
+    epochs: int,
+    callbacks: Sequence[Callback],
+    logger: Logger | None,
+    resume: Path | None,
+) -> None:
+    """Train a module, whose layers are in `net`, deterministically; write checkpoints/last.ckpt into the run folder.
+
+    `resume` is a checkpoint to resume from; `data` must start at its position. Raises DivergedError if the loss is not
+    finite; KeyboardInterrupt or SystemExit(143) after a signal, once the step is saved; OutputError if a checkpoint
+    cannot be written or a loader process was killed.
+    """
+    suppress_framework_warnings()
+    retain_freed_memory()
+    options, stop = settings.trainer, StopRequest()
+    if options.channels_last:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if options.compile:
+        net.compile()  # in place: wrapping in a compiled module would rename the weights
+    bars = [BatchProgressBar()] if settings.callbacks.progress and sys.stderr.isatty() else []
+    further_stage = resume is None and isinstance(module, Learner) and module.card.stage > 1
+    last = folder / "checkpoints" / LAST_CHECKPOINT
+    # must come last: its checkpoint includes the state of the other callbacks
+    final = LastCheckpoint(last, settings.callbacks.save_minutes, stop, fresh=further_stage)
     # deterministic algorithms would fill all new memory first: a tenth of a small network's step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a property
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
         strategy=options.strategy,
@@ -131,7 +127,7 @@ def build_trainer(
         deterministic="warn",
         logger=logger or False,
         log_every_n_steps=1,
-        callbacks=callbacks,
+        callbacks=[*bars, *callbacks, final],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
         num_sanity_val_steps=0,
@@ -139,35 +135,27 @@ def build_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,  # EpochSampler already divides the images between processes
     )
-
-
-def run_trainer(
-    trainer: pl.Trainer,
-    learner: pl.LightningModule,
-    data: pl.LightningDataModule,
-    resume: Path | None,
-    stop: StopRequest,
-) -> None:
-    """Run the fit; after a signal, exit with our exit codes instead of Lightning's."""
-    learner.train()
-    try:
-        trainer.fit(learner, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
-    except SystemExit as error:
-        # Lightning has its own exit codes for signals; the command must end with ours and its last line
-        if stop.asked is not None:
-            stop.end()
-        if error.code == 1 and trainer.interrupted:
-            raise KeyboardInterrupt from error
-        raise
+    module.train()
+    with stop.handle_signals():
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
+        except SystemExit as error:
+            # Lightning has its own exit codes for signals; the command must end with ours and its last line
+            if stop.asked is not None:
+                stop.end()
+            if error.code == 1 and trainer.interrupted:
+                raise KeyboardInterrupt from error
+            raise
 
 
 @torch.inference_mode()
-def embed(learner: Learner, batches: Iterable[dict[str, Any]], options: TrainerOptions) -> NDArray[np.float32]:
+def embed(learner: Learner, batches: Iterable[dict[str, Any]], settings: TrainConfig) -> NDArray[np.float32]:
     """Compute the embeddings (N, D) of batches of images with the learner in eval mode."""
+    options = settings.trainer
     learner.eval().to("cuda" if resolve_device(options.accelerator) == "cuda" else "cpu")
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    bar = tqdm(batches, "features", leave=False, disable=None if options.progress else True)
+    bar = tqdm(batches, "features", leave=False, disable=None if settings.callbacks.progress else True)
     reduced = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision(options))
     with torch.autocast(learner.device.type, reduced or torch.bfloat16, enabled=reduced is not None):
         embeddings = [learner(batch["image"].to(learner.device))[1].float().cpu().numpy() for batch in bar]
@@ -200,7 +188,7 @@ def resolve_device(accelerator: str) -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def resolve_precision(options: TrainerOptions) -> str:
+def resolve_precision(options: TrainerConfig) -> str:
     """Return Lightning's name of the precision; "amp" is 16-mixed on CUDA and 32 elsewhere.
 
     Raises ConfigError for 16-mixed without a GPU, where Lightning would silently use bf16.

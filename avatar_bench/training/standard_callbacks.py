@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,7 @@ class MetricsHistory(Callback):
     """Writer of metrics.csv: one row per epoch, numbered across all stages; each epoch rewrites the file."""
 
     def __init__(self, folder: Path, first_epoch: int, show: bool) -> None:
-        self.file = folder / "metrics.csv"
-        self.first_epoch = first_epoch
-        self.show = show
+        self.file, self.first_epoch, self.show = folder / "metrics.csv", first_epoch, show
         self.lr = float("nan")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -50,12 +49,7 @@ class MetricsHistory(Callback):
         epoch = self.first_epoch + trainer.current_epoch
         card: Card = pl_module.card  # type: ignore[assignment]
         metrics |= {"epoch": epoch, "stage": card.stage, "lr": self.lr}
-        rows = read_history(self.file)
-        rows = [row for row in rows if row["epoch"] < epoch] + [{name: metrics.get(name) for name in TRAINING_COLUMNS}]
-        with atomic_write(self.file) as part:
-            pd.DataFrame(rows, columns=list(TRAINING_COLUMNS)).astype({"epoch": int, "stage": int}).to_csv(
-                part, index=False
-            )
+        write_history(self.file, metrics, dict.fromkeys(TRAINING_COLUMNS, float) | {"epoch": int, "stage": int})
         if self.show:
             values = "  ".join(f"{name} {metrics[name]:.4f}" for name in LOGGED_METRICS if name in metrics)
             print(f"stage {card.stage}  epoch {epoch}  {values}", file=sys.stderr)
@@ -64,6 +58,13 @@ class MetricsHistory(Callback):
 def read_history(file: Path) -> list[dict[str, Any]]:
     """Return the rows of metrics.csv; an empty list if the file does not exist."""
     return pd.read_csv(file).to_dict("records") if file.is_file() else []  # type: ignore[return-value]
+
+
+def write_history(file: Path, row: dict[str, float], columns: Mapping[str, Any]) -> None:
+    """Append a row to metrics.csv, instead of those of its epoch and later ones; `columns` maps names to types."""
+    earlier = [other for other in read_history(file) if other["epoch"] < row["epoch"]]
+    with atomic_write(file) as part:
+        pd.DataFrame([*earlier, row], columns=list(columns)).astype(columns).to_csv(part, index=False)
 
 
 class BatchProgressBar(Callback):

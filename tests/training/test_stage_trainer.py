@@ -15,13 +15,14 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from avatar_bench.cli.app import main
+from avatar_bench.config.schema import TrainerConfig
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.checkpoint import hash_weights, verify_checkpoint
 from avatar_bench.results.result import Result
 from avatar_bench.training import job
 from avatar_bench.training.module import Learner
-from avatar_bench.training.stage_trainer import TrainerOptions, finish_checkpoint, resolve_precision
+from avatar_bench.training.stage_trainer import finish_checkpoint, resolve_precision
 
 Train = Callable[..., Path]
 ONE_STEP = ("trainer.limit_batches=1", "optimizer=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0", "lr=1")
@@ -208,11 +209,11 @@ def test_mixed_precision_trains_on_a_cpu(precision: str, train: Train, tmp_path:
 
 
 def test_names_of_precisions_are_lightnings() -> None:
-    assert resolve_precision(TrainerOptions(precision="32")) == "32-true"
-    assert resolve_precision(TrainerOptions(accelerator="cpu", precision="amp")) == "32-true"
-    assert resolve_precision(TrainerOptions(accelerator="gpu", precision="16-mixed")) == "16-mixed"
+    assert resolve_precision(TrainerConfig(precision="32")) == "32-true"
+    assert resolve_precision(TrainerConfig(accelerator="cpu", precision="amp")) == "32-true"
+    assert resolve_precision(TrainerConfig(accelerator="gpu", precision="16-mixed")) == "16-mixed"
     with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
-        resolve_precision(TrainerOptions(accelerator="cpu", precision="16-mixed"))
+        resolve_precision(TrainerConfig(accelerator="cpu", precision="16-mixed"))
 
 
 def test_the_csv_logger_keeps_every_step_and_none_keeps_nothing(train: Train, tmp_path: Path) -> None:

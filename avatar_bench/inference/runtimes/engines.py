@@ -62,7 +62,12 @@ def prepare_engine(runtime: str, classifier: nn.Module, size: int) -> Callable[[
     if runtime == "contiguous":
         classifier = copy.deepcopy(classifier).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     answer: Any = torch.compile(classifier) if runtime == "compile" else classifier
-    return lambda threads: _make_torch_engine(answer)
+
+    def compute(images: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(answer(images)[0].float().cpu().numpy())  # waits for a GPU
+
+    return lambda threads: compute
 
 
 def export_network(runtime: str, classifier: nn.Module, size: int) -> ExportedNetwork:
@@ -77,7 +82,11 @@ def export_network(runtime: str, classifier: nn.Module, size: int) -> ExportedNe
 def load_engine(runtime: str, network: ExportedNetwork, threads: int, precision: str = "32") -> Engine:
     """Build an engine for an exported network with a number of threads."""
     if runtime == "onnx":
-        return _make_onnx_engine(network.graph, threads)
+        onnxruntime: Any = importlib.import_module("onnxruntime")  # an optional dependency without types
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(network.graph, options, providers=["CPUExecutionProvider"])
+        return lambda images: np.asarray(session.run(None, {"images": images.cpu().numpy()})[0])
     from avatar_bench.inference.runtimes import openvino_ir
 
     return openvino_ir.make_engine(openvino_ir.read_network(network), threads, precision)
@@ -141,19 +150,3 @@ def suppress_warnings() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _make_torch_engine(answer: Any) -> Engine:
-    def engine(images: Tensor) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return np.asarray(answer(images)[0].float().cpu().numpy())  # waits for a GPU
-
-    return engine
-
-
-def _make_onnx_engine(model: bytes, threads: int) -> Engine:
-    onnxruntime: Any = importlib.import_module("onnxruntime")  # an optional dependency without types
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda images: np.asarray(session.run(None, {"images": images.cpu().numpy()})[0])

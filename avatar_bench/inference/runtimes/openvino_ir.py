@@ -38,7 +38,7 @@ def convert_network(classifier: nn.Module, size: int, temperature: float | None 
     the softmax of logits / temperature. Raises ConfigError if OpenVINO lacks an operation of the network.
     """
     openvino = _import_openvino()
-    answer = _ChannelsLast(ExportModule(copy.deepcopy(classifier).cpu(), temperature)).eval()
+    answer = _ChannelsLast(copy.deepcopy(classifier).cpu(), temperature).eval()
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # with one image, the batch size would become constant
     with suppress_warnings():
         shapes = {"images": {0: torch.export.Dim("batch")}}
@@ -68,10 +68,7 @@ def quantise_network(network: ExportedNetwork, images: Tensor, targets: NDArray[
         data = nncf.Dataset([pixels[k : k + 1] for k in range(len(pixels))])
         rounded = nncf.quantize(model.clone(), data, subset_size=len(pixels))
     threads = torch.get_num_threads()
-    before, after = (
-        make_engine(model, threads)(images).argmax(axis=1),
-        make_engine(rounded, threads)(images).argmax(axis=1),
-    )
+    before, after = (make_engine(each, threads)(images).argmax(axis=1) for each in (model, rounded))
     note = (
         f"precision=int8: {np.sum(before == after)} of {len(pixels)} predictions on the calibration images equal those "
         f"of 32 bits; accuracy {np.mean(after == targets):.1%}, with 32 bits {np.mean(before == targets):.1%}."
@@ -121,13 +118,9 @@ def make_engine(model: Any, threads: int, precision: str = "32") -> Engine:
     return compute
 
 
-class _ChannelsLast(nn.Module):
-    def __init__(self, answer: ExportModule) -> None:
-        super().__init__()
-        self.suitable = answer
-
-    def forward(self, images: Tensor) -> Any:
-        return self.suitable(images.permute(0, 3, 1, 2))
+class _ChannelsLast(ExportModule):
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return super().forward(images.permute(0, 3, 1, 2))
 
 
 def _to_channels_last(images: Tensor) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import DataError
@@ -32,28 +32,15 @@ from avatar_bench.sources.readers.reader import (
 )
 from avatar_bench.sources.source_image import SourceImage
 
-ARCHIVE_OPTIONS: dict[str, Any] = {
-    "sha256": None,
-    "root": ".",
-    "max_gib": 20,
-    "max_files": 500_000,
-    **folder.FOLDER_OPTIONS,
-}
+ARCHIVE_OPTIONS = {"sha256": None, "root": ".", "max_gib": 20, "max_files": 500_000, **folder.FOLDER_OPTIONS}
 MAX_RATIO = 200  # of unpacked to packed size: images hardly compress, so a larger ratio indicates a zip bomb
 ALWAYS_ALLOWED_BYTES = 2**26  # may be unpacked at any ratio
 ARCHIVE_CHUNK_BYTES = 2**20
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)  # not the archive's fault
 # errors raised for a damaged or unsafe archive
-ARCHIVE_ERRORS = (
-    ValueError,
-    EOFError,
-    RuntimeError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    OSError,
-)
+ARCHIVE_ERRORS: tuple[type[Exception], ...] = (ValueError, EOFError, RuntimeError, OSError, zlib.error)
+ARCHIVE_ERRORS += (lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
+DECOMPRESSORS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 ArchiveMember = tuple[str, IO[bytes] | None]  # path and content; None for a folder
 
 
@@ -67,15 +54,17 @@ def read(job: SourceJob) -> Iterator[SourceImage]:
     facts = [options.get("file"), options.get("url"), options["sha256"], _hash_state(job.source)]
     target = job.place / f"unpacked-{hash_facts(facts)}"
     if not target.is_dir():
-        archive = _download(job, options) if options.get("url") else resolve_path(options["file"])
-        _unpack(archive, target, round(options["max_gib"] * 2**30), options["max_files"], options["sha256"])
+        limit = round(options["max_gib"] * 2**30)
+        if url := options.get("url"):
+            archive = download_file(Address(url, options["sha256"] or ""), job.place, limit)
+        else:
+            archive = resolve_path(options["file"])
+        _unpack(archive, target, limit, options["max_files"], options["sha256"])
     root = (target / options["root"]).resolve()
     if not root.is_relative_to(target.resolve()) or not root.is_dir():
-        inside = sorted(path.name for path in target.iterdir())[:8]
-        raise DataError(
-            f"source.{job.name}.root={options['root']}: the archive has no such folder.",
-            f"It has: {', '.join(inside)}",
-        )
+        inside = ", ".join(sorted(path.name for path in target.iterdir())[:8])
+        reason = f"source.{job.name}.root={options['root']}: the archive has no such folder."
+        raise DataError(reason, f"It has: {inside}")
     if options["manifest"]:
         job = replace(job, source={**job.source, "manifest": str(root / options["manifest"])})
     return folder.read_root(job, root)
@@ -83,10 +72,6 @@ def read(job: SourceJob) -> Iterator[SourceImage]:
 
 def _hash_state(source: Source) -> str:
     return hash_facts(read_stamp(resolve_path(source["file"]))) if source.get("file") else ""
-
-
-def _download(job: SourceJob, options: dict[str, Any]) -> Path:
-    return download_file(Address(options["url"], options["sha256"] or ""), job.place, round(options["max_gib"] * 2**30))
 
 
 def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int, sha256: str | None) -> None:
@@ -99,7 +84,11 @@ def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int, sha256:
     limit = min(max_bytes, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * archive.stat().st_size))
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-", ignore_cleanup_errors=True) as part:
         try:
-            _write(_iterate_members(archive), Path(part, "all"), limit, max_files)
+            with archive.open("rb") as file:
+                start = file.read(6)  # is_zipfile would also accept a tar that contains a zip
+            is_zip = start[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+            members = _iterate_zip(archive) if is_zip else _iterate_tar(archive, start)
+            _write(members, Path(part, "all"), limit, max_files)
         except ARCHIVE_ERRORS as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
@@ -127,8 +116,14 @@ def _write(members: Iterator[ArchiveMember], target: Path, max_bytes: int, max_f
 
 
 def _make_path(target: Path, name: str) -> Path:
-    """Return the path of a member; raise ValueError if it exists, which no ordinary archive causes."""
-    path = target / _check_name(name)
+    """Return the path of a member; raise ValueError for an unsafe name, or one that exists already."""
+    known = name.encode("utf-8", "ignore").decode()  # names in an old tar need not be Unicode
+    if escape_control_characters(known) != known:
+        raise ValueError(f"the name '{escape_control_characters(name)}' contains control characters")
+    inside = PurePosixPath(name.replace("\\", "/"))
+    if inside.is_absolute() or ".." in inside.parts or re.match("[A-Za-z]:", name):
+        raise ValueError(f"{name!r} leads out of the archive")
+    path = target / inside
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -136,22 +131,6 @@ def _make_path(target: Path, name: str) -> Path:
     if path.exists() and not path.is_dir():
         raise ValueError(f"it contains {name!r} twice")
     return path
-
-
-def _check_name(name: str) -> str:
-    known = name.encode("utf-8", "ignore").decode()  # names in an old tar need not be Unicode
-    if escape_control_characters(known) != known:
-        raise ValueError(f"the name '{escape_control_characters(name)}' contains control characters")
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or re.match("[A-Za-z]:", name):
-        raise ValueError(f"{name!r} leads out of the archive")
-    return str(parts)
-
-
-def _iterate_members(archive: Path) -> Iterator[ArchiveMember]:
-    with archive.open("rb") as file:
-        start = file.read(4)  # is_zipfile would also accept a tar that contains a zip
-    return _iterate_zip(archive) if start in (b"PK\x03\x04", b"PK\x05\x06") else _iterate_tar(archive)
 
 
 def _iterate_zip(archive: Path) -> Iterator[ArchiveMember]:
@@ -172,25 +151,15 @@ def _iterate_zip(archive: Path) -> Iterator[ArchiveMember]:
                     yield info.filename, content
 
 
-def _iterate_tar(archive: Path) -> Iterator[ArchiveMember]:
-    with _open_decompressed(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as opened:
+def _iterate_tar(archive: Path, start: bytes) -> Iterator[ArchiveMember]:
+    decompress = next((opener for magic, opener in DECOMPRESSORS.items() if start.startswith(magic)), open)
+    with decompress(archive, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as opened:
         for member in opened:
             if not (member.isreg() or member.isdir()):
                 raise ValueError(f"{member.name!r} is a link or a device")
             yield member.name, opened.extractfile(member)
         while stream.read(ARCHIVE_CHUNK_BYTES):  # to the end, to detect a truncated archive
             pass
-
-
-def _open_decompressed(archive: Path) -> IO[bytes]:
-    """Open a file, decompressed according to its first bytes."""
-    with archive.open("rb") as file:
-        start = file.read(6)
-    if start.startswith(b"\x1f\x8b"):
-        return cast(IO[bytes], gzip.open(archive))
-    if start.startswith(b"BZh"):
-        return cast(IO[bytes], bz2.open(archive))
-    return cast(IO[bytes], lzma.open(archive)) if start == b"\xfd7zXZ\0" else archive.open("rb")
 
 
 ARCHIVE_READER = SourceReader(

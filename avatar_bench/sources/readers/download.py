@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import count
 from pathlib import Path
@@ -14,18 +15,11 @@ from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import (
-    HTTPError,
-    LocationValueError,
-    MaxRetryError,
-    NewConnectionError,
-    ProtocolError,
-    TimeoutError,
-)
+from urllib3 import exceptions
 
+from avatar_bench import __version__
 from avatar_bench.errors import DataError
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.sources.readers.hosts import Host, RequestOptions
 
 BACKOFF_SECONDS = 0.5  # before the second attempt, doubled for each further one
 MAX_WAIT_SECONDS = 120.0  # a server that asks for a longer wait is given up
@@ -38,6 +32,42 @@ class Address(NamedTuple):
 
     url: str
     sha256: str = ""
+
+
+@dataclass
+class RequestOptions:
+    """Options of requests: times in seconds, at most `per_host` simultaneous requests to one server."""
+
+    per_host: int = 4
+    pause: float = 0.1  # between the starts of two requests to one server
+    retries: int = 4
+    timeout: float = 30.0
+    max_bytes: int = 32 * 2**20
+    agent: str = f"avatar_bench/{__version__}"
+
+
+@dataclass
+class Host:
+    """The state of requests to one server."""
+
+    slots: threading.Semaphore
+    free_at: float = 0.0  # on the monotonic clock
+    responded: bool = False
+    failure: str = ""  # why no more requests are sent
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take_turn(self, pause: float) -> float:
+        """Reserve the next time for a request and return the seconds until then."""
+        with self.lock:
+            now = time.monotonic()
+            start = max(now, self.free_at)
+            self.free_at = start + pause
+            return start - now
+
+    def delay(self, seconds: float) -> None:
+        """Delay all requests to this server for some seconds."""
+        with self.lock:
+            self.free_at = max(self.free_at, time.monotonic() + seconds)
 
 
 class DownloadError(Exception):
@@ -55,9 +85,9 @@ class _RetryError(Exception):
 class Downloader:
     """A downloader to a folder that keeps finished files and resumes partial ones."""
 
-    def __init__(self, place: Path, options: RequestOptions, stop: threading.Event | None = None) -> None:
+    def __init__(self, place: Path, options: RequestOptions) -> None:
         self.place, self.options = place, options
-        self.stop = stop or threading.Event()
+        self.stop = threading.Event()
         self._hosts: dict[str, Host] = {}
         self._lock = threading.Lock()
         self._pools = {"": _make_pool(options, None)} | {
@@ -73,7 +103,8 @@ class Downloader:
         if target.is_file():
             return target
         part = self.place / f"{name}.part"
-        host = self._host(url.netloc)
+        with self._lock:
+            host = self._hosts.setdefault(url.netloc, Host(threading.Semaphore(self.options.per_host)))
         with host.slots:
             self._download(address.url, part, host)
         if address.sha256 and (reason := check_hash(part, address.sha256)):
@@ -82,10 +113,6 @@ class Downloader:
         part.replace(target)
         _tag_file(part).unlink(missing_ok=True)
         return target
-
-    def _host(self, netloc: str) -> Host:
-        with self._lock:
-            return self._hosts.setdefault(netloc, Host(threading.Semaphore(self.options.per_host)))
 
     def _download(self, url: str, part: Path, host: Host) -> None:
         """Send requests until the file is complete or the attempts are used up."""
@@ -114,10 +141,11 @@ class Downloader:
         begun = part.stat().st_size if part.is_file() and _tag_file(part).is_file() else 0
         headers = {"Range": f"bytes={begun}-", "If-Range": _tag_file(part).read_text()} if begun else {}
         try:
-            pool = self._pool_for(urlsplit(url))
+            scheme, netloc = urlsplit(url)[:2]
+            pool = self._pools[scheme if scheme in self._pools and not proxy_bypass(netloc) else ""]
             headers |= dict(pool.headers)
             response = pool.request("GET", url, headers=headers, preload_content=False, decode_content=False)
-        except (HTTPError, ValueError) as error:
+        except (exceptions.HTTPError, ValueError) as error:
             raise _classify_failure(error) from error
         host.responded = True
         try:
@@ -126,18 +154,15 @@ class Downloader:
             self._check_size(begun + (response.length_remaining or 0), part)
             self._save(response, part, begun)
             response.release_conn()
-        except HTTPError as error:
+        except exceptions.HTTPError as error:
             raise _RetryError(f"cut off after {part.stat().st_size if part.is_file() else 0} bytes") from error
         finally:
             response.close()
 
-    def _pool_for(self, url: SplitResult) -> urllib3.PoolManager:
-        return self._pools[url.scheme if url.scheme in self._pools and not proxy_bypass(url.netloc) else ""]
-
     def _check(self, response: urllib3.BaseHTTPResponse, part: Path, begun: int) -> None:
         """Raise _RetryError or DownloadError for a response that is not a file."""
         if response.status in RETRY_STATUSES:
-            wait = _parse_retry_after(response.headers.get("Retry-After"))
+            wait = _parse_retry_after(response.headers.get("Retry-After", ""))
             asked = f", asks to wait {wait:.0f} s" if wait is not None else ""
             raise _RetryError(f"HTTP {response.status} {response.reason}{asked}", wait)
         continued = response.headers.get("Content-Range", "").startswith(f"bytes {begun}-")
@@ -168,13 +193,11 @@ class Downloader:
 
 def download_file(address: Address, place: Path, max_bytes: int) -> Path:
     """Download one large file to the folder `place`; raise DataError on failure."""
-    loader = Downloader(place, RequestOptions(max_bytes=max_bytes))
     try:
-        return loader.fetch(address)
+        return Downloader(place, RequestOptions(max_bytes=max_bytes)).fetch(address)
     except DownloadError as error:
-        raise DataError(
-            f"{address.url} could not be downloaded: {error}.", "Check the connection and run the same command again."
-        ) from error
+        reason = f"{address.url} could not be downloaded: {error}."
+        raise DataError(reason, "Check the connection and run the same command again.") from error
 
 
 def check_hash(file: Path, sha256: str) -> str:
@@ -209,21 +232,19 @@ def _tag_file(part: Path) -> Path:
 
 def _classify_failure(error: Exception) -> Exception:
     """Return the error for a failed request: permanent (address, redirect, certificate), or one worth a retry."""
-    cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+    cause = error.reason if isinstance(error, exceptions.MaxRetryError) and error.reason else error
     words = " ".join(str(cause).split())[:200]
-    if isinstance(cause, NewConnectionError | ProtocolError):
+    if isinstance(cause, exceptions.NewConnectionError | exceptions.ProtocolError):
         return _RetryError(words.rpartition(": ")[2])
-    if isinstance(cause, TimeoutError):
+    if isinstance(cause, exceptions.TimeoutError):
         return _RetryError("timed out")
-    if isinstance(cause, LocationValueError):
+    if isinstance(cause, exceptions.LocationValueError):
         return DownloadError("redirects to something that is not an http or https URL")
     return DownloadError(words)
 
 
-def _parse_retry_after(text: str | None) -> float | None:
+def _parse_retry_after(text: str) -> float | None:
     """Parse a Retry-After header, in seconds or as a date."""
-    if not text:
-        return None
     with suppress(ValueError):
         return max(0.0, float(text))
     with suppress(ValueError, TypeError):

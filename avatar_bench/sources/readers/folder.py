@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.path_rules import PathRule, compile_rules, match_rules
+from avatar_bench.sources.readers.path_rules import compile_rules, match_rules
 from avatar_bench.sources.readers.reader import (
     INPUT_SPLITS,
     Source,
@@ -17,8 +17,8 @@ from avatar_bench.sources.readers.reader import (
     extract_fields,
     fill_defaults,
     hash_facts,
+    read_rows,
     read_stamp,
-    read_table,
     resolve_path,
 )
 from avatar_bench.sources.source_image import SourceImage
@@ -49,34 +49,25 @@ def read_root(job: SourceJob, root: Path, source: str = "") -> Iterator[SourceIm
     manifest = resolve_path(options["manifest"]) if options["manifest"] else None
     rows = _read_rows(manifest, root) if manifest else {}
     if manifest and not any((root / below).is_file() for below in rows):
-        raise DataError(
-            f"source.{job.name}.manifest: {manifest} lists no file in {root}.",
-            "Expected paths relative to the manifest.",
-        )
-    splits = (
-        tuple(part for part in INPUT_SPLITS if (root / part).is_dir()) if not rules and not options["label"] else ()
-    )
+        reason = f"source.{job.name}.manifest: {manifest} lists no file in {root}."
+        raise DataError(reason, "Expected paths relative to the manifest.")
+    splits = [part for part in INPUT_SPLITS if (root / part).is_dir()]
     for below in _walk(job, root):
         row = rows.pop(below, {})
         name = f"{source}/{below}" if source else below
         if name in job.done or root / below == manifest:
             continue
         try:
-            found = (
-                _apply_rules(below, rules, options) if rules else _parse_folders(below, str(options["label"]), splits)
-            )
+            if rules:
+                found = {"label": str(options["label"])} | match_rules(below, rules)
+            else:
+                found = {} if options["label"] else _parse_folders(below, splits)
             known = {"source": source} | {key: value for key, value in found.items() if value}
             yield SourceImage(name=name, content=root / below, **_merge(known, row))
         except ValueError as error:
             job.quarantine.append((name, str(error)))
     missing = f"listed in {manifest.name if manifest else ''}, missing in {root.name}"
     job.quarantine += [(below, missing) for below in sorted(rows)]
-
-
-def list_files(root: Path) -> list[tuple[str, int, int]]:
-    """List relative path, size and modification time in ns of every file below a folder, sorted."""
-    files = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
-    return sorted((file.relative_to(root).as_posix(), *read_stamp(file)) for file in files)
 
 
 def check_folder(name: str, source: Source) -> None:
@@ -92,8 +83,11 @@ def check_folder(name: str, source: Source) -> None:
 def _hash_state(source: Source) -> str:
     options = fill_defaults(source, FOLDER_OPTIONS)
     roots = [options["root"]] if options.get("root") else sorted((options.get("roots") or {}).values())
-    table = read_stamp(resolve_path(options["manifest"])) if options["manifest"] else ()
-    return hash_facts([table, *(list_files(resolve_path(root)) for root in roots)])
+    facts: list[Any] = [read_stamp(resolve_path(options["manifest"])) if options["manifest"] else ()]
+    for root in map(resolve_path, roots):
+        files = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+        facts.append(sorted((file.relative_to(root).as_posix(), *read_stamp(file)) for file in files))
+    return hash_facts(facts)
 
 
 def _walk(job: SourceJob, root: Path) -> Iterator[str]:
@@ -125,16 +119,9 @@ def _explain_unusable(path: Path, below: str, root: Path) -> str:
     return "" if os.path.isfile(path) else "not a file" if os.path.exists(path) else "a broken link"
 
 
-def _apply_rules(below: str, rules: list[PathRule], options: Mapping[str, Any]) -> dict[str, str]:
-    return {"label": str(options["label"])} | match_rules(below, rules)
-
-
-def _parse_folders(below: str, label: str, splits: tuple[str, ...]) -> dict[str, str]:
+def _parse_folders(below: str, splits: list[str]) -> dict[str, str]:
     """Parse class, source and split from a path, [split/]class/[source/]...; raise ValueError if it has no class."""
-    folders = below.split("/")[:-1]
-    if label:
-        return {}
-    split = ""
+    folders, split = below.split("/")[:-1], ""
     if splits:
         if not folders or folders[0] not in splits:
             raise ValueError(f"outside the folders {', '.join(splits)}")
@@ -156,14 +143,14 @@ def _merge(found: dict[str, str], row: Mapping[str, str]) -> dict[str, Any]:
 def _read_rows(file: Path, root: Path) -> dict[str, dict[str, str]]:
     """Return the rows of a manifest for files below `root`, by relative path."""
     rows: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(read_table(file, "path").to_dict("records"), start=1):
-        path = Path(os.path.normpath(file.parent / str(row["path"])))
+    for number, row in enumerate(read_rows(file, "path"), start=1):
+        path = Path(os.path.normpath(file.parent / row["path"]))
         if not path.is_relative_to(root):
             continue
         below = path.relative_to(root).as_posix()
         if below in rows:
             raise DataError(f"{file}, row {number}: {row['path']} is listed twice.", "Expected one row a file.")
-        rows[below] = {str(key): str(value) for key, value in row.items()}
+        rows[below] = row
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,9 @@ from avatar_bench.sources.readers.reader import (
 )
 from avatar_bench.sources.source_image import SourceImage
 
-HUGGINGFACE_OPTIONS: dict[str, Any] = {
-    "revision": None,
-    "pattern": "**/*.parquet",
-    "image_column": "image",
-    "label_column": None,
-    "labels": None,
-    "group_column": None,
-    "generator_column": None,
-    "count": None,
-}
+HUGGINGFACE_OPTIONS: dict[str, Any] = {"pattern": "**/*.parquet", "image_column": "image"} | dict.fromkeys(
+    ("revision", "label_column", "labels", "group_column", "generator_column", "count")
+)
 BATCH_ROWS = 64  # rows in memory at once
 MAGIC_BYTES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 
@@ -79,14 +73,10 @@ def _find_shards(job: SourceJob, options: Mapping[str, Any]) -> list[tuple[str, 
 def _download(job: SourceJob, options: Mapping[str, Any]) -> Path:
     import huggingface_hub  # slow to import, and rarely needed
 
-    place = job.place / "hub"
+    place, repo, revision = job.place / "hub", options["repo"], options["revision"]
     try:
         huggingface_hub.snapshot_download(
-            options["repo"],
-            repo_type="dataset",
-            revision=options["revision"],
-            allow_patterns=options["pattern"],
-            local_dir=place,
+            repo, repo_type="dataset", revision=revision, allow_patterns=options["pattern"], local_dir=place
         )
     except Exception as error:  # of the hub's client, or of its HTTP library, which depends on its version
         reason = " ".join(str(error).split())[:200]
@@ -100,26 +90,19 @@ def _download(job: SourceJob, options: Mapping[str, Any]) -> Path:
 
 def _stream_rows(shard: Path, options: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
     """Yield the number, values and class names of each row."""
-    columns = [
-        options[key] for key in ("image_column", "label_column", "group_column", "generator_column") if options[key]
-    ]
+    columns = [value for key, value in options.items() if key.endswith("_column") and value]
     try:
         with pq.ParquetFile(shard) as file:  # type: ignore[no-untyped-call]
-            if missing := [column for column in columns if column not in file.schema_arrow.names]:
-                raise DataError(
-                    f"{shard} has no column {missing[0]}.", f"It has: {', '.join(file.schema_arrow.names)}."
-                )
+            known = file.schema_arrow.names
+            if missing := [column for column in columns if column not in known]:
+                raise DataError(f"{shard} has no column {missing[0]}.", f"It has: {', '.join(known)}.")
             names = _read_class_names(file.schema_arrow, options["label_column"])
-            row = 0
-            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-                for values in batch.to_pylist():
-                    yield row, values, names
-                    row += 1
+            batches = file.iter_batches(BATCH_ROWS, columns=columns)
+            for row, values in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches)):
+                yield row, values, names
     except (ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{shard} cannot be read: {reason}", "Expected a parquet shard; copy or download it again."
-        ) from error
+        reason = f"{shard} cannot be read: {' '.join(str(error).split())[:200]}"
+        raise DataError(reason, "Expected a parquet shard; copy or download it again.") from error
 
 
 def _read_class_names(schema: Any, column: str | None) -> list[str]:
@@ -145,12 +128,10 @@ def _find_label(values: Mapping[str, Any], options: Mapping[str, Any], names: li
 
 def _image(at: str, shard: Path, label: str, values: Mapping[str, Any], options: Mapping[str, Any]) -> SourceImage:
     content, path = _read_content(values[options["image_column"]], shard)
-    suffix = Path(path).suffix.lower() or next(
-        (end for start, end in MAGIC_BYTES.items() if content.startswith(start)), ""
-    )
-    known: dict[str, Any] = {
-        key: str(values[options[f"{key}_column"]] or "") for key in ("group", "generator") if options[f"{key}_column"]
-    }
+    guessed = (end for start, end in MAGIC_BYTES.items() if content.startswith(start))
+    suffix = Path(path).suffix.lower() or next(guessed, "")
+    columns = {key: options[f"{key}_column"] for key in ("group", "generator")}
+    known: dict[str, Any] = {key: str(values[column] or "") for key, column in columns.items() if column}
     return SourceImage(name=f"{at}{suffix}", content=content, label=label, **known)
 
 
@@ -181,9 +162,8 @@ def _hash_state(source: Source) -> str:
 
 def _check(name: str, source: Source) -> None:
     if source.get("repo") and not source.get("revision"):
-        raise ConfigError(
-            f"source.{name}.repo needs source.{name}.revision.", "Use a commit hash, so that the data stay the same."
-        )
+        reason = f"source.{name}.repo needs source.{name}.revision."
+        raise ConfigError(reason, "Use a commit hash, so that the data stay the same.")
     if not source.get("label") and not source.get("label_column"):
         raise ConfigError(f"source.{name} has no class.", f"Set source.{name}.label or source.{name}.label_column")
 

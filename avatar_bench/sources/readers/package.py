@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,10 @@ def read(job: SourceJob) -> Iterator[SourceImage]:
 
 
 def _check(name: str, source: Source) -> None:
-    if source.get("archive") not in package_files.PIP_FORMAT_OPTIONS:
-        raise ConfigError(
-            f"source.{name}.archive={source.get('archive')}: expected {' or '.join(package_files.PIP_FORMAT_OPTIONS)}."
-        )
-    tag = source.get("tag")
-    if tag and (source["archive"] != "wheel" or not re.fullmatch(r"[a-z]{2}\d+-[^-]+-[^-]+", str(tag))):
+    archive, tag, known = source["archive"], source.get("tag"), package_files.PIP_FORMAT_OPTIONS
+    if archive not in known:
+        raise ConfigError(f"source.{name}.archive={archive}: expected {' or '.join(known)}.")
+    if tag and (archive != "wheel" or not re.fullmatch(r"[a-z]{2}\d+-[^-]+-[^-]+", str(tag))):
         raise ConfigError(f"source.{name}.tag={tag}: expected the tag of a wheel, such as cp311-cp311-win_amd64.")
 
 
@@ -59,19 +57,15 @@ def _fetch_archive(source: Source) -> Path:
 
 
 def _image(source: Source, name: str, data: bytes, box: Any) -> SourceImage:
-    stem = Path(name).stem
+    stem, named = Path(name).stem, (source.get("generators") or {}).items()
     return SourceImage(
         name=name,
         content=data,
         box=tuple(box) if box else None,
         group=find_group(source.get("group"), name) or stem,
         shared_group=(source.get("groups") or {}).get(stem, ""),
-        generator=_find_generator(source.get("generators") or {}, stem),
+        generator=next((name for glob, name in named if package_files.filter_names([stem.lower()], glob)), ""),
     )
-
-
-def _find_generator(named: Mapping[str, str], stem: str) -> str:
-    return next((name for pattern, name in named.items() if package_files.filter_names([stem.lower()], pattern)), "")
 
 
 PACKAGE_READER = SourceReader(

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from avatar_bench.data import user_tables
 from avatar_bench.errors import DataError
 from avatar_bench.sources.source_image import SourceImage
@@ -40,15 +38,6 @@ class SourceJob:
     quarantine: list[tuple[str, str]] = field(default_factory=list)
 
 
-def return_empty_state(source: Source) -> str:
-    """Return "", the state of a source that its options describe completely."""
-    return ""
-
-
-def accept_any_options(name: str, source: Source) -> None:
-    """Accept all values of the options."""
-
-
 class SourceReader(NamedTuple):
     """A reader of one kind of source.
 
@@ -58,10 +47,10 @@ class SourceReader(NamedTuple):
     """
 
     read: Callable[[SourceJob], Iterator[SourceImage]]
-    state: Callable[[Source], str] = return_empty_state
+    state: Callable[[Source], str] = lambda source: ""
     required: tuple[str, ...] = ()
     optional: Mapping[str, Any] = {}
-    check: Callable[[str, Source], None] = accept_any_options
+    check: Callable[[str, Source], None] = lambda name, source: None
 
 
 def fill_defaults(source: Source, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,22 +85,20 @@ def find_group(pattern: str | None, name: str) -> str:
     return (found.group(1) or "") if found else ""
 
 
-def read_table(file: Path, needed: str) -> pd.DataFrame:
-    """Read a CSV with a column `needed` as stripped strings, "" for missing values.
+def read_rows(file: Path, needed: str) -> list[dict[str, str]]:
+    """Read the rows of a CSV with a column `needed` as stripped strings, "" for missing values.
 
     Raises DataError for a missing or unreadable file, a missing column, no rows, or an unknown split.
     """
     table = user_tables.read_user_table(file, (needed,))
     if table.empty:
         raise DataError(f"{file} has no rows.", f"Expected one row for each {needed}.")
-    table = pd.DataFrame({column: table[column].str.strip() for column in table})
-    if "split" in table and not (known := table["split"].isin(["", *INPUT_SPLITS])).all():
-        row = int((~known).argmax())
-        raise DataError(
-            f"{file}, row {row + 1}: unknown split {table['split'].iat[row]!r}.",
-            f"Expected one of {', '.join(INPUT_SPLITS)}, or nothing.",
-        )
-    return table
+    rows: Any = table.apply(lambda column: column.str.strip()).to_dict("records")
+    for number, row in enumerate(rows, start=1):
+        if row.get("split") and row["split"] not in INPUT_SPLITS:
+            reason = f"{file}, row {number}: unknown split {row['split']!r}."
+            raise DataError(reason, f"Expected one of {', '.join(INPUT_SPLITS)}, or nothing.")
+    return list(rows)
 
 
 def extract_fields(row: Mapping[str, str]) -> dict[str, Any]:

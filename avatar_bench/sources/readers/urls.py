@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from avatar_bench import __version__
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.background_threads import run_in_background
-from avatar_bench.sources.readers.download import Address, Downloader, DownloadError
-from avatar_bench.sources.readers.hosts import RequestOptions
+from avatar_bench.sources.readers.download import Address, Downloader, DownloadError, RequestOptions
 from avatar_bench.sources.readers.reader import (
     Source,
     SourceJob,
@@ -24,7 +22,7 @@ from avatar_bench.sources.readers.reader import (
     fill_defaults,
     find_group,
     hash_facts,
-    read_table,
+    read_rows,
     resolve_path,
 )
 from avatar_bench.sources.source_image import SourceImage
@@ -55,25 +53,52 @@ def read(job: SourceJob) -> Iterator[SourceImage]:
     Failed downloads are quarantined. Raises DataError if all fail, ConfigError for invalid names.
     """
     options = fill_defaults(job.source, URL_OPTIONS)
-    wanted = [one for one in _list_downloads(options) if one.name not in job.done]
-    stop = threading.Event()
-    loader = Downloader(job.place, _make_request_options(options), stop)
-    had = 0
-    reason = ""
-    results = run_in_background(partial(_fetch, loader), wanted, options["parallel"], stop)
-    for one, future in zip(wanted, results, strict=True):
+    listed = _list_downloads(options)
+    wanted = [one for one in listed if one.name not in job.done]
+    agent = f"avatar_bench/{__version__}"
+    agent += f" (research data set; source {options['homepage']})" if options.get("homepage") else ""
+    limits = {name: options[name] for name in ("per_host", "pause", "retries", "timeout")}
+    loader = Downloader(job.place, RequestOptions(**limits, max_bytes=round(options["max_mib"] * 2**20), agent=agent))
+    had, reason = len(wanted) < len(listed), ""
+    for one, future in zip(wanted, _fetch_in_background(loader, wanted, options["parallel"]), strict=True):
         if isinstance(error := future.exception(), DownloadError):
             reason = reason or f"{one.address.url}: {error}"
             job.quarantine.append((one.name, str(error)))
             continue
-        had += 1
+        had = True
         yield SourceImage(name=one.name, content=future.result(), **one.known)
-    if reason and not had and not any(one.name in job.done for one in _list_downloads(options)):
-        raise DataError(
-            f"source.{job.name}: nothing could be downloaded.",
-            reason,
-            "Check the connection and run the same command again.",
-        )
+    if reason and not had:
+        again = "Check the connection and run the same command again."
+        raise DataError(f"source.{job.name}: nothing could be downloaded.", reason, again)
+
+
+def _fetch_in_background(loader: Downloader, wanted: Sequence[ImageDownload], workers: int) -> Iterator[Future[Path]]:
+    """Download in several threads; yield the finished futures in order, then stop the threads.
+
+    They are daemons: unlike those of an executor, they do not make an interrupted program wait for a slow server.
+    """
+    futures: list[Future[Path]] = [Future() for _ in wanted]
+    tasks, lock = iter(zip(wanted, futures, strict=True)), threading.Lock()
+
+    def work() -> None:
+        while not loader.stop.is_set():
+            with lock:
+                one, future = next(tasks, (None, None))
+            if one is None or future is None:
+                return
+            try:
+                future.set_result(loader.fetch(one.address))
+            except BaseException as error:
+                future.set_exception(error)
+
+    for _ in range(min(workers, len(wanted))):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        for future in futures:
+            future.exception()  # waits
+            yield future
+    finally:
+        loader.stop.set()
 
 
 def expand_pattern(name: str) -> list[str]:
@@ -89,19 +114,6 @@ def _expand_braces(text: str) -> list[str]:
     first, last = text.split("..")
     width = len(first) if first.startswith("0") else 0
     return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
-
-
-def _fetch(loader: Downloader, wanted: ImageDownload) -> Path:
-    return loader.fetch(wanted.address)
-
-
-def _make_request_options(options: Mapping[str, Any]) -> RequestOptions:
-    about = options.get("homepage") or ""
-    agent = (
-        f"avatar_bench/{__version__} (research data set; source {about})" if about else f"avatar_bench/{__version__}"
-    )
-    size = round(options["max_mib"] * 2**20)
-    return RequestOptions(options["per_host"], options["pause"], options["retries"], options["timeout"], size, agent)
 
 
 def _list_downloads(options: Mapping[str, Any]) -> list[ImageDownload]:
@@ -140,20 +152,15 @@ def _read_list(file: Path) -> Iterator[ImageDownload]:
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{file} cannot be read: {error}.", "Expected a CSV with a column url, or one URL a line."
-        ) from error
+        reason = f"{file} cannot be read: {error}."
+        raise DataError(reason, "Expected a CSV with a column url, or one URL a line.") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines and "://" in lines[0]:
         yield from (ImageDownload(_name_of_url(line), Address(line), {}) for line in lines if not line.startswith("#"))
         return
-    for row in read_table(file, "url").to_dict("records"):
-        fields = {str(key): str(value) for key, value in row.items()}
-        yield ImageDownload(
-            fields.get("name") or _name_of_url(fields["url"]),
-            Address(fields["url"], fields.get("sha256", "")),
-            extract_fields(fields),
-        )
+    for row in read_rows(file, "url"):
+        address = Address(row["url"], row.get("sha256", ""))
+        yield ImageDownload(row.get("name") or _name_of_url(row["url"]), address, extract_fields(row))
 
 
 def _name_of_url(url: str) -> str:
@@ -172,9 +179,8 @@ def _hash_state(source: Source) -> str:
 
 def _check(name: str, source: Source) -> None:
     if source.get("base") and not source.get("names"):
-        raise ConfigError(
-            f"source.{name}.base needs source.{name}.names.", 'For example: names: ["{female,male}/{0..99}.jpg"]'
-        )
+        example = 'For example: names: ["{female,male}/{0..99}.jpg"]'
+        raise ConfigError(f"source.{name}.base needs source.{name}.names.", example)
     if source.get("names") and not source.get("base"):
         raise ConfigError(f"source.{name}.names needs source.{name}.base, the URL of their folder.")
     for key in ("parallel", "per_host", "timeout", "max_mib"):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from pytorch_lightning.loggers import MLFlowLogger
 
 from avatar_bench.config.options import Options, option
-
-if TYPE_CHECKING:
-    from pytorch_lightning.loggers import Logger
 
 
 @dataclass(kw_only=True)
@@ -18,10 +16,8 @@ class MLflow(Options):
 
     project: str = option(help="project that the run belongs to")
 
-    def build(self, folder: Path, run_name: str) -> Logger:
+    def build(self, folder: Path, run_name: str) -> MLFlowLogger:
         """Build the logger, which writes into logs/ of the run folder."""
-        from pytorch_lightning.loggers import MLFlowLogger
-
         logs = folder / "logs"
         logs.mkdir(exist_ok=True)
         return MLFlowLogger(self.project, run_name, tracking_uri=f"sqlite:///{logs / 'mlflow.db'}")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from pytorch_lightning.loggers import WandbLogger
 
 from avatar_bench.config.options import Options, option
-
-if TYPE_CHECKING:
-    from pytorch_lightning.loggers import Logger
 
 
 @dataclass(kw_only=True)
@@ -19,10 +17,8 @@ class WeightsAndBiases(Options):
     project: str = option(help="project that the run belongs to")
     offline: bool = option(help="write into logs/ and upload nothing")
 
-    def build(self, folder: Path, run_name: str) -> Logger:
+    def build(self, folder: Path, run_name: str) -> WandbLogger:
         """Build the logger, which writes into logs/ of the run folder."""
-        from pytorch_lightning.loggers import WandbLogger
-
         logs = folder / "logs"
         logs.mkdir(exist_ok=True)
         return WandbLogger(run_name, logs, project=self.project, offline=self.offline)

@@ -1,7 +1,7 @@
 """Self-supervised learning methods on lightly: SimCLR, DINO and MAE.
 
 A method maps a list of normalised views, (N, 3, S, S) each, to a loss. Its `backbone` is the network that is probed
-and saved. `update_teacher` is called before each step with the fraction of training that is done.
+and saved.
 """
 
 from __future__ import annotations
@@ -56,14 +56,6 @@ class SimCLR(nn.Module):
         loss: Tensor = self.criterion(first, second)
         return loss
 
-    @property
-    def student(self) -> nn.Module:
-        """Return the trained network, which is also the one that is saved."""
-        return self.backbone
-
-    def update_teacher(self, done: float) -> None:
-        """Do nothing: this method has no teacher."""
-
 
 class DINO(nn.Module):
     """DINO: a student predicts, from every view, the output of its moving average (the teacher) on the large views.
@@ -77,11 +69,19 @@ class DINO(nn.Module):
         self.student, self.backbone = net, copy.deepcopy(net)
         width = compute_embedding_width(net, size)
         if options.local_views:
-            _refuse_fixed_size(net, compute_local_size(size), width)
-        self.head, self.teacher_head = (
-            _build_dino_head(width, options.projection),
-            _build_dino_head(width, options.projection),
-        )
+            small = compute_local_size(size)
+            try:
+                assert compute_embedding_width(net, small) == width
+            except (ConfigError, AssertionError) as error:
+                raise ConfigError(
+                    f"method=dino: this network does not accept small views of {small} pixels besides the large ones.",
+                    "Set method.local_views=0, or choose a data.image_size whose half the network accepts.",
+                ) from error
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's, about lightly's weight norm
+            self.head, self.teacher_head = (
+                DINOProjectionHead(width, width, min(256, width), options.projection, freeze_last_layer=1)
+                for _ in range(2)
+            )
         self.teacher_head.load_state_dict(self.head.state_dict())
         for module in self.backbone.modules():  # the teacher must be deterministic
             if isinstance(module, nn.Dropout):
@@ -103,7 +103,7 @@ class DINO(nn.Module):
         return loss
 
     def update_teacher(self, done: float) -> None:
-        """Update the teacher as a moving average of the student, with a momentum that rises to 1."""
+        """Update the teacher as a moving average of the student; the momentum rises to 1 as `done` does."""
         momentum = cosine_schedule(round(1e6 * min(done, 1.0)), 10**6, self.momentum, 1.0)
         utils.update_momentum(self.student, self.backbone, momentum)
         utils.update_momentum(self.head, self.teacher_head, momentum)
@@ -155,11 +155,6 @@ class MAE(nn.Module):
         net: nn.Module = self.encoder.vit
         return net
 
-    @property
-    def student(self) -> nn.Module:
-        """Return the trained network, which is also the one that is saved."""
-        return self.backbone
-
     def forward(self, views: list[Tensor]) -> Tensor:
         (images,) = views
         n, tokens = len(images), self.prefix + self.patches
@@ -175,9 +170,6 @@ class MAE(nn.Module):
         target = utils.get_at_index(utils.patchify(images, self.patch), masked)
         return functional.mse_loss(predicted.float(), utils.normalize_mean_var(target))
 
-    def update_teacher(self, done: float) -> None:
-        """Do nothing: this method has no teacher."""
-
 
 Method = SimCLR | DINO | MAE
 
@@ -190,11 +182,6 @@ def create_method(net: nn.Module, size: int, options: MethodOptions, pretrained:
     if options.name == "mae":
         return MAE(net, size, options, pretrained)
     return SimCLR(net, size, options) if options.name == "simclr" else DINO(net, size, options)
-
-
-def count_views(options: MethodOptions) -> tuple[int, int]:
-    """Return the numbers of large and of small views per image that a method uses."""
-    return (1 if options.name == "mae" else 2), options.local_views
 
 
 def compute_local_size(size: int) -> int:
@@ -225,18 +212,3 @@ def compute_embedding_width(net: nn.Module, size: int) -> int:
     finally:
         net.train(was_training)
     return embeddings.shape[1]
-
-
-def _build_dino_head(width: int, outputs: int) -> DINOProjectionHead:
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's, about lightly's weight norm
-        return DINOProjectionHead(width, width, min(256, width), outputs, freeze_last_layer=1)
-
-
-def _refuse_fixed_size(net: nn.Module, size: int, width: int) -> None:
-    try:
-        assert compute_embedding_width(net, size) == width
-    except (ConfigError, AssertionError) as error:
-        raise ConfigError(
-            f"method=dino: this network does not accept small views of {size} pixels besides the large ones.",
-            "Set method.local_views=0, or choose a data.image_size whose half the network accepts.",
-        ) from error

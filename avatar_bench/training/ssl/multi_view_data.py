@@ -45,13 +45,8 @@ class MultiViewDataModule(pl.LightningDataModule):
         cache: ImageCache | None = None,
     ) -> None:
         super().__init__()
-        self.dataset = dataset
-        self.views = views
-        self.preprocessing = preprocessing
-        self.seed = seed
-        self.batch_size = batch_size
-        self.workers = workers
-        self.cache = cache
+        self.dataset, self.views, self.preprocessing, self.cache = dataset, views, preprocessing, cache
+        self.seed, self.batch_size, self.workers = seed, batch_size, workers
         self.position = 0, 0  # where training starts: the epoch, and how many of its batches are done
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:

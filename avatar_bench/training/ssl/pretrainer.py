@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from avatar_bench.console.memory import retain_freed_memory
-from avatar_bench.console.signals import StopRequest
-from avatar_bench.console.warning_filters import suppress_framework_warnings
-from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.metrics.knn import predict_by_knn
 from avatar_bench.metrics.stats import proportion_interval
-from avatar_bench.models.checkpoint import LAST_CHECKPOINT
 from avatar_bench.training.module import TrainableModule
 from avatar_bench.training.optimization import TrainingOptions, build_head_groups, build_parameter_groups
 from avatar_bench.training.ssl.methods import DINO, Method
-from avatar_bench.training.stage_trainer import TrainerOptions, build_trainer, run_trainer
-from avatar_bench.training.standard_callbacks import BatchProgressBar, LastCheckpoint, read_history
+from avatar_bench.training.standard_callbacks import write_history
 
 KNN_ACCURACY = "probe/knn_accuracy"
-PRETRAINING_COLUMNS = ("epoch", "train/loss", KNN_ACCURACY, "probe/knn_low", "probe/knn_high", "probe/n", "lr")
+PROBE_COLUMNS = (KNN_ACCURACY, "probe/knn_low", "probe/knn_high", "probe/n")
+PRETRAINING_COLUMNS = ("epoch", "train/loss", *PROBE_COLUMNS, "lr")
 
 
 class Pretrainer(TrainableModule):
@@ -42,21 +35,12 @@ class Pretrainer(TrainableModule):
     std: Tensor
 
     def __init__(
-        self,
-        method: Method,
-        mean: Sequence[float],
-        std: Sequence[float],
-        options: TrainingOptions,
-        lr: float,
-        epochs: int,
+        self, method: Method, preprocessing: Preprocessing, options: TrainingOptions, lr: float, epochs: int
     ) -> None:
         super().__init__()
-        self.method = method
-        self.options = options
-        self.lr = lr
-        self.epochs = epochs
-        self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
+        self.method, self.options, self.lr, self.epochs = method, options, lr, epochs
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1), persistent=False)
         self.train_loss = MeanMetric()  # over an epoch's images; a checkpoint within the epoch stores its state
         self.train_loss.persistent(True)
 
@@ -71,9 +55,8 @@ class Pretrainer(TrainableModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.seed_noise(batch_idx)
-        if (
-            batch_idx % self.trainer.accumulate_grad_batches == 0
-        ):  # before the step, so that a checkpoint ends with the step
+        # before the step, so that a checkpoint ends with the step
+        if isinstance(self.method, DINO) and batch_idx % self.trainer.accumulate_grad_batches == 0:
             self.method.update_teacher(self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -93,7 +76,7 @@ class Pretrainer(TrainableModule):
             self.method.head.cancel_last_layer_gradients(self.current_epoch)
 
     def configure_optimizers(self) -> Any:
-        student = self.method.student
+        student = self.method.student if isinstance(self.method, DINO) else self.method.backbone
         inside = set(student.parameters())
         heads = [weight for weight in self.parameters() if weight.requires_grad and weight not in inside]
         groups = build_parameter_groups(student, self.options, self.lr) + build_head_groups(heads, self.options)
@@ -124,12 +107,7 @@ class KnnProbe:
         train, val = (_embed(module, batches) for batches in (self.train_batches, self.val_batches))
         correct = predict_by_knn(train, self.labels, val, self.k) == self.targets
         low, high, _, _ = proportion_interval(correct, self.groups)
-        return {
-            KNN_ACCURACY: float(correct.mean()),
-            "probe/knn_low": low,
-            "probe/knn_high": high,
-            "probe/n": len(correct),
-        }
+        return dict(zip(PROBE_COLUMNS, (float(correct.mean()), low, high, len(correct)), strict=True))
 
 
 class PretrainingHistory(Callback):
@@ -158,41 +136,11 @@ class PretrainingHistory(Callback):
         self._write(epoch, row)
 
     def _write(self, epoch: int, row: dict[str, float]) -> None:
-        rows = [earlier for earlier in read_history(self.file) if earlier["epoch"] < epoch]
-        table = pd.DataFrame([*rows, {"epoch": epoch, **row}], columns=list(PRETRAINING_COLUMNS))
-        with atomic_write(self.file) as part:
-            table.astype({"epoch": int, "probe/n": "Int64"}).to_csv(part, index=False)
+        kinds = dict.fromkeys(PRETRAINING_COLUMNS, float) | {"epoch": int, "probe/n": "Int64"}
+        write_history(self.file, {"epoch": epoch, **row}, kinds)
         if self.show:
             values = "  ".join(f"{name} {row[name]:.4f}" for name in ("train/loss", KNN_ACCURACY) if name in row)
             print(f"epoch {epoch}  {values}", file=sys.stderr)
-
-
-def fit_pretraining(
-    module: Pretrainer,
-    data: pl.LightningDataModule,
-    folder: Path,
-    options: TrainerOptions,
-    logger: Logger | None,
-    probe: KnnProbe | None,
-    resume: Path | None = None,
-) -> None:
-    """Train all epochs, writing checkpoints/last.ckpt and metrics.csv into the folder.
-
-    `resume` is a checkpoint to resume from; `data` must start at its position. Raises the same errors as `fit_stage`.
-    """
-    suppress_framework_warnings()
-    retain_freed_memory()
-    stop = StopRequest()
-    if options.channels_last:
-        module.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if options.compile:
-        module.method.compile()  # in place: wrapping in a compiled module would rename the weights
-    bars: list[Callback] = [BatchProgressBar()] if options.progress and sys.stderr.isatty() else []
-    last = folder / "checkpoints" / LAST_CHECKPOINT
-    history = PretrainingHistory(folder, probe, options.progress)
-    callbacks = [*bars, history, LastCheckpoint(last, options.save_minutes, stop, fresh=False)]
-    with stop.handle_signals():
-        run_trainer(build_trainer(options, module.epochs, folder, logger, callbacks), module, data, resume, stop)
 
 
 @torch.inference_mode()

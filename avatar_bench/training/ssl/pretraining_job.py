@@ -13,8 +13,7 @@ import pytorch_lightning as pl
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.dataset import Dataset, write_split
 from avatar_bench.data.transforms import Preprocessing, RandomViews
-from avatar_bench.data.worker_processes import ManagedLoader
-from avatar_bench.errors import DivergedError, GuardError
+from avatar_bench.errors import GuardError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
 from avatar_bench.files.hashes import sha256_of_file
@@ -34,27 +33,20 @@ from avatar_bench.training.initial_weights import (
     resolve_weights,
 )
 from avatar_bench.training.job import (
-    build_trainer_options,
     choose_precision,
-    describe_device,
-    name_diverged_images,
+    end_loaders,
     open_image_cache,
     read_versions,
+    report_device,
     resolve_batch_size,
     to_plain_values,
 )
 from avatar_bench.training.optimization import TrainingOptions
 from avatar_bench.training.recording import record_duration
-from avatar_bench.training.ssl.methods import (
-    MethodOptions,
-    choose_shape_options,
-    compute_local_size,
-    count_views,
-    create_method,
-)
+from avatar_bench.training.ssl.methods import MethodOptions, choose_shape_options, compute_local_size, create_method
 from avatar_bench.training.ssl.multi_view_data import MultiViewDataModule
-from avatar_bench.training.ssl.pretrainer import KNN_ACCURACY, KnnProbe, Pretrainer, fit_pretraining
-from avatar_bench.training.stage_trainer import build_logger
+from avatar_bench.training.ssl.pretrainer import KNN_ACCURACY, PROBE_COLUMNS, KnnProbe, Pretrainer, PretrainingHistory
+from avatar_bench.training.stage_trainer import build_logger, run_trainer
 
 if TYPE_CHECKING:
     from avatar_bench.config.schema import PretrainConfig
@@ -81,24 +73,18 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     del weights  # the network has its own copy
     data = _build_data(settings, preprocessing, sides, learning)
     probe = _build_probe(settings, data, sides, learning)
-    options = build_trainer_options(settings)
     record |= {
         "versions": read_versions(),
-        "device": describe_device(settings, options),
+        "device": report_device(settings),
         "data": {"kind": settings.data.kind, "root": str(learning.root.absolute()), "fingerprint": sides.fingerprint},
     }
     write_record(folder, record)
-    print_line("  " + ", ".join(f"{what} {value}" for what, value in record["device"].items()), file=sys.stderr)
     resume, at = find_newest_checkpoint(folder / "checkpoints", staged=False) if settings.resume else (None, None)
     data.position = (at.epochs, at.batches) if at else (0, 0)
     logger = build_logger(folder, to_plain_values(settings))
-    try:
-        with record_duration(record, "train_seconds"):
-            fit_pretraining(module, data, folder, options, logger, probe, resume)
-    except DivergedError as error:
-        raise name_diverged_images(error, own_images) from error
-    finally:
-        ManagedLoader.end()
+    history = PretrainingHistory(folder, probe, settings.callbacks.progress)
+    with end_loaders(own_images), record_duration(record, "train_seconds"):
+        run_trainer(module, module.method, data, folder, settings, module.epochs, [history], logger, resume)
     return _complete_folder(settings, folder, record, module, preprocessing)
 
 
@@ -133,25 +119,16 @@ def _build(
     training = TrainingOptions(seed=settings.seed, **load_optimization(asdict(settings.optimizer)))
     epochs = min(settings.epochs, settings.trainer.max_epochs or sys.maxsize)
     rate = settings.lr or settings.method.lr
-    return Pretrainer(method, preprocessing.mean, preprocessing.std, training, rate, epochs), preprocessing
+    return Pretrainer(method, preprocessing, training, rate, epochs), preprocessing
 
 
 def _build_data(
     settings: PretrainConfig, preprocessing: Preprocessing, sides: Dataset, learning: Dataset
 ) -> MultiViewDataModule:
     how, size = settings.method, preprocessing.size
-    large, small = count_views(MethodOptions(how.name, local_views=how.local_views or 0))
-    views = RandomViews(
-        size,
-        how.crop_scale,
-        large,
-        small,
-        compute_local_size(size),
-        flip=how.flip,
-        jitter=how.jitter,
-        grey=how.grey,
-        blur=how.blur,
-    )
+    large, small = 1 if how.name == "mae" else 2, how.local_views or 0
+    chances = {name: getattr(how, name) for name in ("flip", "jitter", "grey", "blur")}
+    views = RandomViews(size, how.crop_scale, large, small, compute_local_size(size), **chances)
     hashes = pd.concat([learning.frame["sha256"], _select_labelled(sides, ("val", "calibration")).frame["sha256"]])
     return MultiViewDataModule(
         learning,
@@ -170,10 +147,8 @@ def _build_probe(
     """Build the k-NN probe from the labelled images of train and val; print a notice and return None without labels."""
     train, val = _select_labelled(learning, ("train",)), _select_labelled(sides, ("val", "calibration"))
     if len(train.classes) < 2 or not len(val):
-        print_line(
-            "no k-NN probe: it needs labelled images in val, and of two or more classes in train",
-            file=sys.stderr,
-        )
+        needs = "labelled images in val, and of two or more classes in train"
+        print_line(f"no k-NN probe: it needs {needs}", file=sys.stderr)
         return None
     return KnnProbe(
         train_batches=data.plain_loader(train),
@@ -212,25 +187,18 @@ def _complete_folder(
     )
     write_backbone(module.method.backbone, card, folder / BACKBONE_FILE)
     history = pd.read_csv(folder / "metrics.csv")
-    with use_language(settings.lang):
-        figure = draw_pretraining_curves(history)
-    with atomic_write(folder / "curves.png") as part:
-        figure.savefig(part, format="png")
+    with use_language(settings.lang), atomic_write(folder / "curves.png") as part:
+        draw_pretraining_curves(history).savefig(part, format="png")
     probed = history[history[KNN_ACCURACY].notna()]
     last = history.iloc[-1]
     record["weights_sha256"] = sha256_of_file(folder / BACKBONE_FILE)
     record["metrics"] = {"train/loss": float(last["train/loss"])}
-    learned_from = record["images"]["learned_from"]
-    budget = f"{format_count(learned_from, 'image')}, {format_count(card.epochs, 'epoch')}"
+    budget = f"{format_count(record['images']['learned_from'], 'image')}, {format_count(card.epochs, 'epoch')}"
     summary = f"{folder / BACKBONE_FILE}: {budget}, loss {last['train/loss']:.4f}"
     if len(probed):
         first, final = probed.iloc[0], probed.iloc[-1]
-        record["metrics"] |= {
-            name: float(final[name]) for name in (KNN_ACCURACY, "probe/knn_low", "probe/knn_high", "probe/n")
-        }
-        record["before"] = {
-            name: float(first[name]) for name in (KNN_ACCURACY, "probe/knn_low", "probe/knn_high", "probe/n")
-        }
+        record["metrics"] |= {name: float(final[name]) for name in PROBE_COLUMNS}
+        record["before"] = {name: float(first[name]) for name in PROBE_COLUMNS}
         before, after = _format_accuracy(first), _format_accuracy(final)
         summary += f"; k-NN accuracy {after}, before training {before} (n = {final['probe/n']:.0f})"
     model = record["model"] + f" model.backbone={card.backbone}" * (record["model"] == "timm")

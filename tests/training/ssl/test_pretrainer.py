@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 
+from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import DivergedError
 from avatar_bench.training.optimization import TrainingOptions
 from avatar_bench.training.ssl.methods import MethodOptions, create_method
@@ -23,7 +24,9 @@ OPTIONS = {
 def module_of(method: str, **options: object) -> Pretrainer:
     net = timm.create_model("test_vit", num_classes=0, img_size=64)
     given = TrainingOptions(seed=3, weight_decay=0.3, **options)  # type: ignore[arg-type]
-    return Pretrainer(create_method(net, 64, OPTIONS[method]), (0.5,) * 3, (0.5,) * 3, given, 1.0, 2)
+    return Pretrainer(
+        create_method(net, 64, OPTIONS[method]), Preprocessing(64, "squash", (0.5,) * 3, (0.5,) * 3), given, 1.0, 2
+    )
 
 
 @pytest.mark.parametrize("method", OPTIONS)
@@ -32,8 +35,9 @@ def test_layers_far_from_the_head_learn_slower_and_norms_do_not_decay(method: st
     groups = module.configure_optimizers().param_groups
     told = {weight: (group["lr"], group["weight_decay"]) for group in groups for weight in group["params"]}
     assert told.keys() == {weight for weight in module.parameters() if weight.requires_grad}
-    student = dict(module.method.student.named_parameters())
-    positions = module.method.student.no_weight_decay()  # type: ignore[operator]
+    net = getattr(module.method, "student", module.method.backbone)
+    student = dict(net.named_parameters())
+    positions = net.no_weight_decay()
     for weight, (_, decay) in told.items():
         named = any(weight is student[name] for name in positions if name in student)
         assert decay == (0.0 if weight.ndim <= 1 or named else 0.3)
