@@ -34,7 +34,10 @@ class Option:
         known, (low, high) = self.list_choices(), self.range or (None, None)
         given = value if isinstance(value, list | tuple) else [value]
         if known and value is not None and any(each not in known for each in given):
-            return f"{'some' if isinstance(value, list | tuple) else 'one'} of {', '.join(map(str, known))}"
+            return (
+                self.expected
+                or f"{'some' if isinstance(value, list | tuple) else 'one'} of {', '.join(map(str, known))}"
+            )
         if (
             self.range
             and value is not None
