@@ -38,11 +38,8 @@ class Option:
                 self.expected
                 or f"{'some' if isinstance(value, list | tuple) else 'one'} of {', '.join(map(str, known))}"
             )
-        if (
-            self.range
-            and value is not None
-            and any((low is not None and each < low) or (high is not None and each > high) for each in given)
-        ):
+        outside = ((low is not None and each < low) or (high is not None and each > high) for each in given)
+        if value is not None and any(outside):
             return self.expected or _describe_range(low, high)
         return self.expected if self.check is not None and not self.check(value) else None
 

@@ -57,11 +57,11 @@ def check_values(values: Mapping[Any, Any], where: str = "") -> None:
         option = f"{around}.{key}".lstrip(".")
         if key in INSTANTIATE_KEYS and not (key == "_target_" and value in ALLOWED_TARGETS.get(around, ())):
             raise ConfigError(
-                f"{place}{option}={_truncate(value)}: options cannot name an object to build.",
+                f"{place}{option}={truncate(value)}: options cannot name an object to build.",
                 "Expected plain values; put your own code into a block: a .py file beside its yaml.",
             )
         if isinstance(value, str) and not around.startswith(_COMMAND_LINE_NODES):
-            check_interpolations(f"{place}{option}={_truncate(value)}", value)
+            check_interpolations(f"{place}{option}={truncate(value)}", value)
             interpolations += len(_INTERPOLATION.findall(value))
     if interpolations > MAX_INTERPOLATIONS:
         raise ConfigError(f"{place}expected at most {MAX_INTERPOLATIONS} interpolations (${{...}}): write values out.")
@@ -102,6 +102,12 @@ def escape_interpolations(values: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", values) if isinstance(values, str) else values
 
 
+def truncate(value: Any, length: int = 100) -> str:
+    """Return a value as text, shortened to a number of characters."""
+    text = str(value)
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
 def _walk_values(values: Any, option: str = "") -> Iterator[tuple[str, str, Any]]:
     """Yield each nested value as (parent option, key, value)."""
     pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
@@ -109,11 +115,6 @@ def _walk_values(values: Any, option: str = "") -> Iterator[tuple[str, str, Any]
         yield option, str(key), value
         if isinstance(value, Mapping | list):
             yield from _walk_values(value, f"{option}.{key}".lstrip("."))
-
-
-def _truncate(value: Any, length: int = 100) -> str:
-    text = str(value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _check_hydra_options(hydra: Mapping[str, Any]) -> None:
