@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except BrokenPipeError:  # the reader of the pipe, such as head, has exited
-            _close_stdout()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter would report it at exit
             return 0
         except Exception as error:
             lines, code = explain(error)
@@ -55,8 +55,10 @@ def _dispatch(words: list[str]) -> int:
         print(_format_usage())
     elif command == "--version" or "--version" in rest:
         print(f"avatar-bench {__version__}")
-    elif command not in catalogue.find_commands():
-        _refuse_unknown_command(command)
+    elif command not in (known := catalogue.find_commands()):
+        nearest = suggest_names(command, known)
+        suggestion = f"; {nearest}" if nearest else ""
+        raise ConfigError(f"{command}: no such command{suggestion}", f"commands: {' '.join(known)}")
     elif command in PLAIN_COMMANDS:
         _run_plain_command(command, rest)
     elif "--help" in rest or "-h" in rest:
@@ -70,25 +72,9 @@ def _format_usage() -> str:
     known = catalogue.find_commands()
     width = max(map(len, known))
     lines = [f"  {name:{width}}  {what}" for name, what in known.items()]
-    return "\n".join(
-        [
-            "avatar-bench COMMAND [option=value ...]",
-            "Is this avatar a real photo, a drawing, or AI-generated?",
-            "",
-            *lines,
-            "",
-            "avatar-bench COMMAND --help lists its options; avatar-bench list KIND lists the choices",
-        ]
-    )
-
-
-def _refuse_unknown_command(command: str) -> NoReturn:
-    known = catalogue.find_commands()
-    nearest = suggest_names(command, known)
-    raise ConfigError(
-        f"{command}: no such command" + (f"; {nearest}" if nearest else ""),
-        f"commands: {' '.join(known)}",
-    )
+    heading = "avatar-bench COMMAND [option=value ...]\nIs this avatar a real photo, a drawing, or AI-generated?\n"
+    hint = "\navatar-bench COMMAND --help lists its options; avatar-bench list KIND lists the choices"
+    return "\n".join([heading, *lines, hint])
 
 
 def _run_plain_command(command: str, words: list[str]) -> None:
@@ -114,13 +100,9 @@ def _run_with_hydra(command: str, words: list[str]) -> int:
     quoted = overrides.quote_paths(given, multirun)
     if not multirun:
         return _call_hydra(command, flags, quoted, None)
-    if command == "train":
-        folder = overrides.choose_sweep_folder(given)
-        return _call_hydra(command, flags, quoted + overrides.make_sweep_overrides(quoted, folder), folder)
     with tempfile.TemporaryDirectory() as scratch:  # Hydra's sweeper always writes a multirun.yaml
-        return _call_hydra(
-            command, flags, quoted + overrides.make_sweep_overrides(quoted, Path(scratch)), Path(scratch)
-        )
+        folder = overrides.choose_sweep_folder(given) if command == "train" else Path(scratch)
+        return _call_hydra(command, flags, quoted + overrides.make_sweep_overrides(quoted, folder), folder)
 
 
 def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path | None) -> int:
@@ -184,11 +166,6 @@ def _exit_on_sigterm(last: bool) -> Iterator[None]:
         if last:
             atexit.register(gc.freeze)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _close_stdout() -> None:
-    """Redirect stdout to devnull, so that the interpreter does not report the closed pipe again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import is_dataclass
-from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -18,10 +14,9 @@ from avatar_bench.config import overrides
 from avatar_bench.config import schema as config
 from avatar_bench.config.catalogue import describe_choices, find_conf_folder, read_summary
 from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
-from avatar_bench.config.entries import find_entries, find_entry
-from avatar_bench.config.options import iterate_options
+from avatar_bench.config.entries import find_entry
+from avatar_bench.config.options import Option, iterate_options
 
-_LINES = re.MULTILINE | re.DOTALL
 # set by the choice of the group, not by the user
 _SET_BY_GROUP = ("data.kind", "mode.name", "method.name", "optimizer.name", "logger.name")
 
@@ -44,11 +39,13 @@ def format_help(command: str, words: Sequence[str] = ()) -> str:
         if group == "mode" and command in COMMANDS_WITHOUT_MODE:
             continue
         names = [name for name in describe_choices(group) if name != "run" or command == "evaluate"]
-        lines.append(_format_row(f"{group}={_format_value(chosen.get(group, default))}", f"one of: {' '.join(names)}"))
+        lines.append(_format_row(group, chosen.get(group, default), f"one of: {' '.join(names)}"))
     lines += [*[""] * (len(lines) > 3), *_format_options(cfg, config.SCHEMAS[command], left_out=groups), ""]
-    if "block" in groups:
-        for name, options in cfg.block.items():
-            lines += [*_format_block(str(name), options or {}), ""]
+    for name, options in cfg.block.items() if "block" in groups else ():
+        lines.append(f"block {name}: {describe_choices('block')[name]}")
+        for each, known in iterate_options(find_entry("block", str(name)).load_class()):
+            lines.append(_format_row(f"block.{name}.{each.name}", options[each.name], _describe(known)))
+        lines.append("")
     if command == "evaluate":
         lines.append("evaluate --help block=NAME lists the options of another block")
     lines.append("-m runs one job for each of several values (a=1,2)")
@@ -64,55 +61,24 @@ def _read_groups(command: str) -> dict[str, Any]:
 
 def _format_options(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collection[str] = ()) -> Iterator[str]:
     """Yield a row for each option, top-level options before nested ones."""
+    notes = {each.name: _describe(known) for each, known in iterate_options(schema)}
     below: list[str] = []
     for name in schema.__dataclass_fields__:
-        value: Any = None if OmegaConf.is_missing(cfg, name) else cfg[name]
+        value: Any = "..." if OmegaConf.is_missing(cfg, name) else cfg[name]
         kind = OmegaConf.get_type(value) if isinstance(value, DictConfig) else None
         if is_dataclass(kind):
             below += _format_options(value, kind, f"{prefix}{name}.", _SET_BY_GROUP)
         elif not (isinstance(value, DictConfig) and value) and f"{prefix}{name}" not in left_out:
-            yield _format_row(
-                f"{prefix}{name}={_format_default(cfg, name)}", _describe_option(prefix + name, schema, name)
-            )
+            yield _format_row(prefix + name, value, notes.get(name, ""))
     yield from below
 
 
-def _format_block(name: str, options: Mapping[Any, Any]) -> Iterator[str]:
-    """Yield the summary of a block, and a row for each of its options."""
-    yield f"block {name}: {describe_choices('block')[name]}"
-    for each, known in iterate_options(find_entry("block", name).load_class()):
-        note = known.help + (f": {' '.join(map(str, known.list_choices()))}" if known.choices else "")
-        yield _format_row(f"block.{name}.{each.name}={_format_value(options[each.name])}", note)
+def _describe(known: Option) -> str:
+    return "; ".join(filter(None, [" | ".join(map(str, known.list_choices())), known.help]))
 
 
-def _describe_option(option: str, schema: Any, name: str) -> str:
-    kind = config.ENTRY_OPTIONS.get(option)
-    allowed = find_entries(kind) if kind else config.OPTION_CHOICES.get(option)
-    return _read_comments(schema).get(name) or ("one of: " + " ".join(allowed) if allowed else "")
-
-
-def _format_default(cfg: DictConfig, name: str) -> str:
-    return "..." if OmegaConf.is_missing(cfg, name) else _format_value(cfg[name])
-
-
-def _format_row(option: str, note: str) -> str:
-    return f"  {option:34}  {note}".rstrip()
-
-
-@cache
-def _read_comments(schema: Any) -> dict[str, str]:
-    """Return the comment of each option of a schema, cut from its module: inspect would parse it for each class."""
-    found: dict[str, str] = {}
-    for one in reversed(schema.__mro__):
-        if "__dataclass_fields__" in vars(one):
-            body = re.search(rf"^class {one.__name__}\b.*?(?=^\S|\Z)", _read_source(one.__module__), _LINES)
-            found |= dict(re.findall(r"^    (\w+): .*?  # (.+)$", body[0] if body else "", re.MULTILINE))
-    return found
-
-
-@cache
-def _read_source(module: str) -> str:
-    return inspect.getsource(sys.modules[module])
+def _format_row(option: str, value: Any, note: str) -> str:
+    return f"  {f'{option}={_format_value(value)}':34}  {note}".rstrip()
 
 
 def _format_value(value: Any) -> str:

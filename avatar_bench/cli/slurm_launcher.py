@@ -16,17 +16,10 @@ from avatar_bench.cli.task import JobError
 
 POLL_SECONDS = 5.0  # between two queries to SLURM
 CLUSTER_GRACE_SECONDS = 15.0  # for a slow file system to show a job's result
-ENDED_STATES = {
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "DEADLINE",
-    "FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "PREEMPTED",
-    "TIMEOUT",
-}
+ENDED_STATES = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
+    *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
+)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from avatar_bench.cli.slurm_launcher import wait_for_all_jobs
 from avatar_bench.cli.task import FAILED_JOBS_EXIT_CODE, JobError
 from avatar_bench.config.error_messages import explain
 from avatar_bench.config.overrides import name_job
+from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.csv_io import write_csv
@@ -90,7 +91,7 @@ class Sweep:
         return FAILED_JOBS_EXIT_CODE * any(row[1] != "finished" for row in rows)
 
     def _print_summary(self, rows: Sequence[tuple[str, ...]]) -> None:
-        print(format_table([JOBS_COLUMNS, *((*row[:4], _truncate(row[4])) for row in rows)]), file=sys.stderr)
+        print(format_table([JOBS_COLUMNS, *((*row[:4], truncate(row[4])) for row in rows)]), file=sys.stderr)
         write_csv(pd.DataFrame(rows, columns=list(JOBS_COLUMNS)), self.folder / JOBS_FILE)
         done = [row for row in rows if row[1] == "finished"]
         if (self.folder / OPTUNA_RESULTS).is_file() and done:
@@ -165,7 +166,3 @@ def _mark_interrupted(record: RunRecord, reason: str) -> RunRecord:
 def _read_mtime(folder: Path) -> int | None:
     file = folder / RECORD
     return file.stat().st_mtime_ns if file.is_file() else None
-
-
-def _truncate(text: str, length: int = 100) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -13,20 +13,13 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.base import Container
 
 from avatar_bench.config.validation import check_interpolations, check_values
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.yaml_io import MAX_YAML_CHARACTERS, MAX_YAML_DEPTH, MAX_YAML_NODES, read_checked_text
+from avatar_bench.files.yaml_io import MAX_YAML_DEPTH, read_checked_text
 
-MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDE_COMMAS = (
-    1 << 16,
-    1000,
-)  # Hydra needs a second to parse an override of this size
-
+MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDE_COMMAS = 1 << 16, 1000  # Hydra needs a second to parse such an override
 COMMANDS_WITHOUT_MODE = ("pretrain",)  # they use a model's yaml, but not the training mode that it sets
-
-_resolve_interpolation = Container._resolve_interpolation_from_parse_tree
 
 
 class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
@@ -40,7 +33,6 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
         self, config_name: str | None, overrides: list[str], *args: Any, **options: Any
     ) -> DictConfig:
         """Compose a configuration; raise ConfigError if it, or Hydra's own node, holds an object to build."""
-        InterpolationBudget.left = MAX_YAML_NODES
         for word in overrides:
             _check_override(word)
         if config_name in COMMANDS_WITHOUT_MODE:
@@ -52,40 +44,14 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
         return cfg
 
 
-class InterpolationBudget:
-    """Remaining cost of interpolations until the next composition: 1 per value, 20 per call."""
-
-    left = MAX_YAML_NODES
-
-    @classmethod
-    def charge_node(cls, node: Any) -> None:
-        """Charge the size of a resolved node; raise ConfigError if the budget is exceeded."""
-        if isinstance(node, Container):
-            for value in node._content.values() if isinstance(node._content, dict) else node._content or ():
-                cls.charge_node(value)
-        value = getattr(node, "_val", None)
-        cls.charge(1 + (len(value) * MAX_YAML_NODES // MAX_YAML_CHARACTERS if isinstance(value, str) else 0))
-
-    @classmethod
-    def charge(cls, cost: int) -> None:
-        """Subtract a cost from the budget; raise ConfigError if it is exceeded."""
-        cls.left -= cost
-        if cls.left < 0:
-            raise ConfigError(
-                f"interpolations (${{...}}) exceed {MAX_YAML_NODES} values or {MAX_YAML_CHARACTERS} characters.",
-                "Expected each to expand to a few values; some here multiply others.",
-            )
-
-
 def install() -> None:
-    """Patch Hydra to use CheckedLoader, file size limits and InterpolationBudget; it has no hooks for these."""
+    """Patch Hydra to use CheckedLoader and the limits of files; it has no hooks for these."""
     hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc, attr-defined, unused-ignore]
     Plugins.instance()  # registers the file source
     # patch the class itself: a replacement would be refused in the processes of a sweep
     files: Any = SourcesRegistry.instance().types["file"]
     if not hasattr(files, "plain_load_config"):
         files.plain_load_config, files.load_config = files.load_config, _load_within_limits
-    Container._resolve_interpolation_from_parse_tree = _resolve_within_budget  # type: ignore[method-assign, assignment]
 
 
 def _remove_mode(command: str, overrides: list[str]) -> list[str]:
@@ -94,13 +60,6 @@ def _remove_mode(command: str, overrides: list[str]) -> list[str]:
         if word.lstrip("+").partition("=")[0].split(".")[0] == "mode":
             raise ConfigError(f"{word}: {command} has no modes; it trains every layer")
     return [*(word for word in overrides if word != "~mode"), "~mode"]
-
-
-def _resolve_within_budget(self: Container, *args: Any, **options: Any) -> Any:
-    InterpolationBudget.charge(20)
-    found = _resolve_interpolation(self, *args, **options)
-    InterpolationBudget.charge_node(found)
-    return found
 
 
 def _load_within_limits(self: Any, config_path: str) -> ConfigResult:
@@ -123,9 +82,7 @@ def _check_override(word: str) -> None:
     depth = list(accumulate(1 if mark in "([{" else -1 if mark in ")]}" else 0 for mark in value))
     deep, many = max(depth, default=0) > MAX_YAML_DEPTH, value.count(",") > MAX_OVERRIDE_COMMAS
     if deep or many or len(word) > MAX_OVERRIDE_CHARACTERS:
-        limits = (
-            f"{MAX_OVERRIDE_CHARACTERS} characters, {MAX_OVERRIDE_COMMAS} elements, or nested {MAX_YAML_DEPTH} deep"
-        )
+        limits = f"{MAX_OVERRIDE_CHARACTERS} characters, {MAX_OVERRIDE_COMMAS} elements, or {MAX_YAML_DEPTH} levels"
         raise ConfigError(
             f"{key[:100]}: the value exceeds {limits}.",
             "Put long lists into a yaml file in your own folder: -cd DIR",

@@ -11,20 +11,15 @@ from pathlib import Path
 
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.config.entries import is_of_user
+from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import escape_control_characters, hide_credentials
 from avatar_bench.errors import AvatarBenchError, OutputError, suggest_names
 
 MAX_LINE_CHARACTERS = 1000
 _MAX_LISTED_OPTIONS = 40
 _DISK_ERRORS = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOSPC,
-    errno.EROFS,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
+    *(errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
 )
 # messages of torch on CPU and GPU, OpenCV and C++
 _OUT_OF_MEMORY = re.compile(
@@ -48,11 +43,9 @@ def explain(error: BaseException) -> tuple[tuple[str, ...], int]:
 def format_error(error: BaseException) -> tuple[tuple[str, ...], int]:
     """Return the message lines and exit code of an error, printable and without passwords."""
     lines, code = _describe_error(error)
-    return tuple(_truncate(escape_control_characters(hide_credentials(line))) for line in lines), code
-
-
-def _truncate(line: str) -> str:
-    return line if len(line) <= MAX_LINE_CHARACTERS else f"{line[: MAX_LINE_CHARACTERS - 3]}..."
+    return tuple(
+        truncate(escape_control_characters(hide_credentials(line)), MAX_LINE_CHARACTERS) for line in lines
+    ), code
 
 
 def _describe_error(error: BaseException) -> tuple[tuple[str, ...], int]:
@@ -77,10 +70,9 @@ def _describe_error(error: BaseException) -> tuple[tuple[str, ...], int]:
 
 def _find_users_line(error: BaseException) -> str:
     """Return the file and line of a user's entry that an error passed through, the innermost; empty if none."""
-    frames = [
-        frame for frame in traceback.walk_tb(error.__traceback__) if is_of_user(frame[0].f_globals.get("__name__", ""))
-    ]
-    return f"{frames[-1][0].f_code.co_filename}, line {frames[-1][1]}" if frames else ""
+    passed = traceback.walk_tb(error.__traceback__)
+    places = [(frame, line) for frame, line in passed if is_of_user(frame.f_globals.get("__name__", ""))]
+    return f"{places[-1][0].f_code.co_filename}, line {places[-1][1]}" if places else ""
 
 
 def _describe_shortage(error: BaseException) -> tuple[str, ...]:
@@ -140,9 +132,8 @@ def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...
     listed = text.partition("Available options")[2].partition("search path:")[0]
     known = re.findall(r"^\t(\S+)$", listed, re.MULTILINE) or list(find_choices(group))
     nearest = suggest_names(name, known)
-    return (f"{group}={name}: no such {group}" + (f"; {nearest}" if nearest else ""),) + (
-        (f"there are: {' '.join(known)}",) if known else ()
-    )
+    what = f"{group}={name}: no such {group}" + (f"; {nearest}" if nearest else "")
+    return (what, f"there are: {' '.join(known)}") if known else (what,)
 
 
 def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ...]:

@@ -34,12 +34,12 @@ class Option:
         known, (low, high) = self.list_choices(), self.range or (None, None)
         given = value if isinstance(value, list | tuple) else [value]
         if known and value is not None and any(each not in known for each in given):
-            return f"{'some' if isinstance(value, list | tuple) else 'one'} of {', '.join(map(str, known))}"
-        if (
-            self.range
-            and value is not None
-            and any((low is not None and each < low) or (high is not None and each > high) for each in given)
-        ):
+            return (
+                self.expected
+                or f"{'some' if isinstance(value, list | tuple) else 'one'} of {', '.join(map(str, known))}"
+            )
+        outside = ((low is not None and each < low) or (high is not None and each > high) for each in given)
+        if value is not None and any(outside):
             return self.expected or _describe_range(low, high)
         return self.expected if self.check is not None and not self.check(value) else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from avatar_bench.config import config_loader
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES, find_choices, list_blocks
 from avatar_bench.config.entries import find_entries, find_entry, find_user_folders
-from avatar_bench.config.options import iterate_options
+from avatar_bench.config.options import iterate_options, option
 from avatar_bench.config.overrides import quote
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import ConfigError, suggest_names
@@ -32,6 +32,37 @@ from avatar_bench.training.optimizers.sam import SAM
 from avatar_bench.training.optimizers.sgd import SGD
 from avatar_bench.training.schedules.cosine import Cosine
 from avatar_bench.training.schedules.plateau import Plateau
+
+
+def _choose(*names: str) -> dict[str, Any]:
+    return {"choices": names, "expected": _format_alternatives(names)}
+
+
+def _format_alternatives(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+
+
+# what option() is told of values that several options accept
+_COUNT: dict[str, Any] = {"check": lambda value: value >= 1, "expected": "at least 1"}
+_NATURAL: dict[str, Any] = {"check": lambda value: value >= 0, "expected": "0 or more"}
+_POSITIVE: dict[str, Any] = {"check": lambda value: 0 < value < math.inf, "expected": "more than 0"}
+_FRACTION: dict[str, Any] = {"check": lambda value: 0 < value <= 1, "expected": "more than 0 and at most 1"}
+_PROBABILITY: dict[str, Any] = {"check": lambda value: 0 <= value <= 1, "expected": "from 0 to 1"}
+_INSIDE: dict[str, Any] = {"check": lambda value: 0 < value < 1, "expected": "between 0 and 1"}
+_SEED: dict[str, Any] = {"check": lambda value: 0 <= value < 2**32, "expected": "from 0 to 4294967295"}
+_WORKERS: dict[str, Any] = {"check": lambda value: 0 <= value <= 256, "expected": "from 0 to 256 processes"}
+_THREADS: dict[str, Any] = {"check": lambda value: 1 <= value <= 1024, "expected": "from 1 to 1024 threads"}
+_SIDE: dict[str, Any] = {"check": lambda value: 1 <= value <= 4096, "expected": "from 1 to 4096 pixels"}
+_FOLDS: dict[str, Any] = {"check": lambda value: value >= 3, "expected": "at least 3: test, val and train"}
+_ANGLE: dict[str, Any] = {"check": lambda value: 0 <= value <= 180, "expected": "from 0 to 180 degrees"}
+_SMOOTHING: dict[str, Any] = {"check": lambda value: 0 <= value < 1, "expected": "0 or more and less than 1"}
+_JITTER: dict[str, Any] = {
+    "check": lambda values: len(values) == 4 and min(values) >= 0,
+    "expected": "four numbers, 0 or more",
+}
+_MULTIPLE: dict[str, Any] = {"check": lambda value: value >= 32 and value % 32 == 0, "expected": "a multiple of 32"}
+_LANGUAGE, _SPLIT_BY, _EQUALISE = _choose("en", "ru"), _choose("group", "source", "generator"), _choose("jpeg")
+_ACCELERATOR = _choose("auto", "cpu", "gpu")
 
 
 @dataclass
@@ -47,142 +78,152 @@ class StageConfig:
 class ModeConfig:
     name: str = MISSING
     stages: list[StageConfig] = MISSING
-    shots: int | None = None  # images per class of the training split; null: all
-    val_shots: int | None = None  # images per class of val; null: all
-    balance: str = "sampler"  # sampler | loss | none
+    shots: int | None = option(None, help="images per class of the training split; null: all", **_COUNT)
+    val_shots: int | None = option(None, help="images per class of val; null: all", **_COUNT)
+    balance: str = option(
+        "sampler", help="how classes of unequal size are balanced", **_choose("sampler", "loss", "none")
+    )
 
 
 @dataclass
 class ModelConfig:
-    backbone: str = MISSING  # a name of timm, or of your own backbone/
-    weights: str = "hub"  # hub | none | package | PATH
-    package: dict[str, str] | None = None  # pip distribution, file (glob), layout
-    options: dict[str, Any] = field(default_factory=dict)  # of the network, e.g. drop_path_rate
+    backbone: str = option(MISSING, help="a name of timm, or of your own backbone/")
+    weights: str = option("hub", help="hub | none | package | PATH")
+    package: dict[str, str] | None = option(None, help="pip distribution, file (glob), layout")
+    options: dict[str, Any] = option({}, help="of the network, e.g. drop_path_rate")
 
 
 @dataclass
 class SplitConfig:
-    seed: int = 0
-    folds: int = 10  # one fold is test, the next one val, the others train
-    by: str | None = None  # group | source | generator: make a new split; null: the data set's split, else by group
-    held_out: list[str] = field(default_factory=list)  # test units for by=source|generator; none: drawn at random
-    at_least: int = 20  # minimum images (after data.limit) of a held-out unit in leave-one-out sweeps
+    seed: int = option(0, help="of the folds and of the draws", **_SEED)
+    folds: int = option(10, help="one fold is test, the next one val, the others train", **_FOLDS)
+    by: str | None = option(None, help="null: as the data set states, or group", **_SPLIT_BY)
+    held_out: list[str] = option([], help="test units for by=source|generator; none: drawn at random")
+    at_least: int = option(20, help="minimum images of a held-out unit in a sweep, after data.limit", **_COUNT)
 
 
 @dataclass
 class AugmentConfig:
-    flip: float = 0.5  # probability
-    jitter: list[float] = field(default_factory=lambda: [0.2, 0.2, 0.2, 0.05])  # brightness, contrast, saturation, hue
-    rotation: float = 10.0  # degrees, in both directions; 0: off
-    noise: float = 0.02  # maximum standard deviation, as a fraction of 255; 0: off
-    mixup: float = 0.0  # alpha of the Beta distribution; 0: off
-    others: dict[str, Any] = field(default_factory=dict)  # augmentations of your own: {NAME: {OPTION: VALUE}}
+    flip: float = option(0.5, help="probability", **_PROBABILITY)
+    jitter: list[float] = option([0.2, 0.2, 0.2, 0.05], help="brightness, contrast, saturation, hue", **_JITTER)
+    rotation: float = option(10.0, help="degrees, in both directions; 0: off", **_ANGLE)
+    noise: float = option(0.02, help="maximum standard deviation, as a fraction of 255; 0: off", **_PROBABILITY)
+    mixup: float = option(0.0, help="alpha of the Beta distribution; 0: off", **_NATURAL)
+    others: dict[str, Any] = option({}, help="augmentations of your own: {NAME: {OPTION: VALUE}}")
 
 
 @dataclass
 class ImagesConfig:
-    kind: str = MISSING  # folder | manifest | demo | run
-    name: str | None = None  # name of the data set; null: the folder's name or the file's stem
-    root: str | None = None  # for data=folder
-    manifest: str | None = None  # for data=manifest: a CSV with columns path,label
-    image_size: int | None = None  # pixels per side; null in evaluate: the checkpoint's
-    resize: str | None = None  # squash | crop | pad; null in evaluate: the checkpoint's
-    equalise: str | None = None  # jpeg: re-encode all images alike first; null in evaluate: the checkpoint's
-    batch_size: Any = 32  # a number; in train also {cpu: N, cuda: N}
-    workers: int = 2  # image-loading processes
-    sources: dict[str, Any] = field(default_factory=dict)  # for data=demo: its sources, see conf/source
-    blind_sources: list[str] = field(default_factory=list)  # for data=demo: sources of its blind set
-    ood_sources: dict[str, list[str]] = field(default_factory=dict)  # for data=demo: its out-of-domain sets
-    prepare: dict[str, Any] = field(default_factory=dict)  # for data=demo: build options, see prepare --help
-    cache_gb: float = 4.0  # size limit of the shared cache of resized images; 0: off
-    blind: str | None = None  # external test set, of sources never used in training: a folder or a manifest
-    ood: dict[str, str] = field(default_factory=dict)  # further test sets: {name: folder or manifest}
-    ood_root: str | None = None  # a folder of further sets: each subfolder is one, named after it
+    kind: str = option(MISSING, help="kind of the data set", **_choose("folder", "manifest", "demo", "run"))
+    name: str | None = option(None, help="name of the data set; null: the folder's name or the file's stem")
+    root: str | None = option(None, help="for data=folder")
+    manifest: str | None = option(None, help="for data=manifest: a CSV with columns path,label")
+    image_size: int | None = option(None, help="pixels per side; null in evaluate: the checkpoint's", **_SIDE)
+    resize: str | None = option(None, help="null in evaluate: the checkpoint's", **_choose("squash", "crop", "pad"))
+    equalise: str | None = option(
+        None, help="re-encode all images first; null in evaluate: the checkpoint's", **_EQUALISE
+    )
+    batch_size: Any = option(32, help="a number; in train also {cpu: N, cuda: N}")
+    workers: int = option(2, help="image-loading processes", **_WORKERS)
+    sources: dict[str, Any] = option({}, help="for data=demo: its sources, see conf/source")
+    blind_sources: list[str] = option([], help="for data=demo: sources of its blind set")
+    ood_sources: dict[str, list[str]] = option({}, help="for data=demo: its out-of-domain sets")
+    prepare: dict[str, Any] = option({}, help="for data=demo: build options, see prepare --help")
+    cache_gb: float = option(4.0, help="size limit of the shared cache of resized images; 0: off", **_NATURAL)
+    blind: str | None = option(None, help="external test set, of sources never used in training: folder or manifest")
+    ood: dict[str, str] = option({}, help="further test sets: {name: folder or manifest}")
+    ood_root: str | None = option(None, help="a folder of further sets: each subfolder is one, named after it")
 
 
 @dataclass
 class SplitDataConfig(ImagesConfig):
     split: SplitConfig = field(default_factory=SplitConfig)
-    fold: int = 0  # index of the test fold
-    fraction: float = 1.0  # of the training split
-    val_fraction: float = 1.0  # of the val split
-    limit: int | None = None  # images drawn from the whole set before it is split
+    fold: int = option(0, help="index of the test fold", **_NATURAL)
+    fraction: float = option(1.0, help="of the training split", **_FRACTION)
+    val_fraction: float = option(1.0, help="of the val split", **_FRACTION)
+    limit: int | None = option(None, help="images drawn from the whole set before it is split", **_COUNT)
 
 
 @dataclass
 class DataConfig(SplitDataConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    augmented_copies: int | None = None  # fixed copies per image, used in turn; null: new augmentation each epoch
+    augmented_copies: int | None = option(
+        None, help="fixed copies per image; null: new augmentation each epoch", **_COUNT
+    )
 
 
 @dataclass
 class ScheduleConfig:
-    name: str = "none"
-    options: dict[str, Any] = field(default_factory=dict)  # of a schedule of your own
-    warmup_epochs: float = Cosine.warmup_epochs  # of cosine; may be fractional
-    factor: float = Plateau.factor  # of plateau
-    patience: int = Plateau.patience  # of plateau
+    name: str = option("none", help="learning rate schedule", choices=lambda: find_entries("schedule"))
+    options: dict[str, Any] = option({}, help="of a schedule of your own")
+    warmup_epochs: float = option(Cosine.warmup_epochs, help="of cosine; may be fractional")
+    factor: float = option(Plateau.factor, help="of plateau")
+    patience: int = option(Plateau.patience, help="of plateau")
 
 
 @dataclass
 class OptimizerConfig:
     name: str = MISSING
-    options: dict[str, Any] = field(default_factory=dict)  # of an optimizer of your own, or of the base of sam
-    weight_decay: float = 0.01
-    momentum: float = SGD.momentum  # of sgd
-    rho: float | None = None  # of sam: radius of the weight perturbation
-    adaptive: bool | None = None  # of sam: scale the perturbation by each weight's size
-    base: str | None = None  # of sam: base optimizer, any of the others
-    layer_decay: float | None = None  # learning rate factor per layer away from the head; null: one rate for all
-    decay_norms: bool = True  # also decay norms, biases, tokens and position embeddings
+    options: dict[str, Any] = option({}, help="of an optimizer of your own, or of the base of sam")
+    weight_decay: float = option(0.01, help="0: off", **_NATURAL)
+    momentum: float = option(SGD.momentum, help="of sgd")
+    rho: float | None = option(None, help="of sam: radius of the weight perturbation")
+    adaptive: bool | None = option(None, help="of sam: scale the perturbation by each weight's size")
+    base: str | None = option(None, help="of sam: base optimizer, any of the others")
+    layer_decay: float | None = option(
+        None, help="learning rate factor per layer away from the head; null: none", **_FRACTION
+    )
+    decay_norms: bool = option(True, help="also decay norms, biases, tokens and position embeddings")
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
 @dataclass
 class TrainerConfig:
-    accelerator: str = "auto"
+    accelerator: str = option("auto", help="device", **_choose("auto", "cpu", "gpu", "cuda", "mps"))
     devices: Any = 1
     strategy: str = "auto"
-    precision: str = "32"  # 32 | auto (chosen by autotune) | amp | 16-mixed | bf16-mixed
-    max_epochs: int | None = None  # limit for each stage
-    limit_batches: int | None = None  # limit for each epoch
-    threads: int | None = None
+    precision: str = option(
+        "32", help="auto: chosen by autotune", **_choose("32", "auto", "amp", "16-mixed", "bf16-mixed")
+    )
+    max_epochs: int | None = option(None, help="limit for each stage", **_COUNT)
+    limit_batches: int | None = option(None, help="limit for each epoch", **_COUNT)
+    threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)
     channels_last: bool = True
     compile: bool = False
-    gradient_clip: float | None = None
-    accumulate: int = 1
+    gradient_clip: float | None = option(None, help="maximum norm of the gradient", **_POSITIVE)
+    accumulate: int = option(1, help="batches per optimizer step", **_COUNT)
 
 
 @dataclass
 class CallbacksConfig:
-    early_stopping: int | None = None  # epochs without improvement of val macro-F1
-    ema: float | None = None  # decay of the averaged weights
-    swa: int | None = None  # average the epoch weights from this epoch of a stage on
-    others: dict[str, Any] = field(default_factory=dict)  # callbacks of your own: {name: {option: value}}
-    save_minutes: float = 5.0  # minutes between checkpoints within an epoch; 0: after every step
+    early_stopping: int | None = option(None, help="epochs without improvement of val macro-F1", **_COUNT)
+    ema: float | None = option(None, help="decay of the averaged weights", **_INSIDE)
+    swa: int | None = option(None, help="average the epoch weights from this epoch of a stage on", **_NATURAL)
+    others: dict[str, Any] = option({}, help="callbacks of your own: {name: {option: value}}")
+    save_minutes: float = option(5.0, help="minutes between checkpoints in an epoch; 0: after every step", **_NATURAL)
     progress: bool = True
 
 
 @dataclass
 class LoggerConfig:
     name: str = MISSING
-    options: dict[str, Any] = field(default_factory=dict)  # of a logger of your own
+    options: dict[str, Any] = option({}, help="of a logger of your own")
     project: str = "avatar_bench"
     offline: bool = True
 
 
 @dataclass
 class TrainConfig:
-    seed: int = 42  # training seed; the split has data.split.seed
-    stage: int | None = None  # last stage of the mode to train; null: all
-    epochs: int | None = None  # of every stage; null: the mode's value
-    lr: float | None = None  # of every stage; null: the mode's value
-    label_smoothing: float = 0.0
-    lang: str = "en"  # language of the curves: en | ru
-    out: str | None = None  # run folder; in a sweep, the folder of its jobs
-    init_from: str | None = None  # a run whose weights to start from
-    resume: str | None = None  # an interrupted run to continue
-    allow: list[str] = field(default_factory=list)  # names of guards to switch off
+    seed: int = option(42, help="training seed; the split has data.split.seed", **_SEED)
+    stage: int | None = option(None, help="last stage of the mode to train; null: all", **_COUNT)
+    epochs: int | None = option(None, help="of every stage; null: the mode's value", **_COUNT)
+    lr: float | None = option(None, help="of every stage; null: the mode's value", **_POSITIVE)
+    label_smoothing: float = option(0.0, help="part of each target that goes to all classes", **_SMOOTHING)
+    lang: str = option("en", help="language of the curves", **_LANGUAGE)
+    out: str | None = option(None, help="run folder; in a sweep, the folder of its jobs")
+    init_from: str | None = option(None, help="a run whose weights to start from")
+    resume: str | None = option(None, help="an interrupted run to continue")
+    allow: list[str] = option([], help="names of guards to switch off")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     mode: ModeConfig = field(default_factory=ModeConfig)
@@ -194,44 +235,48 @@ class TrainConfig:
 
 @dataclass
 class MethodConfig:
-    name: str = MISSING  # simclr | dino | mae
-    lr: float = MISSING  # used unless lr= is set
-    temperature: float | None = None  # of simclr: of the loss; of dino: of the teacher
-    projection: int | None = None  # of simclr and dino: output dimension of the projection head
-    momentum: float | None = None  # of dino: initial momentum of the teacher; it rises to 1
-    local_views: int | None = None  # of dino: small crops per image beside the two large ones
-    mask_ratio: float | None = None  # of mae: fraction of patches that are masked
-    decoder_depth: int | None = None  # of mae: blocks
-    decoder_width: int | None = None  # of mae: a multiple of 32
-    crop_scale: float = 0.2  # minimum crop area as a fraction of the image; for local views the maximum
-    flip: float = 0.5  # probability
-    jitter: float = 0.5  # strength of colour jitter
-    grey: float = 0.2  # probability of a greyscale view
-    blur: float = 0.5  # probability
+    name: str = option(MISSING, help="objective of the pretraining", **_choose("simclr", "dino", "mae"))
+    lr: float = option(MISSING, help="used unless lr= is set", **_POSITIVE)
+    temperature: float | None = option(None, help="of simclr: of the loss; of dino: of the teacher", **_POSITIVE)
+    projection: int | None = option(None, help="of simclr and dino: output dimension of the projection head", **_COUNT)
+    momentum: float | None = option(
+        None, help="of dino: initial momentum of the teacher, which rises to 1", **_PROBABILITY
+    )
+    local_views: int | None = option(None, help="of dino: small crops per image beside the two large ones", **_NATURAL)
+    mask_ratio: float | None = option(None, help="of mae: fraction of patches that are masked", **_INSIDE)
+    decoder_depth: int | None = option(None, help="of mae: blocks", **_COUNT)
+    decoder_width: int | None = option(None, help="of mae", **_MULTIPLE)
+    crop_scale: float = option(
+        0.2, help="minimum area of a crop, as a fraction; for local views the maximum", **_FRACTION
+    )
+    flip: float = option(0.5, help="probability", **_PROBABILITY)
+    jitter: float = option(0.5, help="strength of colour jitter", **_PROBABILITY)
+    grey: float = option(0.2, help="probability of a greyscale view", **_PROBABILITY)
+    blur: float = option(0.5, help="probability", **_PROBABILITY)
 
 
 @dataclass
 class ProbeConfig:
-    every: int = 10  # epochs between probes; the first is before training, the last after it
-    k: int = 20  # neighbours that vote
+    every: int = option(10, help="epochs between probes; the first is before training, the last after it", **_COUNT)
+    k: int = option(20, help="neighbours that vote", **_COUNT)
 
 
 @dataclass
 class ProgressConfig:
-    save_minutes: float = 5.0  # minutes between checkpoints within an epoch; 0: after every step
+    save_minutes: float = option(5.0, help="minutes between checkpoints in an epoch; 0: after every step", **_NATURAL)
     progress: bool = True
 
 
 @dataclass
 class PretrainConfig:
-    seed: int = 42  # training seed; the split has data.split.seed
-    epochs: int = 100
-    lr: float | None = None  # null: the method's value
-    use_val: bool = False  # also train on val, which train uses to choose its checkpoint
-    lang: str = "en"  # language of the curves: en | ru
-    out: str | None = None  # output folder; null: below pretrained/
-    resume: str | None = None  # an interrupted pretraining to continue
-    allow: list[str] = field(default_factory=list)  # names of guards to switch off
+    seed: int = option(42, help="training seed; the split has data.split.seed", **_SEED)
+    epochs: int = option(100, help="passes over the images", **_COUNT)
+    lr: float | None = option(None, help="null: the method's value", **_POSITIVE)
+    use_val: bool = option(False, help="also train on val, which train uses to choose its checkpoint")
+    lang: str = option("en", help="language of the curves", **_LANGUAGE)
+    out: str | None = option(None, help="output folder; null: below pretrained/")
+    resume: str | None = option(None, help="an interrupted pretraining to continue")
+    allow: list[str] = option([], help="names of guards to switch off")
     data: SplitDataConfig = field(default_factory=SplitDataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -246,87 +291,87 @@ class PretrainConfig:
 class WhereConfig:
     """A slice of a data set, by the slice names in slices.csv of error_bias."""
 
-    source: str | None = None  # evaluate only images of this source, as the manifest names it
-    generator: str | None = None  # of this generator
-    size: str | None = None  # of this range of the shorter side, such as "128-255 px"
-    format: str | None = None  # of this file format, such as JPEG
-    jpeg_quality: str | None = None  # of this range of JPEG quality, such as 75-84
+    source: str | None = option(None, help="evaluate only images of this source, as the manifest names it")
+    generator: str | None = option(None, help="of this generator")
+    size: str | None = option(None, help='of this range of the shorter side, such as "128-255 px"')
+    format: str | None = option(None, help="of this file format, such as JPEG")
+    jpeg_quality: str | None = option(None, help="of this range of JPEG quality, such as 75-84")
 
 
 @dataclass
 class EvaluateConfig:
-    ckpt: Any = None  # a run folder, a .ckpt file, a folder of runs, a list, or null: the newest run
-    split: str = "test"  # of data=run: test, val, calibration, blind, or the name of one of its data.ood
-    against: str | None = None  # earlier result or run to compare with; exit code 7 if significantly worse
-    alpha: float = 0.05  # significance level of against
-    out: str | None = None  # null: the run's folder
-    allow: list[str] = field(default_factory=list)  # names of guards to switch off
-    accelerator: str = "auto"
-    threads: int | None = None  # CPU threads; null: torch's default
-    lang: str = "en"  # language of figures, warnings and reasons: en | ru
+    ckpt: Any = option(None, help="a run folder, a .ckpt file, a folder of runs, a list, or null: the newest run")
+    split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
+    against: str | None = option(None, help="earlier result or run to compare with; exit code 7 if significantly worse")
+    alpha: float = option(0.05, help="significance level of against", **_INSIDE)
+    out: str | None = option(None, help="null: the run's folder")
+    allow: list[str] = option([], help="names of guards to switch off")
+    accelerator: str = option("auto", help="device", **_ACCELERATOR)
+    threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)
+    lang: str = option("en", help="language of figures, warnings and reasons", **_LANGUAGE)
     where: WhereConfig = field(default_factory=WhereConfig)  # evaluate only a slice of the images
-    again: bool = False  # evaluate again even if results are up to date
-    skip_unusable: bool = False  # skip blocks that cannot run on this run or data set, and list them
+    again: bool = option(False, help="evaluate again even if results are up to date")
+    skip_unusable: bool = option(False, help="skip blocks that cannot run on this run or data set, and list them")
     data: ImagesConfig = field(default_factory=ImagesConfig)
     block: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class PredictConfig:
-    ckpt: str | None = None  # a run folder, a .ckpt file, an ensemble's folder, or null: the newest run
-    input: str = MISSING  # a file, folder, glob, @list.txt, or - for paths on standard input
-    output: str = MISSING  # a .csv, .jsonl or .parquet file, or - for standard output
-    calibrated: bool = True  # scale by the run's temperature
-    runtime: str = "torch"  # torch | onnx | openvino; the last two on the CPU
-    precision: str = "auto"  # auto (chosen by autotune) | 32 | bf16 | 16 (torch) | int8 (openvino)
-    update: bool = False  # continue an incomplete output
-    batch_size: int = 64
-    workers: int | None = None  # image-loading processes; null: one per core, at most 8
-    accelerator: str = "auto"
-    threads: int | None = None  # CPU threads; null: chosen by autotune
+    ckpt: str | None = option(None, help="a run folder, a .ckpt file, an ensemble's folder, or null: the newest run")
+    input: str = option(MISSING, help="a file, folder, glob, @list.txt, or - for paths on standard input")
+    output: str = option(MISSING, help="a .csv, .jsonl or .parquet file, or - for standard output")
+    calibrated: bool = option(True, help="scale by the run's temperature")
+    runtime: str = option("torch", help="the last two on the CPU", **_choose("torch", "onnx", "openvino"))
+    precision: str = option("auto", help="auto: chosen by autotune", **_choose("auto", "32", "bf16", "16", "int8"))
+    update: bool = option(False, help="continue an incomplete output")
+    batch_size: int = option(64, help="images per batch", **_COUNT)
+    workers: int | None = option(None, help="image-loading processes; null: one per core, at most 8", **_WORKERS)
+    accelerator: str = option("auto", help="device", **_ACCELERATOR)
+    threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **_THREADS)
 
 
 @dataclass
 class PrepareSplitConfig:
-    by: str = "group"  # group | source | generator: units that are never split up
-    seed: int = 0
-    folds: int | None = None  # one is test, the next one val, the others train; null: from data, else 10
-    held_out: list[str] = field(default_factory=list)  # test units for by=source|generator; none: drawn at random
+    by: str = option("group", help="units that are never split up", **_SPLIT_BY)
+    seed: int = option(0, help="of the folds and of the draws", **_SEED)
+    folds: int | None = option(None, help="one is test, the next val, others train; null: from data, else 10", **_FOLDS)
+    held_out: list[str] = option([], help="test units for by=source|generator; none: drawn at random")
 
 
 @dataclass
 class CapConfig:
-    per_class: int | None = None  # maximum images per class; null: all
-    per_source: int | None = None
+    per_class: int | None = option(None, help="maximum images per class; null: all", **_COUNT)
+    per_source: int | None = option(None, help="maximum images per source; null: all", **_COUNT)
 
 
 @dataclass
 class PrepareConfig:
-    out: str | None = None  # data set folder; null with data=demo: the cache folder
-    update: bool = False  # add what has changed; no image changes its split
-    lang: str = "en"  # language of the data card and the audit's figures: en | ru
-    equalise: str | None = None  # jpeg: re-encode all images alike; null: keep the files as they are
-    blind: list[str] = field(default_factory=list)  # sources of the external test set, blind.csv
-    against: dict[str, str] = field(default_factory=dict)  # {name: folder or manifest} of images to exclude
+    out: str | None = option(None, help="data set folder; null with data=demo: the cache folder")
+    update: bool = option(False, help="add what has changed; no image changes its split")
+    lang: str = option("en", help="language of the data card and the audit's figures", **_LANGUAGE)
+    equalise: str | None = option(None, help="re-encode all images alike; null: keep the files", **_EQUALISE)
+    blind: list[str] = option([], help="sources of the external test set, blind.csv")
+    against: dict[str, str] = option({}, help="{name: folder or manifest} of images to exclude")
     split: PrepareSplitConfig = field(default_factory=PrepareSplitConfig)
     cap: CapConfig = field(default_factory=CapConfig)
-    allow: list[str] = field(default_factory=list)  # names of guards to switch off
+    allow: list[str] = option([], help="names of guards to switch off")
     data: dict[str, Any] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
-    block: dict[str, Any] = field(default_factory=dict)  # options of data_audit
+    block: dict[str, Any] = option({}, help="options of data_audit")
 
 
 @dataclass
 class ReportConfig:
-    runs: str = "runs"  # a folder of runs, or one run
-    out: str | None = None  # the page, an .html file; null: report.html in that folder
-    lang: str = "en"  # language of the report: en | ru; figures keep the language they were drawn in
+    runs: str = option("runs", help="a folder of runs, or one run")
+    out: str | None = option(None, help="the page, an .html file; null: report.html in that folder")
+    lang: str = option("en", help="language of the report; figures keep the language they were drawn in", **_LANGUAGE)
 
 
 @dataclass
 class ExportConfig:
-    ckpt: str | None = None  # a run folder, a .ckpt file, a soup's folder, or null: the newest run
-    out: str = MISSING  # a .safetensors, .onnx or .xml (OpenVINO) file; its card becomes a .json beside it
+    ckpt: str | None = option(None, help="a run folder, a .ckpt file, a soup's folder, or null: the newest run")
+    out: str = option(MISSING, help="a .safetensors, .onnx or .xml (OpenVINO) file; its card becomes a .json beside it")
 
 
 SCHEMAS = {
@@ -339,22 +384,6 @@ SCHEMAS = {
     "export": ExportConfig,
 }
 
-OPTION_CHOICES = {
-    "mode.balance": ("sampler", "loss", "none"),
-    "data.kind": ("folder", "manifest", "demo", "run"),
-    "data.resize": ("squash", "crop", "pad"),
-    "data.equalise": ("jpeg",),
-    "data.split.by": ("group", "source", "generator"),
-    "equalise": ("jpeg",),
-    "split.by": ("group", "source", "generator"),
-    "accelerator": ("auto", "cpu", "gpu"),
-    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-    "trainer.precision": ("32", "auto", "amp", "16-mixed", "bf16-mixed"),
-    "precision": ("auto", "32", "bf16", "16", "int8"),
-    "runtime": ("torch", "onnx", "openvino"),
-    "lang": ("en", "ru"),
-    "method.name": ("simclr", "dino", "mae"),
-}
 ENTRY_OPTIONS = {  # options whose values are the names of entries, and their kinds
     "optimizer.name": "optimizer",
     "optimizer.base": "optimizer",
@@ -392,78 +421,6 @@ REPORT_SUFFIXES = (".html", ".htm")
 EXPORT_SUFFIXES = (".safetensors", ".onnx", ".xml")
 RUNTIME_PRECISIONS = {"torch": ("32", "bf16", "16"), "onnx": ("32",), "openvino": ("32", "bf16", "int8")}
 SAM_OPTIONS = ("rho", "adaptive", "base")  # options of optimizer that only sam reads
-
-NumberRule = tuple[Callable[[float], bool], str]  # a check, and its description for messages
-_POSITIVE: NumberRule = (lambda value: 0 < value < math.inf, "more than 0")
-_COUNT: NumberRule = (lambda value: value >= 1, "at least 1")
-_SEED: NumberRule = (lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
-_WORKERS: NumberRule = (lambda value: 0 <= value <= 256, "from 0 to 256 processes")
-_THREADS: NumberRule = (lambda value: 1 <= value <= 1024, "from 1 to 1024 threads")
-_SIDE: NumberRule = (lambda value: 1 <= value <= 4096, "from 1 to 4096 pixels")
-_NATURAL: NumberRule = (lambda value: value >= 0, "0 or more")
-_FRACTION: NumberRule = (lambda value: 0 < value <= 1, "more than 0 and at most 1")
-_PROBABILITY: NumberRule = (lambda value: 0 <= value <= 1, "from 0 to 1")
-_INSIDE: NumberRule = (lambda value: 0 < value < 1, "between 0 and 1")
-OPTION_RANGES: dict[str, NumberRule] = {
-    "stage": _COUNT,
-    "epochs": _COUNT,
-    "lr": _POSITIVE,
-    "seed": _SEED,
-    "label_smoothing": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
-    "threads": _THREADS,
-    "alpha": _INSIDE,
-    "batch_size": _COUNT,
-    "workers": _WORKERS,
-    "mode.shots": _COUNT,
-    "mode.val_shots": _COUNT,
-    "data.image_size": _SIDE,
-    "data.split.folds": (lambda value: value >= 3, "at least 3: test, val and train"),
-    "data.split.at_least": _COUNT,
-    "split.seed": _SEED,
-    "data.split.seed": _SEED,
-    "split.folds": (lambda value: value >= 3, "at least 3: test, val and train"),
-    "cap.per_class": _COUNT,
-    "cap.per_source": _COUNT,
-    "data.fold": _NATURAL,
-    "data.fraction": _FRACTION,
-    "data.val_fraction": _FRACTION,
-    "data.limit": _COUNT,
-    "data.workers": _WORKERS,
-    "data.cache_gb": _NATURAL,
-    "data.augmented_copies": _COUNT,
-    "data.augment.flip": _PROBABILITY,
-    "data.augment.rotation": (lambda value: 0 <= value <= 180, "from 0 to 180 degrees"),
-    "data.augment.noise": _PROBABILITY,
-    "data.augment.mixup": _NATURAL,
-    "optimizer.weight_decay": _NATURAL,
-    "optimizer.layer_decay": _FRACTION,
-    "trainer.max_epochs": _COUNT,
-    "trainer.limit_batches": _COUNT,
-    "trainer.threads": _THREADS,
-    "trainer.gradient_clip": _POSITIVE,
-    "trainer.accumulate": _COUNT,
-    "callbacks.early_stopping": _COUNT,
-    "callbacks.ema": _INSIDE,
-    "callbacks.swa": _NATURAL,
-    "callbacks.save_minutes": _NATURAL,
-    "method.lr": _POSITIVE,
-    "method.temperature": _POSITIVE,
-    "method.projection": _COUNT,
-    "method.momentum": _PROBABILITY,
-    "method.local_views": _NATURAL,
-    "method.mask_ratio": _INSIDE,
-    "method.decoder_depth": _COUNT,
-    "method.decoder_width": (lambda value: value >= 32 and value % 32 == 0, "a multiple of 32"),
-    "method.crop_scale": _FRACTION,
-    "method.flip": _PROBABILITY,
-    "method.jitter": _PROBABILITY,
-    "method.grey": _PROBABILITY,
-    "method.blur": _PROBABILITY,
-    "probe.every": _COUNT,
-    "probe.k": _COUNT,
-}
-
-
 DEFAULT_BLOCKS = {"evaluate": {"blind_test"}, "prepare": {"data_audit"}}  # in the defaults of conf/COMMAND.yaml
 
 
@@ -534,7 +491,6 @@ def _list_units_to_hold_out(by: str, *, _root_: DictConfig) -> str:
 def check_config(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError if an option is missing, unknown or has an invalid value."""
     check_required(command, cfg)
-    _check_known(cfg)
     OmegaConf.to_container(cfg, resolve=True)  # fail early on interpolations that cannot be resolved
     checks = {
         "train": check_train,
@@ -561,15 +517,10 @@ def check_required(command: str, cfg: DictConfig) -> None:
 
 def check_train(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of train is invalid."""
-    _check_values(cfg)
-    _check_data(cfg)
-    _check_split("train", cfg.data)
-    _check_augment(cfg.data.augment)
+    _check_training("train", cfg)
+    for name in cfg.data.augment.others:
+        find_entry("augmentation", str(name), f"data.augment.others={{{name}: ...}}")
     _check_stages(cfg)
-    _check_optimizer(cfg.optimizer)
-    _check_model(cfg.model)
-    _check_allow("train", cfg.allow)
-    _check_devices(cfg.trainer)
     if cfg.init_from is not None and cfg.resume is not None:
         raise ConfigError(
             "init_from and resume exclude each other",
@@ -583,33 +534,23 @@ def check_train(cfg: DictConfig) -> None:
             f"callbacks.swa={cfg.callbacks.swa}: the longest stage has {longest} epochs, so none would be averaged",
             "expected a smaller number, or more epochs",
         )
-    _check_builders(cfg)
     list(load_callbacks({"others": OmegaConf.to_container(cfg.callbacks.others, resolve=True)}))
 
 
 def check_pretrain(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of pretrain is invalid."""
-    _check_values(cfg)
-    _check_data(cfg)
-    _check_split("pretrain", cfg.data)
-    _check_model(cfg.model)
-    _check_allow("pretrain", cfg.allow)
-    name = cfg.method.name
-    for option in dict.fromkeys(option for options in METHOD_OPTIONS.values() for option in options):
-        given, read = cfg.method[option] is not None, option in METHOD_OPTIONS[name]
-        if given and not read:
-            raise ConfigError(f"method.{option}={cfg.method[option]}: method={name} does not use this option")
-        if read and not given:
-            raise ConfigError(f"method.{option}=null: method={name} requires a value")
-    if name == "simclr" and cfg.data.batch_size == 1:
-        raise ConfigError("data.batch_size=1: method=simclr contrasts each image with the others in its batch")
     if cfg.optimizer.name == "sam":
         raise ConfigError("optimizer=sam: pretrain supports every other optimizer")
-    for option in SAM_OPTIONS:
-        if cfg.optimizer[option] is not None:
-            raise ConfigError(
-                f"optimizer.{option}={cfg.optimizer[option]} requires optimizer=sam, which pretrain does not support"
-            )
+    _check_training("pretrain", cfg)
+    name = cfg.method.name
+    for each in dict.fromkeys(each for options in METHOD_OPTIONS.values() for each in options):
+        given, read = cfg.method[each] is not None, each in METHOD_OPTIONS[name]
+        if given and not read:
+            raise ConfigError(f"method.{each}={cfg.method[each]}: method={name} does not use this option")
+        if read and not given:
+            raise ConfigError(f"method.{each}=null: method={name} requires a value")
+    if name == "simclr" and cfg.data.batch_size == 1:
+        raise ConfigError("data.batch_size=1: method=simclr contrasts each image with the others in its batch")
     _check_warmup(cfg.optimizer.schedule, [cfg.epochs])
     if cfg.optimizer.schedule.name == "plateau":
         raise ConfigError(
@@ -618,8 +559,6 @@ def check_pretrain(cfg: DictConfig) -> None:
         )
     if cfg.trainer.devices != 1 or cfg.trainer.strategy != "auto":
         raise ConfigError("trainer.devices, trainer.strategy: pretrain runs on one device")
-    _check_devices(cfg.trainer)
-    _check_builders(cfg)
 
 
 def check_evaluate(cfg: DictConfig) -> None:
@@ -693,52 +632,50 @@ def check_export(cfg: DictConfig) -> None:
         raise ConfigError(f"out={cfg.out}: expected a file that ends in {_format_alternatives(EXPORT_SUFFIXES)}")
 
 
-def _check_known(cfg: DictConfig, around: str = "") -> None:
-    """Raise ConfigError for an option that is not in the schema: Hydra accepts any as +option=value."""
-    schema = OmegaConf.get_type(cfg)
-    known = [item.name for item in fields(schema)] if is_dataclass(schema) else list(cfg)
-    for name in cfg:
-        option = f"{around}{name!s}"
+def _check_options(cfg: DictConfig, around: str = "") -> None:
+    """Raise ConfigError for an option that is not in the schema, as Hydra accepts any by +, or an invalid value."""
+    schema: Any = OmegaConf.get_type(cfg)
+    known = [each.name for each in fields(schema)]
+    for name in map(str, cfg):
+        option = f"{around}{name}"
         if name not in known:
-            nearest = suggest_names(str(name), known)
+            nearest = suggest_names(name, known)
             raise ConfigError(f"{option}: no such option" + (f"; {nearest}" if nearest else ""))
-        if isinstance(inner := cfg._get_node(name), DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
-            _check_known(inner, f"{option}.")
+        inner = cfg._get_node(name)
+        if isinstance(inner, DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
+            _check_options(inner, f"{option}.")
+    for each, stated in iterate_options(schema):
+        value = OmegaConf.select(cfg, each.name)
+        if value is not None and (expected := stated.find_fault(value)) is not None:
+            raise ConfigError(f"{around}{each.name}={value}: expected {expected}")
 
 
 def _check_values(cfg: DictConfig) -> None:
-    for option, allowed in OPTION_CHOICES.items():
-        value = OmegaConf.select(cfg, option)
-        if value is not None and value not in allowed:
-            raise ConfigError(f"{option}={value}: expected {_format_alternatives(allowed)}")
-    for option, kind in ENTRY_OPTIONS.items():
-        if (value := OmegaConf.select(cfg, option)) is not None:
-            find_entry(kind, value, f"{option}={value}")
+    for name, kind in ENTRY_OPTIONS.items():
+        if (value := OmegaConf.select(cfg, name)) is not None:
+            find_entry(kind, value, f"{name}={value}")
+    _check_options(cfg)
     for place, owners in OPTION_OWNERS.items():
         for each, known in (pair for owner in owners for pair in iterate_options(owner)):
             value = OmegaConf.select(cfg, f"{place}.{each.name}")
             if value is not None and (expected := known.find_fault(value)) is not None:
                 raise ConfigError(f"{place}.{each.name}={value}: expected {expected}")
-    for option, (holds, expected) in OPTION_RANGES.items():
-        value = OmegaConf.select(cfg, option)
-        if value is not None and not holds(value):
-            raise ConfigError(f"{option}={value}: expected {expected}")
     data = (f"data.{name}" for name in ("root", "manifest", "blind", "ood_root"))
-    for option in ("out", "ckpt", "against", "input", "runs", "init_from", "resume", *data):
-        if OmegaConf.select(cfg, option) == "":
-            raise ConfigError(f"{option}= is empty: expected a path, or {option}=null for none")
-    for option in ("ckpt", "init_from", "resume", "model.weights"):
-        refuse_address(str(OmegaConf.select(cfg, option)), option)
+    for name in ("out", "ckpt", "against", "input", "runs", "init_from", "resume", *data):
+        if OmegaConf.select(cfg, name) == "":
+            raise ConfigError(f"{name}= is empty: expected a path, or {name}=null for none")
+    for name in ("ckpt", "init_from", "resume", "model.weights"):
+        refuse_address(str(OmegaConf.select(cfg, name)), name)
 
 
 def _check_data(cfg: DictConfig) -> None:
     data = cfg.data
-    for kind, option, place in (("folder", "root", "DIR"), ("manifest", "manifest", "FILE")):
-        given = data[option] is not None
+    for kind, name, place in (("folder", "root", "DIR"), ("manifest", "manifest", "FILE")):
+        given = data[name] is not None
         if data.kind == kind and not given:
-            raise ConfigError(f"data={kind} needs data.{option}={place}")
+            raise ConfigError(f"data={kind} needs data.{name}={place}")
         if given and data.kind != kind:
-            raise ConfigError(f"data.{option} requires data={kind}, but data.kind is {data.kind}")
+            raise ConfigError(f"data.{name} requires data={kind}, but data.kind is {data.kind}")
     sizes = data.batch_size.values() if isinstance(data.batch_size, DictConfig) else [data.batch_size]
     for name in data.ood:
         if name in RESERVED_SET_NAMES or make_folder_name(name) != name:
@@ -768,19 +705,25 @@ def _check_held_out(option: str, split: DictConfig) -> None:
         )
 
 
-def _check_split(command: str, data: DictConfig) -> None:
+def _check_training(command: str, cfg: DictConfig) -> None:
+    """Raise ConfigError if an option that train and pretrain share is invalid."""
+    _check_values(cfg)
+    _check_data(cfg)
+    data, trainer = cfg.data, cfg.trainer
     _check_held_out("data.split", data.split)
     if data.kind == "run":
         raise ConfigError(f"data=run is for evaluate; {command} accepts data=demo, data=folder or data=manifest")
     if data.fold >= data.split.folds:
         raise ConfigError(f"data.fold={data.fold}: expected less than data.split.folds={data.split.folds}")
+    _check_optimizer(cfg.optimizer)
+    _check_model(cfg.model)
+    _check_allow(command, cfg.allow)
+    if trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:  # imported only here, since it loads torch
+        from avatar_bench.training.stage_trainer import refuse_missing_devices
 
-
-def _check_augment(augment: DictConfig) -> None:
-    if len(augment.jitter) != 4 or min(augment.jitter) < 0:
-        raise ConfigError(f"data.augment.jitter={augment.jitter}: expected four numbers, 0 or more")
-    for name in augment.others:
-        find_entry("augmentation", str(name), f"data.augment.others={{{name}: ...}}")
+        refuse_missing_devices(trainer.accelerator, trainer.devices, trainer.strategy)
+    load_optimization(OmegaConf.to_container(cfg.optimizer, resolve=True))  # type: ignore[arg-type]
+    load_builder("logger", OmegaConf.to_container(cfg.logger, resolve=True))  # type: ignore[arg-type]
 
 
 def _check_model(model: DictConfig) -> None:
@@ -802,17 +745,10 @@ def _check_stages(cfg: DictConfig) -> None:
         if stage.unfreeze not in ("classifier", "all") and not _is_count(stage.unfreeze):
             expected = "classifier, all, or a number of layer groups counted from the head"
             raise ConfigError(f"{option}.unfreeze={stage.unfreeze}: expected {expected}")
-        for name, (holds, expected) in (("epochs", _COUNT), ("lr", _POSITIVE)):
-            if not holds(stage[name]):
-                raise ConfigError(f"{option}.{name}={stage[name]}: expected {expected}")
+        for name, rule in (("epochs", _COUNT), ("lr", _POSITIVE)):
+            if not rule["check"](stage[name]):
+                raise ConfigError(f"{option}.{name}={stage[name]}: expected {rule['expected']}")
     _check_warmup(cfg.optimizer.schedule, [cfg.epochs or stage.epochs for stage in stages[: cfg.stage]])
-
-
-def _check_devices(trainer: DictConfig) -> None:
-    if trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:  # imported only here, since it loads torch
-        from avatar_bench.training.stage_trainer import refuse_missing_devices
-
-        refuse_missing_devices(trainer.accelerator, trainer.devices, trainer.strategy)
 
 
 def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:
@@ -828,22 +764,16 @@ def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:
 
 
 def _check_optimizer(optimizer: DictConfig) -> None:
-    for option in SAM_OPTIONS:
-        value = optimizer[option]
+    for name in SAM_OPTIONS:
+        value = optimizer[name]
         if optimizer.name != "sam" and value is not None:
             raise ConfigError(
-                f"optimizer.{option}={value} requires optimizer=sam, but optimizer.name is {optimizer.name}"
+                f"optimizer.{name}={value} requires optimizer=sam, but optimizer.name is {optimizer.name}"
             )
         if optimizer.name == "sam" and value is None:
-            raise ConfigError(f"optimizer.name=sam requires optimizer.{option}; optimizer=sam sets all of them")
+            raise ConfigError(f"optimizer.name=sam requires optimizer.{name}; optimizer=sam sets all of them")
     if optimizer.base == "sam":
         raise ConfigError("optimizer.base=sam: expected another optimizer")
-
-
-def _check_builders(cfg: DictConfig) -> None:
-    """Raise ConfigError if an optimizer, schedule or logger of a user cannot be imported or has invalid options."""
-    load_optimization(OmegaConf.to_container(cfg.optimizer, resolve=True))  # type: ignore[arg-type]
-    load_builder("logger", OmegaConf.to_container(cfg.logger, resolve=True))  # type: ignore[arg-type]
 
 
 def _check_weights(weights: str) -> None:
@@ -857,7 +787,3 @@ def _check_weights(weights: str) -> None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _format_alternatives(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]

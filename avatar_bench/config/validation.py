@@ -10,14 +10,8 @@ from typing import Any
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
 
-INSTANTIATE_KEYS = (
-    "_target_",
-    "_partial_",
-    "_args_",
-    "_recursive_",
-    "_convert_",
-    "_call_",
-)  # special keys of hydra.utils.instantiate
+# special keys of hydra.utils.instantiate
+INSTANTIATE_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "_call_")
 _PLUGINS = "hydra._internal.core_plugins", "hydra_plugins"
 _SAMPLERS = "TPESampler RandomSampler CmaEsSampler NSGAIISampler MOTPESampler GridSampler"
 ALLOWED_TARGETS = {  # the only objects that options may build, by place: launchers and sweepers of our extras
@@ -47,26 +41,30 @@ FIXED_HYDRA_OPTIONS: dict[str, Any] = {  # Hydra's own options that build object
     "sweeper.custom_search_space": None,
 }
 _COMMAND_LINE_NODES = ("hydra.overrides", "hydra.job")  # these hold command line words, which check_override validates
+MAX_INTERPOLATIONS = 25  # five are Hydra's; the others, each of several others, could expand to 1,500 values
 ALLOWED_RESOLVERS = ("hydra", "now", "python_version", "units")  # none of them exposes environment variables
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 _ALLOWED_INTERPOLATION = re.compile(rf"\s*(?:\.*[\w.\[\]/-]+\s*\}}|(?:{'|'.join(ALLOWED_RESOLVERS)})\s*:)")
 
 
 def check_values(values: Mapping[Any, Any], where: str = "") -> None:
-    """Raise ConfigError if nested, unresolved values could build an object or expose a secret.
+    """Raise ConfigError if nested, unresolved values could build an object, expose a secret or multiply.
 
     `where` is the file they were read from; empty for the configuration that Hydra composed, its own node included.
     """
-    place = f"{where}: " if where else ""
+    place, interpolations = f"{where}: " if where else "", 0
     for around, key, value in _walk_values(values):
         option = f"{around}.{key}".lstrip(".")
         if key in INSTANTIATE_KEYS and not (key == "_target_" and value in ALLOWED_TARGETS.get(around, ())):
             raise ConfigError(
-                f"{place}{option}={_truncate(value)}: options cannot name an object to build.",
+                f"{place}{option}={truncate(value)}: options cannot name an object to build.",
                 "Expected plain values; put your own code into a block: a .py file beside its yaml.",
             )
         if isinstance(value, str) and not around.startswith(_COMMAND_LINE_NODES):
-            check_interpolations(f"{place}{option}={_truncate(value)}", value)
+            check_interpolations(f"{place}{option}={truncate(value)}", value)
+            interpolations += len(_INTERPOLATION.findall(value))
+    if interpolations > MAX_INTERPOLATIONS:
+        raise ConfigError(f"{place}expected at most {MAX_INTERPOLATIONS} interpolations (${{...}}): write values out.")
     if isinstance(values.get("hydra"), Mapping):
         _check_hydra_options(values["hydra"])
 
@@ -104,6 +102,12 @@ def escape_interpolations(values: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", values) if isinstance(values, str) else values
 
 
+def truncate(value: Any, length: int = 100) -> str:
+    """Return a value as text, shortened to a number of characters."""
+    text = str(value)
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
 def _walk_values(values: Any, option: str = "") -> Iterator[tuple[str, str, Any]]:
     """Yield each nested value as (parent option, key, value)."""
     pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
@@ -111,11 +115,6 @@ def _walk_values(values: Any, option: str = "") -> Iterator[tuple[str, str, Any]
         yield option, str(key), value
         if isinstance(value, Mapping | list):
             yield from _walk_values(value, f"{option}.{key}".lstrip("."))
-
-
-def _truncate(value: Any, length: int = 100) -> str:
-    text = str(value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _check_hydra_options(hydra: Mapping[str, Any]) -> None:

@@ -24,18 +24,8 @@ from avatar_bench.files.csv_io import read_csv, write_csv
 from avatar_bench.files.hashes import sha256_of_file
 
 ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # of the stored file
-DATASET_COLUMNS = (
-    "path",
-    "label",
-    "source",
-    "generator",
-    "group",
-    "split",
-    "fold",
-    "sha256",
-    "phash",
-    *ENCODING_COLUMNS,
-)
+_COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash")
+DATASET_COLUMNS = (*_COLUMNS, *ENCODING_COLUMNS)
 RUN_COLUMNS = ("turned_phashes", "stated_group")  # only in runs
 DATASET_SPLITS = ("train", "val", "calibration", "test")
 
@@ -125,10 +115,8 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
     frame = pd.DataFrame(rows, columns=["path", "label", "source", "split"])
     empty = [folder for _, folder in folders if folder.name not in set(frame["label"])]
     if empty:
-        raise DataError(
-            f"{format_name(str(empty[0]))}: the class folder contains no images.",
-            "Add images or remove the folder.",
-        )
+        what = f"{format_name(str(empty[0]))}: the class folder contains no images."
+        raise DataError(what, "Add images or remove the folder.")
     return _complete(frame, root, name or root.name)
 
 
@@ -163,19 +151,8 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
 
 def write_split(dataset: Dataset, file: Path) -> None:
     """Write split.csv: every image of a run with its split and the hashes that identify its copies."""
-    columns = [
-        "path",
-        "label",
-        "source",
-        "group",
-        "split",
-        "generator",
-        "sha256",
-        "phash",
-        *RUN_COLUMNS,
-        *ENCODING_COLUMNS,
-    ]
-    frame = dataset.frame.reindex(columns=columns, fill_value="")
+    columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash"]
+    frame = dataset.frame.reindex(columns=[*columns, *RUN_COLUMNS, *ENCODING_COLUMNS], fill_value="")
     with atomic_write(file) as part:
         write_csv(frame, part)
 
@@ -216,20 +193,15 @@ def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
     if blank.any():
         frame.loc[blank, "sha256"] = hash_files(root / path for path in frame.loc[blank, "path"])
     frame["group"] = frame["group"].where(frame["group"] != "", "sha256:" + frame["sha256"].str[:16])
-    unknown = ~frame["split"].isin(["", *DATASET_SPLITS])
-    if unknown.any():
-        row = int(np.flatnonzero(unknown)[0])
-        path = str(frame["path"].iat[row])
-        raise DataError(
-            f"{name}, row {row + 1}, {format_name(path)}: unknown split {format_name(repr(frame['split'].iat[row]))}.",
-            f"Expected one of {', '.join(DATASET_SPLITS)}, or an empty split in every row.",
-        )
-    unknown = ~frame["fold"].str.fullmatch(r"\d{0,3}")
-    if unknown.any():
-        row = int(np.flatnonzero(unknown)[0])
-        path = str(frame["path"].iat[row])
-        raise DataError(
-            f"{name}, row {row + 1}, {format_name(path)}: unknown fold {format_name(repr(frame['fold'].iat[row]))}.",
-            "Expected an integer from 0, or an empty cell.",
-        )
+    for column, is_valid, expected in (
+        (
+            "split",
+            frame["split"].isin(["", *DATASET_SPLITS]),
+            f"one of {', '.join(DATASET_SPLITS)}, or none in every row",
+        ),
+        ("fold", frame["fold"].str.fullmatch(r"\d{0,3}"), "an integer from 0, or an empty cell"),
+    ):
+        for row in np.flatnonzero(~is_valid)[:1]:
+            path, value = format_name(str(frame["path"].iat[row])), format_name(repr(frame[column].iat[row]))
+            raise DataError(f"{name}, row {row + 1}, {path}: unknown {column} {value}.", f"Expected {expected}.")
     return Dataset(name, root, frame)

@@ -128,8 +128,8 @@ def _match_near(
     ours, theirs = _collect_hashes(left, lefts), _collect_hashes(right, rights)
     candidates = _find_candidates(ours[:, :1], theirs, distance, within)
     if within:
-        query, key, _, _ = _unpack(candidates)
-        candidates, others = candidates[key < query], _swap_query_and_key(candidates[key > query])
+        query, key, bits, turn = _unpack(candidates)
+        candidates, others = candidates[key < query], _pack(key, query, bits, _INVERSE_TURNS[turn])[key > query]
     else:
         others = _find_candidates(ours, theirs[:, :1], distance, within)
     candidates = _keep_nearest(np.concatenate([candidates, others]))
@@ -181,10 +181,8 @@ class _BandIndex:
         self.order = np.argsort(values.astype(np.uint16), kind="stable")  # linear time for 16-bit integers
         self.counts = np.bincount(values, minlength=2**_BAND_BITS).astype(np.int32)
         self.starts = self.counts.cumsum() - self.counts
-        flips = [
-            sum(1 << bit for bit in bits) for n in range(radius + 1) for bits in combinations(range(_BAND_BITS), n)
-        ]
-        self.flips = np.array(flips, dtype=np.int64)
+        flipped = (bits for n in range(radius + 1) for bits in combinations(range(_BAND_BITS), n))
+        self.flips = np.array([sum(1 << bit for bit in bits) for bits in flipped], dtype=np.int64)
 
     def find(self, queries: NDArray[np.uint64], start: int, distance: int) -> Iterator[NDArray[np.int64]]:
         """Yield the packed matches within `distance` bits; `start` is the row of the first query."""
@@ -218,27 +216,13 @@ def _expand_lookups(counts: Integers) -> Iterator[tuple[Integers, Integers]]:
 
 def _pack(query: Integers, key: Integers, bits: Integers, turn: Integers) -> NDArray[np.int64]:
     """Pack four numbers into one, because sorting integers is many times as fast as sorting rows of four."""
-    return (
-        (query.astype(np.int64) << _QUERY_SHIFT)
-        | (key.astype(np.int64) << _KEY_SHIFT)
-        | (bits.astype(np.int64) << 3)
-        | turn
-    )
+    query, key, bits = (part.astype(np.int64) for part in (query, key, bits))
+    return (query << _QUERY_SHIFT) | (key << _KEY_SHIFT) | (bits << 3) | turn
 
 
 def _unpack(packed: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-    return (
-        packed >> _QUERY_SHIFT,
-        (packed >> _KEY_SHIFT) & (2 ** (_QUERY_SHIFT - _KEY_SHIFT) - 1),
-        (packed >> 3) & 127,
-        packed & 7,
-    )
-
-
-def _swap_query_and_key(packed: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Exchange query and key."""
-    query, key, bits, turn = _unpack(packed)
-    return _pack(key, query, bits, _INVERSE_TURNS[turn])
+    key = (packed >> _KEY_SHIFT) & (2 ** (_QUERY_SHIFT - _KEY_SHIFT) - 1)
+    return packed >> _QUERY_SHIFT, key, (packed >> 3) & 127, packed & 7
 
 
 def _keep_nearest(packed: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -285,8 +269,7 @@ def _make_thumbnails(image: Decoder, rows: Integers) -> NDArray[np.uint8]:
         thumbnails[..., place] = np.asarray(decoded.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(put, range(len(rows))):
-            pass
+        list(pool.map(put, range(len(rows))))
     return thumbnails
 
 
@@ -321,6 +304,5 @@ def _explains(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArra
     gain = (first * second).sum(axis=axes) / np.maximum((first**2).sum(axis=axes), 1)
     rest = second - gain * first
     share = rest.std(axis=axes) / np.maximum(second.std(axis=axes), _MIN_CONTRAST)
-    return np.asarray(
-        (np.abs(rest).max(axis=axes) <= _MAX_SAMPLE_DIFFERENCE) & (share <= _MAX_RESIDUAL_CONTRAST), dtype=np.bool_
-    )
+    is_close = np.abs(rest).max(axis=axes) <= _MAX_SAMPLE_DIFFERENCE
+    return np.asarray(is_close & (share <= _MAX_RESIDUAL_CONTRAST), dtype=np.bool_)

@@ -21,22 +21,8 @@ MAX_WEBP_IN_TIFF_PIXELS = 25_000_000
 
 _MARKER = re.compile(rb"\xff+([^\0\1\xd0-\xd8\xff])")  # JPEG marker followed by a length, or the end marker
 _TIFF_HEADER = re.compile(rb"II(?:[*+]\0|\0[*+])|MM(?:\0[*+]|[*+]\0)")
-_VALUE_SIZES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-}  # bytes per value, by tag type
+# bytes per value, by tag type
+_VALUE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _BYTE_TYPES = (1, 2, 7)  # tag types that are read as bytes or text
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by PNG colour type
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -35,6 +34,7 @@ from avatar_bench.data.selection import (
 )
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
+from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.paths import cache_root
 from avatar_bench.results.reasons import Reason, format_reason
 
@@ -55,7 +55,8 @@ def split_without_leakage(whole: Dataset, plan: SplitPlan, allow: Collection[str
     rows, count = limit_rows(mark_divided_rows(plan, whole.frame), whole.frame, plan)
     drawn = whole.take(rows)  # copies match earlier images
     prints = fingerprint_dataset(drawn)
-    matches = _tabulate_matches(find_matches(drawn.frame["sha256"].tolist(), prints, drawn.image))
+    found = find_matches(drawn.frame["sha256"].tolist(), prints, drawn.image)
+    matches = pd.DataFrame(found, columns=Match._fields).astype({"left": np.intp, "right": np.intp})
     everything = drawn.frame.assign(
         **make_hash_columns(prints), stated_group=drawn.frame["group"], place=np.arange(len(drawn))
     )
@@ -87,11 +88,8 @@ def fingerprint_dataset(dataset: Dataset) -> list[Fingerprint]:
     Fingerprints are cached by the current content of the files, so unchanged files are not decoded again.
     """
     files = list_files(dataset)
-    cache_file = (
-        cache_root()
-        / FINGERPRINT_FOLDER
-        / hashlib.sha256(repr([__version__, PIL.__version__, *hash_files(files)]).encode()).hexdigest()[:32]
-    )
+    key = sha256_of_bytes(repr([__version__, PIL.__version__, *hash_files(files)]).encode())[:32]
+    cache_file = cache_root() / FINGERPRINT_FOLDER / key
     if (cached := read_fingerprints(cache_file)) is not None:
         return cached
     prints = _require_fingerprints(dataset, _fingerprint_all(files))
@@ -140,12 +138,13 @@ def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint | DataError]:
 def _require_fingerprints(dataset: Dataset, prints: Sequence[Fingerprint | DataError]) -> list[Fingerprint]:
     """Return the fingerprints of a dataset; raise DataError listing the images that have none."""
     errors = {row: one for row, one in enumerate(prints) if isinstance(one, DataError)}
-    for error in errors.values():
-        if len(errors) == 1:
-            raise error
+    first = next(iter(errors.values()), None)
+    if first is not None and len(errors) == 1:
+        raise first
+    if first is not None:
         others = list(dataset.frame["path"].iloc[list(errors)])[1:]
         raise DataError(
-            f"{len(errors)} of {len(dataset)} images of {dataset.name} cannot be used, first {error.lines[0]}",
+            f"{len(errors)} of {len(dataset)} images of {dataset.name} cannot be used, first {first.lines[0]}",
             f"The others: {format_names(others, MAX_LISTED_FILES)}.",
             "Repair or remove them; avatar-bench prepare skips such files and lists the reasons.",
         )
@@ -226,10 +225,6 @@ def refuse_format_shortcut(labels: pd.Series, formats: Sequence[str]) -> None:
         "A network may learn the format instead of the content, and fail on other files.",
         "Train with data.equalise=jpeg, correct the data, or set allow=[shortcut].",
     )
-
-
-def _tabulate_matches(matches: list[Match]) -> pd.DataFrame:
-    return pd.DataFrame(matches, columns=Match._fields).astype({"left": np.intp, "right": np.intp})
 
 
 def _check_label_conflicts(frame: pd.DataFrame, matches: pd.DataFrame, allowed: bool) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from avatar_bench.errors import DataError
 _PREFETCH_BYTES = 2**26  # bytes of images that a process may decode in advance
 
 
+@dataclass(eq=False)
 class ImageDataset(TorchDataset[dict[str, Any]]):
     """Images of a dataset: item k is {"image": uint8 (S, S, 3), "target": int, "row": k}.
 
@@ -35,23 +37,13 @@ class ImageDataset(TorchDataset[dict[str, Any]]):
     (views, N) as (row, view). With `cache`, images are read through it by their SHA-256, `hashes` (N,).
     """
 
-    def __init__(
-        self,
-        files: Sequence[Path],
-        targets: NDArray[np.int64],
-        preprocessing: Preprocessing,
-        augmentation: Augmentation | None = None,
-        view_seeds: NDArray[np.int64] | None = None,
-        cache: ImageCache | None = None,
-        hashes: Sequence[str] = (),
-    ) -> None:
-        self.files = [str(file) for file in files]
-        self.targets = targets
-        self.preprocessing = preprocessing
-        self.augmentation = augmentation
-        self.view_seeds = view_seeds
-        self.cache = cache
-        self.hashes = list(hashes)
+    files: Sequence[Path]
+    targets: NDArray[np.int64]
+    preprocessing: Preprocessing
+    augmentation: Augmentation | None = None
+    view_seeds: NDArray[np.int64] | None = None
+    cache: ImageCache | None = None
+    hashes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -60,16 +52,15 @@ class ImageDataset(TorchDataset[dict[str, Any]]):
         row, seed = item if isinstance(item, tuple) else (item, None)
         if self.view_seeds is not None and seed is not None:
             seed = int(self.view_seeds[seed, row])
-        image = self._prepared(row)
+        image = self.prepare(row)
         if self.augmentation is not None and seed is not None:
             image = self.augmentation(image, seed)
         return {"image": image, "target": int(self.targets[row]), "row": row}
 
-    def _prepared(self, row: int) -> ImageArray:
-        file = Path(self.files[row])
-        if self.cache is not None:
-            return self.cache.read(file, self.hashes[row])
-        return self.preprocessing(decode(file))
+    def prepare(self, row: int) -> ImageArray:
+        """Return an image at the network's size."""
+        file = self.files[row]
+        return self.cache.read(file, self.hashes[row]) if self.cache else self.preprocessing(decode(file))
 
 
 class ReadableImageDataset(TorchDataset[dict[str, Any]]):
@@ -97,6 +88,7 @@ class ReadableImageDataset(TorchDataset[dict[str, Any]]):
             return {"row": row, "reason": error.lines[0].removeprefix(f"{Path(path)}: ")}
 
 
+@dataclass(eq=False, kw_only=True)
 class VariedImageDataset(ImageDataset):
     """K variations of image k, decoded once: {"image": uint8 (K, S, S, 3), "target", "row"}.
 
@@ -104,20 +96,17 @@ class VariedImageDataset(ImageDataset):
     number of workers.
     """
 
-    def __init__(self, *args: Any, variations: Sequence[Variation], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.variations = tuple(variations)
-        self.seeds = [derive_seed(digest) for digest in self.hashes]
+    variations: Sequence[Variation]
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         row = item[0] if isinstance(item, tuple) else item
-        native = decode(Path(self.files[row]))
+        native, seed = decode(self.files[row]), derive_seed(self.hashes[row])
         square = self.preprocessing(native)
 
         def prepare(image: ImageArray) -> ImageArray:  # images not varied at native size are prepared once
             return square if image is native else self.preprocessing(image)
 
-        images = [apply_variation(variation, native, prepare, self.seeds[row]) for variation in self.variations]
+        images = [apply_variation(variation, native, prepare, seed) for variation in self.variations]
         return {"image": np.stack(images), "target": int(self.targets[row]), "row": row}
 
 

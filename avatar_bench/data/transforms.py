@@ -180,14 +180,10 @@ def _compose_view(views: RandomViews, side: int, scale: tuple[float, float]) -> 
 
 def _compose(augmentation: Augmentation) -> Any:
     """Build the albumentations pipeline; None if every part is off."""
-    values = {name: getattr(augmentation, name) for name in AUGMENTATIONS}
-    steps = [
-        find_entry("augmentation", name).load_class()(value).make_transform()
-        for name, value in values.items()
-        if np.any(value)
-    ]
-    if not steps:
+    active = {name: value for name in AUGMENTATIONS if np.any(value := getattr(augmentation, name))}
+    if not active:
         return None
+    steps = [find_entry("augmentation", name).load().make_transform(value) for name, value in active.items()]
     import albumentations
 
     return albumentations.Compose(steps)

@@ -228,7 +228,7 @@ def _copy_frozen(classifier: Classifier) -> Classifier:
 def _run_stages(
     net: Classifier, stages: list[dict[str, Any]], image: Tensor
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Return the output of each stage for one image, and the gradient of the embedding with respect to it."""
+    """Return the output of each stage of a copy for one image, and the gradient of the embedding by it."""
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, output: Any) -> Any:
@@ -237,14 +237,11 @@ def _run_stages(
         kept[name] = output if output.requires_grad else output.requires_grad_()
         return output.clone()  # the next module may work in place
 
-    hooks = [
-        net.net.get_submodule(name).register_forward_hook(lambda module, inputs, output, name=name: keep(name, output))
-        for name in (stage["module"] for stage in stages)
-    ]
+    for name in (stage["module"] for stage in stages):
+        module = net.net.get_submodule(name)
+        module.register_forward_hook(lambda module, inputs, output, name=name: keep(name, output))
     with torch.enable_grad():
         _, embeddings = net(image.to(net.device))  # the head may be all zeros: no gradient of logits
-    for hook in hooks:
-        hook.remove()
     if not kept:
         return {}
     gradients = torch.autograd.grad(embeddings.abs().sum(), list(kept.values()), allow_unused=True)

@@ -57,16 +57,16 @@ def find_option_fault(options: Mapping[str, Any], known: Collection[str] = ()) -
     for name, value in options.items():
         if known and name not in known:
             return f"the network option {_shorten(name)} is not allowed in a checkpoint"
-        if not (_is_scalar(value) or (isinstance(value, list | tuple) and _are_scalars(value))):
+        values = value if isinstance(value, list | tuple) else [value]
+        if len(values) > MAX_LIST_ITEMS or not all(map(_is_scalar, values)):
             return f"the network option {name} is {_shorten(value)}; expected a word, a list or a number"
     return ""
 
 
 def find_ancestor_fault(value: Any) -> str:
     """Describe what is wrong with the training history of weights; return "" for a valid history."""
-    return (
-        "" if _are_ancestors(value) else f"its ancestors are {_shorten(value)}; expected a short list of training steps"
-    )
+    fault = f"its ancestors are {_shorten(value)}; expected a short list of training steps"
+    return "" if _are_ancestors(value) else fault
 
 
 def _is_text(value: Any, length: int = MAX_CARD_TEXT_LENGTH) -> bool:
@@ -84,10 +84,6 @@ def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bo
 def _is_scalar(value: Any) -> bool:
     word = type(value) is str and re.fullmatch(r"[\w.-]{0,64}", value, re.ASCII)
     return value is None or type(value) is bool or bool(word) or (_is_number(value) and abs(value) <= MAX_IMAGE_SIDE)
-
-
-def _are_scalars(values: Sequence[Any]) -> bool:
-    return len(values) <= MAX_LIST_ITEMS and all(map(_is_scalar, values))
 
 
 def _is_preprocessing(value: Any) -> bool:
@@ -119,6 +115,7 @@ def _shorten(value: Any) -> str:
     return ascii(value)[:80]
 
 
+_NETWORK_NAME = re.compile(r"[\w.]+", re.ASCII)
 _STEP: dict[str, Callable[[Any], bool]] = {  # a step in the training history
     **dict.fromkeys(("method", "sha256", "split_fingerprint", "data_fingerprint"), _is_text),
     "images": lambda value: _is_integer(value, 0, 2**31),
@@ -127,10 +124,7 @@ _STEP: dict[str, Callable[[Any], bool]] = {  # a step in the training history
 _TEXT: CardRule = (_is_text, f"a string of at most {MAX_CARD_TEXT_LENGTH} characters")
 _CARD: dict[str, CardRule] = {
     "classes": (_is_names, "a list of strings"),
-    "backbone": (
-        lambda value: _is_text(value) and bool(re.fullmatch(r"[\w.]+", value, re.ASCII)),
-        "the name of a network",
-    ),
+    "backbone": (lambda value: _is_text(value) and bool(_NETWORK_NAME.fullmatch(value)), "the name of a network"),
     "preprocessing": (
         _is_preprocessing,
         f"size up to {MAX_IMAGE_SIDE}, resize, mean and std of three numbers, equalise",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,16 +37,11 @@ def find_first_convolution(net: nn.Module, size: int) -> str | None:
     """
     ran: list[str] = []
     layers = {name: module for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
-    hooks = [
-        module.register_forward_pre_hook(lambda module, inputs, name=name: ran.append(name))
-        for name, module in layers.items()
-    ]
-    try:
-        with torch.inference_mode():
-            net(make_blank_image(net, size))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.inference_mode(), ExitStack() as hooks:
+        for name, module in layers.items():
+            note = partial(lambda name, module, inputs: ran.append(name), name)
+            hooks.enter_context(module.register_forward_pre_hook(note))
+        net(make_blank_image(net, size))
     first = layers[ran[0]] if ran else None
     return ran[0] if isinstance(first, nn.Conv2d) and first.in_channels == 3 else None
 
@@ -68,15 +64,10 @@ def compute_feature_maps(
     listed = [dict(stage) for stage in getattr(net, "feature_info", None) or []]
     stages = [stage for stage in listed if is_stage(net.get_submodule(stage["module"]))][:MAX_STAGES]
     kept: dict[str, Tensor] = {}
-    hooks = [
-        net.get_submodule(name).register_forward_hook(partial(_record_output, kept, name))
-        for name in dict.fromkeys([*([convolution] if convolution else []), *(stage["module"] for stage in stages)])
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name in {*([convolution] if convolution else []), *(stage["module"] for stage in stages)}:
+            hooks.enter_context(net.get_submodule(name).register_forward_hook(partial(_record_output, kept, name)))
         classifier(images.to(classifier.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
     found = [(convolution, kept[convolution])] if convolution else []
     for stage in stages:
         output = kept.get(stage["module"])

@@ -53,18 +53,15 @@ def _limit_size(state: Mapping[str, Tensor]) -> Iterator[None]:
         if made is not None:
             take(tensors=1, bytes=made.nbytes)
 
-    handles = [
-        hooks.register_module_module_registration_hook(lambda module, name, made: take(modules=1)),
-        hooks.register_module_parameter_registration_hook(tensor),
-        hooks.register_module_buffer_registration_hook(tensor),
-    ]
     try:
-        yield
+        with (
+            hooks.register_module_module_registration_hook(lambda module, name, made: take(modules=1)),
+            hooks.register_module_parameter_registration_hook(tensor),
+            hooks.register_module_buffer_registration_hook(tensor),
+        ):
+            yield
     except _TooLargeError as error:
         raise ValueError("the network is far larger than its weights") from error
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _TooLargeError(BaseException):

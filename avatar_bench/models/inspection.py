@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -164,17 +165,12 @@ def _trace_shapes(net: nn.Module, size: int) -> tuple[dict[str, Shape], dict[str
     """Return the input and output shapes of every module, in the order they start, and the MACs of every module."""
     inputs: dict[str, Shape] = {}
     shapes: dict[str, Shape] = {}
-    hooks = []
-    for name, module in net.named_modules():
-        # partial, because a lambda would see only the last name
-        hooks.append(module.register_forward_pre_hook(partial(_record_input, inputs, name)))
-        hooks.append(module.register_forward_hook(partial(_record_output, shapes, name)))
-    try:
-        with count_flops() as counter:
-            net(make_blank_image(net, size))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with count_flops() as counter, ExitStack() as hooks:
+        for name, module in net.named_modules():
+            # partial, because a lambda would see only the last name
+            hooks.enter_context(module.register_forward_pre_hook(partial(_record_input, inputs, name)))
+            hooks.enter_context(module.register_forward_hook(partial(_record_output, shapes, name)))
+        net(make_blank_image(net, size))
     root = type(net).__name__
     flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items() if name != "Global"}
     return inputs, shapes, Counter({name.removeprefix(root).removeprefix("."): n // 2 for name, n in flops.items()})

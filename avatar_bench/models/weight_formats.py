@@ -6,7 +6,7 @@ import json
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -135,32 +135,22 @@ class _PlainCopier:
         if self.count > MAX_PLAIN_VALUES or depth > MAX_VALUE_DEPTH:
             raise UnpicklingError("it contains too many values")
         if isinstance(value, dict):
-            return {_check_key(key): self.value(inner, depth + 1) for key, inner in dict.items(value)}
+            for odd in (key for key in dict.keys(value) if type(key) not in (str, int)):
+                raise UnpicklingError(f"it has a key of type {type(odd).__name__}")
+            return {key: self.value(inner, depth + 1) for key, inner in dict.items(value)}
         if type(value) in (list, tuple):
-            return type(value)(self._all(value, depth + 1))
+            return type(value)(self.value(inner, depth + 1) for inner in value)
         if isinstance(value, Tensor):
             return _check_tensor(value)
         if value is None or type(value) in (str, int, float, bool):
             return value
         raise UnpicklingError(f"it contains a {type(value).__name__}")
 
-    def _all(self, values: Any, depth: int) -> Iterator[Any]:
-        return (self.value(value, depth) for value in values)
-
-
-def _check_key(key: Any) -> Any:
-    if type(key) not in (str, int):
-        raise UnpicklingError(f"it has a key of type {type(key).__name__}")
-    return key
-
 
 def _check_tensor(tensor: Tensor) -> Tensor:
     """Return the bare tensor; refuse one that is larger than its bytes in the file."""
-    if (
-        type(tensor) not in (Tensor, torch.nn.Parameter)
-        or tensor.layout != torch.strided
-        or tensor.device.type != "cpu"
-    ):
+    is_plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
+    if not is_plain or tensor.device.type != "cpu":
         raise UnpicklingError("it contains a tensor of an unusual kind")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise UnpicklingError("it contains a tensor that is larger than its bytes")

@@ -19,7 +19,11 @@ def test_a_job_of_a_sweep_carries_its_error_home(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = pickle.loads(pickle.dumps(CommandTask("train")))
-    here = SimpleNamespace(mode=RunMode.MULTIRUN, job=SimpleNamespace(override_dirname="seed=1"))
+    here = SimpleNamespace(
+        mode=RunMode.MULTIRUN,
+        job=SimpleNamespace(override_dirname="seed=1"),
+        runtime=SimpleNamespace(config_sources=[]),
+    )
     monkeypatch.setattr(HydraConfig, "get", lambda: here)
     with pytest.raises(JobError) as caught:
         job(OmegaConf.create({"stage": "???"}))

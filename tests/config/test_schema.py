@@ -26,12 +26,12 @@ BASE = {
 
 @pytest.fixture(autouse=True)
 def _hydra() -> Iterator[None]:
-    schema.register()
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         yield
 
 
 def composed(command: str, words: Sequence[str] = ()) -> DictConfig:
+    schema.register(command)  # and the blocks in its defaults
     return compose(command, [*BASE[command], *words])
 
 
@@ -175,6 +175,7 @@ def test_weights_may_be_a_file(tmp_path: Path) -> None:
 
 def test_a_missing_value_is_named_with_an_example() -> None:
     with pytest.raises(ConfigError) as caught:
+        schema.register("predict")
         schema.check_config("predict", compose("predict"))
     assert caught.value.lines == (
         "predict needs a value for input, output",

@@ -55,7 +55,7 @@ def huge_scalar(file: Path) -> None:
 
 
 def many(file: Path) -> None:
-    file.write_text("a: [" + "1," * 100_000 + "]")
+    file.write_text("a: [" + "1," * 200_000 + "]")
 
 
 def binary(file: Path) -> None:
@@ -132,5 +132,5 @@ def test_a_bomb_in_a_run_folder_is_refused_by_resume_and_unread_by_others(
 
 
 def test_what_a_person_writes_is_read(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("a: &a {b: [1, 2.5, null, x]}\nc: *a\n")
-    assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": [1, 2.5, None, "x"]}, "c": {"b": [1, 2.5, None, "x"]}}
+    (tmp_path / "a.yaml").write_text("a: {b: [1, 2.5, null, x]}\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": [1, 2.5, None, "x"]}}

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import albumentations
 
 
-@dataclass(frozen=True)
-class Jitter:
-    """Relative changes of brightness, contrast and saturation, and a shift of hue in turns, each up to a maximum."""
-
-    changes: tuple[float, float, float, float]
-
-    def make_transform(self) -> Any:
-        """Return the step of albumentations."""
-        return albumentations.ColorJitter(*self.changes, p=1)
+def make_transform(changes: tuple[float, float, float, float]) -> Any:
+    """Return the step of albumentations: relative changes of the first three, a shift of hue in turns."""
+    return albumentations.ColorJitter(*changes, p=1)

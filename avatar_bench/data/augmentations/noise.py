@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import albumentations
@@ -11,15 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
-class Noise:
-    """Noise of up to a standard deviation, as a fraction of 255."""
-
-    deviation: float
-
-    def make_transform(self) -> Any:
-        """Return the step of albumentations."""
-        return GaussianNoise(std_range=(0, self.deviation), p=1)
+def make_transform(deviation: float) -> Any:
+    """Return the step of albumentations."""
+    return GaussianNoise(std_range=(0, deviation), p=1)
 
 
 class GaussianNoise(albumentations.GaussNoise):  # type: ignore[misc]

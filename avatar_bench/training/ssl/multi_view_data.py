@@ -27,7 +27,7 @@ class MultiViewImages(ImageDataset):
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         row, seed = item if isinstance(item, tuple) else (item, 0)
-        return {"views": self.views(self._prepared(row), seed), "row": row}
+        return {"views": self.views(self.prepare(row), seed), "row": row}
 
 
 class MultiViewDataModule(pl.LightningDataModule):
