@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from avatar_bench.evaluation.block import align_predictions
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import agreement, stats
-from avatar_bench.metrics.overlap import nan_mean
+from avatar_bench.metrics.ratios import nan_mean
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
