@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, stats
 
-from avatar_bench.config.entries import find_entries, get_title, use_folders
+from avatar_bench.config.entries import find_entries, use_folders
 from avatar_bench.data.corruptions import (
     RESOLUTIONS,
     SEVERITIES,
@@ -30,7 +30,7 @@ from avatar_bench.data.decoding import decode
 from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
 from avatar_bench.data.equalise import resize_to_square
 from avatar_bench.errors import ConfigError
-from avatar_bench.i18n import use_language
+from avatar_bench.i18n import get_title, use_language
 
 Pixels = NDArray[np.uint8]
 KINDS = list_corruptions()
