@@ -70,6 +70,7 @@ def results(value=0.8, fingerprint="f1"):
     traits |= {"pretraining": "scratch", "trained_with": ""}
     tables = {"blind_test": {"confusion": confusion}, "out_of_domain": {"sets": sets}}
     tables["architecture"] = {"traits": pd.DataFrame([traits])}
+    tables["efficiency"] = {"latency": pd.DataFrame({"device": ["cpu"]})}
     about = {"data_fingerprint": fingerprint}
     return {
         name: Result(name, "test", 10, CLASSES, metrics, tables.get(name, {}), provenance=dict(about))

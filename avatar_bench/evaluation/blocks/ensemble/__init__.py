@@ -82,16 +82,17 @@ class EnsembleBlock(IntervalOptions):
         found = {}
         for name, one in zip(used, each, strict=True):
             found[f"accuracy/{name}"] = compute_proportion(self, one.correct, groups, floor=floor)
-        for kind, names, statistic, better in (
-            ("macro_f1", used, build_macro_f1_statistic(each), True),
-            ("gain", others, _subtract_last(accuracy), True),
-            ("gain_macro_f1", others, _subtract_last(build_macro_f1_statistic(last)), True),
-            ("nll", used, stats.build_mean_statistic(np.column_stack(losses)), False),
+        for kind, names, statistic in (
+            ("macro_f1", used, build_macro_f1_statistic(each)),
+            ("gain", others, _subtract_last(accuracy)),
+            ("gain_macro_f1", others, _subtract_last(build_macro_f1_statistic(last))),
         ):
-            found |= bootstrap_metrics(self, [f"{kind}/{name}" for name in names], statistic, groups, better)
+            found |= bootstrap_metrics(self, [f"{kind}/{name}" for name in names], statistic, groups)
         why = Reason("no_ece_interval")
         for name, one in zip(used, each, strict=True):
             found[f"ece/{name}"] = Metric(tables.compute_ece(one), len(one), higher_is_better=False, reason=why)
+        mean_loss = stats.build_mean_statistic(np.column_stack(losses))
+        found |= bootstrap_metrics(self, [f"nll/{name}" for name in used], mean_loss, groups, higher_is_better=False)
         none = Reason("no_compatible_runs" if self.soup else "not_requested")
         for kind in () if SOUP in entries else ("accuracy", "macro_f1", "gain", "gain_macro_f1", "ece", "nll"):
             found[f"{kind}/{SOUP}"] = Metric(None, 0, higher_is_better=None, reason=none)
