@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from avatar_bench.cli.app import main
+from avatar_bench.evaluation.block import Block
 from avatar_bench.evaluation.runner import BlockRunner
 from avatar_bench.models.classifier import Classifier
 
@@ -74,10 +75,15 @@ def test_another_language_computes_nothing_and_the_report_is_in_it(
     def refuse(*_: object) -> None:
         raise AssertionError("something was computed again")
 
+    def run_block(self: BlockRunner, name: str, block: Block) -> None:
+        attempt(self, name, block)  # a block that cannot be used here is tried again, and raises BlockError
+        refuse()
+
     runs, words = evaluated
+    attempt = BlockRunner._run_block
     before = {file: file.read_bytes() for file in runs.rglob("metrics.json")}
     monkeypatch.setattr(Classifier, "forward", refuse)
-    monkeypatch.setattr(BlockRunner, "_run_block", refuse)
+    monkeypatch.setattr(BlockRunner, "_run_block", run_block)
     assert main([*words, "lang=ru"]) == 0
     assert {file: file.read_bytes() for file in runs.rglob("metrics.json")} == before
     printed = capsys.readouterr().out

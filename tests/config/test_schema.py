@@ -174,8 +174,8 @@ def test_weights_may_be_a_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_value_is_named_with_an_example() -> None:
+    schema.register("predict")
     with pytest.raises(ConfigError) as caught:
-        schema.register("predict")
         schema.check_config("predict", compose("predict"))
     assert caught.value.lines == (
         "predict needs a value for input, output",

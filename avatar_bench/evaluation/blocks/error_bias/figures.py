@@ -76,12 +76,12 @@ def _draw_confidence(confidence: NDArray[np.floating], correct: NDArray[np.bool_
     edges = np.linspace(1 / classes, 1, _BINS + 1)
     outline: Any = {"histtype": "step", "linewidth": 1.6}
     for rows, colour, style, name in (
-        (correct, plots.GREY, {"alpha": 0.6}, _("correct (n = {n})")),
-        (~correct, plots.get_colour(4), outline, _("incorrect (n = {n})")),
+        (correct, plots.GREY, {"alpha": 0.6}, _("correct (n = {n})", n=int(correct.sum()))),
+        (~correct, plots.get_colour(4), outline, _("incorrect (n = {n})", n=int((~correct).sum()))),
     ):
         if rows.any():
             values = np.clip(confidence[rows], edges[0], edges[-1])
-            style |= {"weights": [1 / len(values)] * len(values), "label": name.format(n=len(values))}
+            style |= {"weights": [1 / len(values)] * len(values), "label": name}
             axes.hist(values, bins=edges.tolist(), color=colour, **style)
             axes.axvline(float(values.mean()), color=colour, linestyle="--", linewidth=1.2)
     axes.set(xlabel=_("confidence (%; dashed: mean)"), ylabel=_("share within each group (%)"))
