@@ -72,7 +72,11 @@ class Options:
     def __post_init__(self) -> None:
         for each, known in iterate_options(type(self)):
             value = getattr(self, each.name)
-            if (expected := known.find_fault(value)) is not None:
+            try:
+                expected = known.find_fault(value)
+            except TypeError:
+                expected = f"a value such as {get_default(each)}"
+            if expected is not None:
                 raise ConfigError(f"{name_options(type(self))}.{each.name}={value}: expected {expected}.")
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score
 from statsmodels.stats.contingency_tables import mcnemar
@@ -17,12 +15,16 @@ from statsmodels.stats.multitest import multipletests
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import recipe_pairs, registry
 from avatar_bench.evaluation.blocks import significance
-from avatar_bench.evaluation.blocks.significance import Significance, figures
+from avatar_bench.evaluation.blocks.significance import Significance
 from avatar_bench.evaluation.seeds import Recipes
 from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 
-YAML = Path(__file__).parents[3] / "conf" / "block" / "significance.yaml"
+
+def say(result):
+    """Return the sentences of the warnings."""
+    return [format_reason(warning, "significance") for warning in result.warnings]
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_two_copies_of_one_model_are_tied(compare, oracle):
     assert ranking["tied_with_best"].all()
     assert result.metrics["significant_pairs"].value == 0
     assert result.metrics["n_required"].value is None
-    assert "equally accurate" in result.metrics["n_required"].reason
+    assert result.metrics["n_required"].reason == Reason("equally_accurate")
 
 
 def test_a_perfect_oracle_is_told_from_a_uniform_one_and_the_ranking_says_so(compare, oracle):
@@ -140,12 +142,10 @@ def test_recipes_of_several_seeds_are_compared_by_their_mean(compare, answers):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Skip drawing and aligning, which a simulation does not need."""
+    """Skip aligning, which a simulation does not need."""
     monkeypatch.setattr(
         significance, "align_predictions", lambda runs, sets: [run.predictions(sets[0]) for run in runs]
     )
-    for name in ("draw_ranking", "draw_differences"):
-        monkeypatch.setattr(figures, name, lambda *given: None)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -228,11 +228,9 @@ def test_runs_of_one_recipe_are_compared_with_each_other(compare, oracle):
 
 def test_recipes_of_a_single_seed_are_said(compare, answers):
     right, other = (np.random.default_rng(0).random((2, 60)) < 0.8).tolist()
-    assert "one seed" in compare({"a": answers(right), "b": answers(other)}).warnings[0]
+    assert compare({"a": answers(right), "b": answers(other)}).warnings[0] == Reason("each_has_one_seed")
     some = compare({("a", 1): answers(right), ("a", 2): answers(right), ("b", 1): answers(other)})
-    assert some.warnings == [
-        "Trained with one seed, so the intervals do not cover variation between seeds: b.",
-    ]
+    assert some.warnings == [Reason("one_seed", names=["b"])]
 
 
 def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp_path):
@@ -265,7 +263,7 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp
 def test_nine_recipes_are_drawn_and_saved(compare, answers, tmp_path):
     rng = np.random.default_rng(0)
     found = {f"a rather long name of recipe {i}": answers(rng.random(120) < 0.5 + i / 20) for i in range(9)}
-    folder = compare(found).save(tmp_path / "significance")
+    folder = compare(found).save(tmp_path / "significance", registry.draw_figures)
     assert {file.name for file in folder.glob("*.png")} == {"ranking.png", "differences.png"}
     assert len(pd.read_csv(folder / "pairs.csv")) == 36
 
@@ -281,11 +279,6 @@ def test_an_option_out_of_range_is_named(option, value):
         Significance(**{option: value})
 
 
-def test_the_yaml_states_the_defaults_of_the_block():
-    assert YAML.read_text(encoding="utf-8").startswith("# @package block.significance\n")
-    assert registry.build_block("significance", OmegaConf.to_container(OmegaConf.load(YAML))) == Significance()
-
-
 def test_nine_networks_that_guess_are_said_to_be_no_better_than_guessing(compare, oracle):
     result = compare({f"net{seed}": oracle("uniform", seed=seed) for seed in range(9)})
     ranking = result.tables["ranking"]
@@ -293,7 +286,7 @@ def test_nine_networks_that_guess_are_said_to_be_no_better_than_guessing(compare
     assert set(ranking["guessing"]) == {1 / 3}
     assert (ranking["balanced_accuracy_low"] <= 1 / 3).all()
     assert result.metrics["better_than_guessing"].value == 0
-    assert "None of the 9 recipes is better than guessing (balanced accuracy 0.333)." in result.warnings
+    assert "None of the 9 recipes is better than guessing (balanced accuracy 0.333)." in say(result)
 
 
 def test_a_constant_predictor_is_no_better_than_guessing_though_the_majority_is_often_correct(
@@ -314,11 +307,10 @@ def test_a_constant_predictor_is_no_better_than_guessing_though_the_majority_is_
 
 def test_those_no_better_than_guessing_are_named_beside_better_ones(compare, oracle):
     result = compare({"good": oracle("noisy"), "guess": oracle("uniform")})
-    assert "No better than guessing (balanced accuracy 0.333): guess." in result.warnings
+    assert "No better than guessing (balanced accuracy 0.333): guess." in say(result)
     assert result.metrics["better_than_guessing"].value == 1
-    assert not any(
-        "better than guessing" in said for said in compare({"a": oracle("noisy"), "b": oracle("noisy")}).warnings
-    )
+    plain = compare({"a": oracle("noisy"), "b": oracle("noisy")})
+    assert not any("better than guessing" in said for said in say(plain))
 
 
 def test_a_set_of_one_class_has_no_guessing_level(compare, make_predictions):
@@ -327,7 +319,7 @@ def test_a_set_of_one_class_has_no_guessing_level(compare, make_predictions):
     result = compare(found)
     assert result.tables["ranking"]["better_than_guessing"].isna().all()
     assert result.metrics["better_than_guessing"].value is None
-    assert not any("guessing" in said for said in result.warnings)
+    assert not any("guessing" in said for said in say(result))
 
 
 def test_seeds_of_a_recipe_that_guesses_are_no_better_than_guessing_together(compare, oracle):
