@@ -34,10 +34,8 @@ class Option:
         known, (low, high) = self.list_choices(), self.range or (None, None)
         given = value if isinstance(value, list | tuple) else [value]
         if known and value is not None and any(each not in known for each in given):
-            return (
-                self.expected
-                or f"{'some' if isinstance(value, list | tuple) else 'one'} of {', '.join(map(str, known))}"
-            )
+            words = self.expected if self.check is None else ""  # with a check, it is what the check expects
+            return words or f"{'some' if isinstance(value, list | tuple) else 'one'} of {', '.join(map(str, known))}"
         outside = ((low is not None and each < low) or (high is not None and each > high) for each in given)
         if value is not None and any(outside):
             return self.expected or _describe_range(low, high)
