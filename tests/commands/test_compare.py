@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from avatar_bench.cli.app import main
+from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import CompareBlock
 from avatar_bench.results.result import Result
 
-COMPARING = [name for name in registry.list_blocks() if isinstance(registry.build_block(name), CompareBlock)]
+COMPARING = list_blocks(("comparison",))
 CLASSES = ("drawing", "generated", "real")
 METRICS = {
     "overview": [],

@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from avatar_bench.cli.app import main
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
@@ -126,7 +127,7 @@ def test_a_saved_result_says_where_it_comes_from(tiny_run: Path) -> None:
     assert evaluate(tiny_run) == 0
     said = json.loads((tiny_run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text())
     record = json.loads((tiny_run / "run.json").read_text())
-    assert (said["block"], said["schema"], said["set"], said["classes"]) == ("blind_test", 2, "test", CLASSES)
+    assert (said["block"], said["schema"], said["set"], said["classes"]) == ("blind_test", 3, "test", CLASSES)
     assert said["n"] == record["split"]["counts"]["test"]
     provenance = said["provenance"]
     assert provenance["checkpoint_sha256"] == record["checkpoint_sha256"]
@@ -587,7 +588,8 @@ from avatar_bench.results.result import Metric, Result
 
 @dataclass(kw_only=True)
 class Constant(RunBlock):
-    number: float = 1.0
+    version = 1
+    number: float = 2.0
 
     def evaluate(self, run, dataset):
         result = Result("constant", dataset.name, len(dataset), run.classes)
@@ -599,15 +601,18 @@ class Constant(RunBlock):
 @pytest.fixture
 def own_block(tmp_path: Path) -> Path:
     """A user's folder with a block of its own."""
-    folder = tmp_path / "own" / "block"
-    folder.mkdir(parents=True)
-    (folder / "constant.py").write_text(CONSTANT)
-    (folder / "constant.yaml").write_text("# @package block.constant\n# a number\nnumber: 2\n")
+    return write_block(tmp_path / "own" / "block" / "constant", CONSTANT).parent
+
+
+def write_block(folder: Path, code: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "__init__.py").write_text(code)
+    (folder / "about.yaml").write_text("title: a number\nkind: run\n")
     return folder
 
 
 @pytest.mark.parametrize("way", ["-cd", "variable"])
-def test_a_block_of_a_users_folder_is_one_module_and_one_yaml(
+def test_a_block_of_a_user_is_a_folder_of_code_and_about_yaml(
     way: str, own_block: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["-cd", str(own_block.parent)] if way == "-cd" else []
@@ -623,17 +628,17 @@ def test_a_block_of_a_users_folder_is_one_module_and_one_yaml(
     [
         ("import nowhere_to_be_found", "ModuleNotFoundError"),
         ("x = (", "SyntaxError"),
-        ("x = 1", "must define one dataclass"),
+        ("x = 1", "must define one public dataclass"),
     ],
 )
 def test_a_users_block_that_cannot_be_used_is_told_in_lines(
     body: str, told: str, own_block: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (own_block / "constant.py").write_text(body)
+    write_block(own_block / "constant", body)
     assert main(["evaluate", "-cd", str(own_block.parent), f"ckpt={tiny_run}", "block=constant"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) <= 3
-    assert "constant.py" in lines[0]
+    assert str(Path("constant", "__init__.py")) in lines[0]
     assert told in lines[0]
 
 
@@ -654,9 +659,8 @@ def test_a_result_that_would_come_out_the_same_is_kept(
     assert not evaluated()
     assert evaluated("again=true")
     assert evaluated("block.constant.number=4")
-    assert evaluated("block.constant.number=4", "lang=ru")
     assert not evaluated("block.constant.number=4", "lang=ru")
-    (own_block / "constant.py").write_text(CONSTANT.replace("self.number, len", "-self.number, len"))
+    write_block(own_block / "constant", CONSTANT.replace("self.number, len", "-self.number, len"))
     assert evaluated("block.constant.number=4", "lang=ru")
     assert Result.load(file.parent).metrics["number"].value == -4
     file.write_text("{")
@@ -665,12 +669,13 @@ def test_a_result_that_would_come_out_the_same_is_kept(
 
 def test_a_result_that_lacks_a_file_is_made_again(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(run_copy) == 0
-    figure = run_copy / "evaluation" / "test" / "blind_test" / "confusion.png"
-    figure.unlink()
-    assert evaluate(run_copy) == 0
-    assert figure.is_file()
-    assert evaluate(run_copy) == 0
-    assert capsys.readouterr().out.count("already there") == 1
+    folder = run_copy / "evaluation" / "test" / "blind_test"
+    for name, is_drawn_alone in (("confusion.csv", False), ("confusion.png", True)):
+        (folder / name).unlink()
+        capsys.readouterr()
+        assert evaluate(run_copy) == 0
+        assert ("already there" in capsys.readouterr().out) == is_drawn_alone
+        assert (folder / name).is_file()
 
 
 def test_a_slice_of_the_images_is_evaluated_alone(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -812,39 +817,41 @@ def test_block_all_takes_in_the_blocks_of_users(
 
 
 @pytest.mark.parametrize(
-    ("name", "body", "code", "told"),
+    ("name", "body", "told"),
     [
-        ("clusters", CONSTANT, 2, "avatar_bench already has a block clusters"),
-        ("lonely", None, 2, "but no lonely.py"),
-        ("constant", CONSTANT.replace("self.number, len", "1 / 0, len"), 2, "ZeroDivisionError"),
+        ("clusters", CONSTANT, "avatar_bench already has a block clusters"),
+        ("lonely", None, "block=lonely: no such block"),
+        ("constant", CONSTANT.replace("self.number, len", "1 / 0, len"), "ZeroDivisionError"),
     ],
 )
 def test_what_is_wrong_with_a_users_block_is_told_by_its_name(
     name: str,
     body: str | None,
-    code: int,
     told: str,
     own_block: Path,
     tiny_run: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (own_block / f"{name}.yaml").write_text(f"# @package block.{name}\n# mine\nnumber: 2\n")
-    if body:
-        (own_block / f"{name}.py").write_text(body)
+    code = write_block(own_block / name, body or "") / "__init__.py"
+    if body is None:
+        code.unlink()
     words = ["-cd", str(own_block.parent), f"ckpt={tiny_run}", f"block={name}", "again=true"]
-    assert main(["evaluate", *words]) == code
+    assert main(["evaluate", *words]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) <= 3
     assert name in lines[0]
     assert told in lines[0]
 
 
-def test_a_checkpoint_without_its_run_is_evaluated_with_a_warning(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_run_is_evaluated_with_a_warning(
+    tiny_run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bare = shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt")
     asked = ["data=manifest", f"data.manifest={images / 'blind.csv'}", f"out={tmp_path / 'out'}"]
     assert evaluate(Path(bare), *asked) == 0
     found = Result.load(tmp_path / "out" / "evaluation" / "blind" / "blind_test")
-    assert any("cannot be checked" in warning and "bare.ckpt" in warning for warning in found.warnings)
+    assert Reason("training_images_unknown", file="bare.ckpt") in found.warnings
+    assert "bare.ckpt is not in a run folder" in capsys.readouterr().err
 
 
 def test_a_copied_run_keeps_its_results(run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,16 +18,34 @@ from avatar_bench.cli.app import main
 from avatar_bench.evaluation import result_writer
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.results import result as results
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 BLOCKS = ["blind_test", "calibration", "error_bias"]
 WORDS = [f"block=[{','.join(BLOCKS)}]", "data.workers=0", *(f"block.{name}.resamples=100" for name in BLOCKS)]
 
 
+class Unpicklable(dict[str, Any]):
+    """Values that a process could not be sent."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("cannot be pickled")
+
+
 def result(name: str) -> Result:
-    figure = Figure(figsize=(1, 1))
-    figure.subplots().plot([0, 1])
-    return Result(name, "blind", 3, ("a", "b"), {"accuracy": Metric(0.5, 3)}, figures={"curve": figure})
+    return Result(name, "blind", 3, ("a", "b"), {"accuracy": Metric(0.5, 3)})
+
+
+@pytest.fixture
+def curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every result have one figure, a line."""
+
+    def draw(_: Result) -> dict[str, Figure]:
+        figure = Figure(figsize=(1, 1))
+        figure.subplots().plot([0, 1])
+        return {"curve": figure}
+
+    monkeypatch.setattr(result_writer, "draw_figures", draw)
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -47,10 +65,10 @@ def test_the_files_are_those_that_the_evaluation_itself_would_write(
     writers = tmp_path / "writers"
     save = Result.save
 
-    def told(one: Result, folder: Path) -> Path:
+    def told(one: Result, folder: Path, *drawn: Any) -> Path:
         with writers.open("a") as stream:
             stream.write(f"{folder.name} {os.getpid() == here}\n")
-        return save(one, folder)
+        return save(one, folder, *drawn)
 
     here = os.getpid()
     monkeypatch.setattr(Result, "save", told)
@@ -61,6 +79,7 @@ def test_the_files_are_those_that_the_evaluation_itself_would_write(
     assert content(tmp_path / "beside") == content(tmp_path / "itself")
 
 
+@pytest.mark.usefixtures("curve")
 def test_results_are_told_in_order_and_once_they_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = results._save_figure
     told = []
@@ -85,6 +104,7 @@ def test_results_are_told_in_order_and_once_they_are_there(tmp_path: Path, monke
     assert told == names
 
 
+@pytest.mark.usefixtures("curve")
 def test_what_cannot_be_pickled_is_saved_and_what_a_process_cannot_write_is_saved_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +117,7 @@ def test_what_cannot_be_pickled_is_saved_and_what_a_process_cannot_write_is_save
 
     monkeypatch.setattr(Result, "_write", fail)
     own = result("own")
-    own.figures["curve"].chosen = lambda: 0  # type: ignore[attr-defined]
+    own.provenance = Unpicklable({"seed": 1})
     with ResultWriter() as saving:
         for one in (own, result("unlucky"), result("last")):
             saving.begin()
@@ -165,12 +185,12 @@ def test_a_block_that_reads_results_finds_all_of_them(
 
 def test_many_warnings_are_one_line_beside_those_of_leakage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few, many = result("few"), result("many")
-    few.warnings = ["one", "two"]
+    few.warnings = [Reason("one"), Reason("two")]
     with ResultWriter() as saving:
         saving.add(few, tmp_path / "a" / "b" / "few")
     assert capsys.readouterr().err.count("warning: ") == 2
-    many.warnings = ["leaks", *(f"warning {number}" for number in range(9))]
-    many.provenance["leakage"] = ["leaks"]
+    many.warnings = [Reason("leaks"), *(Reason(f"warning_{number}") for number in range(9))]
+    many.provenance["leakage"] = [Reason("leaks").plain]
     with ResultWriter() as saving:
         saving.add(many, tmp_path / "a" / "b" / "many")
     leak, rest = capsys.readouterr().err.splitlines()

@@ -28,7 +28,7 @@ def draw(result: Result) -> dict[str, Figure]:
 def _draw_per_source(table: pd.DataFrame, classes: int) -> Figure:
     shown = table.nlargest(plots.MAX_BARS, "n").sort_values(["target", "accuracy"])
     return plots.draw_interval_bars(
-        [source or _("(not known)") for source in shown["source"]],
+        [source or _("(not known)") for source in shown["source"].fillna("")],
         shown["accuracy"],
         shown["low"],
         shown["high"],
@@ -41,7 +41,7 @@ def _draw_per_source(table: pd.DataFrame, classes: int) -> Figure:
 
 def _draw_gallery(predictions: pd.DataFrame, gallery: Mapping[str, np.ndarray]) -> Figure:
     titles = []
-    for row in predictions.iloc[gallery["rows"]].itertuples():
+    for row in predictions.iloc[gallery["rows"]].fillna({"source": ""}).itertuples():
         true, predicted = _("true: {name}", name=row.target), _("predicted: {name}", name=row.prediction)
-        titles.append(f"{true}\n{predicted}, {row.confidence:.1%}\n{str(row.source) or _('source not known')}")
+        titles.append(f"{true}\n{predicted}, {row.confidence:.1%}\n{row.source or _('source not known')}")
     return plots.draw_gallery(plots.list_thumbnails(gallery), titles)
