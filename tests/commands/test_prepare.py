@@ -77,7 +77,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def composed(command, *overrides):
-    schema.register()
+    schema.register(command)  # and the blocks in its defaults
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         return OmegaConf.to_container(compose(command, list(overrides)))
 

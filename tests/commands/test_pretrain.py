@@ -390,7 +390,7 @@ def test_val_used_in_pretraining_is_evaluated_as_the_runs_own_set_only(
     told = "24 of 24 images overlap with the pretraining data (image, copy or group): metrics may be optimistic."
     assert f"/run: blind_test: {told}" in capsys.readouterr().err
     said = json.loads((run / "evaluation" / "val" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
-    assert told in said["warnings"]
+    assert {"code": "overlap_with_pretraining", "n": 24, "all": 24} in said["warnings"]
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
     assert "overlap with the pretraining data" not in capsys.readouterr().err
     split = read_csv(run / "split.csv")
@@ -439,11 +439,11 @@ def test_figures_say_where_images_of_the_pretraining_are_gone(
     told = "33 pretraining images are missing: their near-duplicates are not searched for"
     assert f"/run: blind_test: {told}" in capsys.readouterr().err
     said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
-    assert told in said["warnings"]
+    assert {"code": "pretraining_images_missing", "n": 33} in said["warnings"]
 
 
 def test_one_image_of_the_pretraining_that_is_gone_is_told_as_one(
-    images: Path, train: Callable[..., Path], tmp_path: Path
+    images: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(images / "blind", tmp_path / "seen")
     given = ["data=folder", f"data.root={tmp_path / 'seen'}", "epochs=1", "allow=[test_images]"]
@@ -453,8 +453,9 @@ def test_one_image_of_the_pretraining_that_is_gone_is_told_as_one(
     begun = ["model.backbone=test_resnet", f"model.weights={tmp_path / 'pre' / 'backbone.safetensors'}"]
     run = train(tmp_path / "run", *begun)
     assert main(["evaluate", f"ckpt={run}", "data.workers=0", "lang=ru"]) == 0
+    assert "Отсутствует 1 изображение предобучения: его почти-дубликаты не ищутся" in capsys.readouterr().err
     said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
-    assert "Одно изображение предобучения недоступно: его почти дубликаты не ищутся" in said["warnings"]
+    assert {"code": "pretraining_images_missing", "n": 1} in said["warnings"]
 
 
 def test_weights_without_the_list_of_what_they_have_seen_are_refused(

@@ -96,7 +96,7 @@ def test_all_jobs_stand_in_the_table_also_those_that_left_no_folder(
         "no_such_net-stage1": "failed",
         "no_such_net-stage2": "failed",
     }
-    assert told["no_such_net-stage1"][1].startswith("model.backbone: timm has no network")
+    assert told["no_such_net-stage1"][1].startswith("model.backbone: neither timm nor your own folders")
     assert told["no_such_net-stage2"][1] == "stage=2: mode 'full' has 1 stage"
     assert not (tmp_path / "sweep" / "no_such_net-stage2").exists()
     printed = capsys.readouterr()
@@ -469,7 +469,7 @@ def test_joblib_runs_four_jobs_of_which_one_fails(small: list[str], tmp_path: Pa
     end(begin(command(small, tmp_path, *words)), 3)
     told = jobs(tmp_path)
     assert [status for status, _ in told.values()] == ["finished", "finished", "failed", "failed"]
-    assert told["no_such_net-label_smoothing0"][1].startswith("model.backbone: timm has no network")
+    assert told["no_such_net-label_smoothing0"][1].startswith("model.backbone: neither timm nor your own folders")
 
 
 @pytest.mark.slow
