@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from avatar_bench.evaluation.block import IntervalCompareBlock
+from avatar_bench.evaluation.intervals import IntervalOptions
 from avatar_bench.evaluation.seeds import Recipes, group_across_option, warn_about_seeds
+from avatar_bench.results.reasons import Reason
 
 
 @pytest.fixture
@@ -33,17 +34,15 @@ def test_families_of_one_name_are_numbered(run):
 
 def test_recipes_of_one_seed_and_of_the_same_seed_twice_are_said():
     assert warn_about_seeds({"a": [1, 2], "b": [1, 3, 4]}) == []
-    assert warn_about_seeds({"a": [1], "b": [2]})[0].startswith("Each recipe was trained with one seed")
-    assert warn_about_seeds({"a": [1], "b": [1, 2]})[0].endswith(": a.")
-    assert warn_about_seeds({"a": [1, 1], "b": [1, 2]}) == [
-        "Several runs have the same seed but are treated as independent: a."
-    ]
+    assert warn_about_seeds({"a": [1], "b": [2]}) == [Reason("each_has_one_seed")]
+    assert warn_about_seeds({"a": [1], "b": [1, 2]}) == [Reason("one_seed", names=["a"])]
+    assert warn_about_seeds({"a": [1, 1], "b": [1, 2]}) == [Reason("repeated_seeds", names=["a"])]
 
 
 def test_where_every_run_is_always_right_the_interval_counts_groups():
     right = np.ones((2, 40), dtype=bool)
     recipes = Recipes({"a": [0, 1]}, right, np.arange(40).astype(str), (1, 2))
-    block = IntervalCompareBlock(resamples=100)
+    block = IntervalOptions(resamples=100)
     metric = recipes.accuracies(block, recipes.draw(block))["a"]
     assert (metric.value, metric.interval) == (1, "wilson by group")
     assert 0.8 < metric.low < metric.high == pytest.approx(1)
