@@ -183,6 +183,7 @@ def test_a_block_that_reads_results_finds_all_of_them(
     assert all(metric.value is not None for metric in found.metrics.values())
 
 
+@pytest.mark.usefixtures("curve")
 def test_many_warnings_are_one_line_beside_those_of_leakage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few, many = result("few"), result("many")
     few.warnings = [Reason("one"), Reason("two")]
