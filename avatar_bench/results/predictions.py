@@ -98,8 +98,8 @@ class Predictions:
             with file.open("rb") as stream, open_stored_archive(stream):
                 stream.seek(0)
                 with np.load(stream, allow_pickle=False) as stored:
-                    arrays = {name: stored[name] for name in _ARRAYS}
                     classes, temperature = tuple(map(str, stored["classes"])), float(stored["temperature"])
+                    arrays = {name: stored[name] for name in _ARRAYS}
                     has_logits = bool(stored.get("has_logits", True))  # older files are all of networks
             known = all((arrays[name].dtype.kind, arrays[name].ndim) == kind for name, kind in _ARRAYS.items())
             if not known or len({len(array) for array in arrays.values()}) != 1 or not 0 < temperature < np.inf:
