@@ -55,8 +55,10 @@ def run(program: Path, folder: Path, *words: str) -> subprocess.CompletedProcess
 def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    yamls = {f"avatar_bench/conf/{file.relative_to(ROOT / 'conf').as_posix()}" for file in ROOT.glob("conf/**/*.yaml")}
-    assert yamls <= names
+    yamls = {f"avatar_bench/{file.relative_to(ROOT).as_posix()}" for file in ROOT.glob("conf/**/*.yaml")}
+    entries = {file.relative_to(ROOT).as_posix() for file in ROOT.glob("avatar_bench/**/*.yaml")}
+    assert "avatar_bench/evaluation/blocks/robustness/ru.yaml" in entries
+    assert yamls | entries <= names
     assert {
         "avatar_bench/py.typed",
         "avatar_bench/evaluation/blocks/transformers/history.csv",
