@@ -43,5 +43,5 @@ def _draw_gallery(predictions: pd.DataFrame, gallery: Mapping[str, np.ndarray]) 
     titles = []
     for row in predictions.iloc[gallery["rows"]].fillna({"source": ""}).itertuples():
         true, predicted = _("true: {name}", name=row.target), _("predicted: {name}", name=row.prediction)
-        titles.append(f"{true}\n{predicted}, {row.confidence:.1%}\n{row.source or _('source not known')}")
+        titles.append(f"{true}\n{predicted}, {row.confidence:.1%}\n{str(row.source) or _('source not known')}")
     return plots.draw_gallery(plots.list_thumbnails(gallery), titles)
