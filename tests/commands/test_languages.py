@@ -106,13 +106,13 @@ def find_english(runs: Path) -> dict[str, list[str]]:
     """Return the texts of a Russian report with the words in them that are English and no names."""
     page = Texts()
     page.feed((runs / "report.html").read_text(encoding="utf-8"))
-    names = set(collect_names(runs))
+    names = dict.fromkeys(sorted(collect_names(runs), key=len, reverse=True))
     found: dict[str, list[str]] = {}
     for text in page.found:
         if text in names or "/" in text.split(" ")[0]:
             continue
         plain = text
-        for name in sorted(names, key=len, reverse=True):
+        for name in (name for name in names if name in text):
             plain = re.sub(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])", " ", plain)
         words = [word for word in WORD.findall(plain) if word not in KEPT]
         if words:
