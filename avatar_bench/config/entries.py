@@ -53,10 +53,14 @@ class Entry:
     is_builtin: bool
 
     @property
+    def is_folder(self) -> bool:
+        """Return whether the entry is a folder, with __init__.py and about.yaml, not a single module."""
+        return self.module.name == "__init__.py"
+
+    @property
     def yaml(self) -> Path:
         """Return the file that describes the entry, whether or not it exists."""
-        own = self.module.name == "__init__.py"
-        return self.module.with_name("about.yaml") if own else self.module.with_suffix(".yaml")
+        return self.module.with_name("about.yaml") if self.is_folder else self.module.with_suffix(".yaml")
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -75,7 +79,7 @@ class Entry:
     @property
     def digest(self) -> str:
         """Return 12 hex digits that change with the code of the entry."""
-        files = sorted(self.module.parent.rglob("*.py")) if self.module.name == "__init__.py" else [self.module]
+        files = sorted(self.module.parent.rglob("*.py")) if self.is_folder else [self.module]
         return sha256_of_bytes(b"".join(file.read_bytes() for file in files))[:12]
 
     def load(self) -> ModuleType:

@@ -50,7 +50,7 @@ def hash_user_code(name: str, block: Block) -> str | None:
 def draw_figures(result: Result) -> Mapping[str, Figure]:
     """Draw the figures of a saved Result with arrays in the current language; none if its block draws none."""
     entry = find_entry("block", result.block)
-    if not entry.module.with_name("figures.py").is_file() or entry.module.name != "__init__.py":
+    if not (entry.is_folder and entry.module.with_name("figures.py").is_file()):
         return {}
     module = entry.load()
     figures: Mapping[str, Figure] = importlib.import_module(f"{module.__name__}.figures").draw(result)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from avatar_bench.files.csv_io import read_csv
@@ -25,9 +26,9 @@ class SavedResult:
     files: tuple[str, ...]
     missing_files: tuple[str, ...]
 
-    @property
+    @cached_property
     def declaration(self) -> Declaration:
-        """Return what is known of its block."""
+        """Return what is known of its block; each reading searches the folders of blocks."""
         return declare_block(self.result.block)
 
     def find_figure(self, name: str) -> Path:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
+from avatar_bench.config.catalogue import LAST
 from avatar_bench.config.entries import find_entries
 from avatar_bench.errors import ConfigError
 from avatar_bench.i18n import _
@@ -61,7 +62,7 @@ class Declaration:
     summary: str = ""
     question: str = ""
     kind: str = "run"
-    order: int = 1000
+    order: int = LAST
     reading: str = ""
     metrics: tuple[str, ...] = ()
     leaderboard: tuple[str, ...] = ()

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.config.entries import find_entries
 from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.i18n import _, get_title, ngettext
+from avatar_bench.results.declaration import declare_block
 
 _FILE = Path(__file__).with_suffix(".yaml")
 
@@ -56,7 +56,7 @@ def format_reason(reason: Reason, block: str = "") -> str:
 
     Reasons among the values are those of the block in the value `block`, if there is one.
     """
-    text = (_read_common_texts() | find_reason_texts(block)).get(reason.code)
+    text = {**_read_common_texts(), **declare_block(block).reasons}.get(reason.code)
     values = {name: _format_value(value, reason.values.get("block", block)) for name, value in reason.values.items()}
     if text is None:
         title = get_title("corruption", reason.code)  # a corruption is given by its name
@@ -64,12 +64,6 @@ def format_reason(reason: Reason, block: str = "") -> str:
     if isinstance(text, dict):
         return ngettext(text["one"], text["other"], **values)
     return _(text, **values)
-
-
-def find_reason_texts(block: str) -> dict[str, Any]:
-    """Return the English texts of a block's own reasons by code, empty for an unknown block."""
-    entry = find_entries("block").get(block)
-    return dict(entry.about.get("reasons", {})) if entry else {}
 
 
 @cache
