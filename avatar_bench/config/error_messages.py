@@ -75,10 +75,16 @@ def _find_users_line(error: BaseException) -> str:
     return f"{places[-1][0].f_code.co_filename}, line {places[-1][1]}" if places else ""
 
 
+def _was_receiving_from_worker(error: BaseException) -> bool:
+    """Return whether an image-loading process ended while it handed over a batch, before torch has noticed."""
+    frames = (frame.f_globals.get("__name__") for frame, _line in traceback.walk_tb(error.__traceback__))
+    return isinstance(error, ConnectionError | EOFError) and "torch.multiprocessing.reductions" in frames
+
+
 def _describe_shortage(error: BaseException) -> tuple[str, ...]:
     """Return a message if memory ran out or a worker was killed, else (); only the error's text shows which."""
     text = str(error)
-    if _WORKER_KILLED.search(text):
+    if _WORKER_KILLED.search(text) or _was_receiving_from_worker(error):
         less = "If memory ran out, use workers=0 (data.workers=0 of train) or a smaller batch_size."
         return "An image-loading process was killed from outside.", less
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text) or getattr(error, "errno", None) == errno.ENOMEM:

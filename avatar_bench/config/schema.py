@@ -541,6 +541,11 @@ def check_pretrain(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of pretrain is invalid."""
     if cfg.optimizer.name == "sam":
         raise ConfigError("optimizer=sam: pretrain supports every other optimizer")
+    for option in SAM_OPTIONS:
+        if cfg.optimizer[option] is not None:
+            raise ConfigError(
+                f"optimizer.{option}={cfg.optimizer[option]}: an option of sam, which pretrain does not support"
+            )
     _check_training("pretrain", cfg)
     name = cfg.method.name
     for each in dict.fromkeys(each for options in METHOD_OPTIONS.values() for each in options):

@@ -44,8 +44,7 @@ def find_word(text: str, block: str = "") -> str:
 
 def find_interval_name(metric: Metric) -> str:
     """Return the readable name of a metric's interval, "" without one; an unknown name unchanged."""
-    name = metric.interval or ""
-    return _(_read_common()["intervals"].get(name, name)) if name else ""
+    return find_word(metric.interval) if metric.interval else ""
 
 
 @cache

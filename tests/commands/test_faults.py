@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,8 +17,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.multiprocessing.reductions import rebuild_storage_fd
 
 from avatar_bench.cli.app import main
+from avatar_bench.config.error_messages import format_error
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.training import job
 from avatar_bench.training.module import Learner
@@ -162,6 +165,17 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_word(small: list[str], fork
     assert "was killed" in child.said
     assert record(run)["status"] == "failed"
     whole(run)
+
+
+def test_a_worker_that_is_killed_while_it_hands_over_a_batch_is_told_alike() -> None:
+    class Gone:
+        def detach(self) -> int:
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    with pytest.raises(ConnectionResetError) as caught:
+        rebuild_storage_fd(torch.UntypedStorage, Gone(), 8)
+    lines, code = format_error(caught.value)
+    assert ("was killed" in lines[0], code) == (True, 5)
 
 
 def test_images_that_go_away_end_the_run_which_goes_on_when_they_are_back(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -12,19 +13,24 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.evaluation.block import Block
+from avatar_bench.evaluation.blocks import transformers
 from avatar_bench.evaluation.runner import BlockRunner
 from avatar_bench.models.classifier import Classifier
+from avatar_bench.results.declaration import declare_block
 
 CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
 WORD = re.compile(r"[A-Za-z]{3,}")
+DIGEST = re.compile(r"\b[0-9a-f]{12,}\b")
+PUBLISHED = [Path(transformers.__file__).with_name(name) for name in ("history.csv", "study.csv")]
 # names of methods, formats, options and units that Russian keeps
 _KEPT = """
-APS AUPR AURC AUROC Avatar BatchNorm Bouldin Brier CAM CPU CSV Calinski Carlo Cohen Davies ECE EXIF FLOPs
-FOLDER FPR GELU GPU Git Grad HTML Harabasz Holm IoU JPEG JSON LAC LayerNorm MCC MSP Mahalanobis Markdown
-Matthews McNemar MiB NLL ONNX OpenVINO PCA PNG Pareto Pearson PyTorch ReLU SAM SHA SNE SVG Spearman UMAP
-WebP Wilson accuracy aurc avatar balanced bench block calibration ckpt config csv energy json kNN kappa
-knn logit macro mahalanobis max metrics msp nats npz png precision recall run seed spearman split svg
-test timm torch train unbias val yaml
+APS AUPR AURC AUROC Avatar BatchNorm Bouldin Brier CAM CPU CSV Calinski Carlo Cohen Davies ECE EXIF FLOPs FOLDER
+FPR GELU GPU Git Grad HTML Harabasz Holm ImageNet IoU JFT JPEG JSON LAC LayerNorm MAC MCC MSP Mahalanobis
+Markdown Matthews McNemar MiB NLL ONNX OpenVINO PCA PNG Pareto Pearson PyTorch ReLU SAM SHA SNE SVG Spearman
+UMAP WebP Wilson accuracy audit aurc avatar balanced bench block calibration ckpt config contribution corrected
+correlation coverage csv double drop end energy estimated evaluate excitation fault gain json kNN kappa knn
+latency logit macro mahalanobis max metrics msp nats npz overlays patches png precision recall run sanity seed
+slice spearman split squeeze svg test timm top torch train unbias val worst yaml
 """
 KEPT = set(_KEPT.split())
 QUICK = [
@@ -105,13 +111,13 @@ def test_saved_numbers_have_no_language(evaluated: tuple[Path, list[str]]) -> No
 def find_english(runs: Path) -> dict[str, list[str]]:
     """Return the texts of a Russian report with the words in them that are English and no names."""
     page = Texts()
-    page.feed((runs / "report.html").read_text(encoding="utf-8"))
+    page.feed((runs / "report.html").read_text(encoding="utf-8").replace("<wbr>", ""))
     names = dict.fromkeys(sorted(collect_names(runs), key=len, reverse=True))
     found: dict[str, list[str]] = {}
     for text in page.found:
         if text in names or "/" in text.split(" ")[0]:
             continue
-        plain = text
+        plain = DIGEST.sub(" ", text)
         for name in (name for name in names if name in text):
             plain = re.sub(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])", " ", plain)
         words = [word for word in WORD.findall(plain) if word not in KEPT]
@@ -123,11 +129,19 @@ def find_english(runs: Path) -> dict[str, list[str]]:
 def collect_names(runs: Path) -> list[str]:
     """Return the names in the results: of runs, sets, classes, blocks, metrics, columns, files and values in tables."""
     names = [runs.name, "first", "second", "drawing", "generated", "real", "main", "blind"]
+    names += [*declare_block("overview").figures, *(folder.parent.name for folder in runs.rglob("ensemble.json"))]
     for file in runs.rglob("metrics.json"):
         saved = json.loads(file.read_text(encoding="utf-8"))
         if "metrics" in saved:
             names += [saved["block"], *saved["metrics"], *saved["files"], *(f"{name}.png" for name in saved["figures"])]
-    for file in runs.rglob("split.csv"):
-        rows = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()]
-        names += [cell for row in rows for cell in row]
+            names += [run["label"] for run in saved["provenance"].get("compared", ())]
+    names += re.findall(r"[\w.]+", (runs / "first" / "config.yaml").read_text(encoding="utf-8"))
+    saved_tables = [*runs.rglob("split.csv"), *runs.rglob("evaluation/**/*.csv")]
+    names += [cell for file in saved_tables for cell in read_cells(file) if " " not in cell]
+    names += [cell for file in PUBLISHED for cell in read_cells(file)]
     return [name for name in set(names) if len(name) > 2]
+
+
+def read_cells(file: Path) -> list[str]:
+    with file.open(encoding="utf-8", newline="") as rows:
+        return [cell for row in list(csv.reader(rows))[1:] for cell in row]

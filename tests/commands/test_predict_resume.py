@@ -159,8 +159,9 @@ def test_a_killed_worker_ends_the_command_with_two_lines_and_keeps_the_rows(
     process = begin([*words, f"output={cut}"])
     until(cut, 40)
     os.kill(workers_of(process)[0], signal.SIGKILL)
-    assert end(process) == 5
+    code = end(process)
     told = (tmp_path / "told").read_text().splitlines()
+    assert code == 5, told
     assert told[0].startswith(f"{cut}: {cut.read_bytes().count(10) - 1} rows are written; ")
     assert told[1] == "An image-loading process was killed from outside."
     assert len(told) == 3

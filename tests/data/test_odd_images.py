@@ -28,7 +28,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
 ]
 
-SECONDS, MEMORY = 5, 1.5 * 2**30
+# what decodes takes up to 3 s of processor time on a quiet machine, a bomb that is let through minutes
+SECONDS, MEMORY = 20, 1.5 * 2**30
 DECODE = """
 import json, sys, time
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_the_corpus_takes_little_and_writes_nothing(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own figures")
 @pytest.mark.parametrize("kind", BOMBS)
-def test_the_costliest_images_stay_under_5_seconds_and_1_5_gib(kind: str, tmp_path: Path) -> None:
+def test_the_costliest_images_take_seconds_and_under_1_5_gib(kind: str, tmp_path: Path) -> None:
     data, expected = BOMBS[kind]()
     (tmp_path / kind).write_bytes(data)
     del data

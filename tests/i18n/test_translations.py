@@ -56,7 +56,7 @@ def collect_texts() -> dict[str, set[str]]:
 def list_texts(about: Mapping[str, Any]) -> Iterator[str]:
     """Yield the texts of a declaration that are shown in reports and figures."""
     yield from (about[key] for key in ("title", "reading") if key in about)
-    for part in ("figures", "headings", "words", "intervals"):
+    for part in ("figures", "headings", "words"):
         yield from about.get(part, {}).values()
     yield from (table["title"] for table in about.get("tables", {}).values() if "title" in table)
     yield from (text for pair in about.get("terms", {}).items() for text in pair)

@@ -22,6 +22,11 @@ from avatar_bench.results.result import Result
 _MOST_SETS = 8  # legible sets side by side
 _WINDOWS = "windows of "  # prefix of the trait of windowed attention
 _LINE = 36  # characters of a label beside an axis
+# columns of the table of architectures that its figure shows in words
+_COMPONENTS = (
+    *("core_block", "squeeze_excitation", "depthwise", "attention"),
+    *("patch", "normalisation", "activation", "pretraining"),
+)
 _FEW = 6  # models whose names fit below a narrow figure
 
 
@@ -178,18 +183,10 @@ def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the components of each network, a row per model, beside bars of its parameters and multiply-adds."""
     table = table.drop_duplicates("recipe").set_index("run")  # runs that differ only in the seed share one network
     labels = list(table.index)
-    heads = {
-        "core_block": _("core block"),
-        "squeeze_excitation": _("squeeze-excitation"),
-        "depthwise": _("depthwise convolution"),
-        "attention": _("attention"),
-        "patch": _("patches"),
-        "normalisation": _("normalisation"),
-        "activation": _("activation"),
-        "pretraining": _("pretraining"),
-    }
     shown = table.astype(object).fillna("")
-    columns = {head: [_format_trait(name, each) for each in shown[name]] for name, head in heads.items()}
+    columns = {
+        find_heading(name, "overview"): [_format_trait(name, each) for each in shown[name]] for name in _COMPONENTS
+    }
     lines = {head: "\n".join([fill(head, 14), *cells]).split("\n") for head, cells in columns.items()}
     widths = [3 + max(map(len, own)) for own in lines.values()]
     tallest = 1 + max(text.count("\n") for cells in columns.values() for text in cells)
