@@ -541,10 +541,10 @@ def check_pretrain(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of pretrain is invalid."""
     if cfg.optimizer.name == "sam":
         raise ConfigError("optimizer=sam: pretrain supports every other optimizer")
-    for option in SAM_OPTIONS:
-        if cfg.optimizer[option] is not None:
+    for name in SAM_OPTIONS:
+        if cfg.optimizer[name] is not None:
             raise ConfigError(
-                f"optimizer.{option}={cfg.optimizer[option]}: an option of sam, which pretrain does not support"
+                f"optimizer.{name}={cfg.optimizer[option]}: an option of sam, which pretrain does not support"
             )
     _check_training("pretrain", cfg)
     name = cfg.method.name
