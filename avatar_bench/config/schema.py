@@ -544,7 +544,7 @@ def check_pretrain(cfg: DictConfig) -> None:
     for name in SAM_OPTIONS:
         if cfg.optimizer[name] is not None:
             raise ConfigError(
-                f"optimizer.{name}={cfg.optimizer[option]}: an option of sam, which pretrain does not support"
+                f"optimizer.{name}={cfg.optimizer[name]}: an option of sam, which pretrain does not support"
             )
     _check_training("pretrain", cfg)
     name = cfg.method.name
