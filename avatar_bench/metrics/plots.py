@@ -16,8 +16,9 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
@@ -90,6 +91,30 @@ def create_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def draw_cells(axes: Axes, values: ArrayLike, texts: ArrayLike, fontsize: float = 7.5, **style: Any) -> AxesImage:
+    """Draw values, (R, C), as coloured cells with a text in each, white on dark colours; a NaN has no colour.
+
+    `style` is that of imshow: its colour map, the limits of its colours, and the aspect of a cell.
+    """
+    shown = np.ma.masked_invalid(values)
+    image = axes.imshow(shown, **{"aspect": "auto", **style})
+    axes.spines[:].set_visible(False)
+    red, green, blue, opacity = np.moveaxis(image.to_rgba(shown), -1, 0)
+    dark = (opacity > 0) & (0.299 * red + 0.587 * green + 0.114 * blue < 0.55)  # luma of ITU-R BT.601
+    for (row, column), text in np.ndenumerate(texts):
+        ink = "white" if dark[row, column] else "black"
+        axes.text(column, row, str(text), ha="center", va="center", color=ink, fontsize=fontsize)
+    return image
+
+
+def frame_true_classes(axes: Axes, targets: Sequence[int]) -> None:
+    """Frame the cell of the true class in each row of a heatmap, in its colour, like the name of the row."""
+    for row, (target, tick) in enumerate(zip(targets, axes.get_yticklabels(), strict=True)):
+        colour = get_colour(target)
+        axes.add_patch(Rectangle((target - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=colour, linewidth=1.4))
+        tick.set_color(colour)
+
+
 @use_style()
 def draw_confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     """Draw counts and row percentages, (C, C) targets by predictions; an absent class has dashes."""
@@ -99,17 +124,13 @@ def draw_confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figur
     side = 2.7 + 0.6 * len(classes)
     figure = create_figure(side + 1.0, side)
     axes = figure.subplots()
-    image = axes.imshow(np.nan_to_num(share), vmin=0, vmax=1)
+    parts = np.where(np.isnan(share), "-", np.char.mod("%.0f%%", 100 * np.nan_to_num(share)))
+    texts = np.char.add(np.char.mod("%.0f\n", counts), parts)
+    image = draw_cells(axes, np.nan_to_num(share), texts, 8, vmin=0, vmax=1, aspect="equal")
     names = shorten_names(classes, 18)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), [f"{name}\nn = {n:.0f}" for name, n in zip(names, totals[:, 0], strict=True)])
     axes.set(xlabel=_("predicted class"), ylabel=_("true class"))
-    axes.spines[:].set_visible(False)
-    for (row, column), n in np.ndenumerate(counts):
-        part = share[row, column]
-        percentage = "-" if np.isnan(part) else f"{part:.0%}"
-        ink = "white" if part > 0.55 else "black"
-        axes.text(column, row, f"{n:.0f}\n{percentage}", ha="center", va="center", color=ink, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 

@@ -56,14 +56,9 @@ def _draw_distances(table: pd.DataFrame) -> Figure:
     decimals = max(0, 2 - int(np.floor(np.log10(np.nanmax(value)))))
     figure = plots.create_figure(side + 1.6, side)
     axes = figure.subplots()
-    image = axes.imshow(value, cmap="Blues_r")
+    texts = np.where(np.isnan(value), "-", np.char.mod(f"%.{decimals}f", np.nan_to_num(value)))
+    image = plots.draw_cells(axes, value, texts, 8 if few else 6, cmap="Blues_r", aspect="equal")
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
-    axes.spines[:].set_visible(False)
-    halfway = (np.nanmin(value) + np.nanmax(value)) / 2
-    for (row, column), distance in np.ndenumerate(value):
-        text = "-" if np.isnan(distance) else f"{distance:.{decimals}f}"
-        ink = "white" if distance < halfway else "black"
-        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8 if few else 6)
     figure.colorbar(image, ax=axes, shrink=0.8, label=_("mean distance of two embeddings"))
     return figure

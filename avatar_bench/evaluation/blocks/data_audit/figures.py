@@ -100,16 +100,12 @@ def draw_sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     shares = counts / np.maximum(table[list(classes)].sum().to_numpy(dtype=float), 1)
     figure = plots.create_figure(3.2 + 0.75 * len(classes), max(2.6, 1.3 + 0.24 * len(shown)))
     axes = figure.subplots()
-    image = axes.imshow(shares, vmin=0, vmax=shares.max(), aspect="auto")
+    texts = np.where(counts == 0, "", np.char.mod("%.0f", counts))
+    image = plots.draw_cells(axes, shares, texts, 7, vmin=0, vmax=shares.max())
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 18), rotation=30, ha="right")
     sources = (str(name) or _("not known") for name in shown["source"].astype(object).fillna(""))
     axes.set_yticks(range(len(shown)), plots.shorten_names(sources, 30))
-    axes.spines[:].set_visible(False)
     axes.set(xlabel=_("class"), ylabel=_("source"))
-    for (row, place), count in np.ndenumerate(counts):
-        if count:
-            ink = "white" if shares[row, place] > 0.55 * shares.max() else "black"
-            axes.text(place, row, f"{count:.0f}", ha="center", va="center", fontsize=7, color=ink)
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("proportion of the class (%)"))
     return figure
 

@@ -63,13 +63,10 @@ def draw_weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     share = np.column_stack([table.loc[table["strategy"] == name, "weight"] for name in names])
     figure = plots.create_figure(3.4 + 0.95 * len(names), 1.7 + 0.3 * len(labels))
     axes = figure.subplots()
-    image = axes.imshow(share, vmin=0, vmax=max(0.5, share.max()), aspect="auto")
+    texts = np.where(share == 0, "-", np.char.mod("%.1f%%", 100 * share))
+    image = plots.draw_cells(axes, share, texts, 8, vmin=0, vmax=max(0.5, share.max()))
     axes.set_xticks(range(len(names)), [textwrap.fill(find_word(name, "ensemble"), 12) for name in names], fontsize=8)
     axes.set_yticks(range(len(labels)), plots.shorten_names(labels, 34))
-    axes.spines[:].set_visible(False)
-    for (row, column), weight in np.ndenumerate(share):
-        ink = "white" if weight > 0.6 * max(0.5, share.max()) else "black"
-        axes.text(column, row, f"{weight:.1%}" if weight else "-", ha="center", va="center", color=ink, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("weight (%)"))
     return figure
 

@@ -45,17 +45,14 @@ def draw_pairs(measure: pd.Series, labels: Sequence[str], label: str, signed: bo
     axes = figure.subplots()
     high = 1.0 if signed else max(0.01, float(np.nan_to_num(values).max()))
     colours = "RdBu_r" if signed else "Blues"
-    image = axes.imshow(np.ma.masked_invalid(values[1:, :-1]), vmin=-high if signed else 0, vmax=high, cmap=colours)
+    shown = values[1:, :-1]
+    empty = np.triu(np.ones(shown.shape, dtype=bool), 1) | (size > _MAX_RUNS_WITH_NUMBERS)
+    texts = np.where(empty, "", np.where(np.isnan(shown), "-", np.char.mod("%.2f", np.nan_to_num(shown))))
+    limits = {"vmin": -high if signed else 0, "vmax": high, "aspect": "equal"}
+    image = plots.draw_cells(axes, shown, texts, 8, cmap=colours, **limits)
     names = plots.shorten_names(labels, 28)
     axes.set_xticks(range(size - 1), names[:-1], rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(range(size - 1), names[1:], fontsize=8)
-    axes.spines[:].set_visible(False)
-    for row in range(1, size if size <= _MAX_RUNS_WITH_NUMBERS else 1):
-        for column in range(row):
-            value = values[row, column]
-            text = "-" if np.isnan(value) else f"{value:.2f}"
-            ink = "white" if abs(value) > 0.62 * high else "black"
-            axes.text(column, row - 1, text, ha="center", va="center", color=ink, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.8, label=label)
     return figure
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
@@ -48,22 +48,14 @@ def _draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     share = counts / counts.sum(axis=1, keepdims=True)
     figure = plots.create_figure(3.6 + 0.8 * len(classes), max(3.6, 1.4 + 0.24 * len(shown)))
     axes = figure.subplots()
-    image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
+    image = plots.draw_cells(axes, share, np.char.mod("%.0f%%", 100 * share), 7, vmin=0, vmax=1)
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 16))
     slices = plots.shorten_names(shown["slice"].astype(str), 24)
     names = [f"{name} (n = {n})" for name, n in zip(slices, shown["n"], strict=True)]
     axes.set_yticks(range(len(shown)), names, fontsize=8)
     axes.set(xlabel=_("predicted class"))
     axes.set_ylabel(_("source, by true class (framed)") if by_source else _("class (true class framed)"))
-    axes.spines[:].set_visible(False)
-    targets = [list(classes).index(target) for target in shown["target"]]
-    for (row, column), part in np.ndenumerate(share):
-        ink = "white" if part > 0.55 else "black"
-        axes.text(column, row, f"{part:.0%}", ha="center", va="center", color=ink, fontsize=7)
-    for row, (target, tick) in enumerate(zip(targets, axes.get_yticklabels(), strict=True)):
-        colour = plots.get_colour(target)
-        axes.add_patch(Rectangle((target - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=colour, linewidth=1.4))
-        tick.set_color(colour)
+    plots.frame_true_classes(axes, [list(classes).index(target) for target in shown["target"]])
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 

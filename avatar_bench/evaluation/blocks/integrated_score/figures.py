@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
-from numpy.typing import NDArray
 
 from avatar_bench.evaluation.model_scatter import RunStyles, set_log_axis
 from avatar_bench.i18n import _
@@ -47,7 +44,9 @@ def draw_profile(table: pd.DataFrame, looks: RunStyles, scale: str) -> Figure:
     width = 0.62 * values.shape[1]
     figure = plots.create_figure(4.6 + width, 1.6 + 0.34 * len(table))
     left, right = figure.subplots(1, 2, width_ratios=[width, 2.2], sharey=True)
-    _draw_cells(left, values.to_numpy(dtype=float), lambda value: "–" if np.isnan(value) else f"{value:.2f}", 8)
+    shown = values.to_numpy(dtype=float)
+    texts = np.where(np.isnan(shown), "–", np.char.mod("%.2f", np.nan_to_num(shown)))
+    plots.draw_cells(left, shown, texts, 8, vmin=0, vmax=1)
     labels = [find_heading(str(column).removeprefix("normalised/"), "integrated_score") for column in values]
     left.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
     names = plots.shorten_names(table["run"], 30)
@@ -77,7 +76,8 @@ def draw_rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     kinds = {"resamples": _("Resampled images"), "weightings": _("Random weights")}
     for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), kinds.items(), strict=True):
         share = table.pivot(index="run", columns="rank", values=kind).loc[list(names)].to_numpy()
-        image = _draw_cells(axes, share, lambda part: f"{100 * part:.0f}" if part >= 0.005 else "", 7.5)
+        texts = np.where(share >= 0.005, np.char.mod("%.0f", 100 * share), "")
+        image = plots.draw_cells(axes, share, texts, vmin=0, vmax=1)
         axes.set_xticks(range(n), [str(rank) for rank in range(1, n + 1)])
         axes.set_yticks(range(n), plots.shorten_names(names, 28))
         axes.set(title=title, xlabel=_("rank"))
@@ -106,12 +106,3 @@ def draw_pareto(models: pd.DataFrame, costs: Sequence[str], looks: RunStyles) ->
     plots.format_percent_axis(panels[0].yaxis)
     looks.legend(figure, map(str, models.index), [Line2D([], [], label=_("Pareto front"), **_FRONT)])
     return figure
-
-
-def _draw_cells(axes: Axes, values: NDArray[np.float64], write: Callable[[float], str], size: float) -> AxesImage:
-    """Draw values from 0 to 1 as coloured cells with a text in each."""
-    for (row, column), value in np.ndenumerate(values):
-        ink = _INK if np.isnan(value) else "white" if value > 0.55 else "black"
-        axes.text(column, row, write(value), ha="center", va="center", color=ink, fontsize=size)
-    axes.spines[:].set_visible(False)
-    return axes.imshow(np.nan_to_num(values), vmin=0, vmax=1, aspect="auto")

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from avatar_bench.i18n import _
@@ -64,20 +63,13 @@ def draw_predictions(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     share = means.loc[sources].to_numpy(dtype=np.float64)
     figure = plots.create_figure(4.0 + 0.8 * len(classes), 1.4 + 0.24 * len(sources))
     axes = figure.subplots()
-    image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
+    texts = np.vectorize(_format_percent, otypes=[object])(share)
+    image = plots.draw_cells(axes, share, texts, 7, vmin=0, vmax=1)
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 16))
     axes.set(xlabel=_("predicted class"))
-    axes.spines[:].set_visible(False)
     axes.set_yticks(range(len(sources)), _format_rows(matrix, sources), fontsize=8)
     axes.set_ylabel(_("source, by true class (framed)"))
-    for (row, column), part in np.ndenumerate(share):
-        ink = "white" if part > 0.55 else "black"
-        axes.text(column, row, _format_percent(part), ha="center", va="center", color=ink, fontsize=7)
-    for row, ((__, target), tick) in enumerate(zip(sources, axes.get_yticklabels(), strict=True)):
-        place = list(classes).index(target)
-        colour = plots.get_colour(place)
-        axes.add_patch(Rectangle((place - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=colour))
-        tick.set_color(colour)
+    plots.frame_true_classes(axes, [list(classes).index(target) for __, target in sources])
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 

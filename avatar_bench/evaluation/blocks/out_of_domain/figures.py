@@ -49,17 +49,12 @@ def draw_shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Seq
     share = table[[f"share_{name}" for name in classes]].to_numpy()
     figure = plots.create_figure(3.4 + 0.85 * len(classes), 1.5 + 0.42 * len(table))
     axes = figure.subplots()
-    image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
+    intervals = [[_format_interval(metrics.get(f"share/{row}/{name}")) for name in classes] for row in table["set"]]
+    texts = np.char.add(np.char.mod("%.0f%%", 100 * share), intervals)
+    image = plots.draw_cells(axes, share, texts, vmin=0, vmax=1)
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 18))
     axes.set_yticks(range(len(table)), _format_sets(table), fontsize=8)
     axes.set(xlabel=_("predicted class"))
-    axes.spines[:].set_visible(False)
-    for (row, column), part in np.ndenumerate(share):
-        ink = "white" if part > 0.68 else "black"
-        about = metrics.get(f"share/{table['set'].iat[row]}/{classes[column]}")
-        axes.text(
-            column, row, f"{part:.0%}{_format_interval(about)}", ha="center", va="center", color=ink, fontsize=7.5
-        )
     axes.axhline(0.5, color="white", linewidth=3)
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure

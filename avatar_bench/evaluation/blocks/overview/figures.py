@@ -388,17 +388,17 @@ def _draw_heatmap(
     for axes, (title, rows) in zip(grid, panels.items(), strict=True):
         pivoted = table[rows].pivot(index="run", columns="class", values=value)
         shown = pivoted.reindex(index=labels, columns=classes).to_numpy()
-        image = axes.imshow(np.ma.masked_invalid(shown), vmin=lowest, vmax=most, aspect="auto", cmap=colours)
-        for (row, column), share in np.ndenumerate(shown):
-            points = 0 if np.isnan(share) else round(100 * share)
-            text = "–" if np.isnan(share) else f"{points:+}" if lowest < 0 and points else f"{points}"
-            ink = "white" if abs(share) > 0.6 * most else "black"
-            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7.5)
+        texts = np.vectorize(lambda share: _format_points(share, signed=lowest < 0), otypes=[object])(shown)
+        image = plots.draw_cells(axes, shown, texts, vmin=lowest, vmax=most, cmap=colours)
         names = [plots.shorten_name(name, 14) for name in classes]
         axes.set_xticks(range(len(classes)), names, rotation=40, ha="right")
         axes.set_yticks(range(len(labels)), [looks.word(name) for name in labels])
         axes.set_title("\n".join(fill(line, 16) for line in title.split("\n")), fontsize=8)
-        axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=list(grid), shrink=0.9, label=label)
     plots.format_percent_axis(bar.ax.yaxis)
     return figure
+
+
+def _format_points(share: float, signed: bool) -> str:
+    points = 0 if np.isnan(share) else round(100 * share)
+    return "–" if np.isnan(share) else f"{points:+}" if signed and points else f"{points}"

@@ -73,17 +73,14 @@ def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     most = max(100 * _SMALLEST, float(np.nanmax(np.abs(value))))
     figure = plots.create_figure(max(6.8, 3.6 + 0.55 * len(order)), max(4.4, 2.0 + 0.46 * len(order)))
     axes = figure.subplots()
-    image = axes.imshow(value, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
+    rounded = np.where(np.abs(value) < 0.05, "0.0", np.char.mod("%+.1f", np.nan_to_num(value)))
+    texts = np.where(np.isnan(value), "–", np.char.add(np.char.replace(rounded, "-", "−"), np.where(star, " *", "")))
+    image = plots.draw_cells(axes, value, texts, cmap="PuOr_r", vmin=-most, vmax=most)
+    for text, significant in zip(axes.texts, star.flat, strict=True):
+        text.set_fontweight("bold" if significant else "normal")
     names = plots.shorten_names(order, 30)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.set_title(_("Row minus column; * and bold: significantly different"), loc="left", fontsize=9)
-    axes.spines[:].set_visible(False)
-    for (row, column), points in np.ndenumerate(value):
-        shown = "0.0" if abs(points) < 0.05 else f"{points:+.1f}"
-        text = "–" if np.isnan(points) else f"{shown}{' *' if star[row, column] else ''}".replace("-", "−")
-        ink = "white" if abs(points) > 0.7 * most else "black"
-        weight = "bold" if star[row, column] else "normal"
-        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7.5, fontweight=weight)
     figure.colorbar(image, ax=axes, shrink=0.9, label=_("difference in accuracy (points)"))
     return figure
