@@ -87,17 +87,17 @@ def _run_plain_command(command: str, words: list[str]) -> None:
 
 def _print_help(command: str, words: list[str]) -> None:
     from avatar_bench.cli.help import format_help
-    from avatar_bench.config import schema
 
-    schema.register(command, words)
     print(format_help(command, words))
 
 
 def _run_with_hydra(command: str, words: list[str]) -> int:
     """Run one command, or the jobs of a sweep, through Hydra."""
+    from avatar_bench.config.path_quoting import quote_paths
+
     flags, given = overrides.split_flags(words)
     multirun = overrides.is_multirun(flags, given)
-    quoted = overrides.quote_paths(given, multirun)
+    quoted = quote_paths(given, multirun)
     if not multirun:
         return _call_hydra(command, flags, quoted, None)
     with tempfile.TemporaryDirectory() as scratch:  # Hydra's sweeper always writes a multirun.yaml
@@ -110,9 +110,9 @@ def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path 
     import hydra
 
     from avatar_bench.cli.task import CommandTask, JobError
-    from avatar_bench.config import schema
+    from avatar_bench.config.search_path import register
 
-    schema.register(command, quoted)
+    register(command, quoted)
     job = CommandTask(command)
     entry = hydra.main(config_path=str(catalogue.find_conf_folder()), config_name=command, version_base="1.3")(job)
     with _hydra_environment([*flags, *quoted]):

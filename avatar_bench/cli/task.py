@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from avatar_bench.config import schema
+from avatar_bench.config import rules
 from avatar_bench.config.catalogue import find_conf_folder
 from avatar_bench.config.entries import use_folders
 from avatar_bench.config.error_messages import explain
@@ -41,7 +41,7 @@ class CommandTask:
         """Check the options, then import and call the command, so that invalid options fail before torch is loaded."""
         try:
             with use_folders(_list_user_folders()):  # a launcher may have started this process elsewhere
-                schema.check_config(self.command, cfg)
+                rules.check_config(self.command, cfg)
                 return getattr(import_module(f"avatar_bench.commands.{self.command}"), self.command)(cfg)
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
