@@ -14,13 +14,12 @@ from typing import Any
 
 import pandas as pd
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from avatar_bench.cli.slurm_launcher import wait_for_all_jobs
 from avatar_bench.cli.task import FAILED_JOBS_EXIT_CODE, JobError
-from avatar_bench.config.error_messages import explain
 from avatar_bench.config.overrides import name_job
 from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import print_line
@@ -74,11 +73,11 @@ class Sweep:
         self.jobs |= {name: _JobState(_read_mtime(self.folder / name)) for name in names}
 
     def record_end(self, name: str, done: JobReturn) -> None:
-        """Record the end of a job; a failed one returns None, as Optuna expects, so that the sweep continues."""
-        self.jobs[name].reason = ""
-        if done.status != JobStatus.COMPLETED:
-            self.jobs[name].reason = " ".join(explain(done._return_value)[0])
-            done.status, done.return_value = JobStatus.COMPLETED, None
+        """Record the end of a job from the error or value that its task returned; Optuna expects None for an error."""
+        failed = isinstance(done.return_value, JobError)
+        self.jobs[name].reason = " ".join(done.return_value.lines) if failed else ""
+        if failed:
+            done.return_value = None
 
     def finish(self) -> int:
         """Print the outcomes of all jobs and write them to jobs.csv; return 3 if a job is not finished."""

@@ -22,7 +22,7 @@ FAILED_JOBS_EXIT_CODE = 3  # exit code of a sweep with a failed job
 
 
 class JobError(AvatarBenchError):
-    """Error of a sweep job, in any process."""
+    """Error of a sweep job, which its task function returns, from any process."""
 
     exit_code = FAILED_JOBS_EXIT_CODE
 
@@ -30,7 +30,7 @@ class JobError(AvatarBenchError):
 class CommandTask:
     """Task function of a command that keeps its error, which Hydra would otherwise print itself.
 
-    A sweep job prints the error after its name and raises a JobError, which a launcher can return from another process.
+    A sweep job prints the error after its name and returns a JobError in place of the command's value.
     """
 
     def __init__(self, command: str) -> None:
@@ -50,8 +50,8 @@ class CommandTask:
             lines, _ = explain(error)
             name = escape_control_characters(HydraConfig.get().job.override_dirname)
             print(f"{name}: " + "\n".join(lines), file=sys.stderr)
-        gc.collect()  # free the memory of the network and batches for the next job
-        raise JobError(*lines)  # without `from error`: its traceback would keep them alive
+        gc.collect()  # free the memory of the network and batches, which the error's traceback kept, for the next job
+        return JobError(*lines)
 
 
 def _list_user_folders() -> list[str]:

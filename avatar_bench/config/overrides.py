@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -10,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from avatar_bench.errors import ConfigError
+from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.files.paths import make_folder_name
 
 HYDRA_FLAGS: dict[str, tuple[str, ...] | None] = {  # the Hydra flags we support, with their values
@@ -118,7 +118,7 @@ def _name_value(key: str, value: str) -> str:
         return key.rpartition(".")[2] + short
     plain = re.sub(r"""^\[?['"]?|['"]?\]?$""", "", value)
     name = make_folder_name(plain)
-    return name if name == plain else f"{name}-{hashlib.sha256(plain.encode()).hexdigest()[:4]}"
+    return name if name == plain else f"{name}-{sha256_of_text(plain)[:4]}"
 
 
 def _take_arguments(flag: str, rest: list[str]) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from avatar_bench.files.hashes import sha256_of_text
 
 _CODE = re.compile(r"`([^`]+)`")
 _SPACE = re.compile(r"\s+")
@@ -48,7 +49,7 @@ def _build_environment(**options: Any) -> Environment:
 
 
 def _hash_for_csp(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return base64.b64encode(bytes.fromhex(sha256_of_text(text))).decode()
 
 
 def _format_code(text: str) -> Markup:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import subprocess
 import sys
 import tarfile
@@ -14,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from avatar_bench.errors import DataError
+from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.paths import cache_root
 
 PIP_FORMAT_OPTIONS = {"wheel": "--only-binary", "sdist": "--no-binary"}
@@ -75,10 +75,9 @@ def extract_member(archive: Path, pattern: str) -> Path:
         )
     target = archive.with_name(Path(names[0]).name)
     if not target.is_file():
-        part = target.with_name(f"{target.name}.part-{os.getpid()}")
-        for _, data in read_members(archive, set(names[:1])):
-            part.write_bytes(data)
-        part.replace(target)
+        with atomic_write(target, alone=False) as part:
+            for _, data in read_members(archive, set(names[:1])):
+                part.write_bytes(data)
     return target
 
 
