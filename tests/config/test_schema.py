@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from avatar_bench.config.options import find_option, get_nested, iterate_options
+from avatar_bench.config.options import find_option, get_default, get_nested, iterate_options
 from avatar_bench.config.schema import SCHEMAS
+from avatar_bench.files.yaml_io import read_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +63,29 @@ def test_an_option_added_in_one_place_is_found_everywhere(tmp_path: Path) -> Non
     for value, expected in (("10", "tiles=10: expected 1 to 9"), ("x", "tiles: expected a whole number, got x")):
         done = run("predict", "input=a", "output=a.csv", f"tiles={value}")
         assert (done.returncode, done.stderr.strip()) == (2, expected)
+
+
+def list_values(values: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Yield the options that a yaml sets, with their values."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from list_values(value, f"{place}{name}.")
+        elif name != "defaults":
+            yield f"{place}{name}", value
+
+
+def test_the_yaml_of_commands_and_groups_repeats_no_default() -> None:
+    repeated = []
+    groups = {"pretrain": ("method",), "train": ("callbacks", "logger", "mode", "model", "optimizer", "trainer")}
+    for command, schema in SCHEMAS.items():
+        files = [file for group in groups.get(command, ()) for file in (ROOT / "conf" / group).glob("*.yaml")]
+        for file in [ROOT / "conf" / f"{command}.yaml", *files]:
+            at_top = file.parent.name == "conf" or "@package _global_" in file.read_text(encoding="utf-8")
+            for key, value in list_values(read_yaml(file) or {}, "" if at_top else f"{file.parent.name}."):
+                found = find_option(schema, key)
+                if found is not None and get_default(found[0]) == value:
+                    repeated.append(f"{file.name}: {key}={value}")
+    assert repeated == []
 
 
 @pytest.mark.parametrize(
