@@ -139,7 +139,7 @@ def _hydra_environment(words: list[str]) -> Iterator[None]:
     """Set sys.argv for Hydra, and make it raise errors instead of printing them."""
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["avatar-bench", *words], "1"
-    if sys.version_info >= (3, 14):  # Hydra 1.3.8 passes argparse a help object that is not a string, which 3.14 checks
+    if sys.version_info >= (3, 14):  # checks the help of options, which of hydra-core 1.3.8 is no string: hydra#3121
         argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]
     try:
         yield

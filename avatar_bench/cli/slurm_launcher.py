@@ -24,9 +24,11 @@ ENDED_STATES = (
 
 @contextmanager
 def wait_for_all_jobs(launcher: Launcher) -> Iterator[None]:
-    """Make submitit's launcher wait for all jobs; by itself it raises at the first killed one.
+    """Make submitit's launcher wait for all jobs, by a patch.
 
-    Any exception in between, such as Ctrl-C, cancels the jobs.
+    By itself hydra-submitit-launcher 1.2.0 raises at the first job whose process was killed, and loses the results of
+    the others (facebookresearch/hydra#1377 asked for partial failures). Any exception in between, such as Ctrl-C,
+    cancels the jobs.
     """
     if "submitit" not in type(launcher).__module__:
         yield

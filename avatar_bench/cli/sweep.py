@@ -49,7 +49,11 @@ class Sweep:
 
     @contextmanager
     def track_launcher(self) -> Iterator[None]:
-        """Track the jobs of any launcher, by wrapping it: Hydra only accepts launchers from its plugins."""
+        """Track the jobs of any launcher, by wrapping it.
+
+        By a patch, as hydra-core 1.3.8 takes no launcher from outside hydra_plugins (facebookresearch/hydra#1554), and
+        returns no results of a multirun.
+        """
         plain = Plugins.instantiate_launcher
 
         def instantiate(plugins: Plugins, hydra_context: Any, task_function: Any, config: DictConfig) -> Launcher:
