@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -60,9 +61,12 @@ def _dispatch(words: list[str]) -> int:
         suggestion = f"; {nearest}" if nearest else ""
         raise ConfigError(f"{command}: no such command{suggestion}", f"commands: {' '.join(known)}")
     elif command in PLAIN_COMMANDS:
-        _run_plain_command(command, rest)
+        run = getattr(import_module(f"avatar_bench.commands.{command}"), command)
+        run([] if {"--help", "-h"} & set(rest[:1]) else rest)
     elif "--help" in rest or "-h" in rest:
-        _print_help(command, [word for word in rest if word not in ("--help", "-h")])
+        from avatar_bench.cli.help import format_help
+
+        print(format_help(command, [word for word in rest if word not in ("--help", "-h")]))
     else:
         return _run_with_hydra(command, rest)
     return 0
@@ -75,20 +79,6 @@ def _format_usage() -> str:
     heading = "avatar-bench COMMAND [option=value ...]\nIs this avatar a real photo, a drawing, or AI-generated?\n"
     hint = "\navatar-bench COMMAND --help lists its options; avatar-bench list KIND lists the choices"
     return "\n".join([heading, *lines, hint])
-
-
-def _run_plain_command(command: str, words: list[str]) -> None:
-    if command == "list":
-        from avatar_bench.commands.list import list as run
-    else:
-        from avatar_bench.commands.completion import completion as run
-    run([] if {"--help", "-h"} & set(words[:1]) else words)
-
-
-def _print_help(command: str, words: list[str]) -> None:
-    from avatar_bench.cli.help import format_help
-
-    print(format_help(command, words))
 
 
 def _run_with_hydra(command: str, words: list[str]) -> int:

@@ -57,7 +57,11 @@ class Sweep:
         plain = Plugins.instantiate_launcher
 
         def instantiate(plugins: Plugins, hydra_context: Any, task_function: Any, config: DictConfig) -> Launcher:
-            _require_sbatch(str(config.hydra.launcher["_target_"]))
+            if config.hydra.launcher["_target_"].endswith(".SlurmLauncher") and not shutil.which("sbatch"):
+                raise ConfigError(
+                    "hydra/launcher=submitit_slurm: sbatch is not installed.",
+                    "Start the sweep on a machine that submits to SLURM, or use hydra/launcher=joblib.",
+                )
             logging.getLogger("optuna").setLevel(logging.WARNING)  # it announces each study on stderr
             shared = config.hydra.job.config.override_dirname.exclude_keys
             return TrackedLauncher(plain(plugins, hydra_context, task_function, config), self, shared)
@@ -133,19 +137,13 @@ class TrackedLauncher(Launcher):
         return done
 
 
-def _require_sbatch(target: str) -> None:
-    if target.endswith(".SlurmLauncher") and not shutil.which("sbatch"):
-        raise ConfigError(
-            "hydra/launcher=submitit_slurm: sbatch is not installed.",
-            "Start the sweep on a machine that submits to SLURM, or use hydra/launcher=joblib.",
-        )
-
-
 def _format_row(name: str, job: _JobState, record: RunRecord | None) -> tuple[str, str, str, str, str]:
     """Return the row of a job, from the error of its process and from its run.json if the job changed it."""
     changed = record is not None and _read_mtime(record.folder) != job.before
     if record is not None and changed and record.status == "running" and job.reason != "":
-        record = _mark_interrupted(record, job.reason or "its process was killed")
+        data = record.data | {"status": "interrupted", "error": job.reason or "its process was killed"}
+        write_record(record.folder, data)  # its process is gone
+        record = replace(record, data=data)
     status = record.status if record is not None and changed else None
     if job.reason == "" or (job.reason is None and status == "finished"):
         results = (record.macro_f1, record.seconds) if record is not None else ("-", "-")
@@ -157,13 +155,6 @@ def _format_row(name: str, job: _JobState, record: RunRecord | None) -> tuple[st
     if record is not None and not changed and record.status == "finished":  # its folder contains another run
         return name, "refused", record.macro_f1, record.seconds, job.reason
     return name, "failed", "-", "-", job.reason
-
-
-def _mark_interrupted(record: RunRecord, reason: str) -> RunRecord:
-    """Mark a job whose process is gone as interrupted in its run.json."""
-    data = record.data | {"status": "interrupted", "error": reason}
-    write_record(record.folder, data)
-    return replace(record, data=data)
 
 
 def _read_mtime(folder: Path) -> int | None:

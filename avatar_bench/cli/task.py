@@ -12,7 +12,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from avatar_bench.config import rules
-from avatar_bench.config.catalogue import find_conf_folder
 from avatar_bench.config.entries import use_folders
 from avatar_bench.config.error_messages import explain
 from avatar_bench.console.terminal import escape_control_characters
@@ -40,7 +39,8 @@ class CommandTask:
     def __call__(self, cfg: DictConfig) -> Any:
         """Check the options, then import and call the command, so that invalid options fail before torch is loaded."""
         try:
-            with use_folders(_list_user_folders()):  # a launcher may have started this process elsewhere
+            sources = HydraConfig.get().runtime.config_sources
+            with use_folders([each.path for each in sources if each.schema == "file"]):  # of -cd, in another process
                 rules.check_config(self.command, cfg)
                 return getattr(import_module(f"avatar_bench.commands.{self.command}"), self.command)(cfg)
         except Exception as error:
@@ -52,10 +52,3 @@ class CommandTask:
             print(f"{name}: " + "\n".join(lines), file=sys.stderr)
         gc.collect()  # free the memory of the network and batches, which the error's traceback kept, for the next job
         return JobError(*lines)
-
-
-def _list_user_folders() -> list[str]:
-    own = str(find_conf_folder())
-    return [
-        each.path for each in HydraConfig.get().runtime.config_sources if each.schema == "file" and each.path != own
-    ]

@@ -64,6 +64,11 @@ def option(default: Any = MISSING, *, help: str, **known: Any) -> Any:
     return _make_field(default, Option(help, **known))
 
 
+def path_option(help: str, default: Any = None, **known: Any) -> Any:
+    """Return a dataclass field for a path, None by default."""
+    return option(default, help=help, is_path=True, **known)
+
+
 def copy_option(owner: type, name: str, **changed: Any) -> Any:
     """Return a field like that of another dataclass, such as an optimizer's; `changed` may hold another default."""
     each, known = next(pair for pair in iterate_options(owner) if pair[0].name == name)

@@ -231,7 +231,12 @@ def _check_training(command: str, cfg: DictConfig) -> None:
 
 
 def _check_model(model: DictConfig) -> None:
-    _check_weights(str(model.weights))
+    if model.weights not in WEIGHTS_CHOICES and not Path(model.weights).is_file():
+        nearest = suggest_names(model.weights, WEIGHTS_CHOICES)
+        raise ConfigError(
+            f"model.weights={model.weights}: no such file" + (f"; {nearest}" if nearest else ""),
+            f"expected {format_alternatives(WEIGHTS_CHOICES)}, or a .safetensors or .pth file",
+        )
     known = () if model.backbone in find_entries("backbone") else NETWORK_OPTIONS
     if fault := find_option_fault(OmegaConf.to_container(model.options), known):  # type: ignore[arg-type]
         raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(NETWORK_OPTIONS))}")
@@ -253,12 +258,3 @@ def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:
     if warmup and warmup >= min(epochs):
         trained = format_count(min(epochs), "epoch")
         raise ConfigError(f"optimizer.schedule.warmup_epochs={warmup}: expected fewer than the {trained} of training")
-
-
-def _check_weights(weights: str) -> None:
-    if weights not in WEIGHTS_CHOICES and not Path(weights).is_file():
-        nearest = suggest_names(weights, WEIGHTS_CHOICES)
-        raise ConfigError(
-            f"model.weights={weights}: no such file" + (f"; {nearest}" if nearest else ""),
-            f"expected {format_alternatives(WEIGHTS_CHOICES)}, or a .safetensors or .pth file",
-        )

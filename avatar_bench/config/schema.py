@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries
-from avatar_bench.config.options import Option, copy_option, find_option, option
+from avatar_bench.config.options import Option, copy_option, find_option, option, path_option
 from avatar_bench.training.optimizers.sam import SAM
 from avatar_bench.training.optimizers.sgd import SGD
 from avatar_bench.training.schedules.cosine import Cosine
@@ -25,8 +25,7 @@ def _choose(*names: str) -> dict[str, Any]:
 
 def _end_in(*suffixes: str, other: str = "") -> dict[str, Any]:
     expected = f"a file that ends in {format_alternatives(suffixes)}" + (f", or {other}" if other else "")
-    check = lambda file: file == other or Path(file).suffix.lower() in suffixes  # noqa: E731
-    return {"is_path": True, "check": check, "expected": expected}
+    return {"check": lambda file: file == other or Path(file).suffix.lower() in suffixes, "expected": expected}
 
 
 def _is_count(value: Any) -> bool:
@@ -39,7 +38,6 @@ def format_alternatives(names: Sequence[str]) -> str:
 
 
 # what option() is told of values that several options accept
-_PATH: dict[str, Any] = {"is_path": True}
 _COUNT: dict[str, Any] = {"check": lambda value: value >= 1, "expected": "at least 1"}
 _NATURAL: dict[str, Any] = {"check": lambda value: value >= 0, "expected": "0 or more"}
 _POSITIVE: dict[str, Any] = {"check": lambda value: 0 < value < math.inf, "expected": "more than 0"}
@@ -72,6 +70,7 @@ _WEIGHTS: dict[str, Any] = {"choices": WEIGHTS_CHOICES, "is_path": True}
 _OPTIMIZER: dict[str, Any] = {"choices": lambda: find_entries("optimizer"), "entries": "optimizer"}
 _SCHEDULE: dict[str, Any] = {"choices": lambda: find_entries("schedule"), "entries": "schedule"}
 _LOGGER: dict[str, Any] = {"choices": lambda: find_entries("logger"), "entries": "logger"}
+_CONTRAST: dict[str, Any] = {"only_for": ("simclr", "dino")}
 _ALLOW = "names of guards to switch off"
 
 
@@ -129,14 +128,12 @@ class AugmentConfig:
 @dataclass
 class ImagesConfig:
     kind: str = option(MISSING, help="kind of the data set", **_choose("folder", "manifest", "demo", "run"))
-    name: str | None = option(None, help="name of the data set; null: the folder's name or the file's stem", **_PATH)
-    root: str | None = option(None, help="folder of images", only_for=("folder",), **_PATH)
-    manifest: str | None = option(None, help="a CSV with columns path,label", only_for=("manifest",), **_PATH)
+    name: str | None = path_option("name of the data set; null: the folder's name or the file's stem")
+    root: str | None = path_option("folder of images", only_for=("folder",))
+    manifest: str | None = path_option("a CSV with columns path,label", only_for=("manifest",))
     image_size: int | None = option(None, help="pixels per side; null in evaluate: the checkpoint's", **_SIDE)
     resize: str | None = option(None, help="null in evaluate: the checkpoint's", **_choose("squash", "crop", "pad"))
-    equalise: str | None = option(
-        None, help="re-encode all images first; null in evaluate: the checkpoint's", **_EQUALISE
-    )
+    equalise: str | None = option(None, help="re-encode all images; null in evaluate: the checkpoint's", **_EQUALISE)
     batch_size: Any = option(32, help="images per batch; by device only in train", **_BATCH)
     workers: int = option(2, help="image-loading processes", **_WORKERS)
     sources: dict[str, Any] = option({}, help="for data=demo: its sources, see conf/source")
@@ -144,11 +141,9 @@ class ImagesConfig:
     ood_sources: dict[str, list[str]] = option({}, help="for data=demo: its out-of-domain sets")
     prepare: dict[str, Any] = option({}, help="for data=demo: build options, see prepare --help")
     cache_gb: float = option(4.0, help="size limit of the shared cache of resized images; 0: off", **_NATURAL)
-    blind: str | None = option(
-        None, help="external test set, of sources never used in training: folder or manifest", **_PATH
-    )
-    ood: dict[str, str] = option({}, help="further test sets: {name: folder or manifest}", is_open=True, **_PATH)
-    ood_root: str | None = option(None, help="a folder of further sets: each subfolder is one, named after it", **_PATH)
+    blind: str | None = path_option("external test set of other sources: folder or manifest")
+    ood: dict[str, str] = path_option("further test sets: {name: folder or manifest}", {}, is_open=True)
+    ood_root: str | None = path_option("a folder of further sets: each subfolder is one, named after it")
 
 
 @dataclass
@@ -163,9 +158,7 @@ class SplitDataConfig(ImagesConfig):
 @dataclass
 class DataConfig(SplitDataConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    augmented_copies: int | None = option(
-        None, help="fixed copies per image; null: new augmentation each epoch", **_COUNT
-    )
+    augmented_copies: int | None = option(None, help="fixed copies per image; null: anew each epoch", **_COUNT)
 
 
 @dataclass
@@ -186,9 +179,7 @@ class OptimizerConfig:
     rho: float | None = copy_option(SAM, "rho", default=None, only_for=("sam",))
     adaptive: bool | None = copy_option(SAM, "adaptive", default=None, only_for=("sam",))
     base: str | None = option(None, help="base optimizer, any of the others", only_for=("sam",), **_OPTIMIZER)
-    layer_decay: float | None = option(
-        None, help="learning rate factor per layer away from the head; null: none", **_FRACTION
-    )
+    layer_decay: float | None = option(None, help="factor of the rate per layer away from the head", **_FRACTION)
     decay_norms: bool = option(True, help="also decay norms, biases, tokens and position embeddings")
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
@@ -240,9 +231,9 @@ class TrainConfig:
     lr: float | None = option(None, help="of every stage; null: the mode's value", **_POSITIVE)
     label_smoothing: float = option(0.0, help="part of each target that goes to all classes", **_SMOOTHING)
     lang: str = option("en", help="language of the curves", **_LANGUAGE)
-    out: str | None = option(None, help="run folder; in a sweep, the folder of its jobs", **_PATH)
-    init_from: str | None = option(None, help="a run whose weights to start from", **_PATH)
-    resume: str | None = option(None, help="an interrupted run to continue", **_PATH)
+    out: str | None = path_option("run folder; in a sweep, the folder of its jobs")
+    init_from: str | None = path_option("a run whose weights to start from")
+    resume: str | None = path_option("an interrupted run to continue")
     allow: list[str] = option(
         [], help=_ALLOW, **_choose("near_duplicates", "label_conflict", "shortcut", "pretraining")
     )
@@ -259,24 +250,16 @@ class TrainConfig:
 class MethodConfig:
     name: str = option(MISSING, help="objective of the pretraining", **_choose("simclr", "dino", "mae"))
     lr: float = option(MISSING, help="used unless lr= is set", **_POSITIVE)
-    temperature: float | None = option(
-        None, help="of the loss or of the teacher", only_for=("simclr", "dino"), **_POSITIVE
-    )
-    projection: int | None = option(
-        None, help="output dimension of the projection head", only_for=("simclr", "dino"), **_COUNT
-    )
+    temperature: float | None = option(None, help="of the loss or of the teacher", **_CONTRAST, **_POSITIVE)
+    projection: int | None = option(None, help="dimension of the projection head", **_CONTRAST, **_COUNT)
     momentum: float | None = option(
-        None, help="initial momentum of the teacher, which rises to 1", only_for=("dino",), **_PROBABILITY
+        None, help="initial momentum of the teacher; rises to 1", only_for=("dino",), **_PROBABILITY
     )
-    local_views: int | None = option(
-        None, help="small crops per image beside the two large ones", only_for=("dino",), **_NATURAL
-    )
+    local_views: int | None = option(None, help="small crops beside the two large ones", only_for=("dino",), **_NATURAL)
     mask_ratio: float | None = option(None, help="fraction of patches that are masked", only_for=("mae",), **_INSIDE)
     decoder_depth: int | None = option(None, help="blocks of the decoder", only_for=("mae",), **_COUNT)
     decoder_width: int | None = option(None, help="features of the decoder", only_for=("mae",), **_MULTIPLE)
-    crop_scale: float = option(
-        0.2, help="minimum area of a crop, as a fraction; for local views the maximum", **_FRACTION
-    )
+    crop_scale: float = option(0.2, help="minimum area of a crop; for local views the maximum", **_FRACTION)
     flip: float = option(0.5, help="probability", **_PROBABILITY)
     jitter: float = option(0.5, help="strength of colour jitter", **_PROBABILITY)
     grey: float = option(0.2, help="probability of a greyscale view", **_PROBABILITY)
@@ -296,8 +279,8 @@ class PretrainConfig:
     lr: float | None = option(None, help="null: the method's value", **_POSITIVE)
     use_val: bool = option(False, help="also train on val, which train uses to choose its checkpoint")
     lang: str = option("en", help="language of the curves", **_LANGUAGE)
-    out: str | None = option(None, help="output folder; null: below pretrained/", **_PATH)
-    resume: str | None = option(None, help="an interrupted pretraining to continue", **_PATH)
+    out: str | None = path_option("output folder; null: below pretrained/")
+    resume: str | None = path_option("an interrupted pretraining to continue")
     allow: list[str] = option([], help=_ALLOW, **_choose("pretraining", "near_duplicates", "test_images"))
     data: SplitDataConfig = field(default_factory=SplitDataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -322,15 +305,11 @@ class WhereConfig:
 
 @dataclass
 class EvaluateConfig:
-    ckpt: Any = option(
-        None, help="a run folder, a .ckpt file, a folder of runs, a list, or null: the newest run", **_PATH
-    )
+    ckpt: Any = path_option("a run folder, a .ckpt file, a folder of runs, a list, or null: the newest run")
     split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
-    against: str | None = option(
-        None, help="earlier result or run to compare with; exit code 7 if significantly worse", **_PATH
-    )
+    against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
     alpha: float = option(0.05, help="significance level of against", **_INSIDE)
-    out: str | None = option(None, help="folder of the results; null: the run's folder", **_PATH)
+    out: str | None = path_option("folder of the results; null: the run's folder")
     allow: list[str] = option([], help=_ALLOW, **_choose("overlap", "near_duplicates", "permutation", "shortcut"))
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)
@@ -344,14 +323,10 @@ class EvaluateConfig:
 
 @dataclass
 class PredictConfig:
-    ckpt: str | None = option(
-        None, help="a run folder, a .ckpt file, an ensemble's folder, or null: the newest run", **_PATH
-    )
-    input: str = option(MISSING, help="a file, folder, glob, @list.txt, or - for paths on standard input", **_PATH)
-    output: str = option(
-        MISSING,
-        help="file of the predictions, or - for standard output",
-        **_end_in(".csv", ".jsonl", ".parquet", other="-"),
+    ckpt: str | None = path_option("a run folder, a .ckpt file, an ensemble's folder, or null: the newest run")
+    input: str = path_option("a file, folder, glob, @list.txt, or - for paths on standard input", MISSING)
+    output: str = path_option(
+        "file of the predictions, or - for standard output", MISSING, **_end_in(".csv", ".jsonl", ".parquet", other="-")
     )
     calibrated: bool = option(True, help="scale by the run's temperature")
     runtime: str = option("torch", help="the last two on the CPU", **_choose("torch", "onnx", "openvino"))
@@ -377,12 +352,12 @@ class CapConfig:
 
 @dataclass
 class PrepareConfig:
-    out: str | None = option(None, help="data set folder; null with data=demo: the cache folder", **_PATH)
+    out: str | None = path_option("data set folder; null with data=demo: the cache folder")
     update: bool = option(False, help="add what has changed; no image changes its split")
     lang: str = option("en", help="language of the data card and the audit's figures", **_LANGUAGE)
     equalise: str | None = option(None, help="re-encode all images alike; null: keep the files", **_EQUALISE)
     blind: list[str] = option([], help="sources of the external test set, blind.csv")
-    against: dict[str, str] = option({}, help="{name: folder or manifest} of images to exclude", is_open=True, **_PATH)
+    against: dict[str, str] = path_option("{name: folder or manifest} of images to exclude", {}, is_open=True)
     split: PrepareSplitConfig = field(default_factory=PrepareSplitConfig)
     cap: CapConfig = field(default_factory=CapConfig)
     allow: list[str] = option([], help=_ALLOW, **_choose("shortcut"))
@@ -393,19 +368,17 @@ class PrepareConfig:
 
 @dataclass
 class ReportConfig:
-    runs: str = option("runs", help="a folder of runs, or one run", **_PATH)
-    out: str | None = option(None, help="the page; null: report.html in that folder", **_end_in(".html", ".htm"))
+    runs: str = path_option("a folder of runs, or one run", "runs")
+    out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
     lang: str = option("en", help="language of the report; figures keep the language they were drawn in", **_LANGUAGE)
 
 
 @dataclass
 class ExportConfig:
-    ckpt: str | None = option(
-        None, help="a run folder, a .ckpt file, a soup's folder, or null: the newest run", **_PATH
-    )
-    out: str = option(
+    ckpt: str | None = path_option("a run folder, a .ckpt file, a soup's folder, or null: the newest run")
+    out: str = path_option(
+        "file of the network (.xml: OpenVINO); its card becomes a .json beside it",
         MISSING,
-        help="file of the network (.xml: OpenVINO); its card becomes a .json beside it",
         **_end_in(".safetensors", ".onnx", ".xml"),
     )
 

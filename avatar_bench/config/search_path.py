@@ -52,7 +52,9 @@ def register(command: str = "", overrides: Sequence[str] = ()) -> None:
     config_loader.install()
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(group="schema", name=name, node=schema)
-    for name in _find_named_blocks(command, overrides):
+    given = [word for word in overrides if re.match(r"\+{0,2}block=", word)]
+    named = {name for word in given for name in re.findall(r"\w+", word)} or set(find_groups(command).get("block", ()))
+    for name in sorted((named | set(list_blocks() if "all" in named else ())) & set(find_choices("block"))):
         node = find_entry("block", name).load_class()
         ConfigStore.instance().store(group="block", name=name, node=node, package=f"block.{name}")
     every: Any = {"defaults": [*list_blocks(), "_self_"], "skip_unusable": True}
@@ -67,13 +69,6 @@ def find_groups(command: str) -> dict[str, Any]:
     file = find_conf_folder() / f"{command}.yaml"
     defaults = read_yaml(file)["defaults"] if file.is_file() else []
     return {group: choice for each in defaults if isinstance(each, dict) for group, choice in each.items()}
-
-
-def _find_named_blocks(command: str, overrides: Sequence[str]) -> list[str]:
-    """Return the blocks that block=... names, block=all all of them, else those in the defaults of a command."""
-    given = [word for word in overrides if re.match(r"\+{0,2}block=", word)]
-    names = {name for word in given for name in re.findall(r"\w+", word)} or find_groups(command).get("block", ())
-    return [name for name in find_choices("block") if name in names or ("all" in names and name in list_blocks())]
 
 
 def _set_launchers() -> None:

@@ -93,16 +93,8 @@ def _download(distribution: str, version: str, archive: str, sha256: str | None,
     command += ["--no-input", "--disable-pip-version-check", "--quiet", PIP_FORMAT_OPTIONS[archive], distribution]
     if tag:
         python, abi, platform = tag.split("-")
-        command += [
-            "--implementation",
-            python[:2],
-            "--python-version",
-            python[2:],
-            "--abi",
-            abi,
-            "--platform",
-            platform,
-        ]
+        command += ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
+        command += ["--platform", platform]
     process = subprocess.run(
         [*command, "--requirement", str(requirements), "--dest", str(part / "got")], capture_output=True, text=True
     )
