@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("commands",),
-    ("config/schema", "config/config_loader"),
+    tuple(f"config/{name}" for name in ("schema", "rules", "search_path", "path_quoting", "config_loader")),
     ("reporting",),
     ("evaluation",),
     ("training",),  # opens the data set that it trains on
@@ -43,6 +43,8 @@ HYDRA_USERS = (
     "cli",
     "commands",
     "config/schema",
+    "config/rules",
+    "config/search_path",
     "config/config_loader",
     "evaluation/registry",
     "training/job",

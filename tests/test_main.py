@@ -108,7 +108,7 @@ def test_the_help_of_predict_lists_each_option_with_its_default(capsys: pytest.C
     assert main(["predict", "--help"]) == 0
     told = capsys.readouterr().out
     assert "\n  input=...  " in told
-    assert re.search(r"\n  batch_size=64 +images per batch\n", told)
+    assert re.search(r"\n  batch_size=64 +images per batch; at least 1\n", told)
     assert re.search(r"\n  accelerator=auto +auto \| cpu \| gpu; device\n", told)
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -60,9 +61,12 @@ def _dispatch(words: list[str]) -> int:
         suggestion = f"; {nearest}" if nearest else ""
         raise ConfigError(f"{command}: no such command{suggestion}", f"commands: {' '.join(known)}")
     elif command in PLAIN_COMMANDS:
-        _run_plain_command(command, rest)
+        run = getattr(import_module(f"avatar_bench.commands.{command}"), command)
+        run([] if {"--help", "-h"} & set(rest[:1]) else rest)
     elif "--help" in rest or "-h" in rest:
-        _print_help(command, [word for word in rest if word not in ("--help", "-h")])
+        from avatar_bench.cli.help import format_help
+
+        print(format_help(command, [word for word in rest if word not in ("--help", "-h")]))
     else:
         return _run_with_hydra(command, rest)
     return 0
@@ -77,27 +81,13 @@ def _format_usage() -> str:
     return "\n".join([heading, *lines, hint])
 
 
-def _run_plain_command(command: str, words: list[str]) -> None:
-    if command == "list":
-        from avatar_bench.commands.list import list as run
-    else:
-        from avatar_bench.commands.completion import completion as run
-    run([] if {"--help", "-h"} & set(words[:1]) else words)
-
-
-def _print_help(command: str, words: list[str]) -> None:
-    from avatar_bench.cli.help import format_help
-    from avatar_bench.config import schema
-
-    schema.register(command, words)
-    print(format_help(command, words))
-
-
 def _run_with_hydra(command: str, words: list[str]) -> int:
     """Run one command, or the jobs of a sweep, through Hydra."""
+    from avatar_bench.config.path_quoting import quote_paths
+
     flags, given = overrides.split_flags(words)
     multirun = overrides.is_multirun(flags, given)
-    quoted = overrides.quote_paths(given, multirun)
+    quoted = quote_paths(given, multirun)
     if not multirun:
         return _call_hydra(command, flags, quoted, None)
     with tempfile.TemporaryDirectory() as scratch:  # Hydra's sweeper always writes a multirun.yaml
@@ -110,9 +100,9 @@ def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path 
     import hydra
 
     from avatar_bench.cli.task import CommandTask, JobError
-    from avatar_bench.config import schema
+    from avatar_bench.config.search_path import register
 
-    schema.register(command, quoted)
+    register(command, quoted)
     job = CommandTask(command)
     entry = hydra.main(config_path=str(catalogue.find_conf_folder()), config_name=command, version_base="1.3")(job)
     with _hydra_environment([*flags, *quoted]):
@@ -139,7 +129,7 @@ def _hydra_environment(words: list[str]) -> Iterator[None]:
     """Set sys.argv for Hydra, and make it raise errors instead of printing them."""
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["avatar-bench", *words], "1"
-    if sys.version_info >= (3, 14):  # Hydra 1.3.8 passes argparse a help object that is not a string, which 3.14 checks
+    if sys.version_info >= (3, 14):  # checks the help of options, which of hydra-core 1.3.8 is no string: hydra#3121
         argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]
     try:
         yield

@@ -24,9 +24,11 @@ ENDED_STATES = (
 
 @contextmanager
 def wait_for_all_jobs(launcher: Launcher) -> Iterator[None]:
-    """Make submitit's launcher wait for all jobs; by itself it raises at the first killed one.
+    """Make submitit's launcher wait for all jobs, by a patch.
 
-    Any exception in between, such as Ctrl-C, cancels the jobs.
+    By itself hydra-submitit-launcher 1.2.0 raises at the first job whose process was killed, and loses the results of
+    the others (facebookresearch/hydra#1377 asked for partial failures). Any exception in between, such as Ctrl-C,
+    cancels the jobs.
     """
     if "submitit" not in type(launcher).__module__:
         yield
@@ -51,7 +53,7 @@ def wait_for_all_jobs(launcher: Launcher) -> Iterator[None]:
 
 
 class _WaitingJob:
-    """A submitit job that returns a failed result, instead of raising, if its process was killed."""
+    """A submitit job that returns an error, instead of raising it, if its process was killed."""
 
     def __init__(self, job: Any) -> None:
         self.job = job
@@ -62,7 +64,7 @@ class _WaitingJob:
         if self.job.paths.result_pickle.exists():
             return list(self.job.results())
         killed = JobError(f"Its process was killed or died ({state}); log: {self.job.paths.stdout}")
-        return [JobReturn(status=JobStatus.FAILED, _return_value=killed)]
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=killed)]
 
     def cancel(self) -> None:
         """Cancel the job unless it has finished."""

@@ -14,13 +14,12 @@ from typing import Any
 
 import pandas as pd
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from avatar_bench.cli.slurm_launcher import wait_for_all_jobs
 from avatar_bench.cli.task import FAILED_JOBS_EXIT_CODE, JobError
-from avatar_bench.config.error_messages import explain
 from avatar_bench.config.overrides import name_job
 from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import print_line
@@ -50,11 +49,19 @@ class Sweep:
 
     @contextmanager
     def track_launcher(self) -> Iterator[None]:
-        """Track the jobs of any launcher, by wrapping it: Hydra only accepts launchers from its plugins."""
+        """Track the jobs of any launcher, by wrapping it.
+
+        By a patch, as hydra-core 1.3.8 takes no launcher from outside hydra_plugins (facebookresearch/hydra#1554), and
+        returns no results of a multirun.
+        """
         plain = Plugins.instantiate_launcher
 
         def instantiate(plugins: Plugins, hydra_context: Any, task_function: Any, config: DictConfig) -> Launcher:
-            _require_sbatch(str(config.hydra.launcher["_target_"]))
+            if config.hydra.launcher["_target_"].endswith(".SlurmLauncher") and not shutil.which("sbatch"):
+                raise ConfigError(
+                    "hydra/launcher=submitit_slurm: sbatch is not installed.",
+                    "Start the sweep on a machine that submits to SLURM, or use hydra/launcher=joblib.",
+                )
             logging.getLogger("optuna").setLevel(logging.WARNING)  # it announces each study on stderr
             shared = config.hydra.job.config.override_dirname.exclude_keys
             return TrackedLauncher(plain(plugins, hydra_context, task_function, config), self, shared)
@@ -74,11 +81,11 @@ class Sweep:
         self.jobs |= {name: _JobState(_read_mtime(self.folder / name)) for name in names}
 
     def record_end(self, name: str, done: JobReturn) -> None:
-        """Record the end of a job; a failed one returns None, as Optuna expects, so that the sweep continues."""
-        self.jobs[name].reason = ""
-        if done.status != JobStatus.COMPLETED:
-            self.jobs[name].reason = " ".join(explain(done._return_value)[0])
-            done.status, done.return_value = JobStatus.COMPLETED, None
+        """Record the end of a job from the error or value that its task returned; Optuna expects None for an error."""
+        failed = isinstance(done.return_value, JobError)
+        self.jobs[name].reason = " ".join(done.return_value.lines) if failed else ""
+        if failed:
+            done.return_value = None
 
     def finish(self) -> int:
         """Print the outcomes of all jobs and write them to jobs.csv; return 3 if a job is not finished."""
@@ -130,19 +137,13 @@ class TrackedLauncher(Launcher):
         return done
 
 
-def _require_sbatch(target: str) -> None:
-    if target.endswith(".SlurmLauncher") and not shutil.which("sbatch"):
-        raise ConfigError(
-            "hydra/launcher=submitit_slurm: sbatch is not installed.",
-            "Start the sweep on a machine that submits to SLURM, or use hydra/launcher=joblib.",
-        )
-
-
 def _format_row(name: str, job: _JobState, record: RunRecord | None) -> tuple[str, str, str, str, str]:
     """Return the row of a job, from the error of its process and from its run.json if the job changed it."""
     changed = record is not None and _read_mtime(record.folder) != job.before
     if record is not None and changed and record.status == "running" and job.reason != "":
-        record = _mark_interrupted(record, job.reason or "its process was killed")
+        data = record.data | {"status": "interrupted", "error": job.reason or "its process was killed"}
+        write_record(record.folder, data)  # its process is gone
+        record = replace(record, data=data)
     status = record.status if record is not None and changed else None
     if job.reason == "" or (job.reason is None and status == "finished"):
         results = (record.macro_f1, record.seconds) if record is not None else ("-", "-")
@@ -154,13 +155,6 @@ def _format_row(name: str, job: _JobState, record: RunRecord | None) -> tuple[st
     if record is not None and not changed and record.status == "finished":  # its folder contains another run
         return name, "refused", record.macro_f1, record.seconds, job.reason
     return name, "failed", "-", "-", job.reason
-
-
-def _mark_interrupted(record: RunRecord, reason: str) -> RunRecord:
-    """Mark a job whose process is gone as interrupted in its run.json."""
-    data = record.data | {"status": "interrupted", "error": reason}
-    write_record(record.folder, data)
-    return replace(record, data=data)
 
 
 def _read_mtime(folder: Path) -> int | None:

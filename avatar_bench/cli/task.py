@@ -11,8 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from avatar_bench.config import schema
-from avatar_bench.config.catalogue import find_conf_folder
+from avatar_bench.config import rules
 from avatar_bench.config.entries import use_folders
 from avatar_bench.config.error_messages import explain
 from avatar_bench.console.terminal import escape_control_characters
@@ -22,7 +21,7 @@ FAILED_JOBS_EXIT_CODE = 3  # exit code of a sweep with a failed job
 
 
 class JobError(AvatarBenchError):
-    """Error of a sweep job, in any process."""
+    """Error of a sweep job, which its task function returns, from any process."""
 
     exit_code = FAILED_JOBS_EXIT_CODE
 
@@ -30,7 +29,7 @@ class JobError(AvatarBenchError):
 class CommandTask:
     """Task function of a command that keeps its error, which Hydra would otherwise print itself.
 
-    A sweep job prints the error after its name and raises a JobError, which a launcher can return from another process.
+    A sweep job prints the error after its name and returns a JobError in place of the command's value.
     """
 
     def __init__(self, command: str) -> None:
@@ -40,8 +39,9 @@ class CommandTask:
     def __call__(self, cfg: DictConfig) -> Any:
         """Check the options, then import and call the command, so that invalid options fail before torch is loaded."""
         try:
-            with use_folders(_list_user_folders()):  # a launcher may have started this process elsewhere
-                schema.check_config(self.command, cfg)
+            sources = HydraConfig.get().runtime.config_sources
+            with use_folders([each.path for each in sources if each.schema == "file"]):  # of -cd, in another process
+                rules.check_config(self.command, cfg)
                 return getattr(import_module(f"avatar_bench.commands.{self.command}"), self.command)(cfg)
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
@@ -50,12 +50,5 @@ class CommandTask:
             lines, _ = explain(error)
             name = escape_control_characters(HydraConfig.get().job.override_dirname)
             print(f"{name}: " + "\n".join(lines), file=sys.stderr)
-        gc.collect()  # free the memory of the network and batches for the next job
-        raise JobError(*lines)  # without `from error`: its traceback would keep them alive
-
-
-def _list_user_folders() -> list[str]:
-    own = str(find_conf_folder())
-    return [
-        each.path for each in HydraConfig.get().runtime.config_sources if each.schema == "file" and each.path != own
-    ]
+        gc.collect()  # free the memory of the network and batches, which the error's traceback kept, for the next job
+        return JobError(*lines)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avatar_bench.config import catalogue
-from avatar_bench.config.overrides import HYDRA_FLAGS, PATH_MAPPING_OPTIONS, PATH_OPTIONS
+from avatar_bench.config.overrides import HYDRA_FLAGS
 from avatar_bench.errors import ConfigError
 
 BASH = r"""
@@ -104,36 +104,43 @@ def complete(words: Sequence[str], files: bool = False) -> list[str]:
     if word.startswith("-"):
         return _filter_by_prefix(word, [*HYDRA_FLAGS, "--help"])
     option, equals, value = word.partition("=")
-    if equals and re.fullmatch(f"{PATH_OPTIONS}|{PATH_MAPPING_OPTIONS}", option.lstrip("+")):
-        return _complete_path(option, value) if files else []
     if equals and option in catalogue.find_groups():
         start = value.rpartition(",")[0] + "," if "," in value else "[" * value.startswith("[")
         return _filter_by_prefix(word, [f"{option}={start}{name}" for name in catalogue.describe_choices(option)])
-    return _filter_by_prefix(word, _query_options(before[0], before[1:], word))
+    return _complete_option(before[0], before[1:], word, files)
 
 
 def _filter_by_prefix(word: str, names: Sequence[str]) -> list[str]:
     return sorted({name for name in names if name.startswith(word)})
 
 
-def _query_options(command: str, before: Sequence[str], word: str) -> list[str]:
-    """Return the options that Hydra knows after the choices made before and that begin with `word`."""
+def _complete_option(command: str, before: Sequence[str], word: str, files: bool) -> list[str]:
+    """Return the values of an option, or the options that Hydra knows after the choices made before."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
-    from avatar_bench.config import schema
     from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
+    from avatar_bench.config.options import find_option
+    from avatar_bench.config.path_quoting import is_path_option
+    from avatar_bench.config.schema import SCHEMAS
+    from avatar_bench.config.search_path import register
 
-    if command not in schema.SCHEMAS:
+    option, equals, value = word.partition("=")
+    if command not in SCHEMAS:
         return []
-    schema.register(command, before)
+    if equals and is_path_option(option.lstrip("+")):
+        return _complete_path(option, value) if files else []
+    stated = find_option(SCHEMAS[command], option.lstrip("+"))
+    if equals and stated is not None and (known := stated[1].list_choices()):
+        return _filter_by_prefix(word, [f"{option}={choice}" for choice in known])
+    register(command, before)
     with initialize_config_dir(str(catalogue.find_conf_folder()), version_base="1.3"):
         plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
         found = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))
     hidden = r"(hydra|schema|mode)\b" if command in COMMANDS_WITHOUT_MODE else r"(hydra|schema)\b"
     own = [name for name in found if not re.match(hidden, name)]
-    return [name for name in own if not ("/" in name.partition("=")[0] or name.rstrip("=.") == "hydra_defaults")]
+    return sorted(name for name in own if not ("/" in name.partition("=")[0] or name.rstrip("=.") == "hydra_defaults"))
 
 
 def _complete_path(option: str, value: str) -> list[str]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from avatar_bench.config.schema import PredictConfig
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.lock import lock_output, prepare_output
-from avatar_bench.inference.prediction_writer import PredictionWriter, find_writer, open_writer
+from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer
 from avatar_bench.inference.resume import find_remaining, refuse_other_run
 from avatar_bench.runs.record import check_run, choose_newest_run
 
@@ -39,7 +39,6 @@ def predict(cfg: DictConfig) -> None:
     assert isinstance(settings, PredictConfig)
     path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
     check_run(path)  # fail before torch is loaded
-    find_writer(settings.output)
     prepare_output(settings.output)
     files = find_input_files(settings.input)
     with lock_output(settings.output):

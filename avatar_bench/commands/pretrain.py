@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from avatar_bench.config.schema import PretrainConfig, check_pretrain
+from avatar_bench.config.rules import check_pretrain
+from avatar_bench.config.schema import PretrainConfig
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import exclude_shared_images, refuse_changed_files, split_without_leakage

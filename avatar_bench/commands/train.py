@@ -11,7 +11,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from avatar_bench.config.schema import TrainConfig, check_train
+from avatar_bench.config.rules import check_train
+from avatar_bench.config.schema import TrainConfig
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data import leakage
 from avatar_bench.data.dataset import Dataset, list_files, read_split

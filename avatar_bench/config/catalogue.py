@@ -45,7 +45,8 @@ def find_commands() -> dict[str, str]:
     found = {}
     for module in sorted((Path(__file__).parents[1] / "commands").glob("[a-z]*.py")):
         recipe = find_conf_folder() / f"{module.stem}.yaml"
-        found[module.stem] = read_summary(recipe) if recipe.is_file() else _read_first_line(module)
+        first_line = module.read_text(encoding="utf-8").partition("\n")[0].strip('"').removeprefix(f"{module.stem}: ")
+        found[module.stem] = read_summary(recipe) if recipe.is_file() else first_line.rstrip(".")
     return found
 
 
@@ -53,12 +54,8 @@ def find_groups() -> list[str]:
     """Return the names of the groups, such as model and block."""
     folders = [find_conf_folder(), *find_user_folders()]
     found = {yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"} | {"block"}
-    return sorted(group for group in found if group == "block" or not has_entries_alone(group))
-
-
-def has_entries_alone(group: str) -> bool:
-    """Return whether a group is a kind of entries without yaml of options, such as corruption."""
-    return group in KINDS and not (find_conf_folder() / group).is_dir()
+    entries_alone = {kind for kind in KINDS if kind != "block" and not (find_conf_folder() / kind).is_dir()}
+    return sorted(found - entries_alone)
 
 
 def find_choices(group: str) -> dict[str, Path]:
@@ -103,8 +100,3 @@ def read_summary(yaml: Path) -> str:
             if line.strip() and not line.startswith("#"):
                 break
     return ""
-
-
-def _read_first_line(module: Path) -> str:
-    with module.open(encoding="utf-8") as lines:
-        return next(lines, "").strip().strip('"').removeprefix(f"{module.stem}: ").rstrip(".")

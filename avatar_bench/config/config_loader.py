@@ -45,10 +45,13 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
 
 
 def install() -> None:
-    """Patch Hydra to use CheckedLoader and the limits of files; it has no hooks for these."""
+    """Patch Hydra to use CheckedLoader and the limits of files; each patch has a test in tests/test_patches.py."""
+    # hydra-core 1.3.8 builds any object that a configuration names (facebookresearch/hydra#3258 plans a list of allowed
+    # ones), and makes its loader itself
     hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc, attr-defined, unused-ignore]
     Plugins.instance()  # registers the file source
-    # patch the class itself: a replacement would be refused in the processes of a sweep
+    # omegaconf 2.3.1 reads YAML of any size and depth, and expands aliases; the class itself is patched, since a
+    # replacement would be refused in the processes of a sweep
     files: Any = SourcesRegistry.instance().types["file"]
     if not hasattr(files, "plain_load_config"):
         files.plain_load_config, files.load_config = files.load_config, _load_within_limits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from avatar_bench.errors import ConfigError
@@ -15,8 +15,11 @@ _KEY = "option"  # of the metadata of a field
 class Option:
     """What is known of an option besides its type and default.
 
-    `choices` are the allowed values; of a list, those of its elements. `range` is (lowest, highest), both allowed, None
-    for no limit. `check` returns whether a value is valid; `expected` describes the values that it accepts.
+    `choices` are the allowed values; of a list, those of its elements; of a path, those that are no path. `range` is
+    (lowest, highest), both allowed, None for no limit. `check` returns whether a value is valid; `expected` describes
+    the values that it accepts. `only_for` are the names in its group that use it, such as "sam" of an option of SAM;
+    `entries` is the kind of entries whose names are its values. A path is taken as it is typed; an open mapping takes
+    any name.
     """
 
     help: str
@@ -24,16 +27,27 @@ class Option:
     range: tuple[float | None, float | None] | None = None
     check: Callable[[Any], bool] | None = None
     expected: str = ""
+    only_for: tuple[str, ...] = ()
+    entries: str = ""
+    is_path: bool = False
+    is_open: bool = False
 
     def list_choices(self) -> list[Any]:
         """Return the allowed values, an empty list for any."""
         return list(self.choices() if callable(self.choices) else self.choices)
 
+    def describe(self) -> str:
+        """Return the choices, the help and the valid values in one line."""
+        choices = " | ".join(map(str, self.list_choices()))
+        users = f"for {' and '.join(self.only_for)}: " if self.only_for else ""
+        valid = self.expected or (_describe_range(*self.range) if self.range else "")
+        return "; ".join(filter(None, [choices, users + self.help, "" if choices else valid]))
+
     def find_fault(self, value: Any) -> str | None:
         """Return what was expected instead of a value, None if it is valid; None is valid where no check refuses it."""
         known, (low, high) = self.list_choices(), self.range or (None, None)
         given = value if isinstance(value, list | tuple) else [value]
-        if known and value is not None and any(each not in known for each in given):
+        if known and value is not None and not self.is_path and any(each not in known for each in given):
             words = self.expected if self.check is None else ""  # with a check, it is what the check expects
             return words or f"{'some' if isinstance(value, list | tuple) else 'one'} of {', '.join(map(str, known))}"
         outside = ((low is not None and each < low) or (high is not None and each > high) for each in given)
@@ -42,20 +56,27 @@ class Option:
         return self.expected if self.check is not None and not self.check(value) else None
 
 
-def option(
-    default: Any = MISSING,
-    *,
-    help: str,
-    choices: Collection[Any] | Callable[[], Collection[Any]] = (),
-    range: tuple[float | None, float | None] | None = None,
-    check: Callable[[Any], bool] | None = None,
-    expected: str = "",
-) -> Any:
-    """Return a dataclass field with everything that is known of an option.
+def option(default: Any = MISSING, *, help: str, **known: Any) -> Any:
+    """Return a dataclass field with everything that is known of an option: the fields of Option.
 
     A list or dict default is copied, a function as default is called for each object.
     """
-    known = {_KEY: Option(help, choices, range, check, expected)}
+    return _make_field(default, Option(help, **known))
+
+
+def path_option(help: str, default: Any = None, **known: Any) -> Any:
+    """Return a dataclass field for a path, None by default."""
+    return option(default, help=help, is_path=True, **known)
+
+
+def copy_option(owner: type, name: str, **changed: Any) -> Any:
+    """Return a field like that of another dataclass, such as an optimizer's; `changed` may hold another default."""
+    each, known = next(pair for pair in iterate_options(owner) if pair[0].name == name)
+    return _make_field(changed.pop("default", get_default(each)), replace(known, **changed))
+
+
+def _make_field(default: Any, stated: Option) -> Any:
+    known = {_KEY: stated}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=known)
     if callable(default):
@@ -81,6 +102,21 @@ class Options:
 def iterate_options(owner: type) -> Iterator[tuple[Field[Any], Option]]:
     """Yield the fields of a dataclass that are options, in their order, with what is known of them."""
     yield from ((each, each.metadata[_KEY]) for each in fields(owner) if _KEY in each.metadata)
+
+
+def get_nested(each: Field[Any]) -> type | None:
+    """Return the dataclass of options that a field holds; None for a field that holds a value."""
+    nested = each.default_factory
+    return nested if isinstance(nested, type) and is_dataclass(nested) else None
+
+
+def find_option(owner: type, key: str) -> tuple[Field[Any], Option] | None:
+    """Return the option that a key such as data.root names, or is inside of, with its field; None for no option."""
+    name, _, rest = key.partition(".")
+    each = next((each for each in fields(owner) if each.name == name), None)
+    if each is None or not rest or (nested := get_nested(each)) is None:
+        return (each, each.metadata[_KEY]) if each is not None and _KEY in each.metadata else None
+    return find_option(nested, rest)
 
 
 def get_default(each: Field[Any]) -> Any:

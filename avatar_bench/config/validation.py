@@ -41,18 +41,17 @@ FIXED_HYDRA_OPTIONS: dict[str, Any] = {  # Hydra's own options that build object
     "sweeper.custom_search_space": None,
 }
 _COMMAND_LINE_NODES = ("hydra.overrides", "hydra.job")  # these hold command line words, which check_override validates
-MAX_INTERPOLATIONS = 25  # five are Hydra's; the others, each of several others, could expand to 1,500 values
 ALLOWED_RESOLVERS = ("hydra", "now", "python_version", "units")  # none of them exposes environment variables
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 _ALLOWED_INTERPOLATION = re.compile(rf"\s*(?:\.*[\w.\[\]/-]+\s*\}}|(?:{'|'.join(ALLOWED_RESOLVERS)})\s*:)")
 
 
 def check_values(values: Mapping[Any, Any], where: str = "") -> None:
-    """Raise ConfigError if nested, unresolved values could build an object, expose a secret or multiply.
+    """Raise ConfigError if nested, unresolved values could build an object or expose a secret.
 
     `where` is the file they were read from; empty for the configuration that Hydra composed, its own node included.
     """
-    place, interpolations = f"{where}: " if where else "", 0
+    place = f"{where}: " if where else ""
     for around, key, value in _walk_values(values):
         option = f"{around}.{key}".lstrip(".")
         if key in INSTANTIATE_KEYS and not (key == "_target_" and value in ALLOWED_TARGETS.get(around, ())):
@@ -62,9 +61,6 @@ def check_values(values: Mapping[Any, Any], where: str = "") -> None:
             )
         if isinstance(value, str) and not around.startswith(_COMMAND_LINE_NODES):
             check_interpolations(f"{place}{option}={truncate(value)}", value)
-            interpolations += len(_INTERPOLATION.findall(value))
-    if interpolations > MAX_INTERPOLATIONS:
-        raise ConfigError(f"{place}expected at most {MAX_INTERPOLATIONS} interpolations (${{...}}): write values out.")
     if isinstance(values.get("hydra"), Mapping):
         _check_hydra_options(values["hydra"])
 

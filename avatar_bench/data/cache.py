@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import zlib
@@ -20,7 +19,8 @@ from avatar_bench.data.decoding import decode_bytes, read_bytes
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.file_names import format_name
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.files.hashes import sha256_of_bytes
+from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text
 from avatar_bench.files.paths import cache_root
 
 PREPARED_FOLDER = "prepared"
@@ -96,24 +96,20 @@ class ImageCache:
 
     def _store(self, digest: str, image: ImageArray) -> None:
         file = self._file(digest)
-        part = file.with_name(f"{digest}.{os.getpid()}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as stream:  # no fsync: the checksum detects losses at a power failure
-                stream.write(image.tobytes() + _compute_checksum(image))
-            part.replace(file)
+            with atomic_write(file, alone=False, sync=False) as part:  # the checksum detects losses at a power failure
+                part.write_bytes(image.tobytes() + _compute_checksum(image))
         except FileNotFoundError:  # another process has just evicted the folder
             pass
         except OSError:
             self.is_writable = False
-            with suppress(OSError):
-                part.unlink()
 
 
 def _hash_settings(preprocessing: Preprocessing) -> str:
     """Return a key of everything that the cached pixels depend on besides the file: settings and library versions."""
     how = (preprocessing.size, preprocessing.resize, preprocessing.equalise)
-    return hashlib.sha256(repr((how, __version__, PIL.__version__, cv2.__version__)).encode()).hexdigest()[:16]
+    return sha256_of_text(repr((how, __version__, PIL.__version__, cv2.__version__)))[:16]
 
 
 def _compute_checksum(pixels: NDArray[np.uint8]) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import read_csv, write_csv
-from avatar_bench.files.hashes import sha256_of_file
+from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
 
 ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # of the stored file
 _COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash")
@@ -53,12 +52,12 @@ class Dataset:
     def fingerprint(self) -> str:
         """Return 16 hex digits that depend on images, labels and groups, but not on their order or location."""
         rows = sorted(zip(self.frame["sha256"], self.frame["label"], self.frame["group"], strict=True))
-        return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+        return sha256_of_text(repr(rows))[:16]
 
     @cached_property
     def digest(self) -> str:
         """Return 16 hex digits that depend on the whole table, including the order of rows."""
-        return hashlib.sha256(self.frame.to_csv(index=False).encode()).hexdigest()[:16]
+        return sha256_of_text(self.frame.to_csv(index=False))[:16]
 
     @cached_property
     def available(self) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import random
 
@@ -12,16 +11,20 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from avatar_bench.data.decoding import decode_bytes
+from avatar_bench.files.hashes import sha256_of_parts
 
 EQUALISED_SIDES = (96, 112, 128, 160, 192, 224, 256)
 EQUALISED_QUALITIES = (75, 80, 85, 90, 95)
 
 
+def hash_pixels(image: ImageArray) -> str:
+    """Compute the SHA-256 of the shape and the pixels of an image."""
+    return sha256_of_parts((repr(image.shape).encode(), np.ascontiguousarray(image).data))
+
+
 def draw_side_and_quality(image: ImageArray) -> tuple[int, int]:
     """Draw the side in pixels and the JPEG quality of an image, (H, W, 3); they depend on its pixels alone."""
-    digest = hashlib.sha256(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).data)
-    chosen = random.Random(digest.digest())
+    chosen = random.Random(bytes.fromhex(hash_pixels(image)))
     return chosen.choice(EQUALISED_SIDES), chosen.choice(EQUALISED_QUALITIES)
 
 

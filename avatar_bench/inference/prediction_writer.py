@@ -20,6 +20,7 @@ from pyarrow.lib import ArrowInvalid
 
 from avatar_bench.console.signals import ignore_termination
 from avatar_bench.errors import ConfigError, OutputError
+from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import unescape_formulas, write_csv
 
 CHECKED_ROWS = 16  # last rows of an earlier output that are compared to check that they are of the same run
@@ -29,11 +30,12 @@ def open_writer(output: str, columns: list[str], update: bool) -> PredictionWrit
     """Open a writer for `output`: a .csv, .jsonl or .parquet file, or - for CSV on standard output.
 
     With `update`, the rows of an earlier output are kept; otherwise an existing file is replaced once all rows are
-    written. Raises ConfigError for another suffix or other columns, OutputError if the output cannot be written.
+    written. Raises ConfigError for other columns, OutputError if the output cannot be written.
     """
-    kind, file = find_writer(output), Path(output)
     if output == "-":
-        return kind(None, columns)
+        return CsvWriter(None, columns)
+    file, kinds = Path(output), {".csv": CsvWriter, ".jsonl": JsonLinesWriter, ".parquet": ParquetFileWriter}
+    kind = kinds[file.suffix.lower()]
     part = file.with_name(f"{file.name}.part")  # an earlier file stays until the new one is complete
     place = part if (part if update else file).is_file() else file
     try:
@@ -42,15 +44,6 @@ def open_writer(output: str, columns: list[str], update: bool) -> PredictionWrit
         return kind(place, columns, update and place.is_file(), file)
     except OSError as error:
         raise OutputError(f"output={output} cannot be written: {error.strerror or error}.") from error
-
-
-def find_writer(output: str) -> type[PredictionWriter]:
-    """Return the writer class for the suffix of an output; raise ConfigError for an unknown suffix."""
-    kinds = {".csv": CsvWriter, ".jsonl": JsonLinesWriter, ".parquet": ParquetFileWriter}
-    suffix = ".csv" if output == "-" else Path(output).suffix.lower()
-    if suffix not in kinds:
-        raise ConfigError(f"output={output} has an unknown suffix.", "Expected .csv, .jsonl, .parquet, or - (CSV).")
-    return kinds[suffix]
 
 
 class PredictionWriter:
@@ -231,13 +224,11 @@ class ParquetFileWriter(PredictionWriter):
     def close(self) -> None:
         """Write all rows atomically."""
         assert self.place is not None
-        part = self.place.with_name(f"{self.place.name}.tmp")
         table = pd.concat(self.rows, ignore_index=True) if self.rows else pd.DataFrame(columns=self.columns)
         try:
-            table.to_parquet(part, index=False)
-            part.replace(self.place)
+            with atomic_write(self.place) as part:
+                table.to_parquet(part, index=False)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise OutputError(f"output={self.final} cannot be written: {error.strerror or error}.") from error
 
 

@@ -174,7 +174,10 @@ def _list_near_sizes(name: str, size: int, options: Mapping[str, Any], native: i
 
 
 def _use_cache_if_offline() -> None:
-    """Restrict the hub's client to its cache if its host is unreachable; it would retry, and log, for a minute."""
+    """Restrict the hub's client to its cache if its host is unreachable; it would retry, and log, for a minute.
+
+    By a patch, as huggingface_hub 2.4.0 reads HF_HUB_OFFLINE once, when it is imported.
+    """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not huggingface_hub.constants.HF_HUB_OFFLINE:
         try:

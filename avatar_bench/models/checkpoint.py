@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from torch import nn
 
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.files.atomic_write import atomic_write, sync_to_disk
-from avatar_bench.files.hashes import sha256_of_file
+from avatar_bench.files.hashes import sha256_of_file, sha256_of_parts, sha256_of_text
 from avatar_bench.models.weight_formats import (
     describe_error,
     encode_safetensors,
@@ -104,11 +103,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 def hash_weights(state: Mapping[str, torch.Tensor]) -> str:
     """Return the SHA-256 of all tensors in order of their names; other contents of the file do not count."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    tensors = ((name.encode(), state[name].cpu().contiguous().numpy().tobytes()) for name in sorted(state))
+    return sha256_of_parts(part for pair in tensors for part in pair)
 
 
 def encode_weights(net: nn.Module, texts: Mapping[str, str]) -> bytes:
@@ -138,7 +134,7 @@ def _compute_checksum(state: Mapping[str, torch.Tensor], texts: Mapping[str, str
     """Return the SHA-256 of an exported file's tensors, their shapes and types, and its texts."""
     shapes = {name: (str(state[name].dtype), list(state[name].shape)) for name in sorted(state)}
     contents = [shapes, hash_weights(state), sorted(texts.items())]
-    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+    return sha256_of_text(json.dumps(contents))
 
 
 def _checksum_file(file: Path) -> Path:

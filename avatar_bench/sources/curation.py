@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +12,7 @@ import pandas as pd
 from avatar_bench.data.duplicates import Match, find_matches, find_matches_between
 from avatar_bench.data.fingerprints import Fingerprint
 from avatar_bench.data.splits import SplitPlan, assign_splits, describe_imbalance
+from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.sources import refusals
 from avatar_bench.sources.refusals import BLIND_SIDE, Opener, OtherSet, Sides
 
@@ -114,7 +114,7 @@ def _rank(stored: pd.DataFrame, rules: CurationRules, earlier: Sides) -> pd.Data
 def _cap(accepted: pd.DataFrame, rules: CurationRules) -> pd.DataFrame:
     """Limit the images of each source, then of each class; images of earlier builds come first."""
     seed = rules.plan.seed  # the hash orders the images at random, reproducibly for each image
-    drawn = [hashlib.sha256(f"{seed}/{digest}".encode()).hexdigest() for digest in accepted["sha256"]]
+    drawn = [sha256_of_text(f"{seed}/{digest}") for digest in accepted["sha256"]]
     order = accepted.assign(_draw=drawn)
     for column, most in (("source", rules.per_source), ("label", rules.per_class)):
         if most is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from avatar_bench.data.dataset import Dataset, read_dataset, read_folder, read_images, read_manifest
 from avatar_bench.data.folders import is_image_folder, list_class_folders
@@ -11,27 +11,14 @@ from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.runs.record import RESERVED_SET_NAMES
 
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import ImagesConfig
+
 OOD_PREFIX = "ood_"  # of manifests of out-of-domain sets
 _DEMO_OPTIONS = ("root", "sources", "blind_sources", "ood_sources", "prepare")  # that define the demo
 
 
-class DataOptions(Protocol):
-    """Options of conf/data that specify the images."""
-
-    kind: str
-    name: str | None
-    root: str | None
-    manifest: str | None
-    sources: dict[str, Any]
-    blind_sources: list[str]
-    ood_sources: dict[str, list[str]]
-    prepare: dict[str, Any]
-    blind: str | None
-    ood: dict[str, str]
-    ood_root: str | None
-
-
-def open_dataset(options: DataOptions) -> Dataset:
+def open_dataset(options: ImagesConfig) -> Dataset:
     """Read all images that the options specify; the demo is built on first use."""
     if options.kind == "folder" and options.root:
         return read_folder(Path(options.root), options.name)
@@ -48,7 +35,7 @@ def open_dataset(options: DataOptions) -> Dataset:
     )
 
 
-def open_images(options: DataOptions) -> Dataset:
+def open_images(options: ImagesConfig) -> Dataset:
     """Read as `open_dataset` does, and also unlabelled images: a manifest without labels, or a plain folder.
 
     A folder is plain if it contains images directly, or no folders; everything below belongs to it.
@@ -73,7 +60,7 @@ def make_ood_path(root: Path, name: str) -> Path:
     return root / f"{OOD_PREFIX}{name}.csv"
 
 
-def list_further_sets(options: DataOptions, root: Path | None = None) -> dict[str, Path]:
+def list_further_sets(options: ImagesConfig, root: Path | None = None) -> dict[str, Path]:
     """Return the sets beside the dataset at `root`, by name: the demo's own and those in the options, with "blind".
 
     Raise DataError if data.ood_root cannot be read, ConfigError if a folder in it is no valid set name.

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,7 @@ from avatar_bench.data.decoding import MAX_IMAGE_BYTES, decode_bytes, detect_for
 from avatar_bench.data.equalise import equalise_bytes
 from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.errors import DataError
-from avatar_bench.files.atomic_write import write_text
+from avatar_bench.files.atomic_write import atomic_write, write_text
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.sources.drawn_avatars import rasterise
 from avatar_bench.sources.source_image import SourceImage, crop_square
@@ -177,14 +176,12 @@ def _save(data: bytes, original: Path | None, target: Path) -> None:
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    # threads may write copies of one image
-    part = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
-    if original is not None and not original.is_symlink():
-        with suppress(OSError):  # another file system, or no hard links
-            os.link(original, part)
-    if not part.exists():
-        part.write_bytes(data)
-    part.replace(target)
+    with atomic_write(target, alone=False, sync=False) as part:  # threads may write copies of one image
+        if original is not None and not original.is_symlink():
+            with suppress(OSError):  # another file system, or no hard links
+                os.link(original, part)
+        if not part.exists():
+            part.write_bytes(data)
 
 
 def _read_lines(file: Path) -> Iterator[dict[str, Any]]:

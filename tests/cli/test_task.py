@@ -25,10 +25,14 @@ def test_a_job_of_a_sweep_carries_its_error_home(
         runtime=SimpleNamespace(config_sources=[]),
     )
     monkeypatch.setattr(HydraConfig, "get", lambda: here)
-    with pytest.raises(JobError) as caught:
-        job(OmegaConf.create({"stage": "???"}))
-    assert caught.value.exit_code == 3
-    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+    error = job(OmegaConf.create({"stage": "???"}))
+    assert isinstance(error, JobError)
+    assert error.exit_code == 3
+    assert (
+        pickle.loads(pickle.dumps(error)).lines
+        == error.lines
+        == ("train needs a value for stage", "for example: avatar-bench train stage=VALUE")
+    )
     assert capsys.readouterr().err.startswith("seed=1: train needs a value for stage")
 
 

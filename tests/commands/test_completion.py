@@ -28,7 +28,8 @@ ROOT = Path(sys.modules["avatar_bench"].__file__ or "").parents[1]
         (["train", "data=folder", "see"], ["seed="]),
         (["train", "data=folder", "data.split.f"], ["data.split.folds="]),
         (["predict", "inp"], ["input="]),
-        (["predict", "precision="], ["precision=auto"]),
+        (["predict", "precision=a"], ["precision=auto"]),
+        (["evaluate", "allow=s"], ["allow=shortcut"]),
         (["train", "out="], []),
         (["nosuch", "a"], []),
     ],
@@ -71,7 +72,7 @@ def test_the_script_is_legible_to_its_shell(shell: str, capsys: pytest.CaptureFi
     [
         ("avatar-bench evalu", ["evaluate"]),
         ("avatar-bench train mode = fro", ["frozen"]),
-        ("avatar-bench predict precision =", ["auto"]),
+        ("avatar-bench predict precision = a", ["auto"]),
         ("avatar-bench predict inp", ["input="]),
         ("avatar-bench predict output =", []),
         ("python -m avatar_bench list mode", ["models", "modes"]),

@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
 from avatar_bench.cli.app import main
-from avatar_bench.config import schema
 from avatar_bench.config.catalogue import find_conf_folder
+from avatar_bench.config.search_path import register
 from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.sources.build import WORK_FOLDER, demo_root
 from avatar_bench.sources.readers import check_source
@@ -77,7 +77,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def composed(command, *overrides):
-    schema.register(command)  # and the blocks in its defaults
+    register(command)  # and the blocks in its defaults
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         return OmegaConf.to_container(compose(command, list(overrides)))
 

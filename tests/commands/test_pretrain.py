@@ -523,7 +523,7 @@ def child_rows(run: Path) -> list[str]:
     ("more", "code", "told"),
     [
         (["method=mae"], 2, "does not divide images into patches"),
-        (["method.mask_ratio=0.5"], 2, "method=simclr does not use this option"),
+        (["method.mask_ratio=0.5"], 2, "method.mask_ratio=0.5 requires method=mae"),
         (["method=simclar"], 2, "simclr"),
         (["mode=frozen"], 2, "pretrain has no modes"),
         (["optimizer.schedule.name=plateau"], 2, "expected cosine or none"),

@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from avatar_bench.cli import slurm_launcher
 from avatar_bench.cli.app import main
 from avatar_bench.cli.sweep import Sweep
+from avatar_bench.cli.task import JobError
 from avatar_bench.errors import DivergedError
 from avatar_bench.training.standard_callbacks import MetricsHistory
 
@@ -341,7 +342,7 @@ def test_a_failed_job_gives_nothing_and_another_commands_sweep_has_no_table(
 ) -> None:
     sweep = Sweep(tmp_path, records=False)
     sweep.add_jobs(["a", "b"])
-    failed = JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError("gone"))
+    failed = JobReturn(status=JobStatus.COMPLETED, _return_value=JobError("gone"))
     sweep.record_end("a", JobReturn(status=JobStatus.COMPLETED, _return_value=0.5))
     assert sweep.finish() == 3  # nothing was heard of b
     sweep.record_end("b", failed)
@@ -383,8 +384,8 @@ def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path: Path, m
     monkeypatch.setattr(slurm_launcher, "CLUSTER_GRACE_SECONDS", 0.0)
     paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stdout=tmp_path / "log.out")
     [told] = slurm_launcher._WaitingJob(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
-    assert told.status == JobStatus.FAILED
-    assert "was killed or died" in str(told._return_value)
+    assert isinstance(told.return_value, JobError)
+    assert "was killed or died" in told.return_value.lines[0]
 
 
 # what follows runs real launchers, in processes of their own

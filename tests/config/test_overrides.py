@@ -16,9 +16,9 @@ from avatar_bench.config.overrides import (
     make_sweep_overrides,
     name_job,
     quote,
-    quote_paths,
     split_flags,
 )
+from avatar_bench.config.path_quoting import quote_paths
 from avatar_bench.errors import ConfigError
 
 AWKWARD = [

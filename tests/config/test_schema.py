@@ -1,190 +1,102 @@
-"""The rules of each command's options, on configurations that Hydra composed."""
+"""Options of commands, each stated in one place."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
-from avatar_bench.config import schema
-from avatar_bench.config.catalogue import find_choices, find_conf_folder
-from avatar_bench.errors import ConfigError
-from avatar_bench.training import stage_trainer
+from avatar_bench.config.options import find_option, get_default, get_nested, iterate_options
+from avatar_bench.config.schema import SCHEMAS
+from avatar_bench.files.yaml_io import read_yaml
 
-BASE = {
-    "prepare": [],
-    "train": ["data=folder", "data.root=images"],
-    "pretrain": ["data=folder", "data.root=images"],
-    "evaluate": [],
-    "predict": ["input=photos", "output=predictions.csv"],
-}
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def _hydra() -> Iterator[None]:
-    with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
-        yield
+def unstated(schema: type, place: str) -> Iterator[str]:
+    """Yield the fields that are no options and hold none."""
+    stated = {each.name for each, _ in iterate_options(schema)}
+    for each in fields(schema):
+        nested = get_nested(each)
+        if nested is not None:
+            yield from unstated(nested, f"{place}.{each.name}")
+        elif each.name not in stated:
+            yield f"{place}.{each.name}"
 
 
-def composed(command: str, words: Sequence[str] = ()) -> DictConfig:
-    schema.register(command)  # and the blocks in its defaults
-    return compose(command, [*BASE[command], *words])
+def test_every_option_is_stated_with_its_help() -> None:
+    assert [name for command, schema in SCHEMAS.items() for name in unstated(schema, command)] == []
 
 
-@pytest.mark.parametrize("command", BASE)
-def test_the_defaults_keep_every_rule(command: str) -> None:
-    schema.check_config(command, composed(command))
+def test_an_option_added_in_one_place_is_found_everywhere(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "avatar_bench", copy / "avatar_bench", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "conf", copy / "conf")
+    schema = copy / "avatar_bench" / "config" / "schema.py"
+    text, place = schema.read_text(encoding="utf-8"), "class PredictConfig:\n"
+    added = '    tiles: int = option(2, help="tiles per side", range=(1, 9))\n'
+    assert text.count(place) == 1
+    schema.write_text(text.replace(place, place + added), encoding="utf-8")
+
+    def run(*words: str, code: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *(["-c", code] if code else ["-m", "avatar_bench"]), *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(copy)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert "  tiles=2                             tiles per side; 1 to 9\n" in run("predict", "--help").stdout
+    assert run("completion", "query", "bash", "predict", "til").stdout.split() == ["tiles="]
+    page = run(code="from avatar_bench.cli.options_page import render_options; print(render_options())").stdout
+    assert "| `tiles` | `2` | tiles per side; 1 to 9 |" in page
+    assert "tiles: 3\n" in run("predict", "input=a", "output=a.csv", "tiles=3", "--cfg", "job").stdout
+    for value, expected in (("10", "tiles=10: expected 1 to 9"), ("x", "tiles: expected a whole number, got x")):
+        done = run("predict", "input=a", "output=a.csv", f"tiles={value}")
+        assert (done.returncode, done.stderr.strip()) == (2, expected)
 
 
-@pytest.mark.parametrize("group", ["model", "mode", "optimizer", "trainer", "callbacks", "logger", "experiment"])
-def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        stage_trainer, "refuse_missing_devices", lambda *asked: None
-    )  # this machine need not have a GPU
-    for name in find_choices(group):
-        words = ["model.backbone=resnet34"] if name == "timm" else []
-        schema.check_config("train", composed("train", [f"{group}={name}", *words]))
+def list_values(values: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Yield the options that a yaml sets, with their values."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from list_values(value, f"{place}{name}.")
+        elif name != "defaults":
+            yield f"{place}{name}", value
 
 
-@pytest.mark.parametrize(
-    ("command", "words", "told"),
-    [
-        ("train", ["mode=full", "stage=2"], "stage=2: mode 'full' has 1 stage"),
-        ("train", ["mode=progressive", "stage=3"], "stage=3: mode 'progressive' has 2 stages"),
-        ("train", ["stage=0"], "stage=0: expected at least 1"),
-        ("train", ["epochs=0"], "epochs=0"),
-        ("train", ["lr=0"], "lr=0"),
-        ("train", ["lr=nan"], "lr=nan"),
-        ("train", ["lr=inf"], "lr=inf"),
-        ("train", ["seed=-1"], "seed=-1"),
-        ("train", ["label_smoothing=1"], "label_smoothing=1"),
-        ("train", ["mode.balance=both"], "sampler, loss or none"),
-        ("train", ["mode.shots=0"], "mode.shots=0"),
-        ("train", ["mode.stages=[]"], "mode.stages is empty"),
-        ("train", ["mode.stages=[{unfreeze: head, epochs: 1, lr: 1}]"], "mode.stages[0].unfreeze=head"),
-        ("train", ["mode.stages=[{unfreeze: 0, epochs: 1, lr: 1}]"], "mode.stages[0].unfreeze=0"),
-        ("train", ["mode.stages=[{unfreeze: true, epochs: 1, lr: 1}]"], "mode.stages[0].unfreeze=True"),
-        ("train", ["mode.stages=[{unfreeze: all, epochs: 0, lr: 1}]"], "mode.stages[0].epochs=0"),
-        ("train", ["mode.stages=[{unfreeze: all, lr: 1}]"], "mode.stages[0].epochs"),
-        ("train", ["data.resize=stretch"], "squash, crop or pad"),
-        ("train", ["data.split.folds=2"], "at least 3"),
-        ("train", ["data.fold=10"], "less than data.split.folds=10"),
-        ("train", ["data.split.held_out=[ink]"], "data.split.by=source or generator"),
-        ("train", ["data.split.by=person"], "data.split.by=person: expected group, source or generator"),
-        ("train", ["data.equalise=png"], "data.equalise=png: expected jpeg"),
-        ("train", ["allow=[everything]"], "allow=everything: train has no such guard"),
-        ("train", ["data.fraction=0"], "more than 0 and at most 1"),
-        ("train", ["data.fraction=1.01"], "data.fraction=1.01"),
-        ("train", ["data.limit=0"], "data.limit=0"),
-        ("train", ["data.batch_size=0"], "data.batch_size=0"),
-        ("train", ["data.batch_size=big"], "data.batch_size=big"),
-        ("train", ["data.batch_size={cpu: 0, cuda: 8}"], "data.batch_size"),
-        ("train", ["data.augment.jitter=[1,2]"], "four numbers"),
-        ("train", ["data.augment.flip=2"], "from 0 to 1"),
-        ("train", ["data.root=null"], "data.root=DIR"),
-        ("train", ["data.root=''"], "data.root= is empty"),
-        ("train", ["data.manifest=x.csv"], "data=manifest"),
-        ("train", ["data=manifest", "data.root=null"], "data.manifest=FILE"),
-        ("train", ["data=manifest", "data.manifest=x.csv"], "data.root requires data=folder"),
-        ("train", ["data=run", "data.root=null"], "for evaluate"),
-        ("train", ["optimizer.schedule.name=step"], "There are: cosine, none, plateau."),
-        ("train", ["optimizer.weight_decay=-1"], "optimizer.weight_decay=-1"),
-        ("train", ["optimizer=sam", "optimizer.rho=0"], "optimizer.rho=0.0: expected more than 0"),
-        ("train", ["optimizer=sam", "optimizer.base=lion"], "optimizer.base=lion: there is no optimizer named 'lion'"),
-        ("train", ["optimizer=sam", "optimizer.base=sam"], "optimizer.base=sam: expected another optimizer"),
-        ("train", ["optimizer.momentum=1"], "optimizer.momentum=1.0: expected 0 or more and less than 1"),
-        ("train", ["optimizer.schedule.factor=0"], "optimizer.schedule.factor=0.0: expected between 0 and 1"),
-        ("train", ["++optimizer.options={beta: 1}"], "optimizer.adamw.beta: there is no such option"),
-        ("train", ["optimizer=sgd", "++optimizer.options={momentum: 2}"], "momentum=2: expected 0 or more"),
-        ("train", ["++logger.options={tag: x}"], "Options of logger csv: none."),
-        ("train", ["++callbacks.others={mine: {}}"], "callbacks.others.mine: there is no callback named 'mine'"),
-        ("train", ["++callbacks.others={ema: {decay: .9}}"], "Use callbacks.ema=VALUE."),
-        ("pretrain", ["optimizer=sam"], "pretrain supports every other optimizer"),
-        ("train", ["optimizer.rho=.1"], "optimizer.rho=0.1 requires optimizer=sam"),
-        ("train", ["optimizer.adaptive=false"], "optimizer.adaptive=False requires optimizer=sam"),
-        ("train", ["optimizer=sam", "optimizer.base=null"], "requires optimizer.base"),
-        ("train", ["optimizer.name=sam"], "optimizer=sam sets all of them"),
-        ("train", ["optimizer.schedule.warmup_epochs=1"], "warmup_epochs=1.0 requires optimizer.schedule.name=cosine"),
-        (
-            "train",
-            ["optimizer.schedule.name=cosine", "optimizer.schedule.warmup_epochs=3", "epochs=3"],
-            "expected fewer than the 3 epochs",
-        ),
-        ("pretrain", ["optimizer.schedule.warmup_epochs=100", "epochs=100"], "expected fewer than the 100 epochs"),
-        ("pretrain", ["optimizer.rho=.1"], "optimizer.rho=0.1 requires optimizer=sam"),
-        ("train", ["trainer.precision=16"], "trainer.precision=16"),
-        ("train", ["data.augmented_copies=0"], "data.augmented_copies"),
-        ("train", ["data.cache_gb=-1"], "data.cache_gb"),
-        ("train", ["model.weights=nowhere.pth"], "no such file"),
-        ("train", ["model.weights=hubb"], "did you mean hub?"),
-        ("train", ["callbacks.ema=.9", "callbacks.swa=1"], "exclude each other"),
-        ("train", ["callbacks.ema=1"], "between 0 and 1"),
-        ("train", ["callbacks=swa", "epochs=2"], "the longest stage has 2 epochs"),
-        ("train", ["init_from=a", "resume=b"], "exclude each other"),
-        ("train", ["model=timm"], "model.backbone=resnet34"),
-        ("evaluate", ["split=train"], "expected test, val, calibration, blind"),
-        ("evaluate", ["allow=[everything]"], "overlap, near_duplicates, permutation"),
-        ("evaluate", ["block=[]"], "for example"),
-        ("evaluate", ["data=folder", "data.root=a", "data.name=val"], "names of the run's own sets"),
-        ("prepare", ["source=folder"], "out=DIR"),
-        ("prepare", ["data=folder", "out=x"], "source=folder source.folder.root=DIR"),
-        ("prepare", ["allow=[overlap]"], "expected shortcut"),
-        ("prepare", ["equalise=png"], "equalise=png: expected jpeg"),
-        ("prepare", ["split.by=colour"], "group, source or generator"),
-        ("prepare", ["split.held_out=[a]"], "split.by=source 'split.held_out=[tabler]'"),
-        ("prepare", ["split.folds=2"], "at least 3"),
-        ("prepare", ["cap.per_class=0"], "at least 1"),
-        ("prepare", ["block=[blind_test]"], "prepare always runs data_audit"),
-        ("predict", ["output=predictions.xlsx"], ".csv, .jsonl or .parquet"),
-        ("predict", ["output=predictions"], ".csv, .jsonl or .parquet"),
-        ("predict", ["precision=64"], "32, bf16, 16 or int8"),
-        ("predict", ["batch_size=0"], "batch_size=0"),
-    ],
-)
-def test_a_broken_rule_names_the_option_and_what_was_expected(command: str, words: list[str], told: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        schema.check_config(command, composed(command, words))
-    assert told in str(caught.value)
-    assert len(str(caught.value).splitlines()) <= 3
+def test_the_yaml_of_commands_and_groups_repeats_no_default() -> None:
+    repeated = []
+    groups = {"pretrain": ("method",), "train": ("callbacks", "logger", "mode", "model", "optimizer", "trainer")}
+    for command, schema in SCHEMAS.items():
+        files = [file for group in groups.get(command, ()) for file in (ROOT / "conf" / group).glob("*.yaml")]
+        for file in [ROOT / "conf" / f"{command}.yaml", *files]:
+            at_top = file.parent.name == "conf" or "@package _global_" in file.read_text(encoding="utf-8")
+            for key, value in list_values(read_yaml(file) or {}, "" if at_top else f"{file.parent.name}."):
+                found = find_option(schema, key)
+                if found is not None and get_default(found[0]) == value:
+                    repeated.append(f"{file.name}: {key}={value}")
+    assert repeated == []
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "key", "name"),
     [
-        ("train", ["data.fraction=1", "data.limit=1", "data.fold=9", "lr=1e-9", "epochs=1"]),
-        ("train", ["mode=progressive", "stage=2"]),
-        ("train", ["data.batch_size={cpu: 1, cuda: 8}"]),
-        ("evaluate", ["allow=[permutation,overlap]"]),
-        ("predict", ["output=-"]),
-        ("predict", ["output=A.CSV"]),
-        ("predict", ["output=a.parquet"]),
+        ("train", "data.split.seed", "seed"),
+        ("train", "optimizer.options.beta", "options"),
+        ("train", "data", None),
+        ("report", "seed", None),
     ],
 )
-def test_values_at_the_edge_are_taken(command: str, words: list[str]) -> None:
-    schema.check_config(command, composed(command, words))
-
-
-def test_weights_may_be_a_file(tmp_path: Path) -> None:
-    (tmp_path / "a.pth").touch()
-    schema.check_config("train", composed("train", [f"model.weights='{tmp_path}/a.pth'"]))
-
-
-def test_a_missing_value_is_named_with_an_example() -> None:
-    schema.register("predict")
-    with pytest.raises(ConfigError) as caught:
-        schema.check_config("predict", compose("predict"))
-    assert caught.value.lines == (
-        "predict needs a value for input, output",
-        "for example: avatar-bench predict input=photos/ output=predictions.csv",
-    )
-
-
-def test_the_guards_that_may_be_passed_are_those_there_are() -> None:
-    package = Path(schema.__file__ or "").parents[1]
-    sources = [file.read_text(encoding="utf-8") for file in package.rglob("*.py")]
-    asked = {name for text in sources for name in re.findall(r'"(\w+)" (?:not )?in (?:\w+\.)?allow\b', text)}
-    assert {guard for guards in schema.GUARDS.values() for guard in guards} == asked
+def test_an_option_is_found_by_its_key(command: str, key: str, name: str | None) -> None:
+    found = find_option(SCHEMAS[command], key)
+    assert (found and found[0].name) == name

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import get_ident
 
 import numpy as np
 import pytest
@@ -175,7 +176,7 @@ def test_a_full_disk_ends_the_filling_and_not_the_reading(files: dict[str, Path]
     digest, file = next(iter(files.items()))
     place = cache.folder / digest[:2]
     place.mkdir(parents=True)
-    (place / f"{digest}.{os.getpid()}.part").symlink_to("/dev/full")
+    (place / f"{digest}.{os.getpid()}-{get_ident()}.part").symlink_to("/dev/full")
     assert np.array_equal(cache.read(file, digest), PREPROCESSING(decode(file)))
     assert not cache.is_writable
     assert kept(root) == []

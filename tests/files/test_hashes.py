@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_file
+from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_file, sha256_of_parts, sha256_of_text
 
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
@@ -16,3 +16,4 @@ ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS
 def test_digests_are_those_of_the_standard(data: bytes, digest: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(data)
     assert sha256_of_bytes(data) == sha256_of_file(tmp_path / "file") == digest
+    assert sha256_of_text(data.decode()) == sha256_of_parts((data[:1], data[1:])) == digest

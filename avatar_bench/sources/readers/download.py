@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from contextlib import suppress
@@ -19,7 +18,7 @@ from urllib3 import exceptions
 
 from avatar_bench import __version__
 from avatar_bench.errors import DataError
-from avatar_bench.files.hashes import sha256_of_file
+from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
 
 BACKOFF_SECONDS = 0.5  # before the second attempt, doubled for each further one
 MAX_WAIT_SECONDS = 120.0  # a server that asks for a longer wait is given up
@@ -98,7 +97,7 @@ class Downloader:
     def fetch(self, address: Address) -> Path:
         """Return the file at an address, downloaded unless it exists already; raise DownloadError on failure."""
         url = _parse_url(address.url)
-        name = hashlib.sha256(repr(tuple(address)).encode()).hexdigest()[:24]
+        name = sha256_of_text(repr(tuple(address)))[:24]
         target = self.place / f"{name}{Path(url.path).suffix[:8]}"
         if target.is_file():
             return target

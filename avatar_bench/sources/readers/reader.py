@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from avatar_bench.data import user_tables
 from avatar_bench.errors import DataError
+from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.sources.source_image import SourceImage
 
 Source = Mapping[str, Any]  # a yaml of conf/source
@@ -65,7 +65,7 @@ def resolve_path(path: str | Path) -> Path:
 
 def hash_facts(facts: Iterable[Any]) -> str:
     """Return 16 hex digits that identify a sequence of facts."""
-    return hashlib.sha256(repr(list(facts)).encode(errors="surrogateescape")).hexdigest()[:16]
+    return sha256_of_text(repr(list(facts)))[:16]
 
 
 def read_stamp(file: Path) -> tuple[int, int]:

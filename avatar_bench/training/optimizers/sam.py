@@ -18,7 +18,9 @@ class SAM(Options):
     """Options of sharpness-aware minimisation; `base` updates the weights, see training/sharpness.py for the passes."""
 
     rho: float = option(
-        help="radius of the weight perturbation", check=lambda value: 0 < value < math.inf, expected="more than 0"
+        help="radius of the weight perturbation; about ten times as large if adaptive",
+        check=lambda value: 0 < value < math.inf,
+        expected="more than 0",
     )
     adaptive: bool = option(help="scale the perturbation by each weight's size")
     base: OptimizerBuilder

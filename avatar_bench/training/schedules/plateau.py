@@ -17,7 +17,10 @@ class Plateau(Options):
     """ReduceLROnPlateau of torch."""
 
     factor: float = option(
-        0.5, help="of the learning rate at a plateau", check=lambda value: 0 < value < 1, expected="between 0 and 1"
+        0.5,
+        help="factor of the learning rate at a plateau",
+        check=lambda value: 0 < value < 1,
+        expected="between 0 and 1",
     )
     patience: int = option(
         1, help="epochs without improvement to wait", check=lambda value: value >= 0, expected="0 or more"

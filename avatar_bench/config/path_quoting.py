@@ -1,0 +1,96 @@
+"""Quoting of paths in command line overrides, so that Hydra passes them on unchanged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from avatar_bench.config.overrides import NULL_VALUES, OVERRIDE, SWEEP_FUNCTION, expand_home, quote
+from avatar_bench.config.schema import find_options
+from avatar_bench.errors import ConfigError
+
+# of sources, whose options their readers state
+_SOURCE_PATH, _SOURCE_PATHS = r"source\.[^.=]+\.(root|file|list|manifest)", r"source\.[^.=]+\.roots"
+_PLAIN = re.compile(r"[A-Za-z_./][\w./-]*$", re.ASCII)
+
+
+def is_path_option(key: str) -> bool:
+    """Return whether the value of an option is a path, or a mapping of names to paths."""
+    stated = any(known.is_path for _, known in find_options(key))
+    return stated or re.fullmatch(f"{_SOURCE_PATH}|{_SOURCE_PATHS}", key) is not None
+
+
+def quote_paths(overrides: Sequence[str], multirun: bool = False) -> list[str]:
+    """Quote the values of path options, so that Hydra passes them on unchanged.
+
+    A leading `~` is the home folder unless a file of that name exists. `null` stays null. In a multirun a value with
+    commas is swept, unless it is an existing path; `out` is never swept.
+    """
+    return [_quote_override(word, multirun) for word in overrides]
+
+
+def _quote_override(word: str, multirun: bool) -> str:
+    match = OVERRIDE.match(word)
+    if match is None:
+        return word
+    prefix, key, value = match["prefix"], match["key"], match["value"]
+    is_path, is_mapping = is_path_option(key), value.startswith("{")
+    opened = any(known.is_open for _, known in find_options(key)) or re.fullmatch(_SOURCE_PATHS, key)
+    if (opened and not is_path) or (is_mapping and key.startswith("block.")):
+        return f"{prefix or '++'}{key}={value}"  # ++: Hydra's struct mode closes a dict to new names
+    if value in NULL_VALUES or not is_path:
+        return word
+    if opened and is_mapping:
+        return f"{prefix or '++'}{key}={_quote_mapping(key, value)}"
+    return f"{prefix}{key}={_quote_value(key, value, multirun)}"
+
+
+def _quote_value(key: str, value: str, multirun: bool) -> str:
+    if Path(value).exists():
+        return _quote_path(value)
+    takes_lists = any(each.type == "Any" for each, _ in find_options(key))
+    if takes_lists and value.startswith("[") and value.endswith("]"):
+        return "[" + ",".join(map(_quote_path, _split_elements(value[1:-1]))) + "]"
+    if multirun and key != "out":
+        if SWEEP_FUNCTION.match(value):
+            return value
+        elements = _split_elements(value)
+        if len(elements) > 1:
+            return ",".join(part if _PLAIN.match(part) else _quote_path(part) for part in elements)
+    return quote(expand_home(value))
+
+
+def _quote_mapping(key: str, text: str) -> str:
+    """Quote the values of `{a: PATH, b: PATH}`; a comma is part of the path unless a name and a colon follow."""
+    inside = text.strip()[1:].removesuffix("}")
+    before, *parts = re.split(r"""(?:^|,)\s*("[^"]*"|'[^']*'|[\w .-]+?)\s*:\s*""", inside)
+    names = [name.strip("\"' ") for name in parts[::2]]
+    for name in [before] * bool(before.strip()) + names:
+        if not re.fullmatch(r"[\w.-]+", name) or name == before:
+            raise ConfigError(
+                f"{key}: cannot read a name and a path from {name.strip()!r}",
+                f"expected names of letters, digits and . - _, each with its path: '{key}={{NAME: PATH}}'",
+            )
+    return (
+        "{" + ", ".join(f"{name}: {_quote_path(value)}" for name, value in zip(names, parts[1::2], strict=True)) + "}"
+    )
+
+
+def _split_elements(text: str) -> list[str]:
+    """Split at commas, except inside quotes and inside existing paths."""
+    pieces = re.findall(r"""(\s*"[^"]*"\s*|\s*'[^']*'\s*|[^,]*)(?:,|$)""", text)[:-1] if text else []
+    elements: list[str] = []
+    while pieces:
+        ends = [n for n in range(len(pieces), 1, -1) if Path(expand_home(",".join(pieces[:n]))).exists()]
+        end = ends[0] if ends else 1
+        elements.append(",".join(pieces[:end]).strip())
+        pieces = pieces[end:]
+    return elements
+
+
+def _quote_path(value: str) -> str:
+    value = value.strip() if not Path(value).exists() else value
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and not Path(value).exists():
+        value = value[1:-1]
+    return quote(expand_home(value))

@@ -1,0 +1,260 @@
+"""Checks of a configuration: of each option as the schema states it, and of what types cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, Container, DictConfig, ListConfig, OmegaConf
+
+from avatar_bench.config.catalogue import WEIGHTS_CHOICES
+from avatar_bench.config.entries import find_entries, find_entry
+from avatar_bench.config.options import Option, get_default, iterate_options
+from avatar_bench.config.schema import format_alternatives
+from avatar_bench.console.terminal import format_count
+from avatar_bench.errors import ConfigError, suggest_names
+from avatar_bench.files.checkpoint_container import refuse_address
+from avatar_bench.files.paths import make_folder_name
+from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
+from avatar_bench.runs.record import RESERVED_SET_NAMES
+from avatar_bench.training.builders import load_builder, load_callbacks, load_optimization
+
+RUNTIME_PRECISIONS = {"torch": ("32", "bf16", "16"), "onnx": ("32",), "openvino": ("32", "bf16", "int8")}
+
+
+def check_config(command: str, cfg: DictConfig) -> None:
+    """Raise ConfigError if an option is missing, unknown or has an invalid value."""
+    check_required(command, cfg)
+    OmegaConf.to_container(cfg, resolve=True)  # fail early on interpolations that cannot be resolved
+    rules = {
+        "train": check_train,
+        "pretrain": check_pretrain,
+        "evaluate": check_evaluate,
+        "predict": check_predict,
+        "prepare": check_prepare,
+    }
+    rules.get(command, _check_values)(cfg)
+
+
+def check_required(command: str, cfg: DictConfig) -> None:
+    """Raise ConfigError with an example if options have no value."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        examples = {"input": "photos/", "output": "predictions.csv", "out": "net.onnx", "model.backbone": "resnet34"}
+        values = " ".join(f"{option}={examples.get(option, 'VALUE')}" for option in missing)
+        raise ConfigError(
+            f"{command} needs a value for {', '.join(missing)}",
+            f"for example: avatar-bench {command} {values}",
+        )
+
+
+def check_train(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of train is invalid."""
+    _check_training("train", cfg)
+    for name in cfg.data.augment.others:
+        find_entry("augmentation", str(name), f"data.augment.others={{{name}: ...}}")
+    _check_stages(cfg)
+    if cfg.init_from is not None and cfg.resume is not None:
+        raise ConfigError(
+            "init_from and resume exclude each other",
+            "resume=RUN continues an interrupted run; init_from=RUN starts a new one from its weights",
+        )
+    if cfg.callbacks.ema is not None and cfg.callbacks.swa is not None:
+        raise ConfigError("callbacks.ema and callbacks.swa exclude each other: both average weights; set one to null")
+    longest = max(cfg.epochs or stage.epochs for stage in cfg.mode.stages[: cfg.stage])
+    if cfg.callbacks.swa is not None and cfg.callbacks.swa >= longest:
+        raise ConfigError(
+            f"callbacks.swa={cfg.callbacks.swa}: the longest stage has {longest} epochs, so none would be averaged",
+            "expected a smaller number, or more epochs",
+        )
+    list(load_callbacks({"others": OmegaConf.to_container(cfg.callbacks.others, resolve=True)}))
+
+
+def check_pretrain(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of pretrain is invalid."""
+    if cfg.optimizer.name == "sam":
+        raise ConfigError("optimizer=sam: pretrain supports every other optimizer")
+    _check_training("pretrain", cfg)
+    if cfg.method.name == "simclr" and cfg.data.batch_size == 1:
+        raise ConfigError("data.batch_size=1: method=simclr contrasts each image with the others in its batch")
+    _check_warmup(cfg.optimizer.schedule, [cfg.epochs])
+    if cfg.optimizer.schedule.name == "plateau":
+        raise ConfigError(
+            "optimizer.schedule.name=plateau needs a loss on val, which pretrain does not compute",
+            "expected cosine or none",
+        )
+    if cfg.trainer.devices != 1 or cfg.trainer.strategy != "auto":
+        raise ConfigError("trainer.devices, trainer.strategy: pretrain runs on one device")
+
+
+def check_evaluate(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of evaluate is invalid."""
+    _check_values(cfg)
+    _check_data(cfg)
+    if isinstance(cfg.data.batch_size, DictConfig):
+        raise ConfigError(f"data.batch_size={cfg.data.batch_size}: evaluate expects a whole number of at least 1")
+    if cfg.split == "train":
+        raise ConfigError(
+            "split=train: metrics on training images do not estimate performance on new ones",
+            "expected test, val, calibration, blind, or the name of one of the run's data.ood",
+        )
+    if cfg.data.kind != "run" and cfg.split != "test":
+        raise ConfigError(
+            f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is evaluated as one set"
+        )
+    if str(cfg.data.name).casefold() in RESERVED_SET_NAMES:
+        raise ConfigError(
+            f"data.name={cfg.data.name}: the name is reserved for a set of the run",
+            f"names of the run's own sets: {', '.join(RESERVED_SET_NAMES)}",
+        )
+    if not cfg.block:
+        raise ConfigError("block: no block is selected", "for example: avatar-bench evaluate block=blind_test")
+
+
+def check_predict(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of predict is invalid."""
+    _check_values(cfg)
+    if cfg.precision not in ("auto", *RUNTIME_PRECISIONS[cfg.runtime]):
+        known = format_alternatives(RUNTIME_PRECISIONS[cfg.runtime])
+        raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} supports {known}")
+    if cfg.runtime != "torch" and cfg.accelerator == "gpu":
+        raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
+
+
+def check_prepare(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of prepare is invalid."""
+    _check_values(cfg)
+    _check_held_out("split", cfg.split)
+    if set(cfg.block) != {"data_audit"}:
+        raise ConfigError(f"block={','.join(cfg.block) or 'null'}: prepare always runs data_audit and no other block")
+    kind = cfg.data.get("kind")
+    if not cfg.source and kind != "demo":
+        raise ConfigError(
+            f"data={kind}: prepare builds from sources",
+            "for example: avatar-bench prepare source=folder source.folder.root=DIR out=NEW_DIR",
+        )
+    if cfg.source and cfg.out is None:
+        raise ConfigError("out: expected a folder", "for example: avatar-bench prepare source=tabler out=DIR")
+
+
+def check_options(cfg: DictConfig, place: str = "") -> None:
+    """Raise ConfigError for an option that is not in the schema, as Hydra accepts any by +, or an invalid value.
+
+    `place` is the option that holds `cfg`; empty for the configuration of a command.
+    """
+    schema: Any = OmegaConf.get_type(cfg)
+    known = [each.name for each in fields(schema)]
+    for name in map(str, cfg):
+        option = f"{place}.{name}".lstrip(".")
+        if name not in known:
+            nearest = suggest_names(name, known)
+            raise ConfigError(f"{option}: no such option" + (f"; {nearest}" if nearest else ""))
+        inner = cfg._get_node(name)
+        nested = [(option, inner)] if isinstance(inner, DictConfig) else []
+        if isinstance(inner, ListConfig) and not inner._is_none():
+            nested = [(f"{option}[{index}]", each) for index, each in enumerate(inner)]
+        for at, node in nested:
+            if is_dataclass(OmegaConf.get_type(node)):
+                check_options(node, at)
+    for each, stated in iterate_options(schema):
+        _check_value(f"{place}.{each.name}".lstrip("."), OmegaConf.select(cfg, each.name), stated)
+        if stated.only_for:
+            _check_user(place, cfg, each, stated)
+
+
+def _check_value(option: str, value: Any, stated: Option) -> None:
+    value = OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value
+    if value == "" and stated.is_path:
+        raise ConfigError(f"{option}= is empty: expected a path, or {option}=null for none")
+    if value is not None and stated.entries:
+        find_entry(stated.entries, value, f"{option}={value}")
+    if value is not None and (expected := stated.find_fault(value)) is not None:
+        raise ConfigError(f"{option}={value}: expected {expected}")
+
+
+def _check_user(place: str, cfg: DictConfig, each: Field[Any], stated: Option) -> None:
+    """Raise ConfigError if an option that some choices of its group use is set for another, or lacks a value."""
+    chooser = next(one for one in fields(OmegaConf.get_type(cfg)) if one.name in ("kind", "name"))  # type: ignore[arg-type]
+    group = place if get_default(chooser) is MISSING else f"{place}.{chooser.name}"
+    option, value, user = f"{place}.{each.name}", cfg[each.name], cfg[chooser.name]
+    if user in stated.only_for and value is None:
+        raise ConfigError(f"{group}={user} requires {option}={'PATH' if stated.is_path else 'VALUE'}")
+    if user not in stated.only_for and value != get_default(each):
+        users = format_alternatives(stated.only_for)
+        raise ConfigError(f"{option}={value} requires {group}={users}, but {place}.{chooser.name} is {user}")
+
+
+def _check_values(cfg: DictConfig) -> None:
+    check_options(cfg)
+    for name in ("ckpt", "init_from", "resume", "model.weights"):
+        refuse_address(str(OmegaConf.select(cfg, name)), name)
+
+
+def _check_data(cfg: DictConfig) -> None:
+    data = cfg.data
+    for name in data.ood:
+        if name in RESERVED_SET_NAMES or make_folder_name(name) != name:
+            raise ConfigError(
+                f"data.ood.{name}: expected a name of letters and digits that is not used by another set",
+                f"names of the run's own sets: {', '.join(RESERVED_SET_NAMES)}",
+            )
+
+
+def _check_held_out(option: str, split: DictConfig) -> None:
+    if split.held_out and split.by not in ("source", "generator"):
+        raise ConfigError(
+            f"{option}.held_out={split.held_out}: requires {option}.by=source or generator",
+            f"for example: {option}.by=source '{option}.held_out=[tabler]'",
+        )
+
+
+def _check_training(command: str, cfg: DictConfig) -> None:
+    """Raise ConfigError if an option that train and pretrain share is invalid."""
+    _check_values(cfg)
+    _check_data(cfg)
+    data, trainer = cfg.data, cfg.trainer
+    _check_held_out("data.split", data.split)
+    if data.kind == "run":
+        raise ConfigError(f"data=run is for evaluate; {command} accepts data=demo, data=folder or data=manifest")
+    if data.fold >= data.split.folds:
+        raise ConfigError(f"data.fold={data.fold}: expected less than data.split.folds={data.split.folds}")
+    if cfg.optimizer.base == "sam":
+        raise ConfigError("optimizer.base=sam: expected another optimizer")
+    _check_model(cfg.model)
+    if trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:  # imported only here, since it loads torch
+        from avatar_bench.training.stage_trainer import refuse_missing_devices
+
+        refuse_missing_devices(trainer.accelerator, trainer.devices, trainer.strategy)
+    load_optimization(OmegaConf.to_container(cfg.optimizer, resolve=True))  # type: ignore[arg-type]
+    load_builder("logger", OmegaConf.to_container(cfg.logger, resolve=True))  # type: ignore[arg-type]
+
+
+def _check_model(model: DictConfig) -> None:
+    if model.weights not in WEIGHTS_CHOICES and not Path(model.weights).is_file():
+        nearest = suggest_names(model.weights, WEIGHTS_CHOICES)
+        raise ConfigError(
+            f"model.weights={model.weights}: no such file" + (f"; {nearest}" if nearest else ""),
+            f"expected {format_alternatives(WEIGHTS_CHOICES)}, or a .safetensors or .pth file",
+        )
+    known = () if model.backbone in find_entries("backbone") else NETWORK_OPTIONS
+    if fault := find_option_fault(OmegaConf.to_container(model.options), known):  # type: ignore[arg-type]
+        raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(NETWORK_OPTIONS))}")
+
+
+def _check_stages(cfg: DictConfig) -> None:
+    stages = cfg.mode.stages
+    if not stages:
+        raise ConfigError("mode.stages is empty: expected at least one stage")
+    if cfg.stage is not None and cfg.stage > len(stages):
+        number = f"{len(stages)} stage" + "s" * (len(stages) > 1)
+        raise ConfigError(f"stage={cfg.stage}: mode '{cfg.mode.name}' has {number}")
+    _check_warmup(cfg.optimizer.schedule, [cfg.epochs or stage.epochs for stage in stages[: cfg.stage]])
+
+
+def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:
+    """Raise ConfigError if the schedule would never lower the learning rate after its warm-up."""
+    warmup = schedule.warmup_epochs
+    if warmup and warmup >= min(epochs):
+        trained = format_count(min(epochs), "epoch")
+        raise ConfigError(f"optimizer.schedule.warmup_epochs={warmup}: expected fewer than the {trained} of training")

@@ -1,0 +1,100 @@
+"""Registration with Hydra of what configurations are composed of: schemas, user folders, blocks and resolvers."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+from avatar_bench.config import config_loader
+from avatar_bench.config.catalogue import find_choices, find_conf_folder, list_blocks
+from avatar_bench.config.entries import find_entry, find_user_folders
+from avatar_bench.config.overrides import quote
+from avatar_bench.config.schema import SCHEMAS, DataConfig
+from avatar_bench.console.terminal import print_line
+from avatar_bench.files.yaml_io import read_yaml
+
+LAUNCHERS: dict[str, dict[str, Any]] = {  # our defaults where they differ from the plugins'
+    "joblib": {"n_jobs": 2},
+    "submitit_local": {"name": "avatar_bench", "timeout_min": 1440, "stderr_to_stdout": True},
+    "submitit_slurm": {
+        "name": "avatar_bench",
+        "timeout_min": 1440,
+        "stderr_to_stdout": True,
+        "cpus_per_task": 2,
+        "setup": ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"],  # else each job uses all cores of its machine
+    },
+}
+
+
+class UserFolderSearchPath(SearchPathPlugin):  # type: ignore[misc, unused-ignore]
+    """Search path plugin that adds AVATAR_BENCH_CONF and installed packages after the project's own yaml."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append each user folder."""
+        for folder in find_user_folders():
+            search_path.append("avatar_bench", f"file://{folder}")
+
+
+def register(command: str = "", overrides: Sequence[str] = ()) -> None:
+    """Register the schemas for `defaults: [schema/<command>@_here_]`, the user folders, the blocks and the resolvers.
+
+    Only the blocks that `overrides` name, else those of the command, are imported. `${units:source}` expands to the
+    sources of the configured data set, one for each job of a sweep.
+    """
+    config_loader.install()
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(group="schema", name=name, node=schema)
+    given = [word for word in overrides if re.match(r"\+{0,2}block=", word)]
+    named = {name for word in given for name in re.findall(r"\w+", word)} or set(find_groups(command).get("block", ()))
+    for name in sorted((named | set(list_blocks() if "all" in named else ())) & set(find_choices("block"))):
+        node = find_entry("block", name).load_class()
+        ConfigStore.instance().store(group="block", name=name, node=node, package=f"block.{name}")
+    every: Any = {"defaults": [*list_blocks(), "_self_"], "skip_unusable": True}
+    ConfigStore.instance().store(group="block", name="all", node=every, package="_global_")
+    Plugins.instance().register(UserFolderSearchPath)
+    OmegaConf.register_new_resolver("units", _list_units_to_hold_out, replace=True)
+    _set_launchers()
+
+
+def find_groups(command: str) -> dict[str, Any]:
+    """Return the groups in the defaults of a command's yaml, each with its default choice."""
+    file = find_conf_folder() / f"{command}.yaml"
+    defaults = read_yaml(file)["defaults"] if file.is_file() else []
+    return {group: choice for each in defaults if isinstance(each, dict) for group, choice in each.items()}
+
+
+def _set_launchers() -> None:
+    store = ConfigStore.instance()
+    installed = store.list("hydra/launcher")
+    for name, options in LAUNCHERS.items():
+        if f"{name}.yaml" in installed:
+            plain = store.load(f"hydra/launcher/{name}.yaml")
+            node = OmegaConf.merge(plain.node, options)
+            store.store(group="hydra/launcher", name=name, node=node, provider=plain.provider)
+
+
+def _list_units_to_hold_out(by: str, *, _root_: DictConfig) -> str:
+    """Return the values of data.split.held_out for a sweep over units, [a],[b], after data.limit is applied."""
+    from avatar_bench.data.selection import limit_rows, mark_divided_rows
+    from avatar_bench.data.splits import SplitPlan, find_hold_out_units
+    from avatar_bench.sources.dataset_kinds import open_dataset
+
+    options = OmegaConf.to_object(_root_.data)
+    assert isinstance(options, DataConfig)
+    frame = open_dataset(options).frame
+    plan = SplitPlan(seed=options.split.seed, by=by, limit=options.limit)
+    rows, _ = limit_rows(mark_divided_rows(plan, frame), frame, plan)
+    kept, reasons = find_hold_out_units(frame.iloc[rows], by, options.split.at_least)
+    if reasons:
+        drawn = f" (of {len(rows)} images drawn, data.limit)" if len(rows) < len(frame) else ""
+        skipped = ", ".join(f"{name} ({why})" for name, why in reasons.items())
+        print_line(f"not held out{drawn}: {skipped}", file=sys.stderr)
+    return ",".join(f"[{quote(name)}]" for name in kept)

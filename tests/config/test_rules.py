@@ -1,0 +1,202 @@
+"""The rules of each command's options, on configurations that Hydra composed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from avatar_bench.config.catalogue import find_choices, find_conf_folder
+from avatar_bench.config.options import find_option
+from avatar_bench.config.rules import check_config
+from avatar_bench.config.schema import SCHEMAS
+from avatar_bench.config.search_path import register
+from avatar_bench.errors import ConfigError
+from avatar_bench.training import stage_trainer
+
+BASE = {
+    "prepare": [],
+    "train": ["data=folder", "data.root=images"],
+    "pretrain": ["data=folder", "data.root=images"],
+    "evaluate": [],
+    "predict": ["input=photos", "output=predictions.csv"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
+        yield
+
+
+def composed(command: str, words: Sequence[str] = ()) -> DictConfig:
+    register(command)  # and the blocks in its defaults
+    return compose(command, [*BASE[command], *words])
+
+
+@pytest.mark.parametrize("command", BASE)
+def test_the_defaults_keep_every_rule(command: str) -> None:
+    check_config(command, composed(command))
+
+
+@pytest.mark.parametrize("group", ["model", "mode", "optimizer", "trainer", "callbacks", "logger", "experiment"])
+def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        stage_trainer, "refuse_missing_devices", lambda *asked: None
+    )  # this machine need not have a GPU
+    for name in find_choices(group):
+        words = ["model.backbone=resnet34"] if name == "timm" else []
+        check_config("train", composed("train", [f"{group}={name}", *words]))
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "told"),
+    [
+        ("train", ["mode=full", "stage=2"], "stage=2: mode 'full' has 1 stage"),
+        ("train", ["mode=progressive", "stage=3"], "stage=3: mode 'progressive' has 2 stages"),
+        ("train", ["stage=0"], "stage=0: expected at least 1"),
+        ("train", ["epochs=0"], "epochs=0"),
+        ("train", ["lr=0"], "lr=0"),
+        ("train", ["lr=nan"], "lr=nan"),
+        ("train", ["lr=inf"], "lr=inf"),
+        ("train", ["seed=-1"], "seed=-1"),
+        ("train", ["label_smoothing=1"], "label_smoothing=1"),
+        ("train", ["mode.balance=both"], "sampler, loss or none"),
+        ("train", ["mode.shots=0"], "mode.shots=0"),
+        ("train", ["mode.stages=[]"], "mode.stages is empty"),
+        ("train", ["mode.stages=[{unfreeze: head, epochs: 1, lr: 1}]"], "mode.stages[0].unfreeze=head"),
+        ("train", ["mode.stages=[{unfreeze: 0, epochs: 1, lr: 1}]"], "mode.stages[0].unfreeze=0"),
+        ("train", ["mode.stages=[{unfreeze: true, epochs: 1, lr: 1}]"], "mode.stages[0].unfreeze=True"),
+        ("train", ["mode.stages=[{unfreeze: all, epochs: 0, lr: 1}]"], "mode.stages[0].epochs=0"),
+        ("train", ["mode.stages=[{unfreeze: all, lr: 1}]"], "mode.stages[0].epochs"),
+        ("train", ["data.resize=stretch"], "squash, crop or pad"),
+        ("train", ["data.split.folds=2"], "at least 3"),
+        ("train", ["data.fold=10"], "less than data.split.folds=10"),
+        ("train", ["data.split.held_out=[ink]"], "data.split.by=source or generator"),
+        ("train", ["data.split.by=person"], "data.split.by=person: expected group, source or generator"),
+        ("train", ["data.equalise=png"], "data.equalise=png: expected jpeg"),
+        ("train", ["allow=[everything]"], "expected near_duplicates, label_conflict, shortcut or pretraining"),
+        ("train", ["data.fraction=0"], "more than 0 and at most 1"),
+        ("train", ["data.fraction=1.01"], "data.fraction=1.01"),
+        ("train", ["data.limit=0"], "data.limit=0"),
+        ("train", ["data.batch_size=0"], "data.batch_size=0"),
+        ("train", ["data.batch_size=big"], "data.batch_size=big"),
+        ("train", ["data.batch_size={cpu: 0, cuda: 8}"], "data.batch_size"),
+        ("train", ["data.augment.jitter=[1,2]"], "four numbers"),
+        ("train", ["data.augment.flip=2"], "from 0 to 1"),
+        ("train", ["data.root=null"], "data=folder requires data.root=PATH"),
+        ("train", ["data.root=''"], "data.root= is empty"),
+        ("train", ["data.manifest=x.csv"], "data=manifest"),
+        ("train", ["data=manifest", "data.root=null"], "data=manifest requires data.manifest=PATH"),
+        (
+            "train",
+            ["data=manifest", "data.manifest=x.csv"],
+            "data.root=images requires data=folder, but data.kind is manifest",
+        ),
+        ("train", ["data=run", "data.root=null"], "for evaluate"),
+        ("train", ["optimizer.schedule.name=step"], "There are: cosine, none, plateau."),
+        ("train", ["optimizer.weight_decay=-1"], "optimizer.weight_decay=-1"),
+        ("train", ["optimizer=sam", "optimizer.rho=0"], "optimizer.rho=0.0: expected more than 0"),
+        ("train", ["optimizer=sam", "optimizer.base=lion"], "optimizer.base=lion: there is no optimizer named 'lion'"),
+        ("train", ["optimizer=sam", "optimizer.base=sam"], "optimizer.base=sam: expected another optimizer"),
+        ("train", ["optimizer.momentum=1"], "optimizer.momentum=1.0: expected 0 or more and less than 1"),
+        ("train", ["optimizer.schedule.factor=0"], "optimizer.schedule.factor=0.0: expected between 0 and 1"),
+        ("train", ["++optimizer.options={beta: 1}"], "optimizer.adamw.beta: there is no such option"),
+        ("train", ["optimizer=sgd", "++optimizer.options={momentum: 2}"], "momentum=2: expected 0 or more"),
+        ("train", ["++logger.options={tag: x}"], "Options of logger csv: none."),
+        ("train", ["++callbacks.others={mine: {}}"], "callbacks.others.mine: there is no callback named 'mine'"),
+        ("train", ["++callbacks.others={ema: {decay: .9}}"], "Use callbacks.ema=VALUE."),
+        ("pretrain", ["optimizer=sam"], "pretrain supports every other optimizer"),
+        ("train", ["optimizer.rho=.1"], "optimizer.rho=0.1 requires optimizer=sam"),
+        ("train", ["optimizer.adaptive=false"], "optimizer.adaptive=False requires optimizer=sam"),
+        ("train", ["optimizer=sam", "optimizer.base=null"], "requires optimizer.base"),
+        ("train", ["optimizer.name=sam"], "optimizer=sam requires optimizer.rho=VALUE"),
+        ("train", ["optimizer.schedule.warmup_epochs=1"], "warmup_epochs=1.0 requires optimizer.schedule.name=cosine"),
+        (
+            "train",
+            ["optimizer.schedule.name=cosine", "optimizer.schedule.warmup_epochs=3", "epochs=3"],
+            "expected fewer than the 3 epochs",
+        ),
+        ("pretrain", ["optimizer.schedule.warmup_epochs=100", "epochs=100"], "expected fewer than the 100 epochs"),
+        ("pretrain", ["optimizer.rho=.1"], "optimizer.rho=0.1 requires optimizer=sam"),
+        ("train", ["optimizer.schedule.factor=.1"], "factor=0.1 requires optimizer.schedule.name=plateau"),
+        ("pretrain", ["method.mask_ratio=.5"], "requires method=mae, but method.name is simclr"),
+        ("pretrain", ["method.temperature=null"], "method=simclr requires method.temperature=VALUE"),
+        ("train", ["trainer.precision=16"], "trainer.precision=16"),
+        ("train", ["data.augmented_copies=0"], "data.augmented_copies"),
+        ("train", ["data.cache_gb=-1"], "data.cache_gb"),
+        ("train", ["model.weights=nowhere.pth"], "no such file"),
+        ("train", ["model.weights=hubb"], "did you mean hub?"),
+        ("train", ["callbacks.ema=.9", "callbacks.swa=1"], "exclude each other"),
+        ("train", ["callbacks.ema=1"], "between 0 and 1"),
+        ("train", ["callbacks=swa", "epochs=2"], "the longest stage has 2 epochs"),
+        ("train", ["init_from=a", "resume=b"], "exclude each other"),
+        ("train", ["model=timm"], "model.backbone=resnet34"),
+        ("evaluate", ["split=train"], "expected test, val, calibration, blind"),
+        ("evaluate", ["allow=[everything]"], "overlap, near_duplicates, permutation"),
+        ("evaluate", ["block=[]"], "for example"),
+        ("evaluate", ["data=folder", "data.root=a", "data.name=val"], "names of the run's own sets"),
+        ("prepare", ["source=folder"], "out=DIR"),
+        ("prepare", ["data=folder", "out=x"], "source=folder source.folder.root=DIR"),
+        ("prepare", ["allow=[overlap]"], "expected shortcut"),
+        ("prepare", ["equalise=png"], "equalise=png: expected jpeg"),
+        ("prepare", ["split.by=colour"], "group, source or generator"),
+        ("prepare", ["split.held_out=[a]"], "split.by=source 'split.held_out=[tabler]'"),
+        ("prepare", ["split.folds=2"], "at least 3"),
+        ("prepare", ["cap.per_class=0"], "at least 1"),
+        ("prepare", ["block=[blind_test]"], "prepare always runs data_audit"),
+        ("predict", ["output=predictions.xlsx"], ".csv, .jsonl or .parquet"),
+        ("predict", ["output=predictions"], ".csv, .jsonl or .parquet"),
+        ("predict", ["precision=64"], "32, bf16, 16 or int8"),
+        ("predict", ["batch_size=0"], "batch_size=0"),
+    ],
+)
+def test_a_broken_rule_names_the_option_and_what_was_expected(command: str, words: list[str], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_config(command, composed(command, words))
+    assert told in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train", ["data.fraction=1", "data.limit=1", "data.fold=9", "lr=1e-9", "epochs=1"]),
+        ("train", ["mode=progressive", "stage=2"]),
+        ("train", ["data.batch_size={cpu: 1, cuda: 8}"]),
+        ("evaluate", ["allow=[permutation,overlap]"]),
+        ("predict", ["output=-"]),
+        ("predict", ["output=A.CSV"]),
+        ("predict", ["output=a.parquet"]),
+    ],
+)
+def test_values_at_the_edge_are_taken(command: str, words: list[str]) -> None:
+    check_config(command, composed(command, words))
+
+
+def test_weights_may_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").touch()
+    check_config("train", composed("train", [f"model.weights='{tmp_path}/a.pth'"]))
+
+
+def test_a_missing_value_is_named_with_an_example() -> None:
+    register("predict")
+    with pytest.raises(ConfigError) as caught:
+        check_config("predict", compose("predict"))
+    assert caught.value.lines == (
+        "predict needs a value for input, output",
+        "for example: avatar-bench predict input=photos/ output=predictions.csv",
+    )
+
+
+def test_the_guards_that_may_be_passed_are_those_there_are() -> None:
+    package = Path(sys.modules[check_config.__module__].__file__ or "").parents[1]
+    sources = [file.read_text(encoding="utf-8") for file in package.rglob("*.py")]
+    asked = {name for text in sources for name in re.findall(r'"(\w+)" (?:not )?in (?:\w+\.)?allow\b', text)}
+    stated = [find_option(schema, "allow") for schema in SCHEMAS.values()]
+    assert {guard for each in stated if each is not None for guard in each[1].list_choices()} == asked

@@ -1,0 +1,68 @@
+"""Behaviour of libraries that a patch of ours replaces: a test that fails here says that its patch may go."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra._internal.utils import get_args_parser
+from hydra.core.plugins import Plugins
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="argparse refuses it there")
+def test_hydra_gives_argparse_a_help_that_is_no_string() -> None:
+    """Replaced in cli/app.py."""
+    assert [action.dest for action in get_args_parser()._actions if not isinstance(action.help, str | None)]
+
+
+def test_hydra_takes_no_launcher_from_outside_its_namespace() -> None:
+    """Replaced in cli/sweep.py."""
+    with pytest.raises(RuntimeError, match="not the hydra_plugins package"):
+        Plugins.instance()._instantiate(OmegaConf.create({"_target_": "avatar_bench.cli.sweep.TrackedLauncher"}))
+
+
+def test_hydra_builds_what_a_configuration_names() -> None:
+    """Replaced in config/config_loader.py."""
+    assert instantiate({"_target_": "tempfile.gettempdir"})
+
+
+def test_omegaconf_expands_aliases(tmp_path: Path) -> None:
+    """Replaced in config/config_loader.py."""
+    (tmp_path / "a.yaml").write_text("a: &a [1, 2]\nb: [*a, *a]\n", encoding="utf-8")
+    assert OmegaConf.load(tmp_path / "a.yaml").b == [[1, 2], [1, 2]]
+
+
+def test_the_launcher_of_submitit_raises_at_the_first_killed_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replaced in cli/slurm_launcher.py."""
+    submitit = pytest.importorskip("submitit")
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import LocalLauncher
+
+    asked = []
+
+    def fail() -> None:
+        raise submitit.core.utils.UncompletedJobError("killed")
+
+    jobs: list[Any] = [SimpleNamespace(results=fail), SimpleNamespace(results=lambda: asked.append(2) or ["done"])]
+    monkeypatch.setattr(submitit.AutoExecutor, "map_array", lambda *given: jobs)
+    launcher = LocalLauncher(submitit_folder=str(tmp_path), timeout_min=1)
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    launcher.setup(hydra_context=SimpleNamespace(), task_function=lambda cfg: None, config=config)
+    with pytest.raises(submitit.core.utils.UncompletedJobError):
+        launcher.launch([["a=1"], ["a=2"]], 0)
+    assert asked == []
+
+
+def test_the_client_of_the_hub_reads_its_environment_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaced in models/backbones.py."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    monkeypatch.setenv("HF_HUB_OFFLINE", str(int(not before)))
+    assert before == constants.HF_HUB_OFFLINE
