@@ -26,7 +26,7 @@ from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.csv_io import write_csv
-from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, RunRecord, format_table, read_records, write_record
+from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, ListedRun, RunRecord, format_table, read_records
 
 JOBS_COLUMNS = ("job", "status", "val macro-F1", "seconds", "reason")
 JOBS_FILE, OPTUNA_RESULTS = "jobs.csv", "optimization_results.yaml"  # the second is Optuna's
@@ -138,7 +138,7 @@ def _require_sbatch(target: str) -> None:
         )
 
 
-def _format_row(name: str, job: _JobState, record: RunRecord | None) -> tuple[str, str, str, str, str]:
+def _format_row(name: str, job: _JobState, record: ListedRun | None) -> tuple[str, str, str, str, str]:
     """Return the row of a job, from the error of its process and from its run.json if the job changed it."""
     changed = record is not None and _read_mtime(record.folder) != job.before
     if record is not None and changed and record.status == "running" and job.reason != "":
@@ -156,11 +156,11 @@ def _format_row(name: str, job: _JobState, record: RunRecord | None) -> tuple[st
     return name, "failed", "-", "-", job.reason
 
 
-def _mark_interrupted(record: RunRecord, reason: str) -> RunRecord:
+def _mark_interrupted(record: ListedRun, reason: str) -> ListedRun:
     """Mark a job whose process is gone as interrupted in its run.json."""
-    data = record.data | {"status": "interrupted", "error": reason}
-    write_record(record.folder, data)
-    return replace(record, data=data)
+    ended = replace(RunRecord.read(record.folder), status="interrupted", error=reason)
+    ended.write(record.folder)
+    return replace(record, data=record.data | {"status": ended.status, "error": reason})
 
 
 def _read_mtime(folder: Path) -> int | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
@@ -16,6 +15,7 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import exclude_shared_images, refuse_changed_files, split_without_leakage
 from avatar_bench.data.splits import fingerprint_split
 from avatar_bench.errors import GuardError
+from avatar_bench.runs.record import RunRecord
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_further_set, open_images
 from avatar_bench.training.job import build_split_plan
 from avatar_bench.training.recording import run_job, start_record
@@ -28,22 +28,21 @@ def pretrain(cfg: DictConfig) -> float:
     Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
     record = run_job(cfg, "pretrain", check_pretrain, _choose_folder, _create_record, _train_backbone)
-    return float(record.get("metrics", {}).get("probe/knn_accuracy", np.nan))
+    return float(record.metrics.get("probe/knn_accuracy", np.nan))
 
 
 def _choose_folder(settings: PretrainConfig) -> Path:
     return choose_run_folder(settings, Path("pretrained"), settings.out, settings.method.name)
 
 
-def _create_record(folder: Path, cfg: DictConfig, settings: PretrainConfig) -> dict[str, Any]:
+def _create_record(folder: Path, cfg: DictConfig, settings: PretrainConfig) -> RunRecord:
     """Return the initial record of a pretraining; raise ConfigError if its folder contains another run."""
     if not is_free(folder):
         refuse_taken(folder, "pretrain")
-    own = {"command": "pretrain", "method": settings.method.name, "allow": sorted(settings.allow)}
-    return describe_job(settings) | own
+    return replace(describe_job(settings), command="pretrain", method=settings.method.name)
 
 
-def _train_backbone(cfg: DictConfig, settings: PretrainConfig, folder: Path, record: dict[str, Any]) -> str:
+def _train_backbone(cfg: DictConfig, settings: PretrainConfig, folder: Path, record: RunRecord) -> str:
     """Train the backbone and complete its record; return a summary."""
     whole, learning = _load_images(settings, record)  # fail before torch is loaded
     start_record(folder, cfg, record)
@@ -52,7 +51,7 @@ def _train_backbone(cfg: DictConfig, settings: PretrainConfig, folder: Path, rec
     return fit(settings, folder, record, whole, learning)
 
 
-def _load_images(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset, Dataset]:
+def _load_images(settings: PretrainConfig, record: RunRecord) -> tuple[Dataset, Dataset]:
     """Return all images with their splits, and those to train on; print and record which are held out."""
     data = settings.data
     found = open_images(data)
@@ -77,14 +76,14 @@ def _load_images(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Data
             f"Only {len(learning)} of {len(found)} images of {found.name} are left to train on.",
             "The others belong to its test, val, blind or ood sets, which are held out.",
         )
-    record["split"] = asdict(plan) | {
+    record.split = asdict(plan) | {
         "fingerprint": fingerprint_split(sides),
         "counts": {str(side): int(n) for side, n in counts.items()},
     }
-    record["images"] = {"learned_from": len(learning), "kept_out": kept_out}
+    record.images = {"learned_from": len(learning), "kept_out": kept_out}
     unlabelled, without = int((learning.frame["label"] == "").sum()), ""
     if 0 < unlabelled < len(learning):
-        record["images"]["unlabelled"] = unlabelled
+        record.images["unlabelled"] = unlabelled
         without = f", {unlabelled} of them without a label"
     held_out = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
     chosen = f"training on {len(learning)} of {len(found)} images of {found.name}{without}"

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -21,7 +20,7 @@ from avatar_bench.data.splits import SplitPlan, refuse_changed_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.results.reasons import format_reason
-from avatar_bench.runs.record import METRIC, RECORD, locate_checkpoint, read_record
+from avatar_bench.runs.record import METRIC, RECORD, RunRecord, locate_checkpoint
 from avatar_bench.sources.dataset_kinds import open_dataset
 from avatar_bench.training.job import build_split_plan
 from avatar_bench.training.recording import run_job, start_record
@@ -36,26 +35,25 @@ def train(cfg: DictConfig) -> float:
     Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
     record = run_job(cfg, "train", check_train, _choose_folder, create_record, _train_run)
-    return float(record["metrics"][METRIC])
+    return record.metrics[METRIC]
 
 
 def _choose_folder(settings: TrainConfig) -> Path:
     return choose_run_folder(settings, Path("runs"), HydraConfig.get().sweep.dir, settings.mode.name)
 
 
-def _train_run(cfg: DictConfig, settings: TrainConfig, folder: Path, record: dict[str, Any]) -> str:
+def _train_run(cfg: DictConfig, settings: TrainConfig, folder: Path, record: RunRecord) -> str:
     """Train the run and complete its record; return a summary."""
     whole, dataset = _load_images(settings)  # fail before torch is loaded and a run folder is made
-    record.setdefault("split", asdict(_make_split_plan(settings)))
-    record["allow"] = sorted(settings.allow)
+    record.split = record.split or asdict(_make_split_plan(settings))
     start_record(folder, cfg, record)
     from avatar_bench.training.job import fit
 
     fit(settings, folder, record, whole, dataset)
-    best = record["metrics"]
+    best = record.metrics
     return (
         f"{folder}: val accuracy {best['val/accuracy']:.3f}, macro-F1 {best[METRIC]:.3f} "
-        f"(n = {record['split']['counts']['val']}, the images used to choose the checkpoint); "
+        f"(n = {record.split['counts']['val']}, the images used to choose the checkpoint); "
         f"next: avatar-bench evaluate ckpt={folder}"
     )
 
@@ -127,26 +125,22 @@ def _load_earlier_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
             f"init_from={path} is not in a run folder, so its split is unknown.",
             "Use the run folder, so that its test set stays held out.",
         )
-    record = read_record(folder)
-    try:
-        fingerprint, kept_plan = record["data"]["fingerprint"], dict(record["split"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"init_from={folder}: its {RECORD} does not record its images and their split."
-        ) from error
-    if fingerprint != whole.fingerprint:
+    record = RunRecord.read(folder)
+    if "fingerprint" not in record.data or not record.split:
+        raise CheckpointError(f"init_from={folder}: its {RECORD} does not record its images and their split.")
+    if record.data["fingerprint"] != whole.fingerprint:
         raise GuardError(
             f"init_from={folder} was trained on images other than those of {whole.name}.",
             "Use the data= options of that run (its config.yaml), so that its test set stays held out.",
         )
     for name, value in asdict(plan).items():
         value = list(value) if isinstance(value, tuple) else value  # JSON has no tuples
-        kept = kept_plan.get(name, value)
+        kept = record.split.get(name, value)
         if name != "draw_seed" and kept != value:
             raise ConfigError(
                 f"init_from={folder} reuses that run's split, where {name} is {kept}, not {value}.",
                 "Use the same split options: data.fold, .split, .fraction, .limit, mode.shots and so on.",
             )
     kept_split = read_split(folder / "split.csv", whole.root)
-    refuse_changed_split(kept_split, kept_plan.get("fingerprint"), folder / "split.csv")
+    refuse_changed_split(kept_split, record.split.get("fingerprint"), folder / "split.csv")
     return Dataset(whole.name, whole.root, kept_split.frame)

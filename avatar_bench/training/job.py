@@ -40,7 +40,7 @@ from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.pretrained_backbone import PretrainedWeights, refuse_other_options
 from avatar_bench.models.stages import Stage
-from avatar_bench.runs.record import METRIC, write_record
+from avatar_bench.runs.record import METRIC, RunRecord
 from avatar_bench.runs.run import Run, set_threads
 from avatar_bench.sources.dataset_kinds import list_further_sets
 from avatar_bench.training.builders import load_callbacks, load_optimization
@@ -48,7 +48,6 @@ from avatar_bench.training.checkpoint_progress import find_newest_checkpoint
 from avatar_bench.training.initial_weights import build_preprocessing, record_initial_weights, resolve_weights
 from avatar_bench.training.module import Learner
 from avatar_bench.training.optimization import TrainingOptions
-from avatar_bench.training.recording import record_duration
 from avatar_bench.training.stage_trainer import (
     build_logger,
     embed,
@@ -65,46 +64,36 @@ if TYPE_CHECKING:
 MAX_FEATURE_BYTES = 2**30  # bytes of cached features
 
 
-def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Dataset, dataset: Dataset) -> None:
+def fit(settings: TrainConfig, folder: Path, record: RunRecord, whole: Dataset, dataset: Dataset) -> None:
     """Train all stages on `dataset`, a subset of `whole` with a split, and complete the run folder and the record."""
     pl.seed_everything(settings.seed, verbose=False)
     set_threads(settings.trainer.threads)
     earlier = Run.open(settings.init_from) if settings.init_from else None
     classes = earlier.classes if earlier else whole.classes
-    if record["split"].get("fingerprint", fingerprint_split(dataset)) != fingerprint_split(dataset):
+    if record.split.get("fingerprint", fingerprint_split(dataset)) != fingerprint_split(dataset):
         raise GuardError(
             f"resume={folder}: the images or their split have changed since the run was started.",
             "Restore them, or start a new run.",
         )
     write_split(dataset, folder / "split.csv")
     weights = "none" if earlier else resolve_weights(settings.model.weights)
-    record["init"] = record_initial_weights(settings, dataset, folder, earlier, weights)
+    record.init = record_initial_weights(settings, dataset, folder, earlier, weights)
     stages = _resolve_stages(settings)
     learner, data = _build_learner(settings, dataset, classes, earlier, weights)
     del weights  # the network has its own copy
     choose_precision(settings, learner.net, learner.card.preprocessing["size"], record)
     _report_counts(dataset, classes, settings)
-    record |= {
-        "classes": list(classes),
-        "versions": read_versions(),
-        "device": report_device(settings),
-        "data": {
-            **_locate_data(settings, dataset),
-            "root": str(dataset.root.absolute()),
-            "fingerprint": whole.fingerprint,
-        },
-        "split": {
-            **record["split"],
-            "fingerprint": fingerprint_split(dataset),
-            "counts": {split: int(n) for split, n in dataset.frame["split"].value_counts().items()},
-            "train_counts": dict(zip(classes, data.counts.tolist(), strict=True)),
-        },
-        "balance": settings.mode.balance,
-        "batch_size": resolve_batch_size(settings),
-        "passes_per_step": learner.passes_per_step,
-        "stages": record.get("stages", []),
+    record.classes, record.versions, record.device = list(classes), read_versions(), report_device(settings)
+    place = {"root": str(dataset.root.absolute()), "fingerprint": whole.fingerprint}
+    record.data = _locate_data(settings, dataset) | place
+    record.split |= {
+        "fingerprint": fingerprint_split(dataset),
+        "counts": {split: int(n) for split, n in dataset.frame["split"].value_counts().items()},
+        "train_counts": dict(zip(classes, data.counts.tolist(), strict=True)),
     }
-    write_record(folder, record)
+    record.balance, record.batch_size = settings.mode.balance, resolve_batch_size(settings)
+    record.passes_per_step, record.stages = learner.passes_per_step, record.stages or []
+    record.write(folder)
     done = _count_finished_stages(settings, earlier, stages)
     _check_disk_space(folder, learner, stages)
     with end_loaders(dataset):
@@ -130,7 +119,7 @@ def end_loaders(dataset: Dataset) -> Iterator[None]:
 def _fit_stages(
     settings: TrainConfig,
     folder: Path,
-    record: dict[str, Any],
+    record: RunRecord,
     learner: Learner,
     data: DataModule,
     stages: list[Stage],
@@ -151,15 +140,15 @@ def _fit_stages(
     for number, stage in enumerate(stages[done:], start=done + 1):
         learner.card = replace(learner.card, stage=number)
         names = learner.begin(stage)
-        record["stages"] = [other for other in record["stages"] if other["stage"] != number]
-        record["stages"].append({"stage": number, **asdict(stage), **_report_stage(learner, number, names)})
-        write_record(folder, record)
+        about = {"stage": number, **asdict(stage), **_report_stage(learner, number, names)}
+        record.stages = [other for other in record.stages or () if other["stage"] != number] + [about]
+        record.write(folder)
         if not (at and at.is_stopped):
             data.position = (at.epochs, at.batches) if at else (0, 0)
-            with record_duration(record, "train_seconds"):
+            with record.add_duration("train_seconds"):
                 data.embeddings = _compute_embeddings(learner, data, settings)
-                _report_features(data, record["stages"][-1])
-                write_record(folder, record)
+                _report_features(data, about)
+                record.write(folder)
                 best = fit_stage(learner, data, folder, settings, callbacks, logger, first_epoch, resume)
         first_epoch = 1 + int(max(row["epoch"] for row in read_history(folder / "metrics.csv")))
         resume = at = None
@@ -214,9 +203,9 @@ def _report_stage(learner: Learner, number: int, names: list[str]) -> dict[str, 
     return {"trained_parameters": count, "first": names[0], "last": names[-1]}
 
 
-def _complete_run(settings: TrainConfig, folder: Path, record: dict[str, Any], best: Path, dataset: Dataset) -> None:
+def _complete_run(settings: TrainConfig, folder: Path, record: RunRecord, best: Path, dataset: Dataset) -> None:
     """Fit the temperature, complete the checkpoint and the record, and draw the curves."""
-    run = Run(best, record=record, accelerator=settings.trainer.accelerator, workers=settings.data.workers)
+    run = Run(best, accelerator=settings.trainer.accelerator, workers=settings.data.workers)
     calibration = dataset.select_split("calibration")
     temperature = 1.0
     if len(calibration) >= MIN_CALIBRATION_IMAGES and len(calibration.classes) > 1:
@@ -227,19 +216,14 @@ def _complete_run(settings: TrainConfig, folder: Path, record: dict[str, Any], b
         more = suggest_calibration_options(dataset, build_split_plan(settings.data))
         warning = f"too few images to fit a temperature ({few}); it stays 1. To fit one, {more}"
         print_line(f"warning: {warning}", file=sys.stderr)
-    checkpoint_sha256, weights_sha256 = finish_checkpoint(best, temperature)
     history = pd.read_csv(folder / "metrics.csv")
     rows = history[history["stage"] == history["stage"].max()]
     row = rows.loc[rows[METRIC].idxmax()]
     with use_language(settings.lang), atomic_write(folder / "curves.png") as part:
         draw_training_curves(history, int(row["epoch"])).savefig(part, format="png")
-    record |= {
-        "temperature": temperature,
-        "checkpoint_sha256": checkpoint_sha256,
-        "weights_sha256": weights_sha256,
-        "best_epoch": int(row["epoch"]),
-        "metrics": {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)},
-    }
+    record.temperature, record.best_epoch = temperature, int(row["epoch"])
+    record.checkpoint_sha256, record.weights_sha256 = finish_checkpoint(best, temperature)
+    record.metrics = {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)}
 
 
 def _build_learner(
@@ -316,13 +300,13 @@ def _warn_of_other_preprocessing(settings: TrainConfig, preprocessing: Preproces
         print_line(f"warning: init_from={settings.init_from} used other preprocessing: {changes}", file=sys.stderr)
 
 
-def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, size: int, record: dict[str, Any]) -> None:
+def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, size: int, record: RunRecord) -> None:
     """Replace trainer.precision=auto by the fastest precision here, or by the recorded one of a resumed run."""
     trainer = settings.trainer
     if trainer.precision != "auto":
         return
-    if "device" in record:
-        trainer.precision, trainer.threads = record["device"]["precision"], record["device"]["threads"]
+    if record.device:
+        trainer.precision, trainer.threads = record.device["precision"], record.device["threads"]
     else:
         device = "cuda" if resolve_device(trainer.accelerator) == "cuda" else "cpu"
         found = tune_training(net, settings.model.backbone, size, device)

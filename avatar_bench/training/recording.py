@@ -6,7 +6,6 @@ import datetime
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +21,7 @@ from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
-from avatar_bench.runs.record import RECORD, read_record, write_record
+from avatar_bench.runs.record import RECORD, RunRecord
 from avatar_bench.training.run_folder import CONFIG, lock_folder
 
 
@@ -31,9 +30,9 @@ def run_job(
     command: str,
     check: Callable[[DictConfig], None],
     choose_folder: Callable[[Any], Path],
-    create_record: Callable[[Path, DictConfig, Any], dict[str, Any]],
-    train: Callable[[DictConfig, Any, Path, dict[str, Any]], str],
-) -> dict[str, Any]:
+    create_record: Callable[[Path, DictConfig, Any], RunRecord],
+    train: Callable[[DictConfig, Any, Path, RunRecord], str],
+) -> RunRecord:
     """Run `train` in the folder of a new or resumed job, and print its summary; return the record of the job.
 
     A finished job is left unchanged. The record is written whatever happens. Only `create_record` sees an earlier job
@@ -43,8 +42,8 @@ def run_job(
     settings.resume = cfg.resume
     folder = Path(cfg.resume) if cfg.resume else choose_folder(settings)
     with lock_folder(folder):
-        record = read_record(folder) if cfg.resume else create_record(folder, cfg, settings)
-        if record.get("status") == "finished":
+        record = RunRecord.read(folder) if cfg.resume else create_record(folder, cfg, settings)
+        if record.status == "finished":
             print_line(f"{folder}: already finished, left unchanged.", file=sys.stderr)
             return record
         with _record_outcome(folder, cfg, record):
@@ -53,45 +52,37 @@ def run_job(
         return record
 
 
-def start_record(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> None:
+def start_record(folder: Path, cfg: DictConfig, record: RunRecord) -> None:
     """Write the configuration and the first record into the run folder."""
     (folder / "checkpoints").mkdir(exist_ok=True)
     if not cfg.resume:
         write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-    process = {"host": platform.node(), "pid": os.getpid()}
-    record |= {"status": "running", "started": record.get("started") or _now(), "error": None, "process": process}
-    write_record(folder, record)
+    record.status, record.error = "running", None
+    record.started = record.started or _now()
+    record.process = {"host": platform.node(), "pid": os.getpid()}
+    record.write(folder)
 
 
 @contextmanager
-def _record_outcome(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> Iterator[None]:
+def _record_outcome(folder: Path, cfg: DictConfig, record: RunRecord) -> Iterator[None]:
     """Record in run.json how the body of the `with` ended and how long it took."""
     try:
-        with record_duration(record, "seconds"):
+        with record.add_duration("seconds"):
             yield
     except BaseException as error:
         with suppress(OSError):  # on a full disk, the old record stays and the original error is reported
-            if record.get("sweep_job"):
+            if record.sweep_job:
                 start_record(folder, cfg, record)
             if (folder / RECORD).is_file():
-                status = "diverged" if isinstance(error, DivergedError) else "failed"
-                cause = "\n".join(format_error(error)[0])
+                record.status = "diverged" if isinstance(error, DivergedError) else "failed"
+                record.error = "\n".join(format_error(error)[0])
                 if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning has a SystemExit of its own
-                    status = "interrupted"
-                    cause = {KeyboardInterrupt: "Ctrl-C", SystemExit: "SIGTERM"}.get(type(error), type(error).__name__)
-                write_record(folder, record | {"status": status, "error": cause})
+                    record.status, kind = "interrupted", type(error)
+                    record.error = {KeyboardInterrupt: "Ctrl-C", SystemExit: "SIGTERM"}.get(kind, kind.__name__)
+                record.write(folder)
         raise
-    write_record(folder, record | {"status": "finished", "finished": _now()})
-
-
-@contextmanager
-def record_duration(record: dict[str, Any], name: str) -> Iterator[None]:
-    """Add the duration of the body of the `with`, in seconds, to an entry of the record, even if it fails."""
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        record[name] = round(record.get(name, 0.0) + time.monotonic() - started, 1)
+    record.status, record.finished = "finished", _now()
+    record.write(folder)
 
 
 def _reopen_config(given: DictConfig, command: str, check: Callable[[DictConfig], None]) -> DictConfig:
@@ -99,7 +90,7 @@ def _reopen_config(given: DictConfig, command: str, check: Callable[[DictConfig]
     folder = Path(given.resume)
     if not (folder / RECORD).is_file() or not (folder / CONFIG).is_file():
         raise CheckpointError(f"resume={folder} is not a run folder.", f"Expected a folder made by {command}.")
-    if (maker := read_record(folder).get("command", "train")) != command:
+    if (maker := RunRecord.read(folder).command or "train") != command:
         raise CheckpointError(f"resume={folder} was made by {maker}.", f"avatar-bench {maker} resume={folder}")
     others = [item for item in HydraConfig.get().overrides.task if not item.startswith(("resume=", "~mode"))]
     if others:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -21,7 +21,7 @@ from avatar_bench.i18n import use_language
 from avatar_bench.metrics.plots import draw_pretraining_curves
 from avatar_bench.models.backbones import create_backbone, resolve_options
 from avatar_bench.models.pretrained_backbone import IMAGES_FILE, PretrainedWeights, Pretraining, write_backbone
-from avatar_bench.runs.record import write_record
+from avatar_bench.runs.record import RunRecord
 from avatar_bench.runs.run import set_threads
 from avatar_bench.training.builders import load_optimization
 from avatar_bench.training.checkpoint_progress import find_newest_checkpoint
@@ -42,7 +42,6 @@ from avatar_bench.training.job import (
     to_plain_values,
 )
 from avatar_bench.training.optimization import TrainingOptions
-from avatar_bench.training.recording import record_duration
 from avatar_bench.training.ssl.methods import MethodOptions, choose_shape_options, compute_local_size, create_method
 from avatar_bench.training.ssl.multi_view_data import MultiViewDataModule
 from avatar_bench.training.ssl.pretrainer import KNN_ACCURACY, PROBE_COLUMNS, KnnProbe, Pretrainer, PretrainingHistory
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from avatar_bench.config.schema import PretrainConfig
 
 
-def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: Dataset, learning: Dataset) -> str:
+def fit(settings: PretrainConfig, folder: Path, record: RunRecord, sides: Dataset, learning: Dataset) -> str:
     """Pretrain on `learning`, a subset of `sides`, and complete the folder and the record; return the final message."""
     pl.seed_everything(settings.seed, verbose=False)
     set_threads(settings.trainer.threads)
@@ -61,10 +60,11 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     own_images = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))
     all_images = list_pretraining_images(sides, own_images, weights)
     if len(all_images) > len(own_images):
-        record["images"]["earlier"] = len(all_images) - len(own_images)
+        record.images["earlier"] = len(all_images) - len(own_images)
     write_split(all_images, folder / IMAGES_FILE)
     images_sha256 = sha256_of_file(folder / IMAGES_FILE)
-    if record.setdefault("images_sha256", images_sha256) != images_sha256:
+    record.images_sha256 = record.images_sha256 or images_sha256
+    if record.images_sha256 != images_sha256:
         raise GuardError(
             f"resume={folder}: the images or their split have changed since the pretraining was started.",
             "Restore them, or start a new pretraining.",
@@ -73,28 +73,27 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     del weights  # the network has its own copy
     data = _build_data(settings, preprocessing, sides, learning)
     probe = _build_probe(settings, data, sides, learning)
-    record |= {
-        "versions": read_versions(),
-        "device": report_device(settings),
-        "data": {"kind": settings.data.kind, "root": str(learning.root.absolute()), "fingerprint": sides.fingerprint},
-    }
-    write_record(folder, record)
+    record.versions, record.device = read_versions(), report_device(settings)
+    place = {"root": str(learning.root.absolute()), "fingerprint": sides.fingerprint}
+    record.data = {"kind": settings.data.kind, **place}
+    record.write(folder)
     resume, at = find_newest_checkpoint(folder / "checkpoints", staged=False) if settings.resume else (None, None)
     data.position = (at.epochs, at.batches) if at else (0, 0)
     logger = build_logger(folder, to_plain_values(settings))
     history = PretrainingHistory(folder, probe, settings.callbacks.progress)
-    with end_loaders(own_images), record_duration(record, "train_seconds"):
+    with end_loaders(own_images), record.add_duration("train_seconds"):
         run_trainer(module, module.method, data, folder, settings, module.epochs, [history], logger, resume)
     return _complete_folder(settings, folder, record, module, preprocessing)
 
 
 def _record_initial_weights(
-    settings: PretrainConfig, record: dict[str, Any], sides: Dataset, weights: str | PretrainedWeights
+    settings: PretrainConfig, record: RunRecord, sides: Dataset, weights: str | PretrainedWeights
 ) -> None:
     """Record the origin of the initial weights; raise GuardError if they have changed or used labels of other data."""
     file = Path(settings.model.weights)
     init = describe_weights(weights)
-    if record.setdefault("init", init).get("sha256") != init.get("sha256"):
+    record.init = record.init or init
+    if record.init.get("sha256") != init.get("sha256"):
         raise GuardError(
             f"model.weights={file}: the weights have changed since the pretraining was started.",
             "Restore them, or start a new pretraining.",
@@ -104,7 +103,7 @@ def _record_initial_weights(
 
 
 def _build(
-    settings: PretrainConfig, record: dict[str, Any], weights: str | PretrainedWeights
+    settings: PretrainConfig, record: RunRecord, weights: str | PretrainedWeights
 ) -> tuple[Pretrainer, Preprocessing]:
     model, data = settings.model, settings.data
     given = asdict(settings.method)
@@ -166,7 +165,7 @@ def _select_labelled(dataset: Dataset, splits: tuple[str, ...]) -> Dataset:
 
 
 def _complete_folder(
-    settings: PretrainConfig, folder: Path, record: dict[str, Any], module: Pretrainer, preprocessing: Preprocessing
+    settings: PretrainConfig, folder: Path, record: RunRecord, module: Pretrainer, preprocessing: Preprocessing
 ) -> str:
     """Write the backbone with its card and the curves, and complete the record; return the final message."""
     card = Pretraining(
@@ -177,13 +176,13 @@ def _complete_folder(
         weights=settings.model.weights,
         epochs=module.epochs,
         seed=settings.seed,
-        split_fingerprint=record["split"]["fingerprint"],
-        data_fingerprint=record["data"]["fingerprint"],
-        root=record["data"]["root"],
-        images=record["images"]["learned_from"] + record["images"].get("earlier", 0),
-        images_sha256=record["images_sha256"],
-        ancestors=record["init"].get("ancestors", []),
-        versions=record["versions"],
+        split_fingerprint=record.split["fingerprint"],
+        data_fingerprint=record.data["fingerprint"],
+        root=record.data["root"],
+        images=record.images["learned_from"] + record.images.get("earlier", 0),
+        images_sha256=record.images_sha256 or "",
+        ancestors=record.init.get("ancestors", []),
+        versions=record.versions,
     )
     write_backbone(module.method.backbone, card, folder / BACKBONE_FILE)
     history = pd.read_csv(folder / "metrics.csv")
@@ -191,20 +190,20 @@ def _complete_folder(
         draw_pretraining_curves(history).savefig(part, format="png")
     probed = history[history[KNN_ACCURACY].notna()]
     last = history.iloc[-1]
-    record["weights_sha256"] = sha256_of_file(folder / BACKBONE_FILE)
-    record["metrics"] = {"train/loss": float(last["train/loss"])}
-    budget = f"{format_count(record['images']['learned_from'], 'image')}, {format_count(card.epochs, 'epoch')}"
+    record.weights_sha256 = sha256_of_file(folder / BACKBONE_FILE)
+    record.metrics = {"train/loss": float(last["train/loss"])}
+    budget = f"{format_count(record.images['learned_from'], 'image')}, {format_count(card.epochs, 'epoch')}"
     summary = f"{folder / BACKBONE_FILE}: {budget}, loss {last['train/loss']:.4f}"
     if len(probed):
         first, final = probed.iloc[0], probed.iloc[-1]
-        record["metrics"] |= {name: float(final[name]) for name in PROBE_COLUMNS}
-        record["before"] = {name: float(first[name]) for name in PROBE_COLUMNS}
+        record.metrics |= {name: float(final[name]) for name in PROBE_COLUMNS}
+        record.before = {name: float(first[name]) for name in PROBE_COLUMNS}
         before, after = _format_accuracy(first), _format_accuracy(final)
         summary += f"; k-NN accuracy {after}, before training {before} (n = {final['probe/n']:.0f})"
-    model = record["model"] + f" model.backbone={card.backbone}" * (record["model"] == "timm")
+    model = f"{record.model}" + f" model.backbone={card.backbone}" * (record.model == "timm")
     shape = ", ".join(f"{name}: {value}" for name, value in settings.model.options.items())
     model += f" 'model.options={{{shape}}}'" * bool(shape)
-    labelled = " and labelled images only" * ("unlabelled" in record["images"])
+    labelled = " and labelled images only" * ("unlabelled" in record.images)
     return (
         f"{summary}; next, with the same data= options{labelled}: "
         f"avatar-bench train model={model} model.weights={folder / BACKBONE_FILE}"
