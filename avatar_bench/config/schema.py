@@ -263,6 +263,7 @@ class ProbeConfig:
 
 @dataclass
 class ProgressConfig:
+    others: dict[str, Any] = option({}, help="callbacks of your own: {name: {option: value}}")
     save_minutes: float = option(5.0, help="minutes between checkpoints in an epoch; 0: after every step", **_NATURAL)
     progress: bool = True
 
@@ -534,7 +535,6 @@ def check_train(cfg: DictConfig) -> None:
             f"callbacks.swa={cfg.callbacks.swa}: the longest stage has {longest} epochs, so none would be averaged",
             "expected a smaller number, or more epochs",
         )
-    list(load_callbacks({"others": OmegaConf.to_container(cfg.callbacks.others, resolve=True)}))
 
 
 def check_pretrain(cfg: DictConfig) -> None:
@@ -724,10 +724,11 @@ def _check_training(command: str, cfg: DictConfig) -> None:
     _check_model(cfg.model)
     _check_allow(command, cfg.allow)
     if trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:  # imported only here, since it loads torch
-        from avatar_bench.training.stage_trainer import refuse_missing_devices
+        from avatar_bench.training.environment import refuse_missing_devices
 
         refuse_missing_devices(trainer.accelerator, trainer.devices, trainer.strategy)
     load_optimization(OmegaConf.to_container(cfg.optimizer, resolve=True))  # type: ignore[arg-type]
+    list(load_callbacks({"others": OmegaConf.to_container(cfg.callbacks.others, resolve=True)}))
     load_builder("logger", OmegaConf.to_container(cfg.logger, resolve=True))  # type: ignore[arg-type]
 
 

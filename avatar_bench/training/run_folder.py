@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -34,73 +34,70 @@ CONFIG, LOCK = "config.yaml", "run.lock"
 IGNORED_OPTIONS = ("out", "lang", "callbacks.progress", "callbacks.save_minutes", "data.workers", "data.cache_gb")
 
 
-def choose_run_folder(settings: TrainConfig | PretrainConfig, root: Path, sweeps: str | None, kind: str) -> Path:
-    """Return the folder of a new job: below `sweeps` for a job of a sweep, else `out`, else one below `root`.
+def choose_run_folder(settings: TrainConfig | PretrainConfig, command: str) -> Path:
+    """Return the folder of a new job: for one of a sweep, below that of the sweep; else `out`, or a new one.
 
-    The last is named by the experiment or the model, by `kind`, the mode or the method, and by the time.
+    The last is named by the experiment or the model, by the mode or the method, and by the time.
     """
-    hydra = HydraConfig.get()
+    hydra, root = HydraConfig.get(), Path("runs" if command == "train" else "pretrained")
     if hydra.mode == RunMode.MULTIRUN:
         own = [word for word in hydra.overrides.task if not word.startswith("~mode")]  # that of pretrain
+        sweeps = hydra.sweep.dir if command == "train" else settings.out
         return Path(sweeps or root) / name_job(own, hydra.job.config.override_dirname.exclude_keys)
     if settings.out:
         return Path(settings.out)
-    name = make_folder_name(f"{describe_job(settings).name}-{kind}")
+    record = _describe_job(settings, command)
+    name = make_folder_name(f"{record.name}-{record.mode or record.method}")
     return find_unused_folder(root / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
-def describe_job(settings: TrainConfig | PretrainConfig) -> RunRecord:
+def create_record(folder: Path, cfg: DictConfig, settings: Any, command: str) -> RunRecord:
+    """Return the first record of a new job, or the record of an earlier one in the same folder.
+
+    For a training of a sweep whose folder has the same configuration: a finished run is kept, an interrupted or killed
+    one is resumed (`settings.resume` is set), a failed or diverged one starts again. Raises ConfigError if the folder
+    has another run, GuardError if a finished run was trained on other images.
+    """
+    record = _describe_job(settings, command)
+    if not (folder / RECORD).is_file():
+        return record
+    earlier = RunRecord.read(folder)
+    if earlier.status in UNFINISHED_STATUSES and not any((folder / "checkpoints").glob("*.ckpt")):
+        return record
+    if not record.sweep_job:
+        raise ConfigError(
+            f"out: {folder} already contains a run with status {earlier.status or 'unknown'}.",
+            f"Choose another out=DIR, or resume that run: avatar-bench {earlier.command or command} resume={folder}",
+        )
+    _refuse_other_options(folder, cfg, type(settings))
+    if earlier.status != "finished":
+        return _resume_job(folder, earlier, settings) or record
+    if earlier.data.get("fingerprint") not in (None, open_dataset(settings.data).fingerprint):
+        raise GuardError(  # its metrics would not be comparable with the others'
+            f"{folder} was trained on other images than data={settings.data.kind} now contains.",
+            "Restore them, or train all jobs on the new images in another folder: out=DIR",
+        )
+    return earlier
+
+
+def _describe_job(settings: Any, command: str) -> RunRecord:
     """Return the first record of a job; its name is that of the experiment, else of the model."""
-    choices = HydraConfig.get().runtime.choices
+    hydra = HydraConfig.get()
+    choices = hydra.runtime.choices
     model, experiment = choices.get("model") or "timm", choices.get("experiment")
-    name = str(experiment or (model if model != "timm" else settings.model.backbone))
-    return RunRecord(
+    record = RunRecord(
         status="running",
-        name=name,
+        name=str(experiment or (model if model != "timm" else settings.model.backbone)),
         model=model,
         experiment=experiment,
         sweep=choices.get("sweep"),
         seed=settings.seed,
-        git=_read_git_commit(),
         allow=sorted(settings.allow),
+        git=_read_git_commit(),
     )
-
-
-def is_free(folder: Path) -> bool:
-    """Return whether a folder has no run, or one that ended before its first checkpoint."""
-    if not (folder / RECORD).is_file():
-        return True
-    return RunRecord.read(folder).status in UNFINISHED_STATUSES and not any((folder / "checkpoints").glob("*.ckpt"))
-
-
-def refuse_taken(folder: Path, command: str) -> NoReturn:
-    """Raise ConfigError for a folder whose run would be overwritten."""
-    earlier = RunRecord.read(folder)
-    raise ConfigError(
-        f"out: {folder} already contains a run with status {earlier.status or 'unknown'}.",
-        f"Choose another out=DIR, or resume that run: avatar-bench {earlier.command or command} resume={folder}",
-    )
-
-
-def create_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> RunRecord:
-    """Return the first record of a new run, or the record of an earlier run in the same folder.
-
-    For a job of a sweep whose folder has the same configuration: a finished run is kept, an interrupted or killed one
-    is resumed (`settings.resume` is set), a failed or diverged one starts again. Raises ConfigError if the folder has
-    another run, GuardError if a finished run was trained on other images.
-    """
-    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-    record = replace(describe_job(settings), mode=settings.mode.name, sweep_job=sweeping)
-    if is_free(folder):
-        return record
-    if not sweeping:
-        refuse_taken(folder, "train")
-    _refuse_other_options(folder, cfg, type(settings))
-    earlier = RunRecord.read(folder)
-    if earlier.status == "finished":
-        _refuse_other_images(folder, earlier, settings)
-        return earlier
-    return _resume_job(folder, earlier, settings) or record
+    if command == "train":
+        return replace(record, mode=settings.mode.name, sweep_job=hydra.mode == RunMode.MULTIRUN)
+    return replace(record, command=command, method=settings.method.name)
 
 
 @contextmanager
@@ -166,15 +163,6 @@ def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> 
         raise ConfigError(
             f"{folder} contains a run with another configuration: {'; '.join(changes)}{'; ...' * (len(other) > 3)}.",
             "Choose another out=DIR for this sweep, or remove that run.",
-        )
-
-
-def _refuse_other_images(folder: Path, earlier: RunRecord, settings: TrainConfig) -> None:
-    """Raise GuardError if the images have changed since a run: its metrics would not be comparable with the others'."""
-    if earlier.data.get("fingerprint") not in (None, open_dataset(settings.data).fingerprint):
-        raise GuardError(
-            f"{folder} was trained on other images than data={settings.data.kind} now contains.",
-            "Restore them, or train all jobs on the new images in another folder: out=DIR",
         )
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from avatar_bench.config import schema
 from avatar_bench.config.catalogue import find_choices, find_conf_folder
 from avatar_bench.errors import ConfigError
-from avatar_bench.training import stage_trainer
+from avatar_bench.training import environment
 
 BASE = {
     "prepare": [],
@@ -42,9 +42,7 @@ def test_the_defaults_keep_every_rule(command: str) -> None:
 
 @pytest.mark.parametrize("group", ["model", "mode", "optimizer", "trainer", "callbacks", "logger", "experiment"])
 def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        stage_trainer, "refuse_missing_devices", lambda *asked: None
-    )  # this machine need not have a GPU
+    monkeypatch.setattr(environment, "refuse_missing_devices", lambda *asked: None)  # this machine need not have a GPU
     for name in find_choices(group):
         words = ["model.backbone=resnet34"] if name == "timm" else []
         schema.check_config("train", composed("train", [f"{group}={name}", *words]))

@@ -61,10 +61,7 @@ class Pretrainer(TrainableModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss: Tensor = self.method([self._normalise(view) for view in batch["views"]])
-        if not torch.isfinite(loss):
-            error = self.make_divergence_error("The loss is")
-            error.rows = batch["row"].tolist()
-            raise error
+        self.refuse_divergence(loss, batch, "train")
         count = len(batch["row"])
         self.train_loss.update(loss.detach(), count)
         self.log("train/loss_step", loss, batch_size=count)
