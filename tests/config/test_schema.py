@@ -96,7 +96,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.
         ("train", ["optimizer=sam", "optimizer.base=sam"], "optimizer.base=sam: expected another optimizer"),
         ("train", ["optimizer.momentum=1"], "optimizer.momentum=1.0: expected 0 or more and less than 1"),
         ("train", ["optimizer.schedule.factor=0"], "optimizer.schedule.factor=0.0: expected between 0 and 1"),
-        ("train", ["++optimizer.options={beta: 1}"], "optimizer.adamw.beta: there is no such option"),
+        ("train", ["++optimizer.options={beta: 1}"], "optimizer.options.beta: there is no such option"),
         ("train", ["optimizer=sgd", "++optimizer.options={momentum: 2}"], "momentum=2: expected 0 or more"),
         ("train", ["++logger.options={tag: x}"], "Options of logger csv: none."),
         ("train", ["++callbacks.others={mine: {}}"], "callbacks.others.mine: there is no callback named 'mine'"),

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from avatar_bench.data.transforms import Preprocessing
@@ -78,6 +79,11 @@ class Pretrainer(TrainableModule):
         heads = [weight for weight in self.parameters() if weight.requires_grad and weight not in inside]
         groups = build_parameter_groups(student, self.options, self.lr) + build_head_groups(heads, self.options)
         return self.build_optimizer(groups, self.lr, self.epochs)
+
+    def on_train_epoch_end(self) -> None:
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, ReduceLROnPlateau):  # there is no loss on val
+            schedule.step(self.trainer.callback_metrics["train/loss_epoch"])  # type: ignore[arg-type]
 
     def _normalise(self, images: Tensor) -> Tensor:
         return images.to(self.mean.dtype, copy=True).div_(255).sub_(self.mean).div_(self.std)
