@@ -113,7 +113,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.
             "expected fewer than the 3 epochs",
         ),
         ("pretrain", ["optimizer.schedule.warmup_epochs=100", "epochs=100"], "expected fewer than the 100 epochs"),
-        ("pretrain", ["optimizer.rho=.1"], "optimizer.rho=0.1 requires optimizer=sam"),
+        ("pretrain", ["optimizer.rho=.1"], "optimizer.rho=0.1: an option of sam"),
         ("train", ["trainer.precision=16"], "trainer.precision=16"),
         ("train", ["data.augmented_copies=0"], "data.augmented_copies"),
         ("train", ["data.cache_gb=-1"], "data.cache_gb"),
