@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from omegaconf import DictConfig
 
@@ -11,20 +9,11 @@ from avatar_bench.config.schema import check_pretrain
 from avatar_bench.training.job import run_job
 from avatar_bench.training.preparation import prepare_pretraining
 
-if TYPE_CHECKING:
-    from avatar_bench.training.ssl.pretraining_job import PretrainingJob
-
 
 def pretrain(cfg: DictConfig) -> float:
     """Pretrain the configured backbone; return its k-NN accuracy, NaN if it has none.
 
     Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
-    record = run_job(cfg, "pretrain", check_pretrain, prepare_pretraining, _load_job)
+    record = run_job(cfg, "pretrain", check_pretrain, prepare_pretraining)
     return record.metrics.get("probe/knn_accuracy", np.nan)
-
-
-def _load_job() -> type[PretrainingJob]:
-    from avatar_bench.training.ssl.pretraining_job import PretrainingJob  # imports torch
-
-    return PretrainingJob

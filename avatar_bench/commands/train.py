@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from omegaconf import DictConfig
 
 from avatar_bench.config.schema import check_train
@@ -11,19 +9,10 @@ from avatar_bench.runs.record import METRIC
 from avatar_bench.training.job import run_job
 from avatar_bench.training.preparation import prepare_training
 
-if TYPE_CHECKING:
-    from avatar_bench.training.classifier_job import ClassifierJob
-
 
 def train(cfg: DictConfig) -> float:
     """Train the configured Run; return its best val macro-F1.
 
     Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
-    return run_job(cfg, "train", check_train, prepare_training, _load_job).metrics[METRIC]
-
-
-def _load_job() -> type[ClassifierJob]:
-    from avatar_bench.training.classifier_job import ClassifierJob  # imports torch
-
-    return ClassifierJob
+    return run_job(cfg, "train", check_train, prepare_training).metrics[METRIC]

@@ -61,12 +61,12 @@ class RunRecord:
     git: str | None = None  # commit of the working folder
     versions: dict[str, str] = field(default_factory=dict)  # of this package, Python and the libraries
     device: dict[str, Any] = field(default_factory=dict)  # accelerator, precision, threads, workers
-    init: dict[str, Any] = field(default_factory=dict)  # initial weights: weights, sha256, ancestors; of a pretrained
-    # backbone also method, epochs, images, images_sha256, root
+    # initial weights: weights, sha256, ancestors; from pretrain also method, epochs, images, images_sha256, root
+    init: dict[str, Any] = field(default_factory=dict)
     # what it was trained on
     data: dict[str, Any] = field(default_factory=dict)  # kind, root, fingerprint; of train also blind, ood
-    split: dict[str, Any] = field(default_factory=dict)  # fields of SplitPlan, fingerprint, counts of images by split;
-    # of train also train_counts by class
+    # fields of SplitPlan, fingerprint, counts of images by split; of train also train_counts by class
+    split: dict[str, Any] = field(default_factory=dict)
     classes: list[str] | None = None  # in the order of the outputs
     images: dict[str, Any] = field(default_factory=dict)  # of pretrain: learned_from, kept_out, unlabelled, earlier
     images_sha256: str | None = None  # of pretrain: list of images used
@@ -74,8 +74,8 @@ class RunRecord:
     balance: str | None = None  # classes by sampler, loss or none
     batch_size: int | None = None
     passes_per_step: int | None = None  # 2 with SAM
-    stages: list[dict[str, Any]] | None = None  # each with stage (from 1), unfreeze, epochs, lr, trained_parameters,
-    # first and last of the trained parameters, cached_views (augmented copies with cached features, 0: none)
+    # stage (from 1), unfreeze, epochs, lr, trained_parameters, first and last of these, cached_views (0: no features)
+    stages: list[dict[str, Any]] | None = None
     # what came of it
     temperature: float | None = None
     checkpoint_sha256: str | None = None

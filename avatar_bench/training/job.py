@@ -44,13 +44,11 @@ def run_job(
     command: str,
     check: Callable[[DictConfig], None],
     prepare: Callable[[Any, RunRecord], tuple[Dataset, Dataset]],
-    load_job: Callable[[], Callable[..., Job]],
 ) -> RunRecord:
     """Run a new or resumed job in its folder and print its summary; return its record.
 
-    `prepare` reads the images, all and those to train on, and refuses what must not be trained on. `load_job` imports
-    the class of the other steps, and torch with it. A finished job is left unchanged; the record is written whatever
-    happens.
+    `prepare` reads the images, all and those to train on, and refuses what must not be trained on. A finished job is
+    left unchanged; the record is written whatever happens.
     """
     settings: Any = OmegaConf.to_object(_reopen_config(cfg, command, check) if cfg.resume else cfg)
     settings.resume = cfg.resume
@@ -63,13 +61,24 @@ def run_job(
         with _record_end(folder, cfg, record):
             images = prepare(settings, record)  # before torch is loaded and a run folder is made
             _start_record(folder, cfg, record)
-            job = load_job()(settings, folder, record, *images)
+            job = _load_steps(command)(settings, folder, record, *images)
             job.build()
             record.write(folder)
             job.fit()
             summary = job.finish()
         print_line(summary)
         return record
+
+
+def _load_steps(command: str) -> Callable[..., Job]:
+    """Import the class of the steps after `prepare`, and torch with it."""
+    if command == "train":
+        from avatar_bench.training.classifier_job import ClassifierJob
+
+        return ClassifierJob
+    from avatar_bench.training.ssl.pretraining_job import PretrainingJob
+
+    return PretrainingJob
 
 
 def _reopen_config(given: DictConfig, command: str, check: Callable[[DictConfig], None]) -> DictConfig:
