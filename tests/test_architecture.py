@@ -48,7 +48,6 @@ HYDRA_USERS = (
     "config/config_loader",
     "evaluation/registry",
     "training/job",
-    "training/recording",
     "training/run_folder",
 )
 PURE = ("metrics",)
@@ -259,7 +258,7 @@ def copy(tmp_path: Path) -> Path:
         ),
         ("commands/predict", "from avatar_bench.commands.evaluate import evaluate", "imports commands/evaluate"),
         ("commands/train", "from avatar_bench.cli import app", "imports cli"),
-        ("training/stage_trainer", "from lightning import Trainer", "beside pytorch_lightning"),
+        ("training/trainer", "from lightning import Trainer", "beside pytorch_lightning"),
     ],
 )
 def test_a_wrong_import_is_found(module: str, line: str, reason: str, copy: Path) -> None:

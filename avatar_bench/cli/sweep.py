@@ -25,7 +25,7 @@ from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.csv_io import write_csv
-from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, RunRecord, format_table, read_records, write_record
+from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, ListedRun, RunRecord, format_table, read_records
 
 JOBS_COLUMNS = ("job", "status", "val macro-F1", "seconds", "reason")
 JOBS_FILE, OPTUNA_RESULTS = "jobs.csv", "optimization_results.yaml"  # the second is Optuna's
@@ -137,13 +137,13 @@ class TrackedLauncher(Launcher):
         return done
 
 
-def _format_row(name: str, job: _JobState, record: RunRecord | None) -> tuple[str, str, str, str, str]:
+def _format_row(name: str, job: _JobState, record: ListedRun | None) -> tuple[str, str, str, str, str]:
     """Return the row of a job, from the error of its process and from its run.json if the job changed it."""
     changed = record is not None and _read_mtime(record.folder) != job.before
     if record is not None and changed and record.status == "running" and job.reason != "":
-        data = record.data | {"status": "interrupted", "error": job.reason or "its process was killed"}
-        write_record(record.folder, data)  # its process is gone
-        record = replace(record, data=data)
+        reason = job.reason or "its process was killed"
+        replace(RunRecord.read(record.folder), status="interrupted", error=reason).write(record.folder)
+        record = replace(record, data=record.data | {"status": "interrupted", "error": reason})
     status = record.status if record is not None and changed else None
     if job.reason == "" or (job.reason is None and status == "finished"):
         results = (record.macro_f1, record.seconds) if record is not None else ("-", "-")

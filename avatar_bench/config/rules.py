@@ -12,7 +12,7 @@ from omegaconf import MISSING, Container, DictConfig, ListConfig, OmegaConf
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, get_default, iterate_options
-from avatar_bench.config.schema import format_alternatives
+from avatar_bench.config.schema import OptimizerConfig, format_alternatives
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.checkpoint_container import refuse_address
@@ -68,13 +68,16 @@ def check_train(cfg: DictConfig) -> None:
             f"callbacks.swa={cfg.callbacks.swa}: the longest stage has {longest} epochs, so none would be averaged",
             "expected a smaller number, or more epochs",
         )
-    list(load_callbacks({"others": OmegaConf.to_container(cfg.callbacks.others, resolve=True)}))
 
 
 def check_pretrain(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of pretrain is invalid."""
     if cfg.optimizer.name == "sam":
         raise ConfigError("optimizer=sam: pretrain supports every other optimizer")
+    for each, stated in iterate_options(OptimizerConfig):
+        value = cfg.optimizer[each.name]
+        if stated.only_for == ("sam",) and value is not None:
+            raise ConfigError(f"optimizer.{each.name}={value}: an option of sam, which pretrain does not support")
     _check_training("pretrain", cfg)
     if cfg.method.name == "simclr" and cfg.data.batch_size == 1:
         raise ConfigError("data.batch_size=1: method=simclr contrasts each image with the others in its batch")
@@ -223,10 +226,11 @@ def _check_training(command: str, cfg: DictConfig) -> None:
         raise ConfigError("optimizer.base=sam: expected another optimizer")
     _check_model(cfg.model)
     if trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:  # imported only here, since it loads torch
-        from avatar_bench.training.stage_trainer import refuse_missing_devices
+        from avatar_bench.training.environment import refuse_missing_devices
 
         refuse_missing_devices(trainer.accelerator, trainer.devices, trainer.strategy)
     load_optimization(OmegaConf.to_container(cfg.optimizer, resolve=True))  # type: ignore[arg-type]
+    list(load_callbacks({"others": OmegaConf.to_container(cfg.callbacks.others, resolve=True)}))
     load_builder("logger", OmegaConf.to_container(cfg.logger, resolve=True))  # type: ignore[arg-type]
 
 

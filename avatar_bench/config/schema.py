@@ -203,6 +203,7 @@ class TrainerConfig:
 
 @dataclass
 class ProgressConfig:
+    others: dict[str, Any] = option({}, help="callbacks of your own: {name: {option: value}}", is_open=True)
     save_minutes: float = option(5.0, help="minutes between checkpoints in an epoch; 0: after every step", **_NATURAL)
     progress: bool = option(True, help="progress bar on a terminal")
 
@@ -212,7 +213,6 @@ class CallbacksConfig(ProgressConfig):
     early_stopping: int | None = option(None, help="epochs without improvement of val macro-F1", **_COUNT)
     ema: float | None = option(None, help="decay of the averaged weights", **_INSIDE)
     swa: int | None = option(None, help="average the epoch weights from this epoch of a stage on", **_NATURAL)
-    others: dict[str, Any] = option({}, help="callbacks of your own: {name: {option: value}}", is_open=True)
 
 
 @dataclass

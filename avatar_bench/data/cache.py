@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Collection
 from contextlib import suppress
@@ -15,6 +16,7 @@ import PIL
 from numpy.typing import NDArray
 
 from avatar_bench import __version__
+from avatar_bench.console.terminal import print_line
 from avatar_bench.data.decoding import decode_bytes, read_bytes
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.file_names import format_name
@@ -104,6 +106,17 @@ class ImageCache:
             pass
         except OSError:
             self.is_writable = False
+
+
+def open_image_cache(hashes: Collection[str], preprocessing: Preprocessing, gigabytes: float) -> ImageCache | None:
+    """Open the cache of preprocessed images; warn and return None if it has no room for the images of these SHA-256."""
+    if not gigabytes:
+        return None
+    cache = ImageCache(preprocessing)
+    if reason := cache.reserve(hashes, int(gigabytes * 2**30)):
+        print_line(f"warning: preprocessed images are not cached ({reason}); see data.cache_gb", file=sys.stderr)
+        return None
+    return cache
 
 
 def _hash_settings(preprocessing: Preprocessing) -> str:

@@ -26,8 +26,8 @@ _SIZE_TAG = re.compile(r"[re]?\d+")  # image sizes and epochs in a tag of weight
 _STAGE_SETTINGS = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
 _SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "none": (),
-    "cosine": ("name", "warmup_epochs"),
-    "plateau": ("name", "factor", "patience"),
+    "cosine": ("name", "warmup_epochs", "options"),
+    "plateau": ("name", "factor", "patience", "options"),
 }
 # pairs may differ in these: seeds are resampled, and the device does not affect accuracy
 _IGNORED_SETTINGS = ("seeds", "device")
@@ -243,15 +243,17 @@ def _read_settings(run: Run) -> dict[str, str]:
         **{name: data.get(name, UNKNOWN) for name in ("image_size", "resize", "equalise")},
         "batch_size": record.get("batch_size", data.get("batch_size", UNKNOWN)),
         "augmentation": data.get("augment", UNKNOWN),
-        "views": data.get("views"),
+        "views": data.get("augmented_copies", data.get("views")),  # by the name of earlier versions
         "label_smoothing": config.get("label_smoothing", UNKNOWN),
         "optimizer": base or UNKNOWN,
         "momentum": optimizer.get("momentum") if base == "sgd" else None,
         **{name: optimizer.get(name) for name in ("weight_decay", "layer_decay", "decay_norms")},
-        "schedule": {name: schedule.get(name) for name in of_schedule} or None,
+        "optimizer_options": optimizer.get("options") or None,
+        "schedule": {name: schedule[name] for name in of_schedule if schedule.get(name) not in (None, {})} or None,
         **{name: trainer.get(name) for name in ("gradient_clip", "accumulate", "devices", "limit_batches")},
         "regularisation": {k: v for k, v in sorted(_read_options(run).items()) if _is_regularisation(k)} or None,
         **{name: callbacks.get(name) for name in ("early_stopping", "ema", "swa")},
+        "other_callbacks": callbacks.get("others") or None,
         "init_from": "yes" if config.get("init_from") else None,
         "device": record.get("device", UNKNOWN),
     }

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from avatar_bench.console.terminal import escape_control_characters, print_line
 from avatar_bench.errors import CheckpointError, ConfigError
@@ -23,17 +26,91 @@ METRIC = "val/macro_f1"
 RESERVED_SET_NAMES = ("train", "val", "calibration", "test", "blind", "all")  # that further data sets may not have
 UNFINISHED_STATUSES = ("failed", "interrupted", "diverged")  # final statuses of runs that did not finish
 MAX_JSON_BYTES = 64 * 1024**2  # size of a JSON file in bytes
-_RECORD_TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("status", "started", "name", "checkpoint_sha256"), (str,)),
-    **dict.fromkeys(("data", "split", "init", "metrics", "versions"), (dict,)),
-    **dict.fromkeys(("classes", "stages"), (list,)),
-    **dict.fromkeys(("seconds", "train_seconds"), (int, float)),
-}
+SCHEMA = 1  # of run.json: raised when a key changes its meaning
+_WRITTEN_AS_NULL = ("git", "experiment", "sweep", "error")  # other fields that are not known yet are left out
+
+
+@dataclass
+class RunRecord:
+    """Record of one training or pretraining: the content of its run.json, filled in as the job proceeds.
+
+    A field that is None or an empty dictionary is not known yet, or does not apply to the command.
+    """
+
+    schema: int | None = SCHEMA  # None: written by 0.3.0 or earlier, with the same keys
+    # how the job ended
+    status: str | None = None  # running, finished, interrupted, failed or diverged
+    started: str | None = None  # first start, ISO 8601 with the offset from UTC
+    finished: str | None = None  # likewise
+    seconds: float | None = None  # of the whole command, in all attempts
+    train_seconds: float | None = None  # of fitting alone, including validation
+    error: str | None = None  # lines of the error that ended the job
+    process: dict[str, Any] = field(default_factory=dict)  # the last one: host, pid
+    # what was asked
+    command: str | None = None  # pretrain; None: train
+    name: str | None = None  # of the experiment, else of the model
+    model: str | None = None  # choice of model=
+    mode: str | None = None  # choice of mode=; of train
+    method: str | None = None  # choice of method=; of pretrain
+    experiment: str | None = None  # choice of experiment=
+    sweep: str | None = None  # choice of sweep=
+    sweep_job: bool | None = None  # whether the job belongs to a sweep
+    seed: int | None = None
+    allow: list[str] | None = None  # guards that were turned off
+    # what it was trained with
+    git: str | None = None  # commit of the working folder
+    versions: dict[str, str] = field(default_factory=dict)  # of this package, Python and the libraries
+    device: dict[str, Any] = field(default_factory=dict)  # accelerator, precision, threads, workers
+    # initial weights: weights, sha256, ancestors; from pretrain also method, epochs, images, images_sha256, root
+    init: dict[str, Any] = field(default_factory=dict)
+    # what it was trained on
+    data: dict[str, Any] = field(default_factory=dict)  # kind, root, fingerprint; of train also blind, ood
+    # fields of SplitPlan, fingerprint, counts of images by split; of train also train_counts by class
+    split: dict[str, Any] = field(default_factory=dict)
+    classes: list[str] | None = None  # in the order of the outputs
+    images: dict[str, Any] = field(default_factory=dict)  # of pretrain: learned_from, kept_out, unlabelled, earlier
+    images_sha256: str | None = None  # of pretrain: list of images used
+    # how it was trained
+    balance: str | None = None  # classes by sampler, loss or none
+    batch_size: int | None = None
+    passes_per_step: int | None = None  # 2 with SAM
+    # stage (from 1), unfreeze, epochs, lr, trained_parameters, first and last of these, cached_views (0: no features)
+    stages: list[dict[str, Any]] | None = None
+    # what came of it
+    temperature: float | None = None
+    checkpoint_sha256: str | None = None
+    weights_sha256: str | None = None  # of the tensors of best.ckpt; of pretrain: of backbone.safetensors
+    best_epoch: int | None = None  # numbered across all stages
+    metrics: dict[str, float] = field(default_factory=dict)  # of the best epoch; of pretrain: of the last probe
+    before: dict[str, float] = field(default_factory=dict)  # of pretrain: the probe before training
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """Read the record of a run folder, as `read_record` does."""
+        known, data = _find_record_types(), read_record(folder)
+        stated = {name: value for name, value in data.items() if name in known and value is not None}
+        return cls(**{"schema": None, **stated})
+
+    def write(self, folder: Path) -> None:
+        """Write the run folder's run.json atomically."""
+        self.schema = SCHEMA
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        kept = {name: each for name, each in values.items() if name in _WRITTEN_AS_NULL or each not in (None, {})}
+        write_text(folder / RECORD, json.dumps(kept, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+    @contextmanager
+    def add_duration(self, name: str) -> Iterator[None]:
+        """Add the duration of the body of the `with`, in seconds, to a field, even if it fails."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            setattr(self, name, round((getattr(self, name) or 0.0) + time.monotonic() - started, 1))
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """Content of one run.json in `data`, with `changed`, its modification time in seconds since 1970."""
+class ListedRun:
+    """Content of one run.json in `data`, readable or not, with `changed`, its time of change in seconds since 1970."""
 
     folder: Path
     changed: float
@@ -61,7 +138,7 @@ class RunRecord:
         return str((value.get(key) if isinstance(value, dict) else value) or "-")
 
 
-def read_records(root: Path) -> list[RunRecord]:
+def read_records(root: Path) -> list[ListedRun]:
     """Read the records of runs at a folder or up to two levels below it, sorted by folder."""
     found = []
     for file in sorted(file for pattern in ("", "*/", "*/*/") for file in root.glob(f"{pattern}{RECORD}")):
@@ -69,7 +146,7 @@ def read_records(root: Path) -> list[RunRecord]:
             data = read_json(file)
         except (OSError, ValueError):  # of a run that was killed while writing
             data = {}
-        found.append(RunRecord(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {}))
+        found.append(ListedRun(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {}))
     return found
 
 
@@ -140,19 +217,34 @@ def choose_newest_run() -> Path:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read a run folder's run.json; raise CheckpointError if it is damaged or of version 0.1."""
+    """Read a run folder's run.json as plain values, of this or an earlier version.
+
+    Raises CheckpointError if it is damaged, of version 0.1, or of a newer schema.
+    """
     try:
         record = read_json(folder / RECORD)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / RECORD} cannot be read: {error}.") from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{folder / RECORD} is not the record of a run.")
-    for name, kinds in _RECORD_TYPES.items():
-        if not isinstance(record.get(name), (*kinds, type(None))):
+    for name, kinds in _find_record_types().items():
+        if not isinstance(record.get(name), kinds):
             raise CheckpointError(f"{folder / RECORD}: {name} has the wrong type.", "The file is damaged: restore it.")
     if str((record.get("versions") or {}).get("avatar_bench", "")).startswith("0.1."):
         raise CheckpointError(f"{folder} was made by avatar_bench 0.1, which this version does not read: train again.")
+    if (record.get("schema") or 0) > SCHEMA:
+        raise CheckpointError(f"{folder} was made by a newer version of avatar_bench.", "Update avatar_bench.")
     return record
+
+
+@cache
+def _find_record_types() -> dict[str, tuple[type, ...]]:
+    """Return the types of JSON that each key of run.json may have."""
+    found = {}
+    for name, hint in get_type_hints(RunRecord).items():
+        kinds = [get_origin(each) or each for each in (get_args(hint) if isinstance(hint, UnionType) else [hint])]
+        found[name] = (*kinds, type(None), *([int] if float in kinds else []))
+    return found
 
 
 def read_json(file: Path) -> Any:
@@ -189,11 +281,6 @@ def flatten_options(values: Any, key: str = "") -> dict[str, Any]:
         return {key: values}
     parts = (flatten_options(value, f"{key}.{name}".strip(".")) for name, value in values.items())
     return {path: value for part in parts for path, value in part.items()}
-
-
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write a run folder's run.json atomically."""
-    write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def format_table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from avatar_bench.config.entries import Entry, find_entries, find_entry, is_of_user
-from avatar_bench.errors import AvatarBenchError, ConfigError
+from avatar_bench.config.entries import Entry, find_entries, find_entry
+from avatar_bench.config.options import name_options
+from avatar_bench.errors import ConfigError
 
 if TYPE_CHECKING:
     from pytorch_lightning.callbacks import Callback
     from pytorch_lightning.loggers import Logger
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
+
+
+_PLACES = {"schedule": "optimizer.schedule"}  # where an entry is chosen, if not by its kind
 
 
 class OptimizerBuilder(Protocol):
@@ -34,7 +37,8 @@ class ScheduleBuilder(Protocol):
     def build(self, optimizer: Optimizer, steps: int, epochs: int) -> LRScheduler | None:
         """Build the schedule of a stage; None for a constant rate.
 
-        A ReduceLROnPlateau is stepped after each validation with its loss, any other after each step of the optimizer.
+        A ReduceLROnPlateau is stepped after each validation with its loss, in pretraining after each epoch with the
+        training loss, any other after each step of the optimizer.
         """
 
 
@@ -58,12 +62,13 @@ def load_builder(kind: str, given: Mapping[str, Any]) -> Any:
     Its own options are in `given["options"]`; those of built-in builders may also stand beside it. A builder that has a
     `base` wraps another one, which gets the options.
     """
-    entry = find_entry(kind, given["name"])
+    entry, place = find_entry(kind, given["name"]), _PLACES.get(kind, kind)
     known = {each.name for each in fields(entry.load_class())} if entry.is_builtin else set()
     options = {name: value for name, value in given.items() if name in known and value is not None}
     if "base" in options:
-        return entry.build(options | {"base": load_builder(kind, {**given, "name": options["base"]})})
-    return _build_entry(entry, options | given["options"])
+        base = load_builder(kind, {**given, "name": options["base"]})
+        return _build_entry(entry, options | {"base": base}, place)
+    return _build_entry(entry, options | given["options"], f"{place}.options")
 
 
 def load_optimization(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,29 +93,30 @@ def load_callbacks(given: Mapping[str, Any]) -> Iterator[CallbackBuilder]:
         entry = find_entry("callback", name, f"callbacks.others.{name}")
         if entry.is_builtin:
             raise ConfigError(f"callbacks.others.{name}: {name} is built in.", f"Use callbacks.{name}=VALUE.")
-        yield _build_entry(entry, options or {})
+        yield _build_entry(entry, options or {}, f"callbacks.others.{name}")
 
 
 def build_from(builder: Any, expected: Any, *given: Any) -> Any:
     """Call the `build` of a builder; raise ConfigError if a user's raises, or does not return the expected type."""
-    try:
+    kind, name = name_options(type(builder)).split(".")
+    entry = find_entry(kind, name)
+    with entry.explain_failure():
         built = builder.build(*given)
-    except Exception as error:  # a user's builder may raise anything
-        if isinstance(error, AvatarBenchError) or not is_of_user(type(builder).__module__):
-            raise
-        raise ConfigError(f"{_locate(builder)}: build() raised {type(error).__name__}: {error}") from error
     if not isinstance(built, expected):
         wanted = getattr(expected, "__name__", expected)
-        raise ConfigError(f"{_locate(builder)}: build() must return {wanted}, not {type(built).__name__}.")
+        raise ConfigError(f"{entry.module}: build() must return {wanted}, not {type(built).__name__}.")
     return built
 
 
-def _build_entry(entry: Entry, options: Mapping[str, Any]) -> Any:
-    builder = entry.build(options)
+def _build_entry(entry: Entry, options: Mapping[str, Any], place: str) -> Any:
+    """Build the builder of an entry; `place` is where its options are typed, which an error names."""
+    try:
+        builder = entry.build(options)
+    except ConfigError as error:
+        own = name_options(entry.load_class())
+        if not error.lines[0].startswith(own):
+            raise
+        raise ConfigError(place + error.lines[0].removeprefix(own), *error.lines[1:]) from error
     if not callable(getattr(builder, "build", None)):
         raise ConfigError(f"{entry.module}: {type(builder).__name__} has no method build().")
     return builder
-
-
-def _locate(builder: Any) -> str:
-    return str(sys.modules[type(builder).__module__].__file__)

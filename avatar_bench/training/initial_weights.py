@@ -17,10 +17,15 @@ from avatar_bench.data.dataset import Dataset, read_split
 from avatar_bench.data.leakage import mark_shared_images
 from avatar_bench.data.splits import fingerprint_split
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.errors import GuardError
-from avatar_bench.models.backbones import get_normalisation
+from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.models.backbones import create_backbone, get_normalisation, resolve_options
 from avatar_bench.models.model_card import Card, describe_training, has_outside_labels
-from avatar_bench.models.pretrained_backbone import PretrainedWeights, Pretraining, read_weights
+from avatar_bench.models.pretrained_backbone import (
+    PretrainedWeights,
+    Pretraining,
+    read_weights,
+    refuse_other_options,
+)
 from avatar_bench.runs.run import PRETRAINING_LIST, Run
 
 if TYPE_CHECKING:
@@ -53,6 +58,47 @@ def record_initial_weights(
     check_pretraining_overlap(dataset, read_split(images, Path(card.root)), file, allowed)
     shutil.copyfile(images, folder / PRETRAINING_LIST)
     return init | {name: getattr(card, name) for name in ("method", "epochs", "images", "images_sha256", "root")}
+
+
+def create_network(
+    settings: TrainConfig, n_classes: int, earlier: Run | None, weights: str | PretrainedWeights
+) -> tuple[nn.Module, dict[str, Any], Preprocessing]:
+    """Create the network with its initial weights; return it, the options of its shape and its preprocessing.
+
+    Raises ConfigError if the network of the run in `init_from` is another one.
+    """
+    model = settings.model
+    shape = resolve_options(model.backbone, model.options, settings.data.image_size or 224)
+    net = create_backbone(model.backbone, n_classes, weights, model.package, shape)
+    if earlier is None:
+        card = weights.card if isinstance(weights, PretrainedWeights) else None
+        return net, shape, build_preprocessing(net, settings.data, card)
+    if earlier.card.backbone != model.backbone:
+        raise ConfigError(
+            f"init_from={settings.init_from} has backbone {earlier.card.backbone}, not {model.backbone}.",
+            "Choose the same model.",
+        )
+    refuse_other_options(f"init_from={settings.init_from}", earlier.card.options, shape)
+    try:
+        net.load_state_dict(earlier.classifier.net.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"init_from={settings.init_from} has a network of another image size or with other model.options.",
+            f"Use the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
+        ) from error
+    preprocessing = build_preprocessing(net, settings.data, earlier.card)
+    # larger images are common practice, other differences are not
+    before, now = earlier.preprocessing.to_dict(), preprocessing.to_dict()
+    names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
+    changes = [
+        f"data.{option}={now[name]} instead of {before[name]}"
+        for option, name in names.items()
+        if now[name] != before[name]
+    ]
+    if changes:
+        warning = f"init_from={settings.init_from} used other preprocessing: {', '.join(changes)}"
+        print_line(f"warning: {warning}", file=sys.stderr)
+    return net, shape, preprocessing
 
 
 def describe_weights(weights: str | PretrainedWeights) -> dict[str, Any]:

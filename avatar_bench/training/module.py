@@ -25,9 +25,13 @@ from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.stages import Stage, freeze, set_frozen_to_eval
 from avatar_bench.training.builders import build_from
-from avatar_bench.training.optimization import TrainingOptions, build_parameter_groups
+from avatar_bench.training.optimization import (
+    TrainingOptions,
+    build_parameter_groups,
+    freeze_statistics,
+    perturb_weights,
+)
 from avatar_bench.training.optimizers.sam import SAM
-from avatar_bench.training.sharpness import freeze_statistics, perturb_weights
 
 
 class TrainableModule(pl.LightningModule):
@@ -66,6 +70,13 @@ class TrainableModule(pl.LightningModule):
         for name, value in checkpoint["state_dict"].items():
             if not torch.isfinite(value).all():
                 raise self.make_divergence_error(f"{name} of the network is")
+
+    def refuse_divergence(self, loss: Tensor, batch: dict[str, Any], split: str) -> None:
+        """Raise DivergedError, with the rows of the batch, if its loss is not finite."""
+        if not torch.isfinite(loss):
+            error = self.make_divergence_error("The loss is")
+            error.rows, error.split = batch["row"].tolist(), split
+            raise error
 
     def make_divergence_error(self, what: str) -> DivergedError:
         """Build the error for a value that is not finite; `what` names it with a verb, such as "The loss is"."""
@@ -147,7 +158,7 @@ class Learner(Classifier, TrainableModule):
         loss = functional.cross_entropy(
             logits, targets, weight=self.class_weights, label_smoothing=self.options.label_smoothing
         )
-        self._check_finite(loss, batch)
+        self.refuse_divergence(loss, batch, "train")
         if not self.second_pass:  # the loss of the second pass is that of perturbed weights
             self.train_loss.update(loss.detach(), len(logits))
             self.train_confusion.update(logits.detach(), targets if targets.ndim == 1 else targets.argmax(dim=1))
@@ -163,7 +174,7 @@ class Learner(Classifier, TrainableModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits = self._head(batch["embedding"]) if "embedding" in batch else self(batch["image"])[0]
         loss = functional.cross_entropy(logits, batch["target"])
-        self._check_finite(loss, batch)  # must come before this epoch's checkpoints are written
+        self.refuse_divergence(loss, batch, "val")  # must come before this epoch's checkpoints are written
         self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
         self.val_metrics.update(logits, batch["target"])
         self.log_dict(dict(self.val_metrics.items()), batch_size=len(logits))
@@ -228,9 +239,3 @@ class Learner(Classifier, TrainableModule):
             mix = MixUp(alpha=self.options.mixup, num_classes=len(self.card.classes))
             images, targets = mix(images, targets)
         return self.net(images), targets
-
-    def _check_finite(self, loss: Tensor, batch: dict[str, Tensor]) -> None:
-        if not torch.isfinite(loss):
-            error = self.make_divergence_error("The loss is")
-            error.rows, error.split = batch["row"].tolist(), "val" if self.trainer.validating else "train"
-            raise error

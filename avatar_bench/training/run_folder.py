@@ -6,10 +6,11 @@ import datetime
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -22,7 +23,7 @@ from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
 from avatar_bench.files.lock import LockedError, exclusive_lock
 from avatar_bench.files.paths import find_unused_folder, make_folder_name
-from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, flatten_options, read_record
+from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, RunRecord, flatten_options
 from avatar_bench.sources.dataset_kinds import open_dataset
 
 if TYPE_CHECKING:
@@ -33,66 +34,70 @@ CONFIG, LOCK = "config.yaml", "run.lock"
 IGNORED_OPTIONS = ("out", "lang", "callbacks.progress", "callbacks.save_minutes", "data.workers", "data.cache_gb")
 
 
-def choose_run_folder(settings: TrainConfig | PretrainConfig, root: Path, sweeps: str | None, kind: str) -> Path:
-    """Return the folder of a new job: below `sweeps` for a job of a sweep, else `out`, else one below `root`.
+def choose_run_folder(settings: TrainConfig | PretrainConfig, command: str) -> Path:
+    """Return the folder of a new job: for one of a sweep, below that of the sweep; else `out`, or a new one.
 
-    The last is named by the experiment or the model, by `kind`, the mode or the method, and by the time.
+    The last is named by the experiment or the model, by the mode or the method, and by the time.
     """
-    hydra = HydraConfig.get()
+    hydra, root = HydraConfig.get(), Path("runs" if command == "train" else "pretrained")
     if hydra.mode == RunMode.MULTIRUN:
         own = [word for word in hydra.overrides.task if not word.startswith("~mode")]  # that of pretrain
+        sweeps = hydra.sweep.dir if command == "train" else settings.out
         return Path(sweeps or root) / name_job(own, hydra.job.config.override_dirname.exclude_keys)
     if settings.out:
         return Path(settings.out)
-    name = make_folder_name(f"{describe_job(settings)['name']}-{kind}")
+    record = _describe_job(settings, command)
+    name = make_folder_name(f"{record.name}-{record.mode or record.method}")
     return find_unused_folder(root / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
-def describe_job(settings: TrainConfig | PretrainConfig) -> dict[str, Any]:
-    """Return the first record of a job; its name is that of the experiment, else of the model."""
-    choices = HydraConfig.get().runtime.choices
-    model = choices.get("model") or "timm"
-    name = choices.get("experiment") or (model if model != "timm" else settings.model.backbone)
-    git = _read_git_commit()
-    return {"status": "running", "name": str(name), "model": model, "seed": settings.seed, "git": git}
+def create_record(folder: Path, cfg: DictConfig, settings: Any, command: str) -> RunRecord:
+    """Return the first record of a new job, or the record of an earlier one in the same folder.
 
-
-def is_free(folder: Path) -> bool:
-    """Return whether a folder has no run, or one that ended before its first checkpoint."""
-    if not (folder / RECORD).is_file():
-        return True
-    return read_record(folder).get("status") in UNFINISHED_STATUSES and not any((folder / "checkpoints").glob("*.ckpt"))
-
-
-def refuse_taken(folder: Path, command: str) -> NoReturn:
-    """Raise ConfigError for a folder whose run would be overwritten."""
-    earlier = read_record(folder)
-    raise ConfigError(
-        f"out: {folder} already contains a run with status {earlier.get('status', 'unknown')}.",
-        f"Choose another out=DIR, or resume that run: avatar-bench {earlier.get('command', command)} resume={folder}",
-    )
-
-
-def create_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[str, Any]:
-    """Return the first record of a new run, or the record of an earlier run in the same folder.
-
-    For a job of a sweep whose folder has the same configuration: a finished run is kept, an interrupted or killed one
-    is resumed (`settings.resume` is set), a failed or diverged one starts again. Raises ConfigError if the folder has
-    another run, GuardError if a finished run was trained on other images.
+    For a training of a sweep whose folder has the same configuration: a finished run is kept, an interrupted or killed
+    one is resumed (`settings.resume` is set), a failed or diverged one starts again. Raises ConfigError if the folder
+    has another run, GuardError if a finished run was trained on other images.
     """
-    choices, sweeping = HydraConfig.get().runtime.choices, HydraConfig.get().mode == RunMode.MULTIRUN
-    record = describe_job(settings) | {"mode": settings.mode.name, "sweep_job": sweeping}
-    record |= {name: choices.get(name) for name in ("experiment", "sweep")}
-    if is_free(folder):
+    record = _describe_job(settings, command)
+    if not (folder / RECORD).is_file():
         return record
-    if not sweeping:
-        refuse_taken(folder, "train")
+    earlier = RunRecord.read(folder)
+    if earlier.status in UNFINISHED_STATUSES and not any((folder / "checkpoints").glob("*.ckpt")):
+        return record
+    if not record.sweep_job:
+        raise ConfigError(
+            f"out: {folder} already contains a run with status {earlier.status or 'unknown'}.",
+            f"Choose another out=DIR, or resume that run: avatar-bench {earlier.command or command} resume={folder}",
+        )
     _refuse_other_options(folder, cfg, type(settings))
-    earlier = read_record(folder)
-    if earlier.get("status") == "finished":
-        _refuse_other_images(folder, earlier, settings)
-        return earlier
-    return _resume_job(folder, earlier, settings) or record
+    if earlier.status != "finished":
+        return _resume_job(folder, earlier, settings) or record
+    if earlier.data.get("fingerprint") not in (None, open_dataset(settings.data).fingerprint):
+        raise GuardError(  # its metrics would not be comparable with the others'
+            f"{folder} was trained on other images than data={settings.data.kind} now contains.",
+            "Restore them, or train all jobs on the new images in another folder: out=DIR",
+        )
+    return earlier
+
+
+def _describe_job(settings: Any, command: str) -> RunRecord:
+    """Return the first record of a job; its name is that of the experiment, else of the model."""
+    hydra = HydraConfig.get()
+    choices = hydra.runtime.choices
+    model, experiment = choices.get("model") or "timm", choices.get("experiment")
+    record = RunRecord(
+        status="running",
+        name=str(experiment or (model if model != "timm" else settings.model.backbone)),
+        model=model,
+        experiment=experiment,
+        sweep=choices.get("sweep"),
+        seed=settings.seed,
+        allow=sorted(settings.allow),
+        git=_read_git_commit(),
+    )
+    if command == "train":
+        return replace(record, mode=settings.mode.name, sweep_job=hydra.mode == RunMode.MULTIRUN)
+    return replace(record, command=command, method=settings.method.name)
 
 
 @contextmanager
@@ -134,9 +139,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
 def _name_owner(folder: Path) -> str:
     """Return a description of the process that last wrote a run's record."""
     try:
-        owner = read_record(folder)["process"]
+        owner = RunRecord.read(folder).process
         return f"process {owner['pid']} on {owner['host']}"
-    except (CheckpointError, KeyError, TypeError):
+    except (CheckpointError, KeyError):
         return "another process"
 
 
@@ -161,23 +166,13 @@ def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> 
         )
 
 
-def _refuse_other_images(folder: Path, earlier: Mapping[str, Any], settings: TrainConfig) -> None:
-    """Raise GuardError if the images have changed since a run: its metrics would not be comparable with the others'."""
-    trained_on = (earlier.get("data") or {}).get("fingerprint")
-    if trained_on not in (None, open_dataset(settings.data).fingerprint):
-        raise GuardError(
-            f"{folder} was trained on other images than data={settings.data.kind} now contains.",
-            "Restore them, or train all jobs on the new images in another folder: out=DIR",
-        )
-
-
-def _resume_job(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict[str, Any] | None:
+def _resume_job(folder: Path, earlier: RunRecord, settings: TrainConfig) -> RunRecord | None:
     """Set `settings.resume` and return the record if the job can be resumed; else clear its folder and return None."""
     from avatar_bench.models import checkpoint  # imports torch, which this job needs now
 
     names = (checkpoint.LAST_CHECKPOINT, checkpoint.PREVIOUS_CHECKPOINT)
     intact = any(checkpoint.is_intact(folder / "checkpoints" / name) for name in names)
-    if earlier.get("status") in ("running", "interrupted") and intact and earlier.get("stages"):
+    if earlier.status in ("running", "interrupted") and intact and earlier.stages:
         settings.resume = str(folder)
         print_line(f"{folder}: resuming from its last checkpoint.", file=sys.stderr)
         return earlier

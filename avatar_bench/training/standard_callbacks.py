@@ -1,27 +1,23 @@
-"""Lightning callbacks that every training has: metrics file, progress bar and checkpoints."""
+"""Lightning callbacks that every training has: metrics file and progress bar."""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from tqdm import tqdm
 
-from avatar_bench.console.signals import StopRequest
 from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.models.checkpoint import BEST_CHECKPOINT
 from avatar_bench.models.model_card import Card
-from avatar_bench.training.checkpoint_progress import PROGRESS_KEY
+from avatar_bench.runs.record import METRIC
 
-MONITOR = "val/macro_f1"
-LOGGED_METRICS = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", MONITOR)
+LOGGED_METRICS = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", METRIC)
 TRAINING_COLUMNS = ("epoch", "stage", *LOGGED_METRICS, "lr")
 
 
@@ -84,74 +80,3 @@ class BatchProgressBar(Callback):
         if self.bar is not None:
             self.bar.close()
         self.bar = None
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """Checkpoint with the best val macro-F1, in a run folder that may have moved since training started."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder,
-            Path(BEST_CHECKPOINT).stem,
-            monitor=MONITOR,
-            mode="max",
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-        )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score and point its path at best.ckpt in the current folder."""
-        file = str(Path(str(self.dirpath)) / BEST_CHECKPOINT)
-        here: dict[str, Any] = {"dirpath": self.dirpath}
-        for score in state_dict["best_k_models"].values():
-            here |= {"best_k_models": {file: score}, "best_model_path": file, "kth_best_model_path": file}
-        super().load_state_dict({**state_dict, **here})
-
-
-class LastCheckpoint(Checkpoint):
-    """Writer of last.ckpt: after each epoch, every `minutes` of training within one, and when training is stopped.
-
-    Within an epoch only complete optimizer steps are saved. The last step is never saved, because Lightning does not
-    resume from it correctly; the step before it is saved sooner, so that a stop during validation loses little work.
-    `fresh` marks the start of a further stage, which is saved before that stage overwrites best.ckpt.
-    """
-
-    def __init__(self, file: Path, minutes: float, stop: StopRequest, fresh: bool) -> None:
-        self.file, self.seconds, self.stop, self.fresh = file, minutes * 60, stop, fresh
-        self.saved = time.monotonic()
-        self.batches = 0  # of this epoch, already in the weights
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save a checkpoint at the start of a further stage."""
-        if self.fresh:
-            trainer.save_checkpoint(self.file)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save the step if it is due, and stop if a signal has asked for it."""
-        self.batches = batch_idx + 1
-        left = int(trainer.num_training_batches) - self.batches
-        if left == 0 or self.batches % trainer.accumulate_grad_batches:
-            return
-        waited = (time.monotonic() - self.saved) * (10 if left <= trainer.accumulate_grad_batches else 1)
-        if trainer.strategy.broadcast(self.stop.asked is not None or waited >= self.seconds):
-            trainer.save_checkpoint(self.file)
-            self.saved = time.monotonic()
-        if self.stop.asked is not None:
-            self.stop.end()
-
-    def on_validation_batch_start(self, *args: Any, **options: Any) -> None:
-        """Stop if a signal has asked for it; a resumed run repeats validation from the last saved step."""
-        if self.stop.asked is not None:
-            self.stop.end()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the epoch, and stop if a signal has asked for it."""
-        self.batches = 0
-        trainer.save_checkpoint(self.file)
-        self.saved = time.monotonic()
-        if self.stop.asked is not None:
-            self.stop.end()
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Store in the checkpoint the batches done in its epoch and whether its stage was stopped early."""
-        checkpoint[PROGRESS_KEY] = {"batches": self.batches, "stopped": bool(trainer.should_stop)}

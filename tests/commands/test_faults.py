@@ -22,7 +22,7 @@ from torch.multiprocessing.reductions import rebuild_storage_fd
 from avatar_bench.cli.app import main
 from avatar_bench.config.error_messages import format_error
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
-from avatar_bench.training import job
+from avatar_bench.training import classifier_job
 from avatar_bench.training.module import Learner
 
 pytestmark = pytest.mark.slow
@@ -291,7 +291,7 @@ def test_a_disk_too_small_is_found_before_the_work(small: list[str], small_disk:
 def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_goes_on(
     small: list[str], small_disk: Path, fork: Fork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "_check_disk_space", lambda *given: None)  # in the way on so small a disk
+    monkeypatch.setattr(classifier_job, "check_disk_space", lambda *given: None)  # in the way on so small a disk
     run, filling = small_disk / "run", small_disk / "filling"
     shutil.rmtree(run, ignore_errors=True)
     child = fork(*words(small, run, "epochs=200", "data.limit=96", "callbacks.save_minutes=0"))

@@ -359,7 +359,8 @@ def test_a_running_record_of_a_job_that_was_killed_is_marked(tmp_path: Path) -> 
         (tmp_path / name / "run.json").write_text(json.dumps({"status": status}), encoding="utf-8")
     assert sweep.finish() == 3  # the launcher died before it told of any
     assert jobs(tmp_path) == {"seed1": ("interrupted", "its process was killed"), "seed2": ("finished", "")}
-    assert record(tmp_path / "seed1") == {"status": "interrupted", "error": "its process was killed"}
+    ended = {"status": "interrupted", "error": "its process was killed"}
+    assert ended.items() <= record(tmp_path / "seed1").items()
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_a_classifier_that_learns_alone_sees_each_view_of_an_image_once_and_lear
 def test_what_acts_on_each_image_anew_is_not_left_out_of_frozen_training(
     word: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avatar_bench.training.job.embed", lambda *_: pytest.fail("images were seen once"))
+    monkeypatch.setattr("avatar_bench.training.classifier_job.embed", lambda *_: pytest.fail("images were seen once"))
     train(tmp_path / "run", "mode=frozen", word)
 
 

@@ -18,7 +18,7 @@ from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.checkpoint import hash_weights, read_checkpoint, verify_checkpoint
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
-from avatar_bench.training.stage_trainer import AtomicCheckpointIO
+from avatar_bench.training.checkpoints import AtomicCheckpointIO
 
 
 def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order() -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from avatar_bench.runs.labels import label_runs
-from avatar_bench.runs.record import write_record
+from avatar_bench.runs.record import RunRecord
 
 Make = Callable[..., Path]
 
@@ -20,7 +20,7 @@ def make(tmp_path: Path) -> Make:
     def build(folder: str, record: dict[str, Any], **config: Any) -> Path:
         place = tmp_path / folder
         place.mkdir(parents=True)
-        write_record(place, {"status": "finished", "mode": "frozen", **record})
+        RunRecord(**{"status": "finished", "mode": "frozen", **record}).write(place)
         given = {"seed": record.get("seed", 0), "out": folder, "lr": 1e-3} | config
         (place / "config.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
         return place

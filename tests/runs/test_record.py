@@ -15,7 +15,7 @@ import pytest
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError
 from avatar_bench.runs import record as records
-from avatar_bench.runs.record import find_runs, format_table, read_record, read_records
+from avatar_bench.runs.record import SCHEMA, RunRecord, find_runs, format_table, read_record, read_records
 
 
 def write(folder: Path, text: str) -> None:
@@ -76,6 +76,34 @@ def test_a_record_that_no_run_of_ours_writes_is_refused(text: str, tmp_path: Pat
         read_record(tmp_path)
     assert len(caught.value.lines) <= 3
     assert [record.macro_f1 for record in read_records(tmp_path)] == ["-"]
+
+
+def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    record = RunRecord(status="running", name="имя", metrics={"val/loss": 0.5}, seed=0, stages=[])
+    record.write(tmp_path)
+    with pytest.raises(ValueError, match="JSON"):
+        RunRecord(metrics={"val/loss": float("nan")}).write(tmp_path)
+    assert RunRecord.read(tmp_path) == record
+    unknown = dict.fromkeys(("git", "experiment", "sweep", "error"))
+    stated = {"status": "running", "name": "имя", "metrics": {"val/loss": 0.5}, "seed": 0, "stages": []}
+    assert read_record(tmp_path) == {"schema": SCHEMA, **stated, **unknown}
+
+
+def test_a_record_without_a_schema_is_read_and_written_with_one(tmp_path: Path) -> None:
+    write(tmp_path / "run", '{"status": "interrupted", "seed": 3, "metrics": null, "dropped": 1, "train_seconds": 2}')
+    record = RunRecord.read(tmp_path / "run")
+    assert (record.schema, record.status, record.seed, record.metrics) == (None, "interrupted", 3, {})
+    with record.add_duration("train_seconds"):
+        pass
+    record.write(tmp_path / "run")
+    assert read_record(tmp_path / "run")["schema"] == SCHEMA
+    assert RunRecord.read(tmp_path / "run").train_seconds == 2
+
+
+def test_a_record_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "run", json.dumps({"status": "finished", "schema": SCHEMA + 1}))
+    with pytest.raises(CheckpointError, match="newer version"):
+        RunRecord.read(tmp_path / "run")
 
 
 def test_a_record_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

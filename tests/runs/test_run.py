@@ -23,7 +23,7 @@ from avatar_bench.data.duplicates import Match
 from avatar_bench.data.leakage import find_shared_images
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.models.model_card import Card
-from avatar_bench.runs.record import find_newest_run, find_runs, read_record, write_record
+from avatar_bench.runs.record import RunRecord, find_newest_run, find_runs
 from avatar_bench.runs.run import Run
 
 
@@ -302,7 +302,7 @@ def test_a_run_without_a_checkpoint_says_its_status(run_copy: Path) -> None:
 def test_runs_are_found_at_any_depth_the_newest_last(tmp_path: Path, tiny_run: Path) -> None:
     for name, started in (("a/b/new", "2026-02"), ("c/old", "2026-01"), ("bare", "2026-03")):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
-        write_record(tmp_path / name, {"started": started})
+        RunRecord(started=started).write(tmp_path / name)
         if name != "bare":
             shutil.copy(best(tiny_run), best(tmp_path / name))
     assert [run.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)] == ["c/old", "a/b/new", "bare"]
@@ -312,17 +312,10 @@ def test_runs_are_found_at_any_depth_the_newest_last(tmp_path: Path, tiny_run: P
         find_newest_run(tmp_path / "bare")
 
 
-def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_record(tmp_path, {"status": "running", "имя": "x"})
-    with pytest.raises(ValueError, match="JSON"):
-        write_record(tmp_path, {"loss": float("nan")})
-    assert read_record(tmp_path) == {"status": "running", "имя": "x"}
-
-
 def test_images_that_are_gone_are_named(run_copy: Path, images: Path, tmp_path: Path) -> None:
-    record = read_record(run_copy)
-    record["data"]["root"] = str(tmp_path / "gone")
-    write_record(run_copy, record)
+    record = RunRecord.read(run_copy)
+    record.data["root"] = str(tmp_path / "gone")
+    record.write(run_copy)
     run = Run.open(run_copy)
     with pytest.raises(DataError, match="gone"):
         run.predictions(run.dataset("test"))

@@ -57,6 +57,36 @@ def test_a_run_is_trained_with_an_optimizer_schedule_logger_and_callback_of_user
     assert capsys.readouterr().err.count("\nlr ") == 1
 
 
+SINK = '''"""A rate that falls after each epoch but the first."""
+
+from dataclasses import dataclass
+
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+
+@dataclass
+class Sink:
+    """ReduceLROnPlateau for which no loss is an improvement."""
+
+    def build(self, optimizer, steps, epochs):
+        return ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1e9, threshold_mode="abs")
+'''
+
+
+def test_pretrain_steps_a_plateau_of_a_user_and_calls_a_callback_of_a_user(
+    my: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (my / "schedule" / "sink.py").write_text(SINK, encoding="utf-8")
+    kept = [word for word in small if not word.startswith(("epochs", "lr", "data.blind", "data.augment"))]
+    words = ["optimizer.schedule.name=sink", "callbacks.others={rate: {every: 2}}", "epochs=3", "lr=1e-3"]
+    assert main(["pretrain", "-cd", str(my), *kept, *words, f"out={tmp_path / 'run'}"]) == 0
+    assert pd.read_csv(tmp_path / "run" / "metrics.csv")["lr"].tolist()[-3:] == [1e-3, 1e-3, 5e-4]
+    assert capsys.readouterr().err.count("\nlr ") == 2
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["lr_schedulers"][0]["last_epoch"] == 3  # a resumed pretraining does not miss a step
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 2.5e-4
+
+
 def test_sam_takes_the_optimizer_of_a_user_as_its_base(my: Path, train: Train, tmp_path: Path) -> None:
     words = ["optimizer=sam", "optimizer.base=lion", "optimizer.options={beta: 0.7}", "trainer.limit_batches=2"]
     run = train(tmp_path / "run", "-cd", str(my), *words)
@@ -93,11 +123,11 @@ def test_resuming_asks_for_the_folder_of_the_entry(
             "return (lambda *given, **named: {})",
             "lion.py: build() must return Optimizer, not dict",
         ),
-        ("optimizer/lion.py", "beta,", "gamma,", "lion.py: build() raised AttributeError"),
+        ("optimizer/lion.py", "beta,", "gamma,", "lion.py failed: AttributeError"),
         ("optimizer/lion.py", "def build", "def make", "lion.py: SignMomentum has no method build()"),
-        ("optimizer/lion.py", ", fused: bool", "", "lion.py: build() raised TypeError"),
+        ("optimizer/lion.py", ", fused: bool", "", "lion.py failed: TypeError"),
         ("optimizer/lion.py", "class SignMomentum", "class _SignMomentum", "must define one public dataclass, not 0"),
-        ("schedule/stairs.py", "return StepLR", "return list", "stairs.py: build() raised TypeError"),
+        ("schedule/stairs.py", "return StepLR", "return list", "stairs.py failed: TypeError"),
         ("logger/lines.py", "return LinesLogger", "return (lambda *given: 1)", "Logger | None, not int"),
     ],
 )
@@ -118,12 +148,21 @@ def test_a_broken_entry_is_one_error_that_names_its_file(
     [
         (["optimizer=lio"], "did you mean lion?"),
         (["optimizer.name=lio"], "optimizer.name=lio: there is no optimizer named 'lio'; did you mean lion?"),
-        (["optimizer=lion", "optimizer.options.beta=2"], "beta=2: expected 0 to 1"),
-        (["optimizer=lion", "optimizer.options.bta=2"], "did you mean beta?"),
+        (["optimizer=lion", "optimizer.options.beta=2"], "optimizer.options.beta=2: expected 0 to 1"),
+        (["optimizer=sam", "optimizer.base=lion", "optimizer.options.beta=2"], "optimizer.options.beta=2: expected"),
+        (
+            ["optimizer.schedule.name=stairs", "optimizer.schedule.options.factor=2"],
+            "optimizer.schedule.options.factor=2:",
+        ),
+        (["logger=lines", "logger.options.fle=x"], "logger.options.fle: there is no such option; did you mean file?"),
+        (
+            ["optimizer=lion", "optimizer.options.bta=2"],
+            "optimizer.options.bta: there is no such option; did you mean beta?",
+        ),
         (["optimizer.schedule.name=stair"], "did you mean stairs?"),
         (["logger=line"], "did you mean lines?"),
         (["callbacks.others.rat=null"], "did you mean rate?"),
-        (["callbacks.others.rate.every=0"], "every=0: expected 1 or more"),
+        (["callbacks.others.rate.every=0"], "callbacks.others.rate.every=0: expected 1 or more"),
     ],
 )
 def test_an_unknown_entry_or_option_is_refused_with_the_nearest(

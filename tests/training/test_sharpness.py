@@ -20,11 +20,10 @@ from torchvision.transforms.v2 import MixUp
 from avatar_bench.errors import DivergedError
 from avatar_bench.models.stages import Stage
 from avatar_bench.training.module import Learner
-from avatar_bench.training.optimization import TrainingOptions
+from avatar_bench.training.optimization import TrainingOptions, freeze_statistics, perturb_weights
 from avatar_bench.training.optimizers.adamw import AdamW
 from avatar_bench.training.optimizers.sam import SAM
 from avatar_bench.training.optimizers.sgd import SGD
-from avatar_bench.training.sharpness import freeze_statistics, perturb_weights
 from tests.models.small import CARD, images, normalised
 
 CURVATURE, START = np.array([1.0, 10.0, 0.5]), np.array([0.4, -0.3, 2.0])

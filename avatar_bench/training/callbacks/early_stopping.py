@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pytorch_lightning import callbacks
 
 from avatar_bench.config.options import Options, option
-from avatar_bench.training.standard_callbacks import MONITOR
+from avatar_bench.runs.record import METRIC
 
 
 @dataclass(kw_only=True)
@@ -18,4 +18,4 @@ class EarlyStopping(Options):
 
     def build(self) -> callbacks.Callback:
         """Build the callback of one stage."""
-        return callbacks.EarlyStopping(MONITOR, mode="max", patience=self.patience, check_finite=False)
+        return callbacks.EarlyStopping(METRIC, mode="max", patience=self.patience, check_finite=False)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class SAM(Options):
-    """Options of sharpness-aware minimisation; `base` updates the weights, see training/sharpness.py for the passes."""
+    """Options of sharpness-aware minimisation (training/optimization.py); `base` updates the weights."""
 
     rho: float = option(
         help="radius of the weight perturbation; about ten times as large if adaptive",

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from avatar_bench.data.transforms import Preprocessing
@@ -61,10 +62,7 @@ class Pretrainer(TrainableModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss: Tensor = self.method([self._normalise(view) for view in batch["views"]])
-        if not torch.isfinite(loss):
-            error = self.make_divergence_error("The loss is")
-            error.rows = batch["row"].tolist()
-            raise error
+        self.refuse_divergence(loss, batch, "train")
         count = len(batch["row"])
         self.train_loss.update(loss.detach(), count)
         self.log("train/loss_step", loss, batch_size=count)
@@ -81,6 +79,11 @@ class Pretrainer(TrainableModule):
         heads = [weight for weight in self.parameters() if weight.requires_grad and weight not in inside]
         groups = build_parameter_groups(student, self.options, self.lr) + build_head_groups(heads, self.options)
         return self.build_optimizer(groups, self.lr, self.epochs)
+
+    def on_train_epoch_end(self) -> None:
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, ReduceLROnPlateau):  # there is no loss on val
+            schedule.step(self.trainer.callback_metrics["train/loss_epoch"])  # type: ignore[arg-type]
 
     def _normalise(self, images: Tensor) -> Tensor:
         return images.to(self.mean.dtype, copy=True).div_(255).sub_(self.mean).div_(self.std)

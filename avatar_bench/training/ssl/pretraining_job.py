@@ -1,16 +1,16 @@
-"""Self-supervised pretraining of one backbone: its training, its record and its folder."""
+"""Self-supervised pretraining of one backbone."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import pytorch_lightning as pl
 
 from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.data.cache import open_image_cache
 from avatar_bench.data.dataset import Dataset, write_split
 from avatar_bench.data.transforms import Preprocessing, RandomViews
 from avatar_bench.errors import GuardError
@@ -21,10 +21,10 @@ from avatar_bench.i18n import use_language
 from avatar_bench.metrics.plots import draw_pretraining_curves
 from avatar_bench.models.backbones import create_backbone, resolve_options
 from avatar_bench.models.pretrained_backbone import IMAGES_FILE, PretrainedWeights, Pretraining, write_backbone
-from avatar_bench.runs.record import write_record
-from avatar_bench.runs.run import set_threads
+from avatar_bench.runs.record import RunRecord
+from avatar_bench.training import environment
 from avatar_bench.training.builders import load_optimization
-from avatar_bench.training.checkpoint_progress import find_newest_checkpoint
+from avatar_bench.training.checkpoints import find_newest_checkpoint
 from avatar_bench.training.initial_weights import (
     build_preprocessing,
     describe_weights,
@@ -32,113 +32,139 @@ from avatar_bench.training.initial_weights import (
     refuse_labelled_pretraining,
     resolve_weights,
 )
-from avatar_bench.training.job import (
-    choose_precision,
-    end_loaders,
-    open_image_cache,
-    read_versions,
-    report_device,
-    resolve_batch_size,
-    to_plain_values,
-)
 from avatar_bench.training.optimization import TrainingOptions
-from avatar_bench.training.recording import record_duration
 from avatar_bench.training.ssl.methods import MethodOptions, choose_shape_options, compute_local_size, create_method
 from avatar_bench.training.ssl.multi_view_data import MultiViewDataModule
 from avatar_bench.training.ssl.pretrainer import KNN_ACCURACY, PROBE_COLUMNS, KnnProbe, Pretrainer, PretrainingHistory
-from avatar_bench.training.stage_trainer import build_logger, run_trainer
+from avatar_bench.training.trainer import build_logger, end_loaders, run_trainer
 
 if TYPE_CHECKING:
     from avatar_bench.config.schema import PretrainConfig
 
 
-def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: Dataset, learning: Dataset) -> str:
-    """Pretrain on `learning`, a subset of `sides`, and complete the folder and the record; return the final message."""
-    pl.seed_everything(settings.seed, verbose=False)
-    set_threads(settings.trainer.threads)
-    weights = resolve_weights(settings.model.weights)
-    _record_initial_weights(settings, record, sides, weights)
-    own_images = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))
-    all_images = list_pretraining_images(sides, own_images, weights)
-    if len(all_images) > len(own_images):
-        record["images"]["earlier"] = len(all_images) - len(own_images)
-    write_split(all_images, folder / IMAGES_FILE)
-    images_sha256 = sha256_of_file(folder / IMAGES_FILE)
-    if record.setdefault("images_sha256", images_sha256) != images_sha256:
-        raise GuardError(
-            f"resume={folder}: the images or their split have changed since the pretraining was started.",
-            "Restore them, or start a new pretraining.",
+class PretrainingJob:
+    """Pretraining on `learning`, a subset of `sides`, all images with their splits."""
+
+    def __init__(self, settings: PretrainConfig, folder: Path, record: RunRecord, sides: Dataset, learning: Dataset):
+        self.settings, self.folder, self.record, self.sides, self.learning = settings, folder, record, sides, learning
+        self.images = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))  # as the list says
+
+    def build(self) -> None:
+        """Build the method, its views and the probe, and describe the pretraining in the record."""
+        settings, record, sides, folder = self.settings, self.record, self.sides, self.folder
+        environment.seed_training(settings)
+        weights = resolve_weights(settings.model.weights)
+        file, init = Path(settings.model.weights), describe_weights(weights)
+        record.init = record.init or init
+        if record.init.get("sha256") != init.get("sha256"):
+            raise GuardError(
+                f"model.weights={file}: the weights have changed since the pretraining was started.",
+                "Restore them, or start a new pretraining.",
+            )
+        same = "the same data= and data.split= options as that run had"
+        refuse_labelled_pretraining(sides, init, file, "pretraining" in settings.allow, same)
+        all_images = list_pretraining_images(sides, self.images, weights)
+        if len(all_images) > len(self.images):
+            record.images["earlier"] = len(all_images) - len(self.images)
+        write_split(all_images, folder / IMAGES_FILE)
+        images_sha256 = sha256_of_file(folder / IMAGES_FILE)
+        if record.images_sha256 not in (None, images_sha256):
+            raise GuardError(
+                f"resume={folder}: the images or their split have changed since the pretraining was started.",
+                "Restore them, or start a new pretraining.",
+            )
+        record.images_sha256 = images_sha256
+        self.module, self.preprocessing = self._build_module(weights)
+        del weights  # the network has its own copy
+        how, size = settings.method, self.preprocessing.size
+        large, small = 1 if how.name == "mae" else 2, how.local_views or 0
+        chances = {name: getattr(how, name) for name in ("flip", "jitter", "grey", "blur")}
+        hashes = [self.images.frame["sha256"], _select_labelled(sides, ("val", "calibration")).frame["sha256"]]
+        self.data = MultiViewDataModule(
+            self.images,
+            RandomViews(size, how.crop_scale, large, small, compute_local_size(size), **chances),
+            self.preprocessing,
+            seed=settings.seed,
+            batch_size=environment.resolve_batch_size(settings),
+            workers=settings.data.workers,
+            cache=open_image_cache(pd.concat(hashes), self.preprocessing, settings.data.cache_gb),
         )
-    module, preprocessing = _build(settings, record, weights)
-    del weights  # the network has its own copy
-    data = _build_data(settings, preprocessing, sides, learning)
-    probe = _build_probe(settings, data, sides, learning)
-    record |= {
-        "versions": read_versions(),
-        "device": report_device(settings),
-        "data": {"kind": settings.data.kind, "root": str(learning.root.absolute()), "fingerprint": sides.fingerprint},
-    }
-    write_record(folder, record)
-    resume, at = find_newest_checkpoint(folder / "checkpoints", staged=False) if settings.resume else (None, None)
-    data.position = (at.epochs, at.batches) if at else (0, 0)
-    logger = build_logger(folder, to_plain_values(settings))
-    history = PretrainingHistory(folder, probe, settings.callbacks.progress)
-    with end_loaders(own_images), record_duration(record, "train_seconds"):
-        run_trainer(module, module.method, data, folder, settings, module.epochs, [history], logger, resume)
-    return _complete_folder(settings, folder, record, module, preprocessing)
+        self.probe = _build_probe(settings, self.data, sides, self.learning)
+        environment.describe_environment(settings, record)
+        place = {"root": str(self.images.root.absolute()), "fingerprint": sides.fingerprint}
+        record.data = {"kind": settings.data.kind, **place}
 
+    def fit(self) -> None:
+        """Train the backbone in one stage; write checkpoints/last.ckpt and metrics.csv."""
+        settings, folder, module = self.settings, self.folder, self.module
+        newest = find_newest_checkpoint(folder / "checkpoints", staged=False) if settings.resume else (None, None)
+        resume, at = newest
+        self.data.position = (at.epochs, at.batches) if at else (0, 0)
+        logger = build_logger(folder, settings)
+        history = PretrainingHistory(folder, self.probe, settings.callbacks.progress)
+        with end_loaders(self.images), self.record.add_duration("train_seconds"):
+            run_trainer(module, module.method, self.data, folder, settings, module.epochs, [history], logger, resume)
 
-def _record_initial_weights(
-    settings: PretrainConfig, record: dict[str, Any], sides: Dataset, weights: str | PretrainedWeights
-) -> None:
-    """Record the origin of the initial weights; raise GuardError if they have changed or used labels of other data."""
-    file = Path(settings.model.weights)
-    init = describe_weights(weights)
-    if record.setdefault("init", init).get("sha256") != init.get("sha256"):
-        raise GuardError(
-            f"model.weights={file}: the weights have changed since the pretraining was started.",
-            "Restore them, or start a new pretraining.",
+    def finish(self) -> str:
+        """Write the backbone with its card and the curves, complete the record, and return a summary."""
+        settings, record, folder = self.settings, self.record, self.folder
+        card = Pretraining(
+            backbone=settings.model.backbone,
+            method=settings.method.name,
+            preprocessing=self.preprocessing.to_dict(),
+            options=dict(settings.model.options),
+            weights=settings.model.weights,
+            epochs=self.module.epochs,
+            seed=settings.seed,
+            split_fingerprint=record.split["fingerprint"],
+            data_fingerprint=record.data["fingerprint"],
+            root=record.data["root"],
+            images=record.images["learned_from"] + record.images.get("earlier", 0),
+            images_sha256=record.images_sha256 or "",
+            ancestors=record.init.get("ancestors", []),
+            versions=record.versions,
         )
-    same = "the same data= and data.split= options as that run had"
-    refuse_labelled_pretraining(sides, init, file, "pretraining" in settings.allow, same)
+        write_backbone(self.module.method.backbone, card, folder / BACKBONE_FILE)
+        history = pd.read_csv(folder / "metrics.csv")
+        with use_language(settings.lang), atomic_write(folder / "curves.png") as part:
+            draw_pretraining_curves(history).savefig(part, format="png")
+        probed = history[history[KNN_ACCURACY].notna()]
+        last = history.iloc[-1]
+        record.weights_sha256 = sha256_of_file(folder / BACKBONE_FILE)
+        record.metrics = {"train/loss": float(last["train/loss"])}
+        budget = f"{format_count(record.images['learned_from'], 'image')}, {format_count(card.epochs, 'epoch')}"
+        summary = f"{folder / BACKBONE_FILE}: {budget}, loss {last['train/loss']:.4f}"
+        if len(probed):
+            first, final = probed.iloc[0], probed.iloc[-1]
+            record.metrics |= {name: float(final[name]) for name in PROBE_COLUMNS}
+            record.before = {name: float(first[name]) for name in PROBE_COLUMNS}
+            before, after = _format_accuracy(first), _format_accuracy(final)
+            summary += f"; k-NN accuracy {after}, before training {before} (n = {final['probe/n']:.0f})"
+        model = f"{record.model}" + f" model.backbone={card.backbone}" * (record.model == "timm")
+        shape = ", ".join(f"{name}: {value}" for name, value in settings.model.options.items())
+        model += f" 'model.options={{{shape}}}'" * bool(shape)
+        labelled = " and labelled images only" * ("unlabelled" in record.images)
+        return (
+            f"{summary}; next, with the same data= options{labelled}: "
+            f"avatar-bench train model={model} model.weights={folder / BACKBONE_FILE}"
+        )
 
-
-def _build(
-    settings: PretrainConfig, record: dict[str, Any], weights: str | PretrainedWeights
-) -> tuple[Pretrainer, Preprocessing]:
-    model, data = settings.model, settings.data
-    given = asdict(settings.method)
-    known = {item.name for item in fields(MethodOptions)}
-    options = MethodOptions(**{name: value for name, value in given.items() if name in known and value is not None})
-    shape = dict(model.options) | choose_shape_options(options, model.backbone)
-    shape = resolve_options(model.backbone, shape, data.image_size or 224)
-    net = create_backbone(model.backbone, 0, weights, model.package, shape)
-    preprocessing = build_preprocessing(net, data, weights.card if isinstance(weights, PretrainedWeights) else None)
-    choose_precision(settings, net, preprocessing.size, record)
-    method = create_method(net, preprocessing.size, options, pretrained=weights != "none")
-    training = TrainingOptions(seed=settings.seed, **load_optimization(asdict(settings.optimizer)))
-    epochs = min(settings.epochs, settings.trainer.max_epochs or sys.maxsize)
-    rate = settings.lr or settings.method.lr
-    return Pretrainer(method, preprocessing, training, rate, epochs), preprocessing
-
-
-def _build_data(
-    settings: PretrainConfig, preprocessing: Preprocessing, sides: Dataset, learning: Dataset
-) -> MultiViewDataModule:
-    how, size = settings.method, preprocessing.size
-    large, small = 1 if how.name == "mae" else 2, how.local_views or 0
-    chances = {name: getattr(how, name) for name in ("flip", "jitter", "grey", "blur")}
-    views = RandomViews(size, how.crop_scale, large, small, compute_local_size(size), **chances)
-    hashes = pd.concat([learning.frame["sha256"], _select_labelled(sides, ("val", "calibration")).frame["sha256"]])
-    return MultiViewDataModule(
-        learning,
-        views,
-        preprocessing,
-        seed=settings.seed,
-        batch_size=resolve_batch_size(settings),
-        workers=settings.data.workers,
-        cache=open_image_cache(hashes, preprocessing, settings.data.cache_gb),
-    )
+    def _build_module(self, weights: str | PretrainedWeights) -> tuple[Pretrainer, Preprocessing]:
+        settings = self.settings
+        model, data = settings.model, settings.data
+        given = asdict(settings.method)
+        known = {item.name for item in fields(MethodOptions)}
+        options = MethodOptions(**{name: value for name, value in given.items() if name in known and value is not None})
+        shape = dict(model.options) | choose_shape_options(options, model.backbone)
+        shape = resolve_options(model.backbone, shape, data.image_size or 224)
+        net = create_backbone(model.backbone, 0, weights, model.package, shape)
+        preprocessing = build_preprocessing(net, data, weights.card if isinstance(weights, PretrainedWeights) else None)
+        environment.choose_precision(settings, net, preprocessing.size, self.record)
+        method = create_method(net, preprocessing.size, options, pretrained=weights != "none")
+        training = TrainingOptions(seed=settings.seed, **load_optimization(asdict(settings.optimizer)))
+        epochs = min(settings.epochs, settings.trainer.max_epochs or sys.maxsize)
+        rate = settings.lr or settings.method.lr
+        return Pretrainer(method, preprocessing, training, rate, epochs), preprocessing
 
 
 def _build_probe(
@@ -163,52 +189,6 @@ def _build_probe(
 
 def _select_labelled(dataset: Dataset, splits: tuple[str, ...]) -> Dataset:
     return dataset.take(dataset.frame["split"].isin(splits) & (dataset.frame["label"] != ""))
-
-
-def _complete_folder(
-    settings: PretrainConfig, folder: Path, record: dict[str, Any], module: Pretrainer, preprocessing: Preprocessing
-) -> str:
-    """Write the backbone with its card and the curves, and complete the record; return the final message."""
-    card = Pretraining(
-        backbone=settings.model.backbone,
-        method=settings.method.name,
-        preprocessing=preprocessing.to_dict(),
-        options=dict(settings.model.options),
-        weights=settings.model.weights,
-        epochs=module.epochs,
-        seed=settings.seed,
-        split_fingerprint=record["split"]["fingerprint"],
-        data_fingerprint=record["data"]["fingerprint"],
-        root=record["data"]["root"],
-        images=record["images"]["learned_from"] + record["images"].get("earlier", 0),
-        images_sha256=record["images_sha256"],
-        ancestors=record["init"].get("ancestors", []),
-        versions=record["versions"],
-    )
-    write_backbone(module.method.backbone, card, folder / BACKBONE_FILE)
-    history = pd.read_csv(folder / "metrics.csv")
-    with use_language(settings.lang), atomic_write(folder / "curves.png") as part:
-        draw_pretraining_curves(history).savefig(part, format="png")
-    probed = history[history[KNN_ACCURACY].notna()]
-    last = history.iloc[-1]
-    record["weights_sha256"] = sha256_of_file(folder / BACKBONE_FILE)
-    record["metrics"] = {"train/loss": float(last["train/loss"])}
-    budget = f"{format_count(record['images']['learned_from'], 'image')}, {format_count(card.epochs, 'epoch')}"
-    summary = f"{folder / BACKBONE_FILE}: {budget}, loss {last['train/loss']:.4f}"
-    if len(probed):
-        first, final = probed.iloc[0], probed.iloc[-1]
-        record["metrics"] |= {name: float(final[name]) for name in PROBE_COLUMNS}
-        record["before"] = {name: float(first[name]) for name in PROBE_COLUMNS}
-        before, after = _format_accuracy(first), _format_accuracy(final)
-        summary += f"; k-NN accuracy {after}, before training {before} (n = {final['probe/n']:.0f})"
-    model = record["model"] + f" model.backbone={card.backbone}" * (record["model"] == "timm")
-    shape = ", ".join(f"{name}: {value}" for name, value in settings.model.options.items())
-    model += f" 'model.options={{{shape}}}'" * bool(shape)
-    labelled = " and labelled images only" * ("unlabelled" in record["images"])
-    return (
-        f"{summary}; next, with the same data= options{labelled}: "
-        f"avatar-bench train model={model} model.weights={folder / BACKBONE_FILE}"
-    )
 
 
 def _format_accuracy(row: pd.Series) -> str:

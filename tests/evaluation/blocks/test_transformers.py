@@ -172,6 +172,21 @@ def test_an_option_that_the_optimizer_or_the_schedule_does_not_read_parts_no_pai
     assert settings["momentum"] == "none"
 
 
+@pytest.mark.parametrize(
+    ("changed", "setting", "value"),
+    [
+        ({"optimizer": SAM | {"options": {"beta": 0.8}}}, "optimizer_options", "beta 0.8"),
+        ({"optimizer": SAM, "callbacks": {"others": {"rate": {"every": 2}}}}, "other_callbacks", "rate every 2"),
+        ({"optimizer": SAM, "data": {"augmented_copies": 4}}, "views", "4"),
+    ],
+)
+def test_options_of_entries_of_users_part_a_pair(compare, answers, changed, setting, value):
+    plain = {"optimizer": ADAMW, "data": {"augmented_copies": None}}
+    result = compare({"plain": (answers(0.7), plain), "sam": (answers(0.7, 1), {"data": plain["data"]} | changed)})
+    assert len(result.tables["pairs"]) == 0
+    assert result.tables["protocol"].set_index("setting").loc[setting, "value"].tolist() == ["none", value]
+
+
 def test_a_sam_of_another_rho_is_no_pair_and_weights_of_the_hub_are_told_by_their_tag(compare, answers, draw_saved):
     result = compare(
         {

@@ -40,7 +40,7 @@ class Transformers(recipe_pairs.PairwiseOptions):
     excludes 0.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads_results: ClassVar[bool] = True
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:

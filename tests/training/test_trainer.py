@@ -20,9 +20,11 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.checkpoint import hash_weights, verify_checkpoint
 from avatar_bench.results.result import Result
-from avatar_bench.training import job
+from avatar_bench.training import environment
+from avatar_bench.training.checkpoints import finish_checkpoint
+from avatar_bench.training.classifier_job import ClassifierJob
+from avatar_bench.training.environment import resolve_precision
 from avatar_bench.training.module import Learner
-from avatar_bench.training.stage_trainer import finish_checkpoint, resolve_precision
 
 Train = Callable[..., Path]
 ONE_STEP = ("trainer.limit_batches=1", "optimizer=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0", "lr=1")
@@ -182,11 +184,11 @@ def test_the_precision_of_auto_is_that_of_the_trial_and_stays_when_the_run_is_re
 ) -> None:
     run, device = tmp_path / "run", {"precision": "bf16-mixed", "threads": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(job, "tune_training", lambda *network: "bf16")
-        patch.setattr(job, "_complete_run", None)  # fails before the end
+        patch.setattr(environment, "tune_training", lambda *network: "bf16")
+        patch.setattr(ClassifierJob, "finish", None)  # fails before the end
         train(run, "trainer.precision=auto", "trainer=debug", code=1)
     assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
-    monkeypatch.setattr(job, "tune_training", lambda *network: "32")
+    monkeypatch.setattr(environment, "tune_training", lambda *network: "32")
     assert main(["train", f"resume={run}"]) == 0
     assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
 

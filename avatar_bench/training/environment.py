@@ -1,0 +1,117 @@
+"""Environment of a training: device, precision, threads, batch size and versions of the libraries."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from torch import nn
+
+import avatar_bench
+from avatar_bench.console.terminal import print_line
+from avatar_bench.console.warning_filters import suppress_framework_warnings
+from avatar_bench.errors import ConfigError
+from avatar_bench.inference.precision_autotune import tune_inference, tune_training
+from avatar_bench.runs.run import set_threads
+
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import PretrainConfig, TrainConfig, TrainerConfig
+    from avatar_bench.runs.record import RunRecord
+
+
+def seed_training(settings: TrainConfig | PretrainConfig) -> None:
+    """Seed all random numbers and set the number of threads."""
+    pl.seed_everything(settings.seed, verbose=False)
+    set_threads(settings.trainer.threads)
+
+
+def describe_environment(settings: TrainConfig | PretrainConfig, record: RunRecord) -> None:
+    """Record accelerator, precision, threads, workers and versions; print all but the versions."""
+    record.device = {
+        "accelerator": resolve_device(settings.trainer.accelerator),
+        "precision": resolve_precision(settings.trainer),
+        "threads": torch.get_num_threads(),
+        "workers": settings.data.workers,
+    }
+    record.versions = read_versions()
+    print_line("  " + ", ".join(f"{what} {value}" for what, value in record.device.items()), file=sys.stderr)
+
+
+def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, size: int, record: RunRecord) -> None:
+    """Replace trainer.precision=auto by the fastest precision here, or by the recorded one of a resumed run."""
+    trainer = settings.trainer
+    if trainer.precision != "auto":
+        return
+    if record.device:
+        trainer.precision, trainer.threads = record.device["precision"], record.device["threads"]
+    else:
+        device = "cuda" if resolve_device(trainer.accelerator) == "cuda" else "cpu"
+        found = tune_training(net, settings.model.backbone, size, device)
+        trainer.precision = "32-true" if found == "32" else f"{found}-mixed"
+        trainer.threads = trainer.threads or tune_inference(device).threads
+    set_threads(trainer.threads)
+
+
+def resolve_batch_size(settings: TrainConfig | PretrainConfig) -> int:
+    """Return the batch size for the device that the run uses."""
+    size = settings.data.batch_size
+    device = "cuda" if resolve_device(settings.trainer.accelerator) == "cuda" else "cpu"
+    return int(size[device] if isinstance(size, dict) else size)
+
+
+def refuse_missing_devices(accelerator: str, devices: Any, strategy: str) -> None:
+    """Raise ConfigError if the trainer options ask for devices that this machine lacks."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not (available | {"gpu": any(available.values())}).get(accelerator, True):
+        raise ConfigError(
+            f"trainer.accelerator={accelerator}: torch finds no GPU here.",
+            "Remove the option (and trainer=gpu, which sets it), or use trainer=cpu.",
+        )
+    suppress_framework_warnings()
+    try:
+        pl.Trainer(accelerator=accelerator, devices=devices, strategy=strategy, logger=False)
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(
+            f"trainer.accelerator={accelerator}, trainer.devices={devices}, trainer.strategy={strategy}: not possible "
+            "on this machine.",
+            " ".join(str(error).split()),
+        ) from error
+
+
+def resolve_device(accelerator: str) -> str:
+    """Return the device type that trainer.accelerator selects on this machine: cpu, cuda or mps."""
+    if accelerator == "cpu":
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def resolve_precision(options: TrainerConfig) -> str:
+    """Return Lightning's name of the precision; "amp" is 16-mixed on CUDA and 32 elsewhere.
+
+    Raises ConfigError for 16-mixed without a GPU, where Lightning would silently use bf16.
+    """
+    cuda = resolve_device(options.accelerator) == "cuda"
+    if options.precision == "amp":
+        return "16-mixed" if cuda else "32-true"
+    if options.precision == "16-mixed" and not cuda and options.accelerator in ("auto", "cpu"):
+        raise ConfigError(
+            "trainer.precision=16-mixed needs a GPU, and this run has none.",
+            "Expected 32, auto or bf16-mixed; amp uses 16 bits if there is a GPU.",
+        )
+    return "32-true" if options.precision == "32" else options.precision
+
+
+def read_versions() -> dict[str, str]:
+    """Return the versions of this package, Python and the training libraries."""
+    return {
+        "avatar_bench": avatar_bench.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "pytorch_lightning": metadata.version("pytorch-lightning"),
+        "timm": metadata.version("timm"),
+    }

@@ -1,0 +1,172 @@
+"""Images of a training: read, checked by the guards against leakage, and split."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.data import leakage
+from avatar_bench.data.dataset import Dataset, list_files, read_split
+from avatar_bench.data.decoding import detect_formats
+from avatar_bench.data.label_spelling import describe_misspelt_labels
+from avatar_bench.data.splits import SplitPlan, fingerprint_split, refuse_changed_split
+from avatar_bench.errors import CheckpointError, ConfigError, GuardError
+from avatar_bench.models.card_schema import find_class_fault
+from avatar_bench.results.reasons import format_reason
+from avatar_bench.runs.record import RECORD, RunRecord, locate_checkpoint
+from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset, open_further_set, open_images
+
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import PretrainConfig, SplitDataConfig, TrainConfig
+
+AUDIT_FOLDER = "audit"  # the folder beside a manifest where prepare writes its audit
+
+
+def prepare_training(settings: TrainConfig, record: RunRecord) -> tuple[Dataset, Dataset]:
+    """Return all images of the data set, and those used for the run, each with its split; raise GuardError."""
+    if settings.init_from:
+        locate_checkpoint(Path(settings.init_from), "init_from")
+    mode = settings.mode
+    plan = build_split_plan(settings.data, shots=mode.shots, val_shots=mode.val_shots, draw_seed=settings.seed)
+    record.split = record.split or asdict(plan)
+    whole = open_dataset(settings.data)
+    _check_labels(whole, settings.allow)
+    manifests = {"manifest": Path(settings.data.manifest or ""), "demo": whole.root / "manifest.csv"}
+    for warning in describe_misspelt_labels(whole, manifests.get(settings.data.kind)):
+        print_line(f"warning: {format_reason(warning)}", file=sys.stderr)
+    formats = detect_formats(list_files(whole))
+    leakage.refuse_changed_files(whole)
+    if "shortcut" not in settings.allow:
+        leakage.refuse_shortcut(whole.root / AUDIT_FOLDER, settings.data.equalise)
+    if "shortcut" not in settings.allow and settings.data.equalise is None:
+        leakage.refuse_format_shortcut(whole.frame["label"], formats)
+    if settings.init_from:
+        return whole, _load_earlier_split(whole, Path(settings.init_from), plan)
+    return whole, _split(whole, plan, settings.allow)
+
+
+def prepare_pretraining(settings: PretrainConfig, record: RunRecord) -> tuple[Dataset, Dataset]:
+    """Return all images with their splits, and those to train on; print and record which are held out."""
+    data = settings.data
+    found = open_images(data)
+    leakage.refuse_changed_files(found)
+    plan = build_split_plan(data)
+    # labels are not used, so conflicting ones do not matter
+    sides = _split(found, plan, [*settings.allow, "label_conflict"])
+    allowed = "test_images" in settings.allow
+    wanted = ["train"] + ["val", "calibration"] * settings.use_val + ["test"] * allowed
+    learning = sides.take(sides.frame["split"].isin(wanted))
+    counts = sides.frame["split"].value_counts()
+    kept_out = {str(side): int(n) for side, n in counts.items() if side not in wanted}
+    if not allowed:
+        further = {name: open_further_set(path, name) for name, path in list_further_sets(data, found.root).items()}
+        learning, shared = leakage.exclude_shared_images(learning, further)
+        kept_out |= shared
+    if len(learning) < 2:
+        raise GuardError(
+            f"Only {len(learning)} of {len(found)} images of {found.name} are left to train on.",
+            "The others belong to its test, val, blind or ood sets, which are held out.",
+        )
+    record.split = asdict(plan) | {
+        "fingerprint": fingerprint_split(sides),
+        "counts": {str(side): int(n) for side, n in counts.items()},
+    }
+    record.images = {"learned_from": len(learning), "kept_out": kept_out}
+    unlabelled, without = int((learning.frame["label"] == "").sum()), ""
+    if 0 < unlabelled < len(learning):
+        record.images["unlabelled"] = unlabelled
+        without = f", {unlabelled} of them without a label"
+    held_out = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
+    chosen = f"training on {len(learning)} of {len(found)} images of {found.name}{without}"
+    print_line(f"{chosen}; held out: {held_out}", file=sys.stderr)
+    if allowed:
+        warning = "warning: training includes images of the test, blind and ood sets (allow=[test_images])"
+        print_line(warning, file=sys.stderr)
+    return sides, learning
+
+
+def build_split_plan(data: SplitDataConfig, **draw: Any) -> SplitPlan:
+    """Build the split plan from the data options; `draw` holds the few-shot options, if any."""
+    return SplitPlan(
+        seed=data.split.seed,
+        folds=data.split.folds,
+        fold=data.fold,
+        by=data.split.by,
+        held_out=tuple(data.split.held_out),
+        fraction=data.fraction,
+        val_fraction=data.val_fraction,
+        limit=data.limit,
+        **draw,
+    )
+
+
+def _check_labels(dataset: Dataset, allow: Sequence[str]) -> None:
+    if (bare := dataset.frame.loc[dataset.frame["label"] == "", "path"]).size:
+        raise GuardError(
+            f"{bare.iat[0]} has no label ({format_count(len(bare), 'such image')} of {len(dataset)}).",
+            "Training needs a label for every image: use a manifest of the labelled images.",
+        )
+    if len(dataset.classes) < 2:
+        raise GuardError(
+            f"{dataset.name} has only one class, {dataset.classes[0]!r}.",
+            "A classifier needs two classes or more: one folder each, or two labels in the manifest.",
+        )
+    if fault := find_class_fault(dataset.classes):
+        raise GuardError(f"{dataset.name}: {fault}.", "Rename the class folders or the labels.")
+    written: dict[str, str] = {}
+    for name in dataset.classes:
+        if (other := written.setdefault(name.casefold(), name)) != name:
+            raise GuardError(
+                f"{dataset.name}: the classes {other!r} and {name!r} differ only in case.",
+                "Use one spelling of the label or folder name.",
+            )
+    labels = dataset.frame.groupby("sha256")["label"].nunique()
+    if (labels > 1).any() and "label_conflict" not in allow:
+        rows = dataset.frame[dataset.frame["sha256"] == labels.index[labels > 1][0]].sort_values("label")
+        raise GuardError(
+            f"{rows['path'].iat[0]} is {rows['label'].iat[0]!r}, and the same image {rows['path'].iat[-1]} is "
+            f"{rows['label'].iat[-1]!r} ({format_count(int((labels > 1).sum()), 'such image')}).",
+            "An image has one true class: remove the wrong rows or files, or set allow=[label_conflict].",
+        )
+
+
+def _load_earlier_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
+    """Return the images with the split of an earlier run; raise GuardError for other data."""
+    _, folder = locate_checkpoint(path)
+    if folder is None:
+        raise GuardError(
+            f"init_from={path} is not in a run folder, so its split is unknown.",
+            "Use the run folder, so that its test set stays held out.",
+        )
+    record = RunRecord.read(folder)
+    if "fingerprint" not in record.data or not record.split:
+        raise CheckpointError(f"init_from={folder}: its {RECORD} does not record its images and their split.")
+    if record.data["fingerprint"] != whole.fingerprint:
+        raise GuardError(
+            f"init_from={folder} was trained on images other than those of {whole.name}.",
+            "Use the data= options of that run (its config.yaml), so that its test set stays held out.",
+        )
+    for name, value in asdict(plan).items():
+        value = list(value) if isinstance(value, tuple) else value  # JSON has no tuples
+        kept = record.split.get(name, value)
+        if name != "draw_seed" and kept != value:
+            raise ConfigError(
+                f"init_from={folder} reuses that run's split, where {name} is {kept}, not {value}.",
+                "Use the same split options: data.fold, .split, .fraction, .limit, mode.shots and so on.",
+            )
+    kept_split = read_split(folder / "split.csv", whole.root)
+    refuse_changed_split(kept_split, record.split.get("fingerprint"), folder / "split.csv")
+    return Dataset(whole.name, whole.root, kept_split.frame)
+
+
+def _split(whole: Dataset, plan: SplitPlan, allow: Sequence[str]) -> Dataset:
+    """Return the images used, with their split; print what was left out of it."""
+    notes: list[str] = []
+    dataset = leakage.split_without_leakage(whole, plan, allow, notes)
+    for note in notes:
+        print_line(f"warning: {note}", file=sys.stderr)
+    return dataset
