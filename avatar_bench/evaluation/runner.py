@@ -170,7 +170,7 @@ def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[R
     """Return a warning with the number of images that pretraining has used, by run if the runs differ."""
     labels: dict[Reason | None, list[str]] = {}  # by warning, None for a run without one
     for run, dataset in zip(runs, datasets, strict=False):  # a data set alone has no runs
-        seen = run.count_pretraining_overlap(dataset)
+        seen = run.leakage.count_pretraining_overlap(dataset)
         warning = Reason("overlap_with_pretraining", n=seen, all=len(dataset)) if seen else None
         labels.setdefault(warning, []).append(run.label)
     return [

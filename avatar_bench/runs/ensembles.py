@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.leakage import Leakage
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError
 from avatar_bench.files.atomic_write import atomic_write
@@ -136,6 +137,13 @@ class CombinedRun(Run):
         known = [images for images in sets if images is not None]
         return _merge_images(known) if len(known) == len(sets) else None
 
+    @cached_property
+    def leakage(self) -> Leakage:
+        """Return the guard against images that any member has used."""
+        members = [member.leakage for member in self.members]
+        own = [*([self.images] if self.images else []), *(images for member in members for images in member.own)]
+        return Leakage([network for member in members for network in member.used], own, self.allow)
+
     @property
     def inference_seconds(self) -> float:
         """Return the total inference time of all networks so far, in seconds."""
@@ -155,16 +163,6 @@ class CombinedRun(Run):
         super().unload_model()
         for member in self.members:
             member.unload_model()
-
-    def _compare_held_out(self, dataset: Dataset) -> bool:
-        return super()._compare_held_out(dataset) or any(member._is_held_out(dataset) for member in self.members)
-
-    def _mark_pretraining_images(self, dataset: Dataset) -> NDArray[np.bool_]:
-        return np.asarray(np.any([member._mark_pretraining_images(dataset) for member in self.members], axis=0))
-
-    def _guard(self, dataset: Dataset, exempt: frozenset[str]) -> None:
-        for member in self.members:
-            member._guard(dataset, exempt)
 
 
 @dataclass

@@ -18,10 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from avatar_bench.console.warning_filters import suppress_framework_warnings
-from avatar_bench.data import leakage
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, read_dataset, read_images, read_split
-from avatar_bench.data.leakage import mark_shared_images, refuse_changed_files
+from avatar_bench.data.leakage import Leakage, UsedImages, refuse_changed_files, refuse_overlap_with_fit
 from avatar_bench.data.loaders import (
     build_evaluation_loader,
     build_readable_loader,
@@ -78,10 +77,6 @@ class Run:
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
     # of a checkpoint without a run folder
     _memory_cache: dict[str, Predictions] = field(default_factory=dict, repr=False, compare=False)
-    _held_out: dict[tuple[Path, str], bool] = field(default_factory=dict, repr=False, compare=False)  # by root, digest
-    _overlap_counts: dict[tuple[Path, str], int] = field(default_factory=dict, repr=False, compare=False)
-    # (step, set) without overlap
-    _checked: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)
     _seconds: float = field(default=0.0, init=False, repr=False, compare=False)  # of all passes
     _engines: dict[str, tuple[Engine, str]] = field(default_factory=dict, repr=False, compare=False)  # by precision
 
@@ -175,18 +170,11 @@ class Run:
         steps = (self.record.get("init") or {}).get("ancestors")
         return steps if isinstance(steps, list) else []
 
-    def count_pretraining_overlap(self, dataset: Dataset) -> int:
-        """Count the images of a dataset that overlap with the pretraining data, if that overlap is allowed; else 0.
-
-        It is allowed for val and calibration, of which `train` has warned, and if a guard is turned off. See
-        `mark_shared_images`.
-        """
-        if not (self._is_held_out(dataset) or self.allow & {"overlap", "near_duplicates"}):
-            return 0
-        key = dataset.root, dataset.digest
-        if key not in self._overlap_counts:
-            self._overlap_counts[key] = int(self._mark_pretraining_images(dataset).sum())
-        return self._overlap_counts[key]
+    @cached_property
+    def leakage(self) -> Leakage:
+        """Return the guard against images that the run has used."""
+        used = UsedImages(self.classes, self.images, self.pretraining)
+        return Leakage([used], [self.images] if self.images else [], self.allow)
 
     @property
     def device(self) -> str:
@@ -239,7 +227,7 @@ class Run:
 
         Raises GuardError if the dataset has labels outside the run's classes, or overlaps with training images.
         """
-        self._guard(dataset, self._list_exempt_steps(dataset))
+        self.leakage.refuse(dataset, is_training=dataset is self._sets.get("train"))
         return self._predict(dataset)
 
     def variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
@@ -247,7 +235,7 @@ class Run:
 
         Each image is decoded once for several variations. Raises the same errors as `predictions`.
         """
-        self._guard(dataset, self._list_exempt_steps(dataset))
+        self.leakage.refuse(dataset, is_training=dataset is self._sets.get("train"))
         return self._predict_variations(dataset, variations)
 
     def calibration(self, dataset: Dataset) -> Predictions:
@@ -256,7 +244,7 @@ class Run:
         Raises BlockError if the run has no calibration images, GuardError if `dataset` shares images or groups
         with them.
         """
-        leakage.refuse_overlap_with_fit(dataset, self._require_split("calibration"))
+        refuse_overlap_with_fit(dataset, self._require_split("calibration"))
         return self.predictions(self._require_split("calibration"))
 
     def training(self) -> Predictions:
@@ -538,49 +526,6 @@ class Run:
             (self.folder / "predictions").mkdir(exist_ok=True)
             predictions.save(self.folder / "predictions" / f"{key}.npz")
         return predictions
-
-    def _list_exempt_steps(self, dataset: Dataset) -> frozenset[str]:
-        """Return the training steps whose overlap with a dataset is allowed because it is the run's own.
-
-        The training split serves statistics of in-domain data; `train` has warned of overlap of pretraining with val.
-        """
-        if dataset is self._sets.get("train"):
-            return frozenset({"training", "pretraining"})
-        return frozenset({"pretraining"} if self._is_held_out(dataset) else ())
-
-    def _is_held_out(self, dataset: Dataset) -> bool:
-        """Return whether all images of a dataset are in the run's own val and calibration; computed once."""
-        key = dataset.root, dataset.digest
-        if key not in self._held_out:
-            self._held_out[key] = self._compare_held_out(dataset)
-        return self._held_out[key]
-
-    def _compare_held_out(self, dataset: Dataset) -> bool:
-        if self.images is None or dataset.root != self.images.root:
-            return False
-        held_out = self.images.frame[self.images.frame["split"].isin(["val", "calibration"])]
-        asked, own = (pd.MultiIndex.from_frame(one[["path", "sha256"]]) for one in (dataset.frame, held_out))
-        return bool(asked.isin(own).all())
-
-    def _mark_pretraining_images(self, dataset: Dataset) -> NDArray[np.bool_]:
-        """Return a mask (N,) of the images of a dataset that overlap with the pretraining data."""
-        known = self.pretraining
-        return np.zeros(len(dataset), bool) if known is None else mark_shared_images(dataset, known)
-
-    def _guard(self, dataset: Dataset, exempt: frozenset[str]) -> None:
-        leakage.refuse_unknown_classes(dataset, self.classes)
-        if self.images is None:
-            return
-        used = {"training": self.images.select_split("train"), "pretraining": self.pretraining}
-        for step, images in used.items():
-            if images is None or step in exempt:
-                continue
-            if "overlap" not in self.allow:
-                leakage.refuse_overlap(dataset, images, step)
-            if "near_duplicates" not in self.allow and (step, dataset.fingerprint) not in self._checked:
-                # missing training images raise an error, missing pretraining images a warning in the result
-                leakage.refuse_near_duplicates(dataset, images if step == "training" else images.available, step)
-            self._checked.add((step, dataset.fingerprint))
 
 
 def set_threads(threads: int | None) -> None:

@@ -154,12 +154,12 @@ def test_a_set_is_compared_with_the_training_images_once(
     assert compared == [len(read_manifest(images / "blind.csv"))]
 
 
-def test_a_set_is_compared_with_the_runs_own_val_once(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_is_compared_with_the_runs_own_val_once(tiny_run: Path) -> None:
     run = Run.open(tiny_run)
     sets = {name: run.dataset(name) for name in ("val", "calibration", "test", "blind")}
-    assert [run._is_held_out(one) for one in sets.values()] == [True, True, False, False]
-    monkeypatch.setattr(Run, "_compare_held_out", None)
-    assert [run._is_held_out(one) for one in sets.values()] == [True, True, False, False]
+    assert [run.leakage.is_held_out(one) for one in sets.values()] == [True, True, False, False]
+    run.leakage.own = ()
+    assert [run.leakage.is_held_out(one) for one in sets.values()] == [True, True, False, False]
 
 
 def test_a_group_that_was_joined_to_another_is_still_known_by_its_own_name(run_copy: Path, images: Path) -> None:
