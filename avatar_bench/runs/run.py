@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -165,10 +166,11 @@ class Run:
     @cached_property
     def predictor(self) -> DatasetPredictor:
         """Return the predictor of the checkpoint's network."""
+        source = copy(self)  # has no predictor, so that networks are released with the last reference to a run
 
         def read_calibration() -> Dataset | None:
-            is_known = self.images is not None and len(self.images.select_split("calibration"))
-            return self.dataset("calibration") if is_known else None
+            is_known = source.images is not None and len(source.images.select_split("calibration"))
+            return source.dataset("calibration") if is_known else None
 
         return NetworkPredictor(
             name=self.name,
@@ -178,7 +180,7 @@ class Run:
             workers=self.workers,
             batch_size=self.batch_size,
             sha256=self.checkpoint_sha256,
-            load_network=self.load_network,
+            load_network=source.load_network,
             read_calibration=read_calibration,
             accelerator=self.accelerator,
             runtime=self.runtime,
