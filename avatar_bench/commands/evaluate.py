@@ -79,7 +79,7 @@ def evaluate(cfg: DictConfig) -> None:
         found = []
         for run, runner in zip(runs, runners, strict=True):  # all runs are open: errors come before the first pass
             found.append(evaluation.run_blocks(by_run, runner))
-            run.unload_model()
+            run.predictor.unload()
         if together is not None:
             last = {name: block for name, block in comparing.items() if getattr(block, "takes_ensembles", False)}
             evaluation.run_blocks({name: block for name, block in comparing.items() if name not in last}, together)
@@ -132,7 +132,7 @@ class _Evaluation:
             folder = ensembles.save_ensemble(place / "ensembles" / make_folder_name(strategy), description)
             run = _open_run(LabelledRun(folder, strategy, strategy, {}, {}), self.settings)
             self.run_blocks(by_run, _make_runner(run, self.settings, named), is_requested=False)
-            run.unload_model()
+            run.predictor.unload()
 
     def finish(self) -> None:
         """Print what was skipped and where the Results are; raise if a block could not run or an audit failed."""

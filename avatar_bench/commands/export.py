@@ -37,7 +37,7 @@ def export(cfg: DictConfig) -> None:
     known = {name: run.record.get(name) for name in ("name", "finished", "best_epoch", "metrics", "allow")}
     known["ancestors"] = run.ancestors
     provenance = {"checkpoint_sha256": run.checkpoint_sha256} | {name: each for name, each in known.items() if each}
-    classifier = run.classifier
+    classifier = run.predictor.module
     classifier.card = replace(classifier.card, temperature=run.temperature)  # a soup has its own temperature
     contents = encode_export(classifier, provenance, file.suffix)
     files = {file.with_suffix(suffix): data for suffix, data in contents.items()}

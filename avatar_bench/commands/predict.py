@@ -63,12 +63,12 @@ def _open_run(path: Path, settings: PredictConfig) -> Run:
 
     retain_freed_memory()
     run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
-    settings.precision = run.resolve_precision(settings.precision)
+    settings.precision = run.predictor.resolve_precision(settings.precision)
     if settings.threads is None and settings.runtime == "torch":  # an exported network uses all threads itself
-        settings.threads = tune_inference(run.device).threads
+        settings.threads = tune_inference(run.predictor.device).threads
     set_threads(settings.threads)
-    run.workers = count_workers() if settings.workers is None else settings.workers
-    settings.threads, settings.workers = torch.get_num_threads(), run.workers
+    run.predictor.workers = count_workers() if settings.workers is None else settings.workers
+    settings.threads, settings.workers = torch.get_num_threads(), run.predictor.workers
     return run
 
 
@@ -77,10 +77,10 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[in
     from avatar_bench.inference.prediction_table import list_prediction_columns
 
     def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
-        return run.predict_rows(files, settings.calibrated, settings.precision)
+        return run.predictor.predict_files(files, settings.calibrated, settings.precision)
 
     begun = None if settings.update else _start_now(predict_files(files))
-    for note in run.load_model(settings.precision):  # a bad checkpoint fails before the output is opened
+    for note in run.predictor.load(settings.precision):  # a bad checkpoint fails before the output is opened
         print(note, file=sys.stderr)
     ok = errors = 0
     with (

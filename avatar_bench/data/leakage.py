@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -288,48 +289,75 @@ def exclude_shared_images(dataset: Dataset, others: Mapping[str, Dataset]) -> tu
     return dataset, counts
 
 
-def refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:
-    """Raise GuardError if a label is not among the classes of a network."""
-    unknown = sorted(set(dataset.classes) - set(classes))
-    if unknown:
-        raise GuardError(
-            f"{dataset.name} has class {unknown[0]!r}, which this network does not know.",
-            f"It knows: {', '.join(classes)}. Classes are matched by name:",
-            "rename the folder or label, or remove those images.",
-        )
+@dataclass(frozen=True)
+class UsedImages:
+    """Images that the training of one network has used, with their splits, and those of its pretraining, if known."""
+
+    classes: tuple[str, ...]
+    images: Dataset | None = None
+    pretraining: Dataset | None = None
 
 
-def refuse_overlap(dataset: Dataset, train: Dataset, what: str = "training") -> None:
-    """Raise GuardError if a dataset contains training images or images of their groups.
+class Leakage:
+    """Guard that refuses data sets with images that training has used, of one network or of an ensemble's members.
 
-    `what` names the training step.
+    `own` are the images of runs with their splits, in which a data set may be held out. `allow` names guards that the
+    user has turned off.
     """
-    for column, known, by in (
-        ("sha256", set(train.frame["sha256"]), "image"),
-        ("group", {*train.frame["group"], *train.frame["stated_group"]} - {""}, "group"),
-    ):
-        shared = dataset.frame[column].isin(known)
-        if shared.any():
-            raise GuardError(
-                f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} images with the {what} data by "
-                f"{by}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
-                "Metrics on training images do not estimate performance on new ones: remove shared images, or",
-                "set allow=[overlap], which is reported with the metrics.",
-            )
 
+    def __init__(self, used: Sequence[UsedImages], own: Sequence[Dataset], allow: Collection[str]) -> None:
+        self.used = tuple(used)
+        self.own = tuple(own)
+        self.allow = frozenset(allow)
+        self._checked: set[tuple[int, str, str]] = set()  # (network, step, set) without near-duplicates
+        self._held_out: dict[tuple[Path, str], bool] = {}  # by root and digest, as the next
+        self._overlap_counts: dict[tuple[Path, str], int] = {}
 
-def refuse_near_duplicates(dataset: Dataset, train: Dataset, what: str = "training") -> None:
-    """Raise GuardError if a dataset contains near-duplicates of training images."""
-    # refuse_overlap reports byte copies
-    matches = [match for match in find_shared_images(train, dataset) if match.kind != "bytes"]
-    if matches:
-        copies = len({match.right for match in matches})
-        raise GuardError(
-            f"{copies} of {len(dataset)} images of {dataset.name} are near-duplicates of {what} images, "
-            f"first {dataset.frame['path'].iat[matches[0].right]} of {train.frame['path'].iat[matches[0].left]}.",
-            "Metrics on training images do not estimate performance on new ones: remove shared images, or",
-            "set allow=[near_duplicates], which is reported with the metrics.",
-        )
+    def refuse(self, dataset: Dataset, is_training: bool = False) -> None:
+        """Raise GuardError if a dataset has unknown classes, or images, groups or near-duplicates of used images.
+
+        The run's own training images (`is_training`) serve statistics of in-domain data. Overlap of pretraining with
+        val and calibration is allowed, because `train` has warned of it.
+        """
+        for number, network in enumerate(self.used):
+            _refuse_unknown_classes(dataset, network.classes)
+            if network.images is None or is_training:
+                continue
+            self._refuse_step(dataset, network.images.select_split("train"), "training", number)
+            if network.pretraining is not None and not self.is_held_out(dataset):
+                self._refuse_step(dataset, network.pretraining, "pretraining", number)
+
+    def is_held_out(self, dataset: Dataset) -> bool:
+        """Return whether all images of a dataset are in the val and calibration images of a run; computed once."""
+        key = dataset.root, dataset.digest
+        if key not in self._held_out:
+            self._held_out[key] = any(_is_held_out_in(dataset, images) for images in self.own)
+        return self._held_out[key]
+
+    def count_pretraining_overlap(self, dataset: Dataset) -> int:
+        """Count the images of a dataset that overlap with the pretraining data, if that overlap is allowed; else 0.
+
+        It is allowed for val and calibration, of which `train` has warned, and if a guard is turned off. See
+        `mark_shared_images`.
+        """
+        if not (self.is_held_out(dataset) or self.allow & {"overlap", "near_duplicates"}):
+            return 0
+        key = dataset.root, dataset.digest
+        if key not in self._overlap_counts:
+            known = [network.pretraining for network in self.used if network.pretraining is not None]
+            marks = [mark_shared_images(dataset, images) for images in known]
+            self._overlap_counts[key] = int(np.any(marks, axis=0).sum())
+        return self._overlap_counts[key]
+
+    def _refuse_step(self, dataset: Dataset, used: Dataset, step: str, network: int) -> None:
+        """Raise GuardError if a dataset overlaps with the images of a step; near-duplicates are searched once."""
+        if "overlap" not in self.allow:
+            _refuse_overlap(dataset, used, step)
+        key = network, step, dataset.fingerprint
+        if "near_duplicates" not in self.allow and key not in self._checked:
+            # missing training images raise an error, missing pretraining images a warning in the result
+            _refuse_near_duplicates(dataset, used if step == "training" else used.available, step)
+        self._checked.add(key)
 
 
 def refuse_overlap_with_fit(dataset: Dataset, fitted: Dataset) -> None:
@@ -342,3 +370,52 @@ def refuse_overlap_with_fit(dataset: Dataset, fitted: Dataset) -> None:
                 f"is fitted on, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
                 "Evaluating on the fitting images overestimates the result: choose split=test.",
             )
+
+
+def _is_held_out_in(dataset: Dataset, images: Dataset) -> bool:
+    if dataset.root != images.root:
+        return False
+    held_out = images.frame[images.frame["split"].isin(["val", "calibration"])]
+    asked, own = (pd.MultiIndex.from_frame(one[["path", "sha256"]]) for one in (dataset.frame, held_out))
+    return bool(asked.isin(own).all())
+
+
+def _refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:
+    """Raise GuardError if a label is not among the classes of a network."""
+    unknown = sorted(set(dataset.classes) - set(classes))
+    if unknown:
+        raise GuardError(
+            f"{dataset.name} has class {unknown[0]!r}, which this network does not know.",
+            f"It knows: {', '.join(classes)}. Classes are matched by name:",
+            "rename the folder or label, or remove those images.",
+        )
+
+
+def _refuse_overlap(dataset: Dataset, train: Dataset, step: str) -> None:
+    """Raise GuardError if a dataset contains images of a training step or images of their groups."""
+    for column, known, by in (
+        ("sha256", set(train.frame["sha256"]), "image"),
+        ("group", {*train.frame["group"], *train.frame["stated_group"]} - {""}, "group"),
+    ):
+        shared = dataset.frame[column].isin(known)
+        if shared.any():
+            raise GuardError(
+                f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} images with the {step} data by "
+                f"{by}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
+                "Metrics on training images do not estimate performance on new ones: remove shared images, or",
+                "set allow=[overlap], which is reported with the metrics.",
+            )
+
+
+def _refuse_near_duplicates(dataset: Dataset, train: Dataset, step: str) -> None:
+    """Raise GuardError if a dataset contains near-duplicates of the images of a training step."""
+    # _refuse_overlap reports byte copies
+    matches = [match for match in find_shared_images(train, dataset) if match.kind != "bytes"]
+    if matches:
+        copies = len({match.right for match in matches})
+        raise GuardError(
+            f"{copies} of {len(dataset)} images of {dataset.name} are near-duplicates of {step} images, "
+            f"first {dataset.frame['path'].iat[matches[0].right]} of {train.frame['path'].iat[matches[0].left]}.",
+            "Metrics on training images do not estimate performance on new ones: remove shared images, or",
+            "set allow=[near_duplicates], which is reported with the metrics.",
+        )

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 class RunBlock(Protocol):
     """Evaluation of one Run on one Dataset, a dataclass of its options that uses no files, paths or config.
 
-    A result is computed again when the `version` of its block changes: raise it with the numbers.
+    A result is computed again when the `version` of its block changes: raise it with the numbers. `needs` names what
+    the run's predictor must have: "predictions", alone if `needs` is absent, "pixels" (predictions of changed images),
+    "embeddings", or "module" (the network itself). The block is left out, with the reason, where one is missing.
     """
 
     version: ClassVar[int]
@@ -37,8 +39,9 @@ class RunBlock(Protocol):
 class CompareBlock(Protocol):
     """Comparison of several Runs, each on the Dataset at the same position; otherwise like a RunBlock.
 
-    With `reads_results`, it reads the saved results of the runs and is computed again when they change. With
-    `takes_ensembles`, it runs last and also compares the saved ensembles of the runs. Both are false where absent.
+    It is left out only if no run has what it needs, and warns of the runs that it leaves out. With `reads_results`, it
+    reads the saved results of the runs and is computed again when they change. With `takes_ensembles`, it runs last
+    and also compares the saved ensembles of the runs. Both are false where absent.
     """
 
     version: ClassVar[int]

@@ -63,7 +63,7 @@ def compute_maps(
             made.append(_compute_run_maps(run, dataset, aligned.take(rows), places[run.recipe], of))
         except BlockError:
             found.append(Reason("no_spatial_map", run=run.label))
-        run.unload_model()
+        run.predictor.unload()
     if not made:
         advice = "Grad-CAM maps cannot be compared; choose other runs."
         raise BlockError("No run has a layer with a spatial map.", advice)
@@ -114,10 +114,11 @@ def collect_thumbnails(made: Sequence[RunMaps], rows: NDArray[np.integer], of: s
 
 
 def _compute_run_maps(run: Run, dataset: Dataset, aligned: Predictions, place: int, of: str) -> RunMaps:
+    network = run.predictor.module
     row = {path: number for number, path in enumerate(dataset.frame["path"])}
-    inputs = run.inputs(dataset, [row[str(path)] for path in aligned.paths])
-    layer = attribution.find_spatial_layer(run.classifier, inputs)
+    inputs = run.predictor.read_inputs(dataset, [row[str(path)] for path in aligned.paths])
+    layer = attribution.find_spatial_layer(network, inputs)
     shown = aligned.targets if of == "target" else aligned.predicted
     own = np.array([run.classes.index(name) for name in aligned.classes])  # the run's class order may differ
-    maps = attribution.compute_grad_cam(run.classifier, layer, inputs, own[shown], run.batch_size)
+    maps = attribution.compute_grad_cam(network, layer, inputs, own[shown], run.batch_size)
     return RunMaps(run.label, place, layer, maps, shown, inputs.permute(0, 2, 3, 1).numpy(), aligned)

@@ -109,10 +109,10 @@ class RecipePair(NamedTuple):
 def read_traits(runs: Sequence[Run]) -> Traits:
     """Read the traits of a recipe from its runs' records and first network; raise BlockError if there is none."""
     first = runs[0]
-    net = first.classifier.net
+    net = first.predictor.module.net
     size = first.preprocessing.size
     kind, params, operations = detect_family(net, size), count_parameters(net), count_macs(net, size)
-    first.unload_model()
+    first.predictor.unload()
     own = [_read_settings(run) for run in runs]
     settings = {name: "; ".join(sorted({str(each[name]) for each in own})) for name in own[0]}
     settings["seeds"] = ", ".join(str(seed) for seed in sorted(run.seed for run in runs))

@@ -18,13 +18,13 @@ import avatar_bench
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.file_names import format_names
 from avatar_bench.data.image_slices import assign_slices
-from avatar_bench.errors import AvatarBenchError, ConfigError, GuardError
+from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.models.model_card import has_outside_labels
-from avatar_bench.results.reasons import Reason
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import METRICS_FILE, Result
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class BlockRunner:
             saving.add(result, folder, there=True)
             return result
         saving.begin()
-        started, before = time.monotonic(), sum(run.inference_seconds for run in self.runs)
+        started, before = time.monotonic(), sum(run.predictor.seconds for run in self.runs)
         result = self._run_block(name, block)
         leakage = _warn_of_overlap(self.runs, self.datasets)
         leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
@@ -68,7 +68,7 @@ class BlockRunner:
         result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
         result.provenance |= {"version": avatar_bench.__version__, "torch": metadata.version("torch")}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
-        passes = sum(run.inference_seconds for run in self.runs) - before
+        passes = sum(run.predictor.seconds for run in self.runs) - before
         result.provenance["seconds_of_passes"] = round(passes, 3)
         saving.add(result, folder)
         return result
@@ -98,6 +98,9 @@ class BlockRunner:
                 )
 
     def _run_block(self, name: str, block: Block) -> Result:
+        for need in getattr(block, "needs", ()):
+            if self.runs and not any(need in run.predictor.provides for run in self.runs):
+                raise BlockError(format_reason(Reason(f"lacks_{need}", run=self.runs[0].name)))
         try:
             if isinstance(block, CompareBlock):
                 return block.compare(self.runs, self.datasets)
@@ -170,7 +173,7 @@ def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[R
     """Return a warning with the number of images that pretraining has used, by run if the runs differ."""
     labels: dict[Reason | None, list[str]] = {}  # by warning, None for a run without one
     for run, dataset in zip(runs, datasets, strict=False):  # a data set alone has no runs
-        seen = run.count_pretraining_overlap(dataset)
+        seen = run.leakage.count_pretraining_overlap(dataset)
         warning = Reason("overlap_with_pretraining", n=seen, all=len(dataset)) if seen else None
         labels.setdefault(warning, []).append(run.label)
     return [

@@ -17,15 +17,15 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.errors import BlockError, CheckpointError
+from avatar_bench.data.leakage import Leakage
+from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.metrics.averaging import AveragingWeights, average_logits
+from avatar_bench.inference.predictor import DatasetPredictor
+from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.models.model_card import Card, describe_training
-from avatar_bench.results.predictions import Predictions
+from avatar_bench.runs.ensemble_predictor import EnsemblePredictor
 from avatar_bench.runs.record import ENSEMBLE, read_json
 from avatar_bench.runs.run import Run
 
@@ -88,22 +88,6 @@ def describe_ensemble(
     return {"kind": kind, "members": members, "temperature": float(temperature), "classes": list(classes)}
 
 
-def combine_predictions(members: Sequence[Predictions], mix: AveragingWeights, temperature: float) -> Predictions:
-    """Average the Predictions of members on the same images with the same order of classes.
-
-    Logits are those of `average_logits`; `has_logits` requires them of every member with positive weight. Embeddings
-    are the members' concatenated, each scaled to unit length, so that no member dominates by the scale of its features.
-    """
-    weighted = [member for member, weight in zip(members, mix.weights, strict=True) if weight > 0]
-    return replace(
-        members[0],
-        logits=average_logits(np.stack([member.logits for member in members]), mix).astype(np.float32),
-        embeddings=np.concatenate([_scale_to_unit_length(member.embeddings) for member in members], axis=1),
-        temperature=temperature,
-        has_logits=all(member.has_logits for member in weighted),
-    )
-
-
 @dataclass
 class CombinedRun(Run):
     """One or more member runs with their weights and the temperature fitted for the combination.
@@ -136,10 +120,12 @@ class CombinedRun(Run):
         known = [images for images in sets if images is not None]
         return _merge_images(known) if len(known) == len(sets) else None
 
-    @property
-    def inference_seconds(self) -> float:
-        """Return the total inference time of all networks so far, in seconds."""
-        return super().inference_seconds + sum(member.inference_seconds for member in self.members)
+    @cached_property
+    def leakage(self) -> Leakage:
+        """Return the guard against images that any member has used."""
+        members = [member.leakage for member in self.members]
+        own = [*([self.images] if self.images else []), *(images for member in members for images in member.own)]
+        return Leakage([network for member in members for network in member.used], own, self.allow)
 
     @property
     def ancestors(self) -> list[dict[str, Any]]:
@@ -149,22 +135,6 @@ class CombinedRun(Run):
             own = describe_training(member.card, member.checkpoint_sha256, member.record.get("allow") or [])
             steps += [step for step in (*member.ancestors, own) if step not in steps]
         return steps
-
-    def unload_model(self) -> None:
-        """Release every network from memory."""
-        super().unload_model()
-        for member in self.members:
-            member.unload_model()
-
-    def _compare_held_out(self, dataset: Dataset) -> bool:
-        return super()._compare_held_out(dataset) or any(member._is_held_out(dataset) for member in self.members)
-
-    def _mark_pretraining_images(self, dataset: Dataset) -> NDArray[np.bool_]:
-        return np.asarray(np.any([member._mark_pretraining_images(dataset) for member in self.members], axis=0))
-
-    def _guard(self, dataset: Dataset, exempt: frozenset[str]) -> None:
-        for member in self.members:
-            member._guard(dataset, exempt)
 
 
 @dataclass
@@ -193,42 +163,19 @@ class EnsembleRun(CombinedRun):
         )
 
     @cached_property
-    def preprocessing(self) -> Preprocessing:
-        """Return the first member's transform, for displayed images; each member predicts with its own."""
-        return self.members[0].preprocessing
-
-    @cached_property
-    def classifier(self) -> Classifier:
-        """Raise BlockError: an ensemble has no single network."""
-        raise BlockError(f"{self.name}: an ensemble has no single network.")
-
-    def load_model(self, precision: str = "32") -> list[str]:
-        """Load every member's network and return notices to print; raises as `Run.load_model` does."""
-        return [note for member in self.members for note in member.load_model(precision)]
-
-    @property
-    def preprocessings(self) -> tuple[Preprocessing, ...]:
-        """Return the distinct transforms of the members."""
-        return tuple(dict.fromkeys(one for member in self.members for one in member.preprocessings))
-
-    def logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
-        """Compute the average of the members' logits, (n, C), see `average_logits`."""
-        inputs = dict(zip(self.preprocessings, images, strict=True))
-        reordered = []
-        for member in self.members:
-            logits = member.logits([inputs[one] for one in member.preprocessings], precision)
-            reordered.append(logits[:, [member.classes.index(name) for name in self.classes]])
-        return average_logits(np.stack(reordered), self.mix).astype(np.float32)
-
-    def _compute(self, dataset: Dataset) -> Predictions:
-        return self._combine([member._predict(dataset) for member in self.members])
-
-    def _compute_variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
-        varied = [member._predict_variations(dataset, variations) for member in self.members]
-        return [self._combine(each) for each in zip(*varied, strict=True)]
-
-    def _combine(self, predictions: Sequence[Predictions]) -> Predictions:
-        return combine_predictions([one.reorder(self.classes) for one in predictions], self.mix, self.temperature)
+    def predictor(self) -> DatasetPredictor:
+        """Return the average of the members' predictors."""
+        members = [member.cache for member in self.members]
+        return EnsemblePredictor(
+            name=self.name,
+            classes=self.classes,
+            temperature=self.temperature,
+            preprocessings=tuple(dict.fromkeys(one for each in members for one in each.predictor.preprocessings)),
+            workers=self.workers,
+            batch_size=self.batch_size,
+            members=members,
+            mix=self.mix,
+        )
 
 
 @dataclass
@@ -253,15 +200,15 @@ class WeightSoup(CombinedRun):
         """Return the first member's card with the soup's temperature."""
         return replace(self.members[0].card, temperature=self.fitted)
 
-    @cached_property
-    def classifier(self) -> Classifier:
-        """Return the network with averaged weights, in eval mode, on the run's device."""
-        states = [member.classifier.net.state_dict() for member in self.members]
+    def load_network(self) -> Classifier:
+        """Build the network with averaged weights, in eval mode, on the members' device."""
+        networks = [member.predictor.module for member in self.members]
+        states = [network.net.state_dict() for network in networks]
         average = {name: _average_tensors([state[name] for state in states], self.mix.weights) for name in states[0]}
-        classifier = copy.deepcopy(self.members[0].classifier)
+        classifier = copy.deepcopy(networks[0])
         classifier.net.load_state_dict(average)
         for member in self.members:
-            member.unload_model()
+            member.predictor.unload()
         return classifier
 
 
@@ -350,11 +297,6 @@ def _rebase_paths(root: Path, images: Dataset) -> pd.DataFrame:
 def _merge_splits(splits: Sequence[str]) -> str:
     agreed = splits[0] if len(set(splits)) == 1 else ""
     return next((used for used in ("train", "val") if used in splits), agreed)
-
-
-def _scale_to_unit_length(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return np.asarray(embeddings / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
 def _average_tensors(tensors: Sequence[torch.Tensor], weights: NDArray[np.float64]) -> torch.Tensor:

@@ -80,7 +80,7 @@ def create_network(
         )
     refuse_other_options(f"init_from={settings.init_from}", earlier.card.options, shape)
     try:
-        net.load_state_dict(earlier.classifier.net.state_dict())
+        net.load_state_dict(earlier.predictor.module.net.state_dict())
     except RuntimeError as error:
         raise ConfigError(
             f"init_from={settings.init_from} has a network of another image size or with other model.options.",

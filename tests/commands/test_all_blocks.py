@@ -198,7 +198,7 @@ def test_each_set_goes_through_the_network_once_and_once_for_each_variation(
         hook.remove()
     run = Run.open(run_copy, others=yaml.safe_load(ood.partition("=")[2]))
     sets = [run.dataset(name) for name in ("test", "calibration", "train", "blind", "noise", "faces")]
-    plain = [image for dataset in sets for image in run.inputs(dataset, range(len(dataset)))]
+    plain = [image for dataset in sets for image in run.predictor.read_inputs(dataset, range(len(dataset)))]
     test = sets[0]
     seeds = [derive_seed(digest) for digest in test.frame["sha256"]]
     variations = [*(Corruption(kind, 3) for kind in CORRUPTIONS), Delivery("web")]

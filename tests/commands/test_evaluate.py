@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from avatar_bench.cli.app import main
+from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
@@ -420,8 +421,8 @@ def test_predictions_are_kept_and_used_again(
     assert evaluate(run_copy) == 0
     first = result(run_copy, "test")
     calls = []
-    forward = Run._forward
-    monkeypatch.setattr(Run, "_forward", lambda *given: calls.append(1) or forward(*given))
+    forward = NetworkPredictor.forward
+    monkeypatch.setattr(NetworkPredictor, "forward", lambda *given: calls.append(1) or forward(*given))
     assert evaluate(run_copy) == 0
     assert calls == []
     assert result(run_copy, "test").metrics == first.metrics

@@ -63,7 +63,7 @@ def test_the_weights_are_called_as_in_timm_and_stand_beside_their_card(exported:
 
 def test_an_exported_network_is_where_a_training_may_begin(exported: Path, tiny_run: Path) -> None:
     net = create_backbone(Run.open(tiny_run).card.backbone, 5, str(exported))
-    own = Run.open(tiny_run).classifier.net.state_dict()
+    own = Run.open(tiny_run).predictor.module.net.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in net.state_dict().items() if not name.startswith("fc."))
 
 
@@ -124,7 +124,7 @@ def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: P
         images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
         logits, probabilities = session.run(None, {"images": images.numpy()})
         with torch.inference_mode():
-            expected = run.classifier(images)[0]
+            expected = run.predictor.module(images)[0]
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
         scaled = torch.softmax(expected / run.temperature, dim=1)
         np.testing.assert_allclose(probabilities, scaled, atol=1e-4)
@@ -152,7 +152,7 @@ def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_pat
         images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8)
         found = compiled({"images": images.numpy()})
         with torch.inference_mode():
-            expected = run.classifier(images.permute(0, 3, 1, 2))[0]
+            expected = run.predictor.module(images.permute(0, 3, 1, 2))[0]
         np.testing.assert_allclose(found["logits"], expected, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found["probabilities"], torch.softmax(expected / run.temperature, 1), atol=1e-4)
 

@@ -14,12 +14,13 @@ from PIL import Image
 
 from avatar_bench.data.dataset import Dataset, read_dataset, read_manifest, read_split, write_split
 from avatar_bench.data.leakage import (
+    Leakage,
+    UsedImages,
     find_shared_images,
     fingerprint_dataset,
     make_hash_columns,
     mark_shared_images,
     refuse_format_shortcut,
-    refuse_near_duplicates,
     refuse_shortcut,
     split_without_leakage,
 )
@@ -134,7 +135,8 @@ def test_no_guard_finds_near_duplicates_across_a_split_of_ours(made: Make, tmp_p
     kept = read_split(tmp_path / "split.csv", whole.root)
     sides = [kept.take(kept.frame["split"].isin(names)) for names in (["train"], ["val", "calibration"], ["test"])]
     for seen, evaluated in permutations(sides, 2):
-        refuse_near_duplicates(evaluated, seen)
+        trained = Dataset("run", seen.root, seen.frame.assign(split="train"))
+        Leakage([UsedImages(whole.classes, trained)], [], ()).refuse(evaluated)
         assert not mark_shared_images(evaluated, seen).any()
 
 

@@ -133,6 +133,7 @@ def fake_run() -> Callable[..., Any]:
             "calibration": lambda dataset: have(calibration),
             "training": lambda: have(training),
             "blind": blind[0] if blind else None,
+            "predictor": SimpleNamespace(prepare=fields.get("preprocessing")),
             "ood": {name: pair[0] for name, pair in (ood or {}).items()},
         }
         return SimpleNamespace(**plain | fields)

@@ -22,6 +22,7 @@ from avatar_bench.data.decoding import decode
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.models.checkpoint import read_checkpoint
+from avatar_bench.runs.ensemble_predictor import EnsemblePredictor
 from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
 from avatar_bench.runs.run import Run
 
@@ -117,7 +118,7 @@ def test_predictions_are_kept_in_the_ensembles_folder(
     ensemble = open_run(folder)
     ensemble.predictions(ensemble.dataset("test"))
     assert len(list((folder / "predictions").glob("*.npz"))) == 1
-    monkeypatch.setattr(EnsembleRun, "_compute", None)
+    monkeypatch.setattr(EnsemblePredictor, "predict_dataset", None)
     assert len(open_run(folder).predictions(ensemble.dataset("test"))) == len(ensemble.dataset("test"))
 
 
@@ -187,7 +188,7 @@ def test_an_ensemble_has_the_sets_of_its_members(runs: list[Path], tmp_path: Pat
 def test_an_ensemble_has_no_single_network(runs: list[Path], tmp_path: Path) -> None:
     ensemble = open_run(write(tmp_path / "a", runs))
     with pytest.raises(BlockError, match="no single network"):
-        ensemble.classifier  # noqa: B018
+        ensemble.predictor.module  # noqa: B018
     assert ensemble.card.preprocessing == Run.open(runs[0]).card.preprocessing
     assert ensemble.preprocessing.size == 32
 
@@ -195,7 +196,7 @@ def test_an_ensemble_has_no_single_network(runs: list[Path], tmp_path: Path) -> 
 def test_a_soup_is_the_network_of_mean_weights(runs: list[Path], tmp_path: Path) -> None:
     soup = open_run(write(tmp_path / "a", runs, kind="soup", t=1.1))
     states = [read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"] for run in runs]
-    found = soup.classifier.state_dict()
+    found = soup.predictor.module.state_dict()
     for name, tensor in states[0].items():
         expected = (tensor + states[1][name]) / 2 if tensor.is_floating_point() else tensor
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)

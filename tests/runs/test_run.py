@@ -22,6 +22,7 @@ from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.duplicates import Match
 from avatar_bench.data.leakage import find_shared_images
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
+from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.models.model_card import Card
 from avatar_bench.runs.record import RunRecord, find_newest_run, find_runs
 from avatar_bench.runs.run import Run
@@ -84,7 +85,7 @@ def test_predictions_are_in_the_datasets_order_and_kept(run_copy: Path, monkeypa
     assert made.temperature == run.temperature
     assert made.correct.mean() > 0.9
     assert len(list((run_copy / "predictions").glob("*.npz"))) == 1
-    monkeypatch.setattr(Run, "_forward", None)
+    monkeypatch.setattr(NetworkPredictor, "forward", None)
     kept = Run.open(run_copy).predictions(dataset)
     np.testing.assert_array_equal(kept.logits, made.logits)
     np.testing.assert_array_equal(kept.embeddings, made.embeddings)
@@ -105,7 +106,7 @@ def test_logits_are_those_of_the_network_itself(tiny_run: Path) -> None:
     run = Run.open(tiny_run)
     made = run.predictions(run.dataset("test"))
     image = torch.from_numpy(run.preprocessing(run.dataset("test").image(0)).transpose(2, 0, 1).copy())[None]
-    net = run.classifier.net
+    net = run.predictor.module.net
     mean, std = (torch.tensor(getattr(run.preprocessing, name)).view(3, 1, 1) for name in ("mean", "std"))
     with torch.inference_mode():
         logits = net((image / 255 - mean) / std)
@@ -154,12 +155,12 @@ def test_a_set_is_compared_with_the_training_images_once(
     assert compared == [len(read_manifest(images / "blind.csv"))]
 
 
-def test_a_set_is_compared_with_the_runs_own_val_once(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_is_compared_with_the_runs_own_val_once(tiny_run: Path) -> None:
     run = Run.open(tiny_run)
     sets = {name: run.dataset(name) for name in ("val", "calibration", "test", "blind")}
-    assert [run._is_held_out(one) for one in sets.values()] == [True, True, False, False]
-    monkeypatch.setattr(Run, "_compare_held_out", None)
-    assert [run._is_held_out(one) for one in sets.values()] == [True, True, False, False]
+    assert [run.leakage.is_held_out(one) for one in sets.values()] == [True, True, False, False]
+    run.leakage.own = ()
+    assert [run.leakage.is_held_out(one) for one in sets.values()] == [True, True, False, False]
 
 
 def test_a_group_that_was_joined_to_another_is_still_known_by_its_own_name(run_copy: Path, images: Path) -> None:
@@ -359,13 +360,13 @@ def test_variations_are_those_of_single_images_and_are_kept(run_copy: Path, tmp_
         else:
             square = variation(run.preprocessing(image), seed)
         with torch.inference_mode():
-            logits, _ = run.classifier(torch.from_numpy(square.transpose(2, 0, 1)[None].copy()))
+            logits, _ = run.predictor.module(torch.from_numpy(square.transpose(2, 0, 1)[None].copy()))
         np.testing.assert_allclose(predictions.logits[row], logits[0], atol=1e-4)
         assert predictions.embeddings.shape == (len(dataset), 0)
         assert (predictions.targets == run.predictions(dataset).targets).all()
     kept = sorted((run_copy / "predictions").iterdir())
     again = Run.open(run_copy)
-    again.classifier = None  # type: ignore[assignment]  # cached predictions need no network
+    again.predictor.module = None  # type: ignore[misc]  # cached predictions need no network
     for first, second in zip(made[::-1], again.variations(dataset, wanted[::-1]), strict=True):
         np.testing.assert_array_equal(first.logits, second.logits)
     assert sorted((run_copy / "predictions").iterdir()) == kept
@@ -375,7 +376,7 @@ def test_variations_are_those_of_single_images_and_are_kept(run_copy: Path, tmp_
 def test_variations_do_not_depend_on_workers_or_what_else_is_asked(
     workers: int, run_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "_workers", lambda run, n: run.workers)
+    monkeypatch.setattr(NetworkPredictor, "count_workers", lambda predictor, n: predictor.workers)
     some = [Darker(by) for by in range(0, 110, 10)]  # more than in one pass
     alone = Run.open(run_copy, workers=0)
     alone.folder = None

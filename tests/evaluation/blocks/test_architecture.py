@@ -52,7 +52,7 @@ def test_the_sums_are_those_of_the_checkpoint(saved: Path, tiny_run: Path) -> No
     assert said["params_m"]["value"] == pytest.approx(sum(learnt) / 1e6, abs=1e-12)
     run = Run.open(tiny_run)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run.classifier(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=run.device))
+        run.predictor.module(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=run.predictor.device))
     assert said["macs_g"]["value"] == pytest.approx(counter.get_total_flops() / 2e9, abs=1e-12)
 
 

@@ -15,6 +15,7 @@ from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import CompareBlock, RunBlock
+from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import Metric
@@ -53,17 +54,17 @@ def walk(folder: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -
     `has_logits` or not.
     """
     sets = {"near": str(images / "blind" / "drawing" / "new-drawing"), "shifted": str(images / "blind" / "real")}
-    described = Run._describe
+    described = NetworkPredictor.describe
 
     def put_through(moved: bool, has_logits: bool) -> dict[str, Metric]:
-        def describe_member(run: Run, *given: Any) -> Predictions:
-            made = described(run, *given)
+        def describe_member(predictor: NetworkPredictor, *given: Any) -> Predictions:
+            made = described(predictor, *given)
             levels = np.random.default_rng(len(made)).integers(-8, 9, (len(made), 1)) if moved else 0
             return replace(made, logits=(made.logits + levels).astype(np.float32), has_logits=has_logits)
 
         root = Path(shutil.copytree(folder, tmp_path_factory.mktemp("walk") / "runs"))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Run, "_describe", describe_member)
+            patch.setattr(NetworkPredictor, "describe", describe_member)
             return _metrics(
                 [open_run(root / name, label=name, recipe=name, workers=0, others=sets) for name in WEIGHTS]
             )

@@ -37,16 +37,19 @@ def make_run(fake_run, dataset_of):
         order = np.arange(len(predictions)) if order is None else order
         sha256 = [f"{row:064x}" for row in order]
         own, mine = predictions.take(order), images[torch.as_tensor(order)]
+        predictor = SimpleNamespace(
+            module=network,
+            read_inputs=lambda dataset, rows: mine[torch.as_tensor(np.asarray(rows))],
+            unload=lambda: None,
+        )
         stand_in = fake_run(
             own,
             **{
                 "label": label,
                 "recipe": label,
-                "classifier": network,
+                "predictor": predictor,
                 "batch_size": 32,
-                "inputs": lambda dataset, rows: mine[torch.as_tensor(np.asarray(rows))],
                 "preprocessing": SimpleNamespace(resize="squash"),
-                "unload_model": lambda: None,
                 **fields,
             },
         )

@@ -105,7 +105,7 @@ def test_the_counts_are_those_of_the_network(saved: Path, tiny_run: Path) -> Non
     net = [value for name, value in weights.items() if name.startswith("net.")]
     assert said["weights_mb"]["value"] == pytest.approx(sum(v.numel() * v.element_size() for v in net) / 1e6)
     run = Run.open(tiny_run)
-    assert said["macs_g"]["value"] == pytest.approx(profiling.count_macs(run.classifier.net, 32) / 1e9)
+    assert said["macs_g"]["value"] == pytest.approx(profiling.count_macs(run.predictor.module.net, 32) / 1e9)
     assert said["peak_memory_mb"]["value"] > said["weights_mb"]["value"] + 4 * 3 * 32 * 32 / 1e6
 
 
@@ -128,7 +128,7 @@ def test_torch_has_as_many_threads_as_before(tiny_run: Path) -> None:
     run, before = Run.open(tiny_run, workers=0), torch.get_num_threads()
     Efficiency(**FAST | {"threads": [before + 1]}).evaluate(run, run.dataset("test"))
     assert torch.get_num_threads() == before
-    assert run.workers == 0
+    assert run.predictor.workers == 0
 
 
 @pytest.fixture
@@ -219,8 +219,10 @@ def test_a_runtime_that_answers_otherwise_is_not_timed(tiny_run: Path, monkeypat
 
 def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.open(tiny_run, workers=0, accelerator="cpu")
-    network, size, noise = run.classifier, run.preprocessing.size, timing.create_noise_images(run, 4)
-    stand_in: Any = SimpleNamespace(device="cuda", classifier=network, preprocessing=SimpleNamespace(size=size))
+    network, size, noise = run.predictor.module, run.preprocessing.size, timing.create_noise_images(run, 4)
+    stand_in: Any = SimpleNamespace(
+        predictor=SimpleNamespace(device="cuda", module=network), preprocessing=SimpleNamespace(size=size)
+    )
     monkeypatch.setattr(timing, "create_noise_images", lambda run, count: noise[:count])
     factories, distances = timing.prepare_runtimes(stand_in, ["torch"])
     assert distances == {"torch": 0.0, "cpu": pytest.approx(0.0, abs=1e-5)}
@@ -269,7 +271,7 @@ def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
         now, asked = [0.0], []
 
         class Stub(SimpleNamespace):
-            def predict_rows(self, paths: list[str]) -> Any:
+            def predict_files(self, paths: list[str]) -> Any:
                 asked.append((self.workers, paths))
                 for start in range(0, len(paths), self.batch_size):
                     ready = start >= len(paths) - 2 * self.workers * self.batch_size
@@ -278,7 +280,7 @@ def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
 
         monkeypatch.setattr(timing, "list_files", lambda dataset: files)
         monkeypatch.setattr(timing, "time_batches", lambda batches: profiling.time_batches(batches, lambda: now[0]))
-        run: Any = Stub(batch_size=8, workers=3)
+        run: Any = SimpleNamespace(predictor=Stub(batch_size=8, workers=3), batch_size=8)
         dataset: Any = None
         return timing.time_files(run, dataset, workers, passes, seconds, 0), asked
 

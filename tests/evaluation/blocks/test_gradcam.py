@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -52,13 +53,10 @@ def evaluate_block(fake_run, dataset_of, classifier):
     def run(predictions, allow=(), network=classifier, inputs=None, **options):
         noise = np.random.default_rng(0).integers(0, 256, (len(predictions), 3, 64, 64), dtype=np.uint8)
         images = torch.from_numpy(noise) if inputs is None else inputs
-        stand_in = fake_run(
-            predictions,
-            allow=frozenset(allow),
-            classifier=network,
-            batch_size=16,
-            inputs=lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))],
+        predictor = SimpleNamespace(
+            module=network, read_inputs=lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))]
         )
+        stand_in = fake_run(predictions, allow=frozenset(allow), predictor=predictor, batch_size=16)
         given = {"resamples": 100, "images": 9, "steps": 2, "random_weights": 1, "gallery": 1, **options}
         return GradCam(**given).evaluate(stand_in, dataset_of(predictions))
 
@@ -125,10 +123,10 @@ def test_saved_maps_are_those_of_the_predicted_and_the_true_class(saved, tiny_ru
     run = Run.open(tiny_run, accelerator="cpu")
     dataset = run.dataset("test")
     rows = [dataset.frame["path"].tolist().index(path) for path in maps["paths"]]
-    images = run.inputs(dataset, rows)
-    layer = attribution.find_spatial_layer(run.classifier, images)
+    images = run.predictor.read_inputs(dataset, rows)
+    layer = attribution.find_spatial_layer(run.predictor.module, images)
     for name, classes in (("predicted", maps["predictions"]), ("true", maps["targets"])):
-        expected = attribution.compute_grad_cam(run.classifier, layer, images, classes)
+        expected = attribution.compute_grad_cam(run.predictor.module, layer, images, classes)
         np.testing.assert_allclose(maps[name], expected, rtol=1e-3, atol=1e-6 * expected.max())
         assert maps[name].dtype == np.float32
     assert table["path"].tolist() == maps["paths"].tolist()

@@ -36,11 +36,13 @@ def evaluate_block(fake_run, dataset_of, colour_finder, noise):
                 label=f"run {k}",
                 recipe=f"run {k}",
                 allow=frozenset(allow),
-                classifier=networks[k] if networks else colour_finder(),
+                predictor=SimpleNamespace(
+                    module=networks[k] if networks else colour_finder(),
+                    read_inputs=lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))],
+                    unload=lambda: None,
+                ),
                 batch_size=32,
-                inputs=lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))],
                 preprocessing=SimpleNamespace(resize="squash"),
-                unload_model=lambda: None,
             )
             for k, one in enumerate(predictions)
         ]

@@ -21,7 +21,7 @@ from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.results.reasons import Reason, format_reason
-from avatar_bench.runs.ensembles import combine_predictions
+from avatar_bench.runs.ensemble_predictor import combine_predictions
 
 SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
 

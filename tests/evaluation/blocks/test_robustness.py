@@ -344,7 +344,7 @@ def test_workers_and_orders_change_no_digit(run_copy) -> None:
         run = Run.open(run_copy, accelerator="cpu", workers=workers, batch_size=4)
         dataset = run.dataset("test")
         shuffled = dataset.take(np.arange(len(dataset))[::step])
-        assert run._workers(len(dataset)) == workers
+        assert run.predictor.count_workers(len(dataset)) == workers
         result = Robustness(**chosen).evaluate(run, shuffled)
         found.append(result)
         for file in (run_copy / "predictions").iterdir():

@@ -63,10 +63,9 @@ def run(fake_run, nets):
         config["callbacks"] = fields.pop("callbacks", {})
         whole = copy.deepcopy(RECORD) | {"init": init or {"weights": "none"}} | dict(record)
         plain = {
-            "classifier": SimpleNamespace(net=nets[net]),
+            "predictor": SimpleNamespace(module=SimpleNamespace(net=nets[net]), unload=lambda: None),
             "card": SimpleNamespace(backbone=tag, weights="none"),
             "preprocessing": SimpleNamespace(size=size),
-            "unload_model": lambda: None,
         }
         return fake_run(predictions, record=whole, config=config, seed=seed, **{**plain, **fields})
 

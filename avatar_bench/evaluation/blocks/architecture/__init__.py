@@ -29,10 +29,11 @@ class Architecture(Options):
     """Description of a run's network: structure, cost on one image, and first layers on an image per class."""
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("module",)
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute sizes, tables of traits, stages and layers, the first filters and the first feature maps."""
-        net, size = run.classifier.net, run.preprocessing.size
+        net, size = run.predictor.module.net, run.preprocessing.size
         anatomy, start = inspect_network(net, size), read_starting_weights(run)
         result = Result("architecture", dataset.name, len(dataset), run.classes)
         counts = anatomy.layers[["params", "macs"]].sum()
@@ -62,8 +63,8 @@ def _collect_feature_maps(run: Run, dataset: Dataset, convolution: str | None) -
     rows = [int(np.flatnonzero(labels == each)[0]) for each in run.classes if each in labels][:MAX_SHOWN_CLASSES]
     if not rows:
         return Reason("no_images")
-    images = run.inputs(dataset, rows)
-    maps = first_layers.compute_feature_maps(run.classifier, images, convolution, MAX_CHANNELS)
+    images = run.predictor.read_inputs(dataset, rows)
+    maps = first_layers.compute_feature_maps(run.predictor.module, images, convolution, MAX_CHANNELS)
     if not maps:
         return Reason("no_spatial_output")
     return {

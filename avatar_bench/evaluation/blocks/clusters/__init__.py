@@ -40,6 +40,7 @@ class Clusters(IntervalOptions):
     """Evaluation of how well a run's embeddings cluster by true class."""
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "embeddings")
 
     neighbors: int = option(10, help="of kNN purity", range=(1, None))
     folds: int = option(5, help="of the linear probe's cross-validation", range=(2, None))

@@ -39,6 +39,7 @@ class Efficiency(IntervalOptions):
     """
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("module",)
 
     resamples: int = option(2000, help="of the bootstrap, which draws whole rounds", range=(100, None))
     seed: int = option(0, help="of the bootstrap, the images drawn and the order of settings", range=(0, None))
@@ -89,8 +90,9 @@ class Efficiency(IntervalOptions):
         latency, end_to_end = self._tabulate_latency(samples), self._tabulate_end_to_end(passes, run.batch_size)
         latency["steady"] = latency["noise"].max() <= self.tolerance
         latency["device"] = [timing.find_device(run, runtime) for runtime in latency["runtime"]]
-        layers = inspect_network(run.classifier.net, run.preprocessing.size).layers[["module", "type", *_LAYER_COUNTS]]
-        memory = profiling.trace_memory(run.classifier, timing.create_noise_images(run, max(self.batches)))
+        network = run.predictor.module
+        layers = inspect_network(network.net, run.preprocessing.size).layers[["module", "type", *_LAYER_COUNTS]]
+        memory = profiling.trace_memory(network, timing.create_noise_images(run, max(self.batches)))
         params, stored, macs = layers[list(_LAYER_COUNTS)].sum()
         counts = {"params_m": params / 1e6, "macs_g": macs / 1e9, "weights_mb": stored / 1e6}
         counts["peak_memory_mb"] = memory["bytes"].max() / 1e6
@@ -98,7 +100,7 @@ class Efficiency(IntervalOptions):
         result.metrics |= self._build_metrics(latency, end_to_end)
         result.tables = {"latency": latency, "end_to_end": end_to_end, "samples": samples, "passes": passes}
         result.tables |= {"layers": layers, "memory": memory}
-        result.provenance = {"machine": profiling.describe_machine(run.device)}
+        result.provenance = {"machine": profiling.describe_machine(run.predictor.device)}
         result.warnings += self._warn_of_noise(latency, end_to_end)
         return result
 

@@ -44,12 +44,14 @@ class TimedSetting(NamedTuple):
 def create_noise_images(run: Run, count: int) -> Tensor:
     """Create noise images as input of the network, uint8 (count, 3, S, S), on its device."""
     size, generator = run.preprocessing.size, torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator).to(run.device)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator).to(
+        run.predictor.device
+    )
 
 
 def find_device(run: Run, runtime: str) -> str:
     """Return the device that a runtime computes on: the run's, or the CPU."""
-    return "cpu" if runtime in (CPU, *EXPORTED_RUNTIMES) else run.device
+    return "cpu" if runtime in (CPU, *EXPORTED_RUNTIMES) else run.predictor.device
 
 
 def prepare_runtimes(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Factory], dict[str, float]]:
@@ -58,9 +60,9 @@ def prepare_runtimes(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Facto
     If the run computes on a GPU, torch on the CPU is an additional runtime.
     """
     size = run.preprocessing.size
-    factories = {name: prepare_engine(name, run.classifier, size) for name in runtimes}
-    if run.device != "cpu":
-        factories[CPU] = prepare_engine("torch", copy.deepcopy(run.classifier).cpu(), size)
+    factories = {name: prepare_engine(name, run.predictor.module, size) for name in runtimes}
+    if run.predictor.device != "cpu":
+        factories[CPU] = prepare_engine("torch", copy.deepcopy(run.predictor.module).cpu(), size)
     images = create_noise_images(run, _TEST_IMAGES)
     logits = {
         name: factory(torch.get_num_threads())(images.cpu() if find_device(run, name) == "cpu" else images)
@@ -68,7 +70,7 @@ def prepare_runtimes(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Facto
     }
     distances = {}
     for name, given in logits.items():
-        right = logits["torch" if find_device(run, name) == run.device else CPU]
+        right = logits["torch" if find_device(run, name) == run.predictor.device else CPU]
         distances[name] = float((np.abs(given - right) / np.maximum(1, np.abs(right))).max())
     return factories, distances
 
@@ -82,7 +84,7 @@ def time_network(
     current setting is used. The result has one row per call: runtime, batch, threads, network, round, seconds.
     """
     own = [torch.get_num_threads()]
-    twin = prepare_engine("torch", copy.deepcopy(run.classifier), run.preprocessing.size)
+    twin = prepare_engine("torch", copy.deepcopy(run.predictor.module), run.preprocessing.size)
     counts = {name: threads if find_device(run, name) == "cpu" else own for name in factories}
     cases = {
         TimedSetting(runtime, batch, count, "run"): factory(count)
@@ -133,11 +135,11 @@ def _time_pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) ->
 
     While workers start, batches arrive late and then all at once; at the end nothing is decoded beside the network.
     """
-    timed = copy.copy(run)  # shares the network
+    timed = copy.copy(run.predictor)  # shares the network
     timed.workers = workers
     first, last = workers + 1, _PREFETCH_FACTOR * workers
     asked = np.resize(files, run.batch_size * (first + batches + last)).tolist()
     # stop here: the last batches are decoded in the background but not timed
-    waits = np.array(list(islice(time_batches(timed.predict_rows(asked)), first + batches)))[first:]
+    waits = np.array(list(islice(time_batches(timed.predict_files(asked)), first + batches)))[first:]
     images, seconds = waits.sum(axis=0).tolist()
     return images, seconds

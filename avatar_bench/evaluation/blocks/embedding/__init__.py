@@ -35,6 +35,7 @@ class Embedding(IntervalOptions):
     """Two-dimensional maps of the embeddings of a set."""
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "embeddings")
 
     method: Any = option(
         "tsne",

@@ -20,6 +20,7 @@ from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs import ensembles
+from avatar_bench.runs.ensemble_predictor import combine_predictions
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -54,7 +55,7 @@ class EnsembleBlock(IntervalOptions):
         aligned = align_predictions(runs, datasets)
         logits = np.stack([one.logits for one in aligned])
         entries = {SINGLE: aligned[single]}
-        entries |= {name: ensembles.combine_predictions(aligned, *recipe) for name, recipe in fitted.items()}
+        entries |= {name: combine_predictions(aligned, *recipe) for name, recipe in fitted.items()}
         mixes = {name: recipe.mix for name, recipe in fitted.items()}
         soup = fitting.average_weights(runs, held) if self.soup else None
         if soup is not None:

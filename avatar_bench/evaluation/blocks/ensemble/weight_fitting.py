@@ -110,7 +110,9 @@ def average_weights(runs: Sequence[Run], held: HeldOutPredictions) -> FittedSoup
 
     def score(some: list[int]) -> float:
         soup = WeightSoup.of([runs[candidates[index]] for index in some])
-        return float(soup.predictions(held.dataset).correct.mean())
+        accuracy = float(soup.predictions(held.dataset).correct.mean())
+        soup.predictor.unload()
+        return accuracy
 
     averaged = [candidates[index] for index in select_greedy_soup(scores, score)]
     soup = WeightSoup.of([runs[position] for position in averaged])

@@ -54,6 +54,7 @@ class GradCam(IntervalOptions):
     """
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "module")
 
     images: int = option(60, help="images drawn, stratified by class; run time is proportional", range=(1, None))
     steps: int = option(10, help="steps of deletion and insertion", range=(2, None))
@@ -83,8 +84,8 @@ class GradCam(IntervalOptions):
         check_class_order(asked, run.allow)
         drawn = rows[draw_stratified_rows(dataset.frame.iloc[rows], self.images, self.seed)]
         every = np.concatenate([drawn, self._find_errors(asked, drawn)])
-        predictions, inputs, n = asked.take(every), run.inputs(dataset, every), len(drawn)
-        layer = attribution.find_spatial_layer(run.classifier, inputs)
+        predictions, inputs, n = asked.take(every), run.predictor.read_inputs(dataset, every), len(drawn)
+        layer = attribution.find_spatial_layer(run.predictor.module, inputs)
         maps = _compute_maps(run, layer, inputs, predictions)
         evaluated = {"": maps["predicted"][:n]} | ({ROLLOUT_SUFFIX: maps["rollout"][:n]} if "rollout" in maps else {})
         curves = self._compute_curves(run, inputs[:n], evaluated, predictions.predicted[:n])
@@ -137,7 +138,7 @@ class GradCam(IntervalOptions):
                 ranks = numbers.rank_pixels(part[rows], images.shape[-1], rng)
                 for kind, start, end in (("deletion", batch, empty), ("insertion", blurred, batch)):
                     about = (ranks, classes[rows], self.steps, run.batch_size)
-                    curves = attribution.compute_replacement_curves(run.classifier, start, end, *about)
+                    curves = attribution.compute_replacement_curves(run.predictor.module, start, end, *about)
                     found.setdefault(f"{kind}{ending}", []).append(curves)
         return {name: np.concatenate(curves) for name, curves in found.items()}
 
@@ -145,8 +146,8 @@ class GradCam(IntervalOptions):
         """Compute unrectified maps of the run (n, h, w), of K randomised networks (K, n, h, w), and random maps."""
         compute = partial(attribution.compute_grad_cam, rectify=False)
         given = (layer, images, classes, run.batch_size)
-        trained = compute(run.classifier, *given)
-        networks = attribution.randomise_layers(run.classifier, self.seed, self.random_weights)
+        trained = compute(run.predictor.module, *given)
+        networks = attribution.randomise_layers(run.predictor.module, self.seed, self.random_weights)
         found = [(drawn, of, compute(network, *given)) for drawn, of, network in networks]
         drawn, groups, maps = (np.array(column) for column in zip(*found, strict=True))
         chance = np.random.default_rng(self.seed).random(trained.shape).astype(np.float32)
@@ -193,12 +194,12 @@ def _compute_maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Pr
 
     The first two are identical where the prediction is correct.
     """
-    predicted = attribution.compute_grad_cam(run.classifier, layer, inputs, predictions.predicted, run.batch_size)
+    predicted = attribution.compute_grad_cam(run.predictor.module, layer, inputs, predictions.predicted, run.batch_size)
     true, wrong = predicted.copy(), np.flatnonzero(~predictions.correct)
     if len(wrong):
         targets = predictions.targets[wrong]
-        true[wrong] = attribution.compute_grad_cam(run.classifier, layer, inputs[wrong], targets, run.batch_size)
-    rollout = attribution.compute_attention_rollout(run.classifier, inputs, run.batch_size)
+        true[wrong] = attribution.compute_grad_cam(run.predictor.module, layer, inputs[wrong], targets, run.batch_size)
+    rollout = attribution.compute_attention_rollout(run.predictor.module, inputs, run.batch_size)
     return {"predicted": predicted, "true": true} | ({} if rollout is None else {"rollout": rollout})
 
 

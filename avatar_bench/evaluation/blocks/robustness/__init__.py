@@ -47,6 +47,7 @@ class Robustness(IntervalOptions):
     """Accuracy of a run on corrupted and on re-encoded images; means are those of the standard corruptions."""
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "pixels")
 
     seed: int = option(0, help="of the bootstrap; noise is seeded by each image's hash", range=(0, None))
     severities: list[int] = option(
@@ -251,8 +252,8 @@ def _select_images(
     wrong = np.mean([~found[name].correct for name in variations], axis=0)
     typical = int(np.abs(wrong - wrong.mean()).argmin())
     image, seed = dataset.image(int(rows[typical])), derive_seed(str(dataset.frame["sha256"].iat[rows[typical]]))
-    varied = (apply_variation(one, image, run.preprocessing, seed) for one in variations.values())
-    shown = plots.make_thumbnails([run.preprocessing(image), *varied])
+    varied = (apply_variation(one, image, run.predictor.prepare, seed) for one in variations.values())
+    shown = plots.make_thumbnails([run.predictor.prepare(image), *varied])
     return {"rows": typical + len(rows) * np.arange(len(found)), **shown}
 
 

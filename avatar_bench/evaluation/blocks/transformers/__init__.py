@@ -41,6 +41,7 @@ class Transformers(recipe_pairs.PairwiseOptions):
     """
 
     version: ClassVar[int] = 2
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "module")
     reads_results: ClassVar[bool] = True
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:

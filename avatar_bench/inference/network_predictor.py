@@ -1,0 +1,168 @@
+"""Prediction by one network, with torch or exported to another runtime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from avatar_bench.console.warning_filters import suppress_framework_warnings
+from avatar_bench.data.corruptions import Variation
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.leakage import refuse_changed_files
+from avatar_bench.data.loaders import build_evaluation_loader, build_varied_loader, encode_targets
+from avatar_bench.errors import ConfigError
+from avatar_bench.inference.precision_autotune import DTYPES, tune_inference
+from avatar_bench.inference.predictor import DatasetPredictor
+from avatar_bench.results.predictions import Predictions
+
+if TYPE_CHECKING:
+    from avatar_bench.inference.runtimes.engines import Engine, ExportedNetwork
+    from avatar_bench.models.classifier import Classifier
+
+_N_QUANTISATION_IMAGES = 300  # images that determine the value ranges of int8 quantisation
+
+
+@dataclass(eq=False, kw_only=True)
+class NetworkPredictor(DatasetPredictor):
+    """Predictor of one network.
+
+    `load_network` returns it in eval mode; `sha256` identifies its weights. `read_calibration` returns the images that
+    determine value ranges of int8, None if they are unknown. `accelerator` is "auto", "cpu" or "gpu"; `runtime` is
+    "torch" or, for predictions on files, an exported one: "onnx" or "openvino".
+    """
+
+    sha256: str
+    load_network: Callable[[], Classifier]
+    read_calibration: Callable[[], Dataset | None]
+    accelerator: str = "auto"
+    runtime: str = "torch"
+    provides: frozenset[str] = DatasetPredictor.provides | {"module"}
+    _engines: dict[str, tuple[Engine, str]] = field(default_factory=dict, init=False)  # with a notice, by precision
+
+    @cached_property
+    def module(self) -> Classifier:
+        """Return the network, in eval mode, on the device."""
+        suppress_framework_warnings()
+        classifier = self.load_network().to(self.device)
+        return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    @property
+    def device(self) -> str:
+        """Return the network's device, "cpu" or "cuda"; raise ConfigError if a requested GPU is missing."""
+        if self.accelerator == "cpu" or self.runtime != "torch":
+            return "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        if self.accelerator == "gpu":
+            raise ConfigError("accelerator=gpu: torch finds no GPU here.", "Remove the option, or use accelerator=cpu.")
+        return "cpu"
+
+    def resolve_precision(self, asked: str) -> str:
+        """Resolve "auto" to the fastest precision on this machine, if the runtime has a choice; return others as is."""
+        if asked == "16" and self.runtime == "torch" and self.device == "cpu":
+            raise ConfigError("precision=16 needs a GPU: on a CPU it is far too slow.", "Expected auto, 32 or bf16.")
+        if asked != "auto":
+            return asked
+        return "32" if self.runtime == "onnx" else tune_inference(self.device).precision
+
+    def predict_dataset(self, dataset: Dataset) -> Predictions:
+        """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
+        refuse_changed_files(dataset)
+        workers = self.count_workers(len(dataset))
+        batches = build_evaluation_loader(dataset, self.classes, self.preprocessings[0], self.batch_size, workers)
+        with self._time_pass():
+            outputs = [self.forward(batch["image"]) for batch in batches]
+        logits, embeddings = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        return self.describe(dataset, logits, embeddings)
+
+    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
+        """Compute the Predictions under each variation, without embeddings; each image is decoded once."""
+        refuse_changed_files(dataset)
+        workers = self.count_workers(len(dataset))
+        size = self.batch_size
+        batches = build_varied_loader(dataset, self.classes, self.preprocessings[0], variations, size, workers)
+        outputs: list[list[NDArray[np.float32]]] = [[] for _ in variations]
+        with self._time_pass():
+            for batch in batches:
+                # one variation at a time: other images in the batch would change the last digits
+                for index, logits in enumerate(outputs):
+                    logits.append(self.forward(batch["image"][:, index])[0])
+        none = np.zeros((len(dataset), 0), dtype=np.float32)
+        return [self.describe(dataset, np.concatenate(logits), none) for logits in outputs]
+
+    def forward(self, images: torch.Tensor, precision: str = "32") -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Compute logits (n, C) and embeddings (n, D) of uint8 images (n, 3, S, S) with torch."""
+        kind = DTYPES.get(precision)
+        autocast = torch.autocast(self.device, dtype=kind or torch.bfloat16, enabled=kind is not None)
+        with torch.inference_mode(), autocast:
+            logits, embeddings = self.module(images.to(self.device, non_blocking=True))
+        return logits.float().cpu().numpy(), embeddings.float().cpu().numpy()
+
+    def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
+        """Compute the logits (n, C) with the runtime; `images` is one batch, uint8 (n, 3, S, S)."""
+        if self.runtime != "torch":
+            return self._get_engine(precision)[0](images[0])
+        return self.forward(images[0], precision)[0]
+
+    def load(self, precision: str = "32") -> list[str]:
+        """Load the network and return notices to print; raise CheckpointError if it cannot be loaded."""
+        if self.runtime != "torch":
+            note = self._get_engine(precision)[1]
+            return [note] if note else []
+        self.module  # noqa: B018
+        return []
+
+    def unload(self) -> None:
+        """Release the network from memory; it is loaded again when needed."""
+        self.__dict__.pop("module", None)
+
+    @contextmanager
+    def _time_pass(self) -> Iterator[None]:
+        """Add the duration of the body of the `with` to the inference time; the network is loaded before."""
+        self.load()
+        started = time.monotonic()
+        yield
+        self._seconds += time.monotonic() - started
+
+    def _get_engine(self, precision: str) -> tuple[Engine, str]:
+        """Return the engine of the exported network and a notice to print, created once per precision."""
+        if precision not in self._engines:
+            from avatar_bench.inference.runtimes.engines import load_engine, refuse_missing_package
+
+            refuse_missing_package(self.runtime, f"runtime={self.runtime}")
+            network = self._load_export("int8" if precision == "int8" else "float")
+            engine = load_engine(self.runtime, network, torch.get_num_threads(), precision)
+            self._engines[precision] = engine, network.note
+        return self._engines[precision]
+
+    def _load_export(self, kind: str) -> ExportedNetwork:
+        from avatar_bench.inference.export_cache import load_or_export
+
+        return load_or_export(self.runtime, self.sha256, kind, self._export if kind == "float" else self._quantise)
+
+    def _export(self) -> ExportedNetwork:
+        from avatar_bench.inference.runtimes.engines import export_network
+
+        network = export_network(self.runtime, self.module, self.preprocessings[0].size)
+        self.unload()
+        return network
+
+    def _quantise(self) -> ExportedNetwork:
+        from avatar_bench.inference.runtimes.openvino_ir import quantise_network
+
+        dataset = self.read_calibration()
+        if dataset is None:
+            reason = f"precision=int8 takes value ranges from calibration images, and those of {self.name} are unknown."
+            raise ConfigError(reason, "Expected a run folder. precision=bf16 needs no images.")
+        sample = dataset.take(np.sort(np.random.default_rng(0).permutation(len(dataset))[:_N_QUANTISATION_IMAGES]))
+        refuse_changed_files(sample)
+        images, targets = self.read_inputs(sample, range(len(sample))), encode_targets(sample, self.classes)
+        return quantise_network(self._load_export("float"), images, targets)

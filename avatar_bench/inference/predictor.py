@@ -1,0 +1,221 @@
+"""Predictors, which compute class probabilities of images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from avatar_bench.data.corruptions import Variation, apply_variation, derive_seed
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.decoding import decode
+from avatar_bench.data.equalise import ImageArray
+from avatar_bench.data.leakage import refuse_changed_files
+from avatar_bench.data.loaders import build_readable_loader, encode_targets, to_tensor
+from avatar_bench.data.transforms import Preprocessing
+from avatar_bench.data.worker_processes import iterate_batches
+from avatar_bench.errors import BlockError, DataError
+from avatar_bench.inference.prediction_table import tabulate_predictions
+from avatar_bench.results.predictions import Predictions, to_string_array
+
+if TYPE_CHECKING:
+    from avatar_bench.models.classifier import Classifier
+
+DecodedImages = Sequence[ImageArray]  # decoded, each (H, W, 3) RGB of any size
+
+
+class Predictor(Protocol):
+    """Source of class probabilities that does its own preprocessing.
+
+    It may also have `embed(images) -> (N, D)`, and `sha256`, which changes with its predictions.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes."""
+
+    def predict(self, images: DecodedImages) -> NDArray[np.float64]:
+        """Compute the probabilities (N, C) of the classes, in their order; each row sums to 1."""
+
+
+@dataclass(eq=False, kw_only=True)
+class DatasetPredictor:
+    """Predictor of whole data sets and of files, as a Run uses it.
+
+    `preprocessings` are the distinct transforms of its networks. `workers` processes read images in batches of
+    `batch_size`. `provides` are the needs of blocks that it meets, see evaluation/block.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    temperature: float = 1.0
+    preprocessings: tuple[Preprocessing, ...] = ()
+    workers: int = 2
+    batch_size: int = 32
+    provides: frozenset[str] = frozenset({"predictions", "pixels", "embeddings"})
+    _seconds: float = field(default=0.0, init=False)
+
+    @property
+    def seconds(self) -> float:
+        """Return the total time of all passes so far, including decoding and variations."""
+        return self._seconds
+
+    @property
+    def device(self) -> str:
+        """Return the networks' device, "cpu" or "cuda"; raise ConfigError if a requested GPU is missing."""
+        return "cpu"
+
+    @property
+    def module(self) -> Classifier:
+        """Return the network; raise BlockError if there is not exactly one."""
+        raise BlockError(f"{self.name} has no single network.")
+
+    def predict_dataset(self, dataset: Dataset) -> Predictions:
+        """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
+        raise NotImplementedError
+
+    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
+        """Compute the Predictions of a dataset under each variation, without embeddings."""
+        raise NotImplementedError
+
+    def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
+        """Compute the logits (n, C) with the runtime; `images` are uint8 (n, 3, S, S), one per preprocessing."""
+        raise NotImplementedError
+
+    def predict(self, images: DecodedImages) -> NDArray[np.float64]:
+        """Compute the probabilities (N, C) of decoded images of any size."""
+        batches = [torch.stack([to_tensor(prepare(image)) for image in images]) for prepare in self.preprocessings]
+        logits = self.compute_logits(batches).astype(np.float64)
+        return np.asarray(softmax(logits / self.temperature, axis=1))
+
+    def predict_files(
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+    ) -> Generator[pd.DataFrame, None, None]:
+        """Yield the table of predictions of image files batch by batch, in order, see `tabulate_predictions`.
+
+        With `calibrated`, logits are divided by the temperature; `precision` is "32" or another one of the runtime.
+        """
+        reading = build_readable_loader(paths, self.preprocessings, self.batch_size, self.count_workers(len(paths)))
+        temperature = self.temperature if calibrated else 1.0
+        with iterate_batches(reading) as batches:  # images are decoded while the network loads
+            self.load(precision)
+            for batch in batches:
+                none = np.zeros((0, len(self.classes)), dtype=np.float32)
+                logits = self.compute_logits(batch["images"], precision) if batch["images"] else none
+                seen = [(paths[row], reason) for row, reason in batch["seen"]]
+                yield tabulate_predictions(seen, logits, self.classes, temperature)
+
+    def prepare(self, image: ImageArray) -> ImageArray:
+        """Preprocess a decoded image for display; an ensemble does it as its first member."""
+        return self.preprocessings[0](image) if self.preprocessings else image
+
+    def read_inputs(self, dataset: Dataset, rows: Sequence[int] | NDArray[np.integer]) -> torch.Tensor:
+        """Return images preprocessed for the network, uint8 (n, 3, S, S), on the CPU."""
+        return torch.stack([to_tensor(self.prepare(dataset.image(int(row)))) for row in rows])
+
+    def resolve_precision(self, asked: str) -> str:
+        """Resolve "auto" to the fastest precision on this machine, if the runtime has a choice; return others as is."""
+        return "32" if asked == "auto" else asked
+
+    def load(self, precision: str = "32") -> list[str]:
+        """Load the networks and return notices to print; raise CheckpointError if one cannot be loaded."""
+        return []
+
+    def unload(self) -> None:
+        """Release the networks from memory; they are loaded again when needed."""
+
+    def count_workers(self, n: int) -> int:
+        """Return the number of processes that read `n` images."""
+        # starting a worker costs more than decoding a few images
+        return self.workers if n > 4 * self.batch_size else 0
+
+    def describe(
+        self, dataset: Dataset, logits: NDArray[np.float32], embeddings: NDArray[np.float32], has_logits: bool = True
+    ) -> Predictions:
+        """Return the Predictions of a dataset with these logits and embeddings."""
+        return Predictions(
+            classes=self.classes,
+            logits=logits,
+            embeddings=embeddings,
+            targets=encode_targets(dataset, self.classes),
+            paths=to_string_array(dataset.frame["path"]),
+            groups=to_string_array(dataset.frame["group"]),
+            sources=to_string_array(dataset.frame["source"]),
+            temperature=self.temperature,
+            has_logits=has_logits,
+        )
+
+
+@dataclass(eq=False, kw_only=True)
+class ForeignPredictor(DatasetPredictor):
+    """Predictor of data sets by any Predictor, of which only probabilities are known, see `Predictions.has_logits`."""
+
+    predictor: Predictor
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.predictor, "embed"):
+            self.provides = self.provides - {"embeddings"}
+
+    def predict(self, images: DecodedImages) -> NDArray[np.float64]:
+        """Compute the probabilities (N, C) of decoded images; raise DataError if they are none."""
+        probabilities = np.asarray(self.predictor.predict(images), dtype=np.float64)
+        shape = len(images), len(self.classes)
+        if probabilities.shape != shape or not np.allclose(probabilities.sum(axis=1), 1) or (probabilities < 0).any():
+            raise DataError(f"{self.name}: expected probabilities of shape {shape} whose rows sum to 1.")
+        return probabilities
+
+    def predict_dataset(self, dataset: Dataset) -> Predictions:
+        """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
+        return self.predict_variations(dataset, [None])[0]
+
+    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
+        """Compute the Predictions under each variation of the decoded images; None is none, with embeddings."""
+        refuse_changed_files(dataset)
+        started = time.monotonic()
+        found = [self._predict_varied(dataset, variation) for variation in variations]
+        self._seconds += time.monotonic() - started
+        return found
+
+    def predict_files(
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+    ) -> Generator[pd.DataFrame, None, None]:
+        """Yield the table of predictions of image files batch by batch, in order."""
+        for first in range(0, len(paths), self.batch_size):
+            images, seen = [], []
+            for path in paths[first : first + self.batch_size]:
+                try:
+                    images.append(decode(Path(path)))
+                    seen.append((path, ""))
+                except DataError as error:
+                    seen.append((path, error.lines[0].removeprefix(f"{Path(path)}: ")))
+            none = np.zeros((0, len(self.classes)), dtype=np.float32)
+            yield tabulate_predictions(seen, self._compute_log(images) if images else none, self.classes, 1.0)
+
+    def _predict_varied(self, dataset: Dataset, variation: Variation | None) -> Predictions:
+        logits, embeddings = [], []
+        embed = getattr(self.predictor, "embed", None)
+        for first in range(0, len(dataset), self.batch_size):
+            rows = range(first, min(first + self.batch_size, len(dataset)))
+            images = [dataset.image(row) for row in rows]
+            if variation is not None:
+                seeds = [derive_seed(str(dataset.frame["sha256"].iat[row])) for row in rows]
+                images = [
+                    apply_variation(variation, image, self.prepare, seed)
+                    for image, seed in zip(images, seeds, strict=True)
+                ]
+            logits.append(self._compute_log(images))
+            embeddings.append(embed(images) if embed and variation is None else np.zeros((len(rows), 0)))
+        features = np.concatenate(embeddings).astype(np.float32)
+        return self.describe(dataset, np.concatenate(logits), features, has_logits=False)
+
+    def _compute_log(self, images: DecodedImages) -> NDArray[np.float32]:
+        smallest = float(np.finfo(np.float32).tiny)
+        return np.log(np.maximum(self.predict(images), smallest)).astype(np.float32)

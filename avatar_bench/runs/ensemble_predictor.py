@@ -1,0 +1,93 @@
+"""Prediction by several networks, whose probabilities are averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from avatar_bench.data.corruptions import Variation
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.inference.predictor import DatasetPredictor
+from avatar_bench.metrics.averaging import AveragingWeights, average_logits
+from avatar_bench.results.predictions import Predictions
+from avatar_bench.runs.prediction_cache import PredictionCache
+
+
+@dataclass(eq=False, kw_only=True)
+class EnsemblePredictor(DatasetPredictor):
+    """Weighted mean of the probabilities of members and of their energies, see `average_logits`.
+
+    Members may have their classes in another order. Their Predictions of data sets are taken from their caches.
+    """
+
+    members: Sequence[PredictionCache]
+    mix: AveragingWeights
+
+    @property
+    def seconds(self) -> float:
+        """Return the total time of all passes of all networks so far."""
+        return sum(member.predictor.seconds for member in self.members)
+
+    @property
+    def device(self) -> str:
+        """Return the device, the same for all members."""
+        return self.members[0].predictor.device
+
+    def predict_dataset(self, dataset: Dataset) -> Predictions:
+        """Average the members' Predictions of a dataset."""
+        return self._combine([member.predict(dataset) for member in self.members])
+
+    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
+        """Average the members' Predictions of a dataset under each variation."""
+        varied = [member.predict_variations(dataset, variations) for member in self.members]
+        return [self._combine(each) for each in zip(*varied, strict=True)]
+
+    def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
+        """Compute the average of the members' logits, (n, C), see `average_logits`."""
+        inputs = dict(zip(self.preprocessings, images, strict=True))
+        reordered = []
+        for predictor in (member.predictor for member in self.members):
+            logits = predictor.compute_logits([inputs[one] for one in predictor.preprocessings], precision)
+            reordered.append(logits[:, [predictor.classes.index(name) for name in self.classes]])
+        return average_logits(np.stack(reordered), self.mix).astype(np.float32)
+
+    def resolve_precision(self, asked: str) -> str:
+        """Resolve "auto" as the members do, which have the same runtime and device."""
+        return self.members[0].predictor.resolve_precision(asked)
+
+    def load(self, precision: str = "32") -> list[str]:
+        """Load every member's network and return notices to print."""
+        return [note for member in self.members for note in member.predictor.load(precision)]
+
+    def unload(self) -> None:
+        """Release every network from memory."""
+        for member in self.members:
+            member.predictor.unload()
+
+    def _combine(self, predictions: Sequence[Predictions]) -> Predictions:
+        return combine_predictions([one.reorder(self.classes) for one in predictions], self.mix, self.temperature)
+
+
+def combine_predictions(members: Sequence[Predictions], mix: AveragingWeights, temperature: float) -> Predictions:
+    """Average the Predictions of members on the same images with the same order of classes.
+
+    Logits are those of `average_logits`; `has_logits` requires them of every member with positive weight. Embeddings
+    are the members' concatenated, each scaled to unit length, so that no member dominates by the scale of its features.
+    """
+    weighted = [member for member, weight in zip(members, mix.weights, strict=True) if weight > 0]
+    return replace(
+        members[0],
+        logits=average_logits(np.stack([member.logits for member in members]), mix).astype(np.float32),
+        embeddings=np.concatenate([_scale_to_unit_length(member.embeddings) for member in members], axis=1),
+        temperature=temperature,
+        has_logits=all(member.has_logits for member in weighted),
+    )
+
+
+def _scale_to_unit_length(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.asarray(embeddings / np.maximum(lengths, 1e-12), dtype=np.float32)
