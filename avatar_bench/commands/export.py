@@ -28,7 +28,7 @@ def export(cfg: DictConfig) -> None:
     card = file.with_suffix(".json")
     _refuse_foreign_files(file, card)
     from avatar_bench.inference.export import RUNTIME_OF_SUFFIX, describe_export, encode_export
-    from avatar_bench.inference.runtimes.engines import refuse_missing_package
+    from avatar_bench.inference.runtimes import refuse_missing_package
     from avatar_bench.runs.ensembles import open_run
 
     if file.suffix in RUNTIME_OF_SUFFIX:

@@ -26,6 +26,7 @@ LISTED_GROUPS = {
     "corruptions": "corruption",
     "augmentations": "augmentation",
     "ood_scores": "ood_score",
+    "runtimes": "runtime",
 }
 
 

@@ -38,6 +38,7 @@ KINDS = {
     "logger": "training/loggers",
     "callback": "training/callbacks",
     "ood_score": "metrics/ood_scores",
+    "runtime": "inference/runtimes",
 }
 _PACKAGE = Path(__file__).parents[1]
 _USERS = "avatar_bench.user_entries"

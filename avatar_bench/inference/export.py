@@ -15,7 +15,8 @@ from torch import Tensor
 
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.hashes import sha256_of_bytes
-from avatar_bench.inference.runtimes import engines, openvino_ir
+from avatar_bench.inference.runtimes import openvino
+from avatar_bench.inference.runtimes.onnx import export_onnx
 from avatar_bench.models.checkpoint import CARD_KEY, encode_weights
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import PROVENANCE_KEY
@@ -42,9 +43,9 @@ def encode_export(classifier: Classifier, provenance: Mapping[str, Any], kind: s
     images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=noise)
     if kind == ".onnx":
         return {kind: _encode_onnx(classifier, texts, images)}
-    model = openvino_ir.convert_network(classifier, size, classifier.card.temperature)
-    network = openvino_ir.serialise_network(model, texts)
-    _refuse_different(classifier, images, openvino_ir.compute_outputs(openvino_ir.read_network(network), images))
+    model = openvino.convert_network(classifier, size, classifier.card.temperature)
+    network = openvino.serialise_network(model, texts)
+    _refuse_different(classifier, images, openvino.compute_outputs(openvino.read_network(network), images))
     return {".bin": network.weights, kind: network.graph}
 
 
@@ -65,7 +66,7 @@ def describe_export(
 def _encode_onnx(classifier: Classifier, texts: Mapping[str, str], images: Tensor) -> bytes:
     onnx: Any = importlib.import_module("onnx")  # an optional dependency
     onnxruntime: Any = importlib.import_module("onnxruntime")
-    exported = engines.export_onnx(classifier, images.shape[-1], classifier.card.temperature)
+    exported = export_onnx(classifier, images.shape[-1], classifier.card.temperature)
     model = onnx.load_model_from_string(exported)
     onnx.helper.set_model_props(model, dict(texts))
     data: bytes = model.SerializeToString()

@@ -14,15 +14,12 @@ import numpy as np
 from safetensors.numpy import load, save
 
 import avatar_bench
+from avatar_bench.config.entries import find_entry
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.paths import cache_root
-from avatar_bench.inference.runtimes.engines import ExportedNetwork
+from avatar_bench.inference.runtimes import ExportedNetwork, find_runtime
 
 MAX_CACHE_BYTES = 2 * 10**9  # bytes of all cached networks together
-_VERSIONED_PACKAGES = {
-    "onnx": ("torch", "timm", "onnx", "onnxscript"),
-    "openvino": ("torch", "timm", "openvino", "nncf"),
-}
 
 
 def load_or_export(
@@ -33,7 +30,9 @@ def load_or_export(
     `kind` is "float" or "int8". A network that is damaged, or was made by other versions, is exported again. The least
     recently used networks are deleted once the cache exceeds MAX_CACHE_BYTES.
     """
-    versions = [avatar_bench.__version__, *(metadata.version(name) for name in _VERSIONED_PACKAGES[runtime])]
+    versions = [avatar_bench.__version__, *(metadata.version(name) for name in find_runtime(runtime).VERSIONED)]
+    entry = find_entry("runtime", runtime)
+    versions += [] if entry.is_builtin else [entry.digest]
     key = hashlib.sha256(repr((checkpoint_sha256, runtime, kind, versions)).encode()).hexdigest()[:32]
     file = cache_root() / "networks" / key
     network = _read(file)

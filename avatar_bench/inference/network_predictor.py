@@ -19,12 +19,13 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.data.loaders import build_evaluation_loader, build_varied_loader, encode_targets
 from avatar_bench.errors import ConfigError
+from avatar_bench.inference.export_cache import load_or_export
 from avatar_bench.inference.precision_autotune import DTYPES, tune_inference
 from avatar_bench.inference.predictor import DatasetPredictor
+from avatar_bench.inference.runtimes import Engine, ExportedNetwork, find_runtime, refuse_missing_package
 from avatar_bench.results.predictions import Predictions
 
 if TYPE_CHECKING:
-    from avatar_bench.inference.runtimes.engines import Engine, ExportedNetwork
     from avatar_bench.models.classifier import Classifier
 
 _N_QUANTISATION_IMAGES = 300  # images that determine the value ranges of int8 quantisation
@@ -36,7 +37,7 @@ class NetworkPredictor(DatasetPredictor):
 
     `load_network` returns it in eval mode; `sha256` identifies its weights. `read_calibration` returns the images that
     determine value ranges of int8, None if they are unknown. `accelerator` is "auto", "cpu" or "gpu"; `runtime` is
-    "torch" or, for predictions on files, an exported one: "onnx" or "openvino".
+    "torch" or, for predictions on files, the name of one for exported networks.
     """
 
     sha256: str
@@ -71,7 +72,8 @@ class NetworkPredictor(DatasetPredictor):
             raise ConfigError("precision=16 needs a GPU: on a CPU it is far too slow.", "Expected auto, 32 or bf16.")
         if asked != "auto":
             return asked
-        return "32" if self.runtime == "onnx" else tune_inference(self.device).precision
+        has_choice = self.runtime == "torch" or "bf16" in find_runtime(self.runtime).PRECISIONS
+        return "32" if not has_choice else tune_inference(self.device).precision
 
     def predict_dataset(self, dataset: Dataset) -> Predictions:
         """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
@@ -135,29 +137,21 @@ class NetworkPredictor(DatasetPredictor):
     def _get_engine(self, precision: str) -> tuple[Engine, str]:
         """Return the engine of the exported network and a notice to print, created once per precision."""
         if precision not in self._engines:
-            from avatar_bench.inference.runtimes.engines import load_engine, refuse_missing_package
-
             refuse_missing_package(self.runtime, f"runtime={self.runtime}")
             network = self._load_export("int8" if precision == "int8" else "float")
-            engine = load_engine(self.runtime, network, torch.get_num_threads(), precision)
+            engine = find_runtime(self.runtime).load_engine(network, torch.get_num_threads(), precision)
             self._engines[precision] = engine, network.note
         return self._engines[precision]
 
     def _load_export(self, kind: str) -> ExportedNetwork:
-        from avatar_bench.inference.export_cache import load_or_export
-
         return load_or_export(self.runtime, self.sha256, kind, self._export if kind == "float" else self._quantise)
 
     def _export(self) -> ExportedNetwork:
-        from avatar_bench.inference.runtimes.engines import export_network
-
-        network = export_network(self.runtime, self.module, self.preprocessings[0].size)
+        network: ExportedNetwork = find_runtime(self.runtime).export_network(self.module, self.preprocessings[0].size)
         self.unload()
         return network
 
     def _quantise(self) -> ExportedNetwork:
-        from avatar_bench.inference.runtimes.openvino_ir import quantise_network
-
         dataset = self.read_calibration()
         if dataset is None:
             reason = f"precision=int8 takes value ranges from calibration images, and those of {self.name} are unknown."
@@ -165,4 +159,7 @@ class NetworkPredictor(DatasetPredictor):
         sample = dataset.take(np.sort(np.random.default_rng(0).permutation(len(dataset))[:_N_QUANTISATION_IMAGES]))
         refuse_changed_files(sample)
         images, targets = self.read_inputs(sample, range(len(sample))), encode_targets(sample, self.classes)
-        return quantise_network(self._load_export("float"), images, targets)
+        network: ExportedNetwork = find_runtime(self.runtime).quantise_network(
+            self._load_export("float"), images, targets
+        )
+        return network

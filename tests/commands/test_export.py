@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError
-from avatar_bench.inference.runtimes import engines
+from avatar_bench.inference import runtimes
 from avatar_bench.models.backbones import create_backbone
 from avatar_bench.models.checkpoint import read_checkpoint
 from avatar_bench.models.model_card import Card
@@ -109,7 +109,7 @@ def test_a_safetensors_file_that_we_did_not_write_is_refused(spoil: str, exporte
     assert len(caught.value.lines) <= 3
 
 
-@pytest.mark.skipif(bool(engines.find_missing_package("onnx")), reason="the extra export is not installed")
+@pytest.mark.skipif(bool(runtimes.find_missing_package("onnx")), reason="the extra export is not installed")
 def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: Path, small: list[str]) -> None:
     import onnx
     import onnxruntime
@@ -130,7 +130,7 @@ def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: P
         np.testing.assert_allclose(probabilities, scaled, atol=1e-4)
 
 
-@pytest.mark.skipif(bool(engines.find_missing_package("openvino")), reason="the extra openvino is not installed")
+@pytest.mark.skipif(bool(runtimes.find_missing_package("openvino")), reason="the extra openvino is not installed")
 def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
     import openvino
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.inference.runtimes.engines import find_missing_package
+from avatar_bench.inference.runtimes import find_missing_package
 from avatar_bench.runs.ensembles import save_ensemble
 from avatar_bench.runs.run import Run
 

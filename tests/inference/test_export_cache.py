@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from avatar_bench.inference import export_cache
-from avatar_bench.inference.runtimes.engines import ExportedNetwork, find_missing_package
+from avatar_bench.inference.runtimes import ExportedNetwork, find_missing_package
 
 if find_missing_package("onnx") or find_missing_package("openvino"):
     pytest.skip("the extras export and openvino are not installed", allow_module_level=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from avatar_bench.config.entries import FOLDERS_VARIABLE, find_entry
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.inference.runtimes.engines import export_onnx
+from avatar_bench.inference.runtimes.onnx import export_onnx
 from avatar_bench.models.attribution import SpatialLayer, find_spatial_layer
 from avatar_bench.models.backbones import create_backbone, resolve_options
 from avatar_bench.models.classifier import Classifier

@@ -20,7 +20,7 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.efficiency import Efficiency, figures
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
 from avatar_bench.i18n import list_languages, use_language
-from avatar_bench.inference.runtimes.engines import find_missing_package
+from avatar_bench.inference.runtimes import find_missing_package
 from avatar_bench.models import profiling
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result

@@ -14,7 +14,7 @@ from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, metric_with_interval
-from avatar_bench.inference.runtimes.engines import RUNTIMES, refuse_missing_package
+from avatar_bench.inference.runtimes import list_runtimes, refuse_missing_package
 from avatar_bench.metrics.timing import quantiles
 from avatar_bench.models import profiling
 from avatar_bench.models.inspection import inspect_network
@@ -55,9 +55,9 @@ class Efficiency(IntervalOptions):
     runtimes: list[str] = option(
         ["torch"],
         help="torch, and any of the others (avatar-bench[export], [openvino])",
-        choices=RUNTIMES,
+        choices=list_runtimes(),
         check=lambda runtimes: runtimes[:1] == ["torch"],
-        expected=f"torch first, then any of {', '.join(RUNTIMES[1:])}",
+        expected=f"torch first, then any of {', '.join(list_runtimes()[1:])}",
     )
     rounds: int = option(10, help="rounds; each setting is timed once per round", range=(2, None))
     seconds: float = option(3.0, help="total time per setting, about", range=(0, None))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avatar_bench.data.dataset import list_files
-from avatar_bench.inference.runtimes.engines import EXPORTED_RUNTIMES, Engine, prepare_engine
+from avatar_bench.inference.runtimes import TORCH_RUNTIMES, Engine, prepare_engine
 from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def create_noise_images(run: Run, count: int) -> Tensor:
 
 def find_device(run: Run, runtime: str) -> str:
     """Return the device that a runtime computes on: the run's, or the CPU."""
-    return "cpu" if runtime in (CPU, *EXPORTED_RUNTIMES) else run.predictor.device
+    return run.predictor.device if runtime in TORCH_RUNTIMES else "cpu"
 
 
 def prepare_runtimes(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Factory], dict[str, float]]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.inference.runtimes.engines import (
+from avatar_bench.inference.runtimes import (
     Engine,
     ExportedNetwork,
     ExportModule,
@@ -27,8 +27,22 @@ from avatar_bench.inference.runtimes.engines import (
     suppress_warnings,
 )
 
+PACKAGES = ("openvino", "nncf")
+INSTALL = "pip install 'avatar-bench[openvino]'"
+VERSIONED = ("torch", "timm", "openvino", "nncf")
+PRECISIONS = ("32", "bf16", "int8")
 OUTPUT_NAMES = ("logits", "probabilities")
 _IMAGES_PER_REQUEST = 4  # images per request of a stream, which fit into the cache of a core
+
+
+def export_network(classifier: nn.Module, size: int) -> ExportedNetwork:
+    """Export a classifier, with logits only."""
+    return serialise_network(convert_network(classifier, size))
+
+
+def load_engine(network: ExportedNetwork, threads: int, precision: str) -> Engine:
+    """Build an engine for an exported network with a number of threads."""
+    return make_engine(read_network(network), threads, precision)
 
 
 def convert_network(classifier: nn.Module, size: int, temperature: float | None = None) -> Any:

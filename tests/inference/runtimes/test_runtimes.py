@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,17 +14,40 @@ import pytest
 import timm
 import torch
 
+from avatar_bench.config.entries import use_folders
+from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError
-from avatar_bench.inference.runtimes import engines
+from avatar_bench.inference import runtimes
+from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 
 SIZE = 32
+SAVED = """
+import io
+
+import torch
+
+from avatar_bench.inference.runtimes import ExportedNetwork
+
+PACKAGES, INSTALL, VERSIONED, PRECISIONS = ("torch",), "pip install torch", ("torch", "timm"), ("32",)
+
+
+def export_network(classifier, size):
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(classifier, torch.zeros(2, 3, size, size, dtype=torch.uint8)), buffer)
+    return ExportedNetwork(buffer.getvalue())
+
+
+def load_engine(network, threads, precision):
+    loaded = torch.jit.load(io.BytesIO(network.graph))
+    return lambda images: loaded(images)[0].detach().numpy()
+"""
 
 
 FAMILIES = ("convnext", "efficientnet", "mambaout", "vit3")
 needs_openvino = pytest.mark.skipif(
-    bool(engines.find_missing_package("openvino")), reason="the extra openvino is not installed"
+    bool(runtimes.find_missing_package("openvino")), reason="the extra openvino is not installed"
 )
 
 
@@ -45,7 +70,7 @@ def images(count: int, size: int = SIZE) -> torch.Tensor:
 
 def answers(runtime: str, classifier: Any, *counts: int) -> None:
     size = classifier.card.preprocessing["size"]
-    factory = engines.prepare_engine(runtime, classifier, size)
+    factory = runtimes.prepare_engine(runtime, classifier, size)
     for count in counts:
         with torch.no_grad():
             expected = classifier(images(count, size))[0].numpy()
@@ -62,7 +87,7 @@ def test_contiguous_answers_as_the_classifier_and_leaves_it_alone(classifier: Cl
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.skipif(bool(engines.find_missing_package("onnx")), reason="the extra export is not installed")
+@pytest.mark.skipif(bool(runtimes.find_missing_package("onnx")), reason="the extra export is not installed")
 def test_onnx_answers_as_the_classifier_for_any_batch(classifier: Classifier) -> None:
     answers("onnx", classifier, 1, 2, 7)
 
@@ -82,7 +107,7 @@ def test_openvino_answers_as_each_family_of_networks(family: str) -> None:
 @needs_openvino
 def test_a_network_that_openvino_cannot_hold_is_refused(classifier: Classifier) -> None:
     with pytest.raises(ConfigError, match="upsample_bicubic2d_aa") as caught:
-        engines.export_network("openvino", build("test_vit", 160), 160)
+        runtimes.find_runtime("openvino").export_network(build("test_vit", 160), 160)
     assert len(caught.value.lines) <= 2
 
 
@@ -95,14 +120,36 @@ def test_a_missing_package_is_named_with_its_extra(classifier: Classifier, monke
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else real(name))
     with pytest.raises(ConfigError, match="onnxruntime") as caught:
-        engines.prepare_engine("onnx", classifier, SIZE)
+        runtimes.prepare_engine("onnx", classifier, SIZE)
     assert "avatar-bench[export]" in str(caught.value)
-    assert engines.find_missing_package("torch") == ""
+    assert runtimes.find_missing_package("torch") == ""
+
+
+def test_a_runtime_of_a_user_computes_what_it_exports(classifier: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "runtime" / "saved.py").write_text(SAVED)
+    with use_folders([tmp_path]):
+        assert runtimes.list_runtimes()[-1] == "saved"
+        answers("saved", classifier, 1, 5)
+        predictor = NetworkPredictor(
+            name="run",
+            classes=classifier.card.classes,
+            preprocessings=(Preprocessing.from_dict(classifier.card.preprocessing),),
+            sha256="0",
+            load_network=lambda: copy.deepcopy(classifier),
+            read_calibration=lambda: None,
+            runtime="saved",
+        )
+        assert predictor.resolve_precision("auto") == "32"
+        found = predictor.compute_logits([images(5)])
+    np.testing.assert_allclose(found, classifier(images(5))[0].detach().numpy(), atol=1e-5)
+    with pytest.raises(ConfigError, match="no runtime named 'saved'"):
+        runtimes.prepare_engine("saved", classifier, SIZE)
 
 
 @needs_openvino
 def test_openvino_tells_its_makers_nothing() -> None:
-    code = "from avatar_bench.inference.runtimes.openvino_ir import _import_openvino; _import_openvino(); import sys; "
+    code = "from avatar_bench.inference.runtimes.openvino import _import_openvino; _import_openvino(); import sys; "
     code += "assert sys.modules['openvino_telemetry'] is None; import openvino.tools.ovc as o; print(o.telemetry)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "telemetry_stub" in told

@@ -9,15 +9,15 @@ import pytest
 import timm
 import torch
 
-from avatar_bench.inference.runtimes import engines
-from avatar_bench.inference.runtimes.engines import ExportedNetwork
+from avatar_bench.inference import runtimes
+from avatar_bench.inference.runtimes import ExportedNetwork
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 
-if engines.find_missing_package("openvino"):
+if runtimes.find_missing_package("openvino"):
     pytest.skip("the extra openvino is not installed", allow_module_level=True)
 
-from avatar_bench.inference.runtimes import openvino_ir
+from avatar_bench.inference.runtimes import openvino
 
 SIZE, COUNT = 32, 24
 
@@ -32,7 +32,7 @@ def classifier() -> Classifier:
 
 @pytest.fixture(scope="module")
 def network(classifier: Classifier) -> ExportedNetwork:
-    return engines.export_network("openvino", classifier, SIZE)
+    return runtimes.find_runtime("openvino").export_network(classifier, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def expected(classifier: Classifier, images: torch.Tensor) -> np.ndarray:
 def test_it_answers_as_torch_whatever_the_layout_and_each_time_the_same(
     precision: str, apart: float, classifier: Classifier, network: ExportedNetwork, images: torch.Tensor
 ) -> None:
-    engine = engines.load_engine("openvino", network, 2, precision)
+    engine = runtimes.find_runtime("openvino").load_engine(network, 2, precision)
     found = engine(images)
     np.testing.assert_allclose(found, expected(classifier, images), atol=apart)
     np.testing.assert_array_equal(engine(images.contiguous(memory_format=torch.channels_last)), found)
@@ -61,9 +61,9 @@ def test_a_quantised_network_is_near_and_says_how_often_it_agrees(
     whole = expected(classifier, images)
     targets = whole.argmax(axis=1)
     targets[0] = (targets[0] + 1) % 3
-    made = openvino_ir.quantise_network(network, images, targets)
+    made = openvino.quantise_network(network, images, targets)
     assert capfd.readouterr() == ("", "")
-    found = engines.load_engine("openvino", made, 1, "int8")(images)
+    found = runtimes.find_runtime("openvino").load_engine(made, 1, "int8")(images)
     assert 0 < np.abs(found - whole).max() < 0.1 * np.abs(whole).max()
     agreed = int((found.argmax(axis=1) == whole.argmax(axis=1)).sum())
     right = (found.argmax(axis=1) == targets).mean()
@@ -74,5 +74,5 @@ def test_a_quantised_network_is_near_and_says_how_often_it_agrees(
 
 def test_texts_are_kept_as_they_are(network: ExportedNetwork) -> None:
     text = json.dumps({"классы": ["a<b>", "'\"&é"]}, ensure_ascii=False)
-    made = openvino_ir.serialise_network(openvino_ir.read_network(network), {"avatar_bench": text})
-    assert openvino_ir.read_network(made).get_rt_info(["avatar_bench"]).value == text
+    made = openvino.serialise_network(openvino.read_network(network), {"avatar_bench": text})
+    assert openvino.read_network(made).get_rt_info(["avatar_bench"]).value == text

@@ -1,0 +1,61 @@
+"""ONNX models of a classifier, computed by onnxruntime."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from avatar_bench.inference.runtimes import (
+    Engine,
+    ExportedNetwork,
+    ExportModule,
+    explain_failed_export,
+    suppress_warnings,
+)
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+INSTALL = "pip install 'avatar-bench[export]'"
+VERSIONED = ("torch", "timm", "onnx", "onnxscript")
+PRECISIONS = ("32",)
+
+
+def export_network(classifier: nn.Module, size: int) -> ExportedNetwork:
+    """Export a classifier, with logits only."""
+    return ExportedNetwork(export_onnx(classifier, size))
+
+
+def load_engine(network: ExportedNetwork, threads: int, precision: str) -> Engine:
+    """Build an engine for an exported network with a number of threads."""
+    onnxruntime: Any = importlib.import_module("onnxruntime")  # an optional dependency without types
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(network.graph, options, providers=["CPUExecutionProvider"])
+    return lambda images: np.asarray(session.run(None, {"images": images.cpu().numpy()})[0])
+
+
+def export_onnx(classifier: nn.Module, size: int, temperature: float | None = None) -> bytes:
+    """Export a classifier as an ONNX model that maps `images` (batch, 3, S, S) uint8 to `logits` (batch, C).
+
+    With a temperature, the model also returns `probabilities` (batch, C), the softmax of logits / temperature.
+    """
+    answer = ExportModule(copy.deepcopy(classifier).cpu(), temperature).eval()
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # with one image, the batch size would become constant
+    with suppress_warnings(), explain_failed_export():
+        program = torch.onnx.export(
+            answer,
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits", "probabilities"][: 1 if temperature is None else 2],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+        assert program is not None
+        shape: Any = program.model.graph.inputs[0].shape
+        assert not isinstance(shape[0], int), "its code fixes the number of images."
+    return bytes(program.model_proto.SerializeToString())
