@@ -21,8 +21,6 @@ from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
 from avatar_bench.runs.record import RESERVED_SET_NAMES
 from avatar_bench.training.builders import load_builder, load_callbacks, load_optimization
 
-RUNTIME_PRECISIONS = {"torch": ("32", "bf16", "16"), "onnx": ("32",), "openvino": ("32", "bf16", "int8")}
-
 
 def check_config(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError if an option is missing, unknown or has an invalid value."""
@@ -118,9 +116,10 @@ def check_evaluate(cfg: DictConfig) -> None:
 def check_predict(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of predict is invalid."""
     _check_values(cfg)
-    if cfg.precision not in ("auto", *RUNTIME_PRECISIONS[cfg.runtime]):
-        known = format_alternatives(RUNTIME_PRECISIONS[cfg.runtime])
-        raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} supports {known}")
+    exported = find_entries("runtime").get(cfg.runtime)
+    known = exported.about.get("precisions", ["32"]) if exported else ["32", "bf16", "16"]
+    if cfg.precision not in ("auto", *known):
+        raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} supports {format_alternatives(known)}")
     if cfg.runtime != "torch" and cfg.accelerator == "gpu":
         raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
 

@@ -70,6 +70,7 @@ _WEIGHTS: dict[str, Any] = {"choices": WEIGHTS_CHOICES, "is_path": True}
 _OPTIMIZER: dict[str, Any] = {"choices": lambda: find_entries("optimizer"), "entries": "optimizer"}
 _SCHEDULE: dict[str, Any] = {"choices": lambda: find_entries("schedule"), "entries": "schedule"}
 _LOGGER: dict[str, Any] = {"choices": lambda: find_entries("logger"), "entries": "logger"}
+_RUNTIME: dict[str, Any] = {"choices": lambda: ["torch", *find_entries("runtime")]}
 _CONTRAST: dict[str, Any] = {"only_for": ("simclr", "dino")}
 _ALLOW = "names of guards to switch off"
 
@@ -329,7 +330,7 @@ class PredictConfig:
         "file of the predictions, or - for standard output", MISSING, **_end_in(".csv", ".jsonl", ".parquet", other="-")
     )
     calibrated: bool = option(True, help="scale by the run's temperature")
-    runtime: str = option("torch", help="the last two on the CPU", **_choose("torch", "onnx", "openvino"))
+    runtime: str = option("torch", help="all but torch on the CPU", **_RUNTIME)
     precision: str = option("auto", help="auto: chosen by autotune", **_choose("auto", "32", "bf16", "16", "int8"))
     update: bool = option(False, help="continue an incomplete output")
     batch_size: int = option(64, help="images per batch", **_COUNT)

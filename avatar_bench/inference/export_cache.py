@@ -17,7 +17,7 @@ import avatar_bench
 from avatar_bench.config.entries import find_entry
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.paths import cache_root
-from avatar_bench.inference.runtimes import ExportedNetwork, find_runtime
+from avatar_bench.inference.runtimes import ExportedNetwork
 
 MAX_CACHE_BYTES = 2 * 10**9  # bytes of all cached networks together
 
@@ -30,8 +30,8 @@ def load_or_export(
     `kind` is "float" or "int8". A network that is damaged, or was made by other versions, is exported again. The least
     recently used networks are deleted once the cache exceeds MAX_CACHE_BYTES.
     """
-    versions = [avatar_bench.__version__, *(metadata.version(name) for name in find_runtime(runtime).VERSIONED)]
     entry = find_entry("runtime", runtime)
+    versions = [avatar_bench.__version__, *map(metadata.version, entry.about.get("exporters", ["torch", "timm"]))]
     versions += [] if entry.is_builtin else [entry.digest]
     key = hashlib.sha256(repr((checkpoint_sha256, runtime, kind, versions)).encode()).hexdigest()[:32]
     file = cache_root() / "networks" / key

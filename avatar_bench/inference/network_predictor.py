@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from avatar_bench.config.entries import find_entry
 from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
@@ -72,8 +73,9 @@ class NetworkPredictor(DatasetPredictor):
             raise ConfigError("precision=16 needs a GPU: on a CPU it is far too slow.", "Expected auto, 32 or bf16.")
         if asked != "auto":
             return asked
-        has_choice = self.runtime == "torch" or "bf16" in find_runtime(self.runtime).PRECISIONS
-        return "32" if not has_choice else tune_inference(self.device).precision
+        if self.runtime != "torch" and "bf16" not in find_entry("runtime", self.runtime).about.get("precisions", ()):
+            return "32"
+        return tune_inference(self.device).precision
 
     def predict_dataset(self, dataset: Dataset) -> Predictions:
         """Compute the Predictions of a dataset; raise GuardError if a file has changed."""

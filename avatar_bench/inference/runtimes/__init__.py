@@ -33,16 +33,12 @@ class ExportedNetwork:
 
 
 class Runtime(Protocol):
-    """Module of a runtime for exported networks, in this folder or in runtime/ of a user's, that has these members.
+    """Module of a runtime for exported networks, in this folder or in runtime/ of a user's, that has these functions.
 
-    `PACKAGES` must be installed, by `INSTALL`; `VERSIONED` are those whose versions change an export. A runtime with
-    "int8" among its `PRECISIONS` also has `quantise_network(network, images, targets)`.
+    The yaml beside it names the `packages` that must be installed and how to `install` them, the `exporters`, packages
+    whose versions change an export, and the `precisions` of `predict`. A runtime with int8 among these also has
+    `quantise_network(network, images, targets)`.
     """
-
-    PACKAGES: tuple[str, ...]
-    INSTALL: str
-    VERSIONED: tuple[str, ...]
-    PRECISIONS: tuple[str, ...]
 
     def export_network(self, classifier: nn.Module, size: int) -> ExportedNetwork:
         """Export a classifier of images of one size, with logits only."""
@@ -63,14 +59,15 @@ def find_runtime(name: str) -> Any:
 
 def find_missing_package(runtime: str) -> str:
     """Return the first package that a runtime needs and that is not installed, or ""."""
-    needed = () if runtime in TORCH_RUNTIMES else find_runtime(runtime).PACKAGES
+    needed = () if runtime in TORCH_RUNTIMES else find_entry("runtime", runtime).about.get("packages", ())
     return next((name for name in needed if importlib.util.find_spec(name) is None), "")
 
 
 def refuse_missing_package(runtime: str, what: str) -> None:
     """Raise ConfigError if a package of a runtime is missing; `what` describes the option that needs it."""
     if absent := find_missing_package(runtime):
-        raise ConfigError(f"{what} needs {absent}, which is not installed.", find_runtime(runtime).INSTALL)
+        how = find_entry("runtime", runtime).about.get("install", f"pip install {absent}")
+        raise ConfigError(f"{what} needs {absent}, which is not installed.", str(how))
 
 
 def prepare_engine(runtime: str, classifier: nn.Module, size: int) -> Callable[[int], Engine]:

@@ -18,11 +18,6 @@ from avatar_bench.inference.runtimes import (
     suppress_warnings,
 )
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-INSTALL = "pip install 'avatar-bench[export]'"
-VERSIONED = ("torch", "timm", "onnx", "onnxscript")
-PRECISIONS = ("32",)
-
 
 def export_network(classifier: nn.Module, size: int) -> ExportedNetwork:
     """Export a classifier, with logits only."""

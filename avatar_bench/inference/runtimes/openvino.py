@@ -27,10 +27,6 @@ from avatar_bench.inference.runtimes import (
     suppress_warnings,
 )
 
-PACKAGES = ("openvino", "nncf")
-INSTALL = "pip install 'avatar-bench[openvino]'"
-VERSIONED = ("torch", "timm", "openvino", "nncf")
-PRECISIONS = ("32", "bf16", "int8")
 OUTPUT_NAMES = ("logits", "probabilities")
 _IMAGES_PER_REQUEST = 4  # images per request of a stream, which fit into the cache of a core
 

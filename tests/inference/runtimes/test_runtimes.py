@@ -30,8 +30,6 @@ import torch
 
 from avatar_bench.inference.runtimes import ExportedNetwork
 
-PACKAGES, INSTALL, VERSIONED, PRECISIONS = ("torch",), "pip install torch", ("torch", "timm"), ("32",)
-
 
 def export_network(classifier, size):
     buffer = io.BytesIO()
