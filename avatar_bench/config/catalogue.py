@@ -88,7 +88,8 @@ def describe_choices(group: str) -> dict[str, str]:
     found = {name: entry.summary for name, entry in entries.items() if is_choice(entry)}
     if group == "block":
         return {"all": ALL_BLOCKS} | found
-    return dict(sorted((found | {name: read_summary(yaml) for name, yaml in find_choices(group).items()}).items()))
+    stated = {name: read_summary(yaml) or found.get(name, "") for name, yaml in find_choices(group).items()}
+    return dict(sorted((found | stated).items()))
 
 
 def read_summary(yaml: Path) -> str:

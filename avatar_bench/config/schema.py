@@ -370,7 +370,7 @@ class PrepareConfig:
 class ReportConfig:
     runs: str = path_option("a folder of runs, or one run", "runs")
     out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
-    lang: str = option("en", help="language of the report; figures keep the language they were drawn in", **_LANGUAGE)
+    lang: str = option("en", help="language of the report and its figures", **_LANGUAGE)
 
 
 @dataclass
