@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,7 @@ from safetensors.numpy import load, save
 
 import avatar_bench
 from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text
 from avatar_bench.files.paths import cache_root
 from avatar_bench.inference.runtimes.engines import ExportedNetwork
 
@@ -34,7 +34,7 @@ def load_or_export(
     recently used networks are deleted once the cache exceeds MAX_CACHE_BYTES.
     """
     versions = [avatar_bench.__version__, *(metadata.version(name) for name in _VERSIONED_PACKAGES[runtime])]
-    key = hashlib.sha256(repr((checkpoint_sha256, runtime, kind, versions)).encode()).hexdigest()[:32]
+    key = sha256_of_text(repr((checkpoint_sha256, runtime, kind, versions)))[:32]
     file = cache_root() / "networks" / key
     network = _read(file)
     if network is None:
@@ -51,7 +51,7 @@ def _read(file: Path) -> ExportedNetwork | None:
     except OSError:
         return None
     digest, parts = content[:32], content[32:]
-    if digest != hashlib.sha256(parts).digest():
+    if digest.hex() != sha256_of_bytes(parts):
         return None
     found = {name: part.tobytes() for name, part in load(parts).items()}
     return ExportedNetwork(found["graph"], found["weights"], found["note"].decode())
@@ -62,7 +62,7 @@ def _write(network: ExportedNetwork, file: Path) -> None:
     parts = save({name: np.frombuffer(content, dtype=np.uint8) for name, content in contents.items()})
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file, alone=False) as part:
-        part.write_bytes(hashlib.sha256(parts).digest() + parts)
+        part.write_bytes(bytes.fromhex(sha256_of_bytes(parts)) + parts)
     left = MAX_CACHE_BYTES
     for other in sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True):
         left -= other.stat().st_size

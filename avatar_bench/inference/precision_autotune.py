@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 
 from avatar_bench.files.atomic_write import write_text
+from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.files.lock import shared_lock
 from avatar_bench.files.paths import cache_root
 from avatar_bench.models.profiling import TimedCall, describe_machine, time_interleaved
@@ -79,7 +79,7 @@ def _tune_once(device: str, file: Path) -> ComputeSettings:
 
 
 def _settings_file(stated: dict[str, Any]) -> Path:
-    name = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
+    name = sha256_of_text(json.dumps(stated, sort_keys=True))[:16]
     return cache_root() / "trials" / f"{name}.json"
 
 
