@@ -42,7 +42,7 @@ def predict(cfg: DictConfig) -> None:
     prepare_output(settings.output)
     files = find_input_files(settings.input)
     with lock_output(settings.output):
-        ok, errors, kept, bad = _write_rows(_open_run(path, settings), files, settings)
+        ok, errors, kept, bad = _write_rows(_open_run(path, settings, len(files)), files, settings)
     summary = f"{settings.output}: {ok} predictions, {errors} files that could not be read"
     summary += f", {kept} rows kept from before" if kept else ""
     print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
@@ -52,7 +52,7 @@ def predict(cfg: DictConfig) -> None:
         raise DataError(f"{errors + bad} of {len(files)} files could not be read: see status and reason in the output.")
 
 
-def _open_run(path: Path, settings: PredictConfig) -> Run:
+def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
     """Open the run, and store the choices of autotune in the settings."""
     import torch
 
@@ -60,13 +60,20 @@ def _open_run(path: Path, settings: PredictConfig) -> Run:
     from avatar_bench.inference.precision_autotune import count_workers, tune_inference
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run import set_threads
+    from avatar_bench.runs.runtime_autotune import choose_runtime
+
+    def open_with(runtime: str) -> Run:
+        return open_run(path, accelerator=settings.accelerator, runtime=runtime, batch_size=settings.batch_size)
 
     retain_freed_memory()
-    run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
+    set_threads(settings.threads)
+    run = open_with("torch" if settings.runtime == "auto" else settings.runtime)
+    if settings.runtime == "auto":
+        settings.runtime = choose_runtime(run, open_with, settings.precision, n_files)
+        run = run if settings.runtime == "torch" else open_with(settings.runtime)
     settings.precision = run.predictor.resolve_precision(settings.precision)
     if settings.threads is None and settings.runtime == "torch":  # an exported network uses all threads itself
-        settings.threads = tune_inference(run.predictor.device).threads
-    set_threads(settings.threads)
+        set_threads(tune_inference(run.predictor.device).threads)
     run.predictor.workers = count_workers() if settings.workers is None else settings.workers
     settings.threads, settings.workers = torch.get_num_threads(), run.predictor.workers
     return run

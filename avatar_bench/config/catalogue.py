@@ -55,8 +55,12 @@ def find_groups() -> list[str]:
     """Return the names of the groups, such as model and block."""
     folders = [find_conf_folder(), *find_user_folders()]
     found = {yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"} | {"block"}
-    entries_alone = {kind for kind in KINDS if kind != "block" and not (find_conf_folder() / kind).is_dir()}
-    return sorted(found - entries_alone)
+    return sorted(found - find_kinds_of_entries_alone())
+
+
+def find_kinds_of_entries_alone() -> set[str]:
+    """Return the kinds of entries whose folders are no groups of Hydra: their yaml files are no options."""
+    return {kind for kind in KINDS if kind != "block" and not (find_conf_folder() / kind).is_dir()}
 
 
 def find_choices(group: str) -> dict[str, Path]:
@@ -89,7 +93,8 @@ def describe_choices(group: str) -> dict[str, str]:
     found = {name: entry.summary for name, entry in entries.items() if is_choice(entry)}
     if group == "block":
         return {"all": ALL_BLOCKS} | found
-    return dict(sorted((found | {name: read_summary(yaml) for name, yaml in find_choices(group).items()}).items()))
+    stated = {name: read_summary(yaml) or found.get(name, "") for name, yaml in find_choices(group).items()}
+    return dict(sorted((found | stated).items()))
 
 
 def read_summary(yaml: Path) -> str:

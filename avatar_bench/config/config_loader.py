@@ -9,11 +9,14 @@ from typing import Any
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
+from avatar_bench.config.catalogue import find_kinds_of_entries_alone
 from avatar_bench.config.validation import check_interpolations, check_values
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import MAX_YAML_DEPTH, read_checked_text
@@ -22,12 +25,24 @@ MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDE_COMMAS = 1 << 16, 1000  # Hydra needs a se
 COMMANDS_WITHOUT_MODE = ("pretrain",)  # they use a model's yaml, but not the training mode that it sets
 
 
+class GroupRepository(ConfigRepository):  # type: ignore[misc, unused-ignore]
+    """Hydra's configuration files, without folders of entries: `runtime=NAME` is a value although runtime/ exists."""
+
+    def group_exists(self, config_path: str) -> bool:
+        """Return whether a folder is a group, of which an override chooses a file."""
+        return config_path not in find_kinds_of_entries_alone() and super().group_exists(config_path)
+
+
 class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
     """Hydra's loader, with every composed configuration checked by check_values.
 
     Hydra builds callbacks, sweeper, launcher and loggers from the result of load_configuration, in this process and in
     those of a sweep, which receive the loader by its class.
     """
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository = GroupRepository(config_search_path)
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **options: Any

@@ -74,7 +74,10 @@ class Entry:
         stated = self.about.get("summary") or (self.kind == "block" and self.about.get("title"))
         if stated:
             return str(stated)
-        text = ast.get_docstring(ast.parse(self.module.read_bytes())) or ""
+        try:
+            text = ast.get_docstring(ast.parse(self.module.read_bytes())) or ""
+        except (SyntaxError, ValueError) as error:  # told by name when the entry is used
+            return f"cannot be imported: {type(error).__name__}, line {getattr(error, 'lineno', None) or 1}"
         return text.partition("\n")[0].rstrip(".")
 
     @property

@@ -116,11 +116,12 @@ def check_evaluate(cfg: DictConfig) -> None:
 def check_predict(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of predict is invalid."""
     _check_values(cfg)
-    exported = find_entries("runtime").get(cfg.runtime)
-    known = exported.about.get("precisions", ["32"]) if exported else ["32", "bf16", "16"]
+    supported = {"torch": ["32", "bf16", "16"]}
+    supported |= {name: entry.about.get("precisions", ["32"]) for name, entry in find_entries("runtime").items()}
+    known = supported.get(cfg.runtime) or sorted({kind for kinds in supported.values() for kind in kinds})
     if cfg.precision not in ("auto", *known):
         raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} supports {format_alternatives(known)}")
-    if cfg.runtime != "torch" and cfg.accelerator == "gpu":
+    if cfg.accelerator == "gpu" and (cfg.runtime not in ("auto", "torch") or cfg.precision == "int8"):
         raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
 
 

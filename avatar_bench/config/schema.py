@@ -70,7 +70,7 @@ _WEIGHTS: dict[str, Any] = {"choices": WEIGHTS_CHOICES, "is_path": True}
 _OPTIMIZER: dict[str, Any] = {"choices": lambda: find_entries("optimizer"), "entries": "optimizer"}
 _SCHEDULE: dict[str, Any] = {"choices": lambda: find_entries("schedule"), "entries": "schedule"}
 _LOGGER: dict[str, Any] = {"choices": lambda: find_entries("logger"), "entries": "logger"}
-_RUNTIME: dict[str, Any] = {"choices": lambda: ["torch", *find_entries("runtime")]}
+_RUNTIME: dict[str, Any] = {"choices": lambda: ["auto", "torch", *find_entries("runtime")]}
 _CONTRAST: dict[str, Any] = {"only_for": ("simclr", "dino")}
 _ALLOW = "names of guards to switch off"
 
@@ -330,7 +330,7 @@ class PredictConfig:
         "file of the predictions, or - for standard output", MISSING, **_end_in(".csv", ".jsonl", ".parquet", other="-")
     )
     calibrated: bool = option(True, help="scale by the run's temperature")
-    runtime: str = option("torch", help="all but torch on the CPU", **_RUNTIME)
+    runtime: str = option("auto", help="all but torch on the CPU; auto: the fastest that agrees with torch", **_RUNTIME)
     precision: str = option("auto", help="auto: chosen by autotune", **_choose("auto", "32", "bf16", "16", "int8"))
     update: bool = option(False, help="continue an incomplete output")
     batch_size: int = option(64, help="images per batch", **_COUNT)
@@ -371,7 +371,7 @@ class PrepareConfig:
 class ReportConfig:
     runs: str = path_option("a folder of runs, or one run", "runs")
     out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
-    lang: str = option("en", help="language of the report; figures keep the language they were drawn in", **_LANGUAGE)
+    lang: str = option("en", help="language of the report and its figures", **_LANGUAGE)
 
 
 @dataclass

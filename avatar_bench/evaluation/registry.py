@@ -53,5 +53,6 @@ def draw_figures(result: Result) -> Mapping[str, Figure]:
     if not (entry.is_folder and entry.module.with_name("figures.py").is_file()):
         return {}
     module = entry.load()
-    figures: Mapping[str, Figure] = importlib.import_module(f"{module.__name__}.figures").draw(result)
+    with entry.explain_failure():
+        figures: Mapping[str, Figure] = importlib.import_module(f"{module.__name__}.figures").draw(result)
     return figures

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load, save
 
 import avatar_bench
-from avatar_bench.config.entries import find_entry
 from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text
 from avatar_bench.files.paths import cache_root
-from avatar_bench.inference.runtimes import ExportedNetwork
+from avatar_bench.inference.runtimes import ExportedNetwork, describe_versions
 
 MAX_CACHE_BYTES = 2 * 10**9  # bytes of all cached networks together
 
@@ -30,10 +28,8 @@ def load_or_export(
     `kind` is "float" or "int8". A network that is damaged, or was made by other versions, is exported again. The least
     recently used networks are deleted once the cache exceeds MAX_CACHE_BYTES.
     """
-    entry = find_entry("runtime", runtime)
-    versions = [avatar_bench.__version__, *map(metadata.version, entry.about.get("exporters", ["torch", "timm"]))]
-    versions += [] if entry.is_builtin else [entry.digest]
-    key = hashlib.sha256(repr((checkpoint_sha256, runtime, kind, versions)).encode()).hexdigest()[:32]
+    versions = [avatar_bench.__version__, *describe_versions(runtime)]
+    key = sha256_of_text(repr((checkpoint_sha256, runtime, kind, versions)))[:32]
     file = cache_root() / "networks" / key
     network = _read(file)
     if network is None:
@@ -50,7 +46,7 @@ def _read(file: Path) -> ExportedNetwork | None:
     except OSError:
         return None
     digest, parts = content[:32], content[32:]
-    if digest != hashlib.sha256(parts).digest():
+    if digest.hex() != sha256_of_bytes(parts):
         return None
     found = {name: part.tobytes() for name, part in load(parts).items()}
     return ExportedNetwork(found["graph"], found["weights"], found["note"].decode())
@@ -61,7 +57,7 @@ def _write(network: ExportedNetwork, file: Path) -> None:
     parts = save({name: np.frombuffer(content, dtype=np.uint8) for name, content in contents.items()})
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file, alone=False) as part:
-        part.write_bytes(hashlib.sha256(parts).digest() + parts)
+        part.write_bytes(bytes.fromhex(sha256_of_bytes(parts)) + parts)
     left = MAX_CACHE_BYTES
     for other in sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True):
         left -= other.stat().st_size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 
 from avatar_bench.files.atomic_write import write_text
+from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.files.lock import shared_lock
 from avatar_bench.files.paths import cache_root
 from avatar_bench.models.profiling import TimedCall, describe_machine, time_interleaved
@@ -51,7 +51,7 @@ def tune_inference(device: str) -> ComputeSettings:
     A change of processor, number of cores or threads, or torch version counts as another machine. If the cache cannot
     be written, the precision is 32 bits, because a new measurement each time could change the result.
     """
-    return _tune_once(device, _settings_file(_describe_setup(device)))
+    return _tune_once(device, _settings_file(describe_setup(device)))
 
 
 def tune_training(net: nn.Module, backbone: str, size: int, device: str) -> str:
@@ -63,7 +63,7 @@ def tune_training(net: nn.Module, backbone: str, size: int, device: str) -> str:
     settings = tune_inference(device)
     if device != "cpu" or settings.precision == "32":
         return settings.precision
-    stated = {**_describe_setup(device), "trained": backbone, "size": size}
+    stated = {**describe_setup(device), "trained": backbone, "size": size}
 
     def attempt() -> tuple[ComputeSettings, dict[str, dict[str, float]]]:
         jobs = {kind: TimedCall(_make_training_step(net, size, kind), 1) for kind in ("32", "bf16")}
@@ -75,11 +75,11 @@ def tune_training(net: nn.Module, backbone: str, size: int, device: str) -> str:
 
 @cache
 def _tune_once(device: str, file: Path) -> ComputeSettings:
-    return _load_or_measure(file, partial(_measure, device), _describe_setup(device))
+    return _load_or_measure(file, partial(_measure, device), describe_setup(device))
 
 
 def _settings_file(stated: dict[str, Any]) -> Path:
-    name = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
+    name = sha256_of_text(json.dumps(stated, sort_keys=True))[:16]
     return cache_root() / "trials" / f"{name}.json"
 
 
@@ -190,7 +190,7 @@ def count_workers() -> int:
     return min(cores, _MOST_WORKERS)
 
 
-def _describe_setup(device: str) -> dict[str, Any]:
+def describe_setup(device: str) -> dict[str, Any]:
     """Describe the machine and its settings; the description identifies the cached settings."""
     return describe_machine(device) | {"processor": _describe_processor(), "threads": torch.get_num_threads()}
 

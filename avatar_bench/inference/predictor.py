@@ -180,7 +180,23 @@ class ForeignPredictor(DatasetPredictor):
         """Compute the Predictions under each variation of the decoded images; None is none, with embeddings."""
         refuse_changed_files(dataset)
         started = time.monotonic()
-        found = [self._predict_varied(dataset, variation) for variation in variations]
+        logits: list[list[NDArray[np.float32]]] = [[] for _ in variations]
+        embeddings: list[list[NDArray[np.floating]]] = [[] for _ in variations]
+        embed = getattr(self.predictor, "embed", None)
+        for first in range(0, len(dataset), self.batch_size):
+            rows = range(first, min(first + self.batch_size, len(dataset)))
+            images = [dataset.image(row) for row in rows]
+            seeds = [derive_seed(str(dataset.frame["sha256"].iat[row])) for row in rows]
+            for index, variation in enumerate(variations):
+                varied = images
+                if variation is not None:
+                    pairs = zip(images, seeds, strict=True)
+                    varied = [apply_variation(variation, image, self.prepare, seed) for image, seed in pairs]
+                logits[index].append(self._compute_log(varied))
+                embeddings[index].append(embed(varied) if embed and variation is None else np.zeros((len(rows), 0)))
+        features = [np.concatenate(parts).astype(np.float32) for parts in embeddings]
+        outputs = zip(map(np.concatenate, logits), features, strict=True)
+        found = [self.describe(dataset, *one, has_logits=False) for one in outputs]
         self._seconds += time.monotonic() - started
         return found
 
@@ -198,23 +214,6 @@ class ForeignPredictor(DatasetPredictor):
                     seen.append((path, error.lines[0].removeprefix(f"{Path(path)}: ")))
             none = np.zeros((0, len(self.classes)), dtype=np.float32)
             yield tabulate_predictions(seen, self._compute_log(images) if images else none, self.classes, 1.0)
-
-    def _predict_varied(self, dataset: Dataset, variation: Variation | None) -> Predictions:
-        logits, embeddings = [], []
-        embed = getattr(self.predictor, "embed", None)
-        for first in range(0, len(dataset), self.batch_size):
-            rows = range(first, min(first + self.batch_size, len(dataset)))
-            images = [dataset.image(row) for row in rows]
-            if variation is not None:
-                seeds = [derive_seed(str(dataset.frame["sha256"].iat[row])) for row in rows]
-                images = [
-                    apply_variation(variation, image, self.prepare, seed)
-                    for image, seed in zip(images, seeds, strict=True)
-                ]
-            logits.append(self._compute_log(images))
-            embeddings.append(embed(images) if embed and variation is None else np.zeros((len(rows), 0)))
-        features = np.concatenate(embeddings).astype(np.float32)
-        return self.describe(dataset, np.concatenate(logits), features, has_logits=False)
 
     def _compute_log(self, images: DecodedImages) -> NDArray[np.float32]:
         smallest = float(np.finfo(np.float32).tiny)

@@ -107,6 +107,11 @@ def draw_cells(axes: Axes, values: ArrayLike, texts: ArrayLike, fontsize: float 
     return image
 
 
+def format_cells(pattern: str, values: NDArray[np.floating], missing: str = "-") -> NDArray[np.str_]:
+    """Return the text of each cell by a printf pattern such as "%.2f"; a NaN has the text for a missing value."""
+    return np.where(np.isnan(values), missing, np.char.mod(pattern, values))
+
+
 def frame_true_classes(axes: Axes, targets: Sequence[int]) -> None:
     """Frame the cell of the true class in each row of a heatmap, in its colour, like the name of the row."""
     for row, (target, tick) in enumerate(zip(targets, axes.get_yticklabels(), strict=True)):
@@ -124,8 +129,7 @@ def draw_confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figur
     side = 2.7 + 0.6 * len(classes)
     figure = create_figure(side + 1.0, side)
     axes = figure.subplots()
-    parts = np.where(np.isnan(share), "-", np.char.mod("%.0f%%", 100 * np.nan_to_num(share)))
-    texts = np.char.add(np.char.mod("%.0f\n", counts), parts)
+    texts = np.char.add(np.char.mod("%.0f\n", counts), format_cells("%.0f%%", 100 * share))
     image = draw_cells(axes, np.nan_to_num(share), texts, 8, vmin=0, vmax=1, aspect="equal")
     names = shorten_names(classes, 18)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")

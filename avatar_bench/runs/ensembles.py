@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import Leakage
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.models.card_schema import find_class_fault
@@ -106,8 +106,7 @@ class CombinedRun(Run):
         """Return a hash of the members' hashes, weights and temperatures, and of the common temperature."""
         parts = zip(self.members, self.mix.weights.tolist(), self.mix.temperatures.tolist(), strict=True)
         members = [(member.checkpoint_sha256, weight, own) for member, weight, own in parts]
-        text = repr((self.KIND, self.classes, members, self.fitted))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of_text(repr((self.KIND, self.classes, members, self.fitted)))
 
     @cached_property
     def images(self) -> Dataset | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import CheckpointError
+from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.results.predictions import Predictions, to_string_array
 
@@ -55,7 +55,7 @@ class PredictionCache:
         columns = dataset.frame[["path", "label", "group", "source"]].to_csv(index=False)
         sha256, preprocessing = self._identity
         key = [sha256, dataset.fingerprint, preprocessing, columns, *([variation] if variation else [])]
-        return hashlib.sha256(repr(key).encode()).hexdigest()[:24]
+        return sha256_of_text(repr(key))[:24]
 
     def _load(self, key: str, dataset: Dataset) -> Predictions | None:
         if self.folder is None:

@@ -264,7 +264,7 @@ def _compute_features(learner: Learner, data: DataModule, settings: TrainConfig)
 def embed(learner: Learner, batches: Iterable[dict[str, Any]], settings: TrainConfig) -> NDArray[np.float32]:
     """Compute the embeddings (N, D) of batches of images with the learner in eval mode."""
     options = settings.trainer
-    learner.eval().to("cuda" if environment.resolve_device(options.accelerator) == "cuda" else "cpu")
+    learner.eval().to(environment.resolve_torch_device(options.accelerator))
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     bar = tqdm(batches, "features", leave=False, disable=None if settings.callbacks.progress else True)

@@ -50,7 +50,7 @@ def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, siz
     if record.device:
         trainer.precision, trainer.threads = record.device["precision"], record.device["threads"]
     else:
-        device = "cuda" if resolve_device(trainer.accelerator) == "cuda" else "cpu"
+        device = resolve_torch_device(trainer.accelerator)
         found = tune_training(net, settings.model.backbone, size, device)
         trainer.precision = "32-true" if found == "32" else f"{found}-mixed"
         trainer.threads = trainer.threads or tune_inference(device).threads
@@ -60,8 +60,7 @@ def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, siz
 def resolve_batch_size(settings: TrainConfig | PretrainConfig) -> int:
     """Return the batch size for the device that the run uses."""
     size = settings.data.batch_size
-    device = "cuda" if resolve_device(settings.trainer.accelerator) == "cuda" else "cpu"
-    return int(size[device] if isinstance(size, dict) else size)
+    return int(size[resolve_torch_device(settings.trainer.accelerator)] if isinstance(size, dict) else size)
 
 
 def refuse_missing_devices(accelerator: str, devices: Any, strategy: str) -> None:
@@ -88,6 +87,11 @@ def resolve_device(accelerator: str) -> str:
     if accelerator == "cpu":
         return "cpu"
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def resolve_torch_device(accelerator: str) -> str:
+    """Return the device of computations beside Lightning's, cuda or cpu, and of options that differ by device."""
+    return "cuda" if resolve_device(accelerator) == "cuda" else "cpu"
 
 
 def resolve_precision(options: TrainerConfig) -> str:

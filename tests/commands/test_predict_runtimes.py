@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.inference.runtimes import find_missing_package
+from avatar_bench.runs import runtime_autotune
 from avatar_bench.runs.ensembles import save_ensemble
 from avatar_bench.runs.run import Run
 
@@ -112,16 +114,80 @@ def test_an_output_of_torch_is_gone_on_with(tiny_run: Path, images: Path, tmp_pa
     assert apart(predict_table(tiny_run, images, tmp_path / "out.csv", *words), whole) < 1e-4
 
 
+WRONG = """import numpy as np
+
+from avatar_bench.inference.runtimes import ExportedNetwork
+
+
+def export_network(classifier, size):
+    return ExportedNetwork(b"nothing")
+
+
+def load_engine(network, threads, precision):
+    return lambda images: np.zeros((len(images), 3), dtype=np.float32)
+"""
+
+
+def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(
+    tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "my" / "runtime").mkdir(parents=True)
+    (tmp_path / "my" / "runtime" / "wrong.py").write_text(WRONG)  # by far the fastest
+    given = (tiny_run, images, tmp_path / "o.csv", "-cd", str(tmp_path / "my"), "precision=32")
+
+    def predict_and_tell() -> tuple[pd.DataFrame, bool, str]:
+        found, told = predict_table(*given), capsys.readouterr().err
+        return (
+            found,
+            "comparing torch, onnx, openvino, wrong" in told,
+            told.partition("Computed with runtime=")[2].split()[0],
+        )
+
+    few, has_compared, chosen = predict_and_tell()
+    assert (has_compared, chosen) == (False, "torch")
+    monkeypatch.setattr(runtime_autotune, "FEWEST_FILES", 2)
+    found, has_compared, chosen = predict_and_tell()
+    assert has_compared
+    assert apart(found, few) < 1e-4
+    (trial,) = (file for file in (tmp_path / "cache/trials").glob("*.json") if "seen" in file.read_text())
+    kept = json.loads(trial.read_text())
+    assert kept["runtime"] == chosen != "wrong"
+    assert {name: one["equal_classes"] for name, one in kept["seen"].items() if name != "wrong"} == {
+        "torch": 1.0,
+        "onnx": 1.0,
+        "openvino": 1.0,
+    }
+    assert kept["seen"]["wrong"]["equal_classes"] < 0.99
+    assert "seconds" not in kept["seen"]["wrong"]
+    for other in ("openvino", "onnx"):  # as if the trial had come out otherwise
+        trial.write_text(json.dumps(kept | {"runtime": other}))
+        assert predict_and_tell()[1:] == (False, other)
+    trial.write_text('{"runtime": "nowhere"}')
+    assert predict_and_tell()[1]
+
+
+def test_auto_is_torch_for_a_checkpoint_without_calibration_images(
+    tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(runtime_autotune, "FEWEST_FILES", 1)
+    alone = Path(shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt"))
+    predict_table(alone, images, tmp_path / "o.csv")
+    assert "Computed with runtime=torch" in capsys.readouterr().err
+    predict_table(tiny_run, images, tmp_path / "o.csv", "precision=int8")  # torch has no int8
+    assert "Computed with runtime=openvino precision=int8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["runtime=tvm"], 2, "torch, onnx or openvino"),
+        (["runtime=tvm"], 2, "one of auto, torch, onnx, openvino"),
         (["runtime=onnx", "precision=bf16"], 2, "runtime=onnx supports 32"),
         (["precision=16"], 2, "precision=16 needs a GPU"),
         (["accelerator=gpu"], 2, "torch finds no GPU here"),
         (["threads=100000"], 2, "from 1 to 1024 threads"),
         (["runtime=openvino", "precision=16"], 2, "runtime=openvino supports 32, bf16 or int8"),
-        (["precision=int8"], 2, "runtime=torch supports"),
+        (["runtime=torch", "precision=int8"], 2, "runtime=torch supports"),
         (["runtime=openvino", "accelerator=gpu"], 2, "on the CPU"),
         (["runtime=openvino", "precision=int8", "ckpt=alone.ckpt"], 2, "takes value ranges from calibration images"),
     ],

@@ -30,6 +30,7 @@ BASE = {
 
 @pytest.fixture(autouse=True)
 def _hydra() -> Iterator[None]:
+    register()  # before Hydra is initialized, as the program does
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         yield
 

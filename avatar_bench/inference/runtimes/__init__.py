@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,6 +56,13 @@ def list_runtimes() -> tuple[str, ...]:
 def find_runtime(name: str) -> Any:
     """Return the Runtime of this name; raise ConfigError if there is none."""
     return find_entry("runtime", name).load()
+
+
+def describe_versions(runtime: str) -> list[str]:
+    """Return what determines the exported network of a runtime: versions of packages, and a user's code."""
+    entry = find_entry("runtime", runtime)
+    versions = [metadata.version(name) for name in entry.about.get("exporters", ["torch", "timm"])]
+    return versions + ([] if entry.is_builtin else [entry.digest])
 
 
 def find_missing_package(runtime: str) -> str:

@@ -56,7 +56,7 @@ def _draw_distances(table: pd.DataFrame) -> Figure:
     decimals = max(0, 2 - int(np.floor(np.log10(np.nanmax(value)))))
     figure = plots.create_figure(side + 1.6, side)
     axes = figure.subplots()
-    texts = np.where(np.isnan(value), "-", np.char.mod(f"%.{decimals}f", np.nan_to_num(value)))
+    texts = plots.format_cells(f"%.{decimals}f", value)
     image = plots.draw_cells(axes, value, texts, 8 if few else 6, cmap="Blues_r", aspect="equal")
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)

@@ -47,7 +47,7 @@ def draw_pairs(measure: pd.Series, labels: Sequence[str], label: str, signed: bo
     colours = "RdBu_r" if signed else "Blues"
     shown = values[1:, :-1]
     empty = np.triu(np.ones(shown.shape, dtype=bool), 1) | (size > _MAX_RUNS_WITH_NUMBERS)
-    texts = np.where(empty, "", np.where(np.isnan(shown), "-", np.char.mod("%.2f", np.nan_to_num(shown))))
+    texts = np.where(empty, "", plots.format_cells("%.2f", shown))
     limits = {"vmin": -high if signed else 0, "vmax": high, "aspect": "equal"}
     image = plots.draw_cells(axes, shown, texts, 8, cmap=colours, **limits)
     names = plots.shorten_names(labels, 28)

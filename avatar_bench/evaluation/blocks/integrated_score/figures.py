@@ -45,8 +45,7 @@ def draw_profile(table: pd.DataFrame, looks: RunStyles, scale: str) -> Figure:
     figure = plots.create_figure(4.6 + width, 1.6 + 0.34 * len(table))
     left, right = figure.subplots(1, 2, width_ratios=[width, 2.2], sharey=True)
     shown = values.to_numpy(dtype=float)
-    texts = np.where(np.isnan(shown), "–", np.char.mod("%.2f", np.nan_to_num(shown)))
-    plots.draw_cells(left, shown, texts, 8, vmin=0, vmax=1)
+    plots.draw_cells(left, shown, plots.format_cells("%.2f", shown, "–"), 8, vmin=0, vmax=1)
     labels = [find_heading(str(column).removeprefix("normalised/"), "integrated_score") for column in values]
     left.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
     names = plots.shorten_names(table["run"], 30)

@@ -73,8 +73,8 @@ def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     most = max(100 * _SMALLEST, float(np.nanmax(np.abs(value))))
     figure = plots.create_figure(max(6.8, 3.6 + 0.55 * len(order)), max(4.4, 2.0 + 0.46 * len(order)))
     axes = figure.subplots()
-    rounded = np.where(np.abs(value) < 0.05, "0.0", np.char.mod("%+.1f", np.nan_to_num(value)))
-    texts = np.where(np.isnan(value), "–", np.char.add(np.char.replace(rounded, "-", "−"), np.where(star, " *", "")))
+    rounded = np.where(np.abs(value) < 0.05, "0.0", plots.format_cells("%+.1f", value, "–"))
+    texts = np.char.add(np.char.replace(rounded, "-", "−"), np.where(star, " *", ""))
     image = plots.draw_cells(axes, value, texts, cmap="PuOr_r", vmin=-most, vmax=most)
     for text, significant in zip(axes.texts, star.flat, strict=True):
         text.set_fontweight("bold" if significant else "normal")
