@@ -69,7 +69,7 @@ def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
     set_threads(settings.threads)
     run = open_with("torch" if settings.runtime == "auto" else settings.runtime)
     if settings.runtime == "auto":
-        settings.runtime = choose_runtime(run, open_with, settings.precision, n_files)
+        settings.runtime, settings.precision = choose_runtime(run, open_with, settings.precision, n_files)
         run = run if settings.runtime == "torch" else open_with(settings.runtime)
     settings.precision = run.predictor.resolve_precision(settings.precision)
     if settings.threads is None and settings.runtime == "torch":  # an exported network uses all threads itself

@@ -28,72 +28,81 @@ from avatar_bench.models.profiling import TimedCall, time_interleaved
 from avatar_bench.runs.run import Run
 
 FEWEST_FILES = 1000  # with fewer, a trial takes longer than it saves
-LEAST_EQUAL = 0.99  # of the predicted classes of calibration images
+MAX_CHANGED = 0.01  # of the classes of calibration images, beyond those that torch's own precision changes
 _N_IMAGES, _BATCH = 192, 64
+_TRIED = {"auto": ["32", "bf16"]}  # by the precision asked for
 
 
-def choose_runtime(run: Run, open_with: Callable[[str], Run], precision: str, n_files: int) -> str:
-    """Return the name of the fastest installed runtime whose predictions on files agree with torch's.
+def choose_runtime(run: Run, open_with: Callable[[str], Run], precision: str, n_files: int) -> tuple[str, str]:
+    """Return the fastest installed runtime whose predictions on files agree with torch's, and its precision.
 
-    `run` computes by torch, `open_with` opens it with another runtime. The trial, on calibration images, is made once a
-    run and machine, for at least FEWEST_FILES files. Without such images, on a GPU, or if no other runtime has the
-    precision, the runtime is torch.
+    `run` computes by torch, `open_with` opens it with another runtime; `precision` is that of predict, also "auto". The
+    trial, on calibration images, is made once a run and machine, for at least FEWEST_FILES files. Without such images,
+    on a GPU, or if no other runtime has the precision, the runtime is torch.
     """
-    runtimes = find_entries("runtime")
-    able = [name for name, entry in runtimes.items() if precision in ("auto", *entry.about.get("precisions", ["32"]))]
-    candidates = [name for name in able if not find_missing_package(name)]
+    able = {
+        name: [kind for kind in entry.about.get("precisions", ["32"]) if kind in _TRIED.get(precision, [precision])]
+        for name, entry in find_entries("runtime").items()
+    }
+    installed = {name: kinds for name, kinds in able.items() if kinds and not find_missing_package(name)}
     if precision == "int8":  # torch lacks it
-        return (candidates or able)[0]
-    is_known = run.images is not None and len(run.images.select_split("calibration"))
-    if not candidates or not is_known or run.predictor.device != "cpu":
-        return "torch"
-    stated = [run.checkpoint_sha256, precision, avatar_bench.__version__, describe_setup("cpu")]
-    stated += [[name, *describe_versions(name)] for name in candidates]
+        return next(iter(installed or {name: kinds for name, kinds in able.items() if kinds})), precision
+    by_torch = "torch", run.predictor.resolve_precision(precision)
+    if not installed or run.predictor.device != "cpu":
+        return by_torch
+    tried = [by_torch, *((name, kind) for name, kinds in installed.items() for kind in kinds)]
+    stated = [run.checkpoint_sha256, avatar_bench.__version__, describe_setup("cpu"), tried]
+    stated += [[name, *describe_versions(name)] for name in installed]
     file = cache_root() / "trials" / f"{sha256_of_text(json.dumps(stated))[:16]}.json"
     with suppress(OSError):  # without a cache: another trial each time could change the predictions
         file.parent.mkdir(parents=True, exist_ok=True)
         with shared_lock(file.with_suffix(".lock")):
             with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # no trial yet, or a damaged one
-                kept = json.loads(file.read_text(encoding="utf-8"))["runtime"]
-                if kept in ("torch", *candidates):
-                    return str(kept)
-            if n_files < FEWEST_FILES:
-                return "torch"
-            every = ", ".join(["torch", *candidates])
+                kept = json.loads(file.read_text(encoding="utf-8"))
+                if (kept["runtime"], kept["precision"]) in tried:
+                    return kept["runtime"], kept["precision"]
+            if n_files < FEWEST_FILES or run.images is None or not len(run.images.select_split("calibration")):
+                return by_torch
+            every = ", ".join(["torch", *installed])
             print_line(f"runtime=auto: comparing {every}, once for this run on this machine", file=sys.stderr)
-            chosen, seen = _try({"torch": run, **{name: open_with(name) for name in candidates}}, precision)
-            write_text(file, json.dumps({"runtime": chosen, "seen": seen, "machine": describe_setup("cpu")}, indent=1))
+            chosen, seen = _try({"torch": run, **{name: open_with(name) for name in installed}}, tried)
+            kept = {"runtime": chosen[0], "precision": chosen[1], "seen": seen, "machine": describe_setup("cpu")}
+            write_text(file, json.dumps(kept, indent=1))
             return chosen
-    return "torch"
+    return by_torch
 
 
-def _try(runs: Mapping[str, Run], precision: str) -> tuple[str, dict[str, dict[str, float | str]]]:
-    """Return the chosen runtime, and what was seen of each: seconds a batch, agreement, or why it cannot be used."""
+def _try(
+    runs: Mapping[str, Run], tried: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, str], dict[str, dict[str, float | str]]]:
+    """Return the chosen runtime and precision, and what was seen of each: agreement, and seconds a batch."""
     reference = runs["torch"].predictor
     dataset = runs["torch"].dataset("calibration")
     rows = np.sort(np.random.default_rng(0).permutation(len(dataset))[:_N_IMAGES])
     images = [dataset.image(int(row)) for row in rows]
     inputs = [torch.stack([to_tensor(prepare(image)) for image in images]) for prepare in reference.preprocessings]
-    batch: Sequence[torch.Tensor] = [part[:_BATCH] for part in inputs]
+    batch = [part[:_BATCH] for part in inputs]
     exact = reference.compute_logits(inputs)
+    least = 0.0
     seen: dict[str, dict[str, float | str]] = {}
     jobs: dict[str, TimedCall] = {}
-    for name, run in runs.items():
-        kind = run.predictor.resolve_precision(precision)
+    for name, kind in tried:
+        compute = runs[name].predictor.compute_logits
+        words = f"runtime={name} precision={kind}"
         try:
-            logits = run.predictor.compute_logits(inputs, kind)
+            logits = compute(inputs, kind)
         except ConfigError as error:  # the network cannot be exported
-            seen[name] = {"refused": error.lines[0]}
+            seen[words] = {"refused": error.lines[0]}
             continue
         equal = float((logits.argmax(axis=1) == exact.argmax(axis=1)).mean())
         differs = float(np.abs(log_softmax(logits, axis=1) - log_softmax(exact, axis=1)).max())
-        seen[name] = {"precision": kind, "equal_classes": equal, "log_difference": differs}
-        if name == "torch" or (equal >= LEAST_EQUAL and differs <= MAX_LOG_DIFFERENCE[kind]):
-            threads = min(torch.get_num_threads(), tune_inference("cpu").threads) if name == "torch" else None
-            call = partial(run.predictor.compute_logits, batch, kind)
-            jobs[name] = TimedCall(call, threads or torch.get_num_threads())
+        seen[words] = {"equal_classes": equal, "log_difference": differs}
+        if name == "torch" or (equal >= least and differs <= MAX_LOG_DIFFERENCE[kind]):
+            least = equal - MAX_CHANGED if name == "torch" else least
+            threads = tune_inference("cpu").threads if name == "torch" else torch.get_num_threads()
+            jobs[words] = TimedCall(partial(compute, batch, kind), min(threads, torch.get_num_threads()))
     timed = time_interleaved(list(jobs.values()), rounds=5, seconds=1.0)
-    seconds = dict(zip(jobs, timed.groupby("job")["seconds"].min().tolist(), strict=True))
-    for name, took in seconds.items():
-        seen[name]["seconds"] = took
-    return select_fastest(seconds), seen
+    for words, seconds in zip(jobs, timed.groupby("job")["seconds"].min(), strict=True):
+        seen[words]["seconds"] = float(seconds)
+    fastest = select_fastest({words: float(seen[words]["seconds"]) for words in jobs})
+    return tried[list(seen).index(fastest)], seen

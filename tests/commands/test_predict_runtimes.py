@@ -153,13 +153,13 @@ def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(
     (trial,) = (file for file in (tmp_path / "cache/trials").glob("*.json") if "seen" in file.read_text())
     kept = json.loads(trial.read_text())
     assert kept["runtime"] == chosen != "wrong"
-    assert {name: one["equal_classes"] for name, one in kept["seen"].items() if name != "wrong"} == {
-        "torch": 1.0,
-        "onnx": 1.0,
-        "openvino": 1.0,
-    }
-    assert kept["seen"]["wrong"]["equal_classes"] < 0.99
-    assert "seconds" not in kept["seen"]["wrong"]
+    assert [words for words, one in kept["seen"].items() if one["equal_classes"] == 1] == [
+        "runtime=torch precision=32",
+        "runtime=onnx precision=32",
+        "runtime=openvino precision=32",
+    ]
+    assert kept["seen"]["runtime=wrong precision=32"]["equal_classes"] < 0.99
+    assert "seconds" not in kept["seen"]["runtime=wrong precision=32"]
     for other in ("openvino", "onnx"):  # as if the trial had come out otherwise
         trial.write_text(json.dumps(kept | {"runtime": other}))
         assert predict_and_tell()[1:] == (False, other)
