@@ -35,6 +35,17 @@ ENDINGS = (".png", ".jpg", ".webp")
 SHADE = 50  # of 255; with less, images of a class would be near-duplicates
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first: a worker that gets one of them last would run on alone."""
+    cost: dict[Path, tuple[float, int]] = {}
+    for item in items:
+        timeout = item.get_closest_marker("timeout")
+        longest, slow = cost.get(item.path, (0, 0))
+        is_slow = item.get_closest_marker("slow") is not None
+        cost[item.path] = max(longest, timeout.args[0] if timeout else 0), slow + is_slow
+    items.sort(key=lambda item: cost[item.path], reverse=True)
+
+
 def draw(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draw an image (H, W, 3) with colour and texture of its class and unique shades."""
     height, width = (int(side) for side in rng.integers(40, 65, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -294,15 +295,12 @@ def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_goes_on(
     monkeypatch.setattr(classifier_job, "check_disk_space", lambda *given: None)  # in the way on so small a disk
     run, filling = small_disk / "run", small_disk / "filling"
     shutil.rmtree(run, ignore_errors=True)
-    child = fork(*words(small, run, "epochs=200", "data.limit=96", "callbacks.save_minutes=0"))
-    child.until(lambda: steps(run) >= 3)
-    with filling.open("wb") as stream:
-        try:
+    with filling.open("wb", buffering=0) as stream:  # before the run itself can fill the disk
+        child = fork(*words(small, run, "epochs=200", "data.limit=96", "callbacks.save_minutes=0"))
+        child.until(lambda: steps(run) >= 3)
+        with contextlib.suppress(OSError):
             while True:
                 stream.write(bytes(2**16))
-                stream.flush()
-        except OSError:
-            pass
     assert child.end() == 5
     assert "No space left on device" in child.said
     assert "Traceback" not in child.said
