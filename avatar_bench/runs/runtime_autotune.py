@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -54,22 +55,32 @@ def choose_runtime(run: Run, open_with: Callable[[str], Run], precision: str, n_
     stated = [run.checkpoint_sha256, avatar_bench.__version__, describe_setup("cpu"), tried]
     stated += [[name, *describe_versions(name)] for name in installed]
     file = cache_root() / "trials" / f"{sha256_of_text(json.dumps(stated))[:16]}.json"
+    if kept := _read_choice(file, tried):
+        return kept
+    if n_files < FEWEST_FILES or run.images is None or not len(run.images.select_split("calibration")):
+        return by_torch
     with suppress(OSError):  # without a cache: another trial each time could change the predictions
         file.parent.mkdir(parents=True, exist_ok=True)
         with shared_lock(file.with_suffix(".lock")):
-            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # no trial yet, or a damaged one
-                kept = json.loads(file.read_text(encoding="utf-8"))
-                if (kept["runtime"], kept["precision"]) in tried:
-                    return kept["runtime"], kept["precision"]
-            if n_files < FEWEST_FILES or run.images is None or not len(run.images.select_split("calibration")):
-                return by_torch
+            if kept := _read_choice(file, tried):  # of another process
+                return kept
             every = ", ".join(["torch", *installed])
             print_line(f"runtime=auto: comparing {every}, once for this run on this machine", file=sys.stderr)
             chosen, seen = _try({"torch": run, **{name: open_with(name) for name in installed}}, tried)
-            kept = {"runtime": chosen[0], "precision": chosen[1], "seen": seen, "machine": describe_setup("cpu")}
-            write_text(file, json.dumps(kept, indent=1))
+            result = {"runtime": chosen[0], "precision": chosen[1], "seen": seen, "machine": describe_setup("cpu")}
+            write_text(file, json.dumps(result, indent=1))
             return chosen
     return by_torch
+
+
+def _read_choice(file: Path, tried: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """Read the choice of an earlier trial; return None if there is none, or it is damaged."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        choice = kept["runtime"], kept["precision"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return choice if choice in tried else None
 
 
 def _try(
