@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -33,10 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # let numpy's idle threads sleep: by default each spins for 2^26 cycles and slows torch's threads down
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     escape_unencodable_output()
-    with _exit_on_sigterm(last=argv is None):
+    with _exit_on_sigterm(last=argv is None), ExitStack() as used:
         try:
-            with entries.use_folders(overrides.find_config_folders(words)):
-                code = _dispatch(words)
+            used.enter_context(entries.use_folders(overrides.find_config_folders(words)))  # errors name their entries
+            code = _dispatch(words)
             sys.stdout.flush()
             return code
         except KeyboardInterrupt:

@@ -136,8 +136,7 @@ def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...
     if extra := _EXTRAS.get(group, {}).get(name):
         return f"{group}={name}: its package is not installed", f'install it: pip install "avatar-bench[{extra}]"'
     listed = text.partition("Available options")[2].partition("search path:")[0]
-    named = [] if group == "block" else re.findall(r"^\t(\S+)$", listed, re.MULTILINE)  # Hydra knows those asked for
-    known = named or list(find_choices(group))
+    known = list(find_choices(group)) or re.findall(r"^\t(\S+)$", listed, re.MULTILINE)  # such as hydra/launcher
     nearest = suggest_names(name, known)
     what = f"{group}={name}: no such {group}" + (f"; {nearest}" if nearest else "")
     return (what, f"there are: {' '.join(known)}") if known else (what,)

@@ -844,6 +844,15 @@ def test_what_is_wrong_with_a_users_block_is_told_by_its_name(
     assert told in lines[0]
 
 
+def test_a_mistyped_block_of_a_user_is_suggested(
+    own_block: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "-cd", str(own_block.parent), f"ckpt={tiny_run}", "block=constnat"]) == 2
+    told, there_are = capsys.readouterr().err.splitlines()
+    assert told == "block=constnat: no such block; did you mean constant?"
+    assert {"constant", "blind_test"} <= set(there_are.split())
+
+
 def test_a_checkpoint_without_its_run_is_evaluated_with_a_warning(
     tiny_run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
