@@ -78,7 +78,9 @@ def list_blocks(kinds: Collection[str] = ("run", "comparison")) -> list[str]:
     """Return the names of the blocks of these kinds in their order, without importing any; by default those of all."""
     found = {name: entry.about for name, entry in find_entries("block").items()}
     chosen = [name for name, about in found.items() if about.get("kind", "run") in kinds]
-    return sorted(chosen, key=lambda name: found[name].get("order", LAST))
+    # an order that is no number is refused where the declaration is read
+    orders = {name: found[name].get("order") for name in chosen}
+    return sorted(chosen, key=lambda name: order if isinstance(order := orders[name], int) else LAST)
 
 
 def is_choice(entry: Entry) -> bool:

@@ -120,7 +120,12 @@ class Entry:
 
     def build(self, options: Mapping[str, Any] | None = None) -> Any:
         """Build the dataclass of the module with its options; raise ConfigError for an unknown or invalid one."""
-        owner, given = self.load_class(), dict(options or {})
+        owner = self.load_class()
+        if not isinstance(options, Mapping | None):
+            raise ConfigError(
+                f"{name_options(owner)}={options}: expected its options, such as {{}} or {{name: value}}."
+            )
+        given = dict(options or {})
         known = [each.name for each in fields(owner)]
         for name in given:
             if name not in known:

@@ -103,10 +103,14 @@ class BlockRunner:
                 raise BlockError(format_reason(Reason(f"lacks_{need}", run=self.runs[0].name)))
         try:
             if isinstance(block, CompareBlock):
-                return block.compare(self.runs, self.datasets)
-            if isinstance(block, DatasetBlock):
-                return block.audit(self.datasets[0])
-            return block.evaluate(self.runs[0], self.datasets[0])
+                result = block.compare(self.runs, self.datasets)
+            elif isinstance(block, DatasetBlock):
+                result = block.audit(self.datasets[0])
+            else:
+                result = block.evaluate(self.runs[0], self.datasets[0])
+            if not isinstance(result, Result):
+                raise TypeError(f"it returned {type(result).__name__}, not a Result")
+            return result
         except AvatarBenchError:
             raise
         except Exception as error:

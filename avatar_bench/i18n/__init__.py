@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from avatar_bench.config.entries import KINDS, find_entries, find_user_folders
+from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
 
 _PACKAGE = Path(__file__).parents[1]
@@ -93,9 +94,14 @@ def _load_catalogue(language: str, folders: Sequence[Path]) -> Catalogue:
     texts: dict[str, str | Sequence[str]] = {}
     for entry in (entry for kind in KINDS for entry in find_entries(kind).values()):
         translated = entry.about.get(language, {})  # such as {title: TEXT} in the yaml of a corruption
+        if not isinstance(translated, dict):
+            raise ConfigError(f"{entry.yaml}: {language} is not a mapping, such as title: TEXT.")
         texts |= {entry.about[key]: text for key, text in translated.items() if key in entry.about}
     for file in [*reversed(users), *own]:
-        texts |= read_yaml(file) or {}
+        stated = read_yaml(file) or {}
+        if not isinstance(stated, dict):
+            raise ConfigError(f"{file}: expected a mapping of English texts to their translations.")
+        texts |= stated
     return Catalogue(language, texts)
 
 

@@ -14,6 +14,7 @@ from avatar_bench.config.entries import find_entries
 from avatar_bench.errors import ConfigError
 from avatar_bench.i18n import _
 
+_FORMS = {str: "a text", int: "a whole number", list: "a list", dict: "a mapping"}
 BLOCK_KINDS = ("run", "comparison", "dataset", "change")
 
 
@@ -45,6 +46,11 @@ class QualityDeclaration:
     worst: float | None = None
     log: bool = False
     images: str = ""
+
+    def __post_init__(self) -> None:
+        for end in (self.best, self.worst):
+            if not isinstance(end, int | float | None):
+                raise TypeError(f"{end!r} is not a number")
 
 
 @dataclass(frozen=True)
@@ -110,17 +116,19 @@ def declare_block(name: str) -> Declaration:
         default = known[key].default
         expected = type(default) if isinstance(default, str | int) else list if default == () else dict
         if not isinstance(value, expected):
-            raise ConfigError(f"{entry.yaml}: {key} is not a {expected.__name__}: {value!r}.")
+            raise ConfigError(f"{entry.yaml}: {key} is not {_FORMS[expected]}: {value!r}.")
     if about.get("kind", "run") not in BLOCK_KINDS:
         raise ConfigError(f"{entry.yaml}: kind={about['kind']}: expected one of {', '.join(BLOCK_KINDS)}.")
     parts: dict[str, Any] = {}
     for key, build in (("tables", TableDeclaration), ("qualities", partial(QualityDeclaration, name))):
         try:
             parts[key] = {each: build(**_make_tuples(stated)) for each, stated in about.get(key, {}).items()}
-        except TypeError as error:
+        except TypeError as error:  # another key, or a value of another form
             raise ConfigError(f"{entry.yaml}: {key}: {error}.") from error
     return Declaration(name, **_make_tuples(about) | parts)
 
 
-def _make_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+def _make_tuples(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise TypeError(f"{values!r} is not a mapping")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -93,7 +93,7 @@ def load_callbacks(given: Mapping[str, Any]) -> Iterator[CallbackBuilder]:
         entry = find_entry("callback", name, f"callbacks.others.{name}")
         if entry.is_builtin:
             raise ConfigError(f"callbacks.others.{name}: {name} is built in.", f"Use callbacks.{name}=VALUE.")
-        yield _build_entry(entry, options or {}, f"callbacks.others.{name}")
+        yield _build_entry(entry, options, f"callbacks.others.{name}")
 
 
 def build_from(builder: Any, expected: Any, *given: Any) -> Any:
@@ -108,7 +108,7 @@ def build_from(builder: Any, expected: Any, *given: Any) -> Any:
     return built
 
 
-def _build_entry(entry: Entry, options: Mapping[str, Any], place: str) -> Any:
+def _build_entry(entry: Entry, options: Mapping[str, Any] | None, place: str) -> Any:
     """Build the builder of an entry; `place` is where its options are typed, which an error names."""
     try:
         builder = entry.build(options)

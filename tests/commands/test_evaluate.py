@@ -823,6 +823,7 @@ def test_block_all_takes_in_the_blocks_of_users(
         ("clusters", CONSTANT, "avatar_bench already has a block clusters"),
         ("lonely", None, "block=lonely: no such block"),
         ("constant", CONSTANT.replace("self.number, len", "1 / 0, len"), "ZeroDivisionError"),
+        ("constant", CONSTANT.replace("return result", "return 3"), "it returned int, not a Result"),
     ],
 )
 def test_what_is_wrong_with_a_users_block_is_told_by_its_name(

@@ -50,6 +50,8 @@ def test_an_entry_is_built_with_its_options(folder: Path) -> None:
         find_entry("corruption", "mine").build({"sise": 5})
     with pytest.raises(ConfigError, match=r"corruption\.mine\.size=0: expected 1 or more"):
         find_entry("corruption", "mine").build({"size": 0})
+    with pytest.raises(ConfigError, match=r"corruption\.mine=3: expected its options"):
+        find_entry("corruption", "mine").build(3)  # type: ignore[arg-type]
 
 
 def test_modules_of_one_entry_import_one_another(folder: Path) -> None:

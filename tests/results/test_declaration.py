@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.config.entries import find_entries
 from avatar_bench.errors import ConfigError
 from avatar_bench.i18n import use_language
@@ -33,7 +34,10 @@ def test_a_users_block_is_declared_like_a_built_in_one(tmp_path: Path, monkeypat
     ("about", "message"),
     [
         ("titel: x\n", "titel is not known"),
-        ("title: [x]\n", "title is not a str"),
+        ("title: [x]\n", "title is not a text"),
+        ("order: first\n", "order is not a whole number: 'first'"),
+        ("tables: {x: TEXT}\n", "tables: 'TEXT' is not a mapping"),
+        ("qualities: {a: {metric: x, best: high}}\n", "qualities: 'high' is not a number"),
         ("kind: other\n", "expected one of run"),
         ("tables: {t: {heading: x}}\n", "tables:"),
         ("- x\n", "expected a mapping"),
@@ -47,6 +51,15 @@ def test_a_wrong_declaration_is_refused_with_its_file(
     with pytest.raises(ConfigError, match=message) as error:
         declare_block("mine")
     assert "about.yaml" in str(error.value)
+
+
+def test_an_order_that_is_no_number_leaves_the_other_blocks_in_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_block(tmp_path, "mine", "order: first\n")
+    monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
+    assert list_blocks()[0] == "blind_test"
+    assert "mine" in list_blocks()
 
 
 def test_a_block_that_is_not_installed_has_a_declaration_without_texts() -> None:
