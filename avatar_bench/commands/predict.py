@@ -60,9 +60,11 @@ def _open_run(path: Path, settings: PredictConfig) -> Run:
     from avatar_bench.inference.precision_autotune import count_workers, tune_inference
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run import set_threads
+    from avatar_bench.runs.view_choice import set_view
 
     retain_freed_memory()
     run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
+    set_view([run], settings.view.name, settings.view.classes)
     settings.precision = run.predictor.resolve_precision(settings.precision)
     if settings.threads is None and settings.runtime == "torch":  # an exported network uses all threads itself
         settings.threads = tune_inference(run.predictor.device).threads
@@ -77,7 +79,7 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[in
     from avatar_bench.inference.prediction_table import list_prediction_columns
 
     def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
-        return run.predictor.predict_files(files, settings.calibrated, settings.precision)
+        return run.predict_files(files, settings.calibrated, settings.precision)
 
     begun = None if settings.update else _start_now(predict_files(files))
     for note in run.predictor.load(settings.precision):  # a bad checkpoint fails before the output is opened

@@ -18,6 +18,7 @@ from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
+from avatar_bench.results.view import View
 from avatar_bench.runs.record import RESERVED_SET_NAMES
 from avatar_bench.training.builders import load_builder, load_callbacks, load_optimization
 
@@ -190,6 +191,8 @@ def _check_user(place: str, cfg: DictConfig, each: Field[Any], stated: Option) -
 
 def _check_values(cfg: DictConfig) -> None:
     check_options(cfg)
+    if (view := OmegaConf.select(cfg, "view")) is not None and view.name is not None:
+        View.parse(view.name, OmegaConf.to_container(view.classes))  # type: ignore[arg-type]
     for name in ("ckpt", "init_from", "resume", "model.weights"):
         refuse_address(str(OmegaConf.select(cfg, name)), name)
 

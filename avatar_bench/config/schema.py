@@ -304,6 +304,14 @@ class WhereConfig:
 
 
 @dataclass
+class ViewConfig:
+    """A view of the classes; without a name, the finest one that every run can answer."""
+
+    name: str | None = option(None, help="name of the view; null: the finest that every run can answer")
+    classes: dict[str, Any] = option({}, help="of a view of your own: {NEW: [CLASS, CLASS]}", is_open=True)
+
+
+@dataclass
 class EvaluateConfig:
     ckpt: Any = path_option("a run folder, a .ckpt file, a folder of runs, a list, or null: the newest run")
     split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
@@ -315,6 +323,7 @@ class EvaluateConfig:
     threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)
     lang: str = option("en", help="language of figures, warnings and reasons", **_LANGUAGE)
     where: WhereConfig = field(default_factory=WhereConfig)  # evaluate only a slice of the images
+    view: ViewConfig = field(default_factory=ViewConfig)
     again: bool = option(False, help="evaluate again even if results are up to date")
     skip_unusable: bool = option(False, help="skip blocks that cannot run on this run or data set, and list them")
     data: ImagesConfig = field(default_factory=ImagesConfig)
@@ -336,6 +345,7 @@ class PredictConfig:
     workers: int | None = option(None, help="image-loading processes; null: one per core, at most 8", **_WORKERS)
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **_THREADS)
+    view: ViewConfig = field(default_factory=ViewConfig)
 
 
 @dataclass
@@ -371,6 +381,7 @@ class ReportConfig:
     runs: str = path_option("a folder of runs, or one run", "runs")
     out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
     lang: str = option("en", help="language of the report and its figures", **_LANGUAGE)
+    view: ViewConfig = field(default_factory=ViewConfig)
 
 
 @dataclass
