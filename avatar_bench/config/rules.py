@@ -35,6 +35,7 @@ def check_config(command: str, cfg: DictConfig) -> None:
         "evaluate": check_evaluate,
         "predict": check_predict,
         "prepare": check_prepare,
+        "vary": check_vary,
     }
     rules.get(command, _check_values)(cfg)
 
@@ -140,6 +141,24 @@ def check_prepare(cfg: DictConfig) -> None:
         )
     if cfg.source and cfg.out is None:
         raise ConfigError("out: expected a folder", "for example: avatar-bench prepare source=tabler out=DIR")
+
+
+def check_vary(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of vary is invalid."""
+    _check_values(cfg)
+    if set(cfg.block) != {"robustness"}:
+        raise ConfigError(f"block={','.join(cfg.block) or 'null'}: vary writes the images of robustness")
+    if cfg.ckpt is not None and (cfg.size is not None or cfg.resize != "squash"):
+        raise ConfigError("ckpt excludes size and resize: the run states its own")
+    if cfg.ckpt is None and cfg.size is None and cfg.at == "input":
+        raise ConfigError(
+            "at=input: corruptions are applied to images of the network's size, which is not known",
+            "expected ckpt=RUN, size=PIXELS, or at=native",
+        )
+    if cfg.data.kind == "run" and cfg.ckpt is None:
+        raise ConfigError(
+            "data=run requires ckpt=RUN", "or choose other data: data=folder data.root=DIR, data=manifest ..."
+        )
 
 
 def check_options(cfg: DictConfig, place: str = "") -> None:

@@ -21,11 +21,12 @@ FloatArray = NDArray[np.floating]
 class Predictions:
     """Predictions for N images, C classes and D features.
 
-    `logits` (N, C) and `embeddings` (N, D) are float32; `targets` (N,) are class indices, -1 if the true class is
-    unknown; `paths`, `groups`, `sources` (N,) are strings; `temperature` divides the logits. If `has_logits` is False,
-    only probabilities are known: `logits` are their logarithms up to a constant for each image, so that softmax and
-    log loss are correct, but scores that depend on the level of the logits, such as energy, are not. Those of merged
-    classes are scaled by `temperature` before they are summed; `unscaled` (N, C) are their logits at temperature 1.
+    `logits` (N, C) and `embeddings` (N, D) are float32, or float64; `targets` (N,) are class indices, -1 if the true
+    class is unknown; `paths`, `groups`, `sources` (N,) are strings; `temperature` divides the logits. If
+    `has_logits` is False, only probabilities are known: `logits` are their logarithms up to a constant for each image,
+    so that softmax and log loss are correct, but scores that depend on the level of the logits, such as energy, are
+    not. Those of merged classes are scaled by `temperature` before they are summed; `unscaled` (N, C) are their logits
+    at temperature 1.
     """
 
     classes: tuple[str, ...]

@@ -32,7 +32,8 @@ class View:
         except (AttributeError, TypeError):
             view = cls("", {"": ()})
         merged = [old for names in view.classes.values() for old in names]
-        is_valid = make_folder_name(view.name) == view.name and len(merged) == len(set(merged))
+        is_valid = make_folder_name(view.name) == view.name and SEPARATOR not in view.name
+        is_valid = is_valid and len(merged) == len(set(merged))
         if not is_valid or (view.name == ALL) == bool(merged) or (merged and len(view.classes) < 2):
             raise ConfigError(
                 f"view={name}: its classes are {dict(classes) if isinstance(classes, Mapping) else classes}.",
@@ -59,6 +60,15 @@ class View:
             if name := names.pop():
                 found.setdefault(name, []).append(own)
         return {name: tuple(own) for name, own in found.items()} if all(found.values()) else None
+
+    def merge_shares(self, shares: Mapping[str, float]) -> dict[str, float]:
+        """Return the proportion of each class of the view among the images that are not left out."""
+        found: dict[str, float] = dict.fromkeys(self.classes, 0.0)
+        for label, share in shares.items():
+            if name := self.find_class(label):
+                found[name] = found.get(name, 0.0) + share
+        total = sum(found.values())
+        return {name: share / total for name, share in found.items()} if total else {}
 
     def name_set(self, name: str) -> str:
         """Return the name of a data set in this view, which is that of the folder of its results."""
