@@ -96,9 +96,7 @@ class Predictions:
         if all(len(place) == 1 for place in places) and len(places) == len(self.classes):  # only renamed
             return replace(self, classes=tuple(classes), logits=self.logits[:, np.ravel(places)], targets=targets)
         scaled, unscaled = add(self.temperature), add(1.0)
-        return replace(
-            self, classes=tuple(classes), logits=scaled, unscaled=unscaled, targets=targets, has_logits=False
-        )
+        return replace(self, classes=tuple(classes), logits=scaled, unscaled=unscaled, targets=targets)
 
     def reorder(self, classes: Sequence[str]) -> Predictions:
         """Return the Predictions with the same classes in another order, by name."""

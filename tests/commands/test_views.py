@@ -106,6 +106,46 @@ def test_views_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "photo_or_art      real photos against drawings; generated images are left out" in capsys.readouterr().out
 
 
+def test_proportions_of_merged_classes_are_summed(run_copy: Path) -> None:
+    words = ["split=blind", "view=generated_or_not", "block=prior_shift", "block.prior_shift.resamples=100"]
+    assert main(["evaluate", f"ckpt={run_copy}", *words]) == 0
+    result = Result.load(run_copy / "evaluation" / "blind--generated_or_not" / "prior_shift")
+    shares = {"generated": pytest.approx(1 / 3), "not_generated": pytest.approx(2 / 3)}
+    assert result.provenance["training_shares"] == shares  # trained on as many of each of three classes
+    mixes = result.tables["mixes"].set_index("mix")
+    assert mixes.loc["50-25-25", ["share_generated", "share_not_generated"]].tolist() == [0.25, 0.75]
+    assert mixes.loc["80-10-10", "share_generated"] == pytest.approx(0.1)
+
+
+def test_ensembles_are_fitted_in_the_view_but_those_of_all_classes_stay(run_copy: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for name in ("first", "second"):
+        shutil.copytree(run_copy, runs / name)
+    words = ["split=blind", "block=[blind_test,ensemble]", "block.ensemble.soup=false", "block.ensemble.resamples=100"]
+    evaluate(runs, *words)
+    saved = {file: file.read_bytes() for file in sorted(runs.glob("ensembles/*/ensemble.json"))}
+    assert saved
+    evaluate(runs, *words, "view=generated_or_not")
+    assert {file: file.read_bytes() for file in sorted(runs.glob("ensembles/*/ensemble.json"))} == saved
+    result = Result.load(runs / "evaluation" / "blind--generated_or_not" / "ensemble")
+    assert result.classes == ("generated", "not_generated")
+    table = read_table(runs / "first", "blind--generated_or_not")  # the members are copies of one run
+    assert result.metrics["accuracy/single"].value == pytest.approx(table["correct"].mean())
+    voted = read_table(runs / "ensembles" / "soft_vote", "blind--generated_or_not")
+    whole = read_table(runs / "ensembles" / "soft_vote", "blind")
+    np.testing.assert_allclose(voted["prob_not_generated"], whole["prob_drawing"] + whole["prob_real"], rtol=1e-9)
+
+
+def test_a_result_in_a_view_is_compared_with_an_earlier_one_in_it(run_copy: Path, tmp_path: Path) -> None:
+    words = ("split=blind", "view=generated_or_not")
+    evaluate(run_copy, *words)
+    shutil.copytree(run_copy, tmp_path / "earlier")
+    evaluate(run_copy, *words, f"against={tmp_path / 'earlier'}", "again=true")
+    place = run_copy / "evaluation" / "blind--generated_or_not" / "against"
+    assert Result.load(place).provenance["view"] == "generated_or_not"
+    evaluate(run_copy, "split=blind", f"against={place.parent / 'blind_test'}", code=3)  # of other classes
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
 from avatar_bench.errors import CheckpointError, DivergedError
 from avatar_bench.results.predictions import Predictions, to_string_array
@@ -158,7 +158,8 @@ def test_merged_probabilities_are_sums_at_the_temperature_and_without_it() -> No
         np.testing.assert_allclose(found.probabilities, expected, rtol=1e-12)
     assert merged.classes == ("x", "y")
     assert (merged.targets == 1).all()
-    assert not merged.has_logits
+    energy = logsumexp(merged.uncalibrated.logits, axis=1)
+    np.testing.assert_allclose(energy, logsumexp(logits.astype(float), axis=1), rtol=1e-12)
     np.testing.assert_allclose(
         merged.reorder(("y", "x")).uncalibrated.probabilities, merged.uncalibrated.probabilities[:, ::-1]
     )
