@@ -1,4 +1,4 @@
-"""Tests of the README and of two docs pages: every command runs and every example works."""
+"""Tests of the README and of some docs pages: every command runs and every example works."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.config import catalogue
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/examples.md", "docs/extending.md")
+PAGES = ("README.md", "docs/examples.md", "docs/extending.md", "docs/views.md", "docs/commands/vary.md")
 SETUP = ["pip install .", "./scripts/demo", "./scripts/test"]  # run by test_wheel.py and test_scripts.py
 SMALL = [  # shortens each training to seconds, unless the command sets the option
     *("data=folder", "data.root=photos", "data.image_size=32", "data.batch_size=4", "data.limit=60", "data.workers=0"),

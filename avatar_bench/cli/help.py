@@ -53,7 +53,7 @@ def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]
         del groups["mode"]
     found: dict[str, list[Row]] = {"groups": []}
     for group, default in groups.items():
-        names = [name for name in describe_choices(group) if name != "run" or command == "evaluate"]
+        names = [name for name in describe_choices(group) if name != "run" or command in ("evaluate", "vary")]
         found["groups"].append((group, _format_value(chosen.get(group, default)), f"one of: {' '.join(names)}"))
     found["options"] = list(_list_rows(cfg, SCHEMAS[command], left_out=groups))
     for name, options in cfg.block.items() if "block" in groups else ():

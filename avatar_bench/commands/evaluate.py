@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from avatar_bench.evaluation.comparison import EarlierResults
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.evaluation.runner import BlockRunner, check_preprocessing, select_slice
 from avatar_bench.files.paths import make_folder_name
+from avatar_bench.results.view import View
 from avatar_bench.runs.labels import LabelledRun, label_runs
 from avatar_bench.runs.record import ENSEMBLE, RECORD, check_run, choose_newest_run, find_runs, read_record
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
@@ -66,10 +67,13 @@ def evaluate(cfg: DictConfig) -> None:
         named = select_slice(_rename_reserved(open_dataset(settings.data)), settings.where) if other else None
         if named is not None:
             without_run = Path(settings.out or _FOLDER_WITHOUT_RUN) / "evaluation"
-            evaluation.run_blocks(alone, BlockRunner(settings, [], [named], without_run))
+            view = View.parse(settings.view.name, settings.view.classes) if settings.view.name else View()
+            seen = named.apply_view(view)
+            evaluation.run_blocks(alone, BlockRunner(settings, [], [seen], without_run, view))
         places = _list_output_folders(paths, around, settings)
         runs = [_open_run(run, settings, own) for run, own in zip(label_runs(paths), places, strict=True)]
         _refuse_shared_output(runs)
+        _set_view(runs, settings)
         runners = [_make_runner(run, settings, named) for run in runs]
         datasets = [runner.datasets[0] for runner in runners]
         before = [evaluation.read_earlier(runner, by_run) for runner in runners]
@@ -83,10 +87,11 @@ def evaluate(cfg: DictConfig) -> None:
         if together is not None:
             last = {name: block for name, block in comparing.items() if getattr(block, "takes_ensembles", False)}
             evaluation.run_blocks({name: block for name, block in comparing.items() if name not in last}, together)
-            evaluation.evaluate_ensembles(by_run, place, named)
+            evaluation.evaluate_ensembles(by_run, runs, place, named)
             if last:
                 writer.finish()  # the last blocks read saved results, those of ensembles too
-                combined = _find_ensembles(runs, datasets[0].name, place, settings)
+                saved = _open_ensembles(runs, place, settings)
+                combined = [run for run in saved if run.hash_results(datasets[0].name)]
                 sets = [_select_dataset(run, settings, named) for run in combined]
                 runner = BlockRunner(settings, [*runs, *combined], [*datasets, *sets], place / "evaluation")
                 evaluation.run_blocks(last, runner)
@@ -123,14 +128,24 @@ class _Evaluation:
         self.results += found
         return found
 
-    def evaluate_ensembles(self, by_run: Mapping[str, Block], place: Path, named: Dataset | None) -> None:
-        """Save the ensembles that a Result describes, and run the blocks of single Runs on them."""
+    def evaluate_ensembles(
+        self, by_run: Mapping[str, Block], runs: Sequence[Run], place: Path, named: Dataset | None
+    ) -> None:
+        """Save the ensembles that a Result describes, and run the blocks of single Runs on them.
+
+        In a view, whose merged classes a saved ensemble could not have, those saved before are evaluated.
+        """
         from avatar_bench.runs import ensembles
 
         found = [result.provenance["ensembles"] for result in self.results if "ensembles" in result.provenance]
-        for strategy, description in (found[-1] if found else {}).items():
-            folder = ensembles.save_ensemble(place / "ensembles" / make_folder_name(strategy), description)
-            run = _open_run(LabelledRun(folder, strategy, strategy, {}, {}), self.settings)
+        combined = []
+        if found and runs[0].view.classes:
+            combined = list(_open_ensembles(runs, place, self.settings))
+        elif found:
+            for strategy, description in found[-1].items():
+                folder = ensembles.save_ensemble(place / "ensembles" / make_folder_name(strategy), description)
+                combined.append(_open_run(LabelledRun(folder, strategy, strategy, {}, {}), self.settings))
+        for run in combined:
             self.run_blocks(by_run, _make_runner(run, self.settings, named), is_requested=False)
             run.predictor.unload()
 
@@ -255,9 +270,24 @@ def _refuse_shared_output(runs: Sequence[Run]) -> None:
             )
 
 
+def _set_view(runs: Sequence[Run], settings: EvaluateConfig) -> None:
+    """Set the view of every run; name on stderr the one that is chosen because not all runs know every class."""
+    if not runs:
+        return
+    from avatar_bench.runs.view_choice import set_view
+
+    view = set_view(runs, settings.view.name, settings.view.classes)
+    if settings.view.name is None and view.classes:
+        print_line(f"view={view.name} (the finest that every run can answer)", file=sys.stderr)
+
+
 def _select_dataset(run: Run, settings: EvaluateConfig, named: Dataset | None) -> Dataset:
     check_preprocessing(run, settings)
-    return named or select_slice(run.dataset(settings.split), settings.where)
+    if named is not None:
+        return named.apply_view(run.view)
+    dataset = run.dataset(settings.split)
+    whole = dataset.origin[0] if dataset.origin else dataset
+    return select_slice(whole, settings.where).apply_view(run.view)
 
 
 def _make_runner(run: Run, settings: EvaluateConfig, named: Dataset | None) -> BlockRunner:
@@ -265,18 +295,18 @@ def _make_runner(run: Run, settings: EvaluateConfig, named: Dataset | None) -> B
     return BlockRunner(settings, [run], [_select_dataset(run, settings, named)], run.results_folder)
 
 
-def _find_ensembles(runs: Sequence[Run], name: str, place: Path, settings: EvaluateConfig) -> list[Run]:
-    """Return the saved ensembles that have Results on a set and whose members are all among the runs."""
-    known, found = {run.checkpoint_sha256 for run in runs}, []
+def _open_ensembles(runs: Sequence[Run], place: Path, settings: EvaluateConfig) -> Iterator[Run]:
+    """Open the saved ensembles whose members are all among the runs, in the view of these."""
+    known = {run.checkpoint_sha256 for run in runs}
     for folder in sorted(file.parent for file in (place / "ensembles").glob(f"*/{ENSEMBLE}")):
         try:
             run = _open_run(LabelledRun(folder, folder.name, folder.name, {}, {}), settings)
         except CheckpointError as error:
             print_line(f"skipped: {folder}: {error.lines[0]}", file=sys.stderr)
             continue
-        if run.hash_results(name) and {member.checkpoint_sha256 for member in getattr(run, "members", ())} <= known:
-            found.append(run)
-    return found
+        if {member.checkpoint_sha256 for member in getattr(run, "members", ())} <= known:
+            run.view = runs[0].view
+            yield run
 
 
 def _open_run(labelled: LabelledRun, settings: EvaluateConfig, place: Path | None = None) -> Run:

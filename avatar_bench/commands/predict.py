@@ -61,6 +61,7 @@ def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run import set_threads
     from avatar_bench.runs.runtime_autotune import choose_runtime
+    from avatar_bench.runs.view_choice import set_view
 
     def open_with(runtime: str) -> Run:
         return open_run(path, accelerator=settings.accelerator, runtime=runtime, batch_size=settings.batch_size)
@@ -71,6 +72,7 @@ def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
     if settings.runtime == "auto":
         settings.runtime, settings.precision = choose_runtime(run, open_with, settings.precision, n_files)
         run = run if settings.runtime == "torch" else open_with(settings.runtime)
+    set_view([run], settings.view.name, settings.view.classes)
     settings.precision = run.predictor.resolve_precision(settings.precision)
     if settings.threads is None and settings.runtime == "torch":  # an exported network uses all threads itself
         set_threads(tune_inference(run.predictor.device).threads)
@@ -84,7 +86,7 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[in
     from avatar_bench.inference.prediction_table import list_prediction_columns
 
     def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
-        return run.predictor.predict_files(files, settings.calibrated, settings.precision)
+        return run.predict_files(files, settings.calibrated, settings.precision)
 
     begun = None if settings.update else _start_now(predict_files(files))
     for note in run.predictor.load(settings.precision):  # a bad checkpoint fails before the output is opened

@@ -24,7 +24,7 @@ def report(cfg: DictConfig) -> None:
     root = Path(settings.runs).expanduser()
     page = Path(settings.out).expanduser() if settings.out else root / "report.html"
     with use_language(settings.lang):
-        study = read_study(root)
+        study = read_study(root, settings.view.name)
         try:
             answer = write_report(study, page, settings.lang)
         except OSError as error:

@@ -18,6 +18,7 @@ LISTED_GROUPS = {
     "sweeps": "sweep",
     "sources": "source",
     "datasets": "data",
+    "views": "view",
     "optimizers": "optimizer",
     "schedules": "schedule",
     "trainers": "trainer",

@@ -18,6 +18,7 @@ from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
+from avatar_bench.results.view import View
 from avatar_bench.runs.record import RESERVED_SET_NAMES
 from avatar_bench.training.builders import load_builder, load_callbacks, load_optimization
 
@@ -32,6 +33,7 @@ def check_config(command: str, cfg: DictConfig) -> None:
         "evaluate": check_evaluate,
         "predict": check_predict,
         "prepare": check_prepare,
+        "vary": check_vary,
     }
     rules.get(command, _check_values)(cfg)
 
@@ -141,6 +143,24 @@ def check_prepare(cfg: DictConfig) -> None:
         raise ConfigError("out: expected a folder", "for example: avatar-bench prepare source=tabler out=DIR")
 
 
+def check_vary(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of vary is invalid."""
+    _check_values(cfg)
+    if set(cfg.block) != {"robustness"}:
+        raise ConfigError(f"block={','.join(cfg.block) or 'null'}: vary writes the images of robustness")
+    if cfg.ckpt is not None and (cfg.size is not None or cfg.resize != "squash"):
+        raise ConfigError("ckpt excludes size and resize: the run states its own")
+    if cfg.ckpt is None and cfg.size is None and cfg.at == "input":
+        raise ConfigError(
+            "at=input: corruptions are applied to images of the network's size, which is not known",
+            "expected ckpt=RUN, size=PIXELS, or at=native",
+        )
+    if cfg.data.kind == "run" and cfg.ckpt is None:
+        raise ConfigError(
+            "data=run requires ckpt=RUN", "or choose other data: data=folder data.root=DIR, data=manifest ..."
+        )
+
+
 def check_options(cfg: DictConfig, place: str = "") -> None:
     """Raise ConfigError for an option that is not in the schema, as Hydra accepts any by +, or an invalid value.
 
@@ -190,6 +210,8 @@ def _check_user(place: str, cfg: DictConfig, each: Field[Any], stated: Option) -
 
 def _check_values(cfg: DictConfig) -> None:
     check_options(cfg)
+    if (view := OmegaConf.select(cfg, "view")) is not None and view.name is not None:
+        View.parse(view.name, OmegaConf.to_container(view.classes))  # type: ignore[arg-type]
     for name in ("ckpt", "init_from", "resume", "model.weights"):
         refuse_address(str(OmegaConf.select(cfg, name)), name)
 

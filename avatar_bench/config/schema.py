@@ -65,7 +65,7 @@ _UNFREEZE: dict[str, Any] = {
 }
 _MULTIPLE: dict[str, Any] = {"check": lambda value: value >= 32 and value % 32 == 0, "expected": "a multiple of 32"}
 _LANGUAGE, _SPLIT_BY, _EQUALISE = _choose("en", "ru"), _choose("group", "source", "generator"), _choose("jpeg")
-_ACCELERATOR = _choose("auto", "cpu", "gpu")
+_ACCELERATOR, _AT = _choose("auto", "cpu", "gpu"), _choose("input", "native")
 _WEIGHTS: dict[str, Any] = {"choices": WEIGHTS_CHOICES, "is_path": True}
 _OPTIMIZER: dict[str, Any] = {"choices": lambda: find_entries("optimizer"), "entries": "optimizer"}
 _SCHEDULE: dict[str, Any] = {"choices": lambda: find_entries("schedule"), "entries": "schedule"}
@@ -127,20 +127,24 @@ class AugmentConfig:
 
 
 @dataclass
-class ImagesConfig:
+class ImageSetConfig:
     kind: str = option(MISSING, help="kind of the data set", **_choose("folder", "manifest", "demo", "run"))
     name: str | None = path_option("name of the data set; null: the folder's name or the file's stem")
     root: str | None = path_option("folder of images", only_for=("folder",))
     manifest: str | None = path_option("a CSV with columns path,label", only_for=("manifest",))
+    sources: dict[str, Any] = option({}, help="for data=demo: its sources, see conf/source")
+    blind_sources: list[str] = option([], help="for data=demo: sources of its blind set")
+    ood_sources: dict[str, list[str]] = option({}, help="for data=demo: its out-of-domain sets")
+    prepare: dict[str, Any] = option({}, help="for data=demo: build options, see prepare --help")
+
+
+@dataclass
+class ImagesConfig(ImageSetConfig):
     image_size: int | None = option(None, help="pixels per side; null in evaluate: the checkpoint's", **_SIDE)
     resize: str | None = option(None, help="null in evaluate: the checkpoint's", **_choose("squash", "crop", "pad"))
     equalise: str | None = option(None, help="re-encode all images; null in evaluate: the checkpoint's", **_EQUALISE)
     batch_size: Any = option(32, help="images per batch; by device only in train", **_BATCH)
     workers: int = option(2, help="image-loading processes", **_WORKERS)
-    sources: dict[str, Any] = option({}, help="for data=demo: its sources, see conf/source")
-    blind_sources: list[str] = option([], help="for data=demo: sources of its blind set")
-    ood_sources: dict[str, list[str]] = option({}, help="for data=demo: its out-of-domain sets")
-    prepare: dict[str, Any] = option({}, help="for data=demo: build options, see prepare --help")
     cache_gb: float = option(4.0, help="size limit of the shared cache of resized images; 0: off", **_NATURAL)
     blind: str | None = path_option("external test set of other sources: folder or manifest")
     ood: dict[str, str] = path_option("further test sets: {name: folder or manifest}", {}, is_open=True)
@@ -305,6 +309,14 @@ class WhereConfig:
 
 
 @dataclass
+class ViewConfig:
+    """A view of the classes; without a name, the finest one that every run can answer."""
+
+    name: str | None = option(None, help="name of the view; null: the finest that every run can answer")
+    classes: dict[str, Any] = option({}, help="of a view of your own: {NEW: [CLASS, CLASS]}", is_open=True)
+
+
+@dataclass
 class EvaluateConfig:
     ckpt: Any = path_option("a run folder, a .ckpt file, a folder of runs, a list, or null: the newest run")
     split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
@@ -316,6 +328,7 @@ class EvaluateConfig:
     threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)
     lang: str = option("en", help="language of figures, warnings and reasons", **_LANGUAGE)
     where: WhereConfig = field(default_factory=WhereConfig)  # evaluate only a slice of the images
+    view: ViewConfig = field(default_factory=ViewConfig)
     again: bool = option(False, help="evaluate again even if results are up to date")
     skip_unusable: bool = option(False, help="skip blocks that cannot run on this run or data set, and list them")
     data: ImagesConfig = field(default_factory=ImagesConfig)
@@ -337,6 +350,7 @@ class PredictConfig:
     workers: int | None = option(None, help="image-loading processes; null: one per core, at most 8", **_WORKERS)
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **_THREADS)
+    view: ViewConfig = field(default_factory=ViewConfig)
 
 
 @dataclass
@@ -368,10 +382,23 @@ class PrepareConfig:
 
 
 @dataclass
+class VaryConfig:
+    out: str = path_option("folder of the images and their manifest", MISSING)
+    ckpt: str | None = path_option("a run, for its input size and its data; null: size= and data=")
+    size: int | None = option(None, help="pixels per side of the input, without ckpt", **_SIDE)
+    resize: str = option("squash", help="how images are brought to that size", **_choose("squash", "crop", "pad"))
+    at: str = option("input", help="where corruptions are applied: to images of the input size, or of their own", **_AT)
+    split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
+    data: ImageSetConfig = field(default_factory=ImageSetConfig)
+    block: dict[str, Any] = option({}, help="options of robustness")
+
+
+@dataclass
 class ReportConfig:
     runs: str = path_option("a folder of runs, or one run", "runs")
     out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
     lang: str = option("en", help="language of the report and its figures", **_LANGUAGE)
+    view: ViewConfig = field(default_factory=ViewConfig)
 
 
 @dataclass
@@ -390,6 +417,7 @@ SCHEMAS = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "prepare": PrepareConfig,
+    "vary": VaryConfig,
     "report": ReportConfig,
     "export": ExportConfig,
 }

@@ -21,6 +21,7 @@ from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import read_csv, write_csv
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
+from avatar_bench.results.view import View
 
 ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # of the stored file
 _COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash")
@@ -33,12 +34,14 @@ DATASET_SPLITS = ("train", "val", "calibration", "test")
 class Dataset:
     """N images by reference: `frame` has the DATASET_COLUMNS, all strings, with paths relative to `root`.
 
-    An empty string means unknown. `group` is never empty: images of one group stay on one side of a split.
+    An empty string means unknown. `group` is never empty: images of one group stay on one side of a split. Of a data
+    set in a view, `origin` is the whole data set, and the row there of each image.
     """
 
     name: str
     root: Path
     frame: pd.DataFrame
+    origin: tuple[Dataset, NDArray[np.intp]] | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -76,11 +79,21 @@ class Dataset:
         """Return a subset of the images by mask or position; positions set the order."""
         wanted = np.asarray(rows)
         frame = self.frame[wanted] if wanted.dtype == bool else self.frame.iloc[wanted]
-        return Dataset(name or self.name, self.root, frame.reset_index(drop=True))
+        origin = (self.origin[0], self.origin[1][wanted]) if self.origin else None
+        return Dataset(name or self.name, self.root, frame.reset_index(drop=True), origin)
 
     def select_split(self, split: str) -> Dataset:
         """Return the images of one split, as a dataset with its name."""
         return self.take(self.frame["split"] == split, name=split)
+
+    def apply_view(self, view: View) -> Dataset:
+        """Return the images whose class is in a view, with their labels there, and those of unknown class."""
+        if not view.classes:
+            return self
+        labels = np.array([view.find_class(label) for label in self.frame["label"]], dtype=object)
+        rows = np.flatnonzero((labels != "") | (self.frame["label"] == ""))
+        frame = self.frame.iloc[rows].assign(label=labels[rows]).reset_index(drop=True)
+        return Dataset(self.name, self.root, frame, (self, rows))
 
 
 def read_dataset(path: Path, name: str | None = None) -> Dataset:

@@ -44,31 +44,38 @@ class Delivery:
 
     def __call__(self, image: ImageArray, seed: int) -> ImageArray:
         """Return (H', W', 3) uint8 RGB, no larger than `image` except for rounding; the seed is ignored."""
-        return _TIERS[self.tier](image)
+        change, kind, options = _TIERS[self.tier]
+        return decode(encode(change(image), kind, **options)) if kind != "PNG" else change(image)
+
+    def encode(self, image: ImageArray, seed: int) -> tuple[bytes, str]:
+        """Return the delivered file and its format; a screenshot is a PNG."""
+        change, kind, options = _TIERS[self.tier]
+        return encode(change(image), kind, **options), kind
 
 
-def encode_jpeg(image: ImageArray, quality: int) -> ImageArray:
-    """Return an image as it is after JPEG compression, colour at half resolution."""
-    return _encode(image, "JPEG", quality=quality, subsampling="4:2:0")
+def encode(image: ImageArray, kind: str, **options: Any) -> bytes:
+    """Return the content of a file of a format, such as "JPEG", with the options of Pillow."""
+    stream = io.BytesIO()
+    Pillow.fromarray(image).save(stream, kind, **options)
+    return stream.getvalue()
 
 
-def _encode_small_jpeg(image: ImageArray, longest: int, quality: int) -> ImageArray:
-    return encode_jpeg(_shrink(image, longest), quality)
+def decode(content: bytes) -> ImageArray:
+    """Return the pixels of a file that `encode` has made."""
+    return np.array(Pillow.open(io.BytesIO(content)).convert("RGB"))
 
 
-def _encode_jpeg_twice(image: ImageArray) -> ImageArray:
-    once = encode_jpeg(image, 75)
-    return encode_jpeg(once[4:, 4:] if min(once.shape[:2]) > 16 else once, 75)
+def _make_jpeg_options(quality: int) -> dict[str, Any]:
+    return {"quality": quality, "subsampling": "4:2:0"}
+
+
+def _recompress_and_crop(image: ImageArray) -> ImageArray:
+    once = decode(encode(image, "JPEG", **_make_jpeg_options(75)))
+    return once[4:, 4:] if min(once.shape[:2]) > 16 else once
 
 
 def _take_screenshot(image: ImageArray) -> ImageArray:
     return _scale(_scale(image, 0.77, cv2.INTER_AREA), 1.31, cv2.INTER_LINEAR)
-
-
-def _encode(image: ImageArray, kind: str, **options: Any) -> ImageArray:
-    stream = io.BytesIO()
-    Pillow.fromarray(image).save(stream, kind, **options)
-    return np.array(Pillow.open(stream).convert("RGB"))
 
 
 def _shrink(image: ImageArray, longest: int) -> ImageArray:
@@ -81,13 +88,14 @@ def _scale(image: ImageArray, scale: float, interpolation: int) -> ImageArray:
     return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), dtype=np.uint8)
 
 
-_TIERS: dict[str, Callable[[ImageArray], ImageArray]] = {
-    "web": lambda image: _encode_small_jpeg(image, 768, 60),
-    "hard": lambda image: _encode_small_jpeg(image, 512, 40),
-    "thumbnail_64": lambda image: _encode_small_jpeg(image, 64, 85),
-    "thumbnail_128": lambda image: _encode_small_jpeg(image, 128, 85),
-    "webp": lambda image: _encode(_shrink(image, _WEBP_MAX_SIDE), "WEBP", quality=75),
-    "double_jpeg": _encode_jpeg_twice,
-    "screenshot": _take_screenshot,
+# change of the pixels, then the format of the file with its options
+_TIERS: dict[str, tuple[Callable[[ImageArray], ImageArray], str, dict[str, Any]]] = {
+    "web": (lambda image: _shrink(image, 768), "JPEG", _make_jpeg_options(60)),
+    "hard": (lambda image: _shrink(image, 512), "JPEG", _make_jpeg_options(40)),
+    "thumbnail_64": (lambda image: _shrink(image, 64), "JPEG", _make_jpeg_options(85)),
+    "thumbnail_128": (lambda image: _shrink(image, 128), "JPEG", _make_jpeg_options(85)),
+    "webp": (lambda image: _shrink(image, _WEBP_MAX_SIDE), "WEBP", {"quality": 75}),
+    "double_jpeg": (_recompress_and_crop, "JPEG", _make_jpeg_options(75)),
+    "screenshot": (_take_screenshot, "PNG", {}),
 }
 DELIVERY_TIERS = tuple(_TIERS)

@@ -26,7 +26,8 @@ class RunBlock(Protocol):
 
     A result is computed again when the `version` of its block changes: raise it with the numbers. `needs` names what
     the run's predictor must have: "predictions", alone if `needs` is absent, "pixels" (predictions of changed images),
-    "embeddings", or "module" (the network itself). The block is left out, with the reason, where one is missing.
+    "embeddings", "module" (the network itself), or "own_classes" (those of the network, not merged by a view). The
+    block is left out, with the reason, where one is missing.
     """
 
     version: ClassVar[int]

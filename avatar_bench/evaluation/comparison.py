@@ -12,6 +12,7 @@ from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import DataError, RegressionError
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.results.result import AGAINST_FOLDER, METRICS_FILE, Result
+from avatar_bench.results.view import ALL
 
 
 class EarlierResults:
@@ -54,7 +55,7 @@ class EarlierResults:
         if not pairs:
             return
         found: Result = find_entry("block", AGAINST_FOLDER).load().compare(pairs, self.alpha)
-        found.provenance["against"] = str(self.place)
+        found.provenance |= {"against": str(self.place), "view": pairs[0][0].provenance.get("view", ALL)}
         saving.add(found, folder / AGAINST_FOLDER)
         for row in found.tables.get("pairs", pd.DataFrame()).to_dict("records"):
             difference, significant = float(row["difference"]), bool(row["significant"])

@@ -20,6 +20,7 @@ from avatar_bench.evaluation.registry import draw_figures
 from avatar_bench.i18n import use_language
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Result, has_figures, redraw
+from avatar_bench.results.view import ALL
 
 _MAX_PRINTED_WARNINGS = 5
 _MAX_PROCESSES = 2  # writing processes; a third would keep one more Result in memory without a gain
@@ -190,10 +191,12 @@ def _write_in_process(entry: _PendingResult) -> None:
 
 def _summarise(result: Result) -> str:
     """Return the first metric of a Result with its interval, as text."""
+    view = result.provenance.get("view", ALL)
+    on = f"on {result.set}{f', view {view}' * (view != ALL)} (n = {result.n})"
     if not result.metrics:
-        return f"on {result.set} (n = {result.n})"
+        return on
     name, metric = next(iter(result.metrics.items()))
     if metric.value is None:
         return f"{name}: {format_reason(metric.reason, result.block) if metric.reason else ''}"
     interval = f" [{metric.low:.3f}, {metric.high:.3f}]" if metric.low is not None and metric.high is not None else ""
-    return f"{name} {metric.value:.3f}{interval} on {result.set} (n = {result.n})"
+    return f"{name} {metric.value:.3f}{interval} {on}"

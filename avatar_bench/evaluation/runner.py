@@ -26,6 +26,7 @@ from avatar_bench.files.paths import make_folder_name
 from avatar_bench.models.model_card import has_outside_labels
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import METRICS_FILE, Result
+from avatar_bench.results.view import View
 
 if TYPE_CHECKING:
     from avatar_bench.config.schema import EvaluateConfig, WhereConfig
@@ -35,15 +36,23 @@ if TYPE_CHECKING:
 class BlockRunner:
     """Runner of blocks on Runs, each with its Dataset, or on a Dataset alone.
 
-    Results go to `place`/<set>/<block>/. Raise ConfigError if that folder holds results of other images under the same
-    name, which would be overwritten, or read as results of these.
+    Results go to `place`/<set>/<block>/, those in a `view` to `place`/<set>--<view>/<block>/. Raise ConfigError if that
+    folder holds results of other images under the same name, which would be overwritten, or read as results of these.
     """
 
-    def __init__(self, settings: EvaluateConfig, runs: Sequence[Run], datasets: Sequence[Dataset], place: Path) -> None:
+    def __init__(
+        self,
+        settings: EvaluateConfig,
+        runs: Sequence[Run],
+        datasets: Sequence[Dataset],
+        place: Path,
+        view: View | None = None,
+    ) -> None:
         self.settings = settings
         self.runs = runs
         self.datasets = datasets
-        self.folder = place / make_folder_name(datasets[0].name)
+        self.view = view or (runs[0].view if runs else View())
+        self.folder = place / self.view.name_set(make_folder_name(datasets[0].name))
         self.data_places = self._find_places()
         self._refuse_other_images()
 
@@ -62,16 +71,26 @@ class BlockRunner:
         result = self._run_block(name, block)
         leakage = _warn_of_overlap(self.runs, self.datasets)
         leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
-        result.warnings += leakage
+        result.warnings += leakage + self._warn_of_left_out()
         # these are always printed, however many other warnings there are
         result.provenance["leakage"] = [warning.plain for warning in leakage]
         result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
-        result.provenance |= {"version": avatar_bench.__version__, "torch": metadata.version("torch")}
+        result.provenance |= {
+            "view": self.view.name,
+            "version": avatar_bench.__version__,
+            "torch": metadata.version("torch"),
+        }
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
         passes = sum(run.predictor.seconds for run in self.runs) - before
         result.provenance["seconds_of_passes"] = round(passes, 3)
         saving.add(result, folder)
         return result
+
+    def _warn_of_left_out(self) -> list[Reason]:
+        """Return a warning with the number of images whose class is not in the view."""
+        dataset = self.datasets[0]
+        n = len(dataset.origin[0]) - len(dataset) if dataset.origin else 0
+        return [Reason("left_out_of_view", n=n, all=n + len(dataset), view=self.view.name)] if n else []
 
     def _find_places(self) -> list[str]:
         """Find the place of each set: its folder, manifest or run.
@@ -99,7 +118,7 @@ class BlockRunner:
 
     def _run_block(self, name: str, block: Block) -> Result:
         for need in getattr(block, "needs", ()):
-            if self.runs and not any(need in run.predictor.provides for run in self.runs):
+            if self.runs and not any(need in run.provides for run in self.runs):
                 raise BlockError(format_reason(Reason(f"lacks_{need}", run=self.runs[0].name)))
         try:
             if isinstance(block, CompareBlock):
@@ -131,6 +150,9 @@ class BlockRunner:
             "options": json.loads(json.dumps(asdict(block))),  # type: ignore[call-overload]
             "block_version": block.version,
         }
+        if self.view.classes:
+            found["view"] = self.view.name
+            found["view_classes"] = {name: list(merged) for name, merged in self.view.classes.items()}
         if (code := registry.hash_user_code(name, block)) is not None:
             found["code"] = code  # a user may forget to raise the version
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]

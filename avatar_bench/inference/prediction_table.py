@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ def list_prediction_columns(classes: Sequence[str]) -> list[str]:
 
 
 def tabulate_predictions(
-    files: Sequence[tuple[str, str]], logits: NDArray[np.float32], classes: tuple[str, ...], temperature: float
+    files: Sequence[tuple[str, str]], logits: NDArray[np.floating], classes: tuple[str, ...], temperature: float
 ) -> pd.DataFrame:
     """Return a table of (path, reason) pairs: predictions by `logits` where the reason is "", errors elsewhere."""
     good = [path for path, reason in files if not reason]
@@ -39,3 +39,19 @@ def tabulate_predictions(
     # pandas' string type refuses names that are not UTF-8
     table.insert(0, "path", pd.Series([path for path, _ in files], dtype=object))
     return table
+
+
+def merge_probabilities(table: pd.DataFrame, classes: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return a table of predictions of new classes, each with those whose probabilities it adds up.
+
+    Where some classes are in none, probabilities are divided by the sum over all new classes.
+    """
+    columns = [table[[f"prob_{name}" for name in merged]].sum(axis=1, skipna=False) for merged in classes.values()]
+    sums = np.column_stack([column.to_numpy(dtype=np.float64) for column in columns])
+    total = sums.sum(axis=1, keepdims=True)
+    chances = np.where(total == 0, 1 / len(classes), sums / np.where(total == 0, 1, total))
+    good = (table["status"] == "ok").to_numpy()
+    best = np.array(list(classes), dtype=object)[np.where(good[:, None], chances, 0.0).argmax(axis=1)]
+    merged = table[["path", "status", "reason"]].assign(prediction=best, confidence=chances.max(axis=1))
+    merged.loc[~good, "prediction"] = np.nan
+    return merged.assign(**{f"prob_{name}": chances[:, place] for place, name in enumerate(classes)})

@@ -138,7 +138,7 @@ class DatasetPredictor:
         return self.workers if n > 4 * self.batch_size else 0
 
     def describe(
-        self, dataset: Dataset, logits: NDArray[np.float32], embeddings: NDArray[np.float32], has_logits: bool = True
+        self, dataset: Dataset, logits: NDArray[np.floating], embeddings: NDArray[np.float32], has_logits: bool = True
     ) -> Predictions:
         """Return the Predictions of a dataset with these logits and embeddings."""
         return Predictions(
@@ -180,7 +180,7 @@ class ForeignPredictor(DatasetPredictor):
         """Compute the Predictions under each variation of the decoded images; None is none, with embeddings."""
         refuse_changed_files(dataset)
         started = time.monotonic()
-        logits: list[list[NDArray[np.float32]]] = [[] for _ in variations]
+        logits: list[list[NDArray[np.float64]]] = [[] for _ in variations]
         embeddings: list[list[NDArray[np.floating]]] = [[] for _ in variations]
         embed = getattr(self.predictor, "embed", None)
         for first in range(0, len(dataset), self.batch_size):
@@ -212,9 +212,8 @@ class ForeignPredictor(DatasetPredictor):
                     seen.append((path, ""))
                 except DataError as error:
                     seen.append((path, error.lines[0].removeprefix(f"{Path(path)}: ")))
-            none = np.zeros((0, len(self.classes)), dtype=np.float32)
+            none = np.zeros((0, len(self.classes)))
             yield tabulate_predictions(seen, self._compute_log(images) if images else none, self.classes, 1.0)
 
-    def _compute_log(self, images: DecodedImages) -> NDArray[np.float32]:
-        smallest = float(np.finfo(np.float32).tiny)
-        return np.log(np.maximum(self.predict(images), smallest)).astype(np.float32)
+    def _compute_log(self, images: DecodedImages) -> NDArray[np.float64]:
+        return np.asarray(np.log(np.maximum(self.predict(images), np.finfo(np.float32).tiny)))

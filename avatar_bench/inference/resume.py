@@ -45,7 +45,7 @@ def refuse_other_run(run: Run, rows: Sequence[Mapping[str, Any]], calibrated: bo
     Missing and unreadable files are ignored, and a few changed files are tolerated.
     """
     rows = [row for row in rows if row["status"] == "ok"]
-    again = run.predictor.predict_files([row["path"] for row in rows], calibrated, precision) if rows else ()
+    again = run.predict_files([row["path"] for row in rows], calibrated, precision) if rows else ()
     table = pd.concat(list(again) or [pd.DataFrame({"status": []})], ignore_index=True)
     compared = np.flatnonzero(table["status"] == "ok")
     if not len(compared):

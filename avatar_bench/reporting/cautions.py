@@ -12,11 +12,13 @@ from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import Table, TableRow, make_column
 from avatar_bench.results.reasons import format_reason
+from avatar_bench.results.view import SEPARATOR
 
 
 def find_alerts(study: Study, boards: Sequence[Leaderboard]) -> list[str]:
     """Return the caveats of the first screen, one or two sentences each."""
-    alerts = [*_check_data(study), *_check_guards(study), *_check_sets(study, boards), *_check_versions(study)]
+    alerts = [*_check_view(study), *_check_data(study), *_check_guards(study)]
+    alerts += [*_check_sets(study, boards), *_check_versions(study)]
     if len(study.problems) == 1:
         alerts.append(_("One item is unfinished, missing, damaged or foreign: see the table below."))
     elif study.problems:
@@ -66,6 +68,13 @@ def split_warnings(study: Study, saved: SavedResult) -> tuple[list[str], list[st
     return texts, missing
 
 
+def _check_view(study: Study) -> Iterator[str]:
+    stated = (saved.result.provenance.get("view_classes") for __, saved in study.saved)
+    if classes := next((one for one in stated if isinstance(one, dict)), None):
+        merged = "; ".join(f"{name}: {' + '.join(map(str, old))}" for name, old in classes.items())
+        yield _("All results are in the view {view}, which merges classes: {merged}.", view=study.view, merged=merged)
+
+
 def _check_data(study: Study) -> Iterator[str]:
     found = find_assessment(study)
     if found is None:
@@ -91,7 +100,7 @@ def _check_guards(study: Study) -> Iterator[str]:
 
 def _check_sets(study: Study, boards: Sequence[Leaderboard]) -> Iterator[str]:
     names = [board.name for board in boards]
-    if "blind" not in names:
+    if "blind" not in {name.partition(SEPARATOR)[0] for name in names}:
         yield _(
             "No run was evaluated by blind_test on an external test set (blind: sources never used in training): "
             "accuracy on new sources is not known."

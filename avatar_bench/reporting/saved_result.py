@@ -13,13 +13,17 @@ from avatar_bench.files.csv_io import read_csv
 from avatar_bench.i18n import _, get_language
 from avatar_bench.results.declaration import Declaration, declare_block
 from avatar_bench.results.result import METRICS_FILE, Result, locate_figure
+from avatar_bench.results.view import ALL, View
 
 MAX_SHOWN_ROWS = 60  # rows of a table shown in the page; longer tables are linked
 
 
 @dataclass(frozen=True)
 class SavedResult:
-    """Result with its folder, the names of all files saved with it, and those that are missing now."""
+    """Result with its folder, the names of all files saved with it, and those that are missing now.
+
+    Its set is named as its folder is, with the view.
+    """
 
     folder: Path
     result: Result
@@ -40,6 +44,11 @@ class SavedResult:
     def image_folders(self) -> dict[str, int]:
         """Return the number of images in each of its image folders."""
         return Counter(str(Path(name).parent) for name in self.files if "/" in name and name not in self.missing_files)
+
+    @property
+    def view(self) -> str:
+        """Return the name of the view of its classes."""
+        return str(self.result.provenance.get("view", ALL))
 
     @property
     def fingerprint(self) -> str:
@@ -71,6 +80,7 @@ def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
             shown = {name for name, table in declare_block(folder.name).tables.items() if table.shown}
             tables = [name for name in tables if Path(name).stem in shown]
         result = Result.parse(text)
+        result.set = View(str(result.provenance.get("view", ALL))).name_set(result.set)
         result.tables = {Path(name).stem: read_csv(folder / name, nrows=MAX_SHOWN_ROWS + 1) for name in tables}
     except FileNotFoundError:
         return Problem("damaged", str(folder), _("{file} is missing", file=METRICS_FILE))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from avatar_bench.errors import AvatarBenchError, DataError
 from avatar_bench.i18n import _
 from avatar_bench.reporting.saved_result import Problem, SavedResult, read_evaluation
 from avatar_bench.results.result import AGAINST_FOLDER
+from avatar_bench.results.view import ALL, SEPARATOR
 from avatar_bench.runs.labels import label_runs
 from avatar_bench.runs.record import ENSEMBLE, RECORD, read_config, read_record
 
@@ -41,12 +42,13 @@ class ReportedModel:
 
 @dataclass(frozen=True)
 class Study:
-    """Models, comparisons and problems found in a folder; paths in `problems` are relative to it."""
+    """Models, comparisons and problems found in a folder, in one `view`; paths in `problems` are relative to it."""
 
     root: Path
     models: list[ReportedModel]
     comparisons: dict[ResultKey, SavedResult]
     problems: list[Problem]
+    view: str = ALL
 
     @property
     def runs(self) -> list[ReportedModel]:
@@ -57,7 +59,7 @@ class Study:
     def sets(self) -> list[str]:
         """Return the names of the evaluated sets, `blind` first."""
         names = {saved.result.set for __, saved in self.saved}
-        return sorted(names, key=lambda name: (SET_ORDER.index(name) if name in SET_ORDER else len(SET_ORDER), name))
+        return sorted(names, key=_rank_set)
 
     @property
     def saved(self) -> Iterator[tuple[ReportedModel | None, SavedResult]]:
@@ -71,8 +73,11 @@ class Study:
         return {label: saved for label, saved in found.items() if saved is not None}
 
 
-def read_study(root: Path) -> Study:
-    """Read all runs and results below a folder; raise DataError where it contains no evaluated run."""
+def read_study(root: Path, view: str | None = None) -> Study:
+    """Read all runs and their results in a view, by default the finest in which every evaluated run has results.
+
+    Raise DataError where the folder contains no run evaluated in that view.
+    """
     if not root.is_dir():
         raise DataError(f"runs={root}: there is no such folder.", "Expected a folder of runs, as written by train.")
     problems: list[Problem] = []
@@ -92,7 +97,41 @@ def read_study(root: Path) -> Study:
             f"runs={root}: no run has been evaluated yet, so there is nothing to report.",
             f"Run: avatar-bench evaluate ckpt={root} block=all",
         )
-    return Study(root, models, comparisons, [*problems, *_find_missing(root, models)])
+    by_view = _list_classes(models, comparisons)
+    view = view or _find_finest(models, by_view)
+    if view not in by_view:
+        raise DataError(
+            f"runs={root}: no run has been evaluated in view={view}.",
+            f"There are results in {', '.join(f'view={name}' for name in by_view)}.",
+            f"Run: avatar-bench evaluate ckpt={root} view={view}",
+        )
+    models = [replace(model, results=_select_view(model.results, view)) for model in models]
+    problems += _find_missing(root, models)
+    return Study(root, models, _select_view(comparisons, view), problems, view)
+
+
+def _rank_set(name: str) -> tuple[int, str]:
+    plain = name.partition(SEPARATOR)[0]
+    return (SET_ORDER.index(plain) if plain in SET_ORDER else len(SET_ORDER), name)
+
+
+def _list_classes(
+    models: Sequence[ReportedModel], comparisons: Mapping[ResultKey, SavedResult]
+) -> dict[str, tuple[str, ...]]:
+    """Return the classes of each view with results, the finest first."""
+    saved = [*comparisons.values(), *(one for model in models for one in model.results.values())]
+    found = {one.view: one.result.classes for one in saved}
+    return dict(sorted(found.items(), key=lambda pair: (pair[0] != ALL, -len(pair[1]), pair[0])))
+
+
+def _find_finest(models: Sequence[ReportedModel], views: Iterable[str]) -> str:
+    """Return the first view in which every model with results has some; the first of all if there is none."""
+    known = [{saved.view for saved in model.results.values()} for model in models if model.results]
+    return next((view for view in views if all(view in one for one in known)), next(iter(views)))
+
+
+def _select_view(results: Mapping[ResultKey, SavedResult], view: str) -> dict[ResultKey, SavedResult]:
+    return {key: saved for key, saved in results.items() if saved.view == view}
 
 
 def _read_runs(root: Path, problems: list[Problem]) -> Iterator[ReportedModel]:

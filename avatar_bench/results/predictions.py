@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
 from avatar_bench.errors import CheckpointError, DivergedError
 from avatar_bench.files.atomic_write import atomic_write
@@ -21,10 +21,12 @@ FloatArray = NDArray[np.floating]
 class Predictions:
     """Predictions for N images, C classes and D features.
 
-    `logits` (N, C) and `embeddings` (N, D) are float32; `targets` (N,) are class indices, -1 if the true class is
-    unknown; `paths`, `groups`, `sources` (N,) are strings; `temperature` divides the logits. If `has_logits` is False,
-    only probabilities are known: `logits` are their logarithms up to a constant for each image, so that softmax and
-    log loss are correct, but scores that depend on the level of the logits, such as energy, are not.
+    `logits` (N, C) and `embeddings` (N, D) are float32, or float64; `targets` (N,) are class indices, -1 if the true
+    class is unknown; `paths`, `groups`, `sources` (N,) are strings; `temperature` divides the logits. If
+    `has_logits` is False, only probabilities are known: `logits` are their logarithms up to a constant for each image,
+    so that softmax and log loss are correct, but scores that depend on the level of the logits, such as energy, are
+    not. Those of merged classes are scaled by `temperature` before they are summed; `unscaled` (N, C) are their logits
+    at temperature 1.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +38,7 @@ class Predictions:
     sources: NDArray[np.str_]
     temperature: float = 1.0
     has_logits: bool = True
+    unscaled: FloatArray | None = None
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.logits).all():
@@ -68,9 +71,32 @@ class Predictions:
         """Return whether each predicted class is the true one, (N,); False if the true class is unknown."""
         return np.asarray(self.predicted == self.targets)
 
+    @property
+    def uncalibrated(self) -> Predictions:
+        """Return the Predictions at temperature 1."""
+        logits = self.logits if self.unscaled is None else self.unscaled
+        return replace(self, logits=logits, temperature=1.0, unscaled=None)
+
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Predictions:
         """Return the Predictions of some rows, by index or mask."""
-        return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
+        names = [*_ARRAYS, *(["unscaled"] if self.unscaled is not None else [])]
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def merge(self, classes: Mapping[str, Sequence[str]], targets: NDArray[np.int64]) -> Predictions:
+        """Return the Predictions of new classes, each with those that it merges, for their `targets` (N,).
+
+        Probabilities are summed, and divided by the sum over all new classes where some classes are in none.
+        """
+        places = [[self.classes.index(name) for name in merged] for merged in classes.values()]
+
+        def add(temperature: float) -> FloatArray:
+            scaled = self.logits.astype(np.float64) / temperature
+            return np.stack([temperature * logsumexp(scaled[:, place], axis=1) for place in places], axis=1)
+
+        if all(len(place) == 1 for place in places) and len(places) == len(self.classes):  # only renamed
+            return replace(self, classes=tuple(classes), logits=self.logits[:, np.ravel(places)], targets=targets)
+        scaled, unscaled = add(self.temperature), add(1.0)
+        return replace(self, classes=tuple(classes), logits=scaled, unscaled=unscaled, targets=targets)
 
     def reorder(self, classes: Sequence[str]) -> Predictions:
         """Return the Predictions with the same classes in another order, by name."""
@@ -78,7 +104,10 @@ class Predictions:
             return self
         place = [self.classes.index(name) for name in classes]
         moved = np.append(np.argsort(place), -1)  # keeps -1, an unknown target
-        return replace(self, classes=tuple(classes), logits=self.logits[:, place], targets=moved[self.targets])
+        unscaled = None if self.unscaled is None else self.unscaled[:, place]
+        return replace(
+            self, classes=tuple(classes), logits=self.logits[:, place], targets=moved[self.targets], unscaled=unscaled
+        )
 
     def save(self, file: Path) -> None:
         """Write one .npz without pickle, atomically."""

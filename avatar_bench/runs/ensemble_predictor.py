@@ -85,6 +85,7 @@ def combine_predictions(members: Sequence[Predictions], mix: AveragingWeights, t
         embeddings=np.concatenate([_scale_to_unit_length(member.embeddings) for member in members], axis=1),
         temperature=temperature,
         has_logits=all(member.has_logits for member in weighted),
+        unscaled=None,
     )
 
 

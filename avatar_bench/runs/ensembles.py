@@ -106,7 +106,7 @@ class CombinedRun(Run):
         """Return a hash of the members' hashes, weights and temperatures, and of the common temperature."""
         parts = zip(self.members, self.mix.weights.tolist(), self.mix.temperatures.tolist(), strict=True)
         members = [(member.checkpoint_sha256, weight, own) for member, weight, own in parts]
-        return sha256_of_text(repr((self.KIND, self.classes, members, self.fitted)))
+        return sha256_of_text(repr((self.KIND, self.card.classes, members, self.fitted)))
 
     @cached_property
     def images(self) -> Dataset | None:
@@ -167,7 +167,7 @@ class EnsembleRun(CombinedRun):
         members = [member.cache for member in self.members]
         return EnsemblePredictor(
             name=self.name,
-            classes=self.classes,
+            classes=self.card.classes,
             temperature=self.temperature,
             preprocessings=tuple(dict.fromkeys(one for each in members for one in each.predictor.preprocessings)),
             workers=self.workers,
@@ -191,7 +191,8 @@ class WeightSoup(CombinedRun):
         """Build a soup without a folder, with temperature 1 and the first member's settings for prediction."""
         first, size = members[0], len(members)
         mix = AveragingWeights(np.full(size, 1 / size), np.ones(size))
-        settings = {name: getattr(first, name) for name in ("allow", "accelerator", "workers", "batch_size", "others")}
+        names = ("allow", "accelerator", "workers", "batch_size", "others", "view")
+        settings = {name: getattr(first, name) for name in names}
         return cls(Path("soup"), None, _merge_records(members), **settings, members=tuple(members), mix=mix)
 
     @cached_property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,18 +17,20 @@ import torch
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, read_dataset, read_images, read_split
 from avatar_bench.data.leakage import Leakage, UsedImages, refuse_overlap_with_fit
+from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.splits import refuse_changed_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.inference.network_predictor import NetworkPredictor
-from avatar_bench.inference.prediction_table import list_prediction_columns
+from avatar_bench.inference.prediction_table import list_prediction_columns, merge_probabilities
 from avatar_bench.inference.predictor import DatasetPredictor, ForeignPredictor, Predictor
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import AGAINST_FOLDER, Result
+from avatar_bench.results.view import View
 from avatar_bench.runs.prediction_cache import PredictionCache
 from avatar_bench.runs.record import BEST_CHECKPOINT, RECORD, locate_checkpoint, read_config, read_record
 
@@ -45,7 +48,9 @@ class Run:
     predictions, `runtime` ("torch", "onnx", "openvino") to predictions on files. `others` are sets besides the run's
     own: {name: folder or manifest}; "blind" is the external test set, the others are out-of-domain sets. `label` is
     the run's unique name in a comparison, `recipe` the name shared with runs that differ only in the seed.
-    `results_folder` overrides the folder of its Results, by default in the run folder.
+    `results_folder` overrides the folder of its Results, by default in the run folder. `view` merges the classes of its
+    data sets and predictions. `class_map` states the classes for which those of the network stand, by default
+    themselves: {"artificial": ["generated"], "human": ["drawing", "real"]}.
     """
 
     checkpoint: Path
@@ -60,6 +65,8 @@ class Run:
     label: str = ""
     recipe: str = ""
     results_folder: Path | None = None
+    view: View = field(default_factory=View)
+    class_map: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -102,8 +109,28 @@ class Run:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Return the class names in the order of the network's outputs."""
-        return self.card.classes
+        """Return the class names, of the view if there is one, else in the order of the network's outputs."""
+        return tuple(self.merged_classes)
+
+    @property
+    def merged_classes(self) -> dict[str, tuple[str, ...]]:
+        """Return the network's classes that each class of the view merges; raise ConfigError if it cannot answer it."""
+        found = self.view.assign(self.meanings)
+        if found is None:
+            raise ConfigError(f"view={self.view.name}: the classes of {self.name} cannot be merged into it.")
+        return found
+
+    @property
+    def meanings(self) -> dict[str, tuple[str, ...]]:
+        """Return the classes for which each of the network's stands."""
+        stated = self.class_map or self.record.get("class_map") or {}
+        given = {own: stated.get(own, own) for own in self.card.classes}
+        return {own: (one,) if isinstance(one, str) else tuple(one) for own, one in given.items()}
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Return the needs of blocks that the run meets: in a view, not those of the network's own classes."""
+        return self.predictor.provides | ({"own_classes"} if self._keeps_classes else set())
 
     @property
     def temperature(self) -> float:
@@ -160,7 +187,7 @@ class Run:
     @cached_property
     def leakage(self) -> Leakage:
         """Return the guard against images that the run has used."""
-        used = UsedImages(self.classes, self.images, self.pretraining)
+        used = UsedImages(self._known_labels, self.images, self.pretraining)
         return Leakage([used], [self.images] if self.images else [], self.allow)
 
     @cached_property
@@ -170,11 +197,11 @@ class Run:
 
         def read_calibration() -> Dataset | None:
             is_known = source.images is not None and len(source.images.select_split("calibration"))
-            return source.dataset("calibration") if is_known else None
+            return source._read("calibration") if is_known else None
 
         return NetworkPredictor(
             name=self.name,
-            classes=self.classes,
+            classes=self.card.classes,
             temperature=self.temperature,
             preprocessings=(Preprocessing.from_dict(self.card.preprocessing),),
             workers=self.workers,
@@ -201,11 +228,11 @@ class Run:
     def dataset(self, name: str) -> Dataset:
         """Read a set by name, once: test, val, calibration, train, blind, or an out-of-domain set.
 
-        In out-of-domain sets, images of classes unknown to the run become unlabelled. Raises ConfigError if the run
-        has no such set, DataError if its images are missing.
+        Classes are those of the view. In out-of-domain sets, images of classes unknown to the run become unlabelled.
+        Raises ConfigError if the run has no such set, DataError if its images are missing.
         """
         if name not in self._sets:
-            self._sets[name] = self._read(name)
+            self._sets[name] = self._read(name).apply_view(self.view)
         return self._sets[name]
 
     @property
@@ -215,8 +242,9 @@ class Run:
 
     @property
     def ood(self) -> dict[str, Dataset]:
-        """Return the out-of-domain sets by name."""
-        return {name: self.dataset(name) for name in self._other_paths if name != "blind"}
+        """Return the out-of-domain sets by name, without those of which the view leaves no image."""
+        found = {name: self.dataset(name) for name in self._other_paths if name != "blind"}
+        return {name: dataset for name, dataset in found.items() if len(dataset)}
 
     def place(self, name: str) -> Path | None:
         """Return the folder or manifest of a further set; None for the run's own splits."""
@@ -231,18 +259,18 @@ class Run:
     def predictions(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of a dataset, in its order; computed once and cached in the run folder.
 
-        Raises GuardError if the dataset has labels outside the run's classes, or overlaps with training images.
+        Raises GuardError if the dataset has labels outside the run's classes, or overlaps with training images. In a
+        view, the whole data set is predicted, so that nothing is computed again for another view.
         """
-        self.leakage.refuse(dataset, is_training=dataset is self._sets.get("train"))
-        return self.cache.predict(dataset)
+        return self._merge(self.cache.predict(self._admit(dataset)), dataset)
 
     def variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
         """Return the Predictions of a dataset under each variation, without embeddings; cached like `predictions`.
 
         Each image is decoded once for several variations. Raises the same errors as `predictions`.
         """
-        self.leakage.refuse(dataset, is_training=dataset is self._sets.get("train"))
-        return self.cache.predict_variations(dataset, variations)
+        whole = self._admit(dataset)
+        return [self._merge(one, dataset) for one in self.cache.predict_variations(whole, variations)]
 
     def calibration(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of the calibration half of val, the only data for fitting when `dataset` is evaluated.
@@ -269,32 +297,39 @@ class Run:
         A file that cannot be read gets a row with status "error". With `calibrated`, logits are divided by the
         temperature. `precision` is "32", another one of the runtime, or "auto": the fastest on this machine.
         """
-        predictor = self.predictor
         files = [str(file) for file in ([paths] if isinstance(paths, (str, Path)) else paths)]
-        frames = list(predictor.predict_files(files, calibrated, predictor.resolve_precision(precision)))
+        frames = list(self.predict_files(files, calibrated, self.predictor.resolve_precision(precision)))
         return (
             pd.concat(frames, ignore_index=True)
             if frames
             else pd.DataFrame(columns=list_prediction_columns(self.classes))
         )
 
+    def predict_files(
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+    ) -> Generator[pd.DataFrame, None, None]:
+        """Yield the table of predictions of image files batch by batch, see `DatasetPredictor.predict_files`."""
+        with closing(self.predictor.predict_files(paths, calibrated, precision)) as tables:
+            for table in tables:
+                yield table if self._keeps_classes else merge_probabilities(table, self.merged_classes)
+
     def results(self, block: str, name: str = "test") -> Result:
         """Read the Result of a block on a set from the run folder."""
         if self.folder is None:
             raise CheckpointError(f"{self.checkpoint} is not in a run folder, so it has no results.")
-        return Result.load(self.folder / "evaluation" / make_folder_name(name) / block)
+        return Result.load(self.folder / "evaluation" / self._name_folder(name) / block)
 
     def saved(self, block: str, name: str) -> Result | None:
         """Read the Result of a block on a set; None if it is missing, damaged, or of another checkpoint."""
         folder = self._results_path
-        result = Result.load_if_complete(folder / make_folder_name(name) / block) if folder else None
+        result = Result.load_if_complete(folder / self._name_folder(name) / block) if folder else None
         ours = result is not None and result.provenance.get("checkpoint_sha256") == self.checkpoint_sha256
         return result if ours else None
 
     def hash_results(self, name: str) -> dict[str, str]:
         """Compute the SHA-256 of the metrics.json of each block saved for a set, by the block's name."""
         folder = self._results_path
-        files = sorted((folder / make_folder_name(name)).glob("[!.]*/metrics.json")) if folder else []
+        files = sorted((folder / self._name_folder(name)).glob("[!.]*/metrics.json")) if folder else []
         digests = {file.parent.name: sha256_of_file(file) for file in files}
         return {block: digest for block, digest in digests.items() if block != AGAINST_FOLDER}
 
@@ -315,6 +350,32 @@ class Run:
     @property
     def _results_path(self) -> Path | None:
         return self.results_folder or (self.folder and self.folder / "evaluation")
+
+    @property
+    def _known_labels(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for meaning in self.meanings.values() for name in meaning))
+
+    @property
+    def _keeps_classes(self) -> bool:
+        """Return whether the classes of the network are those of the data sets."""
+        return self.merged_classes == {name: (name,) for name in self.card.classes}
+
+    def _admit(self, dataset: Dataset) -> Dataset:
+        """Return the whole data set, without a view, if the guard admits it."""
+        whole = dataset.origin[0] if dataset.origin else dataset
+        self.leakage.refuse(whole, is_training=dataset is self._sets.get("train"))
+        return whole
+
+    def _merge(self, predictions: Predictions, dataset: Dataset) -> Predictions:
+        """Return the Predictions of a data set from those of the whole one."""
+        if dataset.origin:
+            predictions = predictions.take(dataset.origin[1])
+        if self._keeps_classes:
+            return predictions
+        return predictions.merge(self.merged_classes, encode_targets(dataset, self.classes))
+
+    def _name_folder(self, name: str) -> str:
+        return self.view.name_set(make_folder_name(name))
 
     @property
     def _other_paths(self) -> dict[str, str]:
@@ -345,7 +406,7 @@ class Run:
         flat = path.is_dir() and not any(child.is_dir() for child in path.iterdir())
         dataset = read_images(path, name) if flat else read_dataset(path, name)
         label = dataset.frame["label"]
-        return replace(dataset, frame=dataset.frame.assign(label=label.where(label.isin(self.classes), "")))
+        return replace(dataset, frame=dataset.frame.assign(label=label.where(label.isin(self._known_labels), "")))
 
     def _require_split(self, split: str) -> Dataset:
         """Return one of the run's own splits; raise BlockError if it is unknown or empty."""

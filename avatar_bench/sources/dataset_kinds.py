@@ -12,13 +12,13 @@ from avatar_bench.files.paths import make_folder_name
 from avatar_bench.runs.record import RESERVED_SET_NAMES
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import ImagesConfig
+    from avatar_bench.config.schema import ImagesConfig, ImageSetConfig
 
 OOD_PREFIX = "ood_"  # of manifests of out-of-domain sets
 _DEMO_OPTIONS = ("root", "sources", "blind_sources", "ood_sources", "prepare")  # that define the demo
 
 
-def open_dataset(options: ImagesConfig) -> Dataset:
+def open_dataset(options: ImageSetConfig) -> Dataset:
     """Read all images that the options specify; the demo is built on first use."""
     if options.kind == "folder" and options.root:
         return read_folder(Path(options.root), options.name)
@@ -35,7 +35,7 @@ def open_dataset(options: ImagesConfig) -> Dataset:
     )
 
 
-def open_images(options: ImagesConfig) -> Dataset:
+def open_images(options: ImageSetConfig) -> Dataset:
     """Read as `open_dataset` does, and also unlabelled images: a manifest without labels, or a plain folder.
 
     A folder is plain if it contains images directly, or no folders; everything below belongs to it.

@@ -16,6 +16,7 @@ from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.registry import draw_figures
 from avatar_bench.results.predictions import Predictions, to_string_array
 from avatar_bench.results.result import Result
+from avatar_bench.results.view import View
 
 CLASSES = ("drawing", "generated", "real")
 
@@ -118,6 +119,8 @@ def fake_run() -> Callable[..., Any]:
 
         plain = {
             "classes": predictions.classes,
+            "merged_classes": {name: (name,) for name in predictions.classes},
+            "view": View(),
             "temperature": predictions.temperature,
             "allow": frozenset(),
             "seed": 0,
@@ -136,7 +139,9 @@ def fake_run() -> Callable[..., Any]:
             "predictor": SimpleNamespace(prepare=fields.get("preprocessing")),
             "ood": {name: pair[0] for name, pair in (ood or {}).items()},
         }
-        return SimpleNamespace(**plain | fields)
+        run = SimpleNamespace(**plain | fields)
+        run.dataset = lambda name: run.images.select_split(name)
+        return run
 
     return build
 

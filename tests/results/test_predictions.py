@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
 from avatar_bench.errors import CheckpointError, DivergedError
 from avatar_bench.results.predictions import Predictions, to_string_array
@@ -146,3 +146,37 @@ def test_packed_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     for name in ("packed.npz", "one.npy", "text.npz", "huge.npz", "nowhere.npz"):
         with pytest.raises(CheckpointError):
             Predictions.load(tmp_path / name)
+
+
+def test_merged_probabilities_are_sums_at_the_temperature_and_without_it() -> None:
+    logits = np.random.default_rng(0).normal(0, 4, size=(50, 3)).astype(np.float32)
+    made = given(logits, np.zeros(50), temperature=2.5)
+    merged = made.merge({"x": ["д"], "y": ["a", "b, c"]}, np.ones(50, dtype=np.int64))
+    for found, temperature in ((merged, 2.5), (merged.uncalibrated, 1.0)):
+        whole = softmax(logits.astype(float) / temperature, axis=1)
+        expected = np.column_stack([whole[:, 2], whole[:, 0] + whole[:, 1]])
+        np.testing.assert_allclose(found.probabilities, expected, rtol=1e-12)
+    assert merged.classes == ("x", "y")
+    assert (merged.targets == 1).all()
+    energy = logsumexp(merged.uncalibrated.logits, axis=1)
+    np.testing.assert_allclose(energy, logsumexp(logits.astype(float), axis=1), rtol=1e-12)
+    np.testing.assert_allclose(
+        merged.reorder(("y", "x")).uncalibrated.probabilities, merged.uncalibrated.probabilities[:, ::-1]
+    )
+    np.testing.assert_array_equal(merged.take(np.array([3, 1])).uncalibrated.logits, merged.uncalibrated.logits[[3, 1]])
+
+
+def test_probabilities_of_some_classes_are_relative_to_these() -> None:
+    made = given(
+        [[1, 2, 300], [0, 0, 0]], [0, 1]
+    )  # the probabilities of the first two are far below any float's last digit
+    merged = made.merge({"b": ["b, c"], "a": ["a"]}, np.array([-1, 0]))
+    np.testing.assert_allclose(merged.probabilities, [softmax([2, 1]), [0.5, 0.5]], rtol=1e-12)
+
+
+def test_renamed_classes_keep_their_logits() -> None:
+    made = given([[1, 2, 3]], [0])
+    merged = made.merge({"z": ["д"], "x": ["a"], "y": ["b, c"]}, np.array([1]))
+    assert merged.logits.tolist() == [[3, 1, 2]]
+    assert merged.has_logits
+    assert merged.unscaled is None

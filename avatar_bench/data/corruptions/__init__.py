@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_bench.config.entries import Entry, find_entries, find_entry
+from avatar_bench.data.delivery import encode
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.errors import ConfigError
 
@@ -33,6 +34,9 @@ class Variation(Protocol):
 
     def __call__(self, image: ImageArray, seed: int) -> ImageArray:
         """Return a varied copy of (H, W, 3) uint8 RGB of any size; depends only on `image` and `seed` (>= 0)."""
+
+    def encode(self, image: ImageArray, seed: int) -> tuple[bytes, str]:
+        """Return a file that decodes to the varied copy, and its format: that of its lossy compression, else PNG."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,14 @@ class Corruption:
             if corrupted.shape != image.shape or corrupted.dtype != np.uint8:
                 raise ValueError(f"corrupt returned {corrupted.dtype} {corrupted.shape} for uint8 {image.shape}")
         return corrupted
+
+    def encode(self, image: ImageArray, seed: int) -> tuple[bytes, str]:
+        """Return the corrupted image as a file, and its format: JPEG of a corruption that compresses, else PNG."""
+        module = _load(self.kind, self._digest)[1]
+        if hasattr(module, "compress"):
+            content: bytes = module.compress(image, self.parameter)
+            return content, "JPEG"
+        return encode(self(image, seed), "PNG"), "PNG"
 
 
 def list_corruptions() -> list[str]:

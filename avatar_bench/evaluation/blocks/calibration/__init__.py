@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -90,7 +90,7 @@ class Calibration(IntervalOptions):
 
     def _evaluate_confidence(self, result: Result, predictions: Predictions) -> None:
         """Add the errors, their floors and the reliability tables to the result."""
-        floors, both = [], (replace(predictions, temperature=1.0), predictions)
+        floors, both = [], (predictions.uncalibrated, predictions)
         for prefix, evaluated in zip(("", "scaled/"), both, strict=True):
             floors.append(tabulate_floors(self, evaluated, prefix))
             result.metrics |= compute_errors(self, evaluated, prefix, floors[-1])

@@ -44,7 +44,7 @@ class CamOverlap(IntervalOptions):
     """
 
     version: ClassVar[int] = 1
-    needs: ClassVar[tuple[str, ...]] = ("predictions", "module")
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "module", "own_classes")
 
     images: int = option(60, help="images drawn, stratified by class, at most one per group", range=(1, None))
     of: str = option(

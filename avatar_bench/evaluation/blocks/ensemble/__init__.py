@@ -53,9 +53,10 @@ class EnsembleBlock(IntervalOptions):
         fitted = fitting.fit_strategies(held)  # before the evaluated set is used
         single = find_best_member(held.logits, held.targets)
         aligned = align_predictions(runs, datasets)
-        logits = np.stack([one.logits for one in aligned])
+        plain = [one.uncalibrated for one in aligned]
+        logits = np.stack([one.logits for one in plain])
         entries = {SINGLE: aligned[single]}
-        entries |= {name: combine_predictions(aligned, *recipe) for name, recipe in fitted.items()}
+        entries |= {name: combine_predictions(plain, *recipe) for name, recipe in fitted.items()}
         mixes = {name: recipe.mix for name, recipe in fitted.items()}
         soup = fitting.average_weights(runs, held) if self.soup else None
         if soup is not None:

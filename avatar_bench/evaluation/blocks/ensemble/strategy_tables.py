@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -71,8 +70,9 @@ def _tabulate_members(
     metrics: Mapping[str, Metric], labels: Sequence[str], held: HeldOutPredictions, single: int
 ) -> pd.DataFrame:
     rows = []
-    for place, (label, plain) in enumerate(zip(labels, held.predictions, strict=True)):
-        ece = compute_ece(replace(plain, temperature=1.0))
+    for place, (label, member) in enumerate(zip(labels, held.predictions, strict=True)):
+        plain = member.uncalibrated
+        ece = compute_ece(plain)
         fitted = (len(plain), float(plain.correct.mean()), ece, calibration.nll(plain.logits, plain.targets))
         found = metrics[f"contribution/{label}"]
         rows.append((label, place == single, *fitted, *(getattr(found, part) for part in _ENDS.values())))

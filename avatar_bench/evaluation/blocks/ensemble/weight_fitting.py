@@ -35,7 +35,7 @@ class HeldOutPredictions:
     @cached_property
     def logits(self) -> NDArray[np.float64]:
         """Return the logits (M, N, C) of M runs."""
-        return np.stack([one.logits for one in self.predictions]).astype(np.float64)
+        return np.stack([one.uncalibrated.logits for one in self.predictions]).astype(np.float64)
 
     @property
     def targets(self) -> NDArray[np.int64]:
@@ -69,7 +69,7 @@ def read_held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOutPr
     """
     asked = [run.calibration(dataset) for run, dataset in zip(runs, datasets, strict=True)]
     images = [run.images for run in runs if run.images is not None]  # of all: `calibration` needs them
-    parts = [one.select_split("calibration") for one in images]
+    parts = [run.dataset("calibration") for run in runs]
     shared = set.intersection(*(set(part.frame["sha256"]) for part in parts))
     for one in images:
         shared -= set(one.frame.loc[one.frame["split"].isin(["train", "val"]), "sha256"])
@@ -117,7 +117,7 @@ def average_weights(runs: Sequence[Run], held: HeldOutPredictions) -> FittedSoup
     averaged = [candidates[index] for index in select_greedy_soup(scores, score)]
     soup = WeightSoup.of([runs[position] for position in averaged])
     predictions = soup.predictions(held.dataset)
-    temperature = _fit_temperature(predictions.logits, predictions.targets)
+    temperature = _fit_temperature(predictions.uncalibrated.logits, predictions.targets)
     return FittedSoup(candidates, averaged, replace(soup, fitted=temperature))
 
 

@@ -54,7 +54,7 @@ class GradCam(IntervalOptions):
     """
 
     version: ClassVar[int] = 1
-    needs: ClassVar[tuple[str, ...]] = ("predictions", "module")
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "module", "own_classes")
 
     images: int = option(60, help="images drawn, stratified by class; run time is proportional", range=(1, None))
     steps: int = option(10, help="steps of deletion and insertion", range=(2, None))

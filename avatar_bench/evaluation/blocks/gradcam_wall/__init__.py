@@ -31,7 +31,7 @@ class GradCamWall(Options):
     """Grad-CAM maps of several runs on the same images, side by side."""
 
     version: ClassVar[int] = 1
-    needs: ClassVar[tuple[str, ...]] = ("predictions", "module")
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "module", "own_classes")
 
     images: int = option(6, help="images per class, in the collage of the class", range=(1, None))
     wall: int = option(3, help="images per class, in the wall of all classes", range=(1, None))

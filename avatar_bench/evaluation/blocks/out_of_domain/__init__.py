@@ -227,9 +227,9 @@ def _compute_scores(
     for score, scorer in scorers.items():
         with find_entry("ood_score", score).explain_failure():
             if training is not None and scorer.needs_training:
-                scorer.fit(training)
+                scorer.fit(training.uncalibrated)
             for name, predictions in everything.items():
-                values = columns[name][score] = np.asarray(scorer.score(predictions), dtype=np.float64)
+                values = columns[name][score] = np.asarray(scorer.score(predictions.uncalibrated), dtype=np.float64)
                 if values.shape != (len(predictions),) or not np.isfinite(values).all():
                     raise ValueError(f"score must return a finite number for each of {len(predictions)} images")
     return {name: pd.DataFrame(found) for name, found in columns.items()}

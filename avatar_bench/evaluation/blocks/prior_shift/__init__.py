@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -74,7 +75,7 @@ class PriorShift(IntervalOptions):
         predictions = asked.take(labelled_rows(asked, dataset))
         _require_each_class(predictions, dataset)
         check_class_order(predictions, run.allow)
-        mixes = self._select_mixes(run.classes)
+        mixes = self._select_mixes(run)
         training, origin = self._read_training_shares(run)
         found = {name: self._compute_metrics(predictions, training, prior) for name, prior in mixes.items()}
         varied = self._vary_shares(predictions, training)
@@ -96,12 +97,21 @@ class PriorShift(IntervalOptions):
         result.warnings += [Reason("mixes_of_other_classes", names=left)] if left else []
         return result
 
-    def _select_mixes(self, classes: tuple[str, ...]) -> dict[str, Floats]:
-        """Return the proportions (C,) of each mix whose classes the run knows; raise BlockError if there is none."""
+    def _select_mixes(self, run: Run) -> dict[str, Floats]:
+        """Return the proportions (C,) of each mix whose classes the run knows; raise BlockError if there is none.
+
+        In a view, proportions of merged classes are summed.
+        """
+        classes = run.classes
+        named = {name: mix for name, mix in self.mixes.items() if mix is not None}
+        if run.view.classes:
+            named = {
+                name: mix if set(mix) <= set(classes) else run.view.merge_shares(mix) for name, mix in named.items()
+            }
         fitting = {
             name: np.array([mix.get(one, 0.0) for one in classes])
-            for name, mix in self.mixes.items()
-            if mix is not None and set(mix) <= set(classes)
+            for name, mix in named.items()
+            if mix and set(mix) <= set(classes)
         }
         if not fitting:
             raise BlockError(
@@ -125,11 +135,12 @@ class PriorShift(IntervalOptions):
                 raise BlockError(f"block.prior_shift.training: expected exactly one proportion for each of {names}.")
             return np.array([self.training[name] for name in run.classes]), "option"
         if run.record.get("balance") in ("sampler", "loss"):  # either weights all classes equally
-            return np.full(len(run.classes), 1 / len(run.classes)), "balance"
-        counts, classes = run.record.get("split", {}).get("train_counts"), run.classes
-        known = (
-            [counts[name] for name in classes] if counts else np.bincount(run.training().targets, None, len(classes))
-        )
+            equal = {own: 1.0 for merged in run.merged_classes.values() for own in merged}
+            return _sum_by_class(run, equal), "balance"
+        counts = run.record.get("split", {}).get("train_counts")
+        if counts:
+            return _sum_by_class(run, counts), "train split"
+        known = np.bincount(run.training().targets, None, len(run.classes))
         return np.divide(known, np.sum(known)), "train split"
 
     def _compute_metrics(self, predictions: Predictions, training: Floats, prior: Floats) -> dict[str, Metric]:
@@ -151,6 +162,12 @@ class PriorShift(IntervalOptions):
                 found = self._compute_metrics(predictions, training, prior)
                 rows.append(_build_row(f"{frequent} {share:g}", frequent, prior, found, classes))
         return rows
+
+
+def _sum_by_class(run: Run, values: Mapping[str, float]) -> Floats:
+    """Return the proportion (C,) of each class of the run, from the values of the network's classes."""
+    found = np.array([sum(values[own] for own in merged) for merged in run.merged_classes.values()], dtype=np.float64)
+    return np.asarray(found / found.sum())
 
 
 def _require_each_class(predictions: Predictions, dataset: Dataset) -> None:

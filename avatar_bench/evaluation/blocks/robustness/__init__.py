@@ -92,7 +92,7 @@ class Robustness(IntervalOptions):
         rows = labelled_rows(asked, dataset)
         clean = asked.take(rows)
         check_class_order(clean, run.allow)
-        variations = self._list_variations()
+        variations = self.list_variations()
         varied = run.variations(dataset, list(variations.values()))
         found = {"clean": clean, **{name: one.take(rows) for name, one in zip(variations, varied, strict=True)}}
         accuracies = self._compute_accuracies(found, floor=1 / len(clean.classes))
@@ -114,7 +114,8 @@ class Robustness(IntervalOptions):
         result.warnings = _list_warnings(clean, len(asked), accuracies["clean"])
         return result
 
-    def _list_variations(self) -> dict[str, Variation]:
+    def list_variations(self) -> dict[str, Variation]:
+        """Return the variations that are evaluated, by name: "noise/3", "delivery/web"."""
         corrupted = {f"{kind}/{k}": Corruption(kind, k, self.at) for kind in self.kinds for k in self.severities}
         return {**corrupted, **{f"delivery/{tier}": Delivery(tier) for tier in self.delivery}}
 

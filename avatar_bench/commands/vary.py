@@ -1,0 +1,103 @@
+"""vary: write the images of robustness as files, for systems that can only be given files."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from avatar_bench.config.schema import VaryConfig
+from avatar_bench.console.terminal import print_line
+from avatar_bench.data.leakage import refuse_changed_files
+from avatar_bench.data.transforms import Preprocessing
+from avatar_bench.data.variation_set import MANIFEST, VariationSet
+from avatar_bench.errors import ConfigError, OutputError
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.blocks.robustness import Robustness
+from avatar_bench.files.lock import LockedError, exclusive_lock
+from avatar_bench.runs.record import check_run
+from avatar_bench.sources.dataset_kinds import open_images
+
+if TYPE_CHECKING:
+    from avatar_bench.runs.run import Run
+
+_BLOCK = "robustness"
+_UNUSED = (0.5, 0.5, 0.5)  # mean and std, which only the network applies
+
+
+def vary(cfg: DictConfig) -> None:
+    """Write the images and their manifest to `out`, and print a one-line summary; files that exist are kept.
+
+    Raise ConfigError if the folder holds other files, DataError if an image cannot be decoded, OutputError if a file
+    cannot be written.
+    """
+    options: Any = OmegaConf.to_container(cfg.block[_BLOCK], resolve=True)
+    block = registry.build_block(_BLOCK, options)
+    assert isinstance(block, Robustness)
+    settings = OmegaConf.to_object(cfg)
+    assert isinstance(settings, VaryConfig)
+    run = _open_run(settings)
+    dataset = run.dataset(settings.split) if settings.data.kind == "run" and run else open_images(settings.data)
+    preprocessing = _find_preprocessing(settings, run)
+    prepare = preprocessing if settings.at == "input" else None
+    about = {"at": settings.at} | ({"preprocessing": preprocessing.to_dict()} if prepare and preprocessing else {})
+    files = VariationSet(dataset, block.list_variations(), prepare, Path(settings.out), about)
+    files.refuse_other_files()
+    refuse_changed_files(dataset)
+    _announce(files)
+    try:
+        files.out.mkdir(parents=True, exist_ok=True)
+        with exclusive_lock(files.out / ".lock"):
+            new = sum(_show_progress(files))
+    except LockedError as error:
+        raise OutputError(f"out={settings.out}: another process is writing it.", "Wait for it.") from error
+    except OSError as error:
+        raise OutputError(f"out={settings.out} cannot be written: {error.strerror or error}.") from error
+    kept = f", {len(files) - new} kept from before" if new < len(files) else ""
+    print_line(f"{files.out / MANIFEST}: {len(files)} files of {len(dataset)} images{kept}")
+
+
+def _open_run(settings: VaryConfig) -> Run | None:
+    if settings.ckpt is None:
+        return None
+    check_run(Path(settings.ckpt))  # fail before torch is loaded
+    from avatar_bench.runs.ensembles import open_run
+
+    return open_run(settings.ckpt)
+
+
+def _find_preprocessing(settings: VaryConfig, run: Run | None) -> Preprocessing | None:
+    """Return the resizing to the network's size, None without a network or size."""
+    if run is None:
+        return Preprocessing(settings.size, settings.resize, _UNUSED, _UNUSED) if settings.size else None
+    known = run.predictor.preprocessings
+    if len(known) != 1 and settings.at == "input":
+        raise ConfigError(
+            f"ckpt={settings.ckpt}: its networks resize images in {len(known)} ways.",
+            "Choose one: size=224 resize=squash, or at=native",
+        )
+    if known[0].equalise and settings.at == "input":
+        print_line(
+            f"{run.name} re-encodes every image (data.equalise={known[0].equalise}), and would re-encode these again: "
+            "its predictions of them differ from those of robustness",
+            file=sys.stderr,
+        )
+    return known[0]
+
+
+def _announce(files: VariationSet) -> None:
+    """Print the number and the size of the files; raise OutputError if the disk has not enough space."""
+    place = next(folder for folder in (files.out.absolute(), *files.out.absolute().parents) if folder.exists())
+    size, free = files.estimate_bytes(), shutil.disk_usage(place).free
+    print_line(f"{files.out}: {len(files)} files, about {size / 1e6:.1f} MB", file=sys.stderr)
+    if size > free:
+        raise OutputError(f"out={files.out} needs about {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free.")
+
+
+def _show_progress(files: VariationSet) -> Any:
+    quiet = not sys.stderr.isatty()
+    return tqdm(files.write(), "images", len(files.dataset), leave=False, file=sys.stderr, disable=quiet)

@@ -1,0 +1,127 @@
+"""Files of varied images, with a manifest, for systems that can only be given files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from avatar_bench.data.corruptions import Variation, derive_seed
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.delivery import encode
+from avatar_bench.data.equalise import ImageArray
+from avatar_bench.errors import ConfigError
+from avatar_bench.files.atomic_write import atomic_write, write_text
+from avatar_bench.files.csv_io import format_csv
+from avatar_bench.files.paths import make_folder_name
+
+CLEAN = "clean"  # name of the images as they are
+MANIFEST, RECIPE = "manifest.csv", "recipe.json"
+VARIATION_COLUMNS = ("path", "label", "source", "group", "split", "source_path", "source_sha256", "variation")
+_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+_SAMPLE = 3  # images that are encoded to estimate the size of all
+
+
+@dataclass(frozen=True)
+class VariationSet:
+    """Images of a data set as they are and under each variation, as files in a folder.
+
+    `prepare` resizes an image before the variations at "input"; None keeps its size. `description` states in plain
+    values everything else that the files depend on.
+    """
+
+    dataset: Dataset
+    variations: Mapping[str, Variation]
+    prepare: Callable[[ImageArray], ImageArray] | None
+    out: Path
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.dataset) * (1 + len(self.variations))
+
+    def estimate_bytes(self) -> int:
+        """Estimate the size of all files from those of a few images."""
+        rows = np.unique(np.linspace(0, len(self.dataset) - 1, _SAMPLE).astype(int)).tolist()
+        encoders = [self._make_encoder(row) for row in rows]
+        sizes = [len(encoder(name)[0]) for encoder in encoders for name in (CLEAN, *self.variations)]
+        return round(len(self) * float(np.mean(sizes)))
+
+    def refuse_other_files(self) -> None:
+        """Raise ConfigError if the folder holds anything but files of the same images and variations."""
+        if not self.out.exists() or (self.out.is_dir() and not any(self.out.iterdir())):
+            return
+        try:
+            known = json.loads((self.out / RECIPE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ConfigError(f"out={self.out} is not an empty folder.", "Choose another one.") from None
+        if known != self._recipe:
+            raise ConfigError(
+                f"out={self.out} holds variations of other images, or made with other options.",
+                "Choose another folder, or delete that one.",
+            )
+
+    def write(self) -> Iterator[int]:
+        """Write the files that are missing, then the manifest; yield the number of new files of each image in turn.
+
+        Raise DataError if an image cannot be decoded, OSError if a file cannot be written.
+        """
+        write_text(self.out / RECIPE, json.dumps(self._recipe, indent=1, ensure_ascii=False) + "\n")
+        rows: list[dict[str, str]] = []
+        with ThreadPoolExecutor() as pool:
+            for new, files in pool.map(self._write_image, range(len(self.dataset))):
+                rows += files
+                yield new
+        text = format_csv(pd.DataFrame(rows, columns=list(VARIATION_COLUMNS)))
+        write_text(self.out / MANIFEST, text)
+
+    @property
+    def _recipe(self) -> dict[str, Any]:
+        keys = {name: variation.key for name, variation in self.variations.items()}
+        return {"data_digest": self.dataset.digest, "variations": keys, **self.description}
+
+    def _write_image(self, row: int) -> tuple[int, list[dict[str, str]]]:
+        """Write the missing files of an image; return their number, and the rows of all its files."""
+        frame, new, rows = self.dataset.frame, 0, []
+        about = {name: str(frame[name].iat[row]) for name in ("label", "source", "group", "split")}
+        about["source_path"] = Path(os.path.relpath(self.dataset.file(row), self.out)).as_posix()
+        about["source_sha256"] = str(frame["sha256"].iat[row])
+        encode_one = self._make_encoder(row)
+        for name in (CLEAN, *self.variations):
+            place = Path("images", make_folder_name(name.replace("/", "-")), about["source_sha256"][:20])
+            path = next(
+                (path for path in map(place.with_suffix, _SUFFIXES.values()) if (self.out / path).is_file()), None
+            )
+            if path is None:
+                content, kind = encode_one(name)
+                path, new = place.with_suffix(_SUFFIXES[kind]), new + 1
+                (self.out / path).parent.mkdir(parents=True, exist_ok=True)
+                # threads may write copies of one image
+                with atomic_write(self.out / path, alone=False, sync=False) as part:
+                    part.write_bytes(content)
+            rows.append({"path": path.as_posix(), **about, "variation": name})
+        return new, rows
+
+    def _make_encoder(self, row: int) -> Callable[[str], tuple[bytes, str]]:
+        """Return a function from the name of a variation to the file of an image, and its format.
+
+        The image is decoded and resized once, when it is needed.
+        """
+        read = cache(lambda: self.dataset.image(row))
+        resize = cache(lambda: self.prepare(read()) if self.prepare else read())
+        seed = derive_seed(str(self.dataset.frame["sha256"].iat[row]))
+
+        def encode_one(name: str) -> tuple[bytes, str]:
+            if name == CLEAN:
+                return encode(resize(), "PNG"), "PNG"
+            variation = self.variations[name]
+            return variation.encode(resize() if variation.at == "input" else read(), seed)
+
+        return encode_one

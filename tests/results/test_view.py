@@ -1,0 +1,84 @@
+"""Views: how they merge classes, and which of them a run can answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avatar_bench.config.entries import use_folders
+from avatar_bench.errors import ConfigError
+from avatar_bench.results.view import View, read_views
+
+THREE = {name: (name,) for name in ("drawing", "generated", "real")}
+TWO = {"artificial": ("generated",), "human": ("drawing", "real")}
+PHOTOS = View.parse("photo_or_art", {"photo": ["real"], "art": ["drawing"]})
+GENERATED = View.parse("generated_or_not", {"generated": ["generated"], "not_generated": ["drawing", "real"]})
+
+
+@pytest.mark.parametrize(
+    ("view", "class_map", "expected"),
+    [
+        (View(), THREE, THREE),
+        (View(), TWO, None),  # human is two classes
+        (View(), {"ai": ("generated",), "photo": ("real",)}, {"generated": ("ai",), "real": ("photo",)}),
+        (
+            View(),
+            {"gan": ("generated",), "sd": ("generated",), "a": ("real",)},
+            {"generated": ("gan", "sd"), "real": ("a",)},
+        ),
+        (GENERATED, THREE, {"generated": ("generated",), "not_generated": ("drawing", "real")}),
+        (GENERATED, TWO, {"generated": ("artificial",), "not_generated": ("human",)}),
+        (GENERATED, {"real": ("real",), "drawing": ("drawing",)}, None),  # nothing is generated
+        (PHOTOS, THREE, {"photo": ("real",), "art": ("drawing",)}),
+        (PHOTOS, TWO, None),
+        (PHOTOS, {"a": ("real", "generated"), "b": ("drawing",)}, None),  # part of a class is left out
+    ],
+)
+def test_a_run_answers_a_view_if_its_classes_are_inside_those_of_the_view(
+    view: View, class_map: dict[str, tuple[str, ...]], expected: dict[str, tuple[str, ...]] | None
+) -> None:
+    assert view.assign(class_map) == expected
+
+
+def test_labels_are_mapped_and_others_left_out() -> None:
+    assert [PHOTOS.find_class(name) for name in ("real", "drawing", "generated", "")] == ["photo", "art", "", ""]
+    assert View().find_class("generated") == "generated"
+
+
+def test_shares_of_merged_classes_are_summed_and_those_left_out_do_not_count() -> None:
+    shares = {"drawing": 0.5, "real": 0.3, "generated": 0.2}
+    assert GENERATED.merge_shares(shares) == pytest.approx({"generated": 0.2, "not_generated": 0.8})
+    assert PHOTOS.merge_shares(shares) == pytest.approx({"photo": 0.375, "art": 0.625})
+    assert PHOTOS.merge_shares({"generated": 1.0}) == {}
+
+
+def test_the_folder_of_a_set_names_the_view() -> None:
+    assert (View().name_set("test"), PHOTOS.name_set("test")) == ("test", "test--photo_or_art")
+
+
+def test_views_come_finest_first_and_users_add_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "view"
+    folder.mkdir()
+    text = "name: as_they_are\nclasses: {d: [drawing], g: [generated], r: [real]}\n"
+    (folder / "as_they_are.yaml").write_text(text)
+    with use_folders([tmp_path]):
+        assert list(read_views()) == ["all", "as_they_are", "generated_or_not", "photo_or_art"]
+    assert list(read_views()) == ["all", "generated_or_not", "photo_or_art"]
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("x", {"a": ["real"]}),  # one class
+        ("x", {}),
+        ("x", {"a": ["real"], "b": ["real", "drawing"]}),  # in two
+        ("x", {"a": ["real"], "b": 3}),
+        ("x y", {"a": ["real"], "b": ["drawing"]}),  # no name of a folder
+        ("all", {"a": ["real"], "b": ["drawing"]}),
+    ],
+)
+def test_a_view_without_two_disjoint_classes_is_refused(name: str, classes: Any) -> None:
+    with pytest.raises(ConfigError, match=f"view={name}: its classes are"):
+        View.parse(name, classes)
