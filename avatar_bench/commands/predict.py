@@ -62,7 +62,13 @@ def _open_run(path: Path, settings: PredictConfig) -> Run:
     from avatar_bench.runs.run import set_threads
 
     retain_freed_memory()
-    run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
+    run = open_run(
+        path,
+        allow=frozenset(settings.allow),
+        accelerator=settings.accelerator,
+        runtime=settings.runtime,
+        batch_size=settings.batch_size,
+    )
     settings.precision = run.predictor.resolve_precision(settings.precision)
     if settings.threads is None and settings.runtime == "torch":  # an exported network uses all threads itself
         settings.threads = tune_inference(run.predictor.device).threads

@@ -13,6 +13,7 @@ from omegaconf import MISSING
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries
 from avatar_bench.config.options import Option, copy_option, find_option, option, path_option
+from avatar_bench.inference.detectors.predictions import PredictionFile
 from avatar_bench.training.optimizers.sam import SAM
 from avatar_bench.training.optimizers.sgd import SGD
 from avatar_bench.training.schedules.cosine import Cosine
@@ -70,6 +71,7 @@ _WEIGHTS: dict[str, Any] = {"choices": WEIGHTS_CHOICES, "is_path": True}
 _OPTIMIZER: dict[str, Any] = {"choices": lambda: find_entries("optimizer"), "entries": "optimizer"}
 _SCHEDULE: dict[str, Any] = {"choices": lambda: find_entries("schedule"), "entries": "schedule"}
 _LOGGER: dict[str, Any] = {"choices": lambda: find_entries("logger"), "entries": "logger"}
+_DETECTOR: dict[str, Any] = {"choices": lambda: find_entries("detector"), "entries": "detector"}
 _CONTRAST: dict[str, Any] = {"only_for": ("simclr", "dino")}
 _ALLOW = "names of guards to switch off"
 
@@ -310,7 +312,13 @@ class EvaluateConfig:
     against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
     alpha: float = option(0.05, help="significance level of against", **_INSIDE)
     out: str | None = path_option("folder of the results; null: the run's folder")
-    allow: list[str] = option([], help=_ALLOW, **_choose("overlap", "near_duplicates", "permutation", "shortcut"))
+    allow: list[str] = option(
+        [],
+        help=_ALLOW,
+        **_choose(
+            *("overlap", "near_duplicates", "permutation", "shortcut", "missing_rows", "upload", "detector_changed")
+        ),
+    )
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)
     lang: str = option("en", help="language of figures, warnings and reasons", **_LANGUAGE)
@@ -336,6 +344,7 @@ class PredictConfig:
     workers: int | None = option(None, help="image-loading processes; null: one per core, at most 8", **_WORKERS)
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **_THREADS)
+    allow: list[str] = option([], help=_ALLOW, **_choose("upload", "detector_changed"))
 
 
 @dataclass
@@ -383,6 +392,22 @@ class ExportConfig:
     )
 
 
+@dataclass
+class ImportConfig:
+    kind: str = option(MISSING, help="kind of the detector", **_DETECTOR)
+    out: str = path_option("run folder", MISSING)
+    file: str | None = copy_option(PredictionFile, "file", default=None)
+    root: str | None = copy_option(PredictionFile, "root")
+    score: str | None = copy_option(PredictionFile, "score")
+    threshold: float | None = copy_option(PredictionFile, "threshold")
+    classes: dict[str, Any] = option({}, help="{its class: class of the data sets}; none: same names", is_open=True)
+    trained_on: str | None = path_option("its training images: a manifest, or a list of SHA-256; null: unknown")
+    licence: str | None = option(None, help="licence of the detector; null: unknown")
+    source: str | None = option(None, help="where the detector comes from; null: unknown")
+    options: dict[str, Any] = option({}, help="of a detector of your own", is_open=True)
+    allow: list[str] = option([], help=_ALLOW, **_choose("missing_rows", "upload"))
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "pretrain": PretrainConfig,
@@ -391,6 +416,7 @@ SCHEMAS = {
     "prepare": PrepareConfig,
     "report": ReportConfig,
     "export": ExportConfig,
+    "import": ImportConfig,
 }
 
 

@@ -64,6 +64,11 @@ class DatasetPredictor:
     _seconds: float = field(default=0.0, init=False)
 
     @property
+    def computes_logits(self) -> bool:
+        """Return whether `compute_logits` computes logits from preprocessed images."""
+        return True
+
+    @property
     def seconds(self) -> float:
         """Return the total time of all passes so far, including decoding and variations."""
         return self._seconds
@@ -77,6 +82,10 @@ class DatasetPredictor:
     def module(self) -> Classifier:
         """Return the network; raise BlockError if there is not exactly one."""
         raise BlockError(f"{self.name} has no single network.")
+
+    def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
+        """Return which images of a dataset have predictions, (N,): all but those that a foreign detector lacks."""
+        return np.ones(len(dataset), dtype=bool)
 
     def predict_dataset(self, dataset: Dataset) -> Predictions:
         """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
@@ -156,13 +165,21 @@ class DatasetPredictor:
 
 @dataclass(eq=False, kw_only=True)
 class ForeignPredictor(DatasetPredictor):
-    """Predictor of data sets by any Predictor, of which only probabilities are known, see `Predictions.has_logits`."""
+    """Predictor of data sets by any Predictor, of which only probabilities are known, see `Predictions.has_logits`.
+
+    With a method `predict_each(images) -> [row of probabilities or reason]`, it also accepts images that fail.
+    """
 
     predictor: Predictor
 
     def __post_init__(self) -> None:
         if not hasattr(self.predictor, "embed"):
             self.provides = self.provides - {"embeddings"}
+
+    @property
+    def computes_logits(self) -> bool:
+        """Return False: images are passed on as they are."""
+        return False
 
     def predict(self, images: DecodedImages) -> NDArray[np.float64]:
         """Compute the probabilities (N, C) of decoded images; raise DataError if they are none."""
@@ -171,6 +188,13 @@ class ForeignPredictor(DatasetPredictor):
         if probabilities.shape != shape or not np.allclose(probabilities.sum(axis=1), 1) or (probabilities < 0).any():
             raise DataError(f"{self.name}: expected probabilities of shape {shape} whose rows sum to 1.")
         return probabilities
+
+    def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
+        """Return which images of a dataset the detector does not fail on, (N,), asking it for all of them."""
+        each = getattr(self.predictor, "predict_each", None)
+        if each is None:
+            return np.ones(len(dataset), dtype=bool)
+        return np.array([not isinstance(each([dataset.image(row)])[0], str) for row in range(len(dataset))], dtype=bool)
 
     def predict_dataset(self, dataset: Dataset) -> Predictions:
         """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
@@ -204,17 +228,28 @@ class ForeignPredictor(DatasetPredictor):
         self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order."""
+        each = getattr(self.predictor, "predict_each", self.predict)
         for first in range(0, len(paths), self.batch_size):
-            images, seen = [], []
-            for path in paths[first : first + self.batch_size]:
+            images, reasons = [], {}
+            asked = paths[first : first + self.batch_size]
+            for row, path in enumerate(asked):
                 try:
                     images.append(decode(Path(path)))
-                    seen.append((path, ""))
                 except DataError as error:
-                    seen.append((path, error.lines[0].removeprefix(f"{Path(path)}: ")))
-            none = np.zeros((0, len(self.classes)), dtype=np.float32)
-            yield tabulate_predictions(seen, self._compute_log(images) if images else none, self.classes, 1.0)
+                    reasons[row] = error.lines[0].removeprefix(f"{Path(path)}: ")
+            answers = each(images) if images else []
+            readable = [row for row in range(len(asked)) if row not in reasons]
+            reasons |= {row: each for row, each in zip(readable, answers, strict=True) if isinstance(each, str)}
+            found = [answer for answer in answers if not isinstance(answer, str)]
+            logits = compute_logarithms(np.reshape(found, (len(found), len(self.classes))))
+            seen = [(path, reasons.get(row, "")) for row, path in enumerate(asked)]
+            yield tabulate_predictions(seen, logits, self.classes, 1.0)
 
     def _compute_log(self, images: DecodedImages) -> NDArray[np.float32]:
-        smallest = float(np.finfo(np.float32).tiny)
-        return np.log(np.maximum(self.predict(images), smallest)).astype(np.float32)
+        return compute_logarithms(self.predict(images))
+
+
+def compute_logarithms(probabilities: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the logarithms of probabilities, finite also for 0."""
+    smallest = float(np.finfo(np.float32).tiny)
+    return np.log(np.maximum(probabilities, smallest)).astype(np.float32)

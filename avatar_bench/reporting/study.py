@@ -14,7 +14,7 @@ from avatar_bench.i18n import _
 from avatar_bench.reporting.saved_result import Problem, SavedResult, read_evaluation
 from avatar_bench.results.result import AGAINST_FOLDER
 from avatar_bench.runs.labels import label_runs
-from avatar_bench.runs.record import ENSEMBLE, RECORD, read_config, read_record
+from avatar_bench.runs.record import ENSEMBLE, RECORD, USABLE_STATUSES, read_config, read_record
 
 SET_ORDER = ("blind", "test", "val", "calibration")  # order of sets: the most informative about new images first
 
@@ -108,7 +108,7 @@ def _read_runs(root: Path, problems: list[Problem]) -> Iterator[ReportedModel]:
         except AvatarBenchError as error:
             problems.append(Problem("damaged", _make_relative(folder, root), error.lines[0]))
             continue
-        if record.get("status") == "finished":
+        if record.get("status") in USABLE_STATUSES:
             finished.append((str(record.get("started", "")), str(folder), folder))
         else:
             why = _("its status is {status}", status=record.get("status", "unknown"))
