@@ -33,15 +33,15 @@ def import_detector(cfg: DictConfig) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"out={out} exists already.", "Choose another folder, or delete that one first.")
     part = out.with_name(f".{out.name}.part")
-    from avatar_bench.inference.detectors import import_files, rename_classes
+    from avatar_bench.inference.detectors import CONTENTS, import_files, rename_classes
     from avatar_bench.runs.imported import TRAINED_ON, hash_detector, write_training_images
-    from avatar_bench.runs.record import DETECTOR_FOLDER, IMPORTED, RunRecord
+    from avatar_bench.runs.record import IMPORTED, RunRecord
     from avatar_bench.training.environment import read_versions
 
     try:
         shutil.rmtree(part, ignore_errors=True)
-        (part / DETECTOR_FOLDER).mkdir(parents=True)
-        found = import_files(entry, options, part / DETECTOR_FOLDER, settings.allow)
+        (part / CONTENTS).mkdir(parents=True)
+        found = import_files(entry, options, part / CONTENTS, settings.allow)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         record = RunRecord(status=IMPORTED, started=now, finished=now, command="import", name=out.name)
         record.kind, record.allow, record.versions = entry.name, list(settings.allow), read_versions()
@@ -55,7 +55,7 @@ def import_detector(cfg: DictConfig) -> None:
             counts = images.frame["label"].value_counts()
             record.split = {"train_counts": counts.to_dict()} if set(counts.index) == set(record.classes) else {}
             record.trained_on = {"n": len(images), "root": str(images.root), "images_sha256": digest}
-        record.checkpoint_sha256 = hash_detector(part / DETECTOR_FOLDER, vars(record))
+        record.checkpoint_sha256 = hash_detector(part / CONTENTS, vars(record))
         record.write(part)
         if out.is_dir():
             out.rmdir()

@@ -13,7 +13,9 @@ from omegaconf import MISSING
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries
 from avatar_bench.config.options import Option, copy_option, find_option, option, path_option
+from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import PredictionFile
+from avatar_bench.inference.detectors.timm import TimmModel
 from avatar_bench.training.optimizers.sam import SAM
 from avatar_bench.training.optimizers.sgd import SGD
 from avatar_bench.training.schedules.cosine import Cosine
@@ -397,9 +399,19 @@ class ImportConfig:
     kind: str = option(MISSING, help="kind of the detector", **_DETECTOR)
     out: str = path_option("run folder", MISSING)
     file: str | None = copy_option(PredictionFile, "file", default=None)
+    folder: str | None = copy_option(TimmModel, "folder", default=None)
     root: str | None = copy_option(PredictionFile, "root")
-    score: str | None = copy_option(PredictionFile, "score")
+    score: str | None = copy_option(OnnxNetwork, "score")
     threshold: float | None = copy_option(PredictionFile, "threshold")
+    input: str | None = copy_option(OnnxNetwork, "input")
+    layout: str | None = copy_option(OnnxNetwork, "layout")
+    size: int | None = copy_option(OnnxNetwork, "size")
+    resize: str | None = copy_option(OnnxNetwork, "resize")
+    mean: list[float] | None = copy_option(OnnxNetwork, "mean")
+    std: list[float] | None = copy_option(OnnxNetwork, "std")
+    range: int | None = copy_option(OnnxNetwork, "range")
+    output: str | None = copy_option(OnnxNetwork, "output")
+    names: list[str] | None = copy_option(OnnxNetwork, "names")
     classes: dict[str, Any] = option({}, help="{its class: class of the data sets}; none: same names", is_open=True)
     trained_on: str | None = path_option("its training images: a manifest, or a list of SHA-256; null: unknown")
     licence: str | None = option(None, help="licence of the detector; null: unknown")

@@ -167,7 +167,9 @@ class DatasetPredictor:
 class ForeignPredictor(DatasetPredictor):
     """Predictor of data sets by any Predictor, of which only probabilities are known, see `Predictions.has_logits`.
 
-    With a method `predict_each(images) -> [row of probabilities or reason]`, it also accepts images that fail.
+    With a method `predict_each(images) -> [row of probabilities or reason]`, it also accepts images that fail. With
+    `predict_logits(images) -> (N, C)`, which the temperature divides, logits are known. With `preprocessing`, images
+    are resized by that first.
     """
 
     predictor: Predictor
@@ -175,6 +177,8 @@ class ForeignPredictor(DatasetPredictor):
     def __post_init__(self) -> None:
         if not hasattr(self.predictor, "embed"):
             self.provides = self.provides - {"embeddings"}
+        if hasattr(self.predictor, "preprocessing"):
+            self.preprocessings = (self.predictor.preprocessing,)
 
     @property
     def computes_logits(self) -> bool:
@@ -194,7 +198,10 @@ class ForeignPredictor(DatasetPredictor):
         each = getattr(self.predictor, "predict_each", None)
         if each is None:
             return np.ones(len(dataset), dtype=bool)
-        return np.array([not isinstance(each([dataset.image(row)])[0], str) for row in range(len(dataset))], dtype=bool)
+        answers: list[NDArray[np.float64] | str] = []
+        for first in range(0, len(dataset), self.batch_size):
+            answers += each([dataset.image(row) for row in range(first, min(first + self.batch_size, len(dataset)))])
+        return np.array([not isinstance(answer, str) for answer in answers], dtype=bool)
 
     def predict_dataset(self, dataset: Dataset) -> Predictions:
         """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
@@ -220,7 +227,8 @@ class ForeignPredictor(DatasetPredictor):
                 embeddings[index].append(embed(varied) if embed and variation is None else np.zeros((len(rows), 0)))
         features = [np.concatenate(parts).astype(np.float32) for parts in embeddings]
         outputs = zip(map(np.concatenate, logits), features, strict=True)
-        found = [self.describe(dataset, *one, has_logits=False) for one in outputs]
+        has_logits = hasattr(self.predictor, "predict_logits")
+        found = [self.describe(dataset, *one, has_logits=has_logits) for one in outputs]
         self._seconds += time.monotonic() - started
         return found
 
@@ -228,7 +236,8 @@ class ForeignPredictor(DatasetPredictor):
         self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order."""
-        each = getattr(self.predictor, "predict_each", self.predict)
+        each = getattr(self.predictor, "predict_each", None)
+        temperature = self.temperature if calibrated else 1.0
         for first in range(0, len(paths), self.batch_size):
             images, reasons = [], {}
             asked = paths[first : first + self.batch_size]
@@ -237,16 +246,23 @@ class ForeignPredictor(DatasetPredictor):
                     images.append(decode(Path(path)))
                 except DataError as error:
                     reasons[row] = error.lines[0].removeprefix(f"{Path(path)}: ")
-            answers = each(images) if images else []
             readable = [row for row in range(len(asked)) if row not in reasons]
-            reasons |= {row: each for row, each in zip(readable, answers, strict=True) if isinstance(each, str)}
-            found = [answer for answer in answers if not isinstance(answer, str)]
-            logits = compute_logarithms(np.reshape(found, (len(found), len(self.classes))))
+            if each is None:
+                none = np.zeros((0, len(self.classes)), dtype=np.float32)
+                logits = self._compute_log(images) if images else none
+            else:
+                answers = each(images)
+                reasons |= {row: one for row, one in zip(readable, answers, strict=True) if isinstance(one, str)}
+                found = [answer for answer in answers if not isinstance(answer, str)]
+                logits = compute_logarithms(np.reshape(found, (len(found), len(self.classes))))
             seen = [(path, reasons.get(row, "")) for row, path in enumerate(asked)]
-            yield tabulate_predictions(seen, logits, self.classes, 1.0)
+            yield tabulate_predictions(seen, logits, self.classes, temperature)
 
     def _compute_log(self, images: DecodedImages) -> NDArray[np.float32]:
-        return compute_logarithms(self.predict(images))
+        predict_logits = getattr(self.predictor, "predict_logits", None)
+        if predict_logits is None:
+            return compute_logarithms(self.predict(images))
+        return np.asarray(predict_logits(images), dtype=np.float32)
 
 
 def compute_logarithms(probabilities: NDArray[np.float64]) -> NDArray[np.float32]:

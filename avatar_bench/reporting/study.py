@@ -14,7 +14,7 @@ from avatar_bench.i18n import _
 from avatar_bench.reporting.saved_result import Problem, SavedResult, read_evaluation
 from avatar_bench.results.result import AGAINST_FOLDER
 from avatar_bench.runs.labels import label_runs
-from avatar_bench.runs.record import ENSEMBLE, RECORD, USABLE_STATUSES, read_config, read_record
+from avatar_bench.runs.record import ENSEMBLE, IMPORTED, RECORD, USABLE_STATUSES, read_config, read_record
 
 SET_ORDER = ("blind", "test", "val", "calibration")  # order of sets: the most informative about new images first
 
@@ -32,6 +32,11 @@ class ReportedModel:
     record: dict[str, Any]
     config: dict[str, Any]
     results: dict[ResultKey, SavedResult] = field(default_factory=dict)
+
+    @property
+    def is_imported(self) -> bool:
+        """Return whether it was made elsewhere."""
+        return self.record.get("status") == IMPORTED
 
     @property
     def checkpoint(self) -> str:

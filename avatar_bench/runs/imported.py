@@ -16,12 +16,12 @@ from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import CheckpointError, DataError
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
-from avatar_bench.inference.detectors import open_detector
+from avatar_bench.inference.detectors import CONTENTS, open_detector
 from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.reasons import Reason
-from avatar_bench.runs.record import DETECTOR_FOLDER, RECORD, read_record
+from avatar_bench.runs.record import RECORD, read_record
 from avatar_bench.runs.run import Run
 
 TRAINED_ON = "trained_on.csv"  # in the run folder: the images that the detector was trained on
@@ -44,12 +44,14 @@ class ImportedRun(Run):
     @cached_property
     def card(self) -> Card:
         """Return a card with the classes, in the order of the outputs."""
-        return Card(tuple(self.record["classes"]), str(self.record["kind"]), {})
+        settings = self.record["detector"]
+        preprocessing, temperature = settings.get("preprocessing") or {}, float(settings.get("temperature", 1))
+        return Card(tuple(self.record["classes"]), str(self.record["kind"]), preprocessing, temperature=temperature)
 
     @cached_property
     def checkpoint_sha256(self) -> str:
         """Return the hash of everything imported; raise CheckpointError if the folder holds something else."""
-        found = hash_detector(self.checkpoint / DETECTOR_FOLDER, self.record)
+        found = hash_detector(self.checkpoint / CONTENTS, self.record)
         if found != self.record.get("checkpoint_sha256"):
             raise CheckpointError(
                 f"{self.checkpoint} is damaged: its contents are not those recorded in {RECORD}.",
@@ -86,8 +88,9 @@ class ImportedRun(Run):
         """Return the detector's predictor."""
         self.checkpoint_sha256  # noqa: B018  # raises if the files have changed
         entry = find_entry("detector", str(self.record["kind"]), f"the detector of {self.name}, {self.record['kind']}")
-        common = {"name": self.name, "classes": self.classes, "workers": self.workers, "batch_size": self.batch_size}
-        return open_detector(entry, self.checkpoint / DETECTOR_FOLDER, self.record["detector"], **common)
+        common = {name: getattr(self, name) for name in ("name", "classes", "temperature", "workers", "batch_size")}
+        settings = self.record["detector"]
+        return open_detector(entry, self.checkpoint, settings, self.accelerator, self.allow, **common)
 
 
 def hash_detector(folder: Path, record: Mapping[str, Any]) -> str:

@@ -22,7 +22,6 @@ from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_addres
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
 BEST_CHECKPOINT = "best.ckpt"
-DETECTOR_FOLDER = "detector"  # in the run folder of an imported detector
 IMPORTED = "imported"  # status of such a run
 USABLE_STATUSES = ("finished", IMPORTED)
 METRIC = "val/macro_f1"

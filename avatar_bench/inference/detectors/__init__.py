@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from avatar_bench.config.entries import Entry
-from avatar_bench.errors import ConfigError
+from avatar_bench.console.terminal import print_line
+from avatar_bench.errors import ConfigError, GuardError
 from avatar_bench.models.card_schema import find_class_fault
 
 if TYPE_CHECKING:
     from avatar_bench.inference.predictor import DatasetPredictor
 
+CONTENTS = "detector"  # in the run folder: what was imported
 Settings = dict[str, Any]  # plain values, as kept in run.json
 
 
@@ -28,8 +31,11 @@ class Detector(Protocol):
         """
 
     @staticmethod
-    def open(folder: Path, settings: Settings, **common: Any) -> DatasetPredictor:
-        """Return the predictor of an imported detector; `common` are the fields of every DatasetPredictor."""
+    def open(folder: Path, settings: Settings, accelerator: str, **common: Any) -> DatasetPredictor:
+        """Return the predictor of an imported detector; `common` are the fields of every DatasetPredictor.
+
+        accelerator: "auto", "cpu" or "gpu".
+        """
 
 
 def build_detector(entry: Entry, options: Mapping[str, Any]) -> Any:
@@ -42,10 +48,19 @@ def build_detector(entry: Entry, options: Mapping[str, Any]) -> Any:
 
 
 def import_files(entry: Entry, options: Mapping[str, Any], folder: Path, allow: Collection[str]) -> Settings:
-    """Import a detector of some kind into an empty folder and return its settings."""
+    """Import a detector of some kind into an empty folder and return its settings.
+
+    Of a user's own, nothing is copied: it is found by its name and known by the SHA-256 of its code.
+    """
+    if entry.is_builtin:
+        found: Settings = build_detector(entry, options).save(folder, allow)
+        return found
+    sends = _refuse_upload(entry, allow)
     detector = build_detector(entry, options)
-    found: Settings = detector.save(folder, allow)
-    return found
+    classes = getattr(detector, "classes", None)
+    if not isinstance(classes, list | tuple) or not callable(getattr(detector, "predict", None)):
+        raise ConfigError(f"kind={entry.name}: {entry.module} needs classes, a tuple of names, and predict(images).")
+    return {"classes": list(classes), "options": dict(options), "sha256": entry.sha256, "uploads": sends}
 
 
 def rename_classes(native: Sequence[str], class_map: Mapping[str, Any]) -> list[str]:
@@ -70,8 +85,42 @@ def rename_classes(native: Sequence[str], class_map: Mapping[str, Any]) -> list[
     return renamed
 
 
-def open_detector(entry: Entry, folder: Path, settings: Settings, **common: Any) -> DatasetPredictor:
-    """Return the predictor of an imported detector; `common` are the fields of every DatasetPredictor."""
-    kind: Any = entry.load_class()
-    found: DatasetPredictor = kind.open(folder, settings, **common)
-    return found
+def open_detector(
+    entry: Entry, folder: Path, settings: Settings, accelerator: str, allow: Collection[str], **common: Any
+) -> DatasetPredictor:
+    """Return the predictor of an imported detector; `common` are the fields of every DatasetPredictor.
+
+    Raise GuardError if a user's own has changed or sends images out, unless that is in `allow`.
+    """
+    if entry.is_builtin:
+        kind: Any = entry.load_class()
+        found: DatasetPredictor = kind.open(folder / CONTENTS, settings, accelerator, **common)
+        return found
+    from avatar_bench.inference.answer_store import AnswerStore
+    from avatar_bench.inference.asked_predictor import AskedPredictor
+    from avatar_bench.inference.predictor import ForeignPredictor
+
+    if entry.sha256 != settings.get("sha256") and "detector_changed" not in allow:
+        raise GuardError(
+            f"detector {entry.name}: {entry.module} has changed since it was imported.",
+            "Import it again, or set allow=[detector_changed], which is reported with the metrics.",
+        )
+    _refuse_upload(entry, allow)
+    detector = build_detector(entry, settings.get("options") or {})
+    if list(getattr(detector, "classes", ())) != settings["classes"]:
+        raise ConfigError(f"detector {entry.name}: its classes are no longer {', '.join(settings['classes'])}.")
+    store = AnswerStore(folder / "predictions" / "answers.sqlite")
+    return ForeignPredictor(predictor=AskedPredictor(f"detector {entry.name}", detector, store), **common)
+
+
+def _refuse_upload(entry: Entry, allow: Collection[str]) -> bool:
+    """Return whether a detector sends images out, as its yaml states; raise GuardError unless that is allowed."""
+    if not entry.about.get("uploads"):
+        return False
+    if "upload" not in allow:
+        raise GuardError(
+            f"detector {entry.name} sends images to others, as {entry.yaml} states.",
+            "Set allow=[upload] if you may pass on these images.",
+        )
+    print_line(f"detector {entry.name} sends images to others (uploads: true)", file=sys.stderr)
+    return True

@@ -55,7 +55,7 @@ class PredictionFile(Options):
         return settings | {"rows": len(merged), "unmatched": len(unmatched), "contradictory": n_contradictory}
 
     @staticmethod
-    def open(folder: Path, settings: dict[str, Any], **common: Any) -> TablePredictor:
+    def open(folder: Path, settings: dict[str, Any], accelerator: str, **common: Any) -> TablePredictor:
         """Return the predictor of an imported table."""
         import pandas as pd
 

@@ -95,9 +95,10 @@ def load_engine(runtime: str, network: ExportedNetwork, threads: int, precision:
 def export_onnx(classifier: nn.Module, size: int, temperature: float | None = None) -> bytes:
     """Export a classifier as an ONNX model that maps `images` (batch, 3, S, S) uint8 to `logits` (batch, C).
 
-    With a temperature, the model also returns `probabilities` (batch, C), the softmax of logits / temperature.
+    With a temperature, the model also returns `probabilities` (batch, C), the softmax of logits / temperature, and
+    `embeddings` (batch, D).
     """
-    answer = ExportModule(copy.deepcopy(classifier).cpu(), temperature).eval()
+    answer = ExportModule(copy.deepcopy(classifier).cpu(), temperature, embeds=temperature is not None).eval()
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # with one image, the batch size would become constant
     with suppress_warnings(), explain_failed_export():
         program = torch.onnx.export(
@@ -105,7 +106,7 @@ def export_onnx(classifier: nn.Module, size: int, temperature: float | None = No
             (example,),
             dynamo=True,
             input_names=["images"],
-            output_names=["logits", "probabilities"][: 1 if temperature is None else 2],
+            output_names=["logits", "probabilities", "embeddings"][: 1 if temperature is None else 3],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             verbose=False,
         )
@@ -128,16 +129,18 @@ def explain_failed_export() -> Iterator[None]:
 
 
 class ExportModule(nn.Module):
-    """A classifier that returns logits and, with a temperature, probabilities."""
+    """A classifier that returns logits and, with a temperature, probabilities, then embeddings if it `embeds`."""
 
-    def __init__(self, classifier: nn.Module, temperature: float | None) -> None:
+    def __init__(self, classifier: nn.Module, temperature: float | None, embeds: bool = False) -> None:
         super().__init__()
         self.classifier = classifier
         self.temperature = temperature
+        self.embeds = embeds
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        logits: Tensor = self.classifier(images)[0]
-        return (logits,) if self.temperature is None else (logits, torch.softmax(logits / self.temperature, dim=1))
+        logits, embeddings = self.classifier(images)
+        probabilities = () if self.temperature is None else (torch.softmax(logits / self.temperature, dim=1),)
+        return (logits, *probabilities, *([embeddings] if self.embeds else []))
 
 
 @contextmanager
