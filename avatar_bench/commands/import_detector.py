@@ -15,7 +15,7 @@ from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.hashes import sha256_of_file
 
-_GENERAL = ("kind", "out", "classes", "trained_on", "licence", "source", "options", "allow")  # of any kind
+_GENERAL = ("kind", "out", "classes", "trained_on", "licence", "origin", "options", "allow")  # of any kind
 
 
 def import_detector(cfg: DictConfig) -> None:
@@ -46,7 +46,7 @@ def import_detector(cfg: DictConfig) -> None:
         record = RunRecord(status=IMPORTED, started=now, finished=now, command="import", name=out.name)
         record.kind, record.allow, record.versions = entry.name, list(settings.allow), read_versions()
         record.licence = settings.licence or entry.about.get("licence")
-        record.source = settings.source or entry.about.get("source")
+        record.source = settings.origin or entry.about.get("origin")
         record.class_map = settings.classes or entry.about.get("classes", {})
         record.classes, record.detector = rename_classes(found["classes"], record.class_map), found
         if settings.trained_on is not None:

@@ -415,7 +415,7 @@ class ImportConfig:
     classes: dict[str, Any] = option({}, help="{its class: class of the data sets}; none: same names", is_open=True)
     trained_on: str | None = path_option("its training images: a manifest, or a list of SHA-256; null: unknown")
     licence: str | None = option(None, help="licence of the detector; null: unknown")
-    source: str | None = option(None, help="where the detector comes from; null: unknown")
+    origin: str | None = option(None, help="where the detector comes from; null: unknown")
     options: dict[str, Any] = option({}, help="of a detector of your own", is_open=True)
     allow: list[str] = option([], help=_ALLOW, **_choose("missing_rows", "upload"))
 

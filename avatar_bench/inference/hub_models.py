@@ -141,7 +141,9 @@ def load_transformers_model(folder: Path, settings: Mapping[str, Any], accelerat
         )
     from PIL import Image
     from transformers import AutoImageProcessor, AutoModelForImageClassification
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     device = _choose_device(accelerator)
     try:

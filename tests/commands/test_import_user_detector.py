@@ -56,7 +56,7 @@ def my(tmp_path: Path) -> Path:
     folder = tmp_path / "my"
     (folder / "detector").mkdir(parents=True)
     (folder / "detector" / "brightness.py").write_text(CODE.lstrip(), encoding="utf-8")
-    (folder / "detector" / "brightness.yaml").write_text("licence: MIT\nsource: a test\n", encoding="utf-8")
+    (folder / "detector" / "brightness.yaml").write_text("licence: MIT\norigin: a test\n", encoding="utf-8")
     return folder
 
 
@@ -104,7 +104,8 @@ def test_a_detector_is_asked_once_for_each_image(
 ) -> None:
     folder, output = run(), tmp_path / "out.csv"
     record = json.loads((folder / "run.json").read_text())
-    assert (record["status"], record["kind"], record["licence"]) == ("imported", "brightness", "MIT")
+    known = [record[name] for name in ("status", "kind", "licence", "source")]
+    assert known == ["imported", "brightness", "MIT", "a test"]
     assert re.fullmatch("[0-9a-f]{64}", record["detector"]["sha256"])
     assert main(evaluating(images, my, folder)) == 0
     assert main(evaluating(images, my, folder, "again=true")) == 0
