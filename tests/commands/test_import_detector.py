@@ -123,7 +123,7 @@ def test_an_imported_run_is_compared_combined_and_reported(own: Path, images: Pa
     assert (
         main(["predict", f"ckpt={own}", f"input={images}", f"output={everything}", "workers=0"]) == 3
     )  # the manifests
-    words = [f"file={everything}", "root=.", "allow=[missing_rows]", f"out={runs / 'theirs'}"]
+    words = [f"file={everything}", "root=.", "allow=[missing_rows]", "licence=MIT", f"out={runs / 'theirs'}"]
     assert main(["import", "kind=predictions", *words]) == 0
     evaluate(images, str(runs), "block=[blind_test,significance,ensemble]", *QUICK[:1])
     pairs = pd.read_csv(runs / "evaluation" / "new" / "significance" / "pairs.csv")
@@ -135,7 +135,11 @@ def test_an_imported_run_is_compared_combined_and_reported(own: Path, images: Pa
     np.testing.assert_allclose(pd.read_csv(table).sort_values("path")[COLUMNS], saved[COLUMNS], atol=1e-5)
     assert main(["report", f"runs={runs}", "lang=ru"]) == 0
     page = (runs / "report.md").read_text(encoding="utf-8")
-    assert "Обучающие данные неизвестны" in page
+    assert "Обучающие данные неизвестны: theirs, возможно" in page
+    assert main(["report", f"runs={runs}", "lang=en"]) == 0
+    page = (runs / "report.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| theirs | imported: predictions | MIT | unknown |")]
+    assert len(rows) == 1
 
 
 def test_predictions_of_files_are_those_imported(

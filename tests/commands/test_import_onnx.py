@@ -189,11 +189,13 @@ def test_an_exported_network_has_the_metrics_of_its_run(
     compared = 0
     for file in (tmp_path / "theirs" / "evaluation" / "new").glob("*/metrics.json"):
         ours = tmp_path / "ours" / file.relative_to(tmp_path / "theirs")
+        # t-SNE amplifies differences of the last digit
+        tolerance = 0.01 if file.parent.name == "embedding" else 1e-4
         metrics = [json.loads(each.read_text(encoding="utf-8"))["metrics"] for each in (ours, file)]
         for name in metrics[0].keys() & metrics[1].keys():
             one, other = (each[name]["value"] for each in metrics)
             if one is not None and other is not None:
-                assert one == pytest.approx(other, abs=1e-4), (file.parent.name, name)
+                assert one == pytest.approx(other, abs=tolerance), (file.parent.name, name)
                 compared += 1
     assert compared > 100
     saved = {file.parent.name for file in (tmp_path / "theirs").rglob("metrics.json")}
