@@ -132,6 +132,33 @@ def test_the_backbone_of_the_page_works_in_every_command(train: Callable[..., Pa
     assert main(["predict", f"ckpt={run}", "input=photos", f"output={tmp_path / 'b.csv'}"]) == 4
 
 
+def read_sections(page: str) -> list[Any]:
+    """Return the sections of a page that hold commands, each as one test."""
+    parts = (ROOT / page).read_text(encoding="utf-8").split("\n## ")[1:]
+    return [pytest.param(part, id=part.partition("\n")[0]) for part in parts if "```sh" in part]
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize("section", read_sections("docs/detectors.md"))
+def test_the_examples_of_detectors_run_one_after_the_other(section: str) -> None:
+    needed = ("transformers", "torch.onnx")
+    for name, package in zip(needed, ("transformers", "onnxscript"), strict=True):
+        if name in section and find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+    end = 0
+    for fence in FENCE.finditer(section):
+        named, (language, body) = re.findall(r"`(my/[\w/]+\.\w+)`", section[end : fence.start()]), fence.groups()
+        end = fence.end()
+        if named:
+            Path(named[-1]).parent.mkdir(parents=True, exist_ok=True)
+            Path(named[-1]).write_text(body, encoding="utf-8")
+        elif language == "python":
+            exec(body, {})
+        else:
+            for line in body.splitlines():
+                assert main(shlex.split(line)[1:]) == 0, line
+
+
 def test_every_link_to_a_file_leads_somewhere() -> None:
     pages = [ROOT / "README.md", ROOT / "README.ru.md", *(ROOT / "docs").rglob("*.md")]
     for page in pages:

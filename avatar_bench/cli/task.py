@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from avatar_bench.config import rules
+from avatar_bench.config.catalogue import find_command_module
 from avatar_bench.config.entries import use_folders
 from avatar_bench.config.error_messages import explain
 from avatar_bench.console.terminal import escape_control_characters
@@ -42,7 +43,8 @@ class CommandTask:
             sources = HydraConfig.get().runtime.config_sources
             with use_folders([each.path for each in sources if each.schema == "file"]):  # of -cd, in another process
                 rules.check_config(self.command, cfg)
-                return getattr(import_module(f"avatar_bench.commands.{self.command}"), self.command)(cfg)
+                name = find_command_module(self.command)
+                return getattr(import_module(f"avatar_bench.commands.{name}"), name)(cfg)
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 self.errors.append(error)

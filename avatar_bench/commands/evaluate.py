@@ -25,7 +25,15 @@ from avatar_bench.evaluation.runner import BlockRunner, check_preprocessing, sel
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.results.view import View
 from avatar_bench.runs.labels import LabelledRun, label_runs
-from avatar_bench.runs.record import ENSEMBLE, RECORD, check_run, choose_newest_run, find_runs, read_record
+from avatar_bench.runs.record import (
+    ENSEMBLE,
+    RECORD,
+    USABLE_STATUSES,
+    check_run,
+    choose_newest_run,
+    find_runs,
+    read_record,
+)
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
 
 if TYPE_CHECKING:
@@ -79,7 +87,7 @@ def evaluate(cfg: DictConfig) -> None:
         before = [evaluation.read_earlier(runner, by_run) for runner in runners]
         together = None
         if comparing and (len(runs) > 1 or not settings.skip_unusable):
-            together = BlockRunner(settings, runs, datasets, place / "evaluation")
+            together = BlockRunner(settings, runs, _select_common(runs, datasets), place / "evaluation")
         found = []
         for run, runner in zip(runs, runners, strict=True):  # all runs are open: errors come before the first pass
             found.append(evaluation.run_blocks(by_run, runner))
@@ -93,8 +101,9 @@ def evaluate(cfg: DictConfig) -> None:
                 saved = _open_ensembles(runs, place, settings)
                 combined = [run for run in saved if run.hash_results(datasets[0].name)]
                 sets = [_select_dataset(run, settings, named) for run in combined]
-                runner = BlockRunner(settings, [*runs, *combined], [*datasets, *sets], place / "evaluation")
-                evaluation.run_blocks(last, runner)
+                everything = [*runs, *combined]
+                sets = _select_common(everything, [*datasets, *sets])
+                evaluation.run_blocks(last, BlockRunner(settings, everything, sets, place / "evaluation"))
         for runner, now, then in zip(runners, found, before, strict=True):
             if evaluation.earlier is not None:
                 evaluation.earlier.compare(now, then, runner.folder, writer)
@@ -229,9 +238,9 @@ def _find_run_paths(settings: EvaluateConfig) -> list[Path]:
                 "Expected a run folder, a folder of runs, or a .ckpt file. See: avatar-bench list runs",
             )
         for path, status in statuses.items():
-            if status != "finished":
+            if status not in USABLE_STATUSES:
                 print_line(f"skipped: {path}: its status is {status}", file=sys.stderr)
-        paths = [path for path, status in statuses.items() if status == "finished"] or list(statuses)
+        paths = [path for path, status in statuses.items() if status in USABLE_STATUSES] or list(statuses)
     for path in paths:  # fail before torch is loaded
         check_run(path)
     return paths
@@ -283,11 +292,18 @@ def _set_view(runs: Sequence[Run], settings: EvaluateConfig) -> None:
 
 def _select_dataset(run: Run, settings: EvaluateConfig, named: Dataset | None) -> Dataset:
     check_preprocessing(run, settings)
-    if named is not None:
-        return named.apply_view(run.view)
-    dataset = run.dataset(settings.split)
+    dataset = named or run.dataset(settings.split)
     whole = dataset.origin[0] if dataset.origin else dataset
-    return select_slice(whole, settings.where).apply_view(run.view)
+    whole = whole if named else select_slice(whole, settings.where)
+    return run.select_answered(whole).apply_view(run.view)
+
+
+def _select_common(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Dataset]:
+    """Return the datasets, without the images that a foreign detector among the runs has no predictions of."""
+    if not any(run.unanswered for run in runs):
+        return list(datasets)
+    common = set.intersection(*(set(dataset.frame["sha256"]) for dataset in datasets))
+    return [dataset.take(dataset.frame["sha256"].isin(common)) for dataset in datasets]
 
 
 def _make_runner(run: Run, settings: EvaluateConfig, named: Dataset | None) -> BlockRunner:

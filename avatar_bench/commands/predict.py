@@ -64,7 +64,8 @@ def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
     from avatar_bench.runs.view_choice import set_view
 
     def open_with(runtime: str) -> Run:
-        return open_run(path, accelerator=settings.accelerator, runtime=runtime, batch_size=settings.batch_size)
+        options = {"accelerator": settings.accelerator, "runtime": runtime, "batch_size": settings.batch_size}
+        return open_run(path, allow=frozenset(settings.allow), **options)
 
     retain_freed_memory()
     set_threads(settings.threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -28,6 +29,7 @@ LISTED_GROUPS = {
     "augmentations": "augmentation",
     "ood_scores": "ood_score",
     "runtimes": "runtime",
+    "detectors": "detector",
 }
 
 
@@ -44,12 +46,25 @@ def find_conf_folder() -> Path:
 
 def find_commands() -> dict[str, str]:
     """Return the commands with their summaries: the first comment of the yaml, or the first line of the module."""
+    recipes = {name: find_conf_folder() / f"{name}.yaml" for name in _read_command_lines()}
+    stated = {name: summary for name, (_, summary) in _read_command_lines().items()}
+    return {name: read_summary(yaml) if yaml.is_file() else stated[name] for name, yaml in recipes.items()}
+
+
+def find_command_module(command: str) -> str:
+    """Return the name of a command's module and of its function."""
+    return _read_command_lines()[command][0]
+
+
+@cache
+def _read_command_lines() -> dict[str, tuple[str, str]]:
+    """Return the module and the summary of each command from the module's first line, `COMMAND: SUMMARY.`"""
     found = {}
     for module in sorted((Path(__file__).parents[1] / "commands").glob("[a-z]*.py")):
-        recipe = find_conf_folder() / f"{module.stem}.yaml"
-        first_line = module.read_text(encoding="utf-8").partition("\n")[0].strip('"').removeprefix(f"{module.stem}: ")
-        found[module.stem] = read_summary(recipe) if recipe.is_file() else first_line.rstrip(".")
-    return found
+        first_line = module.read_text(encoding="utf-8").partition("\n")[0]
+        name, _, summary = first_line.strip('"').partition(": ")
+        found[name] = module.stem, summary.rstrip(".")
+    return dict(sorted(found.items()))
 
 
 def find_groups() -> list[str]:

@@ -39,6 +39,7 @@ KINDS = {
     "callback": "training/callbacks",
     "ood_score": "metrics/ood_scores",
     "runtime": "inference/runtimes",
+    "detector": "inference/detectors",
 }
 _PACKAGE = Path(__file__).parents[1]
 _USERS = "avatar_bench.user_entries"
@@ -81,10 +82,15 @@ class Entry:
         return text.partition("\n")[0].rstrip(".")
 
     @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of the code of the entry: of its module, or of all modules of its folder."""
+        files = sorted(self.module.parent.rglob("*.py")) if self.is_folder else [self.module]
+        return sha256_of_bytes(b"".join(file.read_bytes() for file in files))
+
+    @property
     def digest(self) -> str:
         """Return 12 hex digits that change with the code of the entry."""
-        files = sorted(self.module.parent.rglob("*.py")) if self.is_folder else [self.module]
-        return sha256_of_bytes(b"".join(file.read_bytes() for file in files))[:12]
+        return self.sha256[:12]
 
     def load(self) -> ModuleType:
         """Import the module; raise ConfigError, with the reason, if a user's module cannot be imported."""

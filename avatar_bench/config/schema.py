@@ -13,6 +13,9 @@ from omegaconf import MISSING
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries
 from avatar_bench.config.options import Option, copy_option, find_option, option, path_option
+from avatar_bench.inference.detectors.onnx import OnnxNetwork
+from avatar_bench.inference.detectors.predictions import PredictionFile
+from avatar_bench.inference.detectors.timm import TimmModel
 from avatar_bench.training.optimizers.sam import SAM
 from avatar_bench.training.optimizers.sgd import SGD
 from avatar_bench.training.schedules.cosine import Cosine
@@ -71,6 +74,7 @@ _OPTIMIZER: dict[str, Any] = {"choices": lambda: find_entries("optimizer"), "ent
 _SCHEDULE: dict[str, Any] = {"choices": lambda: find_entries("schedule"), "entries": "schedule"}
 _LOGGER: dict[str, Any] = {"choices": lambda: find_entries("logger"), "entries": "logger"}
 _RUNTIME: dict[str, Any] = {"choices": lambda: ["auto", "torch", *find_entries("runtime")]}
+_DETECTOR: dict[str, Any] = {"choices": lambda: find_entries("detector"), "entries": "detector"}
 _CONTRAST: dict[str, Any] = {"only_for": ("simclr", "dino")}
 _ALLOW = "names of guards to switch off"
 
@@ -323,7 +327,13 @@ class EvaluateConfig:
     against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
     alpha: float = option(0.05, help="significance level of against", **_INSIDE)
     out: str | None = path_option("folder of the results; null: the run's folder")
-    allow: list[str] = option([], help=_ALLOW, **_choose("overlap", "near_duplicates", "permutation", "shortcut"))
+    allow: list[str] = option(
+        [],
+        help=_ALLOW,
+        **_choose(
+            *("overlap", "near_duplicates", "permutation", "shortcut", "missing_rows", "upload", "detector_changed")
+        ),
+    )
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)
     lang: str = option("en", help="language of figures, warnings and reasons", **_LANGUAGE)
@@ -351,6 +361,7 @@ class PredictConfig:
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **_THREADS)
     view: ViewConfig = field(default_factory=ViewConfig)
+    allow: list[str] = option([], help=_ALLOW, **_choose("upload", "detector_changed"))
 
 
 @dataclass
@@ -411,6 +422,32 @@ class ExportConfig:
     )
 
 
+@dataclass
+class ImportConfig:
+    kind: str = option(MISSING, help="kind of the detector", **_DETECTOR)
+    out: str = path_option("run folder", MISSING)
+    file: str | None = copy_option(PredictionFile, "file", default=None)
+    folder: str | None = copy_option(TimmModel, "folder", default=None)
+    root: str | None = copy_option(PredictionFile, "root")
+    score: str | None = copy_option(OnnxNetwork, "score")
+    threshold: float | None = copy_option(PredictionFile, "threshold")
+    input: str | None = copy_option(OnnxNetwork, "input")
+    layout: str | None = copy_option(OnnxNetwork, "layout")
+    size: int | None = copy_option(OnnxNetwork, "size")
+    resize: str | None = copy_option(OnnxNetwork, "resize")
+    mean: list[float] | None = copy_option(OnnxNetwork, "mean")
+    std: list[float] | None = copy_option(OnnxNetwork, "std")
+    range: int | None = copy_option(OnnxNetwork, "range")
+    output: str | None = copy_option(OnnxNetwork, "output")
+    names: list[str] | None = copy_option(OnnxNetwork, "names")
+    classes: dict[str, Any] = option({}, help="{its class: class of the data sets}; none: same names", is_open=True)
+    trained_on: str | None = path_option("its training images: a manifest, or a list of SHA-256; null: unknown")
+    licence: str | None = option(None, help="licence of the detector; null: unknown")
+    origin: str | None = option(None, help="where the detector comes from; null: unknown")
+    options: dict[str, Any] = option({}, help="of a detector of your own", is_open=True)
+    allow: list[str] = option([], help=_ALLOW, **_choose("missing_rows", "upload"))
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "pretrain": PretrainConfig,
@@ -420,6 +457,7 @@ SCHEMAS = {
     "vary": VaryConfig,
     "report": ReportConfig,
     "export": ExportConfig,
+    "import": ImportConfig,
 }
 
 

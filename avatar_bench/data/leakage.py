@@ -291,11 +291,15 @@ def exclude_shared_images(dataset: Dataset, others: Mapping[str, Dataset]) -> tu
 
 @dataclass(frozen=True)
 class UsedImages:
-    """Images that the training of one network has used, with their splits, and those of its pretraining, if known."""
+    """Images that the training of one network has used, with their splits, and those of its pretraining, if known.
+
+    `foreign` are those of a detector made elsewhere, of which some files may be missing.
+    """
 
     classes: tuple[str, ...]
     images: Dataset | None = None
     pretraining: Dataset | None = None
+    foreign: Dataset | None = None
 
 
 class Leakage:
@@ -321,6 +325,8 @@ class Leakage:
         """
         for number, network in enumerate(self.used):
             _refuse_unknown_classes(dataset, network.classes)
+            if network.foreign is not None:
+                self._refuse_step(dataset, network.foreign, "detector training", number)
             if network.images is None or is_training:
                 continue
             self._refuse_step(dataset, network.images.select_split("train"), "training", number)

@@ -71,6 +71,11 @@ class BlockRunner:
         result = self._run_block(name, block)
         leakage = _warn_of_overlap(self.runs, self.datasets)
         leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
+        leakage += [
+            Reason("missing_rows", run=run.label or run.name, n=missing)
+            for run, dataset in zip(self.runs, self.datasets, strict=False)
+            if (missing := run.unanswered.get(dataset.name))
+        ]
         result.warnings += leakage + self._warn_of_left_out()
         # these are always printed, however many other warnings there are
         result.provenance["leakage"] = [warning.plain for warning in leakage]
@@ -211,10 +216,10 @@ def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[R
 
 def _warn_of_unchecked(run: Run) -> list[Reason]:
     """Return warnings about overlap with training images that cannot be checked."""
-    if run.images is None:
-        return [Reason("training_images_unknown", file=run.checkpoint.name)]
     if members := getattr(run, "members", ()):
         return list(dict.fromkeys(warning for member in members for warning in _warn_of_unchecked(member)))
+    if unknown := run.unknown_training:
+        return [unknown]
     found = []
     gone = len(run.pretraining) - len(run.pretraining.available) if run.pretraining is not None else 0
     if gone and "near_duplicates" not in run.allow:  # their near-duplicates cannot be found
@@ -274,5 +279,5 @@ def _collect_provenance(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "temperature": run.temperature,
         "others": dict(run.others),
-        "overlap_checked": run.images is not None and "overlap" not in run.allow,
+        "overlap_checked": run.unknown_training is None and "overlap" not in run.allow,
     }

@@ -26,6 +26,7 @@ RUNTIME_OF_SUFFIX = {".onnx": "onnx", ".xml": "openvino"}
 INPUT_DESCRIPTION = "images: uint8 {shape}, RGB, of the size in preprocessing; mean and std are applied inside"
 INPUT_SHAPES = {".onnx": "(N, 3, S, S)", ".xml": "(N, S, S, 3)"}
 OUTPUT_DESCRIPTION = "logits (N, C), and probabilities (N, C): the softmax of logits / temperature"
+EMBEDDINGS_DESCRIPTION = "; embeddings (N, D): the features that the classifier sees"  # of .onnx
 
 
 def encode_export(classifier: Classifier, provenance: Mapping[str, Any], kind: str) -> dict[str, bytes]:
@@ -59,6 +60,7 @@ def describe_export(
     if file.suffix in INPUT_SHAPES:
         shape = INPUT_SHAPES[file.suffix]
         description |= {"input": INPUT_DESCRIPTION.format(shape=shape), "outputs": OUTPUT_DESCRIPTION}
+        description["outputs"] += EMBEDDINGS_DESCRIPTION * (file.suffix == ".onnx")
     description |= {CARD_KEY: classifier.card.plain(), PROVENANCE_KEY: dict(provenance)}
     return json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -64,6 +64,11 @@ class DatasetPredictor:
     _seconds: float = field(default=0.0, init=False)
 
     @property
+    def computes_logits(self) -> bool:
+        """Return whether `compute_logits` computes logits from preprocessed images."""
+        return True
+
+    @property
     def seconds(self) -> float:
         """Return the total time of all passes so far, including decoding and variations."""
         return self._seconds
@@ -77,6 +82,10 @@ class DatasetPredictor:
     def module(self) -> Classifier:
         """Return the network; raise BlockError if there is not exactly one."""
         raise BlockError(f"{self.name} has no single network.")
+
+    def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
+        """Return which images of a dataset have predictions, (N,): all but those that a foreign detector lacks."""
+        return np.ones(len(dataset), dtype=bool)
 
     def predict_dataset(self, dataset: Dataset) -> Predictions:
         """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
@@ -156,13 +165,25 @@ class DatasetPredictor:
 
 @dataclass(eq=False, kw_only=True)
 class ForeignPredictor(DatasetPredictor):
-    """Predictor of data sets by any Predictor, of which only probabilities are known, see `Predictions.has_logits`."""
+    """Predictor of data sets by any Predictor, of which only probabilities are known, see `Predictions.has_logits`.
+
+    With a method `predict_each(images) -> [row of probabilities or reason]`, it also accepts images that fail. With
+    `predict_logits(images) -> (N, C)`, which the temperature divides, logits are known. With `preprocessing`, images
+    are resized by that first.
+    """
 
     predictor: Predictor
 
     def __post_init__(self) -> None:
         if not hasattr(self.predictor, "embed"):
             self.provides = self.provides - {"embeddings"}
+        if hasattr(self.predictor, "preprocessing"):
+            self.preprocessings = (self.predictor.preprocessing,)
+
+    @property
+    def computes_logits(self) -> bool:
+        """Return False: images are passed on as they are."""
+        return False
 
     def predict(self, images: DecodedImages) -> NDArray[np.float64]:
         """Compute the probabilities (N, C) of decoded images; raise DataError if they are none."""
@@ -172,6 +193,16 @@ class ForeignPredictor(DatasetPredictor):
             raise DataError(f"{self.name}: expected probabilities of shape {shape} whose rows sum to 1.")
         return probabilities
 
+    def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
+        """Return which images of a dataset the detector does not fail on, (N,), asking it for all of them."""
+        each = getattr(self.predictor, "predict_each", None)
+        if each is None:
+            return np.ones(len(dataset), dtype=bool)
+        answers: list[NDArray[np.float64] | str] = []
+        for first in range(0, len(dataset), self.batch_size):
+            answers += each([dataset.image(row) for row in range(first, min(first + self.batch_size, len(dataset)))])
+        return np.array([not isinstance(answer, str) for answer in answers], dtype=bool)
+
     def predict_dataset(self, dataset: Dataset) -> Predictions:
         """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
         return self.predict_variations(dataset, [None])[0]
@@ -180,7 +211,7 @@ class ForeignPredictor(DatasetPredictor):
         """Compute the Predictions under each variation of the decoded images; None is none, with embeddings."""
         refuse_changed_files(dataset)
         started = time.monotonic()
-        logits: list[list[NDArray[np.float64]]] = [[] for _ in variations]
+        logits: list[list[NDArray[np.floating]]] = [[] for _ in variations]
         embeddings: list[list[NDArray[np.floating]]] = [[] for _ in variations]
         embed = getattr(self.predictor, "embed", None)
         for first in range(0, len(dataset), self.batch_size):
@@ -196,7 +227,8 @@ class ForeignPredictor(DatasetPredictor):
                 embeddings[index].append(embed(varied) if embed and variation is None else np.zeros((len(rows), 0)))
         features = [np.concatenate(parts).astype(np.float32) for parts in embeddings]
         outputs = zip(map(np.concatenate, logits), features, strict=True)
-        found = [self.describe(dataset, *one, has_logits=False) for one in outputs]
+        has_logits = hasattr(self.predictor, "predict_logits")
+        found = [self.describe(dataset, *one, has_logits=has_logits) for one in outputs]
         self._seconds += time.monotonic() - started
         return found
 
@@ -204,16 +236,35 @@ class ForeignPredictor(DatasetPredictor):
         self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order."""
+        each = getattr(self.predictor, "predict_each", None)
+        temperature = self.temperature if calibrated else 1.0
         for first in range(0, len(paths), self.batch_size):
-            images, seen = [], []
-            for path in paths[first : first + self.batch_size]:
+            images, reasons = [], {}
+            asked = paths[first : first + self.batch_size]
+            for row, path in enumerate(asked):
                 try:
                     images.append(decode(Path(path)))
-                    seen.append((path, ""))
                 except DataError as error:
-                    seen.append((path, error.lines[0].removeprefix(f"{Path(path)}: ")))
-            none = np.zeros((0, len(self.classes)))
-            yield tabulate_predictions(seen, self._compute_log(images) if images else none, self.classes, 1.0)
+                    reasons[row] = error.lines[0].removeprefix(f"{Path(path)}: ")
+            readable = [row for row in range(len(asked)) if row not in reasons]
+            if each is None:
+                none = np.zeros((0, len(self.classes)))
+                logits = self._compute_log(images) if images else none
+            else:
+                answers = each(images)
+                reasons |= {row: one for row, one in zip(readable, answers, strict=True) if isinstance(one, str)}
+                found = [answer for answer in answers if not isinstance(answer, str)]
+                logits = compute_logarithms(np.reshape(found, (len(found), len(self.classes))))
+            seen = [(path, reasons.get(row, "")) for row, path in enumerate(asked)]
+            yield tabulate_predictions(seen, logits, self.classes, temperature)
 
-    def _compute_log(self, images: DecodedImages) -> NDArray[np.float64]:
-        return np.asarray(np.log(np.maximum(self.predict(images), np.finfo(np.float32).tiny)))
+    def _compute_log(self, images: DecodedImages) -> NDArray[np.floating]:
+        predict_logits = getattr(self.predictor, "predict_logits", None)
+        if predict_logits is None:
+            return compute_logarithms(self.predict(images))
+        return np.asarray(predict_logits(images), dtype=np.float32)
+
+
+def compute_logarithms(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithms of probabilities, finite also for 0."""
+    return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)))

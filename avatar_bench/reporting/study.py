@@ -15,7 +15,7 @@ from avatar_bench.reporting.saved_result import Problem, SavedResult, read_evalu
 from avatar_bench.results.result import AGAINST_FOLDER
 from avatar_bench.results.view import ALL, SEPARATOR
 from avatar_bench.runs.labels import label_runs
-from avatar_bench.runs.record import ENSEMBLE, RECORD, read_config, read_record
+from avatar_bench.runs.record import ENSEMBLE, IMPORTED, RECORD, USABLE_STATUSES, read_config, read_record
 
 SET_ORDER = ("blind", "test", "val", "calibration")  # order of sets: the most informative about new images first
 
@@ -33,6 +33,11 @@ class ReportedModel:
     record: dict[str, Any]
     config: dict[str, Any]
     results: dict[ResultKey, SavedResult] = field(default_factory=dict)
+
+    @property
+    def is_imported(self) -> bool:
+        """Return whether it was made elsewhere."""
+        return self.record.get("status") == IMPORTED
 
     @property
     def checkpoint(self) -> str:
@@ -147,7 +152,7 @@ def _read_runs(root: Path, problems: list[Problem]) -> Iterator[ReportedModel]:
         except AvatarBenchError as error:
             problems.append(Problem("damaged", _make_relative(folder, root), error.lines[0]))
             continue
-        if record.get("status") == "finished":
+        if record.get("status") in USABLE_STATUSES:
             finished.append((str(record.get("started", "")), str(folder), folder))
         else:
             why = _("its status is {status}", status=record.get("status", "unknown"))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.inference.predictor import DatasetPredictor
+from avatar_bench.inference.prediction_table import tabulate_predictions
+from avatar_bench.inference.predictor import DatasetPredictor, compute_logarithms
 from avatar_bench.metrics.averaging import AveragingWeights, average_logits
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.runs.prediction_cache import PredictionCache
@@ -26,6 +28,19 @@ class EnsemblePredictor(DatasetPredictor):
 
     members: Sequence[PredictionCache]
     mix: AveragingWeights
+
+    def __post_init__(self) -> None:
+        provided = [member.predictor.provides for member in self.members]
+        self.provides = frozenset.intersection(*provided) - {"module"}
+
+    @property
+    def computes_logits(self) -> bool:
+        """Return whether every member computes logits from preprocessed images."""
+        return all(member.predictor.computes_logits for member in self.members)
+
+    def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
+        """Return which images of a dataset every member has predictions of, (N,)."""
+        return np.asarray(np.all([member.predictor.mark_answered(dataset) for member in self.members], axis=0))
 
     @property
     def seconds(self) -> float:
@@ -54,6 +69,24 @@ class EnsemblePredictor(DatasetPredictor):
             logits = predictor.compute_logits([inputs[one] for one in predictor.preprocessings], precision)
             reordered.append(logits[:, [predictor.classes.index(name) for name in self.classes]])
         return average_logits(np.stack(reordered), self.mix).astype(np.float32)
+
+    def predict_files(
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+    ) -> Generator[pd.DataFrame, None, None]:
+        """Yield the table of predictions of image files batch by batch; a file that any member fails on is an error."""
+        if self.computes_logits:
+            yield from super().predict_files(paths, calibrated, precision)
+            return
+        parts = [member.predictor.predict_files(paths, False, precision) for member in self.members]
+        for tables in zip(*parts, strict=True):
+            failed = zip(*(table["reason"] for table in tables), strict=True)
+            reasons = [next(filter(None, row), "") for row in failed]
+            good = [not reason for reason in reasons]
+            columns = [f"prob_{name}" for name in self.classes]
+            logits = [compute_logarithms(table.loc[good, columns].to_numpy(np.float64)) for table in tables]
+            averaged = average_logits(np.stack(logits), self.mix).astype(np.float32)
+            seen = list(zip(tables[0]["path"], reasons, strict=True))
+            yield tabulate_predictions(seen, averaged, self.classes, self.temperature if calibrated else 1.0)
 
     def resolve_precision(self, asked: str) -> str:
         """Resolve "auto" as the members do, which have the same runtime and device."""

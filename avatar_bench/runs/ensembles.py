@@ -26,7 +26,8 @@ from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.models.model_card import Card, describe_training
 from avatar_bench.runs.ensemble_predictor import EnsemblePredictor
-from avatar_bench.runs.record import ENSEMBLE, read_json
+from avatar_bench.runs.imported import ImportedRun
+from avatar_bench.runs.record import ENSEMBLE, is_imported, read_json
 from avatar_bench.runs.run import Run
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def open_run(path: str | Path, **options: Any) -> Run:
     """
     location = Path(path)
     folder = location.parent if location.name == ENSEMBLE else location
-    return _open(folder, options) if os.path.isfile(folder / ENSEMBLE) else Run.open(location, **options)
+    return _open(folder, options) if os.path.isfile(folder / ENSEMBLE) else _open_single(location, options)
 
 
 def save_ensemble(folder: Path, description: Mapping[str, Any]) -> Path:
@@ -225,6 +226,10 @@ def _open(folder: Path, options: Mapping[str, Any], depth: int = 1) -> CombinedR
     return EnsembleRun(*location, **fields, order=tuple(description["classes"]))
 
 
+def _open_single(path: Path, options: Mapping[str, Any]) -> Run:
+    return (ImportedRun if is_imported(path) else Run).open(path, **options)
+
+
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / ENSEMBLE
     try:
@@ -253,7 +258,7 @@ def _open_member(folder: Path, description: Mapping[str, Any], options: Mapping[
     if is_ensemble and depth == MAX_ENSEMBLE_DEPTH:  # an ensemble could also contain itself
         reason = f"{folder / ENSEMBLE}: ensembles of ensembles of ensembles are not supported."
         raise CheckpointError(reason, _REBUILD_HINT)
-    run = _open(inner, options, depth + 1) if is_ensemble else Run.open(path, **options)
+    run = _open(inner, options, depth + 1) if is_ensemble else _open_single(path, options)
     if run.checkpoint_sha256 != description["checkpoint_sha256"]:
         raise CheckpointError(f"{folder / ENSEMBLE}: its member {path} has changed since.", _REBUILD_HINT)
     return run

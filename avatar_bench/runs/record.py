@@ -22,6 +22,8 @@ from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_addres
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
 BEST_CHECKPOINT = "best.ckpt"
+IMPORTED = "imported"  # status of such a run
+USABLE_STATUSES = ("finished", IMPORTED)
 METRIC = "val/macro_f1"
 RESERVED_SET_NAMES = ("train", "val", "calibration", "test", "blind", "all")  # that further data sets may not have
 UNFINISHED_STATUSES = ("failed", "interrupted", "diverged")  # final statuses of runs that did not finish
@@ -39,7 +41,7 @@ class RunRecord:
 
     schema: int | None = SCHEMA  # None: written by 0.3.0 or earlier, with the same keys
     # how the job ended
-    status: str | None = None  # running, finished, interrupted, failed or diverged
+    status: str | None = None  # running, finished, interrupted, failed or diverged; imported
     started: str | None = None  # first start, ISO 8601 with the offset from UTC
     finished: str | None = None  # likewise
     seconds: float | None = None  # of the whole command, in all attempts
@@ -83,6 +85,13 @@ class RunRecord:
     best_epoch: int | None = None  # numbered across all stages
     metrics: dict[str, float] = field(default_factory=dict)  # of the best epoch; of pretrain: of the last probe
     before: dict[str, float] = field(default_factory=dict)  # of pretrain: the probe before training
+    # of an imported detector, whose checkpoint_sha256 is that of everything that was imported
+    kind: str | None = None  # choice of kind=
+    licence: str | None = None
+    source: str | None = None  # where it comes from, in words
+    detector: dict[str, Any] = field(default_factory=dict)  # settings of its predictor, see inference/detectors
+    class_map: dict[str, Any] = field(default_factory=dict)  # as given: of its own class names to those of data sets
+    trained_on: dict[str, Any] | None = None  # n, root, images_sha256 of the list of images; None: unknown
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
@@ -164,6 +173,11 @@ def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | No
                 "Expected a folder made by train, or a .ckpt file. See: avatar-bench list runs",
             )
         checkpoint = path / "checkpoints" / BEST_CHECKPOINT
+        if is_imported(path):
+            raise CheckpointError(
+                f"{option}={path} is an imported detector, which has no checkpoint.",
+                "It can be evaluated, but not exported or trained.",
+            )
         if read_record(path).get("command") == "pretrain":
             raise CheckpointError(
                 f"{option}={path} is a pretrained backbone without a classifier.",
@@ -189,8 +203,13 @@ def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | No
 
 def check_run(path: Path) -> None:
     """Raise CheckpointError if a path is not a run folder, a .ckpt file or an ensemble's folder."""
-    if not os.path.isfile(path / ENSEMBLE):
+    if not os.path.isfile(path / ENSEMBLE) and not is_imported(path):
         locate_checkpoint(path)
+
+
+def is_imported(path: Path) -> bool:
+    """Return whether a path is the run folder of an imported detector."""
+    return os.path.isfile(path / RECORD) and read_record(path).get("status") == IMPORTED
 
 
 def find_runs(root: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from avatar_bench.data.leakage import Leakage, UsedImages, refuse_overlap_with_f
 from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.splits import refuse_changed_split
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
+from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, GuardError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.inference.network_predictor import NetworkPredictor
@@ -29,6 +29,7 @@ from avatar_bench.inference.predictor import DatasetPredictor, ForeignPredictor,
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.predictions import Predictions
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import AGAINST_FOLDER, Result
 from avatar_bench.results.view import View
 from avatar_bench.runs.prediction_cache import PredictionCache
@@ -67,6 +68,7 @@ class Run:
     results_folder: Path | None = None
     view: View = field(default_factory=View)
     class_map: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    unanswered: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # images left out, by set
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -179,6 +181,11 @@ class Run:
         return read_split(file, Path(str(init.get("root"))))
 
     @property
+    def unknown_training(self) -> Reason | None:
+        """Return a warning if the images used in training are unknown, so that overlap with them is not found."""
+        return Reason("training_images_unknown", file=self.checkpoint.name) if self.images is None else None
+
+    @property
     def ancestors(self) -> list[dict[str, Any]]:
         """Return the earlier trainings of the initial weights, see models/pretrained_backbone; [] if unknown."""
         steps = (self.record.get("init") or {}).get("ancestors")
@@ -255,6 +262,27 @@ class Run:
     def used(self) -> dict[str, str]:
         """Return the digests of all sets read so far, by name."""
         return {name: dataset.digest for name, dataset in sorted(self._sets.items())}
+
+    def select_answered(self, dataset: Dataset) -> Dataset:
+        """Return the images of a dataset that have predictions: all but those that a foreign detector lacks.
+
+        Raise GuardError if some are missing, unless "missing_rows" is in `allow`; raise the errors of `predictions`.
+        """
+        if self.predictor.computes_logits:
+            return dataset
+        self.leakage.refuse(dataset)
+        answered = self.predictor.mark_answered(dataset)
+        missing = int((~answered).sum())
+        if not missing:
+            return dataset
+        if "missing_rows" not in self.allow or not answered.any():
+            raise GuardError(
+                f"{self.name} has no predictions of {missing} of {len(dataset)} images of {dataset.name}, first "
+                f"{dataset.frame['path'].iat[int((~answered).argmax())]}.",
+                "Add them, or set allow=[missing_rows]: these images are left out, and counted with every result.",
+            )
+        self.unanswered[dataset.name] = missing
+        return dataset.take(answered)
 
     def predictions(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of a dataset, in its order; computed once and cached in the run folder.

@@ -122,9 +122,10 @@ def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: P
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for count in (1, 5):
         images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
-        logits, probabilities = session.run(None, {"images": images.numpy()})
+        logits, probabilities, embeddings = session.run(None, {"images": images.numpy()})
         with torch.inference_mode():
-            expected = run.predictor.module(images)[0]
+            expected, features = run.predictor.module(images)
+        np.testing.assert_allclose(embeddings, features, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
         scaled = torch.softmax(expected / run.temperature, dim=1)
         np.testing.assert_allclose(probabilities, scaled, atol=1e-4)

@@ -113,16 +113,18 @@ def explain_failed_export() -> Iterator[None]:
 
 
 class ExportModule(nn.Module):
-    """A classifier that returns logits and, with a temperature, probabilities."""
+    """A classifier that returns logits and, with a temperature, probabilities, then embeddings if it `embeds`."""
 
-    def __init__(self, classifier: nn.Module, temperature: float | None) -> None:
+    def __init__(self, classifier: nn.Module, temperature: float | None, embeds: bool = False) -> None:
         super().__init__()
         self.classifier = classifier
         self.temperature = temperature
+        self.embeds = embeds
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        logits: Tensor = self.classifier(images)[0]
-        return (logits,) if self.temperature is None else (logits, torch.softmax(logits / self.temperature, dim=1))
+        logits, embeddings = self.classifier(images)
+        probabilities = () if self.temperature is None else (torch.softmax(logits / self.temperature, dim=1),)
+        return (logits, *probabilities, *([embeddings] if self.embeds else []))
 
 
 @contextmanager

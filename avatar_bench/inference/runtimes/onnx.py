@@ -36,9 +36,10 @@ def load_engine(network: ExportedNetwork, threads: int, precision: str) -> Engin
 def export_onnx(classifier: nn.Module, size: int, temperature: float | None = None) -> bytes:
     """Export a classifier as an ONNX model that maps `images` (batch, 3, S, S) uint8 to `logits` (batch, C).
 
-    With a temperature, the model also returns `probabilities` (batch, C), the softmax of logits / temperature.
+    With a temperature, the model also returns `probabilities` (batch, C), the softmax of logits / temperature, and
+    `embeddings` (batch, D).
     """
-    answer = ExportModule(copy.deepcopy(classifier).cpu(), temperature).eval()
+    answer = ExportModule(copy.deepcopy(classifier).cpu(), temperature, embeds=temperature is not None).eval()
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # with one image, the batch size would become constant
     with suppress_warnings(), explain_failed_export():
         program = torch.onnx.export(
@@ -46,7 +47,7 @@ def export_onnx(classifier: nn.Module, size: int, temperature: float | None = No
             (example,),
             dynamo=True,
             input_names=["images"],
-            output_names=["logits", "probabilities"][: 1 if temperature is None else 2],
+            output_names=["logits", "probabilities", "embeddings"][: 1 if temperature is None else 3],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             verbose=False,
         )

@@ -18,6 +18,7 @@ from avatar_bench.errors import BlockError
 from avatar_bench.metrics import calibration
 from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities, select_greedy_soup
 from avatar_bench.runs.ensembles import CombinedRun, WeightSoup
+from avatar_bench.runs.record import IMPORTED
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -64,26 +65,31 @@ class FittedSoup(NamedTuple):
 def read_held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOutPredictions:
     """Return the images that every run holds out for calibration and none was trained on.
 
-    Raise BlockError if a run does not know its own, or if they are fewer than 20 or lack a class; GuardError if an
-    evaluated set shares images with them.
+    An imported detector has none of its own and predicts those of the others. Raise BlockError if a run does not know
+    its own, or if they are fewer than 20 or lack a class; GuardError if an evaluated set shares images with them.
     """
-    asked = [run.calibration(dataset) for run, dataset in zip(runs, datasets, strict=True)]
-    images = [run.images for run in runs if run.images is not None]  # of all: `calibration` needs them
-    parts = [run.dataset("calibration") for run in runs]
+    imported = [run.record.get("status") == IMPORTED for run in runs]
+    if all(imported):
+        raise BlockError("Imported detectors alone have no calibration images to fit weights on.", "Add a trained run.")
+    trained = [place for place, foreign in enumerate(imported) if not foreign]
+    asked = [runs[place].calibration(datasets[place]) for place in trained]
+    # of all of these: `calibration` needs them
+    images = [one for place in trained if (one := runs[place].images) is not None]
+    parts = [runs[place].dataset("calibration") for place in trained]
     shared = set.intersection(*(set(part.frame["sha256"]) for part in parts))
     for one in images:
         shared -= set(one.frame.loc[one.frame["split"].isin(["train", "val"]), "sha256"])
     first = parts[0].frame
     wanted = first["sha256"].isin(shared) & (first["label"] != "") & ~first["sha256"].duplicated()
     dataset = parts[0].take(wanted)
-    _require_enough(runs, parts, dataset)
+    _require_enough([runs[place] for place in trained], parts, dataset)
     keys = dataset.frame["sha256"].tolist()
-    found = []
-    for predictions, part in zip(asked, parts, strict=True):
+    found = {place: run.predictions(dataset) for place, run in enumerate(runs) if imported[place]}
+    for run, predictions, part in zip(trained, asked, parts, strict=True):
         place = pd.Series(np.arange(len(part)), part.frame["sha256"])
         rows = place[~place.index.duplicated()].loc[keys].to_numpy()
-        found.append(predictions.reorder(runs[0].classes).take(rows))
-    return HeldOutPredictions(dataset, found)
+        found[run] = predictions.take(rows)
+    return HeldOutPredictions(dataset, [found[place].reorder(runs[0].classes) for place in range(len(runs))])
 
 
 def fit_strategies(held: HeldOutPredictions) -> dict[str, FittedMix]:
@@ -130,7 +136,7 @@ def _group_compatible(runs: Sequence[Run]) -> list[list[int]]:
     """Return the positions of runs whose weights may be averaged, in order of appearance; of copies only the first."""
     found: dict[str, dict[str, int]] = {}
     for position, run in enumerate(runs):
-        if isinstance(run, CombinedRun):
+        if isinstance(run, CombinedRun) or "module" not in run.predictor.provides:
             continue
         card = run.card
         # random weights of another seed are different initial weights

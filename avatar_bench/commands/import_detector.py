@@ -1,0 +1,69 @@
+"""import: make a run folder of a detector made elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from avatar_bench.config.entries import find_entry
+from avatar_bench.config.schema import ImportConfig
+from avatar_bench.console.terminal import print_line
+from avatar_bench.errors import ConfigError, OutputError
+from avatar_bench.files.hashes import sha256_of_file
+
+_GENERAL = ("kind", "out", "classes", "trained_on", "licence", "origin", "options", "allow")  # of any kind
+
+
+def import_detector(cfg: DictConfig) -> None:
+    """Write the run folder `out` of the detector that the options describe; after an error, nothing is written.
+
+    Raise ConfigError for an option, DataError or GuardError for content that cannot be used, OutputError if `out`
+    cannot be written.
+    """
+    settings = OmegaConf.to_object(cfg)
+    assert isinstance(settings, ImportConfig)
+    entry = find_entry("detector", settings.kind, f"kind={settings.kind}")
+    own = {name: value for name, value in vars(settings).items() if name not in _GENERAL and value is not None}
+    options: dict[str, Any] = own | settings.options
+    out = Path(settings.out).expanduser()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"out={out} exists already.", "Choose another folder, or delete that one first.")
+    part = out.with_name(f".{out.name}.part")
+    from avatar_bench.inference.detectors import CONTENTS, import_files, rename_classes
+    from avatar_bench.runs.imported import TRAINED_ON, hash_detector, write_training_images
+    from avatar_bench.runs.record import IMPORTED, RunRecord
+    from avatar_bench.training.environment import read_versions
+
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        (part / CONTENTS).mkdir(parents=True)
+        found = import_files(entry, options, part / CONTENTS, settings.allow)
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        record = RunRecord(status=IMPORTED, started=now, finished=now, command="import", name=out.name)
+        record.kind, record.allow, record.versions = entry.name, list(settings.allow), read_versions()
+        record.licence = settings.licence or entry.about.get("licence")
+        record.source = settings.origin or entry.about.get("origin")
+        record.class_map = settings.classes or entry.about.get("classes", {})
+        record.classes, record.detector = rename_classes(found["classes"], record.class_map), found
+        if settings.trained_on is not None:
+            images = write_training_images(Path(settings.trained_on), part / TRAINED_ON)
+            digest = sha256_of_file(part / TRAINED_ON)
+            counts = images.frame["label"].value_counts()
+            record.split = {"train_counts": counts.to_dict()} if set(counts.index) == set(record.classes) else {}
+            record.trained_on = {"n": len(images), "root": str(images.root), "images_sha256": digest}
+        record.checkpoint_sha256 = hash_detector(part / CONTENTS, vars(record))
+        record.write(part)
+        if out.is_dir():
+            out.rmdir()
+        part.rename(out)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"out={out} cannot be written: {reason}.", "Choose another folder: out=") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    known = f"{len(images)} training images" if settings.trained_on is not None else "training data unknown"
+    print_line(f"{out}: {entry.name}, classes {', '.join(record.classes)}; {known}")

@@ -1,0 +1,68 @@
+"""Saved predictions of any detector: a table of class probabilities or scores by image."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avatar_bench.config.options import Options, option, path_option
+from avatar_bench.console.terminal import format_count
+from avatar_bench.errors import GuardError
+
+if TYPE_CHECKING:
+    from avatar_bench.inference.table_predictor import TablePredictor
+
+_TABLE = "predictions.parquet"
+
+
+@dataclass(kw_only=True)
+class PredictionFile(Options):
+    """Table with a row per image: `path` or `sha256`, and `prob_<class>` for each class, or `score`."""
+
+    file: str = path_option("predictions (.csv, .jsonl, .parquet) or a network (.onnx)", MISSING)
+    root: str | None = path_option("folder that the paths in file= are relative to")
+    score: str | None = option(
+        None,
+        help="what the column score means",
+        check=lambda value: value is None or (value.startswith("higher_is_") and value != "higher_is_"),
+        expected="higher_is_CLASS",
+    )
+    threshold: float | None = option(None, help="of the score: from it on, CLASS is predicted")
+
+    def save(self, folder: Path, allow: Collection[str]) -> dict[str, Any]:
+        """Write the predictions by image hash; raise DataError or GuardError for rows that cannot be used."""
+        from avatar_bench.inference import foreign_tables as tables  # imports pandas and torch, see config/schema
+
+        file = Path(self.file)
+        table = tables.read_score_table(file)
+        has_prediction = table.get("status", table.index) != "error"
+        predicted = table[has_prediction]
+        found, settings = tables.read_probabilities(predicted, file, self.score, self.threshold)
+        hashes = tables.find_hashes(predicted, file, self.root)
+        has_image = hashes != ""
+        merged, n_contradictory = tables.merge_rows(found[has_image].assign(sha256=hashes[has_image]))
+        unmatched = [*table.index[~has_prediction], *predicted.index[~has_image]]
+        if (unmatched or n_contradictory) and ("missing_rows" not in allow or merged.empty):
+            first = f", first row {min(unmatched) + 1}" if unmatched else ""
+            raise GuardError(
+                f"{file}: {len(unmatched)} of {format_count(len(table), 'row')} without an image or a prediction"
+                f"{first}; {format_count(n_contradictory, 'image')} with rows that disagree.",
+                "Correct them, or set allow=[missing_rows]: these rows are left out, and missing images counted.",
+            )
+        merged.to_parquet(folder / _TABLE, index=False)
+        return settings | {"rows": len(merged), "unmatched": len(unmatched), "contradictory": n_contradictory}
+
+    @staticmethod
+    def open(folder: Path, settings: dict[str, Any], accelerator: str, **common: Any) -> TablePredictor:
+        """Return the predictor of an imported table."""
+        import pandas as pd
+
+        from avatar_bench.inference.table_predictor import TablePredictor
+
+        table = pd.read_parquet(folder / _TABLE)
+        columns = [f"prob_{name}" for name in settings["classes"]]
+        return TablePredictor(
+            hashes=pd.Index(table["sha256"]), probabilities=table[columns].to_numpy("float64"), **common
+        )

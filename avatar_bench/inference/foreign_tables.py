@@ -1,0 +1,149 @@
+"""Tables of probabilities or scores of images, written by others."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+
+from avatar_bench.data.dataset import hash_files
+from avatar_bench.data.user_tables import MAX_TABLE_BYTES, read_user_table
+from avatar_bench.errors import ConfigError, DataError
+
+DIRECTION = "higher_is_"
+MAX_SUM_ERROR = 1e-3  # of the probabilities of a row, which are then divided by their sum
+_AGREEMENT = 1e-6  # largest difference of probabilities between two rows of one image
+_LEAST = 1e-15  # probability
+_LARGEST_LOG_ODDS = 20.0  # of an unbounded score: all of them stay distinct in 32 bits
+
+
+def read_score_table(file: Path) -> pd.DataFrame:
+    """Read the table; raise DataError if it cannot be read or names no images, ConfigError for another suffix."""
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+        ".csv": lambda file: read_user_table(file, []),
+        ".jsonl": _read_lines,
+        ".parquet": pd.read_parquet,
+    }
+    if file.suffix.lower() not in readers:
+        raise ConfigError(f"file={file}: expected a file that ends in {', '.join(readers)}")
+    try:
+        if file.stat().st_size > MAX_TABLE_BYTES:
+            raise ValueError(f"it is larger than {MAX_TABLE_BYTES // 2**20} MiB")
+        table = readers[file.suffix.lower()](file)
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise DataError(f"{file} cannot be read: {reason}.") from error
+    if table.empty or not {"path", "sha256"} & set(table):
+        raise DataError(f"{file}: expected rows with a column path or sha256. It has: {', '.join(map(str, table))}.")
+    found: pd.DataFrame = table.reset_index(drop=True)
+    return found
+
+
+def find_hashes(table: pd.DataFrame, file: Path, root: str | None) -> pd.Series:
+    """Return the SHA-256 of each row's image, "" where the image is missing."""
+    if "sha256" in table:
+        hashes = table["sha256"].astype(str).str.strip().str.lower()
+        if not (bad := ~hashes.str.fullmatch("[0-9a-f]{64}")).any():
+            return hashes
+        raise DataError(f"{file}: {int(bad.sum())} of {len(table)} values of sha256 are not 64 hex digits.")
+    if root is None:
+        raise ConfigError(f"{file} has paths but no column sha256: root=DIR is needed, the folder of its paths.")
+    files = [Path(root) / str(path) for path in table["path"]]
+    there = [one.is_file() for one in files]
+    found = iter(hash_files(one for one, is_file in zip(files, there, strict=True) if is_file))
+    return pd.Series([next(found) if is_file else "" for is_file in there], table.index, dtype=object)
+
+
+def read_probabilities(
+    table: pd.DataFrame, file: Path, score: str | None, threshold: float | None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the probabilities, one column a class, and the settings of the predictor."""
+    classes = [str(name).removeprefix("prob_") for name in table if str(name).startswith("prob_")]
+    columns = [f"prob_{name}" for name in classes]
+    if classes:
+        if score is not None:
+            raise ConfigError(f"score={score}: {file} has probabilities, columns prob_<class>.")
+        values = _normalise_rows(_read_numbers(table[columns], file), file)
+        return pd.DataFrame(values, table.index, columns), {"classes": classes}
+    if "score" not in table:
+        raise DataError(f"{file} has neither columns prob_<class> nor a column score.")
+    if score is None:
+        raise ConfigError(f"{file} has scores: which class is a high score? For example score=higher_is_generated")
+    positive = score.removeprefix(DIRECTION)
+    classes = [positive, f"not_{positive}"]
+    values = _convert_scores(_read_numbers(table[["score"]], file)[:, 0], threshold)
+    settings = {"classes": classes, "score": score, "threshold": threshold}
+    return pd.DataFrame(values, table.index, [f"prob_{name}" for name in classes]), settings
+
+
+def merge_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return one row per image, without those whose rows disagree, and the number of these images."""
+    columns = [name for name in table if name != "sha256"]
+    groups = table.groupby("sha256", sort=True)[columns]
+    spread = (groups.max() - groups.min()).max(axis=1)
+    kept = groups.first()[spread <= _AGREEMENT].reset_index()
+    return kept, int((spread > _AGREEMENT).sum())
+
+
+def _read_lines(file: Path) -> pd.DataFrame:
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("expected one JSON object a line")
+    return pd.DataFrame(rows)
+
+
+def _read_numbers(table: pd.DataFrame, file: Path) -> NDArray[np.float64]:
+    values = np.array([[_read_number(value) for value in row] for row in table.to_numpy(object)], dtype=np.float64)
+    if not len(values):
+        raise DataError(f"{file}: no row has a prediction.")
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        row = table.index[int(np.flatnonzero(bad)[0])] + 1
+        raise DataError(f"{file}: {int(bad.sum())} of {len(table)} rows have no finite number, first row {row}.")
+    return values
+
+
+def _read_number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _normalise_rows(values: NDArray[np.float64], file: Path) -> NDArray[np.float64]:
+    """Divide each row of probabilities by its sum; raise DataError where that is not 1 within MAX_SUM_ERROR."""
+    sums = values.sum(axis=1)
+    bad = (values < 0).any(axis=1) | ~(np.abs(sums - 1) <= MAX_SUM_ERROR)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"{file}: {int(bad.sum())} of {len(values)} rows are no probabilities, first row {row + 1}, "
+            f"whose sum is {sums[row]:.6g}.",
+            f"Expected numbers from 0 to 1 whose sum is 1 within {MAX_SUM_ERROR}.",
+        )
+    return np.asarray(values / sums[:, None])
+
+
+def _convert_scores(scores: NDArray[np.float64], threshold: float | None) -> NDArray[np.float64]:
+    """Map scores (N,) to the probabilities (N, 2) of a class and of the other one, the threshold to 1/2.
+
+    Scores from 0 to 1 count as probabilities, others as log-odds, scaled if they are large, so that none become equal.
+    Without a threshold, it is 1/2 or 0.
+    """
+    if scores.min() >= 0 and scores.max() <= 1:
+        if threshold is None:
+            return np.column_stack([scores, 1 - scores])
+        likely, at = np.clip(scores, _LEAST, 1 - _LEAST), np.clip(threshold, _LEAST, 1 - _LEAST)
+        shifted = logit(likely) - logit(at)
+    else:
+        shifted = scores - (threshold or 0.0)
+        shifted *= min(1.0, _LARGEST_LOG_ODDS / max(float(np.abs(shifted).max()), 1e-300))
+    return np.column_stack([expit(shifted), expit(-shifted)])

@@ -1,0 +1,197 @@
+"""Networks in the formats of timm and transformers, from a folder or the Hugging Face hub, without any code in them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from avatar_bench.data.equalise import ImageArray
+from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.inference.timm_transform import build_transform, read_class_names, select_transform
+from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
+
+HUB = "hf:"
+# what is copied: no code, and no pickle
+_FILES = ("config.json", "preprocessor_config.json", "model.safetensors.index.json", "*.safetensors")
+
+
+class LogitPredictor:
+    """Predictor of decoded images by a network of torch, from their preprocessing to logits (N, C)."""
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        prepare: Callable[[Sequence[ImageArray]], torch.Tensor],
+        compute: Callable[[torch.Tensor], torch.Tensor],
+        device: str,
+    ) -> None:
+        self.classes = tuple(classes)
+        self._prepare = prepare
+        self._compute = compute
+        self._device = device
+
+    def predict_logits(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
+        """Compute the logits (N, C) of decoded images."""
+        with torch.inference_mode():
+            return self._compute(self._prepare(images).to(self._device)).float().cpu().numpy()
+
+    def predict(self, images: Sequence[ImageArray]) -> NDArray[np.float64]:
+        """Compute the probabilities (N, C) of decoded images."""
+        logits = torch.from_numpy(self.predict_logits(images)).double()
+        return torch.softmax(logits, dim=1).numpy()
+
+
+def copy_model(place: str, folder: Path) -> dict[str, Any]:
+    """Copy the files of a model, and return its repository and commit if it is one of the hub.
+
+    Raise DataError if there is no config.json or no weights as safetensors.
+    """
+    origin = _download(place, folder) if place.startswith(HUB) else {}
+    if not origin:
+        for file in sorted({file for pattern in _FILES for file in Path(place).glob(pattern) if file.is_file()}):
+            shutil.copyfile(file, folder / file.name)
+    for pattern, what in (("config.json", "config.json"), ("*.safetensors", "weights as .safetensors")):
+        if not list(folder.glob(pattern)):
+            raise DataError(f"{place} has no {what}.", "Pickled weights (.bin, .pt) are not read: save as safetensors.")
+    return origin
+
+
+def read_timm_settings(folder: Path, names: Sequence[str] | None) -> dict[str, Any]:
+    """Return classes, architecture and preprocessing of a copied folder of timm; raise DataError if it is damaged."""
+    import timm
+
+    config = _read_config(folder / "config.json")
+    try:
+        architecture, arguments = str(config["architecture"]), dict(config.get("model_args") or {})
+        if arguments.pop("in_chans", 3) != 3:
+            raise ValueError("its images do not have three channels")
+        arguments.pop("num_classes", None)  # stated beside it, too
+        transform = select_transform(config)
+        classes = list(names or read_class_names(config))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"config.json is not one of timm: {type(error).__name__}: {error}.") from error
+    if not timm.is_model(architecture):
+        raise DataError(f"config.json: timm has no network {architecture!r}.")
+    if fault := find_option_fault(arguments, NETWORK_OPTIONS):
+        raise DataError(f"config.json: {fault}.")
+    n = config.get("num_classes")
+    if len(classes) != n:
+        raise ConfigError(f"The network has {n} outputs, but {len(classes)} class names.", "Name them: names=[...]")
+    settings = {"classes": classes, "architecture": architecture, "arguments": arguments, "timm": transform}
+    load_timm_model(folder, settings, "cpu")
+    return settings
+
+
+def load_timm_model(folder: Path, settings: Mapping[str, Any], accelerator: str) -> LogitPredictor:
+    """Build a network of timm with the copied weights; raise DataError if they do not fit."""
+    import timm
+
+    classes, device = settings["classes"], _choose_device(accelerator)
+    net = timm.create_model(
+        settings["architecture"], pretrained=False, num_classes=len(classes), **settings["arguments"]
+    )
+    try:
+        net.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"The weights do not fit {settings['architecture']}: {str(error).splitlines()[0]}") from error
+    transform = build_transform(settings["timm"])
+
+    def prepare(images: Sequence[ImageArray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack([transform(image) for image in images]))
+
+    return LogitPredictor(classes, prepare, net.eval().to(device), device)
+
+
+def read_transformers_settings(folder: Path) -> dict[str, Any]:
+    """Return the classes of a copied folder of transformers; raise DataError for a network that needs other code."""
+    if find_spec("transformers") is None:
+        raise ConfigError(
+            "kind=transformers needs transformers, which is not installed.", "pip install 'avatar-bench[transformers]'"
+        )
+    config = _read_config(folder / "config.json")
+    if "auto_map" in config:
+        raise DataError("config.json names code of its own (auto_map), which is not run.")
+    if config.get("problem_type") == "multi_label_classification":
+        raise DataError("The network predicts several labels an image; expected one.")
+    named = config.get("id2label") or {}
+    try:
+        classes = [str(named[key]) for key in sorted(named, key=int)]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"config.json: id2label has no numbers: {error}.") from error
+    settings = {"classes": classes}
+    load_transformers_model(folder, settings, "cpu")
+    return settings
+
+
+def load_transformers_model(folder: Path, settings: Mapping[str, Any], accelerator: str) -> LogitPredictor:
+    """Build a network of transformers with its image processor from the copied folder."""
+    if find_spec("transformers") is None:
+        raise ConfigError(
+            "The detector needs transformers, which is not installed.", "pip install 'avatar-bench[transformers]'"
+        )
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    device = _choose_device(accelerator)
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, **local)
+        net = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, **local).eval().to(device)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise DataError(f"transformers cannot load it: {str(error).strip().splitlines()[0][:200]}") from error
+
+    def prepare(images: Sequence[ImageArray]) -> torch.Tensor:
+        pixels: torch.Tensor = processor([Image.fromarray(image) for image in images], return_tensors="pt")[
+            "pixel_values"
+        ]
+        return pixels
+
+    return LogitPredictor(settings["classes"], prepare, lambda pixels: net(pixel_values=pixels).logits, device)
+
+
+def _download(place: str, folder: Path) -> dict[str, Any]:
+    """Download a model of the hub, pinned to its commit."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", place)
+    if match is None:
+        raise ConfigError(f"folder={place}: expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION.")
+    repository, revision = match.groups()
+    try:
+        commit = HfApi().model_info(repository, revision=revision).sha
+        snapshot = snapshot_download(repository, revision=commit, allow_patterns=list(_FILES))
+    except Exception as error:  # of the network, of the hub, or of a missing repository
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"folder={place} cannot be downloaded: {reason}") from error
+    for file in sorted(Path(snapshot).iterdir()):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    return {"repository": repository, "commit": commit}
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file.name} cannot be read: {error}.") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{file.name}: expected a JSON object.")
+    return config
+
+
+def _choose_device(accelerator: str) -> str:
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("accelerator=gpu: torch finds no GPU here.", "Remove the option, or use accelerator=cpu.")
+    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"

@@ -1,0 +1,62 @@
+"""Prediction by a table of saved probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.data.dataset import Dataset, hash_files
+from avatar_bench.data.leakage import refuse_changed_files
+from avatar_bench.errors import BlockError, DataError
+from avatar_bench.inference.prediction_table import tabulate_predictions
+from avatar_bench.inference.predictor import DatasetPredictor, compute_logarithms
+from avatar_bench.results.predictions import Predictions
+
+
+@dataclass(eq=False, kw_only=True)
+class TablePredictor(DatasetPredictor):
+    """Saved probabilities (N, C) of images by the SHA-256 of their files."""
+
+    hashes: pd.Index
+    probabilities: NDArray[np.float64]
+    provides: frozenset[str] = frozenset({"predictions"})
+
+    @property
+    def computes_logits(self) -> bool:
+        """Return False: images are looked up by their files."""
+        return False
+
+    def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
+        """Return which images of a dataset are in the table, (N,)."""
+        return np.asarray(dataset.frame["sha256"].isin(self.hashes))
+
+    def predict_dataset(self, dataset: Dataset) -> Predictions:
+        """Look up the Predictions of a dataset; raise BlockError if an image is not in the table."""
+        refuse_changed_files(dataset)
+        rows = self.hashes.get_indexer(pd.Index(dataset.frame["sha256"]))
+        if (rows < 0).any():
+            path = dataset.frame["path"].iat[int(np.flatnonzero(rows < 0)[0])]
+            raise BlockError(f"{self.name} has no prediction of {path}, an image of {dataset.name}.")
+        none = np.zeros((len(dataset), 0), dtype=np.float32)
+        return self.describe(dataset, compute_logarithms(self.probabilities[rows]), none, has_logits=False)
+
+    def predict_files(
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+    ) -> Generator[pd.DataFrame, None, None]:
+        """Yield the table of predictions of image files batch by batch, in order."""
+        for first in range(0, len(paths), self.batch_size):
+            seen, found = [], []
+            for path in paths[first : first + self.batch_size]:
+                try:
+                    row = self.hashes.get_indexer(pd.Index(hash_files([Path(path)])))[0]
+                    reason = "" if row >= 0 else "not among the imported predictions"
+                except DataError as error:
+                    reason = error.lines[0]
+                seen.append((path, reason))
+                found += [] if reason else [row]
+            yield tabulate_predictions(seen, compute_logarithms(self.probabilities[found]), self.classes, 1.0)

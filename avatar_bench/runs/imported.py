@@ -1,0 +1,132 @@
+"""Runs of detectors made elsewhere, which `import` has put into a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from avatar_bench.config.entries import find_entry
+from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset, read_manifest, read_split, write_split
+from avatar_bench.data.leakage import Leakage, UsedImages
+from avatar_bench.data.user_tables import read_user_table
+from avatar_bench.errors import CheckpointError, DataError
+from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
+from avatar_bench.inference.detectors import CONTENTS, open_detector
+from avatar_bench.inference.predictor import DatasetPredictor
+from avatar_bench.models.card_schema import find_class_fault
+from avatar_bench.models.model_card import Card
+from avatar_bench.results.reasons import Reason
+from avatar_bench.runs.record import RECORD, read_record
+from avatar_bench.runs.run import Run
+
+TRAINED_ON = "trained_on.csv"  # in the run folder: the images that the detector was trained on
+
+
+@dataclass
+class ImportedRun(Run):
+    """Detector made elsewhere, with the images that it was trained on, if they are known."""
+
+    @classmethod
+    def open(cls, path: str | Path, **options: Any) -> ImportedRun:
+        """Open the run folder of an imported detector; raise CheckpointError if its record is damaged."""
+        folder = Path(path)
+        record = read_record(folder)
+        classes, settings = record.get("classes") or [], record.get("detector") or {}
+        if find_class_fault(classes) or len(settings.get("classes", ())) != len(classes) or not record.get("kind"):
+            raise CheckpointError(f"{folder / RECORD} is damaged.", "Restore it, or import the detector again.")
+        return cls(folder, folder, record, **options)
+
+    @cached_property
+    def card(self) -> Card:
+        """Return a card with the classes, in the order of the outputs."""
+        settings = self.record["detector"]
+        preprocessing, temperature = settings.get("preprocessing") or {}, float(settings.get("temperature", 1))
+        return Card(tuple(self.record["classes"]), str(self.record["kind"]), preprocessing, temperature=temperature)
+
+    @cached_property
+    def checkpoint_sha256(self) -> str:
+        """Return the hash of everything imported; raise CheckpointError if the folder holds something else."""
+        found = hash_detector(self.checkpoint / CONTENTS, self.record)
+        if found != self.record.get("checkpoint_sha256"):
+            raise CheckpointError(
+                f"{self.checkpoint} is damaged: its contents are not those recorded in {RECORD}.",
+                "Import the detector again.",
+            )
+        return found
+
+    @cached_property
+    def trained_on(self) -> Dataset | None:
+        """Return the images that the detector was trained on, whose files may be missing; None if unknown."""
+        stated = self.record.get("trained_on")
+        if self.folder is None or not stated:
+            return None
+        file = self.folder / TRAINED_ON
+        if not file.is_file() or sha256_of_file(file) != stated.get("images_sha256"):
+            raise CheckpointError(
+                f"{file}, the list of images that the detector was trained on, is missing or has changed.",
+                "Restore it, or import the detector again.",
+            )
+        return read_split(file, Path(str(stated.get("root"))))
+
+    @property
+    def unknown_training(self) -> Reason | None:
+        """Return a warning if it is not known what the detector was trained on."""
+        return None if self.trained_on is not None else Reason("training_data_unknown", run=self.label or self.name)
+
+    @cached_property
+    def leakage(self) -> Leakage:
+        """Return the guard against images that the detector was trained on."""
+        return Leakage([UsedImages(self.classes, foreign=self.trained_on)], [], self.allow)
+
+    @cached_property
+    def predictor(self) -> DatasetPredictor:
+        """Return the detector's predictor."""
+        self.checkpoint_sha256  # noqa: B018  # raises if the files have changed
+        entry = find_entry("detector", str(self.record["kind"]), f"the detector of {self.name}, {self.record['kind']}")
+        common = {name: getattr(self, name) for name in ("name", "classes", "temperature", "workers", "batch_size")}
+        settings = self.record["detector"]
+        return open_detector(entry, self.checkpoint, settings, self.accelerator, self.allow, **common)
+
+
+def hash_detector(folder: Path, record: Mapping[str, Any]) -> str:
+    """Return a hash of the files of an imported detector, of its settings and of its classes."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    contents = [(file.relative_to(folder).as_posix(), sha256_of_file(file)) for file in files]
+    return sha256_of_text(repr((record["kind"], record["classes"], sorted(record["detector"].items()), contents)))
+
+
+def write_training_images(file: Path, target: Path) -> Dataset:
+    """Write the images of a manifest, or of a list of SHA-256, as a run folder keeps them, and return them.
+
+    Of a manifest that states splits, these are the images of train. Raise DataError if the file is neither.
+    """
+    images = _read_training_images(file)
+    kept = images.frame["split"].isin(["train", ""])
+    images = Dataset("trained_on", images.root.absolute(), images.frame[kept].assign(split="train"))
+    write_split(images, target)
+    return images
+
+
+def _read_training_images(file: Path) -> Dataset:
+    if file.suffix.lower() == ".csv":
+        frame = read_user_table(file, [], DATASET_COLUMNS)
+        if "sha256" not in frame:
+            return read_manifest(file, "trained_on", ["path"])
+    else:
+        try:
+            frame = pd.DataFrame({"sha256": file.read_text(encoding="utf-8").split()})
+        except (OSError, ValueError) as error:
+            raise DataError(f"trained_on={file} cannot be read: {error}.") from error
+    frame = frame.reindex(columns=DATASET_COLUMNS, fill_value="")
+    frame["sha256"] = frame["sha256"].str.lower()
+    if frame.empty or not frame["sha256"].str.fullmatch("[0-9a-f]{64}").all():
+        raise DataError(
+            f"trained_on={file} is no list of SHA-256.",
+            "Expected a manifest (.csv with a column path or sha256), or a text file with 64 hex digits per image.",
+        )
+    return Dataset("trained_on", file.parent, frame)

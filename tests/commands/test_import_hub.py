@@ -1,0 +1,134 @@
+"""import of folders of timm and transformers, with classes, sizes and normalisations other than ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from avatar_bench.cli.app import main
+from avatar_bench.data.dataset import read_manifest
+from avatar_bench.runs.ensembles import open_run
+
+CLASSES = ["artificial", "painted", "photo"]
+MAP = "classes={artificial: generated, painted: drawing, photo: real}"
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a network with random weights, as timm saves it for the hub."""
+    folder = tmp_path_factory.mktemp("timm")
+    torch.manual_seed(0)
+    net = timm.create_model("test_resnet.r160_in1k", num_classes=3)
+    stated = {"input_size": (3, 40, 40), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "crop_pct": 0.8}
+    net.pretrained_cfg = net.pretrained_cfg | stated | {"interpolation": "bilinear"}
+    timm.models.save_for_hf(net, folder, {"label_names": CLASSES}, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a network with random weights, as transformers saves it."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("transformers")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=48, patch_size=8
+    )
+    config.id2label = dict(enumerate(CLASSES))
+    config.label2id = {name: number for number, name in enumerate(CLASSES)}
+    net = transformers.ViTForImageClassification(config)
+    net.classifier.weight.data *= 50  # else all images have nearly the same probabilities
+    net.save_pretrained(folder)
+    size = {"height": 48, "width": 48}
+    transformers.ViTImageProcessor(size=size, image_mean=[0.3] * 3, image_std=[0.2] * 3).save_pretrained(folder)
+    return folder
+
+
+def predict(folder: Path, kind: str, images: Path, out: Path) -> pd.DataFrame:
+    """Import a folder, check its evaluation and return its predictions of the blind set, by path."""
+    assert main(["import", f"kind={kind}", f"folder={folder}", f"out={out}", MAP]) == 0
+    data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.workers=0"]
+    assert main(["evaluate", f"ckpt={out}", "block=blind_test", *data]) == 0
+    blind = read_manifest(images / "blind.csv")
+    assert open_run(out).classes == ("generated", "drawing", "real")
+    table = open_run(out).predict([blind.file(row) for row in range(len(blind))])
+    return table.set_index("path")[["prob_generated", "prob_drawing", "prob_real"]].astype(float)
+
+
+def test_a_folder_of_timm_predicts_as_timm_does(timm_folder: Path, images: Path, tmp_path: Path) -> None:
+    table = predict(timm_folder, "timm", images, tmp_path / "run")
+    net = timm.create_model(f"local-dir:{timm_folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net))
+    batch = torch.stack([transform(Image.open(path).convert("RGB")) for path in table.index])
+    with torch.inference_mode():
+        expected = net(batch).softmax(dim=1)
+    np.testing.assert_allclose(table, expected, atol=1e-5)
+    assert expected.std(dim=0).max() > 1e-3
+
+
+def test_a_folder_of_transformers_predicts_as_its_pipeline(
+    transformers_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    from transformers import pipeline
+
+    table = predict(transformers_folder, "transformers", images, tmp_path / "run")
+    classify = pipeline("image-classification", model=str(transformers_folder), device="cpu")
+    for path, row in table.iterrows():
+        found = {each["label"]: each["score"] for each in classify(str(path), top_k=3)}
+        np.testing.assert_allclose(row, [found[name] for name in CLASSES], atol=1e-5)
+    assert table.std().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "code", "reason"),
+    [
+        ("model.safetensors", None, 3, "has no weights as .safetensors"),
+        ("config.json", None, 3, "has no config.json"),
+        ("config.json", {"architecture": "hf_hub:someone/net"}, 3, "timm has no network 'hf_hub:someone/net'"),
+        ("config.json", {"architecture": "resnet18"}, 3, "The weights do not fit resnet18"),
+        ("config.json", {"model_args": {"checkpoint_path": "x.pth"}}, 3, "'checkpoint_path' is not allowed"),
+        ("config.json", {"num_classes": 4}, 2, "has 4 outputs, but 3 class names"),
+        ("config.json", {"pretrained_cfg": {}}, 3, "is not one of timm"),
+    ],
+)
+def test_a_folder_of_timm_that_cannot_be_used_is_refused(
+    file: str,
+    change: dict[str, object] | None,
+    code: int,
+    reason: str,
+    timm_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "net"
+    folder.mkdir()
+    for part in ("config.json", "model.safetensors"):
+        (folder / part).write_bytes((timm_folder / part).read_bytes())
+    if change is None:
+        (folder / file).unlink()
+        (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    else:
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | change))
+    assert main(["import", "kind=timm", f"folder={folder}", f"out={tmp_path / 'run'}"]) == code
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_code_of_a_folder_of_transformers_is_not_run(
+    transformers_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((transformers_folder / "config.json").read_text())
+    folder = tmp_path / "net"
+    folder.mkdir()
+    for part in transformers_folder.iterdir():
+        (folder / part.name).write_bytes(part.read_bytes())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil.Config"}}))
+    assert main(["import", "kind=transformers", f"folder={folder}", f"out={tmp_path / 'run'}"]) == 3
+    assert "names code of its own" in capsys.readouterr().err
