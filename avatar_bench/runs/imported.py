@@ -39,7 +39,9 @@ class ImportedRun(Run):
         classes, settings = record.get("classes") or [], record.get("detector") or {}
         if find_class_fault(classes) or len(settings.get("classes", ())) != len(classes) or not record.get("kind"):
             raise CheckpointError(f"{folder / RECORD} is damaged.", "Restore it, or import the detector again.")
-        return cls(folder, folder, record, **options)
+        stated = record.get("class_map") or {}
+        class_map = {name: stated.get(own, own) for own, name in zip(settings["classes"], classes, strict=True)}
+        return cls(folder, folder, record, class_map=class_map, **options)
 
     @cached_property
     def card(self) -> Card:
@@ -81,14 +83,15 @@ class ImportedRun(Run):
     @cached_property
     def leakage(self) -> Leakage:
         """Return the guard against images that the detector was trained on."""
-        return Leakage([UsedImages(self.classes, foreign=self.trained_on)], [], self.allow)
+        return Leakage([UsedImages(self.known_labels, foreign=self.trained_on)], [], self.allow)
 
     @cached_property
     def predictor(self) -> DatasetPredictor:
         """Return the detector's predictor."""
         self.checkpoint_sha256  # noqa: B018  # raises if the files have changed
         entry = find_entry("detector", str(self.record["kind"]), f"the detector of {self.name}, {self.record['kind']}")
-        common = {name: getattr(self, name) for name in ("name", "classes", "temperature", "workers", "batch_size")}
+        common = {name: getattr(self, name) for name in ("name", "temperature", "workers", "batch_size")}
+        common["classes"] = self.card.classes
         settings = self.record["detector"]
         return open_detector(entry, self.checkpoint, settings, self.accelerator, self.allow, **common)
 

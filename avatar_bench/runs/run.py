@@ -130,6 +130,11 @@ class Run:
         return {own: (one,) if isinstance(one, str) else tuple(one) for own, one in given.items()}
 
     @property
+    def known_labels(self) -> tuple[str, ...]:
+        """Return the labels that images of a set may have, without a view."""
+        return tuple(dict.fromkeys(name for meaning in self.meanings.values() for name in meaning))
+
+    @property
     def provides(self) -> frozenset[str]:
         """Return the needs of blocks that the run meets: in a view, not those of the network's own classes."""
         return self.predictor.provides | ({"own_classes"} if self._keeps_classes else set())
@@ -194,7 +199,7 @@ class Run:
     @cached_property
     def leakage(self) -> Leakage:
         """Return the guard against images that the run has used."""
-        used = UsedImages(self._known_labels, self.images, self.pretraining)
+        used = UsedImages(self.known_labels, self.images, self.pretraining)
         return Leakage([used], [self.images] if self.images else [], self.allow)
 
     @cached_property
@@ -380,10 +385,6 @@ class Run:
         return self.results_folder or (self.folder and self.folder / "evaluation")
 
     @property
-    def _known_labels(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for meaning in self.meanings.values() for name in meaning))
-
-    @property
     def _keeps_classes(self) -> bool:
         """Return whether the classes of the network are those of the data sets."""
         return self.merged_classes == {name: (name,) for name in self.card.classes}
@@ -434,7 +435,7 @@ class Run:
         flat = path.is_dir() and not any(child.is_dir() for child in path.iterdir())
         dataset = read_images(path, name) if flat else read_dataset(path, name)
         label = dataset.frame["label"]
-        return replace(dataset, frame=dataset.frame.assign(label=label.where(label.isin(self._known_labels), "")))
+        return replace(dataset, frame=dataset.frame.assign(label=label.where(label.isin(self.known_labels), "")))
 
     def _require_split(self, split: str) -> Dataset:
         """Return one of the run's own splits; raise BlockError if it is unknown or empty."""
