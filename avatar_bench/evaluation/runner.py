@@ -76,6 +76,7 @@ class BlockRunner:
             for run, dataset in zip(self.runs, self.datasets, strict=False)
             if (missing := run.unanswered.get(dataset.name))
         ]
+        leakage += [Reason("no_threshold", run=run.label or run.name) for run in self.runs if run.lacks_threshold]
         result.warnings += leakage + self._warn_of_left_out()
         # these are always printed, however many other warnings there are
         result.provenance["leakage"] = [warning.plain for warning in leakage]

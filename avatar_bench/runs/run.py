@@ -191,6 +191,12 @@ class Run:
         return Reason("training_images_unknown", file=self.checkpoint.name) if self.images is None else None
 
     @property
+    def lacks_threshold(self) -> bool:
+        """Return whether it is a foreign detector with a score but without the threshold from which it decides."""
+        settings = self.record.get("detector") or {}
+        return bool(settings.get("score")) and settings.get("threshold") is None
+
+    @property
     def ancestors(self) -> list[dict[str, Any]]:
         """Return the earlier trainings of the initial weights, see models/pretrained_backbone; [] if unknown."""
         steps = (self.record.get("init") or {}).get("ancestors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_manifest
@@ -231,10 +233,10 @@ def test_classes_are_renamed_by_a_map(run: Callable[..., Path], images: Path) ->
     def rename(table: pd.DataFrame) -> pd.DataFrame:
         return table.rename(columns={"prob_generated": "prob_artificial"})
 
-    folder = run(rename, "classes={artificial: generated, drawing: drawing, real: [photo, real]}")
+    folder = run(rename, "classes={artificial: generated, drawing: drawing, real: real}")
     record = json.loads((folder / "run.json").read_text())
     assert record["classes"] == ["drawing", "generated", "real"]
-    assert record["class_map"] == {"artificial": "generated", "drawing": "drawing", "real": ["photo", "real"]}
+    assert record["class_map"] == {"artificial": "generated", "drawing": "drawing", "real": "real"}
     evaluate(images, str(folder), "block=blind_test")
 
 
@@ -249,6 +251,26 @@ def test_scores_keep_their_order_and_threshold(
     assert (table["prob_generated"] >= 0.5).sum() == (scores >= scale / 2).sum()
     if not words:
         np.testing.assert_array_equal(np.sort(table["prob_generated"]), np.sort(scores))
+
+
+def test_a_score_without_threshold_is_warned_of(
+    run: Callable[..., Path], exported: dict[bool, pd.DataFrame], images: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(images / "blind.csv").query("label != 'drawing'")
+    paths = [os.path.relpath(images / path, tmp_path) for path in table["path"]]
+    table.assign(path=paths).to_csv(tmp_path / "two.csv", index=False)
+    scores = exported[True]["prob_generated"].to_numpy() * 10 - 3
+    words = ["score=higher_is_generated", "classes={generated: generated, not_generated: real}"]
+    folder = run(lambda table: table[["path"]].assign(score=scores), *words)
+    data = ["data=manifest", f"data.manifest={tmp_path / 'two.csv'}", "data.workers=0"]
+    assert main(["evaluate", f"ckpt={folder}", "block=blind_test", *QUICK[:1], *data]) == 0
+    saved = json.loads((folder / "evaluation" / "two" / "blind_test" / "metrics.json").read_text())
+    assert "no_threshold" in {one["code"] for one in saved["warnings"]}
+    frame = exported[True].set_index("path").loc[pd.read_csv(images / "blind.csv").query("label != 'drawing'")["path"]]
+    is_generated = [path.split("/")[1] == "generated" for path in frame.index]
+    assert saved["metrics"]["auroc/generated"]["value"] == pytest.approx(
+        roc_auc_score(is_generated, frame["prob_generated"]), abs=1e-9
+    )
 
 
 def test_a_damaged_folder_is_refused(run: Callable[..., Path], images: Path) -> None:
