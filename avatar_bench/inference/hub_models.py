@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -140,15 +141,15 @@ def load_transformers_model(folder: Path, settings: Mapping[str, Any], accelerat
             "The detector needs transformers, which is not installed.", "pip install 'avatar-bench[transformers]'"
         )
     from PIL import Image
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    transformers: Any = import_module("transformers")  # an optional dependency, typed in part
+    transformers.utils.logging.disable_progress_bar()
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     device = _choose_device(accelerator)
     try:
-        processor = AutoImageProcessor.from_pretrained(folder, **local)
-        net = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, **local).eval().to(device)
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, **local)
+        net = transformers.AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, **local)
+        net = net.eval().to(device)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise DataError(f"transformers cannot load it: {str(error).strip().splitlines()[0][:200]}") from error
 
