@@ -109,12 +109,17 @@ def test_views_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_proportions_of_merged_classes_are_summed(run_copy: Path) -> None:
     words = ["split=blind", "view=generated_or_not", "block=prior_shift", "block.prior_shift.resamples=100"]
     assert main(["evaluate", f"ckpt={run_copy}", *words]) == 0
-    result = Result.load(run_copy / "evaluation" / "blind--generated_or_not" / "prior_shift")
+    folder = run_copy / "evaluation" / "blind--generated_or_not" / "prior_shift"
+    result = Result.load(folder)
     shares = {"generated": pytest.approx(1 / 3), "not_generated": pytest.approx(2 / 3)}
     assert result.provenance["training_shares"] == shares  # trained on as many of each of three classes
     mixes = result.tables["mixes"].set_index("mix")
     assert mixes.loc["50-25-25", ["share_generated", "share_not_generated"]].tolist() == [0.25, 0.75]
     assert mixes.loc["80-10-10", "share_generated"] == pytest.approx(0.1)
+    given = {"generated": 0.2, "not_generated": 0.8}
+    stated = "block.prior_shift.training={generated: 0.2, not_generated: 0.8}"
+    assert main(["evaluate", f"ckpt={run_copy}", *words, stated]) == 0
+    assert Result.load(folder).provenance["training_shares"] == given
 
 
 def test_ensembles_are_fitted_in_the_view_but_those_of_all_classes_stay(run_copy: Path, tmp_path: Path) -> None:

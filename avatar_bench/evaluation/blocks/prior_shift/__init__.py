@@ -58,11 +58,11 @@ class PriorShift(IntervalOptions):
         check=lambda shares: all(0 < share < 1 for share in shares),
         expected="numbers above 0 and below 1",
     )
-    training: dict[str, float] | None = option(
-        None,
-        help="{class: proportion} in training; null: from the run",
-        check=lambda shares: _is_mix(shares) and (shares is None or min(shares.values()) > 0),
-        expected="null, or a proportion above 0 for each class with a sum of 1",
+    training: dict[str, float] = option(
+        {},
+        help="{class: proportion} in training; {}: from the run",
+        check=lambda shares: not shares or (_is_mix(shares) and min(shares.values()) > 0),
+        expected="a proportion above 0 for each class with a sum of 1",
     )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
@@ -129,7 +129,7 @@ class PriorShift(IntervalOptions):
 
     def _read_training_shares(self, run: Run) -> tuple[Floats, str]:
         """Return the class proportions (C,) that training used, and where they were read."""
-        if self.training is not None:
+        if self.training:
             if set(self.training) != set(run.classes):
                 names = ", ".join(run.classes)
                 raise BlockError(f"block.prior_shift.training: expected exactly one proportion for each of {names}.")
