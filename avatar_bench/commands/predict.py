@@ -20,7 +20,7 @@ from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.lock import lock_output, prepare_output
 from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer
 from avatar_bench.inference.resume import find_remaining, refuse_other_run
-from avatar_bench.runs.record import check_run, choose_newest_run
+from avatar_bench.runs.record import check_run, choose_newest_run, is_imported
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,11 @@ def predict(cfg: DictConfig) -> None:
     assert isinstance(settings, PredictConfig)
     path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
     check_run(path)  # fail before torch is loaded
+    own = is_imported(path)
+    if own and (settings.runtime not in ("auto", "torch") or settings.precision not in ("auto", "32")):
+        raise ConfigError(
+            f"{path} is an imported detector, which has a runtime of its own.", "Remove runtime= and precision=."
+        )
     prepare_output(settings.output)
     files = find_input_files(settings.input)
     with lock_output(settings.output):
@@ -46,7 +51,8 @@ def predict(cfg: DictConfig) -> None:
     summary = f"{settings.output}: {ok} predictions, {errors} files that could not be read"
     summary += f", {kept} rows kept from before" if kept else ""
     print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
-    how = " ".join(f"{name}={getattr(settings, name)}" for name in ("runtime", "precision", "threads", "workers"))
+    names = () if own else ("runtime", "precision", "threads", "workers")
+    how = " ".join(f"{name}={getattr(settings, name)}" for name in names) or "the imported detector"
     print(f"Computed with {how}.", DISCLAIMER, sep="\n", file=sys.stderr)
     if errors + bad:
         raise DataError(f"{errors + bad} of {len(files)} files could not be read: see status and reason in the output.")

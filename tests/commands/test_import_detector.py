@@ -285,3 +285,13 @@ def test_an_imported_run_is_not_exported_or_trained(run: Callable[..., Path], tm
     assert main(["export", f"ckpt={folder}", f"out={tmp_path / 'net.onnx'}"]) == 3
     assert main(["train", f"init_from={folder}", f"out={tmp_path / 'new'}", "model=resnet18", "mode=full"]) == 4
     assert main(["import", "kind=predictions", "file=x.csv", f"out={folder}"]) == 2
+
+
+def test_predict_takes_no_runtime_for_an_imported_detector(
+    run: Callable[..., Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", f"ckpt={run(lambda table: table)}", f"input={images / 'blind'}", f"output={tmp_path / 'o.csv'}"]
+    assert main([*words, "runtime=onnx"]) == 2
+    assert "is an imported detector, which has a runtime of its own" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "Computed with the imported detector." in capsys.readouterr().err
