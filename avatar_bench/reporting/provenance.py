@@ -8,7 +8,7 @@ from typing import Any
 from avatar_bench.i18n import _
 from avatar_bench.reporting.number_format import Cell
 from avatar_bench.reporting.page_links import PageLinks
-from avatar_bench.reporting.study import ReportedModel, Study
+from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import Table, TableRow, make_column
 from avatar_bench.results.result import METRICS_FILE
 
@@ -26,7 +26,7 @@ def build_model_table(study: Study) -> Table:
         found = [saved.result.provenance for saved in model.results.values()]
         texts = [_join([one.get(key) for one in found]) for key in ("data_fingerprint", "version", "torch")]
         hashes = _make_hash_cell([model.checkpoint])
-        cells = [model.label, *_describe_origin(model), hashes, model.record.get("seed"), *texts, len(found)]
+        cells = [model.label, *model.describe_origin(), hashes, model.record.get("seed"), *texts, len(found)]
         rows.append(TableRow(cells, model.label))
     return Table("models", _("Evaluated models"), columns, rows)
 
@@ -52,19 +52,6 @@ def build_result_table(study: Study, links: PageLinks) -> Table:
         ]
         rows.append(TableRow(cells, model.label if model else None))
     return Table("provenance", _("All results with checkpoint, images and version"), columns, rows)
-
-
-def _describe_origin(model: ReportedModel) -> list[str]:
-    """Return the kind and the licence of a model, and whether the images that it was trained on are known."""
-    record = model.record
-    if not model.is_imported:
-        return [_("trained here"), "", _("known")]
-    known = record.get("trained_on")
-    return [
-        f"{_('imported')}: {record.get('kind')}",
-        str(record.get("licence") or ""),
-        _("known") if known else _("unknown"),
-    ]
 
 
 def _join(values: Iterable[Any]) -> str:

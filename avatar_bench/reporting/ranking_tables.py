@@ -71,6 +71,9 @@ def _build_row(row: LeaderboardRow, blocks: Mapping[str, str], look: Mapping[str
     label: Cell = {"text": row.model.label, **look}
     if row.model.kind != "run":
         label["soft"] = _("weight soup") if row.model.kind == "soup" else _("ensemble")
+    elif row.model.is_imported:
+        kind, licence, training = row.model.describe_origin()
+        label["soft"] = ", ".join(filter(None, [kind, licence, f"{_('training data')}: {training}"]))
     rank: Cell | None = None
     if row.is_guessing or row.reason:
         rank = {"value": None, "reason": _("no better than guessing") if row.is_guessing else row.reason}

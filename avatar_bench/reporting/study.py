@@ -39,6 +39,13 @@ class ReportedModel:
         """Return whether it was made elsewhere."""
         return self.record.get("status") == IMPORTED
 
+    def describe_origin(self) -> tuple[str, str, str]:
+        """Return the kind and the licence of the model, and whether the images that it was trained on are known."""
+        if not self.is_imported:
+            return _("trained here"), "", _("known")
+        licence, known = str(self.record.get("licence") or ""), self.record.get("trained_on")
+        return f"{_('imported')}: {self.record.get('kind')}", licence, _("known") if known else _("unknown")
+
     @property
     def checkpoint(self) -> str:
         """Return the SHA-256 of the evaluated checkpoint, "" where it is not known."""

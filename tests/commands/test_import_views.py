@@ -53,6 +53,8 @@ def test_a_binary_detector_is_compared_with_a_run_in_the_view_of_both(
     assert found["accuracy"]["value"] == pytest.approx(accuracy_score(is_generated, chance > 0.5), abs=1e-9)
     assert found["auroc/generated"]["value"] == pytest.approx(roc_auc_score(is_generated, chance), abs=1e-9)
     assert (runs / "evaluation" / "new--generated_or_not" / "significance" / "metrics.json").is_file()
+    assert main(["report", f"runs={runs}", f"out={tmp_path / 'report.html'}"]) == 0
+    assert "imported: predictions, training data: unknown" in (tmp_path / "report.html").read_text()
     assert main(["evaluate", f"ckpt={runs / 'binary'}", "view=all", *data, *QUICK]) == 2
 
 
