@@ -17,6 +17,7 @@ import torch
 from avatar_bench.config.entries import use_folders
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError
+from avatar_bench.evaluation.registry import build_block
 from avatar_bench.inference import runtimes
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.models.classifier import Classifier
@@ -151,3 +152,13 @@ def test_openvino_tells_its_makers_nothing() -> None:
     code += "assert sys.modules['openvino_telemetry'] is None; import openvino.tools.ovc as o; print(o.telemetry)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "telemetry_stub" in told
+
+
+def test_a_users_runtime_is_a_choice_of_efficiency_although_that_was_imported_before(tmp_path: Path) -> None:
+    assert build_block("efficiency", {"runtimes": ["torch"]}).runtimes == ["torch"]
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "runtime" / "saved.py").write_text(SAVED)
+    with use_folders([str(tmp_path)]):
+        assert build_block("efficiency", {"runtimes": ["torch", "saved"]}).runtimes == ["torch", "saved"]
+    with pytest.raises(ConfigError, match="expected some of torch, contiguous, compile, onnx, openvino"):
+        build_block("efficiency", {"runtimes": ["torch", "saved"]})
