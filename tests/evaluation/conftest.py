@@ -137,6 +137,7 @@ def fake_run() -> Callable[..., Any]:
             "training": lambda: have(training),
             "blind": blind[0] if blind else None,
             "predictor": SimpleNamespace(prepare=fields.get("preprocessing")),
+            "provides": frozenset({"predictions", "pixels", "embeddings", "module", "own_classes"}),
             "ood": {name: pair[0] for name, pair in (ood or {}).items()},
         }
         run = SimpleNamespace(**plain | fields)

@@ -416,5 +416,5 @@ def test_a_soup_keeps_a_run_only_where_the_held_out_accuracy_does_not_fall(pair)
 def test_weights_of_another_origin_or_a_copy_are_no_candidates(pair):
     runs, _ = pair()
     assert weight_fitting._group_compatible([*runs, runs[0]]) == [[0, 1]]
-    other = SimpleNamespace(card=replace(runs[0].card, seed=7), checkpoint_sha256="7")
+    other = SimpleNamespace(card=replace(runs[0].card, seed=7), checkpoint_sha256="7", provides=runs[0].provides)
     assert weight_fitting._group_compatible([*runs, other]) == [[0, 1], [2]]

@@ -86,7 +86,7 @@ class Calibration(IntervalOptions):
         result.arrays = _collect_arrays(shifted, held_out, self.seed)
         result.provenance = {"level": self.level, "nominal_coverage": 1 - self.alpha}
         result.warnings[:0] = _collect_warnings(len(asked), len(rows), run.temperature, held_out)
-        if self.severity and self.corruptions and "pixels" not in run.predictor.provides:
+        if self.severity and self.corruptions and "pixels" not in run.provides:
             result.warnings.append(Reason("no_corruptions", run=run.name))
         return result
 
@@ -153,7 +153,7 @@ class Calibration(IntervalOptions):
         return row | (sets.row(self, evaluated) if sets else {})
 
     def _predict_shifted(self, run: Run, dataset: Dataset, rows: NDArray[np.intp]) -> Iterator[tuple[str, Predictions]]:
-        kinds = self.corruptions if self.severity and self.corruptions and "pixels" in run.predictor.provides else []
+        kinds = self.corruptions if self.severity and self.corruptions and "pixels" in run.provides else []
         variations = [Corruption(kind, self.severity) for kind in kinds]
         for kind, varied in zip(kinds, run.variations(dataset, variations) if kinds else (), strict=True):
             yield kind, varied.take(rows)

@@ -136,7 +136,7 @@ def _group_compatible(runs: Sequence[Run]) -> list[list[int]]:
     """Return the positions of runs whose weights may be averaged, in order of appearance; of copies only the first."""
     found: dict[str, dict[str, int]] = {}
     for position, run in enumerate(runs):
-        if isinstance(run, CombinedRun) or "module" not in run.predictor.provides:
+        if isinstance(run, CombinedRun) or "module" not in run.provides:
             continue
         card = run.card
         # random weights of another seed are different initial weights
