@@ -292,9 +292,7 @@ def _set_view(runs: Sequence[Run], settings: EvaluateConfig) -> None:
 
 def _select_dataset(run: Run, settings: EvaluateConfig, named: Dataset | None) -> Dataset:
     check_preprocessing(run, settings)
-    dataset = named or run.dataset(settings.split)
-    whole = dataset.origin[0] if dataset.origin else dataset
-    whole = whole if named else select_slice(whole, settings.where)
+    whole = named or select_slice(run.dataset(settings.split).whole, settings.where)
     return run.select_answered(whole).apply_view(run.view)
 
 

@@ -46,9 +46,11 @@ def find_conf_folder() -> Path:
 
 def find_commands() -> dict[str, str]:
     """Return the commands with their summaries: the first comment of the yaml, or the first line of the module."""
-    recipes = {name: find_conf_folder() / f"{name}.yaml" for name in _read_command_lines()}
-    stated = {name: summary for name, (_, summary) in _read_command_lines().items()}
-    return {name: read_summary(yaml) if yaml.is_file() else stated[name] for name, yaml in recipes.items()}
+    found = {}
+    for name, (_, summary) in _read_command_lines().items():
+        recipe = find_conf_folder() / f"{name}.yaml"
+        found[name] = read_summary(recipe) if recipe.is_file() else summary
+    return found
 
 
 def find_command_module(command: str) -> str:

@@ -75,6 +75,11 @@ class Dataset:
         """Decode one image, (H, W, 3) uint8 RGB."""
         return decode(self.file(row))
 
+    @property
+    def whole(self) -> Dataset:
+        """Return the data set without a view."""
+        return self.origin[0] if self.origin else self
+
     def take(self, rows: pd.Series | NDArray[np.bool_] | NDArray[np.integer], name: str | None = None) -> Dataset:
         """Return a subset of the images by mask or position; positions set the order."""
         wanted = np.asarray(rows)

@@ -95,7 +95,7 @@ class BlockRunner:
     def _warn_of_left_out(self) -> list[Reason]:
         """Return a warning with the number of images whose class is not in the view."""
         dataset = self.datasets[0]
-        n = len(dataset.origin[0]) - len(dataset) if dataset.origin else 0
+        n = len(dataset.whole) - len(dataset)
         return [Reason("left_out_of_view", n=n, all=n + len(dataset), view=self.view.name)] if n else []
 
     def _find_places(self) -> list[str]:

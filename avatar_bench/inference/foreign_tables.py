@@ -16,8 +16,8 @@ from scipy.special import expit, logit
 from avatar_bench.data.dataset import hash_files
 from avatar_bench.data.user_tables import MAX_TABLE_BYTES, read_user_table
 from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.inference.detectors.predictions import name_classes
 
-DIRECTION = "higher_is_"
 MAX_SUM_ERROR = 1e-3  # of the probabilities of a row, which are then divided by their sum
 _AGREEMENT = 1e-6  # largest difference of probabilities between two rows of one image
 _LEAST = 1e-15  # probability
@@ -76,8 +76,7 @@ def read_probabilities(
         raise DataError(f"{file} has neither columns prob_<class> nor a column score.")
     if score is None:
         raise ConfigError(f"{file} has scores: which class is a high score? For example score=higher_is_generated")
-    positive = score.removeprefix(DIRECTION)
-    classes = [positive, f"not_{positive}"]
+    classes = name_classes(score)
     values = _convert_scores(_read_numbers(table[["score"]], file)[:, 0], threshold)
     settings = {"classes": classes, "score": score, "threshold": threshold}
     return pd.DataFrame(values, table.index, [f"prob_{name}" for name in classes]), settings

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.inference.predictor import choose_device
 from avatar_bench.inference.timm_transform import build_transform, read_class_names, select_transform
 from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
 
@@ -97,7 +98,7 @@ def load_timm_model(folder: Path, settings: Mapping[str, Any], accelerator: str)
     """Build a network of timm with the copied weights; raise DataError if they do not fit."""
     import timm
 
-    classes, device = settings["classes"], _choose_device(accelerator)
+    classes, device = settings["classes"], choose_device(accelerator)
     net = timm.create_model(
         settings["architecture"], pretrained=False, num_classes=len(classes), **settings["arguments"]
     )
@@ -145,7 +146,7 @@ def load_transformers_model(folder: Path, settings: Mapping[str, Any], accelerat
     transformers: Any = import_module("transformers")  # an optional dependency, typed in part
     transformers.utils.logging.disable_progress_bar()
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    device = _choose_device(accelerator)
+    device = choose_device(accelerator)
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(folder, **local)
         net = transformers.AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, **local)
@@ -190,9 +191,3 @@ def _read_config(file: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise DataError(f"{file.name}: expected a JSON object.")
     return config
-
-
-def _choose_device(accelerator: str) -> str:
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("accelerator=gpu: torch finds no GPU here.", "Remove the option, or use accelerator=cpu.")
-    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"

@@ -22,7 +22,7 @@ from avatar_bench.data.loaders import build_evaluation_loader, build_varied_load
 from avatar_bench.errors import ConfigError
 from avatar_bench.inference.export_cache import load_or_export
 from avatar_bench.inference.precision_autotune import DTYPES, tune_inference
-from avatar_bench.inference.predictor import DatasetPredictor
+from avatar_bench.inference.predictor import DatasetPredictor, choose_device
 from avatar_bench.inference.runtimes import Engine, ExportedNetwork, find_runtime, refuse_missing_package
 from avatar_bench.results.predictions import Predictions
 
@@ -59,13 +59,7 @@ class NetworkPredictor(DatasetPredictor):
     @property
     def device(self) -> str:
         """Return the network's device, "cpu" or "cuda"; raise ConfigError if a requested GPU is missing."""
-        if self.accelerator == "cpu" or self.runtime != "torch":
-            return "cpu"
-        if torch.cuda.is_available():
-            return "cuda"
-        if self.accelerator == "gpu":
-            raise ConfigError("accelerator=gpu: torch finds no GPU here.", "Remove the option, or use accelerator=cpu.")
-        return "cpu"
+        return choose_device(self.accelerator) if self.runtime == "torch" else "cpu"
 
     def resolve_precision(self, asked: str) -> str:
         """Resolve "auto" to the fastest precision on this machine, if the runtime has a choice; return others as is."""

@@ -18,6 +18,7 @@ from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError, DataError
 from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.inference.detectors.onnx import OnnxNetwork
+from avatar_bench.inference.detectors.predictions import name_classes
 from avatar_bench.inference.runtimes import refuse_missing_package
 from avatar_bench.inference.timm_transform import build_transform, read_class_names, select_transform
 from avatar_bench.models.card_schema import find_card_fault
@@ -221,7 +222,7 @@ def _state_settings(session: Any, file: Path, stated: Mapping[str, Any], known: 
         for name, value in (("mean", [0.0] * 3), ("std", [1.0] * 3), ("range", 255)):
             given.setdefault(name, value)
     if given.get("score"):
-        given["names"] = _name_classes(given)
+        given["names"] = name_classes(given["score"])
         given["output"] = "score" if given.get("output") == "logits" else given.get("output", "score")
     done = {"resize", "mean", "std"} if {"timm", "preprocessing"} & set(given) else set()
     if missing := [name for name in _STATED if name not in {*given, *done} and not (name == "size" and done)]:
@@ -278,11 +279,6 @@ def _read_shape(shape: Sequence[Any], given: Mapping[str, Any], described: str) 
     if len(numbers | ({size} if size else set())) > 1:
         raise ConfigError(f"size={size}: the network expects squares of another size.", described)
     return found | ({"size": numbers.pop()} if numbers else {})
-
-
-def _name_classes(given: Mapping[str, Any]) -> list[str]:
-    positive = str(given["score"]).removeprefix("higher_is_")
-    return [positive, f"not_{positive}"]
 
 
 def _find_output(session: Any, kind: str) -> str:

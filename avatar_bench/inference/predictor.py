@@ -22,7 +22,7 @@ from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.data.loaders import build_readable_loader, encode_targets, to_tensor
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.worker_processes import iterate_batches
-from avatar_bench.errors import BlockError, DataError
+from avatar_bench.errors import BlockError, ConfigError, DataError
 from avatar_bench.inference.prediction_table import tabulate_predictions
 from avatar_bench.results.predictions import Predictions, to_string_array
 
@@ -101,9 +101,12 @@ class DatasetPredictor:
 
     def predict(self, images: DecodedImages) -> NDArray[np.float64]:
         """Compute the probabilities (N, C) of decoded images of any size."""
-        batches = [torch.stack([to_tensor(prepare(image)) for image in images]) for prepare in self.preprocessings]
-        logits = self.compute_logits(batches).astype(np.float64)
+        logits = self.compute_logits(self.preprocess(images)).astype(np.float64)
         return np.asarray(softmax(logits / self.temperature, axis=1))
+
+    def preprocess(self, images: DecodedImages) -> list[torch.Tensor]:
+        """Return decoded images as `compute_logits` takes them."""
+        return [torch.stack([to_tensor(prepare(image)) for image in images]) for prepare in self.preprocessings]
 
     def predict_files(
         self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
@@ -268,3 +271,14 @@ class ForeignPredictor(DatasetPredictor):
 def compute_logarithms(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the logarithms of probabilities, finite also for 0."""
     return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)))
+
+
+def choose_device(accelerator: str) -> str:
+    """Return the device of torch, "cpu" or "cuda"; raise ConfigError if a requested GPU is missing."""
+    if accelerator == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if accelerator == "gpu":
+        raise ConfigError("accelerator=gpu: torch finds no GPU here.", "Remove the option, or use accelerator=cpu.")
+    return "cpu"

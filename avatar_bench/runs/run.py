@@ -397,9 +397,8 @@ class Run:
 
     def _admit(self, dataset: Dataset) -> Dataset:
         """Return the whole data set, without a view, if the guard admits it."""
-        whole = dataset.origin[0] if dataset.origin else dataset
-        self.leakage.refuse(whole, is_training=dataset is self._sets.get("train"))
-        return whole
+        self.leakage.refuse(dataset.whole, is_training=dataset is self._sets.get("train"))
+        return dataset.whole
 
     def _merge(self, predictions: Predictions, dataset: Dataset) -> Predictions:
         """Return the Predictions of a data set from those of the whole one."""

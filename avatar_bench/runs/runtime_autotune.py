@@ -16,7 +16,6 @@ from scipy.special import log_softmax
 import avatar_bench
 from avatar_bench.config.entries import find_entries
 from avatar_bench.console.terminal import print_line
-from avatar_bench.data.loaders import to_tensor
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.hashes import sha256_of_text
@@ -90,8 +89,7 @@ def _try(
     reference = runs["torch"].predictor
     dataset = runs["torch"].dataset("calibration")
     rows = np.sort(np.random.default_rng(0).permutation(len(dataset))[:_N_IMAGES])
-    images = [dataset.image(int(row)) for row in rows]
-    inputs = [torch.stack([to_tensor(prepare(image)) for image in images]) for prepare in reference.preprocessings]
+    inputs = reference.preprocess([dataset.image(int(row)) for row in rows])
     batch = [part[:_BATCH] for part in inputs]
     exact = reference.compute_logits(inputs)
     least = 0.0

@@ -19,7 +19,7 @@ def set_view(runs: Sequence[Run], name: str | None, classes: Mapping[str, Any]) 
         view = View.parse(name, classes)
         for run in runs:
             if view.assign(run.meanings) is None:
-                raise ConfigError(_explain(run, view), _list_answerable([run]))
+                raise ConfigError(_explain(run, view), _list_answerable(run))
     else:
         view = View()
         if not _can_answer(runs, view):
@@ -28,7 +28,7 @@ def set_view(runs: Sequence[Run], name: str | None, classes: Mapping[str, Any]) 
                 names = ", ".join(run.label or run.name for run in runs)
                 raise ConfigError(
                     f"There is no view that {names} can answer.",
-                    *(f"{run.label or run.name}: {_list_answerable([run])}" for run in runs[:1]),
+                    f"{runs[0].label or runs[0].name}: {_list_answerable(runs[0])}",
                     "Add one to view/ of your own folder: -cd DIR",
                 )
             view = found[0]
@@ -52,6 +52,6 @@ def _explain(run: Run, view: View) -> str:
     return f"view={view.name}: {name} cannot answer it, since it does not know the class {missing}."
 
 
-def _list_answerable(runs: Sequence[Run]) -> str:
-    names = [f"view={view.name}" for view in read_views().values() if _can_answer(runs, view)]
+def _list_answerable(run: Run) -> str:
+    names = [f"view={view.name}" for view in read_views().values() if _can_answer([run], view)]
     return f"It can answer {', '.join(names)}." if names else "It can answer no view."

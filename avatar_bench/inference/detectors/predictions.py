@@ -14,7 +14,14 @@ from avatar_bench.errors import GuardError
 if TYPE_CHECKING:
     from avatar_bench.inference.table_predictor import TablePredictor
 
+DIRECTION = "higher_is_"  # before the class that a high score means
 _TABLE = "predictions.parquet"
+
+
+def name_classes(score: str) -> list[str]:
+    """Return the classes of a score with a direction: the one that is likelier the higher it is, and the other one."""
+    positive = score.removeprefix(DIRECTION)
+    return [positive, f"not_{positive}"]
 
 
 @dataclass(kw_only=True)
@@ -26,7 +33,7 @@ class PredictionFile(Options):
     score: str | None = option(
         None,
         help="what the column score means",
-        check=lambda value: value is None or (value.startswith("higher_is_") and value != "higher_is_"),
+        check=lambda value: value is None or (value.startswith(DIRECTION) and value != DIRECTION),
         expected="higher_is_CLASS",
     )
     threshold: float | None = option(None, help="of the score: from it on, CLASS is predicted")
