@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from avatar_bench.cli.app import main
@@ -64,6 +65,7 @@ def place(tiny_run: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
         shutil.copytree(images / source, folder / name)
     for manifest in ("all.csv", "blind.csv"):
         shutil.copy(images / manifest, folder)
+    np.save(folder / "faces.npy", np.random.default_rng(0).integers(0, 256, (12, 40, 40, 3), np.uint8))
     for model in ("efficientnet_lite0", "mobilenetv2"):
         shutil.copytree(tiny_run, folder / "runs" / "demo" / model)
     asked = [f"ckpt={folder / 'runs' / 'demo'}", "split=blind", "block=[blind_test,ensemble]", "data.workers=0"]

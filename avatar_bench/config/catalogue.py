@@ -109,7 +109,7 @@ def is_choice(entry: Entry) -> bool:
 def describe_choices(group: str) -> dict[str, str]:
     """Return the choices of a group, and the entries of its kind, each with its summary."""
     kind = group.removesuffix("s")
-    entries = find_entries(kind) if kind in KINDS else {}
+    entries = find_entries(kind) if kind in KINDS and kind != "source" else {}  # of a source, the entries are its kinds
     found = {name: entry.summary for name, entry in entries.items() if is_choice(entry)}
     if group == "block":
         return {"all": ALL_BLOCKS} | found

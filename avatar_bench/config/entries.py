@@ -40,6 +40,7 @@ KINDS = {
     "ood_score": "metrics/ood_scores",
     "runtime": "inference/runtimes",
     "detector": "inference/detectors",
+    "source": "sources/readers",
 }
 _PACKAGE = Path(__file__).parents[1]
 _USERS = "avatar_bench.user_entries"

@@ -36,8 +36,8 @@ from avatar_bench.sources.dataset_files import (
     write_recipe,
     write_tables,
 )
-from avatar_bench.sources.readers import SOURCE_READERS, check_source, download_packages
-from avatar_bench.sources.readers.reader import Source, SourceJob
+from avatar_bench.sources.reader import Source, SourceJob, hash_state, open_reader, read_images
+from avatar_bench.sources.readers.package import download_packages
 from avatar_bench.sources.refusals import OtherSet, Sides
 from avatar_bench.sources.store import SourceJournal, StoreOptions, prune_images, store_image
 
@@ -138,7 +138,7 @@ def _check_recipe(recipe: DatasetRecipe, out: Path) -> None:
     if not recipe.sources:
         raise ConfigError("no sources to build from.", "Set data=demo or source=NAME")
     for name, source in recipe.sources.items():
-        check_source(name, source)
+        open_reader(name, source)
         for root in (source.get("root"), *(source.get("roots") or {}).values()):
             if source["kind"] == "folder" and root and out.resolve().is_relative_to(Path(root).expanduser().resolve()):
                 reason = f"out={out} is inside the folder that source.{name} is read from."
@@ -151,7 +151,7 @@ def _collect_states(recipe: DatasetRecipe) -> dict[str, str]:
         if not Path(path).exists():
             raise DataError(f"against.{name}: {path} does not exist.", "Expected a folder or a manifest.")
     others = {f"against.{name}": read_dataset(Path(path), name).fingerprint for name, path in recipe.against.items()}
-    own = {f"source.{name}": SOURCE_READERS[source["kind"]].state(source) for name, source in recipe.sources.items()}
+    own = {f"source.{name}": hash_state(name, source) for name, source in recipe.sources.items()}
     return own | others
 
 
@@ -199,7 +199,7 @@ def _assemble(
     out: Path, recipe: DatasetRecipe, states: Mapping[str, str], earlier: Sides, update: bool
 ) -> CurationResult:
     """Read the sources that are not stored yet, and select the images of the dataset."""
-    download_packages(list(recipe.sources.values()))
+    download_packages([open_reader(name, source) for name, source in recipe.sources.items()])
     journals = {name: _store_source(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
     stored = _tabulate(recipe, journals)
     _check_held_out_sources(recipe, stored)
@@ -243,8 +243,7 @@ def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, updat
     refused: list[tuple[str, str]] = []
     job = SourceJob(name, source, place, {row["name"] for row in journal.rows}, refused)
     options = StoreOptions(name, source["label"], recipe.equalise, bool(source.get("rasterise")))
-    images = SOURCE_READERS[source["kind"]].read(job)
-    rows = _map_in_order(lambda image: store_image(image, options, out), images)
+    rows = _map_in_order(lambda image: store_image(image, options, out), read_images(job))
     for row in tqdm(rows, name, unit="image", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()):
         journal.add(row)
     if not any("path" in row for row in journal.rows):

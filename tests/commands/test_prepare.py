@@ -23,7 +23,7 @@ from avatar_bench.config.catalogue import find_conf_folder
 from avatar_bench.config.search_path import register
 from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.sources.build import WORK_FOLDER, demo_root
-from avatar_bench.sources.readers import check_source
+from avatar_bench.sources.reader import open_reader
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "avatars"
 QUICK = [
@@ -181,7 +181,7 @@ def test_each_source_says_what_it_is_and_pins_what_it_downloads(name):
         assert re.fullmatch(r"[0-9a-f]{64}", source["sha256"])
         assert source["files"]
     if source["kind"] not in NAMED_BY_THE_USER:
-        check_source(name, source)
+        open_reader(name, source)
 
 
 def folder(root, out, *words):

@@ -258,7 +258,7 @@ def test_the_demo_goes_to_the_cache_and_follows_its_recipe(index, tmp_path, two)
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "telepathy"}, "expected one of package, drawn"),
+        ({"kind": "telepathy"}, "expected one of archive, drawn"),
         ({"licence": None}, "has no licence"),
     ],
 )

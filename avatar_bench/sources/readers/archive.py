@@ -1,4 +1,4 @@
-"""Reader of images in a zip or tar archive, which is unpacked safely or refused as a whole."""
+"""Images in a zip or tar archive, which is unpacked safely or refused as a whole."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from avatar_bench.config.options import copy_option, option, path_option
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import DataError
-from avatar_bench.sources.readers import folder
-from avatar_bench.sources.readers.download import Address, check_hash, download_file
-from avatar_bench.sources.readers.reader import (
+from avatar_bench.sources.download import Address, check_hash, download_file
+from avatar_bench.sources.reader import (
     Source,
     SourceJob,
     SourceReader,
-    fill_defaults,
     hash_facts,
     read_stamp,
     resolve_path,
 )
+from avatar_bench.sources.readers.folder import ImageFolder
 from avatar_bench.sources.source_image import SourceImage
 
-ARCHIVE_OPTIONS = {"sha256": None, "root": ".", "max_gib": 20, "max_files": 500_000, **folder.FOLDER_OPTIONS}
 MAX_RATIO = 200  # of unpacked to packed size: images hardly compress, so a larger ratio indicates a zip bomb
 ALWAYS_ALLOWED_BYTES = 2**26  # may be unpacked at any ratio
 ARCHIVE_CHUNK_BYTES = 2**20
@@ -44,34 +43,49 @@ DECOMPRESSORS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\
 ArchiveMember = tuple[str, IO[bytes] | None]  # path and content; None for a folder
 
 
-def read(job: SourceJob) -> Iterator[SourceImage]:
-    """Yield the images in the archive `file`, or in the download from `url`, as kind folder does for a folder.
+@dataclass(kw_only=True)
+class Archive(SourceReader):
+    alternatives = ("file", "url")
 
-    `root` is the folder in the archive to read, `manifest` a file in it. Raises DataError if the archive cannot be
-    downloaded, is damaged or unsafe.
-    """
-    options = fill_defaults(job.source, ARCHIVE_OPTIONS)
-    facts = [options.get("file"), options.get("url"), options["sha256"], _hash_state(job.source)]
-    target = job.place / f"unpacked-{hash_facts(facts)}"
-    if not target.is_dir():
-        limit = round(options["max_gib"] * 2**30)
-        if url := options.get("url"):
-            archive = download_file(Address(url, options["sha256"] or ""), job.place, limit)
-        else:
-            archive = resolve_path(options["file"])
-        _unpack(archive, target, limit, options["max_files"], options["sha256"])
-    root = (target / options["root"]).resolve()
-    if not root.is_relative_to(target.resolve()) or not root.is_dir():
-        inside = ", ".join(sorted(path.name for path in target.iterdir())[:8])
-        reason = f"source.{job.name}.root={options['root']}: the archive has no such folder."
-        raise DataError(reason, f"It has: {inside}")
-    if options["manifest"]:
-        job = replace(job, source={**job.source, "manifest": str(root / options["manifest"])})
-    return folder.read_root(job, root)
+    file: str | None = path_option("the archive")
+    url: str | None = option(None, help="or where to download it")
+    sha256: str | None = option(None, help="of the archive")
+    root: str = option(".", help="the folder in it to read")
+    max_gib: float = option(20, help="GiB that it may unpack to")
+    max_files: int = option(500_000, help="files that it may hold")
+    rules: list[Any] | None = copy_option(ImageFolder, "rules")
+    manifest: str | None = copy_option(ImageFolder, "manifest")
 
+    def read(self, job: SourceJob) -> Iterator[SourceImage]:
+        """Yield the images in the archive `file`, or in the download from `url`, as kind folder does for a folder.
 
-def _hash_state(source: Source) -> str:
-    return hash_facts(read_stamp(resolve_path(source["file"]))) if source.get("file") else ""
+        `root` is the folder in the archive to read, `manifest` a file in it. Raises DataError if the archive cannot be
+        downloaded, is damaged or unsafe.
+        """
+        facts = [self.file, self.url, self.sha256, self.hash_state()]
+        target = job.place / f"unpacked-{hash_facts(facts)}"
+        if not target.is_dir():
+            limit = round(self.max_gib * 2**30)
+            if self.url:
+                archive = download_file(Address(self.url, self.sha256 or ""), job.place, limit)
+            else:
+                archive = resolve_path(str(self.file))
+            _unpack(archive, target, limit, self.max_files, self.sha256)
+        root = (target / self.root).resolve()
+        if not root.is_relative_to(target.resolve()) or not root.is_dir():
+            inside = ", ".join(sorted(path.name for path in target.iterdir())[:8])
+            reason = f"source.{job.name}.root={self.root}: the archive has no such folder."
+            raise DataError(reason, f"It has: {inside}")
+        manifest = str(root / self.manifest) if self.manifest else None
+        return ImageFolder(rules=self.rules, manifest=manifest).read_root(job, root)
+
+    def check(self, name: str, source: Source) -> None:
+        """Raise ConfigError for invalid rules, or rules without a class."""
+        ImageFolder(rules=self.rules).check(name, source)
+
+    def hash_state(self) -> str:
+        """Return a hash that changes with the file."""
+        return hash_facts(read_stamp(resolve_path(self.file))) if self.file else ""
 
 
 def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int, sha256: str | None) -> None:
@@ -160,8 +174,3 @@ def _iterate_tar(archive: Path, start: bytes) -> Iterator[ArchiveMember]:
             yield member.name, opened.extractfile(member)
         while stream.read(ARCHIVE_CHUNK_BYTES):  # to the end, to detect a truncated archive
             pass
-
-
-ARCHIVE_READER = SourceReader(
-    read, _hash_state, required=("file|url",), optional=ARCHIVE_OPTIONS, check=folder.check_folder
-)

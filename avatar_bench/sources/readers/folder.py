@@ -1,21 +1,22 @@
-"""Reader of image folders, with classes by folder, by option or by path rules, and an optional manifest."""
+"""Image folders, with classes by folder, by option or by path rules, and an optional manifest."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avatar_bench.config.options import option, path_option
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.path_rules import compile_rules, match_rules
-from avatar_bench.sources.readers.reader import (
+from avatar_bench.sources.path_rules import compile_rules, match_rules
+from avatar_bench.sources.reader import (
     INPUT_SPLITS,
     Source,
     SourceJob,
     SourceReader,
     extract_fields,
-    fill_defaults,
     hash_facts,
     read_rows,
     read_stamp,
@@ -23,71 +24,78 @@ from avatar_bench.sources.readers.reader import (
 )
 from avatar_bench.sources.source_image import SourceImage
 
-FOLDER_OPTIONS: dict[str, Any] = {"rules": None, "manifest": None}
 IGNORED_FILES = ("thumbs.db", "desktop.ini", "icon\r")  # written by file managers; hidden files are skipped too
 
 
-def read(job: SourceJob) -> Iterator[SourceImage]:
-    """Yield the images below `root`, or below each of `roots` (source name -> folder), sorted by their paths.
+@dataclass(kw_only=True)
+class ImageFolder(SourceReader):
+    alternatives = ("root", "roots")
 
-    Files without a class are quarantined; a class is never guessed. Raises DataError if a root is not a folder or the
-    manifest cannot be read.
-    """
-    options = fill_defaults(job.source, FOLDER_OPTIONS)
-    if options.get("root"):
-        yield from read_root(job, resolve_path(options["root"]))
-    for name, root in sorted((options.get("roots") or {}).items()):
-        yield from read_root(job, resolve_path(root), source=str(name))
+    root: str | None = path_option("the folder")
+    roots: dict[str, str] | None = path_option("or several: {source name: folder}", is_open=True)
+    rules: list[Any] | None = option(
+        None, help="[{glob or regex: ..., label: ..., source: ..., group: ..., generator: ...}] of paths below root"
+    )
+    manifest: str | None = path_option("a CSV with a column path and further ones of each file")
 
+    def read(self, job: SourceJob) -> Iterator[SourceImage]:
+        """Yield the images below `root`, or below each of `roots` (source name -> folder), sorted by their paths.
 
-def read_root(job: SourceJob, root: Path, source: str = "") -> Iterator[SourceImage]:
-    """Yield the images below one root; the name of `source`, if any, is put before their paths."""
-    if not root.is_dir():
-        raise DataError(f"source.{job.name}: {root} is not a folder.", "Expected a folder of images.")
-    options = fill_defaults(job.source, FOLDER_OPTIONS)
-    rules = compile_rules(job.name, options["rules"] or [])
-    manifest = resolve_path(options["manifest"]) if options["manifest"] else None
-    rows = _read_rows(manifest, root) if manifest else {}
-    if manifest and not any((root / below).is_file() for below in rows):
-        reason = f"source.{job.name}.manifest: {manifest} lists no file in {root}."
-        raise DataError(reason, "Expected paths relative to the manifest.")
-    splits = [part for part in INPUT_SPLITS if (root / part).is_dir()]
-    for below in _walk(job, root):
-        row = rows.pop(below, {})
-        name = f"{source}/{below}" if source else below
-        if name in job.done or root / below == manifest:
-            continue
-        try:
-            if rules:
-                found = {"label": str(options["label"])} | match_rules(below, rules)
-            else:
-                found = {} if options["label"] else _parse_folders(below, splits)
-            known = {"source": source} | {key: value for key, value in found.items() if value}
-            yield SourceImage(name=name, content=root / below, **_merge(known, row))
-        except ValueError as error:
-            job.quarantine.append((name, str(error)))
-    missing = f"listed in {manifest.name if manifest else ''}, missing in {root.name}"
-    job.quarantine += [(below, missing) for below in sorted(rows)]
+        Files without a class are quarantined; a class is never guessed. Raises DataError if a root is not a folder or
+        the manifest cannot be read.
+        """
+        if self.root:
+            yield from self.read_root(job, resolve_path(self.root))
+        for name, root in sorted((self.roots or {}).items()):
+            yield from self.read_root(job, resolve_path(root), source=str(name))
 
+    def read_root(self, job: SourceJob, root: Path, source: str = "") -> Iterator[SourceImage]:
+        """Yield the images below one root; the name of `source`, if any, is put before their paths."""
+        if not root.is_dir():
+            raise DataError(f"source.{job.name}: {root} is not a folder.", "Expected a folder of images.")
+        rules = compile_rules(job.name, self.rules or [])
+        manifest = resolve_path(self.manifest) if self.manifest else None
+        rows = _read_rows(manifest, root) if manifest else {}
+        if manifest and not any((root / below).is_file() for below in rows):
+            reason = f"source.{job.name}.manifest: {manifest} lists no file in {root}."
+            raise DataError(reason, "Expected paths relative to the manifest.")
+        splits = [part for part in INPUT_SPLITS if (root / part).is_dir()]
+        for below in _walk(job, root):
+            row = rows.pop(below, {})
+            name = f"{source}/{below}" if source else below
+            if name in job.done or root / below == manifest:
+                continue
+            try:
+                if rules:
+                    found = {"label": str(job.source["label"])} | match_rules(below, rules)
+                else:
+                    found = {} if job.source["label"] else _parse_folders(below, splits)
+                known = {"source": source} | {key: value for key, value in found.items() if value}
+                yield SourceImage(name=name, content=root / below, **_merge(known, row))
+            except ValueError as error:
+                job.quarantine.append((name, str(error)))
+        missing = f"listed in {manifest.name if manifest else ''}, missing in {root.name}"
+        job.quarantine += [(below, missing) for below in sorted(rows)]
 
-def check_folder(name: str, source: Source) -> None:
-    """Raise ConfigError for invalid rules, or rules without a class."""
-    rules = source.get("rules") or []
-    if not isinstance(rules, list) or not all(isinstance(rule, Mapping) for rule in rules):
-        raise ConfigError(f"source.{name}.rules={rules}: expected a list such as [{{glob: '*.png', label: drawing}}].")
-    for number, rule in enumerate(compile_rules(name, rules), start=1):
-        if not (rule.outcome.get("label") or "label" in rule.pattern.groupindex or source.get("label")):
-            raise ConfigError(f"source.{name}.rules: rule {number} has no class.", "Add a label to the rule.")
+    def check(self, name: str, source: Source) -> None:
+        """Raise ConfigError for invalid rules, or rules without a class."""
+        rules: Any = self.rules or []
+        if not isinstance(rules, list) or not all(isinstance(rule, Mapping) for rule in rules):
+            raise ConfigError(
+                f"source.{name}.rules={rules}: expected a list such as [{{glob: '*.png', label: drawing}}]."
+            )
+        for number, rule in enumerate(compile_rules(name, rules), start=1):
+            if not (rule.outcome.get("label") or "label" in rule.pattern.groupindex or source.get("label")):
+                raise ConfigError(f"source.{name}.rules: rule {number} has no class.", "Add a label to the rule.")
 
-
-def _hash_state(source: Source) -> str:
-    options = fill_defaults(source, FOLDER_OPTIONS)
-    roots = [options["root"]] if options.get("root") else sorted((options.get("roots") or {}).values())
-    facts: list[Any] = [read_stamp(resolve_path(options["manifest"])) if options["manifest"] else ()]
-    for root in map(resolve_path, roots):
-        files = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
-        facts.append(sorted((file.relative_to(root).as_posix(), *read_stamp(file)) for file in files))
-    return hash_facts(facts)
+    def hash_state(self) -> str:
+        """Return a hash that changes with the paths, sizes and times of the files."""
+        roots = [self.root] if self.root else sorted((self.roots or {}).values())
+        facts: list[Any] = [read_stamp(resolve_path(self.manifest)) if self.manifest else ()]
+        for root in map(resolve_path, roots):
+            files = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+            facts.append(sorted((file.relative_to(root).as_posix(), *read_stamp(file)) for file in files))
+        return hash_facts(facts)
 
 
 def _walk(job: SourceJob, root: Path) -> Iterator[str]:
@@ -152,6 +160,3 @@ def _read_rows(file: Path, root: Path) -> dict[str, dict[str, str]]:
             raise DataError(f"{file}, row {number}: {row['path']} is listed twice.", "Expected one row a file.")
         rows[below] = row
     return rows
-
-
-FOLDER_READER = SourceReader(read, _hash_state, required=("root|roots",), optional=FOLDER_OPTIONS, check=check_folder)

@@ -1,11 +1,12 @@
-"""Reader of images that are listed in a CSV manifest."""
+"""Images that are listed in a CSV manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import MISSING, dataclass
 
-from avatar_bench.sources.readers.reader import (
-    Source,
+from avatar_bench.config.options import path_option
+from avatar_bench.sources.reader import (
     SourceJob,
     SourceReader,
     extract_fields,
@@ -17,34 +18,35 @@ from avatar_bench.sources.readers.reader import (
 from avatar_bench.sources.source_image import SourceImage
 
 
-def read(job: SourceJob) -> Iterator[SourceImage]:
-    """Yield the images in `file`, with columns path (absolute, or relative to it), label and more, in its order.
+@dataclass(kw_only=True)
+class Manifest(SourceReader):
+    file: str = path_option("a CSV with columns path, label and more", MISSING)
 
-    Rows without a class or a file, and repeated paths, are quarantined. Raises DataError if the CSV cannot be read.
-    """
-    file = resolve_path(job.source["file"])
-    seen: set[str] = set()
-    for number, row in enumerate(read_rows(file, "path"), start=1):
-        name, reason = row["path"], ""
-        if name in seen:
-            reason = "listed twice"
-        elif not name or not (file.parent / name).is_file():
-            reason = "does not exist"
-        elif not (row.get("label") or job.source["label"]):
-            reason = "has no label"
-        if reason:
-            job.quarantine.append((f"{file.name}, row {number}: {name}", reason))
-        elif name not in job.done:
-            yield SourceImage(name=name, content=file.parent / name, **extract_fields(row))
-        seen.add(name)
+    def read(self, job: SourceJob) -> Iterator[SourceImage]:
+        """Yield the images in `file`, with columns path (absolute, or relative to it), label and more, in its order.
 
+        Rows without a class or a file, and repeated paths, are quarantined. Raises DataError if the CSV cannot be read.
+        """
+        file = resolve_path(self.file)
+        seen: set[str] = set()
+        for number, row in enumerate(read_rows(file, "path"), start=1):
+            name, reason = row["path"], ""
+            if name in seen:
+                reason = "listed twice"
+            elif not name or not (file.parent / name).is_file():
+                reason = "does not exist"
+            elif not (row.get("label") or job.source["label"]):
+                reason = "has no label"
+            if reason:
+                job.quarantine.append((f"{file.name}, row {number}: {name}", reason))
+            elif name not in job.done:
+                yield SourceImage(name=name, content=file.parent / name, **extract_fields(row))
+            seen.add(name)
 
-def _hash_state(source: Source) -> str:
-    file = resolve_path(source["file"])
-    if not file.is_file():  # `read` reports the error
-        return ""
-    seen = ((row["path"], *read_stamp(file.parent / row["path"])) for row in read_rows(file, "path"))
-    return hash_facts([read_stamp(file), *seen])
-
-
-MANIFEST_READER = SourceReader(read, _hash_state, required=("file",))
+    def hash_state(self) -> str:
+        """Return a hash that changes with the manifest and its files."""
+        file = resolve_path(self.file)
+        if not file.is_file():  # `read` reports the error
+            return ""
+        seen = ((row["path"], *read_stamp(file.parent / row["path"])) for row in read_rows(file, "path"))
+        return hash_facts([read_stamp(file), *seen])

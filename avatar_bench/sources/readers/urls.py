@@ -1,4 +1,4 @@
-"""Reader of images at URLs."""
+"""Images at URLs."""
 
 from __future__ import annotations
 
@@ -6,37 +6,27 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from avatar_bench import __version__
+from avatar_bench.config.options import option, path_option
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.download import Address, Downloader, DownloadError, RequestOptions
-from avatar_bench.sources.readers.reader import (
+from avatar_bench.sources.download import Address, Downloader, DownloadError, RequestOptions
+from avatar_bench.sources.reader import (
     Source,
     SourceJob,
     SourceReader,
     extract_fields,
-    fill_defaults,
     find_group,
     hash_facts,
     read_rows,
     resolve_path,
 )
 from avatar_bench.sources.source_image import SourceImage
-
-URL_OPTIONS: dict[str, Any] = {
-    "names": None,
-    "group": None,
-    "parallel": 8,
-    "per_host": 4,
-    "pause": 0.1,
-    "retries": 4,
-    "timeout": 30,
-    "max_mib": 32,
-}
 
 
 class ImageDownload(NamedTuple):
@@ -47,29 +37,61 @@ class ImageDownload(NamedTuple):
     known: dict[str, Any]
 
 
-def read(job: SourceJob) -> Iterator[SourceImage]:
-    """Yield the images at `urls`, at `base` + `names`, or in `list`, in their order.
+@dataclass(kw_only=True)
+class Urls(SourceReader):
+    alternatives = ("urls", "base", "list")
 
-    Failed downloads are quarantined. Raises DataError if all fail, ConfigError for invalid names.
-    """
-    options = fill_defaults(job.source, URL_OPTIONS)
-    listed = _list_downloads(options)
-    wanted = [one for one in listed if one.name not in job.done]
-    agent = f"avatar_bench/{__version__}"
-    agent += f" (research data set; source {options['homepage']})" if options.get("homepage") else ""
-    limits = {name: options[name] for name in ("per_host", "pause", "retries", "timeout")}
-    loader = Downloader(job.place, RequestOptions(**limits, max_bytes=round(options["max_mib"] * 2**20), agent=agent))
-    had, reason = len(wanted) < len(listed), ""
-    for one, future in zip(wanted, _fetch_in_background(loader, wanted, options["parallel"]), strict=True):
-        if isinstance(error := future.exception(), DownloadError):
-            reason = reason or f"{one.address.url}: {error}"
-            job.quarantine.append((one.name, str(error)))
-            continue
-        had = True
-        yield SourceImage(name=one.name, content=future.result(), **one.known)
-    if reason and not had:
-        again = "Check the connection and run the same command again."
-        raise DataError(f"source.{job.name}: nothing could be downloaded.", reason, again)
+    urls: Any = option(None, help="addresses, or {address: sha256}; {a,b} and {0..99} stand for several")
+    base: str | None = option(None, help="the address of a folder, with names")
+    list: str | None = path_option("a CSV with a column url, or a text file with one URL a line")
+    names: Any = option(None, help="files below base, or {name: box}")
+    group: str | None = option(None, help="a regular expression whose first group in a name is the group of the image")
+    parallel: int = option(8, help="downloads at a time")
+    per_host: int = option(4, help="downloads at a time from one host")
+    pause: float = option(0.1, help="seconds between requests to one host")
+    retries: int = option(4, help="further tries of a download that failed")
+    timeout: float = option(30, help="seconds without an answer")
+    max_mib: float = option(32, help="MiB of an image")
+
+    def read(self, job: SourceJob) -> Iterator[SourceImage]:
+        """Yield the images at `urls`, at `base` + `names`, or in `list`, in their order.
+
+        Failed downloads are quarantined. Raises DataError if all fail, ConfigError for invalid names.
+        """
+        listed = _list_downloads(self)
+        wanted = [one for one in listed if one.name not in job.done]
+        homepage = job.source.get("homepage")
+        agent = f"avatar_bench/{__version__}"
+        agent += f" (research data set; source {homepage})" if homepage else ""
+        limits = {name: getattr(self, name) for name in ("per_host", "pause", "retries", "timeout")}
+        loader = Downloader(job.place, RequestOptions(**limits, max_bytes=round(self.max_mib * 2**20), agent=agent))
+        had, reason = len(wanted) < len(listed), ""
+        for one, future in zip(wanted, _fetch_in_background(loader, wanted, self.parallel), strict=True):
+            if isinstance(error := future.exception(), DownloadError):
+                reason = reason or f"{one.address.url}: {error}"
+                job.quarantine.append((one.name, str(error)))
+                continue
+            had = True
+            yield SourceImage(name=one.name, content=future.result(), **one.known)
+        if reason and not had:
+            again = "Check the connection and run the same command again."
+            raise DataError(f"source.{job.name}: nothing could be downloaded.", reason, again)
+
+    def check(self, name: str, source: Source) -> None:
+        """Raise ConfigError for a base without names, the reverse, or a limit of 0."""
+        if self.base and not self.names:
+            example = 'For example: names: ["{female,male}/{0..99}.jpg"]'
+            raise ConfigError(f"source.{name}.base needs source.{name}.names.", example)
+        if self.names and not self.base:
+            raise ConfigError(f"source.{name}.names needs source.{name}.base, the URL of their folder.")
+        for key in ("parallel", "per_host", "timeout", "max_mib"):
+            if not (isinstance(value := getattr(self, key), int | float) and value > 0):
+                raise ConfigError(f"source.{name}.{key}={value}: expected a number above 0.")
+
+    def hash_state(self) -> str:
+        """Return a hash that changes with the content of the list."""
+        file = resolve_path(self.list) if self.list else None
+        return hash_facts([file.read_bytes()]) if file and file.is_file() else ""
 
 
 def _fetch_in_background(loader: Downloader, wanted: Sequence[ImageDownload], workers: int) -> Iterator[Future[Path]]:
@@ -116,24 +138,24 @@ def _expand_braces(text: str) -> list[str]:
     return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
 
 
-def _list_downloads(options: Mapping[str, Any]) -> list[ImageDownload]:
+def _list_downloads(reader: Urls) -> list[ImageDownload]:
     """List the downloads, with only the first of equal names and equal addresses."""
-    if options.get("list"):
-        found = list(_read_list(resolve_path(options["list"])))
-    elif options.get("urls"):
-        sums = options["urls"] if isinstance(options["urls"], Mapping) else dict.fromkeys(options["urls"])
+    if reader.list:
+        found = list(_read_list(resolve_path(reader.list)))
+    elif reader.urls:
+        sums = reader.urls if isinstance(reader.urls, Mapping) else dict.fromkeys(reader.urls)
         found = [
             ImageDownload(_name_of_url(url), Address(url, sums[text] or ""), {})
             for text in sums
             for url in expand_pattern(text)
         ]
     else:
-        found = list(_list_named(options["base"], options["names"]))
+        found = list(_list_named(str(reader.base), reader.names))
     seen: set[str | Address] = set()
     kept = []
     for one in found:
         if seen.isdisjoint({one.name, one.address}):  # two threads must not write one file
-            group = find_group(options["group"], one.name)
+            group = find_group(reader.group, one.name)
             kept.append(one._replace(known={"group": group} | one.known))
         seen |= {one.name, one.address}
     return kept
@@ -170,22 +192,3 @@ def _name_of_url(url: str) -> str:
     except ValueError:  # the download reports the error
         return url
     return "/".join(part for part in (parts.netloc, parts.query, unquote(parts.path).lstrip("/")) if part)
-
-
-def _hash_state(source: Source) -> str:
-    file = resolve_path(source["list"]) if source.get("list") else None
-    return hash_facts([file.read_bytes()]) if file and file.is_file() else ""
-
-
-def _check(name: str, source: Source) -> None:
-    if source.get("base") and not source.get("names"):
-        example = 'For example: names: ["{female,male}/{0..99}.jpg"]'
-        raise ConfigError(f"source.{name}.base needs source.{name}.names.", example)
-    if source.get("names") and not source.get("base"):
-        raise ConfigError(f"source.{name}.names needs source.{name}.base, the URL of their folder.")
-    for key in ("parallel", "per_host", "timeout", "max_mib"):
-        if (value := source.get(key)) is not None and not (isinstance(value, int | float) and value > 0):
-            raise ConfigError(f"source.{name}.{key}={value}: expected a number above 0.")
-
-
-URL_READER = SourceReader(read, _hash_state, required=("urls|base|list",), optional=URL_OPTIONS, check=_check)

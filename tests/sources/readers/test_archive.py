@@ -8,9 +8,9 @@ import zipfile
 import pytest
 
 from avatar_bench.errors import DataError
+from avatar_bench.sources.reader import SourceJob
 from avatar_bench.sources.readers import archive
-from avatar_bench.sources.readers.archive import ARCHIVE_READER
-from avatar_bench.sources.readers.reader import SourceJob
+from avatar_bench.sources.readers.archive import Archive
 
 FILES = {"set/real/a.jpg": b"a", "set/drawing/b.svg": b"b", "README": b"hello"}
 
@@ -41,8 +41,8 @@ def special(path, **fields):
 
 
 def read(tmp_path, file, done=(), **options):
-    job = SourceJob("packed", {"kind": "archive", "label": "", "file": str(file), **options}, tmp_path / "place", done)
-    return list(ARCHIVE_READER.read(job)), job.quarantine
+    job = SourceJob("packed", {"label": options.pop("label", "")}, tmp_path / "place", done)
+    return list(Archive(file=str(file), **options).read(job)), job.quarantine
 
 
 @pytest.mark.parametrize(

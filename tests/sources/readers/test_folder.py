@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.folder import FOLDER_READER, _explain_unusable
-from avatar_bench.sources.readers.reader import SourceJob
+from avatar_bench.sources.reader import SourceJob
+from avatar_bench.sources.readers.folder import ImageFolder, _explain_unusable
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
@@ -22,8 +22,9 @@ def plant(root, *names):
 
 
 def read(tmp_path, done=(), **options):
-    job = SourceJob("own", {"kind": "folder", "label": "", **options}, tmp_path / "place", done)
-    return list(FOLDER_READER.read(job)), job.quarantine
+    label = {"label": options.pop("label", "")}
+    job = SourceJob("own", label, tmp_path / "place", done)
+    return list(ImageFolder(**options).read(job)), job.quarantine
 
 
 def test_class_folders_give_class_and_source_in_the_order_of_paths(tmp_path):
@@ -131,7 +132,7 @@ def test_rules_read_the_class_or_name_what_they_cannot_decide(tmp_path):
 )
 def test_a_rule_that_makes_no_sense_is_refused_before_anything_is_read(rule, told):
     with pytest.raises(ConfigError, match=told):
-        FOLDER_READER.check("own", {"root": "x", "label": "", "rules": [rule]})
+        ImageFolder(root="x", rules=[rule]).check("own", {"label": ""})
 
 
 def test_a_manifest_says_more_and_may_not_contradict(tmp_path):
@@ -184,14 +185,14 @@ def test_a_missing_folder_is_an_error(tmp_path):
 
 def test_the_state_changes_with_any_file_and_with_the_manifest(tmp_path):
     plant(tmp_path, "set/real/a.jpg", "m.csv")
-    source = {"root": str(tmp_path / "set"), "manifest": str(tmp_path / "m.csv"), "label": ""}
-    states = [FOLDER_READER.state(source), FOLDER_READER.state(source)]
+    source = ImageFolder(root=str(tmp_path / "set"), manifest=str(tmp_path / "m.csv"))
+    states = [source.hash_state(), source.hash_state()]
     plant(tmp_path, "set/real/b.jpg")
-    states.append(FOLDER_READER.state(source))
+    states.append(source.hash_state())
     os.utime(tmp_path / "set" / "real" / "a.jpg", ns=(1, 1))
-    states.append(FOLDER_READER.state(source))
+    states.append(source.hash_state())
     (tmp_path / "m.csv").write_text("longer than before")
-    states.append(FOLDER_READER.state(source))
+    states.append(source.hash_state())
     assert states[0] == states[1]
     assert len(set(states)) == 4
 

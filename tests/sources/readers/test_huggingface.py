@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.huggingface import HUGGINGFACE_READER
-from avatar_bench.sources.readers.reader import SourceJob
+from avatar_bench.sources.reader import SourceJob
+from avatar_bench.sources.readers.huggingface import HuggingFace
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -25,10 +25,8 @@ def shard(path, images, labels=None, names=None, **columns):
 
 
 def read(tmp_path, done=(), **options):
-    job = SourceJob(
-        "hub", {"kind": "huggingface", "label": "", "label_column": "label", **options}, tmp_path / "place", done
-    )
-    return list(HUGGINGFACE_READER.read(job)), job.quarantine
+    job = SourceJob("hub", {"label": options.pop("label", "")}, tmp_path / "place", done)
+    return list(HuggingFace(**{"label_column": "label", **options}).read(job)), job.quarantine
 
 
 def test_shards_are_read_by_name_with_the_classes_of_their_metadata(tmp_path):
@@ -132,20 +130,20 @@ def test_offline_it_says_in_three_lines_what_else_can_be_done(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "label", "told"),
     [
-        ({"repo": "a/b", "label": "real"}, r"needs source\.hub\.revision"),
-        ({"root": "x", "label": ""}, "has no class"),
+        ({"repo": "a/b"}, "real", r"needs source\.hub\.revision"),
+        ({"root": "x"}, "", "has no class"),
     ],
 )
-def test_what_would_not_be_reproducible_or_has_no_class_is_refused(options, told):
+def test_what_would_not_be_reproducible_or_has_no_class_is_refused(options, label, told):
     with pytest.raises(ConfigError, match=told):
-        HUGGINGFACE_READER.check("hub", options)
+        HuggingFace(**options).check("hub", {"label": label})
 
 
 def test_the_state_changes_with_the_shards(tmp_path):
     shard(tmp_path / "a.parquet", [PNG], ["real"])
-    before = HUGGINGFACE_READER.state({"root": str(tmp_path)})
+    before = HuggingFace(root=str(tmp_path)).hash_state()
     shard(tmp_path / "b.parquet", [PNG], ["real"])
-    assert HUGGINGFACE_READER.state({"root": str(tmp_path)}) != before
-    assert HUGGINGFACE_READER.state({"repo": "a/b", "revision": "c"}) == ""
+    assert HuggingFace(root=str(tmp_path)).hash_state() != before
+    assert HuggingFace(repo="a/b", revision="c").hash_state() == ""

@@ -5,14 +5,14 @@ import os
 import pytest
 
 from avatar_bench.errors import DataError
-from avatar_bench.sources.readers.manifest import MANIFEST_READER
-from avatar_bench.sources.readers.reader import SourceJob
+from avatar_bench.sources.reader import SourceJob
+from avatar_bench.sources.readers.manifest import Manifest
 
 
 def read(tmp_path, text, done=(), label=""):
     (tmp_path / "m.csv").write_text(text)
-    job = SourceJob("own", {"kind": "manifest", "label": label, "file": str(tmp_path / "m.csv")}, tmp_path, done)
-    return list(MANIFEST_READER.read(job)), job.quarantine
+    job = SourceJob("own", {"label": label}, tmp_path, done)
+    return list(Manifest(file=str(tmp_path / "m.csv")).read(job)), job.quarantine
 
 
 def test_rows_give_images_in_their_order_with_all_they_say(tmp_path):
@@ -46,17 +46,17 @@ def test_a_row_needs_a_class_unless_the_source_has_one(tmp_path):
 
 
 def test_a_missing_file_is_an_error_and_has_no_state(tmp_path):
-    source = {"label": "", "file": str(tmp_path / "none.csv")}
-    assert MANIFEST_READER.state(source) == ""
+    source = Manifest(file=str(tmp_path / "none.csv"))
+    assert source.hash_state() == ""
     with pytest.raises(DataError, match=r"none\.csv cannot be read: No such file"):
-        list(MANIFEST_READER.read(SourceJob("own", source, tmp_path)))
+        list(source.read(SourceJob("own", {"label": ""}, tmp_path)))
 
 
 def test_the_state_changes_with_the_images(tmp_path):
     (tmp_path / "a.jpg").write_text("")
     read(tmp_path, "path,label\na.jpg,real\n")
-    source = {"file": str(tmp_path / "m.csv")}
-    before = MANIFEST_READER.state(source)
-    assert before == MANIFEST_READER.state(source)
+    source = Manifest(file=str(tmp_path / "m.csv"))
+    before = source.hash_state()
+    assert before == source.hash_state()
     os.utime(tmp_path / "a.jpg", ns=(1, 1))
-    assert MANIFEST_READER.state(source) != before
+    assert source.hash_state() != before

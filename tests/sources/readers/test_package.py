@@ -6,10 +6,11 @@ import pytest
 
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files import package_files
-from avatar_bench.sources.readers.package import PACKAGE_READER, download_packages
-from avatar_bench.sources.readers.reader import SourceJob
+from avatar_bench.sources.reader import SourceJob
+from avatar_bench.sources.readers.folder import ImageFolder
+from avatar_bench.sources.readers.package import Package, download_packages
 
-SOURCE = {"kind": "package", "distribution": "faces", "version": "1.0", "archive": "wheel", "label": "real"}
+SOURCE = {"distribution": "faces", "version": "1.0", "archive": "wheel", "files": {}}
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +24,8 @@ def wheel(tmp_path, monkeypatch):
 
 
 def read(tmp_path, done=(), **options):
-    job = SourceJob("faces", {**SOURCE, **options}, tmp_path / "place", done)
-    return list(PACKAGE_READER.read(job)), job.quarantine
+    job = SourceJob("faces", {"label": "drawing"}, tmp_path / "place", done)
+    return list(Package(**{**SOURCE, **options}).read(job)), job.quarantine
 
 
 def test_the_files_that_globs_name_come_as_they_are_each_by_the_first_glob_that_fits(tmp_path):
@@ -41,14 +42,14 @@ def test_the_files_that_globs_name_come_as_they_are_each_by_the_first_glob_that_
 def test_two_sources_of_one_package_download_it_once(monkeypatch):
     asked = []
     monkeypatch.setattr(package_files, "fetch_archive", lambda *given: asked.append(given))
-    download_packages([SOURCE, {**SOURCE, "label": "thing"}, {**SOURCE, "version": "2.0"}])
+    download_packages([Package(**SOURCE), Package(**SOURCE), Package(**{**SOURCE, "version": "2.0"})])
     assert sorted(asked) == [("faces", version, "wheel", None, None) for version in ("1.0", "2.0")]
 
 
 @pytest.mark.parametrize("change", [{"tag": "manylinux"}, {"tag": "cp311-cp311-win32", "archive": "sdist"}])
 def test_a_tag_that_names_no_wheel_is_refused(change):
     with pytest.raises(ConfigError, match=r"source\.faces\.tag=.*expected the tag of a wheel"):
-        PACKAGE_READER.check("faces", {**SOURCE, **change})
+        Package(**{**SOURCE, **change}).check("faces", {})
 
 
 def test_names_tell_group_and_generator(tmp_path):
@@ -67,7 +68,7 @@ def test_stored_images_are_left_out(tmp_path):
 
 
 def test_fetching_all_looks_at_packages_alone_and_tells_what_fails(monkeypatch):
-    download_packages([{"kind": "folder"}, SOURCE])
+    download_packages([ImageFolder(root="x"), Package(**SOURCE)])
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(DataError, match=r"pip could not download faces==2\.0"):
-        download_packages([{**SOURCE, "version": "2.0"}])
+        download_packages([Package(**{**SOURCE, "version": "2.0"})])

@@ -18,9 +18,10 @@ import pytest
 
 from avatar_bench import __version__
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers import archive, download
-from avatar_bench.sources.readers.reader import SourceJob
-from avatar_bench.sources.readers.urls import URL_READER, expand_pattern
+from avatar_bench.sources import download
+from avatar_bench.sources.reader import SourceJob
+from avatar_bench.sources.readers.archive import Archive
+from avatar_bench.sources.readers.urls import Urls, expand_pattern
 
 BODY = bytes(range(256)) * 40
 
@@ -141,14 +142,13 @@ def server(monkeypatch):
     made.server_close()
 
 
-def job(tmp_path, done=(), **options):
-    known = {"kind": "urls", "label": "real", "homepage": "https://example.org", "pause": 0, "timeout": 5, **options}
-    return SourceJob("web", known, tmp_path / "place", done)
+def job(tmp_path, done=()):
+    return SourceJob("web", {"label": "real", "homepage": "https://example.org"}, tmp_path / "place", done)
 
 
 def read(tmp_path, done=(), **options):
-    made = job(tmp_path, done, **options)
-    return list(URL_READER.read(made)), made.quarantine
+    made = job(tmp_path, done)
+    return list(Urls(**{"pause": 0, "timeout": 5, **options}).read(made)), made.quarantine
 
 
 def refusal(tmp_path, url, **options):
@@ -316,9 +316,10 @@ def test_a_host_that_cannot_be_reached_is_told_once_and_not_asked_for_every_imag
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = time.monotonic()
-    made = job(tmp_path, base=f"http://127.0.0.1:{port}", names=["{0..199}.jpg"], parallel=2, retries=2)
+    source = Urls(base=f"http://127.0.0.1:{port}", names=["{0..199}.jpg"], parallel=2, retries=2, pause=0, timeout=5)
+    made = job(tmp_path)
     with pytest.raises(DataError, match=r"nothing could be downloaded.*\n.*Connection refused"):
-        list(URL_READER.read(made))
+        list(source.read(made))
     assert len(made.quarantine) == 200
     assert time.monotonic() - start < 3
 
@@ -350,10 +351,10 @@ def test_a_list_that_cannot_be_read_is_an_error(tmp_path):
 
 def test_the_state_is_that_of_the_list(tmp_path):
     (tmp_path / "list").write_text("http://a/1")
-    before = URL_READER.state({"list": str(tmp_path / "list")})
+    before = Urls(list=str(tmp_path / "list")).hash_state()
     (tmp_path / "list").write_text("http://a/2")
-    assert before != URL_READER.state({"list": str(tmp_path / "list")})
-    assert URL_READER.state({"urls": ["http://a/1"]}) == ""
+    assert before != Urls(list=str(tmp_path / "list")).hash_state()
+    assert Urls(urls=["http://a/1"]).hash_state() == ""
 
 
 def test_an_archive_is_downloaded_and_unpacked(tmp_path, server):
@@ -361,12 +362,12 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server):
     with zipfile.ZipFile(buffer, "w") as made:
         made.writestr("real/a.jpg", b"a")
     server.content = buffer.getvalue()
-    source = {"kind": "archive", "label": "", "url": f"{server.base}/content/set.zip"}
-    source["sha256"] = hashlib.sha256(server.content).hexdigest()
-    (image,) = archive.ARCHIVE_READER.read(SourceJob("packed", source, tmp_path))
+    url, digest = f"{server.base}/content/set.zip", hashlib.sha256(server.content).hexdigest()
+    packed = SourceJob("packed", {"label": ""}, tmp_path)
+    (image,) = Archive(url=url, sha256=digest).read(packed)
     assert (image.name, image.label, image.read()) == ("real/a.jpg", "real", b"a")
     with pytest.raises(DataError, match="could not be downloaded: its sha256 is"):
-        list(archive.ARCHIVE_READER.read(SourceJob("packed", {**source, "sha256": "0" * 64}, tmp_path)))
+        list(Archive(url=url, sha256="0" * 64).read(packed))
 
 
 def test_boxes_and_groups_come_from_the_names(tmp_path, server):
@@ -386,17 +387,17 @@ def test_boxes_and_groups_come_from_the_names(tmp_path, server):
 )
 def test_options_that_do_not_fit_are_refused(options, told):
     with pytest.raises(ConfigError, match=told):
-        URL_READER.check("web", options)
+        Urls(**options).check("web", {})
 
 
 def test_ctrl_c_ends_it_promptly_though_the_server_hangs(tmp_path, server):
     code = (
-        "import signal, sys; from pathlib import Path; from avatar_bench.sources.readers.reader import SourceJob\n"
-        "from avatar_bench.sources.readers.urls import URL_READER\n"
-        f"source = {{'label': 'real', 'urls': ['{server.base}/hangs/{{0..7}}'], 'timeout': 60}}\n"
+        "import signal, sys; from pathlib import Path; from avatar_bench.sources.reader import SourceJob\n"
+        "from avatar_bench.sources.readers.urls import Urls\n"
+        f"source = Urls(urls=['{server.base}/hangs/{{0..7}}'], timeout=60)\n"
         # a job in the background of a shell is started deaf to it
         "signal.signal(signal.SIGINT, signal.default_int_handler); print('ready', flush=True)\n"
-        "list(URL_READER.read(SourceJob('web', source, Path(sys.argv[1]))))"
+        "list(source.read(SourceJob('web', {'label': 'real'}, Path(sys.argv[1]))))"
     )
     run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     run.stdout.readline()

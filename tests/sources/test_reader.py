@@ -1,14 +1,16 @@
-"""Tests of the table of kinds, and of every yaml of conf/source against it."""
+"""Tests of the kinds of sources, of users' own, and of every yaml of conf/source."""
 
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 import yaml
 
+from avatar_bench.config.entries import find_entry
 from avatar_bench.errors import ConfigError
-from avatar_bench.sources.readers import SOURCE_READERS, check_source
+from avatar_bench.sources.reader import SourceJob, hash_state, open_reader, read_images
 
-FOLDER = Path(__file__).parents[3] / "conf" / "source"
+FOLDER = Path(__file__).parents[2] / "conf" / "source"
 FILES = sorted(FOLDER.glob("*.yaml"))
 YOURS = ("folder", "archive", "urls", "huggingface", "manifest")  # they wait for a place to read from
 DESCRIPTION = {"label": "real", "licence": "CC0", "author": "Ann", "generator": "", "homepage": ""}
@@ -27,22 +29,22 @@ def test_every_source_is_complete_and_goes_under_its_own_name(file):
     assert file.read_text(encoding="utf-8").startswith(f"# @package source.{file.stem}\n# ")
     if file.stem in YOURS:
         with pytest.raises(ConfigError, match=rf"source\.{file.stem} has no input"):
-            check_source(file.stem, load(file))
+            open_reader(file.stem, load(file))
     else:
-        check_source(file.stem, load(file))
+        open_reader(file.stem, load(file))
 
 
 @pytest.mark.parametrize("name", YOURS)
 def test_a_source_of_yours_names_every_option_of_its_kind(name):
-    kind = SOURCE_READERS[name]
-    options = {key for choice in kind.required for key in choice.split("|")} | set(kind.optional)
+    options = {each.name for each in fields(find_entry("source", name).load_class())}
     assert options - set(load(FOLDER / f"{name}.yaml")) == set()
 
 
 @pytest.mark.parametrize("name", YOURS)
 def test_a_source_of_yours_has_the_defaults_of_its_kind(name):
     told = load(FOLDER / f"{name}.yaml")
-    assert {key: told[key] for key in SOURCE_READERS[name].optional} == dict(SOURCE_READERS[name].optional)
+    optional = [each for each in fields(find_entry("source", name).load_class()) if each.default is not MISSING]
+    assert {each.name: told[each.name] for each in optional} == {each.name: each.default for each in optional}
 
 
 def test_drawings_are_rasterised():
@@ -67,7 +69,7 @@ def test_no_two_names_of_a_source_are_one(file):
             "did you mean sha256",
         ),
         (source("drawn", drawer="multiavatar", count=1, zebra=1), "has no option zebra: expected one of: kind, label"),
-        (source("zip"), "expected one of package, drawn, folder"),
+        (source("zip"), "expected one of archive, drawn, folder"),
         (source("drawn", drawer="multiavatar"), r"Expected source\.x\.count="),
         (source("folder"), r"Expected one of source\.x\.root= or source\.x\.roots="),
         (source("urls", urls=["http://a"], list="b"), "has several of them: urls and list"),
@@ -77,9 +79,53 @@ def test_no_two_names_of_a_source_are_one(file):
 )
 def test_a_wrong_source_is_refused_with_what_was_expected(made, told):
     with pytest.raises(ConfigError, match=told) as error:
-        check_source("x", made)
+        open_reader("x", made)
     assert len(error.value.lines) <= 3
 
 
 def test_options_that_are_null_are_as_if_not_given():
-    check_source("x", source("folder", root="somewhere", roots=None, rules=None))
+    open_reader("x", source("folder", root="somewhere", roots=None, rules=None))
+
+
+KIND = """
+from dataclasses import dataclass
+from avatar_bench.sources.reader import SourceReader
+
+@dataclass(kw_only=True)
+class Feed(SourceReader):
+    address: str
+
+    def read(self, job):
+        raise OSError("no answer")
+"""
+
+
+@pytest.fixture
+def own_kind(tmp_path, monkeypatch):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "feed.py").write_text(KIND)
+    monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
+    return tmp_path / "source" / "feed.py"
+
+
+def test_a_kind_of_a_user_has_its_options_and_a_failure_names_its_module(own_kind, tmp_path):
+    with pytest.raises(ConfigError, match=r"Expected source\.x\.address="):
+        open_reader("x", source("feed"))
+    with pytest.raises(ConfigError, match="has no option adress: did you mean address"):
+        open_reader("x", source("feed", adress="a"))
+    job = SourceJob("x", source("feed", address="a"), tmp_path)
+    with pytest.raises(ConfigError, match=rf"{own_kind} failed: OSError: no answer"):
+        list(read_images(job))
+
+
+def test_the_state_of_a_users_kind_changes_with_its_code(own_kind):
+    given = source("feed", address="a")
+    before = hash_state("x", given)
+    own_kind.write_text(KIND.replace("no answer", "nothing"))
+    assert before != hash_state("x", given) != ""
+
+
+def test_a_module_without_a_reader_is_refused(own_kind):
+    own_kind.write_text(KIND.replace("(SourceReader)", ""))
+    with pytest.raises(ConfigError, match=r"feed\.py must define a SourceReader"):
+        open_reader("x", source("feed", address="a"))

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from avatar_bench.sources.readers.path_rules import compile_rules, match_rules, translate_glob
+from avatar_bench.sources.path_rules import compile_rules, match_rules, translate_glob
 
 
 @pytest.mark.parametrize(

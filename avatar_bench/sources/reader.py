@@ -1,0 +1,167 @@
+"""Readers of image sources, with common functions for paths, hashes and tables."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from avatar_bench.config.entries import describe_folders, find_entries, find_entry
+from avatar_bench.data import user_tables
+from avatar_bench.errors import ConfigError, DataError, suggest_names
+from avatar_bench.files.hashes import sha256_of_text
+from avatar_bench.sources.source_image import SourceImage
+
+Source = Mapping[str, Any]  # a yaml of conf/source
+DESCRIPTION_KEYS = ("label", "licence", "author", "generator", "homepage")  # options of every source that describe it
+COMMON_KEYS = ("kind", *DESCRIPTION_KEYS, "rasterise")
+INPUT_SPLITS = ("train", "val", "test")
+# columns that are fields of a SourceImage
+IMAGE_COLUMNS = ("label", "source", "generator", "licence", "author", "url", "split")
+
+
+@dataclass
+class SourceJob:
+    """A source that is being read.
+
+    `place` is a separate folder for downloads and unpacked files, kept until the set is complete. `done` are the names
+    of images stored before an interruption, which are skipped. Unusable files are added to `quarantine` as
+    (file, reason).
+    """
+
+    name: str
+    source: Source
+    place: Path
+    done: Container[str] = frozenset()
+    quarantine: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class SourceReader:
+    """Reader of one kind of source: the base of the dataclass of a kind, whose fields are the options of the kind.
+
+    An option without a default is required, and exactly one of those in `alternatives`.
+    """
+
+    alternatives: ClassVar[tuple[str, ...]] = ()
+
+    def check(self, name: str, source: Source) -> None:
+        """Raise ConfigError for invalid values of the options of a source."""
+
+    def read(self, job: SourceJob) -> Iterator[SourceImage]:
+        """Yield the images, in the same order each time."""
+        raise NotImplementedError
+
+    def hash_state(self) -> str:
+        """Return a short hash that changes with the files of the source, "" if the options describe it completely."""
+        return ""
+
+
+def open_reader(name: str, source: Source) -> SourceReader:
+    """Return the reader of a source; options that are null have their defaults.
+
+    Raise ConfigError for a source of unknown kind, an unknown or missing option, or an invalid value.
+    """
+    if missing := [key for key in ("kind", *DESCRIPTION_KEYS) if source.get(key) is None]:
+        raise ConfigError(f"source.{name} has no {', '.join(missing)}.", "Add the missing options.")
+    kinds = find_entries("source")
+    if source["kind"] not in kinds:
+        raise ConfigError(
+            f"source.{name}.kind={source['kind']}: expected one of {', '.join(kinds)}.", describe_folders("source")
+        )
+    owner = kinds[source["kind"]].load_class()
+    if not issubclass(owner, SourceReader):
+        raise ConfigError(f"{kinds[source['kind']].module} must define a SourceReader, not {owner.__name__}.")
+    options = [each.name for each in fields(owner)]
+    known = [*COMMON_KEYS, *options]
+    for key in source:
+        if key not in known:
+            near = suggest_names(str(key), known) or f"expected one of: {', '.join(known)}."
+            raise ConfigError(f"source.{name} of kind {source['kind']} has no option {key}: {near}")
+    for key in DESCRIPTION_KEYS:
+        if not isinstance(source[key], str):
+            raise ConfigError(f"source.{name}.{key}={source[key]}: expected a string.")
+    if not isinstance(source.get("rasterise") or False, bool):
+        raise ConfigError(f"source.{name}.rasterise={source['rasterise']}: expected true or false.")
+    for each in fields(owner):
+        if each.default is MISSING and each.default_factory is MISSING:
+            _check_alternatives(name, source, [each.name])
+    if owner.alternatives:
+        _check_alternatives(name, source, owner.alternatives)
+    reader: SourceReader = owner(**{key: source[key] for key in options if source.get(key) is not None})
+    reader.check(name, source)
+    return reader
+
+
+def _check_alternatives(name: str, source: Source, keys: Sequence[str]) -> None:
+    given = [key for key in keys if source.get(key) not in (None, "", [], {})]
+    if len(given) != 1:
+        problem = f"has several of them: {' and '.join(given)}" if given else "has no input"
+        expected = " or ".join(f"source.{name}.{key}=" for key in keys)
+        raise ConfigError(f"source.{name} {problem}.", f"Expected {'one of ' if len(keys) > 1 else ''}{expected}")
+
+
+def read_images(job: SourceJob) -> Iterator[SourceImage]:
+    """Yield the images of a source; raise ConfigError that names the code of a user's kind if it fails."""
+    with find_entry("source", job.source["kind"]).explain_failure():
+        yield from open_reader(job.name, job.source).read(job)
+
+
+def hash_state(name: str, source: Source) -> str:
+    """Return a short hash that changes with the files of a source and with the code of a user's kind."""
+    entry = find_entry("source", source["kind"])
+    with entry.explain_failure():
+        state = open_reader(name, source).hash_state()
+    return state if entry.is_builtin else f"{state}{entry.digest}"
+
+
+def resolve_path(path: str | Path) -> Path:
+    """Return a user's path as an absolute one, with `~` and `..` resolved and links kept."""
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def hash_facts(facts: Iterable[Any]) -> str:
+    """Return 16 hex digits that identify a sequence of facts."""
+    return sha256_of_text(repr(list(facts)))[:16]
+
+
+def read_stamp(file: Path) -> tuple[int, int]:
+    """Return size and modification time in ns of a file; (-1, -1) for a missing one."""
+    try:
+        status = file.stat()
+    except OSError:
+        return (-1, -1)
+    return (status.st_size, status.st_mtime_ns)
+
+
+def find_group(pattern: str | None, name: str) -> str:
+    """Return the first group of a regular expression in a file's stem; a pattern without one is the group itself."""
+    if not pattern or not re.compile(pattern).groups:
+        return pattern or ""
+    found = re.search(pattern, Path(name).stem)
+    return (found.group(1) or "") if found else ""
+
+
+def read_rows(file: Path, needed: str) -> list[dict[str, str]]:
+    """Read the rows of a CSV with a column `needed` as stripped strings, "" for missing values.
+
+    Raises DataError for a missing or unreadable file, a missing column, no rows, or an unknown split.
+    """
+    table = user_tables.read_user_table(file, (needed,))
+    if table.empty:
+        raise DataError(f"{file} has no rows.", f"Expected one row for each {needed}.")
+    rows: Any = table.apply(lambda column: column.str.strip()).to_dict("records")
+    for number, row in enumerate(rows, start=1):
+        if row.get("split") and row["split"] not in INPUT_SPLITS:
+            reason = f"{file}, row {number}: unknown split {row['split']!r}."
+            raise DataError(reason, f"Expected one of {', '.join(INPUT_SPLITS)}, or nothing.")
+    return list(rows)
+
+
+def extract_fields(row: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row of a table as fields of a SourceImage; its group applies across sources."""
+    fields = {key: row[key] for key in IMAGE_COLUMNS if row.get(key)}
+    return fields | ({"shared_group": row["group"]} if row.get("group") else {})
