@@ -242,6 +242,7 @@ class TrainConfig:
     lang: str = option("en", help="language of the curves", **_LANGUAGE)
     out: str | None = path_option("run folder; in a sweep, the folder of its jobs")
     init_from: str | None = path_option("a run whose weights to start from")
+    teacher: str | None = path_option("a run or an ensemble whose answers replace the labels of the training images")
     resume: str | None = path_option("an interrupted run to continue")
     allow: list[str] = option(
         [], help=_ALLOW, **_choose("near_duplicates", "label_conflict", "shortcut", "pretraining")

@@ -31,14 +31,14 @@ _PREFETCH_BYTES = 2**26  # bytes of images that a process may decode in advance
 
 @dataclass(eq=False)
 class ImageDataset(TorchDataset[dict[str, Any]]):
-    """Images of a dataset: item k is {"image": uint8 (S, S, 3), "target": int, "row": k}.
+    """Images of a dataset: item k is {"image": uint8 (S, S, 3), "target": int or float (C,), "row": k}.
 
     A broken file raises DataError. With `augmentation`, items are requested as (row, seed), or with `view_seeds`
     (views, N) as (row, view). With `cache`, images are read through it by their SHA-256, `hashes` (N,).
     """
 
     files: Sequence[Path]
-    targets: NDArray[np.int64]
+    targets: NDArray[np.int64] | NDArray[np.float32]  # class indices (N,), or probabilities (N, C)
     preprocessing: Preprocessing
     augmentation: Augmentation | None = None
     view_seeds: NDArray[np.int64] | None = None
@@ -55,7 +55,7 @@ class ImageDataset(TorchDataset[dict[str, Any]]):
         image = self.prepare(row)
         if self.augmentation is not None and seed is not None:
             image = self.augmentation(image, seed)
-        return {"image": image, "target": int(self.targets[row]), "row": row}
+        return {"image": image, "target": self.targets[row], "row": row}
 
     def prepare(self, row: int) -> ImageArray:
         """Return an image at the network's size."""
@@ -107,16 +107,16 @@ class VariedImageDataset(ImageDataset):
             return square if image is native else self.preprocessing(image)
 
         images = [apply_variation(variation, native, prepare, seed) for variation in self.variations]
-        return {"image": np.stack(images), "target": int(self.targets[row]), "row": row}
+        return {"image": np.stack(images), "target": self.targets[row], "row": row}
 
 
 class EmbeddingDataset(TorchDataset[dict[str, Any]]):
-    """Embeddings in place of images: {"embedding": (D,), "target": int, "row": k}.
+    """Embeddings in place of images: {"embedding": (D,), "target": int or float (C,), "row": k}.
 
     They are (views, N, D); an item is requested as a row, for the first view, or as (row, view).
     """
 
-    def __init__(self, embeddings: NDArray[np.float32], targets: NDArray[np.int64]) -> None:
+    def __init__(self, embeddings: NDArray[np.float32], targets: NDArray[np.int64] | NDArray[np.float32]) -> None:
         self.embeddings = torch.from_numpy(embeddings)
         self.targets = targets
 
@@ -125,7 +125,7 @@ class EmbeddingDataset(TorchDataset[dict[str, Any]]):
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         row, view = item if isinstance(item, tuple) else (item, 0)
-        return {"embedding": self.embeddings[view, row], "target": int(self.targets[row]), "row": row}
+        return {"embedding": self.embeddings[view, row], "target": self.targets[row], "row": row}
 
 
 def build_evaluation_loader(

@@ -86,9 +86,11 @@ class DataModule(pl.LightningDataModule):
         balance: str,
         views: int | None = None,
         cache: ImageCache | None = None,
+        answers: NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__()
         self.train_set, self.val_set = dataset.select_split("train"), dataset.select_split("val")
+        self.answers = answers  # probabilities (N, C) of the training images, by a teacher: learned instead of labels
         self.classes = tuple(classes)
         self.preprocessing = preprocessing
         self.augmentation = augmentation
@@ -103,9 +105,15 @@ class DataModule(pl.LightningDataModule):
         self.position = 0, 0  # the epoch and the finished batches of it at which training starts
 
     @property
+    def train_targets(self) -> NDArray[np.int64]:
+        """Return the class index of each training image, (N,); the teacher's prediction for an unlabelled one."""
+        targets = encode_targets(self.train_set, self.classes)
+        return targets if self.answers is None else np.where(targets < 0, self.answers.argmax(axis=1), targets)
+
+    @property
     def counts(self) -> NDArray[np.int64]:
         """Return the number of training images of each class, (C,)."""
-        return np.bincount(encode_targets(self.train_set, self.classes), minlength=len(self.classes))
+        return np.bincount(self.train_targets, minlength=len(self.classes))
 
     @property
     def class_weights(self) -> list[float] | None:
@@ -115,10 +123,11 @@ class DataModule(pl.LightningDataModule):
         return [float(weight) for weight in self.counts.sum() / (len(self.classes) * self.counts)]
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        targets = encode_targets(self.train_set, self.classes)
+        targets = self.train_targets
         weights = 1 / self.counts[targets] if self.balance == "sampler" else None
+        learned = targets if self.answers is None else self.answers
         images: ImageDataset | EmbeddingDataset
-        images = EmbeddingDataset(self.embeddings["train"], targets) if self.embeddings else self._build_training_set()
+        images = EmbeddingDataset(self.embeddings["train"], learned) if self.embeddings else self._build_training_set()
         epoch, batches = self.position
         views = len(self.embeddings["train"]) if self.embeddings else self.augmented_copies
         sampler = EpochSampler(len(images), self.seed, weights, epoch, batches * self.batch_size, views)
@@ -150,4 +159,6 @@ class DataModule(pl.LightningDataModule):
         rng = np.random.default_rng([self.seed, 0, 1])
         seeds = rng.integers(0, 2**31, (self.augmented_copies, len(self.train_set))) if self.augmented_copies else None
         options = {"augmentation": self.augmentation, "view_seeds": seeds, "cache": self.cache}
-        return build_image_dataset(self.train_set, self.classes, self.preprocessing, **options)
+        images = build_image_dataset(self.train_set, self.classes, self.preprocessing, **options)
+        images.targets = images.targets if self.answers is None else self.answers
+        return images

@@ -41,6 +41,7 @@ from avatar_bench.training.checkpoints import (
     find_newest_checkpoint,
     finish_checkpoint,
 )
+from avatar_bench.training.distillation import ask_teacher, open_teacher, record_teacher
 from avatar_bench.training.initial_weights import create_network, record_initial_weights, resolve_weights
 from avatar_bench.training.module import Learner
 from avatar_bench.training.optimization import TrainingOptions
@@ -77,6 +78,10 @@ class ClassifierJob:
         write_split(dataset, folder / "split.csv")
         weights = "none" if earlier else resolve_weights(settings.model.weights)
         record.init = record_initial_weights(settings, dataset, folder, earlier, weights)
+        teacher = open_teacher(settings.teacher, classes, workers=settings.data.workers) if settings.teacher else None
+        if teacher is not None:
+            allowed = "pretraining" in settings.allow
+            record.init = record_teacher(teacher, str(settings.teacher), dataset, folder, record.init, allowed)
         self.stages = _resolve_stages(settings)
         net, shape, preprocessing = create_network(settings, len(classes), earlier, weights)
         del weights  # the network has its own copy
@@ -93,6 +98,7 @@ class ClassifierJob:
             balance=settings.mode.balance,
             views=options.augmented_copies,
             cache=open_image_cache(used, preprocessing, options.cache_gb),
+            answers=ask_teacher(teacher, dataset.select_split("train"), classes) if teacher else None,
         )
         card = Card(
             classes=classes,

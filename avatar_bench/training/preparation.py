@@ -34,7 +34,7 @@ def prepare_training(settings: TrainConfig, record: RunRecord) -> tuple[Dataset,
     plan = build_split_plan(settings.data, shots=mode.shots, val_shots=mode.val_shots, draw_seed=settings.seed)
     record.split = record.split or asdict(plan)
     whole = open_dataset(settings.data)
-    _check_labels(whole, settings.allow)
+    _check_labels(whole, settings)
     manifests = {"manifest": Path(settings.data.manifest or ""), "demo": whole.root / "manifest.csv"}
     for warning in describe_misspelt_labels(whole, manifests.get(settings.data.kind)):
         print_line(f"warning: {format_reason(warning)}", file=sys.stderr)
@@ -46,7 +46,8 @@ def prepare_training(settings: TrainConfig, record: RunRecord) -> tuple[Dataset,
         leakage.refuse_format_shortcut(whole.frame["label"], formats)
     if settings.init_from:
         return whole, _load_earlier_split(whole, Path(settings.init_from), plan)
-    return whole, _split(whole, plan, settings.allow)
+    dataset = _split(whole, plan, settings.allow)
+    return whole, dataset.take((dataset.frame["label"] != "") | (dataset.frame["split"] == "train"), dataset.name)
 
 
 def prepare_pretraining(settings: PretrainConfig, record: RunRecord) -> tuple[Dataset, Dataset]:
@@ -104,11 +105,12 @@ def build_split_plan(data: SplitDataConfig, **draw: Any) -> SplitPlan:
     )
 
 
-def _check_labels(dataset: Dataset, allow: Sequence[str]) -> None:
-    if (bare := dataset.frame.loc[dataset.frame["label"] == "", "path"]).size:
+def _check_labels(dataset: Dataset, settings: TrainConfig) -> None:
+    bare = dataset.frame.loc[dataset.frame["label"] == "", "path"]
+    if bare.size and settings.teacher is None:
         raise GuardError(
             f"{bare.iat[0]} has no label ({format_count(len(bare), 'such image')} of {len(dataset)}).",
-            "Training needs a label for every image: use a manifest of the labelled images.",
+            "Training needs a label for every image: use a manifest of the labelled images, or teacher=RUN.",
         )
     if len(dataset.classes) < 2:
         raise GuardError(
@@ -125,7 +127,7 @@ def _check_labels(dataset: Dataset, allow: Sequence[str]) -> None:
                 "Use one spelling of the label or folder name.",
             )
     labels = dataset.frame.groupby("sha256")["label"].nunique()
-    if (labels > 1).any() and "label_conflict" not in allow:
+    if (labels > 1).any() and "label_conflict" not in settings.allow:
         rows = dataset.frame[dataset.frame["sha256"] == labels.index[labels > 1][0]].sort_values("label")
         raise GuardError(
             f"{rows['path'].iat[0]} is {rows['label'].iat[0]!r}, and the same image {rows['path'].iat[-1]} is "

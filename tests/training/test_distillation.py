@@ -1,0 +1,76 @@
+"""Tests of training on the answers of a teacher."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from avatar_bench.cli.app import main
+from avatar_bench.runs.ensembles import load
+from avatar_bench.training.module import Learner
+
+
+@pytest.fixture(scope="module")
+def manifest(tiny_run, images, tmp_path_factory):
+    """The images of the tiny run with its split, every second training image without its label."""
+    rows = pd.read_csv(tiny_run / "split.csv").replace({"split": {"calibration": "val"}})
+    rows["path"] = [str(images / path) for path in rows["path"]]
+    rows.loc[rows.index[rows["split"] == "train"][::2], "label"] = ""
+    file = tmp_path_factory.mktemp("taught") / "taught.csv"
+    rows[["path", "label", "source", "group", "split"]].to_csv(file, index=False)
+    return file
+
+
+@pytest.fixture
+def teach(small, tiny_run):
+    def run(out, manifest, *words, code=0):
+        kept = [word for word in small if word.partition("=")[0] not in ("data.split.folds", "data.manifest", "epochs")]
+        asked = [*kept, f"data.manifest={manifest}", f"teacher={tiny_run}", f"out={out}", "epochs=6", *words]
+        assert main(["train", *asked]) == code
+        return out
+
+    return run
+
+
+def test_a_student_learns_the_answers_on_labelled_and_unlabelled_images(
+    tiny_run, manifest, teach, tmp_path, monkeypatch, capfd
+):
+    seen, learn_from = [], Learner._learn_from
+
+    def spy(learner, batch):
+        seen.append((batch["row"].numpy(), batch["target"].numpy()))
+        return learn_from(learner, batch)
+
+    monkeypatch.setattr(Learner, "_learn_from", spy)
+    student = teach(tmp_path / "student", manifest)
+    used = pd.read_csv(manifest)
+    used = used[used["split"] == "train"].reset_index(drop=True)
+    assert f"on {len(used)} images, {int(used['label'].isna().sum())} of them without a label" in capfd.readouterr().err
+    answers = load(tiny_run).predict(used["path"], precision="32")
+    expected = answers[[f"prob_{name}" for name in ("drawing", "generated", "real")]].to_numpy()
+    rows, targets = (np.concatenate(each) for each in zip(*seen, strict=True))
+    assert set(rows) == set(range(len(used)))
+    np.testing.assert_allclose(targets, expected[rows], atol=1e-5)
+    record = json.loads((student / "run.json").read_text())
+    assert record["metrics"]["val/accuracy"] > 0.8
+    assert record["init"]["teacher"]["sha256"] == json.loads((tiny_run / "run.json").read_text())["checkpoint_sha256"]
+    assert main(["evaluate", f"ckpt={student}", "block=blind_test", "split=test", "data.workers=0"]) == 0
+
+
+def test_what_a_teacher_was_trained_on_is_no_test_set_of_its_student(manifest, teach, tmp_path, capfd):
+    swapped = pd.read_csv(manifest).dropna(subset="label").replace({"split": {"train": "test", "test": "train"}})
+    swapped.to_csv(tmp_path / "swapped.csv", index=False)
+    teach(tmp_path / "refused", tmp_path / "swapped.csv", code=3)
+    assert "test images overlap with the pretraining data of" in capfd.readouterr().err
+    student = teach(tmp_path / "allowed", tmp_path / "swapped.csv", "allow=[pretraining]")
+    assert main(["evaluate", f"ckpt={student}", "block=blind_test", "split=test", "data.workers=0"]) == 3
+    assert "pretraining" in capfd.readouterr().err
+
+
+def test_a_teacher_of_other_classes_is_refused(images, teach, tmp_path, capfd):
+    rows = pd.read_csv(images / "all.csv").query("label != 'real'")
+    rows["path"] = [str(images / path) for path in rows["path"]]
+    rows.to_csv(tmp_path / "two.csv", index=False)
+    teach(tmp_path / "run", tmp_path / "two.csv", "data.split.folds=4", code=2)
+    assert "has the classes drawing, generated, real, the data set drawing, generated." in capfd.readouterr().err
