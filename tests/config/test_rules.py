@@ -65,7 +65,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.
         ("train", ["lr=inf"], "lr=inf"),
         ("train", ["seed=-1"], "seed=-1"),
         ("train", ["label_smoothing=1"], "label_smoothing=1"),
-        ("train", ["mode.balance=both"], "sampler, loss or none"),
+        ("train", ["mode.balance=both"], "sampler, source, loss or none"),
         ("train", ["mode.shots=0"], "mode.shots=0"),
         ("train", ["mode.stages=[]"], "mode.stages is empty"),
         ("train", ["mode.stages=[{unfreeze: head, epochs: 1, lr: 1}]"], "mode.stages[0].unfreeze=head"),
