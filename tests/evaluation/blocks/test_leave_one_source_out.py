@@ -299,6 +299,15 @@ def test_the_cost_is_that_on_known_sources_and_in_seconds(compare, left_out):
 def test_an_unknown_base_recipe_is_refused_with_those_that_there_are(compare, left_out):
     with pytest.raises(BlockError, match=r"base=b froze: no such recipe.*b frozen"):
         compare(*recipes_by_source(left_out, np.random.default_rng(0)), base="b froze")
+    with pytest.raises(BlockError, match="base=frozen: several recipes end like this"):
+        compare(*recipes_by_source(left_out, np.random.default_rng(0)), base="frozen")
+
+
+def test_sources_that_were_drawn_for_test_are_evaluated_too(compare, left_out):
+    run, dataset = left_out("studio", "real", share(50, 40))
+    run.config["data"]["split"]["held_out"] = []
+    run.dataset = lambda name: dataset
+    assert compare((run, dataset)).metrics["recall/studio"].value == 0.8
 
 
 def test_the_curve_is_the_mean_over_sources_by_number_of_training_sources(compare, left_out, draw_saved, inside):

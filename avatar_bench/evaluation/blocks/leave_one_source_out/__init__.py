@@ -37,7 +37,7 @@ class LeaveOneSourceOut(IntervalOptions):
     minimum: int = option(
         20, help="images per source; smaller sources are listed, but not in mean and worst", range=(1, None)
     )
-    base: str = option("", help="recipe over which gains are computed; empty: the first")
+    base: str = option("", help="recipe over which gains are computed, or its last words; empty: the first")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the recall on each source of the runs trained without it, and compare the recipes over sources.
@@ -77,13 +77,19 @@ class LeaveOneSourceOut(IntervalOptions):
         return result
 
     def _choose_base(self, recipes: Sequence[str]) -> str:
-        if self.base and self.base not in recipes:
-            nearest = suggest_names(self.base, recipes)
+        if not self.base:
+            return recipes[0]
+        found = [name for name in recipes if name == self.base] or [
+            name for name in recipes if name.endswith(self.base)
+        ]
+        if len(found) != 1:
+            nearest = "" if found else suggest_names(self.base, recipes)
+            fault = "several recipes end like this" if found else "no such recipe"
             raise BlockError(
-                f"block.leave_one_source_out.base={self.base}: no such recipe" + (f"; {nearest}" if nearest else "."),
+                f"block.leave_one_source_out.base={self.base}: {fault}" + (f"; {nearest}" if nearest else "."),
                 f"There are: {', '.join(recipes)}.",
             )
-        return self.base or recipes[0]
+        return found[0]
 
     def _build_matrix(
         self, cells: Cells, drawn: Mapping[Cell, Floats], classes: Sequence[str], unit_of: Mapping[str, str]

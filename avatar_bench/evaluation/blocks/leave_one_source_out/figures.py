@@ -93,11 +93,12 @@ def draw_heatmap(matrix: pd.DataFrame, summary: pd.DataFrame, classes: Sequence[
     pivot = matrix.pivot(index=["source", "target"], columns="recipe", values="recall")
     means = summary.set_index("recipe").loc[recipes, ["mean", "worst"]].T
     values = np.vstack([pivot.loc[sources, recipes], means]).astype(np.float64)
-    names = plots.shorten_names(recipes, 40)
-    figure = plots.create_figure(3.4 + 0.62 * len(recipes), 1.2 + 0.2 * len(values) + 0.065 * max(map(len, names)))
+    shared, names = _drop_shared_words(recipes)
+    names = plots.shorten_names(names, 40)
+    figure = plots.create_figure(3.6 + 0.5 * len(recipes), 1.3 + 0.2 * len(values) + 0.075 * max(map(len, names)))
     axes = figure.subplots()
     texts = plots.format_cells("%.0f", 100 * values, "")
-    image = plots.draw_cells(axes, values, texts, 7, vmin=0, vmax=1)
+    plots.draw_cells(axes, values, texts, 7, vmin=0, vmax=1)
     axes.axhline(len(sources) - 0.5, color="white", linewidth=4)
     axes.set_xticks(range(len(recipes)), names, rotation=90, fontsize=8)
     counted = matrix.groupby(["source", "target"])["counted"].any()
@@ -110,8 +111,7 @@ def draw_heatmap(matrix: pd.DataFrame, summary: pd.DataFrame, classes: Sequence[
     for index, name in enumerate(classes):
         axes.plot([], [], "s", color=plots.get_colour(index), label=plots.shorten_name(name))
     figure.legend(loc="outside upper center", ncols=len(classes))
-    label = _("recall on the held-out source (%)")
-    figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, format=PercentFormatter(1.0), label=label)
+    figure.supxlabel("\n".join(filter(None, [_("recall on the held-out source (%)"), plots.shorten_name(shared, 60)])))
     return figure
 
 
@@ -119,27 +119,23 @@ def draw_heatmap(matrix: pd.DataFrame, summary: pd.DataFrame, classes: Sequence[
 def draw_gains(summary: pd.DataFrame) -> Figure:
     """Draw the mean and the worst recall of each recipe, and its gain over the base recipe, with intervals."""
     rows = np.arange(len(summary))
-    figure = plots.create_figure(8.4, 1.2 + 0.3 * len(summary))
+    figure = plots.create_figure(8.4, 1.3 + 0.32 * len(summary))
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, name, shown in ((left, "mean", "o"), (right, "gain", "o"), (left, "worst", "x")):
-        colour = plots.get_colour(0 if name != "worst" else 1)
-        axes.hlines(rows, summary[f"{name}_low"], summary[f"{name}_high"], color=colour, linewidth=1.1)
-        axes.plot(
-            summary[name],
-            rows,
-            shown,
-            color=colour,
-            markersize=5,
-            label={"mean": _("mean"), "worst": _("worst")}.get(name),
-        )
+    kinds = {"mean": _("mean"), "worst": _("worst")}
+    for axes, name, marker, aside in ((left, "mean", "o", -0.12), (left, "worst", "x", 0.12), (right, "gain", "o", 0)):
+        colour = plots.get_colour(1 if name == "worst" else 0)
+        axes.hlines(rows + aside, summary[f"{name}_low"], summary[f"{name}_high"], color=colour, linewidth=1.1)
+        axes.plot(summary[name], rows + aside, marker, color=colour, markersize=5, label=kinds.get(name))
         plots.format_percent_axis(axes.xaxis)
-        axes.grid(axis="x")
+        axes.grid(True, axis="x")
     base = summary["gain_sources"].eq(0) & summary["gain"].isna()
     right.plot(np.zeros(base.sum()), rows[base], "D", color=plots.GREY, markersize=5)
     right.axvline(0, color=plots.GREY, linewidth=0.8)
     left.set(xlim=(-0.01, 1.01), xlabel=_("recall on held-out sources (%)"), ylim=(len(rows) - 0.4, -0.6))
     right.set_xlabel(_("gain in mean recall over the base (points)"))
-    left.set_yticks(rows, plots.shorten_names(summary["recipe"], 44), fontsize=8)
+    shared, names = _drop_shared_words(list(summary["recipe"]))
+    left.set_yticks(rows, plots.shorten_names(names, 44), fontsize=8)
+    figure.suptitle(plots.shorten_name(shared, 90), fontsize=9)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
@@ -171,6 +167,14 @@ def _format_percent(share: float) -> str:
     if 0 < share < 0.005:
         return "<1%"
     return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
+def _drop_shared_words(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the first words that all names share, and the names without them; a name keeps its last word."""
+    words = [name.split(" ") for name in names]
+    n = next((n for n, each in enumerate(zip(*words, strict=False)) if len(set(each)) > 1), len(min(words, key=len)))
+    n = min(n, min(map(len, words)) - 1)
+    return " ".join(words[0][:n]), [" ".join(each[n:]) for each in words]
 
 
 def _sort_sources(matrix: pd.DataFrame, classes: Sequence[str]) -> list[SourceClass]:
