@@ -29,6 +29,7 @@ SWEEP_FUNCTION = re.compile(r"(choice|glob|range|interval|shuffle|sort|tag)\(.*\
 NULL_VALUES = ("", "null")
 _BARE_VALUE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|null|true|false", re.IGNORECASE)
 _NAME_DIGITS = 5  # significant digits of a number in a folder name
+_NAME_CHARACTERS = 64  # of a value in a folder name, which holds several
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -106,7 +107,7 @@ def name_job(overrides: Sequence[str], shared: Collection[str] = ()) -> str:
     """Return the name of a sweep job and its folder: the options that are not shared by all jobs.
 
     An option is shown by its value; a number, null, true or false follows the last part of its key. If a value is not
-    a valid folder name, four digits of its hash keep it distinct.
+    a valid folder name, or is too long, four digits of its hash keep it distinct.
     """
     own = [word.partition("=")[::2] for word in overrides if not word.lstrip("+~").startswith(("hydra.", "hydra/"))]
     return make_folder_name("-".join(_name_value(key, value) for key, value in own if key.lstrip("+~") not in shared))
@@ -118,7 +119,7 @@ def _name_value(key: str, value: str) -> str:
         return key.rpartition(".")[2] + short
     plain = re.sub(r"""^\[?['"]?|['"]?\]?$""", "", value)
     name = make_folder_name(plain)
-    return name if name == plain else f"{name}-{sha256_of_text(plain)[:4]}"
+    return name if name[:_NAME_CHARACTERS] == plain else f"{name[:_NAME_CHARACTERS]}-{sha256_of_text(plain)[:4]}"
 
 
 def _take_arguments(flag: str, rest: list[str]) -> list[str]:

@@ -67,6 +67,11 @@ _UNFREEZE: dict[str, Any] = {
     "expected": "classifier, all, or a number of layer groups counted from the head",
 }
 _MULTIPLE: dict[str, Any] = {"check": lambda value: value >= 32 and value % 32 == 0, "expected": "a multiple of 32"}
+_SOURCES_OF: dict[str, Any] = {
+    "check": lambda units: len(each := [name for names in units.values() for name in names]) == len(set(each)),
+    "expected": "every source in one unit only",
+    "is_open": True,
+}
 _LANGUAGE, _SPLIT_BY, _EQUALISE = _choose("en", "ru"), _choose("group", "source", "generator"), _choose("jpeg")
 _ACCELERATOR, _AT = _choose("auto", "cpu", "gpu"), _choose("input", "native")
 _WEIGHTS: dict[str, Any] = {"choices": WEIGHTS_CHOICES, "is_path": True}
@@ -95,7 +100,7 @@ class ModeConfig:
     shots: int | None = option(None, help="images per class of the training split; null: all", **_COUNT)
     val_shots: int | None = option(None, help="images per class of val; null: all", **_COUNT)
     balance: str = option(
-        "sampler", help="how classes of unequal size are balanced", **_choose("sampler", "loss", "none")
+        "sampler", help="how unequal classes and sources are balanced", **_choose("sampler", "source", "loss", "none")
     )
 
 
@@ -118,6 +123,9 @@ class SplitConfig(UnitsConfig):
     folds: int = option(10, help="one fold is test, the next one val, the others train", **_FOLDS)
     by: str | None = option(None, help="null: as the data set states, or group", **_SPLIT_BY)
     at_least: int = option(20, help="minimum images of a held-out unit in a sweep, after data.limit", **_COUNT)
+    units: dict[str, list[str]] = option({}, help="sources held out together: {UNIT: [SOURCE, ...]}", **_SOURCES_OF)
+    val_by: str = option("group", help="what val and train do not share", **_choose("group", "source"))
+    train_sources: int | None = option(None, help="sources per class in train, drawn by seed; null: all", **_COUNT)
 
 
 @dataclass

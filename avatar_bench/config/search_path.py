@@ -81,10 +81,13 @@ def _set_launchers() -> None:
             store.store(group="hydra/launcher", name=name, node=node, provider=plain.provider)
 
 
-def _list_units_to_hold_out(by: str, *, _root_: DictConfig) -> str:
-    """Return the values of data.split.held_out for a sweep over units, [a],[b], after data.limit is applied."""
+def _list_units_to_hold_out(by: str, parts: int | None = None, *, _root_: DictConfig) -> str:
+    """Return the values of data.split.held_out for a sweep over units, [a],[b], after data.limit is applied.
+
+    With `parts`, the units are divided into as many lists, [a,b],[c,d], with images of each class in every list.
+    """
     from avatar_bench.data.selection import limit_rows, mark_divided_rows
-    from avatar_bench.data.splits import SplitPlan, find_hold_out_units
+    from avatar_bench.data.splits import SplitPlan, divide_units, find_hold_out_units, name_units
     from avatar_bench.sources.dataset_kinds import open_dataset
 
     options = OmegaConf.to_object(_root_.data)
@@ -92,9 +95,13 @@ def _list_units_to_hold_out(by: str, *, _root_: DictConfig) -> str:
     frame = open_dataset(options).frame
     plan = SplitPlan(seed=options.split.seed, by=by, limit=options.limit)
     rows, _ = limit_rows(mark_divided_rows(plan, frame), frame, plan)
-    kept, reasons = find_hold_out_units(frame.iloc[rows], by, options.split.at_least)
+    total = len(frame)
+    frame = frame.iloc[rows].assign(**{by: name_units(frame[by].iloc[rows], options.split.units)})
+    kept, reasons = find_hold_out_units(frame, by, options.split.at_least)
     if reasons:
-        drawn = f" (of {len(rows)} images drawn, data.limit)" if len(rows) < len(frame) else ""
+        drawn = f" (of {len(rows)} images drawn, data.limit)" if len(rows) < total else ""
         skipped = ", ".join(f"{name} ({why})" for name, why in reasons.items())
         print_line(f"not held out{drawn}: {skipped}", file=sys.stderr)
-    return ",".join(f"[{quote(name)}]" for name in kept)
+    usable = frame[frame[by].isin(kept)]
+    lists = [[name] for name in kept] if parts is None else divide_units(usable, by, parts, plan.seed)
+    return ",".join(f"[{','.join(map(quote, names))}]" for names in lists)

@@ -19,6 +19,8 @@ from avatar_bench.data.splits import (
     assign_splits,
     check_groups,
     describe_imbalance,
+    hold_out_val_sources,
+    name_units,
 )
 from avatar_bench.errors import ConfigError, GuardError
 
@@ -38,11 +40,13 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = N
         dataset = dataset.take(draw_stratified_rows(dataset.frame, plan.limit, plan.seed))
     frame = dataset.frame.assign(split=_assign_sides(dataset.frame, plan, own, notes))
     keep = (frame["split"] != "").to_numpy(copy=True)
+    if plan.train_sources is not None:
+        keep &= mark_drawn_sources(frame, plan, notes)
     for split, fraction, shots in (
         ("train", plan.fraction, plan.shots),
         ("val", plan.val_fraction, plan.val_shots),
     ):
-        rows = np.flatnonzero(frame["split"] == split)
+        rows = np.flatnonzero(keep & (frame["split"] == split))
         drawn = rows
         if fraction < 1:
             drawn = drawn[_draw_fraction(frame.iloc[drawn], fraction, plan.seed)]
@@ -115,7 +119,8 @@ def add_unlabelled_images(
     joined = pd.Series(groups, place.index, dtype=object)
     last = place.groupby(joined).max().reindex(others["group"].unique(), fill_value=0)
     if plan.by in HOLD_OUT_UNITS:
-        is_held_out = others[plan.by].isin(set(used.select_split("test").frame[plan.by]) - {""})
+        tested = name_units(used.select_split("test").frame[plan.by], plan.units)
+        is_held_out = name_units(others[plan.by], plan.units).isin(set(tested) - {""})
         last[others["group"][is_held_out].unique()] = DATASET_SPLITS.index("test")
     sides = last.map(lambda place: DATASET_SPLITS[int(place)])
     split = others["group"].map(sides)
@@ -153,6 +158,25 @@ def draw_shots(labels: Sequence[str] | pd.Series, shots: int, seed: int) -> NDAr
     return np.sort(np.concatenate(drawn)) if drawn else np.zeros(0, dtype=np.int64)
 
 
+def mark_drawn_sources(frame: pd.DataFrame, plan: SplitPlan, notes: list[str]) -> NDArray[np.bool_]:
+    """Return which images, (N,), remain if each class is trained on `plan.train_sources` drawn sources.
+
+    The draws of one seed are nested. Val keeps the drawn sources only, unless whole sources are held out for it.
+    Classes with fewer sources are noted.
+    """
+    units, labels, split = name_units(frame["source"], plan.units), frame["label"], frame["split"]
+    limited = ["train"] if plan.val_by == "source" else ["train", "val", "calibration"]
+    dropped = split.isin(limited).to_numpy(copy=True)
+    rng, wanted = np.random.default_rng(plan.draw_seed), plan.train_sources
+    for label in sorted(set(labels)):
+        names = sorted(set(units[(split == "train") & (labels == label)]) - {""})
+        drawn = rng.permutation(np.array(names, dtype=object))[:wanted]
+        dropped &= ~(units.isin(drawn) & (labels == label)).to_numpy()
+        if len(names) < (wanted or 0):
+            notes.append(f"class {label} has {format_count(len(names), 'source')} to train on, not {wanted}")
+    return ~dropped
+
+
 def _count_own_folds(frame: pd.DataFrame) -> int | None:
     """Return the number of folds that a dataset states, None if it states none."""
     if "fold" not in frame or (frame["fold"] == "").any():
@@ -161,16 +185,22 @@ def _count_own_folds(frame: pd.DataFrame) -> int | None:
 
 
 def _assign_sides(frame: pd.DataFrame, plan: SplitPlan, own: int | None, notes: list[str]) -> NDArray[np.str_]:
-    if not has_own_split(frame, plan):
+    is_own = has_own_split(frame, plan)
+    if is_own:
+        split = _read_own_split(frame, plan, own)
+        if plan.seed:
+            notes.append("the data set states its split: data.split.seed has no effect on test (data.split.by has)")
+    else:
         split, _ = assign_splits(frame.assign(split=""), plan, option="data.split")
         if lost := int((split == "").sum()):
             reason = f"left out because their groups also contain images of a held-out {plan.by}"
             notes.append(f"{reason}: {format_count(lost, 'image')}")
+    if plan.val_by == "source":
+        before, split = int((split == "").sum()), hold_out_val_sources(frame.assign(split=split), plan)
+        if lost := int((split == "").sum()) - before:
+            notes.append(f"left out because their groups also contain images of val's sources: {lost}")
+    if not is_own:
         notes += describe_imbalance(frame.assign(split=split)[split != ""], plan.folds)
-    else:
-        split = _read_own_split(frame, plan, own)
-        if plan.seed:
-            notes.append("the data set states its split: data.split.seed has no effect on test (data.split.by has)")
     if "calibration" not in split:
         val = np.flatnonzero(split == "val")
         half = assign_folds(frame.iloc[val], 2, plan.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ class SplitPlan:
     `by` is "group", "source" or "generator"; None means as the dataset states, else by group. By source or generator,
     test consists of all images of those in `held_out`, or of drawn ones. `seed` fixes the folds and the draws of
     `limit`, `fraction` and `val_fraction`; `draw_seed` fixes the few-shot draw of `shots` images per class (`val_shots`
-    for val), so that several draws share one test set.
+    for val), and that of `train_sources` sources per class, so that several draws share one test set. `units` names
+    the sources or generators that are held out together. With `val_by` "source", val consists of whole sources.
     """
 
     seed: int = 0
@@ -35,6 +36,9 @@ class SplitPlan:
     fold: int = 0
     by: str | None = None
     held_out: tuple[str, ...] = ()
+    units: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    val_by: str = "group"
+    train_sources: int | None = None
     fraction: float = 1.0
     val_fraction: float = 1.0
     limit: int | None = None
@@ -58,6 +62,10 @@ def assign_splits(
     stated = plan.by is None and bool((frame["split"] != "").any())
     fixed = stated or plan.by in HOLD_OUT_UNITS
     _check_plan(frame, plan, fixed, option)
+    if plan.by in HOLD_OUT_UNITS:
+        held_out = name_units(pd.Series(plan.held_out, dtype=object), plan.units)
+        frame = frame.assign(**{plan.by: name_units(frame[plan.by], plan.units)})
+        plan = replace(plan, held_out=tuple(held_out))
     allowed = _pin_groups(frame[frame["split"] != ""], plan.folds) if stated else {}
     allowed |= {group: _list_allowed_folds(split, plan.folds, fold) for group, (split, fold) in (earlier or {}).items()}
     left_out = np.zeros(len(frame), dtype=bool)
@@ -70,6 +78,35 @@ def assign_splits(
     split[fold == (plan.fold + 1) % plan.folds] = "val"
     split[left_out] = ""
     return split, np.full(len(frame), -1) if fixed else fold
+
+
+def name_units(names: pd.Series, units: Mapping[str, Sequence[str]]) -> pd.Series:
+    """Return the unit of each source or generator: that of `units` which lists it, else itself."""
+    unit_of = {name: unit for unit, members in units.items() for name in members}
+    return names.map(lambda name: unit_of.get(name, name))
+
+
+def hold_out_val_sources(frame: pd.DataFrame, plan: SplitPlan) -> NDArray[np.str_]:
+    """Return the `split` of the rows with val drawn anew, outside test: whole sources, about 1/(folds - 1) of a class.
+
+    A row gets "" if its group mixes rows of these sources with others. Raise DataError for a class without a source
+    that can be held out, or without an image of another one.
+    """
+    rest = ~frame["split"].isin(["test", ""])
+    units, labels = name_units(frame["source"], plan.units), frame["label"]
+    drawn = draw_held_out_units(units[rest], labels[rest], 1 / (plan.folds - 1), plan.seed)
+    is_val = rest & units.isin(drawn)
+    for label in sorted(set(labels[rest]) - set(labels[is_val])):
+        names = sorted(set(units[rest & (labels == label)]) - {""})
+        raise DataError(
+            f"data.split.val_by=source: outside test, class {label!r} has too few sources to hold one out for val "
+            f"({', '.join(names) or 'no image names its source'}).",
+            "Expected two or more per class: add sources, or use data.split.val_by=group.",
+        )
+    mixed = rest & ~is_val & frame["group"].isin(set(frame["group"][is_val]))
+    split = frame["split"].to_numpy(dtype=object, copy=True)
+    split[rest], split[is_val], split[mixed] = "train", "val", ""
+    return split
 
 
 def describe_imbalance(frame: pd.DataFrame, folds: int = DEFAULT_FOLDS) -> list[str]:
@@ -129,23 +166,26 @@ def _check_plan(frame: pd.DataFrame, plan: SplitPlan, fixed: bool, option: str) 
             f"Omit it or set {option}.by=group; {option}.held_out and {option}.seed change the test set.",
         )
     if plan.by in HOLD_OUT_UNITS:
-        _check_units(frame, plan.by, plan.held_out, option)
+        _check_units(frame, plan, option)
     elif plan.held_out:
         raise ConfigError(
             f"{option}.held_out names what to hold out for test: it requires {option}.by=source or generator."
         )
 
 
-def _check_units(frame: pd.DataFrame, by: str, held_out: Sequence[str], option: str) -> None:
+def _check_units(frame: pd.DataFrame, plan: SplitPlan, option: str) -> None:
+    by, members = plan.by, [name for names in plan.units.values() for name in names]
+    assert by is not None
     known = sorted(set(frame[by]) - {""})
     if not known:
         raise ConfigError(f"{option}.by={by}: no image names its {by}.", "Expected it in the manifest.")
-    for name in held_out:
-        if name not in known:
-            nearest = suggest_names(name, known)
+    named = [("units", name, known) for name in members]
+    for place, name, names in [*named, *(("held_out", name, [*known, *plan.units]) for name in plan.held_out)]:
+        if name not in names:
+            nearest = suggest_names(name, names)
             raise ConfigError(
-                f"{option}.held_out: no image has the {by} {name!r}" + (f"; {nearest}" if nearest else "."),
-                f"There are: {', '.join(known)}.",
+                f"{option}.{place}: no image has the {by} {name!r}" + (f"; {nearest}" if nearest else "."),
+                f"There are: {', '.join(names)}.",
             )
 
 
@@ -277,6 +317,13 @@ def _summarise_groups(frame: pd.DataFrame) -> pd.DataFrame:
     counted = frame.groupby(["group", "label", "source"], sort=True).size().reset_index(name="count")
     main = counted.sort_values(["group", "count"], ascending=[True, False], kind="stable").drop_duplicates("group")
     return main.set_index("group").assign(size=frame.groupby("group").size())
+
+
+def divide_units(frame: pd.DataFrame, by: str, parts: int, seed: int) -> list[list[str]]:
+    """Divide the units of `by` at random into `parts` sorted lists with equally many of each class, to one."""
+    units = frame.drop_duplicates(by)
+    fold = assign_folds(pd.DataFrame({"label": units["label"], "source": "", "group": units[by]}), parts, seed)
+    return [names for part in range(parts) if (names := sorted(map(str, units[by][fold == part])))]
 
 
 def find_hold_out_units(frame: pd.DataFrame, by: str, at_least: int) -> tuple[list[str], dict[str, str]]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from avatar_bench.data.cache import ImageCache
@@ -22,6 +23,7 @@ from avatar_bench.data.loaders import (
     encode_targets,
 )
 from avatar_bench.data.transforms import Augmentation, Preprocessing
+from avatar_bench.errors import ConfigError
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -70,6 +72,21 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return zip(rows[mine].tolist()[skip:], seeds[mine].tolist()[skip:], strict=True)
 
 
+def weigh_sources(labels: ArrayLike, sources: ArrayLike) -> NDArray[np.float64]:
+    """Return a weight for each image, (N,), with mean 1: equal sums for classes, and for the sources of each class.
+
+    Images without a source, "", count as one source of their class. Raise ConfigError if no image names its source.
+    """
+    if not np.any(np.asarray(sources) != ""):
+        raise ConfigError(
+            "mode.balance=source: no image names its source.", "Name them in the manifest, or use mode.balance=sampler."
+        )
+    frame = pd.DataFrame({"label": np.asarray(labels), "source": np.asarray(sources)})
+    by_class = frame.groupby("label")["source"]
+    images = frame.groupby(["label", "source"])["source"].transform("size")
+    return (len(frame) / (frame["label"].nunique() * by_class.transform("nunique") * images)).to_numpy()
+
+
 class DataModule(pl.LightningDataModule):
     """Lightning data module of the train and val splits of one dataset."""
 
@@ -102,6 +119,7 @@ class DataModule(pl.LightningDataModule):
         self.cache = cache
         # of train, (views, N, D), and val, (1, N, D), used in place of images
         self.embeddings: dict[str, NDArray[np.float32]] | None = None
+        self.image_weights = self._weigh_images()  # in the draw of training images, (N,); None: each once an epoch
         self.position = 0, 0  # the epoch and the finished batches of it at which training starts
 
     @property
@@ -123,14 +141,12 @@ class DataModule(pl.LightningDataModule):
         return [float(weight) for weight in self.counts.sum() / (len(self.classes) * self.counts)]
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        targets = self.train_targets
-        weights = 1 / self.counts[targets] if self.balance == "sampler" else None
-        learned = targets if self.answers is None else self.answers
+        learned = self.train_targets if self.answers is None else self.answers
         images: ImageDataset | EmbeddingDataset
         images = EmbeddingDataset(self.embeddings["train"], learned) if self.embeddings else self._build_training_set()
         epoch, batches = self.position
         views = len(self.embeddings["train"]) if self.embeddings else self.augmented_copies
-        sampler = EpochSampler(len(images), self.seed, weights, epoch, batches * self.batch_size, views)
+        sampler = EpochSampler(len(images), self.seed, self.image_weights, epoch, batches * self.batch_size, views)
         # batch norm has no statistics for a last batch of one image
         has_single = len(sampler) % self.batch_size == 1 and len(sampler) > 1
         workers = self.workers if self.embeddings is None else 0
@@ -153,6 +169,11 @@ class DataModule(pl.LightningDataModule):
         images = self._build_training_set()
         every = [(row, view) for view in range(views) for row in range(len(images))]
         return build_loader(images, self.batch_size, self.workers, sampler=every)
+
+    def _weigh_images(self) -> NDArray[np.float64] | None:
+        if self.balance == "source":
+            return weigh_sources(self.train_targets, self.train_set.frame["source"])
+        return 1 / self.counts[self.train_targets] if self.balance == "sampler" else None
 
     def _build_training_set(self) -> ImageDataset:
         # a third number makes this stream independent of EpochSampler's

@@ -14,7 +14,7 @@ from avatar_bench.evaluation.intervals import IntervalOptions, compute_proportio
 from avatar_bench.metrics import classification, paired_tests, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
-from avatar_bench.runs.labels import describe_recipe_without
+from avatar_bench.runs.labels import describe_recipes_without
 
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
@@ -122,12 +122,29 @@ def warn_about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[Reason]:
     return found + ([Reason("repeated_seeds", names=twice)] if twice else [])
 
 
-def group_across_option(runs: Sequence[Run], option: str) -> dict[str, list[int]]:
-    """Return by name the positions of runs that differ only in seed and one option, such as mode.shots."""
+def group_across_options(runs: Sequence[Run], *options: str) -> dict[str, list[int]]:
+    """Return by name the positions of runs that differ only in seed and some options, such as mode.shots.
+
+    Recipes that differ in too many options to name them get the words that the folders of their runs share.
+    """
     found: dict[tuple[str, str], list[int]] = {}
-    for place, run in enumerate(runs):
-        found.setdefault(describe_recipe_without(option, run.record, run.config), []).append(place)
+    for place, key in enumerate(
+        describe_recipes_without(options, [run.record for run in runs], [run.config for run in runs])
+    ):
+        found.setdefault(key, []).append(place)
     names = [name or runs[places[0]].recipe for (__, name), places in found.items()]
-    if len(set(names)) < len(names):
-        names = [f"{name} ({place})" for place, name in enumerate(names, 1)]
+    for name in {name for name in names if names.count(name) > 1}:
+        alike = [row for row, other in enumerate(names) if other == name]
+        words = [_find_shared_words([runs[place] for place in list(found.values())[row]]) for row in alike]
+        if len(set(words)) < len(words):
+            words = [f"({number})" for number in range(1, len(words) + 1)]
+        for row, word in zip(alike, words, strict=True):
+            names[row] = f"{name} {word}".strip()
     return dict(zip(names, found.values(), strict=True))
+
+
+def _find_shared_words(runs: Sequence[Run]) -> str:
+    """Return the parts of the folders' names, divided by "-", that all runs share; "" without folders."""
+    folders = [getattr(run, "folder", None) for run in runs]
+    parts = [folder.name.split("-") if folder else [] for folder in folders]
+    return "-".join(word for word in parts[0] if all(word in other for other in parts))

@@ -84,10 +84,16 @@ def resample_groups_and_seeds(
     return np.column_stack(columns)
 
 
-def resample_units(drawn: Floats, seed: int = 0) -> Floats:
-    """Compute the mean over K units in B resamples (B, K) when the units are resampled too, (B,)."""
-    chosen = np.random.default_rng((seed, 2)).integers(0, drawn.shape[1], drawn.shape)
-    return np.asarray(np.take_along_axis(drawn, chosen, axis=1).mean(axis=1))
+def resample_units(drawn: Floats, seed: int = 0, units: ArrayLike | None = None) -> Floats:
+    """Compute the mean of K values in B resamples (B, K) when their units (K,) are resampled too, (B,).
+
+    By default each value is a unit. All values of a drawn unit count.
+    """
+    names = np.arange(drawn.shape[1]) if units is None else np.asarray(units)
+    members = (names[:, None] == np.unique(names)).astype(np.float64)
+    chosen = np.random.default_rng((seed, 2)).integers(0, members.shape[1], (len(drawn), members.shape[1]))
+    sums = np.take_along_axis(drawn @ members, chosen, axis=1).sum(axis=1)
+    return np.asarray(sums / members.sum(axis=0)[chosen].sum(axis=1))
 
 
 def ranks(values: ArrayLike) -> NDArray[np.int64]:

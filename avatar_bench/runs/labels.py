@@ -54,14 +54,33 @@ def label_runs(folders: Sequence[Path]) -> list[LabelledRun]:
     return [LabelledRun(*row) for row in zip(folders, labels, named, records, configs, strict=True)]
 
 
-def describe_recipe_without(option: str, record: dict[str, Any], config: dict[str, Any]) -> tuple[str, str]:
-    """Return a key and a name shared by runs that differ only in seed and in one option, such as mode.shots."""
-    *groups, last = option.split(".")
-    reduced = parent = deepcopy(config)
-    for group in groups:
-        parent = parent.get(group) or {}
-    parent.pop(last, None)
-    return _build_recipe_key(reduced), _name_recipe(record, reduced)
+def describe_recipes_without(
+    options: Sequence[str], records: Sequence[dict[str, Any]], configs: Sequence[dict[str, Any]]
+) -> list[tuple[str, str]]:
+    """Return for each run a key and a name shared by runs that differ only in seed and some options.
+
+    Recipes of one name also get the options in which they differ, unless these are too many.
+    """
+    reduced = [_remove_options(config, options) for config in configs]
+    keys = [_build_recipe_key(config) for config in reduced]
+    names = [_name_recipe(record, config) for record, config in zip(records, reduced, strict=True)]
+    for name in set(names):
+        alike = {key: place for place, key in reversed(list(enumerate(keys))) if names[place] == name}
+        differences = _name_differences([reduced[place] for place in alike.values()]) if len(alike) > 1 else [""]
+        for key, difference in zip(alike, differences, strict=True):
+            for place in (place for place, other in enumerate(keys) if other == key and names[place] == name):
+                names[place] = f"{name} {difference}".strip()
+    return list(zip(keys, names, strict=True))
+
+
+def _remove_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    reduced = deepcopy(config)
+    for *groups, last in (option.split(".") for option in options):
+        parent = reduced
+        for group in groups:
+            parent = parent.get(group) or {}
+        parent.pop(last, None)
+    return reduced
 
 
 def _name_recipes(

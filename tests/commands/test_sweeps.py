@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -28,6 +29,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.cli.sweep import Sweep
 from avatar_bench.cli.task import JobError
 from avatar_bench.errors import DivergedError
+from avatar_bench.results.result import Result
 from avatar_bench.training.standard_callbacks import MetricsHistory
 
 BACKBONE = "test_resnet.r160_in1k"
@@ -293,6 +295,81 @@ def test_a_choice_of_sources_and_models_wins(calls: list[dict[str, Any]], sweep:
     assert [call["data"]["split"]["held_out"] for call in calls] == [["ink"]] * 2 + [["gan", "street"]] * 2
     assert {call["mode"]["name"] for call in calls} == {"full"}
     assert {call["data"]["split"]["by"] for call in calls} == {"source"}
+
+
+def test_recipes_and_seeds_are_compared_over_held_out_sources(sweep: Callable[..., int], tmp_path: Path) -> None:
+    words = ["sweep=leave_one_source_out", "data.split.held_out=[ink],[vector]", "data.limit=null", "epochs=2"]
+    words += ["mode.balance=none,source", "seed=1,2", "data.split.val_by=source", "trainer.limit_batches=2"]
+    assert sweep(*words) == 0
+    names = {f"{unit}-{recipe}-seed{n}" for unit in ("ink", "vector") for recipe in ("none", "source") for n in (1, 2)}
+    assert jobs(tmp_path / "sweep").keys() == names
+    for name in names:
+        split = pd.read_csv(tmp_path / "sweep" / name / "split.csv")
+        side = split["split"].replace("calibration", "val")
+        assert (side.groupby(split["source"]).nunique() == 1).all()
+    assert sweep(*words) == 0
+    assert set(jobs(tmp_path / "sweep").values()) == {("finished", "already finished")}
+    assert main(["evaluate", f"ckpt={tmp_path / 'sweep'}", "block=leave_one_source_out", "data.workers=0"]) == 0
+    found = Result.load(tmp_path / "sweep" / "evaluation" / "test" / "leave_one_source_out")
+    images = found.tables["images"]
+    recall = images.groupby(["recipe", "source", "seed"])["correct"].mean().groupby(["recipe", "source"]).mean()
+    base, other = (f"{BACKBONE} frozen mode.balance={balance}" for balance in ("none", "source"))
+    for recipe in (base, other):
+        assert found.metrics[f"recall/ink/{recipe}"].value == pytest.approx(recall[recipe, "ink"])
+        assert found.metrics[f"mean/{recipe}"].value == pytest.approx(recall[recipe].mean())
+    gain = found.metrics[f"gain/{other}"].value
+    assert gain == pytest.approx(recall[other].mean() - recall[base].mean())
+    summary = found.tables["summary"].set_index("recipe")
+    seconds = [record(tmp_path / "sweep" / name)["train_seconds"] for name in names if "source" in name]
+    assert summary.loc[other, "train_seconds"] == pytest.approx(np.mean(seconds))
+    option = "block.leave_one_source_out.base='mode.balance=source'"
+    assert main(["evaluate", f"ckpt={tmp_path / 'sweep'}", "block=leave_one_source_out", option]) == 0
+    turned = Result.load(tmp_path / "sweep" / "evaluation" / "test" / "leave_one_source_out")
+    assert turned.metrics[f"gain/{base}"].value == pytest.approx(-gain)
+
+
+def test_sources_of_one_repository_are_held_out_in_one_job(
+    calls: list[dict[str, Any]], sweep: Callable[..., int], tmp_path: Path
+) -> None:
+    units = "data.split.units={lab: [ink, gan, studio]}"
+    assert sweep("sweep=leave_one_source_out", units, "data.limit=null") == 0
+    names = {"crayon", "diffusion", "lab", "street", "vector"}
+    assert jobs(tmp_path / "sweep").keys() == names
+    assert {tuple(call["data"]["split"]["held_out"]) for call in calls} == {(name,) for name in names}
+
+
+def test_a_sweep_over_sources_holds_each_out_once_for_each_number_and_draw(
+    calls: list[dict[str, Any]], sweep: Callable[..., int], tmp_path: Path
+) -> None:
+    assert sweep("sweep=sources", "data.limit=null", "seed=1") == 0
+    assert len(calls) == len(jobs(tmp_path / "sweep")) == 3 * 4
+    parts = {tuple(call["data"]["split"]["held_out"]) for call in calls}
+    assert sorted(name for names in parts for name in names) == sorted(
+        ["ink", "crayon", "vector", "gan", "diffusion", "studio", "street"]
+    )
+    assert {call["data"]["split"]["train_sources"] for call in calls} == {1, 2, 4, 8}
+
+
+@pytest.mark.slow
+def test_the_curve_over_sources_is_drawn_from_its_sweep(sweep: Callable[..., int], tmp_path: Path) -> None:
+    words = [
+        "data.split.held_out=[ink,gan,street],[vector]",
+        "data.split.train_sources=1,2",
+        "seed=1",
+        "data.limit=null",
+    ]
+    assert sweep("sweep=sources", *words, "epochs=2") == 0
+    for name in jobs(tmp_path / "sweep"):
+        split = pd.read_csv(tmp_path / "sweep" / name / "split.csv")
+        counts = split[split["split"] == "train"].groupby("label")["source"].nunique()
+        assert counts.max() <= int(re.search(r"train_sources(\d)", name)[1])  # type: ignore[index]
+    assert main(["evaluate", f"ckpt={tmp_path / 'sweep'}", "block=leave_one_source_out", "data.workers=0"]) == 0
+    found = Result.load(tmp_path / "sweep" / "evaluation" / "test" / "leave_one_source_out")
+    assert found.tables["curve"]["train_sources"].tolist() == [1, 2]
+    assert found.tables["curve"]["sources"].tolist() == [4, 4]
+    low, high = found.tables["curve"]["mean"]
+    assert found.metrics["gain_per_doubling"].value == pytest.approx(high - low)
+    assert (tmp_path / "sweep" / "evaluation" / "test" / "leave_one_source_out" / "curve.png").is_file()
 
 
 def test_data_without_generators_are_refused_in_two_lines(sweep: Callable[..., int], capsys: Any) -> None:

@@ -20,7 +20,7 @@ from avatar_bench.data.selection import (
     suggest_calibration_options,
 )
 from avatar_bench.data.splits import SplitPlan, assign_splits, check_groups, fingerprint_split
-from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.errors import ConfigError, DataError, GuardError
 
 
 def dataset(n: int = 1500, largest: int = 5, seed: int = 0, split: str = "") -> Dataset:
@@ -359,3 +359,70 @@ def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n:
         assert (
             suggest_calibration_options(images, replace(plan, limit=n)) == "train on more images (a larger data.limit)"
         )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_val_by_source_consists_of_whole_sources_and_every_class_is_in_val_and_in_train(seed: int) -> None:
+    whole = dataset(seed=seed)
+    plain = split_dataset(whole, SplitPlan(seed=seed))
+    used = split_dataset(whole, SplitPlan(seed=seed, val_by="source"))
+    assert paths(used, "test") == paths(plain, "test")
+    side = used.frame["split"].replace("calibration", "val")
+    sides = side[side != "test"].groupby(used.frame["source"]).unique().map(set)
+    assert all(len(names) == 1 for names in sides)
+    for __, rows in used.frame.groupby("label"):
+        assert set(rows["split"]) == {"train", "val", "calibration", "test"}
+    assert fingerprint_split(used) == fingerprint_split(split_dataset(whole, SplitPlan(seed=seed, val_by="source")))
+    assert len(used) == len(whole)
+
+
+def test_val_by_source_leaves_out_what_a_group_joins_to_its_sources() -> None:
+    whole = dataset()
+    first = whole.frame.drop_duplicates("source").index  # one image of each source, in a group of all
+    whole.frame.loc[first, "group"] = "mixed"
+    notes: list[str] = []
+    used = split_dataset(whole, SplitPlan(val_by="source"), notes)
+    check_groups(used.frame)
+    assert 0 < len(whole) - len(used) <= len(first)
+    assert any(note.startswith("left out because") for note in notes)
+
+
+def test_val_by_source_takes_the_place_of_a_stated_val_and_keeps_the_stated_test() -> None:
+    whole = dataset()
+    whole.frame["split"] = np.array(["train", "val", "test"])[whole.frame["group"].str[5:].astype(int) % 3]
+    used = split_dataset(whole, SplitPlan(val_by="source"))
+    assert paths(used, "test") == paths(whole, "test")
+    val = set(used.select_split("val").frame["source"])
+    assert val.isdisjoint(used.select_split("train").frame["source"])
+
+
+def test_val_by_source_refuses_a_class_of_one_source_and_names_it() -> None:
+    whole = dataset()
+    whole.frame.loc[whole.frame["label"] == "real", "source"] = "studio"
+    with pytest.raises(DataError, match=r"class 'real' has too few sources to hold one out for val \(studio\)"):
+        split_dataset(whole, SplitPlan(val_by="source"))
+
+
+def test_train_sources_are_drawn_for_each_class_and_nested_and_share_one_test_set() -> None:
+    whole, notes = dataset(), []
+    plan = SplitPlan(by="source", held_out=("drawing0",), draw_seed=1)
+    used = {n: split_dataset(whole, replace(plan, train_sources=n), notes if n == 3 else None) for n in (1, 2, 3)}
+    names = {n: set(one.select_split("train").frame["source"]) for n, one in used.items()}
+    counts = [one.select_split("train").frame.groupby("label")["source"].nunique().to_dict() for one in used.values()]
+    assert counts[:2] == [dict.fromkeys(("drawing", "generated", "real"), n) for n in (1, 2)]
+    assert counts[2] == {"drawing": 3, "generated": 3, "real": 2}
+    assert [note for note in notes if "to train on" in note] == ["class real has 2 sources to train on, not 3"]
+    assert names[1] < names[2] < names[3]
+    for one in used.values():  # epochs are chosen on sources of training
+        assert set(one.select_split("val").frame["source"]) <= set(one.select_split("train").frame["source"])
+        assert paths(one, "test") == paths(used[1], "test") != set()
+    drawn = {
+        frozenset(
+            split_dataset(whole, replace(plan, train_sources=1, draw_seed=seed)).select_split("train").frame["source"]
+        )
+        for seed in range(8)
+    }
+    assert len(drawn) > 2
+    held_out = split_dataset(whole, replace(plan, train_sources=1, val_by="source"))
+    assert not set(held_out.select_split("val").frame["source"]) & set(held_out.select_split("train").frame["source"])
+    assert set(held_out.select_split("val").frame["label"]) == {"drawing", "generated", "real"}

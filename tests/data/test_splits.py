@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from avatar_bench.data.splits import (
     assign_folds,
     assign_splits,
     describe_imbalance,
+    divide_units,
     draw_held_out_units,
     find_hold_out_units,
 )
@@ -56,6 +58,29 @@ def test_a_held_out_source_is_all_of_test_and_stands_nowhere_else(frame: pd.Data
     assert (fold == -1).all()
     assert frame.assign(split=split).groupby("group")["split"].nunique().max() == 1
     assert sides(frame, split).loc[["real"]].to_numpy()[0].tolist() == pytest.approx([267, 33, 0], abs=3)
+
+
+@pytest.mark.parametrize("named", ["repository", "ink"])
+def test_sources_of_a_unit_are_held_out_together(frame: pd.DataFrame, named: str) -> None:
+    plan = SplitPlan(by="source", held_out=(named,), units={"repository": ["ink", "gan"]})
+    split, _ = assign_splits(frame, plan)
+    assert set(frame["source"][split == "test"]) == {"ink", "gan"}
+    drawn = [assign_splits(frame, replace(plan, held_out=(), seed=seed))[0] for seed in range(12)]
+    tested = [set(frame["source"][split == "test"]) for split in drawn]
+    assert all(("ink" in names) == ("gan" in names) for names in tested)
+    assert {"ink" in names for names in tested} == {True, False}
+    with pytest.raises(ConfigError, match=r"split.units: no image has the source 'inc'; .*ink"):
+        assign_splits(frame, replace(plan, units={"repository": ["inc"]}))
+
+
+def test_units_are_divided_into_parts_with_equally_many_of_each_class() -> None:
+    labels = ["drawing"] * 14 + ["generated"] * 11 + ["real"] * 5
+    units = pd.DataFrame({"label": labels, "source": [f"s{k}" for k in range(30)]})
+    parts = divide_units(units.loc[units.index.repeat(np.arange(30) + 1)], "source", 5, seed=0)
+    assert sorted(name for names in parts for name in names) == sorted(units["source"])
+    counts = pd.DataFrame([units[units["source"].isin(names)]["label"].value_counts() for names in parts]).fillna(0)
+    assert (counts.max() - counts.min() <= 1).all()
+    assert parts == divide_units(units, "source", 5, seed=0) != divide_units(units, "source", 5, seed=1)
 
 
 @pytest.mark.parametrize("seed", range(4))

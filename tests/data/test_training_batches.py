@@ -14,9 +14,9 @@ import torch
 from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.loaders import ReadableImageDataset, build_evaluation_loader, encode_targets
-from avatar_bench.data.training_batches import DataModule, EpochSampler
+from avatar_bench.data.training_batches import DataModule, EpochSampler, weigh_sources
 from avatar_bench.data.transforms import Augmentation, Preprocessing
-from avatar_bench.errors import DataError
+from avatar_bench.errors import ConfigError, DataError
 
 CLASSES = ("drawing", "generated", "real")
 PREPROCESSING = Preprocessing(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -78,6 +78,28 @@ def test_balance_loss_weighs_classes_by_their_rarity_and_the_others_do_not(modul
     assert module(balance="sampler").class_weights is None
     shown = torch.cat([batch["row"] for batch in module(balance="loss").train_dataloader()])
     assert sorted(shown.tolist()) == list(range(60))  # one balance at a time
+
+
+def test_balance_source_draws_classes_and_the_sources_of_a_class_equally_often(
+    module: Callable[..., DataModule],
+) -> None:
+    batches = module(balance="source").train_dataloader()
+    frame, weights = module().train_set.frame, module(balance="source").image_weights
+    assert weights is not None
+    assert weights.sum() == pytest.approx(60)
+    sums = pd.Series(weights).groupby([frame["label"], frame["source"]]).sum()
+    expected = {(label, source): 20 / n for (label, source), n in zip(sums.index, (3, 3, 3, 2, 2, 2, 2), strict=True)}
+    assert sums.to_dict() == pytest.approx(expected)
+    rows = pd.Series([row for epoch in range(200) for row in draw_epoch(batches, epoch)])
+    shown = rows.groupby([rows.map(frame["label"]), rows.map(frame["source"])]).size()
+    np.testing.assert_allclose(shown / shown.sum(), sums / 60, atol=0.015)
+    with pytest.raises(ConfigError, match="no image names its source"):
+        weigh_sources(["a", "b"], ["", ""])
+
+
+def draw_epoch(batches: Any, epoch: int) -> list[int]:
+    batches.sampler.set_epoch(epoch)
+    return [row for row, _ in batches.sampler]
 
 
 def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:

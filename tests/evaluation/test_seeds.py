@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from avatar_bench.evaluation.intervals import IntervalOptions
-from avatar_bench.evaluation.seeds import Recipes, group_across_option, warn_about_seeds
+from avatar_bench.evaluation.seeds import Recipes, group_across_options, warn_about_seeds
 from avatar_bench.results.reasons import Reason
 
 
@@ -21,15 +23,31 @@ def run(fake_run, oracle):
 
 def test_a_family_differs_in_the_option_and_the_seed_alone(run):
     runs = [run(), run(shots=9), run(backbone="other", name="other"), run(seed=2)]
-    assert group_across_option(runs, "mode.shots") == {"net few_shot": [0, 1, 3], "other few_shot": [2]}
+    assert group_across_options(runs, "mode.shots") == {"net few_shot": [0, 1, 3], "other few_shot": [2]}
     assert runs[0].config["mode"]["shots"] == 5
 
 
-def test_families_of_one_name_are_numbered(run):
-    assert list(group_across_option([run(), run(backbone="other")], "mode.shots")) == [
-        "net few_shot (1)",
-        "net few_shot (2)",
+def test_families_of_one_name_are_named_by_what_differs(run):
+    assert list(group_across_options([run(), run(backbone="other")], "mode.shots")) == [
+        "net few_shot model.backbone=net",
+        "net few_shot model.backbone=other",
     ]
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (
+            ("ink-study-seed1", "gan-study-seed2", "ink-strong-seed1"),
+            ["net few_shot study", "net few_shot ink-strong-seed1"],
+        ),
+        ((None, None, None), ["net few_shot (1)", "net few_shot (2)"]),
+    ],
+)
+def test_families_that_differ_in_many_options_are_named_by_their_folders(run, folders, names):
+    runs = [run(folder=Path(name) if name else None) for name in folders]
+    runs[2].config["data"] = {"augment": {"flip": 0, "noise": 1, "rotation": 2}}
+    assert list(group_across_options(runs, "mode.shots")) == names
 
 
 def test_recipes_of_one_seed_and_of_the_same_seed_twice_are_said():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+import scipy.stats
 
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.blocks.leave_one_source_out import LeaveOneSourceOut
@@ -72,7 +75,7 @@ def test_recall_of_each_source_its_mean_and_its_worst_equal_a_hand_count(compare
     assert matrix.loc["gan", "predicted_as_real"] == 0.75
     assert matrix.loc["studio", "predicted_as_drawing"] == pytest.approx(0.2)
     assert set(matrix["target"]) == set(CLASSES)
-    mean, worst = result.metrics["mean/net frozen"], result.metrics["worst/net frozen"]
+    mean, worst = result.metrics["mean"], result.metrics["worst"]
     assert mean.value == pytest.approx((0.8 + 0.9 + 0.25) / 3)
     assert (mean.n, mean.interval) == (3, "bootstrap by source and group")
     assert mean.low < 0.5 < 0.8 < mean.high
@@ -89,14 +92,14 @@ def test_a_source_below_the_minimum_is_listed_and_has_no_part_in_mean_and_worst(
         "studio": True,
         "street": False,
     }
-    assert result.metrics["mean/net frozen"].value == result.metrics["worst/net frozen"].value == 0.8
+    assert result.metrics["mean"].value == result.metrics["worst"].value == 0.8
     assert result.warnings[0] == Reason("small_sources", n=20, names=["street"])
-    assert compare(*given, minimum=19).metrics["worst/net frozen"].value == 0
+    assert compare(*given, minimum=19).metrics["worst"].value == 0
 
 
 def test_without_a_source_of_the_minimum_mean_and_worst_are_null(compare, left_out, draw_saved):
     result = compare(left_out("street", "real", share(5, 4)))
-    for name in ("mean/net frozen", "worst/net frozen"):
+    for name in ("mean", "worst"):
         assert result.metrics[name].value is None
         assert result.metrics[name].reason == Reason("no_large_source", n=20)
     assert set(draw_saved(result)) == {"recall", "predicted_as"}
@@ -132,20 +135,20 @@ def test_only_images_of_held_out_sources_are_evaluated(compare, left_out):
 
 def test_a_source_that_no_run_recognises_is_a_finding_and_not_an_alarm(compare, left_out):
     result = compare(left_out("studio", "real", share(100, 0)))
-    assert result.metrics["worst/net frozen"].value == 0
+    assert result.metrics["worst"].value == 0
     assert result.tables["matrix"].loc[0, "predicted_as_drawing"] == 1
 
 
 def test_a_perfect_run_recognises_all(compare, left_out):
     result = compare(left_out("studio", "real", share(100, 100)), left_out("ink", "drawing", share(25, 25)))
-    assert result.metrics["mean/net frozen"].value == 1
-    assert result.metrics["worst/net frozen"].low == pytest.approx(stats.wilson(25, 25)[0])
+    assert result.metrics["mean"].value == 1
+    assert result.metrics["worst"].low == pytest.approx(stats.wilson(25, 25)[0])
 
 
 def test_a_uniform_run_recognises_a_third(compare, left_out):
     rng = np.random.default_rng(0)
     pairs = [left_out(f"s{i}", CLASSES[i % 3], rng.random(60) < 1 / 3) for i in range(9)]
-    mean = compare(*pairs).metrics["mean/net frozen"]
+    mean = compare(*pairs).metrics["mean"]
     assert mean.low < 1 / 3 < mean.high
 
 
@@ -191,7 +194,8 @@ def test_a_recipe_that_lacks_a_source_is_named(compare, left_out):
 def test_figures_of_sources_named_by_numbers_name_them(compare, left_out, draw_saved):
     pairs = [left_out("2019", "real", share(50, 40)), left_out("2020", "drawing", share(30, 27))]
     figures = draw_saved(compare(*pairs))
-    rows = [[tick.get_text() for tick in figures[name].axes[0].get_yticklabels()] for name in sorted(figures)]
+    names = ("predicted_as", "recall")
+    rows = [[tick.get_text() for tick in figures[name].axes[0].get_yticklabels()] for name in names]
     assert rows == [["2020 (n = 30)", "2019 (n = 50)"], ["2020, drawing (n = 30)", "2019, real (n = 50)"]]
 
 
@@ -210,9 +214,142 @@ def test_every_figure_can_be_recomputed_from_the_saved_images(compare, left_out,
     for row in loaded.tables["matrix"].itertuples():
         assert row.recall == pytest.approx(recall[row.recipe, row.source], abs=1e-6)
     for recipe in ("a frozen", "b frozen"):
+        for source in sizes.index:
+            metric = loaded.metrics[f"recall/{source}/{recipe}"]
+            assert metric.value == pytest.approx(recall[recipe, source], abs=1e-6)
         counted = recall[recipe][sizes >= 20]
         assert loaded.metrics[f"mean/{recipe}"].value == pytest.approx(counted.mean(), abs=1e-6)
         assert loaded.metrics[f"worst/{recipe}"].value == pytest.approx(counted.min(), abs=1e-6)
+
+
+def recipes_by_source(left_out, rng):
+    """Return runs of two recipes, each with two seeds, on twelve sources; the second recipe is better on most."""
+    return [
+        left_out(f"s{k}", CLASSES[k % 3], rng.random(30 + k) < min(1, base + 0.2 * (recipe == "b")), recipe, seed)
+        for k, base in enumerate(np.linspace(0.1, 0.9, 12))
+        for recipe in "ab"
+        for seed in (1, 2)
+    ]
+
+
+def test_the_gain_over_the_base_is_that_of_the_mean_over_sources_with_seeds_averaged(compare, left_out):
+    result = compare(*recipes_by_source(left_out, np.random.default_rng(0)), resamples=2000)
+    table = result.tables["images"]
+    recall = table.groupby(["recipe", "source", "seed"])["correct"].mean().groupby(["recipe", "source"]).mean()
+    gains = recall["b frozen"] - recall["a frozen"]
+    gain = result.metrics["gain/b frozen"]
+    assert gain.value == pytest.approx(gains.mean())
+    assert (gain.n, gain.interval) == (12, "bootstrap by source and group")
+    assert "gain/a frozen" not in result.metrics
+    # a plain bootstrap of sources, of seeds, and of the images of each source, all shared by both recipes
+    rng, right = (
+        np.random.default_rng(0),
+        [
+            np.stack([own.pivot(index="seed", columns="path", values="correct") for __, own in rows.groupby("recipe")])
+            for __, rows in table.groupby("source")
+        ],
+    )
+    drawn = []
+    for __ in range(2000):
+        seeds = rng.integers(0, 2, 2)
+        each = [one[:, seeds][:, :, rng.integers(0, one.shape[2], one.shape[2])].mean(axis=(1, 2)) for one in right]
+        drawn.append(np.mean([np.diff(each[k]) for k in rng.integers(0, 12, 12)]))
+    assert (gain.low, gain.high) == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.015)
+    turned = compare(*recipes_by_source(left_out, np.random.default_rng(0)), resamples=2000, base="b frozen")
+    other = turned.metrics["gain/a frozen"]
+    assert (other.value, other.low, other.high) == pytest.approx((-gain.value, -gain.high, -gain.low))
+
+
+def test_sources_held_out_together_are_drawn_together(compare, left_out):
+    def pairs(**units):
+        found = [left_out(f"s{k}", CLASSES[k % 3], share(40, 40 * (k < 6))) for k in range(12)]
+        for run, __ in found:
+            run.config["data"]["split"]["units"] = units
+        return found
+
+    alone = compare(*pairs(), resamples=2000).metrics["mean"]
+    together = compare(*pairs(a=[f"s{k}" for k in range(6)], b=[f"s{k}" for k in range(6, 12)]), resamples=2000)
+    assert set(together.tables["matrix"]["unit"]) == {"a", "b"}
+    assert together.metrics["mean"].value == alone.value == 0.5
+    assert (together.metrics["mean"].low, together.metrics["mean"].high) == (0, 1)
+    assert alone.low > 0.2
+
+
+def test_gains_are_over_common_sources_with_the_same_images(compare, left_out):
+    common = [left_out("s1", "real", share(40, n), recipe) for recipe, n in (("a", 10), ("b", 30))]
+    apart = [left_out("s2", "real", share(40, 0), "a"), left_out("s3", "real", share(40, 40), "b")]
+    other = [left_out("s4", "real", share(n, n), recipe) for recipe, n in (("a", 40), ("b", 50))]
+    result = compare(*common, *apart, *other)
+    assert result.metrics["gain/b frozen"].value == pytest.approx(0.5)
+    assert result.tables["summary"].set_index("recipe").loc["b frozen", "gain_sources"] == 1
+    found = compare(*apart).metrics["gain/b frozen"]
+    assert (found.value, found.reason) == (None, Reason("no_common_source"))
+
+
+def test_the_cost_is_that_on_known_sources_and_in_seconds(compare, left_out):
+    fields = {"a": {"metrics": {"val/accuracy": 0.9}, "train_seconds": 10}, "b": {"metrics": {"val/accuracy": 0.85}}}
+    result = compare(*(left_out("s", "real", share(40, 20), recipe, **own) for recipe, own in fields.items()))
+    summary = result.tables["summary"].set_index("recipe")
+    assert summary.loc["b frozen", "in_domain_gain"] == pytest.approx(-0.05)
+    assert result.metrics["in_domain/a frozen"].value == 0.9
+    assert result.metrics["train_seconds/a frozen"].value == 10
+    assert result.metrics["train_seconds/b frozen"].reason == Reason("not_recorded")
+
+
+def test_an_unknown_base_recipe_is_refused_with_those_that_there_are(compare, left_out):
+    with pytest.raises(BlockError, match=r"base=b froze: no such recipe.*b frozen"):
+        compare(*recipes_by_source(left_out, np.random.default_rng(0)), base="b froze")
+    with pytest.raises(BlockError, match="base=frozen: several recipes end like this"):
+        compare(*recipes_by_source(left_out, np.random.default_rng(0)), base="frozen")
+
+
+def test_sources_that_were_drawn_for_test_are_evaluated_too(compare, left_out):
+    run, dataset = left_out("studio", "real", share(50, 40))
+    run.config["data"]["split"]["held_out"] = []
+    run.dataset = lambda name: dataset
+    assert compare((run, dataset)).metrics["recall/studio"].value == 0.8
+
+
+def test_the_curve_is_the_mean_over_sources_by_number_of_training_sources(compare, left_out, draw_saved, inside):
+    def build(source, number, right, seed=0):
+        run, dataset = left_out(source, "real", right, seed=seed)
+        run.config["data"]["split"]["train_sources"] = number
+        return run, dataset
+
+    rng = np.random.default_rng(0)
+    pairs = [
+        build(f"s{k}", number, rng.random(40) < 0.2 + 0.02 * k + 0.1 * np.log2(number), seed)
+        for k in range(10)
+        for number in (1, 2, 8)
+        for seed in (1, 2)
+    ]
+    result = compare(*pairs)
+    curve = result.tables["curve"].set_index("train_sources")
+    images = result.tables["images"]
+    number = images["recipe"].str.extract(r"train_sources=(\d)")[0].astype(int)
+    recall = images.groupby([number, "source"])["correct"].mean().groupby(level=0).mean()
+    assert curve["mean"].to_dict() == pytest.approx(recall.to_dict())
+    slope = scipy.stats.linregress(np.log2(recall.index.to_numpy(float)), recall.to_numpy()).slope
+    gain = result.metrics["gain_per_doubling"]
+    assert gain.value == pytest.approx(slope)
+    assert 0 < gain.low < slope < gain.high
+    assert inside(draw_saved(result)["curve"])
+
+
+def test_figures_are_readable_with_45_sources_and_many_recipes(compare, left_out, draw_saved, inside):
+    rng = np.random.default_rng(0)
+    pairs = [
+        left_out(f"source-{k:02}", CLASSES[k % 3], rng.random(12 + k) < 0.6, f"backbone{recipe}")
+        for k in range(45)
+        for recipe in range(5)
+    ]
+    figures = draw_saved(compare(*pairs, resamples=100))
+    assert set(figures) == {"predicted_as", "by_recipe", "gain"}
+    assert inside(figures["by_recipe"])
+    axes = figures["by_recipe"].axes[0]
+    assert len(axes.texts) == 47 * 5
+    rows = [tick.get_window_extent() for tick in axes.get_yticklabels()]
+    assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(rows))
 
 
 def test_an_option_out_of_range_is_named():

@@ -11,12 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
-from avatar_bench.errors import BlockError
+from avatar_bench.errors import BlockError, suggest_names
 from avatar_bench.evaluation.blocks.leave_one_source_out import held_out_sources as sources
+from avatar_bench.evaluation.blocks.leave_one_source_out import recipe_summary
 from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import Cell, Cells
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.seeds import warn_about_seeds
-from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -25,26 +25,27 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
-_WORST = ["recall", "low", "high", "source", "target", "groups", "interval"]
-_NO_WORST = (np.nan, np.nan, np.nan, "", "", 0, "")
+_BY_SOURCE = "bootstrap by source and group"
 
 
 @dataclass(kw_only=True)
 class LeaveOneSourceOut(IntervalOptions):
-    """Comparison of runs that each held out a source or generator and are evaluated on it alone."""
+    """Comparison of recipes by runs that each held out a source or generator and are evaluated on it alone."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     minimum: int = option(
         20, help="images per source; smaller sources are listed, but not in mean and worst", range=(1, None)
     )
+    base: str = option("", help="recipe over which gains are computed, or its last words; empty: the first")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute the recall on each source of the runs trained without it, and the mean and worst by recipe.
+        """Compute the recall on each source of the runs trained without it, and compare the recipes over sources.
 
-        Raise BlockError if no run held out a source, or if the data set holds no image of the held-out sources.
+        Raise BlockError if no run held out a source, if the data set holds no image of the held-out sources, or if
+        `base` is not one of the recipes.
         """
-        kept = [place for place, run in enumerate(runs) if sources.read_held_out(run)]
+        kept = [place for place, run in enumerate(runs) if sources.holds_out_sources(run)]
         if not kept:
             raise BlockError(
                 f"None of the {len(runs)} runs held out a source or generator.",
@@ -56,18 +57,43 @@ class LeaveOneSourceOut(IntervalOptions):
             raise BlockError(f"{sets[0].name} has no image of the held-out sources: evaluate the runs on split=test.")
         classes = used[0].classes
         drawn = {cell: sources.build_recipes(cell, members).draw(self) for cell, members in cells.items()}
-        matrix = self._build_matrix(cells, drawn, classes)
+        matrix = self._build_matrix(cells, drawn, classes, sources.list_units(used))
         n = int(matrix.drop_duplicates(["source", "target"])["n"].sum())
         result = Result("leave_one_source_out", sets[0].name, n, classes)
-        summary = self._build_summary(matrix, drawn, sources.average_in_domain_accuracy(used))
+        base = self._choose_base(list(dict.fromkeys(matrix["recipe"])))
+        summary = recipe_summary.build_summary(self, matrix, cells, drawn, used, base)
         result.tables = {"matrix": matrix, "summary": summary, "images": sources.build_images_table(cells)}
-        result.metrics = self._build_metrics(matrix, summary)
+        result.metrics = self._build_metrics(matrix, summary, base)
+        curve, gains = recipe_summary.build_curve(self, matrix, drawn, used)
+        if gains:
+            result.tables["curve"] = curve
+        for name, (value, low, high) in gains.items():
+            n = int(curve.loc[curve["recipe"] == name, "sources"].to_numpy()[0])
+            key = "gain_per_doubling" if len(gains) == 1 else f"gain_per_doubling/{name}"
+            result.metrics[key] = metric_with_interval(value, low, high, n, _BY_SOURCE)
         skipped = len(runs) - len(kept)
         result.warnings = [Reason("runs_without_held_out", n=skipped, all=len(runs))] if skipped else []
         result.warnings += self._list_warnings(matrix, cells)
         return result
 
-    def _build_matrix(self, cells: Cells, drawn: Mapping[Cell, Floats], classes: Sequence[str]) -> pd.DataFrame:
+    def _choose_base(self, recipes: Sequence[str]) -> str:
+        if not self.base:
+            return recipes[0]
+        found = [name for name in recipes if name == self.base] or [
+            name for name in recipes if name.endswith(self.base)
+        ]
+        if len(found) != 1:
+            nearest = "" if found else suggest_names(self.base, recipes)
+            fault = "several recipes end like this" if found else "no such recipe"
+            raise BlockError(
+                f"block.leave_one_source_out.base={self.base}: {fault}" + (f"; {nearest}" if nearest else "."),
+                f"There are: {', '.join(recipes)}.",
+            )
+        return found[0]
+
+    def _build_matrix(
+        self, cells: Cells, drawn: Mapping[Cell, Floats], classes: Sequence[str], unit_of: Mapping[str, str]
+    ) -> pd.DataFrame:
         """Return recall and the proportion of each predicted class for each recipe and source."""
         rows = []
         for cell, members in cells.items():
@@ -76,38 +102,38 @@ class LeaveOneSourceOut(IntervalOptions):
             n = recipes.right.shape[1]
             taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in members]
             ends = (metric.value, metric.low, metric.high, metric.interval)
-            rows.append((*cell, len(taken), n, recipes.units, *ends, n >= self.minimum, *np.mean(taken, axis=0)))
-        columns = ["recipe", "source", "target", "seeds", "n", "groups", "recall", "low", "high", "interval", "counted"]
-        return pd.DataFrame(rows, columns=[*columns, *(f"predicted_as_{name}" for name in classes)])
+            unit, counted = unit_of.get(cell.source, cell.source), n >= self.minimum
+            rows.append((*cell, unit, len(taken), n, recipes.units, *ends, counted, *np.mean(taken, axis=0)))
+        columns = ["recipe", "source", "target", "unit", "seeds", "n", "groups", "recall", "low", "high", "interval"]
+        return pd.DataFrame(rows, columns=[*columns, "counted", *(f"predicted_as_{name}" for name in classes)])
 
-    def _build_summary(
-        self, matrix: pd.DataFrame, drawn: Mapping[Cell, Floats], in_domain: Mapping[str, float]
-    ) -> pd.DataFrame:
-        """Return mean and worst recall over the counted sources of each recipe, beside its in-domain accuracy."""
-        rows = []
-        for recipe, own in matrix.groupby("recipe", sort=False):
-            counted = own[own["counted"]]
-            cells = [Cell(*key) for key in counted[["recipe", "source", "target"]].itertuples(index=False)]
-            mean = self._average_recall(counted, np.hstack([drawn[cell] for cell in cells])) if cells else (np.nan,) * 3
-            worst = counted.nsmallest(1, ["recall", "low"]).reindex(columns=_WORST).to_numpy(object).tolist()
-            rows.append((recipe, len(cells), *mean, *(worst[0] if worst else _NO_WORST), in_domain[str(recipe)]))
-        means = ["mean", "mean_low", "mean_high"]
-        worsts = ["worst", "worst_low", "worst_high", *(f"worst_{name}" for name in _WORST[3:])]
-        return pd.DataFrame(rows, columns=["recipe", "sources", *means, *worsts, "in_domain"])
-
-    def _average_recall(self, counted: pd.DataFrame, drawn: Floats) -> tuple[float, float, float]:
-        low, high = stats.percentiles(paired_tests.resample_units(drawn, self.seed), self.level)
-        value = float(counted["recall"].mean())
-        return (value, float(low), float(high)) if low < high else (value, np.nan, np.nan)
-
-    def _build_metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Metric]:
-        found, few = {}, Reason("no_large_source", n=self.minimum)
+    def _build_metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame, base: str) -> dict[str, Metric]:
+        """Return the metrics of each recipe; names end with the recipe if there are several."""
+        found, few, unknown = {}, Reason("no_large_source", n=self.minimum), Reason("not_recorded")
+        endings = {recipe: f"/{recipe}" if len(summary) > 1 else "" for recipe in summary["recipe"]}
         for __, row in summary.iterrows():
-            how = {"mean": "bootstrap by source and group", "worst": row["worst_interval"]}
-            for name, n in (("mean", row["sources"]), ("worst", row["worst_groups"])):
+            shown = {
+                "mean": (row["sources"], _BY_SOURCE, few),
+                "worst": (row["worst_groups"], row["worst_interval"], few),
+            }
+            if row["recipe"] != base:
+                shown["gain"] = (row["gain_sources"], _BY_SOURCE, Reason("no_common_source"))
+            for name, (n, how, reason) in shown.items():
                 value, low, high = row[[name, f"{name}_low", f"{name}_high"]].astype(float)
-                metric = metric_with_interval(value, low, high, int(n), how[name], reason=few)
-                found[f"{name}/{row['recipe']}"] = metric
+                found[name + endings[row["recipe"]]] = metric_with_interval(
+                    value, low, high, int(n), how, reason=reason
+                )
+            for name, better in (("in_domain", True), ("train_seconds", False)):
+                value, n = float(row[name]), int(row["sources"])
+                none = np.isnan(value)
+                metric = Metric(None if none else value, n, higher_is_better=better, reason=unknown if none else None)
+                found[name + endings[row["recipe"]]] = metric
+        twice = matrix.duplicated(["recipe", "source"], keep=False)
+        for (__, row), is_twice in zip(matrix.iterrows(), twice, strict=True):
+            source = f"{row['source']} {row['target']}" if is_twice else row["source"]
+            value, low, high = row[["recall", "low", "high"]].astype(float)
+            metric = metric_with_interval(value, low, high, int(row["groups"]), row["interval"])
+            found[f"recall/{source}{endings[row['recipe']]}"] = metric
         n = float(matrix.loc[matrix["counted"], "source"].nunique())
         return found | {"sources": Metric(n, len(matrix), higher_is_better=None)}
 

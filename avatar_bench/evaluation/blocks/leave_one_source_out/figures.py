@@ -1,4 +1,4 @@
-"""Figures of leave_one_source_out: recall and predicted classes by source."""
+"""Figures of leave_one_source_out: recall and predicted classes by source, and recipes side by side."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Result
 
 SourceClass = tuple[str, str]  # a source and the class of its images
+MAX_DOTTED_RECIPES = 4  # more would make a dot plot of each source unreadable
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw the recall and the predicted classes of each source."""
+    """Draw the predicted classes of each source, its recall by recipe, and the summary and curve of the recipes."""
     matrix = result.tables["matrix"].astype(dict.fromkeys(("recipe", "source", "target"), str))
-    return {"recall": draw_recall(matrix, result.classes), "predicted_as": draw_predictions(matrix, result.classes)}
+    summary = result.tables["summary"].astype({"recipe": str})
+    figures = {"predicted_as": draw_predictions(matrix, result.classes)}
+    if len(summary) <= MAX_DOTTED_RECIPES:
+        figures["recall"] = draw_recall(matrix, result.classes)
+    if len(summary) > 1:
+        figures |= {"by_recipe": draw_heatmap(matrix, summary, result.classes), "gain": draw_gains(summary)}
+    if "curve" in result.tables:
+        figures["curve"] = draw_curve(result.tables["curve"].astype({"recipe": str}))
+    return figures
 
 
 @plots.use_style()
@@ -74,11 +83,98 @@ def draw_predictions(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     return figure
 
 
+@plots.use_style()
+def draw_heatmap(matrix: pd.DataFrame, summary: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    """Draw the recall of each source, by class and then by recall, for each recipe, above its mean and its worst.
+
+    Sources with too few images to count are in brackets; a cell without a run is empty.
+    """
+    sources, recipes = _sort_sources(matrix, classes), list(summary["recipe"])
+    pivot = matrix.pivot(index=["source", "target"], columns="recipe", values="recall")
+    means = summary.set_index("recipe").loc[recipes, ["mean", "worst"]].T
+    values = np.vstack([pivot.loc[sources, recipes], means]).astype(np.float64)
+    shared, names = _drop_shared_words(recipes)
+    names = plots.shorten_names(names, 40)
+    figure = plots.create_figure(3.6 + 0.5 * len(recipes), 1.3 + 0.2 * len(values) + 0.075 * max(map(len, names)))
+    axes = figure.subplots()
+    texts = plots.format_cells("%.0f", 100 * values, "")
+    plots.draw_cells(axes, values, texts, 7, vmin=0, vmax=1)
+    axes.axhline(len(sources) - 0.5, color="white", linewidth=4)
+    axes.set_xticks(range(len(recipes)), names, rotation=90, fontsize=8)
+    counted = matrix.groupby(["source", "target"])["counted"].any()
+    rows = _format_rows(matrix, sources)
+    rows = [row if counted[key] else f"[{row}]" for row, key in zip(rows, sources, strict=True)]
+    axes.set_yticks(range(len(values)), [*rows, _("mean"), _("worst")], fontsize=8)
+    for tick, (__, target) in zip(axes.get_yticklabels(), sources, strict=False):
+        tick.set_color(plots.get_colour(list(classes).index(target)))
+    axes.tick_params(length=0)
+    for index, name in enumerate(classes):
+        axes.plot([], [], "s", color=plots.get_colour(index), label=plots.shorten_name(name))
+    figure.legend(loc="outside upper center", ncols=len(classes))
+    figure.supxlabel("\n".join(filter(None, [_("recall on the held-out source (%)"), plots.shorten_name(shared, 60)])))
+    return figure
+
+
+@plots.use_style()
+def draw_gains(summary: pd.DataFrame) -> Figure:
+    """Draw the mean and the worst recall of each recipe, and its gain over the base recipe, with intervals."""
+    rows = np.arange(len(summary))
+    figure = plots.create_figure(8.4, 1.3 + 0.32 * len(summary))
+    left, right = figure.subplots(1, 2, sharey=True)
+    kinds = {"mean": _("mean"), "worst": _("worst")}
+    for axes, name, marker, aside in ((left, "mean", "o", -0.12), (left, "worst", "x", 0.12), (right, "gain", "o", 0)):
+        colour = plots.get_colour(1 if name == "worst" else 0)
+        axes.hlines(rows + aside, summary[f"{name}_low"], summary[f"{name}_high"], color=colour, linewidth=1.1)
+        axes.plot(summary[name], rows + aside, marker, color=colour, markersize=5, label=kinds.get(name))
+        plots.format_percent_axis(axes.xaxis)
+        axes.grid(True, axis="x")
+    base = summary["gain_sources"].eq(0) & summary["gain"].isna()
+    right.plot(np.zeros(base.sum()), rows[base], "D", color=plots.GREY, markersize=5)
+    right.axvline(0, color=plots.GREY, linewidth=0.8)
+    left.set(xlim=(-0.01, 1.01), xlabel=_("recall on held-out sources (%)"), ylim=(len(rows) - 0.4, -0.6))
+    right.set_xlabel(_("gain in mean recall over the base (points)"))
+    shared, names = _drop_shared_words(list(summary["recipe"]))
+    left.set_yticks(rows, plots.shorten_names(names, 44), fontsize=8)
+    figure.suptitle(plots.shorten_name(shared, 90), fontsize=9)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+@plots.use_style()
+def draw_curve(curve: pd.DataFrame) -> Figure:
+    """Draw the mean recall on held-out sources over the number of training sources per class, a line per recipe."""
+    names = list(dict.fromkeys(curve["recipe"]))
+    figure = plots.create_figure(5.6, 3.4 + 0.2 * len(names))
+    axes = figure.subplots()
+    for index, (name, shown) in enumerate(zip(names, plots.shorten_names(names, 44), strict=True)):
+        own, colour = curve[curve["recipe"] == name], plots.get_colour(index)
+        shifted = own["train_sources"] * (1 + 0.02 * (index - (len(names) - 1) / 2))  # so that intervals stay apart
+        axes.plot(shifted, own["mean"], f"{plots.get_marker(index)}-", color=colour, markersize=5, label=shown)
+        axes.vlines(shifted, own["low"], own["high"], color=colour, linewidth=1.2)
+    numbers = sorted(set(curve["train_sources"]))
+    axes.set_xscale("log")
+    axes.set_xticks(numbers, [str(number) for number in numbers])
+    axes.xaxis.set_minor_locator(NullLocator())
+    plots.format_percent_axis(axes.yaxis)
+    axes.set(xlabel=_("training sources per class (log scale)"), ylabel=_("mean recall on held-out sources (%)"))
+    axes.grid(True)
+    figure.legend(loc="outside lower center")
+    return figure
+
+
 def _format_percent(share: float) -> str:
     """Format a proportion in whole percent, with "<1%" and ">99%" in place of a rounded 0% and 100%."""
     if 0 < share < 0.005:
         return "<1%"
     return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
+def _drop_shared_words(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the first words that all names share, and the names without them; a name keeps its last word."""
+    words = [name.split(" ") for name in names]
+    n = next((n for n, each in enumerate(zip(*words, strict=False)) if len(set(each)) > 1), len(min(words, key=len)))
+    n = min(n, min(map(len, words)) - 1)
+    return " ".join(words[0][:n]), [" ".join(each[n:]) for each in words]
 
 
 def _sort_sources(matrix: pd.DataFrame, classes: Sequence[str]) -> list[SourceClass]:

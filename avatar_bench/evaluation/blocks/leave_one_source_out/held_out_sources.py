@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from avatar_bench.data.splits import HOLD_OUT_UNITS
+from avatar_bench.data.splits import HOLD_OUT_UNITS, name_units
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.seeds import Recipes, group_across_option
+from avatar_bench.evaluation.seeds import Recipes, group_across_options
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-_OPTION = "data.split.held_out"
+HELD_OUT, TRAIN_SOURCES = "data.split.held_out", "data.split.train_sources"
 
 
 class Cell(NamedTuple):
@@ -31,11 +32,20 @@ class Cell(NamedTuple):
 Cells = dict[Cell, list[tuple["Run", "Predictions"]]]
 
 
-def read_held_out(run: Run) -> tuple[str, list[str]] | None:
-    """Return "source" or "generator" and the names that a run held out; None if it held out nothing."""
-    split: dict[str, Any] = (run.config.get("data") or {}).get("split") or {}
-    names = [str(name) for name in split.get("held_out") or []]
-    return (split["by"], names) if split.get("by") in HOLD_OUT_UNITS and names else None
+def read_split_options(run: Run) -> dict[str, Any]:
+    """Return the options of a run's split; empty if they are unknown."""
+    return (run.config.get("data") or {}).get("split") or {}
+
+
+def holds_out_sources(run: Run) -> bool:
+    """Return whether a run's test set consists of sources or generators that were held out of training."""
+    return read_split_options(run).get("by") in HOLD_OUT_UNITS
+
+
+def list_units(runs: Sequence[Run]) -> dict[str, str]:
+    """Return the unit of each source that was held out together with others."""
+    every = [read_split_options(run).get("units") or {} for run in runs]
+    return {str(name): unit for units in every for unit, names in units.items() for name in names}
 
 
 def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
@@ -44,7 +54,7 @@ def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
     Raise BlockError if runs have different classes, or if the runs of one cell are evaluated on different images.
     """
     found: Cells = {}
-    for recipe, places in group_across_option(runs, _OPTION).items():
+    for recipe, places in group_across_options(runs, HELD_OUT).items():
         for place in places:
             for source, target, predictions in _split_predictions(runs[place], datasets[place], runs[0]):
                 found.setdefault(Cell(recipe, source, target), []).append((runs[place], predictions))
@@ -64,12 +74,6 @@ def build_recipes(cell: Cell, members: Sequence[tuple[Run, Predictions]]) -> Rec
     return Recipes.of({cell.recipe: range(len(runs))}, runs, found)
 
 
-def average_in_domain_accuracy(runs: Sequence[Run]) -> dict[str, float]:
-    """Compute the mean validation accuracy, on sources of training, by recipe; NaN if none is recorded."""
-    values = pd.Series([(run.record.get("metrics") or {}).get("val/accuracy") for run in runs], dtype=float)
-    return {recipe: float(values[places].mean()) for recipe, places in group_across_option(runs, _OPTION).items()}
-
-
 def build_images_table(cells: Mapping[Cell, Sequence[tuple[Run, Predictions]]]) -> pd.DataFrame:
     """Return a row for each image and run; the block's numbers can be recomputed from it."""
     parts = []
@@ -82,18 +86,27 @@ def build_images_table(cells: Mapping[Cell, Sequence[tuple[Run, Predictions]]]) 
 
 
 def _split_predictions(run: Run, dataset: Dataset, first: Run) -> Iterator[tuple[str, str, Predictions]]:
-    held_out = read_held_out(run)
-    assert held_out is not None
     if set(run.classes) != set(first.classes):
         raise BlockError(
             f"{run.label} has the classes {', '.join(run.classes)}, {first.label} {', '.join(first.classes)}.",
             "Compare runs with the same classes.",
         )
     predictions = run.predictions(dataset).reorder(first.classes)
-    units = dataset.frame[held_out[0]].to_numpy(dtype=np.str_)
-    for name in held_out[1]:
+    names = dataset.frame[read_split_options(run)["by"]]
+    is_held_out = _mark_held_out(run, names)
+    for name in sorted(set(names[is_held_out]), key=str):
         for index, target in enumerate(first.classes):
-            rows = np.flatnonzero((units == name) & (predictions.targets == index))
+            rows = np.flatnonzero((names == name) & (predictions.targets == index))
             if len(rows):
                 ordered = rows[np.argsort(predictions.paths[rows], kind="stable")]
-                yield name, target, predictions.take(ordered)
+                yield str(name), target, predictions.take(ordered)
+
+
+def _mark_held_out(run: Run, names: pd.Series) -> NDArray[np.bool_]:
+    """Return which images (N,), by the names of their sources, are of those that a run held out, named or drawn."""
+    split = read_split_options(run)
+    units, held_out = split.get("units") or {}, [str(name) for name in split.get("held_out") or ()]
+    if not held_out:
+        held_out = sorted(set(run.dataset("test").frame[split["by"]]) - {""})
+    wanted = set(name_units(pd.Series(held_out, dtype=object), units))
+    return name_units(names.astype(str), units).isin(wanted).to_numpy()

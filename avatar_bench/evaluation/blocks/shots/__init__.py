@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import align_predictions, warn_unlabelled
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
-from avatar_bench.evaluation.seeds import Recipes, build_macro_f1_statistic, group_across_option, warn_about_seeds
+from avatar_bench.evaluation.seeds import Recipes, build_macro_f1_statistic, group_across_options, warn_about_seeds
 from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -109,7 +109,7 @@ def _read_shots(run: Run) -> int:
 def _group_points(runs: Sequence[Run]) -> dict[Point, list[int]]:
     """Return the runs of each point, by recipe and then by number of shots."""
     found: dict[Point, list[int]] = {}
-    for recipe, places in group_across_option(runs, "mode.shots").items():
+    for recipe, places in group_across_options(runs, "mode.shots").items():
         for place in sorted(places, key=lambda place: _read_shots(runs[place])):
             found.setdefault(Point(recipe, _read_shots(runs[place])), []).append(place)
     return found
