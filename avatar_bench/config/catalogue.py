@@ -107,14 +107,23 @@ def is_choice(entry: Entry) -> bool:
 
 
 def describe_choices(group: str) -> dict[str, str]:
-    """Return the choices of a group, and the entries of its kind, each with its summary."""
+    """Return the choices of a group, and the entries of its kind, each with its summary.
+
+    Those of augmentation are steps, which the choices combine: see `describe_augmentation_steps`.
+    """
     kind = group.removesuffix("s")
-    entries = find_entries(kind) if kind in KINDS else {}
+    entries = find_entries(kind) if kind in KINDS and kind != "augmentation" else {}
     found = {name: entry.summary for name, entry in entries.items() if is_choice(entry)}
     if group == "block":
         return {"all": ALL_BLOCKS} | found
     stated = {name: read_summary(yaml) or found.get(name, "") for name, yaml in find_choices(group).items()}
     return dict(sorted((found | stated).items()))
+
+
+def describe_augmentation_steps() -> dict[str, str]:
+    """Return the steps of augmentation, each by the option that turns it on, with its summary."""
+    entries = find_entries("augmentation").values()
+    return {f"data.augment.{'' if step.is_builtin else 'others.'}{step.name}": step.summary for step in entries}
 
 
 def read_summary(yaml: Path) -> str:
