@@ -293,7 +293,8 @@ def describe_pretraining(tag: str) -> str:
     """Describe the data and labels behind a weights tag; "" if unknown, as with teachers or other data."""
     known = _read_known_tags()
     words = [word for word in tag.split("_") if word not in known["training_recipes"] and not _SIZE_TAG.fullmatch(word)]
-    return "" if tag in known["ambiguous"] else str(known["trained_with"].get("_".join(words), ""))
+    stated = known["trained_with"]
+    return "" if tag in known["ambiguous"] else str(stated.get(tag, stated.get("_".join(words), "")))
 
 
 @cache
