@@ -183,7 +183,8 @@ def network() -> Callable[[str], Any]:
     @cache
     def build(model: str) -> Any:
         recipe = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]
-        options = recipe.get("options", {}) | ({"depth": 2} if "vit_base" in recipe["backbone"] else {})
+        is_large = any(size in recipe["backbone"] for size in ("vit_base", "vit_large", "vit_pe", "eva02_base"))
+        options = recipe.get("options", {}) | ({"depth": 2} if is_large else {})
         side = 56 if "patch14" in recipe["backbone"] else 64
         torch.manual_seed(0)
         return create_backbone(recipe["backbone"], 3, options=resolve_options(recipe["backbone"], options, side))

@@ -67,7 +67,7 @@ NO_TORCH = (
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
-STATED_BY_EACH = {"KIND", "PARAMETERS", "__all__", "__version__"}
+STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}
 
 
 def modules(package: Path) -> dict[str, Path]:

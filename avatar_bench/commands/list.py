@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from avatar_bench.config.catalogue import LISTED_GROUPS, describe_choices
+from avatar_bench.config.catalogue import LISTED_GROUPS, describe_augmentation_steps, describe_choices
 from avatar_bench.errors import ConfigError, DataError, suggest_names
 from avatar_bench.runs.record import format_table, read_records
 
@@ -22,7 +22,8 @@ def list(words: Sequence[str]) -> None:
     elif kind:
         if rest and (len(rest) != 2 or rest[0] not in ("-cd", "--config-dir")):
             raise ConfigError(f"list: unexpected {' '.join(rest)}; expected -cd DIR or nothing")
-        found = describe_choices(_find_group(kind))
+        group = _find_group(kind)
+        found = describe_choices(group) | (describe_augmentation_steps() if group == "augmentation" else {})
         width = max(map(len, found), default=0)
         print("\n".join(f"{name:{width}}  {what}".rstrip() for name, what in found.items()))
     else:

@@ -107,14 +107,24 @@ def is_choice(entry: Entry) -> bool:
 
 
 def describe_choices(group: str) -> dict[str, str]:
-    """Return the choices of a group, and the entries of its kind, each with its summary."""
+    """Return the choices of a group, and the entries of its kind, each with its summary.
+
+    Those of augmentation are steps, which the choices combine: see `describe_augmentation_steps`; those of source are
+    kinds, of which a choice names one.
+    """
     kind = group.removesuffix("s")
-    entries = find_entries(kind) if kind in KINDS and kind != "source" else {}  # of a source, the entries are its kinds
+    entries = find_entries(kind) if kind in KINDS and kind not in ("augmentation", "source") else {}
     found = {name: entry.summary for name, entry in entries.items() if is_choice(entry)}
     if group == "block":
         return {"all": ALL_BLOCKS} | found
     stated = {name: read_summary(yaml) or found.get(name, "") for name, yaml in find_choices(group).items()}
     return dict(sorted((found | stated).items()))
+
+
+def describe_augmentation_steps() -> dict[str, str]:
+    """Return the steps of augmentation, each by the option that turns it on, with its summary."""
+    entries = find_entries("augmentation").values()
+    return {f"data.augment.{'' if step.is_builtin else 'others.'}{step.name}": step.summary for step in entries}
 
 
 def read_summary(yaml: Path) -> str:

@@ -130,11 +130,16 @@ class SplitConfig(UnitsConfig):
 
 @dataclass
 class AugmentConfig:
-    flip: float = option(0.5, help="probability", **_PROBABILITY)
-    jitter: list[float] = option([0.2, 0.2, 0.2, 0.05], help="brightness, contrast, saturation, hue", **_JITTER)
-    rotation: float = option(10.0, help="degrees, in both directions; 0: off", **_ANGLE)
-    noise: float = option(0.02, help="maximum standard deviation, as a fraction of 255; 0: off", **_PROBABILITY)
+    flip: float = option(0.0, help="probability of mirroring; 0: off", **_PROBABILITY)
+    jitter: list[float] = option([0.0] * 4, help="brightness, contrast, saturation, hue", **_JITTER)
+    rotation: float = option(0.0, help="degrees, in both directions; 0: off", **_ANGLE)
+    noise: float = option(0.0, help="maximum standard deviation, as a fraction of 255; 0: off", **_PROBABILITY)
+    randaugment: int = option(0, help="magnitude of two random changes of colour or geometry; 0: off", range=(0, 30))
+    delivery: float = option(
+        0.0, help="probability of re-encoding as web platforms do, at the image's own size; 0: off", **_PROBABILITY
+    )
     mixup: float = option(0.0, help="alpha of the Beta distribution; 0: off", **_NATURAL)
+    cutmix: float = option(0.0, help="alpha of the Beta distribution; 0: off; beside mixup, half each", **_NATURAL)
     others: dict[str, Any] = option({}, help="augmentations of your own: {NAME: {OPTION: VALUE}}", is_open=True)
 
 
@@ -278,7 +283,7 @@ class MethodConfig:
     decoder_depth: int | None = option(None, help="blocks of the decoder", only_for=("mae",), **_COUNT)
     decoder_width: int | None = option(None, help="features of the decoder", only_for=("mae",), **_MULTIPLE)
     crop_scale: float = option(0.2, help="minimum area of a crop; for local views the maximum", **_FRACTION)
-    flip: float = option(0.5, help="probability", **_PROBABILITY)
+    flip: float = option(0.0, help="probability of mirroring; 0: off", **_PROBABILITY)
     jitter: float = option(0.5, help="strength of colour jitter", **_PROBABILITY)
     grey: float = option(0.2, help="probability of a greyscale view", **_PROBABILITY)
     blur: float = option(0.5, help="probability", **_PROBABILITY)

@@ -10,9 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image as Pillow
+from PIL import features
 
 from avatar_bench.data.equalise import ImageArray
+from avatar_bench.errors import ConfigError
 
+UNTRAINED_TIER = "avif"  # its codec is kept out of every augmentation
 _WEBP_MAX_SIDE = 16383  # pixels of a side
 
 
@@ -23,7 +26,8 @@ class Delivery:
     web, hard, thumbnail_64, thumbnail_128: the longest side is reduced to 768, 512, 64 or 128 pixels (never enlarged),
     then JPEG of quality 60, 40, 85 or 85. webp: WebP of quality 75. double_jpeg: JPEG of quality 75 twice, cropped by 4
     pixels in between so that the block grids do not align. screenshot: scaled by 0.77 and then by 1.31, as on a screen
-    of another pixel density, without lossy compression. Raise ValueError for an unknown tier.
+    of another pixel density, without lossy compression. avif: reduced to 768 pixels, then AVIF of quality 50, which no
+    augmentation uses. Raise ValueError for an unknown tier, ConfigError if this Pillow cannot write AVIF.
     """
 
     tier: str
@@ -31,6 +35,11 @@ class Delivery:
     def __post_init__(self) -> None:
         if self.tier not in DELIVERY_TIERS:
             raise ValueError(f"tier must be one of {', '.join(DELIVERY_TIERS)}, not {self.tier!r}")
+        if _TIERS[self.tier][1] == "AVIF" and not features.check("avif"):
+            raise ConfigError(
+                f"delivery={self.tier}: this installation of Pillow cannot write AVIF.",
+                "Install Pillow from its wheel, or leave the tier out: 'block.robustness.delivery=[web,hard]'.",
+            )
 
     @property
     def at(self) -> str:
@@ -48,8 +57,10 @@ class Delivery:
         return decode(encode(change(image), kind, **options)) if kind != "PNG" else change(image)
 
     def encode(self, image: ImageArray, seed: int) -> tuple[bytes, str]:
-        """Return the delivered file and its format; a screenshot is a PNG."""
+        """Return the delivered file and its format; a screenshot is a PNG, and so is AVIF, which many cannot read."""
         change, kind, options = _TIERS[self.tier]
+        if kind == "AVIF":
+            return encode(self(image, seed), "PNG"), "PNG"
         return encode(change(image), kind, **options), kind
 
 
@@ -97,5 +108,7 @@ _TIERS: dict[str, tuple[Callable[[ImageArray], ImageArray], str, dict[str, Any]]
     "webp": (lambda image: _shrink(image, _WEBP_MAX_SIDE), "WEBP", {"quality": 75}),
     "double_jpeg": (_recompress_and_crop, "JPEG", _make_jpeg_options(75)),
     "screenshot": (_take_screenshot, "PNG", {}),
+    # the default speed takes ten times as long; one thread, as images are decoded in several processes
+    "avif": (lambda image: _shrink(image, 768), "AVIF", {"quality": 50, "speed": 9, "max_threads": 1}),
 }
 DELIVERY_TIERS = tuple(_TIERS)

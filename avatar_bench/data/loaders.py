@@ -34,7 +34,8 @@ class ImageDataset(TorchDataset[dict[str, Any]]):
     """Images of a dataset: item k is {"image": uint8 (S, S, 3), "target": int or float (C,), "row": k}.
 
     A broken file raises DataError. With `augmentation`, items are requested as (row, seed), or with `view_seeds`
-    (views, N) as (row, view). With `cache`, images are read through it by their SHA-256, `hashes` (N,).
+    (views, N) as (row, view). With `cache`, images are read through it by their SHA-256, `hashes` (N,), unless they are
+    re-encoded at their own size.
     """
 
     files: Sequence[Path]
@@ -52,9 +53,12 @@ class ImageDataset(TorchDataset[dict[str, Any]]):
         row, seed = item if isinstance(item, tuple) else (item, None)
         if self.view_seeds is not None and seed is not None:
             seed = int(self.view_seeds[seed, row])
-        image = self.prepare(row)
-        if self.augmentation is not None and seed is not None:
-            image = self.augmentation(image, seed)
+        if self.augmentation is None or seed is None:
+            image = self.prepare(row)
+        else:
+            deliver = self.augmentation.draw_delivery(seed)
+            native = self.preprocessing(deliver(decode(self.files[row]))) if deliver else self.prepare(row)
+            image = self.augmentation(native, seed)
         return {"image": image, "target": self.targets[row], "row": row}
 
     def prepare(self, row: int) -> ImageArray:

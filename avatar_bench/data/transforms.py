@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from avatar_bench.data.equalise import RESIZE_MODES, ImageArray, equalise, resiz
 from avatar_bench.errors import CheckpointError, ConfigError
 
 EQUALISERS = ("jpeg",)
-AUGMENTATIONS = ("flip", "jitter", "rotation", "noise")  # in the order in which they are applied
+AUGMENTATIONS = ("flip", "jitter", "rotation", "noise", "randaugment")  # in the order in which they are applied
+DELIVERY = "delivery"  # applied before all of them, to the image as stored
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Augmentation:
 
     flip: probability of mirroring. jitter: maximum relative change of brightness, contrast and saturation, and maximum
     hue shift in turns. rotation: maximum angle in degrees, both ways. noise: maximum standard deviation of Gaussian
-    noise, as a fraction of 255. others: options of users' own augmentations by name, applied last. Raise ConfigError
+    noise, as a fraction of 255. randaugment: magnitude. delivery: probability of re-encoding, before the image is
+    resized, see `draw_delivery`. others: options of users' own augmentations by name, applied last. Raise ConfigError
     for a value out of range, or an augmentation that does not exist or cannot be built.
     """
 
@@ -80,6 +83,8 @@ class Augmentation:
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     rotation: float = 0.0
     noise: float = 0.0
+    randaugment: int = 0
+    delivery: float = 0.0
     others: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict, hash=False)
     _compose: Any = field(init=False, repr=False, compare=False)
     _others: Any = field(init=False, repr=False, compare=False)
@@ -88,6 +93,8 @@ class Augmentation:
         _check_range("flip", self.flip, 1)
         _check_range("rotation", self.rotation, 180)
         _check_range("noise", self.noise, 1)
+        _check_range("randaugment", self.randaugment, 30)
+        _check_range("delivery", self.delivery, 1)
         if len(self.jitter) != 4:
             raise ConfigError(f"data.augment.jitter: expected 4 numbers, not {len(self.jitter)}.")
         for value, highest in zip(self.jitter, (1, 1, 1, 0.5), strict=True):
@@ -98,12 +105,25 @@ class Augmentation:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Build it again where it is unpickled: the classes of users are not importable by name."""
-        return type(self), (self.flip, self.jitter, self.rotation, self.noise, self.others)
+        return type(self), tuple(getattr(self, each.name) for each in fields(self) if each.init)
 
     @property
     def is_active(self) -> bool:
         """Return whether any part is on."""
-        return self._compose is not None or bool(self._others)
+        return self._compose is not None or self.delivery > 0 or bool(self._others)
+
+    @property
+    def resembles(self) -> list[str]:
+        """Return the corruptions and delivery tiers of the block robustness that the active parts resemble."""
+        found = {name for part in _list_active(self) for name in find_entry("augmentation", part).load().RESEMBLES}
+        return sorted(found.union(*(getattr(step, "resembles", ()) for _, step in self._others)))
+
+    def draw_delivery(self, seed: int) -> Callable[[ImageArray], ImageArray] | None:
+        """Return the re-encoding that `seed` draws for a decoded image of any size, (H, W, 3); None for none."""
+        if not self.delivery:
+            return None
+        step, rng = find_entry("augmentation", DELIVERY).load(), np.random.default_rng([seed, 1])
+        return partial(step.deliver, rng=rng) if step.is_drawn(self.delivery, rng) else None
 
     def __call__(self, image: ImageArray, seed: int) -> ImageArray:
         """Augment (H, W, 3) uint8 RGB, same shape; the result depends only on `image` and `seed` (>= 0)."""
@@ -180,17 +200,21 @@ def _compose_view(views: RandomViews, side: int, scale: tuple[float, float]) -> 
 
 def _compose(augmentation: Augmentation) -> Any:
     """Build the albumentations pipeline; None if every part is off."""
-    active = {name: value for name in AUGMENTATIONS if np.any(value := getattr(augmentation, name))}
+    active = [name for name in _list_active(augmentation) if name in AUGMENTATIONS]
     if not active:
         return None
-    steps = [find_entry("augmentation", name).load().make_transform(value) for name, value in active.items()]
+    steps = [find_entry("augmentation", name).load().make_transform(getattr(augmentation, name)) for name in active]
     import albumentations
 
     return albumentations.Compose(steps)
 
 
+def _list_active(augmentation: Augmentation) -> list[str]:
+    return [name for name in (DELIVERY, *AUGMENTATIONS) if np.any(getattr(augmentation, name))]
+
+
 def _build_other(name: str, options: Mapping[str, Any] | None) -> tuple[Entry, Any]:
-    if name in AUGMENTATIONS:
+    if name in (DELIVERY, *AUGMENTATIONS):
         raise ConfigError(f"data.augment.others: {name} is an option of its own: data.augment.{name}")
     entry = find_entry("augmentation", name, f"data.augment.others={{{name}: ...}}")
     step = entry.build(options)

@@ -242,7 +242,7 @@ def _read_settings(run: Run) -> dict[str, str]:
         "balance": record.get("balance", UNKNOWN),
         **{name: data.get(name, UNKNOWN) for name in ("image_size", "resize", "equalise")},
         "batch_size": record.get("batch_size", data.get("batch_size", UNKNOWN)),
-        "augmentation": data.get("augment", UNKNOWN),
+        "augmentation": _select_active(data["augment"]) if data.get("augment") else UNKNOWN,
         "views": data.get("augmented_copies", data.get("views")),  # by the name of earlier versions
         "label_smoothing": config.get("label_smoothing", UNKNOWN),
         "optimizer": base or UNKNOWN,
@@ -258,6 +258,11 @@ def _read_settings(run: Run) -> dict[str, str]:
         "device": record.get("device", UNKNOWN),
     }
     return {name: _format_value(value) for name, value in found.items()}
+
+
+def _select_active(augment: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the parts of an augmentation that are on, so that a part added in a later version makes no difference."""
+    return {name: each for name, each in augment.items() if (any(each) if isinstance(each, list) else each)} or None
 
 
 def _format_value(value: Any) -> str:
@@ -288,7 +293,8 @@ def describe_pretraining(tag: str) -> str:
     """Describe the data and labels behind a weights tag; "" if unknown, as with teachers or other data."""
     known = _read_known_tags()
     words = [word for word in tag.split("_") if word not in known["training_recipes"] and not _SIZE_TAG.fullmatch(word)]
-    return "" if tag in known["ambiguous"] else str(known["trained_with"].get("_".join(words), ""))
+    stated = known["trained_with"]
+    return "" if tag in known["ambiguous"] else str(stated.get(tag, stated.get("_".join(words), "")))
 
 
 @cache

@@ -165,7 +165,7 @@ def _trace_shapes(net: nn.Module, size: int) -> tuple[dict[str, Shape], dict[str
     """Return the input and output shapes of every module, in the order they start, and the MACs of every module."""
     inputs: dict[str, Shape] = {}
     shapes: dict[str, Shape] = {}
-    with count_flops() as counter, ExitStack() as hooks:
+    with count_flops(net) as counter, ExitStack() as hooks:
         for name, module in net.named_modules():
             # partial, because a lambda would see only the last name
             hooks.enter_context(module.register_forward_pre_hook(partial(_record_input, inputs, name)))

@@ -58,17 +58,25 @@ def count_macs(net: nn.Module, size: int) -> int:
     This is half of the FLOPs that torch counts, without normalisation, activations and pooling. `net` must be in eval
     mode.
     """
-    with count_flops() as counter:
+    with count_flops(net) as counter:
         net(make_blank_image(net, size))
     return int(counter.get_total_flops()) // 2
 
 
 @contextmanager
-def count_flops() -> Iterator[FlopCounterMode]:
-    """Count the FLOPs, including attention, of the code inside a `with`."""
-    # the counter does not know the fused attention of the CPU; this backend splits it into matrix products
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        yield counter
+def count_flops(net: nn.Module) -> Iterator[FlopCounterMode]:
+    """Count the FLOPs, including attention, of passes of a network inside a `with`."""
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    net.requires_grad_(
+        False
+    )  # the counter fails on a view of a parameter that is passed to a module, without gradients
+    try:
+        # the counter does not know the fused attention of the CPU; this backend splits it into matrix products
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def make_blank_image(net: nn.Module, size: int) -> Tensor:

@@ -273,9 +273,12 @@ def _compute_relative_path(path: Path, folder: Path) -> str:
 
 
 def _merge_records(members: Sequence[Run]) -> dict[str, Any]:
-    """Return the values on which all members' records agree, and the first member's data location."""
-    record = _keep_agreed_values([member.record for member in members])
-    return record | {key: members[0].record[key] for key in ("data",) if key in members[0].record}
+    """Return the values on which all records agree, the first one's data location, and what any training resembles."""
+    records = [member.record for member in members]
+    merged = _keep_agreed_values(records) | {key: records[0][key] for key in ("data",) if key in records[0]}
+    if all("resembles" in record for record in records):
+        merged["resembles"] = sorted({name for record in records for name in record["resembles"]})
+    return merged
 
 
 def _keep_agreed_values(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

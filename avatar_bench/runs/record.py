@@ -53,6 +53,7 @@ class RunRecord:
     name: str | None = None  # of the experiment, else of the model
     model: str | None = None  # choice of model=
     mode: str | None = None  # choice of mode=; of train
+    augmentation: str | None = None  # choice of augmentation=; of train
     method: str | None = None  # choice of method=; of pretrain
     experiment: str | None = None  # choice of experiment=
     sweep: str | None = None  # choice of sweep=
@@ -76,6 +77,7 @@ class RunRecord:
     balance: str | None = None  # classes by sampler, loss or none
     batch_size: int | None = None
     passes_per_step: int | None = None  # 2 with SAM
+    resembles: list[str] | None = None  # corruptions and delivery tiers of robustness, by the augmentation; of train
     # stage (from 1), unfreeze, epochs, lr, trained_parameters, first and last of these, cached_views (0: no features)
     stages: list[dict[str, Any]] | None = None
     # what came of it

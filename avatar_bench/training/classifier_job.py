@@ -86,12 +86,16 @@ class ClassifierJob:
         net, shape, preprocessing = create_network(settings, len(classes), earlier, weights)
         del weights  # the network has its own copy
         options, augment = settings.data, settings.data.augment
+        steps = {name: value for name, value in asdict(augment).items() if name not in ("mixup", "cutmix")}
+        augmentation = Augmentation(**{**steps, "jitter": tuple(augment.jitter)})
+        inherited = earlier.record.get("resembles") if earlier else []
+        record.resembles = None if inherited is None else sorted({*inherited, *augmentation.resembles})
         used = dataset.frame.loc[dataset.frame["split"].isin(["train", "val"]), "sha256"]
         self.data = DataModule(
             dataset,
             classes,
             preprocessing,
-            Augmentation(augment.flip, tuple(augment.jitter), augment.rotation, augment.noise, augment.others),  # type: ignore[arg-type]
+            augmentation,
             seed=settings.seed,
             batch_size=environment.resolve_batch_size(settings),
             workers=options.workers,
@@ -117,6 +121,7 @@ class ClassifierJob:
             **load_optimization(asdict(settings.optimizer)),
             label_smoothing=settings.label_smoothing,
             mixup=augment.mixup,
+            cutmix=augment.cutmix,
             class_weights=self.data.class_weights,
         )
         self.learner = Learner(card, net, training)

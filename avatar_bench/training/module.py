@@ -16,7 +16,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
-from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it does not declare its exports
+from torchvision.transforms.v2 import (  # type: ignore[attr-defined]  # it does not declare its exports
+    CutMix,
+    MixUp,
+    RandomChoice,
+)
 
 from avatar_bench.errors import DivergedError
 from avatar_bench.metrics.classification import accuracy, macro_f1
@@ -58,7 +62,7 @@ class TrainableModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": form}
 
     def seed_noise(self, batch: int) -> None:
-        """Seed dropout, mixup and masks from (seed, step, batch within the step), independent of workers and history.
+        """Seed dropout, mixup, CutMix and masks from (seed, step, batch in the step), whatever the workers and history.
 
         `batch` is the index within the epoch or, with accumulated gradients, within the step.
         """
@@ -116,11 +120,16 @@ class Learner(Classifier, TrainableModule):
     def is_trained_on_embeddings(self) -> bool:
         """Return whether the stage can train on cached embeddings: only the classifier learns.
 
-        Mixup rules this out because it mixes images, dropout because it acts before the classifier.
+        Mixup and CutMix rule this out because they mix images, dropout because it acts before the classifier.
         """
         drops = [rate for name, rate in self.card.options.items() if name.endswith("drop_rate")]
         drops.append(getattr(self.net, "drop_rate", 0.0))
-        return self.stage.unfreeze == "classifier" and self.options.mixup == 0 and not any(drops)
+        return self.stage.unfreeze == "classifier" and not self._mixes and not any(drops)
+
+    @property
+    def _mixes(self) -> list[nn.Module]:
+        kinds = ((MixUp, self.options.mixup), (CutMix, self.options.cutmix))
+        return [kind(alpha=alpha, num_classes=len(self.card.classes)) for kind, alpha in kinds if alpha > 0]
 
     @property
     def embedding_bytes(self) -> int:
@@ -235,7 +244,6 @@ class Learner(Classifier, TrainableModule):
         if "embedding" in batch:
             return self._head(batch["embedding"]), batch["target"]
         images, targets = self._normalise(batch["image"]), batch["target"]
-        if self.options.mixup > 0:
-            mix = MixUp(alpha=self.options.mixup, num_classes=len(self.card.classes))
-            images, targets = mix(images, targets)
+        if mixes := self._mixes:
+            images, targets = (mixes[0] if len(mixes) == 1 else RandomChoice(mixes))(images, targets)
         return self.net(images), targets

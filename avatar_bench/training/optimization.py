@@ -28,6 +28,7 @@ class TrainingOptions:
     decay_norms: bool = True
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     class_weights: Sequence[float] | None = None
 
 

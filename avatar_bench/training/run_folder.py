@@ -96,7 +96,8 @@ def _describe_job(settings: Any, command: str) -> RunRecord:
         git=_read_git_commit(),
     )
     if command == "train":
-        return replace(record, mode=settings.mode.name, sweep_job=hydra.mode == RunMode.MULTIRUN)
+        chosen = {"mode": settings.mode.name, "augmentation": choices.get("augmentation")}
+        return replace(record, **chosen, sweep_job=hydra.mode == RunMode.MULTIRUN)
     return replace(record, command=command, method=settings.method.name)
 
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from avatar_bench.cli.app import main
-from avatar_bench.errors import CheckpointError
+from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.inference import runtimes
 from avatar_bench.models.backbones import create_backbone
 from avatar_bench.models.checkpoint import read_checkpoint
@@ -183,6 +183,16 @@ def test_a_mistake_is_told_and_leaves_nothing(
     assert told in err
     assert len(err.splitlines()) <= 3
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_weights_beyond_what_onnx_holds_are_one_error_before_they_are_exported() -> None:
+    from avatar_bench.inference.runtimes.onnx import export_onnx
+
+    with torch.device("meta"):  # takes no memory
+        net = torch.nn.Linear(2**15, 2**15)
+    with pytest.raises(ConfigError, match=r"4\.3 GB of weights; an ONNX model holds at most 2 GB") as caught:
+        export_onnx(net, 32)
+    assert len(caught.value.lines) == 2
 
 
 def test_a_write_that_fails_leaves_the_earlier_file(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from avatar_bench.commands.list import list as list_
-from avatar_bench.config.catalogue import LISTED_GROUPS
+from avatar_bench.config.catalogue import LISTED_GROUPS, describe_choices
 from avatar_bench.errors import ConfigError, DataError
 
 
@@ -33,6 +33,13 @@ def test_every_kind_has_a_line_for_each_yaml(kind: str, capsys: pytest.CaptureFi
     plural = capsys.readouterr().out
     list_([LISTED_GROUPS[kind]])
     assert capsys.readouterr().out == plural
+
+
+def test_augmentations_are_listed_with_their_steps_by_option(capsys: pytest.CaptureFixture[str]) -> None:
+    list_(["augmentations"])
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"study", "delivery", "strong", "none", "data.augment.flip", "data.augment.delivery"} <= set(names)
+    assert describe_choices("augmentation").keys() == {"study", "delivery", "strong", "none"}
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest() -> None:

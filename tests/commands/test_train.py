@@ -23,6 +23,7 @@ from PIL import Image
 from avatar_bench.cli.app import main
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.data.dataset import ENCODING_COLUMNS, RUN_COLUMNS
+from avatar_bench.data.delivery import UNTRAINED_TIER
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
 from avatar_bench.training.module import Learner
@@ -228,7 +229,7 @@ def test_a_classifier_that_learns_alone_sees_each_view_of_an_image_once_and_lear
         torch.testing.assert_close(tensor, weights(anew)[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("word", ["data.augment.flip=.5", "data.augment.mixup=.2", "model.options={drop_rate: .1}"])
+@pytest.mark.parametrize("word", ["data.augment.flip=.5", "data.augment.cutmix=.2", "model.options={drop_rate: .1}"])
 def test_what_acts_on_each_image_anew_is_not_left_out_of_frozen_training(
     word: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,12 +244,28 @@ def test_statistics_of_layers_that_learn_do_move(tiny_run: Path, train: Train, t
 
 
 def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(train: Train, tmp_path: Path) -> None:
-    options = ("epochs=2", "data.augment.rotation=10", "data.augment.mixup=0.2")
+    options = ("epochs=2", "augmentation=strong", "data.augment.delivery=.7", "data.augment.mixup=0.2")
     runs = [train(tmp_path / f"w{n}", f"data.workers={n}", *options) for n in (0, 1, 2)]
     runs.append(train(tmp_path / "again", "data.workers=0", *options))
     for name in ("metrics.csv", "split.csv"):
         assert len({(run / name).read_bytes() for run in runs}) == 1
     assert len({record(run)["weights_sha256"] for run in runs}) == 1
+
+
+def test_a_run_records_its_augmentation_and_what_that_resembles(train: Train, tmp_path: Path) -> None:
+    told = {}
+    for name, words in {"study": [], "delivery": [], "none": ["mode=frozen"]}.items():
+        chosen = [] if name == "none" else [f"augmentation={name}", "data.augment.rotation=10"]
+        told[name] = record(train(tmp_path / name, "trainer=debug", *chosen, *words))
+        assert told[name]["augmentation"] == name
+    assert told["study"]["resembles"] == ["brightness", "noise", "rotation"]
+    assert {"blur", "jpeg", "rotation", "delivery/web"} < set(told["delivery"]["resembles"])
+    assert f"delivery/{UNTRAINED_TIER}" not in told["delivery"]["resembles"]
+    assert told["none"]["resembles"] == []
+    after = record(
+        train(tmp_path / "after", "trainer=debug", "augmentation=none", f"init_from={tmp_path / 'delivery'}")
+    )
+    assert after["resembles"] == told["delivery"]["resembles"]
 
 
 def test_another_seed_gives_other_weights_on_the_same_split(tiny_run: Path, train: Train, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from avatar_bench.models.classifier import Classifier
 from tests.commands.test_all_blocks import METRICS, QUICK
 
 CONVOLUTIONAL = ("convnext_", "efficientnet", "mobilenet", "resnet", "timm")
-MODELS = [name for name in find_choices("model") if not name.startswith(CONVOLUTIONAL)]
+FOUNDATION = ("dinov3_", "pe_", "siglip2_", "clip_vit_l14", "eva02_")  # the smallest of each: in the slow test below
+MODELS = [name for name in find_choices("model") if not name.startswith((*CONVOLUTIONAL, *FOUNDATION))]
 GAINS = ("deletion_gain_rollout", "insertion_gain_rollout")
 
 
@@ -27,7 +28,7 @@ def words_for(model: str, small: list[str], *more: str) -> list[str]:
     recipe = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]
     side = 56 if "patch14" in recipe["backbone"] else 64
     kept = [word for word in small if not word.startswith(("model", "data.image_size"))]
-    cut = ["+model.options.depth=2"] if recipe["backbone"].startswith("vit") else []
+    cut = ["+model.options.depth=2"] if recipe["backbone"].startswith(("vit", "eva02")) else []
     return ["train", *kept, f"model={model}", "model.weights=none", f"data.image_size={side}", *cut, *more]
 
 
@@ -52,6 +53,31 @@ def test_every_transformer_trains_a_step_is_loaded_and_evaluated_with_its_maps(
     reads_token = getattr(net, "global_pool", None) == "token"
     assert [name in said["metrics"] for name in GAINS] == [reads_token] * 2
     shutil.rmtree(run)  # a hundred megabytes of some
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model", ["dinov3_small", "convnext_tiny_dinov3", "pe_small", "siglip2_base", "eva02_clip_base"]
+)
+def test_the_smallest_of_each_family_of_foundation_models_passes_every_command(
+    model: str, small: list[str], images: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    run, more = tmp_path / "frozen", ["data.limit=48", "trainer=debug", "trainer.threads=1"]
+    assert main(words_for(model, small, *more, f"out={run}")) == 0  # its yaml trains the classifier alone
+    assert json.loads((run / "run.json").read_text())["mode"] == "frozen"
+    assert main(words_for(model, small, *more, "mode=full", "trainer.limit_batches=1", f"out={tmp_path / 'full'}")) == 0
+    words = ["block=[blind_test,gradcam]", *(word for word in QUICK if "blind_test" in word or "gradcam" in word)]
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0", f"out={tmp_path}", *words]) == 0
+    said = json.loads((tmp_path / "evaluation" / "test" / "gradcam" / "metrics.json").read_text())
+    assert min(said["provenance"]["map_size"]) >= 2
+    assert main(["export", f"ckpt={run}", f"out={tmp_path / 'net.onnx'}"]) == 0  # compares the outputs with torch's
+    paths = tmp_path / "few.txt"
+    paths.write_text("\n".join(map(str, sorted((images / "blind").rglob("*.png"))[:4])), encoding="utf-8")
+    words = [f"input=@{paths}", f"output={tmp_path / 'few.csv'}", "workers=0", "runtime=torch", "precision=32"]
+    assert main(["predict", f"ckpt={run}", *words]) == 0
+    assert pd.read_csv(tmp_path / "few.csv")["status"].tolist() == ["ok"] * 4
+    shutil.rmtree(tmp_path)  # a hundred megabytes of some
 
 
 @pytest.mark.parametrize(("model", "near"), [("deit_tiny", "96, 112, 224"), ("dinov2_small", "98, 112, 518")])

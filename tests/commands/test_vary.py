@@ -37,8 +37,8 @@ def test_a_run_predicts_the_files_as_robustness_predicts_its_variations(
 ) -> None:
     table = vary(images, tmp_path / "out", f"ckpt={run_copy}", f"at={at}")
     printed = capsys.readouterr()
-    assert f"{42 * 14} files, about " in printed.err
-    assert f"{42 * 14} files of 42 images" in printed.out
+    assert f"{42 * 15} files, about " in printed.err
+    assert f"{42 * 15} files of 42 images" in printed.out
     run = Run.open(run_copy)
     dataset = read_manifest(images / "blind.csv", "blind")
     block = build_block("robustness", {"corruptions": ["noise", "jpeg", "rotation"], "severities": [3, 5], "at": at})
@@ -62,10 +62,16 @@ def test_the_manifest_names_each_file_with_its_source(images: Path, tmp_path: Pa
     source = tmp_path / "out" / row["source_path"]
     assert hashlib.sha256(source.read_bytes()).hexdigest() == row["source_sha256"]
     known = read_manifest(tmp_path / "out" / "manifest.csv", "varied").frame
-    assert known["label"].value_counts().to_dict() == dict.fromkeys(("drawing", "generated", "real"), 14 * 14)
+    assert known["label"].value_counts().to_dict() == dict.fromkeys(("drawing", "generated", "real"), 14 * 15)
     kinds = {name: set(map(os.path.splitext, rows["path"])) for name, rows in table.groupby("variation")}
     suffixes = {name: {suffix for __, suffix in found} for name, found in kinds.items()}
-    assert suffixes["clean"] == suffixes["noise/3"] == suffixes["delivery/screenshot"] == {".png"}
+    assert (
+        suffixes["clean"]
+        == suffixes["noise/3"]
+        == suffixes["delivery/screenshot"]
+        == suffixes["delivery/avif"]
+        == {".png"}
+    )
     assert suffixes["jpeg/3"] == suffixes["delivery/double_jpeg"] == {".jpg"}
     assert suffixes["delivery/webp"] == {".webp"}
     with Image.open(tmp_path / "out" / row["path"]) as image:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.catalogue import find_choices, find_conf_folder
 from avatar_bench.config.options import find_option
@@ -19,6 +19,7 @@ from avatar_bench.config.search_path import register
 from avatar_bench.errors import ConfigError
 from avatar_bench.training import environment
 
+GROUPS = ["model", "mode", "augmentation", "optimizer", "trainer", "callbacks", "logger", "experiment"]
 BASE = {
     "prepare": [],
     "train": ["data=folder", "data.root=images"],
@@ -45,12 +46,42 @@ def test_the_defaults_keep_every_rule(command: str) -> None:
     check_config(command, composed(command))
 
 
-@pytest.mark.parametrize("group", ["model", "mode", "optimizer", "trainer", "callbacks", "logger", "experiment"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "refuse_missing_devices", lambda *asked: None)  # this machine need not have a GPU
     for name in find_choices(group):
         words = ["model.backbone=resnet34"] if name == "timm" else []
         check_config("train", composed("train", [f"{group}={name}", *words]))
+
+
+STUDY = {"flip": 0.5, "jitter": [0.2, 0.2, 0.2, 0.05], "rotation": 10, "noise": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], STUDY),
+        (["augmentation=none"], {}),
+        (["augmentation=none", "data.augment.flip=.1"], {"flip": 0.1}),
+        (["augmentation=delivery"], {"flip": 0.5, "delivery": 0.9}),
+        (["augmentation=strong"], {**STUDY, "randaugment": 9, "cutmix": 1}),
+        (["mode=frozen"], {}),
+        (["mode=frozen", "augmentation=study"], STUDY),
+        (["model=dinov2_small"], {}),  # its yaml chooses mode=frozen
+        (["model=dinov2_small", "mode=full"], STUDY),
+        (["experiment=efficientnet_b0_frozen"], STUDY),
+        (["experiment=efficientnet_b0_frozen", "augmentation=delivery"], {"flip": 0.5, "delivery": 0.9}),
+        (["experiment=mobilenetv3_full"], STUDY),
+        (["sweep=leave_one_source_out"], {}),
+    ],
+)
+def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_mode(
+    words: list[str], expected: dict[str, object]
+) -> None:
+    found = OmegaConf.to_container(composed("train", words).data.augment)
+    assert isinstance(found, dict)
+    active = {name: each for name, each in found.items() if (any(each) if isinstance(each, list) else each)}
+    assert active == expected
 
 
 @pytest.mark.parametrize(
@@ -89,6 +120,9 @@ def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.
         ("train", ["data.batch_size={cpu: 0, cuda: 8}"], "data.batch_size"),
         ("train", ["data.augment.jitter=[1,2]"], "four numbers"),
         ("train", ["data.augment.flip=2"], "from 0 to 1"),
+        ("train", ["data.augment.delivery=2"], "data.augment.delivery=2.0: expected from 0 to 1"),
+        ("train", ["data.augment.randaugment=31"], "expected 0 to 30"),
+        ("train", ["data.augment.cutmix=-1"], "data.augment.cutmix=-1.0: expected 0 or more"),
         ("train", ["data.root=null"], "data=folder requires data.root=PATH"),
         ("train", ["data.root=''"], "data.root= is empty"),
         ("train", ["data.manifest=x.csv"], "data=manifest"),

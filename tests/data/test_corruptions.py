@@ -183,7 +183,7 @@ def test_variations_are_picklable_and_their_keys_tell_them_all_apart() -> None:
         *(Corruption(*one) for one in product(KINDS, SEVERITIES, RESOLUTIONS)),
         *map(Delivery, DELIVERY_TIERS),
     ]
-    assert len({variation.key for variation in every}) == len(every) == 9 * 5 * 2 + 7
+    assert len({variation.key for variation in every}) == len(every) == 9 * 5 * 2 + 8
     assert [pickle.loads(pickle.dumps(variation)) for variation in every] == every
 
 
@@ -340,6 +340,19 @@ def test_webp_is_that_of_pillow_and_takes_sides_longer_than_the_format_holds() -
     Image.fromarray(IMAGES["smooth"]).save(stream, "WEBP", quality=75)
     assert np.array_equal(Delivery("webp")(IMAGES["smooth"], 0), np.asarray(Image.open(stream).convert("RGB")))
     assert Delivery("webp")(np.zeros((1, 20_000, 3), np.uint8), 0).shape == (1, 16_383, 3)
+
+
+def test_avif_is_that_of_pillow_and_an_installation_without_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample, stream = IMAGES["smooth"], io.BytesIO()
+    Image.fromarray(sample).save(stream, "AVIF", quality=50, speed=9)
+    assert np.array_equal(Delivery("avif")(sample, 0), np.asarray(Image.open(stream).convert("RGB")))
+    content, kind = Delivery("avif").encode(sample, 0)
+    assert kind == "PNG"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), Delivery("avif")(sample, 0))
+    assert Delivery("avif")(np.zeros((10, 2000, 3), np.uint8), 0).shape == (4, 768, 3)
+    monkeypatch.setattr("PIL.features.check", lambda feature: False)
+    with pytest.raises(ConfigError, match="delivery=avif: this installation of Pillow cannot write AVIF"):
+        Delivery("avif")
 
 
 @pytest.mark.parametrize("tier", DELIVERY_TIERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import re
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms import v2
 
 from avatar_bench.config.entries import use_folders
 from avatar_bench.data.equalise import RESIZE_MODES
@@ -23,7 +27,7 @@ from avatar_bench.errors import CheckpointError, ConfigError
 
 Pixels = NDArray[np.uint8]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-ALL = Augmentation(flip=0.5, jitter=(0.2, 0.2, 0.2, 0.05), rotation=10, noise=0.02)
+ALL = Augmentation(flip=0.5, jitter=(0.2, 0.2, 0.2, 0.05), rotation=10, noise=0.02, randaugment=9)
 
 
 def preprocessing(size: int, resize: str) -> Preprocessing:
@@ -180,9 +184,10 @@ def test_augmentation_depends_on_image_and_seed_alone(sample: Pixels) -> None:
         Augmentation(jitter=(0, 0, 0, 0.05)),
         Augmentation(rotation=10),
         Augmentation(noise=0.1),
+        Augmentation(randaugment=9),
         ALL,
     ],
-    ids=["flip", "brightness", "hue", "rotation", "noise", "all"],
+    ids=["flip", "brightness", "hue", "rotation", "noise", "randaugment", "all"],
 )
 def test_each_part_changes_the_image_and_spares_its_input(sample: Pixels, augmentation: Augmentation) -> None:
     copy = sample.copy()
@@ -229,6 +234,17 @@ def test_noise_is_that_of_albumentations_bit_by_bit(share: float, value: int | N
         assert np.array_equal(Augmentation(noise=share)(image, seed), theirs(image=image)["image"])
 
 
+def test_randaugment_is_that_of_torchvision_and_leaves_the_random_state_of_torch(sample: Pixels) -> None:
+    theirs, ours = v2.RandAugment(num_ops=2, magnitude=9, fill=128), Augmentation(randaugment=9)
+    before = torch.get_rng_state()
+    found = [ours(sample, seed) for seed in range(10)]
+    assert torch.equal(torch.get_rng_state(), before)
+    for seed, image in enumerate(found):
+        with torch.random.fork_rng():
+            torch.manual_seed(random.Random(seed).getrandbits(31))
+            assert np.array_equal(image, np.asarray(theirs(Image.fromarray(sample))))
+
+
 def test_rotation_brings_in_no_border_colour() -> None:
     red = np.full((32, 32, 3), (200, 30, 30), np.uint8)
     for seed in range(20):
@@ -259,6 +275,8 @@ def test_augmentation_takes_the_smallest_and_the_extreme_images(shape: tuple[int
         (lambda: Augmentation(flip=float("nan")), "flip"),
         (lambda: Augmentation(rotation=-1), "rotation"),
         (lambda: Augmentation(noise=5), "noise"),
+        (lambda: Augmentation(randaugment=31), "randaugment"),
+        (lambda: Augmentation(delivery=2), "delivery"),
         (lambda: Augmentation(jitter=(0.2, 0.2, 0.2, 0.6)), "jitter"),
         (lambda: Augmentation(jitter=(0.2, 0.2)), "jitter"),  # type: ignore[arg-type]
     ],
@@ -276,10 +294,12 @@ def own(tmp_path: Path) -> Iterator[Path]:
     file.write_text(
         """
 from dataclasses import dataclass
+from typing import ClassVar
 from avatar_bench.config.options import Options, option
 
 @dataclass(kw_only=True)
 class Shifted(Options):
+    resembles: ClassVar[tuple[str, ...]] = ("brightness",)
     amount: int = option(40, help="largest shift", range=(1, 100))
 
     def __call__(self, image, rng):
@@ -301,6 +321,7 @@ def test_an_augmentation_of_a_user_comes_last_and_leaves_the_draws_of_the_others
         assert np.array_equal(pickle.loads(pickle.dumps(with_own))(sample, seed), after)
     assert len(shifts) > 5
     assert Augmentation(others={"shifted": None}).is_active
+    assert Augmentation(noise=0.1, others={"shifted": None}).resembles == ["brightness", "noise"]
 
 
 @pytest.mark.parametrize(
@@ -308,6 +329,7 @@ def test_an_augmentation_of_a_user_comes_last_and_leaves_the_draws_of_the_others
     [
         ({"shiftd": {}}, "no augmentation named 'shiftd'; did you mean shifted"),
         ({"flip": {}}, "data.augment.flip"),
+        ({"delivery": {}}, "data.augment.delivery"),
         ({"shifted": {"amount": 0}}, "augmentation.shifted.amount=0: expected 1 to 100"),
         ({"shifted": {"size": 1}}, "there is no such option"),
     ],

@@ -28,6 +28,8 @@ ONE = "labels of ImageNet-1k"
         ("fcmae_ft_in1k", "masked autoencoding on ImageNet-1k, then its labels"),
         ("openai", "texts of 400 M images"),
         ("clip_laion2b_augreg", "texts of LAION-2B"),
+        ("dinov3_lvd1689m", "DINOv3 on LVD-1689M"),
+        ("fb", "texts of images and videos of Perception Encoder"),
         # a teacher, other images, another optimizer, a beginning without labels, a tag of several meanings
         *(
             (tag, "")

@@ -17,9 +17,11 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.files import package_files
 from avatar_bench.models import backbones
@@ -290,6 +292,26 @@ def test_a_network_of_a_fixed_size_is_built_for_the_images(
     name: str, size: int, given: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     assert resolve_options(name, given, size) == expected
+
+
+FOUNDATION = ("dinov3", "convnext_tiny_dinov3", "pe_", "siglip2", "clip_vit_l14", "eva02")
+
+
+@pytest.mark.parametrize("model", sorted(set(find_choices("model")) - {"timm"}))
+def test_every_model_is_built_as_its_yaml_states_with_timms_preprocessing(model: str) -> None:
+    text = find_choices("model")[model].read_text(encoding="utf-8")
+    recipe, stated = yaml.safe_load(text), timm.get_pretrained_cfg(yaml.safe_load(text)["model"]["backbone"])
+    size = recipe.get("data", {}).get("image_size", 224)
+    name, options = recipe["model"]["backbone"], recipe["model"].get("options", {})
+    with torch.device("meta"):
+        net = create_backbone(name, 3, options=resolve_options(name, options, size))
+        assert net(torch.zeros(1, 3, size, size)).shape == (1, 3)
+    assert get_normalisation(net) == (stated.mean, stated.std)
+    (millions,) = re.findall(r"\(([\d.]+) M parameters", text)
+    assert float(millions) == pytest.approx(sum(each.numel() for each in net.parameters()) / 1e6, abs=0.1)
+    if model.startswith(FOUNDATION):
+        assert size == stated.input_size[-1]
+        assert f"# licence of the weights: {stated.license}\n" in text
 
 
 @pytest.mark.parametrize(

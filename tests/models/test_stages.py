@@ -21,6 +21,12 @@ HEAD_AND_TWO_STAGES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "clip": (["head"], ["norm", "blocks.1", "blocks.0"]),  # the fixture's networks of base size have two blocks
     "convnext": (["head"], ["stages.3", "stages.2"]),
     "deit": BLOCKS,
+    "dinov3_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "dinov3_large": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "dinov3_small": BLOCKS,
+    "eva02_clip_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "pe_": (["head", "attn_pool"], ["norm", "blocks.1", "blocks.0"]),
+    "siglip2_base": (["head", "attn_pool"], ["norm", "blocks.1", "blocks.0"]),
     "dinov2_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
     "dinov2_small": BLOCKS,
     "efficientnet": (["classifier"], ["conv_head", "bn2", "blocks.6", "blocks.5"]),
@@ -79,9 +85,9 @@ def test_the_layer_groups_hold_every_parameter_once_from_stem_to_head(
     net = network(model)
     names = [name for group in list_layer_groups(net) for name in group]
     assert sorted(names) == sorted(name for name, _ in net.named_parameters())
-    assert any(word in names[0] for word in ("stem", "conv1", "cls_token", "patch_embed"))
-    if hasattr(net, "cls_token"):
-        assert {"cls_token", "pos_embed"} <= set(list_layer_groups(net)[0])
+    assert any(word in names[0] for word in ("stem", "conv1", "cls_token", "pos_embed", "patch_embed"))
+    tokens = {name for name in ("cls_token", "pos_embed") if getattr(net, name, None) is not None}
+    assert tokens <= set(list_layer_groups(net)[0])
     freeze(net, len(list_layer_groups(net)))
     assert learning(net) == count(net, [""])
 

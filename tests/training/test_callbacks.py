@@ -23,14 +23,14 @@ KINDS = {
     "plateau": ["optimizer.schedule.name=plateau", "optimizer.schedule.patience=0", "lr=.3", "optimizer=sgd"],
     "averaged": ["callbacks=ema"],
     "late average": ["callbacks.swa=1"],
-    "mixup and dropout": ["data.augment.mixup=.4", "model.options={drop_rate: .3}"],
+    "mixup, CutMix and dropout": ["data.augment.mixup=.4", "data.augment.cutmix=1", "model.options={drop_rate: .3}"],
     "accumulated": ["trainer.accumulate=2"],
     "sharpness-aware": ["optimizer=sam", "data.augment.mixup=.4", "trainer.gradient_clip=1"],
     "sharpness-aware, accumulated": ["optimizer=sam", "optimizer.base=sgd", "trainer.accumulate=2", "callbacks=ema"],
     "drawn by class": ["mode.balance=sampler"],
     "stopped early": ["callbacks.early_stopping=1", "optimizer=sgd", "lr=1e-9"],
     "two stages": [STAGES, "epochs=null", "lr=null"],
-    "features": ["mode=frozen", "data.augment.flip=.5", "data.augmented_copies=2"],
+    "features": ["mode=frozen", "data.augment.flip=.5", "data.augment.delivery=.8", "data.augmented_copies=2"],
 }
 QUICK = ("plain", "plateau", "sharpness-aware", "two stages")
 

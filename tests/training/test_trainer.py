@@ -126,7 +126,7 @@ def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words: list[str]
     assert found["macro_f1"].value == pytest.approx(said["val/macro_f1"], abs=1e-6)
 
 
-def test_smoothing_and_mixup_raise_the_loss_of_a_network_that_is_sure(
+def test_smoothing_mixup_and_cutmix_raise_the_loss_of_a_network_that_is_sure(
     tiny_run: Path, train: Train, tmp_path: Path
 ) -> None:
     words = [f"init_from={tiny_run}", "lr=1e-30", "mode=frozen"]
@@ -136,9 +136,10 @@ def test_smoothing_and_mixup_raise_the_loss_of_a_network_that_is_sure(
             "plain": [],
             "smooth": ["label_smoothing=0.2"],
             "mixed": ["data.augment.mixup=1.0"],
+            "cut": ["data.augment.cutmix=1.0"],
         }.items()
     }
-    assert losses["plain"] < min(losses["smooth"], losses["mixed"])
+    assert losses["plain"] < min(losses["smooth"], losses["mixed"], losses["cut"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Steps of the random augmentation of training images, one module each.
 
-The built-in ones make a transform of albumentations, so that one seed draws all of them. Those of users are called
-with an image, (H, W, 3) uint8 RGB, and a numpy generator, and return an image of the same shape.
+The built-in ones make a transform of albumentations, so that one seed draws all of them, except for `delivery`, which
+is applied to the image as stored. Those of users are called with an image, (H, W, 3) uint8 RGB, and a numpy generator,
+and return an image of the same shape. Each states which corruptions and delivery tiers of robustness it resembles:
+RESEMBLES of a built-in module, `resembles` of a user's class.
 """
 
 import os

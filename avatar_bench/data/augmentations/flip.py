@@ -6,6 +6,8 @@ from typing import Any
 
 import albumentations
 
+RESEMBLES = ()
+
 
 def make_transform(probability: float) -> Any:
     """Return the step of albumentations."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import albumentations
 
+RESEMBLES = ("brightness",)
+
 
 def make_transform(changes: tuple[float, float, float, float]) -> Any:
     """Return the step of albumentations: relative changes of the first three, a shift of hue in turns."""

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+RESEMBLES = ("noise",)
+
 
 def make_transform(deviation: float) -> Any:
     """Return the step of albumentations."""

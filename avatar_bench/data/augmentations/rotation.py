@@ -7,6 +7,8 @@ from typing import Any
 import albumentations
 import cv2
 
+RESEMBLES = ("rotation",)
+
 
 def make_transform(degrees: float) -> Any:
     """Return the step of albumentations."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from avatar_bench.errors import ConfigError
 from avatar_bench.inference.runtimes import (
     Engine,
     ExportedNetwork,
@@ -17,6 +18,9 @@ from avatar_bench.inference.runtimes import (
     explain_failed_export,
     suppress_warnings,
 )
+from avatar_bench.models.profiling import count_weight_bytes
+
+MAX_WEIGHT_BYTES = 2**31 - 2**24  # protobuf's limit, less the rest of the graph
 
 
 def export_network(classifier: nn.Module, size: int) -> ExportedNetwork:
@@ -37,8 +41,13 @@ def export_onnx(classifier: nn.Module, size: int, temperature: float | None = No
     """Export a classifier as an ONNX model that maps `images` (batch, 3, S, S) uint8 to `logits` (batch, C).
 
     With a temperature, the model also returns `probabilities` (batch, C), the softmax of logits / temperature, and
-    `embeddings` (batch, D).
+    `embeddings` (batch, D). Raise ConfigError if the weights exceed MAX_WEIGHT_BYTES, or torch cannot export the code.
     """
+    if (weights := count_weight_bytes(classifier)) > MAX_WEIGHT_BYTES:
+        raise ConfigError(
+            f"The network has {weights / 1e9:.1f} GB of weights; an ONNX model holds at most 2 GB.",
+            "Export it as .safetensors or .xml (OpenVINO), and predict with runtime=torch or openvino.",
+        )
     answer = ExportModule(copy.deepcopy(classifier).cpu(), temperature, embeds=temperature is not None).eval()
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # with one image, the batch size would become constant
     with suppress_warnings(), explain_failed_export():

@@ -80,7 +80,7 @@ def test_a_perfect_oracle_loses_nothing(evaluate_block, oracle) -> None:
         assert result.metrics[name].floor == pytest.approx(1 / 3)
     assert all(metric.value == 1.0 for name, metric in result.metrics.items() if name.startswith("relative/"))
     zero = [name for name in result.metrics if name.split("/")[0] in ("drop", "bias", "fragility")]
-    assert len(zero) == 9 + 1 + 7 + 3 + 3
+    assert len(zero) == 9 + 1 + 8 + 3 + 3
     assert all(result.metrics[name].value == 0.0 for name in zero)
     assert result.warnings == []
 
@@ -119,7 +119,7 @@ def test_every_figure_can_be_recomputed_from_the_saved_tables(evaluate_block, sh
     value = {name: metric.value for name, metric in result.metrics.items()}
     rows = result.tables["predictions"]
     table = {name: part.set_index("path") for name, part in rows.groupby("variation")}
-    assert len(table) == 1 + 9 * 5 + 7
+    assert len(table) == 1 + 9 * 5 + 8
     accuracy = {name: sk.accuracy_score(part["target"], part["prediction"]) for name, part in table.items()}
 
     assert value["clean"] == pytest.approx(accuracy["clean"], abs=1e-9)
@@ -187,6 +187,26 @@ def test_the_tables_say_what_the_predictions_say(evaluate_block, shaky) -> None:
     for row in counts[counts["corruption"] == "brightness"].itertuples():
         for part, n in ((clean, row.clean), (dark, row.corrupted)):
             assert ((part["target"] == row.transformed) & (part["prediction"] == row.prediction)).sum() == n
+
+
+def test_what_training_resembled_is_marked_in_tables_and_figures(fake_run, dataset_of, shaky, draw_saved) -> None:
+    clean, vary = shaky
+    run = fake_run(clean, variations=vary, preprocessing=PREPROCESSING)
+    unknown = Robustness(resamples=100).evaluate(run, dataset_of(clean))
+    assert unknown.tables["severities"]["resembled"].isna().all()
+    assert unknown.tables["delivery"]["resembled"].isna().all()
+    run.record["resembles"] = ["delivery/web", "noise"]
+    result = Robustness(resamples=100).evaluate(run, dataset_of(clean))
+    severities, delivery = (result.tables[name].dropna(subset="resembled") for name in ("severities", "delivery"))
+    assert severities.groupby("corruption")["resembled"].all().to_dict() == {kind: kind == "noise" for kind in KINDS}
+    assert dict(zip(delivery["tier"], delivery["resembled"], strict=True)) == {
+        tier: tier == "web" for tier in DELIVERY_TIERS
+    }
+    for found, names in ((result, [["\N{DAGGER} noise"], ["\N{DAGGER} web: 768 px, JPEG 60"]]), (unknown, [[], []])):
+        figures = draw_saved(found)
+        for figure, marked in zip(("severity_3", "delivery"), names, strict=True):
+            labels = [text.get_text() for text in figures[figure].axes[0].get_yticklabels()]
+            assert [label for label in labels if "\N{DAGGER}" in label] == marked
 
 
 def test_groups_of_one_image_have_wilson_intervals(evaluate_block, oracle) -> None:

@@ -46,7 +46,7 @@ MEAN_METRICS = ("robustness", "mean_over_severities")
 class Robustness(IntervalOptions):
     """Accuracy of a run on corrupted and on re-encoded images; means are those of the standard corruptions."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "pixels")
 
     seed: int = option(0, help="of the bootstrap; noise is seeded by each image's hash", range=(0, None))
@@ -99,8 +99,9 @@ class Robustness(IntervalOptions):
         one_class = self._compute_one_class(found)
         result = Result("robustness", dataset.name, len(rows), clean.classes)
         result.metrics = self._collect_metrics(accuracies, self._compute_paired(found), one_class)
+        resembled = run.record.get("resembles")
         result.tables = {
-            "severities": tables.tabulate_severities(accuracies, variations, len(rows)),
+            "severities": tables.tabulate_severities(accuracies, variations, len(rows), resembled),
             "recalls": tables.tabulate_recalls(self._compute_recalls(found), clean),
             "bias": tables.tabulate_bias(one_class, self.kinds, clean.classes),
             "one_class": tables.count_moved_predictions(found, self.kinds),
@@ -109,7 +110,7 @@ class Robustness(IntervalOptions):
             ).drop(columns="source"),
         }
         if self.delivery:
-            result.tables["delivery"] = tables.tabulate_delivery(result.metrics, self.delivery, len(rows))
+            result.tables["delivery"] = tables.tabulate_delivery(result.metrics, self.delivery, len(rows), resembled)
         result.arrays["images"] = _select_images(run, dataset, rows, found, variations)
         result.warnings = _list_warnings(clean, len(asked), accuracies["clean"])
         return result

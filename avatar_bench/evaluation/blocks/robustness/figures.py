@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from avatar_bench.results.headings import find_word
 from avatar_bench.results.result import Metric, Result
 
 _COLUMNS = 5  # corruptions side by side
+_RESEMBLED = "\N{DAGGER} "  # before what the augmentation of training resembles
 
 
 class _Cell(NamedTuple):
@@ -37,29 +38,34 @@ def draw(result: Result) -> dict[str, Figure]:
     others = [kind for kind in kinds if kind not in STANDARD_CORRUPTIONS]
     standard = [kind for kind in kinds if kind not in others]
     tiers = [name for name in result.metrics if name.startswith("delivery/")]
+    resembled = _list_resembled(result)
     drawn = {
         "severities": draw_severities(result.tables["severities"], result.tables["recalls"], result.classes),
-        "severity_3": draw_bars(result.metrics, ["clean", *standard, "robustness", *others], result.n, chance),
+        "severity_3": draw_bars(
+            result.metrics, ["clean", *standard, "robustness", *others], result.n, chance, resembled
+        ),
         "one_class": draw_one_class(result.tables["bias"], result.classes),
     }
     cells = _build_cells(result)
     delivered = {name: cell for name, cell in cells.items() if name in ("clean", *tiers)}
     drawn["images"] = _draw_corruption_wall({name: cell for name, cell in cells.items() if name not in tiers})
     if tiers:
-        drawn["delivery"] = draw_bars(result.metrics, ["clean", *tiers], result.n, chance)
+        drawn["delivery"] = draw_bars(result.metrics, ["clean", *tiers], result.n, chance, resembled)
         titles = [f"{_name_variation(name)}\n{cell.text}" for name, cell in delivered.items()]
         drawn["images_delivered"] = plots.draw_gallery([cell.image for cell in delivered.values()], titles)
     return drawn
 
 
-def draw_bars(metrics: Mapping[str, Metric], names: Sequence[str], n: int, chance: float) -> Figure:
-    """Draw accuracies of n images as bars with intervals, without those that have no value."""
+def draw_bars(
+    metrics: Mapping[str, Metric], names: Sequence[str], n: int, chance: float, resembled: Collection[str] = ()
+) -> Figure:
+    """Draw accuracies of n images as bars with intervals, without those that have no value; mark `resembled` ones."""
     shown = {name: metrics[name] for name in names if metrics[name].value is not None}
     value, low, high = (
         np.array([getattr(one, end) for one in shown.values()], dtype=float) for end in ("value", "low", "high")
     )
     label = _("accuracy (%)")
-    labels = [_name_variation(name) for name in shown]
+    labels = [_RESEMBLED * (name in resembled) + _name_variation(name) for name in shown]
     return plots.draw_interval_bars(labels, value, low, high, [n] * len(shown), label=label, chance=chance)
 
 
@@ -115,6 +121,16 @@ def draw_one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 def _list_kinds(severities: pd.DataFrame) -> list[str]:
     return [kind for kind in dict.fromkeys(severities["corruption"]) if kind != "clean"]
+
+
+def _list_resembled(result: Result) -> set[str]:
+    """Return the corruptions and tiers that training resembles; none of a result of an earlier version."""
+    found = set()
+    for table, column, prefix in (("severities", "corruption", ""), ("delivery", "tier", "delivery/")):
+        saved = result.tables.get(table)
+        if saved is not None and "resembled" in saved:
+            found |= {prefix + name for name in saved.loc[saved["resembled"].eq(True), column]}
+    return found
 
 
 def _name_variation(name: str) -> str:

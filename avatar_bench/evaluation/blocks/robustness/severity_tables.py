@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,24 +14,34 @@ from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import Metric
 
 
-def tabulate_severities(accuracies: Mapping[str, Metric], variations: Mapping[str, Variation], n: int) -> pd.DataFrame:
-    """Return accuracy by corruption and severity, clean as severity 0; `groups` counts the independent units of n."""
-    rows = [("clean", 0, "", *_get_ends(accuracies["clean"]), n, accuracies["clean"].n)]
+def tabulate_severities(
+    accuracies: Mapping[str, Metric], variations: Mapping[str, Variation], n: int, resembled: Collection[str] | None
+) -> pd.DataFrame:
+    """Return accuracy by corruption and severity, clean as severity 0; `groups` counts the independent units of n.
+
+    `resembled` are the corruptions that the augmentation of training resembles, None if unknown.
+    """
+    rows: list[tuple[Any, ...]] = [("clean", 0, "", *_get_ends(accuracies["clean"]), n, accuracies["clean"].n, None)]
     for name, variation in variations.items():
         if isinstance(variation, Corruption):
             ends = _get_ends(accuracies[name])
-            rows.append((variation.kind, variation.severity, str(variation.parameter), *ends, n, accuracies[name].n))
-    columns = ["corruption", "severity", "parameter", "accuracy", "low", "high", "n", "groups"]
+            kind, seen = variation.kind, _mark(variation.kind, resembled)
+            rows.append((kind, variation.severity, str(variation.parameter), *ends, n, accuracies[name].n, seen))
+    columns = ["corruption", "severity", "parameter", "accuracy", "low", "high", "n", "groups", "resembled"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def tabulate_delivery(metrics: Mapping[str, Metric], tiers: Sequence[str], n: int) -> pd.DataFrame:
-    """Return the accuracy after each tier, and its drop."""
+def tabulate_delivery(
+    metrics: Mapping[str, Metric], tiers: Sequence[str], n: int, resembled: Collection[str] | None
+) -> pd.DataFrame:
+    """Return the accuracy after each tier, its drop, and whether training resembles the tier, None if unknown."""
+    names = {tier: f"delivery/{tier}" for tier in tiers}
     rows = [
-        (tier, *_get_ends(metrics[f"delivery/{tier}"]), n, *_get_ends(metrics[f"drop/delivery/{tier}"]))
-        for tier in tiers
+        (tier, *_get_ends(metrics[name]), n, *_get_ends(metrics[f"drop/{name}"]), _mark(name, resembled))
+        for tier, name in names.items()
     ]
-    return pd.DataFrame(rows, columns=["tier", "accuracy", "low", "high", "n", "drop", "drop_low", "drop_high"])
+    columns = ["tier", "accuracy", "low", "high", "n", "drop", "drop_low", "drop_high", "resembled"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def tabulate_recalls(found: Mapping[str, Mapping[str, Metric]], clean: Predictions) -> pd.DataFrame:
@@ -69,6 +80,10 @@ def count_moved_predictions(found: Mapping[str, Predictions], kinds: Sequence[st
             names = clean.classes[target], clean.classes[prediction]
             rows.append((kind, *names, before[target, prediction], after[target, prediction]))
     return pd.DataFrame(rows, columns=["corruption", "transformed", "prediction", "clean", "corrupted"])
+
+
+def _mark(name: str, resembled: Collection[str] | None) -> bool | None:
+    return None if resembled is None else name in resembled
 
 
 def _get_ends(metric: Metric) -> tuple[float | None, float | None, float | None]:

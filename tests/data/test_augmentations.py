@@ -1,0 +1,157 @@
+"""Random delivery of training images: its draws, and that no augmentation makes the tier kept for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from avatar_bench.config.catalogue import find_choices
+from avatar_bench.data.augmentations import delivery
+from avatar_bench.data.cache import ImageCache
+from avatar_bench.data.dataset import Dataset, read_manifest
+from avatar_bench.data.delivery import DELIVERY_TIERS, UNTRAINED_TIER
+from avatar_bench.data.training_batches import DataModule
+from avatar_bench.data.transforms import Augmentation, Preprocessing
+from avatar_bench.files.yaml_io import read_yaml
+
+CLASSES = ("drawing", "generated", "real")
+PREPROCESSING = Preprocessing(32, "squash", (0.5,) * 3, (0.5,) * 3)
+Saved = list[tuple[str, tuple[int, int], dict[str, Any]]]
+
+
+@pytest.fixture
+def photo() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A large image with smooth and fine texture, (900, 1200, 3)."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((1200, 900), Image.BICUBIC)
+    return np.clip(np.asarray(coarse) + rng.normal(0, 8, (900, 1200, 1)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> Saved:
+    """Format, size and options of every image file that Pillow writes."""
+    files: Saved = []
+    save = Image.Image.save
+
+    def keep(image: Image.Image, stream: Any, kind: str, **options: Any) -> None:
+        files.append((kind, image.size, options))
+        save(image, stream, kind, **options)
+
+    monkeypatch.setattr(Image.Image, "save", keep)
+    return files
+
+
+def test_a_chain_encodes_once_or_twice_within_its_ranges(photo: Any, saved: Saved) -> None:
+    chains = []
+    for seed in range(120):
+        before = len(saved)
+        found = delivery.deliver(photo, np.random.default_rng(seed))
+        chains.append(saved[before:])
+        assert found.dtype == np.uint8
+        assert found.shape == (*chains[-1][-1][1][::-1], 3)
+    assert {len(chain) for chain in chains} == {1, 2}
+    assert 0.35 < np.mean([len(chain) == 2 for chain in chains]) < 0.65
+    sides = [max(size) for _, size, _ in saved]
+    assert 64 - 7 <= min(sides) < 80
+    assert 650 < max(sides) <= 800
+    qualities = [options["quality"] for _, _, options in saved]
+    assert 30 <= min(qualities) < 35
+    assert 90 < max(qualities) <= 95
+    assert {kind for kind, _, _ in saved} == {"JPEG", "WEBP"}
+    assert {options.get("subsampling") for kind, _, options in saved if kind == "JPEG"} == {"4:4:4", "4:2:0"}
+    again = [max(second[1]) / max(first[1]) for first, second in (chain for chain in chains if len(chain) == 2)]
+    assert min(again) < 0.9 < 1.5 < max(again)  # shown smaller, and enlarged again
+
+
+def test_blocks_are_moved_by_cutting_off_1_to_7_rows_and_columns(saved: Saved) -> None:
+    small = np.zeros((50, 60, 3), np.uint8)  # is not scaled, as it is smaller than any side
+    for seed in range(200):
+        delivery.deliver(small, np.random.default_rng(seed))
+        assert saved[0][1] in {(60, 50), *((60 - x, 50 - y) for x in range(1, 8) for y in range(1, 8))}
+        saved.clear()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 7, 3), (1, 3000, 3), (900, 40, 3)])
+def test_a_chain_takes_images_of_any_shape(shape: tuple[int, int, int]) -> None:
+    for seed in range(20):
+        found = delivery.deliver(np.full(shape, 90, np.uint8), np.random.default_rng(seed))
+        assert np.abs(found.astype(int) - 90).max() <= 3
+
+
+@pytest.mark.parametrize("name", find_choices("augmentation"))
+def test_no_augmentation_makes_the_tier_that_no_training_uses(name: str, photo: Any, saved: Saved) -> None:
+    recipe = read_yaml(find_choices("augmentation")[name])
+    study = read_yaml(find_choices("augmentation")["study"]) if recipe and "defaults" in recipe else {}
+    options = {**study, **(recipe or {})}
+    steps = {key: value for key, value in options.items() if key not in ("defaults", "mixup", "cutmix")}
+    augmentation = Augmentation(**steps)
+    for seed in range(60):
+        deliver = augmentation.draw_delivery(seed)
+        augmentation(PREPROCESSING(deliver(photo) if deliver else photo), seed)
+    formats = {kind for kind, _, _ in saved}
+    assert formats == ({"JPEG", "WEBP"} if name == "delivery" else set())
+    assert UNTRAINED_TIER in DELIVERY_TIERS
+    assert UNTRAINED_TIER.upper() not in formats
+    assert f"delivery/{UNTRAINED_TIER}" not in augmentation.resembles
+
+
+def test_an_image_is_delivered_at_its_probability_by_its_seed_alone(photo: Any) -> None:
+    half = Augmentation(delivery=0.5)
+    assert half.is_active
+    drawn = [half.draw_delivery(seed) for seed in range(400)]
+    assert 150 < sum(deliver is not None for deliver in drawn) < 250  # five standard deviations
+    seed = next(seed for seed, deliver in enumerate(drawn) if deliver)
+    found = [np.asarray(half.draw_delivery(seed)(photo)) for _ in range(2)]  # type: ignore[misc]
+    assert np.array_equal(*found)
+    assert not any(Augmentation(flip=1).draw_delivery(seed) for seed in range(50))
+
+
+def test_delivered_batches_are_those_of_the_seed_with_any_workers_cache_or_fixed_copies(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
+    whole = read_manifest(images / "all.csv")
+    frame = whole.frame[::6].assign(split="train").reset_index(drop=True)
+
+    def build(workers: int = 0, seed: int = 0, **options: Any) -> DataModule:
+        dataset = Dataset("few", whole.root, frame)
+        common = {"seed": seed, "batch_size": 8, "workers": workers, "balance": "none", **options}
+        return DataModule(dataset, CLASSES, PREPROCESSING, Augmentation(flip=0.5, delivery=0.7), **common)
+
+    def read(batches: Any) -> torch.Tensor:
+        return torch.cat([batch["image"] for batch in batches])
+
+    alone = read(build().train_dataloader())
+    assert torch.equal(read(build(workers=2).train_dataloader()), alone)
+    for _ in range(2):  # empty, then filled
+        assert torch.equal(read(build(cache=ImageCache(PREPROCESSING)).train_dataloader()), alone)
+    assert not torch.equal(read(build(seed=1).train_dataloader()), alone)
+    copies = {workers: read(build(workers, views=3).fixed_copies_loader(3)) for workers in (0, 2)}
+    assert torch.equal(copies[0], copies[2])
+    first, second, third = copies[0].split(len(frame))
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
+def test_delivery_acts_before_the_image_is_resized(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: set[tuple[int, ...]] = set()
+    deliver: Callable[..., Any] = delivery.deliver
+
+    def keep(image: Any, rng: np.random.Generator) -> Any:
+        sizes.add(image.shape)
+        return deliver(image, rng)
+
+    monkeypatch.setattr(delivery, "deliver", keep)
+    whole = read_manifest(images / "all.csv")
+    few = Dataset("few", whole.root, whole.frame[:8].assign(split="train"))
+    options: dict[str, Any] = {"seed": 0, "batch_size": 8, "workers": 0, "balance": "none"}
+    data = DataModule(few, CLASSES, PREPROCESSING, Augmentation(delivery=1), **options)
+    (batch,) = data.train_dataloader()
+    assert batch["image"].shape == (8, 3, 32, 32)
+    assert sizes == {few.image(row).shape for row in range(8)}
