@@ -12,15 +12,26 @@ from omegaconf import MISSING, Container, DictConfig, ListConfig, OmegaConf
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, get_default, iterate_options
-from avatar_bench.config.schema import OptimizerConfig, format_alternatives
+from avatar_bench.config.schema import OptimizerConfig, TrainConfig, format_alternatives
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
 from avatar_bench.results.view import View
-from avatar_bench.runs.record import RESERVED_SET_NAMES
+from avatar_bench.runs.record import PROBE, RESERVED_SET_NAMES
 from avatar_bench.training.builders import load_builder, load_callbacks, load_optimization
+
+_DEFAULT_OPTIMIZER = "adamw"  # of conf/train.yaml
+_UNUSED_BY_PROBE = {  # reasons, and the options to which they apply
+    "which solves a logistic regression to convergence, without epochs": (
+        *("epochs", "lr", "stage", "mode.stages", "callbacks.early_stopping", "callbacks.ema", "callbacks.swa"),
+        "callbacks.others",
+    ),
+    "which has a solver of its own": ("optimizer", "trainer.gradient_clip", "trainer.accumulate"),
+    "whose targets are single classes": ("label_smoothing", "data.augment.mixup"),
+    "which computes its features on one device": ("trainer.devices", "trainer.strategy", "trainer.compile"),
+}
 
 
 def check_config(command: str, cfg: DictConfig) -> None:
@@ -55,7 +66,10 @@ def check_train(cfg: DictConfig) -> None:
     _check_training("train", cfg)
     for name in cfg.data.augment.others:
         find_entry("augmentation", str(name), f"data.augment.others={{{name}: ...}}")
-    _check_stages(cfg)
+    if cfg.mode.name == PROBE:
+        _check_probe(cfg)
+    else:
+        _check_stages(cfg)
     if cfg.init_from is not None and cfg.resume is not None:
         raise ConfigError(
             "init_from and resume exclude each other",
@@ -63,7 +77,7 @@ def check_train(cfg: DictConfig) -> None:
         )
     if cfg.callbacks.ema is not None and cfg.callbacks.swa is not None:
         raise ConfigError("callbacks.ema and callbacks.swa exclude each other: both average weights; set one to null")
-    longest = max(cfg.epochs or stage.epochs for stage in cfg.mode.stages[: cfg.stage])
+    longest = max((cfg.epochs or stage.epochs for stage in cfg.mode.stages[: cfg.stage]), default=0)
     if cfg.callbacks.swa is not None and cfg.callbacks.swa >= longest:
         raise ConfigError(
             f"callbacks.swa={cfg.callbacks.swa}: the longest stage has {longest} epochs, so none would be averaged",
@@ -277,6 +291,22 @@ def _check_stages(cfg: DictConfig) -> None:
         number = f"{len(stages)} stage" + "s" * (len(stages) > 1)
         raise ConfigError(f"stage={cfg.stage}: mode '{cfg.mode.name}' has {number}")
     _check_warmup(cfg.optimizer.schedule, [cfg.epochs or stage.epochs for stage in stages[: cfg.stage]])
+
+
+def _check_probe(cfg: DictConfig) -> None:
+    """Raise ConfigError, with the reason, for an option of training by epochs that a probe would ignore."""
+    neutral = OmegaConf.structured(TrainConfig)
+    neutral.optimizer.name, neutral.mode.stages = _DEFAULT_OPTIMIZER, []
+    for reason, options in _UNUSED_BY_PROBE.items():
+        for option in options:
+            if (value := OmegaConf.select(cfg, option)) != OmegaConf.select(neutral, option):
+                given = f"optimizer={value.name}" if option == "optimizer" else f"{option}={value}"
+                raise ConfigError(f"{given}: not used by mode=probe, {reason}", "remove the option")
+    if cfg.mode.balance == "sampler":
+        raise ConfigError(
+            "mode.balance=sampler draws training batches, and mode=probe has none",
+            "expected loss, which weights images so that classes weigh alike, or none",
+        )
 
 
 def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:

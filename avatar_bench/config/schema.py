@@ -16,6 +16,7 @@ from avatar_bench.config.options import Option, copy_option, find_option, option
 from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import PredictionFile
 from avatar_bench.inference.detectors.timm import TimmModel
+from avatar_bench.runs.record import PROBE
 from avatar_bench.training.optimizers.sam import SAM
 from avatar_bench.training.optimizers.sgd import SGD
 from avatar_bench.training.schedules.cosine import Cosine
@@ -66,6 +67,10 @@ _UNFREEZE: dict[str, Any] = {
     "check": lambda value: value in ("classifier", "all") or _is_count(value),
     "expected": "classifier, all, or a number of layer groups counted from the head",
 }
+_STRENGTHS: dict[str, Any] = {
+    "check": lambda values: bool(values) and all(0 < value < math.inf for value in values),
+    "expected": "one or more numbers above 0",
+}
 _MULTIPLE: dict[str, Any] = {"check": lambda value: value >= 32 and value % 32 == 0, "expected": "a multiple of 32"}
 _SOURCES_OF: dict[str, Any] = {
     "check": lambda units: len(each := [name for names in units.values() for name in names]) == len(set(each)),
@@ -101,6 +106,12 @@ class ModeConfig:
     val_shots: int | None = option(None, help="images per class of val; null: all", **_COUNT)
     balance: str = option(
         "sampler", help="how unequal classes and sources are balanced", **_choose("sampler", "source", "loss", "none")
+    )
+    C: list[float] = option(
+        [1e-4, 1e-3, 0.01, 0.1],
+        help="inverse strengths of regularisation to choose from",
+        only_for=(PROBE,),
+        **_STRENGTHS,
     )
 
 

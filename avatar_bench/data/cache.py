@@ -1,4 +1,4 @@
-"""On-disk cache of preprocessed images."""
+"""On-disk caches of arrays: of preprocessed images, and of their features."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import zlib
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import PIL
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from avatar_bench import __version__
 from avatar_bench.console.terminal import print_line
@@ -30,32 +31,31 @@ MIN_FREE_BYTES = 2**30  # bytes kept free on the disk, for a run's checkpoints
 _CHECKSUM = 4  # bytes of CRC-32 after the pixels
 
 
-class ImageCache:
-    """Cache of images after one preprocessing, uint8 (size, size, 3), keyed by the SHA-256 of the source file.
+class ArrayCache:
+    """Cache of arrays of one shape and type in a folder, keyed by a SHA-256 in hexadecimal digits.
 
-    Each image is one file that is renamed into place when complete, so any number of processes may read and fill the
+    Each array is one file that is renamed into place when complete, so any number of processes may read and fill the
     cache and be killed at any time. Files are read rather than memory-mapped: reading takes two thirds of the time, and
     mapped pages count as memory of the process. Damaged files are rebuilt.
     """
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
-        self.shape = (preprocessing.size, preprocessing.size, 3)
-        self.folder = cache_root() / PREPARED_FOLDER / _hash_settings(preprocessing)
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
         self.is_writable = True  # until the disk is full
 
     @property
-    def image_bytes(self) -> int:
-        """Return the size in bytes of one cached image."""
-        return int(np.prod(self.shape)) + _CHECKSUM
+    def item_bytes(self) -> int:
+        """Return the size in bytes of one cached array."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize + _CHECKSUM
 
     def reserve(self, hashes: Collection[str], limit: int) -> str | None:
-        """Free space for images so that all caches stay within `limit` bytes; return the reason if that is impossible.
+        """Free space for arrays so that all caches beside this one and it stay within `limit` bytes.
 
-        The least recently used files are deleted first. The requested images count as used now.
+        The least recently used files are deleted first. The requested arrays count as used now. Return the reason if
+        that is impossible.
         """
         requested = set(hashes)
-        if (needed := len(requested) * self.image_bytes) > limit:
+        if (needed := len(requested) * self.item_bytes) > limit:
             return f"{needed / 2**30:.1f} GiB are more than its limit of {limit / 2**30:g} GiB"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ class ImageCache:
                 with suppress(FileNotFoundError):  # another process may be evicting
                     os.utime(file)
                 evictable.pop(file)
-            missing = needed - len(present) * self.image_bytes
+            missing = needed - len(present) * self.item_bytes
             if (free := shutil.disk_usage(self.folder).free) < missing + MIN_FREE_BYTES:
                 return f"{missing / 2**30:.1f} GiB more would leave too little of the {free / 2**30:.1f} GiB free"
             _evict(evictable, limit - needed)
@@ -73,39 +73,52 @@ class ImageCache:
             return f"{error.strerror}: {error.filename}"
         return None
 
+    def load(self, digest: str) -> NDArray[Any] | None:
+        """Return a cached array; None if it is missing or damaged."""
+        try:
+            content = np.fromfile(self._file(digest), np.uint8)
+        except OSError:
+            return None
+        values = content[:-_CHECKSUM]
+        is_intact = len(content) == self.item_bytes and content[-_CHECKSUM:].tobytes() == _compute_checksum(values)
+        return values.view(self.dtype).reshape(self.shape) if is_intact else None
+
+    def store(self, digest: str, array: NDArray[Any]) -> None:
+        """Store an array, as long as the disk has room."""
+        if not self.is_writable:
+            return
+        file = self._file(digest)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(file, alone=False, sync=False) as part:  # the checksum detects losses at a power failure
+                part.write_bytes(array.tobytes() + _compute_checksum(array))
+        except FileNotFoundError:  # another process has just evicted the folder
+            pass
+        except OSError:
+            self.is_writable = False
+
+    def _file(self, digest: str) -> Path:
+        return self.folder / digest[:2] / digest
+
+
+class ImageCache(ArrayCache):
+    """Cache of images after one preprocessing, uint8 (size, size, 3), keyed by the SHA-256 of the source file."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        folder = cache_root() / PREPARED_FOLDER / _hash_settings(preprocessing)
+        super().__init__(folder, (preprocessing.size, preprocessing.size, 3), np.uint8)
+        self.preprocessing = preprocessing
+
     def read(self, file: Path, digest: str) -> ImageArray:
         """Return the preprocessed image of a file; raise DataError if it cannot be decoded."""
-        if (cached := self._load(digest)) is not None:
+        if (cached := self.load(digest)) is not None:
             return cached
         name = format_name(str(file))
         content = read_bytes(file, name)
         image = self.preprocessing(decode_bytes(content, name))
         if self.is_writable and sha256_of_bytes(content) == digest:  # the file may have changed since it was hashed
-            self._store(digest, image)
+            self.store(digest, image)
         return image
-
-    def _file(self, digest: str) -> Path:
-        return self.folder / digest[:2] / digest
-
-    def _load(self, digest: str) -> ImageArray | None:
-        try:
-            content = np.fromfile(self._file(digest), np.uint8)
-        except OSError:
-            return None
-        pixels = content[:-_CHECKSUM]
-        is_intact = len(content) == self.image_bytes and content[-_CHECKSUM:].tobytes() == _compute_checksum(pixels)
-        return pixels.reshape(self.shape) if is_intact else None
-
-    def _store(self, digest: str, image: ImageArray) -> None:
-        file = self._file(digest)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(file, alone=False, sync=False) as part:  # the checksum detects losses at a power failure
-                part.write_bytes(image.tobytes() + _compute_checksum(image))
-        except FileNotFoundError:  # another process has just evicted the folder
-            pass
-        except OSError:
-            self.is_writable = False
 
 
 def open_image_cache(hashes: Collection[str], preprocessing: Preprocessing, gigabytes: float) -> ImageCache | None:
@@ -125,8 +138,8 @@ def _hash_settings(preprocessing: Preprocessing) -> str:
     return sha256_of_text(repr((how, __version__, PIL.__version__, cv2.__version__)))[:16]
 
 
-def _compute_checksum(pixels: NDArray[np.uint8]) -> bytes:
-    return zlib.crc32(np.ascontiguousarray(pixels).data).to_bytes(_CHECKSUM)
+def _compute_checksum(values: NDArray[Any]) -> bytes:
+    return zlib.crc32(np.ascontiguousarray(values).data).to_bytes(_CHECKSUM)
 
 
 def _list_files(root: Path) -> dict[Path, os.stat_result]:

@@ -206,8 +206,10 @@ def draw_training_curves(table: pd.DataFrame, best: int | None = None) -> Figure
     """Draw a run's metrics.csv over the epochs: losses on the left, metrics on the right.
 
     The start of each stage and the epoch `best`, whose weights were kept, are marked. Missing columns and values are
-    skipped.
+    skipped. That of a probe has a row for each value of C instead.
     """
+    if "C" in table:
+        return _draw_choice_of_strength(table)
     figure = create_figure(8.4, 3.6)
     left, right = figure.subplots(1, 2)
     _draw_metrics(left, table, {"loss": GREY})
@@ -323,6 +325,29 @@ def make_thumbnail(image: NDArray[np.uint8], side: int = _THUMBNAIL_PIXELS) -> N
     small = Image.fromarray(image)
     small.thumbnail((side, side))
     return np.asarray(small)
+
+
+def _draw_choice_of_strength(table: pd.DataFrame) -> Figure:
+    """Draw the cross-validated loss and balanced accuracy over C; mark the chosen C, which alone has metrics of val."""
+    figure = create_figure(8.4, 3.6)
+    left, right = figure.subplots(1, 2)
+    left.errorbar(table["C"], table["cv/loss"], table["cv/loss_se"], color=GREY, marker="o", markersize=3, capsize=2)
+    left.set(ylabel=_("cross-entropy loss (nats)"), title=_("Loss"))
+    right.plot(table["C"], table["cv/balanced_accuracy"], "o-", color=get_colour(0), markersize=3)
+    right.set(ylabel=_("balanced accuracy, %"), title=_("Held-out sources or groups"), ylim=(0, 1.02))
+    format_percent_axis(right.yaxis)
+    marked: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2}
+    chosen = table.loc[table["val/loss"].notna(), "C"].iloc[0]
+    for axes in (left, right):
+        edges = table["C"].min() / 2, table["C"].max() * 2
+        axes.set(xscale="log", xlabel=_("C (inverse strength of regularisation)"), xlim=edges)
+        axes.axvline(chosen, **marked)
+        axes.grid(True)
+    validated = _("cross-validation; bars: standard error over folds")
+    handles = [Line2D([], [], color=GREY, marker="o", markersize=3, label=validated)]
+    handles.append(Line2D([], [], **marked, label=_("chosen C ({value})", value=f"{chosen:g}")))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
 
 
 def _draw_metrics(axes: Axes, table: pd.DataFrame, metrics: dict[str, str]) -> None:

@@ -25,6 +25,7 @@ BEST_CHECKPOINT = "best.ckpt"
 IMPORTED = "imported"  # status of such a run
 USABLE_STATUSES = ("finished", IMPORTED)
 METRIC = "val/macro_f1"
+PROBE = "probe"  # the mode that is solved instead of trained in epochs
 RESERVED_SET_NAMES = ("train", "val", "calibration", "test", "blind", "all")  # that further data sets may not have
 UNFINISHED_STATUSES = ("failed", "interrupted", "diverged")  # final statuses of runs that did not finish
 MAX_JSON_BYTES = 64 * 1024**2  # size of a JSON file in bytes
@@ -80,6 +81,9 @@ class RunRecord:
     resembles: list[str] | None = None  # corruptions and delivery tiers of robustness, by the augmentation; of train
     # stage (from 1), unfreeze, epochs, lr, trained_parameters, first and last of these, cached_views (0: no features)
     stages: list[dict[str, Any]] | None = None
+    # of mode=probe: C, features (their number), copies of each image, folds, folds_by, computed (features that
+    # were not cached)
+    probe: dict[str, Any] = field(default_factory=dict)
     # what came of it
     temperature: float | None = None
     checkpoint_sha256: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,26 +195,36 @@ class ClassifierJob:
         record.temperature = self._fit_temperature()
         record.checkpoint_sha256, record.weights_sha256 = finish_checkpoint(self.best, record.temperature)
         history = pd.read_csv(self.folder / "metrics.csv")
-        rows = history[history["stage"] == history["stage"].max()]
-        row = rows.loc[rows[METRIC].idxmax()]
-        record.best_epoch = int(row["epoch"])
+        row = self.find_best_row(history)
         record.metrics = {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)}
         with use_language(settings.lang), atomic_write(self.folder / "curves.png") as part:
             draw_training_curves(history, record.best_epoch).savefig(part, format="png")
+        use = ", the images used to choose the checkpoint" * (record.best_epoch is not None)
         return (
             f"{self.folder}: val accuracy {record.metrics['val/accuracy']:.3f}, macro-F1 {record.metrics[METRIC]:.3f} "
-            f"(n = {record.split['counts']['val']}, the images used to choose the checkpoint); "
+            f"(n = {record.split['counts']['val']}{use}); "
             f"next: avatar-bench evaluate ckpt={self.folder}"
         )
+
+    def predict_calibration(self, calibration: Dataset) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+        """Return logits and targets of the calibration images, by the best checkpoint."""
+        settings = self.settings
+        run = Run(self.best, accelerator=settings.trainer.accelerator, workers=settings.data.workers)
+        held_out = run.predictions(calibration)
+        return held_out.logits, held_out.targets
+
+    def find_best_row(self, history: pd.DataFrame) -> pd.Series[Any]:
+        """Return the row of metrics.csv whose weights are best.ckpt: the best epoch, set in the record too."""
+        rows = history[history["stage"] == history["stage"].max()]
+        row: pd.Series[Any] = rows.loc[rows[METRIC].idxmax()]
+        self.record.best_epoch = int(row["epoch"])
+        return row
 
     def _fit_temperature(self) -> float:
         """Fit the temperature on the calibration images; warn and return 1 if they are too few."""
         calibration = self.dataset.select_split("calibration")
         if len(calibration) >= MIN_CALIBRATION_IMAGES and len(calibration.classes) > 1:
-            settings = self.settings
-            run = Run(self.best, accelerator=settings.trainer.accelerator, workers=settings.data.workers)
-            held_out = run.predictions(calibration)
-            return fit_temperature(held_out.logits, held_out.targets)
+            return fit_temperature(*self.predict_calibration(calibration))
         few = format_count(len(calibration), "calibration image")
         more = suggest_calibration_options(self.dataset, build_split_plan(self.settings.data))
         warning = f"too few images to fit a temperature ({few}); it stays 1. To fit one, {more}"
@@ -271,9 +281,16 @@ def _compute_features(learner: Learner, data: DataModule, settings: TrainConfig)
     return views
 
 
-@torch.inference_mode()
 def embed(learner: Learner, batches: Iterable[dict[str, Any]], settings: TrainConfig) -> NDArray[np.float32]:
     """Compute the embeddings (N, D) of batches of images with the learner in eval mode."""
+    return np.concatenate(list(iterate_embeddings(learner, batches, settings)))
+
+
+@torch.inference_mode()
+def iterate_embeddings(
+    learner: Learner, batches: Iterable[dict[str, Any]], settings: TrainConfig
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the embeddings (n, D) of each batch of images with the learner in eval mode."""
     options = settings.trainer
     learner.eval().to(environment.resolve_torch_device(options.accelerator))
     if options.channels_last:
@@ -281,8 +298,8 @@ def embed(learner: Learner, batches: Iterable[dict[str, Any]], settings: TrainCo
     bar = tqdm(batches, "features", leave=False, disable=None if settings.callbacks.progress else True)
     reduced = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(environment.resolve_precision(options))
     with torch.autocast(learner.device.type, reduced or torch.bfloat16, enabled=reduced is not None):
-        embeddings = [learner(batch["image"].to(learner.device))[1].float().cpu().numpy() for batch in bar]
-    return np.concatenate(embeddings)
+        for batch in bar:
+            yield learner(batch["image"].to(learner.device))[1].float().cpu().numpy()
 
 
 def _report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:

@@ -22,7 +22,7 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
-from avatar_bench.runs.record import RECORD, RunRecord
+from avatar_bench.runs.record import PROBE, RECORD, RunRecord
 from avatar_bench.training.run_folder import CONFIG, choose_run_folder, create_record, lock_folder
 
 
@@ -61,7 +61,7 @@ def run_job(
         with _record_end(folder, cfg, record):
             images = prepare(settings, record)  # before torch is loaded and a run folder is made
             _start_record(folder, cfg, record)
-            job = _load_steps(command)(settings, folder, record, *images)
+            job = _load_steps(command, settings)(settings, folder, record, *images)
             job.build()
             record.write(folder)
             job.fit()
@@ -70,8 +70,12 @@ def run_job(
         return record
 
 
-def _load_steps(command: str) -> Callable[..., Job]:
+def _load_steps(command: str, settings: Any) -> Callable[..., Job]:
     """Import the class of the steps after `prepare`, and torch with it."""
+    if command == "train" and settings.mode.name == PROBE:
+        from avatar_bench.training.probe_job import ProbeJob
+
+        return ProbeJob
     if command == "train":
         from avatar_bench.training.classifier_job import ClassifierJob
 

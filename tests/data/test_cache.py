@@ -125,9 +125,9 @@ def test_what_was_used_longest_ago_gives_way(files: dict[str, Path], root: Path)
             file = next(root.rglob(digest))
             os.utime(file, (file.stat().st_atime, file.stat().st_mtime - age))
     cache = ImageCache(replace(PREPROCESSING, resize="crop"))
-    assert cache.reserve(digests[:6], 10 * cache.image_bytes) is None
+    assert cache.reserve(digests[:6], 10 * cache.item_bytes) is None
     assert {file.name for file in kept(root)} == set(middle)
-    assert ImageCache(PREPROCESSING).reserve(middle[:1], 3 * cache.image_bytes) is None  # used now, so the last to go
+    assert ImageCache(PREPROCESSING).reserve(middle[:1], 3 * cache.item_bytes) is None  # used now, so the last to go
     assert len(kept(root)) == 3
     assert middle[0] in {file.name for file in kept(root)}
 
@@ -143,7 +143,7 @@ def test_what_a_killed_process_left_half_written_is_never_read_and_goes_first(
     left.write_bytes(bytes(100))
     os.utime(left, (0, 0))
     fill(cache, {digest: file})
-    cache.reserve([digest], cache.image_bytes)
+    cache.reserve([digest], cache.item_bytes)
     assert [file.name for file in kept(root)] == [digest]
 
 
@@ -151,7 +151,7 @@ def test_more_than_the_limit_or_the_disk_holds_is_not_begun(
     files: dict[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = ImageCache(PREPROCESSING)
-    reason = cache.reserve(files, 11 * cache.image_bytes)
+    reason = cache.reserve(files, 11 * cache.item_bytes)
     assert "its limit" in str(reason)
     free = shutil.disk_usage(root.parents[1]).free
     monkeypatch.setattr(caches, "MIN_FREE_BYTES", free)
@@ -198,7 +198,7 @@ def test_processes_that_fill_it_at_once_and_are_killed_leave_whole_images(files:
         worker.kill()
         worker.join()
     whole = [file for file in kept(root) if file.suffix != ".part"]
-    assert {file.stat().st_size for file in whole} == {reader.image_bytes}
+    assert {file.stat().st_size for file in whole} == {reader.item_bytes}
     for file in whole:
         assert np.array_equal(reader.read(Path("gone"), file.name), expected[file.name])
 

@@ -173,7 +173,7 @@ def tabulate_history(runs: Sequence[Run]) -> pd.DataFrame:
     columns, tables = ["run", "step", *_HISTORY, "best"], []
     for run in runs:
         table = getattr(run, "history", None)
-        if table is not None and len(table):
+        if table is not None and "epoch" in table and len(table):  # a probe has no epochs
             best, step = table["epoch"] == run.record.get("best_epoch"), np.arange(1, len(table) + 1)
             tables.append(table.assign(run=run.label, step=step, best=best).reindex(columns=columns))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)

@@ -1,0 +1,96 @@
+"""Features of images by a frozen network, each computed once and kept on disk for all probes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import PIL
+import timm
+import torch
+from numpy.typing import NDArray
+
+from avatar_bench import __version__
+from avatar_bench.config.entries import find_entries
+from avatar_bench.console.terminal import print_line
+from avatar_bench.data.cache import ArrayCache
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.loaders import build_image_dataset, build_loader
+from avatar_bench.data.training_batches import DataModule
+from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
+from avatar_bench.files.paths import cache_root
+from avatar_bench.models.checkpoint import hash_weights
+from avatar_bench.training.classifier_job import iterate_embeddings
+from avatar_bench.training.environment import resolve_precision, resolve_torch_device
+from avatar_bench.training.module import Learner
+
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import TrainConfig
+
+FEATURES_FOLDER = "features"
+
+
+def compute_features(
+    learner: Learner, data: DataModule, images: Dataset, settings: TrainConfig, copies: int = 0
+) -> tuple[NDArray[np.float32], int]:
+    """Return the features (V, N, D) of images, and how many of them were computed now; the others were in the cache.
+
+    Without `copies` there is one view, unaugmented; else one for each augmented copy, which depends only on the image
+    and the number of the copy. Every batch is kept as soon as it is computed.
+    """
+    hashes, views = list(images.frame["sha256"]), max(copies, 1)
+    keys = [sha256_of_text(f"{digest} {copy}") if copies else digest for copy in range(views) for digest in hashes]
+    cache = _open_cache(learner, data, keys, settings, bool(copies))
+    features = np.empty((len(keys), learner.embedding_bytes // 4), dtype=np.float32)
+    missing = []
+    for place, key in enumerate(keys):
+        if cache is not None and (found := cache.load(key)) is not None:
+            features[place] = found
+        else:
+            missing.append(place)
+    if missing:
+        seeds = np.array([int(key[:7], 16) for key in keys]).reshape(views, len(hashes))
+        augmented = {"augmentation": data.augmentation, "view_seeds": seeds} if copies else {}
+        loaded = build_image_dataset(images, data.classes, data.preprocessing, cache=data.cache, **augmented)
+        items = [(place % len(hashes), place // len(hashes)) for place in missing]
+        batches = build_loader(loaded, data.batch_size, data.workers, sampler=items)
+        done = 0
+        for batch in iterate_embeddings(learner, batches, settings):
+            for place, values in zip(missing[done : done + len(batch)], batch, strict=True):
+                features[place] = values
+                if cache is not None:
+                    cache.store(keys[place], values)
+            done += len(batch)
+    return features.reshape(views, len(hashes), -1), len(missing)
+
+
+def _open_cache(
+    learner: Learner, data: DataModule, keys: list[str], settings: TrainConfig, augments: bool
+) -> ArrayCache | None:
+    """Open the cache of the features of one network; None, with a warning, if it has no room for these images.
+
+    Augmentations of users are code, which may change under the same options: their copies are not cached.
+    """
+    limit = settings.data.cache_gb
+    if not limit or (augments and data.augmentation.others):
+        return None
+    own = find_entries("backbone").get(learner.card.backbone)
+    head = {id(parameter) for parameter in learner.net.get_classifier().parameters()}  # type: ignore[operator]
+    heads = {name for name, parameter in learner.net.named_parameters() if id(parameter) in head}
+    body = {name: tensor for name, tensor in learner.net.state_dict().items() if name not in heads}
+    preprocessing = sorted(learner.card.preprocessing.items())
+    how = [
+        *(hash_weights(body), learner.card.backbone, sorted(learner.card.options.items()), preprocessing),
+        *(resolve_torch_device(settings.trainer.accelerator), resolve_precision(settings.trainer)),
+        data.augmentation if augments else None,
+        sha256_of_file(own.module) if own else None,
+        *(__version__, torch.__version__, timm.__version__, PIL.__version__, cv2.__version__),
+    ]
+    folder = cache_root() / FEATURES_FOLDER / sha256_of_text(repr(how))[:16]
+    cache = ArrayCache(folder, (learner.embedding_bytes // 4,), np.float32)
+    if reason := cache.reserve(keys, int(limit * 2**30)):
+        print_line(f"warning: features are not cached ({reason}); see data.cache_gb", file=sys.stderr)
+        return None
+    return cache

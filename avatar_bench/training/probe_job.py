@@ -1,0 +1,171 @@
+"""Fit of a linear probe: the features of a frozen network, the choice of C, and the head."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from torch import nn
+
+from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.loaders import encode_targets
+from avatar_bench.errors import ConfigError, DivergedError, GuardError
+from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.metrics.classification import accuracy, confusion_matrix, macro_f1
+from avatar_bench.models.checkpoint import CARD_KEY, write_checkpoint
+from avatar_bench.models.stages import Stage
+from avatar_bench.runs.record import METRIC
+from avatar_bench.training.classifier_job import ClassifierJob
+from avatar_bench.training.environment import read_versions
+from avatar_bench.training.feature_cache import compute_features
+from avatar_bench.training.probe import LinearHead, LogisticProblem, Rows, choose_strength, divide_images
+from avatar_bench.training.trainer import build_logger, end_loaders
+
+VAL_COLUMNS = ("val/loss", "val/accuracy", METRIC)
+
+
+class ProbeJob(ClassifierJob):
+    """Fit of a linear head to the features of a frozen network, in place of the stages of other modes."""
+
+    def fit(self) -> None:
+        """Compute the features, choose C by cross-validation, and fit the head to all training images.
+
+        Writes checkpoints/best.ckpt, and metrics.csv with a row for each C; that of the chosen one has metrics of val.
+        """
+        record, learner = self.record, self.learner
+        classifier = learner.net.get_classifier()  # type: ignore[operator]
+        if not isinstance(classifier, nn.Linear):
+            raise ConfigError(
+                f"model.backbone={learner.card.backbone}: its classifier is {type(classifier).__name__}, not linear.",
+                "mode=probe fits a linear layer: choose mode=frozen.",
+            )
+        train = self._select_training_images()
+        with record.add_duration("train_seconds"), end_loaders(self.dataset):
+            learner.begin(Stage("classifier", 1, 0.0))
+            copies = (self.data.augmented_copies or 1) if self.data.augmentation.is_active else 0
+            features = self._compute(train, copies)
+            table, head = self._solve(train, features)
+        with torch.no_grad():
+            classifier.weight.copy_(torch.from_numpy(head.weight))
+            classifier.bias.copy_(torch.from_numpy(head.bias))
+        self._write_metrics(table, head)
+        checkpoint = {
+            "state_dict": learner.state_dict(),
+            CARD_KEY: learner.card.plain(),
+            "epoch": 0,
+            "global_step": 0,
+            "pytorch-lightning_version": read_versions()["pytorch_lightning"],
+        }
+        write_checkpoint(checkpoint, self.best)
+        record.write(self.folder)
+
+    def find_best_row(self, history: pd.DataFrame) -> pd.Series[Any]:
+        """Return the row of metrics.csv of the chosen C."""
+        row: pd.Series[Any] = history[history["C"] == self.record.probe["C"]].iloc[0]
+        return row
+
+    def predict_calibration(self, calibration: Dataset) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return logits and targets of the calibration images, by their cached features."""
+        classifier = self.learner.net.get_classifier()  # type: ignore[operator]
+        with torch.inference_mode():
+            features = torch.from_numpy(self._compute(calibration)[0]).to(classifier.weight.device)
+            logits = classifier(features).double().cpu().numpy()
+        return logits, encode_targets(calibration, self.data.classes)
+
+    def _select_training_images(self) -> Dataset:
+        """Return the training images; with trainer.limit_batches, the first of each class, as many as such batches."""
+        train, limit = self.data.train_set, self.settings.trainer.limit_batches
+        if limit is None:
+            return train
+        first = train.frame.groupby("label").cumcount().sort_values(kind="stable").index
+        kept = first[: max(limit * self.data.batch_size, len(self.data.classes))]
+        return train.take(train.frame.index.isin(kept))
+
+    def _compute(self, images: Dataset, copies: int = 0) -> NDArray[np.float32]:
+        """Return the features (V, N, D) of images; raise DivergedError if one is not finite."""
+        features, computed = compute_features(self.learner, self.data, images, self.settings, copies)
+        if not (finite := np.isfinite(features).all(axis=(0, 2))).all():
+            raise DivergedError(
+                f"The features of {format_count(int((~finite).sum()), 'image')} are not finite numbers, "
+                f"first {images.frame['path'].iloc[int(finite.argmin())]}.",
+                "Use other weights, or trainer.precision=32.",
+            )
+        what = f"{format_count(len(images), 'image')}{f' in {copies} augmented copies' if copies else ''}"
+        print_line(f"  features of {what}: {computed} computed, the others cached", file=sys.stderr)
+        self.record.probe["computed"] = self.record.probe.get("computed", 0) + computed
+        return features
+
+    def _solve(self, train: Dataset, features: NDArray[np.float32]) -> tuple[pd.DataFrame, LinearHead]:
+        """Return the table of the cross-validation and the head of the chosen C; describe both in the record."""
+        mode, classes, views = self.settings.mode, self.data.classes, len(features)
+        targets = encode_targets(train, classes)
+        units, folds = divide_images(targets, train.frame["source"], train.frame["group"], self.settings.seed)
+        if len(mode.C) > 1 and not folds:
+            raise GuardError(
+                "mode.C: its choice by cross-validation needs two groups of training images or more of each class.",
+                "Use more images, or a single value such as 'mode.C=[0.01]'.",
+            )
+        if len(mode.C) > 1 and units == "group":
+            fewest = "a class has too few sources to hold some out"
+            print_line(f"warning: C is chosen by cross-validation over groups: {fewest}", file=sys.stderr)
+        # the copies of an image share its weight and its fold
+        problem = LogisticProblem(
+            features.reshape(-1, features.shape[2]),
+            np.tile(targets, views),
+            np.tile(self._weigh(targets), views) / views,
+            len(classes),
+        )
+        copied = [(_repeat(rows, targets, views), _repeat(held_out, targets, views)) for rows, held_out in folds]
+        table = problem.cross_validate(mode.C, copied if len(mode.C) > 1 else [])
+        chosen = choose_strength(table)
+        head = problem.fit_head(chosen)
+        self.record.stages = [
+            {"stage": 1, "unfreeze": "classifier", "trained_parameters": head.weight.size + head.bias.size}
+        ]
+        self.record.probe |= {
+            "C": chosen,
+            "features": features.shape[2],
+            "copies": views,
+            "folds": len(folds),
+            "folds_by": units,
+        }
+        return table, head
+
+    def _weigh(self, targets: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the sample weights (N,) of training images of these classes, by mode.balance."""
+        counts = np.bincount(targets, minlength=len(self.data.classes))
+        if self.data.balance != "loss":
+            return np.ones(len(targets))
+        return np.asarray(len(targets) / (len(counts) * counts[targets]))
+
+    def _write_metrics(self, table: pd.DataFrame, head: LinearHead) -> None:
+        """Write metrics.csv, with the metrics of val for the chosen C, and log its rows."""
+        val = self.data.val_set
+        targets = encode_targets(val, self.data.classes)
+        logs = log_softmax(head.compute_logits(self._compute(val)[0]), axis=1)
+        confusion = confusion_matrix(targets, logs.argmax(axis=1), len(self.data.classes))
+        loss = -logs[np.arange(len(targets)), targets].mean()
+        chosen = table["C"] == self.record.probe["C"]
+        table.loc[chosen, list(VAL_COLUMNS)] = [loss, float(accuracy(confusion)), float(macro_f1(confusion))]
+        with atomic_write(self.folder / "metrics.csv") as part:
+            table.to_csv(part, index=False)
+        rows: Any = table.to_dict("records")
+        if self.settings.callbacks.progress:
+            for row in rows:
+                values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if value == value)
+                print_line(values, file=sys.stderr)
+        if (logger := build_logger(self.folder, self.settings)) is not None:
+            for step, row in enumerate(rows):
+                logger.log_metrics({name: value for name, value in row.items() if value == value}, step)
+            logger.finalize("success")
+
+
+def _repeat(rows: Rows, targets: NDArray[np.int64], views: int) -> Rows:
+    """Return the rows of all copies of images, which stand one copy of all images after another."""
+    return (rows + len(targets) * np.arange(views)[:, None]).ravel()

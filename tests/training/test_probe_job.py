@@ -1,0 +1,193 @@
+"""Probes as a user trains them: the head, the cache of features, and what the mode refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from avatar_bench.cli.app import main
+from avatar_bench.data.dataset import read_split
+from avatar_bench.models.classifier import Classifier
+from avatar_bench.runs.run import Run
+
+Train = Callable[..., Path]
+PROBE = ("mode=probe", "epochs=null", "lr=null")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(cache))
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of images in the forward passes of classifiers."""
+    sizes: list[int] = []
+    forward = Classifier.forward
+    monkeypatch.setattr(
+        Classifier, "forward", lambda self, images: (sizes.append(len(images)), forward(self, images))[1]
+    )
+    return sizes
+
+
+@pytest.fixture(scope="module")
+def probe(train: Train, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AVATAR_BENCH_CACHE", str(cache))
+        return train(tmp_path_factory.mktemp("probes") / "one", *PROBE)
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+def test_predict_gives_the_probabilities_of_scikit_learn(probe: Path, tmp_path: Path) -> None:
+    said, output = record(probe), tmp_path / "out.csv"
+    run = Run.open(probe)
+    dataset = read_split(probe / "split.csv", Path(said["data"]["root"]))
+    train, test = (run.predictor.predict_dataset(dataset.select_split(split)) for split in ("train", "test"))
+    chosen = LogisticRegression(C=said["probe"]["C"], class_weight="balanced", tol=1e-10, max_iter=10_000)
+    model = make_pipeline(StandardScaler(), chosen).fit(train.embeddings.astype(float), train.targets)
+    files = tmp_path / "files.txt"
+    files.write_text("\n".join(str(dataset.root / path) for path in test.paths))
+    words = [f"ckpt={probe}", f"input=@{files}", f"output={output}", "calibrated=false", "precision=32", "workers=0"]
+    assert main(["predict", *words, "runtime=torch"]) == 0
+    given = pd.read_csv(output)[[f"prob_{name}" for name in run.classes]].to_numpy()
+    assert given == pytest.approx(model.predict_proba(test.embeddings.astype(float)), abs=1e-6)
+
+
+def test_metrics_csv_has_a_row_for_each_value_of_c(probe: Path) -> None:
+    said, table = record(probe), pd.read_csv(probe / "metrics.csv")
+    assert list(table) == [
+        "C",
+        "cv/loss",
+        "cv/loss_se",
+        "cv/balanced_accuracy",
+        "val/loss",
+        "val/accuracy",
+        "val/macro_f1",
+    ]
+    assert table["C"].tolist() == [1e-4, 1e-3, 0.01, 0.1]
+    row = table.loc[table["val/loss"].notna()].squeeze()
+    assert row["C"] == said["probe"]["C"] == table.loc[table["cv/balanced_accuracy"].idxmax(), "C"]
+    assert said["metrics"] == {name: row[name] for name in ("val/loss", "val/accuracy", "val/macro_f1")}
+    assert (said["status"], said["mode"], said["balance"], said["probe"]["folds_by"]) == (
+        "finished",
+        "probe",
+        "loss",
+        "source",
+    )
+    assert row["val/accuracy"] > 0.8
+    assert said["temperature"] != 1
+
+
+def test_another_split_seed_and_c_of_the_same_network_pass_no_image(
+    tiny_run: Path, train: Train, passed: list[int], tmp_path: Path
+) -> None:
+    state = tmp_path / "net.safetensors"
+    assert main(["export", f"ckpt={tiny_run}", f"out={state}"]) == 0
+    begun = (*PROBE, f"model.weights={state}", "allow=[pretraining]")
+    first = train(tmp_path / "first", *begun)
+    counts = record(first)["split"]["counts"]
+    assert record(first)["probe"]["computed"] == sum(passed) == sum(counts.values()) - counts["test"]
+    computed = sum(passed)
+    second = train(tmp_path / "second", *begun, "data.split.seed=1", "seed=7", "mode.C=[0.01]")
+    tables = [pd.read_csv(run / "split.csv") for run in (first, second)]
+    first_test, second_test = (set(table.loc[table["split"] == "test", "sha256"]) for table in tables)
+    rest = first_test - second_test  # all that the first probe has not seen
+    assert sum(passed) - computed == record(second)["probe"]["computed"] == len(rest)
+    passed.clear()
+    train(tmp_path / "third", *begun, "mode.balance=none")
+    assert passed == []
+
+
+def test_damaged_features_are_computed_again(probe: Path, train: Train, cache: Path, tmp_path: Path) -> None:
+    weights = record(probe)["weights_sha256"]
+    kept = [file for file in (cache / "features").rglob("*") if file.is_file()]
+    kept[0].write_bytes(kept[0].read_bytes()[:-1])
+    kept[1].unlink()
+    again = train(tmp_path / "again", *PROBE)
+    assert np.allclose(*(pd.read_csv(run / "metrics.csv")["cv/loss"] for run in (probe, again)), atol=1e-6)
+    assert record(again)["probe"]["computed"] <= 2
+    assert len(weights) == len(record(again)["weights_sha256"])
+
+
+def test_augmented_copies_share_the_weight_of_their_image(train: Train, passed: list[int], tmp_path: Path) -> None:
+    words = (*PROBE, "data.augmented_copies=2", "data.augment.flip=0.5", "mode.C=[0.01]")
+    said = record(train(tmp_path / "one", *words))
+    assert said["probe"]["copies"] == 2
+    passed.clear()
+    train(tmp_path / "two", *words, "data.split.seed=3")
+    tables = [pd.read_csv(tmp_path / name / "split.csv") for name in ("one", "two")]
+    first, second = (set(table.loc[table["split"] == "train", "sha256"]) for table in tables)
+    assert 0 < sum(passed) - 2 * len(second - first) < 24 + 24  # copies do not depend on the split
+
+
+def test_debug_fits_a_few_images_of_each_class(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "debug", *PROBE, "trainer=debug", "data.batch_size=8")
+    assert record(run)["status"] == "finished"
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("epochs=3", "without epochs"),
+        ("callbacks.ema=0.9", "without epochs"),
+        ("optimizer.weight_decay=0", "solver of its own"),
+        ("data.augment.mixup=0.2", "single classes"),
+        ("mode.balance=sampler", "draws training batches"),
+        ("mode.C=[0.1,-1]", "numbers above 0"),
+    ],
+)
+def test_what_a_probe_would_ignore_is_refused_with_the_reason(
+    word: str, reason: str, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = [one for one in small if not one.startswith(("epochs", "lr"))]
+    assert main(["train", *kept, "mode=probe", f"out={tmp_path / 'run'}", word]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) <= 3
+    assert word.partition("=")[0].partition(".weight")[0] in said[0]
+    assert reason in " ".join(said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_of_a_probe_are_refused_in_other_modes(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *small, "mode=frozen", "mode.C=[1]", f"out={tmp_path / 'run'}"]) == 2
+    assert "mode.C=[1.0] requires mode=probe" in capsys.readouterr().err
+
+
+def test_an_interrupted_probe_runs_again_by_resume(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from avatar_bench.training import probe_job
+
+    solve = probe_job.LogisticProblem
+
+    def interrupt(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probe_job, "LogisticProblem", interrupt)
+    run = train(tmp_path / "run", *PROBE, code=130)
+    assert record(run)["status"] == "interrupted"
+    assert not (run / "checkpoints" / "best.ckpt").exists()
+    monkeypatch.setattr(probe_job, "LogisticProblem", solve)
+    assert main(["train", f"resume={run}"]) == 0
+    assert record(run)["status"] == "finished"
+    assert record(run)["probe"]["computed"] == 0  # all features were kept before the interruption, or by others
