@@ -20,6 +20,7 @@ from avatar_bench.config.schema import SCHEMAS
 from avatar_bench.config.search_path import find_groups, register
 
 Row = tuple[str, str, str]  # an option, its value and what is known of it
+_COMMANDS_WITH_RUN = ("evaluate", "vary", "calibrate")  # that accept data=run
 
 
 def format_help(command: str, words: Sequence[str] = ()) -> str:
@@ -53,7 +54,7 @@ def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]
         del groups["mode"]
     found: dict[str, list[Row]] = {"groups": []}
     for group, default in groups.items():
-        names = [name for name in describe_choices(group) if name != "run" or command in ("evaluate", "vary")]
+        names = [name for name in describe_choices(group) if name != "run" or command in _COMMANDS_WITH_RUN]
         found["groups"].append((group, _format_value(chosen.get(group, default)), f"one of: {' '.join(names)}"))
     found["options"] = list(_list_rows(cfg, SCHEMAS[command], left_out=groups))
     for name, options in cfg.block.items() if "block" in groups else ():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -38,7 +37,6 @@ def export(cfg: DictConfig) -> None:
     known["ancestors"] = run.ancestors
     provenance = {"checkpoint_sha256": run.checkpoint_sha256} | {name: each for name, each in known.items() if each}
     classifier = run.predictor.module
-    classifier.card = replace(classifier.card, temperature=run.temperature)  # a soup has its own temperature
     contents = encode_export(classifier, provenance, file.suffix)
     files = {file.with_suffix(suffix): data for suffix, data in contents.items()}
     files[card] = describe_export(classifier, provenance, file, contents).encode()

@@ -12,7 +12,7 @@ from omegaconf import MISSING, Container, DictConfig, ListConfig, OmegaConf
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, get_default, iterate_options
-from avatar_bench.config.schema import OptimizerConfig, TrainConfig, format_alternatives
+from avatar_bench.config.schema import CalibrateConfig, OptimizerConfig, TrainConfig, format_alternatives
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.checkpoint_container import refuse_address
@@ -45,6 +45,7 @@ def check_config(command: str, cfg: DictConfig) -> None:
         "predict": check_predict,
         "prepare": check_prepare,
         "vary": check_vary,
+        "calibrate": check_calibrate,
     }
     rules.get(command, _check_values)(cfg)
 
@@ -173,6 +174,17 @@ def check_vary(cfg: DictConfig) -> None:
     if cfg.data.kind == "run" and cfg.ckpt is None:
         raise ConfigError(
             "data=run requires ckpt=RUN", "or choose other data: data=folder data.root=DIR, data=manifest ..."
+        )
+
+
+def check_calibrate(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of calibrate is invalid."""
+    _check_values(cfg)
+    if cfg.split == "train":
+        raise ConfigError("split=train: a network is more certain of the images that it was trained on than of others")
+    if cfg.data.kind != "run" and cfg.split != CalibrateConfig().split:
+        raise ConfigError(
+            f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is used as one set"
         )
 
 

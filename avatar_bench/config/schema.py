@@ -430,6 +430,21 @@ class VaryConfig:
 
 
 @dataclass
+class CalibrateConfig:
+    ckpt: str | None = path_option("a run folder, an ensemble's folder, or null: the newest run")
+    split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
+    data: ImageSetConfig = field(default_factory=ImageSetConfig)
+    view: ViewConfig = field(default_factory=ViewConfig)
+    allow: list[str] = option(
+        [], help=_ALLOW, **_choose("overlap", "near_duplicates", "missing_rows", "upload", "detector_changed")
+    )
+    batch_size: int = option(32, help="images per batch", **_COUNT)
+    workers: int = option(2, help="image-loading processes", **_WORKERS)
+    accelerator: str = option("auto", help="device", **_ACCELERATOR)
+    threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)
+
+
+@dataclass
 class ReportConfig:
     runs: str = path_option("a folder of runs, or one run", "runs")
     out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
@@ -454,6 +469,7 @@ class ImportConfig:
     file: str | None = copy_option(PredictionFile, "file", default=None)
     folder: str | None = copy_option(TimmModel, "folder", default=None)
     root: str | None = copy_option(PredictionFile, "root")
+    variations: str | None = copy_option(PredictionFile, "variations")
     score: str | None = copy_option(OnnxNetwork, "score")
     threshold: float | None = copy_option(PredictionFile, "threshold")
     input: str | None = copy_option(OnnxNetwork, "input")
@@ -480,6 +496,7 @@ SCHEMAS = {
     "predict": PredictConfig,
     "prepare": PrepareConfig,
     "vary": VaryConfig,
+    "calibrate": CalibrateConfig,
     "report": ReportConfig,
     "export": ExportConfig,
     "import": ImportConfig,

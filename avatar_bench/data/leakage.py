@@ -293,13 +293,15 @@ def exclude_shared_images(dataset: Dataset, others: Mapping[str, Dataset]) -> tu
 class UsedImages:
     """Images that the training of one network has used, with their splits, and those of its pretraining, if known.
 
-    `foreign` are those of a detector made elsewhere, of which some files may be missing.
+    `foreign` are those of a detector made elsewhere, `calibration` those that `calibrate` was fitted on; some files of
+    both may be missing.
     """
 
     classes: tuple[str, ...]
     images: Dataset | None = None
     pretraining: Dataset | None = None
     foreign: Dataset | None = None
+    calibration: Dataset | None = None
 
 
 class Leakage:
@@ -317,16 +319,19 @@ class Leakage:
         self._held_out: dict[tuple[Path, str], bool] = {}  # by root and digest, as the next
         self._overlap_counts: dict[tuple[Path, str], int] = {}
 
-    def refuse(self, dataset: Dataset, is_training: bool = False) -> None:
+    def refuse(self, dataset: Dataset, is_training: bool = False, is_fitting: bool = False) -> None:
         """Raise GuardError if a dataset has unknown classes, or images, groups or near-duplicates of used images.
 
-        The run's own training images (`is_training`) serve statistics of in-domain data. Overlap of pretraining with
-        val and calibration is allowed, because `train` has warned of it.
+        The run's own training images (`is_training`) serve statistics of in-domain data, and its calibration half of
+        val (`is_fitting`) for whatever a block fits. Overlap of pretraining with val and calibration is allowed,
+        because `train` has warned of it.
         """
         for number, network in enumerate(self.used):
             _refuse_unknown_classes(dataset, network.classes)
             if network.foreign is not None:
                 self._refuse_step(dataset, network.foreign, "detector training", number)
+            if network.calibration is not None and not (is_training or is_fitting):
+                self._refuse_step(dataset, network.calibration, "calibration", number)
             if network.images is None or is_training:
                 continue
             self._refuse_step(dataset, network.images.select_split("train"), "training", number)

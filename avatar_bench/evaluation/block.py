@@ -26,8 +26,9 @@ class RunBlock(Protocol):
 
     A result is computed again when the `version` of its block changes: raise it with the numbers. `needs` names what
     the run's predictor must have: "predictions", alone if `needs` is absent, "pixels" (predictions of changed images),
-    "embeddings", "module" (the network itself), or "own_classes" (those of the network, not merged by a view). The
-    block is left out, with the reason, where one is missing.
+    "variations" (of those of robustness, which may be imported), "embeddings", "module" (the network itself),
+    "own_classes" (those of the network, not merged by a view), or "decisions" (predicted classes, which a score without
+    a threshold lacks). The block is left out, with the reason, where one is missing.
     """
 
     version: ClassVar[int]
@@ -40,9 +41,9 @@ class RunBlock(Protocol):
 class CompareBlock(Protocol):
     """Comparison of several Runs, each on the Dataset at the same position; otherwise like a RunBlock.
 
-    It is left out only if no run has what it needs, and warns of the runs that it leaves out. With `reads_results`, it
-    reads the saved results of the runs and is computed again when they change. With `takes_ensembles`, it runs last
-    and also compares the saved ensembles of the runs. Both are false where absent.
+    It is left out only if no run has what it needs or if one lacks decisions, and warns of the runs that it leaves out.
+    With `reads_results`, it reads the saved results of the runs and is computed again when they change. With
+    `takes_ensembles`, it runs last and also compares the saved ensembles of the runs. Both are false where absent.
     """
 
     version: ClassVar[int]

@@ -76,7 +76,8 @@ class BlockRunner:
             for run, dataset in zip(self.runs, self.datasets, strict=False)
             if (missing := run.unanswered.get(dataset.name))
         ]
-        leakage += [Reason("no_threshold", run=run.label or run.name) for run in self.runs if run.lacks_threshold]
+        undecided = [run for run in self.runs if "decisions" not in run.provides]
+        leakage += [Reason("no_threshold", run=run.label or run.name) for run in undecided]
         result.warnings += leakage + self._warn_of_left_out()
         # these are always printed, however many other warnings there are
         result.provenance["leakage"] = [warning.plain for warning in leakage]
@@ -124,8 +125,9 @@ class BlockRunner:
 
     def _run_block(self, name: str, block: Block) -> Result:
         for need in getattr(block, "needs", ()):
-            if self.runs and not any(need in run.provides for run in self.runs):
-                raise BlockError(format_reason(Reason(f"lacks_{need}", run=self.runs[0].name)))
+            lacking = [run for run in self.runs if need not in run.provides]
+            if lacking and (need == "decisions" or len(lacking) == len(self.runs)):
+                raise BlockError(format_reason(Reason(f"lacks_{need}", run=lacking[0].label or lacking[0].name)))
         try:
             if isinstance(block, CompareBlock):
                 result = block.compare(self.runs, self.datasets)
@@ -186,6 +188,8 @@ class BlockRunner:
         result = Result.load_if_complete(folder)
         if result is None or not origin.items() <= result.provenance.items():
             return None
+        if result.provenance.get("calibration_sha256") != origin.get("calibration_sha256"):
+            return None  # computed with a calibration that is no longer there
         if self.settings.data.kind != "run" and result.provenance.get("data_places") != self.data_places:
             return None  # computed again, since it records where its images are
         if "read" in result.provenance and result.provenance["read"] != self._list_digests():
@@ -274,7 +278,8 @@ def _locate(run: Run) -> str:
 
 
 def _collect_provenance(run: Run) -> dict[str, Any]:
-    return {
+    calibrated = {"calibration_sha256": run.calibration_sha256} if run.calibration_sha256 else {}
+    return calibrated | {
         "checkpoint_sha256": run.checkpoint_sha256,
         "split_fingerprint": run.card.split_fingerprint,
         "seed": run.seed,

@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from avatar_bench.data.dataset import hash_files
+from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.user_tables import MAX_TABLE_BYTES, read_user_table
-from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.data.variation_set import CLEAN, RECIPE
+from avatar_bench.errors import CheckpointError, ConfigError, DataError
 from avatar_bench.inference.detectors.predictions import name_classes
+from avatar_bench.inference.score_scale import ScoreScale
 
 MAX_SUM_ERROR = 1e-3  # of the probabilities of a row, which are then divided by their sum
 _AGREEMENT = 1e-6  # largest difference of probabilities between two rows of one image
-_LEAST = 1e-15  # probability
-_LARGEST_LOG_ODDS = 20.0  # of an unbounded score: all of them stay distinct in 32 bits
 
 
 def read_score_table(file: Path) -> pd.DataFrame:
@@ -77,8 +79,10 @@ def read_probabilities(
     if score is None:
         raise ConfigError(f"{file} has scores: which class is a high score? For example score=higher_is_generated")
     classes = name_classes(score)
-    values = _convert_scores(_read_numbers(table[["score"]], file)[:, 0], threshold)
-    settings = {"classes": classes, "score": score, "threshold": threshold}
+    scores = _read_numbers(table[["score"]], file)[:, 0]
+    scale = ScoreScale.of(scores, threshold)
+    values = _convert_scores(scores, scale, threshold)
+    settings = {"classes": classes, "score": score, "threshold": threshold, "scale": asdict(scale)}
     return pd.DataFrame(values, table.index, [f"prob_{name}" for name in classes]), settings
 
 
@@ -89,6 +93,39 @@ def merge_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     spread = (groups.max() - groups.min()).max(axis=1)
     kept = groups.first()[spread <= _AGREEMENT].reset_index()
     return kept, int((spread > _AGREEMENT).sum())
+
+
+@dataclass(frozen=True)
+class VariedFiles:
+    """Files that vary has written, of the images of which every file has a prediction.
+
+    `rows` has the SHA-256 of each file, `source_sha256` of its image and the `key` of its variation, "" for none.
+    `incomplete` is the number of images that are left out; `preprocessing` states how images were resized, if at all.
+    """
+
+    rows: pd.DataFrame
+    incomplete: int
+    preprocessing: dict[str, Any] | None
+
+
+def read_variations(manifest: Path, predicted: pd.Series) -> VariedFiles:
+    """Read the manifest of vary, whose files have predictions by their SHA-256; raise DataError for another file."""
+    table = read_user_table(manifest, ["path", "source_sha256", "variation"])
+    try:
+        recipe = json.loads((manifest.parent / RECIPE).read_text(encoding="utf-8"))
+        keys = {CLEAN: "", **recipe["variations"]}
+        if recipe.get("preprocessing"):
+            Preprocessing.from_dict(recipe["preprocessing"])
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
+        raise DataError(f"variations={manifest}: {RECIPE} beside it is missing or damaged: {error}.") from error
+    if set(table["variation"]) != set(keys):
+        raise DataError(f"variations={manifest}: its variations are not those of {RECIPE} beside it.")
+    rows = pd.DataFrame({"source_sha256": table["source_sha256"], "key": table["variation"].map(keys)})
+    rows["sha256"] = hash_files(manifest.parent / path for path in table["path"])
+    rows = rows.drop_duplicates(["source_sha256", "key"])  # copies of one image
+    lacking = set(rows.loc[~rows["sha256"].isin(predicted), "source_sha256"])
+    kept = rows[~rows["source_sha256"].isin(lacking)].reset_index(drop=True)
+    return VariedFiles(kept, len(lacking), recipe.get("preprocessing"))
 
 
 def _read_lines(file: Path) -> pd.DataFrame:
@@ -131,18 +168,9 @@ def _normalise_rows(values: NDArray[np.float64], file: Path) -> NDArray[np.float
     return np.asarray(values / sums[:, None])
 
 
-def _convert_scores(scores: NDArray[np.float64], threshold: float | None) -> NDArray[np.float64]:
-    """Map scores (N,) to the probabilities (N, 2) of a class and of the other one, the threshold to 1/2.
-
-    Scores from 0 to 1 count as probabilities, others as log-odds, scaled if they are large, so that none become equal.
-    Without a threshold, it is 1/2 or 0.
-    """
-    if scores.min() >= 0 and scores.max() <= 1:
-        if threshold is None:
-            return np.column_stack([scores, 1 - scores])
-        likely, at = np.clip(scores, _LEAST, 1 - _LEAST), np.clip(threshold, _LEAST, 1 - _LEAST)
-        shifted = logit(likely) - logit(at)
-    else:
-        shifted = scores - (threshold or 0.0)
-        shifted *= min(1.0, _LARGEST_LOG_ODDS / max(float(np.abs(shifted).max()), 1e-300))
+def _convert_scores(scores: NDArray[np.float64], scale: ScoreScale, threshold: float | None) -> NDArray[np.float64]:
+    """Map scores (N,) to the probabilities (N, 2) of a class and of the other one, the threshold to 1/2."""
+    if scale.is_probability and threshold is None:
+        return np.column_stack([scores, 1 - scores])
+    shifted = scale.shift(scores, threshold)
     return np.column_stack([expit(shifted), expit(-shifted)])

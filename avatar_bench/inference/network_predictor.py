@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ class NetworkPredictor(DatasetPredictor):
         """Return the network, in eval mode, on the device."""
         suppress_framework_warnings()
         classifier = self.load_network().to(self.device)
+        classifier.card = replace(classifier.card, temperature=self.temperature)  # of a soup, or fitted since
         return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     @property

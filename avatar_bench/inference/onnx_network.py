@@ -6,6 +6,7 @@ import importlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import name_classes
 from avatar_bench.inference.runtimes import refuse_missing_package
+from avatar_bench.inference.score_scale import ScoreScale
 from avatar_bench.inference.timm_transform import build_transform, read_class_names, select_transform
 from avatar_bench.models.card_schema import find_card_fault
 from avatar_bench.models.checkpoint import CARD_KEY
@@ -81,8 +83,8 @@ class OnnxPredictor:
         found = self._run(images, self.settings["main"]).astype(np.float64)
         if self.settings["output"] == "logits":
             return np.asarray(softmax(found / self.settings.get("temperature", 1.0), axis=1))
-        if self.settings["output"] == "score":
-            shifted = found.reshape(-1) - (self.settings["threshold"] or 0.0)
+        if self.settings["output"] == "score" or (self.settings["score"] and self.settings["threshold"] is not None):
+            shifted = ScoreScale(**self.settings["scale"]).shift(found.reshape(-1), self.settings["threshold"])
             return np.column_stack([expit(shifted), expit(-shifted)])
         if self.settings["score"]:
             found = np.column_stack([found, 1 - found])
@@ -238,6 +240,8 @@ def _state_settings(session: Any, file: Path, stated: Mapping[str, Any], known: 
     }
     settings |= {"output": given["output"], "main": _find_output(session, given["output"])}
     settings |= {"score": given.get("score"), "threshold": given.get("threshold")}
+    if given.get("score"):
+        settings["scale"] = asdict(ScoreScale(is_probability=given["output"] == "probabilities"))
     if "timm" in given:
         return settings | {"timm": given["timm"]}
     if "preprocessing" not in given:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,6 +50,7 @@ class Predictor(Protocol):
 class DatasetPredictor:
     """Predictor of whole data sets and of files, as a Run uses it.
 
+    Logits are divided by the temperature; those of a score with a fitted threshold are shifted by `bias` before.
     `preprocessings` are the distinct transforms of its networks. `workers` processes read images in batches of
     `batch_size`. `provides` are the needs of blocks that it meets, see evaluation/block.
     """
@@ -57,10 +58,11 @@ class DatasetPredictor:
     name: str
     classes: tuple[str, ...]
     temperature: float = 1.0
+    bias: tuple[float, ...] = ()  # one a class, or none
     preprocessings: tuple[Preprocessing, ...] = ()
     workers: int = 2
     batch_size: int = 32
-    provides: frozenset[str] = frozenset({"predictions", "pixels", "embeddings"})
+    provides: frozenset[str] = frozenset({"predictions", "pixels", "variations", "embeddings"})
     _seconds: float = field(default=0.0, init=False)
 
     @property
@@ -116,14 +118,27 @@ class DatasetPredictor:
         With `calibrated`, logits are divided by the temperature; `precision` is "32" or another one of the runtime.
         """
         reading = build_readable_loader(paths, self.preprocessings, self.batch_size, self.count_workers(len(paths)))
-        temperature = self.temperature if calibrated else 1.0
         with iterate_batches(reading) as batches:  # images are decoded while the network loads
             self.load(precision)
             for batch in batches:
                 none = np.zeros((0, len(self.classes)), dtype=np.float32)
                 logits = self.compute_logits(batch["images"], precision) if batch["images"] else none
                 seen = [(paths[row], reason) for row, reason in batch["seen"]]
-                yield tabulate_predictions(seen, logits, self.classes, temperature)
+                yield self.tabulate(seen, logits, calibrated)
+
+    def tabulate(
+        self, files: Sequence[tuple[str, str]], logits: NDArray[np.floating], calibrated: bool
+    ) -> pd.DataFrame:
+        """Return the table of predictions of (path, reason) pairs, see `tabulate_predictions`."""
+        shifted = logits + np.array(self.bias) if self.bias else logits
+        return tabulate_predictions(files, shifted, self.classes, self.temperature if calibrated else 1.0)
+
+    def adjust(self, predictions: Predictions) -> Predictions:
+        """Return Predictions as they were computed, perhaps before a calibration, with the bias and the temperature."""
+        if not self.bias and predictions.temperature == self.temperature:
+            return predictions
+        logits = predictions.logits + np.array(self.bias) if self.bias else predictions.logits
+        return replace(predictions, logits=logits, temperature=self.temperature)
 
     def prepare(self, image: ImageArray) -> ImageArray:
         """Preprocess a decoded image for display; an ensemble does it as its first member."""
@@ -240,7 +255,6 @@ class ForeignPredictor(DatasetPredictor):
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order."""
         each = getattr(self.predictor, "predict_each", None)
-        temperature = self.temperature if calibrated else 1.0
         for first in range(0, len(paths), self.batch_size):
             images, reasons = [], {}
             asked = paths[first : first + self.batch_size]
@@ -259,7 +273,7 @@ class ForeignPredictor(DatasetPredictor):
                 found = [answer for answer in answers if not isinstance(answer, str)]
                 logits = compute_logarithms(np.reshape(found, (len(found), len(self.classes))))
             seen = [(path, reasons.get(row, "")) for row, path in enumerate(asked)]
-            yield tabulate_predictions(seen, logits, self.classes, temperature)
+            yield self.tabulate(seen, logits, calibrated)
 
     def _compute_log(self, images: DecodedImages) -> NDArray[np.floating]:
         predict_logits = getattr(self.predictor, "predict_logits", None)

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset, hash_files
 from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.errors import BlockError, DataError
-from avatar_bench.inference.prediction_table import tabulate_predictions
 from avatar_bench.inference.predictor import DatasetPredictor, compute_logarithms
 from avatar_bench.results.predictions import Predictions
 
 
 @dataclass(eq=False, kw_only=True)
 class TablePredictor(DatasetPredictor):
-    """Saved probabilities (N, C) of images by the SHA-256 of their files."""
+    """Saved probabilities (N, C) of images by the SHA-256 of their files, `hashes` (N,).
+
+    `varied` has those of varied images: by the key of the variation, the row of each image, by its SHA-256.
+    """
 
     hashes: pd.Index
     probabilities: NDArray[np.float64]
+    varied: Mapping[str, pd.Series] = field(default_factory=dict)
     provides: frozenset[str] = frozenset({"predictions"})
+
+    def __post_init__(self) -> None:
+        if self.varied:
+            self.provides = self.provides | {"variations"}
 
     @property
     def computes_logits(self) -> bool:
@@ -38,7 +46,24 @@ class TablePredictor(DatasetPredictor):
     def predict_dataset(self, dataset: Dataset) -> Predictions:
         """Look up the Predictions of a dataset; raise BlockError if an image is not in the table."""
         refuse_changed_files(dataset)
-        rows = self.hashes.get_indexer(pd.Index(dataset.frame["sha256"]))
+        return self._look_up(dataset, self.hashes.get_indexer(pd.Index(dataset.frame["sha256"])))
+
+    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
+        """Look up the Predictions under each variation; raise BlockError if one was not imported."""
+        refuse_changed_files(dataset)
+        found = []
+        for variation in variations:
+            if variation.key not in self.varied:
+                raise BlockError(
+                    f"{self.name} has no predictions of images with {variation.key}, which were not imported.",
+                    "Choose the corruptions, severities and resolution (at) with which vary made them.",
+                )
+            rows = self.varied[variation.key].reindex(dataset.frame["sha256"], fill_value=-1)
+            found.append(self._look_up(dataset, rows.to_numpy()))
+        return found
+
+    def _look_up(self, dataset: Dataset, rows: NDArray[np.integer]) -> Predictions:
+        """Return the Predictions in some rows, -1 for an image without one; raise BlockError if there is such a one."""
         if (rows < 0).any():
             path = dataset.frame["path"].iat[int(np.flatnonzero(rows < 0)[0])]
             raise BlockError(f"{self.name} has no prediction of {path}, an image of {dataset.name}.")
@@ -59,4 +84,4 @@ class TablePredictor(DatasetPredictor):
                     reason = error.lines[0]
                 seen.append((path, reason))
                 found += [] if reason else [row]
-            yield tabulate_predictions(seen, compute_logarithms(self.probabilities[found]), self.classes, 1.0)
+            yield self.tabulate(seen, compute_logarithms(self.probabilities[found]), calibrated)

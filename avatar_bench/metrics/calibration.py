@@ -49,6 +49,24 @@ def fit_temperature(logits: ArrayLike, targets: NDArray[np.integer]) -> float:
     return float(np.clip(np.exp(optimum.x), *TEMPERATURE_RANGE))
 
 
+def fit_merged_temperature(loss: Callable[[float], float]) -> float:
+    """Fit the temperature, .05 to 20, that minimises a loss which may have several minima, as that of merged classes.
+
+    The best of a grid is refined.
+    """
+    from scipy.optimize import minimize_scalar
+
+    best = int(np.argmin([loss(float(temperature)) for temperature in _TEMPERATURE_GRID]))
+    ends = _TEMPERATURE_GRID[[max(best - 1, 0), min(best + 1, len(_TEMPERATURE_GRID) - 1)]]
+    optimum = minimize_scalar(
+        lambda log_t: loss(float(np.exp(log_t))),
+        bounds=(float(np.log(ends[0])), float(np.log(ends[1]))),
+        method="bounded",
+        options={"xatol": 1e-7},
+    )
+    return float(np.clip(np.exp(optimum.x), *TEMPERATURE_RANGE))
+
+
 def fit_resampled_temperatures(logits: ArrayLike, targets: NDArray[np.integer], weights: Floats) -> Floats:
     """Fit the temperature (B,) of each of B resamples, weights (B, N), to 1 % inside its range.
 

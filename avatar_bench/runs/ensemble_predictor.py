@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.inference.prediction_table import tabulate_predictions
 from avatar_bench.inference.predictor import DatasetPredictor, compute_logarithms
 from avatar_bench.metrics.averaging import AveragingWeights, average_logits
 from avatar_bench.results.predictions import Predictions
@@ -86,7 +85,7 @@ class EnsemblePredictor(DatasetPredictor):
             logits = [compute_logarithms(table.loc[good, columns].to_numpy(np.float64)) for table in tables]
             averaged = average_logits(np.stack(logits), self.mix).astype(np.float32)
             seen = list(zip(tables[0]["path"], reasons, strict=True))
-            yield tabulate_predictions(seen, averaged, self.classes, self.temperature if calibrated else 1.0)
+            yield self.tabulate(seen, averaged, calibrated)
 
     def resolve_precision(self, asked: str) -> str:
         """Resolve "auto" as the members do, which have the same runtime and device."""

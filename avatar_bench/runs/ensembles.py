@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.leakage import Leakage
+from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_text
@@ -104,9 +104,9 @@ class CombinedRun(Run):
 
     @cached_property
     def checkpoint_sha256(self) -> str:
-        """Return a hash of the members' hashes, weights and temperatures, and of the common temperature."""
+        """Return a hash of the members' hashes, weights, temperatures and biases, and of the common temperature."""
         parts = zip(self.members, self.mix.weights.tolist(), self.mix.temperatures.tolist(), strict=True)
-        members = [(member.checkpoint_sha256, weight, own) for member, weight, own in parts]
+        members = [(member.checkpoint_sha256, weight, own, *member.bias) for member, weight, own in parts]
         return sha256_of_text(repr((self.KIND, self.card.classes, members, self.fitted)))
 
     @cached_property
@@ -122,10 +122,13 @@ class CombinedRun(Run):
 
     @cached_property
     def leakage(self) -> Leakage:
-        """Return the guard against images that any member has used."""
+        """Return the guard against images that any member has used, or that the ensemble was calibrated on."""
         members = [member.leakage for member in self.members]
         own = [*([self.images] if self.images else []), *(images for member in members for images in member.own)]
-        return Leakage([network for member in members for network in member.used], own, self.allow)
+        used = [network for member in members for network in member.used]
+        if self.calibration_images is not None:
+            used.append(UsedImages(self.known_labels, calibration=self.calibration_images))
+        return Leakage(used, own, self.allow)
 
     @property
     def ancestors(self) -> list[dict[str, Any]]:

@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from avatar_bench.config.entries import find_entry
 from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset, read_manifest, read_split, write_split
@@ -18,8 +20,10 @@ from avatar_bench.errors import CheckpointError, DataError
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
 from avatar_bench.inference.detectors import CONTENTS, open_detector
 from avatar_bench.inference.predictor import DatasetPredictor
+from avatar_bench.inference.score_scale import ScoreScale
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.models.model_card import Card
+from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import RECORD, read_record
 from avatar_bench.runs.run import Run
@@ -82,15 +86,64 @@ class ImportedRun(Run):
 
     @cached_property
     def leakage(self) -> Leakage:
-        """Return the guard against images that the detector was trained on."""
-        return Leakage([UsedImages(self.known_labels, foreign=self.trained_on)], [], self.allow)
+        """Return the guard against images that the detector was trained or calibrated on."""
+        used = UsedImages(self.known_labels, foreign=self.trained_on, calibration=self.calibration_images)
+        return Leakage([used], [], self.allow)
+
+    @property
+    def score_scale(self) -> ScoreScale | None:
+        """Return the scale of the detector's score, None if it returns probabilities of its classes.
+
+        Raise CheckpointError if an earlier version imported it.
+        """
+        settings = self.record["detector"]
+        if not settings.get("score"):
+            return None
+        if "scale" not in settings:
+            raise CheckpointError(f"{self.name}: the scale of its score is not recorded.", "Import the detector again.")
+        return ScoreScale(**settings["scale"])
+
+    @property
+    def own_threshold(self) -> float | None:
+        """Return the threshold of the score that came with the detector, None if it is unknown."""
+        value = self.record["detector"].get("threshold")
+        return None if value is None else float(value)
+
+    @property
+    def lacks_threshold(self) -> bool:
+        """Return whether it is a detector with a score but without the threshold from which it decides."""
+        is_fitted = self.saved_calibration is not None and self.saved_calibration.threshold is not None
+        return bool(self.record["detector"].get("score")) and self.own_threshold is None and not is_fitted
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Return the needs of blocks that the run meets."""
+        return super().provides - ({"decisions"} if self.lacks_threshold else set())
+
+    @property
+    def bias(self) -> tuple[float, ...]:
+        """Return what is added to the log-odds of the classes: the shift to a threshold that `calibrate` has fitted."""
+        saved = self.saved_calibration
+        return self.find_bias(saved.threshold.value) if saved and saved.threshold else ()
+
+    def find_bias(self, threshold: float) -> tuple[float, ...]:
+        """Return what is added to the log-odds of the classes, so that 1/2 is the probability of a score."""
+        assert self.score_scale is not None
+        return (-float(self.score_scale.shift(threshold, self.own_threshold)), 0.0)
+
+    def find_scores(self, own: Predictions) -> NDArray[np.float64]:
+        """Return the scores (N,) of Predictions without a fitted threshold."""
+        scale = self.score_scale
+        assert scale is not None
+        at = scale.to_log_odds(scale.middle if self.own_threshold is None else self.own_threshold)
+        return scale.to_scores(own.logits[:, 0].astype(np.float64) - own.logits[:, 1] + at)
 
     @cached_property
     def predictor(self) -> DatasetPredictor:
         """Return the detector's predictor."""
         self.checkpoint_sha256  # noqa: B018  # raises if the files have changed
         entry = find_entry("detector", str(self.record["kind"]), f"the detector of {self.name}, {self.record['kind']}")
-        common = {name: getattr(self, name) for name in ("name", "temperature", "workers", "batch_size")}
+        common = {name: getattr(self, name) for name in ("name", "temperature", "bias", "workers", "batch_size")}
         common["classes"] = self.card.classes
         settings = self.record["detector"]
         return open_detector(entry, self.checkpoint, settings, self.accelerator, self.allow, **common)

@@ -22,6 +22,7 @@ _VARIATIONS_PER_PASS = 8  # variations of a batch in memory at once: 39 MB for 3
 class PredictionCache:
     """Predictions of a predictor, each computed once and saved in a folder or, without one, kept in memory.
 
+    They are saved as they are computed, so that a calibration leaves them valid, and returned calibrated.
     `sha256` identifies the predictor's weights, `preprocessing` is the one on its card.
     """
 
@@ -37,7 +38,7 @@ class PredictionCache:
         """Return the Predictions of a dataset, loaded or computed."""
         key = self._build_key(dataset)
         cached = self._load(key, dataset)
-        return cached or self._save(key, self.predictor.predict_dataset(dataset))
+        return self.predictor.adjust(cached or self._save(key, self.predictor.predict_dataset(dataset)))
 
     def predict_variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
         """Return the Predictions of a dataset under each variation, loaded or computed."""
@@ -48,7 +49,7 @@ class PredictionCache:
             chunk = missing[first : first + _VARIATIONS_PER_PASS]
             for variation, predictions in zip(chunk, self.predictor.predict_variations(dataset, chunk), strict=True):
                 results[variation.key] = self._save(keys[variation.key], predictions)
-        return [results[variation.key] for variation in variations]
+        return [self.predictor.adjust(results[variation.key]) for variation in variations]
 
     def _build_key(self, dataset: Dataset, variation: str = "") -> str:
         """Build the key of Predictions: a hash of everything on which they depend."""

@@ -34,6 +34,7 @@ from avatar_bench.results.result import AGAINST_FOLDER, Result
 from avatar_bench.results.view import View
 from avatar_bench.runs.prediction_cache import PredictionCache
 from avatar_bench.runs.record import BEST_CHECKPOINT, RECORD, locate_checkpoint, read_config, read_record
+from avatar_bench.runs.saved_calibration import CALIBRATION, SavedCalibration, read_calibration
 
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
@@ -137,12 +138,36 @@ class Run:
     @property
     def provides(self) -> frozenset[str]:
         """Return the needs of blocks that the run meets: in a view, not those of the network's own classes."""
-        return self.predictor.provides | ({"own_classes"} if self._keeps_classes else set())
+        return self.predictor.provides | {"decisions"} | ({"own_classes"} if self._keeps_classes else set())
 
     @property
     def temperature(self) -> float:
-        """Return the temperature, by which logits are divided; fitted on the calibration half of val."""
-        return self.card.temperature
+        """Return the temperature, by which logits are divided: that of `calibrate`, else that of training."""
+        return self.saved_calibration.temperature if self.saved_calibration else self.card.temperature
+
+    @property
+    def bias(self) -> tuple[float, ...]:
+        """Return what is added to the logits of each class before they are divided, () for nothing."""
+        return ()
+
+    @property
+    def is_other_checkpoint(self) -> bool:
+        """Return whether it is a checkpoint file of a training, but not the best one."""
+        return self.checkpoint.suffix == ".ckpt" and self.checkpoint.name != BEST_CHECKPOINT
+
+    @cached_property
+    def saved_calibration(self) -> SavedCalibration | None:
+        """Return the calibration on a user's images; None if there is none, or for another checkpoint than the best.
+
+        Raise CheckpointError if it is damaged or belongs to another checkpoint.
+        """
+        found = None if self.folder is None or self.is_other_checkpoint else read_calibration(self.folder)
+        if found is not None and found.checkpoint_sha256 != self.checkpoint_sha256:
+            raise CheckpointError(
+                f"{self.folder}/{CALIBRATION} was fitted on another checkpoint than that of the run.",
+                "Calibrate the run again (avatar-bench calibrate), or delete the file.",
+            )
+        return found
 
     @property
     def seed(self) -> int:
@@ -158,6 +183,11 @@ class Run:
     def checkpoint_sha256(self) -> str:
         """Return the checkpoint file's SHA-256."""
         return sha256_of_file(self.checkpoint)
+
+    @property
+    def calibration_sha256(self) -> str | None:
+        """Return the SHA-256 of the calibration on a user's images; None if there is none."""
+        return self.saved_calibration.sha256 if self.saved_calibration else None
 
     @cached_property
     def images(self) -> Dataset | None:
@@ -186,15 +216,14 @@ class Run:
         return read_split(file, Path(str(init.get("root"))))
 
     @property
+    def calibration_images(self) -> Dataset | None:
+        """Return the images that `calibrate` was fitted on; None if there are none."""
+        return self.saved_calibration.images if self.saved_calibration else None
+
+    @property
     def unknown_training(self) -> Reason | None:
         """Return a warning if the images used in training are unknown, so that overlap with them is not found."""
         return Reason("training_images_unknown", file=self.checkpoint.name) if self.images is None else None
-
-    @property
-    def lacks_threshold(self) -> bool:
-        """Return whether it is a foreign detector with a score but without the threshold from which it decides."""
-        settings = self.record.get("detector") or {}
-        return bool(settings.get("score")) and settings.get("threshold") is None
 
     @property
     def ancestors(self) -> list[dict[str, Any]]:
@@ -205,7 +234,7 @@ class Run:
     @cached_property
     def leakage(self) -> Leakage:
         """Return the guard against images that the run has used."""
-        used = UsedImages(self.known_labels, self.images, self.pretraining)
+        used = UsedImages(self.known_labels, self.images, self.pretraining, calibration=self.calibration_images)
         return Leakage([used], [self.images] if self.images else [], self.allow)
 
     @cached_property
@@ -301,7 +330,11 @@ class Run:
         Raises GuardError if the dataset has labels outside the run's classes, or overlaps with training images. In a
         view, the whole data set is predicted, so that nothing is computed again for another view.
         """
-        return self._merge(self.cache.predict(self._admit(dataset)), dataset)
+        return self._merge(self.own_predictions(dataset), dataset)
+
+    def own_predictions(self, dataset: Dataset) -> Predictions:
+        """Return the Predictions of a dataset in the network's own classes, which no view merges."""
+        return self._select(self.cache.predict(self._admit(dataset)), dataset)
 
     def variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
         """Return the Predictions of a dataset under each variation, without embeddings; cached like `predictions`.
@@ -309,7 +342,8 @@ class Run:
         Each image is decoded once for several variations. Raises the same errors as `predictions`.
         """
         whole = self._admit(dataset)
-        return [self._merge(one, dataset) for one in self.cache.predict_variations(whole, variations)]
+        found = self.cache.predict_variations(whole, variations)
+        return [self._merge(self._select(one, dataset), dataset) for one in found]
 
     def calibration(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of the calibration half of val, the only data for fitting when `dataset` is evaluated.
@@ -317,8 +351,10 @@ class Run:
         Raises BlockError if the run has no calibration images, GuardError if `dataset` shares images or groups
         with them.
         """
-        refuse_overlap_with_fit(dataset, self._require_split("calibration"))
-        return self.predictions(self._require_split("calibration"))
+        held_out = self._require_split("calibration")
+        refuse_overlap_with_fit(dataset, held_out)
+        whole = self._admit(held_out, is_fitting=True)
+        return self._merge(self._select(self.cache.predict(whole), held_out), held_out)
 
     def training(self) -> Predictions:
         """Return the Predictions of the training images, for statistics of in-domain data.
@@ -359,10 +395,11 @@ class Run:
         return Result.load(self.folder / "evaluation" / self._name_folder(name) / block)
 
     def saved(self, block: str, name: str) -> Result | None:
-        """Read the Result of a block on a set; None if it is missing, damaged, or of another checkpoint."""
+        """Read the Result of a block on a set; None if it is missing, damaged, or of other weights or calibration."""
         folder = self._results_path
         result = Result.load_if_complete(folder / self._name_folder(name) / block) if folder else None
-        ours = result is not None and result.provenance.get("checkpoint_sha256") == self.checkpoint_sha256
+        own = {"checkpoint_sha256": self.checkpoint_sha256, "calibration_sha256": self.calibration_sha256}
+        ours = result is not None and all(result.provenance.get(key) == digest for key, digest in own.items())
         return result if ours else None
 
     def hash_results(self, name: str) -> dict[str, str]:
@@ -395,18 +432,26 @@ class Run:
         """Return whether the classes of the network are those of the data sets."""
         return self.merged_classes == {name: (name,) for name in self.card.classes}
 
-    def _admit(self, dataset: Dataset) -> Dataset:
+    def _admit(self, dataset: Dataset, is_fitting: bool = False) -> Dataset:
         """Return the whole data set, without a view, if the guard admits it."""
-        self.leakage.refuse(dataset.whole, is_training=dataset is self._sets.get("train"))
+        is_training = dataset is self._sets.get("train")
+        self.leakage.refuse(dataset.whole, is_training=is_training, is_fitting=is_fitting)
         return dataset.whole
 
-    def _merge(self, predictions: Predictions, dataset: Dataset) -> Predictions:
+    def _select(self, predictions: Predictions, dataset: Dataset) -> Predictions:
         """Return the Predictions of a data set from those of the whole one."""
-        if dataset.origin:
-            predictions = predictions.take(dataset.origin[1])
-        if self._keeps_classes:
+        return predictions.take(dataset.origin[1]) if dataset.origin else predictions
+
+    def _merge(self, predictions: Predictions, dataset: Dataset) -> Predictions:
+        """Return the Predictions of a data set with the classes of the view."""
+        if self._keeps_classes and not dataset.origin:
             return predictions
-        return predictions.merge(self.merged_classes, encode_targets(dataset, self.classes))
+        targets = encode_targets(dataset, self.classes)  # of the view, whose classes may have the names of the run's
+        return (
+            replace(predictions, targets=targets)
+            if self._keeps_classes
+            else predictions.merge(self.merged_classes, targets)
+        )
 
     def _name_folder(self, name: str) -> str:
         return self.view.name_set(make_folder_name(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -134,3 +135,36 @@ def test_files_of_other_options_are_not_mixed(images: Path, tmp_path: Path, caps
     vary(images, tmp_path / "other", "size=32", code=2)
     assert "is not an empty folder" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "other").iterdir()] == ["notes.txt"]
+
+
+def test_robustness_of_imported_predictions_is_that_of_their_run(
+    images: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, runs = tmp_path / "out", {"own": run_copy, "theirs": tmp_path / "theirs"}
+    few = ["block.robustness.corruptions=[colour_filter,round_crop]", "block.robustness.severities=[3,5]"]
+    few.append("block.robustness.delivery=[webp]")
+    vary(images, out, f"ckpt={run_copy}", *few)
+    words = [f"ckpt={run_copy}", f"input={out / 'images'}", f"output={tmp_path / 'scores.csv'}"]
+    assert main(["predict", *words, "precision=32", "runtime=torch", "workers=0"]) == 0
+    table = pd.read_csv(tmp_path / "scores.csv")
+    table.iloc[1:].to_csv(tmp_path / "part.csv", index=False)
+    given = ["kind=predictions", "root=.", f"variations={out / 'manifest.csv'}"]
+    assert main(["import", *given, f"file={tmp_path / 'part.csv'}", f"out={tmp_path / 'part'}"]) == 3
+    assert "lacks a prediction of some variation of 1 image of vary" in capsys.readouterr().err
+    assert main(["import", *given, f"file={tmp_path / 'scores.csv'}", f"out={runs['theirs']}"]) == 0
+    data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.name=new", "data.workers=0"]
+    found = {}
+    for name, run in runs.items():
+        block = ["block=robustness", "block.robustness.resamples=100", *few]
+        assert main(["evaluate", f"ckpt={run}", *data, *block]) == 0
+        text = (run / "evaluation" / "new" / "robustness" / "metrics.json").read_text(encoding="utf-8")
+        found[name] = json.loads(text)["metrics"]
+    assert len(found["own"]) == 18
+    assert found["own"].keys() == found["theirs"].keys()
+    for metric, own in found["own"].items():
+        for key in ("value", "low", "high", "n"):
+            assert found["theirs"][metric].get(key) == pytest.approx(own.get(key), abs=1e-6), (metric, key)
+    assert found["own"]["round_crop"]["value"] != found["own"]["clean"]["value"]
+    capsys.readouterr()
+    assert main(["evaluate", f"ckpt={runs['theirs']}", *data, "block=robustness"]) == 3
+    assert "which were not imported" in capsys.readouterr().err

@@ -137,7 +137,9 @@ def fake_run() -> Callable[..., Any]:
             "training": lambda: have(training),
             "blind": blind[0] if blind else None,
             "predictor": SimpleNamespace(prepare=fields.get("preprocessing")),
-            "provides": frozenset({"predictions", "pixels", "embeddings", "module", "own_classes"}),
+            "provides": frozenset(
+                {"predictions", "pixels", "variations", "embeddings", "module", "own_classes", "decisions"}
+            ),
             "ood": {name: pair[0] for name, pair in (ood or {}).items()},
         }
         run = SimpleNamespace(**plain | fields)

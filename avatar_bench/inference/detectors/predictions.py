@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from avatar_bench.inference.table_predictor import TablePredictor
 
 DIRECTION = "higher_is_"  # before the class that a high score means
-_TABLE = "predictions.parquet"
+_TABLE, _VARIED = "predictions.parquet", "varied.parquet"
 
 
 def name_classes(score: str) -> list[str]:
@@ -37,6 +37,7 @@ class PredictionFile(Options):
         expected="higher_is_CLASS",
     )
     threshold: float | None = option(None, help="of the score: from it on, CLASS is predicted")
+    variations: str | None = path_option("manifest that vary has written, if the predictions are those of its files")
 
     def save(self, folder: Path, allow: Collection[str]) -> dict[str, Any]:
         """Write the predictions by image hash; raise DataError or GuardError for rows that cannot be used."""
@@ -50,6 +51,12 @@ class PredictionFile(Options):
         hashes = tables.find_hashes(predicted, file, self.root)
         has_image = hashes != ""
         merged, n_contradictory = tables.merge_rows(found[has_image].assign(sha256=hashes[has_image]))
+        varied = tables.read_variations(Path(self.variations), merged["sha256"]) if self.variations else None
+        if varied and varied.incomplete and ("missing_rows" not in allow or varied.rows.empty):
+            raise GuardError(
+                f"{file} lacks a prediction of some variation of {format_count(varied.incomplete, 'image')} of vary.",
+                "Add them, or set allow=[missing_rows]: these images are left out, and counted with every result.",
+            )
         unmatched = [*table.index[~has_prediction], *predicted.index[~has_image]]
         if (unmatched or n_contradictory) and ("missing_rows" not in allow or merged.empty):
             first = f", first row {min(unmatched) + 1}" if unmatched else ""
@@ -59,6 +66,9 @@ class PredictionFile(Options):
                 "Correct them, or set allow=[missing_rows]: these rows are left out, and missing images counted.",
             )
         merged.to_parquet(folder / _TABLE, index=False)
+        if varied:
+            varied.rows.to_parquet(folder / _VARIED, index=False)
+            settings |= {"varied": True, "preprocessing": varied.preprocessing}
         return settings | {"rows": len(merged), "unmatched": len(unmatched), "contradictory": n_contradictory}
 
     @staticmethod
@@ -66,10 +76,20 @@ class PredictionFile(Options):
         """Return the predictor of an imported table."""
         import pandas as pd
 
+        from avatar_bench.data.transforms import Preprocessing
         from avatar_bench.inference.table_predictor import TablePredictor
 
         table = pd.read_parquet(folder / _TABLE)
+        hashes = pd.Index(table["sha256"])
+        if settings.get("varied"):
+            rows = pd.read_parquet(folder / _VARIED)
+            rows["row"] = hashes.get_indexer(pd.Index(rows["sha256"]))
+            by_key = {str(key): part.set_index("source_sha256")["row"] for key, part in rows.groupby("key")}
+            clean = by_key.pop("")  # stands for the image itself
+            added = clean[~clean.index.isin(hashes)]
+            table, hashes = pd.concat([table, table.iloc[added]]), hashes.append(pd.Index(added.index))
+            common["varied"] = by_key
+            if settings.get("preprocessing"):
+                common["preprocessings"] = (Preprocessing.from_dict(settings["preprocessing"]),)
         columns = [f"prob_{name}" for name in settings["classes"]]
-        return TablePredictor(
-            hashes=pd.Index(table["sha256"]), probabilities=table[columns].to_numpy("float64"), **common
-        )
+        return TablePredictor(hashes=hashes, probabilities=table[columns].to_numpy("float64"), **common)

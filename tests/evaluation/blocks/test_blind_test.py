@@ -46,7 +46,8 @@ def noisy(n=240, signal=2.0, classes=3, seed=0):
 
 
 def evaluate(given: Predictions, allow=(), **options):
-    run = SimpleNamespace(classes=given.classes, allow=frozenset(allow), predictions=lambda dataset: given)
+    provides, allowed = frozenset({"predictions", "decisions"}), frozenset(allow)
+    run = SimpleNamespace(classes=given.classes, allow=allowed, provides=provides, predictions=lambda dataset: given)
     shown = []
     frame = pd.DataFrame({"sha256": [f"{row:064x}" for row in range(len(given))]})
     grey = np.zeros((8, 6, 3), np.uint8)

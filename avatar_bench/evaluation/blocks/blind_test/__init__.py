@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.config.options import option
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.metrics import classification, paired_tests, plots, stats
+from avatar_bench.metrics import classification, detection, paired_tests, plots, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -46,24 +47,29 @@ class BlindTest(IntervalOptions):
     gallery: int = option(12, help="errors shown, most confident first; 0: none", range=(0, None))
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute metrics and tables on the images whose class is known.
+        """Compute metrics and tables on the images whose class is known; of a run without decisions, those of ranking.
 
         Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)
-        check_class_order(predictions, run.allow)
         result = Result("blind_test", dataset.name, len(rows), predictions.classes)
         result.metrics = self._compute_metrics(predictions)
+        table = _tabulate_predictions(predictions, dataset.frame["sha256"].iloc[rows])
+        result.warnings = _collect_warnings(predictions, len(asked))
+        if "decisions" not in run.provides:
+            result.metrics = _drop_decision_metrics(result.metrics) | self._compute_average_precision(predictions)
+            result.tables = {"predictions": table.drop(columns=["prediction", "confidence", "correct"])}
+            return result
+        check_class_order(predictions, run.allow)
         result.tables = {
-            "predictions": _tabulate_predictions(predictions, dataset.frame["sha256"].iloc[rows]),
+            "predictions": table,
             "confusion": _tabulate_confusion(predictions),
             "per_source": self._tabulate_sources(predictions),
         }
         if self.gallery and not predictions.correct.all():
             result.arrays["gallery"] = self._select_errors(predictions, dataset, rows)
-        result.warnings = _collect_warnings(predictions, len(asked))
         one = result.metrics["balanced_accuracy"]
         if one.value is not None and beats_guessing(one.value, one.low, one.n, one.floor, self.level) is False:
             result.warnings.append(Reason("guessing", value=one.value, level=one.floor))
@@ -107,6 +113,18 @@ class BlindTest(IntervalOptions):
         floors |= {} if guessing is None else {"balanced_accuracy": guessing}
         return bootstrap_metrics(self, names, _build_statistic(predictions), predictions.groups, floors=floors)
 
+    def _compute_average_precision(self, predictions: Predictions) -> dict[str, Metric]:
+        targets, scores = predictions.targets, predictions.probabilities.T
+        names = [f"average_precision/{name}" for name in predictions.classes]
+        shares = np.bincount(targets, minlength=len(names)) / len(targets)
+
+        def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+            curves = (detection.roc(column, targets == index, weights) for index, column in enumerate(scores))
+            return np.column_stack([detection.aupr(curve) for curve in curves])
+
+        floors = dict(zip(names, shares.tolist(), strict=True))
+        return bootstrap_metrics(self, names, statistic, predictions.groups, floors=floors)
+
     def _find_detectable_difference(self, accuracy: float, n: int) -> Metric:
         discordance = 2 * accuracy * (1 - accuracy) if self.discordance is None else self.discordance
         difference = paired_tests.detectable_difference(n, discordance)
@@ -145,6 +163,16 @@ def _build_statistic(predictions: Predictions) -> stats.Statistic:
         return np.column_stack([*overall, classification.f1(confusion), *aurocs])
 
     return statistic
+
+
+def _drop_decision_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return the metrics, without a value for those that need decisions."""
+    kept = ("chance", "majority_share", "auroc")
+    unknown = Reason("without_threshold")
+    return {
+        name: one if name.startswith(kept) else Metric(None, 0, higher_is_better=one.higher_is_better, reason=unknown)
+        for name, one in metrics.items()
+    }
 
 
 def _tabulate_predictions(predictions: Predictions, digests: pd.Series) -> pd.DataFrame:

@@ -14,7 +14,9 @@ from avatar_bench.results.result import Result
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw the confusion matrix, the accuracy by source and the most confident errors."""
+    """Draw the confusion matrix, the accuracy by source and the most confident errors; nothing without decisions."""
+    if "confusion" not in result.tables:
+        return {}
     confusion = result.tables["confusion"].iloc[:, 1:].to_numpy()
     drawn = {
         "confusion": plots.draw_confusion_matrix(confusion, result.classes),

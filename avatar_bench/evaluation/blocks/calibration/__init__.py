@@ -42,6 +42,7 @@ class Calibration(IntervalOptions):
     """Evaluation of a Run's confidence at its temperature, and of prediction sets with a stated coverage."""
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     resamples: int = option(2000, help="of the bootstrap and the noise floor", range=(100, None))
     seed: int = option(0, help="of the bootstrap, the noise floor, and the randomisation of APS", range=(0, None))

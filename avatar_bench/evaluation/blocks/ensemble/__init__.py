@@ -38,6 +38,7 @@ class EnsembleBlock(IntervalOptions):
     """Averages of several runs, each compared with the single run that is best on the held-out images."""
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     soup: bool = option(
         True, help="also average the weights of runs of one architecture, which needs new forward passes"

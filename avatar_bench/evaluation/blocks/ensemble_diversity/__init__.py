@@ -33,6 +33,7 @@ class EnsembleDiversity(IntervalOptions):
     """Pairwise similarity of the predictions and errors of runs."""
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the means over all pairs with intervals, and the measures of each pair.

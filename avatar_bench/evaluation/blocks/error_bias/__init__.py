@@ -40,6 +40,7 @@ class ErrorBias(IntervalOptions):
     """Accuracy of a run by source, generator, size, format and JPEG quality, with bias and confidence of its errors."""
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     minimum: int = option(
         20, help="images per slice; smaller slices are listed, but not tested or ranked", range=(1, None)

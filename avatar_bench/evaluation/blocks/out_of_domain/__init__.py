@@ -39,6 +39,7 @@ class OutOfDomain(IntervalOptions):
     """Predictions and detection of the out-of-domain sets of a run, against the images of the evaluated set."""
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     labels: dict[str, str] = option(
         SHIFTED_SET_LABELS,

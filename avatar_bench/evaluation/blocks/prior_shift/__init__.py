@@ -45,6 +45,7 @@ class PriorShift(IntervalOptions):
     """Accuracy of a run under other class proportions, simulated by weighting its images."""
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     mixes: dict[str, dict[str, float] | None] = option(
         _DEFAULT_MIXES,

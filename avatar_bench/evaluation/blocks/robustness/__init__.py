@@ -47,7 +47,7 @@ class Robustness(IntervalOptions):
     """Accuracy of a run on corrupted and on re-encoded images; means are those of the standard corruptions."""
 
     version: ClassVar[int] = 2
-    needs: ClassVar[tuple[str, ...]] = ("predictions", "pixels")
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "variations", "decisions")
 
     seed: int = option(0, help="of the bootstrap; noise is seeded by each image's hash", range=(0, None))
     severities: list[int] = option(

@@ -37,6 +37,7 @@ class Significance(recipe_pairs.PairwiseOptions):
     """
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute p-values, differences and a ranking with its ties; of single runs if all share one recipe.

@@ -1,0 +1,53 @@
+"""calibrate: fit the temperature of a run, and the threshold of a score, on labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from avatar_bench.config.schema import CalibrateConfig
+from avatar_bench.console.terminal import print_line
+from avatar_bench.errors import CheckpointError, OutputError
+from avatar_bench.runs.record import check_run, choose_newest_run
+from avatar_bench.sources.dataset_kinds import open_dataset
+
+
+def calibrate(cfg: DictConfig) -> None:
+    """Write calibration.json into the run folder, and print temperature and threshold; an earlier one is replaced.
+
+    Raise DataError if the images are too few, GuardError if the run was trained on some of them, CheckpointError if the
+    checkpoint is not the one of a run folder, OutputError if the file cannot be written.
+    """
+    settings = OmegaConf.to_object(cfg)
+    assert isinstance(settings, CalibrateConfig)
+    path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
+    check_run(path)  # fail before torch is loaded
+    from avatar_bench.runs.calibration_fit import fit_calibration
+    from avatar_bench.runs.ensembles import open_run
+    from avatar_bench.runs.run import set_threads
+    from avatar_bench.runs.saved_calibration import CALIBRATION
+    from avatar_bench.runs.view_choice import set_view
+
+    set_threads(settings.threads)
+    options = {name: getattr(settings, name) for name in ("accelerator", "workers", "batch_size")}
+    run = open_run(path, allow=frozenset(settings.allow), **options)
+    if run.folder is None or run.is_other_checkpoint:
+        raise CheckpointError(
+            f"ckpt={path} is not the best checkpoint of a run folder, where the calibration would be saved.",
+            "Expected a run folder, that of an imported detector, or an ensemble's.",
+        )
+    run.saved_calibration = None  # the earlier one, perhaps fitted on the same images
+    set_view([run], settings.view.name, settings.view.classes)
+    whole = run.dataset(settings.split).whole if settings.data.kind == "run" else open_dataset(settings.data)
+    found = fit_calibration(run, run.select_answered(whole).apply_view(run.view))
+    try:
+        found.write(run.folder)
+    except OSError as error:
+        raise OutputError(f"{run.folder / CALIBRATION} cannot be written: {error.strerror or error}.") from error
+    before = f" (before: {run.card.temperature:.3g})"
+    line = f"{run.folder / CALIBRATION}: temperature {found.temperature:.3g}{before}"
+    if found.threshold is not None:
+        own = "none" if found.threshold.own is None else f"{found.threshold.own:.6g}"
+        line += f", threshold {found.threshold.value:.6g} (its own: {own})"
+    print_line(f"{line}, fitted on {sum(found.n.values())} images of {found.images.name}; view={found.view}")

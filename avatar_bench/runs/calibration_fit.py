@@ -1,0 +1,79 @@
+"""Fit of a run's temperature, and of the threshold of its score, on labelled images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_bench.console.terminal import format_count
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.leakage import fingerprint_dataset, make_hash_columns
+from avatar_bench.data.loaders import encode_targets
+from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
+from avatar_bench.errors import DataError
+from avatar_bench.metrics.calibration import fit_merged_temperature, nll
+from avatar_bench.metrics.decision_threshold import compute_balanced_accuracy, fit_threshold
+from avatar_bench.results.predictions import Predictions
+from avatar_bench.runs.imported import ImportedRun
+from avatar_bench.runs.run import Run
+from avatar_bench.runs.saved_calibration import SavedCalibration, ScoreThreshold
+
+
+def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
+    """Fit the calibration of a run, which has none, on a data set in its view.
+
+    Raise DataError if there are fewer than MIN_CALIBRATION_IMAGES labelled images or none of a class, GuardError if the
+    run has been trained on some of them.
+    """
+    targets = encode_targets(dataset, run.classes)
+    rows = np.flatnonzero(targets >= 0)
+    counts = dict(zip(run.classes, np.bincount(targets[rows], minlength=len(run.classes)).tolist(), strict=True))
+    _refuse_few(dataset.name, counts)
+    own, targets = run.own_predictions(dataset).take(rows), targets[rows]
+    threshold = None
+    if isinstance(run, ImportedRun) and run.score_scale is not None:
+        threshold = _fit_threshold(run, own, targets)
+        own = replace(own, logits=own.logits + np.array(run.find_bias(threshold.value)))
+
+    def loss(temperature: float) -> float:
+        merged = replace(own, temperature=temperature).merge(run.merged_classes, targets)
+        return nll(merged.logits, targets, temperature)
+
+    used = dataset.take(rows)
+    images = replace(used, origin=None, frame=used.frame.assign(**make_hash_columns(fingerprint_dataset(used))))
+    return SavedCalibration(
+        checkpoint_sha256=run.checkpoint_sha256,
+        view=run.view.name,
+        temperature=fit_merged_temperature(loss),
+        threshold=threshold,
+        n=counts,
+        images=images,
+        fingerprint=used.fingerprint,
+    )
+
+
+def _refuse_few(name: str, counts: dict[str, int]) -> None:
+    n, absent = sum(counts.values()), [label for label, count in counts.items() if not count]
+    lacking = [f"{format_count(MIN_CALIBRATION_IMAGES - n, 'image')} more"] if n < MIN_CALIBRATION_IMAGES else []
+    lacking += [f"images of {', '.join(absent)}"] if absent else []
+    if lacking:
+        raise DataError(
+            f"{name} has {format_count(n, 'labelled image')}, too few: needed are {' and '.join(lacking)}.",
+            f"Expected {MIN_CALIBRATION_IMAGES} or more, of every class.",
+        )
+
+
+def _fit_threshold(run: ImportedRun, own: Predictions, targets: NDArray[np.int64]) -> ScoreThreshold:
+    """Fit the threshold of a score: the first class of the detector is predicted from it on."""
+    scores = run.find_scores(own)
+    names = list(run.merged_classes.values())
+    positive = targets == next(k for k, merged in enumerate(names) if own.classes[0] in merged)
+    try:
+        value = fit_threshold(scores, positive)
+    except ValueError as error:
+        raise DataError(f"{run.name} gives all these images the same score: no threshold separates them.") from error
+    at = [value] if run.own_threshold is None else [value, run.own_threshold]
+    accuracy = compute_balanced_accuracy(scores, positive, at).tolist()
+    return ScoreThreshold(value, accuracy[0], run.own_threshold, *accuracy[1:])
