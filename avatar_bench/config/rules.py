@@ -29,7 +29,7 @@ _UNUSED_BY_PROBE = {  # reasons, and the options to which they apply
         "callbacks.others",
     ),
     "which has a solver of its own": ("optimizer", "trainer.gradient_clip", "trainer.accumulate"),
-    "whose targets are single classes": ("label_smoothing", "data.augment.mixup"),
+    "whose targets are single classes": ("label_smoothing", "teacher", "data.augment.mixup", "data.augment.cutmix"),
     "which computes its features on one device": ("trainer.devices", "trainer.strategy", "trainer.compile"),
 }
 
@@ -317,7 +317,7 @@ def _check_probe(cfg: DictConfig) -> None:
     if cfg.mode.balance == "sampler":
         raise ConfigError(
             "mode.balance=sampler draws training batches, and mode=probe has none",
-            "expected loss, which weights images so that classes weigh alike, or none",
+            "expected loss, which weights images so that classes weigh alike, source, or none",
         )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.loaders import encode_targets
+from avatar_bench.data.training_batches import weigh_sources
 from avatar_bench.errors import ConfigError, DivergedError, GuardError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.metrics.classification import accuracy, confusion_matrix, macro_f1
@@ -118,7 +119,7 @@ class ProbeJob(ClassifierJob):
         problem = LogisticProblem(
             features.reshape(-1, features.shape[2]),
             np.tile(targets, views),
-            np.tile(self._weigh(targets), views) / views,
+            np.tile(self._weigh(train, targets), views) / views,
             len(classes),
         )
         copied = [(_repeat(rows, targets, views), _repeat(held_out, targets, views)) for rows, held_out in folds]
@@ -137,8 +138,10 @@ class ProbeJob(ClassifierJob):
         }
         return table, head
 
-    def _weigh(self, targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _weigh(self, train: Dataset, targets: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the sample weights (N,) of training images of these classes, by mode.balance."""
+        if self.data.balance == "source":
+            return weigh_sources(targets, train.frame["source"])
         counts = np.bincount(targets, minlength=len(self.data.classes))
         if self.data.balance != "loss":
             return np.ones(len(targets))

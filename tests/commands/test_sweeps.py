@@ -54,6 +54,8 @@ def sweep(small: list[str], tmp_path: Path) -> Callable[..., int]:
     def run(*words: str) -> int:
         given = {word.partition("=")[0] for word in words}
         kept = [word for word in small if word.partition("=")[0] not in given]
+        probes = {"sweep=leave_one_source_out", "sweep=leave_one_generator_out", "sweep=sources"} & set(words)
+        kept += ["mode=frozen"] * bool(probes and "mode" not in given)  # `small` trains by epochs
         return main(["train", *kept, "data.limit=96", f"out={tmp_path / 'sweep'}", *words])
 
     return run
