@@ -21,7 +21,7 @@ MAX_DOTTED_RECIPES = 4  # more would make a dot plot of each source unreadable
 def draw(result: Result) -> dict[str, Figure]:
     """Draw the predicted classes of each source, its recall by recipe, and the summary and curve of the recipes."""
     matrix = result.tables["matrix"].astype(dict.fromkeys(("recipe", "source", "target"), str))
-    summary = result.tables["summary"].astype({"recipe": str})
+    summary = result.tables["summary"].astype({"recipe": str, "base": str})
     figures = {"predicted_as": draw_predictions(matrix, result.classes)}
     if len(summary) <= MAX_DOTTED_RECIPES:
         figures["recall"] = draw_recall(matrix, result.classes)
@@ -128,8 +128,7 @@ def draw_gains(summary: pd.DataFrame) -> Figure:
         axes.plot(summary[name], rows + aside, marker, color=colour, markersize=5, label=kinds.get(name))
         plots.format_percent_axis(axes.xaxis)
         axes.grid(True, axis="x")
-    base = summary["gain_sources"].eq(0) & summary["gain"].isna()
-    right.plot(np.zeros(base.sum()), rows[base], "D", color=plots.GREY, markersize=5)
+    right.plot(0, rows[summary["recipe"] == summary["base"]], "D", color=plots.GREY, markersize=5)
     right.axvline(0, color=plots.GREY, linewidth=0.8)
     left.set(xlim=(-0.01, 1.01), xlabel=_("recall on held-out sources (%)"), ylim=(len(rows) - 0.4, -0.6))
     right.set_xlabel(_("gain in mean recall over the base (points)"))
