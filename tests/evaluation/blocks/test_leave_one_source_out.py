@@ -12,6 +12,7 @@ import scipy.stats
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.blocks.leave_one_source_out import LeaveOneSourceOut
 from avatar_bench.evaluation.blocks.leave_one_source_out.figures import draw_heatmap
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
@@ -335,7 +336,10 @@ def test_the_curve_is_the_mean_over_sources_by_number_of_training_sources(compar
     gain = result.metrics["gain_per_doubling"]
     assert gain.value == pytest.approx(slope)
     assert 0 < gain.low < slope < gain.high
-    assert inside(draw_saved(result)["curve"])
+    with use_language("ru"):
+        figures = draw_saved(result)
+        assert inside(figures["curve"])
+        assert inside(figures["gain"])
 
 
 def test_many_recipes_have_a_heatmap_in_place_of_dots(compare, left_out, draw_saved):

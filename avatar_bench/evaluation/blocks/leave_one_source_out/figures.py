@@ -131,7 +131,7 @@ def draw_gains(summary: pd.DataFrame) -> Figure:
     right.plot(0, rows[summary["recipe"] == summary["base"]], "D", color=plots.GREY, markersize=5)
     right.axvline(0, color=plots.GREY, linewidth=0.8)
     left.set(xlim=(-0.01, 1.01), xlabel=_("recall on held-out sources (%)"), ylim=(len(rows) - 0.4, -0.6))
-    right.set_xlabel(_("gain in mean recall over the base (points)"))
+    right.set_xlabel(_("gain over the base (points)"))
     shared, names = _drop_shared_words(list(summary["recipe"]))
     left.set_yticks(rows, plots.shorten_names(names, 44), fontsize=8)
     figure.suptitle(plots.shorten_name(shared, 90), fontsize=9)
@@ -143,7 +143,7 @@ def draw_gains(summary: pd.DataFrame) -> Figure:
 def draw_curve(curve: pd.DataFrame) -> Figure:
     """Draw the mean recall on held-out sources over the number of training sources per class, a line per recipe."""
     names = list(dict.fromkeys(curve["recipe"]))
-    figure = plots.create_figure(5.6, 3.4 + 0.2 * len(names))
+    figure = plots.create_figure(5.6, 3.8 + 0.2 * len(names))
     axes = figure.subplots()
     for index, (name, shown) in enumerate(zip(names, plots.shorten_names(names, 44), strict=True)):
         own, colour = curve[curve["recipe"] == name], plots.get_colour(index)
@@ -155,7 +155,7 @@ def draw_curve(curve: pd.DataFrame) -> Figure:
     axes.set_xticks(numbers, [str(number) for number in numbers])
     axes.xaxis.set_minor_locator(NullLocator())
     plots.format_percent_axis(axes.yaxis)
-    axes.set(xlabel=_("training sources per class (log scale)"), ylabel=_("mean recall on held-out sources (%)"))
+    axes.set(xlabel=_("training sources per class (log scale)"), ylabel=_("recall on held-out sources (%)"))
     axes.grid(True)
     figure.legend(loc="outside lower center")
     return figure
