@@ -78,6 +78,7 @@ _SOURCES_OF: dict[str, Any] = {
     "is_open": True,
 }
 _LANGUAGE, _SPLIT_BY, _EQUALISE = _choose("en", "ru"), _choose("group", "source", "generator"), _choose("jpeg")
+_VAL_BY = _choose("group", "source")
 _ACCELERATOR, _AT = _choose("auto", "cpu", "gpu"), _choose("input", "native")
 _WEIGHTS: dict[str, Any] = {"choices": WEIGHTS_CHOICES, "is_path": True}
 _OPTIMIZER: dict[str, Any] = {"choices": lambda: find_entries("optimizer"), "entries": "optimizer"}
@@ -135,7 +136,7 @@ class SplitConfig(UnitsConfig):
     by: str | None = option(None, help="null: as the data set states, or group", **_SPLIT_BY)
     at_least: int = option(20, help="minimum images of a held-out unit in a sweep, after data.limit", **_COUNT)
     units: dict[str, list[str]] = option({}, help="sources held out together: {UNIT: [SOURCE, ...]}", **_SOURCES_OF)
-    val_by: str = option("group", help="what val and train do not share", **_choose("group", "source"))
+    val_by: str | None = option(None, help="what val and train do not share; null: group", **_VAL_BY)
     train_sources: int | None = option(None, help="sources per class in train, drawn by seed; null: all", **_COUNT)
 
 

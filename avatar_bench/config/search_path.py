@@ -84,7 +84,7 @@ def _set_launchers() -> None:
 def _list_units_to_hold_out(by: str, parts: int | None = None, *, _root_: DictConfig) -> str:
     """Return the values of data.split.held_out for a sweep over units, [a],[b], after data.limit is applied.
 
-    With `parts`, the units are divided into as many lists, [a,b],[c,d], with images of each class in every list.
+    With `parts`, the units are divided into as many lists, [a,b],[c,d], with equally many of each class, to one.
     """
     from avatar_bench.data.selection import limit_rows, mark_divided_rows
     from avatar_bench.data.splits import SplitPlan, divide_units, find_hold_out_units, name_units

@@ -37,7 +37,7 @@ class SplitPlan:
     by: str | None = None
     held_out: tuple[str, ...] = ()
     units: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    val_by: str = "group"
+    val_by: str | None = None
     train_sources: int | None = None
     fraction: float = 1.0
     val_fraction: float = 1.0

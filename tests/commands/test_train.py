@@ -795,3 +795,22 @@ def test_what_is_advised_where_calibration_is_too_small_helps(
     err = capsys.readouterr().err.splitlines()
     assert f"For more, train with {advice[1]} {advice[2]}, with the same split for all runs." in err[-1]
     assert ensemble(advice[1], advice[2]) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "told"),
+    [
+        ("mode.balance=source", 2, "mode.balance=source: no image names its source."),
+        ("data.split.val_by=source", 3, "data.split.val_by=source: outside test, class 'drawing' has too few sources"),
+    ],
+)
+def test_options_that_need_sources_say_so_and_train_nothing(
+    option: str, code: int, told: str, train: Callable[..., Path], images: Path, tmp_path: Path, capsys: Any
+) -> None:
+    table = pd.read_csv(images / "all.csv").drop(columns="source")
+    table["path"] = [str(images / path) for path in table["path"]]
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    train(tmp_path / "run", f"data.manifest={tmp_path / 'mine.csv'}", "data.limit=90", option, code=code)
+    lines = [line for line in capsys.readouterr().err.splitlines() if told in line]
+    assert len(lines) == 1
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -213,3 +213,10 @@ def test_the_jobs_of_a_sweep_are_named_by_what_is_swept() -> None:
 )
 def test_a_job_is_named_by_what_it_does_not_share(words: list[str], name: str) -> None:
     assert name_job(words, ("epochs",)) == name
+
+
+def test_a_long_list_of_sources_is_cut_and_stays_distinct_as_a_folder_name() -> None:
+    listed = [",".join(f"'source-{number}-of-{end}'" for number in range(30)) for end in "ab"]
+    names = {name_job([f"data.split.held_out=[{sources}]", "seed=1"]) for sources in listed}
+    assert len(names) == 2
+    assert all(len(name) < 80 and name.endswith("-seed1") for name in names)

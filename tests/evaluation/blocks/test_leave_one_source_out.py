@@ -5,11 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.blocks.leave_one_source_out import LeaveOneSourceOut
+from avatar_bench.evaluation.blocks.leave_one_source_out.figures import draw_heatmap
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
@@ -333,23 +336,30 @@ def test_the_curve_is_the_mean_over_sources_by_number_of_training_sources(compar
     gain = result.metrics["gain_per_doubling"]
     assert gain.value == pytest.approx(slope)
     assert 0 < gain.low < slope < gain.high
-    assert inside(draw_saved(result)["curve"])
+    with use_language("ru"):
+        figures = draw_saved(result)
+        assert inside(figures["curve"])
+        assert inside(figures["gain"])
 
 
-def test_figures_are_readable_with_45_sources_and_many_recipes(compare, left_out, draw_saved, inside):
+def test_many_recipes_have_a_heatmap_in_place_of_dots(compare, left_out, draw_saved):
+    pairs = [left_out("studio", "real", share(20, 2 * n), f"backbone{n}") for n in range(5)]
+    assert set(draw_saved(compare(*pairs, resamples=100))) == {"predicted_as", "by_recipe", "gain"}
+
+
+def test_the_heatmap_is_readable_with_45_sources_and_many_recipes(inside):
     rng = np.random.default_rng(0)
-    pairs = [
-        left_out(f"source-{k:02}", CLASSES[k % 3], rng.random(12 + k) < 0.6, f"backbone{recipe}")
-        for k in range(45)
-        for recipe in range(5)
-    ]
-    figures = draw_saved(compare(*pairs, resamples=100))
-    assert set(figures) == {"predicted_as", "by_recipe", "gain"}
-    assert inside(figures["by_recipe"])
-    axes = figures["by_recipe"].axes[0]
-    assert len(axes.texts) == 47 * 5
-    rows = [tick.get_window_extent() for tick in axes.get_yticklabels()]
+    recipes = [f"efficientnet_lite0 probe augmentation=delivery, mode.C={n}" for n in range(5)]
+    keys = [(recipe, f"source-{k:02}", CLASSES[k % 3], 12 + k) for recipe in recipes for k in range(45)]
+    matrix = pd.DataFrame(keys, columns=["recipe", "source", "target", "n"])
+    matrix = matrix.assign(recall=rng.random(len(matrix)), counted=matrix["n"] >= 20)
+    summary = pd.DataFrame({"recipe": recipes, "mean": 0.5, "worst": 0.0})
+    figure = draw_heatmap(matrix, summary, CLASSES)
+    assert inside(figure)
+    assert len(figure.axes[0].texts) == 47 * 5
+    rows = [tick.get_window_extent() for tick in figure.axes[0].get_yticklabels()]
     assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(rows))
+    assert sum(tick.get_text().startswith("[") for tick in figure.axes[0].get_yticklabels()) == 8
 
 
 def test_an_option_out_of_range_is_named():

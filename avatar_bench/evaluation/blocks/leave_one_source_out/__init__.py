@@ -109,7 +109,8 @@ class LeaveOneSourceOut(IntervalOptions):
 
     def _build_metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame, base: str) -> dict[str, Metric]:
         """Return the metrics of each recipe; names end with the recipe if there are several."""
-        found, few, unknown = {}, Reason("no_large_source", n=self.minimum), Reason("not_recorded")
+        found, few = {}, Reason("no_large_source", n=self.minimum)
+        unknown = {"in_domain": Reason("no_val_of_known_sources"), "train_seconds": Reason("not_recorded")}
         endings = {recipe: f"/{recipe}" if len(summary) > 1 else "" for recipe in summary["recipe"]}
         for __, row in summary.iterrows():
             shown = {
@@ -126,7 +127,9 @@ class LeaveOneSourceOut(IntervalOptions):
             for name, better in (("in_domain", True), ("train_seconds", False)):
                 value, n = float(row[name]), int(row["sources"])
                 none = np.isnan(value)
-                metric = Metric(None if none else value, n, higher_is_better=better, reason=unknown if none else None)
+                metric = Metric(
+                    None if none else value, n, higher_is_better=better, reason=unknown[name] if none else None
+                )
                 found[name + endings[row["recipe"]]] = metric
         twice = matrix.duplicated(["recipe", "source"], keep=False)
         for (__, row), is_twice in zip(matrix.iterrows(), twice, strict=True):

@@ -21,7 +21,7 @@ MAX_DOTTED_RECIPES = 4  # more would make a dot plot of each source unreadable
 def draw(result: Result) -> dict[str, Figure]:
     """Draw the predicted classes of each source, its recall by recipe, and the summary and curve of the recipes."""
     matrix = result.tables["matrix"].astype(dict.fromkeys(("recipe", "source", "target"), str))
-    summary = result.tables["summary"].astype({"recipe": str})
+    summary = result.tables["summary"].astype({"recipe": str, "base": str})
     figures = {"predicted_as": draw_predictions(matrix, result.classes)}
     if len(summary) <= MAX_DOTTED_RECIPES:
         figures["recall"] = draw_recall(matrix, result.classes)
@@ -128,11 +128,10 @@ def draw_gains(summary: pd.DataFrame) -> Figure:
         axes.plot(summary[name], rows + aside, marker, color=colour, markersize=5, label=kinds.get(name))
         plots.format_percent_axis(axes.xaxis)
         axes.grid(True, axis="x")
-    base = summary["gain_sources"].eq(0) & summary["gain"].isna()
-    right.plot(np.zeros(base.sum()), rows[base], "D", color=plots.GREY, markersize=5)
+    right.plot(0, rows[summary["recipe"] == summary["base"]], "D", color=plots.GREY, markersize=5)
     right.axvline(0, color=plots.GREY, linewidth=0.8)
     left.set(xlim=(-0.01, 1.01), xlabel=_("recall on held-out sources (%)"), ylim=(len(rows) - 0.4, -0.6))
-    right.set_xlabel(_("gain in mean recall over the base (points)"))
+    right.set_xlabel(_("gain over the base (points)"))
     shared, names = _drop_shared_words(list(summary["recipe"]))
     left.set_yticks(rows, plots.shorten_names(names, 44), fontsize=8)
     figure.suptitle(plots.shorten_name(shared, 90), fontsize=9)
@@ -144,7 +143,7 @@ def draw_gains(summary: pd.DataFrame) -> Figure:
 def draw_curve(curve: pd.DataFrame) -> Figure:
     """Draw the mean recall on held-out sources over the number of training sources per class, a line per recipe."""
     names = list(dict.fromkeys(curve["recipe"]))
-    figure = plots.create_figure(5.6, 3.4 + 0.2 * len(names))
+    figure = plots.create_figure(5.6, 3.8 + 0.2 * len(names))
     axes = figure.subplots()
     for index, (name, shown) in enumerate(zip(names, plots.shorten_names(names, 44), strict=True)):
         own, colour = curve[curve["recipe"] == name], plots.get_colour(index)
@@ -156,7 +155,7 @@ def draw_curve(curve: pd.DataFrame) -> Figure:
     axes.set_xticks(numbers, [str(number) for number in numbers])
     axes.xaxis.set_minor_locator(NullLocator())
     plots.format_percent_axis(axes.yaxis)
-    axes.set(xlabel=_("training sources per class (log scale)"), ylabel=_("mean recall on held-out sources (%)"))
+    axes.set(xlabel=_("training sources per class (log scale)"), ylabel=_("recall on held-out sources (%)"))
     axes.grid(True)
     figure.legend(loc="outside lower center")
     return figure

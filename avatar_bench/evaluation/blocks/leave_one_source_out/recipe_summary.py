@@ -50,8 +50,8 @@ def build_summary(
         in_domain, seconds = cost[recipe]
         means, worsts = _summarise(options, _resample_mean(options, own, drawn)), worst[0] if worst else _NO_WORST
         spent = in_domain, in_domain - cost[base][0] if recipe != base else np.nan, seconds
-        rows.append((recipe, len(own), *means, *worsts, len(common), *gain, *spent))
-    columns = ["recipe", "sources", "mean", "mean_low", "mean_high", "worst", "worst_low", "worst_high"]
+        rows.append((recipe, base, len(own), *means, *worsts, len(common), *gain, *spent))
+    columns = ["recipe", "base", "sources", "mean", "mean_low", "mean_high", "worst", "worst_low", "worst_high"]
     columns += [*(f"worst_{name}" for name in _WORST[3:]), "gain_sources", "gain", "gain_low", "gain_high"]
     return pd.DataFrame(rows, columns=[*columns, "in_domain", "in_domain_gain", "train_seconds"])
 
@@ -85,10 +85,16 @@ def build_curve(
 
 def _compute_costs(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
     """Return the mean accuracy on val and the mean training time of each recipe; NaN if none is recorded."""
-    found = [((run.record.get("metrics") or {}).get("val/accuracy"), run.record.get("train_seconds")) for run in runs]
+    found = [(_read_in_domain_accuracy(run), run.record.get("train_seconds")) for run in runs]
     costs = pd.DataFrame(found, columns=["in_domain", "train_seconds"], dtype=np.float64)
     means = {name: costs.iloc[places].mean() for name, places in group_across_options(runs, HELD_OUT).items()}
     return {name: (float(mean["in_domain"]), float(mean["train_seconds"])) for name, mean in means.items()}
+
+
+def _read_in_domain_accuracy(run: Run) -> float | None:
+    """Return the accuracy on val; None if it has other sources than training."""
+    is_known = read_split_options(run).get("val_by") != "source"
+    return (run.record.get("metrics") or {}).get("val/accuracy") if is_known else None
 
 
 def _select(counted: pd.DataFrame, recipe: str) -> pd.DataFrame:
