@@ -55,15 +55,23 @@ def test_every_transformer_trains_a_step_is_loaded_and_evaluated_with_its_maps(
     shutil.rmtree(run)  # a hundred megabytes of some
 
 
+NARROW = ["+model.options.embed_dim=192", "+model.options.num_heads=3"]
+SMALLEST = {
+    "dinov3_small": NARROW,
+    "convnext_tiny_dinov3": ["+model.options.depths=[1,1,1,1]", "+model.options.dims=[24,48,96,192]"],
+    "pe_small": NARROW,
+    "siglip2_base": NARROW,
+    "eva02_clip_base": NARROW,
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "model", ["dinov3_small", "convnext_tiny_dinov3", "pe_small", "siglip2_base", "eva02_clip_base"]
-)
+@pytest.mark.parametrize("model", SMALLEST)
 def test_the_smallest_of_each_family_of_foundation_models_passes_every_command(
     model: str, small: list[str], images: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("onnxruntime")
-    run, more = tmp_path / "frozen", ["data.limit=48", "trainer=debug", "trainer.threads=1"]
+    run, more = tmp_path / "frozen", ["data.limit=48", "trainer=debug", "trainer.threads=1", *SMALLEST[model]]
     assert main(words_for(model, small, *more, f"out={run}")) == 0  # its yaml trains the classifier alone
     assert json.loads((run / "run.json").read_text())["mode"] == "frozen"
     assert main(words_for(model, small, *more, "mode=full", "trainer.limit_batches=1", f"out={tmp_path / 'full'}")) == 0
