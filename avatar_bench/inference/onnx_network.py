@@ -20,6 +20,7 @@ from avatar_bench.errors import CheckpointError, ConfigError, DataError
 from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import name_classes
+from avatar_bench.inference.probabilities import ImproperError, normalise_rows
 from avatar_bench.inference.runtimes import refuse_missing_package
 from avatar_bench.inference.score_scale import ScoreScale
 from avatar_bench.inference.timm_transform import build_transform, read_class_names, select_transform
@@ -88,9 +89,11 @@ class OnnxPredictor:
             return np.column_stack([expit(shifted), expit(-shifted)])
         if self.settings["score"]:
             found = np.column_stack([found, 1 - found])
-        if not np.allclose(found.sum(axis=1), 1, atol=1e-3) or (found < 0).any():
-            raise DataError("The network returns no probabilities: state output=logits or output=score.")
-        return np.asarray(found / found.sum(axis=1, keepdims=True))
+        try:
+            return normalise_rows(found)
+        except ImproperError as error:
+            reason = "The network returns no probabilities: state output=logits or output=score."
+            raise DataError(reason) from error
 
     def _compute_logits(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
         return self._run(images, self.settings["main"]).astype(np.float32)

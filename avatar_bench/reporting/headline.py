@@ -46,14 +46,22 @@ def _describe_guessing(board: Leaderboard) -> str:
 
 
 def _describe_best(board: Leaderboard, able: Sequence[str]) -> str:
-    level = [name for name in able if _find_value(board, name) == _find_value(board, able[0])]
+    values = {name: _find_value(board, name, board.ranked_by) for name in able}
+    level = [name for name in able if values[name] == values[able[0]]]
     best = {row.name for row in board.rows if row.is_best}
     ties = [name for name in able if name in best and name not in level]
     return _describe_first(board, level) + _describe_ties(board, level, ties)
 
 
 def _describe_first(board: Leaderboard, level: Sequence[str]) -> str:
-    name, n, found = format_names(level), len(board.names), _format_value(board, level[0])
+    name, n, found = format_names(level), len(board.names), _format_value(board, level[0], board.ranked_by)
+    if board.ranked_by == "balanced_accuracy":
+        known = {"name": name, "set": board.name, "figure": found}
+        if n == 1:
+            return _("{name} on {set}: balanced accuracy {figure}", **known)
+        if len(level) > 1:
+            return _("{name} share the highest balanced accuracy of {n} models on {set}: {figure}", n=n, **known)
+        return _("{name} has the highest balanced accuracy of {n} models on {set}: {figure}", n=n, **known)
     if n == 1:
         return _("{name} on {set}: accuracy {figure}", name=name, set=board.name, figure=found)
     if len(level) > 1:

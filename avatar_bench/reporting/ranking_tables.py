@@ -36,7 +36,10 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
         n=board.n,
         fingerprint=board.fingerprint,
     )
-    return Table(f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, compact=True)
+    table = Table(f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, compact=True)
+    if board.ranked_by == "balanced_accuracy":
+        table.notes = _("Ranked by balanced accuracy: the view merges classes, which are then unequal in size.")
+    return table
 
 
 def build_score_tables(study: Study, links: PageLinks, styles: RunStyles) -> Iterator[Table]:

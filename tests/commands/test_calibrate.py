@@ -97,7 +97,12 @@ def test_a_calibration_wins_and_makes_results_out_of_date(
     assert "already there" in capsys.readouterr().out
     table = pd.read_csv(run_copy / "evaluation" / "new" / "blind_test" / "predictions.csv")
     np.testing.assert_allclose(table[COLUMNS], new[COLUMNS], atol=1e-6)
+    assert main(["report", f"runs={run_copy}"]) == 0
+    assert "| fit (24 images), temperature " in (run_copy / "report.md").read_text(encoding="utf-8")
     (run_copy / "calibration.json").unlink()
+    capsys.readouterr()
+    assert main(["report", f"runs={run_copy}", "lang=ru"]) == 3
+    assert "он получен с другой калибровкой" in capsys.readouterr().err
     evaluate(run_copy, sets / "new.csv")
     assert read_result(run_copy, "new")["provenance"]["temperature"] == before["temperature"]
 
