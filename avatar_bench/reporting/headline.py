@@ -56,12 +56,7 @@ def _describe_best(board: Leaderboard, able: Sequence[str]) -> str:
 def _describe_first(board: Leaderboard, level: Sequence[str]) -> str:
     name, n, found = format_names(level), len(board.names), _format_value(board, level[0], board.ranked_by)
     if board.ranked_by == "balanced_accuracy":
-        known = {"name": name, "set": board.name, "figure": found}
-        if n == 1:
-            return _("{name} on {set}: balanced accuracy {figure}", **known)
-        if len(level) > 1:
-            return _("{name} share the highest balanced accuracy of {n} models on {set}: {figure}", n=n, **known)
-        return _("{name} has the highest balanced accuracy of {n} models on {set}: {figure}", n=n, **known)
+        return _describe_first_balanced(board, level, found)
     if n == 1:
         return _("{name} on {set}: accuracy {figure}", name=name, set=board.name, figure=found)
     if len(level) > 1:
@@ -78,6 +73,27 @@ def _describe_first(board: Leaderboard, level: Sequence[str]) -> str:
         )
     return _(
         "{name} has the highest accuracy of {n} models on {set}: {figure}", n=n, set=board.name, name=name, figure=found
+    )
+
+
+def _describe_first_balanced(board: Leaderboard, level: Sequence[str], found: str) -> str:
+    name, n, where = format_names(level), len(board.names), board.name
+    if n == 1:
+        return _("{name} on {set}: balanced accuracy {figure}", name=name, set=where, figure=found)
+    if len(level) > 1:
+        return _(
+            "{name} share the highest balanced accuracy of {n} models on {set}: {figure}",
+            n=n,
+            name=name,
+            set=where,
+            figure=found,
+        )
+    return _(
+        "{name} has the highest balanced accuracy of {n} models on {set}: {figure}",
+        n=n,
+        name=name,
+        set=where,
+        figure=found,
     )
 
 

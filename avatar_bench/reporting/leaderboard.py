@@ -108,8 +108,7 @@ def _build_leaderboard(study: Study, name: str, fingerprint: str, evaluated: dic
 
 
 def _merges_classes(saved: SavedResult) -> bool:
-    classes = saved.result.provenance.get("view_classes")
-    return isinstance(classes, dict) and any(len(merged) > 1 for merged in classes.values())
+    return any(len(merged) > 1 for merged in saved.merged_classes.values())
 
 
 def _find_ranking(study: Study, name: str, models: Sequence[ReportedModel]) -> Ranking | None:

@@ -97,9 +97,10 @@ class Study:
         return {label: saved for label, saved in found.items() if saved is not None}
 
 
-def read_study(root: Path, view: str | None = None) -> Study:
+def read_study(root: Path, view: str | None = None, classes: Mapping[str, Sequence[str]] | None = None) -> Study:
     """Read all runs and their results in a view, by default the finest in which every evaluated run has results.
 
+    With `classes`, those of the view, results of another view of the same name are left out and count as problems.
     Raise DataError where the folder contains no run evaluated in that view.
     """
     if not root.is_dir():
@@ -122,6 +123,13 @@ def read_study(root: Path, view: str | None = None) -> Study:
             + (f": {problems[0].why}" if problems else "."),
             f"Run: avatar-bench evaluate ckpt={root} block=all",
         )
+    if classes:
+        stated = {name: list(merged) for name, merged in classes.items()}
+        comparisons = _drop_other_views(root, comparisons, view, stated, problems)
+        models = [
+            replace(model, results=_drop_other_views(root, model.results, view, stated, problems, model.label))
+            for model in models
+        ]
     by_view = _list_classes(models, comparisons)
     view = view or _find_finest(models, by_view)
     if view not in by_view:
@@ -155,6 +163,21 @@ def _find_finest(models: Sequence[ReportedModel], views: Iterable[str]) -> str:
     """Return the first view in which every model with results has some; the first of all if there is none."""
     known = [{saved.view for saved in model.results.values()} for model in models if model.results]
     return next((view for view in views if all(view in one for one in known)), next(iter(views)))
+
+
+def _drop_other_views(
+    root: Path,
+    results: Mapping[ResultKey, SavedResult],
+    view: str | None,
+    classes: Mapping[str, list[str]],
+    problems: list[Problem],
+    label: str = "",
+) -> dict[ResultKey, SavedResult]:
+    """Return the results without those of a view of this name that merges other classes."""
+    other = {key for key, one in results.items() if one.view == view and one.merged_classes != classes}
+    why = _("its view merges other classes: evaluate it again")
+    problems += [Problem("foreign", _make_relative(results[key].folder, root), why, label) for key in sorted(other)]
+    return {key: one for key, one in results.items() if key not in other}
 
 
 def _select_view(results: Mapping[ResultKey, SavedResult], view: str) -> dict[ResultKey, SavedResult]:

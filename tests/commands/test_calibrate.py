@@ -168,6 +168,26 @@ def test_a_blocks_own_fit_may_use_the_images_of_the_calibration(
     assert "with the calibration data by image" in capsys.readouterr().err
 
 
+def test_an_ensemble_is_calibrated_like_a_run(
+    sets: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    for name in ("first", "second"):
+        shutil.copytree(run_copy, runs / name)
+    words = ["block.ensemble.soup=false", "block.ensemble.resamples=100"]
+    evaluate(runs, sets / "new.csv", "block=ensemble", *words)
+    ensemble = runs / "ensembles" / "soft_vote"
+    evaluate(ensemble, sets / "new.csv")
+    before = read_result(ensemble, "new")["provenance"]
+    saved = calibrate(ensemble, sets / "fit.csv")
+    evaluate(ensemble, sets / "new.csv")
+    after = read_result(ensemble, "new")["provenance"]
+    assert after["temperature"] == saved["temperature"] != before["temperature"]
+    assert after["checkpoint_sha256"] == before["checkpoint_sha256"] == saved["checkpoint_sha256"]
+    evaluate(ensemble, sets / "fit.csv", code=3)
+    assert "with the calibration data by image" in capsys.readouterr().err
+
+
 def test_training_images_cannot_calibrate(images: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     calibrate(tiny_run, images / "all.csv", code=3)
     assert "with the training data by image" in capsys.readouterr().err

@@ -206,6 +206,9 @@ def test_a_report_shows_one_view_by_default_one_that_all_have(
     text = (runs / "report.md").read_text()
     assert "Leaderboard on blind--generated\\_or\\_not: 42 images" in text
     assert "merges classes: generated: generated; not\\_generated: drawing + real" in text
+    assert main(["report", f"runs={runs}", "view=generated_or_not", "view.classes.not_generated=[real]"]) == 3
+    assert "no run has been evaluated in view=generated_or_not" in capsys.readouterr().err
+    assert main(["report", f"runs={runs}", "view=generated_or_not"]) == 0
     assert main(["report", f"runs={runs}", "view=all", "lang=ru"]) == 0
     assert "generated\\_or\\_not" not in (runs / "report.md").read_text()
     capsys.readouterr()
