@@ -39,6 +39,13 @@ def read_table(run: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(run / "evaluation" / name / "blind_test" / "predictions.csv").sort_values("path")
 
 
+def copy_run(run: Path, folder: Path, *names: str) -> Path:
+    """Return a folder with copies of a run."""
+    for name in names:
+        shutil.copytree(run, folder / "runs" / name)
+    return folder / "runs"
+
+
 def make_binary(run: Path) -> None:
     """State in a run's record that it does not tell drawings from photos."""
     record = json.loads((run / "run.json").read_text()) | {"class_map": TWO}
@@ -123,9 +130,7 @@ def test_proportions_of_merged_classes_are_summed(run_copy: Path) -> None:
 
 
 def test_ensembles_are_fitted_in_the_view_but_those_of_all_classes_stay(run_copy: Path, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    for name in ("first", "second"):
-        shutil.copytree(run_copy, runs / name)
+    runs = copy_run(run_copy, tmp_path, "first", "second")
     words = ["split=blind", "block=[blind_test,ensemble]", "block.ensemble.soup=false", "block.ensemble.resamples=100"]
     evaluate(runs, *words)
     saved = {file: file.read_bytes() for file in sorted(runs.glob("ensembles/*/ensemble.json"))}
@@ -181,9 +186,7 @@ def test_a_run_names_the_views_that_it_can_answer(run_copy: Path, capsys: pytest
 def test_the_default_is_the_finest_view_that_every_run_can_answer(
     run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = tmp_path / "runs"
-    for name in ("binary", "whole"):
-        shutil.copytree(run_copy, runs / name)
+    runs = copy_run(run_copy, tmp_path, "binary", "whole")
     make_binary(runs / "binary")
     assert main(["evaluate", f"ckpt={runs}", "split=blind", *QUICK, "block=[blind_test,significance]"]) == 0
     assert "view=generated_or_not (the finest that every run can answer)" in capsys.readouterr().err
@@ -197,9 +200,7 @@ def test_the_default_is_the_finest_view_that_every_run_can_answer(
 def test_a_report_shows_one_view_by_default_one_that_all_have(
     run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = tmp_path / "runs"
-    for name in ("first", "second"):
-        shutil.copytree(run_copy, runs / name)
+    runs = copy_run(run_copy, tmp_path, "first", "second")
     evaluate(runs, "split=blind", "view=generated_or_not")
     evaluate(runs / "first", "split=blind")
     assert main(["report", f"runs={runs}"]) == 0
