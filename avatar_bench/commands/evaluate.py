@@ -300,8 +300,11 @@ def _select_common(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Dat
     """Return the datasets, without the images that a foreign detector among the runs has no predictions of."""
     if not any(run.unanswered for run in runs):
         return list(datasets)
-    common = set.intersection(*(set(dataset.frame["sha256"]) for dataset in datasets))
-    return [dataset.take(dataset.frame["sha256"].isin(common)) for dataset in datasets]
+    every = [dataset.whole for dataset in datasets]
+    common = set.intersection(*(set(whole.frame["sha256"]) for whole in every))
+    # before the view, which counts the images that it leaves out itself
+    kept = [whole.take(whole.frame["sha256"].isin(common)) for whole in every]
+    return [whole.apply_view(run.view) for run, whole in zip(runs, kept, strict=True)]
 
 
 def _make_runner(run: Run, settings: EvaluateConfig, named: Dataset | None) -> BlockRunner:

@@ -24,7 +24,7 @@ def report(cfg: DictConfig) -> None:
     root = Path(settings.runs).expanduser()
     page = Path(settings.out).expanduser() if settings.out else root / "report.html"
     with use_language(settings.lang):
-        study = read_study(root, settings.view.name)
+        study = read_study(root, settings.view.name, settings.view.classes)
         try:
             answer = write_report(study, page, settings.lang)
         except OSError as error:

@@ -122,10 +122,11 @@ def check_evaluate(cfg: DictConfig) -> None:
         raise ConfigError(
             f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is evaluated as one set"
         )
-    if str(cfg.data.name).casefold() in RESERVED_SET_NAMES:
+    reserved = [name for name in RESERVED_SET_NAMES if name != "blind"]  # which may be given as data
+    if str(cfg.data.name).casefold() in reserved:
         raise ConfigError(
             f"data.name={cfg.data.name}: the name is reserved for a set of the run",
-            f"names of the run's own sets: {', '.join(RESERVED_SET_NAMES)}",
+            f"names of the run's own sets: {', '.join(reserved)}",
         )
     if not cfg.block:
         raise ConfigError("block: no block is selected", "for example: avatar-bench evaluate block=blind_test")

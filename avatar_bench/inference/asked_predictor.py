@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from avatar_bench.data.equalise import hash_pixels
 from avatar_bench.errors import BlockError, DataError
 from avatar_bench.inference.answer_store import AnswerStore
-from avatar_bench.inference.foreign_tables import MAX_SUM_ERROR
 from avatar_bench.inference.predictor import DecodedImages
+from avatar_bench.inference.probabilities import ImproperError, normalise_rows
 
 MAX_FAILURES = 20  # images in a row
 
@@ -91,7 +91,7 @@ class AskedPredictor:
         shape = len(images), len(self.classes)
         if found.shape != shape:
             return f"it returned an array of shape {found.shape}, expected {shape}"
-        sums = found.sum(axis=1, keepdims=True)
-        if not np.isfinite(found).all() or (found < 0).any() or not (np.abs(sums - 1) <= MAX_SUM_ERROR).all():
-            return f"it returned no probabilities: their sum is {sums[0, 0]:.6g}"
-        return np.asarray(found / sums)
+        try:
+            return normalise_rows(found)
+        except ImproperError as error:
+            return f"it returned no probabilities: their sum is {error.total:.6g}"

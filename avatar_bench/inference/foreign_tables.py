@@ -20,9 +20,9 @@ from avatar_bench.data.user_tables import MAX_TABLE_BYTES, read_user_table
 from avatar_bench.data.variation_set import CLEAN, RECIPE
 from avatar_bench.errors import CheckpointError, ConfigError, DataError
 from avatar_bench.inference.detectors.predictions import name_classes
+from avatar_bench.inference.probabilities import MAX_SUM_ERROR, ImproperError, normalise_rows
 from avatar_bench.inference.score_scale import ScoreScale
 
-MAX_SUM_ERROR = 1e-3  # of the probabilities of a row, which are then divided by their sum
 _AGREEMENT = 1e-6  # largest difference of probabilities between two rows of one image
 
 
@@ -156,16 +156,14 @@ def _read_number(value: Any) -> float:
 
 def _normalise_rows(values: NDArray[np.float64], file: Path) -> NDArray[np.float64]:
     """Divide each row of probabilities by its sum; raise DataError where that is not 1 within MAX_SUM_ERROR."""
-    sums = values.sum(axis=1)
-    bad = (values < 0).any(axis=1) | ~(np.abs(sums - 1) <= MAX_SUM_ERROR)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
+    try:
+        return normalise_rows(values)
+    except ImproperError as error:
         raise DataError(
-            f"{file}: {int(bad.sum())} of {len(values)} rows are no probabilities, first row {row + 1}, "
-            f"whose sum is {sums[row]:.6g}.",
+            f"{file}: {error.n} of {len(values)} rows are no probabilities, first row {error.row + 1}, "
+            f"whose sum is {error.total:.6g}.",
             f"Expected numbers from 0 to 1 whose sum is 1 within {MAX_SUM_ERROR}.",
-        )
-    return np.asarray(values / sums[:, None])
+        ) from error
 
 
 def _convert_scores(scores: NDArray[np.float64], scale: ScoreScale, threshold: float | None) -> NDArray[np.float64]:

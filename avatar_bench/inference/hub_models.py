@@ -35,9 +35,11 @@ class LogitPredictor:
         classes: Sequence[str],
         prepare: Callable[[Sequence[ImageArray]], torch.Tensor],
         compute: Callable[[torch.Tensor], torch.Tensor],
+        net: torch.nn.Module,
         device: str,
     ) -> None:
         self.classes = tuple(classes)
+        self.n_parameters = sum(each.numel() for each in net.parameters())
         self._prepare = prepare
         self._compute = compute
         self._device = device
@@ -90,8 +92,7 @@ def read_timm_settings(folder: Path, names: Sequence[str] | None) -> dict[str, A
     if len(classes) != n:
         raise ConfigError(f"The network has {n} outputs, but {len(classes)} class names.", "Name them: names=[...]")
     settings = {"classes": classes, "architecture": architecture, "arguments": arguments, "timm": transform}
-    load_timm_model(folder, settings, "cpu")
-    return settings
+    return settings | {"parameters": load_timm_model(folder, settings, "cpu").n_parameters}
 
 
 def load_timm_model(folder: Path, settings: Mapping[str, Any], accelerator: str) -> LogitPredictor:
@@ -111,7 +112,8 @@ def load_timm_model(folder: Path, settings: Mapping[str, Any], accelerator: str)
     def prepare(images: Sequence[ImageArray]) -> torch.Tensor:
         return torch.from_numpy(np.stack([transform(image) for image in images]))
 
-    return LogitPredictor(classes, prepare, net.eval().to(device), device)
+    net = net.eval().to(device)
+    return LogitPredictor(classes, prepare, net, net, device)
 
 
 def read_transformers_settings(folder: Path) -> dict[str, Any]:
@@ -131,8 +133,7 @@ def read_transformers_settings(folder: Path) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise DataError(f"config.json: id2label has no numbers: {error}.") from error
     settings = {"classes": classes}
-    load_transformers_model(folder, settings, "cpu")
-    return settings
+    return settings | {"parameters": load_transformers_model(folder, settings, "cpu").n_parameters}
 
 
 def load_transformers_model(folder: Path, settings: Mapping[str, Any], accelerator: str) -> LogitPredictor:
@@ -160,7 +161,7 @@ def load_transformers_model(folder: Path, settings: Mapping[str, Any], accelerat
         ]
         return pixels
 
-    return LogitPredictor(settings["classes"], prepare, lambda pixels: net(pixel_values=pixels).logits, device)
+    return LogitPredictor(settings["classes"], prepare, lambda pixels: net(pixel_values=pixels).logits, net, device)
 
 
 def _download(place: str, folder: Path) -> dict[str, Any]:

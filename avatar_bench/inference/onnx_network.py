@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from avatar_bench.errors import CheckpointError, ConfigError, DataError
 from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import name_classes
+from avatar_bench.inference.probabilities import ImproperError, normalise_rows
 from avatar_bench.inference.runtimes import refuse_missing_package
 from avatar_bench.inference.score_scale import ScoreScale
 from avatar_bench.inference.timm_transform import build_transform, read_class_names, select_transform
@@ -32,6 +34,7 @@ _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")  # of the operators th
 _STATED = ("layout", "size", "resize", "mean", "std", "range", "output", "names")
 _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 _TYPES |= {"tensor(double)": np.float64}
+_WEIGHT_TYPES = (1, 10, 11, 16)  # of TensorProto.DataType: float, float16, double, bfloat16
 
 
 def import_network(file: Path, folder: Path, stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +53,8 @@ def import_network(file: Path, folder: Path, stated: Mapping[str, Any]) -> dict[
     session = _load_session(folder, "cpu")
     settings = _state_settings(session, file, stated, _read_metadata(model, file))
     _try_network(OnnxPredictor(folder, settings, "cpu"), settings, describe_network(session))
-    return settings
+    weights = (each for each in model.graph.initializer if each.data_type in _WEIGHT_TYPES)
+    return settings | {"parameters": sum(math.prod(each.dims) for each in weights)}
 
 
 def describe_network(session: Any) -> str:
@@ -83,14 +87,17 @@ class OnnxPredictor:
         found = self._run(images, self.settings["main"]).astype(np.float64)
         if self.settings["output"] == "logits":
             return np.asarray(softmax(found / self.settings.get("temperature", 1.0), axis=1))
-        if self.settings["output"] == "score" or (self.settings["score"] and self.settings["threshold"] is not None):
-            shifted = ScoreScale(**self.settings["scale"]).shift(found.reshape(-1), self.settings["threshold"])
+        try:
+            if self.settings["score"] is None:
+                return normalise_rows(found)
+            scale = ScoreScale(**self.settings["scale"])
+            if scale.is_probability:
+                normalise_rows(np.column_stack([found, 1 - found]))
+            shifted = scale.shift(found.reshape(-1), self.settings["threshold"])
             return np.column_stack([expit(shifted), expit(-shifted)])
-        if self.settings["score"]:
-            found = np.column_stack([found, 1 - found])
-        if not np.allclose(found.sum(axis=1), 1, atol=1e-3) or (found < 0).any():
-            raise DataError("The network returns no probabilities: state output=logits or output=score.")
-        return np.asarray(found / found.sum(axis=1, keepdims=True))
+        except ImproperError as error:
+            reason = "The network returns no probabilities: state output=logits or output=score."
+            raise DataError(reason) from error
 
     def _compute_logits(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
         return self._run(images, self.settings["main"]).astype(np.float32)

@@ -24,6 +24,7 @@ from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.worker_processes import iterate_batches
 from avatar_bench.errors import BlockError, ConfigError, DataError
 from avatar_bench.inference.prediction_table import tabulate_predictions
+from avatar_bench.inference.probabilities import ImproperError, normalise_rows
 from avatar_bench.results.predictions import Predictions, to_string_array
 
 if TYPE_CHECKING:
@@ -207,9 +208,12 @@ class ForeignPredictor(DatasetPredictor):
         """Compute the probabilities (N, C) of decoded images; raise DataError if they are none."""
         probabilities = np.asarray(self.predictor.predict(images), dtype=np.float64)
         shape = len(images), len(self.classes)
-        if probabilities.shape != shape or not np.allclose(probabilities.sum(axis=1), 1) or (probabilities < 0).any():
-            raise DataError(f"{self.name}: expected probabilities of shape {shape} whose rows sum to 1.")
-        return probabilities
+        try:
+            if probabilities.shape == shape:
+                return normalise_rows(probabilities)
+        except ImproperError:
+            pass
+        raise DataError(f"{self.name}: expected probabilities of shape {shape} whose rows sum to 1.")
 
     def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
         """Return which images of a dataset the detector does not fail on, (N,), asking it for all of them."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from avatar_bench.audit.assessment import AUDIT_BLOCK, Assessment
+from avatar_bench.audit.assessment import Assessment
 from avatar_bench.audit.count_charts import draw_counts
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.i18n import _
@@ -75,7 +75,7 @@ def build_set_tables(study: Study) -> Iterator[Table]:
 
 def find_assessment(study: Study) -> tuple[str, list[str]] | None:
     """Return the assessment of the data and its reasons, from data_audit of a run or of the data set, or None."""
-    results = [saved.result for __, saved in study.saved if saved.result.block == AUDIT_BLOCK]
+    results = [saved.result for saved in study.audits]
     for model in study.runs:
         data = model.record.get("data") or {}
         result = Result.load_if_complete(Path(data["root"]) / "audit") if data.get("root") else None

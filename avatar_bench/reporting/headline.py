@@ -46,14 +46,17 @@ def _describe_guessing(board: Leaderboard) -> str:
 
 
 def _describe_best(board: Leaderboard, able: Sequence[str]) -> str:
-    level = [name for name in able if _find_value(board, name) == _find_value(board, able[0])]
+    values = {name: _find_value(board, name, board.ranked_by) for name in able}
+    level = [name for name in able if values[name] == values[able[0]]]
     best = {row.name for row in board.rows if row.is_best}
     ties = [name for name in able if name in best and name not in level]
     return _describe_first(board, level) + _describe_ties(board, level, ties)
 
 
 def _describe_first(board: Leaderboard, level: Sequence[str]) -> str:
-    name, n, found = format_names(level), len(board.names), _format_value(board, level[0])
+    name, n, found = format_names(level), len(board.names), _format_value(board, level[0], board.ranked_by)
+    if board.ranked_by == "balanced_accuracy":
+        return _describe_first_balanced(board, level, found)
     if n == 1:
         return _("{name} on {set}: accuracy {figure}", name=name, set=board.name, figure=found)
     if len(level) > 1:
@@ -70,6 +73,27 @@ def _describe_first(board: Leaderboard, level: Sequence[str]) -> str:
         )
     return _(
         "{name} has the highest accuracy of {n} models on {set}: {figure}", n=n, set=board.name, name=name, figure=found
+    )
+
+
+def _describe_first_balanced(board: Leaderboard, level: Sequence[str], found: str) -> str:
+    name, n, where = format_names(level), len(board.names), board.name
+    if n == 1:
+        return _("{name} on {set}: balanced accuracy {figure}", name=name, set=where, figure=found)
+    if len(level) > 1:
+        return _(
+            "{name} share the highest balanced accuracy of {n} models on {set}: {figure}",
+            n=n,
+            name=name,
+            set=where,
+            figure=found,
+        )
+    return _(
+        "{name} has the highest balanced accuracy of {n} models on {set}: {figure}",
+        n=n,
+        name=name,
+        set=where,
+        figure=found,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from avatar_bench.i18n import _
@@ -42,7 +43,8 @@ class LeaderboardRow:
 class Leaderboard:
     """Models evaluated on the same images, sorted by rank.
 
-    `is_tested`: ties come from paired tests; otherwise from overlapping intervals of single models.
+    `is_tested`: ties come from paired tests; otherwise from overlapping intervals of single models. `ranked_by` is the
+    metric of the ranks: accuracy, or balanced accuracy in a view that merges classes, which are then unequal in size.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Leaderboard:
     ranking: Ranking | None
     detectable: Metric | None
     blocks: Mapping[str, str]  # of each metric shown, in order
+    ranked_by: str = "accuracy"
 
     @property
     def names(self) -> list[str]:
@@ -79,26 +82,33 @@ def build_leaderboards(study: Study) -> list[Leaderboard]:
 def _build_leaderboard(study: Study, name: str, fingerprint: str, evaluated: dict[str, SavedResult]) -> Leaderboard:
     runs = [model for model in study.runs if model.label in evaluated]
     ensembles = [model for model in study.models if model.label in evaluated and model not in runs]
-    ranking = _find_ranking(study, name, runs)
+    ranked_by = "balanced_accuracy" if any(map(_merges_classes, evaluated.values())) else "accuracy"
+    ranking = _find_ranking(study, name, runs) if ranked_by == "accuracy" else None  # paired tests compare accuracy
     if not runs:
         runs, ensembles = ensembles, []
     if ranking is None:
-        rows = _rank_by_intervals(runs, name)
+        rows = _rank_by_intervals(runs, name, ranked_by)
     else:
         within = [model for model in ensembles if model.label in ranking]
         rows = [_rank_by_tests(model, ranking, name) for model in [*runs, *within]]
         ensembles = [model for model in ensembles if model not in within]
     order = {entry: place for place, entry in enumerate(ranking or ())}
-    rows.sort(key=lambda row: (order.get(row.name, 0), -_find_accuracy(row)))
-    is_tied = _is_tied_by_letters if ranking is not None else _is_tied_by_intervals
+    rows.sort(key=lambda row: (order.get(row.name, 0), -_find_value(row, ranked_by)))
+    is_tied = _is_tied_by_letters if ranking is not None else partial(_is_tied_by_intervals, metric=ranked_by)
     able = [row for row in rows if not row.is_guessing and row.first is not None]
     rows = [replace(row, is_best=row in able and is_tied(able[0], row)) for row in rows]
     source = evaluated[rows[0].model.label] if ranking is None else study.comparisons[name, "significance"]
     reason = _("combines the runs, not ranked")
-    unranked = [replace(row, first=None, last=None, reason=reason) for row in _rank_by_intervals(ensembles, name)]
-    rows += sorted(unranked, key=_find_accuracy, reverse=True)
+    others = _rank_by_intervals(ensembles, name, ranked_by)
+    unranked = [replace(row, first=None, last=None, reason=reason) for row in others]
+    rows += sorted(unranked, key=lambda row: _find_value(row, ranked_by), reverse=True)
     detectable, blocks = source.result.metrics.get("detectable_difference"), _list_metrics(study.models)
-    return Leaderboard(name, fingerprint, source.result.n, rows, ranking is not None, ranking, detectable, blocks)
+    is_tested = ranking is not None
+    return Leaderboard(name, fingerprint, source.result.n, rows, is_tested, ranking, detectable, blocks, ranked_by)
+
+
+def _merges_classes(saved: SavedResult) -> bool:
+    return any(len(merged) > 1 for merged in saved.merged_classes.values())
 
 
 def _find_ranking(study: Study, name: str, models: Sequence[ReportedModel]) -> Ranking | None:
@@ -120,10 +130,10 @@ def _rank_by_tests(model: ReportedModel, ranking: Ranking, name: str) -> Leaderb
     return LeaderboardRow(model, entry, metrics, guesses, first, last, str(place["letters"]))
 
 
-def _rank_by_intervals(models: Sequence[ReportedModel], name: str) -> list[LeaderboardRow]:
+def _rank_by_intervals(models: Sequence[ReportedModel], name: str, metric: str) -> list[LeaderboardRow]:
     """Rank by overlapping intervals, which is more cautious than a paired test and does not replace one."""
     metrics = {model.label: _collect_metrics(model, name) for model in models}
-    bounds = {label: _find_bounds(row_metrics["accuracy"]) for label, row_metrics in metrics.items()}
+    bounds = {label: _find_bounds(row_metrics[metric]) for label, row_metrics in metrics.items()}
     rows = []
     for model in models:
         own, row_metrics = bounds[model.label], metrics[model.label]
@@ -139,8 +149,8 @@ def _is_tied_by_letters(first: LeaderboardRow, row: LeaderboardRow) -> bool:
     return row.name == first.name or bool(own & others)
 
 
-def _is_tied_by_intervals(first: LeaderboardRow, row: LeaderboardRow) -> bool:
-    best, own = _find_bounds(first.metrics["accuracy"]), _find_bounds(row.metrics["accuracy"])
+def _is_tied_by_intervals(first: LeaderboardRow, row: LeaderboardRow, metric: str) -> bool:
+    best, own = _find_bounds(first.metrics[metric]), _find_bounds(row.metrics[metric])
     return best is not None and own is not None and own[1] >= best[0]
 
 
@@ -169,6 +179,6 @@ def _find_bounds(metric: Metric | None) -> tuple[float, float] | None:
     return (metric.value if metric.low is None else metric.low, metric.value if metric.high is None else metric.high)
 
 
-def _find_accuracy(row: LeaderboardRow) -> float:
-    metric = row.metrics["accuracy"]
+def _find_value(row: LeaderboardRow, name: str) -> float:
+    metric = row.metrics[name]
     return metric.value if metric is not None and metric.value is not None else -1.0

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from avatar_bench.i18n import _
-from avatar_bench.reporting.number_format import Cell
+from avatar_bench.reporting.number_format import Cell, format_number
 from avatar_bench.reporting.page_links import PageLinks
-from avatar_bench.reporting.study import Study
+from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.reporting.tables import Table, TableRow, make_column
 from avatar_bench.results.result import METRICS_FILE
 
@@ -18,7 +18,7 @@ _SHORT = 12  # digits shown of a hash; the CSV has all
 def build_model_table(study: Study) -> Table:
     """Return a table of models: origin, checkpoint, seed, data, versions and number of results."""
     columns = [make_column(text) for text in (_("model"), _("kind"), _("licence"), _("training data"))]
-    columns += [make_column(_("checkpoint, SHA-256")), make_column(_("seed"), True)]
+    columns += [make_column(_("calibrated on")), make_column(_("checkpoint, SHA-256")), make_column(_("seed"), True)]
     columns += [make_column(text) for text in (_("data fingerprints"), _("version"), _("torch"))]
     columns.append(make_column(_("results"), True))
     rows = []
@@ -26,7 +26,8 @@ def build_model_table(study: Study) -> Table:
         found = [saved.result.provenance for saved in model.results.values()]
         texts = [_join([one.get(key) for one in found]) for key in ("data_fingerprint", "version", "torch")]
         hashes = _make_hash_cell([model.checkpoint])
-        cells = [model.label, *model.describe_origin(), hashes, model.record.get("seed"), *texts, len(found)]
+        origin = (*model.describe_origin(), _describe_calibration(model))
+        cells = [model.label, *origin, hashes, model.record.get("seed"), *texts, len(found)]
         rows.append(TableRow(cells, model.label))
     return Table("models", _("Evaluated models"), columns, rows)
 
@@ -52,6 +53,19 @@ def build_result_table(study: Study, links: PageLinks) -> Table:
         ]
         rows.append(TableRow(cells, model.label if model else None))
     return Table("provenance", _("All results with checkpoint, images and version"), columns, rows)
+
+
+def _describe_calibration(model: ReportedModel) -> str:
+    """Return the images, temperature and threshold of a calibration on a user's images, "" without one."""
+    saved = model.calibration
+    if saved is None:
+        return ""
+    parts = [_("{name} ({n} images)", name=saved.images.name, n=sum(saved.n.values()))]
+    parts.append(_("temperature {value}", value=format_number(saved.temperature)))
+    if (found := saved.threshold) is not None:
+        own = _("none of its own") if found.own is None else _("its own: {value}", value=format_number(found.own))
+        parts.append(_("threshold {value} ({own})", value=format_number(found.value), own=own))
+    return ", ".join([*parts, f"view={saved.view}"])
 
 
 def _join(values: Iterable[Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from avatar_bench.i18n import _
 from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
-from avatar_bench.reporting.number_format import Cell, make_metric_cell
+from avatar_bench.reporting.number_format import Cell, format_number, make_metric_cell
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out
@@ -36,7 +36,10 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
         n=board.n,
         fingerprint=board.fingerprint,
     )
-    return Table(f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, compact=True)
+    table = Table(f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, compact=True)
+    if board.ranked_by == "balanced_accuracy":
+        table.notes = _("Ranked by balanced accuracy: the view merges classes, which are then unequal in size.")
+    return table
 
 
 def build_score_tables(study: Study, links: PageLinks, styles: RunStyles) -> Iterator[Table]:
@@ -73,7 +76,9 @@ def _build_row(row: LeaderboardRow, blocks: Mapping[str, str], look: Mapping[str
         label["soft"] = _("weight soup") if row.model.kind == "soup" else _("ensemble")
     elif row.model.is_imported:
         kind, licence, training = row.model.describe_origin()
-        label["soft"] = ", ".join(filter(None, [kind, licence, f"{_('training data')}: {training}"]))
+        size = (row.model.record.get("detector") or {}).get("parameters")
+        parts = [kind, licence, _("{number} M parameters", number=format_number(size / 1e6)) if size else ""]
+        label["soft"] = ", ".join(filter(None, [*parts, f"{_('training data')}: {training}"]))
     rank: Cell | None = None
     if row.is_guessing or row.reason:
         rank = {"value": None, "reason": _("no better than guessing") if row.is_guessing else row.reason}

@@ -51,6 +51,11 @@ class SavedResult:
         return str(self.result.provenance.get("view", ALL))
 
     @property
+    def merged_classes(self) -> dict[str, list[str]]:
+        """Return the classes that each class of the view merges, {} where every class is as it is."""
+        return dict(self.result.provenance.get("view_classes") or {})
+
+    @property
     def fingerprint(self) -> str:
         """Return the fingerprint of the evaluated images, or ""."""
         return str(self.result.provenance.get("data_fingerprint", ""))

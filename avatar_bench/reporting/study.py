@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from avatar_bench.audit.assessment import AUDIT_BLOCK
 from avatar_bench.errors import AvatarBenchError, DataError
 from avatar_bench.i18n import _
 from avatar_bench.reporting.saved_result import Problem, SavedResult, read_evaluation
@@ -16,6 +17,7 @@ from avatar_bench.results.result import AGAINST_FOLDER
 from avatar_bench.results.view import ALL, SEPARATOR
 from avatar_bench.runs.labels import label_runs
 from avatar_bench.runs.record import ENSEMBLE, IMPORTED, RECORD, USABLE_STATUSES, read_config, read_record
+from avatar_bench.runs.saved_calibration import SavedCalibration, read_calibration
 
 SET_ORDER = ("blind", "test", "val", "calibration")  # order of sets: the most informative about new images first
 
@@ -33,6 +35,7 @@ class ReportedModel:
     record: dict[str, Any]
     config: dict[str, Any]
     results: dict[ResultKey, SavedResult] = field(default_factory=dict)
+    calibration: SavedCalibration | None = None  # on a user's images
 
     @property
     def is_imported(self) -> bool:
@@ -51,16 +54,25 @@ class ReportedModel:
         """Return the SHA-256 of the evaluated checkpoint, "" where it is not known."""
         return str(self.record.get("checkpoint_sha256") or "")
 
+    @property
+    def weights(self) -> tuple[str, str | None]:
+        """Return the SHA-256 of the checkpoint and of the calibration, None without one."""
+        return self.checkpoint, self.calibration.sha256 if self.calibration else None
+
 
 @dataclass(frozen=True)
 class Study:
-    """Models, comparisons and problems found in a folder, in one `view`; paths in `problems` are relative to it."""
+    """Models, comparisons and problems found in a folder, in one `view`; paths in `problems` are relative to it.
+
+    `audits` are the results of data_audit in any view, since it does not depend on the classes that a view merges.
+    """
 
     root: Path
     models: list[ReportedModel]
     comparisons: dict[ResultKey, SavedResult]
     problems: list[Problem]
     view: str = ALL
+    audits: tuple[SavedResult, ...] = ()
 
     @property
     def runs(self) -> list[ReportedModel]:
@@ -85,9 +97,10 @@ class Study:
         return {label: saved for label, saved in found.items() if saved is not None}
 
 
-def read_study(root: Path, view: str | None = None) -> Study:
+def read_study(root: Path, view: str | None = None, classes: Mapping[str, Sequence[str]] | None = None) -> Study:
     """Read all runs and their results in a view, by default the finest in which every evaluated run has results.
 
+    With `classes`, those of the view, results of another view of the same name are left out and count as problems.
     Raise DataError where the folder contains no run evaluated in that view.
     """
     if not root.is_dir():
@@ -106,9 +119,17 @@ def read_study(root: Path, view: str | None = None) -> Study:
         )
     if not comparisons and not any(model.results for model in models):
         raise DataError(
-            f"runs={root}: no run has been evaluated yet, so there is nothing to report.",
+            f"runs={root}: no run has been evaluated yet, so there is nothing to report"
+            + (f": {problems[0].why}" if problems else "."),
             f"Run: avatar-bench evaluate ckpt={root} block=all",
         )
+    if classes:
+        stated = {name: list(merged) for name, merged in classes.items()}
+        comparisons = _drop_other_views(root, comparisons, view, stated, problems)
+        models = [
+            replace(model, results=_drop_other_views(root, model.results, view, stated, problems, model.label))
+            for model in models
+        ]
     by_view = _list_classes(models, comparisons)
     view = view or _find_finest(models, by_view)
     if view not in by_view:
@@ -117,9 +138,11 @@ def read_study(root: Path, view: str | None = None) -> Study:
             f"There are results in {', '.join(f'view={name}' for name in by_view)}.",
             f"Run: avatar-bench evaluate ckpt={root} view={view}",
         )
+    everything = [*comparisons.values(), *(saved for model in models for saved in model.results.values())]
+    audits = tuple(saved for saved in everything if saved.result.block == AUDIT_BLOCK)
     models = [replace(model, results=_select_view(model.results, view)) for model in models]
     problems += _find_missing(root, models)
-    return Study(root, models, _select_view(comparisons, view), problems, view)
+    return Study(root, models, _select_view(comparisons, view), problems, view, audits)
 
 
 def _rank_set(name: str) -> tuple[int, str]:
@@ -140,6 +163,21 @@ def _find_finest(models: Sequence[ReportedModel], views: Iterable[str]) -> str:
     """Return the first view in which every model with results has some; the first of all if there is none."""
     known = [{saved.view for saved in model.results.values()} for model in models if model.results]
     return next((view for view in views if all(view in one for one in known)), next(iter(views)))
+
+
+def _drop_other_views(
+    root: Path,
+    results: Mapping[ResultKey, SavedResult],
+    view: str | None,
+    classes: Mapping[str, list[str]],
+    problems: list[Problem],
+    label: str = "",
+) -> dict[ResultKey, SavedResult]:
+    """Return the results without those of a view of this name that merges other classes."""
+    other = {key for key, one in results.items() if one.view == view and one.merged_classes != classes}
+    why = _("its view merges other classes: evaluate it again")
+    problems += [Problem("foreign", _make_relative(results[key].folder, root), why, label) for key in sorted(other)]
+    return {key: one for key, one in results.items() if key not in other}
 
 
 def _select_view(results: Mapping[ResultKey, SavedResult], view: str) -> dict[ResultKey, SavedResult]:
@@ -166,6 +204,7 @@ def _read_runs(root: Path, problems: list[Problem]) -> Iterator[ReportedModel]:
             problems.append(Problem("unfinished", _make_relative(folder, root), why))
     for one in label_runs([folder for *__, folder in sorted(finished)]):
         model = ReportedModel(one.label, one.recipe, "run", one.folder, one.record, one.config)
+        model = replace(model, calibration=_read_calibration(model, root, problems))
         found = [*elsewhere.get(one.folder, ()), *(read_evaluation(one.folder) if one.folder in own else ())]
         model.results.update(_collect_usable(root, _check_checkpoint(found, model), problems, one.label))
         yield model
@@ -206,8 +245,18 @@ def _read_ensembles(root: Path, runs: Sequence[ReportedModel], problems: list[Pr
         problems += [Problem("foreign", _make_relative(folder, root), why, folder.name) for why in reasons]
         if not reasons:
             model = ReportedModel(folder.name, folder.name, kind, folder, record, read_config(folder))
-            model.results.update(_collect_usable(root, read_evaluation(folder), problems, model.label))
+            model = replace(model, calibration=_read_calibration(model, root, problems))
+            found = _check_checkpoint(read_evaluation(folder), model)
+            model.results.update(_collect_usable(root, found, problems, model.label))
             yield model
+
+
+def _read_calibration(model: ReportedModel, root: Path, problems: list[Problem]) -> SavedCalibration | None:
+    try:
+        return read_calibration(model.folder)
+    except AvatarBenchError as error:
+        problems.append(Problem("damaged", _make_relative(model.folder, root), error.lines[0], model.label))
+        return None
 
 
 def _find_changed_members(
@@ -238,13 +287,15 @@ def _find_folders(root: Path, file: str) -> list[Path]:
 
 
 def _check_checkpoint(found: Iterable[SavedResult | Problem], model: ReportedModel) -> Iterator[SavedResult | Problem]:
-    """Yield results, with a Problem instead of those of another checkpoint than that of the run record."""
+    """Yield results, with a Problem instead of those of another checkpoint or calibration than the model's."""
     for one in found:
-        theirs = one.result.provenance.get("checkpoint_sha256") if isinstance(one, SavedResult) else None
-        own = model.checkpoint
+        about = one.result.provenance if isinstance(one, SavedResult) else {}
+        theirs, (own, calibration) = about.get("checkpoint_sha256"), model.weights
         if isinstance(one, SavedResult) and theirs and own and theirs != own:
             why = _("its checkpoint is {theirs}, that of the run is {own}", theirs=theirs[:12], own=own[:12])
             yield Problem("foreign", str(one.folder), why)
+        elif isinstance(one, SavedResult) and theirs and about.get("calibration_sha256") != calibration:
+            yield Problem("foreign", str(one.folder), _("it was computed with another calibration: evaluate it again"))
         else:
             yield one
 
@@ -252,7 +303,11 @@ def _check_checkpoint(found: Iterable[SavedResult | Problem], model: ReportedMod
 def _check_comparisons(
     found: Iterable[SavedResult | Problem], models: Sequence[ReportedModel]
 ) -> Iterator[SavedResult | Problem]:
-    """Yield comparisons, with a Problem instead of those with unknown checkpoints; ensembles count by their results."""
+    """Yield comparisons, with a Problem instead of those with unknown checkpoints or other calibrations.
+
+    Ensembles count by their results.
+    """
+    weights = {model.weights for model in models}
     results = (saved.result for model in models for saved in model.results.values() if model.kind != "run")
     known = {model.checkpoint for model in models} | {one.provenance.get("checkpoint_sha256") for one in results}
     for one in found:
@@ -261,6 +316,12 @@ def _check_comparisons(
         if isinstance(one, SavedResult) and unknown:
             why = _("it compares checkpoints that are missing here: {names}", names=", ".join(sorted(unknown)))
             yield Problem("foreign", str(one.folder), why)
+        elif isinstance(one, SavedResult) and any(
+            (run.get("checkpoint_sha256"), run.get("calibration_sha256")) not in weights
+            for run in runs
+            if isinstance(run, dict) and run.get("checkpoint_sha256") in {checkpoint for checkpoint, _sha256 in weights}
+        ):
+            yield Problem("foreign", str(one.folder), _("it was computed with another calibration: evaluate it again"))
         else:
             yield one
 

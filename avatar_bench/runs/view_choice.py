@@ -11,9 +11,9 @@ from avatar_bench.runs.run import Run
 
 
 def set_view(runs: Sequence[Run], name: str | None, classes: Mapping[str, Any]) -> View:
-    """Set the view of every run and return it: the named one, or the finest that every run can answer.
+    """Set the view of every run and return it: the named one, or the finest in which every run has the same classes.
 
-    Raise ConfigError if a run cannot answer it, or if there is no view that all can.
+    If there is none, every class is as it is. Raise ConfigError if a run cannot answer the view.
     """
     if name is not None:
         view = View.parse(name, classes)
@@ -21,9 +21,11 @@ def set_view(runs: Sequence[Run], name: str | None, classes: Mapping[str, Any]) 
             if view.assign(run.meanings) is None:
                 raise ConfigError(_explain(run, view), _list_answerable(run))
     else:
-        view = View()
-        if not _can_answer(runs, view):
-            found = [each for each in read_views().values() if _can_answer(runs, each)]
+        view, has_plain = View(), _can_answer(runs, View())
+        if not has_plain or len({frozenset(run.known_labels) for run in runs}) > 1:
+            found = [each for each in read_views().values() if each.classes and _can_answer(runs, each)]
+            if not found and has_plain:
+                found = [view]
             if not found:
                 names = ", ".join(run.label or run.name for run in runs)
                 raise ConfigError(

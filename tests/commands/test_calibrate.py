@@ -97,7 +97,12 @@ def test_a_calibration_wins_and_makes_results_out_of_date(
     assert "already there" in capsys.readouterr().out
     table = pd.read_csv(run_copy / "evaluation" / "new" / "blind_test" / "predictions.csv")
     np.testing.assert_allclose(table[COLUMNS], new[COLUMNS], atol=1e-6)
+    assert main(["report", f"runs={run_copy}"]) == 0
+    assert "| fit (24 images), temperature " in (run_copy / "report.md").read_text(encoding="utf-8")
     (run_copy / "calibration.json").unlink()
+    capsys.readouterr()
+    assert main(["report", f"runs={run_copy}", "lang=ru"]) == 3
+    assert "он получен с другой калибровкой" in capsys.readouterr().err
     evaluate(run_copy, sets / "new.csv")
     assert read_result(run_copy, "new")["provenance"]["temperature"] == before["temperature"]
 
@@ -160,6 +165,26 @@ def test_a_blocks_own_fit_may_use_the_images_of_the_calibration(
     evaluate(run_copy, sets / "new.csv", *words)
     assert read_result(run_copy, "new", "calibration")["metrics"]["coverage/lac"]["value"] is not None
     assert main(["evaluate", f"ckpt={run_copy}", "split=calibration", *QUICK]) == 3
+    assert "with the calibration data by image" in capsys.readouterr().err
+
+
+def test_an_ensemble_is_calibrated_like_a_run(
+    sets: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    for name in ("first", "second"):
+        shutil.copytree(run_copy, runs / name)
+    words = ["block.ensemble.soup=false", "block.ensemble.resamples=100"]
+    evaluate(runs, sets / "new.csv", "block=ensemble", *words)
+    ensemble = runs / "ensembles" / "soft_vote"
+    evaluate(ensemble, sets / "new.csv")
+    before = read_result(ensemble, "new")["provenance"]
+    saved = calibrate(ensemble, sets / "fit.csv")
+    evaluate(ensemble, sets / "new.csv")
+    after = read_result(ensemble, "new")["provenance"]
+    assert after["temperature"] == saved["temperature"] != before["temperature"]
+    assert after["checkpoint_sha256"] == before["checkpoint_sha256"] == saved["checkpoint_sha256"]
+    evaluate(ensemble, sets / "fit.csv", code=3)
     assert "with the calibration data by image" in capsys.readouterr().err
 
 

@@ -171,6 +171,10 @@ def test_missing_rows_are_refused_or_counted(
         found = json.loads((folder / "evaluation" / "new" / block / "metrics.json").read_text())
         assert found["n"] == n
         assert any(one["code"] == "missing_rows" and one["n"] == 21 for one in found["warnings"]) == (n == 21)
+    evaluate(images, str(runs), "block=significance", "allow=[missing_rows]", "view=photo_or_art")
+    found = json.loads((runs / "evaluation" / "new--photo_or_art" / "significance" / "metrics.json").read_text())
+    left_out = [one for one in found["warnings"] if one["code"] == "left_out_of_view"]
+    assert left_out == [{"code": "left_out_of_view", "n": 7, "all": 21, "view": "photo_or_art"}]
 
 
 def test_training_images_of_a_detector_are_guarded(run: Callable[..., Path], images: Path, tmp_path: Path) -> None:

@@ -71,6 +71,11 @@ def test_a_folder_of_timm_predicts_as_timm_does(timm_folder: Path, images: Path,
         expected = net(batch).softmax(dim=1)
     np.testing.assert_allclose(table, expected, atol=1e-5)
     assert expected.std(dim=0).max() > 1e-3
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert record["detector"]["parameters"] == sum(each.numel() for each in net.parameters())
+    assert main(["report", f"runs={tmp_path / 'run'}"]) == 0
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert f"imported: timm, {record['detector']['parameters'] / 1e6:.3f} M parameters, training data: unknown" in page
 
 
 def test_a_folder_of_transformers_predicts_as_its_pipeline(

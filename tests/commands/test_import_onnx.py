@@ -96,6 +96,19 @@ def test_one_output_is_a_score_with_a_direction(output: str, images: Path, tmp_p
     np.testing.assert_allclose(found[:, 0], expit(compute(images)[:, 0] - 0.5), atol=1e-5)
 
 
+def test_a_probability_as_score_has_its_threshold_at_one_half(images: Path, tmp_path: Path) -> None:
+    model = onnx.load(build(tmp_path / "net.onnx", n=1))
+    output = model.graph.output[0]
+    model.graph.node.append(onnx.helper.make_node("Sigmoid", [output.name], ["p"]))
+    output.name = "p"
+    onnx.save(model, tmp_path / "net.onnx")
+    words = [*STATED[:-1], "output=probabilities", "score=higher_is_drawing", "threshold=0.2"]
+    assert main(importing(tmp_path / "net.onnx", tmp_path / "run", *words)) == 0
+    blind = read_manifest(images / "blind.csv")
+    found = open_run(tmp_path / "run").predictor.predict([blind.image(row) for row in range(len(blind))])
+    np.testing.assert_allclose(found[:, 0], expit(compute(images)[:, 0] - np.log(0.2 / 0.8)), atol=1e-5)
+
+
 def test_a_network_with_a_fixed_batch_is_filled_up(images: Path, tmp_path: Path) -> None:
     file = build(tmp_path / "net.onnx", shape=(4, 3, 24, 24))
     words = [word for word in STATED if not word.startswith("size")]  # the shape states it

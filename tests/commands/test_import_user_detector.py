@@ -90,6 +90,11 @@ def evaluating(images: Path, my: Path, ckpt: Path, *words: str) -> list[str]:
     ]
 
 
+def predict(images: Path, my: Path, ckpt: Path, output: Path, code: int = 0) -> None:
+    words = [f"ckpt={ckpt}", f"input={images / 'blind'}", f"output={output}"]
+    assert main(["predict", "-cd", str(my), *words]) == code
+
+
 def asked(tmp_path: Path) -> list[str]:
     return (tmp_path / "log").read_text().splitlines()
 
@@ -109,8 +114,7 @@ def test_a_detector_is_asked_once_for_each_image(
     assert re.fullmatch("[0-9a-f]{64}", record["detector"]["sha256"])
     assert main(evaluating(images, my, folder)) == 0
     assert main(evaluating(images, my, folder, "again=true")) == 0
-    words = [f"ckpt={folder}", f"input={images / 'blind'}", f"output={output}"]
-    assert main(["predict", "-cd", str(my), *words]) == 0
+    predict(images, my, folder, output)
     assert len(asked(tmp_path)) == len(set(asked(tmp_path))) == 42
     blind = read_manifest(images / "blind.csv")
     means = np.array([blind.image(row).mean() / 255 for row in range(len(blind))])
@@ -139,8 +143,7 @@ def test_an_image_that_fails_costs_its_row(
     run: Callable[..., Path], my: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, output = run(", fails: '7'"), tmp_path / "out.csv"
-    words = [f"ckpt={folder}", f"input={images / 'blind'}", f"output={output}"]
-    assert main(["predict", "-cd", str(my), *words]) == 3
+    predict(images, my, folder, output, code=3)
     table = pd.read_csv(output)
     assert (table["status"] == "error").sum() == 1
     assert table["reason"].dropna().tolist() == ["RuntimeError: no answer for 7"]
@@ -156,11 +159,10 @@ def test_twenty_failures_in_a_row_end_the_command_and_answers_are_kept(
     run: Callable[..., Path], my: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, output = run(", fails: from 5"), tmp_path / "out.csv"
-    words = [f"ckpt={folder}", f"input={images / 'blind'}", f"output={output}"]
-    assert main(["predict", "-cd", str(my), *words]) == 3
+    predict(images, my, folder, output, code=3)
     assert "failed on 20 images in a row" in capsys.readouterr().err
     assert len(asked(tmp_path)) == 25
-    assert main(["predict", "-cd", str(my), *words]) == 3
+    predict(images, my, folder, output, code=3)
     assert len(asked(tmp_path)) == 45
 
 
@@ -218,6 +220,5 @@ def test_values_that_are_no_probabilities_cost_their_rows(
     file = my / "detector" / "brightness.py"
     file.write_text(file.read_text().replace("return np.array(found)", "return np.array(found) * (1 + (n == 3))"))
     folder, output = run(), tmp_path / "out.csv"
-    words = [f"ckpt={folder}", f"input={images / 'blind'}", f"output={output}"]
-    assert main(["predict", "-cd", str(my), *words]) == 3
+    predict(images, my, folder, output, code=3)
     assert pd.read_csv(output)["reason"].dropna().tolist() == ["it returned no probabilities: their sum is 2"]

@@ -81,3 +81,19 @@ def test_two_classes_that_stand_for_one_are_added_up(images: Path, tmp_path: Pat
     table = pd.read_csv(folder / "predictions.csv").set_index("path")
     expected = pd.Series(chance, read_manifest(images / "blind.csv").frame["path"])
     np.testing.assert_allclose(table["prob_generated"], expected.loc[table.index], atol=1e-9)
+
+
+def test_runs_of_other_classes_are_compared_in_a_view_by_default(
+    images: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    shutil.copytree(run_copy, runs / "three")
+    likely = np.linspace(1, 0, 42)
+    import_scores(images, runs / "two", {"prob_drawing": likely, "prob_real": 1 - likely}, "{}")
+    table = pd.read_csv(images / "blind.csv").query("label != 'generated'")
+    table.assign(path=[str(images / path) for path in table["path"]]).to_csv(tmp_path / "photos.csv", index=False)
+    data = ["data=manifest", f"data.manifest={tmp_path / 'photos.csv'}", "data.name=blind"]
+    assert main(["evaluate", f"ckpt={runs}", "block=[blind_test,significance]", *data, *QUICK]) == 0
+    assert "view=photo_or_art (the finest that every run can answer)" in capsys.readouterr().err
+    assert (runs / "evaluation" / "blind--photo_or_art" / "significance" / "metrics.json").is_file()

@@ -39,6 +39,13 @@ def read_table(run: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(run / "evaluation" / name / "blind_test" / "predictions.csv").sort_values("path")
 
 
+def copy_run(run: Path, folder: Path, *names: str) -> Path:
+    """Return a folder with copies of a run."""
+    for name in names:
+        shutil.copytree(run, folder / "runs" / name)
+    return folder / "runs"
+
+
 def make_binary(run: Path) -> None:
     """State in a run's record that it does not tell drawings from photos."""
     record = json.loads((run / "run.json").read_text()) | {"class_map": TWO}
@@ -123,9 +130,7 @@ def test_proportions_of_merged_classes_are_summed(run_copy: Path) -> None:
 
 
 def test_ensembles_are_fitted_in_the_view_but_those_of_all_classes_stay(run_copy: Path, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    for name in ("first", "second"):
-        shutil.copytree(run_copy, runs / name)
+    runs = copy_run(run_copy, tmp_path, "first", "second")
     words = ["split=blind", "block=[blind_test,ensemble]", "block.ensemble.soup=false", "block.ensemble.resamples=100"]
     evaluate(runs, *words)
     saved = {file: file.read_bytes() for file in sorted(runs.glob("ensembles/*/ensemble.json"))}
@@ -181,9 +186,7 @@ def test_a_run_names_the_views_that_it_can_answer(run_copy: Path, capsys: pytest
 def test_the_default_is_the_finest_view_that_every_run_can_answer(
     run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = tmp_path / "runs"
-    for name in ("binary", "whole"):
-        shutil.copytree(run_copy, runs / name)
+    runs = copy_run(run_copy, tmp_path, "binary", "whole")
     make_binary(runs / "binary")
     assert main(["evaluate", f"ckpt={runs}", "split=blind", *QUICK, "block=[blind_test,significance]"]) == 0
     assert "view=generated_or_not (the finest that every run can answer)" in capsys.readouterr().err
@@ -197,15 +200,16 @@ def test_the_default_is_the_finest_view_that_every_run_can_answer(
 def test_a_report_shows_one_view_by_default_one_that_all_have(
     run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = tmp_path / "runs"
-    for name in ("first", "second"):
-        shutil.copytree(run_copy, runs / name)
+    runs = copy_run(run_copy, tmp_path, "first", "second")
     evaluate(runs, "split=blind", "view=generated_or_not")
     evaluate(runs / "first", "split=blind")
     assert main(["report", f"runs={runs}"]) == 0
     text = (runs / "report.md").read_text()
     assert "Leaderboard on blind--generated\\_or\\_not: 42 images" in text
     assert "merges classes: generated: generated; not\\_generated: drawing + real" in text
+    assert main(["report", f"runs={runs}", "view=generated_or_not", "view.classes.not_generated=[real]"]) == 3
+    assert "no run has been evaluated in view=generated_or_not" in capsys.readouterr().err
+    assert main(["report", f"runs={runs}", "view=generated_or_not"]) == 0
     assert main(["report", f"runs={runs}", "view=all", "lang=ru"]) == 0
     assert "generated\\_or\\_not" not in (runs / "report.md").read_text()
     capsys.readouterr()
@@ -299,6 +303,10 @@ def test_a_binary_detector_and_a_run_share_a_leaderboard(images: Path, run_copy:
     whole = Run.open(folder / "three").predictions(dataset).probabilities
     scores = {"three": whole[:, 1], "two": detector.predict(pixels)[:, 0]}
     (board,) = build_leaderboards(read_study(folder))
+    assert board.ranked_by == "balanced_accuracy"
+    found = [metric.value for row in board.rows if (metric := row.metrics["balanced_accuracy"]) and metric.value]
+    assert found == sorted(found, reverse=True)
+    assert len(found) == 2
     assert {row.model.label.split()[0] for row in board.rows} == {"three", "two"} or len(board.rows) == 2
     correct = {}
     for label, score in scores.items():
