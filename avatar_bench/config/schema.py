@@ -16,6 +16,7 @@ from avatar_bench.config.options import Option, copy_option, find_option, option
 from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import PredictionFile
 from avatar_bench.inference.detectors.timm import TimmModel
+from avatar_bench.models.card_schema import MAX_LIST_ITEMS
 from avatar_bench.runs.record import PROBE
 from avatar_bench.training.optimizers.sam import SAM
 from avatar_bench.training.optimizers.sgd import SGD
@@ -71,6 +72,10 @@ _STRENGTHS: dict[str, Any] = {
     "check": lambda values: bool(values) and all(0 < value < math.inf for value in values),
     "expected": "one or more numbers above 0",
 }
+_LAYERS: dict[str, Any] = {
+    "check": lambda values: bool(values) and min(values) >= -1 and len(set(values)) == len(values) <= MAX_LIST_ITEMS,
+    "expected": f"up to {MAX_LIST_ITEMS} different numbers of -1 or more",
+}
 _MULTIPLE: dict[str, Any] = {"check": lambda value: value >= 32 and value % 32 == 0, "expected": "a multiple of 32"}
 _SOURCES_OF: dict[str, Any] = {
     "check": lambda units: len(each := [name for names in units.values() for name in names]) == len(set(each)),
@@ -113,6 +118,9 @@ class ModeConfig:
         help="inverse strengths of regularisation to choose from",
         only_for=(PROBE,),
         **_STRENGTHS,
+    )
+    layers: list[int] = option(
+        [-1], help="-1: the embedding; 0, 1, ...: stages from the stem", only_for=(PROBE,), **_LAYERS
     )
 
 

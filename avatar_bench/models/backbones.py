@@ -23,6 +23,7 @@ from avatar_bench.errors import CheckpointError, ConfigError, suggest_names
 from avatar_bench.files import package_files
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
 from avatar_bench.models.card_schema import MAX_IMAGE_SIDE, NETWORK_OPTIONS, find_option_fault
+from avatar_bench.models.pooled_stages import POOLED_OPTION, pool_stages
 from avatar_bench.models.pretrained_backbone import PretrainedWeights, read_weights, refuse_other_network
 from avatar_bench.models.user_networks import build_user_network, refuse_unfit_network
 from avatar_bench.models.weight_formats import read_state
@@ -39,17 +40,19 @@ def create_backbone(
 
     `weights` is "hub" (timm downloads them), "none" (random), "package" (from an installable package, described by
     `package`: distribution, version, file, layout), or a .safetensors or .pth file, as its path or already read.
-    Raises ConfigError for an unknown name or unavailable weights, CheckpointError for a file that does not fit.
+    `options` are those of the network; with POOLED_OPTION among them, its embedding pools these layers. Raises
+    ConfigError for an unknown name or unavailable weights, CheckpointError for a file that does not fit.
     """
-    own = _find_own(name, options or {})
+    if POOLED_OPTION in (options := dict(options or {})):
+        layers = options.pop(POOLED_OPTION)
+        return pool_stages(create_backbone(name, 0, weights, package, options), layers, classes, name)
+    own = _find_own(name, options)
     if own and weights == "hub":
         raise ConfigError(
             f"model.weights=hub: {name} is your own backbone, of which the hub has no weights.",
             "Choose model.weights=none (random) or model.weights=PATH (.safetensors or .pth).",
         )
-    net = (
-        build_user_network(own, classes, options or {}) if own else _create_timm(name, classes, weights, options or {})
-    )
+    net = build_user_network(own, classes, options) if own else _create_timm(name, classes, weights, options)
     if not isinstance(net.get_classifier(), nn.Module):  # type: ignore[operator]
         raise ConfigError(
             f"model.backbone={name} has several classifiers, trained together by distillation.",
@@ -66,7 +69,7 @@ def create_backbone(
         _load_weights(net, convert_state(read_state(file, old=True), package["layout"], net), file)
     elif isinstance(weights, PretrainedWeights) or weights not in WEIGHTS_CHOICES:
         begun = weights if isinstance(weights, PretrainedWeights) else read_weights(Path(weights))
-        refuse_other_network(begun, name, options or {})
+        refuse_other_network(begun, name, options)
         _load_weights(net, begun.tensors, begun.file)
     if weights != "none":
         _reset_classifier(net)
@@ -79,6 +82,9 @@ def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[st
     Raises ConfigError, naming the nearest sizes that fit, if the network cannot take such images, or would ignore a
     border of them, as a ViT does when the size is no multiple of its patch.
     """
+    if POOLED_OPTION in options:
+        others = {key: value for key, value in options.items() if key != POOLED_OPTION}
+        return resolve_options(name, others, size) | {POOLED_OPTION: options[POOLED_OPTION]}
     if own := _find_own(name, options):
         if "img_size" in (each.name for each in fields(own.load_class())):
             options = {"img_size": size, **options}

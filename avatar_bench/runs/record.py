@@ -81,7 +81,7 @@ class RunRecord:
     resembles: list[str] | None = None  # corruptions and delivery tiers of robustness, by the augmentation; of train
     # stage (from 1), unfreeze, epochs, lr, trained_parameters, first and last of these, cached_views (0: no features)
     stages: list[dict[str, Any]] | None = None
-    # of mode=probe: C, features (their number), copies of each image, folds, folds_by, computed (features that
+    # of mode=probe: C, layers, features (their number), copies of each image, folds, folds_by, computed (features that
     # were not cached)
     probe: dict[str, Any] = field(default_factory=dict)
     # what came of it

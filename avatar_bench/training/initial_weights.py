@@ -20,6 +20,7 @@ from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError, GuardError
 from avatar_bench.models.backbones import create_backbone, get_normalisation, resolve_options
 from avatar_bench.models.model_card import Card, describe_training, has_outside_labels
+from avatar_bench.models.pooled_stages import LAST_EMBEDDING, POOLED_OPTION, sort_layers
 from avatar_bench.models.pretrained_backbone import (
     PretrainedWeights,
     Pretraining,
@@ -68,7 +69,8 @@ def create_network(
     Raises ConfigError if the network of the run in `init_from` is another one.
     """
     model = settings.model
-    shape = resolve_options(model.backbone, model.options, settings.data.image_size or 224)
+    options = model.options | _choose_layers(settings, earlier)
+    shape = resolve_options(model.backbone, options, settings.data.image_size or 224)
     net = create_backbone(model.backbone, n_classes, weights, model.package, shape)
     if earlier is None:
         card = weights.card if isinstance(weights, PretrainedWeights) else None
@@ -99,6 +101,18 @@ def create_network(
         warning = f"init_from={settings.init_from} used other preprocessing: {', '.join(changes)}"
         print_line(f"warning: {warning}", file=sys.stderr)
     return net, shape, preprocessing
+
+
+def _choose_layers(settings: TrainConfig, earlier: Run | None) -> dict[str, list[int]]:
+    """Return the option of a network that pools several layers: those of mode.layers, or of the run in `init_from`."""
+    layers = sort_layers(settings.mode.layers)
+    before = earlier.card.options.get(POOLED_OPTION, [LAST_EMBEDDING]) if earlier else layers
+    if layers not in ([LAST_EMBEDDING], before):
+        raise ConfigError(
+            f"init_from={settings.init_from} classifies features of mode.layers={before}, not {layers}.",
+            "Remove mode.layers, or probe the network itself, without init_from.",
+        )
+    return {} if before == [LAST_EMBEDDING] else {POOLED_OPTION: list(before)}
 
 
 def describe_weights(weights: str | PretrainedWeights) -> dict[str, Any]:

@@ -25,6 +25,7 @@ CHOICE_COLUMNS = ("C", "cv/loss", "cv/loss_se", "cv/balanced_accuracy")
 _MAX_ITERATIONS = 10_000
 # largest element of the gradient of the mean loss, in coordinates of similar curvature
 _TOLERANCE = 1e-9  # probabilities agree with those of the optimum to 1e-6
+_ROUNDING = 1e-5  # of the mean of a feature
 _CHOICE_TOLERANCE = 1e-4  # to 1e-3, of fits in single precision that are only compared with each other
 
 
@@ -53,6 +54,9 @@ class LogisticProblem:
     def __init__(self, features: NDArray[np.floating], targets: Rows, weights: Floats, n_classes: int) -> None:
         scaler: Any = StandardScaler()  # type: ignore[no-untyped-call]
         self.scaled: Floats = scaler.fit_transform(features.astype(np.float64))
+        # float32 features that differ by rounding alone; a network in another runtime would round otherwise
+        constant = scaler.scale_ <= _ROUNDING * np.abs(scaler.mean_)
+        self.scaled[:, constant], scaler.scale_[constant] = 0, 1
         self.scaler, self.targets, self.weights, self.n_classes = scaler, targets, weights, n_classes
         if len(features) >= features.shape[1]:
             variances, axes = np.linalg.eigh(self.scaled.T @ self.scaled)

@@ -20,6 +20,7 @@ from avatar_bench.errors import ConfigError, DivergedError, GuardError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.metrics.classification import accuracy, confusion_matrix, macro_f1
 from avatar_bench.models.checkpoint import CARD_KEY, write_checkpoint
+from avatar_bench.models.pooled_stages import LAST_EMBEDDING, POOLED_OPTION
 from avatar_bench.models.stages import Stage
 from avatar_bench.runs.record import METRIC
 from avatar_bench.training.classifier_job import ClassifierJob
@@ -44,7 +45,7 @@ class ProbeJob(ClassifierJob):
         if not isinstance(classifier, nn.Linear):
             raise ConfigError(
                 f"model.backbone={learner.card.backbone}: its classifier is {type(classifier).__name__}, not linear.",
-                "mode=probe fits a linear layer: choose mode=frozen.",
+                "mode=probe fits a linear layer: choose mode=frozen, or add a stage to mode.layers.",
             )
         train = self._select_training_images()
         with record.add_duration("train_seconds"), end_loaders(self.dataset):
@@ -131,6 +132,7 @@ class ProbeJob(ClassifierJob):
         ]
         self.record.probe |= {
             "C": chosen,
+            "layers": self.learner.card.options.get(POOLED_OPTION, [LAST_EMBEDDING]),
             "features": features.shape[2],
             "copies": views,
             "folds": len(folds),

@@ -40,6 +40,14 @@ def test_a_constant_feature_and_copies_of_images_change_nothing() -> None:
     assert copied.compute_logits(padded[:60]) == pytest.approx(plain.compute_logits(features), abs=1e-5)
 
 
+def test_a_feature_that_varies_by_rounding_alone_gets_no_weight() -> None:
+    features, targets, weights = draw(60, 12)
+    noise = np.float32(0.3) * (1 + 1e-7 * np.sign(targets - 0.5))
+    head = LogisticProblem(np.column_stack([features, noise]), targets, weights, 3).fit_head(1.0)
+    assert np.abs(head.weight[:, -1]).max() == 0
+    assert np.isfinite(head.bias).all()
+
+
 def test_cross_validation_scores_each_held_out_image_once() -> None:
     features, targets, weights = draw(150, 12)
     features = StandardScaler().fit_transform(features)

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_split
+from avatar_bench.inference import runtimes
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
 
@@ -137,6 +138,36 @@ def test_augmented_copies_share_the_weight_of_their_image(train: Train, passed: 
     assert 0 < sum(passed) - 2 * len(second - first) < 24 + 24  # copies do not depend on the split
 
 
+@pytest.fixture(scope="module")
+def pooled(train: Train, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AVATAR_BENCH_CACHE", str(cache))
+        return train(tmp_path_factory.mktemp("probes") / "pooled", *PROBE, "mode.layers=[-1,2,3]", "mode.C=[0.01]")
+
+
+def test_layers_are_pooled_into_an_ordinary_run(pooled: Path, train: Train, tmp_path: Path) -> None:
+    said, run = record(pooled), Run.open(pooled)
+    assert said["probe"]["layers"] == run.card.options["pooled_layers"] == [2, 3, -1]
+    assert said["probe"]["features"] == 2 * (48 + 192) + 96
+    assert said["metrics"]["val/accuracy"] > 0.8
+    tuned = train(tmp_path / "tuned", "mode=full", f"init_from={pooled}")  # takes over the layers
+    assert Run.open(tuned).card.options == run.card.options
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(runtimes.find_missing_package("onnx")), reason="the extra export is not installed")
+def test_every_command_takes_a_probe_of_several_layers(pooled: Path, tmp_path: Path) -> None:
+    file = tmp_path / "net.onnx"
+    assert main(["export", f"ckpt={pooled}", f"out={file}"]) == 0  # it compares with torch to 1e-4
+    assert main(["export", f"ckpt={pooled}", f"out={tmp_path / 'net.safetensors'}"]) == 0
+    blocks = "block=[blind_test,gradcam,clusters,out_of_domain,architecture,efficiency]"
+    assert main(["evaluate", f"ckpt={pooled}", blocks, "skip_unusable=true"]) == 0
+    for block in ("blind_test", "gradcam", "clusters", "architecture", "efficiency"):
+        assert (pooled / "evaluation" / "test" / block / "metrics.json").is_file()
+    assert main(["predict", f"ckpt={tmp_path / 'net.safetensors'}", f"input={pooled}", f"output={tmp_path}/o.csv"]) == 3
+    assert main(["report", f"runs={pooled}", f"out={tmp_path / 'page.html'}", "lang=ru"]) == 0
+
+
 def test_debug_fits_a_few_images_of_each_class(train: Train, tmp_path: Path) -> None:
     run = train(tmp_path / "debug", *PROBE, "trainer=debug", "data.batch_size=8")
     assert record(run)["status"] == "finished"
@@ -150,6 +181,7 @@ def test_debug_fits_a_few_images_of_each_class(train: Train, tmp_path: Path) -> 
         ("callbacks.ema=0.9", "without epochs"),
         ("optimizer.weight_decay=0", "solver of its own"),
         ("data.augment.mixup=0.2", "single classes"),
+        ("mode.layers=[-2]", "numbers of -1 or more"),
         ("mode.balance=sampler", "draws training batches"),
         ("mode.C=[0.1,-1]", "numbers above 0"),
     ],
