@@ -58,12 +58,14 @@ class LogisticProblem:
         constant = scaler.scale_ <= _ROUNDING * np.abs(scaler.mean_)
         self.scaled[:, constant], scaler.scale_[constant] = 0, 1
         self.scaler, self.targets, self.weights, self.n_classes = scaler, targets, weights, n_classes
-        if len(features) >= features.shape[1]:
-            variances, axes = np.linalg.eigh(self.scaled.T @ self.scaled)
-            rotated = self.scaled @ axes
-        else:
-            variances, axes = np.linalg.eigh(self.scaled @ self.scaled.T)
-            rotated = axes * np.sqrt(np.maximum(variances, 0))
+        # beside other programs, the threads of an eigenproblem wait for each other: more than ten times as long
+        with threadpool_limits(1, "blas"):  # type: ignore[no-untyped-call]
+            if len(features) >= features.shape[1]:
+                variances, axes = np.linalg.eigh(self.scaled.T @ self.scaled)
+                rotated = self.scaled @ axes
+            else:
+                variances, axes = np.linalg.eigh(self.scaled @ self.scaled.T)
+                rotated = axes * np.sqrt(np.maximum(variances, 0))
         self.rotated = np.column_stack([rotated, np.ones(len(features))])  # the last column is the bias's
         self.variances = np.append(np.maximum(variances, 0) / len(features), 1)
 
