@@ -108,7 +108,7 @@ def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_m
         ("train", ["data.split.folds=2"], "at least 3"),
         ("train", ["data.fold=10"], "less than data.split.folds=10"),
         ("train", ["data.split.held_out=[ink]"], "data.split.by=source or generator"),
-        ("train", ["data.split.units={a: [ink], b: [ink]}"], "expected every source in one unit only"),
+        ("train", ["++data.split.units={a: [ink], b: [ink]}"], "expected every source in one unit only"),
         ("train", ["data.split.by=person"], "data.split.by=person: expected group, source or generator"),
         ("train", ["data.equalise=png"], "data.equalise=png: expected jpeg"),
         ("train", ["allow=[everything]"], "expected near_duplicates, label_conflict, shortcut or pretraining"),

@@ -17,7 +17,7 @@ def manifest(tiny_run, images, tmp_path_factory):
     rows = pd.read_csv(tiny_run / "split.csv").replace({"split": {"calibration": "val"}})
     rows["path"] = [str(images / path) for path in rows["path"]]
     rows.loc[rows.index[rows["split"] == "train"][::2], "label"] = ""
-    file = tmp_path_factory.mktemp("taught") / "taught.csv"
+    file = tmp_path_factory.mktemp("student") / "student.csv"
     rows[["path", "label", "source", "group", "split"]].to_csv(file, index=False)
     return file
 
