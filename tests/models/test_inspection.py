@@ -15,7 +15,7 @@ from avatar_bench.models import profiling
 from avatar_bench.models.inspection import detect_family, find_longest_path, inspect_network
 from tests.models.small import side_of as side
 
-MODELS = sorted(set(find_choices("model")) - {"timm"})
+MODELS = sorted(set(find_choices("model")) - {"timm", "clip_vit_l14", "dinov3_large", "pe_large"})  # 300 M each
 
 
 @pytest.fixture

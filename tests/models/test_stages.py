@@ -14,7 +14,7 @@ from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import ConfigError
 from avatar_bench.models.stages import freeze, list_layer_groups, set_frozen_to_eval
 
-MODELS = [name for name in find_choices("model") if name != "timm"]
+MODELS = sorted(set(find_choices("model")) - {"timm", "clip_vit_l14", "dinov3_large", "pe_large"})  # 300 M each
 # the modules of the last group, and of the two before it
 BLOCKS = (["head"], ["norm", "blocks.11", "blocks.10"])
 HEAD_AND_TWO_STAGES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
