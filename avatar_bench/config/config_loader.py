@@ -12,8 +12,10 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.catalogue import find_kinds_of_entries_alone
@@ -22,6 +24,7 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import MAX_YAML_DEPTH, read_checked_text
 
 MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDE_COMMAS = 1 << 16, 1000  # Hydra needs a second to parse such an override
+_SINGLE_RUN = "hydra.mode=RUN"  # which Hydra adds to the overrides of a single run
 COMMANDS_WITHOUT_MODE = ("pretrain",)  # they use a model's yaml, but not the training mode that it sets
 
 
@@ -43,19 +46,32 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
         self.repository = GroupRepository(config_search_path)
+        self.composed: tuple[Any, DictConfig] | None = None  # by Hydra to find out whether to sweep, and its arguments
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **options: Any
     ) -> DictConfig:
-        """Compose a configuration; raise ConfigError if it, or Hydra's own node, holds an object to build."""
+        """Compose a configuration; raise ConfigError if it, or Hydra's own node, holds an object to build.
+
+        Hydra composes every configuration twice, first to read hydra.mode alone: that of a single run is used again.
+        """
         for word in overrides:
             _check_override(word)
         if config_name in COMMANDS_WITHOUT_MODE:
             overrides = _remove_mode(config_name, overrides)
+        asked, composed = (config_name, *overrides), self.composed
+        if composed and asked == (*composed[0], _SINGLE_RUN):
+            self.composed, cfg = None, composed[1]
+            parsed = OverridesParser.create().parse_overrides(overrides)
+            self.validate_sweep_overrides_legal(parsed, RunMode.RUN, options.get("from_shell", True))
+            cfg.hydra.mode = RunMode.RUN
+            cfg.hydra.overrides.hydra.append(_SINGLE_RUN)
+            return cfg
         cfg = super().load_configuration(config_name, overrides, *args, **options)
         values = OmegaConf.to_container(cfg, resolve=False)
         assert isinstance(values, dict)
         check_values(values)
+        self.composed = None if options.get("validate_sweep_overrides", True) else (asked, cfg)
         return cfg
 
 

@@ -50,8 +50,10 @@ def register(command: str = "", overrides: Sequence[str] = ()) -> None:
     sources of the configured data set, one for each job of a sweep.
     """
     config_loader.install()
-    for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(group="schema", name=name, node=schema)
+    known = ConfigStore.instance().repo.get("schema", {})
+    for name in [command] if command in SCHEMAS else SCHEMAS:
+        if f"{name}.yaml" not in known:  # building one takes as long as composing a configuration
+            ConfigStore.instance().store(group="schema", name=name, node=SCHEMAS[name])
     given = [word for word in overrides if re.match(r"\+{0,2}block=", word)]
     named = {name for word in given for name in re.findall(r"\w+", word)} or set(find_groups(command).get("block", ()))
     for name in sorted((named | set(list_blocks() if "all" in named else ())) & set(find_choices("block"))):
