@@ -24,7 +24,7 @@ DIGEST = re.compile(r"\b[0-9a-f]{12,}\b")
 PUBLISHED = [Path(transformers.__file__).with_name(name) for name in ("history.csv", "study.csv")]
 # names of methods, formats, options and units that Russian keeps
 _KEPT = """
-APS AUPR AURC AUROC Avatar BatchNorm Bouldin Brier CAM CPU CSV Calinski Carlo Cohen Davies ECE EXIF FLOPs FOLDER
+APS AUPR AURC AUROC AVIF Avatar BatchNorm Bouldin Brier CAM CPU CSV Calinski Carlo Cohen Davies ECE EXIF FLOPs FOLDER
 FPR GELU GPU Git Grad HTML Harabasz Holm ImageNet IoU JFT JPEG JSON LAC LayerNorm MAC MCC MSP Mahalanobis
 Markdown Matthews McNemar MiB NLL ONNX OpenVINO PCA PNG Pareto Pearson PyTorch ReLU SAM SHA SNE SVG Spearman
 UMAP WebP Wilson accuracy audit aurc avatar balanced bench block calibration ckpt config contribution corrected
