@@ -13,6 +13,7 @@ from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, get_default, iterate_options
 from avatar_bench.config.schema import CalibrateConfig, OptimizerConfig, TrainConfig, format_alternatives
+from avatar_bench.config.search_path import find_groups
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.checkpoint_container import refuse_address
@@ -22,7 +23,6 @@ from avatar_bench.results.view import View
 from avatar_bench.runs.record import PROBE, RESERVED_SET_NAMES
 from avatar_bench.training.builders import load_builder, load_callbacks, load_optimization
 
-_DEFAULT_OPTIMIZER = "adamw"  # of conf/train.yaml
 _UNUSED_BY_PROBE = {  # reasons, and the options to which they apply
     "which solves a logistic regression to convergence, without epochs": (
         *("epochs", "lr", "stage", "mode.stages", "callbacks.early_stopping", "callbacks.ema", "callbacks.swa"),
@@ -309,7 +309,7 @@ def _check_stages(cfg: DictConfig) -> None:
 def _check_probe(cfg: DictConfig) -> None:
     """Raise ConfigError, with the reason, for an option of training by epochs that a probe would ignore."""
     neutral = OmegaConf.structured(TrainConfig)
-    neutral.optimizer.name, neutral.mode.stages = _DEFAULT_OPTIMIZER, []
+    neutral.optimizer.name, neutral.mode.stages = find_groups("train")["optimizer"], []
     for reason, options in _UNUSED_BY_PROBE.items():
         for option in options:
             if (value := OmegaConf.select(cfg, option)) != OmegaConf.select(neutral, option):

@@ -67,6 +67,12 @@ class Dataset:
         """Return the images whose files exist."""
         return self.take(np.array([os.path.isfile(file) for file in list_files(self)], dtype=bool))
 
+    @property
+    def absolute_frame(self) -> pd.DataFrame:
+        """Return the table with absolute paths, for a data set with images of several roots."""
+        root = self.root.absolute()
+        return self.frame.assign(path=[(root / path).as_posix() for path in self.frame["path"]])
+
     def file(self, row: int) -> Path:
         """Return the absolute path of one image."""
         return self.root / str(self.frame["path"].iat[row])

@@ -87,6 +87,11 @@ def weigh_sources(labels: ArrayLike, sources: ArrayLike) -> NDArray[np.float64]:
     return (len(frame) / (frame["label"].nunique() * by_class.transform("nunique") * images)).to_numpy()
 
 
+def weigh_classes(counts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return a weight for each class, (C,), from its number of images: equal sums for classes, mean 1 over images."""
+    return np.asarray(counts.sum() / (len(counts) * counts))
+
+
 class DataModule(pl.LightningDataModule):
     """Lightning data module of the train and val splits of one dataset."""
 
@@ -138,7 +143,7 @@ class DataModule(pl.LightningDataModule):
         """Return the loss weight of each class, with mean 1 over the images, if balance is "loss"."""
         if self.balance != "loss":
             return None
-        return [float(weight) for weight in self.counts.sum() / (len(self.classes) * self.counts)]
+        return [float(weight) for weight in weigh_classes(self.counts)]
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         learned = self.train_targets if self.answers is None else self.answers

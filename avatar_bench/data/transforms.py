@@ -87,6 +87,7 @@ class Augmentation:
     delivery: float = 0.0
     others: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict, hash=False)
     _compose: Any = field(init=False, repr=False, compare=False)
+    _delivery: Any = field(init=False, repr=False, compare=False)
     _others: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +102,7 @@ class Augmentation:
             _check_range("jitter", value, highest)
         # Built here rather than on the first call, so that worker processes inherit the import, which takes a second.
         object.__setattr__(self, "_compose", _compose(self))
+        object.__setattr__(self, "_delivery", find_entry("augmentation", DELIVERY).load() if self.delivery else None)
         object.__setattr__(self, "_others", [_build_other(name, options) for name, options in self.others.items()])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -120,10 +122,10 @@ class Augmentation:
 
     def draw_delivery(self, seed: int) -> Callable[[ImageArray], ImageArray] | None:
         """Return the re-encoding that `seed` draws for a decoded image of any size, (H, W, 3); None for none."""
-        if not self.delivery:
+        if self._delivery is None:
             return None
-        step, rng = find_entry("augmentation", DELIVERY).load(), np.random.default_rng([seed, 1])
-        return partial(step.deliver, rng=rng) if step.is_drawn(self.delivery, rng) else None
+        rng = np.random.default_rng([seed, 1])
+        return partial(self._delivery.deliver, rng=rng) if self._delivery.is_drawn(self.delivery, rng) else None
 
     def __call__(self, image: ImageArray, seed: int) -> ImageArray:
         """Augment (H, W, 3) uint8 RGB, same shape; the result depends only on `image` and `seed` (>= 0)."""

@@ -131,15 +131,16 @@ class DatasetPredictor:
         self, files: Sequence[tuple[str, str]], logits: NDArray[np.floating], calibrated: bool
     ) -> pd.DataFrame:
         """Return the table of predictions of (path, reason) pairs, see `tabulate_predictions`."""
-        shifted = logits + np.array(self.bias) if self.bias else logits
-        return tabulate_predictions(files, shifted, self.classes, self.temperature if calibrated else 1.0)
+        return tabulate_predictions(files, self._shift(logits), self.classes, self.temperature if calibrated else 1.0)
 
     def adjust(self, predictions: Predictions) -> Predictions:
         """Return Predictions as they were computed, perhaps before a calibration, with the bias and the temperature."""
         if not self.bias and predictions.temperature == self.temperature:
             return predictions
-        logits = predictions.logits + np.array(self.bias) if self.bias else predictions.logits
-        return replace(predictions, logits=logits, temperature=self.temperature)
+        return replace(predictions, logits=self._shift(predictions.logits), temperature=self.temperature)
+
+    def _shift(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+        return logits + np.array(self.bias) if self.bias else logits
 
     def prepare(self, image: ImageArray) -> ImageArray:
         """Preprocess a decoded image for display; an ensemble does it as its first member."""

@@ -67,9 +67,8 @@ def count_macs(net: nn.Module, size: int) -> int:
 def count_flops(net: nn.Module) -> Iterator[FlopCounterMode]:
     """Count the FLOPs, including attention, of passes of a network inside a `with`."""
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    net.requires_grad_(
-        False
-    )  # the counter fails on a view of a parameter that is passed to a module, without gradients
+    # without gradients, the counter fails on a view of a parameter that is passed to a module
+    net.requires_grad_(False)
     try:
         # the counter does not know the fused attention of the CPU; this backend splits it into matrix products
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

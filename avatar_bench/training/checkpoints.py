@@ -199,9 +199,8 @@ def check_disk_space(folder: Path, learner: Learner, stages: list[Stage]) -> Non
     """Raise OutputError before training if the disk has no room for the checkpoints."""
     net = learner.net
     weights = sum(value.nbytes for value in net.state_dict().values())
-    learning = (
-        max(sum(net.get_parameter(name).nbytes for name in learner.begin(stage)) for stage in stages) if stages else 0
-    )
+    trained = (sum(net.get_parameter(name).nbytes for name in learner.begin(stage)) for stage in stages)
+    learning = max(trained, default=0)
     # best, last, previous and next checkpoint, each with two optimizer moments per trained parameter
     needed, free = 4 * (weights + 2 * learning) + 2**24, shutil.disk_usage(folder).free
     if free < needed:

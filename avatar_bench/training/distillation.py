@@ -66,8 +66,11 @@ def record_teacher(
         return origin
     if "images_sha256" in init:
         seen.append(read_split(folder / PRETRAINING_LIST, Path(str(init["root"]))))
-    frames = [one.frame.assign(path=[str(one.file(row).absolute()) for row in range(len(one))]) for one in seen]
-    table = pd.concat(frames, ignore_index=True).fillna("").drop_duplicates("path", ignore_index=True)
+    table = (
+        pd.concat([one.absolute_frame for one in seen], ignore_index=True)
+        .fillna("")
+        .drop_duplicates("path", ignore_index=True)
+    )
     images = Dataset("teacher", dataset.root.absolute(), table)
     check_pretraining_overlap(dataset, images, Path(path), allowed)
     write_split(images, folder / PRETRAINING_LIST)

@@ -137,9 +137,7 @@ def list_pretraining_images(sides: Dataset, learning: Dataset, weights: str | Pr
         check_pretraining_overlap(sides, earlier, file, allowed=True)
     else:  # an exported run of the same split; others were refused
         earlier = sides.select_split("train")
-    frame = earlier.frame
-    if earlier.root.absolute() != root:
-        frame = frame.assign(path=[(earlier.root.absolute() / path).as_posix() for path in frame["path"]])
+    frame = earlier.frame if earlier.root.absolute() == root else earlier.absolute_frame
     rows = pd.concat([learning.frame, frame.assign(split="earlier")], ignore_index=True).fillna("")
     duplicates = rows.duplicated(["path", "sha256", "group", "stated_group"])
     return Dataset(learning.name, learning.root, rows[~duplicates].reset_index(drop=True))

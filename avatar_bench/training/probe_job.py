@@ -15,7 +15,7 @@ from torch import nn
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.loaders import encode_targets
-from avatar_bench.data.training_batches import weigh_sources
+from avatar_bench.data.training_batches import weigh_classes, weigh_sources
 from avatar_bench.errors import ConfigError, DivergedError, GuardError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.metrics.classification import accuracy, confusion_matrix, macro_f1
@@ -147,7 +147,7 @@ class ProbeJob(ClassifierJob):
         counts = np.bincount(targets, minlength=len(self.data.classes))
         if self.data.balance != "loss":
             return np.ones(len(targets))
-        return np.asarray(len(targets) / (len(counts) * counts[targets]))
+        return weigh_classes(counts)[targets]
 
     def _write_metrics(self, table: pd.DataFrame, head: LinearHead) -> None:
         """Write metrics.csv, with the metrics of val for the chosen C, and log its rows."""
