@@ -16,7 +16,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DEMO = [
     f"runs/demo/{model}"
-    for model in ("efficientnet_lite0", "efficientnet_lite1", "mobilenetv2", "seeds/mobilenetv2-seed43")
+    for model in (
+        *("efficientnet_lite0", "efficientnet_lite1", "mobilenetv2"),
+        *("seeds/mobilenetv2-seed42", "seeds/mobilenetv2-seed43"),
+    )
 ]
 PARTS = ("avatar_bench", "conf", "scripts", "tests", ".ci", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
 

@@ -314,7 +314,8 @@ def _check_probe(cfg: DictConfig) -> None:
         for option in options:
             if (value := OmegaConf.select(cfg, option)) != OmegaConf.select(neutral, option):
                 given = f"optimizer={value.name}" if option == "optimizer" else f"{option}={value}"
-                raise ConfigError(f"{given}: not used by mode=probe, {reason}", "remove the option")
+                otherwise = "remove the option, or train by epochs: mode=frozen, progressive or full"
+                raise ConfigError(f"{given}: not used by mode=probe, {reason}", otherwise)
     if cfg.mode.balance == "sampler":
         raise ConfigError(
             "mode.balance=sampler draws training batches, and mode=probe has none",
