@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 from sklearn import metrics as sk
 
+from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation.blocks.decision import Decision
+from avatar_bench.metrics import stats
+from avatar_bench.metrics.knn import compute_distances
 from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.runs.decisions import NEIGHBOURS
+from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration
 
 CLASSES = ("drawing", "generated", "real")
 
@@ -26,6 +33,92 @@ def evaluate_block(fake_run, dataset_of):
         return Decision(**{"resamples": 100} | options).evaluate(of, dataset_of(predictions))
 
     return evaluate
+
+
+@pytest.fixture
+def calibrated(dataset_of):
+    """Return the fields of a run that was calibrated on some predictions, half of them for thresholds."""
+
+    def build(held):
+        is_reference = np.arange(len(held)) % 2 == 0
+        frame = dataset_of(held).frame.assign(sha256=[f"{i + 10**6:064x}" for i in range(len(held))])
+        frame["group"] = "held " + frame["group"]
+        known = held.embeddings[is_reference]
+        own = np.array(
+            [compute_distances(np.delete(known, i, 0), known[[i]], NEIGHBOURS)[0] for i in range(len(known))]
+        )
+        new = np.searchsorted(np.sort(own), compute_distances(known, held.embeddings, NEIGHBOURS), side="right")
+        percentiles = np.where(is_reference, 50.0, 100 * new / len(own))
+        reference = OodReference(known, own)
+        decisions = DecisionImages(held.classes, held.probabilities, is_reference, percentiles, reference)
+        images = Dataset("held", Path(), frame)
+        return {"decision_calibration": SavedCalibration("", "all", 1.0, None, {}, images, "", decisions=decisions)}
+
+    return build
+
+
+def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, calibrated, draw_saved, inside):
+    given, blind = oracle("noisy", n=300), oracle("noisy", n=120, seed=7)
+    harder = replace(blind, logits=np.where(np.arange(120)[:, None] < 40, blind.logits[:, [1, 2, 0]], blind.logits))
+    far = replace(oracle("uniform", n=30, seed=2), targets=np.full(30, -1), embeddings=np.full((30, 8), -50, np.float32))
+    run = calibrated(oracle("noisy", n=400, seed=5))
+    result = evaluate_block(given, harder, {"things": far}, run, targets=[0.1])
+    (fit,) = result.tables["thresholds"].to_dict("records")
+    assert result.metrics["bound/0.1"].value == fit["bound"] <= 0.1
+    assert fit["bound"] == pytest.approx(beta.ppf(0.9, fit["errors"] + 1, fit["answered"] - fit["errors"]))
+    sets = result.tables["sets"].set_index(["set", "unlike_rule"])
+    for name, one in {"test": given, "blind": harder}.items():
+        row, end = sets.loc[(name, False)], "" if name == "test" else "/blind"
+        answered = one.confidence >= fit["threshold"]
+        wrong = ~one.correct[answered]
+        assert (row["n"], row["answered"], row["errors"]) == (len(one), answered.sum(), wrong.sum())
+        assert (row["coverage"], row["error"]) == pytest.approx((answered.mean(), wrong.mean()))
+        assert (row["error_low"], row["error_high"]) == pytest.approx(stats.wilson(wrong.sum(), len(wrong)))
+        ruled = sets.loc[(name, True)]
+        assert result.metrics[f"coverage/0.1{end}"].value == ruled["coverage"] <= row["coverage"]
+        assert result.metrics[f"error/0.1{end}"].value == ruled["error"]
+        assert result.metrics[f"saved/0.1{end}"].value == pytest.approx(row["error"] - ruled["error"])
+        slices = result.tables["slices"].query("set == @name")
+        for by in ("class", "prediction", "source"):  # each divides the set
+            assert slices.loc[slices["by"] == by, ["n", "answered", "errors"]].sum().tolist() == [
+                *(ruled["n"], ruled["answered"], ruled["errors"])
+            ]
+    assert not sets.loc[("test", True), "fails"]
+    assert sets.loc[("blind", True), "fails"]
+    codes = {warning.code: warning for warning in result.warnings}
+    assert codes["promise_broken"].values["name"] == "blind"
+    assert format_reason(codes["promise_broken"], "decision").endswith("above the target of 10%.")
+    things = codes["unlike_images_of_no_class"].values
+    assert (things["name"], things["after"]) == ("things", 0.0)
+    assert things["before"] == pytest.approx((far.confidence >= fit["threshold"]).mean())
+    assert result.metrics["error/0.1/things"].reason == Reason("no_known_class")
+    drawn = draw_saved(result)
+    assert inside(drawn["targets"])
+
+
+def test_targets_that_cannot_be_met_or_shown_answer_nothing(evaluate_block, oracle, calibrated, draw_saved):
+    given = oracle("noisy", n=90)
+    unmet = evaluate_block(given, run=calibrated(oracle("uniform", n=400)), targets=[0.05])
+    assert unmet.metrics["coverage/0.05"].value == 0
+    assert unmet.metrics["error/0.05"].reason == Reason("nothing_answered")
+    assert unmet.metrics["bound/0.05"].reason.code == "target_unmet"
+    assert "target_unmet" in {warning.code for warning in unmet.warnings}
+    assert "targets" in draw_saved(unmet)
+    few = evaluate_block(given, run=calibrated(oracle("noisy", n=60)), targets=[0.05, 0.2])
+    assert few.metrics["coverage/0.05"].reason.code == "no_rule"
+    assert few.metrics["coverage/0.2"].value > 0
+    assert set(few.tables["sets"]["target_error"]) == {0.2}
+    none = evaluate_block(given)
+    assert none.metrics["error/0.1"].reason == Reason("no_calibration")
+    assert none.metrics["cost"].value is not None
+    assert {"sets", "thresholds"}.isdisjoint(none.tables)
+
+
+def test_evaluating_on_the_images_of_the_thresholds_is_refused(evaluate_block, oracle, calibrated):
+    held = oracle("noisy", n=200)
+    run = calibrated(held)
+    with pytest.raises(GuardError, match="fitted on"):
+        evaluate_block(replace(held, groups=np.char.add("held ", held.groups)), run=run, targets=[0.1])
 
 
 def test_curves_and_points_are_those_of_scikit_learn(evaluate_block, oracle):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,20 +10,23 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.config.options import option
-from avatar_bench.errors import BlockError
+from avatar_bench.data.leakage import refuse_overlap_with_fit
+from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
-from avatar_bench.evaluation.blocks.decision import operating_tables
+from avatar_bench.evaluation.blocks.decision import answer_tables, operating_tables
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.evaluation.ood_sets import read_ood_sets
 from avatar_bench.metrics import selective, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
+from avatar_bench.runs.decisions import DecisionRule, make_decision_rule
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
+FurtherSets = dict[str, tuple["Dataset", "Predictions"]]
 _COVERAGES = np.arange(1, 21) / 20
 _COSTS = 21  # points of the cost curve
 
@@ -35,6 +38,12 @@ class Decision(IntervalOptions):
     version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
+    targets: list[float] = option(
+        [0.05, 0.1],
+        help="target errors among answered images, at each of which the run answers or abstains",
+        check=lambda targets: bool(targets) and all(0 < target < 1 for target in targets),
+        expected="one number or more, above 0 and below 1",
+    )
     false_alarms: list[float] = option(
         [0.01, 0.001],
         help="rates of false alarms at which the recall of each class is stated",
@@ -46,33 +55,80 @@ class Decision(IntervalOptions):
     )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute operating points of the set, and risk by coverage and cost of the set and each further labelled one.
+        """Compute operating points of the set, and decisions, risk and cost of the set and of each further one.
 
-        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order.
+        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order or if
+        thresholds are fitted on images of a set.
         """
         asked = run.predictions(dataset)
         predictions = asked.take(labelled_rows(asked, dataset))
         result = Result("decision", dataset.name, len(predictions), predictions.classes)
         result.warnings = warn_unlabelled(len(asked) - len(predictions), len(asked))
-        sets = {dataset.name: predictions, **self._read_further_sets(run, dataset, result)}
+        further = self._read_further_sets(run, dataset, result)
+        sets = {dataset.name: predictions, **{name: one for name, (__, one) in further.items()}}
         for one in sets.values():
             check_class_order(one, run.allow)
         labelled = {name: known for name, one in sets.items() if len(known := one.take(one.targets >= 0))}
-        recalls, result.tables = operating_tables.compute_operating_points(self, predictions, self.false_alarms)
-        result.metrics = self._compute_costs(labelled) | recalls
+        rules = self._make_rules(run, [dataset, *(other for other, __ in further.values())], result)
+        recalls, points = operating_tables.compute_operating_points(self, predictions, self.false_alarms)
+        result.tables |= points
+        self._decide(result, sets, rules)
+        result.metrics |= self._compute_costs(labelled) | recalls
         result.tables["risk_coverage"] = self._tabulate_risk(labelled)
         result.tables["cost_curve"] = self._tabulate_costs(labelled)
         return result
 
-    def _read_further_sets(self, run: Run, dataset: Dataset, result: Result) -> dict[str, Predictions]:
-        """Return the predictions of the external test set and of the out-of-domain sets, all images, by name."""
+    def _read_further_sets(self, run: Run, dataset: Dataset, result: Result) -> FurtherSets:
+        """Return the external test set and the out-of-domain sets with their predictions, all images, by name."""
         blind = run.blind
-        found = {} if blind is None else {blind.name: run.predictions(blind)}
+        found = {} if blind is None else {blind.name: (blind, run.predictions(blind))}
         try:
-            found |= {name: predictions for name, (__, predictions) in read_ood_sets(run).items()}
+            found |= read_ood_sets(run)
         except BlockError as error:
             result.warnings.append(Reason("ood_set_unreadable", why=error.lines[0]))
-        return {name: predictions for name, predictions in found.items() if name != dataset.name}
+        return {name: pair for name, pair in found.items() if name != dataset.name}
+
+    def _make_rules(self, run: Run, datasets: Sequence[Dataset], result: Result) -> dict[float, DecisionRule]:
+        """Return the rule of each target; add a metric without a value, and a warning, where there is none."""
+        found: dict[float, DecisionRule] = {}
+        calibration = run.decision_calibration
+        for target in self.targets:
+            try:
+                found[target] = make_decision_rule(run, target)
+            except GuardError as error:
+                why = Reason("no_calibration") if calibration is None else Reason("no_rule", why=error.lines[0])
+                better = {"coverage": True, "error": False, "bound": False}
+                result.metrics |= {
+                    f"{kind}/{target:g}": Metric(None, 0, higher_is_better=is_better, reason=why)
+                    for kind, is_better in better.items()
+                }
+                result.warnings += [] if why in result.warnings else [why]
+        for dataset in datasets if found else ():
+            if calibration is not None:
+                refuse_overlap_with_fit(dataset, calibration.images)
+        return found
+
+    def _decide(self, result: Result, sets: Mapping[str, Predictions], rules: Mapping[float, DecisionRule]) -> None:
+        """Add thresholds, coverage and error of each set at each target, and what these do not keep, to the result."""
+        result.metrics |= answer_tables.compute_bounds(rules)
+        tables: list[pd.DataFrame] = []
+        slices: list[pd.DataFrame] = []
+        for target, rule in rules.items():
+            for name, one in sets.items():
+                parts = answer_tables.list_parts(one)
+                rows, parted, metrics = answer_tables.decide(self, name, one, rule, parts)
+                end = "" if name == result.set else f"/{name}"
+                result.metrics |= {f"{key}{end}": metric for key, metric in metrics.items()}
+                result.warnings += answer_tables.warn_of_set(rows, is_further=bool(end))
+                tables.append(rows)
+                slices.append(parted)
+            if np.isinf(rule.thresholds[""].value):
+                fit = rule.thresholds[""]
+                result.warnings.append(Reason("target_unmet", target=target, errors=fit.n_errors, n=fit.n))
+        if rules:
+            result.tables["thresholds"] = answer_tables.tabulate_thresholds(rules)
+            result.tables["sets"] = pd.concat(tables, ignore_index=True)
+            result.tables["slices"] = pd.concat(slices, ignore_index=True)
 
     def _compute_costs(self, sets: Mapping[str, Predictions]) -> dict[str, Metric]:
         """Compute the mean cost on each set; its floor is that of the better of answering all or none."""

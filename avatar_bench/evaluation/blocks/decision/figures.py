@@ -10,6 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
@@ -26,9 +27,52 @@ def draw(result: Result) -> dict[str, Figure]:
         "risk_coverage": _draw_risk_coverage(tables["risk_coverage"]),
         "cost_curve": _draw_costs(tables["cost_curve"]),
     }
+    if "sets" in tables:
+        drawn["targets"] = _draw_targets(tables["sets"])
     if "roc" in tables:
         drawn["operating_points"] = _draw_operating_points(tables, result.classes)
     return drawn
+
+
+@plots.use_style()
+def _draw_targets(table: pd.DataFrame) -> Figure:
+    """Draw coverage and error of the answers by set and target, with and without the rule on unlike images."""
+    targets = table["target_error"].unique().tolist()
+    names = table["set"].unique()[: plots.MAX_BARS].tolist()
+    figure = plots.create_figure(8.4, 1.5 + 0.4 * len(names) * len(targets) + 0.35 * len(targets))
+    grid = figure.subplots(len(targets), 2, sharex="col", squeeze=False)
+    for (left, right), target in zip(grid, targets, strict=True):
+        for has_rule, step in ((True, -0.14), (False, 0.14)):
+            own = table[(table["target_error"] == target) & (table["unlike_rule"] == has_rule)].set_index("set")
+            rows = np.array([names.index(name) for name in own.index if name in names]) + step
+            for axes, kind in ((left, "coverage"), (right, "error")):
+                _draw_row_intervals(axes, own.loc[own.index.isin(names)], rows, kind, has_rule)
+        right.axvline(target, color="black", linestyle="--", linewidth=1, label=_("target error"))
+        left.set_yticks(range(len(names)), plots.shorten_names(names, 24))
+        right.set_yticks(range(len(names)), [])
+        left.set_title(_("target error {target}", target=f"{target:.0%}"), loc="left")
+        left.set_xlim(0, 1.02)
+        for axes in (left, right):
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.grid(axis="x")
+    highest = float(table["error_high"].where(table["error"].notna()).max())
+    grid[0, 1].set_xlim(0, 1.05 * max(2 * max(targets), 0.0 if np.isnan(highest) else highest))
+    grid[-1, 0].set_xlabel(_("images answered (%)"))
+    grid[-1, 1].set_xlabel(_("error rate among answered images (%)"))
+    for axes in grid[-1]:
+        plots.format_percent_axis(axes.xaxis)
+    _draw_legend(figure, 2)
+    return figure
+
+
+def _draw_row_intervals(axes: Axes, own: pd.DataFrame, rows: NDArray[np.float64], kind: str, has_rule: bool) -> None:
+    """Draw the values of rows with their intervals: filled if unlike images are abstained from, else hollow."""
+    colour = plots.get_colour(0) if has_rule else plots.GREY
+    label = _("abstaining on images unlike the training data") if has_rule else _("whatever the images are like")
+    axes.hlines(rows, own[f"{kind}_low"], own[f"{kind}_high"], color=colour, linewidth=1.2)
+    if len(rows):
+        fill = colour if has_rule else "white"
+        axes.plot(own[kind], rows, "o", color=colour, markerfacecolor=fill, markersize=5, label=label)
 
 
 @plots.use_style()
