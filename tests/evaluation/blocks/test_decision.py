@@ -60,7 +60,9 @@ def calibrated(dataset_of):
 def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, calibrated, draw_saved, inside):
     given, blind = oracle("noisy", n=300), oracle("noisy", n=120, seed=7)
     harder = replace(blind, logits=np.where(np.arange(120)[:, None] < 40, blind.logits[:, [1, 2, 0]], blind.logits))
-    far = replace(oracle("uniform", n=30, seed=2), targets=np.full(30, -1), embeddings=np.full((30, 8), -50, np.float32))
+    far = replace(
+        oracle("uniform", n=30, seed=2), targets=np.full(30, -1), embeddings=np.full((30, 8), -50, np.float32)
+    )
     run = calibrated(oracle("noisy", n=400, seed=5))
     result = evaluate_block(given, harder, {"things": far}, run, targets=[0.1])
     (fit,) = result.tables["thresholds"].to_dict("records")
