@@ -91,19 +91,26 @@ def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
 def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int, int]:
     """Write the missing rows; return the counts of predictions, errors, earlier rows and errors among those."""
     from avatar_bench.inference.prediction_table import list_prediction_columns
+    from avatar_bench.runs.decisions import DECISION_COLUMNS, make_decision_rule
+
+    rule = None
+    if settings.target_error is not None:
+        rule = make_decision_rule(run, settings.target_error, settings.alpha, settings.per_class)
+        print(*rule.notes, sep="\n", end="\n" if rule.notes else "", file=sys.stderr)
+    columns = [*list_prediction_columns(run.classes), *(DECISION_COLUMNS if rule else ())]
 
     def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
-        return run.predict_files(files, settings.calibrated, settings.precision)
+        return run.predict_files(files, settings.calibrated, settings.precision, rule)
 
     begun = None if settings.update else _start_now(predict_files(files))
     for note in run.predictor.load(settings.precision):  # a bad checkpoint fails before the output is opened
         print(note, file=sys.stderr)
     ok = errors = 0
     with (
-        open_writer(settings.output, list_prediction_columns(run.classes), settings.update) as rows,
+        open_writer(settings.output, columns, settings.update) as rows,
         _report_interruption(rows, settings),
     ):
-        refuse_other_run(run, rows.last, settings.calibrated, settings.precision)
+        refuse_other_run(run, rows.last, settings.calibrated, settings.precision, rule)
         todo, again = find_remaining(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
         kept = len(files) - len(todo) + again
         bar = tqdm(total=len(files), initial=kept, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())

@@ -49,6 +49,7 @@ _POSITIVE: dict[str, Any] = {"check": lambda value: 0 < value < math.inf, "expec
 _FRACTION: dict[str, Any] = {"check": lambda value: 0 < value <= 1, "expected": "more than 0 and at most 1"}
 _PROBABILITY: dict[str, Any] = {"check": lambda value: 0 <= value <= 1, "expected": "from 0 to 1"}
 _INSIDE: dict[str, Any] = {"check": lambda value: 0 < value < 1, "expected": "between 0 and 1"}
+_TARGET_ERROR = "decide, or abstain so often that at most this fraction of the answers is wrong; null: no decisions"
 _SEED: dict[str, Any] = {"check": lambda value: 0 <= value < 2**32, "expected": "from 0 to 4294967295"}
 _WORKERS: dict[str, Any] = {"check": lambda value: 0 <= value <= 256, "expected": "from 0 to 256 processes"}
 _THREADS: dict[str, Any] = {"check": lambda value: 1 <= value <= 1024, "expected": "from 1 to 1024 threads"}
@@ -387,6 +388,9 @@ class PredictConfig:
         "file of the predictions, or - for standard output", MISSING, **_end_in(".csv", ".jsonl", ".parquet", other="-")
     )
     calibrated: bool = option(True, help="scale by the run's temperature")
+    target_error: float | None = option(None, help=_TARGET_ERROR, **_INSIDE)
+    per_class: bool = option(False, help="target_error holds for the answers of each class, not for all together")
+    alpha: float = option(0.1, help="fraction of images whose prediction_set misses the true class", **_INSIDE)
     runtime: str = option("auto", help="all but torch on the CPU; auto: the fastest that agrees with torch", **_RUNTIME)
     precision: str = option("auto", help="auto: chosen by autotune", **_choose("auto", "32", "bf16", "16", "int8"))
     update: bool = option(False, help="continue an incomplete output")

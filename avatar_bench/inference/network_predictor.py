@@ -111,6 +111,12 @@ class NetworkPredictor(DatasetPredictor):
             return self._get_engine(precision)[0](images[0])
         return self.forward(images[0], precision)[0]
 
+    def compute_outputs(
+        self, images: Sequence[torch.Tensor], precision: str = "32"
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Compute logits (n, C) and embeddings (n, D) with torch; `images` is one batch, uint8 (n, 3, S, S)."""
+        return self.forward(images[0], precision)
+
     def load(self, precision: str = "32") -> list[str]:
         """Load the network and return notices to print; raise CheckpointError if it cannot be loaded."""
         if self.runtime != "torch":

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from avatar_bench.results.predictions import Predictions, to_string_array
 
+EMBEDDING = "embedding"  # column with the vector of each image that was read, None elsewhere; never written
+
 
 def list_prediction_columns(classes: Sequence[str]) -> list[str]:
     """Return the column names of a table of predictions."""
@@ -18,9 +20,16 @@ def list_prediction_columns(classes: Sequence[str]) -> list[str]:
 
 
 def tabulate_predictions(
-    files: Sequence[tuple[str, str]], logits: NDArray[np.floating], classes: tuple[str, ...], temperature: float
+    files: Sequence[tuple[str, str]],
+    logits: NDArray[np.floating],
+    classes: tuple[str, ...],
+    temperature: float,
+    embeddings: NDArray[np.floating] | None = None,
 ) -> pd.DataFrame:
-    """Return a table of (path, reason) pairs: predictions by `logits` where the reason is "", errors elsewhere."""
+    """Return a table of (path, reason) pairs: predictions by `logits` where the reason is "", errors elsewhere.
+
+    With `embeddings` (n, D), it has a column EMBEDDING.
+    """
     good = [path for path, reason in files if not reason]
     none = np.zeros((len(good), 0), dtype=np.float32)
     targets = np.full(len(good), -1, dtype=np.int64)
@@ -36,6 +45,9 @@ def tabulate_predictions(
             k += 1
         rows.append(row)
     table = pd.DataFrame(rows, columns=list_prediction_columns(classes)[1:])
+    if embeddings is not None:
+        vectors = iter(embeddings)
+        table[EMBEDDING] = pd.Series([None if reason else next(vectors) for _, reason in files], dtype=object)
     # pandas' string type refuses names that are not UTF-8
     table.insert(0, "path", pd.Series([path for path, _ in files], dtype=object))
     return table

@@ -102,6 +102,12 @@ class DatasetPredictor:
         """Compute the logits (n, C) with the runtime; `images` are uint8 (n, 3, S, S), one per preprocessing."""
         raise NotImplementedError
 
+    def compute_outputs(
+        self, images: Sequence[torch.Tensor], precision: str = "32"
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Compute logits (n, C) and embeddings (n, D) with torch; `images` are those of `compute_logits`."""
+        raise NotImplementedError
+
     def predict(self, images: DecodedImages) -> NDArray[np.float64]:
         """Compute the probabilities (N, C) of decoded images of any size."""
         logits = self.compute_logits(self.preprocess(images)).astype(np.float64)
@@ -112,26 +118,35 @@ class DatasetPredictor:
         return [torch.stack([to_tensor(prepare(image)) for image in images]) for prepare in self.preprocessings]
 
     def predict_files(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order, see `tabulate_predictions`.
 
         With `calibrated`, logits are divided by the temperature; `precision` is "32" or another one of the runtime.
+        With `embedded`, which needs "embeddings" of `provides`, tables have the column EMBEDDING.
         """
         reading = build_readable_loader(paths, self.preprocessings, self.batch_size, self.count_workers(len(paths)))
         with iterate_batches(reading) as batches:  # images are decoded while the network loads
             self.load(precision)
             for batch in batches:
-                none = np.zeros((0, len(self.classes)), dtype=np.float32)
-                logits = self.compute_logits(batch["images"], precision) if batch["images"] else none
+                logits, embeddings = np.zeros((0, len(self.classes)), dtype=np.float32), None
+                if embedded and batch["images"]:
+                    logits, embeddings = self.compute_outputs(batch["images"], precision)
+                elif batch["images"]:
+                    logits = self.compute_logits(batch["images"], precision)
                 seen = [(paths[row], reason) for row, reason in batch["seen"]]
-                yield self.tabulate(seen, logits, calibrated)
+                yield self.tabulate(seen, logits, calibrated, embeddings)
 
     def tabulate(
-        self, files: Sequence[tuple[str, str]], logits: NDArray[np.floating], calibrated: bool
+        self,
+        files: Sequence[tuple[str, str]],
+        logits: NDArray[np.floating],
+        calibrated: bool,
+        embeddings: NDArray[np.floating] | None = None,
     ) -> pd.DataFrame:
         """Return the table of predictions of (path, reason) pairs, see `tabulate_predictions`."""
-        return tabulate_predictions(files, self._shift(logits), self.classes, self.temperature if calibrated else 1.0)
+        temperature = self.temperature if calibrated else 1.0
+        return tabulate_predictions(files, self._shift(logits), self.classes, temperature, embeddings)
 
     def adjust(self, predictions: Predictions) -> Predictions:
         """Return Predictions as they were computed, perhaps before a calibration, with the bias and the temperature."""
@@ -256,7 +271,7 @@ class ForeignPredictor(DatasetPredictor):
         return found
 
     def predict_files(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order."""
         each = getattr(self.predictor, "predict_each", None)
@@ -269,6 +284,7 @@ class ForeignPredictor(DatasetPredictor):
                 except DataError as error:
                     reasons[row] = error.lines[0].removeprefix(f"{Path(path)}: ")
             readable = [row for row in range(len(asked)) if row not in reasons]
+            shown = images
             if each is None:
                 none = np.zeros((0, len(self.classes)))
                 logits = self._compute_log(images) if images else none
@@ -277,8 +293,10 @@ class ForeignPredictor(DatasetPredictor):
                 reasons |= {row: one for row, one in zip(readable, answers, strict=True) if isinstance(one, str)}
                 found = [answer for answer in answers if not isinstance(answer, str)]
                 logits = compute_logarithms(np.reshape(found, (len(found), len(self.classes))))
+                shown = [image for image, one in zip(images, answers, strict=True) if not isinstance(one, str)]
             seen = [(path, reasons.get(row, "")) for row, path in enumerate(asked)]
-            yield self.tabulate(seen, logits, calibrated)
+            embeddings = np.asarray(self.predictor.embed(shown)) if embedded and shown else None  # type: ignore[attr-defined]
+            yield self.tabulate(seen, logits, calibrated, embeddings)
 
     def _compute_log(self, images: DecodedImages) -> NDArray[np.floating]:
         predict_logits = getattr(self.predictor, "predict_logits", None)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from avatar_bench.runs.decisions import DecisionRule
     from avatar_bench.runs.run import Run
 
 # by precision: larger differences of log probabilities do not occur between machines
@@ -39,13 +40,15 @@ def find_remaining(
     return remaining, 0
 
 
-def refuse_other_run(run: Run, rows: Sequence[Mapping[str, Any]], calibrated: bool, precision: str) -> None:
-    """Predict some files again; raise ConfigError if most of their earlier rows differ.
+def refuse_other_run(
+    run: Run, rows: Sequence[Mapping[str, Any]], calibrated: bool, precision: str, rule: DecisionRule | None = None
+) -> None:
+    """Predict some files again; raise ConfigError if most of their earlier rows differ, or any decision.
 
     Missing and unreadable files are ignored, and a few changed files are tolerated.
     """
     rows = [row for row in rows if row["status"] == "ok"]
-    again = run.predict_files([row["path"] for row in rows], calibrated, precision) if rows else ()
+    again = run.predict_files([row["path"] for row in rows], calibrated, precision, rule) if rows else ()
     table = pd.concat(list(again) or [pd.DataFrame({"status": []})], ignore_index=True)
     compared = np.flatnonzero(table["status"] == "ok")
     if not len(compared):
@@ -58,6 +61,13 @@ def refuse_other_run(run: Run, rows: Sequence[Mapping[str, Any]], calibrated: bo
         raise ConfigError(
             "update=true: the existing rows are of another checkpoint, or of another calibrated, precision or runtime.",
             "Choose another output, or remove update=true to predict all files again.",
+        )
+    decided = [name for name in ("decision", "decision_reason", "prediction_set") if name in table]
+    kept = [k for k, differs_much in zip(compared, differs, strict=True) if not differs_much]
+    if any(rows[k][name] != table.at[k, name] for k in kept for name in decided):
+        raise ConfigError(
+            "update=true: the existing decisions were made with another target_error, costs, alpha or calibration.",
+            "Choose another output, or remove update=true to decide on all files again.",
         )
 
 

@@ -71,7 +71,7 @@ class TablePredictor(DatasetPredictor):
         return self.describe(dataset, compute_logarithms(self.probabilities[rows]), none, has_logits=False)
 
     def predict_files(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order."""
         for first in range(0, len(paths), self.batch_size):

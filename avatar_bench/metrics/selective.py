@@ -42,3 +42,22 @@ def thresholds(coverages: ArrayLike, confidence: Reals) -> Floats:
     """Return the confidence thresholds (K,) that reach each of the K coverages, above 0 to 1."""
     wanted = np.ceil(np.asarray(coverages, dtype=np.float64) * len(confidence) - 1e-9).astype(int)
     return np.asarray(np.sort(confidence)[::-1][wanted - 1], dtype=np.float64)
+
+
+def abstention_losses(confidence: Reals, correct: ArrayLike, costs: ArrayLike) -> Floats:
+    """Compute the loss (N, K) of each image where an error costs 1 and an abstention each of K costs, 0 to 1.
+
+    An image is answered if its expected loss, 1 - confidence, is at most the cost of abstaining. Chow, IEEE Trans. Inf.
+    Theory 16 (1970) 41.
+    """
+    cost = np.asarray(costs, dtype=np.float64)
+    wrong = ~np.asarray(correct, dtype=bool)[:, None]
+    return np.asarray(np.where(1 - np.asarray(confidence)[:, None] <= cost, wrong, cost), dtype=np.float64)
+
+
+def best_abstention_costs(confidence: Reals, correct: ArrayLike, costs: ArrayLike) -> Floats:
+    """Compute the lowest mean loss (K,) that any threshold of confidence has on these images, at each of K costs."""
+    coverage, risk = risk_coverage(confidence, correct)
+    cost = np.asarray(costs, dtype=np.float64)
+    answered = (coverage * risk)[:, None] + cost * (1 - coverage)[:, None]
+    return np.asarray(np.minimum(cost, answered.min(axis=0)))

@@ -95,6 +95,30 @@ def proportion_interval(
     return Interval(float(low), float(high), units, f"bootstrap by {unit}")
 
 
+def proportion_intervals(
+    hits: Floats, groups: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> list[Interval]:
+    """Compute the interval of the proportion in each column of hits (N, K), 0 or 1, or NaN for images of no interest.
+
+    Of each column it is that of `proportion_interval`, but for whole resamples of all N images, drawn once for all K;
+    of a column without an image, Wilson's (0, 1).
+    """
+    group = np.asarray(groups)
+    lows, highs = bootstrap_interval(build_mean_statistic(hits), group, resamples, level, seed)
+    found = []
+    for place, column in enumerate(hits.T):
+        there = ~np.isnan(column)
+        units, n = len(np.unique(group[there])), int(there.sum())
+        mean = float(column[there].mean()) if n else 0.0
+        if units == n:
+            found.append(Interval(*wilson(round(mean * n), n, level), n, "wilson"))
+        elif not lows[place] < highs[place]:
+            found.append(Interval(*wilson(units * mean, units, level), units, "wilson by group"))
+        else:
+            found.append(Interval(float(lows[place]), float(highs[place]), units, "bootstrap by group"))
+    return found
+
+
 def weighted_moments(weights: Floats, values: NDArray[np.floating], parts: ArrayLike) -> tuple[Floats, Floats]:
     """Compute the weighted mean and standard deviation, both (B, K), of values (N,) in each of K parts.
 

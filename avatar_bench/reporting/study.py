@@ -17,7 +17,7 @@ from avatar_bench.results.result import AGAINST_FOLDER
 from avatar_bench.results.view import ALL, SEPARATOR
 from avatar_bench.runs.labels import label_runs
 from avatar_bench.runs.record import ENSEMBLE, IMPORTED, RECORD, USABLE_STATUSES, read_config, read_record
-from avatar_bench.runs.saved_calibration import SavedCalibration, read_calibration
+from avatar_bench.runs.saved_calibration import BY_TRAIN, SavedCalibration, read_calibration
 
 SET_ORDER = ("blind", "test", "val", "calibration")  # order of sets: the most informative about new images first
 
@@ -253,7 +253,8 @@ def _read_ensembles(root: Path, runs: Sequence[ReportedModel], problems: list[Pr
 
 def _read_calibration(model: ReportedModel, root: Path, problems: list[Problem]) -> SavedCalibration | None:
     try:
-        return read_calibration(model.folder)
+        found = read_calibration(model.folder)
+        return None if found is None or found.by == BY_TRAIN else found
     except AvatarBenchError as error:
         problems.append(Problem("damaged", _make_relative(model.folder, root), error.lines[0], model.label))
         return None

@@ -1,10 +1,11 @@
-"""Fit of a run's temperature, and of the threshold of its score, on labelled images."""
+"""Fit of a run's temperature, of the threshold of its score and of what decisions are made of, on labelled images."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.console.terminal import format_count
@@ -12,13 +13,16 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import fingerprint_dataset, make_hash_columns
 from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
+from avatar_bench.data.splits import assign_folds
 from avatar_bench.errors import DataError
 from avatar_bench.metrics.calibration import fit_merged_temperature, nll
 from avatar_bench.metrics.decision_threshold import compute_balanced_accuracy, fit_threshold
+from avatar_bench.metrics.knn import compute_distances
 from avatar_bench.results.predictions import Predictions
+from avatar_bench.runs.decisions import NEIGHBOURS, rank_distances, rank_embeddings
 from avatar_bench.runs.imported import ImportedRun
 from avatar_bench.runs.run import Run
-from avatar_bench.runs.saved_calibration import SavedCalibration, ScoreThreshold
+from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration, ScoreThreshold
 
 
 def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
@@ -32,26 +36,57 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     counts = dict(zip(run.classes, np.bincount(targets[rows], minlength=len(run.classes)).tolist(), strict=True))
     _refuse_few(dataset.name, counts)
     own, targets = run.own_predictions(dataset).take(rows), targets[rows]
-    threshold = None
+    threshold, used = None, dataset.take(rows)
+    is_reference = mark_reference(used.frame)
+    fitted = np.ones(len(used), dtype=bool) if is_reference is None else is_reference
     if isinstance(run, ImportedRun) and run.score_scale is not None:
-        threshold = _fit_threshold(run, own, targets)
+        threshold = _fit_threshold(run, own.take(fitted), targets[fitted])
         own = replace(own, logits=own.logits + np.array(run.find_bias(threshold.value)))
 
-    def loss(temperature: float) -> float:
-        merged = replace(own, temperature=temperature).merge(run.merged_classes, targets)
-        return nll(merged.logits, targets, temperature)
+    def merge(temperature: float) -> Predictions:
+        return replace(own, temperature=temperature).merge(run.merged_classes, targets)
 
-    used = dataset.take(rows)
+    temperature = fit_merged_temperature(lambda t: nll(merge(t).logits[fitted], targets[fitted], t))
+    decisions = None
+    if is_reference is not None:
+        decisions = describe_images(merge(temperature), is_reference)
     images = replace(used, origin=None, frame=used.frame.assign(**make_hash_columns(fingerprint_dataset(used))))
     return SavedCalibration(
         checkpoint_sha256=run.checkpoint_sha256,
         view=run.view.name,
-        temperature=fit_merged_temperature(loss),
+        temperature=temperature,
         threshold=threshold,
         n=counts,
         images=images,
         fingerprint=used.fingerprint,
+        decisions=decisions,
     )
+
+
+def mark_reference(frame: pd.DataFrame) -> NDArray[np.bool_] | None:
+    """Return which calibration images, (N,), temperature and out-of-domain reference are fitted on: half of the groups.
+
+    Thresholds of decisions are fitted on the others. None if they are too few to be divided, or if a class would be
+    missing: then everything is fitted on all, and there are no thresholds.
+    """
+    if len(frame) < 2 * MIN_CALIBRATION_IMAGES:
+        return None
+    is_reference = assign_folds(frame, 2, seed=0) == 0
+    return is_reference if set(frame["label"][is_reference]) == set(frame["label"]) else None
+
+
+def describe_images(predictions: Predictions, is_reference: NDArray[np.bool_]) -> DecisionImages:
+    """Return what decisions are made of, from the calibrated Predictions of the calibration's images."""
+    found = DecisionImages(predictions.classes, predictions.probabilities.astype(np.float64), is_reference)
+    if not predictions.embeddings.shape[1]:
+        return found
+    known, groups = predictions.embeddings[is_reference].astype(np.float32), predictions.groups[is_reference]
+    distances = compute_distances(known, known, NEIGHBOURS, groups[:, None] == groups)
+    reference = OodReference(known, distances)
+    percentiles = np.empty(len(predictions))
+    percentiles[is_reference] = rank_distances(reference, distances)
+    percentiles[~is_reference] = rank_embeddings(reference, predictions.embeddings[~is_reference])
+    return replace(found, ood_percentile=percentiles, reference=reference)
 
 
 def _refuse_few(name: str, counts: dict[str, int]) -> None:

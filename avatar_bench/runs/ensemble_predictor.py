@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
+from avatar_bench.inference.prediction_table import EMBEDDING
 from avatar_bench.inference.predictor import DatasetPredictor, compute_logarithms
 from avatar_bench.metrics.averaging import AveragingWeights, average_logits
 from avatar_bench.results.predictions import Predictions
@@ -62,21 +63,25 @@ class EnsemblePredictor(DatasetPredictor):
 
     def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
         """Compute the average of the members' logits, (n, C), see `average_logits`."""
-        inputs = dict(zip(self.preprocessings, images, strict=True))
-        reordered = []
-        for predictor in (member.predictor for member in self.members):
-            logits = predictor.compute_logits([inputs[one] for one in predictor.preprocessings], precision)
-            reordered.append(logits[:, [predictor.classes.index(name) for name in self.classes]])
-        return average_logits(np.stack(reordered), self.mix).astype(np.float32)
+        pairs = self._iterate_inputs(images)
+        return self._average([predictor.compute_logits(own, precision) for predictor, own in pairs])
+
+    def compute_outputs(
+        self, images: Sequence[torch.Tensor], precision: str = "32"
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Compute the average of the members' logits, (n, C), and their embeddings side by side, (n, D)."""
+        outputs = [predictor.compute_outputs(own, precision) for predictor, own in self._iterate_inputs(images)]
+        logits, embeddings = zip(*outputs, strict=True)
+        return self._average(logits), join_embeddings(embeddings)
 
     def predict_files(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch; a file that any member fails on is an error."""
         if self.computes_logits:
-            yield from super().predict_files(paths, calibrated, precision)
+            yield from super().predict_files(paths, calibrated, precision, embedded)
             return
-        parts = [member.predictor.predict_files(paths, False, precision) for member in self.members]
+        parts = [member.predictor.predict_files(paths, False, precision, embedded) for member in self.members]
         for tables in zip(*parts, strict=True):
             failed = zip(*(table["reason"] for table in tables), strict=True)
             reasons = [next(filter(None, row), "") for row in failed]
@@ -85,7 +90,10 @@ class EnsemblePredictor(DatasetPredictor):
             logits = [compute_logarithms(table.loc[good, columns].to_numpy(np.float64)) for table in tables]
             averaged = average_logits(np.stack(logits), self.mix).astype(np.float32)
             seen = list(zip(tables[0]["path"], reasons, strict=True))
-            yield self.tabulate(seen, averaged, calibrated)
+            embeddings = None
+            if embedded and any(good):
+                embeddings = join_embeddings([np.stack(list(table.loc[good, EMBEDDING])) for table in tables])
+            yield self.tabulate(seen, averaged, calibrated, embeddings)
 
     def resolve_precision(self, asked: str) -> str:
         """Resolve "auto" as the members do, which have the same runtime and device."""
@@ -99,6 +107,18 @@ class EnsemblePredictor(DatasetPredictor):
         """Release every network from memory."""
         for member in self.members:
             member.predictor.unload()
+
+    def _iterate_inputs(self, images: Sequence[torch.Tensor]) -> Iterator[tuple[DatasetPredictor, list[torch.Tensor]]]:
+        """Yield each member's predictor with its own inputs."""
+        inputs = dict(zip(self.preprocessings, images, strict=True))
+        for predictor in (member.predictor for member in self.members):
+            yield predictor, [inputs[one] for one in predictor.preprocessings]
+
+    def _average(self, logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the average of the members' logits, each (n, C) in the member's order of classes."""
+        orders = [[member.predictor.classes.index(name) for name in self.classes] for member in self.members]
+        reordered = [own[:, order] for own, order in zip(logits, orders, strict=True)]
+        return average_logits(np.stack(reordered), self.mix).astype(np.float32)
 
     def _combine(self, predictions: Sequence[Predictions]) -> Predictions:
         return combine_predictions([one.reorder(self.classes) for one in predictions], self.mix, self.temperature)
@@ -114,11 +134,16 @@ def combine_predictions(members: Sequence[Predictions], mix: AveragingWeights, t
     return replace(
         members[0],
         logits=average_logits(np.stack([member.logits for member in members]), mix).astype(np.float32),
-        embeddings=np.concatenate([_scale_to_unit_length(member.embeddings) for member in members], axis=1),
+        embeddings=join_embeddings([member.embeddings for member in members]),
         temperature=temperature,
         has_logits=all(member.has_logits for member in weighted),
         unscaled=None,
     )
+
+
+def join_embeddings(members: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
+    """Return the members' embeddings, each scaled to unit length, side by side, (N, D)."""
+    return np.concatenate([_scale_to_unit_length(each) for each in members], axis=1)
 
 
 def _scale_to_unit_length(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataEr
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.inference.network_predictor import NetworkPredictor
-from avatar_bench.inference.prediction_table import list_prediction_columns, merge_probabilities
+from avatar_bench.inference.prediction_table import EMBEDDING, list_prediction_columns, merge_probabilities
 from avatar_bench.inference.predictor import DatasetPredictor, ForeignPredictor, Predictor
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.models.model_card import Card
@@ -34,10 +34,11 @@ from avatar_bench.results.result import AGAINST_FOLDER, Result
 from avatar_bench.results.view import View
 from avatar_bench.runs.prediction_cache import PredictionCache
 from avatar_bench.runs.record import BEST_CHECKPOINT, RECORD, locate_checkpoint, read_config, read_record
-from avatar_bench.runs.saved_calibration import CALIBRATION, SavedCalibration, read_calibration
+from avatar_bench.runs.saved_calibration import BY_TRAIN, CALIBRATION, SavedCalibration, read_calibration
 
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
+    from avatar_bench.runs.decisions import DecisionRule
 
 PRETRAINING_LIST = "pretraining.csv"  # in a run folder: the images used to pretrain its initial weights
 
@@ -161,8 +162,23 @@ class Run:
 
         Raise CheckpointError if it is damaged or belongs to another checkpoint.
         """
-        found = None if self.folder is None or self.is_other_checkpoint else read_calibration(self.folder)
-        if found is not None and found.checkpoint_sha256 != self.checkpoint_sha256:
+        found = self._read_calibration()
+        return None if found is None or found.by == BY_TRAIN else self._check_calibration(found)
+
+    @cached_property
+    def decision_calibration(self) -> SavedCalibration | None:
+        """Return the calibration that decisions are made of, on a user's images or else of training.
+
+        None and errors are those of `saved_calibration`.
+        """
+        found = self._read_calibration()
+        return None if found is None else self._check_calibration(found)
+
+    def _read_calibration(self) -> SavedCalibration | None:
+        return None if self.folder is None or self.is_other_checkpoint else read_calibration(self.folder)
+
+    def _check_calibration(self, found: SavedCalibration) -> SavedCalibration:
+        if found.checkpoint_sha256 != self.checkpoint_sha256:
             raise CheckpointError(
                 f"{self.folder}/{CALIBRATION} was fitted on another checkpoint than that of the run.",
                 "Calibrate the run again (avatar-bench calibrate), or delete the file.",
@@ -381,12 +397,18 @@ class Run:
         )
 
     def predict_files(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", rule: DecisionRule | None = None
     ) -> Generator[pd.DataFrame, None, None]:
-        """Yield the table of predictions of image files batch by batch, see `DatasetPredictor.predict_files`."""
-        with closing(self.predictor.predict_files(paths, calibrated, precision)) as tables:
+        """Yield the table of predictions of image files batch by batch, see `DatasetPredictor.predict_files`.
+
+        With a `rule`, tables have its columns too.
+        """
+        embedded = rule is not None and rule.reference is not None
+        with closing(self.predictor.predict_files(paths, calibrated, precision, embedded)) as tables:
             for table in tables:
-                yield table if self._keeps_classes else merge_probabilities(table, self.merged_classes)
+                vectors = table.pop(EMBEDDING) if EMBEDDING in table else None
+                merged = table if self._keeps_classes else merge_probabilities(table, self.merged_classes)
+                yield rule.extend(merged, vectors) if rule else merged
 
     def results(self, block: str, name: str = "test") -> Result:
         """Read the Result of a block on a set from the run folder."""

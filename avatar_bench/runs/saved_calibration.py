@@ -1,4 +1,4 @@
-"""Calibration of a run on a user's images, as saved in its folder."""
+"""Calibration of a run, at the end of training or on a user's images, as saved in its folder."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
 
 from avatar_bench.data.dataset import DATASET_COLUMNS, RUN_COLUMNS, Dataset
 from avatar_bench.errors import CheckpointError
-from avatar_bench.files.atomic_write import write_text
-from avatar_bench.files.hashes import sha256_of_file
+from avatar_bench.files.atomic_write import atomic_write, write_text
+from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_file
 from avatar_bench.runs.record import read_json
 
 CALIBRATION = "calibration.json"  # in a run folder
+REFERENCE = "calibration.safetensors"  # beside it: embeddings of the reference images
+BY_TRAIN, BY_CALIBRATE = "train", "calibrate"
 CALIBRATION_SCHEMA = 1  # raised when a key changes its meaning; unknown keys are ignored
 _IMAGE_COLUMNS = ("path", "label", "source", "group", "sha256", "phash", "turned_phashes")
 _HINT = "Calibrate the run again (avatar-bench calibrate), or delete the file."
@@ -36,10 +44,35 @@ class ScoreThreshold:
 
 
 @dataclass(frozen=True)
+class OodReference:
+    """Embeddings (M, D) of the reference images, and the distance (M,) of each to its neighbours among the others."""
+
+    embeddings: NDArray[np.float32]
+    distances: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DecisionImages:
+    """What decisions are made of: the calibrated probabilities (N, C) of the calibration's images, in their order.
+
+    `classes` are those of the view. Temperature and `reference` are fitted on the images that `is_reference` (N,)
+    marks, thresholds on the others. Images have an `ood_percentile` (N,), 0 to 100, and the run a `reference`, only if
+    it has embeddings.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    is_reference: NDArray[np.bool_]
+    ood_percentile: NDArray[np.float64] | None = None
+    reference: OodReference | None = None
+
+
+@dataclass(frozen=True)
 class SavedCalibration:
     """Temperature and, of a score, threshold of a run, with the images that they were fitted on.
 
-    `n` are the images by class of the view. `sha256` is that of the file.
+    `n` are the images by class of the view, `by` is the command that fitted them: train or calibrate. `decisions` is
+    None if the images are too few to be divided. `sha256` is that of the file.
     """
 
     checkpoint_sha256: str
@@ -49,13 +82,31 @@ class SavedCalibration:
     n: Mapping[str, int]
     images: Dataset
     fingerprint: str
+    by: str = BY_CALIBRATE
+    decisions: DecisionImages | None = field(default=None, compare=False)
     sha256: str = field(default="", compare=False)
 
     def write(self, folder: Path) -> None:
-        """Write the calibration.json of a run folder atomically."""
+        """Write the calibration.json of a run folder atomically, after the tensors that belong to it."""
         rows = self.images.frame.reindex(columns=list(_IMAGE_COLUMNS), fill_value="").to_dict("records")
+        found, reference = self.decisions, self.decisions.reference if self.decisions else None
+        stated: dict[str, Any] | None = None
+        if found is not None:
+            percentiles = found.ood_percentile
+            for k, row in enumerate(rows):
+                row["part"] = "reference" if found.is_reference[k] else "thresholds"
+                row["probabilities"] = found.probabilities[k].tolist()
+                row |= {"ood_percentile": float(percentiles[k])} if percentiles is not None else {}
+            stated = {"classes": list(found.classes), "reference_sha256": None}
+        if reference is not None and stated is not None:
+            tensors = {"embeddings": reference.embeddings, "distances": reference.distances}
+            content = save_tensors({name: np.ascontiguousarray(each) for name, each in tensors.items()})
+            stated["reference_sha256"] = sha256_of_bytes(content)
+            with atomic_write(folder / REFERENCE) as part:
+                part.write_bytes(content)
         values = {
             "schema": CALIBRATION_SCHEMA,
+            "by": self.by,
             "checkpoint_sha256": self.checkpoint_sha256,
             "view": self.view,
             "temperature": self.temperature,
@@ -66,9 +117,12 @@ class SavedCalibration:
                 "fingerprint": self.fingerprint,
                 "n": dict(self.n),
             },
+            "decisions": stated,
             "images": rows,
         }
         write_text(folder / CALIBRATION, json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        if reference is None:
+            (folder / REFERENCE).unlink(missing_ok=True)
 
 
 def read_calibration(folder: Path) -> SavedCalibration | None:
@@ -97,7 +151,32 @@ def read_calibration(folder: Path) -> SavedCalibration | None:
             n={str(name): int(count) for name, count in data["n"].items()},
             images=Dataset(str(data["name"]), Path(str(data["root"])), frame),
             fingerprint=str(data["fingerprint"]),
+            by=str(saved.get("by", BY_CALIBRATE)),
+            decisions=_read_decisions(saved, folder),
             sha256=sha256_of_file(file),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}.", _HINT) from error
+
+
+def _read_decisions(saved: Mapping[str, Any], folder: Path) -> DecisionImages | None:
+    """Return what decisions are made of, None without it; raise ValueError or KeyError if it is damaged."""
+    stated, rows = saved.get("decisions"), saved["images"]
+    if stated is None:
+        return None
+    classes = tuple(map(str, stated["classes"]))
+    probabilities = np.array([row["probabilities"] for row in rows], dtype=np.float64)
+    if probabilities.shape != (len(rows), len(classes)) or not (np.abs(probabilities.sum(axis=1) - 1) < 1e-6).all():
+        raise ValueError("its probabilities are none")
+    if any(row["part"] not in ("reference", "thresholds") for row in rows):
+        raise ValueError("a part is unknown")
+    is_reference = np.array([row["part"] == "reference" for row in rows], dtype=bool)
+    if stated["reference_sha256"] is None:
+        return DecisionImages(classes, probabilities, is_reference)
+    content = (folder / REFERENCE).read_bytes()
+    if sha256_of_bytes(content) != stated["reference_sha256"]:
+        raise ValueError(f"{REFERENCE} is not the one that belongs to it")
+    tensors = load_tensors(content)
+    reference = OodReference(tensors["embeddings"], tensors["distances"])
+    percentiles = np.array([row["ood_percentile"] for row in rows], dtype=np.float64)
+    return DecisionImages(classes, probabilities, is_reference, percentiles, reference)

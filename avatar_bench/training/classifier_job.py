@@ -30,8 +30,12 @@ from avatar_bench.models.checkpoint import BEST_CHECKPOINT
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.stages import Stage
+from avatar_bench.results.predictions import Predictions
+from avatar_bench.results.view import View
+from avatar_bench.runs.calibration_fit import describe_images, mark_reference
 from avatar_bench.runs.record import METRIC, RunRecord
 from avatar_bench.runs.run import Run
+from avatar_bench.runs.saved_calibration import BY_TRAIN, DecisionImages, SavedCalibration
 from avatar_bench.sources.dataset_kinds import list_further_sets
 from avatar_bench.training import environment
 from avatar_bench.training.builders import load_optimization
@@ -192,8 +196,10 @@ class ClassifierJob:
     def finish(self) -> str:
         """Fit the temperature, complete the best checkpoint, draw the curves, and return a summary."""
         settings, record = self.settings, self.record
-        record.temperature = self._fit_temperature()
+        record.temperature, decisions = self._calibrate()
         record.checkpoint_sha256, record.weights_sha256 = finish_checkpoint(self.best, record.temperature)
+        if decisions is not None:
+            self._write_calibration(record.temperature, record.checkpoint_sha256, decisions)
         history = pd.read_csv(self.folder / "metrics.csv")
         row = self.find_best_row(history)
         record.metrics = {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)}
@@ -206,12 +212,11 @@ class ClassifierJob:
             f"next: avatar-bench evaluate ckpt={self.folder}"
         )
 
-    def predict_calibration(self, calibration: Dataset) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
-        """Return logits and targets of the calibration images, by the best checkpoint."""
+    def predict_calibration(self, calibration: Dataset) -> Predictions:
+        """Return the Predictions of the calibration images at temperature 1, by the best checkpoint."""
         settings = self.settings
         run = Run(self.best, accelerator=settings.trainer.accelerator, workers=settings.data.workers)
-        held_out = run.predictions(calibration)
-        return held_out.logits, held_out.targets
+        return run.predictions(calibration)
 
     def find_best_row(self, history: pd.DataFrame) -> pd.Series[Any]:
         """Return the row of metrics.csv whose weights are best.ckpt: the best epoch, set in the record too."""
@@ -220,16 +225,38 @@ class ClassifierJob:
         self.record.best_epoch = int(row["epoch"])
         return row
 
-    def _fit_temperature(self) -> float:
-        """Fit the temperature on the calibration images; warn and return 1 if they are too few."""
+    def _calibrate(self) -> tuple[float, DecisionImages | None]:
+        """Fit the temperature on the calibration images; warn and return 1 if they are too few.
+
+        If they are enough to be divided, return what decisions are made of too.
+        """
         calibration = self.dataset.select_split("calibration")
         if len(calibration) >= MIN_CALIBRATION_IMAGES and len(calibration.classes) > 1:
-            return fit_temperature(*self.predict_calibration(calibration))
+            found = self.predict_calibration(calibration)
+            is_reference = mark_reference(calibration.frame)
+            if is_reference is None:
+                return fit_temperature(found.logits, found.targets), None
+            temperature = fit_temperature(found.logits[is_reference], found.targets[is_reference])
+            return temperature, describe_images(replace(found, temperature=temperature), is_reference)
         few = format_count(len(calibration), "calibration image")
         more = suggest_calibration_options(self.dataset, build_split_plan(self.settings.data))
         warning = f"too few images to fit a temperature ({few}); it stays 1. To fit one, {more}"
         print_line(f"warning: {warning}", file=sys.stderr)
-        return 1.0
+        return 1.0, None
+
+    def _write_calibration(self, temperature: float, checkpoint_sha256: str, decisions: DecisionImages) -> None:
+        images = self.dataset.select_split("calibration")
+        SavedCalibration(
+            checkpoint_sha256=checkpoint_sha256,
+            view=View().name,
+            temperature=temperature,
+            threshold=None,
+            n={name: int((images.frame["label"] == name).sum()) for name in self.data.classes},
+            images=images,
+            fingerprint=images.fingerprint,
+            by=BY_TRAIN,
+            decisions=decisions,
+        ).write(self.folder)
 
 
 def _resolve_stages(settings: TrainConfig) -> list[Stage]:

@@ -22,6 +22,7 @@ from avatar_bench.metrics.classification import accuracy, confusion_matrix, macr
 from avatar_bench.models.checkpoint import CARD_KEY, write_checkpoint
 from avatar_bench.models.pooled_stages import LAST_EMBEDDING, POOLED_OPTION
 from avatar_bench.models.stages import Stage
+from avatar_bench.results.predictions import Predictions, to_string_array
 from avatar_bench.runs.record import METRIC
 from avatar_bench.training.classifier_job import ClassifierJob
 from avatar_bench.training.environment import read_versions
@@ -72,13 +73,21 @@ class ProbeJob(ClassifierJob):
         row: pd.Series[Any] = history[history["C"] == self.record.probe["C"]].iloc[0]
         return row
 
-    def predict_calibration(self, calibration: Dataset) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return logits and targets of the calibration images, by their cached features."""
-        classifier = self.learner.net.get_classifier()  # type: ignore[operator]
+    def predict_calibration(self, calibration: Dataset) -> Predictions:
+        """Return the Predictions of the calibration images at temperature 1, by their cached features."""
+        classifier, features = self.learner.net.get_classifier(), self._compute(calibration)[0]  # type: ignore[operator]
         with torch.inference_mode():
-            features = torch.from_numpy(self._compute(calibration)[0]).to(classifier.weight.device)
-            logits = classifier(features).double().cpu().numpy()
-        return logits, encode_targets(calibration, self.data.classes)
+            logits = classifier(torch.from_numpy(features).to(classifier.weight.device)).double().cpu().numpy()
+        paths, groups, sources = (to_string_array(calibration.frame[name]) for name in ("path", "group", "source"))
+        return Predictions(
+            classes=self.data.classes,
+            logits=logits,
+            embeddings=features,
+            targets=encode_targets(calibration, self.data.classes),
+            paths=paths,
+            groups=groups,
+            sources=sources,
+        )
 
     def _select_training_images(self) -> Dataset:
         """Return the training images; with trainer.limit_batches, the first of each class, as many as such batches."""

@@ -47,6 +47,14 @@ METRICS = {
         *(f"{before}{name}" for before in ("", "scaled/") for name in (*ERRORS, "temperature")),
         *("aurc", "coverage/lac", "coverage/aps", "set_size/lac", "set_size/aps"),
     ],
+    "decision": [
+        "coverage/0.05",
+        "error/0.1",
+        "bound/0.1",
+        "cost",
+        "cost/faces",
+        *(f"recall_at/{rate}/{name}" for rate in ("0.01", "0.001") for name in CLASSES),
+    ],
     "embedding": ["trustworthiness"],
     "clusters": [
         *("silhouette", "silhouette_cosine", "separation_ratio", "davies_bouldin", "calinski_harabasz"),
@@ -74,6 +82,7 @@ FILES = {
     "blind_test": ["predictions.csv", "confusion.csv", "per_source.csv"],
     "robustness": ["severities.csv"],
     "calibration": ["reliability.csv"],
+    "decision": ["operating_points.csv", "risk_coverage.csv", "cost_curve.csv"],
     "embedding": ["points.csv"],
     "clusters": [],
     "gradcam": ["maps.npz"],

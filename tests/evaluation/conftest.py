@@ -121,6 +121,8 @@ def fake_run() -> Callable[..., Any]:
             "classes": predictions.classes,
             "merged_classes": {name: (name,) for name in predictions.classes},
             "view": View(),
+            "decision_calibration": None,
+            "folder": None,
             "temperature": predictions.temperature,
             "allow": frozenset(),
             "seed": 0,

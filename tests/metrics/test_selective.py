@@ -75,3 +75,14 @@ def test_one_answer_is_a_curve():
     assert (coverage.tolist(), risk.tolist()) == ([1.0], [1.0])
     assert selective.aurc(np.array([1.0]), [False]) == 1
     assert selective.thresholds([0.05, 1], np.array([1.0])).tolist() == [1.0, 1.0]
+
+
+def test_costs_of_abstaining_are_those_counted_by_hand():
+    confidence, correct = np.array([0.95, 0.8, 0.6, 0.4]), [True, False, True, False]
+    losses = selective.abstention_losses(confidence, correct, [0.0, 0.1, 0.3, 1.0])
+    np.testing.assert_allclose(losses.T, [[0, 0, 0, 0], [0, 0.1, 0.1, 0.1], [0, 1, 0.3, 0.3], [0, 1, 0, 1]])
+    # answering one, three or all costs .25 (0 + 3 d), .25 (1 + d), .5; none costs d
+    best = selective.best_abstention_costs(confidence, correct, [0.0, 0.1, 0.9])
+    np.testing.assert_allclose(best, [0, 0.075, 0.475])
+    equal = selective.best_abstention_costs(np.full(4, 0.5), correct, [0.1, 0.9])
+    np.testing.assert_allclose(equal, [0.1, 0.5])  # all or none

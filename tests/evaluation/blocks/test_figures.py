@@ -67,7 +67,7 @@ def test_figures_of_seeds_of_similar_recipes_are_whole(
 
 @pytest.mark.parametrize("language", ["en", "ru"])
 @pytest.mark.parametrize("temperature", [1.0, 1.3])
-@pytest.mark.parametrize("block", ["calibration", "error_bias", "clusters", "embedding"])
+@pytest.mark.parametrize("block", ["calibration", "decision", "error_bias", "clusters", "embedding"])
 def test_figures_of_one_run_are_whole(block, temperature, language, fake_run, dataset_of, answered, inside, draw_saved):
     evaluated = answered(3, temperature)
     stored = {"width": [f"{60 + 7 * i}" for i in range(180)], "format": ["PNG", "JPEG", "JPEG"] * 60}

@@ -53,6 +53,7 @@ def results(value=0.8, fingerprint="f1"):
         | {f"{kind}/{name}": shown(value) for kind in ("recall", "precision", "f1") for name in CLASSES},
         "robustness": {kind: shown(value) for kind in kinds} | {f"bias/{name}": shown(0.1, None) for name in CLASSES},
         "calibration": {"scaled/ece_15": shown(0.1, False)},
+        "decision": {"cost": shown(0.1, False)},
         "out_of_domain": {"auroc/cats/energy": shown(value), "auroc/cats/msp": shown(0.5)}
         | {f"mean_confidence/{name}": shown(0.7, None) for name in ("test", "cats", "mugs", "toons")}
         | {f"std_confidence/{name}": shown(0.2, None) for name in ("test", "cats", "mugs", "toons")},
@@ -70,6 +71,8 @@ def results(value=0.8, fingerprint="f1"):
     traits |= {"pretraining": "scratch", "trained_with": ""}
     tables = {"blind_test": {"confusion": confusion}, "out_of_domain": {"sets": sets}}
     tables["architecture"] = {"traits": pd.DataFrame([traits])}
+    risk = {"coverage": [0.5, 1.0] * 2, "answered": [5, 10] * 2, "error": 1 - value, "low": 0.0, "high": 0.5}
+    tables["decision"] = {"risk_coverage": pd.DataFrame(risk).assign(set=["test", "test", "blind", "blind"])}
     tables["efficiency"] = {"latency": pd.DataFrame({"device": ["cpu"]})}
     about = {"data_fingerprint": fingerprint}
     return {
@@ -100,7 +103,9 @@ def test_every_chart_of_two_runs_is_drawn_from_its_table_in_each_language(draw_s
     for language in ("en", "ru"):
         with use_language(language):
             assert set(draw_saved(result)) | {"runs", "missing"} == set(result.tables)
-    assert len(result.tables) == 14
+    assert len(result.tables) == 15
+    assert result.tables["risk_coverage"]["run"].tolist() == ["a", "a", "b", "b"]  # of the evaluated set alone
+    assert result.tables["risk_coverage"]["error"].tolist() == pytest.approx([0.2, 0.2, 0.4, 0.4])
 
 
 def test_the_history_marks_the_epoch_that_was_kept_and_draws_train_dashed(draw_saved):

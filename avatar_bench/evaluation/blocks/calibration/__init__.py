@@ -21,7 +21,7 @@ from avatar_bench.evaluation.blocks.calibration.error_tables import (
     tabulate_floors,
     tabulate_reliability,
 )
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import calibration, selective
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
-_COVERAGES = np.arange(1, 21) / 20
 _ECE_15_INDEX = calibration.ECE_KINDS.index("ece_15")
 _TOLERANCE = 0.02  # log ratio of temperatures; rounding on another machine changes it less
 
@@ -41,7 +40,7 @@ _TOLERANCE = 0.02  # log ratio of temperatures; rounding on another machine chan
 class Calibration(IntervalOptions):
     """Evaluation of a Run's confidence at its temperature, and of prediction sets with a stated coverage."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     resamples: int = option(2000, help="of the bootstrap and the noise floor", range=(100, None))
@@ -66,7 +65,7 @@ class Calibration(IntervalOptions):
         self.corruptions = list_corruptions() if self.corruptions is None else self.corruptions
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute calibration errors before and after scaling, selective prediction, conformal sets, and shift.
+        """Compute calibration errors before and after scaling, ranking by confidence, conformal sets, and shift.
 
         Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order or if the
         set contains images that the sets are fitted on.
@@ -101,7 +100,7 @@ class Calibration(IntervalOptions):
         result.tables["floors"] = pd.concat(floors, ignore_index=True)
 
     def _evaluate_ranking(self, result: Result, predictions: Predictions) -> None:
-        """Add the risk-coverage curve and the area under it to the result."""
+        """Add the area under the risk-coverage curve to the result."""
         confidence, correct = predictions.confidence, predictions.correct
         floors = {"aurc": float(1 - correct.mean())}
 
@@ -109,13 +108,6 @@ class Calibration(IntervalOptions):
             return selective.aurc(confidence, correct, weights)[:, None]
 
         result.metrics |= bootstrap_metrics(self, ["aurc"], area, predictions.groups, False, floors)
-        rows = []
-        for coverage, least in zip(_COVERAGES, selective.thresholds(_COVERAGES, confidence), strict=True):
-            answered = confidence >= least
-            share = compute_proportion(self, correct[answered], predictions.groups[answered])
-            rows.append((coverage, least, answered.sum(), share.value, share.low, share.high))
-        columns = ["coverage", "confidence", "answered", "accuracy", "low", "high"]
-        result.tables["risk_coverage"] = pd.DataFrame(rows, columns=columns)
 
     def _evaluate_sets(self, result: Result, predictions: Predictions, sets: ConformalSets | None) -> None:
         """Add coverage and size of the conformal sets to the result, overall and by class."""

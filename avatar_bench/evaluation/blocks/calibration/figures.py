@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from avatar_bench.i18n import _
-from avatar_bench.metrics import plots, selective
+from avatar_bench.metrics import plots
 from avatar_bench.results.headings import find_word
 from avatar_bench.results.result import Metric, Result
 
@@ -26,7 +26,7 @@ _METHOD_STYLES = {"lac": ("o", plots.PALETTE[0], -0.14), "aps": ("s", plots.PALE
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw reliability, confidence and risk, and conformal sets and shift if there are any."""
+    """Draw reliability and confidence, and conformal sets and shift if there are any."""
     tables, saved = result.tables, result.arrays["predictions"]
     logits, temperature = saved["logits"].astype(np.float64), result.metrics["temperature"].value or 1.0
     temperatures = [1.0] if temperature == 1 else [1.0, temperature]  # without a fitted one, nothing is compared
@@ -36,7 +36,6 @@ def draw(result: Result) -> dict[str, Figure]:
     drawn = {
         "reliability": draw_reliability(reliability, result.metrics, result.provenance["level"]),
         "confidence": draw_confidence(confidences, correct, len(result.classes)),
-        "risk_coverage": draw_risk_coverage(confidences[-1], correct, tables["risk_coverage"], result.metrics["aurc"]),
     }
     if "coverage" in tables:
         drawn["coverage"] = draw_coverage(tables["coverage"], result.provenance["nominal_coverage"])
@@ -98,31 +97,6 @@ def draw_confidence(confidences: Sequence[Floats], correct: NDArray[np.bool_], c
         axes.grid(axis="y")
     grid[0].set_ylabel(_("proportion of these predictions (%)"))
     plots.format_percent_axis(grid[0].yaxis)
-    _draw_legend(figure, 2)
-    return figure
-
-
-@plots.use_style()
-def draw_risk_coverage(confidence: Floats, correct: NDArray[np.bool_], table: pd.DataFrame, area: Metric) -> Figure:
-    """Draw the error rate among the answered images by coverage, most confident first."""
-    figure = plots.create_figure(5.6, 3.7)
-    axes = figure.subplots()
-    coverage, risk = selective.risk_coverage(confidence, correct)
-    blue, label = plots.get_colour(0), _("this network, AURC = {value}", value=f"{area.value:.4f}")
-    axes.plot(coverage, risk, color=blue, label=label)
-    low, high = 1 - table["high"], 1 - table["low"]
-    axes.fill_between(table["coverage"], low, high, color=blue, alpha=0.2, linewidth=0, label=_("its interval"))
-    error_rate = 1 - correct.mean()
-    axes.axhline(error_rate, color=plots.GREY, linestyle="--", linewidth=1, label=_("random order"))
-    share = np.linspace(1e-3, 1, 500)
-    best = np.maximum(0, share - 1 + error_rate) / share
-    axes.plot(share, best, ":", color=plots.GREY, label=_("best order: errors last"))
-    axes.set(xlabel=_("images answered, most confident first (%)"), ylabel=_("error rate among answered images (%)"))
-    # the most confident few may all be incorrect, which must not set the scale
-    axes.set(xlim=(0, 1), ylim=(0, 1.1 * float(1 - table["low"].min())))
-    for axis in (axes.xaxis, axes.yaxis):
-        plots.format_percent_axis(axis)
-    axes.grid(True)
     _draw_legend(figure, 2)
     return figure
 

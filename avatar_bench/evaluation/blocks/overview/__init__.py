@@ -26,7 +26,7 @@ _COSTS = ("latency_ms", "weights_mb", "peak_memory_mb")
 class Overview(Options):
     """Comparison of the saved results of several runs."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads_results: ClassVar[bool] = True
     takes_ensembles: ClassVar[bool] = True
 
@@ -45,6 +45,7 @@ class Overview(Options):
             "robustness": tables.tabulate_robustness(runs, saved),
             "robustness_bias": tables.tabulate_robustness_bias(runs, saved),
             "calibration": tables.tabulate_calibration(runs, saved),
+            "risk_coverage": tables.tabulate_risk_coverage(runs, saved),
             "confidence": tables.tabulate_metrics(runs, saved, "error_bias", _CONFIDENCE),
             "ood_confidence": tables.tabulate_ood_confidence(runs, saved),
             "ood_shares": tables.tabulate_ood_shares(runs, saved),

@@ -38,6 +38,7 @@ def draw(result: Result) -> dict[str, Figure]:
         "robustness": draw_robustness,
         "robustness_bias": draw_robustness_bias,
         "calibration": draw_calibration,
+        "risk_coverage": draw_risk_coverage,
         "confidence": draw_confidence,
         "ood_confidence": draw_ood_confidence,
         "ood_shares": draw_ood_shares,
@@ -111,6 +112,27 @@ def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
         axes.plot(x, y, "_", color=looks.of(run)["color"], markersize=13, markeredgewidth=2)
     axes.set(xlabel=_("accuracy (%)"), ylabel=fill(_("ECE in 15 bins (%; dash: expected by chance)"), _LINE))
     axes.set_ylim(0, None)
+    return figure
+
+
+@plots.use_style()
+def draw_risk_coverage(table: pd.DataFrame, looks: RunStyles) -> Figure:
+    """Draw the error rate among the answered images of each run by coverage, with bands if there are few runs."""
+    figure = plots.create_figure(6.4, 4.0 + looks.height(6.4))
+    axes = figure.subplots()
+    names = list(dict.fromkeys(table["run"]))
+    for name in names:
+        own, style = table[table["run"] == name], looks.of(name)
+        axes.plot(own["coverage"], own["error"], markersize=4, linewidth=1.2, **style)
+        if len(names) <= _FEW:
+            axes.fill_between(own["coverage"], own["low"], own["high"], color=style["color"], alpha=0.12, linewidth=0)
+    most = float(table.loc[table["coverage"] >= 0.25, "high"].max())  # the most confident few have wide intervals
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.1 * max(0.05, most)))
+    axes.set(xlabel=_("images answered, most confident first (%)"), ylabel=_("error rate among answered images (%)"))
+    for axis in (axes.xaxis, axes.yaxis):
+        plots.format_percent_axis(axis)
+    axes.grid(True)
+    looks.legend(figure, names, linestyle="-")
     return figure
 
 

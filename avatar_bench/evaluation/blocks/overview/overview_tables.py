@@ -92,6 +92,16 @@ def tabulate_calibration(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.Data
     return table.assign(ece_floor=table["run"].map(floors))
 
 
+def tabulate_risk_coverage(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return the error rate among answered images of each run by coverage, with intervals."""
+    columns = ["coverage", "answered", "error", "low", "high"]
+    parts = []
+    for run, result in _iterate_results(runs, saved, "decision"):
+        table = result.tables["risk_coverage"]
+        parts.append(table.loc[table["set"] == result.set, columns].assign(run=run.label))
+    return pd.concat(parts, ignore_index=True)[["run", *columns]] if parts else pd.DataFrame(columns=["run", *columns])
+
+
 def tabulate_robustness_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Return robustness and `unbias` of each run with intervals, and the values of random guessing."""
     names = {"robustness": ("robustness", "robustness"), "unbias": ("error_bias", "unbias")}

@@ -1,0 +1,173 @@
+"""decision: what a run can be used for, as a detector of one class and as one that may abstain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from avatar_bench.config.options import option
+from avatar_bench.data.leakage import refuse_overlap_with_fit
+from avatar_bench.errors import BlockError, GuardError
+from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
+from avatar_bench.evaluation.blocks.decision import answer_tables, operating_tables
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
+from avatar_bench.evaluation.ood_sets import read_ood_sets
+from avatar_bench.metrics import selective, stats
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Metric, Result
+from avatar_bench.runs.decisions import DecisionRule, make_decision_rule
+
+if TYPE_CHECKING:
+    from avatar_bench.data.dataset import Dataset
+    from avatar_bench.results.predictions import Predictions
+    from avatar_bench.runs.run import Run
+
+FurtherSets = dict[str, tuple["Dataset", "Predictions"]]
+_COVERAGES = np.arange(1, 21) / 20
+_COSTS = 21  # points of the cost curve
+
+
+@dataclass(kw_only=True)
+class Decision(IntervalOptions):
+    """Operating points of a run by class, and its errors where it may abstain, on the set and on further ones."""
+
+    version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
+
+    targets: list[float] = option(
+        [0.05, 0.1],
+        help="target errors among answered images, at each of which the run answers or abstains",
+        check=lambda targets: bool(targets) and all(0 < target < 1 for target in targets),
+        expected="one number or more, above 0 and below 1",
+    )
+    false_alarms: list[float] = option(
+        [0.01, 0.001],
+        help="rates of false alarms at which the recall of each class is stated",
+        check=lambda rates: all(0 < rate < 1 for rate in rates),
+        expected="numbers above 0 and below 1",
+    )
+    abstain_cost: float = option(
+        0.1, help="of an abstention, where an error costs 1, for the metric `cost`", range=(0, 1)
+    )
+
+    def evaluate(self, run: Run, dataset: Dataset) -> Result:
+        """Compute operating points of the set, and decisions, risk and cost of the set and of each further one.
+
+        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order or if
+        thresholds are fitted on images of a set.
+        """
+        asked = run.predictions(dataset)
+        predictions = asked.take(labelled_rows(asked, dataset))
+        result = Result("decision", dataset.name, len(predictions), predictions.classes)
+        result.warnings = warn_unlabelled(len(asked) - len(predictions), len(asked))
+        further = self._read_further_sets(run, dataset, result)
+        sets = {dataset.name: predictions, **{name: one for name, (__, one) in further.items()}}
+        for one in sets.values():
+            check_class_order(one, run.allow)
+        labelled = {name: known for name, one in sets.items() if len(known := one.take(one.targets >= 0))}
+        rules = self._make_rules(run, [dataset, *(other for other, __ in further.values())], result)
+        recalls, points = operating_tables.compute_operating_points(self, predictions, self.false_alarms)
+        result.tables |= points
+        self._decide(result, sets, rules)
+        result.metrics |= self._compute_costs(labelled) | recalls
+        result.tables["risk_coverage"] = self._tabulate_risk(labelled)
+        result.tables["cost_curve"] = self._tabulate_costs(labelled)
+        return result
+
+    def _read_further_sets(self, run: Run, dataset: Dataset, result: Result) -> FurtherSets:
+        """Return the external test set and the out-of-domain sets with their predictions, all images, by name."""
+        blind = run.blind
+        found = {} if blind is None else {blind.name: (blind, run.predictions(blind))}
+        try:
+            found |= read_ood_sets(run)
+        except BlockError as error:
+            result.warnings.append(Reason("ood_set_unreadable", why=error.lines[0]))
+        return {name: pair for name, pair in found.items() if name != dataset.name}
+
+    def _make_rules(self, run: Run, datasets: Sequence[Dataset], result: Result) -> dict[float, DecisionRule]:
+        """Return the rule of each target; add a metric without a value, and a warning, where there is none."""
+        found: dict[float, DecisionRule] = {}
+        calibration = run.decision_calibration
+        for target in self.targets:
+            try:
+                found[target] = make_decision_rule(run, target)
+            except GuardError as error:
+                why = Reason("no_calibration") if calibration is None else Reason("no_rule", why=error.lines[0])
+                better = {"coverage": True, "error": False, "bound": False}
+                result.metrics |= {
+                    f"{kind}/{target:g}": Metric(None, 0, higher_is_better=is_better, reason=why)
+                    for kind, is_better in better.items()
+                }
+                result.warnings += [] if why in result.warnings else [why]
+        for dataset in datasets if found else ():
+            if calibration is not None:
+                refuse_overlap_with_fit(dataset, calibration.images)
+        return found
+
+    def _decide(self, result: Result, sets: Mapping[str, Predictions], rules: Mapping[float, DecisionRule]) -> None:
+        """Add thresholds, coverage and error of each set at each target, and what these do not keep, to the result."""
+        result.metrics |= answer_tables.compute_bounds(rules)
+        tables: list[pd.DataFrame] = []
+        slices: list[pd.DataFrame] = []
+        for target, rule in rules.items():
+            for name, one in sets.items():
+                parts = answer_tables.list_parts(one)
+                rows, parted, metrics = answer_tables.decide(self, name, one, rule, parts)
+                end = "" if name == result.set else f"/{name}"
+                result.metrics |= {f"{key}{end}": metric for key, metric in metrics.items()}
+                result.warnings += answer_tables.warn_of_set(rows, is_further=bool(end))
+                tables.append(rows)
+                slices.append(parted)
+            if np.isinf(rule.thresholds[""].value):
+                fit = rule.thresholds[""]
+                result.warnings.append(Reason("target_unmet", target=target, errors=fit.n_errors, n=fit.n))
+        if rules:
+            result.tables["thresholds"] = answer_tables.tabulate_thresholds(rules)
+            result.tables["sets"] = pd.concat(tables, ignore_index=True)
+            result.tables["slices"] = pd.concat(slices, ignore_index=True)
+
+    def _compute_costs(self, sets: Mapping[str, Predictions]) -> dict[str, Metric]:
+        """Compute the mean cost on each set; its floor is that of the better of answering all or none."""
+        found: dict[str, Metric] = {}
+        for place, (name, one) in enumerate(sets.items()):
+            losses = selective.abstention_losses(one.confidence, one.correct, [self.abstain_cost])
+            key = f"cost/{name}" if place else "cost"
+            floor = {key: min(self.abstain_cost, float(1 - one.correct.mean()))}
+            found |= bootstrap_metrics(self, [key], stats.build_mean_statistic(losses), one.groups, False, floor)
+        return found
+
+    def _tabulate_risk(self, sets: Mapping[str, Predictions]) -> pd.DataFrame:
+        """Tabulate the error rate among answered images of each set, the most confident first, by coverage."""
+        rows = []
+        for name, one in sets.items():
+            confidence = one.confidence
+            for coverage, least in zip(_COVERAGES, selective.thresholds(_COVERAGES, confidence), strict=True):
+                answered = confidence >= least
+                share = compute_proportion(self, ~one.correct[answered], one.groups[answered])
+                rows.append((name, coverage, least, answered.sum(), share.value, share.low, share.high))
+        return pd.DataFrame(rows, columns=["set", "coverage", "confidence", "answered", "error", "low", "high"])
+
+    def _tabulate_costs(self, sets: Mapping[str, Predictions]) -> pd.DataFrame:
+        """Tabulate the mean cost of each set over the cost of abstaining, up to that of guessing."""
+        tables = []
+        for name, one in sets.items():
+            costs = np.linspace(0, 1 - 1 / len(one.classes), _COSTS)
+            losses = selective.abstention_losses(one.confidence, one.correct, costs)
+            statistic = stats.build_mean_statistic(losses)
+            low, high = stats.bootstrap_interval(statistic, one.groups, self.resamples, self.level, self.seed)
+            columns = {
+                "set": name,
+                "abstain_cost": costs,
+                "cost": losses.mean(axis=0),
+                "low": low,
+                "high": high,
+                "coverage": (1 - one.confidence[:, None] <= costs).mean(axis=0),
+                "answer_all": float(1 - one.correct.mean()),
+                "best": selective.best_abstention_costs(one.confidence, one.correct, costs),
+            }
+            tables.append(pd.DataFrame(columns))
+        return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,125 @@
+"""Operating points of each class against the others: curves with bands, and recall at few false alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.evaluation.intervals import compute_proportion
+from avatar_bench.metrics import detection, operating_points, stats
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Metric
+
+if TYPE_CHECKING:
+    from avatar_bench.evaluation.intervals import IntervalOptions
+    from avatar_bench.results.predictions import Predictions
+
+Floats = NDArray[np.float64]
+Reals = NDArray[np.floating]
+_ALARM_RATES = np.linspace(0, 1, 41) ** 2  # of the ROC curve: dense where it matters
+_RECALLS = np.arange(1, 41) / 40  # of the precision-recall curve
+_ROUNDING = 1e-12
+_COLUMNS = [
+    *("class", "false_alarms", "recall", "low", "high", "threshold", "n", "others", "other_groups"),
+    *("seen", "seen_high", "n_required"),
+]
+
+
+class _Curves(NamedTuple):
+    """Recall at the stated rates of false alarms, then at _ALARM_RATES, then precision at _RECALLS, all (K,)."""
+
+    values: Floats
+    lows: Floats
+    highs: Floats
+    methods: NDArray[np.str_]
+
+
+def compute_operating_points(
+    block: IntervalOptions, predictions: Predictions, rates: Sequence[float]
+) -> tuple[dict[str, Metric], dict[str, pd.DataFrame]]:
+    """Compute the recall of each class at each rate of false alarms, and the tables of points and of both curves.
+
+    The score of a class is its probability. A metric is null if the images of other classes are too few to show that
+    false alarms are that rare, or if one side is absent; the table of points has it all the same.
+    """
+    metrics: dict[str, Metric] = {}
+    points: list[dict[str, object]] = []
+    curves: dict[str, list[pd.DataFrame]] = {"roc": [], "precision_recall": []}
+    for index, name in enumerate(predictions.classes):
+        positive, scores = predictions.targets == index, predictions.probabilities[:, index]
+        if positive.all() or not positive.any():
+            absent = Reason("only_class" if positive.all() else "class_absent", name=name)
+            metrics |= {f"recall_at/{rate:g}/{name}": Metric(None, 0, reason=absent) for rate in rates}
+            continue
+        found = _compute_curves(block, scores, positive, predictions.groups, rates)
+        for place, rate in enumerate(rates):
+            point = _build_point(block, scores, positive, predictions.groups, rate)
+            ends = float(found.values[place]), float(found.lows[place]), float(found.highs[place])
+            points.append({"class": name, **dict(zip(("recall", "low", "high"), ends, strict=True)), **point})
+            n, required = int(point["other_groups"]), int(point["n_required"])
+            units, few = len(np.unique(predictions.groups)), Reason("few_others", n=n, rate=rate, required=required)
+            metrics[f"recall_at/{rate:g}/{name}"] = (
+                Metric(ends[0], units, *ends[1:], str(found.methods[place]), floor=rate)
+                if n >= required
+                else Metric(None, n, reason=few)
+            )
+        start = len(rates)
+        for kind, grid in (("roc", _ALARM_RATES), ("precision_recall", _RECALLS)):
+            values, lows, highs = (part[start : start + len(grid)] for part in found[:3])
+            columns = ("false_alarms", "recall") if kind == "roc" else ("recall", "precision")
+            stated = dict(zip((*columns, "low", "high"), (grid, values, lows, highs), strict=True))
+            curves[kind].append(pd.DataFrame({"class": name, **stated}))
+            start += len(grid)
+    tables = {"operating_points": pd.DataFrame(points, columns=_COLUMNS)}
+    tables |= {kind: pd.concat(parts, ignore_index=True) for kind, parts in curves.items() if parts}
+    return metrics, tables
+
+
+def _build_point(
+    block: IntervalOptions, scores: Reals, positive: NDArray[np.bool_], groups: NDArray[np.str_], rate: float
+) -> dict[str, float]:
+    """Return the threshold of a rate, NaN if none keeps it, and the false alarms seen there, with their upper end."""
+    threshold = operating_points.find_threshold(scores, positive, rate)
+    seen = compute_proportion(block, scores[~positive] >= threshold, groups[~positive])
+    return {
+        "false_alarms": rate,
+        "threshold": threshold if np.isfinite(threshold) else np.nan,
+        "n": int(positive.sum()),
+        "others": int((~positive).sum()),
+        "other_groups": seen.n,
+        "seen": seen.value or 0.0,
+        "seen_high": seen.high or 0.0,
+        "n_required": operating_points.count_required(rate, block.level),
+    }
+
+
+def _compute_curves(
+    block: IntervalOptions,
+    scores: Reals,
+    positive: NDArray[np.bool_],
+    groups: NDArray[np.str_],
+    rates: Sequence[float],
+) -> _Curves:
+    """Compute both curves with their intervals: bootstraps by group, in which thresholds are chosen anew.
+
+    Where all resamples agree, as at a recall of 1, it is Wilson's interval over the groups of the images found.
+    """
+
+    def statistic(weights: Floats) -> Floats:
+        curve = detection.roc(scores, positive, weights)
+        recalls = [operating_points.compute_recall_at(curve, rate) for rate in (*rates, *_ALARM_RATES)]
+        precisions = [operating_points.compute_precision_at(curve, recall) for recall in _RECALLS]
+        return np.stack([*recalls, *precisions], axis=1)
+
+    values = statistic(np.ones((1, len(scores))))[0]
+    lows, highs = stats.bootstrap_interval(statistic, groups, block.resamples, block.level, block.seed)
+    units = len(np.unique(groups[positive])) * np.append(np.ones(len(rates) + len(_ALARM_RATES)), _RECALLS)
+    collapsed = ~(highs - lows > _ROUNDING)
+    for place in np.flatnonzero(collapsed).tolist():
+        n = max(1, round(units[place]))
+        lows[place], highs[place] = stats.wilson(n * values[place], n, block.level)
+    return _Curves(values, lows, highs, np.where(collapsed, "wilson by group", "bootstrap by group"))

@@ -1,0 +1,127 @@
+"""Confidence thresholds that bound the error among answered images: Learn-then-Test by fixed-sequence testing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, binom
+
+Floats = NDArray[np.float64]
+Reals = NDArray[np.floating]
+Counts = NDArray[np.int64]
+
+CONFIDENCE = 0.9  # that the error among answered images is at most the target
+_GRID_SIZE = 60  # thresholds that are tested at most
+_SIMULATIONS = 200  # of the sequence, to choose its start
+_PRIOR_ERRORS = 5.0  # pseudo-count of the error rate of the pilot, so that none seen is not none
+
+
+@dataclass(frozen=True)
+class AnsweringThreshold:
+    """Confidence from which images are answered, inf for none, with the answered images and errors of its fit.
+
+    `n` are all images of the fit, `n_errors` the incorrect ones among them.
+    """
+
+    value: float
+    answered: int
+    errors: int
+    n: int
+    n_errors: int
+
+    @property
+    def coverage(self) -> float:
+        """Return the fraction of the images of the fit that are answered, 0 to 1."""
+        return self.answered / self.n if self.n else 0.0
+
+    @property
+    def bound(self) -> float:
+        """Return the upper bound of the error rate among answered images."""
+        return upper_bound(self.errors, self.answered)
+
+
+def count_required(target: float, confidence: float = CONFIDENCE) -> int:
+    """Return how many answered images without an error show that the error rate is at most a target, 0 to 1.
+
+    45 for .05 at confidence .9.
+    """
+    return max(1, math.ceil(math.log(1 - confidence) / math.log1p(-target) - 1e-9))
+
+
+def upper_bound(errors: int, n: int, confidence: float = CONFIDENCE) -> float:
+    """Compute the one-sided upper bound of an error rate, by Clopper and Pearson, of `errors` in `n` images."""
+    return float(beta.ppf(confidence, errors + 1, n - errors)) if errors < n else 1.0
+
+
+def count_allowed(n: ArrayLike, target: float, confidence: float = CONFIDENCE) -> Counts:
+    """Return the largest number of errors in n images, (...), whose upper bound is at most the target; -1 for none.
+
+    The bound of k errors is at most the target exactly where P(Binomial(n, target) <= k) <= 1 - confidence.
+    """
+    size = np.asarray(n, dtype=np.int64)
+    most = np.asarray(binom.ppf(1 - confidence, size, target), dtype=np.int64)  # the first that reaches the level
+    return np.where(binom.cdf(most, size, target) <= 1 - confidence + 1e-12, most, most - 1)
+
+
+def fit_answering_threshold(
+    pilot_scores: Reals, pilot_correct: ArrayLike, scores: Reals, correct: ArrayLike, target: float
+) -> AnsweringThreshold:
+    """Return the lowest confidence threshold whose error rate among answered images is shown to meet a target.
+
+    Thresholds are those of the pilot's images, from strict to lax, and their sequence starts where a simulation on the
+    pilot promises the largest coverage: both are fixed before the images of the fit are seen. Each is tested with the
+    exact binomial bound, and the last one before the first failure is returned. With probability CONFIDENCE its error
+    rate is at most `target`, if the N images of the fit are independent draws from those to be answered. The M images
+    of the pilot must be others. Angelopoulos et al., Learn then Test, Ann. Appl. Stat. 19 (2025) 1641.
+    """
+    grid = _make_grid(pilot_scores)
+    n, errors = _count_answered(scores, correct, grid)
+    passes = (errors <= count_allowed(n, target)) & (n > 0)
+    start = _choose_start(pilot_scores, pilot_correct, grid, len(scores), target)
+    failed = np.flatnonzero(~passes[start:])
+    last = start + (int(failed[0]) if len(failed) else len(grid) - start) - 1
+    if last < start:
+        return AnsweringThreshold(math.inf, 0, 0, len(scores), int(errors[-1]))
+    return AnsweringThreshold(float(grid[last]), int(n[last]), int(errors[last]), len(scores), int(errors[-1]))
+
+
+def _make_grid(scores: Reals) -> Floats:
+    """Return thresholds from strict to lax, quantiles of the scores; the last answers every image."""
+    known = np.unique(scores)[::-1]
+    places = np.unique(np.linspace(0, len(known) - 1, min(_GRID_SIZE, len(known))).round().astype(int))
+    return np.append(known[places], 0.0).astype(np.float64)
+
+
+def _count_answered(scores: Reals, correct: ArrayLike, grid: Floats) -> tuple[Counts, Counts]:
+    """Count the answered images and the errors among them at each threshold, from strict to lax."""
+    order = np.argsort(-scores, kind="stable")
+    errors = np.append(0, np.cumsum(~np.asarray(correct, dtype=bool)[order]))
+    answered = np.searchsorted(-scores[order], -grid, side="right")
+    return answered, errors[answered]
+
+
+def _choose_start(scores: Reals, correct: ArrayLike, grid: Floats, n: int, target: float) -> int:
+    """Return the place in the grid from which the sequence has the largest expected coverage, by simulation.
+
+    The simulated error rate falls with the confidence as that of calibrated probabilities, times the ratio of the
+    pilot's errors to those.
+    """
+    if not len(scores):
+        return 0
+    answered, errors = _count_answered(scores, correct, grid)
+    sizes = np.diff(answered, prepend=0)
+    doubts = np.append(0.0, np.cumsum(1 - np.sort(scores)[::-1]))[answered]
+    ratio = (errors[-1] + _PRIOR_ERRORS) / (doubts[-1] + _PRIOR_ERRORS)
+    rates = np.clip(ratio * np.diff(doubts, prepend=0.0) / np.maximum(sizes, 1), 0.0, 1.0)
+    generator = np.random.default_rng(0)
+    drawn = generator.multinomial(n, sizes / sizes.sum(), size=_SIMULATIONS)
+    wrong = generator.binomial(drawn, rates)
+    allowed = np.append(-1, count_allowed(np.arange(1, n + 1), target))
+    passes = wrong.cumsum(axis=1) <= allowed[drawn.cumsum(axis=1)]
+    places = np.where(passes, len(grid), np.arange(len(grid)))
+    stops = np.minimum.accumulate(places[:, ::-1], axis=1)[:, ::-1]  # the first failure from each place on
+    coverage = np.append(0, answered) / len(scores)
+    return int(np.where(passes, coverage[stops], 0.0).mean(axis=0).argmax())

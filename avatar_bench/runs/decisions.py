@@ -1,0 +1,217 @@
+"""Decisions on images: a class, or to abstain, by thresholds that bound the error or by costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
+from avatar_bench.errors import GuardError
+from avatar_bench.metrics.conformal import lac_scores, select_targets, threshold
+from avatar_bench.metrics.knn import compute_distances
+from avatar_bench.metrics.risk_control import CONFIDENCE, AnsweringThreshold, count_required, fit_answering_threshold
+from avatar_bench.results.view import View
+from avatar_bench.runs.saved_calibration import CALIBRATION, DecisionImages, OodReference, SavedCalibration
+
+if TYPE_CHECKING:
+    from avatar_bench.runs.run import Run
+
+ABSTAIN = "abstain"
+CONFIDENT, UNSURE, UNLIKE, COST = "confident", "unsure", "unlike_training_data", "cost"  # reasons of decisions
+DECISION_COLUMNS = ("decision", "decision_reason", "prediction_set", "ood_percentile")
+NEIGHBOURS = 5  # the distance to the fifth counts
+MAX_OOD_PERCENTILE = 99.0  # beyond it, an image is unlike the reference images
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """Rule that decides on images by the probabilities of `classes`, with a threshold for each predicted class.
+
+    `thresholds` has the fit of each class, or of all together under "". `set_score` is the largest score of a class in
+    the prediction set. Without a `reference`, no image is found unlike the training data.
+    """
+
+    classes: tuple[str, ...]
+    target_error: float
+    thresholds: Mapping[str, AnsweringThreshold]
+    set_score: float
+    reference: OodReference | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what a user must know: where nothing is answered and why, and whether no image is found unlike."""
+        found = []
+        for name, one in self.thresholds.items():
+            if math.isinf(one.value):
+                of = f" of answers {name}" if name else ""
+                found.append(
+                    f"target_error={self.target_error:g} cannot be met{of}, so that all such images are abstained "
+                    f"from: {one.n_errors} of {one.n} calibration images are wrong, and the error among the most "
+                    f"confident ones cannot be shown to be lower with confidence {CONFIDENCE:g}."
+                )
+        if self.reference is None:
+            found.append("The run has no embeddings: no image is found unlike the training data.")
+        return found
+
+    def decide(self, probabilities: NDArray[np.floating], embeddings: NDArray[np.floating] | None) -> pd.DataFrame:
+        """Return the DECISION_COLUMNS of images with calibrated probabilities (N, C) and embeddings (N, D)."""
+        percentiles = np.full(len(probabilities), np.nan)
+        if self.reference is not None and embeddings is not None:
+            percentiles = rank_embeddings(self.reference, embeddings)
+        predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+        values = [self.thresholds[name if name in self.thresholds else ""].value for name in self.classes]
+        is_sure = confidence >= np.array(values)[predicted]
+        is_like = ~(percentiles > MAX_OOD_PERCENTILE)
+        names = np.array(self.classes, dtype=object)
+        in_set = lac_scores(probabilities, confidence) <= self.set_score
+        in_set[np.arange(len(predicted)), predicted] = True  # so that no set is empty
+        return pd.DataFrame(
+            {
+                "decision": np.where(is_sure & is_like, names[predicted], ABSTAIN),
+                "decision_reason": np.where(is_like, np.where(is_sure, CONFIDENT, UNSURE), UNLIKE),
+                "prediction_set": ["|".join(names[row]) for row in in_set],
+                "ood_percentile": percentiles,
+            }
+        )
+
+    def extend(self, table: pd.DataFrame, embeddings: pd.Series[Any] | None) -> pd.DataFrame:
+        """Return a table of predictions with the DECISION_COLUMNS, empty for files that could not be read.
+
+        `embeddings` are those of its rows.
+        """
+        good = (table["status"] == "ok").to_numpy()
+        probabilities = table.loc[good, [f"prob_{name}" for name in self.classes]].to_numpy(dtype=np.float64)
+        vectors = None
+        if embeddings is not None and good.any():
+            vectors = np.stack(list(embeddings[good]))
+        return table.join(self.decide(probabilities, vectors).set_index(table.index[good]))
+
+
+@dataclass(frozen=True)
+class ScoredImages:
+    """Scored images (N,) of a calibration in a view: confidence, predicted and true class, group and part.
+
+    `probabilities` are (N, C). `is_like` states whether an image is like the reference.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    targets: NDArray[np.int64]
+    groups: NDArray[np.str_]
+    is_reference: NDArray[np.bool_]
+    is_like: NDArray[np.bool_]
+
+    @property
+    def score(self) -> NDArray[np.float64]:
+        """Return the confidence of each image."""
+        return np.asarray(self.probabilities.max(axis=1))
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Return the index of the predicted class of each image."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Return whether each predicted class is the true one."""
+        return np.asarray(self.predicted == self.targets)
+
+
+def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_class: bool = False) -> DecisionRule:
+    """Return the rule that answers as many images as possible with an error rate of at most `target_error`.
+
+    That holds with probability CONFIDENCE for images like those of the calibration; of a group, one drawn image counts.
+    With `per_class`, it holds for the answers of each class, one at a time. Prediction sets miss the true class of a
+    fraction `alpha`. Where no threshold can be shown to meet the target, it answers nothing, and a note says so. Raise
+    GuardError if the run has no calibration, too few images, or a calibration in another view.
+    """
+    saved = run.decision_calibration
+    if saved is None:
+        raise GuardError(
+            f"{run.name} has no {CALIBRATION}, from which decisions are made: an older run, or one with fewer than "
+            f"{2 * MIN_CALIBRATION_IMAGES} calibration images.",
+            f"Calibrate it on {2 * count_required(target_error)} labelled images or more, half of them for "
+            f"thresholds: avatar-bench calibrate ckpt={run.folder or 'RUN'} data=...",
+        )
+    scored = score_images(run, saved)
+    drawn = draw_of_groups(scored.groups)
+    fit, pilot = drawn & ~scored.is_reference, drawn & scored.is_reference
+    predicted = {name: scored.predicted == place for place, name in enumerate(scored.classes)}
+    parts = predicted if per_class else {"": np.ones(len(drawn), dtype=bool)}
+    _refuse_few(run, {name: int((part & scored.is_like & fit).sum()) for name, part in parts.items()}, target_error)
+    thresholds = {}
+    for name, part in parts.items():
+        known, new = (np.flatnonzero(part & scored.is_like & rows) for rows in (pilot, fit))
+        score, correct = scored.score, scored.correct
+        thresholds[name] = fit_answering_threshold(score[known], correct[known], score[new], correct[new], target_error)
+    scores = lac_scores(scored.probabilities, scored.score)
+    set_score = threshold(select_targets(scores, scored.targets)[fit], alpha)
+    reference = saved.decisions.reference if saved.decisions else None
+    return DecisionRule(scored.classes, target_error, thresholds, set_score, reference)
+
+
+def _refuse_few(run: Run, counts: Mapping[str, int], target: float) -> None:
+    required = count_required(target)
+    lacking = {name: required - n for name, n in counts.items() if n < required}
+    if lacking:
+        where = ", ".join(f"{n}{f' predicted as {name}' if name else ''}" for name, n in lacking.items())
+        raise GuardError(
+            f"{run.name}: target_error={target:g} needs {required} calibration images for thresholds, one of a group; "
+            f"missing are {where}.",
+            f"Calibrate it on more images, of which half are for thresholds: avatar-bench calibrate ckpt={run.folder}",
+        )
+
+
+def score_images(run: Run, saved: SavedCalibration) -> ScoredImages:
+    """Return the images of a calibration as the run's view scores them; raise GuardError if it was in another view."""
+    found, frame = saved.decisions, saved.images.frame
+    if found is None:  # too few images: they are of one part
+        found = DecisionImages(run.classes, np.zeros((0, len(run.classes))), np.zeros(0, dtype=bool))
+        frame = frame[:0]
+    probabilities, classes = found.probabilities, found.classes
+    labels = frame["label"].to_numpy()
+    if saved.view != run.view.name:
+        if saved.view != View().name:
+            raise GuardError(
+                f"{run.name} was calibrated in view={saved.view}, which thresholds in view={run.view.name} cannot use.",
+                f"Use view={saved.view}, or calibrate it again with view={run.view.name} or view={View().name}.",
+            )
+        merged = run.merged_classes
+        sums = np.stack(
+            [probabilities[:, [classes.index(own) for own in each]].sum(axis=1) for each in merged.values()], axis=1
+        )
+        probabilities, classes = sums / sums.sum(axis=1, keepdims=True), tuple(merged)
+        labels = np.array([run.view.find_class(label) for label in labels], dtype=object)
+    targets = np.array([classes.index(label) if label in classes else -1 for label in labels], dtype=np.int64)
+    known = targets >= 0
+    is_like = np.ones(len(known), dtype=bool)
+    if found.ood_percentile is not None:
+        is_like = ~(found.ood_percentile > MAX_OOD_PERCENTILE)
+    groups = frame["group"].to_numpy(dtype=np.str_)
+    return ScoredImages(
+        classes, probabilities[known], targets[known], groups[known], found.is_reference[known], is_like[known]
+    )
+
+
+def draw_of_groups(groups: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Return which images, (N,), are the one that is drawn of each group, always the same."""
+    order = np.random.default_rng(0).permutation(len(groups))
+    first = order[np.unique(groups[order], return_index=True)[1]]
+    return np.isin(np.arange(len(groups)), first)
+
+
+def rank_embeddings(reference: OodReference, embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Compute the percentile of each embedding's distance, (N,), see `rank_distances`."""
+    return rank_distances(reference, compute_distances(reference.embeddings, embeddings, NEIGHBOURS))
+
+
+def rank_distances(reference: OodReference, distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute what percentage, (N,) from 0 to 100, of the reference images has no larger distance."""
+    ranked = np.sort(reference.distances)
+    return 100.0 * np.searchsorted(ranked, distances, side="right") / len(ranked)

@@ -1,0 +1,230 @@
+"""Tests of decision: operating points and costs recomputed from the predictions, and sets that lack something."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+from sklearn import metrics as sk
+
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.errors import BlockError, GuardError
+from avatar_bench.evaluation.blocks.decision import Decision
+from avatar_bench.metrics import stats
+from avatar_bench.metrics.knn import compute_distances
+from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.runs.decisions import NEIGHBOURS
+from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration
+
+CLASSES = ("drawing", "generated", "real")
+
+
+@pytest.fixture
+def evaluate_block(fake_run, dataset_of):
+    """Run the block on predictions of the set, of the external test set and of out-of-domain sets."""
+
+    def evaluate(predictions, blind=None, ood=None, run=None, **options):
+        further = {name: (dataset_of(one, name), one) for name, one in (ood or {}).items()}
+        external = None if blind is None else (dataset_of(blind, "blind"), blind)
+        of = fake_run(predictions, blind=external, ood=further, **(run or {}))
+        return Decision(**{"resamples": 100} | options).evaluate(of, dataset_of(predictions))
+
+    return evaluate
+
+
+@pytest.fixture
+def calibrated(dataset_of):
+    """Return the fields of a run that was calibrated on some predictions, half of them for thresholds."""
+
+    def build(held):
+        is_reference = np.arange(len(held)) % 2 == 0
+        frame = dataset_of(held).frame.assign(sha256=[f"{i + 10**6:064x}" for i in range(len(held))])
+        frame["group"] = "held " + frame["group"]
+        known = held.embeddings[is_reference]
+        own = np.array(
+            [compute_distances(np.delete(known, i, 0), known[[i]], NEIGHBOURS)[0] for i in range(len(known))]
+        )
+        new = np.searchsorted(np.sort(own), compute_distances(known, held.embeddings, NEIGHBOURS), side="right")
+        percentiles = np.where(is_reference, 50.0, 100 * new / len(own))
+        reference = OodReference(known, own)
+        decisions = DecisionImages(held.classes, held.probabilities, is_reference, percentiles, reference)
+        images = Dataset("held", Path(), frame)
+        return {"decision_calibration": SavedCalibration("", "all", 1.0, None, {}, images, "", decisions=decisions)}
+
+    return build
+
+
+def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, calibrated, draw_saved, inside):
+    given, blind = oracle("noisy", n=300), oracle("noisy", n=120, seed=7)
+    harder = replace(blind, logits=np.where(np.arange(120)[:, None] < 40, blind.logits[:, [1, 2, 0]], blind.logits))
+    far = replace(
+        oracle("uniform", n=30, seed=2), targets=np.full(30, -1), embeddings=np.full((30, 8), -50, np.float32)
+    )
+    run = calibrated(oracle("noisy", n=400, seed=5))
+    result = evaluate_block(given, harder, {"things": far}, run, targets=[0.1])
+    (fit,) = result.tables["thresholds"].to_dict("records")
+    assert result.metrics["bound/0.1"].value == fit["bound"] <= 0.1
+    assert fit["bound"] == pytest.approx(beta.ppf(0.9, fit["errors"] + 1, fit["answered"] - fit["errors"]))
+    sets = result.tables["sets"].set_index(["set", "unlike_rule"])
+    for name, one in {"test": given, "blind": harder}.items():
+        row, end = sets.loc[(name, False)], "" if name == "test" else "/blind"
+        answered = one.confidence >= fit["threshold"]
+        wrong = ~one.correct[answered]
+        assert (row["n"], row["answered"], row["errors"]) == (len(one), answered.sum(), wrong.sum())
+        assert (row["coverage"], row["error"]) == pytest.approx((answered.mean(), wrong.mean()))
+        assert (row["error_low"], row["error_high"]) == pytest.approx(stats.wilson(wrong.sum(), len(wrong)))
+        ruled = sets.loc[(name, True)]
+        assert result.metrics[f"coverage/0.1{end}"].value == ruled["coverage"] <= row["coverage"]
+        assert result.metrics[f"error/0.1{end}"].value == ruled["error"]
+        assert result.metrics[f"saved/0.1{end}"].value == pytest.approx(row["error"] - ruled["error"])
+        slices = result.tables["slices"].query("set == @name")
+        for by in ("class", "prediction", "source"):  # each divides the set
+            assert slices.loc[slices["by"] == by, ["n", "answered", "errors"]].sum().tolist() == [
+                *(ruled["n"], ruled["answered"], ruled["errors"])
+            ]
+    assert not sets.loc[("test", True), "fails"]
+    assert sets.loc[("blind", True), "fails"]
+    codes = {warning.code: warning for warning in result.warnings}
+    assert codes["promise_broken"].values["name"] == "blind"
+    assert format_reason(codes["promise_broken"], "decision").endswith("above the target of 10%.")
+    things = codes["unlike_images_of_no_class"].values
+    assert (things["name"], things["after"]) == ("things", 0.0)
+    assert things["before"] == pytest.approx((far.confidence >= fit["threshold"]).mean())
+    assert result.metrics["error/0.1/things"].reason == Reason("no_known_class")
+    drawn = draw_saved(result)
+    assert inside(drawn["targets"])
+
+
+def test_targets_that_cannot_be_met_or_shown_answer_nothing(evaluate_block, oracle, calibrated, draw_saved):
+    given = oracle("noisy", n=90)
+    unmet = evaluate_block(given, run=calibrated(oracle("uniform", n=400)), targets=[0.05])
+    assert unmet.metrics["coverage/0.05"].value == 0
+    assert unmet.metrics["error/0.05"].reason == Reason("nothing_answered")
+    assert unmet.metrics["bound/0.05"].reason.code == "target_unmet"
+    assert "target_unmet" in {warning.code for warning in unmet.warnings}
+    assert "targets" in draw_saved(unmet)
+    few = evaluate_block(given, run=calibrated(oracle("noisy", n=60)), targets=[0.05, 0.2])
+    assert few.metrics["coverage/0.05"].reason.code == "no_rule"
+    assert few.metrics["coverage/0.2"].value > 0
+    assert set(few.tables["sets"]["target_error"]) == {0.2}
+    none = evaluate_block(given)
+    assert none.metrics["error/0.1"].reason == Reason("no_calibration")
+    assert none.metrics["cost"].value is not None
+    assert {"sets", "thresholds"}.isdisjoint(none.tables)
+
+
+def test_evaluating_on_the_images_of_the_thresholds_is_refused(evaluate_block, oracle, calibrated):
+    held = oracle("noisy", n=200)
+    run = calibrated(held)
+    with pytest.raises(GuardError, match="fitted on"):
+        evaluate_block(replace(held, groups=np.char.add("held ", held.groups)), run=run, targets=[0.1])
+
+
+def test_curves_and_points_are_those_of_scikit_learn(evaluate_block, oracle):
+    given = oracle("noisy", n=900)
+    result = evaluate_block(given, false_alarms=[0.01, 0.1])
+    points = result.tables["operating_points"].set_index(["class", "false_alarms"])
+    for index, name in enumerate(CLASSES):
+        positive, scores = given.targets == index, given.probabilities[:, index]
+        alarms, recalls, _ = sk.roc_curve(positive, scores, drop_intermediate=False)
+        for rate in (0.01, 0.1):
+            metric, row = result.metrics[f"recall_at/{rate}/{name}"], points.loc[(name, rate)]
+            assert metric.value == row["recall"] == pytest.approx(recalls[alarms <= rate + 1e-12].max())
+            assert metric.low <= metric.value <= metric.high
+            assert (metric.low, metric.high) == (row["low"], row["high"])
+            assert row["seen"] == pytest.approx((scores[~positive] >= row["threshold"]).mean())
+            assert row["seen"] <= rate < row["seen_high"] + 1
+            assert (row["n"], row["others"], row["other_groups"]) == (300, 600, 600)
+        curve = result.tables["roc"].query("`class` == @name")
+        expected = [recalls[alarms <= rate + 1e-12].max() for rate in curve["false_alarms"]]
+        np.testing.assert_allclose(curve["recall"], expected)
+        assert (curve["low"] <= curve["recall"] + 1e-9).all()
+        precisions, at, _ = sk.precision_recall_curve(positive, scores)
+        curve = result.tables["precision_recall"].query("`class` == @name")
+        expected = [precisions[at >= recall - 1e-12][-1] for recall in curve["recall"]]
+        np.testing.assert_allclose(curve["precision"], expected)
+
+
+def test_few_false_alarms_are_claimed_only_with_enough_groups_of_other_classes(evaluate_block, oracle):
+    given = oracle("perfect", n=900)
+    result = evaluate_block(given)
+    assert result.metrics["recall_at/0.01/real"].value == 1
+    assert result.metrics["recall_at/0.01/real"].interval == "wilson by group"
+    assert result.metrics["recall_at/0.01/real"].low < 1
+    few = result.metrics["recall_at/0.001/real"]
+    assert (few.value, few.n) == (None, 600)
+    assert format_reason(few.reason, "decision") == (
+        "600 groups of other classes are too few to show false alarms of 0.10%; 2995 are required"
+    )
+    pairs = replace(given, groups=np.array([f"g{i // 6}" for i in range(900)]))  # as many images, fewer groups
+    assert evaluate_block(pairs).metrics["recall_at/0.01/real"].reason.code == "few_others"
+
+
+def test_risk_and_cost_are_counted_from_the_predictions(evaluate_block, oracle):
+    given, blind = oracle("noisy", n=240), oracle("noisy", n=90, seed=7)
+    blind = replace(blind, targets=np.where(np.arange(90) < 10, -1, blind.targets))
+    result = evaluate_block(given, blind, {"things": replace(blind, targets=np.full(90, -1))})
+    assert {name for name in result.metrics if name.startswith("cost")} == {"cost", "cost/blind"}
+    for name, one in {"test": given, "blind": blind.take(blind.targets >= 0)}.items():
+        confidence, wrong = one.confidence, ~one.correct
+        tables = [result.tables[table] for table in ("risk_coverage", "cost_curve")]
+        risk, costs = (table[table["set"] == name] for table in tables)
+        running = wrong[np.argsort(-confidence)].cumsum() / np.arange(1, len(one) + 1)
+        np.testing.assert_array_equal(risk["answered"], np.ceil(risk["coverage"] * len(one) - 1e-9))
+        np.testing.assert_allclose(risk["error"], running[risk["answered"] - 1], atol=1e-12)
+        assert ((risk["low"] <= risk["error"] + 1e-12) & (risk["error"] <= risk["high"] + 1e-12)).all()
+        for row in costs.itertuples():
+            answered = 1 - confidence <= row.abstain_cost
+            assert row.cost == pytest.approx((wrong & answered).mean() + row.abstain_cost * (~answered).mean())
+            assert row.coverage == pytest.approx(answered.mean())
+            assert row.best <= row.cost + 1e-12
+        assert costs["answer_all"].iloc[-1] == pytest.approx(wrong.mean())
+    cost = result.metrics["cost"]
+    answered = given.confidence >= 0.9
+    assert cost.value == pytest.approx((~given.correct & answered).mean() + 0.1 * (~answered).mean())
+    assert cost.floor == pytest.approx(min(0.1, (~given.correct).mean()))
+
+
+def test_a_set_without_a_class_or_of_one_class_has_reasons(evaluate_block, oracle, draw_saved):
+    given = oracle("noisy", n=240)
+    without = evaluate_block(given.take(given.targets != 2))
+    assert without.metrics["recall_at/0.01/real"].reason == Reason("class_absent", name="real")
+    assert set(without.tables["roc"]["class"]) == {"drawing", "generated"}
+    alone = evaluate_block(given.take(given.targets == 2))
+    assert alone.metrics["recall_at/0.01/real"].reason == Reason("only_class", name="real")
+    assert "roc" not in alone.tables
+    assert set(draw_saved(alone)) == {"risk_coverage", "cost_curve"}
+    single = evaluate_block(given.take(np.arange(1)))
+    assert single.tables["risk_coverage"]["answered"].eq(1).all()
+
+
+def test_equal_probabilities_answer_all_or_none(evaluate_block, make_predictions):
+    targets = np.arange(90) % 3
+    result = evaluate_block(make_predictions(targets, np.zeros((90, 3))))
+    assert result.tables["risk_coverage"]["answered"].eq(90).all()
+    points = result.tables["operating_points"]
+    assert points["recall"].eq(0).all()
+    assert points["threshold"].isna().all()
+    assert points["seen"].eq(0).all()
+
+
+def test_the_block_refuses_what_it_cannot_evaluate(evaluate_block, oracle):
+    given = oracle("noisy", n=90)
+    with pytest.raises(BlockError):
+        evaluate_block(replace(given, targets=np.full(90, -1)))
+    with pytest.raises(GuardError):
+        evaluate_block(oracle(("permuted", (1, 2, 0)), n=240))
+    with pytest.raises(GuardError):
+        evaluate_block(given, oracle(("permuted", (1, 2, 0)), n=240))
+
+
+def test_figures_show_the_tables(evaluate_block, oracle, draw_saved, inside):
+    result = evaluate_block(oracle("noisy", n=240), oracle("noisy", n=90, seed=7))
+    drawn = draw_saved(result)
+    assert set(drawn) == {"operating_points", "risk_coverage", "cost_curve"}
+    assert all(inside(figure) for figure in drawn.values())
+    (roc,) = (table for name, table in result.tables["roc"].groupby("class") if name == "real")
+    np.testing.assert_allclose(drawn["operating_points"].axes[0].lines[2].get_ydata(), roc["recall"])
