@@ -29,7 +29,6 @@ _PACKED_TYPE = re.compile(rb"igital[sS]ource[tT]ype/" + SOURCE_TYPE)
 _TERM = re.compile(SOURCE_TYPE)
 _GENERATED, _EDITED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 _MAX_MANIFESTS = 32  # of the chain of files that an image was made from
-_STATES = {"Trusted": "trusted", "Valid": "valid"}
 
 
 def read_manifest(data: bytes, trust: str = "") -> dict[str, str]:
@@ -51,7 +50,10 @@ def read_manifest(data: bytes, trust: str = "") -> dict[str, str]:
         settings = c2pa.Settings.from_dict(offline | ({"trust": {"trust_anchors": trust}} if trust else {}))
         with c2pa.Reader("", io.BytesIO(data), context=c2pa.Context(settings)) as reader:
             store = json.loads(reader.json())
-        return {f"c2pa:{_STATES.get(store['validation_state'], 'invalid')}": _describe(store)}
+        is_valid, is_trusted = store["validation_state"] in ("Valid", "Trusted"), store["validation_state"] == "Trusted"
+        # c2pa-python may come to trust a list of its own
+        state = "trusted" if is_trusted and trust else "valid" if is_valid else "invalid"
+        return {f"c2pa:{state}": _describe(store)}
     return {"c2pa:invalid": "unreadable"}
 
 

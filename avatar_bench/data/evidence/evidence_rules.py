@@ -25,6 +25,7 @@ _NAMED_IN = (
     "xmp:Credit",
 )
 _TEXTS = ("exif:UserComment", "exif:ImageDescription", "comment", "xmp")
+_GENERATED_TYPE = "trainedAlgorithmicMedia"
 _CAPTURED = "digitalCapture|computationalCapture|multiFrameComputationalCapture|negativeFilm|positiveFilm"
 _DRAWN = "digitalArt|digitalCreation"
 _EDITED_WITH_AI = "compositeWithTrainedAlgorithmicMedia|compositeSynthetic|algorithmicMedia"
@@ -32,6 +33,8 @@ _IPTC = "https://cv.iptc.org/newscodes/digitalsourcetype/"
 _C2PA = "https://spec.c2pa.org/specifications/specifications/2.1/specs/C2PA_Specification.html"
 _EXIF = "https://www.cipa.jp/std/documents/download_e.html?DC-008-Translation-2023-E"
 _OPENAI = r"dall(?:[-·. ]e\b|e.?[23]\b)|openai|chatgpt|gpt-image"
+_LIST_TYPE = r"(?:\w+, )*"  # before a source type of a manifest, see `read_manifest`
+_MADE_BY_GENERATOR = rf"{NO_SOURCE_TYPE}; [^;]*(?:{_OPENAI}|firefly|midjourney|stability)"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Evidence:
 
 
 def _match_type(terms: str) -> str:
-    return rf"^(?:\w+, )*(?:{terms})[,;].*"
+    return rf"^{_LIST_TYPE}(?:{terms})[,;].*"
 
 
 # Rules of signed manifests first, then of statements without a signature, of generators, and of the rest.
@@ -82,7 +85,7 @@ RULES = (
     Rule(
         "c2pa_generated",
         "valid C2PA manifest: digitalSourceType trainedAlgorithmicMedia",
-        ((_SIGNED, _match_type("trainedAlgorithmicMedia")),),
+        ((_SIGNED, _match_type(_GENERATED_TYPE)),),
         _GENERATED,
         MODERATE,
         _C2PA,
@@ -90,7 +93,7 @@ RULES = (
     Rule(
         "c2pa_generator",
         "valid C2PA manifest without a digitalSourceType: its claim generator is an image generator",
-        ((_SIGNED, rf"^{NO_SOURCE_TYPE}; [^;]*(?:{_OPENAI}|firefly|midjourney|stability).*"),),
+        ((_SIGNED, rf"^{_MADE_BY_GENERATOR}.*"),),
         _GENERATED,
         MODERATE,
         _C2PA,
@@ -123,7 +126,12 @@ RULES = (
     Rule(
         "c2pa_signed",
         "valid C2PA manifest that states nothing of the above",
-        ((_SIGNED, rf"^(?!.*\b(?:trainedAlgorithmicMedia|{_CAPTURED}|{_DRAWN}|{_EDITED_WITH_AI})[,;]).*"),),
+        (
+            (
+                _SIGNED,
+                rf"^(?!{_MADE_BY_GENERATOR}|{_LIST_TYPE}(?:{_GENERATED_TYPE}|{_CAPTURED}|{_DRAWN}|{_EDITED_WITH_AI})[,;]).*",
+            ),
+        ),
         "",
         NONE,
         _C2PA,
@@ -287,8 +295,8 @@ RULES = (
         (
             (
                 _NAMED_IN,
-                "photoshop|lightroom|illustrator|gimp|krita|inkscape|affinity|procreate|clip studio|paint\\.net|canva"
-                "|figma|pixelmator|picasa|snapseed|darktable|rawtherapee|capture one|imagemagick",
+                r"\b(?:photoshop|lightroom|illustrator|gimp|krita|inkscape|affinity|procreate|clip studio|paint\.net"
+                r"|canva|figma|pixelmator|picasa|snapseed|darktable|rawtherapee|capture one|imagemagick)\b",
             ),
         ),
         "",

@@ -68,7 +68,11 @@ def _open_tags(data: bytes) -> tuple[Image.Exif, bytes, bytes]:
 
 
 def _read_exif(exif: Image.Exif) -> dict[str, str]:
-    found = {name: _decode(exif.get(tag, "")) for name, tag in _EXIF_TAGS.items()}
+    found = {}
+    for name, tag in _EXIF_TAGS.items():
+        found[name] = _decode(exif.get(tag, ""))
+        with suppress(ValueError):  # Pillow reads each byte as a letter, and many programs write UTF-8
+            found[name] = found[name].encode("latin-1").decode()
     inner: Mapping[int, Any] = {}
     with suppress(Exception):
         inner = exif.get_ifd(_EXIF_IFD)
