@@ -19,30 +19,23 @@ def add_evidence(table: pd.DataFrame, name_class: Callable[[str], str], trust: s
 
     `name_class` returns the run's class for real, drawing or generated, "" if it has none; `trust` is a PEM text.
     """
-    found = [_read(path, name_class, trust) if status == "ok" else (None, None) for path, status in _pair(table)]
+    files = zip(table["path"], table["status"], strict=True)
+    found = [_read(path, name_class, trust) if status == "ok" else (None, None) for path, status in files]
     columns = zip(EVIDENCE_COLUMNS, zip(*found, strict=True), strict=True) if found else ()
     return table.assign(**{name: pd.Series(values, table.index, dtype=object) for name, values in columns})
 
 
 def refuse_other_evidence(rows: Sequence[Mapping[str, Any]], name_class: Callable[[str], str], trust: str = "") -> None:
     """Read the evidence of earlier rows again; raise ConfigError if it differs in a file that can be read."""
-    before = pd.DataFrame([row for row in rows if row["status"] == "ok"], columns=["path", "status", *EVIDENCE_COLUMNS])
-    names = list(EVIDENCE_COLUMNS)
-    after = add_evidence(before[["path", "status"]], name_class, trust)
-    if not len(after):
-        return
-    readable = after["evidence"].notna()
-    pairs = (unescape_formulas(frame.loc[readable, names].fillna("").astype(object)) for frame in (before, after))
-    one, other = (frame.to_numpy().tolist() for frame in pairs)
-    if one != other:
+    good = [(row, _read(row["path"], name_class, trust)) for row in rows if row["status"] == "ok"]
+    pairs = [([row[name] for name in EVIDENCE_COLUMNS], list(found)) for row, found in good if found[1] is not None]
+    # what a spreadsheet would run as a formula is preceded by a sign in CSV
+    before, after = (unescape_formulas(pd.DataFrame([pair[k] for pair in pairs], dtype=object)) for k in (0, 1))
+    if not before.equals(after):
         raise ConfigError(
             "update=true: the evidence in the existing rows is another: a file, evidence.trust or view has changed.",
             "Choose another output, or remove update=true to predict all files again.",
         )
-
-
-def _pair(table: pd.DataFrame) -> list[tuple[str, str]]:
-    return list(zip(table["path"], table["status"], strict=True))
 
 
 def _read(path: str, name_class: Callable[[str], str], trust: str) -> tuple[str | None, str | None]:

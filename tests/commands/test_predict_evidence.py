@@ -206,6 +206,7 @@ def test_the_class_is_that_of_the_view_or_empty_with_the_rule_kept(
 def test_update_continues_with_the_same_evidence_and_refuses_another(
     predict: Callable[..., int], folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
+    shutil.copy(folder / "forged.jpg", folder / "z\udcff.jpg")  # a name that is not UTF-8
     for ending in ("csv", "jsonl"):
         whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
         assert predict(folder, whole.name, "evidence=true", "batch_size=8") == 3
@@ -215,6 +216,9 @@ def test_update_continues_with_the_same_evidence_and_refuses_another(
         capsys.readouterr()
         assert predict(folder, cut.name, "update=true") == 2
         assert "does not have the columns" in capsys.readouterr().err
+    assert predict(folder, "whole.parquet", "evidence=true") == 3
+    assert predict(folder, "whole.parquet", "evidence=true", "update=true") == 3
+    capsys.readouterr()
     shutil.copy(folder / "plain.jpg", folder / "swarm.png")  # one of the last rows
     assert predict(folder, "whole.csv", "evidence=true", "update=true") == 2
     told = capsys.readouterr().err.splitlines()

@@ -249,7 +249,7 @@ RULES = (
         ),
         _GENERATED,
         MODERATE,
-        "https://docs.midjourney.com",
+        "https://github.com/Ktiseos-Nyx/Dataset-Tools/blob/main/dataset_tools/parser_definitions/midjourney.json",
     ),
     Rule(
         "dall_e",
@@ -257,7 +257,7 @@ RULES = (
         ((_NAMED_IN, _OPENAI),),
         _GENERATED,
         MODERATE,
-        "https://help.openai.com/en/articles/8912793-c2pa-in-chatgpt-images",
+        "https://help.openai.com/en/articles/8912793-c2pa-in-dall-e-3",
     ),
     Rule(
         "firefly",
@@ -265,7 +265,7 @@ RULES = (
         ((_NAMED_IN, r"\bfirefly\b"),),
         _GENERATED,
         MODERATE,
-        "https://helpx.adobe.com/firefly/get-set-up/learn-the-basics/content-credentials-overview.html",
+        "https://helpx.adobe.com/firefly/using/content-credentials.html",
     ),
     Rule(
         "other_generator",
