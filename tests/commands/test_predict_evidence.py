@@ -242,6 +242,7 @@ def test_a_signature_is_valid_trusted_broken_or_gone(predict: Callable[..., int]
         "named": signer.sign(image(), parent=image(), generator="OpenAI-API"),
         "unnamed": signer.sign(image(), parent=image(), generator="Photo Editor; trainedAlgorithmicMedia"),
         "captured": signer.sign(image(), "digitalCapture"),
+        "filled": signer.sign(image(), "trainedAlgorithmicMedia", parent=signer.sign(image(), "digitalCapture")),
         "drawn": signer.sign(image(), "digitalCreation"),
         "composite": signer.sign(image(exif=CAMERA), "compositeWithTrainedAlgorithmicMedia"),
         "tampered": bytes(tampered),
@@ -257,13 +258,14 @@ def test_a_signature_is_valid_trusted_broken_or_gone(predict: Callable[..., int]
         "named": ("generated", ["c2pa_generator"]),
         "unnamed": ("", ["c2pa_signed"]),
         "captured": ("real", ["c2pa_captured"]),
+        "filled": ("", ["c2pa_captured", "c2pa_ai_edited"]),
         "drawn": ("drawing", ["c2pa_drawn"]),
         "composite": ("", ["c2pa_ai_edited", "camera"]),
         "tampered": ("", ["c2pa_invalid"]),
         "stripped": ("", []),
     }
     for trusted in (signer, other):
-        (tmp_path / "trust.pem").write_bytes(trusted.root)
+        (tmp_path / "trust.pem").write_bytes("# of a société\n".encode() + trusted.root)
         assert predict(place, "out.csv", "evidence=true", f"evidence.trust={tmp_path / 'trust.pem'}") == 0
         found = read(tmp_path / "out.csv")
         assert {name: (says, [each["rule"] for each in rows]) for name, (says, rows) in found.items()} == expected

@@ -28,6 +28,7 @@ _C2PA = b"jumdc2pa\x00\x11\x00\x10\x80\x00\x00\xaa\x00\x38\x9bq"
 _PACKED_TYPE = re.compile(rb"igital[sS]ource[tT]ype/" + SOURCE_TYPE)
 _TERM = re.compile(SOURCE_TYPE)
 _GENERATED, _EDITED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+_ORIGINAL = re.compile("[cC]apture|Film|digitalArt|digitalCreation")
 _MAX_MANIFESTS = 32  # of the chain of files that an image was made from
 
 
@@ -69,7 +70,7 @@ def read_trust(file: str | None) -> str:
             "evidence.trust needs c2pa-python.", "Install it: pip install 'avatar-bench[provenance]'"
         ) from error
     try:
-        text = Path(file).read_text(encoding="ascii")
+        text = Path(file).read_text(encoding="utf-8", errors="replace")
         x509.load_pem_x509_certificates(text.encode())
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it holds no certificates"
@@ -92,10 +93,15 @@ def clean_text(value: object, length: int = MAX_VALUE) -> str:
 
 def _describe(store: Mapping[str, Any]) -> str:
     claim = store["manifests"][store["active_manifest"]]
-    maker = claim.get("claim_generator") or claim["claim_generator_info"][0]["name"]
-    types = ", ".join(dict.fromkeys(_list_source_types(store))) or NO_SOURCE_TYPE
+    named = [info.get("name") for info in claim.get("claim_generator_info") or []]
+    maker = claim.get("claim_generator") or next(filter(None, named), "unknown")
+    signer = (claim.get("signature_info") or {}).get("issuer") or "unknown"
+    types = list(_list_source_types(store))
+    if any(map(_ORIGINAL.search, types)):  # generated parts in what was photographed or drawn
+        types = [_EDITED if term == _GENERATED else term for term in types]
     # a name cannot pass for a source type: those come first, and end at the first semicolon
-    return f"{types}; {clean_text(maker)}; signed by {clean_text(claim['signature_info']['issuer'])}"
+    stated = ", ".join(dict.fromkeys(types)) or NO_SOURCE_TYPE
+    return f"{stated}; {clean_text(maker)}; signed by {clean_text(signer)}"
 
 
 def _list_source_types(store: Mapping[str, Any]) -> Iterator[str]:
@@ -112,7 +118,7 @@ def _list_source_types(store: Mapping[str, Any]) -> Iterator[str]:
         manifest = store["manifests"][name]
         for assertion in manifest.get("assertions", []):
             if assertion["label"].startswith("c2pa.actions"):
-                for action in assertion["data"]["actions"]:
+                for action in assertion["data"].get("actions", []):
                     term = str(action.get("digitalSourceType", "")).rpartition("/")[2]
                     if _TERM.fullmatch(term.encode()) and (is_whole or term in (_GENERATED, _EDITED)):
                         yield term if is_whole else _EDITED
