@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn, rfft2
 
-from avatar_bench.audit.content_credentials import HINTS, read_hints
+from avatar_bench.audit.provenance_hints import HINTS, select_hints
 from avatar_bench.data.decoding import FORMATS, decode_bytes
+from avatar_bench.data.evidence.evidence_rules import EVIDENCE_SAYS, conclude, find_evidence
+from avatar_bench.data.evidence.file_metadata import read_metadata
 from avatar_bench.data.image_slices import estimate_jpeg_quality
 
 Value = float | str | bool
@@ -33,7 +35,7 @@ RESIDUAL = (
     *(f"neighbour_{direction}" for direction in ("right", "below", "diagonal")),
     "blockiness",
 )
-PROPERTY_COLUMNS = (*METADATA, *APPEARANCE, *COLOUR, *RESIDUAL, *HINTS)
+PROPERTY_COLUMNS = (*METADATA, *APPEARANCE, *COLOUR, *RESIDUAL, *HINTS, EVIDENCE_SAYS)
 
 GREY_TOLERANCE = 8  # levels of 255; JPEG's chroma rounding shifts the channels of a grey image by a few
 SHARPNESS_SIDE = 96  # at 256, most avatars are enlarged and the measure depends on size (rank correlation .6)
@@ -55,16 +57,17 @@ _SUBSAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:
 def measure(data: bytes, name: str = "") -> dict[str, Value]:
     """Measure the content of a file: a value for each of PROPERTY_COLUMNS.
 
-    `measure_metadata`, `measure_appearance`, `measure_colour`, `measure_residual` and `read_hints` document the values.
+    Their functions below document the values, and `select_hints` and `conclude` those of the metadata.
     Raises DataError, with `name`, where the content is not an image.
     """
-    pixels = decode_bytes(data, name)
+    pixels, metadata = decode_bytes(data, name), read_metadata(data)
     return {
         **measure_metadata(data, pixels),
         **measure_appearance(pixels, len(data)),
         **measure_colour(pixels),
         **measure_residual(pixels),
-        **read_hints(data),
+        **select_hints(metadata),
+        EVIDENCE_SAYS: conclude(find_evidence(metadata)),
     }
 
 

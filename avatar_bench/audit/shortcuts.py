@@ -13,12 +13,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from avatar_bench.audit.assessment import Assessment
-from avatar_bench.audit.content_credentials import HINTS, is_declared_generated
 from avatar_bench.audit.properties import APPEARANCE, METADATA, find_outliers, measure
+from avatar_bench.audit.provenance_hints import HINTS
 from avatar_bench.data.dataset import Dataset, list_files
 from avatar_bench.data.decoding import decode_bytes
 from avatar_bench.data.duplicates import find_matches
 from avatar_bench.data.equalise import equalise_bytes
+from avatar_bench.data.evidence.evidence_rules import EVIDENCE_SAYS
 from avatar_bench.data.fingerprints import Fingerprint, fingerprint_files
 from avatar_bench.errors import DataError
 from avatar_bench.results.reasons import Reason
@@ -46,7 +47,7 @@ def measure_images(dataset: Dataset, resize: str | None = None) -> tuple[pd.Data
     """Measure every image as stored or, where `resize` names a way to make it square, after equalising it.
 
     Return a table with one row per image in order (path, label, source, generator, group, row: its position in the
-    set, the values of `properties.measure`, `outlier`, and `generated`: a provenance hint declares it AI-generated),
+    set, the values of `properties.measure`, `outlier`, and `generated`: its metadata declare it AI-generated),
     and (path, reason) of images that cannot be decoded. Raises DataError where none can be decoded.
     """
     files = list_files(dataset)
@@ -60,8 +61,7 @@ def measure_images(dataset: Dataset, resize: str | None = None) -> tuple[pd.Data
         raise DataError(f"{dataset.name}: no image can be decoded; first: {bad[0][1] if bad else 'the set is empty'}")
     known = dataset.frame[["path", "label", "source", "generator", "group"]].iloc[usable].reset_index(drop=True)
     frame = pd.concat([known.assign(row=usable), pd.DataFrame([measured[index] for index in usable])], axis=1)
-    generated = [is_declared_generated(dict(zip(HINTS, row, strict=True))) for row in frame[list(HINTS)].to_numpy(str)]
-    return frame.assign(outlier=find_outliers(frame), generated=generated), bad
+    return frame.assign(outlier=find_outliers(frame), generated=frame[EVIDENCE_SAYS] == "generated"), bad
 
 
 def find_copies(dataset: Dataset, frame: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
 from avatar_bench.config.entries import find_entry
 from avatar_bench.config.options import get_default, iterate_options
 from avatar_bench.config.path_quoting import quote_paths
-from avatar_bench.config.schema import SCHEMAS
+from avatar_bench.config.schema import SCHEMAS, SWITCH
 from avatar_bench.config.search_path import find_groups, register
 
 Row = tuple[str, str, str]  # an option, its value and what is known of it
@@ -79,7 +79,8 @@ def _list_rows(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collect
         if is_dataclass(kind):
             below += _list_rows(value, kind, f"{prefix}{name}.")
         elif not (isinstance(value, DictConfig) and value) and f"{prefix}{name}" not in left_out and not is_chosen:
-            yield prefix + name, _format_value(value), notes.get(name, "")
+            option = prefix.rstrip(".") if name == SWITCH else prefix + name
+            yield option, _format_value(value), notes.get(name, "")
     yield from below
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from avatar_bench.config.schema import PredictConfig
+from avatar_bench.data.evidence.content_credentials import explain_unverified, read_trust
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.lock import lock_output, prepare_output
 from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer
@@ -31,6 +32,10 @@ DISCLAIMER = (
     "A prediction means that an image resembles the training images of a class; it does not prove its origin. "
     "On sources other than those it was evaluated on, a network can be far less accurate."
 )
+EVIDENCE_CAUTION = (
+    "Evidence is what a file says of itself: metadata can be forged or stripped, and a file without evidence may be of "
+    "any class."
+)
 
 
 def predict(cfg: DictConfig) -> None:
@@ -44,16 +49,19 @@ def predict(cfg: DictConfig) -> None:
         raise ConfigError(
             f"{path} is an imported detector, which has a runtime of its own.", "Remove runtime= and precision=."
         )
+    trust = read_trust(settings.evidence.trust)
     prepare_output(settings.output)
     files = find_input_files(settings.input)
     with lock_output(settings.output):
-        ok, errors, kept, bad = _write_rows(_open_run(path, settings, len(files)), files, settings)
+        ok, errors, kept, bad = _write_rows(_open_run(path, settings, len(files)), files, settings, trust)
     summary = f"{settings.output}: {ok} predictions, {errors} files that could not be read"
     summary += f", {kept} rows kept from before" if kept else ""
     print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
     names = () if own else ("runtime", "precision", "threads", "workers")
     how = " ".join(f"{name}={getattr(settings, name)}" for name in names) or "the imported detector"
     print(f"Computed with {how}.", DISCLAIMER, sep="\n", file=sys.stderr)
+    if settings.evidence.enabled:
+        print(EVIDENCE_CAUTION, *explain_unverified(), sep="\n", file=sys.stderr)
     if errors + bad:
         raise DataError(f"{errors + bad} of {len(files)} files could not be read: see status and reason in the output.")
 
@@ -88,8 +96,10 @@ def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
     return run
 
 
-def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int, int]:
+def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int]:
     """Write the missing rows; return the counts of predictions, errors, earlier rows and errors among those."""
+    from avatar_bench.data.evidence.evidence_rules import EVIDENCE_COLUMNS
+    from avatar_bench.inference.evidence_columns import add_evidence, refuse_other_evidence
     from avatar_bench.inference.prediction_table import list_prediction_columns
     from avatar_bench.runs.decisions import DECISION_COLUMNS, make_decision_rule
 
@@ -97,10 +107,14 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[in
     if settings.target_error is not None:
         rule = make_decision_rule(run, settings.target_error, settings.alpha, settings.per_class)
         print(*rule.notes, sep="\n", end="\n" if rule.notes else "", file=sys.stderr)
-    columns = [*list_prediction_columns(run.classes), *(DECISION_COLUMNS if rule else ())]
+    has_evidence = settings.evidence.enabled
+    columns = list_prediction_columns(run.classes)
+    columns += [*(DECISION_COLUMNS if rule else ()), *(EVIDENCE_COLUMNS if has_evidence else ())]
 
     def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
-        return run.predict_files(files, settings.calibrated, settings.precision, rule)
+        with closing(run.predict_files(files, settings.calibrated, settings.precision, rule)) as tables:
+            for table in tables:
+                yield add_evidence(table, run.name_class, trust) if has_evidence else table
 
     begun = None if settings.update else _start_now(predict_files(files))
     for note in run.predictor.load(settings.precision):  # a bad checkpoint fails before the output is opened
@@ -111,6 +125,8 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[in
         _report_interruption(rows, settings),
     ):
         refuse_other_run(run, rows.last, settings.calibrated, settings.precision, rule)
+        if has_evidence:
+            refuse_other_evidence(rows.last, run.name_class, trust)
         todo, again = find_remaining(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
         kept = len(files) - len(todo) + again
         bar = tqdm(total=len(files), initial=kept, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avatar_bench.config.overrides import NULL_VALUES, OVERRIDE, SWEEP_FUNCTION, expand_home, quote
-from avatar_bench.config.schema import find_options
+from avatar_bench.config.schema import SWITCH, find_options
 from avatar_bench.errors import ConfigError
 
 # of sources, whose options their readers state
@@ -35,6 +35,9 @@ def _quote_override(word: str, multirun: bool) -> str:
     if match is None:
         return word
     prefix, key, value = match["prefix"], match["key"], match["value"]
+    is_group = not any(find_options(key))
+    if value in ("true", "false") and is_group and any(find_options(f"{key}.{SWITCH}")):  # such as evidence=true
+        return f"{prefix}{key}.{SWITCH}={value}"
     is_path, is_mapping = is_path_option(key), value.startswith("{")
     opened = any(known.is_open for _, known in find_options(key)) or re.fullmatch(_SOURCE_PATHS, key)
     if (opened and not is_path) or (is_mapping and key.startswith("block.")):

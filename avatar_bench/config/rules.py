@@ -142,6 +142,8 @@ def check_predict(cfg: DictConfig) -> None:
         raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} supports {format_alternatives(known)}")
     if cfg.accelerator == "gpu" and (cfg.runtime not in ("auto", "torch") or cfg.precision == "int8"):
         raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
+    if cfg.evidence.trust is not None and not cfg.evidence.enabled:
+        raise ConfigError("evidence.trust requires evidence=true")
 
 
 def check_prepare(cfg: DictConfig) -> None:

@@ -381,6 +381,14 @@ class EvaluateConfig:
 
 
 @dataclass
+class EvidenceConfig:
+    """Evidence in the metadata of files; evidence=true is short for evidence.enabled=true."""
+
+    enabled: bool = option(False, help="add what the metadata of each file say: evidence_says, evidence")
+    trust: str | None = path_option("PEM file of the certificates whose C2PA signatures are trusted; null: none")
+
+
+@dataclass
 class PredictConfig:
     ckpt: str | None = path_option("a run folder, a .ckpt file, an ensemble's folder, or null: the newest run")
     input: str = path_option("a file, folder, glob, @list.txt, or - for paths on standard input", MISSING)
@@ -398,6 +406,7 @@ class PredictConfig:
     workers: int | None = option(None, help="image-loading processes; null: one per core, at most 8", **_WORKERS)
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **_THREADS)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     allow: list[str] = option([], help=_ALLOW, **_choose("upload", "detector_changed"))
 
@@ -514,6 +523,9 @@ SCHEMAS = {
     "export": ExportConfig,
     "import": ImportConfig,
 }
+
+
+SWITCH = "enabled"  # the option that turns a group of options on, which is set by GROUP=true
 
 
 def find_options(key: str) -> Iterator[tuple[Field[Any], Option]]:

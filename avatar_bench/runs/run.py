@@ -131,6 +131,11 @@ class Run:
         given = {own: stated.get(own, own) for own in self.card.classes}
         return {own: (one,) if isinstance(one, str) else tuple(one) for own, one in given.items()}
 
+    def name_class(self, label: str) -> str:
+        """Return the class, of the view if there is one, that a label belongs to; "" if the run does not know it."""
+        name = self.view.find_class(label)
+        return name if name in self.classes else ""
+
     @property
     def known_labels(self) -> tuple[str, ...]:
         """Return the labels that images of a set may have, without a view."""

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.audit import probes
-from avatar_bench.audit.content_credentials import HINTS
 from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
+from avatar_bench.audit.provenance_hints import HINTS
 from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
 from avatar_bench.config.options import option
 from avatar_bench.errors import DataError
@@ -31,7 +31,7 @@ _PROPERTY_COLUMNS = ("path", "label", "source", *METADATA, *APPEARANCE, *HINTS, 
 class DataAudit(IntervalOptions):
     """Audit of a data set: what separates its classes besides image content, before and after equalising."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     resamples: int = option(1000, help="of the bootstrap, which draws whole groups", range=(100, None))
     seed: int = option(0, help="of the bootstrap, the folds and the draw", range=(0, None))
