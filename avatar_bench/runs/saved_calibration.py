@@ -26,7 +26,7 @@ CALIBRATION = "calibration.json"  # in a run folder
 REFERENCE = "calibration.safetensors"  # beside it: embeddings of the reference images
 BY_TRAIN, BY_CALIBRATE = "train", "calibrate"
 CALIBRATION_SCHEMA = 1  # raised when a key changes its meaning; unknown keys are ignored
-_IMAGE_COLUMNS = ("path", "label", "source", "group", "sha256", "phash", "turned_phashes")
+_IMAGE_COLUMNS = ("path", "label", "source", "group", "sha256", "phash", "turned_phashes", "stated_group")
 _HINT = "Calibrate the run again (avatar-bench calibrate), or delete the file."
 
 
