@@ -25,7 +25,7 @@ from avatar_bench.metrics.risk_control import (
 )
 from avatar_bench.results.view import View
 from avatar_bench.runs.decision_costs import ABSTAIN, read_costs
-from avatar_bench.runs.saved_calibration import CALIBRATION, DecisionImages, OodReference, SavedCalibration
+from avatar_bench.runs.saved_calibration import CALIBRATION, OodReference, SavedCalibration
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
@@ -58,7 +58,7 @@ class DecisionRule:
         found = []
         for name, one in self.thresholds.items():
             if math.isinf(one.value):
-                of = f" of answers {name}" if name else ""
+                of = f" for answers {name}" if name else ""
                 found.append(
                     f"target_error={self.target_error:g} cannot be met{of}, so that all such images are abstained "
                     f"from: {one.n_errors} of {one.n} calibration images are wrong, and the error among the most "
@@ -77,7 +77,8 @@ class DecisionRule:
         first class counts, and to abstain comes last.
         """
         percentiles = np.full(len(probabilities), np.nan)
-        if self.reference is not None and embeddings is not None:
+        if self.reference is not None and len(probabilities):
+            assert embeddings is not None
             percentiles = rank_embeddings(self.reference, embeddings)
         predicted, names = probabilities.argmax(axis=1), np.array([*self.classes, ABSTAIN], dtype=object)
         if self.costs is not None:
@@ -207,27 +208,31 @@ def _refuse_few(run: Run, counts: Mapping[str, int], target: float) -> None:
 
 
 def score_images(run: Run, saved: SavedCalibration) -> ScoredImages:
-    """Return the images of a calibration as the run's view scores them; raise GuardError if it was in another view."""
-    found, frame = saved.decisions, saved.images.frame
-    if found is None:  # too few images: they are of one part
-        found = DecisionImages(run.classes, np.zeros((0, len(run.classes))), np.zeros(0, dtype=bool))
-        frame = frame[:0]
-    probabilities, classes = found.probabilities, found.classes
+    """Return the images of a calibration as the run's view scores them, none if they were not divided.
+
+    Raise GuardError if it was in another view.
+    """
     if faults := [name for name in run.classes if name == ABSTAIN or "|" in name]:
         raise ConfigError(f"{run.name} has the class {faults[0]!r}, which decisions and prediction sets cannot name.")
-    labels = frame["label"].to_numpy()
-    if saved.view != run.view.name:
-        if saved.view != View().name:
-            raise GuardError(
-                f"{run.name} was calibrated in view={saved.view}, which thresholds in view={run.view.name} cannot use.",
-                f"Use view={saved.view}, or calibrate it again with view={run.view.name} or view={View().name}.",
-            )
-        merged = run.merged_classes
-        sums = np.stack(
-            [probabilities[:, [classes.index(own) for own in each]].sum(axis=1) for each in merged.values()], axis=1
+    found, frame = saved.decisions, saved.images.frame
+    if found is None:
+        none = np.zeros(0, dtype=bool)
+        return ScoredImages(
+            run.classes, np.zeros((0, len(run.classes))), none.astype(int), none.astype(str), none, none
         )
-        probabilities, classes = sums / sums.sum(axis=1, keepdims=True), tuple(merged)
+    probabilities, classes = found.probabilities, found.classes
+    labels = frame["label"].to_numpy()
+    if saved.view == View().name != run.view.name:
+        merged = run.merged_classes
+        parts = [probabilities[:, [classes.index(own) for own in each]].sum(axis=1) for each in merged.values()]
+        total = np.maximum(np.sum(parts, axis=0), np.finfo(np.float64).tiny)
+        probabilities, classes = np.stack(parts, axis=1) / total[:, None], tuple(merged)
         labels = np.array([run.view.find_class(label) for label in labels], dtype=object)
+    if classes != run.classes:
+        raise GuardError(
+            f"{run.name} was calibrated in view={saved.view}, whose thresholds do not hold in view={run.view.name}.",
+            f"Use view={saved.view}, or calibrate it again with view={run.view.name} or view={View().name}.",
+        )
     targets = np.array([classes.index(label) if label in classes else -1 for label in labels], dtype=np.int64)
     known = targets >= 0
     is_like = np.ones(len(known), dtype=bool)
