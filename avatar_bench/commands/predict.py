@@ -31,6 +31,10 @@ DISCLAIMER = (
     "A prediction means that an image resembles the training images of a class; it does not prove its origin. "
     "On sources other than those it was evaluated on, a network can be far less accurate."
 )
+NO_THRESHOLD = (
+    "The score has no threshold, so that prediction and confidence are empty. "
+    "Fit one on labelled images: avatar-bench calibrate"
+)
 
 
 def predict(cfg: DictConfig) -> None:
@@ -98,6 +102,8 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[in
     begun = None if settings.update else _start_now(predict_files(files))
     for note in run.predictor.load(settings.precision):  # a bad checkpoint fails before the output is opened
         print(note, file=sys.stderr)
+    if "decisions" not in run.provides:
+        print(NO_THRESHOLD, file=sys.stderr)
     ok = errors = 0
     with (
         open_writer(settings.output, list_prediction_columns(run.classes), settings.update) as rows,
