@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def import_detector(cfg: DictConfig) -> None:
         raise ConfigError(f"out={out} exists already.", "Choose another folder, or delete that one first.")
     part = out.with_name(f".{out.name}.part")
     from avatar_bench.inference.detectors import CONTENTS, import_files, rename_classes
+    from avatar_bench.results.view import find_meanings
     from avatar_bench.runs.imported import TRAINED_ON, hash_detector, write_training_images
     from avatar_bench.runs.record import IMPORTED, RunRecord
     from avatar_bench.training.environment import read_versions
@@ -47,8 +49,9 @@ def import_detector(cfg: DictConfig) -> None:
         record.kind, record.allow, record.versions = entry.name, list(settings.allow), read_versions()
         record.licence = settings.licence or entry.about.get("licence")
         record.source = settings.origin or entry.about.get("origin")
-        record.class_map = settings.classes or entry.about.get("classes", {})
-        record.classes, record.detector = rename_classes(found["classes"], record.class_map), found
+        record.class_map = settings.classes or entry.about.get("classes") or find_meanings(found["classes"])
+        names = rename_classes(found["classes"], record.class_map)
+        record.classes, record.detector = names, found
         if settings.trained_on is not None:
             images = write_training_images(Path(settings.trained_on), part / TRAINED_ON)
             digest = sha256_of_file(part / TRAINED_ON)
@@ -66,4 +69,13 @@ def import_detector(cfg: DictConfig) -> None:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     known = f"{len(images)} training images" if settings.trained_on is not None else "training data unknown"
-    print_line(f"{out}: {entry.name}, classes {', '.join(record.classes)}; {known}")
+    described = [
+        _describe_class(name, record.class_map.get(own, own)) for own, name in zip(found["classes"], names, strict=True)
+    ]
+    print_line(f"{out}: {entry.name}, classes {', '.join(described)}; {known}")
+
+
+def _describe_class(name: str, stands_for: str | Sequence[str]) -> str:
+    """Return the name of a class, with the classes that it stands for if these are others."""
+    others = [] if isinstance(stands_for, str) else [each for each in stands_for if each != name]
+    return f"{name} ({', '.join(others)})" if others else name

@@ -37,6 +37,10 @@ EVIDENCE_CAUTION = (
     "Evidence is what a file says of itself: metadata can be forged or stripped, and a file without evidence may be of "
     "any class."
 )
+NO_THRESHOLD = (
+    "The score has no threshold, so that prediction and confidence are empty. "
+    "Fit one on labelled images: avatar-bench calibrate"
+)
 
 
 def predict(cfg: DictConfig) -> None:
@@ -119,6 +123,8 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str)
     begun = None if settings.update else _start_now(predict_files(files))
     for note in run.predictor.load(settings.precision):  # a bad checkpoint fails before the output is opened
         print(note, file=sys.stderr)
+    if "decisions" not in run.provides:
+        print(NO_THRESHOLD, file=sys.stderr)
     ok = errors = 0
     with (
         open_writer(settings.output, columns, settings.update) as rows,

@@ -141,6 +141,10 @@ class Entry:
                     f"{name_options(owner)}.{name}: there is no such option" + (f"; {nearest}" if nearest else "."),
                     f"Options of {self.kind} {self.name}: {', '.join(known) or 'none'}.",
                 )
+        for each in fields(owner):
+            default, value = each.default, given.get(each.name)
+            if isinstance(default, int | float) and not isinstance(value, int | float | None):
+                raise ConfigError(f"{name_options(owner)}.{each.name}={value}: expected a value such as {default}.")
         try:
             return owner(**given)
         except TypeError as error:  # a value of another type, or a missing one

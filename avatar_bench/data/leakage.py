@@ -397,8 +397,8 @@ def _refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:
     if unknown:
         raise GuardError(
             f"{dataset.name} has class {unknown[0]!r}, which this network does not know.",
-            f"It knows: {', '.join(classes)}. Classes are matched by name:",
-            "rename the folder or label, or remove those images.",
+            f"It knows: {', '.join(classes)}. Classes are matched by name: rename the folder or label, or remove those",
+            "images. For an imported detector, say what its classes are: import 'classes={fake: generated, ...}'",
         )
 
 

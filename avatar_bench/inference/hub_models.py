@@ -62,6 +62,8 @@ def copy_model(place: str, folder: Path) -> dict[str, Any]:
     """
     origin = _download(place, folder) if place.startswith(HUB) else {}
     if not origin:
+        if not Path(place).is_dir():
+            raise DataError(f"folder={place} is not a folder.", "Expected one, or hf:OWNER/NAME@REVISION.")
         for file in sorted({file for pattern in _FILES for file in Path(place).glob(pattern) if file.is_file()}):
             shutil.copyfile(file, folder / file.name)
     for pattern, what in (("config.json", "config.json"), ("*.safetensors", "weights as .safetensors")):
@@ -75,6 +77,10 @@ def read_timm_settings(folder: Path, names: Sequence[str] | None) -> dict[str, A
     import timm
 
     config = _read_config(folder / "config.json")
+    if "architecture" not in config:
+        other = "model_type" in config
+        hint = "It is one of transformers: kind=transformers" if other else "Expected the folder of save_for_hf."
+        raise DataError("config.json names no architecture of timm.", hint)
     try:
         architecture, arguments = str(config["architecture"]), dict(config.get("model_args") or {})
         if arguments.pop("in_chans", 3) != 3:
@@ -123,6 +129,8 @@ def read_transformers_settings(folder: Path) -> dict[str, Any]:
             "kind=transformers needs transformers, which is not installed.", "pip install 'avatar-bench[transformers]'"
         )
     config = _read_config(folder / "config.json")
+    if "architecture" in config and "model_type" not in config:
+        raise DataError("config.json names no model_type of transformers.", "It is one of timm: kind=timm")
     if "auto_map" in config:
         raise DataError("config.json names code of its own (auto_map), which is not run.")
     if config.get("problem_type") == "multi_label_classification":
@@ -152,8 +160,9 @@ def load_transformers_model(folder: Path, settings: Mapping[str, Any], accelerat
         processor = transformers.AutoImageProcessor.from_pretrained(folder, **local)
         net = transformers.AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, **local)
         net = net.eval().to(device)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise DataError(f"transformers cannot load it: {str(error).strip().splitlines()[0][:200]}") from error
+    except Exception as error:  # of any kind, depending on what is wrong with the files
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DataError(f"transformers cannot load it: {reason}") from error
 
     def prepare(images: Sequence[ImageArray]) -> torch.Tensor:
         pixels: torch.Tensor = processor([Image.fromarray(image) for image in images], return_tensors="pt")[

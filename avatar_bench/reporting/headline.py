@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from avatar_bench.i18n import _
 from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
 from avatar_bench.reporting.number_format import format_metric, format_names, format_number, format_value
+from avatar_bench.results.headings import find_heading
 
 
 def format_headline(board: Leaderboard) -> str:
@@ -54,47 +55,20 @@ def _describe_best(board: Leaderboard, able: Sequence[str]) -> str:
 
 
 def _describe_first(board: Leaderboard, level: Sequence[str]) -> str:
-    name, n, found = format_names(level), len(board.names), _format_value(board, level[0], board.ranked_by)
-    if board.ranked_by == "balanced_accuracy":
-        return _describe_first_balanced(board, level, found)
-    if n == 1:
-        return _("{name} on {set}: accuracy {figure}", name=name, set=board.name, figure=found)
+    words = {
+        "name": format_names(level),
+        "n": len(board.names),
+        "set": board.name,
+        "metric": find_heading(board.ranked_by, "blind_test"),
+        "figure": _format_value(board, level[0], board.ranked_by),
+    }
+    if len(board.names) == 1:
+        return _("{name} on {set}: {metric} {figure}", **words)
     if len(level) > 1:
-        return _(
-            "{name} share the highest accuracy of {n} models on {set}: {figure}",
-            n=n,
-            set=board.name,
-            name=name,
-            figure=found,
-        )
+        return _("{name} share the highest {metric} of {n} models on {set}: {figure}", **words)
     if board.is_tested:
-        return _(
-            "{name} is the best of {n} models on {set}: accuracy {figure}", n=n, set=board.name, name=name, figure=found
-        )
-    return _(
-        "{name} has the highest accuracy of {n} models on {set}: {figure}", n=n, set=board.name, name=name, figure=found
-    )
-
-
-def _describe_first_balanced(board: Leaderboard, level: Sequence[str], found: str) -> str:
-    name, n, where = format_names(level), len(board.names), board.name
-    if n == 1:
-        return _("{name} on {set}: balanced accuracy {figure}", name=name, set=where, figure=found)
-    if len(level) > 1:
-        return _(
-            "{name} share the highest balanced accuracy of {n} models on {set}: {figure}",
-            n=n,
-            name=name,
-            set=where,
-            figure=found,
-        )
-    return _(
-        "{name} has the highest balanced accuracy of {n} models on {set}: {figure}",
-        n=n,
-        name=name,
-        set=where,
-        figure=found,
-    )
+        return _("{name} is the best of {n} models on {set}: {metric} {figure}", **words)
+    return _("{name} has the highest {metric} of {n} models on {set}: {figure}", **words)
 
 
 def _describe_ties(board: Leaderboard, level: Sequence[str], ties: Sequence[str]) -> str:
@@ -102,12 +76,12 @@ def _describe_ties(board: Leaderboard, level: Sequence[str], ties: Sequence[str]
     others = [name for name in board.names if name not in board.guessing and name not in level]
     if not others or (len(level) > 1 and not ties):
         return ""
+    # a paired test compares accuracy only
+    untested = ", " + _("but no paired test was run") if board.ranked_by == "accuracy" else ""
     if len(level) > 1 and board.is_tested:
         return "; " + _("statistically tied with them: {others}", others=format_names(ties))
     if len(level) > 1:
-        return "; " + _(
-            "their intervals overlap with that of {others}, and no paired test was run", others=format_names(ties)
-        )
+        return "; " + _("their intervals overlap with that of {others}", others=format_names(ties)) + untested
     if board.is_tested and ties:
         return "; " + _(
             "it is not significantly different from {others}, so they share first place", others=format_names(ties)
@@ -116,11 +90,8 @@ def _describe_ties(board: Leaderboard, level: Sequence[str], ties: Sequence[str]
     if board.is_tested:
         return "; " + _("it is significantly better than {others}", others=rest)
     if ties:
-        return "; " + _(
-            "its interval overlaps with that of {others}, and without a paired test it is not known which is better",
-            others=format_names(ties),
-        )
-    return "; " + _("its interval is above that of {others}, but no paired test was run", others=rest)
+        return "; " + _("its interval overlaps with that of {others}", others=format_names(ties)) + untested
+    return "; " + _("its interval is above that of {others}", others=rest) + untested
 
 
 def _format_value(board: Leaderboard, name: str, metric: str = "accuracy") -> str:

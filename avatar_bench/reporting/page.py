@@ -137,7 +137,9 @@ def _list_kinds(boards: list[Leaderboard]) -> list[str]:
     """Return the kinds of ranks and rows in the leaderboards that the page explains."""
     rows = [row for board in boards for row in board.rows]
     kinds = {"tested": any(board.is_tested for board in boards)}
-    kinds["by_intervals"] = any(not board.is_tested and len(board.rows) > 1 for board in boards)
+    kinds["by_intervals"] = any(
+        not board.is_tested and board.ranked_by == "accuracy" and len(board.rows) > 1 for board in boards
+    )
     kinds |= {"guessing": any(row.is_guessing for row in rows), "unranked": any(row.reason for row in rows)}
     return [kind for kind, is_there in kinds.items() if is_there]
 

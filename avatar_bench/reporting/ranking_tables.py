@@ -38,7 +38,10 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
     )
     table = Table(f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, compact=True)
     if board.ranked_by == "balanced_accuracy":
-        table.notes = _("Ranked by balanced accuracy: the view merges classes, which are then unequal in size.")
+        table.notes = _(
+            "Ranked by balanced accuracy: the view merges classes, which are then unequal in size. Ranks are the "
+            "ranges that overlapping intervals allow; paired tests, in the block significance, compare accuracy."
+        )
     return table
 
 

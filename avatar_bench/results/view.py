@@ -42,10 +42,10 @@ class View:
         return view
 
     def find_class(self, label: str) -> str:
-        """Return the class of a label, "" for one that is left out or unknown."""
+        """Return the class of a label, "" for one that is left out or unknown; a class of the view is its own."""
         if not self.classes:
             return label
-        return next((new for new, old in self.classes.items() if label in old), "")
+        return next((new for new, old in self.classes.items() if label in old), label if label in self.classes else "")
 
     def assign(self, class_map: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]] | None:
         """Return the classes of a run that each class of the view merges; None if the run cannot tell them apart.
@@ -80,6 +80,14 @@ def read_views() -> dict[str, View]:
     stated = [read_yaml(file) for file in find_choices("view").values()]
     found = [View.parse(str(each.get("name")), each.get("classes") or {}) for each in stated if isinstance(each, dict)]
     return {view.name: view for view in sorted(found, key=_rank)}
+
+
+def find_meanings(classes: Sequence[str]) -> dict[str, list[str]]:
+    """Return what classes stand for that are exactly those of a view, such as generated and not_generated; else {}."""
+    for view in read_views().values():
+        if set(view.classes) == set(classes):
+            return {new: list(dict.fromkeys([*old, new])) for new, old in view.classes.items()}
+    return {}
 
 
 def _rank(view: View) -> tuple[int, int, str]:

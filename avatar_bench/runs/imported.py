@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,6 +120,12 @@ class ImportedRun(Run):
     def provides(self) -> frozenset[str]:
         """Return the needs of blocks that the run meets."""
         return super().provides - ({"decisions"} if self.lacks_threshold else set())
+
+    def predict_files(self, paths: Sequence[str], *args: Any, **options: Any) -> Generator[pd.DataFrame, None, None]:
+        """Yield the table of predictions of image files batch by batch, without classes if it lacks a threshold."""
+        with closing(super().predict_files(paths, *args, **options)) as tables:
+            for table in tables:
+                yield table.assign(prediction=np.nan, confidence=np.nan) if self.lacks_threshold else table
 
     @property
     def bias(self) -> tuple[float, ...]:

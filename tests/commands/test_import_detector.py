@@ -199,6 +199,7 @@ def disagree(table: pd.DataFrame) -> pd.DataFrame:
         (lambda table: table.assign(prob_real=0.5), (), 3, "are no probabilities, first row 1"),
         (lambda table: table.assign(prob_real=float("nan")), (), 3, "42 of 42 rows have no finite number"),
         (lambda table: table.assign(path="no/" + table["path"]), (), 3, "42 of 42 rows without an image"),
+        (lambda table: table.assign(path="no/" + table["path"]), (), 3, "No image at "),
         (lambda table: table.assign(path="no/" + table["path"]), ("allow=[missing_rows]",), 3, "without an image"),
         (disagree, (), 3, "2 images with rows that disagree"),
         (lambda table: table[["path"]].assign(score=1.0), (), 2, "which class is a high score"),
@@ -258,7 +259,11 @@ def test_scores_keep_their_order_and_threshold(
 
 
 def test_a_score_without_threshold_is_warned_of(
-    run: Callable[..., Path], exported: dict[bool, pd.DataFrame], images: Path, tmp_path: Path
+    run: Callable[..., Path],
+    exported: dict[bool, pd.DataFrame],
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     table = pd.read_csv(images / "blind.csv").query("label != 'drawing'")
     paths = [os.path.relpath(images / path, tmp_path) for path in table["path"]]
@@ -275,6 +280,25 @@ def test_a_score_without_threshold_is_warned_of(
     assert saved["metrics"]["auroc/generated"]["value"] == pytest.approx(
         roc_auc_score(is_generated, frame["prob_generated"]), abs=1e-9
     )
+    capsys.readouterr()
+    assert main(["predict", f"ckpt={folder}", f"input={images / 'blind'}", f"output={tmp_path / 'out.csv'}"]) == 0
+    assert "Fit one on labelled images: avatar-bench calibrate" in capsys.readouterr().err
+    written = pd.read_csv(tmp_path / "out.csv")
+    assert written[["prediction", "confidence"]].isna().all(axis=None)
+    assert written["prob_generated"].notna().all()
+
+
+def test_the_classes_of_a_score_are_those_of_the_view_with_their_names(
+    run: Callable[..., Path], exported: dict[bool, pd.DataFrame], images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = exported[True]["prob_generated"].to_numpy()
+    words = ["score=higher_is_generated", "threshold=0.5"]
+    folder = run(lambda table: table[["path"]].assign(score=scores), *words)
+    assert "classes generated, not_generated (drawing, real)" in capsys.readouterr().out
+    evaluate(images, str(folder), "block=blind_test", *QUICK[:1])
+    saved = folder / "evaluation" / "new--generated_or_not" / "blind_test" / "metrics.json"
+    expected = np.mean([path.split("/")[1] == "generated" for path in exported[True]["path"]] == (scores >= 0.5))
+    assert json.loads(saved.read_text())["metrics"]["accuracy"]["value"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_damaged_folder_is_refused(run: Callable[..., Path], images: Path) -> None:

@@ -126,6 +126,19 @@ def test_a_folder_of_timm_that_cannot_be_used_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_of_the_other_library_and_a_missing_one_are_named(
+    timm_folder: Path, transformers_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = (
+        ("timm", transformers_folder, "kind=transformers"),
+        ("transformers", timm_folder, "kind=timm"),
+        ("timm", tmp_path / "none", "none is not a folder"),
+    )
+    for kind, folder, reason in wrong:
+        assert main(["import", f"kind={kind}", f"folder={folder}", f"out={tmp_path / 'run'}"]) == 3
+        assert reason in capsys.readouterr().err
+
+
 def test_code_of_a_folder_of_transformers_is_not_run(
     transformers_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -214,6 +214,11 @@ def test_a_detector_that_raises_is_an_error_of_three_lines_and_nothing_is_writte
     assert len(error.strip().splitlines()) <= 3
 
 
+def test_a_text_for_a_number_is_refused_at_once(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run(", stops: soon", code=2)
+    assert "detector.brightness.stops=soon: expected a value such as -1." in capsys.readouterr().err
+
+
 def test_values_that_are_no_probabilities_cost_their_rows(
     run: Callable[..., Path], my: Path, images: Path, tmp_path: Path
 ) -> None:

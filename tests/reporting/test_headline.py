@@ -94,7 +94,7 @@ def test_naming_the_majority_is_not_best_however_high_its_accuracy(evaluated: An
     ("tested", "said"),
     [
         (True, ": 0.900 [0.850, 0.950]; statistically tied with them: c."),
-        (False, "[0.850, 0.950]; their intervals overlap with that of c, and no paired test was run."),
+        (False, "[0.850, 0.950]; their intervals overlap with that of c, but no paired test was run."),
     ],
 )
 def test_of_two_level_first_a_tie_is_significant_only_where_it_was_tested(

@@ -33,7 +33,7 @@ def test_without_tests_ranks_are_what_intervals_leave_open(runs: Path, make: Sim
     ]
     assert answer(board_of(runs)) == (
         "good has the highest accuracy of 3 models on test: 0.900 [0.850, 0.950]; its interval overlaps with that of "
-        "near, and without a paired test it is not known which is better."
+        "near, but no paired test was run."
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from avatar_bench.config.entries import use_folders
 from avatar_bench.errors import ConfigError
-from avatar_bench.results.view import View, read_views
+from avatar_bench.results.view import View, find_meanings, read_views
 
 THREE = {name: (name,) for name in ("drawing", "generated", "real")}
 TWO = {"artificial": ("generated",), "human": ("drawing", "real")}
@@ -45,6 +45,15 @@ def test_a_run_answers_a_view_if_its_classes_are_inside_those_of_the_view(
 def test_labels_are_mapped_and_others_left_out() -> None:
     assert [PHOTOS.find_class(name) for name in ("real", "drawing", "generated", "")] == ["photo", "art", "", ""]
     assert View().find_class("generated") == "generated"
+    assert PHOTOS.find_class("photo") == "photo"  # data may be labelled with the classes of the view
+
+
+def test_classes_with_the_names_of_a_view_stand_for_what_it_merges() -> None:
+    assert find_meanings(["not_generated", "generated"]) == {
+        "generated": ["generated"],
+        "not_generated": ["drawing", "real", "not_generated"],
+    }
+    assert find_meanings(["fake", "not_fake"]) == {}
 
 
 def test_shares_of_merged_classes_are_summed_and_those_left_out_do_not_count() -> None:

@@ -59,10 +59,13 @@ class PredictionFile(Options):
             )
         unmatched = [*table.index[~has_prediction], *predicted.index[~has_image]]
         if (unmatched or n_contradictory) and ("missing_rows" not in allow or merged.empty):
+            lost = predicted.index[~has_image]
+            where = [f"No image at {Path(self.root or '') / str(table['path'][lost[0]])}."] if len(lost) else []
             first = f", first row {min(unmatched) + 1}" if unmatched else ""
             raise GuardError(
                 f"{file}: {len(unmatched)} of {format_count(len(table), 'row')} without an image or a prediction"
                 f"{first}; {format_count(n_contradictory, 'image')} with rows that disagree.",
+                *where,
                 "Correct them, or set allow=[missing_rows]: these rows are left out, and missing images counted.",
             )
         merged.to_parquet(folder / _TABLE, index=False)
