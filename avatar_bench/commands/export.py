@@ -22,6 +22,7 @@ def export(cfg: DictConfig) -> None:
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, ExportConfig)
     path, file = Path(settings.ckpt) if settings.ckpt else choose_newest_run(), Path(settings.out)
+    kind = file.suffix.lower()
     check_run(path)  # fail before torch is loaded
     prepare_output(settings.out, "out")
     card = file.with_suffix(".json")
@@ -30,15 +31,15 @@ def export(cfg: DictConfig) -> None:
     from avatar_bench.inference.runtimes import refuse_missing_package
     from avatar_bench.runs.ensembles import open_run
 
-    if file.suffix in RUNTIME_OF_SUFFIX:
-        refuse_missing_package(RUNTIME_OF_SUFFIX[file.suffix], f"out={file}")
+    if kind in RUNTIME_OF_SUFFIX:
+        refuse_missing_package(RUNTIME_OF_SUFFIX[kind], f"out={file}")
     run = open_run(path, accelerator="cpu")
     known = {name: run.record.get(name) for name in ("name", "finished", "best_epoch", "metrics", "allow")}
     known["ancestors"] = run.ancestors
     provenance = {"checkpoint_sha256": run.checkpoint_sha256} | {name: each for name, each in known.items() if each}
     classifier = run.predictor.module
-    contents = encode_export(classifier, provenance, file.suffix)
-    files = {file.with_suffix(suffix): data for suffix, data in contents.items()}
+    contents = encode_export(classifier, provenance, kind)
+    files = {file if suffix == kind else file.with_suffix(suffix): data for suffix, data in contents.items()}
     files[card] = describe_export(classifier, provenance, file, contents).encode()
     try:
         for place, data in files.items():
@@ -60,5 +61,5 @@ def _refuse_foreign_files(file: Path, card: Path) -> None:
     if not ours:
         raise ConfigError(f"out={file}: its card would overwrite {card}, which is no card.", "Choose another: out=")
     weights = file.with_suffix(".bin")
-    if file.suffix == ".xml" and weights.exists() and not file.exists():
+    if file.suffix.lower() == ".xml" and weights.exists() and not file.exists():
         raise ConfigError(f"out={file}: its weights would overwrite {weights}.", "Choose another: out=")

@@ -80,9 +80,14 @@ def assign_splits(
     return split, np.full(len(frame), -1) if fixed else fold
 
 
+def find_units(units: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the unit of each source or generator that one of `units` lists."""
+    return {str(name): unit for unit, members in units.items() for name in members}
+
+
 def name_units(names: pd.Series, units: Mapping[str, Sequence[str]]) -> pd.Series:
     """Return the unit of each source or generator: that of `units` which lists it, else itself."""
-    unit_of = {name: unit for unit, members in units.items() for name in members}
+    unit_of = find_units(units)
     return names.map(lambda name: unit_of.get(name, name))
 
 

@@ -54,13 +54,14 @@ def describe_export(
     classifier: Classifier, provenance: Mapping[str, Any], file: Path, contents: Mapping[str, bytes]
 ) -> str:
     """Return the description of an export, with the contents from `encode_export`, as readable JSON."""
-    description: dict[str, Any] = {"file": file.name, "sha256": sha256_of_bytes(contents[file.suffix])}
+    kind = file.suffix.lower()
+    description: dict[str, Any] = {"file": file.name, "sha256": sha256_of_bytes(contents[kind])}
     if ".bin" in contents:
         description["weights"] = {"file": file.with_suffix(".bin").name, "sha256": sha256_of_bytes(contents[".bin"])}
-    if file.suffix in INPUT_SHAPES:
-        shape = INPUT_SHAPES[file.suffix]
+    if kind in INPUT_SHAPES:
+        shape = INPUT_SHAPES[kind]
         description |= {"input": INPUT_DESCRIPTION.format(shape=shape), "outputs": OUTPUT_DESCRIPTION}
-        description["outputs"] += EMBEDDINGS_DESCRIPTION * (file.suffix == ".onnx")
+        description["outputs"] += EMBEDDINGS_DESCRIPTION * (kind == ".onnx")
     description |= {CARD_KEY: classifier.card.plain(), PROVENANCE_KEY: dict(provenance)}
     return json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

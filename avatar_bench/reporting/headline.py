@@ -55,20 +55,36 @@ def _describe_best(board: Leaderboard, able: Sequence[str]) -> str:
 
 
 def _describe_first(board: Leaderboard, level: Sequence[str]) -> str:
-    words = {
-        "name": format_names(level),
-        "n": len(board.names),
-        "set": board.name,
-        "metric": find_heading(board.ranked_by, "blind_test"),
-        "figure": _format_value(board, level[0], board.ranked_by),
-    }
-    if len(board.names) == 1:
-        return _("{name} on {set}: {metric} {figure}", **words)
+    name, n, where = format_names(level), len(board.names), board.name
+    metric, found = find_heading(board.ranked_by, "blind_test"), _format_value(board, level[0], board.ranked_by)
+    if n == 1:
+        return _("{name} on {set}: {metric} {figure}", name=name, set=where, metric=metric, figure=found)
     if len(level) > 1:
-        return _("{name} share the highest {metric} of {n} models on {set}: {figure}", **words)
+        return _(
+            "{name} share the highest {metric} of {n} models on {set}: {figure}",
+            name=name,
+            metric=metric,
+            n=n,
+            set=where,
+            figure=found,
+        )
     if board.is_tested:
-        return _("{name} is the best of {n} models on {set}: {metric} {figure}", **words)
-    return _("{name} has the highest {metric} of {n} models on {set}: {figure}", **words)
+        return _(
+            "{name} is the best of {n} models on {set}: {metric} {figure}",
+            name=name,
+            n=n,
+            set=where,
+            metric=metric,
+            figure=found,
+        )
+    return _(
+        "{name} has the highest {metric} of {n} models on {set}: {figure}",
+        name=name,
+        metric=metric,
+        n=n,
+        set=where,
+        figure=found,
+    )
 
 
 def _describe_ties(board: Leaderboard, level: Sequence[str], ties: Sequence[str]) -> str:

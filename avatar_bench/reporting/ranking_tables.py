@@ -82,6 +82,8 @@ def _build_row(row: LeaderboardRow, blocks: Mapping[str, str], look: Mapping[str
         size = (row.model.record.get("detector") or {}).get("parameters")
         parts = [kind, licence, _("{number} M parameters", number=format_number(size / 1e6)) if size else ""]
         label["soft"] = ", ".join(filter(None, [*parts, f"{_('training data')}: {training}"]))
+    elif row.model.teacher:
+        label["soft"] = _("teacher: {name}", name=row.model.teacher)
     rank: Cell | None = None
     if row.is_guessing or row.reason:
         rank = {"value": None, "reason": _("no better than guessing") if row.is_guessing else row.reason}

@@ -45,9 +45,16 @@ class ReportedModel:
     def describe_origin(self) -> tuple[str, str, str]:
         """Return the kind and the licence of the model, and whether the images that it was trained on are known."""
         if not self.is_imported:
-            return _("trained here"), "", _("known")
+            learned = ", " + _("teacher: {name}", name=self.teacher) if self.teacher else ""
+            return _("trained here") + learned, "", _("known")
         licence, known = str(self.record.get("licence") or ""), self.record.get("trained_on")
         return f"{_('imported')}: {self.record.get('kind')}", licence, _("known") if known else _("unknown")
+
+    @property
+    def teacher(self) -> str:
+        """Return the name of the run whose answers it was trained on, "" without one."""
+        stated = (self.record.get("init") or {}).get("teacher") or {}
+        return "/".join(Path(str(stated.get("run", ""))).parts[-2:])
 
     @property
     def checkpoint(self) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.entries import find_entry
-from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset, read_manifest, read_split, write_split
+from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset, read_manifest, write_split
 from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import CheckpointError, DataError
@@ -69,16 +69,7 @@ class ImportedRun(Run):
     @cached_property
     def trained_on(self) -> Dataset | None:
         """Return the images that the detector was trained on, whose files may be missing; None if unknown."""
-        stated = self.record.get("trained_on")
-        if self.folder is None or not stated:
-            return None
-        file = self.folder / TRAINED_ON
-        if not file.is_file() or sha256_of_file(file) != stated.get("images_sha256"):
-            raise CheckpointError(
-                f"{file}, the list of images that the detector was trained on, is missing or has changed.",
-                "Restore it, or import the detector again.",
-            )
-        return read_split(file, Path(str(stated.get("root"))))
+        return self._read_list(TRAINED_ON, "trained_on", "that the detector was trained on")
 
     @property
     def unknown_training(self) -> Reason | None:

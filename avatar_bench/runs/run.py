@@ -227,16 +227,7 @@ class Run:
     @cached_property
     def pretraining(self) -> Dataset | None:
         """Return the images used to pretrain the initial weights; None if the weights have no such list."""
-        init = self.record.get("init") or {}
-        if self.folder is None or "images_sha256" not in init:
-            return None
-        file = self.folder / PRETRAINING_LIST
-        if not file.is_file() or sha256_of_file(file) != init["images_sha256"]:
-            raise CheckpointError(
-                f"{file}, the list of images used to pretrain the run's initial weights, is missing or has changed.",
-                "Restore it: without it, overlap with the pretraining data cannot be checked.",
-            )
-        return read_split(file, Path(str(init.get("root"))))
+        return self._read_list(PRETRAINING_LIST, "init", "used to pretrain the run's initial weights")
 
     @property
     def calibration_images(self) -> Dataset | None:
@@ -451,6 +442,22 @@ class Run:
             return pd.read_csv(file) if file and file.is_file() else None
         except (OSError, ValueError):
             return None
+
+    def _read_list(self, name: str, entry: str, use: str) -> Dataset | None:
+        """Return the images of a list in the run folder, whose files may be missing; None if no hash is recorded.
+
+        Raise CheckpointError if the list is missing or has changed.
+        """
+        stated = self.record.get(entry) or {}
+        if self.folder is None or "images_sha256" not in stated:
+            return None
+        file = self.folder / name
+        if not file.is_file() or sha256_of_file(file) != stated["images_sha256"]:
+            raise CheckpointError(
+                f"{file}, the list of images {use}, is missing or has changed.",
+                "Restore it: without it, overlap with these images cannot be checked.",
+            )
+        return read_split(file, Path(str(stated.get("root"))))
 
     @property
     def _results_path(self) -> Path | None:

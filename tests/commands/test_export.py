@@ -41,6 +41,13 @@ def test_an_exported_network_predicts_like_the_run(exported: Path, tiny_run: Pat
     assert tables[0] == tables[1]
 
 
+def test_the_case_of_the_suffix_does_not_matter(exported: Path, tiny_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "net.SAFETENSORS"
+    assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0
+    assert file.read_bytes() == exported.read_bytes()
+    assert json.loads(file.with_suffix(".json").read_text())["file"] == file.name
+
+
 def test_an_exported_network_is_evaluated(exported: Path, images: Path, tmp_path: Path) -> None:
     data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.workers=0", f"out={tmp_path}"]
     assert main(["evaluate", f"ckpt={exported}", "block=blind_test", *data]) == 0

@@ -56,6 +56,8 @@ def test_a_student_learns_the_answers_on_labelled_and_unlabelled_images(
     assert record["metrics"]["val/accuracy"] > 0.8
     assert record["init"]["teacher"]["sha256"] == json.loads((tiny_run / "run.json").read_text())["checkpoint_sha256"]
     assert main(["evaluate", f"ckpt={student}", "block=blind_test", "split=test", "data.workers=0"]) == 0
+    assert main(["report", f"runs={student}"]) == 0
+    assert f"teacher: {tiny_run.parent.name}/{tiny_run.name}" in (student / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_a_teacher_was_trained_on_is_no_test_set_of_its_student(manifest, teach, tmp_path, capfd):

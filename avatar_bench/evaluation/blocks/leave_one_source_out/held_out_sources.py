@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.data.splits import HOLD_OUT_UNITS, name_units
+from avatar_bench.data.splits import HOLD_OUT_UNITS, find_units, name_units
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.seeds import Recipes, group_across_options
 
@@ -44,8 +44,7 @@ def holds_out_sources(run: Run) -> bool:
 
 def list_units(runs: Sequence[Run]) -> dict[str, str]:
     """Return the unit of each source that was held out together with others."""
-    every = [read_split_options(run).get("units") or {} for run in runs]
-    return {str(name): unit for units in every for unit, names in units.items() for name in names}
+    return dict(pair for run in runs for pair in find_units(read_split_options(run).get("units") or {}).items())
 
 
 def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
