@@ -198,6 +198,14 @@ def test_too_few_images_end_with_3_in_predict_and_in_calibrate(
     assert "missing are 3" in capsys.readouterr().err
     assert calibrate(run_copy, fit, "target_error=.05") == 0
     assert "target_error=0.05: " in capsys.readouterr().out
+    assert calibrate(run_copy, fit, "target_error=.3", "per_class=true") == 0
+    assert "target_error=0.3 of answers real: " in capsys.readouterr().out
+    saved = [run_copy / name for name in ("calibration.json", "calibration.safetensors")]
+    before = [file.read_bytes() for file in saved]
+    assert calibrate(run_copy, images / "blind.csv", "target_error=.05") == 3
+    assert [file.read_bytes() for file in saved] == before
+    assert predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.3", "per_class=true") == 0
+    assert set(pd.read_csv(tmp_path / "out.csv")["decision"]) >= set(CLASSES)
 
 
 def test_a_target_that_cannot_be_met_abstains_from_everything_and_says_why(
