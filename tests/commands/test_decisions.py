@@ -34,7 +34,7 @@ DECISIONS = ["decision", "decision_reason", "prediction_set", "ood_percentile"]
 def fit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the manifest of 192 labelled images in 96 groups, which no run has seen; never change them.
 
-    A quarter of the groups are mixtures with the next class, on which a run errs.
+    A quarter of the groups are mixtures with the next class, which a run confuses.
     """
     root = tmp_path_factory.mktemp("fit")
     draw_set(root, "fit", 64, SOURCES, seed=2)
@@ -219,7 +219,7 @@ def test_a_target_that_cannot_be_met_abstains_from_everything_and_says_why(
     assert predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.05") == 0
     error = capsys.readouterr().err
     assert "target_error=0.05 cannot be met" in error
-    assert "calibration images are wrong" in error
+    assert "calibration images are predicted incorrectly" in error
     decided = pd.read_csv(tmp_path / "out.csv")
     assert set(decided["decision"]) == {"abstain"}
     assert set(decided["decision_reason"]) <= {"unsure", "unlike_training_data"}
