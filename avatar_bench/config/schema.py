@@ -49,7 +49,7 @@ _POSITIVE: dict[str, Any] = {"check": lambda value: 0 < value < math.inf, "expec
 _FRACTION: dict[str, Any] = {"check": lambda value: 0 < value <= 1, "expected": "more than 0 and at most 1"}
 _PROBABILITY: dict[str, Any] = {"check": lambda value: 0 <= value <= 1, "expected": "from 0 to 1"}
 _INSIDE: dict[str, Any] = {"check": lambda value: 0 < value < 1, "expected": "between 0 and 1"}
-_TARGET_ERROR = "decide, or abstain so often that at most this fraction of the answers is wrong; null: no decisions"
+_TARGET_ERROR = "decide, or abstain so often that at most this fraction of the answers is incorrect; null: no decisions"
 _PER_CLASS = "target_error holds for the answers of each class, not for all together"
 _SEED: dict[str, Any] = {"check": lambda value: 0 <= value < 2**32, "expected": "from 0 to 4294967295"}
 _WORKERS: dict[str, Any] = {"check": lambda value: 0 <= value <= 256, "expected": "from 0 to 256 processes"}

@@ -37,6 +37,8 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     counts = dict(zip(run.classes, np.bincount(targets[rows], minlength=len(run.classes)).tolist(), strict=True))
     _refuse_few(dataset.name, counts)
     own, targets = run.own_predictions(dataset).take(rows), targets[rows]
+    if "embeddings" not in run.predictor.provides:  # an ensemble may have those of some members
+        own = replace(own, embeddings=own.embeddings[:, :0])
     threshold, used = None, _join_copies(dataset.take(rows))
     is_reference = mark_reference(used.frame)
     fitted = np.ones(len(used), dtype=bool) if is_reference is None else is_reference

@@ -61,8 +61,8 @@ class DecisionRule:
                 of = f" for answers {name}" if name else ""
                 found.append(
                     f"target_error={self.target_error:g} cannot be met{of}, so that all such images are abstained "
-                    f"from: {one.n_errors} of {one.n} calibration images are wrong, and the error among the most "
-                    f"confident ones cannot be shown to be lower with confidence {CONFIDENCE:g}."
+                    f"from: {one.n_errors} of {one.n} calibration images are predicted incorrectly, and fewer errors "
+                    f"among the most confident ones cannot be shown with confidence {CONFIDENCE:g}."
                 )
         if self.set_score is None:
             found.append("There is no calibration for decisions: prediction_set and ood_percentile are empty.")

@@ -34,7 +34,7 @@ DECISIONS = ["decision", "decision_reason", "prediction_set", "ood_percentile"]
 def fit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the manifest of 192 labelled images in 96 groups, which no run has seen; never change them.
 
-    A quarter of the groups are mixtures with the next class, on which a run errs.
+    A quarter of the groups are mixtures with the next class, which a run confuses.
     """
     root = tmp_path_factory.mktemp("fit")
     draw_set(root, "fit", 64, SOURCES, seed=2)
@@ -198,6 +198,14 @@ def test_too_few_images_end_with_3_in_predict_and_in_calibrate(
     assert "missing are 3" in capsys.readouterr().err
     assert calibrate(run_copy, fit, "target_error=.05") == 0
     assert "target_error=0.05: " in capsys.readouterr().out
+    assert calibrate(run_copy, fit, "target_error=.3", "per_class=true") == 0
+    assert "target_error=0.3 of answers real: " in capsys.readouterr().out
+    saved = [run_copy / name for name in ("calibration.json", "calibration.safetensors")]
+    before = [file.read_bytes() for file in saved]
+    assert calibrate(run_copy, images / "blind.csv", "target_error=.05") == 3
+    assert [file.read_bytes() for file in saved] == before
+    assert predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.3", "per_class=true") == 0
+    assert set(pd.read_csv(tmp_path / "out.csv")["decision"]) >= set(CLASSES)
 
 
 def test_a_target_that_cannot_be_met_abstains_from_everything_and_says_why(
@@ -211,7 +219,7 @@ def test_a_target_that_cannot_be_met_abstains_from_everything_and_says_why(
     assert predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.05") == 0
     error = capsys.readouterr().err
     assert "target_error=0.05 cannot be met" in error
-    assert "calibration images are wrong" in error
+    assert "calibration images are predicted incorrectly" in error
     decided = pd.read_csv(tmp_path / "out.csv")
     assert set(decided["decision"]) == {"abstain"}
     assert set(decided["decision_reason"]) <= {"unsure", "unlike_training_data"}
