@@ -11,12 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.intervals import bootstrap_metrics
+from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap
 from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.decisions import ABSTAIN, UNLIKE, DecisionRule
 
 if TYPE_CHECKING:
+    from avatar_bench.evaluation.blocks.decision import Decision
     from avatar_bench.evaluation.intervals import IntervalOptions
     from avatar_bench.results.predictions import Predictions
 
@@ -60,13 +62,41 @@ def compute_bounds(rules: Mapping[float, DecisionRule]) -> dict[str, Metric]:
     return found
 
 
-def list_parts(predictions: Predictions) -> list[Part]:
-    """Return the slices of a set by true class, predicted class and source."""
+def list_parts(predictions: Predictions, columns: pd.DataFrame) -> list[Part]:
+    """Return the slices of a set by true class, predicted class and source, and by these columns (N, K) of strings."""
     found = []
     for by, places in (("class", predictions.targets), ("prediction", predictions.predicted)):
         found += [Part(by, name, places == index) for index, name in enumerate(predictions.classes)]
-    found += [Part("source", name, predictions.sources == name) for name in np.unique(predictions.sources) if name]
+    for by, values in {"source": predictions.sources, **{str(by): columns[by].to_numpy(str) for by in columns}}.items():
+        found += [Part(by, str(name), values == name) for name in np.unique(values) if name]
     return [part for part in found if part.images.any()]
+
+
+def tabulate_gaps(
+    block: IntervalOptions,
+    about: Mapping[str, Any],
+    predictions: Predictions,
+    answered: NDArray[np.bool_],
+    parts: Sequence[Part],
+    minimum: int,
+) -> pd.DataFrame:
+    """Tabulate the largest difference of coverage and of error between slices of a column, each of `minimum` images.
+
+    Rows begin with `about`. Slices of the error are those of answered images.
+    """
+    counted = answered & (predictions.targets >= 0)
+    rows = []
+    for by in dict.fromkeys(part.by for part in parts):
+        own = [part for part in parts if part.by == by]
+        names, member = [part.name for part in own], np.stack([part.images for part in own], axis=1)
+        for measure, shown, hits in (
+            ("coverage", member, answered),
+            ("error", member & counted[:, None], ~predictions.correct),
+        ):
+            values = np.where(shown, hits[:, None], np.nan).astype(np.float64)
+            gap = find_gap(block, names, values, predictions.groups, minimum)
+            rows += [{**about, "by": by, "measure": measure, **gap}] if gap else []
+    return pd.DataFrame(rows, columns=[*about, "by", "measure", *GAP_COLUMNS])
 
 
 def warn_of_set(rows: pd.DataFrame, is_further: bool) -> list[Reason]:
@@ -89,9 +119,9 @@ def warn_of_set(rows: pd.DataFrame, is_further: bool) -> list[Reason]:
 
 
 def decide(
-    block: IntervalOptions, name: str, predictions: Predictions, rule: DecisionRule, parts: Sequence[Part]
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Metric]]:
-    """Return the rows of a set with and without the rule on unlike images, those of its slices, and its metrics.
+    block: Decision, name: str, predictions: Predictions, rule: DecisionRule, parts: Sequence[Part]
+) -> tuple[dict[str, pd.DataFrame], dict[str, Metric]]:
+    """Return the tables of a set, with and without the rule on unlike images, of its slices and gaps, and its metrics.
 
     The names of the metrics have no set. Images without a known class count as answered or not, and have no error.
     """
@@ -117,7 +147,12 @@ def decide(
     for each in tables:
         each["excess"] = each["error"] - rule.target_error
         each["fails"] = each["error_low"] > rule.target_error
-    return sets.reindex(columns=SET_COLUMNS), tables[1].reindex(columns=SLICE_COLUMNS), metrics
+    found = {
+        "sets": sets.reindex(columns=SET_COLUMNS),
+        "slices": tables[1].reindex(columns=SLICE_COLUMNS),
+        "gaps": tabulate_gaps(block, about, predictions, answered, parts, block.minimum),
+    }
+    return found, metrics
 
 
 def _count(
