@@ -1,7 +1,8 @@
-"""calibrate: fit the temperature of a run, and the threshold of a score, on labelled images."""
+"""calibrate: fit the temperature of a run, the threshold of a score and decisions, on labelled images."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,7 @@ def calibrate(cfg: DictConfig) -> None:
     path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
     check_run(path)  # fail before torch is loaded
     from avatar_bench.runs.calibration_fit import fit_calibration
+    from avatar_bench.runs.decisions import make_decision_rule
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run import set_threads
     from avatar_bench.runs.saved_calibration import CALIBRATION
@@ -41,6 +43,9 @@ def calibrate(cfg: DictConfig) -> None:
     set_view([run], settings.view.name, settings.view.classes)
     whole = run.dataset(settings.split).whole if settings.data.kind == "run" else open_dataset(settings.data)
     found = fit_calibration(run, run.select_answered(whole).apply_view(run.view))
+    run.decision_calibration, rule = found, None
+    if settings.target_error is not None:
+        rule = make_decision_rule(run, settings.target_error, per_class=settings.per_class)
     try:
         found.write(run.folder)
     except OSError as error:
@@ -51,3 +56,9 @@ def calibrate(cfg: DictConfig) -> None:
         own = "none" if found.threshold.own is None else f"{found.threshold.own:.6g}"
         line += f", threshold {found.threshold.value:.6g} (its own: {own})"
     print_line(f"{line}, fitted on {sum(found.n.values())} images of {found.images.name}; view={found.view}")
+    for name, one in rule.thresholds.items() if rule else ():
+        of = f" of answers {name}" if name else ""
+        seen = f"{one.answered} of {one.n} images for thresholds answered, {one.errors} incorrectly"
+        print_line(f"target_error={settings.target_error:g}{of}: {seen}")
+    for note in rule.notes if rule else ():
+        print_line(note, file=sys.stderr)

@@ -25,6 +25,7 @@ from avatar_bench.runs.record import check_run, choose_newest_run, is_imported
 if TYPE_CHECKING:
     import pandas as pd
 
+    from avatar_bench.runs.decisions import DecisionRule
     from avatar_bench.runs.run import Run
 
 DISCLAIMER = (
@@ -73,6 +74,8 @@ def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
         options = {"accelerator": settings.accelerator, "runtime": runtime, "batch_size": settings.batch_size}
         return open_run(path, allow=frozenset(settings.allow), **options)
 
+    if settings.target_error is not None or settings.costs is not None:  # what the calibration was computed with
+        settings.runtime, settings.precision = "torch", "32"
     retain_freed_memory()
     set_threads(settings.threads)
     run = open_with("torch" if settings.runtime == "auto" else settings.runtime)
@@ -91,12 +94,9 @@ def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
 def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int, int]:
     """Write the missing rows; return the counts of predictions, errors, earlier rows and errors among those."""
     from avatar_bench.inference.prediction_table import list_prediction_columns
-    from avatar_bench.runs.decisions import DECISION_COLUMNS, make_decision_rule
+    from avatar_bench.runs.decisions import DECISION_COLUMNS
 
-    rule = None
-    if settings.target_error is not None:
-        rule = make_decision_rule(run, settings.target_error, settings.alpha, settings.per_class)
-        print(*rule.notes, sep="\n", end="\n" if rule.notes else "", file=sys.stderr)
+    rule = _make_rule(run, settings)
     columns = [*list_prediction_columns(run.classes), *(DECISION_COLUMNS if rule else ())]
 
     def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
@@ -122,6 +122,21 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[in
                 good = int((batch["status"] == "ok").sum())
                 ok, errors = ok + good, errors + len(batch) - good
     return ok, errors, kept, rows.bad
+
+
+def _make_rule(run: Run, settings: PredictConfig) -> DecisionRule | None:
+    """Return the rule of decisions that is asked for, and print what a user must know of it; None without decisions."""
+    from avatar_bench.runs.decisions import make_cost_rule, make_decision_rule
+
+    if settings.target_error is not None:
+        rule = make_decision_rule(run, settings.target_error, settings.alpha, settings.per_class)
+    elif settings.costs is not None:
+        rule = make_cost_rule(run, Path(settings.costs), settings.alpha)
+    else:
+        return None
+    for note in rule.notes:
+        print(note, file=sys.stderr)
+    return rule
 
 
 def _start_now(batches: Generator[pd.DataFrame, None, None]) -> Generator[pd.DataFrame, None, None]:

@@ -12,7 +12,7 @@ from omegaconf import MISSING, Container, DictConfig, ListConfig, OmegaConf
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, get_default, iterate_options
-from avatar_bench.config.schema import CalibrateConfig, OptimizerConfig, TrainConfig, format_alternatives
+from avatar_bench.config.schema import CalibrateConfig, OptimizerConfig, PredictConfig, TrainConfig, format_alternatives
 from avatar_bench.config.search_path import find_groups
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
@@ -32,6 +32,12 @@ _UNUSED_BY_PROBE = {  # reasons, and the options to which they apply
     "whose targets are single classes": ("label_smoothing", "teacher", "data.augment.mixup", "data.augment.cutmix"),
     "which computes its features on one device": ("trainer.devices", "trainer.strategy", "trainer.compile"),
 }
+
+_FIXED_BY_DECISIONS = (  # options of predict, the values that decisions allow, and why
+    ("calibrated", (True,), "decides by calibrated probabilities"),
+    ("runtime", ("auto", "torch"), "needs embeddings, which exported networks do not compute"),
+    ("precision", ("auto", "32"), "decides by probabilities as those of the calibration"),
+)
 
 
 def check_config(command: str, cfg: DictConfig) -> None:
@@ -142,6 +148,16 @@ def check_predict(cfg: DictConfig) -> None:
         raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} supports {format_alternatives(known)}")
     if cfg.accelerator == "gpu" and (cfg.runtime not in ("auto", "torch") or cfg.precision == "int8"):
         raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
+    decides = [name for name in ("target_error", "costs") if cfg[name] is not None]
+    if len(decides) > 1:
+        raise ConfigError("target_error and costs exclude each other", "expected one of them")
+    if decides:
+        for name, usual, why in _FIXED_BY_DECISIONS:
+            if cfg[name] not in usual:
+                raise ConfigError(f"{name}={cfg[name]}: {decides[0]} {why}", f"remove {name}, or set {usual[-1]}")
+    elif cfg.alpha != PredictConfig().alpha:
+        raise ConfigError(f"alpha={cfg.alpha}: requires target_error or costs")
+    _check_per_class(cfg)
 
 
 def check_prepare(cfg: DictConfig) -> None:
@@ -181,12 +197,18 @@ def check_vary(cfg: DictConfig) -> None:
 def check_calibrate(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of calibrate is invalid."""
     _check_values(cfg)
+    _check_per_class(cfg)
     if cfg.split == "train":
         raise ConfigError("split=train: a network is more certain of the images that it was trained on than of others")
     if cfg.data.kind != "run" and cfg.split != CalibrateConfig().split:
         raise ConfigError(
             f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is used as one set"
         )
+
+
+def _check_per_class(cfg: DictConfig) -> None:
+    if cfg.per_class and cfg.target_error is None:
+        raise ConfigError("per_class=true requires target_error", "for example: target_error=.05 per_class=true")
 
 
 def check_options(cfg: DictConfig, place: str = "") -> None:

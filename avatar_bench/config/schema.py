@@ -49,7 +49,8 @@ _POSITIVE: dict[str, Any] = {"check": lambda value: 0 < value < math.inf, "expec
 _FRACTION: dict[str, Any] = {"check": lambda value: 0 < value <= 1, "expected": "more than 0 and at most 1"}
 _PROBABILITY: dict[str, Any] = {"check": lambda value: 0 <= value <= 1, "expected": "from 0 to 1"}
 _INSIDE: dict[str, Any] = {"check": lambda value: 0 < value < 1, "expected": "between 0 and 1"}
-_TARGET_ERROR = "decide, or abstain so often that at most this fraction of the answers is wrong; null: no decisions"
+_TARGET_ERROR = "decide, or abstain so often that at most this fraction of the answers is incorrect; null: no decisions"
+_PER_CLASS = "target_error holds for the answers of each class, not for all together"
 _SEED: dict[str, Any] = {"check": lambda value: 0 <= value < 2**32, "expected": "from 0 to 4294967295"}
 _WORKERS: dict[str, Any] = {"check": lambda value: 0 <= value <= 256, "expected": "from 0 to 256 processes"}
 _THREADS: dict[str, Any] = {"check": lambda value: 1 <= value <= 1024, "expected": "from 1 to 1024 threads"}
@@ -389,7 +390,8 @@ class PredictConfig:
     )
     calibrated: bool = option(True, help="scale by the run's temperature")
     target_error: float | None = option(None, help=_TARGET_ERROR, **_INSIDE)
-    per_class: bool = option(False, help="target_error holds for the answers of each class, not for all together")
+    per_class: bool = option(False, help=_PER_CLASS)
+    costs: str | None = path_option("yaml with the cost of each answer: decide by least expected cost; null: none")
     alpha: float = option(0.1, help="fraction of images whose prediction_set misses the true class", **_INSIDE)
     runtime: str = option("auto", help="all but torch on the CPU; auto: the fastest that agrees with torch", **_RUNTIME)
     precision: str = option("auto", help="auto: chosen by autotune", **_choose("auto", "32", "bf16", "16", "int8"))
@@ -447,6 +449,8 @@ class CalibrateConfig:
     ckpt: str | None = path_option("a run folder, an ensemble's folder, or null: the newest run")
     split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
     data: ImageSetConfig = field(default_factory=ImageSetConfig)
+    target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **_INSIDE)
+    per_class: bool = option(False, help=_PER_CLASS)
     view: ViewConfig = field(default_factory=ViewConfig)
     allow: list[str] = option(
         [], help=_ALLOW, **_choose("overlap", "near_duplicates", "missing_rows", "upload", "detector_changed")

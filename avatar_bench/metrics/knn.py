@@ -7,6 +7,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
+_CHUNK_ROWS = 512  # whose distances to all of the reference are in memory at once
+
 
 def predict_by_knn(train: ArrayLike, labels: ArrayLike, embeddings: ArrayLike, k: int = 20) -> NDArray[np.str_]:
     """Predict the most frequent label among the k nearest training embeddings, by cosine distance, (N,).
@@ -27,10 +29,13 @@ def compute_distances(
     counts, and infinity with none.
     """
     known, asked = (normalize(np.asarray(each, dtype=np.float64)) for each in (reference, embeddings))
-    squares = np.maximum(2 - 2 * asked @ known.T, 0)
-    if is_own is not None:
-        squares[is_own] = np.inf
-    ranked = np.sort(squares, axis=1)
-    usable = np.isfinite(ranked).sum(axis=1)
-    place = np.maximum(np.minimum(k, usable) - 1, 0)
-    return np.asarray(np.sqrt(ranked[np.arange(len(ranked)), place]))
+    found = np.empty(len(asked))
+    for first in range(0, len(asked), _CHUNK_ROWS):
+        rows = slice(first, first + _CHUNK_ROWS)
+        squares = np.maximum(2 - 2 * asked[rows] @ known.T, 0)
+        if is_own is not None:
+            squares[is_own[rows]] = np.inf
+        squares.sort(axis=1)
+        place = np.clip(np.isfinite(squares).sum(axis=1), 1, k) - 1
+        found[rows] = np.sqrt(squares[np.arange(len(squares)), place])
+    return found

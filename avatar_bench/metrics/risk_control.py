@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,7 +64,14 @@ def count_allowed(n: ArrayLike, target: float, confidence: float = CONFIDENCE) -
     """
     size = np.asarray(n, dtype=np.int64)
     most = np.asarray(binom.ppf(1 - confidence, size, target), dtype=np.int64)  # the first that reaches the level
-    return np.where(binom.cdf(most, size, target) <= 1 - confidence + 1e-12, most, most - 1)
+    passes = (binom.cdf(most, size, target) <= 1 - confidence + 1e-12) & (size > 0)
+    return np.where(passes, most, most - 1)
+
+
+@cache
+def _tabulate_allowed(n: int, target: float) -> Counts:
+    """Return `count_allowed` of 0 to n images, (n + 1,)."""
+    return count_allowed(np.arange(n + 1), target)
 
 
 def fit_answering_threshold(
@@ -79,13 +87,24 @@ def fit_answering_threshold(
     """
     grid = _make_grid(pilot_scores)
     n, errors = _count_answered(scores, correct, grid)
-    passes = (errors <= count_allowed(n, target)) & (n > 0)
+    passes = errors <= _tabulate_allowed(len(scores), target)[n]
     start = _choose_start(pilot_scores, pilot_correct, grid, len(scores), target)
     failed = np.flatnonzero(~passes[start:])
     last = start + (int(failed[0]) if len(failed) else len(grid) - start) - 1
     if last < start:
         return AnsweringThreshold(math.inf, 0, 0, len(scores), int(errors[-1]))
     return AnsweringThreshold(float(grid[last]), int(n[last]), int(errors[last]), len(scores), int(errors[-1]))
+
+
+def draw_of_groups(groups: ArrayLike) -> NDArray[np.bool_]:
+    """Return which images, (N,), are the one drawn at random of each of the groups (N,), always the same.
+
+    So drawn, images of different groups are independent, and the error rate is that of a random image of a new group.
+    """
+    names = np.asarray(groups)
+    order = np.random.default_rng(0).permutation(len(names))
+    first = order[np.unique(names[order], return_index=True)[1]]
+    return np.isin(np.arange(len(names)), first)
 
 
 def _make_grid(scores: Reals) -> Floats:
@@ -106,22 +125,20 @@ def _count_answered(scores: Reals, correct: ArrayLike, grid: Floats) -> tuple[Co
 def _choose_start(scores: Reals, correct: ArrayLike, grid: Floats, n: int, target: float) -> int:
     """Return the place in the grid from which the sequence has the largest expected coverage, by simulation.
 
-    The simulated error rate falls with the confidence as that of calibrated probabilities, times the ratio of the
-    pilot's errors to those.
+    Of n simulated images as many are answered as of the pilot's, and their error rate falls with the confidence as that
+    of calibrated probabilities, times the ratio of the pilot's errors to those.
     """
     if not len(scores):
         return 0
     answered, errors = _count_answered(scores, correct, grid)
-    sizes = np.diff(answered, prepend=0)
-    doubts = np.append(0.0, np.cumsum(1 - np.sort(scores)[::-1]))[answered]
-    ratio = (errors[-1] + _PRIOR_ERRORS) / (doubts[-1] + _PRIOR_ERRORS)
-    rates = np.clip(ratio * np.diff(doubts, prepend=0.0) / np.maximum(sizes, 1), 0.0, 1.0)
-    generator = np.random.default_rng(0)
-    drawn = generator.multinomial(n, sizes / sizes.sum(), size=_SIMULATIONS)
-    wrong = generator.binomial(drawn, rates)
-    allowed = np.append(-1, count_allowed(np.arange(1, n + 1), target))
-    passes = wrong.cumsum(axis=1) <= allowed[drawn.cumsum(axis=1)]
+    doubts = 1 - np.sort(scores)[::-1]
+    ratio = (errors[-1] + _PRIOR_ERRORS) / (doubts.sum() + _PRIOR_ERRORS)
+    rates = np.minimum(ratio * doubts[np.arange(n) * len(doubts) // n], 1.0)
+    wrong = np.random.default_rng(0).random((_SIMULATIONS, n)) < rates
+    drawn = answered * n // len(scores)
+    counts = np.pad(wrong.cumsum(axis=1), ((0, 0), (1, 0)))[:, drawn]
+    passes = counts <= _tabulate_allowed(n, target)[drawn]
     places = np.where(passes, len(grid), np.arange(len(grid)))
     stops = np.minimum.accumulate(places[:, ::-1], axis=1)[:, ::-1]  # the first failure from each place on
-    coverage = np.append(0, answered) / len(scores)
-    return int(np.where(passes, coverage[stops], 0.0).mean(axis=0).argmax())
+    coverage = np.append(0, drawn)
+    return int(np.where(passes, coverage[stops], 0).mean(axis=0).argmax())

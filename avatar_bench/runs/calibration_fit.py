@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.console.terminal import format_count
 from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.duplicates import find_matches, join_groups
 from avatar_bench.data.leakage import fingerprint_dataset, make_hash_columns
 from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
@@ -36,7 +37,9 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     counts = dict(zip(run.classes, np.bincount(targets[rows], minlength=len(run.classes)).tolist(), strict=True))
     _refuse_few(dataset.name, counts)
     own, targets = run.own_predictions(dataset).take(rows), targets[rows]
-    threshold, used = None, dataset.take(rows)
+    if "embeddings" not in run.predictor.provides:  # an ensemble may have those of some members
+        own = replace(own, embeddings=own.embeddings[:, :0])
+    threshold, used = None, _join_copies(dataset.take(rows))
     is_reference = mark_reference(used.frame)
     fitted = np.ones(len(used), dtype=bool) if is_reference is None else is_reference
     if isinstance(run, ImportedRun) and run.score_scale is not None:
@@ -49,18 +52,26 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     temperature = fit_merged_temperature(lambda t: nll(merge(t).logits[fitted], targets[fitted], t))
     decisions = None
     if is_reference is not None:
-        decisions = describe_images(merge(temperature), is_reference)
-    images = replace(used, origin=None, frame=used.frame.assign(**make_hash_columns(fingerprint_dataset(used))))
+        decisions = describe_images(merge(temperature), is_reference, used.frame["group"].to_numpy())
     return SavedCalibration(
         checkpoint_sha256=run.checkpoint_sha256,
         view=run.view.name,
         temperature=temperature,
         threshold=threshold,
         n=counts,
-        images=images,
-        fingerprint=used.fingerprint,
+        images=used,
+        fingerprint=dataset.take(rows).fingerprint,
         decisions=decisions,
     )
+
+
+def _join_copies(dataset: Dataset) -> Dataset:
+    """Return the images, without origin, with their perceptual hashes; those that are alike share a group."""
+    prints, frame = fingerprint_dataset(dataset), dataset.frame
+    found = [match[:2] for match in find_matches(frame["sha256"].tolist(), prints, dataset.image)]
+    joined = join_groups(frame["group"].tolist(), np.array(found, dtype=np.intp).reshape(-1, 2))
+    frame = frame.assign(**make_hash_columns(prints), stated_group=frame["group"], group=joined)
+    return replace(dataset, origin=None, frame=frame)
 
 
 def mark_reference(frame: pd.DataFrame) -> NDArray[np.bool_] | None:
@@ -75,13 +86,18 @@ def mark_reference(frame: pd.DataFrame) -> NDArray[np.bool_] | None:
     return is_reference if set(frame["label"][is_reference]) == set(frame["label"]) else None
 
 
-def describe_images(predictions: Predictions, is_reference: NDArray[np.bool_]) -> DecisionImages:
-    """Return what decisions are made of, from the calibrated Predictions of the calibration's images."""
+def describe_images(
+    predictions: Predictions, is_reference: NDArray[np.bool_], groups: NDArray[np.str_]
+) -> DecisionImages:
+    """Return what decisions are made of, from the calibrated Predictions of the calibration's images.
+
+    An image of the reference is no neighbour of others of its group.
+    """
     found = DecisionImages(predictions.classes, predictions.probabilities.astype(np.float64), is_reference)
     if not predictions.embeddings.shape[1]:
         return found
-    known, groups = predictions.embeddings[is_reference].astype(np.float32), predictions.groups[is_reference]
-    distances = compute_distances(known, known, NEIGHBOURS, groups[:, None] == groups)
+    known, own = predictions.embeddings[is_reference].astype(np.float32), groups[is_reference]
+    distances = compute_distances(known, known, NEIGHBOURS, own[:, None] == own)
     reference = OodReference(known, distances)
     percentiles = np.empty(len(predictions))
     percentiles[is_reference] = rank_distances(reference, distances)

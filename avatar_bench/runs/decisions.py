@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +13,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
-from avatar_bench.errors import GuardError
+from avatar_bench.errors import ConfigError, GuardError
 from avatar_bench.metrics.conformal import lac_scores, select_targets, threshold
 from avatar_bench.metrics.knn import compute_distances
-from avatar_bench.metrics.risk_control import CONFIDENCE, AnsweringThreshold, count_required, fit_answering_threshold
+from avatar_bench.metrics.risk_control import (
+    CONFIDENCE,
+    AnsweringThreshold,
+    count_required,
+    draw_of_groups,
+    fit_answering_threshold,
+)
 from avatar_bench.results.view import View
-from avatar_bench.runs.saved_calibration import CALIBRATION, DecisionImages, OodReference, SavedCalibration
+from avatar_bench.runs.decision_costs import ABSTAIN, read_costs
+from avatar_bench.runs.saved_calibration import CALIBRATION, OodReference, SavedCalibration
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
-ABSTAIN = "abstain"
 CONFIDENT, UNSURE, UNLIKE, COST = "confident", "unsure", "unlike_training_data", "cost"  # reasons of decisions
 DECISION_COLUMNS = ("decision", "decision_reason", "prediction_set", "ood_percentile")
 NEIGHBOURS = 5  # the distance to the fifth counts
@@ -31,17 +38,19 @@ MAX_OOD_PERCENTILE = 99.0  # beyond it, an image is unlike the reference images
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """Rule that decides on images by the probabilities of `classes`, with a threshold for each predicted class.
+    """Rule that decides on images by the probabilities of `classes`: by thresholds, or by costs.
 
-    `thresholds` has the fit of each class, or of all together under "". `set_score` is the largest score of a class in
-    the prediction set. Without a `reference`, no image is found unlike the training data.
+    `thresholds` has the fit of each predicted class, or of all together under "", for a `target_error`; `costs` are
+    (C + 1, C), see `read_costs`. `set_score` is the largest score of a class in the prediction set, None without a
+    calibration. Without a `reference`, no image is found unlike the training data.
     """
 
     classes: tuple[str, ...]
-    target_error: float
-    thresholds: Mapping[str, AnsweringThreshold]
-    set_score: float
-    reference: OodReference | None = None
+    set_score: float | None
+    reference: OodReference | None
+    target_error: float | None = None
+    thresholds: Mapping[str, AnsweringThreshold] = field(default_factory=dict)
+    costs: NDArray[np.float64] | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -49,36 +58,40 @@ class DecisionRule:
         found = []
         for name, one in self.thresholds.items():
             if math.isinf(one.value):
-                of = f" of answers {name}" if name else ""
+                of = f" for answers {name}" if name else ""
                 found.append(
                     f"target_error={self.target_error:g} cannot be met{of}, so that all such images are abstained "
-                    f"from: {one.n_errors} of {one.n} calibration images are wrong, and the error among the most "
-                    f"confident ones cannot be shown to be lower with confidence {CONFIDENCE:g}."
+                    f"from: {one.n_errors} of {one.n} calibration images are predicted incorrectly, and fewer errors "
+                    f"among the most confident ones cannot be shown with confidence {CONFIDENCE:g}."
                 )
-        if self.reference is None:
-            found.append("The run has no embeddings: no image is found unlike the training data.")
+        if self.set_score is None:
+            found.append("There is no calibration for decisions: prediction_set and ood_percentile are empty.")
+        elif self.reference is None:
+            found.append("There are no embeddings of calibration images: no image is found unlike the training data.")
         return found
 
     def decide(self, probabilities: NDArray[np.floating], embeddings: NDArray[np.floating] | None) -> pd.DataFrame:
-        """Return the DECISION_COLUMNS of images with calibrated probabilities (N, C) and embeddings (N, D)."""
+        """Return the DECISION_COLUMNS of images with calibrated probabilities (N, C) and embeddings (N, D).
+
+        By costs, an image is never unlike the training data: probabilities alone decide. Of equal costs, that of the
+        first class counts, and to abstain comes last.
+        """
         percentiles = np.full(len(probabilities), np.nan)
-        if self.reference is not None and embeddings is not None:
+        if self.reference is not None and len(probabilities):
+            assert embeddings is not None
             percentiles = rank_embeddings(self.reference, embeddings)
-        predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-        values = [self.thresholds[name if name in self.thresholds else ""].value for name in self.classes]
-        is_sure = confidence >= np.array(values)[predicted]
-        is_like = ~(percentiles > MAX_OOD_PERCENTILE)
-        names = np.array(self.classes, dtype=object)
-        in_set = lac_scores(probabilities, confidence) <= self.set_score
-        in_set[np.arange(len(predicted)), predicted] = True  # so that no set is empty
-        return pd.DataFrame(
-            {
-                "decision": np.where(is_sure & is_like, names[predicted], ABSTAIN),
-                "decision_reason": np.where(is_like, np.where(is_sure, CONFIDENT, UNSURE), UNLIKE),
-                "prediction_set": ["|".join(names[row]) for row in in_set],
-                "ood_percentile": percentiles,
-            }
-        )
+        predicted, names = probabilities.argmax(axis=1), np.array([*self.classes, ABSTAIN], dtype=object)
+        if self.costs is not None:
+            decision = names[(probabilities @ self.costs.T).argmin(axis=1)]
+            reason = np.full(len(decision), COST, dtype=object)
+        else:
+            values = [self.thresholds[name if name in self.thresholds else ""].value for name in self.classes]
+            is_sure = probabilities.max(axis=1) >= np.array(values)[predicted]
+            is_like = ~(percentiles > MAX_OOD_PERCENTILE)
+            decision = np.where(is_sure & is_like, names[predicted], ABSTAIN)
+            reason = np.where(is_like, np.where(is_sure, CONFIDENT, UNSURE), UNLIKE)
+        columns = decision, reason, self._name_sets(probabilities), percentiles
+        return pd.DataFrame(dict(zip(DECISION_COLUMNS, columns, strict=True)))
 
     def extend(self, table: pd.DataFrame, embeddings: pd.Series[Any] | None) -> pd.DataFrame:
         """Return a table of predictions with the DECISION_COLUMNS, empty for files that could not be read.
@@ -91,6 +104,15 @@ class DecisionRule:
         if embeddings is not None and good.any():
             vectors = np.stack(list(embeddings[good]))
         return table.join(self.decide(probabilities, vectors).set_index(table.index[good]))
+
+    def _name_sets(self, probabilities: NDArray[np.floating]) -> list[str]:
+        """Return the prediction set of each image, classes joined by |; the predicted class is always in it."""
+        if self.set_score is None:
+            return [""] * len(probabilities)
+        is_in = lac_scores(probabilities, probabilities[:, 0]) <= self.set_score
+        is_in[np.arange(len(is_in)), probabilities.argmax(axis=1)] = True
+        names = np.array(self.classes, dtype=object)
+        return ["|".join(names[row]) for row in is_in]
 
 
 @dataclass(frozen=True)
@@ -134,8 +156,8 @@ def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_cl
     saved = run.decision_calibration
     if saved is None:
         raise GuardError(
-            f"{run.name} has no {CALIBRATION}, from which decisions are made: an older run, or one with fewer than "
-            f"{2 * MIN_CALIBRATION_IMAGES} calibration images.",
+            f"{run.name} has no {CALIBRATION} with thresholds for decisions: earlier versions wrote none, and "
+            f"train writes one from {2 * MIN_CALIBRATION_IMAGES} calibration images on.",
             f"Calibrate it on {2 * count_required(target_error)} labelled images or more, half of them for "
             f"thresholds: avatar-bench calibrate ckpt={run.folder or 'RUN'} data=...",
         )
@@ -150,10 +172,27 @@ def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_cl
         known, new = (np.flatnonzero(part & scored.is_like & rows) for rows in (pilot, fit))
         score, correct = scored.score, scored.correct
         thresholds[name] = fit_answering_threshold(score[known], correct[known], score[new], correct[new], target_error)
-    scores = lac_scores(scored.probabilities, scored.score)
-    set_score = threshold(select_targets(scores, scored.targets)[fit], alpha)
     reference = saved.decisions.reference if saved.decisions else None
-    return DecisionRule(scored.classes, target_error, thresholds, set_score, reference)
+    return DecisionRule(scored.classes, _fit_sets(scored, fit, alpha), reference, target_error, thresholds)
+
+
+def make_cost_rule(run: Run, file: Path, alpha: float = 0.1) -> DecisionRule:
+    """Return the rule of least expected cost, by the costs in a file, see `read_costs`.
+
+    Without a calibration for it, there are no prediction sets and no out-of-domain percentiles. Raise GuardError if the
+    run was calibrated in another view.
+    """
+    costs, saved = read_costs(file, run.classes), run.decision_calibration
+    if saved is None or saved.decisions is None:
+        return DecisionRule(run.classes, None, None, costs=costs)
+    scored = score_images(run, saved)
+    fit = draw_of_groups(scored.groups) & ~scored.is_reference
+    return DecisionRule(scored.classes, _fit_sets(scored, fit, alpha), saved.decisions.reference, costs=costs)
+
+
+def _fit_sets(scored: ScoredImages, fit: NDArray[np.bool_], alpha: float) -> float:
+    scores = lac_scores(scored.probabilities, scored.score)
+    return threshold(select_targets(scores, scored.targets)[fit], alpha)
 
 
 def _refuse_few(run: Run, counts: Mapping[str, int], target: float) -> None:
@@ -169,25 +208,31 @@ def _refuse_few(run: Run, counts: Mapping[str, int], target: float) -> None:
 
 
 def score_images(run: Run, saved: SavedCalibration) -> ScoredImages:
-    """Return the images of a calibration as the run's view scores them; raise GuardError if it was in another view."""
+    """Return the images of a calibration as the run's view scores them, none if they were not divided.
+
+    Raise GuardError if it was in another view.
+    """
+    if faults := [name for name in run.classes if name == ABSTAIN or "|" in name]:
+        raise ConfigError(f"{run.name} has the class {faults[0]!r}, which decisions and prediction sets cannot name.")
     found, frame = saved.decisions, saved.images.frame
-    if found is None:  # too few images: they are of one part
-        found = DecisionImages(run.classes, np.zeros((0, len(run.classes))), np.zeros(0, dtype=bool))
-        frame = frame[:0]
+    if found is None:
+        none = np.zeros(0, dtype=bool)
+        return ScoredImages(
+            run.classes, np.zeros((0, len(run.classes))), none.astype(int), none.astype(str), none, none
+        )
     probabilities, classes = found.probabilities, found.classes
     labels = frame["label"].to_numpy()
-    if saved.view != run.view.name:
-        if saved.view != View().name:
-            raise GuardError(
-                f"{run.name} was calibrated in view={saved.view}, which thresholds in view={run.view.name} cannot use.",
-                f"Use view={saved.view}, or calibrate it again with view={run.view.name} or view={View().name}.",
-            )
+    if saved.view == View().name != run.view.name:
         merged = run.merged_classes
-        sums = np.stack(
-            [probabilities[:, [classes.index(own) for own in each]].sum(axis=1) for each in merged.values()], axis=1
-        )
-        probabilities, classes = sums / sums.sum(axis=1, keepdims=True), tuple(merged)
+        parts = [probabilities[:, [classes.index(own) for own in each]].sum(axis=1) for each in merged.values()]
+        total = np.maximum(np.sum(parts, axis=0), np.finfo(np.float64).tiny)
+        probabilities, classes = np.stack(parts, axis=1) / total[:, None], tuple(merged)
         labels = np.array([run.view.find_class(label) for label in labels], dtype=object)
+    if classes != run.classes:
+        raise GuardError(
+            f"{run.name} was calibrated in view={saved.view}, whose thresholds do not hold in view={run.view.name}.",
+            f"Use view={saved.view}, or calibrate it again with view={run.view.name} or view={View().name}.",
+        )
     targets = np.array([classes.index(label) if label in classes else -1 for label in labels], dtype=np.int64)
     known = targets >= 0
     is_like = np.ones(len(known), dtype=bool)
@@ -197,13 +242,6 @@ def score_images(run: Run, saved: SavedCalibration) -> ScoredImages:
     return ScoredImages(
         classes, probabilities[known], targets[known], groups[known], found.is_reference[known], is_like[known]
     )
-
-
-def draw_of_groups(groups: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """Return which images, (N,), are the one that is drawn of each group, always the same."""
-    order = np.random.default_rng(0).permutation(len(groups))
-    first = order[np.unique(groups[order], return_index=True)[1]]
-    return np.isin(np.arange(len(groups)), first)
 
 
 def rank_embeddings(reference: OodReference, embeddings: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -171,11 +171,13 @@ class Run:
 
         None and errors are those of `saved_calibration`.
         """
-        found = self._read_calibration()
+        found = self._read_calibration(with_decisions=True)
         return None if found is None else self._check_calibration(found)
 
-    def _read_calibration(self) -> SavedCalibration | None:
-        return None if self.folder is None or self.is_other_checkpoint else read_calibration(self.folder)
+    def _read_calibration(self, with_decisions: bool = False) -> SavedCalibration | None:
+        if self.folder is None or self.is_other_checkpoint:
+            return None
+        return read_calibration(self.folder, with_decisions)
 
     def _check_calibration(self, found: SavedCalibration) -> SavedCalibration:
         if found.checkpoint_sha256 != self.checkpoint_sha256:

@@ -26,7 +26,7 @@ CALIBRATION = "calibration.json"  # in a run folder
 REFERENCE = "calibration.safetensors"  # beside it: embeddings of the reference images
 BY_TRAIN, BY_CALIBRATE = "train", "calibrate"
 CALIBRATION_SCHEMA = 1  # raised when a key changes its meaning; unknown keys are ignored
-_IMAGE_COLUMNS = ("path", "label", "source", "group", "sha256", "phash", "turned_phashes")
+_IMAGE_COLUMNS = ("path", "label", "source", "group", "sha256", "phash", "turned_phashes", "stated_group")
 _HINT = "Calibrate the run again (avatar-bench calibrate), or delete the file."
 
 
@@ -72,7 +72,7 @@ class SavedCalibration:
     """Temperature and, of a score, threshold of a run, with the images that they were fitted on.
 
     `n` are the images by class of the view, `by` is the command that fitted them: train or calibrate. `decisions` is
-    None if the images are too few to be divided. `sha256` is that of the file.
+    None if the images are too few to be divided, or if it was not asked for. `sha256` is that of the file.
     """
 
     checkpoint_sha256: str
@@ -125,8 +125,11 @@ class SavedCalibration:
             (folder / REFERENCE).unlink(missing_ok=True)
 
 
-def read_calibration(folder: Path) -> SavedCalibration | None:
-    """Read the calibration.json of a run folder, None if there is none; raise CheckpointError if it is damaged."""
+def read_calibration(folder: Path, with_decisions: bool = False) -> SavedCalibration | None:
+    """Read the calibration.json of a run folder, None if there is none; raise CheckpointError if it is damaged.
+
+    What decisions are made of, which has a file of its own too, is left out unless it is asked for.
+    """
     file = folder / CALIBRATION
     if not file.is_file():
         return None
@@ -152,7 +155,7 @@ def read_calibration(folder: Path) -> SavedCalibration | None:
             images=Dataset(str(data["name"]), Path(str(data["root"])), frame),
             fingerprint=str(data["fingerprint"]),
             by=str(saved.get("by", BY_CALIBRATE)),
-            decisions=_read_decisions(saved, folder),
+            decisions=_read_decisions(saved, folder) if with_decisions else None,
             sha256=sha256_of_file(file),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

@@ -237,7 +237,8 @@ class ClassifierJob:
             if is_reference is None:
                 return fit_temperature(found.logits, found.targets), None
             temperature = fit_temperature(found.logits[is_reference], found.targets[is_reference])
-            return temperature, describe_images(replace(found, temperature=temperature), is_reference)
+            calibrated = replace(found, temperature=temperature)
+            return temperature, describe_images(calibrated, is_reference, found.groups)
         few = format_count(len(calibration), "calibration image")
         more = suggest_calibration_options(self.dataset, build_split_plan(self.settings.data))
         warning = f"too few images to fit a temperature ({few}); it stays 1. To fit one, {more}"

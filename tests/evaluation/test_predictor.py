@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
@@ -118,6 +119,17 @@ def test_files_are_predicted_and_broken_ones_named(images: Path, tmp_path: Path)
     assert table["status"].tolist() == ["ok", "error"]
     expected = BrightnessPredictor().predict([blind.image(0)])[0]
     np.testing.assert_allclose(table.loc[0, ["prob_drawing", "prob_generated", "prob_real"]].astype(float), expected)
+
+
+def test_embeddings_of_files_are_those_of_their_images(images: Path, tmp_path: Path) -> None:
+    blind, broken = read_manifest(images / "blind.csv", "blind"), tmp_path / "broken.png"
+    broken.write_bytes(b"none")
+    run = Run.from_predictor(ColourPredictor(), batch_size=2)
+    files = [str(file) for file in (blind.file(0), broken, broken, broken, blind.file(1))]
+    table = pd.concat(run.predictor.predict_files(files, embedded=True), ignore_index=True)
+    assert table["embedding"].isna().tolist() == [False, True, True, True, False]
+    expected = ColourPredictor().embed([blind.image(0), blind.image(1)])
+    np.testing.assert_allclose(np.stack(list(table["embedding"].dropna())), expected)
 
 
 def test_values_that_are_no_probabilities_are_refused(images: Path) -> None:
