@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.config.options import option
 from avatar_bench.data import image_slices
 from avatar_bench.data.leakage import refuse_overlap_with_fit
-from avatar_bench.errors import BlockError, GuardError
+from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.decision import answer_tables, operating_tables
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
@@ -101,7 +101,7 @@ class Decision(IntervalOptions):
         for target in self.targets:
             try:
                 found[target] = make_decision_rule(run, target)
-            except GuardError as error:
+            except (ConfigError, GuardError) as error:
                 why = Reason("no_calibration") if calibration is None else Reason("no_rule", why=error.lines[0])
                 better = {"coverage": True, "error": False, "bound": False}
                 result.metrics |= {
@@ -130,12 +130,11 @@ class Decision(IntervalOptions):
         rules: Mapping[float, DecisionRule],
     ) -> None:
         """Add thresholds, coverage and error of each set at each target, and what these do not keep, to the result."""
-        result.metrics |= answer_tables.compute_bounds(rules)
         tables: dict[str, list[pd.DataFrame]] = {"sets": [], "slices": [], "gaps": []}
         for target, rule in rules.items():
             for name, one in sets.items():
                 parts = answer_tables.list_parts(one, columns[name])
-                found, metrics = answer_tables.decide(self, name, one, rule, parts)
+                found, metrics = answer_tables.decide(self, name, one, rule, target, parts)
                 end = "" if name == result.set else f"/{name}"
                 result.metrics |= {f"{key}{end}": metric for key, metric in metrics.items()}
                 result.warnings += answer_tables.warn_of_set(found["sets"], is_further=bool(end))
@@ -144,6 +143,7 @@ class Decision(IntervalOptions):
             if np.isinf(rule.thresholds[""].value):
                 fit = rule.thresholds[""]
                 result.warnings.append(Reason("target_unmet", target=target, errors=fit.n_errors, n=fit.n))
+        result.metrics |= answer_tables.compute_bounds(rules)
         if rules:
             result.tables["thresholds"] = answer_tables.tabulate_thresholds(rules)
             result.tables |= {kind: pd.concat(parts, ignore_index=True) for kind, parts in tables.items() if parts}

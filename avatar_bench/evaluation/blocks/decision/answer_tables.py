@@ -15,7 +15,8 @@ from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap
 from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
-from avatar_bench.runs.decisions import ABSTAIN, UNLIKE, DecisionRule
+from avatar_bench.runs.decision_costs import ABSTAIN
+from avatar_bench.runs.decisions import UNLIKE, DecisionRule
 
 if TYPE_CHECKING:
     from avatar_bench.evaluation.blocks.decision import Decision
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
 
 Floats = NDArray[np.float64]
-THRESHOLD_COLUMNS = ["target_error", "threshold", "n", "n_errors", "answered", "errors", "bound", "unlike_rule"]
+_THRESHOLD_COLUMNS = ["target_error", "threshold", "n", "n_errors", "answered", "errors", "bound", "unlike_rule"]
 _COUNTS = ["n", "answered", "coverage", "coverage_low", "coverage_high", "errors", "error", "error_low", "error_high"]
-SET_COLUMNS = ["target_error", "set", "unlike_rule", *_COUNTS, "excess", "fails", "unlike"]
-SLICE_COLUMNS = ["target_error", "set", "by", "slice", *_COUNTS, "excess", "fails"]
+_SET_COLUMNS = ["target_error", "set", "unlike_rule", *_COUNTS, "excess", "fails", "unlike"]
+_SLICE_COLUMNS = ["target_error", "set", "by", "slice", *_COUNTS, "excess", "fails"]
 
 
 class Part(NamedTuple):
@@ -45,7 +46,7 @@ def tabulate_thresholds(rules: Mapping[float, DecisionRule]) -> pd.DataFrame:
         value, bound = (one.value, one.bound) if np.isfinite(one.value) else (np.nan, np.nan)
         counts = one.n, one.n_errors, one.answered, one.errors
         rows.append((target, value, *counts, bound, rule.reference is not None))
-    return pd.DataFrame(rows, columns=THRESHOLD_COLUMNS)
+    return pd.DataFrame(rows, columns=_THRESHOLD_COLUMNS)
 
 
 def compute_bounds(rules: Mapping[float, DecisionRule]) -> dict[str, Metric]:
@@ -119,7 +120,7 @@ def warn_of_set(rows: pd.DataFrame, is_further: bool) -> list[Reason]:
 
 
 def decide(
-    block: Decision, name: str, predictions: Predictions, rule: DecisionRule, parts: Sequence[Part]
+    block: Decision, name: str, predictions: Predictions, rule: DecisionRule, target: float, parts: Sequence[Part]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Metric]]:
     """Return the tables of a set, with and without the rule on unlike images, of its slices and gaps, and its metrics.
 
@@ -130,26 +131,26 @@ def decide(
     table = rule.decide(predictions.probabilities, predictions.embeddings)
     answered, unlike = (table["decision"] != ABSTAIN).to_numpy(), (table["decision_reason"] == UNLIKE).to_numpy()
     counts = _count(block, predictions, answered, [everything, *parts])
-    about = {"target_error": rule.target_error, "set": name}
+    about = {"target_error": target, "set": name}
     rows = [{**about, "unlike_rule": True, **counts[0], "unlike": int(unlike.sum())}]
-    metrics = _make_metrics(counts[0], rule.target_error, bool(labelled.any()))
+    metrics = _make_metrics(counts[0], target, bool(labelled.any()))
     if rule.reference is not None:
         plain = replace(rule, reference=None).decide(predictions.probabilities, None)
         always = (plain["decision"] != ABSTAIN).to_numpy()
         rows.append({**about, "unlike_rule": False, **_count(block, predictions, always, [everything])[0], "unlike": 0})
         if labelled.any():
-            metrics |= _compute_savings(block, predictions, answered, always, rule.target_error)
+            metrics |= _compute_savings(block, predictions, answered, always, target)
     else:
         rows[0]["unlike_rule"] = False
     slices = [{**about, "by": part.by, "slice": part.name, **row} for part, row in zip(parts, counts[1:], strict=True)]
     sets = pd.DataFrame(rows)
     tables = [sets, pd.DataFrame(slices, columns=[*about, "by", "slice", *_COUNTS])]
     for each in tables:
-        each["excess"] = each["error"] - rule.target_error
-        each["fails"] = each["error_low"] > rule.target_error
+        each["excess"] = each["error"] - target
+        each["fails"] = each["error_low"] > target
     found = {
-        "sets": sets.reindex(columns=SET_COLUMNS),
-        "slices": tables[1].reindex(columns=SLICE_COLUMNS),
+        "sets": sets.reindex(columns=_SET_COLUMNS),
+        "slices": tables[1].reindex(columns=_SLICE_COLUMNS),
         "gaps": tabulate_gaps(block, about, predictions, answered, parts, block.minimum),
     }
     return found, metrics
