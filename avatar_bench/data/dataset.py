@@ -26,6 +26,7 @@ from avatar_bench.results.view import View
 ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # of the stored file
 _COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash")
 DATASET_COLUMNS = (*_COLUMNS, *ENCODING_COLUMNS)
+OTHER_PREFIX = "other:"  # of the columns of a manifest that the package does not know, so that no name is taken
 RUN_COLUMNS = ("turned_phashes", "stated_group")  # only in runs
 DATASET_SPLITS = ("train", "val", "calibration", "test")
 
@@ -34,8 +35,9 @@ DATASET_SPLITS = ("train", "val", "calibration", "test")
 class Dataset:
     """N images by reference: `frame` has the DATASET_COLUMNS, all strings, with paths relative to `root`.
 
-    An empty string means unknown. `group` is never empty: images of one group stay on one side of a split. Of a data
-    set in a view, `origin` is the whole data set, and the row there of each image.
+    It also has the other columns of its manifest, by which results can be sliced, their names with the OTHER_PREFIX. An
+    empty string means unknown. `group` is never empty: images of one group stay on one side of a split. Of a data set
+    in a view, `origin` is the whole data set, and the row there of each image.
     """
 
     name: str
@@ -154,7 +156,8 @@ def read_images(root: Path, name: str | None = None) -> Dataset:
 
 
 def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = ("path", "label")) -> Dataset:
-    """Read a CSV manifest with at least the columns `needed`; other known columns are used, the rest ignored.
+    """Read a CSV manifest with at least the columns `needed`; other known columns are used, and images can be sliced by
+    the rest.
 
     Paths are relative to the manifest. Raise DataError for a missing file, column or image, naming the first.
     """
@@ -162,7 +165,9 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
         raise DataError(
             f"data.manifest: {file} does not exist.", f"Expected a CSV file with columns {','.join(needed)}."
         )
-    table = read_user_table(file, needed, DATASET_COLUMNS)
+    table = read_user_table(file, needed)
+    table = table.loc[:, ~table.columns.duplicated()]
+    table = table.rename(columns=lambda name: name if name in DATASET_COLUMNS else OTHER_PREFIX + name)
     if table.empty:
         raise DataError(f"{file} has no rows.")
     for row, path in enumerate(table["path"]):
@@ -175,7 +180,8 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
 def write_split(dataset: Dataset, file: Path) -> None:
     """Write split.csv: every image of a run with its split and the hashes that identify its copies."""
     columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash"]
-    frame = dataset.frame.reindex(columns=[*columns, *RUN_COLUMNS, *ENCODING_COLUMNS], fill_value="")
+    columns += [*RUN_COLUMNS, *ENCODING_COLUMNS, *_list_others(dataset.frame)]
+    frame = dataset.frame.reindex(columns=columns, fill_value="")
     with atomic_write(file) as part:
         write_csv(frame, part)
 
@@ -188,7 +194,8 @@ def read_split(file: Path, root: Path) -> Dataset:
         raise DataError(f"{file} cannot be read: {error}.") from error
     if "path" not in frame:
         raise DataError(f"{file} is damaged: it has no column path.")
-    return Dataset("run", root, frame.reindex(columns=[*DATASET_COLUMNS, *RUN_COLUMNS], fill_value=""))
+    columns = [*DATASET_COLUMNS, *RUN_COLUMNS, *_list_others(frame)]
+    return Dataset("run", root, frame.reindex(columns=columns, fill_value=""))
 
 
 def list_files(dataset: Dataset) -> list[Path]:
@@ -209,8 +216,12 @@ def _hash_file(file: Path) -> str:
         raise DataError(f"{format_name(str(file))}: cannot be read: {error.strerror}.") from error
 
 
+def _list_others(frame: pd.DataFrame) -> list[str]:
+    return [str(column) for column in frame if str(column).startswith(OTHER_PREFIX)]
+
+
 def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
-    frame = frame.reindex(columns=list(DATASET_COLUMNS), fill_value="").astype(str)
+    frame = frame.reindex(columns=[*DATASET_COLUMNS, *_list_others(frame)], fill_value="").astype(str)
     frame["label"] = frame["label"].str.strip()
     blank = frame["sha256"].str.len() != 64
     if blank.any():

@@ -12,12 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar_bench.data.dataset import ENCODING_COLUMNS, Dataset
+from avatar_bench.data.dataset import ENCODING_COLUMNS, OTHER_PREFIX, Dataset
 from avatar_bench.data.decoding import FORMATS
-from avatar_bench.errors import DataError
+from avatar_bench.errors import ConfigError, DataError
 
 SLICE_COLUMNS = ("source", "generator", "size", "format", "jpeg_quality")
 SIDE_EDGES = (128, 256, 512, 1024)  # pixels of the shorter side
+_MOST_VALUES = 10  # of a column of numbers, each a slice of its own
+_NUMBER_SLICES = 4
 QUALITY_EDGES = (50, 75, 85, 90, 95)
 
 # Luminance table K.1 of ITU T.81, in rows of eight; libjpeg scales it by the quality
@@ -55,6 +57,40 @@ def assign_slices(dataset: Dataset) -> pd.DataFrame:
         },
         columns=list(SLICE_COLUMNS),
     )
+
+
+def assign_columns(dataset: Dataset, names: Sequence[str], option: str) -> pd.DataFrame:
+    """Return the slice names of each image by these columns of the manifest, (N, K) strings; "" means unknown.
+
+    A column of more than ten different numbers is divided at its quartiles. Raise ConfigError, which names the option,
+    if the data set has no such column.
+    """
+    frame, known = dataset.frame, list_columns(dataset)
+    if missing := [name for name in names if name not in known]:
+        raise ConfigError(
+            f"{option}: {dataset.name} has no column {missing[0]}.", f"Expected some of {', '.join(known)}."
+        )
+    found = assign_slices(dataset) if set(names) & set(SLICE_COLUMNS) else pd.DataFrame(index=range(len(frame)))
+    stated = {name: _divide(frame[known[name]].reset_index(drop=True)) for name in names if name not in SLICE_COLUMNS}
+    return found.assign(**stated)[list(dict.fromkeys(names))]
+
+
+def list_columns(dataset: Dataset) -> dict[str, str]:
+    """Return the columns by which images can be sliced, those of the manifest as the frame names them."""
+    others = [str(column) for column in dataset.frame if str(column).startswith(OTHER_PREFIX)]
+    return {name: name for name in SLICE_COLUMNS} | {name.removeprefix(OTHER_PREFIX): name for name in others}
+
+
+def _divide(values: pd.Series) -> NDArray[np.str_]:
+    """Return the slice of each value, (N,): the value, or for many different numbers its quarter, as "18-25"."""
+    text = values.astype(str).str.strip()
+    numbers = pd.to_numeric(text.where(text != ""), errors="coerce")
+    if numbers.nunique() <= _MOST_VALUES or numbers[text != ""].isna().any():
+        return text.to_numpy(str)
+    quarters = pd.qcut(numbers, _NUMBER_SLICES, labels=False, duplicates="drop")
+    ends = numbers.groupby(quarters).agg(["min", "max"])
+    names = {quarter: f"{low:g}-{high:g}" for quarter, low, high in ends.itertuples()}
+    return quarters.map(names).fillna("").to_numpy(str)
 
 
 def name_ranges(values: Iterable[int], edges: Sequence[int], unit: str = "") -> NDArray[np.str_]:

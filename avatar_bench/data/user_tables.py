@@ -31,7 +31,7 @@ def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | No
             keep_default_na=False,
             encoding="utf-8-sig",
             index_col=False,
-            usecols=None if known is None else lambda column: column in known,
+            usecols=lambda column: known is None or column in known,
         )
     except (OSError, ValueError, OverflowError) as error:  # pandas' parser errors and bad UTF-8 are ValueErrors
         raise _make_read_error(file, error) from error

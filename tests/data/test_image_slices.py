@@ -11,8 +11,8 @@ from PIL import Image
 
 from avatar_bench.audit.properties import measure
 from avatar_bench.data import image_slices
-from avatar_bench.data.dataset import read_dataset
-from avatar_bench.errors import DataError
+from avatar_bench.data.dataset import read_dataset, read_split, write_split
+from avatar_bench.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -98,3 +98,48 @@ def test_real_images_are_in_the_slices_that_the_audit_measures():
         quality = measured["jpeg_quality"]
         expected = image_slices.name_ranges([quality], image_slices.QUALITY_EDGES)[0] if quality > 0 else ""
         assert found["jpeg_quality"].iat[row] == expected
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Forty images with columns of their own: words, many numbers, few numbers, and a name that the package uses."""
+    rows = []
+    for i in range(40):
+        Image.new("RGB", (8, 8), (6 * i, 0, 0)).save(tmp_path / f"{i}.png")
+        age = "" if i == 7 else str(18 + i)
+        rows.append((f"{i}.png", "ab"[i % 2], ("dark", " light ", "")[i % 3], age, i % 4, f"p{i}", "x"))
+    columns = ["path", "label", "skin_tone", "age", "many", "place", "place"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "people.csv", index=False)
+    return tmp_path / "people.csv"
+
+
+def test_columns_of_the_manifest_are_slices_in_a_run_too(people, tmp_path):
+    dataset = read_dataset(people)
+    write_split(dataset, tmp_path / "split.csv")
+    for one in (dataset, read_split(tmp_path / "split.csv", tmp_path)):
+        found = image_slices.assign_columns(one, ["skin_tone", "age", "many", "format"], "slices")
+        assert found["skin_tone"].tolist()[:4] == ["dark", "light", "", "dark"]
+        assert found["many"].tolist()[:5] == ["0", "1", "2", "3", "0"]
+        assert set(found["format"]) == {"PNG"}
+        ages = np.delete(np.arange(18, 58), 7)
+        quarters = pd.Series(pd.qcut(ages, 4, labels=False))
+        expected = [f"{low}-{high}" for low, high in pd.Series(ages).groupby(quarters).agg(["min", "max"]).to_numpy()]
+        assert found.loc[7, "age"] == ""
+        assert found["age"].drop(7).tolist() == [expected[quarter] for quarter in quarters]
+
+
+def test_another_value_in_a_column_is_another_table_of_the_same_images(people):
+    before = read_dataset(people)
+    people.write_text(people.read_text().replace("dark", "medium"))
+    after = read_dataset(people)
+    assert before.fingerprint == after.fingerprint
+    assert before.digest != after.digest
+
+
+def test_a_column_that_is_missing_is_named_with_those_there_are(people):
+    with pytest.raises(ConfigError) as error:
+        image_slices.assign_columns(read_dataset(people), ["age", "gender"], "block.error_bias.slices")
+    assert error.value.lines == (
+        "block.error_bias.slices: people has no column gender.",
+        "Expected some of source, generator, size, format, jpeg_quality, skin_tone, age, many, place.",
+    )

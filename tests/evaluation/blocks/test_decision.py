@@ -26,11 +26,11 @@ CLASSES = ("drawing", "generated", "real")
 def evaluate_block(fake_run, dataset_of):
     """Run the block on predictions of the set, of the external test set and of out-of-domain sets."""
 
-    def evaluate(predictions, blind=None, ood=None, run=None, **options):
+    def evaluate(predictions, blind=None, ood=None, run=None, columns=None, **options):
         further = {name: (dataset_of(one, name), one) for name, one in (ood or {}).items()}
         external = None if blind is None else (dataset_of(blind, "blind"), blind)
         of = fake_run(predictions, blind=external, ood=further, **(run or {}))
-        return Decision(**{"resamples": 100} | options).evaluate(of, dataset_of(predictions))
+        return Decision(**{"resamples": 100} | options).evaluate(of, dataset_of(predictions, **columns or {}))
 
     return evaluate
 
@@ -96,6 +96,21 @@ def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, cali
     assert result.metrics["error/0.1/things"].reason == Reason("no_known_class")
     drawn = draw_saved(result)
     assert inside(drawn["targets"])
+
+
+def test_answers_are_sliced_by_columns_of_the_manifest_with_gaps(evaluate_block, oracle, calibrated):
+    given, tone = oracle("noisy", n=300), np.array(["dark", "light"])[np.arange(300) % 2]
+    run, blind = calibrated(oracle("noisy", n=400, seed=5)), oracle("noisy", n=60, seed=7)
+    columns = {"other:skin_tone": tone}
+    result = evaluate_block(given, blind, run=run, columns=columns, targets=[0.05], slices=["skin_tone"])
+    slices = result.tables["slices"].query("by == 'skin_tone'").set_index("slice")
+    assert set(slices["set"]) == {"test"}  # the further set has no such column
+    assert slices["n"].to_dict() == {"dark": 150, "light": 150}
+    gaps = result.tables["gaps"].query("by == 'skin_tone'").set_index("measure")
+    for measure in ("coverage", "error"):
+        row = gaps.loc[measure]
+        assert row["gap"] == pytest.approx(abs(slices.loc["dark", measure] - slices.loc["light", measure]))
+        assert row["low"] <= row["gap"] <= row["high"]
 
 
 def test_targets_that_cannot_be_met_or_shown_answer_nothing(evaluate_block, oracle, calibrated, draw_saved):

@@ -324,3 +324,24 @@ def test_the_command_evaluates_a_trained_run(tiny_run, tmp_path):
     )
     table = pd.read_csv(tmp_path / "evaluation" / "test" / "error_bias" / "slices.csv")
     assert {"source", "size", "format"} <= set(table["by"])
+
+
+def test_gaps_are_those_of_the_saved_images(slanted, evaluate_block):
+    tone = np.array(["dark", "light", "medium"])[np.arange(480) // 3 % 3]  # each has all classes
+    columns = {"other:skin_tone": tone, "other:rare": ["x"] + [""] * 479}
+    result = evaluate_block(slanted, options={"slices": ["skin_tone", "rare"]}, **columns)
+    images, gaps = result.tables["images"], result.tables["gaps"].set_index(["by", "target"])
+    for target in ("", "drawing", "generated", "real"):
+        own = images[(images["target"] == target) | (target == "")]
+        means = own.groupby("skin_tone")["correct"].mean()
+        row = gaps.loc[("skin_tone", target)]
+        assert (row["highest"], row["lowest"]) == (means.idxmax(), means.idxmin())
+        assert row["gap"] == pytest.approx(means.max() - means.min())
+        metric = result.metrics["gap/skin_tone" + (f"/{target}" if target else "")]
+        assert (metric.value, metric.low, metric.high) == (row["gap"], row["low"], row["high"])
+        assert 0 <= metric.low <= metric.value <= metric.high
+    assert gaps.loc[("source", "real"), "lowest"] == "s23"
+    assert gaps.loc[("source", "real"), "low"] > 0
+    assert result.metrics["gap/rare"].reason == Reason("no_gap", n=20)
+    with pytest.raises(ConfigError):
+        evaluate_block(slanted, options={"slices": ["age"]})

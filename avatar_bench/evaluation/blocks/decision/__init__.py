@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
+from avatar_bench.data import image_slices
 from avatar_bench.data.leakage import refuse_overlap_with_fit
-from avatar_bench.errors import BlockError, GuardError
+from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.decision import answer_tables, operating_tables
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.evaluation.ood_sets import read_ood_sets
 from avatar_bench.metrics import selective, stats
 from avatar_bench.results.reasons import Reason
@@ -50,6 +52,8 @@ class Decision(IntervalOptions):
         check=lambda rates: all(0 < rate < 1 for rate in rates),
         expected="numbers above 0 and below 1",
     )
+    slices: list[str] = option([], help="further columns of the manifest to slice answers by, such as [age,skin_tone]")
+    minimum: int = option(20, help="images per slice that counts in a gap between slices", range=(1, None))
     abstain_cost: float = option(
         0.1, help="of an abstention, where an error costs 1, for the metric `cost`", range=(0, 1)
     )
@@ -72,7 +76,9 @@ class Decision(IntervalOptions):
         rules = self._make_rules(run, [dataset, *(other for other, __ in further.values())], result)
         recalls, points = operating_tables.compute_operating_points(self, predictions, self.false_alarms)
         result.tables |= points
-        self._decide(result, sets, rules)
+        datasets = {dataset.name: dataset, **{name: other for name, (other, __) in further.items()}}
+        columns = {name: self._read_columns(one, dataset, asked.targets >= 0) for name, one in datasets.items()}
+        self._decide(result, sets, columns, rules)
         result.metrics |= self._compute_costs(labelled) | recalls
         result.tables["risk_coverage"] = self._tabulate_risk(labelled)
         result.tables["cost_curve"] = self._tabulate_costs(labelled)
@@ -95,7 +101,7 @@ class Decision(IntervalOptions):
         for target in self.targets:
             try:
                 found[target] = make_decision_rule(run, target)
-            except GuardError as error:
+            except (ConfigError, GuardError) as error:
                 why = Reason("no_calibration") if calibration is None else Reason("no_rule", why=error.lines[0])
                 better = {"coverage": True, "error": False, "bound": False}
                 result.metrics |= {
@@ -108,27 +114,39 @@ class Decision(IntervalOptions):
                 refuse_overlap_with_fit(dataset, calibration.images)
         return found
 
-    def _decide(self, result: Result, sets: Mapping[str, Predictions], rules: Mapping[float, DecisionRule]) -> None:
+    def _read_columns(self, one: Dataset, dataset: Dataset, labelled: NDArray[np.bool_]) -> pd.DataFrame:
+        """Return the columns to slice by: of the set all, for its labelled images, of further ones those they have."""
+        if one is dataset:
+            found = image_slices.assign_columns(dataset, self.slices, "block.decision.slices")
+            return found[labelled].reset_index(drop=True)
+        names = [name for name in self.slices if name in image_slices.list_columns(one)]
+        return image_slices.assign_columns(one, names, "block.decision.slices")
+
+    def _decide(
+        self,
+        result: Result,
+        sets: Mapping[str, Predictions],
+        columns: Mapping[str, pd.DataFrame],
+        rules: Mapping[float, DecisionRule],
+    ) -> None:
         """Add thresholds, coverage and error of each set at each target, and what these do not keep, to the result."""
-        result.metrics |= answer_tables.compute_bounds(rules)
-        tables: list[pd.DataFrame] = []
-        slices: list[pd.DataFrame] = []
+        tables: dict[str, list[pd.DataFrame]] = {"sets": [], "slices": [], "gaps": []}
         for target, rule in rules.items():
             for name, one in sets.items():
-                parts = answer_tables.list_parts(one)
-                rows, parted, metrics = answer_tables.decide(self, name, one, rule, parts)
+                parts = answer_tables.list_parts(one, columns[name])
+                found, metrics = answer_tables.decide(self, name, one, rule, target, parts)
                 end = "" if name == result.set else f"/{name}"
                 result.metrics |= {f"{key}{end}": metric for key, metric in metrics.items()}
-                result.warnings += answer_tables.warn_of_set(rows, is_further=bool(end))
-                tables.append(rows)
-                slices.append(parted)
+                result.warnings += answer_tables.warn_of_set(found["sets"], is_further=bool(end))
+                for kind, rows in found.items():
+                    tables[kind] += [rows] if len(rows) else []
             if np.isinf(rule.thresholds[""].value):
                 fit = rule.thresholds[""]
                 result.warnings.append(Reason("target_unmet", target=target, errors=fit.n_errors, n=fit.n))
+        result.metrics |= answer_tables.compute_bounds(rules)
         if rules:
             result.tables["thresholds"] = answer_tables.tabulate_thresholds(rules)
-            result.tables["sets"] = pd.concat(tables, ignore_index=True)
-            result.tables["slices"] = pd.concat(slices, ignore_index=True)
+            result.tables |= {kind: pd.concat(parts, ignore_index=True) for kind, parts in tables.items() if parts}
 
     def _compute_costs(self, sets: Mapping[str, Predictions]) -> dict[str, Metric]:
         """Compute the mean cost on each set; its floor is that of the better of answering all or none."""
@@ -142,13 +160,16 @@ class Decision(IntervalOptions):
 
     def _tabulate_risk(self, sets: Mapping[str, Predictions]) -> pd.DataFrame:
         """Tabulate the error rate among answered images of each set, the most confident first, by coverage."""
-        rows = []
+        rows: list[tuple[object, ...]] = []
         for name, one in sets.items():
-            confidence = one.confidence
-            for coverage, least in zip(_COVERAGES, selective.thresholds(_COVERAGES, confidence), strict=True):
-                answered = confidence >= least
-                share = compute_proportion(self, ~one.correct[answered], one.groups[answered])
-                rows.append((name, coverage, least, answered.sum(), share.value, share.low, share.high))
+            least = selective.thresholds(_COVERAGES, one.confidence)
+            errors = np.where(one.confidence[:, None] >= least, ~one.correct[:, None], np.nan)
+            ends = stats.proportion_intervals(errors, one.groups, self.resamples, self.level, self.seed)
+            answered, shares = (~np.isnan(errors)).sum(axis=0), np.nanmean(errors, axis=0)
+            rows += [
+                (name, *row, each.low, each.high)
+                for *row, each in zip(_COVERAGES, least, answered, shares, ends, strict=True)
+            ]
         return pd.DataFrame(rows, columns=["set", "coverage", "confidence", "answered", "error", "low", "high"])
 
     def _tabulate_costs(self, sets: Mapping[str, Predictions]) -> pd.DataFrame:

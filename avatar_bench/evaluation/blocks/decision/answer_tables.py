@@ -11,20 +11,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.intervals import bootstrap_metrics
+from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap
 from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
-from avatar_bench.runs.decisions import ABSTAIN, UNLIKE, DecisionRule
+from avatar_bench.runs.decision_costs import ABSTAIN
+from avatar_bench.runs.decisions import UNLIKE, DecisionRule
 
 if TYPE_CHECKING:
+    from avatar_bench.evaluation.blocks.decision import Decision
     from avatar_bench.evaluation.intervals import IntervalOptions
     from avatar_bench.results.predictions import Predictions
 
 Floats = NDArray[np.float64]
-THRESHOLD_COLUMNS = ["target_error", "threshold", "n", "n_errors", "answered", "errors", "bound", "unlike_rule"]
+_THRESHOLD_COLUMNS = ["target_error", "threshold", "n", "n_errors", "answered", "errors", "bound", "unlike_rule"]
 _COUNTS = ["n", "answered", "coverage", "coverage_low", "coverage_high", "errors", "error", "error_low", "error_high"]
-SET_COLUMNS = ["target_error", "set", "unlike_rule", *_COUNTS, "excess", "fails", "unlike"]
-SLICE_COLUMNS = ["target_error", "set", "by", "slice", *_COUNTS, "excess", "fails"]
+_SET_COLUMNS = ["target_error", "set", "unlike_rule", *_COUNTS, "excess", "fails", "unlike"]
+_SLICE_COLUMNS = ["target_error", "set", "by", "slice", *_COUNTS, "excess", "fails"]
 
 
 class Part(NamedTuple):
@@ -43,7 +46,7 @@ def tabulate_thresholds(rules: Mapping[float, DecisionRule]) -> pd.DataFrame:
         value, bound = (one.value, one.bound) if np.isfinite(one.value) else (np.nan, np.nan)
         counts = one.n, one.n_errors, one.answered, one.errors
         rows.append((target, value, *counts, bound, rule.reference is not None))
-    return pd.DataFrame(rows, columns=THRESHOLD_COLUMNS)
+    return pd.DataFrame(rows, columns=_THRESHOLD_COLUMNS)
 
 
 def compute_bounds(rules: Mapping[float, DecisionRule]) -> dict[str, Metric]:
@@ -60,13 +63,41 @@ def compute_bounds(rules: Mapping[float, DecisionRule]) -> dict[str, Metric]:
     return found
 
 
-def list_parts(predictions: Predictions) -> list[Part]:
-    """Return the slices of a set by true class, predicted class and source."""
+def list_parts(predictions: Predictions, columns: pd.DataFrame) -> list[Part]:
+    """Return the slices of a set by true class, predicted class and source, and by these columns (N, K) of strings."""
     found = []
     for by, places in (("class", predictions.targets), ("prediction", predictions.predicted)):
         found += [Part(by, name, places == index) for index, name in enumerate(predictions.classes)]
-    found += [Part("source", name, predictions.sources == name) for name in np.unique(predictions.sources) if name]
+    for by, values in {"source": predictions.sources, **{str(by): columns[by].to_numpy(str) for by in columns}}.items():
+        found += [Part(by, str(name), values == name) for name in np.unique(values) if name]
     return [part for part in found if part.images.any()]
+
+
+def tabulate_gaps(
+    block: IntervalOptions,
+    about: Mapping[str, Any],
+    predictions: Predictions,
+    answered: NDArray[np.bool_],
+    parts: Sequence[Part],
+    minimum: int,
+) -> pd.DataFrame:
+    """Tabulate the largest difference of coverage and of error between slices of a column, each of `minimum` images.
+
+    Rows begin with `about`. Slices of the error are those of answered images.
+    """
+    counted = answered & (predictions.targets >= 0)
+    rows = []
+    for by in dict.fromkeys(part.by for part in parts):
+        own = [part for part in parts if part.by == by]
+        names, member = [part.name for part in own], np.stack([part.images for part in own], axis=1)
+        for measure, shown, hits in (
+            ("coverage", member, answered),
+            ("error", member & counted[:, None], ~predictions.correct),
+        ):
+            values = np.where(shown, hits[:, None], np.nan).astype(np.float64)
+            gap = find_gap(block, names, values, predictions.groups, minimum)
+            rows += [{**about, "by": by, "measure": measure, **gap}] if gap else []
+    return pd.DataFrame(rows, columns=[*about, "by", "measure", *GAP_COLUMNS])
 
 
 def warn_of_set(rows: pd.DataFrame, is_further: bool) -> list[Reason]:
@@ -89,9 +120,9 @@ def warn_of_set(rows: pd.DataFrame, is_further: bool) -> list[Reason]:
 
 
 def decide(
-    block: IntervalOptions, name: str, predictions: Predictions, rule: DecisionRule, parts: Sequence[Part]
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Metric]]:
-    """Return the rows of a set with and without the rule on unlike images, those of its slices, and its metrics.
+    block: Decision, name: str, predictions: Predictions, rule: DecisionRule, target: float, parts: Sequence[Part]
+) -> tuple[dict[str, pd.DataFrame], dict[str, Metric]]:
+    """Return the tables of a set, with and without the rule on unlike images, of its slices and gaps, and its metrics.
 
     The names of the metrics have no set. Images without a known class count as answered or not, and have no error.
     """
@@ -100,24 +131,29 @@ def decide(
     table = rule.decide(predictions.probabilities, predictions.embeddings)
     answered, unlike = (table["decision"] != ABSTAIN).to_numpy(), (table["decision_reason"] == UNLIKE).to_numpy()
     counts = _count(block, predictions, answered, [everything, *parts])
-    about = {"target_error": rule.target_error, "set": name}
+    about = {"target_error": target, "set": name}
     rows = [{**about, "unlike_rule": True, **counts[0], "unlike": int(unlike.sum())}]
-    metrics = _make_metrics(counts[0], rule.target_error, bool(labelled.any()))
+    metrics = _make_metrics(counts[0], target, bool(labelled.any()))
     if rule.reference is not None:
         plain = replace(rule, reference=None).decide(predictions.probabilities, None)
         always = (plain["decision"] != ABSTAIN).to_numpy()
         rows.append({**about, "unlike_rule": False, **_count(block, predictions, always, [everything])[0], "unlike": 0})
         if labelled.any():
-            metrics |= _compute_savings(block, predictions, answered, always, rule.target_error)
+            metrics |= _compute_savings(block, predictions, answered, always, target)
     else:
         rows[0]["unlike_rule"] = False
     slices = [{**about, "by": part.by, "slice": part.name, **row} for part, row in zip(parts, counts[1:], strict=True)]
     sets = pd.DataFrame(rows)
     tables = [sets, pd.DataFrame(slices, columns=[*about, "by", "slice", *_COUNTS])]
     for each in tables:
-        each["excess"] = each["error"] - rule.target_error
-        each["fails"] = each["error_low"] > rule.target_error
-    return sets.reindex(columns=SET_COLUMNS), tables[1].reindex(columns=SLICE_COLUMNS), metrics
+        each["excess"] = each["error"] - target
+        each["fails"] = each["error_low"] > target
+    found = {
+        "sets": sets.reindex(columns=_SET_COLUMNS),
+        "slices": tables[1].reindex(columns=_SLICE_COLUMNS),
+        "gaps": tabulate_gaps(block, about, predictions, answered, parts, block.minimum),
+    }
+    return found, metrics
 
 
 def _count(

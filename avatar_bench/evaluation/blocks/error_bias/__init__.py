@@ -17,6 +17,7 @@ from avatar_bench.evaluation import ood_sets as reading
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
 from avatar_bench.evaluation.blocks.error_bias import bias_tables as tables
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
+from avatar_bench.evaluation.slice_gaps import make_gap_metric
 from avatar_bench.metrics import error_bias as chance
 from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason
@@ -39,12 +40,14 @@ _COLUMNS = [
 class ErrorBias(IntervalOptions):
     """Accuracy of a run by source, generator, size, format and JPEG quality, with bias and confidence of its errors."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     minimum: int = option(
         20, help="images per slice; smaller slices are listed, but not tested or ranked", range=(1, None)
     )
+
+    slices: list[str] = option([], help="further columns of the manifest to slice by, such as [age,skin_tone]")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute bias and confidence of the predictions, and the accuracy of each slice, over the labelled images.
@@ -56,7 +59,10 @@ class ErrorBias(IntervalOptions):
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
         ood, why = _read_ood_predictions(run)
-        kinds = image_slices.assign_slices(dataset).iloc[rows].reset_index(drop=True)
+        asked_for = image_slices.assign_columns(dataset, self.slices, "block.error_bias.slices")
+        kinds = image_slices.assign_slices(dataset)
+        kinds = kinds.join(asked_for.drop(columns=[name for name in asked_for if name in kinds]))
+        kinds = kinds.iloc[rows].reset_index(drop=True)
         parts = list(tables.cut_slices(predictions, kinds))
         table, floor = self._build_slices_table(predictions, parts)
         result = Result("error_bias", dataset.name, len(rows), predictions.classes)
@@ -65,14 +71,29 @@ class ErrorBias(IntervalOptions):
             "unbias": self._compute_unbias(ood, len(predictions.classes), why),
             **self._compute_confidence(predictions),
         }
+        gaps = tables.tabulate_gaps(self, predictions, parts, self.minimum)
+        result.metrics |= self._list_gaps(gaps)
+        images = tabulate_predictions(predictions).drop(columns="source")
         result.tables = {
             "slices": table,
+            "gaps": gaps,
             "confusion_by_slice": tables.build_confusion_table(predictions, parts),
-            "images": tabulate_predictions(predictions).drop(columns="source").join(kinds),
+            "images": images.join(kinds.drop(columns=[name for name in kinds if name in images])),
             "ood_predictions": tables.build_ood_table(ood),
         }
         result.warnings = warn_unlabelled(len(asked) - result.n, len(asked)) + _list_warnings(result.metrics, table)
         return result
+
+    def _list_gaps(self, gaps: pd.DataFrame) -> dict[str, Metric]:
+        """Return the gap of each column that was asked for, of all images and by true class."""
+        found = {}
+        for by in self.slices:
+            rows = gaps[gaps["by"] == by].to_dict("records")
+            for row in rows:
+                found["/".join(filter(None, ("gap", by, row["target"])))] = make_gap_metric(row)
+            if not rows:
+                found[f"gap/{by}"] = Metric(None, 0, higher_is_better=False, reason=Reason("no_gap", n=self.minimum))
+        return found
 
     def _compute_unbias(self, ood: Mapping[str, Predictions], classes: int, why: Reason) -> Metric:
         if not ood:

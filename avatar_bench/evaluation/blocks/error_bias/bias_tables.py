@@ -10,10 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import tabulate_predictions
+from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap
 from avatar_bench.metrics import classification
 from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
+    from avatar_bench.evaluation.intervals import IntervalOptions
     from avatar_bench.results.predictions import Predictions
 
 
@@ -54,6 +56,17 @@ def compute_rest_accuracy(predictions: Predictions, each: Slice) -> float:
     others = predictions.take(each.others)
     recall = classification.recall(classification.confusion_matrix(others.targets, others.predicted, classes))
     return float(recall[mix > 0] @ mix[mix > 0] / mix.sum())
+
+
+def tabulate_gaps(block: IntervalOptions, predictions: Predictions, parts: list[Slice], minimum: int) -> pd.DataFrame:
+    """Tabulate, by column and true class, the largest difference of accuracy between slices of `minimum` images."""
+    rows, correct = [], predictions.correct[:, None]
+    for by, target in dict.fromkeys((each.by, each.target) for each in parts):
+        own = [each for each in parts if (each.by, each.target) == (by, target)]
+        hits = np.where(np.stack([each.images for each in own], axis=1), correct, np.nan)
+        gap = find_gap(block, [each.name for each in own], hits, predictions.groups, minimum)
+        rows += [{"by": by, "target": target, **gap}] if gap else []
+    return pd.DataFrame(rows, columns=["by", "target", *GAP_COLUMNS])
 
 
 def build_confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.DataFrame:
