@@ -125,7 +125,7 @@ def _draw_risk_coverage(table: pd.DataFrame) -> Figure:
 def _draw_costs(table: pd.DataFrame) -> Figure:
     """Draw the mean cost of each set over the cost of abstaining, and of answering all, none, or by the best rule."""
     sets = table["set"].unique()[:_MOST_SETS].tolist()
-    figure = plots.create_figure(max(5.6, 1.6 + 2.7 * len(sets)), 3.9)
+    figure = plots.create_figure(max(5.6, 1.6 + 2.7 * len(sets)), 4.6)
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     top = 1.15 * max(0.02, float(table.loc[table["set"].isin(sets), ["high", "answer_all"]].max().max()))
     dashed: dict[str, Any] = {"color": plots.GREY, "linewidth": 1}
@@ -139,7 +139,7 @@ def _draw_costs(table: pd.DataFrame) -> Figure:
         axes.set(title=shown, xlabel=_("cost of abstaining (error = 1)"), xlim=(0, cost.max()), ylim=(0, top))
         axes.grid(True)
     panels[0].set_ylabel(_("mean cost per image (error = 1)"))
-    _draw_legend(figure, min(4, max(2, len(sets))))
+    _draw_legend(figure, min(3, len(sets)))
     return figure
 
 
