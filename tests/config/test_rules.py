@@ -38,7 +38,7 @@ def _hydra() -> Iterator[None]:
 
 
 def composed(command: str, words: Sequence[str] = ()) -> DictConfig:
-    register(command)  # and the blocks in its defaults
+    register(command, words)  # and the blocks in its defaults, or named
     return compose(command, [*BASE[command], *words])
 
 
