@@ -20,7 +20,6 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.training import environment
 
 GROUPS = ["model", "mode", "augmentation", "optimizer", "trainer", "callbacks", "logger", "experiment"]
-BY_EPOCHS = ["augmentation", "optimizer", "callbacks", "trainer"]  # not all of their choices are for probes
 BASE = {
     "prepare": [],
     "train": ["data=folder", "data.root=images"],
@@ -51,7 +50,7 @@ def test_the_defaults_keep_every_rule(command: str) -> None:
 def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "refuse_missing_devices", lambda *asked: None)  # this machine need not have a GPU
     for name in find_choices(group):
-        words = ["model.backbone=resnet34"] * (name == "timm") + ["mode=full"] * (group in BY_EPOCHS)
+        words = ["model.backbone=resnet34"] if name == "timm" else []
         check_config("train", composed("train", [f"{group}={name}", *words]))
 
 
@@ -61,15 +60,14 @@ STUDY = {"flip": 0.5, "jitter": [0.2, 0.2, 0.2, 0.05], "rotation": 10, "noise": 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], {}),  # the default is mode=probe
-        (["mode=full"], STUDY),
+        ([], STUDY),
         (["augmentation=none"], {}),
         (["augmentation=none", "data.augment.flip=.1"], {"flip": 0.1}),
         (["augmentation=delivery"], {"flip": 0.5, "delivery": 0.9}),
         (["augmentation=strong"], {**STUDY, "randaugment": 9, "cutmix": 1}),
         (["mode=frozen"], {}),
         (["mode=frozen", "augmentation=study"], STUDY),
-        (["model=resnet18"], STUDY),  # its yaml chooses mode=few_shot
+        (["model=dinov2_small"], {}),  # its yaml chooses mode=frozen
         (["model=dinov2_small", "mode=full"], STUDY),
         (["experiment=efficientnet_b0_frozen"], STUDY),
         (["experiment=efficientnet_b0_frozen", "augmentation=delivery"], {"flip": 0.5, "delivery": 0.9}),
@@ -100,7 +98,7 @@ def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_m
         ("train", ["label_smoothing=1"], "label_smoothing=1"),
         ("train", ["mode.balance=both"], "sampler, source, loss or none"),
         ("train", ["mode.shots=0"], "mode.shots=0"),
-        ("train", ["mode=full", "mode.stages=[]"], "mode.stages is empty"),
+        ("train", ["mode.stages=[]"], "mode.stages is empty"),
         ("train", ["mode.stages=[{unfreeze: head, epochs: 1, lr: 1}]"], "mode.stages[0].unfreeze=head"),
         ("train", ["mode.stages=[{unfreeze: 0, epochs: 1, lr: 1}]"], "mode.stages[0].unfreeze=0"),
         ("train", ["mode.stages=[{unfreeze: true, epochs: 1, lr: 1}]"], "mode.stages[0].unfreeze=True"),
@@ -155,7 +153,7 @@ def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_m
         ("train", ["optimizer.schedule.warmup_epochs=1"], "warmup_epochs=1.0 requires optimizer.schedule.name=cosine"),
         (
             "train",
-            ["mode=full", "optimizer.schedule.name=cosine", "optimizer.schedule.warmup_epochs=3", "epochs=3"],
+            ["optimizer.schedule.name=cosine", "optimizer.schedule.warmup_epochs=3", "epochs=3"],
             "expected fewer than the 3 epochs",
         ),
         ("pretrain", ["optimizer.schedule.warmup_epochs=100", "epochs=100"], "expected fewer than the 100 epochs"),
@@ -168,9 +166,9 @@ def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_m
         ("train", ["data.cache_gb=-1"], "data.cache_gb"),
         ("train", ["model.weights=nowhere.pth"], "no such file"),
         ("train", ["model.weights=hubb"], "did you mean hub?"),
-        ("train", ["mode=full", "callbacks.ema=.9", "callbacks.swa=1"], "exclude each other"),
+        ("train", ["callbacks.ema=.9", "callbacks.swa=1"], "exclude each other"),
         ("train", ["callbacks.ema=1"], "between 0 and 1"),
-        ("train", ["mode=progressive", "callbacks=swa", "epochs=2"], "the longest stage has 2 epochs"),
+        ("train", ["callbacks=swa", "epochs=2"], "the longest stage has 2 epochs"),
         ("train", ["init_from=a", "resume=b"], "exclude each other"),
         ("train", ["model=timm"], "model.backbone=resnet34"),
         ("evaluate", ["split=train"], "expected test, val, calibration, blind"),
@@ -202,7 +200,7 @@ def test_a_broken_rule_names_the_option_and_what_was_expected(command: str, word
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("train", ["mode=full", "data.fraction=1", "data.limit=1", "data.fold=9", "lr=1e-9", "epochs=1"]),
+        ("train", ["data.fraction=1", "data.limit=1", "data.fold=9", "lr=1e-9", "epochs=1"]),
         ("train", ["mode=progressive", "stage=2"]),
         ("train", ["data.batch_size={cpu: 1, cuda: 8}"]),
         ("evaluate", ["allow=[permutation,overlap]"]),
