@@ -168,8 +168,8 @@ def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ..
 def _describe_wrong_type(override: str, error: BaseException) -> tuple[str, ...]:
     option, _, value = override.partition("=")
     cause = str(error.__cause__).splitlines()[0]
-    if found := re.search(r"could not be converted to (\w+)", cause):
-        kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "a text"}
+    if found := re.search(r"could not be converted to (\w+)|is not a valid bool", cause):
+        kinds = {"Integer": "a whole number", "Float": "a number", None: "true or false", "String": "a text"}
         return (f"{option}: expected {kinds.get(found[1], found[1])}, got {value}",)
     if "is not Optional" in cause:
         return (f"{option}: expected a value, got {value}",)

@@ -36,7 +36,7 @@ def _quote_override(word: str, multirun: bool) -> str:
         return word
     prefix, key, value = match["prefix"], match["key"], match["value"]
     is_group = not any(find_options(key))
-    if value in ("true", "false") and is_group and any(find_options(f"{key}.{SWITCH}")):  # such as evidence=true
+    if is_group and not value.startswith("{") and any(find_options(f"{key}.{SWITCH}")):  # such as evidence=true
         return f"{prefix}{key}.{SWITCH}={value}"
     is_path, is_mapping = is_path_option(key), value.startswith("{")
     opened = any(known.is_open for _, known in find_options(key)) or re.fullmatch(_SOURCE_PATHS, key)

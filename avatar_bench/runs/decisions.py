@@ -58,10 +58,10 @@ class DecisionRule:
         found = []
         for name, one in self.thresholds.items():
             if math.isinf(one.value):
-                of = f" for answers {name}" if name else ""
+                of, whose = (f" for answers {name}", "such images") if name else ("", "images")
                 found.append(
-                    f"target_error={self.target_error:g} cannot be met{of}, so that all such images are abstained "
-                    f"from: {one.n_errors} of {one.n} calibration images are predicted incorrectly, and fewer errors "
+                    f"target_error={self.target_error:g} cannot be met{of}, so that all {whose} are abstained from: "
+                    f"{one.n_errors} of {one.n} calibration images are predicted incorrectly, and fewer errors "
                     f"among the most confident ones cannot be shown with confidence {CONFIDENCE:g}."
                 )
         if self.set_score is None:
@@ -203,7 +203,8 @@ def _refuse_few(run: Run, counts: Mapping[str, int], target: float) -> None:
         raise GuardError(
             f"{run.name}: target_error={target:g} needs {required} calibration images for thresholds, one of a group; "
             f"missing are {where}.",
-            f"Calibrate it on more images, of which half are for thresholds: avatar-bench calibrate ckpt={run.folder}",
+            f"Calibrate it on more images, of which half are for thresholds: avatar-bench calibrate ckpt={run.folder} "
+            "data=...",
         )
 
 

@@ -165,6 +165,8 @@ def test_decisions_follow_threshold_percentile_and_conformal_set_in_every_format
     [
         (["target_error=.01"], 3, "needs 230 calibration images for thresholds, one of a group; missing are 18"),
         (["target_error=.05", "per_class=true"], 3, "predicted as drawing"),
+        (["target_error=.01"], 3, "avatar-bench calibrate ckpt={run} data=..."),
+        (["evidence=ture"], 2, "evidence.enabled: expected true or false, got ture"),
         (["target_error=1.5"], 2, "between 0 and 1"),
         (["target_error=.05", "costs=costs.yaml"], 2, "exclude each other"),
         (["target_error=.05", "runtime=onnx"], 2, "needs embeddings"),
@@ -180,7 +182,7 @@ def test_what_cannot_be_decided_is_said_and_nothing_is_written(
 ) -> None:
     assert predict(calibrated, images / "blind", tmp_path / "out.csv", *words) == code
     error = capsys.readouterr().err  # type: ignore[attr-defined]
-    assert message in error
+    assert message.format(run=calibrated) in error
     assert len(error.strip().splitlines()) <= 3
     assert not list(tmp_path.glob("out*"))
 
@@ -218,7 +220,7 @@ def test_a_target_that_cannot_be_met_abstains_from_everything_and_says_why(
     capsys.readouterr()
     assert predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.05") == 0
     error = capsys.readouterr().err
-    assert "target_error=0.05 cannot be met" in error
+    assert "target_error=0.05 cannot be met, so that all images are abstained from: " in error
     assert "calibration images are predicted incorrectly" in error
     decided = pd.read_csv(tmp_path / "out.csv")
     assert set(decided["decision"]) == {"abstain"}
