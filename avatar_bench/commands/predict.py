@@ -107,8 +107,7 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str)
     """Write the missing rows; return the counts of predictions, errors, earlier rows and errors among those."""
     from avatar_bench.data.evidence.evidence_rules import EVIDENCE_COLUMNS
     from avatar_bench.inference.evidence_columns import add_evidence, refuse_other_evidence
-    from avatar_bench.inference.prediction_table import list_prediction_columns
-    from avatar_bench.runs.decisions import DECISION_COLUMNS
+    from avatar_bench.inference.prediction_table import DECISION_COLUMNS, list_prediction_columns
 
     rule = _make_rule(run, settings)
     has_evidence = settings.evidence.enabled
@@ -148,14 +147,15 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str)
 
 def _make_rule(run: Run, settings: PredictConfig) -> DecisionRule | None:
     """Return the rule of decisions that is asked for, and print what a user must know of it; None without decisions."""
+    if settings.target_error is None and settings.costs is None:
+        return None
+    # not for every prediction: their statistics take as long to import as a third of all else
     from avatar_bench.runs.decisions import make_cost_rule, make_decision_rule
 
     if settings.target_error is not None:
         rule = make_decision_rule(run, settings.target_error, settings.alpha, settings.per_class)
-    elif settings.costs is not None:
-        rule = make_cost_rule(run, Path(settings.costs), settings.alpha)
     else:
-        return None
+        rule = make_cost_rule(run, Path(str(settings.costs)), settings.alpha)
     for note in rule.notes:
         print(note, file=sys.stderr)
     return rule

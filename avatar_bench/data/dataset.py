@@ -180,7 +180,7 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
 def write_split(dataset: Dataset, file: Path) -> None:
     """Write split.csv: every image of a run with its split and the hashes that identify its copies."""
     columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash"]
-    columns += [*RUN_COLUMNS, *ENCODING_COLUMNS, *_list_others(dataset.frame)]
+    columns += [*RUN_COLUMNS, *ENCODING_COLUMNS, *list_other_columns(dataset.frame)]
     frame = dataset.frame.reindex(columns=columns, fill_value="")
     with atomic_write(file) as part:
         write_csv(frame, part)
@@ -194,8 +194,13 @@ def read_split(file: Path, root: Path) -> Dataset:
         raise DataError(f"{file} cannot be read: {error}.") from error
     if "path" not in frame:
         raise DataError(f"{file} is damaged: it has no column path.")
-    columns = [*DATASET_COLUMNS, *RUN_COLUMNS, *_list_others(frame)]
+    columns = [*DATASET_COLUMNS, *RUN_COLUMNS, *list_other_columns(frame)]
     return Dataset("run", root, frame.reindex(columns=columns, fill_value=""))
+
+
+def list_other_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the columns of a manifest that the package does not know, with the OTHER_PREFIX."""
+    return [str(column) for column in frame if str(column).startswith(OTHER_PREFIX)]
 
 
 def list_files(dataset: Dataset) -> list[Path]:
@@ -216,12 +221,8 @@ def _hash_file(file: Path) -> str:
         raise DataError(f"{format_name(str(file))}: cannot be read: {error.strerror}.") from error
 
 
-def _list_others(frame: pd.DataFrame) -> list[str]:
-    return [str(column) for column in frame if str(column).startswith(OTHER_PREFIX)]
-
-
 def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
-    frame = frame.reindex(columns=[*DATASET_COLUMNS, *_list_others(frame)], fill_value="").astype(str)
+    frame = frame.reindex(columns=[*DATASET_COLUMNS, *list_other_columns(frame)], fill_value="").astype(str)
     frame["label"] = frame["label"].str.strip()
     blank = frame["sha256"].str.len() != 64
     if blank.any():

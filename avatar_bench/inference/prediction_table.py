@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.results.predictions import Predictions, to_string_array
 
+DECISION_COLUMNS = ("decision", "decision_reason", "prediction_set", "ood_percentile")  # of runs/decisions
 EMBEDDING = "embedding"  # column with the vector of each image that was read, None elsewhere; never written
 
 

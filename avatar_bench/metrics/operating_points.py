@@ -1,4 +1,4 @@
-"""Operating points of a score: recall at a rate of false alarms, precision at a recall, and the images they need."""
+"""Operating points of a score: recall at a rate of false alarms, and precision at a recall."""
 
 from __future__ import annotations
 
@@ -49,11 +49,3 @@ def find_threshold(scores: Reals, positive: NDArray[np.bool_], rate: float) -> f
     alarms = 1 - np.searchsorted(negative, steps, "left") / len(negative)
     allowed = steps[alarms <= rate + _ROUNDING]
     return float(allowed[0]) if len(allowed) else math.inf
-
-
-def count_required(rate: float, level: float = 0.95) -> int:
-    """Return how many independent images, none of them an event, show at a level that an event is rarer than `rate`.
-
-    The smallest n with (1 - rate)^n <= 1 - level: the exact binomial bound without an event.
-    """
-    return math.ceil(math.log(1 - level) / math.log(1 - rate) - 1e-9)

@@ -270,6 +270,25 @@ def format_percent_axis(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda share, __: f"{round(100 * share, 6) + 0.0:g}%"))
 
 
+def draw_legend(figure: Figure, columns: int, *others: Artist) -> None:
+    """Draw one legend below a figure, of what its panels label, each label once, and of other artists."""
+    handles: dict[str, Artist] = {}
+    for axes in figure.axes:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    handles |= {str(other.get_label()): other for other in others}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+
+
+def frame_risk_coverage(axes: Axes, table: pd.DataFrame) -> None:
+    """Label and scale a chart of risk by coverage, whose `table` has `coverage` and `high`, the upper ends."""
+    most = float(table.loc[table["coverage"] >= 0.25, "high"].max())  # the most confident few have wide intervals
+    axes.set_ylim(0, 1.1 * max(0.05, most))
+    axes.set(xlabel=_("images answered, most confident first (%)"), ylabel=_("error rate among answered images (%)"))
+    for axis in (axes.xaxis, axes.yaxis):
+        format_percent_axis(axis)
+    axes.grid(True)
+
+
 def shorten_name(name: str, width: int = 24) -> str:
     """Return a name that fits a label of `width` characters, shortened in the middle if needed."""
     return name if len(name) <= width else _cut(name, width, width - 1 - (width - 1) // 3)

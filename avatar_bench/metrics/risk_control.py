@@ -45,9 +45,9 @@ class AnsweringThreshold:
 
 
 def count_required(target: float, confidence: float = CONFIDENCE) -> int:
-    """Return how many answered images without an error show that the error rate is at most a target, 0 to 1.
+    """Return how many independent images without an event show that its rate is at most a target, between 0 and 1.
 
-    45 for .05 at confidence .9.
+    The smallest n with (1 - target)^n <= 1 - confidence, by the exact binomial bound: 45 for .05 at confidence .9.
     """
     return max(1, math.ceil(math.log(1 - confidence) / math.log1p(-target) - 1e-9))
 

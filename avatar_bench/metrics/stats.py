@@ -87,12 +87,10 @@ def proportion_interval(
     """
     hit = np.asarray(hits, dtype=np.float64)
     units = len(np.unique(np.asarray(groups)))
-    if units == len(hit):
-        return Interval(*wilson(int(hit.sum()), units, level), units, "wilson")
-    low, high = bootstrap_interval(lambda w: w @ hit / w.sum(axis=1), groups, resamples, level, seed)
-    if not low < high:
-        return Interval(*wilson(units * float(hit.mean()), units, level), units, f"wilson by {unit}")
-    return Interval(float(low), float(high), units, f"bootstrap by {unit}")
+    low = high = np.full((), np.nan)  # not needed where every group has one image
+    if units != len(hit):
+        low, high = bootstrap_interval(lambda w: w @ hit / w.sum(axis=1), groups, resamples, level, seed)
+    return _choose_interval(hit, units, low, high, level, unit)
 
 
 def proportion_intervals(
@@ -108,15 +106,18 @@ def proportion_intervals(
     found = []
     for place, column in enumerate(hits.T):
         there = ~np.isnan(column)
-        units, n = len(np.unique(group[there])), int(there.sum())
-        mean = float(column[there].mean()) if n else 0.0
-        if units == n:
-            found.append(Interval(*wilson(round(mean * n), n, level), n, "wilson"))
-        elif not lows[place] < highs[place]:
-            found.append(Interval(*wilson(units * mean, units, level), units, "wilson by group"))
-        else:
-            found.append(Interval(float(lows[place]), float(highs[place]), units, "bootstrap by group"))
+        units = len(np.unique(group[there]))
+        found.append(_choose_interval(column[there], units, lows[place], highs[place], level, "group"))
     return found
+
+
+def _choose_interval(hit: Floats, units: int, low: Floats, high: Floats, level: float, unit: str) -> Interval:
+    """Return the bootstrap interval of a proportion, or Wilson's where it is exact or where all resamples agree."""
+    if units == len(hit):
+        return Interval(*wilson(int(hit.sum()), units, level), units, "wilson")
+    if not low < high:
+        return Interval(*wilson(units * float(hit.mean()), units, level), units, f"wilson by {unit}")
+    return Interval(float(low), float(high), units, f"bootstrap by {unit}")
 
 
 def weighted_moments(weights: Floats, values: NDArray[np.floating], parts: ArrayLike) -> tuple[Floats, Floats]:

@@ -39,7 +39,8 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     own, targets = run.own_predictions(dataset).take(rows), targets[rows]
     if "embeddings" not in run.predictor.provides:  # an ensemble may have those of some members
         own = replace(own, embeddings=own.embeddings[:, :0])
-    threshold, used = None, _join_copies(dataset.take(rows))
+    threshold, labelled = None, dataset.take(rows)
+    used = _join_copies(labelled)
     is_reference = mark_reference(used.frame)
     fitted = np.ones(len(used), dtype=bool) if is_reference is None else is_reference
     if isinstance(run, ImportedRun) and run.score_scale is not None:
@@ -60,7 +61,7 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
         threshold=threshold,
         n=counts,
         images=used,
-        fingerprint=dataset.take(rows).fingerprint,
+        fingerprint=labelled.fingerprint,
         decisions=decisions,
     )
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
 from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.inference.prediction_table import DECISION_COLUMNS
 from avatar_bench.metrics.conformal import lac_scores, select_targets, threshold
 from avatar_bench.metrics.knn import compute_distances
 from avatar_bench.metrics.risk_control import (
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 CONFIDENT, UNSURE, UNLIKE, COST = "confident", "unsure", "unlike_training_data", "cost"  # reasons of decisions
-DECISION_COLUMNS = ("decision", "decision_reason", "prediction_set", "ood_percentile")
 NEIGHBOURS = 5  # the distance to the fifth counts
 MAX_OOD_PERCENTILE = 99.0  # beyond it, an image is unlike the reference images
 

@@ -18,11 +18,12 @@ from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.training_batches import weigh_classes, weigh_sources
 from avatar_bench.errors import ConfigError, DivergedError, GuardError
 from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.metrics.classification import accuracy, confusion_matrix, macro_f1
 from avatar_bench.models.checkpoint import CARD_KEY, write_checkpoint
 from avatar_bench.models.pooled_stages import LAST_EMBEDDING, POOLED_OPTION
 from avatar_bench.models.stages import Stage
-from avatar_bench.results.predictions import Predictions, to_string_array
+from avatar_bench.results.predictions import Predictions
 from avatar_bench.runs.record import METRIC
 from avatar_bench.training.classifier_job import ClassifierJob
 from avatar_bench.training.environment import read_versions
@@ -78,16 +79,7 @@ class ProbeJob(ClassifierJob):
         classifier, features = self.learner.net.get_classifier(), self._compute(calibration)[0]  # type: ignore[operator]
         with torch.inference_mode():
             logits = classifier(torch.from_numpy(features).to(classifier.weight.device)).double().cpu().numpy()
-        paths, groups, sources = (to_string_array(calibration.frame[name]) for name in ("path", "group", "source"))
-        return Predictions(
-            classes=self.data.classes,
-            logits=logits,
-            embeddings=features,
-            targets=encode_targets(calibration, self.data.classes),
-            paths=paths,
-            groups=groups,
-            sources=sources,
-        )
+        return DatasetPredictor(name="probe", classes=self.data.classes).describe(calibration, logits, features)
 
     def _select_training_images(self) -> Dataset:
         """Return the training images; with trainer.limit_batches, the first of each class, as many as such batches."""

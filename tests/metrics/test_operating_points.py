@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-from avatar_bench.metrics import detection, operating_points
+from avatar_bench.metrics import detection, operating_points, risk_control
 
 
 def drawn(n=200, distinct=40, seed=0):
@@ -65,6 +65,6 @@ def test_equal_scores_and_absent_images_are_no_finding():
 
 @pytest.mark.parametrize(("rate", "level", "n"), [(0.01, 0.95, 299), (0.001, 0.95, 2995), (0.5, 0.5, 1)])
 def test_the_images_required_are_the_fewest_of_the_exact_binomial_test(rate, level, n):
-    assert operating_points.count_required(rate, level) == n
+    assert risk_control.count_required(rate, level) == n
     assert binomtest(0, n, rate, "less").pvalue <= 1 - level + 1e-12
     assert n == 1 or binomtest(0, n - 1, rate, "less").pvalue > 1 - level

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -74,7 +73,7 @@ def draw_reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metri
         plots.format_percent_axis(upper.yaxis)
     grid[0, 0].set_ylabel(_("accuracy (%)"))
     grid[1, 0].set_ylabel(_("number of images"))
-    _draw_legend(figure, len(tables))
+    plots.draw_legend(figure, len(tables))
     return figure
 
 
@@ -97,7 +96,7 @@ def draw_confidence(confidences: Sequence[Floats], correct: NDArray[np.bool_], c
         axes.grid(axis="y")
     grid[0].set_ylabel(_("proportion of these predictions (%)"))
     plots.format_percent_axis(grid[0].yaxis)
-    _draw_legend(figure, 2)
+    plots.draw_legend(figure, 2)
     return figure
 
 
@@ -116,7 +115,7 @@ def draw_coverage(table: pd.DataFrame, aim: float) -> Figure:
     right.set(xlabel=_("mean set size (classes)"), xlim=(0, 1.1 * table["set_size"].max() + 0.1))
     right.grid(True)
     _name_rows(left, names, sides["lac"]["n"])
-    _draw_legend(figure, 3)
+    plots.draw_legend(figure, 3)
     return figure
 
 
@@ -141,7 +140,7 @@ def draw_shift(table: pd.DataFrame, aim: float) -> Figure:
     plots.format_percent_axis(errors.xaxis)
     errors.grid(axis="x")
     _name_rows(panels[0], plots.shorten_names([find_word(name) for name in table["set"]], 24), table["n"])
-    _draw_legend(figure, 3)
+    plots.draw_legend(figure, 3)
     return figure
 
 
@@ -179,10 +178,3 @@ def _draw_intervals(axes: Axes, table: pd.DataFrame, label: str) -> None:
     ends = np.maximum(0, [table["accuracy"] - table["accuracy_low"], table["accuracy_high"] - table["accuracy"]])
     style: dict[str, Any] = {"color": "black", "markersize": 3, "elinewidth": 1.1, "label": label}
     axes.errorbar(table["confidence"], table["accuracy"], ends, fmt="o", **style)
-
-
-def _draw_legend(figure: Figure, columns: int) -> None:
-    handles: dict[str, Artist] = {}
-    for axes in figure.axes:
-        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -73,10 +73,10 @@ class Decision(IntervalOptions):
         for one in sets.values():
             check_class_order(one, run.allow)
         labelled = {name: known for name, one in sets.items() if len(known := one.take(one.targets >= 0))}
-        rules = self._make_rules(run, [dataset, *(other for other, __ in further.values())], result)
+        datasets = {dataset.name: dataset, **{name: other for name, (other, __) in further.items()}}
+        rules = self._make_rules(run, datasets.values(), result)
         recalls, points = operating_tables.compute_operating_points(self, predictions, self.false_alarms)
         result.tables |= points
-        datasets = {dataset.name: dataset, **{name: other for name, (other, __) in further.items()}}
         columns = {name: self._read_columns(one, dataset, asked.targets >= 0) for name, one in datasets.items()}
         self._decide(result, sets, columns, rules)
         result.metrics |= self._compute_costs(labelled) | recalls
@@ -94,7 +94,7 @@ class Decision(IntervalOptions):
             result.warnings.append(Reason("ood_set_unreadable", why=error.lines[0]))
         return {name: pair for name, pair in found.items() if name != dataset.name}
 
-    def _make_rules(self, run: Run, datasets: Sequence[Dataset], result: Result) -> dict[float, DecisionRule]:
+    def _make_rules(self, run: Run, datasets: Iterable[Dataset], result: Result) -> dict[float, DecisionRule]:
         """Return the rule of each target; add a metric without a value, and a warning, where there is none."""
         found: dict[float, DecisionRule] = {}
         calibration = run.decision_calibration
@@ -109,8 +109,8 @@ class Decision(IntervalOptions):
                     for kind, is_better in better.items()
                 }
                 result.warnings += [] if why in result.warnings else [why]
-        for dataset in datasets if found else ():
-            if calibration is not None:
+        if found and calibration is not None:
+            for dataset in datasets:
                 refuse_overlap_with_fit(dataset, calibration.images)
         return found
 

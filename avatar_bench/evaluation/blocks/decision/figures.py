@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -61,7 +60,7 @@ def _draw_targets(table: pd.DataFrame) -> Figure:
     grid[-1, 1].set_xlabel(_("error rate among answered images (%)"))
     for axes in grid[-1]:
         plots.format_percent_axis(axes.xaxis)
-    _draw_legend(figure, 2)
+    plots.draw_legend(figure, 2)
     return figure
 
 
@@ -99,7 +98,7 @@ def _draw_operating_points(tables: dict[str, pd.DataFrame], classes: tuple[str, 
     for rate in tables["operating_points"]["false_alarms"].unique():
         left.axvline(rate, color="black", linestyle=":", linewidth=1)
     stated = Line2D([], [], color="black", linestyle=":", linewidth=1, label=_("stated rates of false alarms"))
-    _draw_legend(figure, 4, stated)
+    plots.draw_legend(figure, 4, stated)
     return figure
 
 
@@ -111,13 +110,9 @@ def _draw_risk_coverage(table: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     for index, (name, shown) in enumerate(zip(sets, plots.shorten_names(sets, 24), strict=True)):
         _draw_band(axes, table[table["set"] == name], ("coverage", "error"), index, shown)
-    axes.set(xlabel=_("images answered, most confident first (%)"), ylabel=_("error rate among answered images (%)"))
-    # the most confident few have wide intervals, which must not set the scale
-    axes.set(xlim=(0, 1), ylim=(0, 1.1 * max(0.05, float(table.loc[table["coverage"] >= 0.25, "high"].max()))))
-    for axis in (axes.xaxis, axes.yaxis):
-        plots.format_percent_axis(axis)
-    axes.grid(True)
-    _draw_legend(figure, 3)
+    axes.set_xlim(0, 1)
+    plots.frame_risk_coverage(axes, table)
+    plots.draw_legend(figure, 3)
     return figure
 
 
@@ -139,7 +134,7 @@ def _draw_costs(table: pd.DataFrame) -> Figure:
         axes.set(title=shown, xlabel=_("cost of abstaining (error = 1)"), xlim=(0, cost.max()), ylim=(0, top))
         axes.grid(True)
     panels[0].set_ylabel(_("mean cost per image (error = 1)"))
-    _draw_legend(figure, min(3, len(sets)))
+    plots.draw_legend(figure, min(3, len(sets)))
     return figure
 
 
@@ -148,11 +143,3 @@ def _draw_band(axes: Axes, table: pd.DataFrame, columns: tuple[str, str], index:
     colour, (x, y) = plots.get_colour(index), columns
     axes.plot(table[x], table[y], color=colour, label=label)
     axes.fill_between(table[x], table["low"], table["high"], color=colour, alpha=0.18, linewidth=0)
-
-
-def _draw_legend(figure: Figure, columns: int, *others: Artist) -> None:
-    handles: dict[str, Artist] = {}
-    for axes in figure.axes:
-        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    handles |= {str(other.get_label()): other for other in others}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.intervals import compute_proportion
-from avatar_bench.metrics import detection, operating_points, stats
+from avatar_bench.metrics import detection, operating_points, risk_control, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
@@ -93,7 +93,7 @@ def _build_point(
         "other_groups": seen.n,
         "seen": seen.value or 0.0,
         "seen_high": seen.high or 0.0,
-        "n_required": operating_points.count_required(rate, block.level),
+        "n_required": risk_control.count_required(rate, block.level),
     }
 
 

@@ -126,12 +126,8 @@ def draw_risk_coverage(table: pd.DataFrame, looks: RunStyles) -> Figure:
         axes.plot(own["coverage"], own["error"], markersize=4, linewidth=1.2, **style)
         if len(names) <= _FEW:
             axes.fill_between(own["coverage"], own["low"], own["high"], color=style["color"], alpha=0.12, linewidth=0)
-    most = float(table.loc[table["coverage"] >= 0.25, "high"].max())  # the most confident few have wide intervals
-    axes.set(xlim=(0, 1.01), ylim=(0, 1.1 * max(0.05, most)))
-    axes.set(xlabel=_("images answered, most confident first (%)"), ylabel=_("error rate among answered images (%)"))
-    for axis in (axes.xaxis, axes.yaxis):
-        plots.format_percent_axis(axis)
-    axes.grid(True)
+    axes.set_xlim(0, 1.01)
+    plots.frame_risk_coverage(axes, table)
     looks.legend(figure, names, linestyle="-")
     return figure
 
