@@ -83,9 +83,10 @@ def _format_usage() -> str:
 
 def _run_with_hydra(command: str, words: list[str]) -> int:
     """Run one command, or the jobs of a sweep, through Hydra."""
-    from avatar_bench.config.path_quoting import quote_paths
+    from avatar_bench.config.path_quoting import name_bare_paths, quote_paths
 
-    flags, given = overrides.split_flags(words)
+    flags, others = overrides.split_flags(words)
+    given = name_bare_paths(command, others)
     multirun = overrides.is_multirun(flags, given)
     quoted = quote_paths(given, multirun)
     if not multirun:

@@ -15,7 +15,7 @@ from avatar_bench.config.catalogue import describe_choices, find_conf_folder, re
 from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
 from avatar_bench.config.entries import find_entry
 from avatar_bench.config.options import get_default, iterate_options
-from avatar_bench.config.path_quoting import quote_paths
+from avatar_bench.config.path_quoting import find_main_option, name_bare_paths, quote_paths
 from avatar_bench.config.schema import SCHEMAS, SWITCH
 from avatar_bench.config.search_path import find_groups, register
 
@@ -28,7 +28,9 @@ def format_help(command: str, words: Sequence[str] = ()) -> str:
 
     `words` are the other command line words, such as block=NAME, which determine the options and values shown.
     """
-    lines = [f"avatar-bench {command} [option=value ...]", read_summary(find_conf_folder() / f"{command}.yaml"), ""]
+    main = find_main_option(command)
+    usage = f"avatar-bench {command} {f'[{main.upper()}] ' if main else ''}[option=value ...]"
+    lines = [usage, read_summary(find_conf_folder() / f"{command}.yaml"), ""]
     for title, rows in list_options(command, words).items():
         lines += [title] if title.startswith("block ") else []
         lines += [f"  {f'{option}={value}':34}  {note}".rstrip() for option, value, note in rows]
@@ -42,7 +44,8 @@ def format_help(command: str, words: Sequence[str] = ()) -> str:
 def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]]:
     """Return the groups and the options of a command, then those of each block, by title, with their values."""
     register(command, words)
-    flags, given = overrides.split_flags(words)
+    flags, others = overrides.split_flags(words)
+    given = name_bare_paths(command, others)
     folders = [flags[place + 1] for place, flag in enumerate(flags) if flag in ("-cd", "--config-dir")]
     if folders:
         given = [*given, f"hydra.searchpath=[{','.join(overrides.quote(os.path.abspath(one)) for one in folders)}]"]

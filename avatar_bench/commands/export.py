@@ -21,10 +21,11 @@ def export(cfg: DictConfig) -> None:
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, ExportConfig)
-    path, file = Path(settings.ckpt) if settings.ckpt else choose_newest_run(), Path(settings.out)
-    kind = file.suffix.lower()
+    path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
     check_run(path)  # fail before torch is loaded
-    prepare_output(settings.out, "out")
+    file = Path(settings.out or (path if path.is_dir() else path.parent) / "network.onnx")
+    kind = file.suffix.lower()
+    prepare_output(str(file), "out")
     card = file.with_suffix(".json")
     _refuse_foreign_files(file, card)
     from avatar_bench.inference.export import RUNTIME_OF_SUFFIX, describe_export, encode_export

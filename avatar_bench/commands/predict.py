@@ -186,11 +186,14 @@ def _report_interruption(rows: PredictionWriter, settings: PredictConfig) -> Ite
         raise
 
 
-def find_input_files(text: str) -> list[str]:
+def find_input_files(given: str | list[str]) -> list[str]:
     """Return the files that `input` names: a file, a folder (recursive, sorted), a glob, @list.txt, or - (stdin).
 
-    An existing path is taken literally. Raises DataError if nothing is found.
+    An existing path is taken literally; of a list, each file is taken once. Raises DataError if nothing is found.
     """
+    if isinstance(given, list):
+        return list(dict.fromkeys(file for each in given for file in find_input_files(each)))
+    text = given
     if text == "-":
         return _parse_paths(sys.stdin.buffer.read(), "standard input")
     path = Path(text)

@@ -19,7 +19,7 @@ class Option:
     (lowest, highest), both allowed, None for no limit. `check` returns whether a value is valid; `expected` describes
     the values that it accepts. `only_for` are the names in its group that use it, such as "sam" of an option of SAM;
     `entries` is the kind of entries whose names are its values. A path is taken as it is typed; an open mapping takes
-    any name.
+    any name. The main option of a command is the one whose paths may stand alone, without its name.
     """
 
     help: str
@@ -31,6 +31,7 @@ class Option:
     entries: str = ""
     is_path: bool = False
     is_open: bool = False
+    is_main: bool = False
 
     def list_choices(self) -> list[Any]:
         """Return the allowed values, an empty list for any."""

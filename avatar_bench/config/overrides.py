@@ -33,18 +33,16 @@ _NAME_CHARACTERS = 64  # of a value in a folder name, which holds several
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate Hydra's flags from the overrides; raise ConfigError for a word that is neither."""
-    flags, overrides = [], []
+    """Separate Hydra's flags, with their arguments, from the other words: overrides, and paths without an option."""
+    flags, others = [], []
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        if word.startswith("-"):
+        if word.startswith("-") and word != "-":
             flags += [word, *_take_arguments(word, rest)]
-        elif OVERRIDE.match(word) or re.fullmatch(r"~[^\s=]+(=.*)?", word):
-            overrides.append(word)
         else:
-            raise ConfigError(f"'{word}': expected option=value, without spaces around the =")
-    return flags, overrides
+            others.append(word)
+    return flags, others
 
 
 def find_config_folders(words: Sequence[str]) -> list[str]:

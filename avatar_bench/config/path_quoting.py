@@ -1,4 +1,4 @@
-"""Quoting of paths in command line overrides, so that Hydra passes them on unchanged."""
+"""Paths on the command line: without the name of an option, and quoted so that Hydra passes them on unchanged."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from avatar_bench.config.catalogue import find_groups
+from avatar_bench.config.options import find_option, iterate_options
 from avatar_bench.config.overrides import NULL_VALUES, OVERRIDE, SWEEP_FUNCTION, expand_home, quote
-from avatar_bench.config.schema import SWITCH, find_options
+from avatar_bench.config.schema import SCHEMAS, SWITCH, find_options
 from avatar_bench.errors import ConfigError
 
 # of sources, whose options their readers state
@@ -19,6 +21,45 @@ def is_path_option(key: str) -> bool:
     """Return whether the value of an option is a path, or a mapping of names to paths."""
     stated = any(known.is_path for _, known in find_options(key))
     return stated or re.fullmatch(f"{_SOURCE_PATH}|{_SOURCE_PATHS}", key) is not None
+
+
+def find_main_option(command: str) -> str | None:
+    """Return the name of the option whose paths may stand alone, None if the command has none."""
+    return next((each.name for each, known in iterate_options(SCHEMAS[command]) if known.is_main), None)
+
+
+def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
+    """Return the overrides of a command, its bare paths as the value of its main option.
+
+    A word with = is a path if it exists and what stands before the = is no option. Raises ConfigError for a word that
+    is neither an override nor a path, and if the main option is given twice.
+    """
+    main = find_main_option(command)
+    bare = [word for word in words if _is_bare(command, word)]
+    for word in bare:
+        if main is None or not (_exists(word) or word == "-" or word[:1] == "@" or set(word) & set("*?[")):
+            expected = f"a path, as {main}={word}, or " if main else ""
+            missing = "no such file or folder; " if main else ""
+            raise ConfigError(f"'{word}': {missing}expected {expected}option=value, without spaces around the =")
+    if not bare:
+        return list(words)
+    others = [word for word in words if word not in bare]
+    if any(word.startswith(f"{main}=") for word in others):
+        raise ConfigError(f"{main}= is given twice: '{bare[0]}' is its value, too.", f"Remove {main}= or '{bare[0]}'.")
+    value = bare[0] if len(bare) == 1 else f"[{','.join(bare)}]"
+    return [f"{main}={value}", *others]
+
+
+def _is_bare(command: str, word: str) -> bool:
+    match = OVERRIDE.match(word)
+    if match is None:
+        return re.fullmatch(r"~[^\s=]+(=.*)?", word) is None or _exists(word)
+    key = match["key"]
+    return _exists(word) and find_option(SCHEMAS[command], key) is None and key not in find_groups()
+
+
+def _exists(word: str) -> bool:
+    return Path(expand_home(word)).exists()
 
 
 def quote_paths(overrides: Sequence[str], multirun: bool = False) -> list[str]:

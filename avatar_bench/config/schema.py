@@ -358,7 +358,9 @@ class ViewConfig:
 
 @dataclass
 class EvaluateConfig:
-    ckpt: Any = path_option("a run folder, a .ckpt file, a folder of runs, a list, or null: the newest run")
+    ckpt: Any = path_option(
+        "a run folder, a .ckpt file, a folder of runs, a list, or null: the newest run", is_main=True
+    )
     split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
     against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
     alpha: float = option(0.05, help="significance level of against", **_INSIDE)
@@ -392,9 +394,11 @@ class EvidenceConfig:
 @dataclass
 class PredictConfig:
     ckpt: str | None = path_option("a run folder, a .ckpt file, an ensemble's folder, or null: the newest run")
-    input: str = path_option("a file, folder, glob, @list.txt, or - for paths on standard input", MISSING)
+    input: Any = path_option(
+        "a file, folder, glob, @list.txt, or - for paths on standard input; or a list of them", MISSING, is_main=True
+    )
     output: str = path_option(
-        "file of the predictions, or - for standard output", MISSING, **_end_in(".csv", ".jsonl", ".parquet", other="-")
+        "file of the predictions, or - for standard output", "-", **_end_in(".csv", ".jsonl", ".parquet", other="-")
     )
     calibrated: bool = option(True, help="scale by the run's temperature")
     target_error: float | None = option(None, help=_TARGET_ERROR, **_INSIDE)
@@ -455,7 +459,7 @@ class VaryConfig:
 
 @dataclass
 class CalibrateConfig:
-    ckpt: str | None = path_option("a run folder, an ensemble's folder, or null: the newest run")
+    ckpt: str | None = path_option("a run folder, an ensemble's folder, or null: the newest run", is_main=True)
     split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
     data: ImageSetConfig = field(default_factory=ImageSetConfig)
     target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **_INSIDE)
@@ -472,7 +476,7 @@ class CalibrateConfig:
 
 @dataclass
 class ReportConfig:
-    runs: str = path_option("a folder of runs, or one run", "runs")
+    runs: str = path_option("a folder of runs, or one run", "runs", is_main=True)
     out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
     lang: str = option("en", help="language of the report and its figures", **_LANGUAGE)
     view: ViewConfig = field(default_factory=ViewConfig)
@@ -480,10 +484,9 @@ class ReportConfig:
 
 @dataclass
 class ExportConfig:
-    ckpt: str | None = path_option("a run folder, a .ckpt file, a soup's folder, or null: the newest run")
-    out: str = path_option(
-        "file of the network (.xml: OpenVINO); its card becomes a .json beside it",
-        MISSING,
+    ckpt: str | None = path_option("a run folder, a .ckpt file, a soup's folder, or null: the newest run", is_main=True)
+    out: str | None = path_option(
+        "file of the network (.xml: OpenVINO), its card a .json beside it; null: network.onnx in the run folder",
         **_end_in(".safetensors", ".onnx", ".xml"),
     )
 

@@ -1,0 +1,93 @@
+"""Paths on the command line without the name of an option."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.cli.app import main
+from avatar_bench.config.path_quoting import find_main_option, name_bare_paths, quote_paths
+from avatar_bench.config.schema import SCHEMAS
+from avatar_bench.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("_in_empty_folder")
+
+
+@pytest.fixture
+def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_main_option_of_a_command_is_a_path() -> None:
+    found = {command: find_main_option(command) for command in SCHEMAS}
+    assert {command: name for command, name in found.items() if name} == {
+        **dict.fromkeys(("evaluate", "calibrate", "export"), "ckpt"),
+        "predict": "input",
+        "report": "runs",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["photo.jpg", "my photo.jpg", "a=b.jpg", "a, b.jpg", "it's.jpg", "[1].jpg", "фото.png"]
+)
+def test_a_path_that_exists_is_the_value_of_the_main_option(name: str) -> None:
+    Path(name).touch()
+    assert name_bare_paths("predict", ["workers=0", name]) == [f"input={name}", "workers=0"]
+
+
+@pytest.mark.parametrize("word", ["-", "@list.txt", "photos/*.png"])
+def test_other_inputs_of_predict_stand_alone_too(word: str) -> None:
+    assert name_bare_paths("predict", [word]) == [f"input={word}"]
+
+
+def test_several_paths_are_a_list() -> None:
+    for name in ("a.jpg", "b, c.jpg"):
+        Path(name).touch()
+    assert quote_paths(name_bare_paths("predict", ["a.jpg", "b, c.jpg"])) == ["input=['a.jpg','b, c.jpg']"]
+
+
+def test_an_option_is_no_path_even_if_a_file_has_its_name() -> None:
+    Path("workers=0").touch()
+    assert name_bare_paths("predict", ["workers=0"]) == ["workers=0"]
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "expected"),
+    [
+        ("predict", ["phoot.jpg"], "'phoot.jpg': no such file or folder"),
+        ("evaluate", ["a", "=", "b"], "option=value, without spaces around the ="),
+        ("train", ["resnet18"], "'resnet18': expected option=value"),
+        ("predict", ["here", "input=there"], "input= is given twice"),
+    ],
+)
+def test_a_word_that_is_neither_path_nor_option_is_refused(command: str, words: list[str], expected: str) -> None:
+    Path("here").touch()
+    with pytest.raises(ConfigError) as caught:
+        name_bare_paths(command, words)
+    assert expected in caught.value.lines[0]
+
+
+def test_the_first_guess_of_a_person_works(tiny_run: Path, images: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run, some = shutil.copytree(tiny_run, "my run = 1"), sorted((images / "blind").rglob("*.png"))[:2]
+    assert main(["evaluate", run, "block=blind_test", "data.workers=0"]) == 0
+    assert list(Path(run).glob("evaluation/*/blind_test/metrics.json"))
+    assert main(["report", run]) == 0
+    assert Path(run, "report.html").is_file()
+    assert main(["export", run, "out=net.safetensors"]) == 0
+    capfd.readouterr()
+    assert main(["predict", *map(str, some), f"ckpt={run}", "workers=0"]) == 0
+    bare = capfd.readouterr().out
+    assert main(["predict", f"input={some[0]}", f"ckpt={run}", "workers=0", "output=-"]) == 0
+    header, row, other = bare.splitlines()
+    assert capfd.readouterr().out.splitlines()[0] == header
+    assert [line.partition(",")[0] for line in (row, other)] == [str(file) for file in some]
+
+
+def test_export_writes_into_the_run_folder_by_default(tiny_run: Path) -> None:
+    run = shutil.copytree(tiny_run, "run")
+    assert main(["export", run]) == 0
+    assert json.loads(Path(run, "network.json").read_text())["file"] == "network.onnx"
+    assert Path(run, "network.onnx").is_file()
