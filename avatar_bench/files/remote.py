@@ -93,7 +93,7 @@ def _open_system(scheme: str, host: str) -> tuple[Any, str]:
             inner, path = fsspec.core.url_to_fs(f"{root}/")
         except (ValueError, ImportError) as error:
             raise OutputError(f"{root}: {' '.join(str(error).split())}") from error
-        system = fs.PyFileSystem(fs.FSSpecHandler(inner))
+        system = fs.PyFileSystem(fs.FSSpecHandler(inner))  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise OutputError(f"{root} cannot be opened: {' '.join(str(error).split())}") from error
     return system, path.rstrip("/")

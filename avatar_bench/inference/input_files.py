@@ -82,9 +82,10 @@ def _read_manifest(place: str) -> list[str] | None:
     content = io.BytesIO(_read_list(place))
     try:
         if place.lower().endswith(".parquet"):
-            if "path" not in parquet.read_schema(content).names:
+            if "path" not in parquet.read_schema(content).names:  # type: ignore[no-untyped-call]
                 return None
-            paths = parquet.read_table(content, columns=["path"])["path"].to_pylist()
+            table = parquet.read_table(content, columns=["path"])  # type: ignore[no-untyped-call]
+            paths = table["path"].to_pylist()
         else:
             if "path" not in read_csv(content, nrows=0, encoding="utf-8-sig"):
                 return None

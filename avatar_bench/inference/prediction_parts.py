@@ -42,7 +42,7 @@ class PredictionParts:
                     "Continue them with update=true, remove the folder, or choose another output.",
                 )
             for part in parts:
-                self._read_part(part)
+                self._keep(part)
         except OSError as error:
             raise OutputError(f"output={output}: {' '.join(str(error).split())}") from error
 
@@ -55,12 +55,9 @@ class PredictionParts:
         """Return the numbers of predictions and of files that could not be read."""
         good = bad = 0
         for part in self._list_parts():
-            try:
-                status = parquet.read_table(part, filesystem=self.system, columns=["status"])["status"].to_pandas()
-            except pa.ArrowInvalid:  # being written, or cut short
-                continue
-            ok = int((status == "ok").sum())
-            good, bad = good + ok, bad + len(status) - ok
+            rows = self._read(part, ["status"])
+            failed = 0 if rows is None else rows["status"].to_pylist().count("error")
+            good, bad = good + (0 if rows is None else len(rows)) - failed, bad + failed
         return good, bad
 
     def path_of(self, file: str) -> str:
@@ -76,19 +73,24 @@ class PredictionParts:
         found = self.system.get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
         return sorted(one.path for one in found if one.type == fs.FileType.File and one.path.endswith(".parquet"))
 
-    def _read_part(self, part: str) -> None:
-        try:
-            file = parquet.ParquetFile(part, filesystem=self.system)
-            columns = file.schema_arrow.names
-            if columns != self.schema.names:
-                raise ConfigError(
-                    f"update=true: {self.output} does not have the columns of this run.", "Choose another output."
-                )
-            rows = file.read(["path", "status"])
-            if len(self.last) < CHECKED_ROWS:
-                self.last += file.read().to_pylist()[: CHECKED_ROWS - len(self.last)]
-        except pa.ArrowInvalid:  # its writer was killed: its files are read again
+    def _keep(self, part: str) -> None:
+        """Keep the rows of an earlier part; remove it if its writer was killed, so that its files are read again."""
+        rows = self._read(part)
+        if rows is None:
             self.system.delete_file(part)
             return
+        if rows.schema.names != self.schema.names:
+            raise ConfigError(
+                f"update=true: {self.output} does not have the columns of this run.", "Choose another output."
+            )
         self.kept += rows["path"].to_pylist()
         self.bad += rows["status"].to_pylist().count("error")
+        self.last = [*self.last, *rows.slice(0, CHECKED_ROWS).to_pylist()][:CHECKED_ROWS]
+
+    def _read(self, part: str, columns: list[str] | None = None) -> pa.Table | None:
+        """Return the rows of a part, None if it is not complete."""
+        try:
+            read: Any = parquet.read_table  # has no annotations
+            return read(part, columns=columns, filesystem=self.system, partitioning=None)
+        except pa.ArrowInvalid:
+            return None

@@ -108,14 +108,14 @@ def test_the_rows_are_those_of_the_local_command(
     compare(pd.read_parquet(output), expected)
 
 
-def test_evidence_and_decisions_have_the_same_columns(
-    words: list[str], images: Path, tiny_run: Path, tmp_path: Path
-) -> None:
+def test_evidence_decisions_and_views_have_the_same_columns(words: list[str], images: Path, tmp_path: Path) -> None:
     rows = []
+    costs = tmp_path / "costs.yaml"
+    costs.write_text("{generated: {not_generated: 3}, not_generated: {generated: 1}, abstain: .2}")
     for engine in ("local", "ray"):
         output = tmp_path / f"{engine}.parquet"
         few = [f"input={images / 'blind'}", f"output={output}", f"engine={engine}"]
-        assert main([*words, *few, "evidence=true", "target_error=.2", "view=generated_or_not"]) == 0
+        assert main([*words, *few, "evidence=true", f"costs={costs}", "view=generated_or_not"]) == 0
         rows.append(pd.read_parquet(output))
     compare(*rows)
 
