@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-PARTS = ("startup", "predict", "train", "frozen", "block_all", "prepare", "duplicates", "memory")
+PARTS = ("startup", "predict", "train", "frozen", "block_all", "prepare", "duplicates", "memory", "scale")
 BUSY = "import time; start = time.process_time()\nwhile time.process_time() < start + 0.5: pass"
 HELD = "import subprocess, sys; held = bytearray(80 << 20); subprocess.run([sys.executable, '-c', sys.argv[1]])"
 HELD_BELOW = "import time; held = bytearray(60 << 20); time.sleep(1)"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
-import glob
-import os
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +16,9 @@ from avatar_bench.config.schema import PredictConfig
 from avatar_bench.data.evidence.content_credentials import explain_unverified, read_trust
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.lock import lock_output, prepare_output
+from avatar_bench.files.remote import is_remote
+from avatar_bench.inference.input_files import find_input_files
+from avatar_bench.inference.prediction_parts import PredictionParts
 from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer
 from avatar_bench.inference.resume import find_remaining, refuse_other_run
 from avatar_bench.runs.record import check_run, choose_newest_run, is_imported
@@ -55,14 +55,23 @@ def predict(cfg: DictConfig) -> None:
             f"{path} is an imported detector, which has a runtime of its own.", "Remove runtime= and precision=."
         )
     trust = read_trust(settings.evidence.trust)
-    prepare_output(settings.output)
+    on_ray, has_folder = settings.engine.name == "ray", not is_remote(settings.output)
+    if has_folder:
+        prepare_output(settings.output, is_folder=on_ray)
     files = find_input_files(settings.input)
-    with lock_output(settings.output):
-        ok, errors, kept, bad = _write_rows(_open_run(path, settings, len(files)), files, settings, trust)
+    if not on_ray and any(map(is_remote, files)):
+        raise ConfigError(f"input={settings.input} names remote files, for which there is engine=ray.")
+    with ExitStack() as stack:
+        if has_folder:
+            stack.enter_context(lock_output(settings.output))
+        if on_ray:
+            ok, errors, kept, bad = _write_parts(path, files, settings, trust)
+        else:
+            ok, errors, kept, bad = _write_rows(_open_run(path, settings, len(files)), files, settings, trust)
     summary = f"{settings.output}: {ok} predictions, {errors} files that could not be read"
     summary += f", {kept} rows kept from before" if kept else ""
     print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
-    names = () if own else ("runtime", "precision", "threads", "workers")
+    names = () if own else ("runtime", "precision", "threads", *(() if on_ray else ("workers",)))
     how = " ".join(f"{name}={getattr(settings, name)}" for name in names) or "the imported detector"
     print(f"Computed with {how}.", DISCLAIMER, sep="\n", file=sys.stderr)
     if settings.evidence.enabled:
@@ -105,14 +114,10 @@ def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
 
 def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int]:
     """Write the missing rows; return the counts of predictions, errors, earlier rows and errors among those."""
-    from avatar_bench.data.evidence.evidence_rules import EVIDENCE_COLUMNS
-    from avatar_bench.inference.evidence_columns import add_evidence, refuse_other_evidence
-    from avatar_bench.inference.prediction_table import DECISION_COLUMNS, list_prediction_columns
+    from avatar_bench.inference.evidence_columns import add_evidence
 
     rule = _make_rule(run, settings)
     has_evidence = settings.evidence.enabled
-    columns = list_prediction_columns(run.classes)
-    columns += [*(DECISION_COLUMNS if rule else ()), *(EVIDENCE_COLUMNS if has_evidence else ())]
 
     def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
         with closing(run.predict_files(files, settings.calibrated, settings.precision, rule)) as tables:
@@ -120,18 +125,13 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str)
                 yield add_evidence(table, run.name_class, trust) if has_evidence else table
 
     begun = None if settings.update else _start_now(predict_files(files))
-    for note in run.predictor.load(settings.precision):  # a bad checkpoint fails before the output is opened
-        print(note, file=sys.stderr)
-    if "decisions" not in run.provides:
-        print(NO_THRESHOLD, file=sys.stderr)
+    _load(run, settings)
     ok = errors = 0
     with (
-        open_writer(settings.output, columns, settings.update) as rows,
+        open_writer(settings.output, _list_columns(run, settings), settings.update) as rows,
         _report_interruption(rows, settings),
     ):
-        refuse_other_run(run, rows.last, settings.calibrated, settings.precision, rule)
-        if has_evidence:
-            refuse_other_evidence(rows.last, run.name_class, trust)
+        _refuse_other_rows(run, rows, settings, trust, rule)
         todo, again = find_remaining(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
         kept = len(files) - len(todo) + again
         bar = tqdm(total=len(files), initial=kept, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
@@ -143,6 +143,68 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str)
                 good = int((batch["status"] == "ok").sum())
                 ok, errors = ok + good, errors + len(batch) - good
     return ok, errors, kept, rows.bad
+
+
+def _write_parts(path: Path, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int]:
+    """Write the missing rows by Ray; return the counts of `_write_rows`."""
+    from avatar_bench.runs.ray_prediction import Answering, connect_ray, predict_parts
+
+    engine = settings.engine
+    with connect_ray(engine.address) as resources:
+        settings.threads = settings.threads or 1
+        if resources.get("GPU") and settings.accelerator != "cpu" and settings.runtime == "auto":
+            settings.runtime = "torch"
+        run = _open_run(path, settings, len(files))
+        rule = _make_rule(run, settings)
+        _load(run, settings)
+        parts = PredictionParts(settings.output, _list_columns(run, settings), settings.update)
+        _refuse_other_rows(run, parts, settings, trust, rule)
+        run.predictor.unload()  # actors load their own
+        todo, _ = find_remaining(files, [parts.path_of(file) for file in files], parts.kept, 1)
+        opened = {name: getattr(run, name) for name in ("allow", "accelerator", "runtime", "batch_size")}
+        answering = Answering(
+            *(path.absolute(), opened, run.view, settings.calibrated, settings.precision, settings.threads, rule),
+            trust if settings.evidence.enabled else None,
+        )
+        with _report_interruption(parts, settings):
+            if todo:
+                predict_parts(run, answering, todo, parts, engine.actors, resources)
+    ok, errors = parts.count_statuses()
+    if ok + errors != len(parts.kept) + len(todo):
+        raise DataError(
+            f"{settings.output} has {ok + errors} rows, expected {len(parts.kept) + len(todo)}.",
+            "Did another command write into it? Choose another output.",
+        )
+    return ok - len(parts.kept) + parts.bad, errors - parts.bad, len(files) - len(todo), parts.bad
+
+
+def _load(run: Run, settings: PredictConfig) -> None:
+    """Load the network, so that a bad checkpoint fails before the output is opened, and print what a user must know."""
+    for note in run.predictor.load(settings.precision):
+        print(note, file=sys.stderr)
+    if "decisions" not in run.provides:
+        print(NO_THRESHOLD, file=sys.stderr)
+
+
+def _list_columns(run: Run, settings: PredictConfig) -> list[str]:
+    """Return the names of the columns that are written."""
+    from avatar_bench.data.evidence.evidence_rules import EVIDENCE_COLUMNS
+    from avatar_bench.inference.prediction_table import DECISION_COLUMNS, list_prediction_columns
+
+    decides = settings.target_error is not None or settings.costs is not None
+    columns = [*list_prediction_columns(run.classes), *(DECISION_COLUMNS if decides else ())]
+    return [*columns, *(EVIDENCE_COLUMNS if settings.evidence.enabled else ())]
+
+
+def _refuse_other_rows(
+    run: Run, rows: PredictionWriter | PredictionParts, settings: PredictConfig, trust: str, rule: DecisionRule | None
+) -> None:
+    """Raise ConfigError if the earlier rows are not those of this run and these options."""
+    from avatar_bench.inference.evidence_columns import refuse_other_evidence
+
+    refuse_other_run(run, rows.last, settings.calibrated, settings.precision, rule)
+    if settings.evidence.enabled:
+        refuse_other_evidence(rows.last, run.name_class, trust)
 
 
 def _make_rule(run: Run, settings: PredictConfig) -> DecisionRule | None:
@@ -174,7 +236,7 @@ def _start_now(batches: Generator[pd.DataFrame, None, None]) -> Generator[pd.Dat
 
 
 @contextmanager
-def _report_interruption(rows: PredictionWriter, settings: PredictConfig) -> Iterator[None]:
+def _report_interruption(rows: PredictionWriter | PredictionParts, settings: PredictConfig) -> Iterator[None]:
     """Print how many rows are written if the work is interrupted."""
     try:
         yield
@@ -184,59 +246,3 @@ def _report_interruption(rows: PredictionWriter, settings: PredictConfig) -> Ite
         then = "" if settings.output == "-" else "; continue with the same command and update=true"
         print(f"{settings.output}: {rows.count} rows are written{then}.", file=sys.stderr)
         raise
-
-
-def find_input_files(given: str | list[str]) -> list[str]:
-    """Return the files that `input` names: a file, a folder (recursive, sorted), a glob, @list.txt, or - (stdin).
-
-    An existing path is taken literally; of a list, each file is taken once. Raises DataError if nothing is found.
-    """
-    if isinstance(given, list):
-        return list(dict.fromkeys(file for each in given for file in find_input_files(each)))
-    text = given
-    if text == "-":
-        return _parse_paths(sys.stdin.buffer.read(), "standard input")
-    path = Path(text)
-    if path.is_dir():
-        found = list(_walk_folder(text))
-        if not found:
-            raise DataError(f"input={text}: the folder contains no files.", "Expected images in it or below it.")
-        return found
-    if path.exists():
-        return [text]
-    if text.startswith("@"):
-        try:
-            return _parse_paths(Path(text[1:]).read_bytes(), text[1:])
-        except OSError as error:
-            raise DataError(f"input={text}: {error.strerror}.", "Expected @FILE with one path per line.") from error
-    found = sorted(file for file in glob.glob(text, recursive=True) if os.path.isfile(file))
-    if not found:
-        raise DataError(
-            f"input={text} does not exist and matches no file.", "Expected a file, folder, glob, @FILE or -."
-        )
-    return found
-
-
-def _walk_folder(folder: str) -> Iterator[str]:
-    """Yield the files of a folder in sorted order, without hidden ones; links to folders are not followed.
-
-    A folder that cannot be read is yielded itself, so that it gets a row.
-    """
-    closed: list[str] = []
-    for place, folders, files in os.walk(str(Path(folder)), onerror=lambda error: closed.append(error.filename)):
-        yield from closed
-        closed.clear()
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = "" if place == "." else place
-        yield from (os.path.join(inside, name) for name in sorted(files) if not name.startswith("."))
-    yield from closed
-
-
-def _parse_paths(content: bytes, name: str) -> list[str]:
-    """Return the paths of a list, one per line or separated by zeros as in `find -print0`."""
-    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\0" if b"\0" in content else b"\n")
-    paths = [os.fsdecode(path.rstrip(b"\r\n") if b"\0" not in content else path) for path in lines]
-    paths = [path for path in paths if path]
-    if not paths:
-        raise DataError(f"{name} contains no paths.", "Expected one path per line.")
-    return paths

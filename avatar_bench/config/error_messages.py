@@ -28,7 +28,10 @@ _OUT_OF_MEMORY = re.compile(
 _WORKER_KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|is killed by signal)")
 
 _EXTRAS = {
-    "hydra/launcher": {"joblib": "sweeps", "submitit_local": "sweeps", "submitit_slurm": "sweeps", "ray": "ray"},
+    "hydra/launcher": {
+        **dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), "sweeps"),
+        "ray": "ray-launcher",
+    },
     "hydra/sweeper": {"optuna": "optuna"},
 }
 

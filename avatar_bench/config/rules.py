@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import Field, fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.files.paths import make_folder_name
+from avatar_bench.files.remote import is_remote
 from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
 from avatar_bench.results.view import View
 from avatar_bench.runs.record import PROBE, RESERVED_SET_NAMES
@@ -160,6 +162,7 @@ def check_predict(cfg: DictConfig) -> None:
     elif cfg.alpha != PredictConfig().alpha:
         raise ConfigError(f"alpha={cfg.alpha}: requires target_error or costs")
     _check_per_class(cfg)
+    _check_engine(cfg)
 
 
 def check_prepare(cfg: DictConfig) -> None:
@@ -206,6 +209,21 @@ def check_calibrate(cfg: DictConfig) -> None:
         raise ConfigError(
             f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is used as one set"
         )
+
+
+def _check_engine(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of predict and its engine exclude each other, or the engine is not installed."""
+    if cfg.engine.name == "local":
+        for name in ("input", "output"):
+            if is_remote(cfg[name].removeprefix("@")):
+                raise ConfigError(f"{name}={cfg[name]}: remote files are for engine=ray", "add engine=ray")
+        return
+    if not cfg.output.lower().endswith(".parquet"):
+        raise ConfigError(f"output={cfg.output}: engine=ray writes Parquet", "expected a name that ends in .parquet")
+    if cfg.workers is not None:
+        raise ConfigError(f"workers={cfg.workers}: with engine=ray, tasks read images", "remove workers")
+    if find_spec("ray") is None:
+        raise ConfigError("engine=ray needs Ray, which is not installed.", 'pip install "avatar-bench[ray]"')
 
 
 def _check_per_class(cfg: DictConfig) -> None:

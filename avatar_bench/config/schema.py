@@ -66,6 +66,15 @@ _BATCH: dict[str, Any] = {
     "check": lambda value: all(map(_is_count, value.values() if isinstance(value, Mapping) else [value])),
     "expected": "a whole number of at least 1, or {cpu: N, cuda: N}",
 }
+_ACTORS: dict[str, Any] = {
+    "check": lambda value: (
+        value == "auto"
+        or _is_count(value)
+        or (isinstance(value, list) and len(value) == 2 and all(map(_is_count, value)) and value[0] <= value[1])
+    ),
+    "expected": "a whole number of at least 1, [LEAST,MOST], or auto",
+    "only_for": ("ray",),
+}
 _UNFREEZE: dict[str, Any] = {
     "check": lambda value: value in ("classifier", "all") or _is_count(value),
     "expected": "classifier, all, or a number of layer groups counted from the head",
@@ -392,13 +401,28 @@ class EvidenceConfig:
 
 
 @dataclass
+class EngineConfig:
+    """Where predictions are computed."""
+
+    name: str = option(MISSING, help="where predictions are computed", **_choose("local", "ray"))
+    actors: Any = option(
+        "auto", help="networks at a time, N or [LEAST,MOST]; auto: one a GPU, or one a pair of cores", **_ACTORS
+    )
+    address: str = option("local", help="Ray cluster to join; local: Ray starts on this machine", only_for=("ray",))
+
+
+@dataclass
 class PredictConfig:
     ckpt: str | None = path_option("a run folder, a .ckpt file, an ensemble's folder, or null: the newest run")
     input: Any = path_option(
-        "a file, folder, glob, @list.txt, or - for paths on standard input; or a list of them", MISSING, is_main=True
+        "a file, folder, glob, @list.txt, manifest, or - for paths on standard input; or a list of them",
+        MISSING,
+        is_main=True,
     )
     output: str = path_option(
-        "file of the predictions, or - for standard output", "-", **_end_in(".csv", ".jsonl", ".parquet", other="-")
+        "file of the predictions, or - for standard output; with engine=ray, a folder of parts",
+        "-",
+        **_end_in(".csv", ".jsonl", ".parquet", other="-"),
     )
     calibrated: bool = option(True, help="scale by the run's temperature")
     target_error: float | None = option(None, help=_TARGET_ERROR, **_INSIDE)
@@ -414,6 +438,7 @@ class PredictConfig:
     threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **_THREADS)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     allow: list[str] = option([], help=_ALLOW, **_choose("upload", "detector_changed"))
 
 

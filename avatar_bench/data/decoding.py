@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import io
 import logging
+import os
 import re
 import stat
 import warnings
@@ -20,6 +21,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 from avatar_bench.data.file_names import format_name
 from avatar_bench.data.file_structure import MAX_EXIF_BYTES, check_structure, is_png_truncated
 from avatar_bench.errors import DataError
+from avatar_bench.files.remote import is_remote, read_remote
 
 # Files within these limits take at most 5 s and 1.5 GiB. WebP and AVIF take twice as much per pixel, AVIF per byte too.
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -87,6 +89,27 @@ def decode(file: Path) -> NDArray[np.uint8]:
     return decode_bytes(read_bytes(file, name), name)
 
 
+def try_decode(path: str) -> tuple[NDArray[np.uint8] | None, str]:
+    """Decode one file, which may be remote; return the image and "", or None and the reason why it cannot be used."""
+    name = format_name(path if is_remote(path) else str(Path(path)))
+    try:
+        return decode_bytes(read_content(path, name), name), ""
+    except DataError as error:
+        return None, error.lines[0].removeprefix(f"{name}: ")
+
+
+def read_content(path: str, name: str) -> bytes:
+    """Read a file, which may be remote, within the size limit of images; raise the errors of `read_bytes`."""
+    if not is_remote(path):
+        return read_bytes(Path(path), name)
+    try:
+        data = read_remote(path)
+    except (OSError, ValueError) as error:
+        raise _explain_unreadable(error, name) from error
+    _check_bytes(len(data), name)
+    return data
+
+
 def read_bytes(file: Path, name: str) -> bytes:
     """Read a file within the size limit of images; raise DataError, starting with `name`, for any other."""
     try:
@@ -96,8 +119,7 @@ def read_bytes(file: Path, name: str) -> bytes:
         _check_bytes(status.st_size, name)
         return file.read_bytes()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(f"{name}: cannot be read: {reason}.") from error
+        raise _explain_unreadable(error, name) from error
 
 
 def detect_formats(files: Iterable[Path]) -> list[str]:
@@ -155,6 +177,12 @@ def _detect_file_format(file: Path) -> str:
             return detect_format(stream.read(1024))
     except (OSError, DataError):
         return ""
+
+
+def _explain_unreadable(error: Exception, name: str) -> DataError:
+    # the text of a remote error names the file again
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else " ".join(str(error).split())
+    return DataError(f"{name}: cannot be read: {reason}.")
 
 
 def _check_bytes(size: int, name: str, kind: str = "") -> None:

@@ -20,11 +20,10 @@ from torch.utils.data import Dataset as TorchDataset
 from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.corruptions import Variation, apply_variation, derive_seed
 from avatar_bench.data.dataset import Dataset, list_files
-from avatar_bench.data.decoding import decode
+from avatar_bench.data.decoding import decode, try_decode
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.data.worker_processes import ManagedLoader, make_worker_context
-from avatar_bench.errors import DataError
 
 _PREFETCH_BYTES = 2**26  # bytes of images that a process may decode in advance
 
@@ -85,11 +84,18 @@ class ReadableImageDataset(TorchDataset[dict[str, Any]]):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         path = os.fsdecode(self.text[self.ends[row] : self.ends[row + 1]].tobytes())
-        try:
-            native = decode(Path(path))
-            return {"images": [prepare(native) for prepare in self.preprocessings], "row": row}
-        except DataError as error:
-            return {"row": row, "reason": error.lines[0].removeprefix(f"{Path(path)}: ")}
+        native, reason = try_decode(path)
+        if native is None:
+            return {"row": row, "reason": reason}
+        return {"images": [prepare(native) for prepare in self.preprocessings], "row": row}
+
+
+class ReadFiles(list[str]):
+    """Paths of files that have been read: `batch` is what `build_readable_loader` would yield of them."""
+
+    def __init__(self, paths: Sequence[str], batch: Mapping[str, Any]) -> None:
+        super().__init__(paths)
+        self.batch = batch
 
 
 @dataclass(eq=False, kw_only=True)

@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Any, ClassVar
@@ -50,7 +50,7 @@ atexit.register(ManagedLoader.end)
 
 
 @contextmanager
-def iterate_batches(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+def iterate_batches(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
     """Yield an iterator over a loader's batches, and end its processes on every exit path."""
     batches = iter(loader)
     try:

@@ -49,8 +49,8 @@ def shared_lock(file: Path, before_waiting: Callable[[], None] = lambda: None) -
         lock.release()
 
 
-def prepare_output(output: str, option: str = "output") -> None:
-    """Create the folder of an output; raise OutputError early if the output cannot be written."""
+def prepare_output(output: str, option: str = "output", is_folder: bool = False) -> None:
+    """Create the folder of an output, which may be a folder; raise OutputError early if it cannot be written."""
     if output == "-":
         return
     file = Path(output)
@@ -59,7 +59,8 @@ def prepare_output(output: str, option: str = "output") -> None:
     except OSError as error:
         raise OutputError(f"{option}={output}: its folder cannot be created: {error.strerror}.") from error
     # the folder too: the temporary file and the lock are created beside the output
-    if file.is_dir() or not all(os.access(place, os.W_OK) for place in (file.parent, file) if place.exists()):
+    is_writable = all(os.access(place, os.W_OK) for place in (file.parent, file) if place.exists())
+    if (file.is_dir() and not is_folder) or not is_writable:
         raise OutputError(f"{option}={output} cannot be written.", "Expected a file in a writable folder.")
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from avatar_bench.data.decoding import read_content
 from avatar_bench.data.evidence.evidence_rules import EVIDENCE_COLUMNS, conclude, find_evidence, format_evidence
 from avatar_bench.data.evidence.file_metadata import read_metadata
-from avatar_bench.errors import ConfigError
+from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.csv_io import unescape_formulas
 
 
@@ -40,8 +40,8 @@ def refuse_other_evidence(rows: Sequence[Mapping[str, Any]], name_class: Callabl
 
 def _read(path: str, name_class: Callable[[str], str], trust: str) -> tuple[str | None, str | None]:
     try:
-        data = Path(path).read_bytes()
-    except OSError:  # it has gone since it was predicted
+        data = read_content(path, path)
+    except DataError:  # it has gone since it was predicted
         return None, None
     found = find_evidence(read_metadata(data, trust))
     return name_class(conclude(found)), format_evidence(found)

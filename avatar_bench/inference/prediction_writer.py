@@ -202,8 +202,8 @@ class ParquetFileWriter(PredictionWriter):
     """A writer of one Parquet file, at the end or when interrupted, because rows cannot be appended to Parquet."""
 
     def path_of(self, file: str) -> str:
-        r"""Return the path of a file; bytes that are not UTF-8, which Parquet cannot store, are written as \xff."""
-        return file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        """Return the path of a file as Parquet can store it."""
+        return escape_path(file)
 
     def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
         """Yield the rows."""
@@ -230,6 +230,11 @@ class ParquetFileWriter(PredictionWriter):
                 table.to_parquet(part, index=False)
         except OSError as error:
             raise OutputError(f"output={self.final} cannot be written: {error.strerror or error}.") from error
+
+
+def escape_path(file: str) -> str:
+    r"""Return a path in UTF-8; other bytes, which Parquet cannot store, are written as \xff."""
+    return file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _format_csv(rows: pd.DataFrame, header: bool) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,10 @@ from scipy.special import softmax
 
 from avatar_bench.data.corruptions import Variation, apply_variation, derive_seed
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.decoding import decode
+from avatar_bench.data.decoding import try_decode
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.leakage import refuse_changed_files
-from avatar_bench.data.loaders import build_readable_loader, encode_targets, to_tensor
+from avatar_bench.data.loaders import ReadFiles, build_readable_loader, encode_targets, to_tensor
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.worker_processes import iterate_batches
 from avatar_bench.errors import BlockError, ConfigError, DataError
@@ -125,7 +124,11 @@ class DatasetPredictor:
         With `calibrated`, logits are divided by the temperature; `precision` is "32" or another one of the runtime.
         With `embedded`, which needs "embeddings" of `provides`, tables have the column EMBEDDING.
         """
-        reading = build_readable_loader(paths, self.preprocessings, self.batch_size, self.count_workers(len(paths)))
+        reading: Iterable[Any]
+        if isinstance(paths, ReadFiles):
+            reading = [paths.batch]
+        else:
+            reading = build_readable_loader(paths, self.preprocessings, self.batch_size, self.count_workers(len(paths)))
         with iterate_batches(reading) as batches:  # images are decoded while the network loads
             self.load(precision)
             for batch in batches:
@@ -279,10 +282,11 @@ class ForeignPredictor(DatasetPredictor):
             images, reasons = [], {}
             asked = paths[first : first + self.batch_size]
             for row, path in enumerate(asked):
-                try:
-                    images.append(decode(Path(path)))
-                except DataError as error:
-                    reasons[row] = error.lines[0].removeprefix(f"{Path(path)}: ")
+                image, reason = try_decode(path)
+                if image is None:
+                    reasons[row] = reason
+                else:
+                    images.append(image)
             readable = [row for row in range(len(asked)) if row not in reasons]
             shown = images
             if each is None:

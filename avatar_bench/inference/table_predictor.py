@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.data.corruptions import Variation
-from avatar_bench.data.dataset import Dataset, hash_files
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.decoding import read_content
 from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.errors import BlockError, DataError
+from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.inference.predictor import DatasetPredictor, compute_logarithms
 from avatar_bench.results.predictions import Predictions
 
@@ -78,7 +79,7 @@ class TablePredictor(DatasetPredictor):
             seen, found = [], []
             for path in paths[first : first + self.batch_size]:
                 try:
-                    row = self.hashes.get_indexer(pd.Index(hash_files([Path(path)])))[0]
+                    row = self.hashes.get_indexer(pd.Index([sha256_of_bytes(read_content(path, path))]))[0]
                     reason = "" if row >= 0 else "not among the imported predictions"
                 except DataError as error:
                     reason = error.lines[0]

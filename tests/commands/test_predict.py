@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,13 @@ def test_without_update_an_earlier_output_is_replaced_when_all_is_done(
         (["ckpt=RUN", "input=.", "output=empty"], 2, ".parquet"),
         (["ckpt=RUN", "input=.", "output=o.xls"], 2, ".parquet"),
         (["ckpt=RUN", "input=.", "output=o.csv", "precision=8"], 2, "precision=8"),
+        (["ckpt=RUN", "input=.", "output=o.csv", "engine.actors=2"], 2, "requires engine=ray"),
+        (["ckpt=RUN", "input=s3://b/k", "output=o.csv"], 2, "remote files are for engine=ray"),
+        (["ckpt=RUN", "input=@list", "output=o.csv"], 2, "there is engine=ray"),
+        (["ckpt=RUN", "input=.", "output=o.csv", "engine=ray"], 2, "ends in .parquet"),
+        (["ckpt=RUN", "input=.", "output=o.parquet", "engine=ray", "workers=2"], 2, "remove workers"),
+        (["ckpt=RUN", "input=.", "output=o.parquet", "engine=ray", "engine.actors=[3,2]"], 2, "[LEAST,MOST]"),
+        (["ckpt=RUN", "input=.", "output=o.parquet", "engine=ray"], 2, "avatar-bench[ray]"),
     ],
 )
 def test_a_mistake_is_told_in_three_lines_at_most(
@@ -321,6 +329,8 @@ def test_a_mistake_is_told_in_three_lines_at_most(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.jpg").touch()
+    (tmp_path / "list").write_text("a.jpg\ns3://bucket/b.jpg\n")
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     assert main(["predict", *(word.replace("RUN", str(tiny_run)) for word in words)]) == code
     err = capsys.readouterr().err
     assert told in err

@@ -1,0 +1,115 @@
+"""The files that `input` of predict names."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from avatar_bench.errors import DataError
+from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.remote import is_remote, list_remote, read_remote
+
+_MANIFEST_SUFFIXES = (".csv", ".parquet")
+
+
+def find_input_files(given: str | list[str]) -> list[str]:
+    """Return the files that `input` names: a file, a folder (recursive, sorted), a glob, a list, or - (stdin).
+
+    A list is @FILE, with one path per line; a .csv or .parquet file with a column `path`, relative to the file's own
+    folder, needs no @. An existing path is taken literally. A folder, glob or list may be remote. Of several inputs,
+    each file is taken once. Raises DataError if nothing is found.
+    """
+    inputs = given if isinstance(given, list) else [given]
+    return list(dict.fromkeys(file for text in inputs for file in _find_files(text)))
+
+
+def _find_files(text: str) -> list[str]:
+    if text == "-":
+        return _parse_paths(sys.stdin.buffer.read(), "standard input")
+    if Path(text).is_dir():
+        found = list(_walk_folder(text))
+        if not found:
+            raise DataError(f"input={text}: the folder contains no files.", "Expected images in it or below it.")
+        return found
+    is_list = text.startswith("@") and not Path(text).exists()
+    place = text[1:] if is_list else text
+    if place.lower().endswith(_MANIFEST_SUFFIXES) and (is_remote(place) or Path(place).is_file()):
+        listed = _read_manifest(place)
+        if listed is not None:
+            return listed
+    if is_list:
+        return _parse_paths(_read_list(place), place)
+    if Path(text).exists():
+        return [text]
+    if is_remote(text):
+        found = list_remote(text)
+    else:
+        found = sorted(file for file in glob.glob(text, recursive=True) if os.path.isfile(file))
+    if not found:
+        raise DataError(
+            f"input={text} does not exist and matches no file.", "Expected a file, folder, glob, @FILE or -."
+        )
+    return found
+
+
+def _walk_folder(folder: str) -> Iterator[str]:
+    """Yield the files of a folder in sorted order, without hidden ones; links to folders are not followed.
+
+    A folder that cannot be read is yielded itself, so that it gets a row.
+    """
+    closed: list[str] = []
+    for place, folders, files in os.walk(str(Path(folder)), onerror=lambda error: closed.append(error.filename)):
+        yield from closed
+        closed.clear()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = "" if place == "." else place
+        yield from (os.path.join(inside, name) for name in sorted(files) if not name.startswith("."))
+    yield from closed
+
+
+def _read_list(place: str) -> bytes:
+    try:
+        return read_remote(place) if is_remote(place) else Path(place).read_bytes()
+    except OSError as error:
+        raise DataError(f"input=@{place}: {error.strerror}.", "Expected @FILE with one path per line.") from error
+
+
+def _read_manifest(place: str) -> list[str] | None:
+    """Return the paths in the column `path` of a table, None if it has no such column."""
+    content = io.BytesIO(_read_list(place))
+    try:
+        if place.lower().endswith(".parquet"):
+            if "path" not in parquet.read_schema(content).names:  # type: ignore[no-untyped-call]
+                return None
+            table = parquet.read_table(content, columns=["path"])  # type: ignore[no-untyped-call]
+            paths = table["path"].to_pylist()
+        else:
+            if "path" not in read_csv(content, nrows=0, encoding="utf-8-sig"):
+                return None
+            content.seek(0)
+            kept = {"usecols": ["path"], "dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+            paths = read_csv(content, **kept)["path"].tolist()
+    except (ValueError, pa.ArrowException):  # no table: a file like any other
+        return None
+    if not paths:
+        raise DataError(f"{place} contains no paths.", "Expected a row per file.")
+    folder = place.rpartition("/")[0] if is_remote(place) else os.path.dirname(place)
+    return [path if is_remote(path) else os.path.join(folder, path) for path in paths]
+
+
+def _parse_paths(content: bytes, name: str) -> list[str]:
+    """Return the paths of a list, one per line or separated by zeros as in `find -print0`."""
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\0" if b"\0" in content else b"\n")
+    paths = [os.fsdecode(path.rstrip(b"\r\n") if b"\0" not in content else path) for path in lines]
+    paths = [path for path in paths if path]
+    if not paths:
+        raise DataError(f"{name} contains no paths.", "Expected one path per line.")
+    return paths

@@ -1,0 +1,216 @@
+"""Prediction of image files by Ray Data: read in tasks, answered by a pool of actors, written as Parquet parts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from avatar_bench.config.entries import FOLDERS_VARIABLE
+from avatar_bench.data.loaders import ReadableImageDataset, ReadFiles
+from avatar_bench.data.transforms import Preprocessing
+from avatar_bench.errors import AvatarBenchError, OutputError
+from avatar_bench.files.remote import is_remote
+from avatar_bench.inference.evidence_columns import add_evidence
+from avatar_bench.inference.prediction_parts import PredictionParts
+from avatar_bench.results.view import View
+from avatar_bench.runs.ensembles import open_run
+from avatar_bench.runs.run import Run, set_threads
+
+if TYPE_CHECKING:
+    from avatar_bench.runs.decisions import DecisionRule
+
+# read by Ray when it is imported or started: no reports of usage, no messages of its own on standard error
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_worker_niceness": "0",  # by default the least, at which actors starve beside other programs
+}
+_STORE_BYTES, _BLOCK_BYTES = 2**29, 2**25  # of a Ray started here; of images that a task hands over at once
+_MOST_BATCHES, _FEWEST_TASKS = 16, 2000  # a task reads several batches where it does not leave fewer tasks than that
+_FEWEST_ROWS, _MOST_ROWS, _FEWEST_PARTS = 256, 10_000, 100  # rows of a part, which a kill may lose, and parts
+_READERS = 8  # threads that wait for a remote file system
+
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How actors answer: the run as the command has opened it, and the options of its predictions.
+
+    `trust` is the PEM text for the columns of evidence; None without these columns.
+    """
+
+    path: Path
+    run: Mapping[str, Any]  # fields of Run
+    view: View
+    calibrated: bool
+    precision: str
+    threads: int
+    rule: DecisionRule | None
+    trust: str | None
+
+
+@contextmanager
+def connect_ray(address: str) -> Iterator[Mapping[str, float]]:
+    """Join a Ray cluster, or start one for `address` "local", and yield its resources; leave or end it afterwards.
+
+    Raise OutputError if there is no such cluster.
+    """
+    os.environ.update(_QUIET)
+    import ray
+    from ray.data import DataContext
+
+    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    if folders := os.environ.get(FOLDERS_VARIABLE):
+        options["runtime_env"] = {"env_vars": {FOLDERS_VARIABLE: folders}}
+    if address != "local":
+        options = {name: value for name, value in options.items() if name == "runtime_env"}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with _silence():  # its logging states its own level
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise OutputError(f"engine.address={address}: Ray does not answer: {reason}") from error
+    try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's would end with another exit code
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        context = DataContext.get_current()
+        context.enable_progress_bars = sys.stderr.isatty()
+        context.print_on_execution_start = False
+        context.target_max_block_size = _BLOCK_BYTES
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def predict_parts(
+    run: Run,
+    answering: Answering,
+    files: Sequence[str],
+    parts: PredictionParts,
+    actors: str | int | Sequence[int],
+    resources: Mapping[str, float],
+) -> None:
+    """Predict files as `run` does, and write their rows to `parts`, in any order.
+
+    `actors` is a number, (least, most) or "auto". Actors and tasks that die are replaced, and their files are read
+    again. Raise the errors of opening a run, and OutputError if a file system or the memory fails for long.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    gpus = int(resources.get("GPU", 0)) if run.accelerator != "cpu" and run.runtime == "torch" else 0
+    cores = max(1, int(resources.get("CPU", 1)))
+    most = (gpus or max(1, cores // 2)) if actors == "auto" else actors
+    least, most = (most, most) if isinstance(most, int) else (int(most[0]), int(most[1]))
+    size = run.batch_size * min(_MOST_BATCHES, max(1, len(files) // (_FEWEST_TASKS * run.batch_size)))
+    paths = [os.fsencode(file) for file in files]  # names that are not UTF-8 too
+    data = ray.data.from_arrow(
+        [pa.table({"path": pa.array(paths[at : at + size], pa.binary())}) for at in range(0, len(paths), size)]
+    )
+    if run.predictor.computes_logits:
+        data = data.map_batches(
+            _read_images, batch_size=None, fn_kwargs={"preprocessings": run.predictor.preprocessings}, num_cpus=1
+        )
+    data = data.map_batches(
+        _Actor,
+        fn_constructor_args=(answering, parts),
+        batch_size=run.batch_size,
+        compute=ActorPoolStrategy(min_size=least, max_size=most),
+        # half of the cores at most are theirs: the others read and write
+        num_cpus=min(answering.threads, cores / (2 * least)),
+        num_gpus=1 if gpus else 0,
+    )
+    rows = max(_FEWEST_ROWS, min(_MOST_ROWS, len(files) // _FEWEST_PARTS))
+    try:
+        data.write_parquet(parts.folder, filesystem=parts.system, min_rows_per_file=rows)
+    except Exception as error:
+        raise _explain(error) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Discard what libraries write to standard error themselves."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+def _read_images(batch: Columns, preprocessings: Sequence[Preprocessing]) -> Columns:
+    """Return a batch of paths with a reason for each file that cannot be used, and the images of the others."""
+    paths = [os.fsdecode(path) for path in batch["path"]]
+    images = ReadableImageDataset(paths, preprocessings)
+    with ThreadPoolExecutor(_READERS if is_remote(paths[0]) else 1) as pool:
+        items = list(pool.map(images.__getitem__, range(len(paths))))
+    columns = {"path": batch["path"], "reason": np.array([item.get("reason", "") for item in items], dtype=object)}
+    for place, preparing in enumerate(preprocessings):
+        blank = np.zeros((preparing.size, preparing.size, 3), dtype=np.uint8)
+        columns[f"image{place}"] = np.stack([item["images"][place] if "images" in item else blank for item in items])
+    return columns
+
+
+class _Actor:
+    """A process that holds one run and answers batches."""
+
+    def __init__(self, answering: Answering, parts: PredictionParts) -> None:
+        self.answering, self.parts = answering, parts
+        set_threads(answering.threads)
+        self.run = open_run(answering.path, **answering.run)
+        self.run.view = answering.view
+        self.run.predictor.workers = 0
+        self.run.predictor.load(answering.precision)
+
+    def __call__(self, batch: Columns) -> pa.Table:
+        """Return the rows of a batch."""
+        asked = self.answering
+        files = [os.fsdecode(path) for path in batch["path"]]
+        if "reason" in batch:
+            readable = batch["reason"] == ""
+            columns = [batch[name] for name in batch if name.startswith("image")] if readable.any() else []
+            images = [torch.from_numpy(column[readable]).movedim(-1, -3) for column in columns]
+            files = ReadFiles(files, {"seen": list(enumerate(batch["reason"])), "images": images})
+        with closing(self.run.predict_files(files, asked.calibrated, asked.precision, asked.rule)) as tables:
+            table = pd.concat(tables, ignore_index=True)
+        if asked.trust is not None:
+            table = add_evidence(table, self.run.name_class, asked.trust)
+        return self.parts.to_arrow(table)
+
+
+def _explain(error: BaseException) -> BaseException:
+    """Return the error of ours that Ray has wrapped, or what a user can do about one of Ray's, else the error."""
+    from ray.exceptions import OutOfMemoryError
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, AvatarBenchError):
+            return seen
+        if isinstance(seen, OutOfMemoryError):
+            return OutputError("Out of memory.", "Use fewer actors or smaller batches: engine.actors=N batch_size=N.")
+        if isinstance(seen, OSError):
+            return OutputError(" ".join(str(seen).split())[:300], "Go on with the same command and update=true.")
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return error
