@@ -20,7 +20,8 @@ from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint
 
 MAX_HASH_DISTANCE = 8  # of 64 bits in which the hash of a copy may differ: enough for 99.9 % of the copies
 MAX_CANDIDATES = 32  # candidates compared per image, nearest first; bounds the cost of lookalikes
-MAX_BUCKET_HASHES = 1024  # hashes per orientation compared for each band, likeliest first; bounds the cost too
+# Hashes per orientation compared for each band, likeliest first, if not more are found by chance; bounds the cost too
+MAX_BUCKET_HASHES = 1024
 
 _FEW_KEYS = 2**17  # up to so many, four bands of 16 bits are faster than three of 21 or 22
 _THUMBNAIL_SIDE = 12  # pixels: larger thumbnails show JPEG artefacts, smaller ones hide a mouth
@@ -196,7 +197,8 @@ class _BandIndex:
         values = self._band(queries.ravel())
         order = np.argsort(values, kind="stable")
         values, asked = values[order], queries.ravel()[order]
-        room = np.full(len(order), MAX_BUCKET_HASHES * self.turns)
+        by_chance = len(self.flips) * len(self.keys) >> (self.high - self.low)
+        room = np.full(len(order), max(MAX_BUCKET_HASHES * self.turns, 2 * by_chance))
         for flips in np.array_split(self.flips, 1 + len(self.flips) * len(order) // _LOOKUPS_PER_CHUNK):
             buckets = values ^ flips[:, None]  # (F, Q)
             first = self.starts[buckets]
