@@ -17,7 +17,7 @@ from avatar_bench.audit.assessment import AUDIT_BLOCK, Assessment
 from avatar_bench.audit.count_charts import draw_counts
 from avatar_bench.data.decoding import decode
 from avatar_bench.files import html
-from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.table_io import find_table, read_table
 from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
 from avatar_bench.results.declaration import declare_block
@@ -122,13 +122,13 @@ def _rename_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 def _read_held_out(folder: Path) -> dict[str, pd.DataFrame]:
     """Return the non-empty tables of the external test set and of the out-of-domain sets by name."""
-    files = {"blind": folder / "blind.csv"} | {file.stem: file for file in sorted(folder.glob("ood_*.csv"))}
+    files = {"blind": folder / "blind.csv"} | {file.stem: file for file in sorted(folder.glob("ood_*.*"))}
     tables = {name: _read_table(file) for name, file in files.items()}
     return {name: table for name, table in tables.items() if len(table)}
 
 
 def _read_table(file: Path) -> pd.DataFrame:
-    return read_csv(file, dtype=str, keep_default_na=False) if file.is_file() else pd.DataFrame()
+    return read_table(file, texts=None) if find_table(file).is_file() else pd.DataFrame()
 
 
 def _combine_images(manifest: pd.DataFrame, held_out: dict[str, pd.DataFrame]) -> pd.DataFrame:

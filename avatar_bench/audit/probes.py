@@ -187,12 +187,10 @@ def _score_predictions(
     scores: Floats, targets: Codes, groups: NDArray[np.str_], names: Sequence[str], settings: ProbeSettings
 ) -> ProbeResult:
     classes, predicted = scores.shape[1], scores.argmax(axis=1)
-
-    def statistic(weights: Floats) -> Floats:
-        aurocs = [classification.auroc(column, targets == index, weights) for index, column in enumerate(scores.T)]
-        confusion = classification.confusion_matrix(targets, predicted, classes, weights)
-        return np.column_stack([*aurocs, classification.balanced_accuracy(confusion)])
-
+    balanced_accuracy = classification.build_confusion_statistic(
+        [(targets, predicted)], classes, classification.balanced_accuracy
+    )
+    statistic = stats.JoinedStatistic([*classification.build_auroc_statistics(scores, targets), balanced_accuracy])
     values = statistic(np.ones((1, len(targets))))[0]
     lows, highs = stats.bootstrap_interval(statistic, groups, settings.resamples, settings.level, settings.seed)
     units = len(np.unique(groups))

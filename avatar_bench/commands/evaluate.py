@@ -23,6 +23,7 @@ from avatar_bench.evaluation.comparison import EarlierResults
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.evaluation.runner import BlockRunner, check_preprocessing, select_slice
 from avatar_bench.files.paths import make_folder_name
+from avatar_bench.files.table_io import use_table_format
 from avatar_bench.results.view import View
 from avatar_bench.runs.labels import LabelledRun, label_runs
 from avatar_bench.runs.record import (
@@ -67,7 +68,7 @@ def evaluate(cfg: DictConfig) -> None:
     by_run = {name: block for name, block in chosen.items() if name not in alone | comparing}
     if settings.against and not by_run:
         raise ConfigError("against= needs a block that evaluates single runs.", "Add one: block=blind_test")
-    with ResultWriter(settings.lang) as writer:
+    with use_table_format(settings.tables), ResultWriter(settings.lang) as writer:
         evaluation = _Evaluation(settings, writer)
         paths = _find_run_paths(settings) if by_run or comparing else []
         around = _find_runs_folder(paths, settings)

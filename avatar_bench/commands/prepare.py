@@ -19,6 +19,7 @@ from avatar_bench.data.splits import DEFAULT_FOLDS, SplitPlan
 from avatar_bench.errors import GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import DatasetBlock
+from avatar_bench.files.table_io import use_table_format
 from avatar_bench.i18n import use_language
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Result, has_figures, redraw
@@ -38,12 +39,13 @@ def prepare(cfg: DictConfig) -> None:
     assert isinstance(settings, PrepareConfig)
     place = settings.out or settings.data.get("root")
     out = Path(place or demo_root()).expanduser()
-    summary = build_dataset(_make_recipe(settings), out, update=settings.update, afresh=not place)
+    with use_table_format(settings.tables):
+        summary = build_dataset(_make_recipe(settings), out, update=settings.update, afresh=not place)
     dataset = read_manifest(out / "manifest.csv", out.name)
     inputs = {"data_fingerprint": dataset.fingerprint, "options": options, "block_version": audit.version}
     inputs["allow"] = sorted(settings.allow)
     result = Result.load_if_complete(out / "audit")
-    with use_language(settings.lang):
+    with use_table_format(settings.tables), use_language(settings.lang):
         if summary.built or result is None or not inputs.items() <= result.provenance.items():
             result = audit.audit(dataset)
             result.warnings += describe_misspelt_labels(dataset, out / "manifest.csv")

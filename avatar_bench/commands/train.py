@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from avatar_bench.config.rules import check_train
+from avatar_bench.files.table_io import use_table_format
 from avatar_bench.runs.record import METRIC
 from avatar_bench.training.job import run_job
 from avatar_bench.training.preparation import prepare_training
@@ -15,4 +16,5 @@ def train(cfg: DictConfig) -> float:
 
     Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
-    return run_job(cfg, "train", check_train, prepare_training).metrics[METRIC]
+    with use_table_format(cfg.tables):
+        return run_job(cfg, "train", check_train, prepare_training).metrics[METRIC]

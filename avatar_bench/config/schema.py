@@ -94,6 +94,10 @@ _SOURCES_OF: dict[str, Any] = {
     "is_open": True,
 }
 _LANGUAGE, _SPLIT_BY, _EQUALISE = _choose("en", "ru"), _choose("group", "source", "generator"), _choose("jpeg")
+_TABLES, _TABLES_HELP = (
+    _choose("auto", "csv", "parquet"),
+    "files of tables of images; auto: Parquet above a million rows",
+)
 _VAL_BY = _choose("group", "source")
 _ACCELERATOR, _AT = _choose("auto", "cpu", "gpu"), _choose("input", "native")
 _WEIGHTS: dict[str, Any] = {"choices": WEIGHTS_CHOICES, "is_path": True}
@@ -284,6 +288,7 @@ class TrainConfig:
     lr: float | None = option(None, help="of every stage; null: the mode's value", **_POSITIVE)
     label_smoothing: float = option(0.0, help="part of each target that goes to all classes", **_SMOOTHING)
     lang: str = option("en", help="language of the curves", **_LANGUAGE)
+    tables: str = option("auto", help=_TABLES_HELP, **_TABLES)
     out: str | None = path_option("run folder; in a sweep, the folder of its jobs")
     init_from: str | None = path_option("a run whose weights to start from")
     teacher: str | None = path_option("a run or an ensemble whose answers replace the labels of the training images")
@@ -384,6 +389,7 @@ class EvaluateConfig:
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)
     lang: str = option("en", help="language of figures, warnings and reasons", **_LANGUAGE)
+    tables: str = option("auto", help=_TABLES_HELP, **_TABLES)
     where: WhereConfig = field(default_factory=WhereConfig)  # evaluate only a slice of the images
     view: ViewConfig = field(default_factory=ViewConfig)
     again: bool = option(False, help="evaluate again even if results are up to date")
@@ -459,6 +465,7 @@ class PrepareConfig:
     out: str | None = path_option("data set folder; null with data=demo: the cache folder")
     update: bool = option(False, help="add what has changed; no image changes its split")
     lang: str = option("en", help="language of the data card and the audit's figures", **_LANGUAGE)
+    tables: str = option("auto", help=_TABLES_HELP, **_TABLES)
     equalise: str | None = option(None, help="re-encode all images alike; null: keep the files", **_EQUALISE)
     blind: list[str] = option([], help="sources of the external test set, blind.csv")
     against: dict[str, str] = path_option("{name: folder or manifest} of images to exclude", {}, is_open=True)

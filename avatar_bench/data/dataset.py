@@ -19,8 +19,9 @@ from avatar_bench.data.folders import list_class_folders, list_images
 from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.files.csv_io import read_csv, write_csv
+from avatar_bench.files.csv_io import write_csv
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
+from avatar_bench.files.table_io import find_table, read_table
 from avatar_bench.results.view import View
 
 ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # of the stored file
@@ -156,14 +157,15 @@ def read_images(root: Path, name: str | None = None) -> Dataset:
 
 
 def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = ("path", "label")) -> Dataset:
-    """Read a CSV manifest with at least the columns `needed`; other known columns are used, and images can be sliced by
-    the rest.
+    """Read a manifest, CSV or Parquet, with at least the columns `needed`.
 
+    Other known columns are used, and images can be sliced by the rest.
     Paths are relative to the manifest. Raise DataError for a missing file, column or image, naming the first.
     """
+    file = find_table(file)
     if not os.path.isfile(file):
         raise DataError(
-            f"data.manifest: {file} does not exist.", f"Expected a CSV file with columns {','.join(needed)}."
+            f"data.manifest: {file} does not exist.", f"Expected a CSV or Parquet file with columns {','.join(needed)}."
         )
     table = read_user_table(file, needed)
     table = table.loc[:, ~table.columns.duplicated()]
@@ -177,19 +179,23 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
     return _complete(table, file.parent, name or file.stem)
 
 
-def write_split(dataset: Dataset, file: Path) -> None:
-    """Write split.csv: every image of a run with its split and the hashes that identify its copies."""
+def tabulate_split(dataset: Dataset) -> pd.DataFrame:
+    """Return every image of a run with its split and the hashes that identify its copies."""
     columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash"]
     columns += [*RUN_COLUMNS, *ENCODING_COLUMNS, *list_other_columns(dataset.frame)]
-    frame = dataset.frame.reindex(columns=columns, fill_value="")
+    return dataset.frame.reindex(columns=columns, fill_value="")
+
+
+def write_split(dataset: Dataset, file: Path) -> None:
+    """Write the table of a split as a CSV."""
     with atomic_write(file) as part:
-        write_csv(frame, part)
+        write_csv(tabulate_split(dataset), part)
 
 
 def read_split(file: Path, root: Path) -> Dataset:
-    """Read the split.csv of a run: every image that it used, below `root`; raise DataError if it is damaged."""
+    """Read the split of a run: every image that it used, below `root`; raise DataError if it is damaged."""
     try:
-        frame = read_csv(file, dtype=str, keep_default_na=False)
+        frame = read_table(file, texts=None)
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
     if "path" not in frame:

@@ -20,9 +20,10 @@ from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint
 
 MAX_HASH_DISTANCE = 8  # of 64 bits in which the hash of a copy may differ: enough for 99.9 % of the copies
 MAX_CANDIDATES = 32  # candidates compared per image, nearest first; bounds the cost of lookalikes
-MAX_BUCKET_HASHES = 1024  # hashes per orientation compared for each band, likeliest first; bounds the cost too
+# Hashes per orientation compared for each band, likeliest first, if not more are found by chance; bounds the cost too
+MAX_BUCKET_HASHES = 1024
 
-_BANDS, _BAND_BITS = 4, 16
+_FEW_KEYS = 2**17  # up to so many, four bands of 16 bits are faster than three of 21 or 22
 _THUMBNAIL_SIDE = 12  # pixels: larger thumbnails show JPEG artefacts, smaller ones hide a mouth
 _MAX_SAMPLE_DIFFERENCE = 34.0  # of 255 levels, per thumbnail sample: at most 29 in copies, at least 41 in others
 _MAX_BRIGHTNESS_SHIFT = 40.0  # levels of mean brightness: at most 25 in copies
@@ -30,7 +31,7 @@ _MAX_RESIDUAL_CONTRAST = 0.5  # of the contrast: at most 0.40 in copies; separat
 _MIN_CONTRAST = 2.0  # levels: contrast below this is JPEG noise
 _QUERY_SHIFT, _KEY_SHIFT = 36, 10  # bit offsets of the query and the key in a packed number
 # Chunk sizes, so that memory does not grow with the set
-_ROWS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUNK = 256, 2**21, 4096
+_ROWS_PER_CHUNK, _LOOKUPS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUNK = 2**15, 2**20, 2**21, 4096
 
 Decoder = Callable[[int], NDArray[np.uint8]]  # returns the upright image of a row, (H, W, 3) RGB
 ImageSet = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the files, fingerprints, decoder
@@ -155,63 +156,89 @@ def _find_candidates(
     One side is searched in all orientations. Each query keeps its MAX_CANDIDATES nearest keys; `within` one set, that
     many earlier and that many later ones.
 
-    Multi-index hashing (Norouzi et al., 2012): hashes that differ in so few bits are nearly equal in one of four bands,
-    so it suffices to look up each band with one or two bits flipped. The number of flips per band follows the general
-    pigeonhole principle (Qin et al., 2018): the radii sum to `distance` - 3.
+    Multi-index hashing (Norouzi et al., 2012): hashes that differ in so few bits are nearly equal in one of a few
+    bands, so it suffices to look up each band with one or two bits flipped. The number of flips per band follows the
+    general pigeonhole principle (Qin et al., 2018): the radii sum to `distance` + 1 - bands. Many hashes get three
+    bands instead of four, so that few of those looked up are alike by chance.
     """
-    radii = [(distance + 1 + band) // _BANDS - 1 for band in range(_BANDS)]
-    tables = [_BandIndex(keys, band, radius) for band, radius in enumerate(radii) if radius >= 0]
+    bands = 4 if keys.size <= _FEW_KEYS else 3
+    edges = [64 * band // bands for band in range(bands + 1)]
+    radii = [(distance + 1 + band) // bands - 1 for band in range(bands)]
+    tables = [_BandIndex(keys, *band, radius) for band, radius in zip(pairwise(edges), radii, strict=True)]
     none = np.empty(0, np.int64)
     nearest = [none]
     for start in range(0, len(queries), _ROWS_PER_CHUNK):
-        several = queries[start : start + _ROWS_PER_CHUNK]
-        matches = np.concatenate([none, *(part for table in tables for part in table.find(several, start, distance))])
-        query, key, _, _ = _unpack(matches)
-        nearest += map(_keep_nearest, (matches[key < query], matches[key > query]) if within else (matches,))
+        several, kept = queries[start : start + _ROWS_PER_CHUNK], [none]
+        for part in (part for table in tables for part in table.find(several, start, distance)):
+            kept.append(part)
+            if sum(map(len, kept)) > _CANDIDATES_PER_CHUNK:
+                kept = [_keep_nearest_on_each_side(np.concatenate(kept), within)]
+        nearest.append(_keep_nearest_on_each_side(np.concatenate(kept), within))
     return np.concatenate(nearest)
 
 
 class _BandIndex:
-    """Index of hashes by one band of their bits."""
+    """Index of hashes by one band of their bits, from `low` up to `high`."""
 
-    def __init__(self, keys: NDArray[np.uint64], band: int, radius: int) -> None:
-        self.shift = np.uint64(band * _BAND_BITS)
-        self.keys, self.turns = keys.ravel(), keys.shape[1]
-        values = self._band(self.keys)
-        self.order = np.argsort(values.astype(np.uint16), kind="stable")  # linear time for 16-bit integers
-        self.counts = np.bincount(values, minlength=2**_BAND_BITS).astype(np.int32)
-        self.starts = self.counts.cumsum() - self.counts
-        flipped = (bits for n in range(radius + 1) for bits in combinations(range(_BAND_BITS), n))
-        self.flips = np.array([sum(1 << bit for bit in bits) for bits in flipped], dtype=np.int64)
+    def __init__(self, keys: NDArray[np.uint64], low: int, high: int, radius: int) -> None:
+        self.low, self.high, self.turns = low, high, keys.shape[1]
+        values = self._band(keys.ravel())
+        self.order = np.argsort(values, kind="stable").astype(np.int32)
+        self.keys = keys.ravel()[self.order]
+        self.starts = np.append(0, np.bincount(values, minlength=2 ** (high - low)).cumsum()).astype(np.int32)
+        flipped = (bits for n in range(radius + 1) for bits in combinations(range(high - low), n))
+        self.flips = np.array([sum(1 << bit for bit in bits) for bits in flipped], dtype=np.uint32)
 
     def find(self, queries: NDArray[np.uint64], start: int, distance: int) -> Iterator[NDArray[np.int64]]:
-        """Yield the packed matches within `distance` bits; `start` is the row of the first query."""
-        buckets = self._band(queries)[..., None] ^ self.flips  # (Q, 8, F)
-        counts = self.counts[buckets]
-        if (counts.sum(axis=2) > (crowd := MAX_BUCKET_HASHES * self.turns)).any():
-            counts = np.clip(crowd + counts - counts.cumsum(axis=2), 0, counts)
-        for lookups, entries in _expand_lookups(counts.ravel()):
-            query, turn = np.divmod(lookups // len(self.flips), queries.shape[1])
-            entry = self.order[self.starts[buckets.ravel()[lookups]] + entries]
-            bits = np.bitwise_count(self.keys[entry] ^ queries[query, turn])
-            near = bits <= distance
-            key, turned = np.divmod(entry[near], self.turns)
-            either = turn[near] + _INVERSE_TURNS[turned]  # one of the two is 0
-            yield _pack(query[near] + start, key, bits[near], either)
+        """Yield the packed matches within `distance` bits; `start` is the row of the first query.
 
-    def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-        return ((hashes >> self.shift) & np.uint64(2**_BAND_BITS - 1)).astype(np.int64)
+        Queries are sorted by their band, so that the memory of the index is read in its order.
+        """
+        values = self._band(queries.ravel())
+        order = np.argsort(values, kind="stable")
+        values, asked = values[order], queries.ravel()[order]
+        by_chance = len(self.flips) * len(self.keys) >> (self.high - self.low)
+        room = np.full(len(order), max(MAX_BUCKET_HASHES * self.turns, 2 * by_chance))
+        for flips in np.array_split(self.flips, 1 + len(self.flips) * len(order) // _LOOKUPS_PER_CHUNK):
+            buckets = values ^ flips[:, None]  # (F, Q)
+            first = self.starts[buckets]
+            counts = self.starts[buckets + 1] - first
+            total = counts.sum(axis=0)
+            if (total > room).any():
+                counts = np.clip(room + counts - counts.cumsum(axis=0), 0, counts)
+            room = np.maximum(0, room - total)
+            for lookups, entry in _expand_lookups(counts.ravel(), first.ravel()):
+                bits = np.bitwise_count(self.keys[entry] ^ asked[lookups % len(order)])
+                near = np.flatnonzero(bits <= distance)
+                query, turn = np.divmod(order[lookups[near] % len(order)], queries.shape[1])
+                key, turned = np.divmod(self.order[entry[near]], self.turns)
+                either = turn + _INVERSE_TURNS[turned]  # one of the two is 0
+                yield _pack(query + start, key, bits[near], either)
+
+    def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
+        values = (hashes >> np.uint64(self.low)) & np.uint64(2 ** (self.high - self.low) - 1)
+        return values.astype(
+            np.uint16 if self.high - self.low <= 16 else np.uint32
+        )  # 16 bits are sorted in linear time
 
 
-def _expand_lookups(counts: Integers) -> Iterator[tuple[Integers, Integers]]:
-    """Yield each lookup once per entry found, with the entry's number, about _CANDIDATES_PER_CHUNK at a time."""
+def _expand_lookups(counts: Integers, first: Integers) -> Iterator[tuple[Integers, Integers]]:
+    """Yield each lookup once per entry found, and the entry, about _CANDIDATES_PER_CHUNK at a time."""
     some = np.flatnonzero(counts)
     ends = counts[some].cumsum()
     cuts = np.searchsorted(ends, np.arange(0, ends[-1] if len(ends) else 0, _CANDIDATES_PER_CHUNK))
-    for first, last in pairwise([*cuts, len(some)]):
-        number = counts[some[first:last]]
+    for begin, end in pairwise([*cuts, len(some)]):
+        lookups = some[begin:end]
+        number = counts[lookups]
         before = number.cumsum() - number
-        yield np.repeat(some[first:last], number), np.arange(number.sum()) - np.repeat(before, number)
+        yield np.repeat(lookups, number), np.arange(number.sum()) + np.repeat(first[lookups] - before, number)
+
+
+def _keep_nearest_on_each_side(packed: NDArray[np.int64], within: bool) -> NDArray[np.int64]:
+    """Return the nearest keys of each query, of one set those before it and those after it."""
+    query, key, _, _ = _unpack(packed)
+    sides = (packed[key < query], packed[key > query]) if within else (packed,)
+    return np.concatenate([_keep_nearest(side) for side in sides])
 
 
 def _pack(query: Integers, key: Integers, bits: Integers, turn: Integers) -> NDArray[np.int64]:

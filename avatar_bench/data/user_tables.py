@@ -1,4 +1,4 @@
-"""Reading of CSV files written by users, with size limits and clear errors."""
+"""Reading of tables written by users, with size limits and clear errors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import pandas as pd
 from avatar_bench.data.file_names import format_name
 from avatar_bench.errors import DataError
 from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.table_io import read_table
 
 MAX_TABLE_BYTES = 512 * 2**20  # a million rows take about 100 MiB
 MAX_HEADER_BYTES = 64 * 2**10
 
 
 def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a UTF-8 CSV as strings, "" where a row ends early; only the columns in `known`, if given.
+    """Read a CSV in UTF-8, or a .parquet, as strings, "" where a row ends early; only the columns in `known`, if given.
 
-    Raise DataError if the file is not such a CSV, is too large, lacks a needed column or has one twice.
+    Raise DataError if the file is not such a table, is too large, lacks a needed column or has one twice.
     """
+    if file.suffix.lower() == ".parquet":
+        return _read_parquet(file, needed, known)
     heading = _read_header(file, needed)
     try:
         # without index_col=False, a row longer than the header shifts every column by one
@@ -39,6 +42,26 @@ def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | No
     return table[columns].fillna("")
 
 
+def _read_parquet(file: Path, needed: Sequence[str], known: Sequence[str] | None) -> pd.DataFrame:
+    import pyarrow.parquet as pq
+
+    try:
+        _check_size(file, file.stat().st_size)
+        columns = pq.read_schema(file).names
+        _check_columns(file, columns, needed)
+        return read_table(file, [name for name in columns if known is None or name in known], texts=None)
+    except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
+        raise _make_read_error(file, error) from error
+
+
+def _check_size(file: Path, size: int) -> None:
+    if size > MAX_TABLE_BYTES:
+        raise DataError(
+            f"{format_name(str(file))}: larger than {MAX_TABLE_BYTES // 2**20} MiB.",
+            "Expected a table with one row per file.",
+        )
+
+
 def _read_header(file: Path, needed: Sequence[str]) -> list[str]:
     try:
         size = file.stat().st_size
@@ -46,11 +69,7 @@ def _read_header(file: Path, needed: Sequence[str]) -> list[str]:
             start = stream.read(MAX_HEADER_BYTES)
     except (OSError, ValueError) as error:
         raise _make_read_error(file, error) from error
-    if size > MAX_TABLE_BYTES:
-        raise DataError(
-            f"{format_name(str(file))}: larger than {MAX_TABLE_BYTES // 2**20} MiB.",
-            "Expected a CSV with one row per file.",
-        )
+    _check_size(file, size)
     if b"\0" in start:
         raise DataError(f"{format_name(str(file))} cannot be read as CSV in UTF-8: it contains null bytes.")
     line = next((line for line in start.splitlines() if line.strip(b'\xef\xbb\xbf"\t ')), b"")
@@ -77,6 +96,5 @@ def _check_columns(file: Path, columns: list[str], needed: Sequence[str]) -> Non
 def _make_read_error(file: Path, error: Exception) -> DataError:
     if isinstance(error, OSError) and error.strerror:
         return DataError(f"{format_name(str(file))} cannot be read: {error.strerror}.")
-    return DataError(
-        f"{format_name(str(file))} cannot be read as CSV in UTF-8: {format_name(' '.join(str(error).split()))}."
-    )
+    kind = "Parquet" if file.suffix.lower() == ".parquet" else "CSV in UTF-8"
+    return DataError(f"{format_name(str(file))} cannot be read as {kind}: {format_name(' '.join(str(error).split()))}.")

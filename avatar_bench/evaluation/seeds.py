@@ -71,7 +71,7 @@ class Recipes:
 
         `statistic` maps weights (B, N) to a metric of each run, (B, runs).
         """
-        how = statistic or (lambda weights: weights @ self.right.T / weights.sum(axis=1, keepdims=True))
+        how = statistic or stats.build_mean_statistic(self.right.T)
         runs = list(self.members.values())
         return paired_tests.resample_groups_and_seeds(how, self.groups, runs, self.seeds, block.resamples, block.seed)
 
@@ -95,22 +95,19 @@ class Recipes:
         return Metric(float(value), self.units, low, high, method)
 
 
-def build_macro_f1_statistic(found: Sequence[Predictions]) -> stats.Statistic:
+def build_macro_f1_statistic(found: Sequence[Predictions]) -> stats.SumStatistic:
     """Return a function that maps weights (B, N) to the macro-F1 of each run, (B, runs)."""
     return _build_confusion_statistic(found, classification.macro_f1)
 
 
-def build_balanced_accuracy_statistic(found: Sequence[Predictions]) -> stats.Statistic:
+def build_balanced_accuracy_statistic(found: Sequence[Predictions]) -> stats.SumStatistic:
     """Return a function that maps weights (B, N) to the balanced accuracy of each run, (B, runs)."""
     return _build_confusion_statistic(found, classification.balanced_accuracy)
 
 
-def _build_confusion_statistic(found: Sequence[Predictions], metric: Callable[[Floats], Floats]) -> stats.Statistic:
-    def statistic(weights: Floats) -> Floats:
-        drawn = [(one.targets, one.predicted, len(one.classes), weights) for one in found]
-        return np.column_stack([metric(classification.confusion_matrix(*each)) for each in drawn])
-
-    return statistic
+def _build_confusion_statistic(found: Sequence[Predictions], metric: Callable[[Floats], Floats]) -> stats.SumStatistic:
+    pairs = [(one.targets, one.predicted) for one in found]
+    return classification.build_confusion_statistic(pairs, len(found[0].classes), metric)
 
 
 def warn_about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[Reason]:

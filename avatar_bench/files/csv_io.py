@@ -30,7 +30,7 @@ def escape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
 
 def unescape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the table without the escapes of `escape_formulas`."""
-    return _map_texts(frame, lambda text: _ESCAPED.sub(r"\1", text))
+    return _map_texts(frame, lambda text: _ESCAPED.sub(r"\1", text) if "'" in text else text)
 
 
 def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:

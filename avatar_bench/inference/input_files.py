@@ -27,8 +27,9 @@ def find_input_files(given: str | list[str]) -> list[str]:
     folder, needs no @. An existing path is taken literally. A folder, glob or list may be remote. Of several inputs,
     each file is taken once. Raises DataError if nothing is found.
     """
-    inputs = given if isinstance(given, list) else [given]
-    return list(dict.fromkeys(file for text in inputs for file in _find_files(text)))
+    if isinstance(given, str):
+        return _find_files(given)
+    return list(dict.fromkeys(file for text in given for file in _find_files(text)))
 
 
 def _find_files(text: str) -> list[str]:

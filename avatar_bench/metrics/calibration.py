@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, hstack
 from scipy.special import log_softmax
 
 from avatar_bench.metrics.ratios import ratio
+from avatar_bench.metrics.stats import SumStatistic
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
@@ -67,12 +68,17 @@ def fit_merged_temperature(loss: Callable[[float], float]) -> float:
     return float(np.clip(np.exp(optimum.x), *TEMPERATURE_RANGE))
 
 
-def fit_resampled_temperatures(logits: ArrayLike, targets: NDArray[np.integer], weights: Floats) -> Floats:
-    """Fit the temperature (B,) of each of B resamples, weights (B, N), to 1 % inside its range.
+def build_temperature_statistic(logits: ArrayLike, targets: NDArray[np.integer]) -> SumStatistic:
+    """Return the fitted temperature as a statistic (B, 1), to 1 % inside its range.
 
     The losses on a grid of temperatures are one matrix product; a parabola through the best three locates the minimum.
     """
-    losses = weights @ np.column_stack([image_losses(logits, targets, t) for t in _TEMPERATURE_GRID])
+    losses = np.column_stack([image_losses(logits, targets, t) for t in _TEMPERATURE_GRID])
+    return SumStatistic(losses, lambda sums: _locate_minima(sums)[:, None])
+
+
+def _locate_minima(losses: Floats) -> Floats:
+    """Return the temperature (B,) with the least of the losses (B, T) at those of the grid."""
     best = np.clip(losses.argmin(axis=1), 1, len(_TEMPERATURE_GRID) - 2)
     left, middle, right = (losses[np.arange(len(losses)), best + step] for step in (-1, 0, 1))
     bend = left - 2 * middle + right
@@ -126,12 +132,17 @@ def bin_gaps(probabilities: Reals, targets: NDArray[np.integer], weights: Floats
     10 and 15 equal-width and 15 equal-mass bins (Nguyen and O'Connor, EMNLP 2015) of the predicted class, and 15
     equal-width bins of each class's probability, divided by the number of classes (Kull et al., NeurIPS 2019).
     """
+    gaps = [_bin_gaps(*kind, weights) for kind in _list_bins(probabilities, targets)]
+    top, by_class = gaps[: len(ECE_KINDS) - 1], gaps[len(ECE_KINDS) - 1 :]
+    return [*top, np.concatenate(by_class, axis=-1) / len(by_class)]
+
+
+def _list_bins(probabilities: Reals, targets: NDArray[np.integer]) -> list[tuple[Reals, NDArray[np.bool_], Floats]]:
+    """Return the confidence, its correctness and the edges of each kind of bins, those of each class last."""
     confidence, correct = probabilities.max(axis=1), targets == probabilities.argmax(axis=1)
     kinds = (equal_width_edges(10), equal_width_edges(ECE_BINS), equal_mass_edges(confidence))
-    top = [_bin_gaps(confidence, correct, edges, weights) for edges in kinds]
-    columns = enumerate(probabilities.T)
-    by_class = [_bin_gaps(column, targets == index, equal_width_edges(ECE_BINS), weights) for index, column in columns]
-    return [*top, np.concatenate(by_class, axis=-1) / len(by_class)]
+    by_class = [(each, targets == index, equal_width_edges(ECE_BINS)) for index, each in enumerate(probabilities.T)]
+    return [*((confidence, correct, edges) for edges in kinds), *by_class]
 
 
 def calibration_errors(probabilities: Reals, targets: NDArray[np.integer], weights: Floats | None = None) -> Floats:
@@ -139,9 +150,7 @@ def calibration_errors(probabilities: Reals, targets: NDArray[np.integer], weigh
     return np.stack([np.abs(gaps).sum(axis=-1) for gaps in bin_gaps(probabilities, targets, weights)], axis=-1)
 
 
-def make_deviation_statistic(
-    probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike
-) -> Callable[[Floats], Floats]:
+def make_deviation_statistic(probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike) -> SumStatistic:
     """Return a function from weights (B, N) to sampling deviations of the errors of ECE_KINDS, (B, 16), 4 columns each.
 
     The columns are the error that noise produces without any gap; the increase of the error if gaps are one standard
@@ -149,19 +158,27 @@ def make_deviation_statistic(
     increases small gaps most and decreases large gaps most, so the second column bounds the upward deviation of an
     error, and the last two the downward deviation.
     """
-    seen = bin_gaps(probabilities, targets)
-    errors = _gap_standard_errors(probabilities, targets, groups)
+    seen, n, classes = bin_gaps(probabilities, targets), len(targets), probabilities.shape[1]
+    placed = [_place_gaps(*kind) for kind in _list_bins(probabilities, targets)]
+    placed[-classes:] = [each / classes for each in placed[-classes:]]
+    columns = hstack([*placed, csr_array(np.ones((n, 1)))], format="csr")
+    ends = np.cumsum([len(gaps) for gaps in seen])[:-1]
+    _, member = np.unique(np.asarray(groups), return_inverse=True)
+    # the standard error of each bin's gap under resampling of groups
+    sums = SumStatistic(columns, np.asarray).by_group(member).columns
+    errors = np.split(np.sqrt(sums.power(2).sum(axis=0)[:-1]) / n, ends)
     pairs = zip(seen, errors, strict=True)
     smaller = [np.sign(gaps) * np.maximum(0.0, np.abs(gaps) - error) for gaps, error in pairs]
 
-    def deviations(weights: Floats) -> Floats:
-        noise = [drawn - gaps for drawn, gaps in zip(bin_gaps(probabilities, targets, weights), seen, strict=True)]
+    def deviations(sums: Floats) -> Floats:
+        drawn = np.split(sums[:, :-1] / sums[:, -1:], ends, axis=1)
+        noise = [moved - gaps for moved, gaps in zip(drawn, seen, strict=True)]
         alone = [np.abs(moved) for moved in noise]
         added = [np.abs(gaps + moved) - np.abs(gaps) for gaps, moved in zip(smaller, noise, strict=True)]
         signed = [np.sign(gaps) * moved for gaps, moved in zip(seen, noise, strict=True)]
         return np.stack([part.sum(axis=1) for part in (*alone, *added, *signed, *(-s for s in signed))], axis=1)
 
-    return deviations
+    return SumStatistic(columns, deviations)
 
 
 def simulate_noise_floor(
@@ -216,19 +233,15 @@ def reliability_bins(confidence: Reals, correct: NDArray[np.bool_], edges: Reals
 
 def _bin_gaps(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats | None) -> Floats:
     """Compute each bin's sum of correctness minus confidence, divided by the number of images, (..., bins)."""
+    if np.ndim(correct) > 1:
+        bins = assign_bins(confidence, edges)
+        member = np.eye(int(bins.max()) + 1)[bins]
+        return np.asarray((np.asarray(correct, dtype=np.float64) - confidence) @ member / len(confidence))
+    weight = np.ones(len(confidence)) if weights is None else weights
+    return np.asarray(weight @ _place_gaps(confidence, correct, edges) / weight.sum(axis=-1, keepdims=True))
+
+
+def _place_gaps(confidence: Reals, correct: ArrayLike, edges: Reals) -> Any:
+    """Return correctness minus confidence of each image in the column of its bin, sparse (N, bins)."""
     bins, gap = assign_bins(confidence, edges), np.asarray(correct, dtype=np.float64) - confidence
-    member = np.zeros((len(bins), int(bins.max()) + 1))
-    member[np.arange(len(bins)), bins] = 1.0
-    if weights is None:
-        return np.asarray(gap @ member / len(bins))
-    total = weights @ np.ones(len(bins))
-    return np.asarray(weights @ (gap[:, None] * member) / total[..., None])
-
-
-def _gap_standard_errors(probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike) -> list[Floats]:
-    """Compute the standard error of every bin's gap, by kind as in `bin_gaps`, under resampling of groups."""
-    _, member, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    # one resample per group, with only its images; sparse, since there may be as many groups as images
-    alone: Any = csr_array((np.ones(len(member)), (member, np.arange(len(member)))))
-    fraction = sizes[:, None] / len(member)
-    return [np.sqrt(((gaps * fraction) ** 2).sum(axis=0)) for gaps in bin_gaps(probabilities, targets, alone)]
+    return csr_array((gap, bins, np.arange(len(bins) + 1)), shape=(len(bins), int(bins.max()) + 1))

@@ -6,10 +6,13 @@ compute a metric and its resamples; the tests compare each with scikit-learn. Un
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.metrics.ratios import nan_mean, ratio
+from avatar_bench.metrics.stats import OrderStatistic, SumStatistic
 
 Floats = NDArray[np.float64]
 
@@ -18,11 +21,21 @@ def confusion_matrix(
     targets: NDArray[np.integer], predicted: NDArray[np.integer], classes: int, weights: ArrayLike | None = None
 ) -> Floats:
     """Count images by target (row) and prediction (column), (C, C); weights (B, N) give a stack (B, C, C)."""
-    cells = np.zeros((len(targets), classes * classes))
-    cells[np.arange(len(targets)), targets * classes + predicted] = 1.0
     weights = np.ones(len(targets)) if weights is None else np.asarray(weights, dtype=np.float64)
-    table: Floats = weights @ cells
-    return table.reshape(*weights.shape[:-1], classes, classes)
+    return build_confusion_statistic([(targets, predicted)], classes, lambda tables: tables[..., 0, :, :])(weights)
+
+
+def build_confusion_statistic(
+    pairs: Sequence[tuple[NDArray[np.integer], NDArray[np.integer]]], classes: int, metric: Callable[[Floats], Floats]
+) -> SumStatistic:
+    """Return a metric of the confusion matrices (B, P, C, C) of P pairs of targets and predictions, (N,) each."""
+    cells = np.zeros((len(pairs[0][0]), len(pairs), classes * classes), dtype=np.bool_)
+    for place, (targets, predicted) in enumerate(pairs):
+        cells[np.arange(len(targets)), place, targets * classes + predicted] = True
+    tables = (len(pairs), classes, classes)
+    return SumStatistic(
+        cells.reshape(len(cells), len(pairs) * classes**2), lambda sums: metric(sums.reshape(*sums.shape[:-1], *tables))
+    )
 
 
 def accuracy(confusion: ArrayLike) -> Floats:
@@ -92,17 +105,31 @@ def auroc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = No
 
     `scores` and `positive` (bool) are (N,); the result is (), or (B,) for weights (B, N). NaN if one kind is absent.
     """
+    statistic = build_auroc_statistic(scores, positive)
+    if weights is None:
+        return np.asarray(statistic(np.ones((1, len(np.asarray(scores)))))[0])
+    return statistic(np.asarray(weights, dtype=np.float64))
+
+
+def build_auroc_statistic(scores: ArrayLike, positive: ArrayLike) -> OrderStatistic:
+    """Return `auroc` as a statistic (B,)."""
     score, mask = np.asarray(scores), np.asarray(positive, dtype=bool)
-    weights = np.ones(len(score)) if weights is None else np.asarray(weights, dtype=np.float64)
-    inside, outside = np.flatnonzero(mask), np.flatnonzero(~mask)
-    outside = outside[np.argsort(score[outside])]
-    below = np.zeros((*weights.shape[:-1], len(outside) + 1))
-    np.cumsum(weights[..., outside], axis=-1, out=below[..., 1:])
+    inside, outside = (rows[np.argsort(score[rows])] for rows in (np.flatnonzero(mask), np.flatnonzero(~mask)))
     first = np.searchsorted(score[outside], score[inside], "left")
     last = np.searchsorted(score[outside], score[inside], "right")
-    own = weights[..., inside]
-    won = np.einsum("...i,...i->...", own, below[..., first]) + np.einsum("...i,...i->...", own, below[..., last])
-    return ratio(won, 2 * own.sum(axis=-1) * below[..., -1])
+
+    def compute(weights: Floats) -> Floats:
+        own, below = weights[:, : len(inside)], np.zeros((len(weights), len(outside) + 1))
+        np.cumsum(weights[:, len(inside) :], axis=1, out=below[:, 1:])
+        won = (own * (below.take(first, axis=1) + below.take(last, axis=1))).sum(axis=1)
+        return ratio(won, 2 * own.sum(axis=1) * below[:, -1])
+
+    return OrderStatistic(np.concatenate([inside, outside]), compute)
+
+
+def build_auroc_statistics(scores: Floats, targets: NDArray[np.integer]) -> list[OrderStatistic]:
+    """Return the AUROC of each class against the others, from scores (N, C), as statistics."""
+    return [build_auroc_statistic(column, targets == index) for index, column in enumerate(scores.T)]
 
 
 def _correct_counts(table: Floats) -> Floats:

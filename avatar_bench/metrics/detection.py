@@ -5,12 +5,14 @@ A higher score means that an image is more likely out of domain. Out-of-domain i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.metrics.ratios import ratio
+from avatar_bench.metrics.stats import OrderStatistic
 
 Floats = NDArray[np.float64]
 FPR_RECALL = 0.95
@@ -33,11 +35,21 @@ class RocCurve(NamedTuple):
 def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> RocCurve:
     """Compute the ROC curve of scores (N,) for positive (N,) bool images; weights (B, N) return a stack of B curves."""
     score, mask = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
-    weight = np.ones(len(score)) if weights is None else np.asarray(weights, dtype=np.float64)
-    steps = np.unique(score[mask])[::-1] if mask.any() else np.array([np.inf])
-    recall, _ = _fractions_above(score[mask], weight[..., mask], steps)
-    rate, above = _fractions_above(score[~mask], weight[..., ~mask], steps)
-    return RocCurve(recall, rate, above, float(mask.mean()))
+    order, trace = _sort(score, mask)
+    return trace((np.ones(len(score)) if weights is None else np.asarray(weights, dtype=np.float64))[..., order])
+
+
+def build_roc_statistic(
+    scores: ArrayLike, positive: ArrayLike, measures: Iterable[Callable[[RocCurve], Floats]]
+) -> OrderStatistic:
+    """Return K measures of the ROC curve, each a function to (B,), as a statistic (B, K)."""
+    order, trace = _sort(np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool))
+
+    def compute(weights: Floats) -> Floats:
+        curve = trace(weights)
+        return np.column_stack([measure(curve) for measure in measures])
+
+    return OrderStatistic(order, compute)
 
 
 def auroc(curve: RocCurve) -> Floats:
@@ -66,12 +78,25 @@ def fpr95(curve: RocCurve) -> Floats:
     return np.asarray(np.take_along_axis(curve.false_positive_rate + 0 * curve.recall, first, axis=-1)[..., 0])
 
 
-def _fractions_above(scores: Floats, weights: Floats, steps: Floats) -> tuple[Floats, Floats]:
-    """Compute the weighted fractions of scores (N,) at or above, and above, each of steps (T,), both (..., T)."""
-    order = np.argsort(scores)
-    below = np.zeros((*weights.shape[:-1], len(scores) + 1))
-    np.cumsum(weights[..., order], axis=-1, out=below[..., 1:])
-    whole = below[..., -1:]
+def _sort(scores: Floats, positive: NDArray[np.bool_]) -> tuple[NDArray[np.intp], Callable[[Floats], RocCurve]]:
+    """Return the positive images, then the others, each by score, and the curve of weights (..., N) in this order."""
+    inside, outside = (rows[np.argsort(scores[rows])] for rows in map(np.flatnonzero, (positive, ~positive)))
+    steps = np.unique(scores[inside])[::-1] if len(inside) else np.array([np.inf])
     sides: tuple[Literal["left"], Literal["right"]] = ("left", "right")
-    left, right = (whole - below[..., np.searchsorted(scores[order], steps, side)] for side in sides)
-    return ratio(left, whole), ratio(right, whole)
+    places = [[np.searchsorted(scores[rows], steps, side) for side in sides] for rows in (inside, outside)]
+    prevalence = float(positive.mean())
+
+    def trace(weights: Floats) -> RocCurve:
+        parts = np.split(weights, [len(inside)], axis=-1)
+        (recall, _), rates = (_fractions_above(part, at) for part, at in zip(parts, places, strict=True))
+        return RocCurve(recall, *rates, prevalence)
+
+    return np.concatenate([inside, outside]), trace
+
+
+def _fractions_above(weights: Floats, places: Sequence[NDArray[np.intp]]) -> tuple[Floats, ...]:
+    """Compute the fractions of weights (..., N), by score, from each of some places (T,) on, (..., T)."""
+    below = np.zeros((*weights.shape[:-1], weights.shape[-1] + 1))
+    np.cumsum(weights, axis=-1, out=below[..., 1:])
+    whole = below[..., -1:]
+    return tuple(ratio(whole - below.take(each, axis=-1), whole) for each in places)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.metrics.ratios import ratio
+from avatar_bench.metrics.stats import OrderStatistic
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
@@ -17,13 +18,8 @@ def risk_coverage(confidence: Reals, correct: ArrayLike, weights: Floats | None 
     Coverage is the fraction of images with a prediction, risk the error rate among them, 0 to 1; ties in confidence are
     predicted together. `confidence` and `correct` are (N,), weights (..., N). Risk is NaN at coverage 0.
     """
-    order = np.argsort(-confidence, kind="stable")
-    ranked = -confidence[order]
-    last = np.searchsorted(ranked, ranked, side="right") - 1  # of those equally confident
-    drawn = np.ones(len(order)) if weights is None else weights[..., order]
-    answered = drawn.cumsum(axis=-1)[..., last]
-    errors = (drawn * ~np.asarray(correct, dtype=bool)[order]).cumsum(axis=-1)[..., last]
-    return answered / drawn.sum(axis=-1, keepdims=True), ratio(errors, answered)
+    order, last, wrong = _rank(confidence, correct)
+    return _risk_coverage(np.ones(len(order)) if weights is None else weights[..., order], last, wrong)
 
 
 def aurc(confidence: Reals, correct: ArrayLike, weights: Floats | None = None) -> Floats:
@@ -31,11 +27,31 @@ def aurc(confidence: Reals, correct: ArrayLike, weights: Floats | None = None) -
 
     Uninformative confidence yields the error rate. Geifman and El-Yaniv, NeurIPS 2017; ties as in risk_coverage.
     """
-    _, risk = risk_coverage(confidence, correct, weights)
-    if weights is None:
-        return np.asarray(risk.mean(axis=-1))
-    drawn = weights[..., np.argsort(-confidence, kind="stable")]
-    return np.asarray((drawn * np.nan_to_num(risk)).sum(axis=-1) / drawn.sum(axis=-1))
+    statistic = build_aurc_statistic(confidence, correct)
+    return statistic(np.ones((1, len(confidence))))[0] if weights is None else statistic(weights)
+
+
+def build_aurc_statistic(confidence: Reals, correct: ArrayLike) -> OrderStatistic:
+    """Return `aurc` as a statistic (B,)."""
+    order, last, wrong = _rank(confidence, correct)
+
+    def compute(drawn: Floats) -> Floats:
+        _, risk = _risk_coverage(drawn, last, wrong)
+        return np.asarray((drawn * np.nan_to_num(risk)).sum(axis=-1) / drawn.sum(axis=-1))
+
+    return OrderStatistic(order, compute)
+
+
+def _rank(confidence: Reals, correct: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+    """Return the images by confidence, highest first, the last of those as confident as each, and the errors, (N,)."""
+    order = np.argsort(-confidence, kind="stable")
+    ranked = -confidence[order]
+    return order, np.searchsorted(ranked, ranked, side="right") - 1, ~np.asarray(correct, dtype=bool)[order]
+
+
+def _risk_coverage(drawn: Floats, last: NDArray[np.intp], wrong: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    answered, errors = (each.cumsum(axis=-1).take(last, axis=-1) for each in (drawn, drawn * wrong))
+    return answered / drawn.sum(axis=-1, keepdims=True), ratio(errors, answered)
 
 
 def thresholds(coverages: ArrayLike, confidence: Reals) -> Floats:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 from scipy.stats import norm
 
 from avatar_bench.metrics.ratios import ratio
@@ -16,6 +18,69 @@ Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
 _CHUNK_ELEMENTS = 4_000_000  # weights in memory at once: 32 MB
+_CACHED_ELEMENTS = 100_000
+
+
+@dataclass(frozen=True)
+class SumStatistic:
+    """Statistic of the sums of columns (N, K) over the images of a resample: a function of (B, K) to (B,) or (B, L).
+
+    Its resamples cost as much as there are groups, not images, because the sums of each group are known beforehand.
+    `columns` are an array or a sparse array.
+    """
+
+    columns: Any
+    finish: Callable[[Floats], Floats]
+
+    def __call__(self, weights: Floats) -> Floats:
+        """Compute the statistic for weights (..., N)."""
+        return self.finish(weights @ self.columns)
+
+    def then(self, change: Callable[[Floats], Floats]) -> SumStatistic:
+        """Return a function of this statistic."""
+        return replace(self, finish=lambda sums: change(self.finish(sums)))
+
+    def by_group(self, member: NDArray[np.integer]) -> SumStatistic:
+        """Return the statistic of the weights of groups, (B, G); `member` (N,) are the groups of the images."""
+        groups: Any = csr_array((np.ones(len(member)), (member, np.arange(len(member)))))
+        return replace(self, columns=groups @ self.columns)
+
+
+@dataclass(frozen=True)
+class OrderStatistic:
+    """Statistic of weights in the order of some score: a function of (B, M) to (B,) or (B, K), of images (M,) by index.
+
+    They are sorted once, not for each resample, and each resample is computed for itself, in the processor's cache.
+    """
+
+    order: NDArray[np.integer]
+    compute: Callable[[Floats], Floats]
+
+    def __call__(self, weights: Floats) -> Floats:
+        """Compute the statistic for weights (B, N)."""
+        step = max(1, _CACHED_ELEMENTS // max(1, len(self.order)))
+        parts = (weights[start : start + step] for start in range(0, len(weights), step))
+        return np.concatenate([self.compute(part.take(self.order, axis=1)) for part in parts])
+
+    def by_group(self, member: NDArray[np.integer]) -> OrderStatistic:
+        """Return the statistic of the weights of groups, (B, G); `member` (N,) are the groups of the images."""
+        return replace(self, order=member[self.order])
+
+
+@dataclass(frozen=True)
+class JoinedStatistic:
+    """Statistic of the columns of several ones, (B,) or (B, K) each: a function of (B, K) to (B,) or (B, L)."""
+
+    parts: Sequence[Statistic]
+    finish: Callable[[Floats], Floats] = np.asarray
+
+    def __call__(self, weights: Floats) -> Floats:
+        """Compute the statistic for weights (B, N)."""
+        return self.finish(np.column_stack([part(weights) for part in self.parts]))
+
+    def by_group(self, member: NDArray[np.integer]) -> JoinedStatistic:
+        """Return the statistic of the weights of groups, (B, G); `member` (N,) are the groups of the images."""
+        return replace(self, parts=[_by_group(part, member) for part in self.parts])
 
 
 class Interval(NamedTuple):
@@ -58,8 +123,16 @@ def resample_statistic(statistic: Statistic, groups: ArrayLike, resamples: int =
 
     The draws of groups depend on `groups`, `resamples` and `seed` alone, so that statistics of two calls are paired.
     """
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    return np.concatenate([statistic(weights) for weights in _resampled_weights(member, resamples, seed)])
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    grouped, step = _by_group(statistic, member), max(1, _CHUNK_ELEMENTS // len(member))
+    generator = np.random.default_rng(seed)
+    found = []
+    for start in range(0, resamples, step):
+        # one at a time, so that the counts of many groups stay in the processor's cache
+        drawn = (generator.integers(0, len(names), len(names)) for _ in range(min(step, resamples - start)))
+        counts = np.stack([np.bincount(each, minlength=len(names)) for each in drawn])
+        found.append(grouped(counts.astype(np.float64)))
+    return np.concatenate(found)
 
 
 def percentiles(drawn: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
@@ -71,10 +144,11 @@ def percentiles(drawn: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     return low, high
 
 
-def build_mean_statistic(values: Floats) -> Statistic:
-    """Return the weighted means of K columns (N, K) as a statistic; NaN is ignored."""
-    there, filled = ~np.isnan(values), np.nan_to_num(values)
-    return lambda weights: ratio(weights @ filled, weights @ there)
+def build_mean_statistic(values: NDArray[np.generic]) -> SumStatistic:
+    """Return the weighted means of K columns (N, K), numbers or bool, as a statistic; NaN is ignored."""
+    value, count = np.asarray(values, dtype=np.float64), values.shape[1]
+    columns = np.hstack([np.nan_to_num(value), ~np.isnan(value)])
+    return SumStatistic(columns, lambda sums: ratio(sums[..., :count], sums[..., count:]))
 
 
 def proportion_interval(
@@ -89,7 +163,8 @@ def proportion_interval(
     units = len(np.unique(np.asarray(groups)))
     low = high = np.full((), np.nan)  # not needed where every group has one image
     if units != len(hit):
-        low, high = bootstrap_interval(lambda w: w @ hit / w.sum(axis=1), groups, resamples, level, seed)
+        mean = build_mean_statistic(hit[:, None]).then(np.ravel)
+        low, high = bootstrap_interval(mean, groups, resamples, level, seed)
     return _choose_interval(hit, units, low, high, level, unit)
 
 
@@ -143,12 +218,8 @@ def difference_interval(a: tuple[float, float, float], b: tuple[float, float, fl
     return difference - math.hypot(a[0] - a[1], b[2] - b[0]), difference + math.hypot(a[2] - a[0], b[0] - b[1])
 
 
-def _resampled_weights(member: NDArray[np.integer], resamples: int, seed: int) -> Iterator[Floats]:
-    generator = np.random.default_rng(seed)
-    size = int(member.max()) + 1
-    step = max(1, _CHUNK_ELEMENTS // len(member))
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        drawn = generator.integers(0, size, (rows, size)) + size * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
-        yield counts.astype(np.float64)[:, member]
+def _by_group(statistic: Statistic, member: NDArray[np.integer]) -> Statistic:
+    """Return the statistic of the weights of groups, (B, G), instead of those of images in them."""
+    if isinstance(statistic, SumStatistic | OrderStatistic | JoinedStatistic):
+        return statistic.by_group(member)
+    return lambda counts: statistic(counts.take(member, axis=1))  # many times as fast as indexing

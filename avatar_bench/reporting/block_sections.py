@@ -195,7 +195,7 @@ def _build_saved_tables(
     """Yield the short tables of a comparison, and add links to the long ones."""
     block, of = saved.result.block, saved.result.set
     for name, table in saved.result.tables.items():
-        href = addresses.get(f"{name}.csv")
+        href = addresses.get(name)
         if not len(table):
             continue
         if len(table) <= MAX_SHOWN_ROWS:
@@ -208,7 +208,7 @@ def _build_saved_tables(
             shown.main = declared.open
             yield shown
         elif href:
-            part.links.append((f"{name}.csv", href))
+            part.links.append((href.rpartition("/")[2], href))
 
 
 def _build_figure(saved: SavedResult, figure: str, links: PageLinks, label: str) -> ReportFigure:

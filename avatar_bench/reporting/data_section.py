@@ -12,7 +12,7 @@ import pandas as pd
 
 from avatar_bench.audit.assessment import Assessment
 from avatar_bench.audit.count_charts import draw_counts
-from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.table_io import read_table
 from avatar_bench.i18n import _
 from avatar_bench.reporting.inline_images import QUALITY_STEPS, InlineImage, shrink
 from avatar_bench.reporting.number_format import make_value_cell
@@ -109,7 +109,7 @@ def _read_splits(study: Study) -> Iterator[tuple[str, str, pd.DataFrame]]:
         found.setdefault(fingerprint, []).append(model)
     for fingerprint, models in found.items():
         with suppress(OSError, ValueError):
-            table = read_csv(models[0].folder / "split.csv", dtype=str, keep_default_na=False)
+            table = read_table(models[0].folder / "split.csv", texts=None)
             if {"label", "source", "split"} <= set(table):
                 yield fingerprint, ", ".join(model.label for model in models), table
 

@@ -16,6 +16,7 @@ from avatar_bench.errors import OutputError
 from avatar_bench.files import html
 from avatar_bench.files.atomic_write import atomic_write, write_text
 from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.table_io import find_table
 from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
 from avatar_bench.reporting import block_sections, cautions, data_section
@@ -168,7 +169,9 @@ def _build_model_page(study: Study, model: ReportedModel, links: PageLinks, look
         "look": look,
         "facts": [(name, value) for name, value in facts if value not in (None, "")],
         "folder": links.link(model.folder),
-        "links": [(name, links.link(model.folder / name)) for name in _RUN_FILES if (model.folder / name).is_file()],
+        "links": [
+            (file.name, links.link(file)) for name in _RUN_FILES if (file := find_table(model.folder / name)).is_file()
+        ],
         "curves": shown,
         "metrics": block_sections.build_metric_table(model),
         "evaluated_by": list(dict.fromkeys(block for __, block in model.results)),

@@ -20,6 +20,10 @@ class PageLinks:
         return quote(Path(os.path.relpath(path.resolve(), self._folder)).as_posix())
 
     def link_files(self, saved: SavedResult) -> dict[str, str]:
-        """Return the link to each existing file of a result by file name."""
+        """Return the link to each existing file of a result by file name, to a table by its stem."""
         folder = self.link(saved.folder)
-        return {name: f"{folder}/{quote(name)}" for name in saved.files if name not in saved.missing_files}
+        return {
+            name.removesuffix(".csv").removesuffix(".parquet"): f"{folder}/{quote(name)}"
+            for name in saved.files
+            if name not in saved.missing_files
+        }

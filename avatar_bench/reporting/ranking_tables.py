@@ -69,7 +69,7 @@ def _lay_out_saved(
     table, result = saved.result.tables.get(name), saved.result
     if table is not None:
         shown = lay_out(table, result.block, f"{name}_{result.set}", title, styles, only)
-        shown.href, shown.notes = links.link_files(saved).get(f"{name}.csv"), notes or None
+        shown.href, shown.notes = links.link_files(saved).get(name), notes or None
         yield shown
 
 

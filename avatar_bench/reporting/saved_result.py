@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.table_io import read_table
 from avatar_bench.i18n import _, get_language
 from avatar_bench.results.declaration import Declaration, declare_block
 from avatar_bench.results.result import METRICS_FILE, Result, locate_figure
@@ -80,13 +80,13 @@ def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
         text = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         files = tuple(str(name) for name in text["files"])
         missing = tuple(name for name in files if not (folder / name).is_file())
-        tables = [name for name in files if name.endswith(".csv") and name not in missing]
+        tables = [name for name in files if name.endswith((".csv", ".parquet")) and name not in missing]
         if not compares:
             shown = {name for name, table in declare_block(folder.name).tables.items() if table.shown}
             tables = [name for name in tables if Path(name).stem in shown]
         result = Result.parse(text)
         result.set = View(str(result.provenance.get("view", ALL))).name_set(result.set)
-        result.tables = {Path(name).stem: read_csv(folder / name, nrows=MAX_SHOWN_ROWS + 1) for name in tables}
+        result.tables = {Path(name).stem: read_table(folder / name, rows=MAX_SHOWN_ROWS + 1) for name in tables}
     except FileNotFoundError:
         return Problem("damaged", str(folder), _("{file} is missing", file=METRICS_FILE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from avatar_bench.files.csv_io import read_csv, write_csv
+from avatar_bench.files.table_io import name_table, read_table, write_table
 from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
@@ -118,18 +118,18 @@ class Result:
     @property
     def files(self) -> list[str]:
         """Return the file names of the tables, arrays and images."""
-        kinds: dict[str, Iterable[str]] = {"csv": self.tables, "npz": self.arrays, "png": self.images}
-        return sorted(f"{name}.{ending}" for ending, kind in kinds.items() for name in kind)
+        tables = [name_table(table, name) for name, table in self.tables.items()]
+        kinds: dict[str, Iterable[str]] = {"npz": self.arrays, "png": self.images}
+        return sorted([*tables, *(f"{name}.{ending}" for ending, kind in kinds.items() for name in kind)])
 
     @classmethod
     def load(cls, folder: Path, arrays: bool = False) -> Result:
         """Read metrics and tables, and the arrays if asked; raise ValueError for another schema."""
         saved = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         result = cls.parse(saved)
-        for file in sorted(folder.glob("*.csv")):
-            texts = dict.fromkeys(saved["text_columns"].get(file.stem, ()), str)  # a class may be called 1
-            # only an empty cell is missing: a class may be called NA
-            result.tables[file.stem] = read_csv(file, keep_default_na=False, na_values=[""], dtype=texts)
+        for file in sorted([*folder.glob("*.csv"), *folder.glob("*.parquet")]):
+            texts = saved["text_columns"].get(file.stem, ())  # a class may be called 1, or NA
+            result.tables[file.stem] = read_table(file, texts=texts)
         for file in sorted(folder.glob("*.npz")) if arrays else ():
             with np.load(file) as saved:
                 result.arrays[file.stem] = dict(saved)
@@ -165,7 +165,7 @@ class Result:
 
         (part / METRICS_FILE).write_text(self._json(), encoding="utf-8")
         for name, table in self.tables.items():
-            write_csv(table, part / f"{name}.csv", float_format="%.17g")
+            write_table(table, part / f"{name}.csv", float_format="%.17g")
         for name, arrays in self.arrays.items():
             np.savez_compressed(part / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # numpy types kwargs as bool
         for name, image in self.images.items():

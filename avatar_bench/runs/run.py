@@ -23,6 +23,7 @@ from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, GuardError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
+from avatar_bench.files.table_io import find_table
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.inference.prediction_table import EMBEDDING, list_prediction_columns, merge_probabilities
 from avatar_bench.inference.predictor import DatasetPredictor, ForeignPredictor, Predictor
@@ -215,7 +216,7 @@ class Run:
     @cached_property
     def images(self) -> Dataset | None:
         """Return every image that the run used, with its split; None for a checkpoint outside a run folder."""
-        if self.folder is None or not (self.folder / "split.csv").is_file():
+        if self.folder is None or not find_table(self.folder / "split.csv").is_file():
             return None
         root = (self.record.get("data") or {}).get("root")
         if not isinstance(root, str):

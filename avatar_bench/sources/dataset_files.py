@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.files.atomic_write import write_text
-from avatar_bench.files.csv_io import format_csv, read_csv
+from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.table_io import read_table, write_table
 from avatar_bench.sources.curation import CurationResult
 from avatar_bench.sources.dataset_kinds import OOD_PREFIX, make_ood_path
 from avatar_bench.sources.reader import DESCRIPTION_KEYS, Source
@@ -76,13 +77,14 @@ def read_sides(out: Path) -> Sides:
 def has_all_images(out: Path) -> bool:
     """Return whether every image listed in the tables of a dataset exists."""
     files = [out / "manifest.csv", out / "blind.csv", *list_ood_files(out).values()]
-    tables = [read_csv(file, usecols=["path"]) for file in files]
+    tables = [read_table(file, ["path"], texts=None) for file in files]
     return all((out / path).is_file() for table in tables for path in table["path"])
 
 
 def list_ood_files(out: Path) -> dict[str, Path]:
     """Return the manifests of the out-of-domain sets of a dataset, by name."""
-    return {file.stem.removeprefix(OOD_PREFIX): file for file in sorted(out.glob(f"{OOD_PREFIX}*.csv"))}
+    files = sorted([*out.glob(f"{OOD_PREFIX}*.csv"), *out.glob(f"{OOD_PREFIX}*.parquet")])
+    return {file.stem.removeprefix(OOD_PREFIX): file for file in files}
 
 
 def write_tables(out: Path, sources: Mapping[str, Source], curated: CurationResult, earlier: Sides) -> None:
@@ -101,7 +103,7 @@ def write_tables(out: Path, sources: Mapping[str, Source], curated: CurationResu
     }
     (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
     for place, table in tables.items():
-        write_text(place, format_csv(table))
+        write_table(table, place)
 
 
 def _describe_sources(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFrame:
@@ -126,9 +128,12 @@ def _tabulate_sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
 
 def summarise_dataset(out: Path, built: bool) -> DatasetSummary:
     """Count the images of a dataset from its files."""
-    counts = [read_csv(out / file)["label"].value_counts(sort=False) for file in ("manifest.csv", "blind.csv")]
+    counts = [
+        read_table(out / file, ["label"], texts=None)["label"].value_counts(sort=False)
+        for file in ("manifest.csv", "blind.csv")
+    ]
     seen, blind = ({str(label): int(number) for label, number in count.sort_index().items()} for count in counts)
-    ood = {name: len(read_csv(file, usecols=["path"])) for name, file in list_ood_files(out).items()}
+    ood = {name: len(read_table(file, ["path"], texts=None)) for name, file in list_ood_files(out).items()}
     pairs = read_csv(out / "duplicates.csv")
     copies = pairs["kind"].isin(EXACT_KINDS) & ~pairs["conflict"].astype(bool)
     return DatasetSummary(out, seen, blind, ood, len(read_csv(out / "quarantine.csv")), int(copies.sum()), built)

@@ -9,6 +9,7 @@ from avatar_bench.data.dataset import Dataset, read_dataset, read_folder, read_i
 from avatar_bench.data.folders import is_image_folder, list_class_folders
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.paths import make_folder_name
+from avatar_bench.files.table_io import find_table
 from avatar_bench.runs.record import RESERVED_SET_NAMES
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def list_further_sets(options: ImagesConfig, root: Path | None = None) -> dict[s
     """
     sets: dict[str, Path] = {}
     if options.kind == "demo" and root is not None:
-        sets["blind"] = root / "blind.csv"
-        sets |= {name: make_ood_path(root, name) for name in options.ood_sources}
+        sets["blind"] = find_table(root / "blind.csv")
+        sets |= {name: find_table(make_ood_path(root, name)) for name in options.ood_sources}
     if options.blind:
         sets["blind"] = Path(options.blind)
     for folder in list_class_folders(Path(options.ood_root)) if options.ood_root else ():

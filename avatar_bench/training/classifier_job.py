@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.cache import open_image_cache
-from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, write_split
+from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, tabulate_split
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES, suggest_calibration_options
 from avatar_bench.data.splits import fingerprint_split
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.data.transforms import Augmentation
 from avatar_bench.errors import ConfigError, DataError, GuardError
 from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.table_io import write_table
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import fit_temperature
 from avatar_bench.metrics.plots import draw_training_curves
@@ -79,7 +80,7 @@ class ClassifierJob:
                 f"resume={folder}: the images or their split have changed since the run was started.",
                 "Restore them, or start a new run.",
             )
-        write_split(dataset, folder / "split.csv")
+        write_table(tabulate_split(dataset), folder / "split.csv")
         weights = "none" if earlier else resolve_weights(settings.model.weights)
         record.init = record_initial_weights(settings, dataset, folder, earlier, weights)
         teacher = open_teacher(settings.teacher, classes, workers=settings.data.workers) if settings.teacher else None

@@ -173,6 +173,15 @@ def test_eight_bits_are_near_and_nine_are_not() -> None:
     assert find_matches(["a", "b", "c"], prints, blank) == [Match(0, 1, "near", 8)]
 
 
+@pytest.fixture(params=["few", "many"])
+def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search as among few hashes, and as among many: their number decides on the bands."""
+    if request.param == "many":
+        monkeypatch.setattr(duplicates, "_FEW_KEYS", 0)
+        monkeypatch.setattr(duplicates, "_LOOKUPS_PER_CHUNK", 4096)
+
+
+@pytest.mark.usefixtures("_size")
 @pytest.mark.parametrize("distance", [0, 1, 3, 6, 8, 10, 11])
 def test_near_pairs_are_those_that_a_count_of_bits_finds(distance: int) -> None:
     rng = np.random.default_rng(distance)
@@ -189,6 +198,7 @@ def test_near_pairs_are_those_that_a_count_of_bits_finds(distance: int) -> None:
     assert [(match.left, match.right, match.distance) for match in found] == expected
 
 
+@pytest.mark.usefixtures("_size")
 @pytest.mark.parametrize("distance", [0, 5, 8, 11])
 def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(distance: int) -> None:
     rng = np.random.default_rng(distance + 1)

@@ -254,7 +254,7 @@ def test_an_overconfident_network_is_mended_by_its_temperature():
 def test_resampled_temperatures_equal_refits_of_the_copies():
     logits, targets = calibrated_logits(150)
     weights = np.random.default_rng(1).multinomial(150, np.full(150, 1 / 150), size=8).astype(float)
-    found = calibration.fit_resampled_temperatures(2 * logits, targets, weights)
+    found = calibration.build_temperature_statistic(2 * logits, targets)(weights)[:, 0]
     expected = [
         calibration.fit_temperature(np.repeat(2 * logits, row, axis=0), np.repeat(targets, row))
         for row in weights.astype(int)
@@ -264,10 +264,9 @@ def test_resampled_temperatures_equal_refits_of_the_copies():
 
 def test_resampled_temperatures_stop_at_the_ends_of_their_range():
     targets, ones = np.array([0, 1, 2] * 5), np.ones((1, 15))
-    assert calibration.fit_resampled_temperatures(np.eye(3)[targets], targets, ones) == pytest.approx(0.05, rel=0.05)
-    assert calibration.fit_resampled_temperatures(np.eye(3)[(targets + 1) % 3], targets, ones) == pytest.approx(
-        20, rel=0.05
-    )
+    for predicted, end in ((targets, 0.05), ((targets + 1) % 3, 20)):
+        statistic = calibration.build_temperature_statistic(np.eye(3)[predicted], targets)
+        assert statistic(ones) == pytest.approx(end, rel=0.05)
 
 
 def test_reliability_bins_hold_every_image_and_empty_ones_have_no_accuracy():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
+import sklearn.metrics as sk
+from scipy.sparse import csr_array
 from scipy.stats import binomtest, norm
 
-from avatar_bench.metrics import class_order, paired_tests, stats
+from avatar_bench.metrics import class_order, classification, paired_tests, stats
 
 GOOD = np.array([[90, 8, 2], [5, 80, 15], [1, 19, 80]])
 ORDERS = [order for order in permutations(range(3)) if order != (0, 1, 2)]
@@ -97,6 +100,52 @@ def test_bootstrap_leaves_out_resamples_without_a_figure():
 
     low, high = stats.bootstrap_interval(statistic, np.arange(5), 200)
     np.testing.assert_array_equal([low, high], [[1.0, np.nan], [1.0, np.nan]])
+
+
+def draw_by_hand(compute, groups, resamples, seed):
+    """Compute a function of the rows of images in each resample, drawn one group after the other."""
+    generator, names = np.random.default_rng(seed), np.unique(groups)
+    found = []
+    for _ in range(resamples):
+        drawn = names[generator.integers(0, len(names), len(names))]
+        found.append(compute(np.concatenate([np.flatnonzero(groups == name) for name in drawn])))
+    return np.array(found)
+
+
+def test_sums_of_groups_give_the_resamples_of_their_images():
+    rng = np.random.default_rng(2)
+    groups, values = rng.integers(0, 30, 100).astype(str), rng.random((100, 2))
+    values[rng.random(100) < 0.2, 1] = np.nan
+    expected = draw_by_hand(lambda rows: np.nanmean(values[rows], axis=0), groups, 50, seed=7)
+    mean = stats.build_mean_statistic(values)
+    np.testing.assert_allclose(stats.resample_statistic(mean, groups, 50, 7), expected, rtol=1e-12)
+    sparse = stats.SumStatistic(csr_array(np.nan_to_num(values)), np.asarray)
+    dense = stats.resample_statistic(lambda weights: weights @ np.nan_to_num(values), groups, 50, 7)
+    np.testing.assert_allclose(stats.resample_statistic(sparse, groups, 50, 7), dense, rtol=1e-12)
+
+
+def test_ranks_and_counts_of_groups_give_the_resamples_of_their_images():
+    rng = np.random.default_rng(3)
+    groups, targets = rng.integers(0, 40, 120), rng.integers(0, 3, 120)
+    scores = np.round(rng.random((120, 3)) + 0.3 * np.eye(3)[targets], 1)  # with ties
+    predicted = scores.argmax(axis=1)
+
+    def compute(rows):
+        aurocs = [sk.roc_auc_score(targets[rows] == index, scores[rows, index]) for index in range(3)]
+        return [sk.accuracy_score(targets[rows], predicted[rows]), *aurocs]
+
+    counted = classification.build_confusion_statistic([(targets, predicted)], 3, classification.accuracy)
+    joined = stats.JoinedStatistic([counted, *classification.build_auroc_statistics(scores, targets)])
+    found = stats.resample_statistic(joined, groups, 30, 5)
+    np.testing.assert_allclose(found, draw_by_hand(compute, groups, 30, seed=5), rtol=1e-12)
+
+
+def test_resamples_cost_by_group_not_by_image():
+    hits, groups = np.random.default_rng(0).random(400_000) < 0.9, np.arange(400_000) // 4000
+    begin = time.process_time()
+    found = stats.proportion_interval(hits, groups)
+    assert time.process_time() - begin < 3  # by image, it takes 30 times as long
+    assert found.high - found.low == pytest.approx(2 * 1.96 * (0.09 / 400_000) ** 0.5, rel=0.25)
 
 
 def test_share_interval_is_wilson_where_each_group_has_one_image():

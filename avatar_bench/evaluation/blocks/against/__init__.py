@@ -131,9 +131,9 @@ def _compute_paired(
 ) -> dict[str, Metric]:
     """Compute the difference of each classification metric on the same resamples of groups."""
     new, earlier = (_build_statistic(*common.predictions(whose)) for whose in (NEW, EARLIER))
-    found = bootstrap_metrics(
-        options, _list_metrics(common.classes), lambda w: new(w) - earlier(w), common.table["group"].to_numpy(np.str_)
-    )
+    names = _list_metrics(common.classes)
+    differences = stats.JoinedStatistic([new, earlier], lambda both: both[:, : len(names)] - both[:, len(names) :])
+    found = bootstrap_metrics(options, names, differences, common.table["group"].to_numpy(np.str_))
     found = {name: replace(one, interval=one.interval and f"paired {one.interval}") for name, one in found.items()}
     row = pair.iloc[0]  # computed by the same functions as in significance
     if not np.isnan(row["low"]):
@@ -149,13 +149,12 @@ def _list_metrics(classes: Sequence[str]) -> list[str]:
 def _build_statistic(targets: NDArray[np.intp], predicted: NDArray[np.intp], scores: Floats) -> stats.Statistic:
     """Return a function that maps weights (B, N) to the metrics of `_list_metrics`, (B, K)."""
 
-    def statistic(weights: Floats) -> Floats:
-        confusion = classification.confusion_matrix(targets, predicted, scores.shape[1], weights)
-        aurocs = [classification.auroc(column, targets == index, weights) for index, column in enumerate(scores.T)]
-        by_class = [function(confusion) for function in _CLASS_METRICS.values()]
-        return np.column_stack([*(function(confusion) for function in _OVERALL_METRICS.values()), *by_class, *aurocs])
+    def measure(confusion: Floats) -> Floats:
+        functions = (*_OVERALL_METRICS.values(), *_CLASS_METRICS.values())
+        return np.column_stack([function(confusion[:, 0]) for function in functions])
 
-    return statistic
+    counted = classification.build_confusion_statistic([(targets, predicted)], scores.shape[1], measure)
+    return stats.JoinedStatistic([counted, *classification.build_auroc_statistics(scores, targets)])
 
 
 def _compute_unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterator[tuple[str, Metric]]:

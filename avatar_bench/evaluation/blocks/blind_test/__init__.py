@@ -117,13 +117,9 @@ class BlindTest(IntervalOptions):
         targets, scores = predictions.targets, predictions.probabilities.T
         names = [f"average_precision/{name}" for name in predictions.classes]
         shares = np.bincount(targets, minlength=len(names)) / len(targets)
-
-        def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-            curves = (detection.roc(column, targets == index, weights) for index, column in enumerate(scores))
-            return np.column_stack([detection.aupr(curve) for curve in curves])
-
+        parts = [detection.build_roc_statistic(each, targets == n, [detection.aupr]) for n, each in enumerate(scores)]
         floors = dict(zip(names, shares.tolist(), strict=True))
-        return bootstrap_metrics(self, names, statistic, predictions.groups, floors=floors)
+        return bootstrap_metrics(self, names, stats.JoinedStatistic(parts), predictions.groups, floors=floors)
 
     def _find_detectable_difference(self, accuracy: float, n: int) -> Metric:
         discordance = 2 * accuracy * (1 - accuracy) if self.discordance is None else self.discordance
@@ -154,15 +150,15 @@ class BlindTest(IntervalOptions):
 
 
 def _build_statistic(predictions: Predictions) -> stats.Statistic:
-    targets, predicted, scores = predictions.targets, predictions.predicted, predictions.probabilities
+    targets, scores = predictions.targets, predictions.probabilities
 
-    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        confusion = classification.confusion_matrix(targets, predicted, len(predictions.classes), weights)
-        overall = [function(confusion) for function in _OVERALL_METRICS.values()]
-        aurocs = [classification.auroc(column, targets == index, weights) for index, column in enumerate(scores.T)]
-        return np.column_stack([*overall, classification.f1(confusion), *aurocs])
+    def measure(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
+        table = confusion[:, 0]
+        return np.column_stack([*(function(table) for function in _OVERALL_METRICS.values()), classification.f1(table)])
 
-    return statistic
+    pair = (targets, predictions.predicted)
+    counted = classification.build_confusion_statistic([pair], len(predictions.classes), measure)
+    return stats.JoinedStatistic([counted, *classification.build_auroc_statistics(scores, targets)])
 
 
 def _drop_decision_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:

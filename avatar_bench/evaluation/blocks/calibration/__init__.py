@@ -22,7 +22,7 @@ from avatar_bench.evaluation.blocks.calibration.error_tables import (
     tabulate_reliability,
 )
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
-from avatar_bench.metrics import calibration, selective
+from avatar_bench.metrics import calibration, selective, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -101,13 +101,10 @@ class Calibration(IntervalOptions):
 
     def _evaluate_ranking(self, result: Result, predictions: Predictions) -> None:
         """Add the area under the risk-coverage curve to the result."""
-        confidence, correct = predictions.confidence, predictions.correct
-        floors = {"aurc": float(1 - correct.mean())}
-
-        def area(weights: Floats) -> Floats:
-            return selective.aurc(confidence, correct, weights)[:, None]
-
-        result.metrics |= bootstrap_metrics(self, ["aurc"], area, predictions.groups, False, floors)
+        area = selective.build_aurc_statistic(predictions.confidence, predictions.correct)
+        floors = {"aurc": float(1 - predictions.correct.mean())}
+        joined = stats.JoinedStatistic([area])
+        result.metrics |= bootstrap_metrics(self, ["aurc"], joined, predictions.groups, False, floors)
 
     def _evaluate_sets(self, result: Result, predictions: Predictions, sets: ConformalSets | None) -> None:
         """Add coverage and size of the conformal sets to the result, overall and by class."""

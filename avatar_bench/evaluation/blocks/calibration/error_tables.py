@@ -77,10 +77,8 @@ def compute_temperatures(block: IntervalOptions, temperature: float, held_out: P
         return {"temperature": fixed, "scaled/temperature": unknown}
     logits, targets = held_out.logits, held_out.targets
 
-    def refits(weights: Floats) -> Floats:
-        fitted = calibration.fit_resampled_temperatures(logits, targets, weights)
-        return np.column_stack([fitted, fitted / temperature])
-
+    fitted = calibration.build_temperature_statistic(logits, targets)
+    refits = fitted.then(lambda found: np.hstack([found, found / temperature]))
     found = bootstrap_metrics(block, ["temperature", "scaled/temperature"], refits, held_out.groups, None)
     values = (temperature, calibration.fit_temperature(logits, targets) / temperature)
     return {name: replace(metric, value=value) for (name, metric), value in zip(found.items(), values, strict=True)}
@@ -89,7 +87,7 @@ def compute_temperatures(block: IntervalOptions, temperature: float, held_out: P
 def _build_loss_statistic(predictions: Predictions) -> Statistic:
     losses = calibration.image_losses(predictions.logits, predictions.targets, predictions.temperature)
     each = np.column_stack([losses, calibration.brier_scores(predictions.probabilities, predictions.targets)])
-    return lambda weights: weights @ each / weights.sum(axis=1, keepdims=True)
+    return stats.build_mean_statistic(each)
 
 
 def _compute_calibration_errors(

@@ -204,11 +204,7 @@ def _compute_savings(
     labelled = predictions.targets >= 0
     wrong = ~predictions.correct
     columns = [np.where(rows & labelled, wrong, np.nan) for rows in (always, answered)]
-    means = stats.build_mean_statistic(np.stack(columns, axis=1).astype(np.float64))
-
-    def statistic(weights: Floats) -> Floats:
-        errors = means(weights)
-        return errors[:, :1] - errors[:, 1:]
-
+    means = stats.build_mean_statistic(np.stack(columns, axis=1))
+    statistic = means.then(lambda errors: errors[:, :1] - errors[:, 1:])
     name, none = f"saved/{target:g}", Reason("nothing_answered")
     return bootstrap_metrics(block, [name], statistic, predictions.groups, True, reason=none)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -108,13 +109,9 @@ def _compute_curves(
 
     Where all resamples agree, as at a recall of 1, it is Wilson's interval over the groups of the images found.
     """
-
-    def statistic(weights: Floats) -> Floats:
-        curve = detection.roc(scores, positive, weights)
-        recalls = [operating_points.compute_recall_at(curve, rate) for rate in (*rates, *_ALARM_RATES)]
-        precisions = [operating_points.compute_precision_at(curve, recall) for recall in _RECALLS]
-        return np.stack([*recalls, *precisions], axis=1)
-
+    recalls = [partial(operating_points.compute_recall_at, rate=rate) for rate in (*rates, *_ALARM_RATES)]
+    precisions = [partial(operating_points.compute_precision_at, recall=recall) for recall in _RECALLS]
+    statistic = detection.build_roc_statistic(scores, positive, [*recalls, *precisions])
     values = statistic(np.ones((1, len(scores))))[0]
     lows, highs = stats.bootstrap_interval(statistic, groups, block.resamples, block.level, block.seed)
     units = len(np.unique(groups[positive])) * np.append(np.ones(len(rates) + len(_ALARM_RATES)), _RECALLS)

@@ -80,7 +80,7 @@ class EnsembleBlock(IntervalOptions):
         others = [name for name in used if name != SINGLE]
         each, last = [entries[name] for name in used], [entries[name] for name in (*others, SINGLE)]
         groups, floor = entries[SINGLE].groups, 1 / len(entries[SINGLE].classes)
-        accuracy = stats.build_mean_statistic(np.column_stack([one.correct for one in last]).astype(float))
+        accuracy = stats.build_mean_statistic(np.column_stack([one.correct for one in last]))
         losses = [calibration.image_losses(one.logits, one.targets, one.temperature) for one in each]
         found = {}
         for name, one in zip(used, each, strict=True):
@@ -115,14 +115,9 @@ def _vote(logits: Reals) -> NDArray[np.intp]:
     return np.asarray(average_probabilities(logits, mix).argmax(axis=1))
 
 
-def _subtract_last(statistic: stats.Statistic) -> stats.Statistic:
-    """Return a function of each column (B, K) minus the last."""
-
-    def differences(weights: Floats) -> Floats:
-        found = statistic(weights)
-        return found[:, :-1] - found[:, -1:]
-
-    return differences
+def _subtract_last(statistic: stats.SumStatistic) -> stats.SumStatistic:
+    """Return the statistic of each column (B, K) minus the last."""
+    return statistic.then(lambda found: found[:, :-1] - found[:, -1:])
 
 
 def _collect_arrays(

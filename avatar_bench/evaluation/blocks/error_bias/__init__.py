@@ -101,10 +101,7 @@ class ErrorBias(IntervalOptions):
         chosen = np.eye(classes)[np.concatenate([predictions.predicted for predictions in ood.values()])]
         groups = np.concatenate([predictions.groups for predictions in ood.values()])
 
-        def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-            shares = weights @ chosen / weights.sum(axis=1, keepdims=True)
-            return np.asarray(1 - shares.max(axis=1, keepdims=True))
-
+        statistic = stats.build_mean_statistic(chosen).then(lambda shares: 1 - shares.max(axis=1, keepdims=True))
         return bootstrap_metrics(self, ["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
 
     def _compute_confidence(self, predictions: Predictions) -> dict[str, Metric]:

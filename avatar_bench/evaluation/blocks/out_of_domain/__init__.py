@@ -19,7 +19,7 @@ from avatar_bench.evaluation.blocks.out_of_domain import ood_confidence as confi
 from avatar_bench.evaluation.blocks.out_of_domain import ood_warnings as warnings
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.evaluation.ood_sets import OutOfDomainSet, tabulate_scores, tabulate_sets
-from avatar_bench.metrics import detection, plots
+from avatar_bench.metrics import detection, plots, stats
 from avatar_bench.metrics.ood_scores import OodScore
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -175,16 +175,13 @@ class OutOfDomain(IntervalOptions):
         outside = np.arange(len(both)) >= len(domain)
         floor = {"auroc": 0.5, "aupr": float(outside.mean()), "fpr95": detection.FPR_RECALL}
         names = [(figure, score) for score in both for figure in DETECTION_METRICS]
-
-        def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-            curves = [detection.roc(both[score], outside, weights) for score in both]
-            return np.column_stack([figure(curve) for curve in curves for figure in DETECTION_METRICS.values()])
-
+        measures = list(DETECTION_METRICS.values())
+        parts = [detection.build_roc_statistic(both[score], outside, measures) for score in both]
         keys = {f"{figure}/{each.name}/{score}": figure for figure, score in names}
         better = {key: figure != "fpr95" for key, figure in keys.items()}
         floors = {key: floor[figure] for key, figure in keys.items()}
         groups = np.concatenate([inside.groups, each.predictions.groups])
-        return bootstrap_metrics(self, list(keys), statistic, groups, better, floors)
+        return bootstrap_metrics(self, list(keys), stats.JoinedStatistic(parts), groups, better, floors)
 
     def _select_images(self, sets: Sequence[OutOfDomainSet], start: int) -> dict[str, NDArray[Any]]:
         """Return the most confident predictions for images outside all classes, or errors if every set is labelled.

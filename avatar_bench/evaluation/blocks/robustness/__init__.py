@@ -27,7 +27,7 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
 from avatar_bench.evaluation.blocks.robustness import severity_tables as tables
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.metrics import classification, plots
+from avatar_bench.metrics import classification, plots, stats
 from avatar_bench.metrics.robustness import bias, fragility, prediction_shifts
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -144,11 +144,11 @@ class Robustness(IntervalOptions):
         hits = {name: one.correct for name, one in found.items()}
         joint: dict[str, Metric] = {}
         if len(np.unique(groups)) < len(groups):
-            table = np.column_stack(list(hits.values())).astype(np.float64)
+            table = np.column_stack(list(hits.values()))
             joint = bootstrap_metrics(
                 self,
                 list(hits),
-                lambda weights: weights @ table / weights.sum(axis=1, keepdims=True),
+                stats.build_mean_statistic(table),
                 groups,
                 floors=dict.fromkeys(hits, floor) if floor is not None else None,
             )
@@ -180,17 +180,16 @@ class Robustness(IntervalOptions):
 
     def _compute_paired(self, found: PredictionsByVariation) -> dict[str, Metric]:
         """Compute the metrics that compare or average accuracies of the same images."""
-        table = np.column_stack([one.correct for one in found.values()]).astype(np.float64)
+        accuracies = stats.build_mean_statistic(np.column_stack([one.correct for one in found.values()]))
 
-        def statistic(weights: Floats) -> Floats:
-            accuracy = weights @ table / weights.sum(axis=1, keepdims=True)
+        def derive(accuracy: Floats) -> Floats:
             return np.column_stack(list(self._derive_metrics(dict(zip(found, accuracy.T, strict=True))).values()))
 
         names = list(self._derive_metrics(dict.fromkeys(found, np.ones(1))))
         return bootstrap_metrics(
             self,
             names,
-            statistic,
+            accuracies.then(derive),
             found["clean"].groups,
             higher_is_better={name: not name.startswith("drop/") for name in names},
             floors=dict.fromkeys(MEAN_METRICS, 1 / len(found["clean"].classes)),
@@ -217,12 +216,11 @@ class Robustness(IntervalOptions):
         """Return the metrics of the one-class test by ("bias" or "fragility", corruption or "" for the mean, class)."""
         clean, size = found["clean"], len(found["clean"].classes)
 
-        def count(kind: str, weights: Floats) -> Floats:
-            return classification.confusion_matrix(clean.targets, found[kind].predicted, size, weights)
+        pairs = [(clean.targets, found[name].predicted) for name in ("clean", *(f"{kind}/3" for kind in self.kinds))]
 
-        def statistic(weights: Floats) -> Floats:
-            before, columns = count("clean", weights), list[Floats]()
-            moved = {kind: prediction_shifts(before, count(f"{kind}/3", weights)) for kind in self.kinds}
+        def measure(tables: Floats) -> Floats:
+            columns = list[Floats]()
+            moved = {kind: prediction_shifts(tables[:, 0], tables[:, n]) for n, kind in enumerate(self.kinds, start=1)}
             for what in (bias, fragility):
                 by_kind = {kind: what(one) for kind, one in moved.items()}
                 columns += by_kind.values()
@@ -234,6 +232,7 @@ class Robustness(IntervalOptions):
         keys = list(product(("bias", "fragility"), kinds, clean.classes))
         names = [repr(key) for key in keys]
         better = {name: None if key[0] == "bias" else False for name, key in zip(names, keys, strict=True)}
+        statistic = classification.build_confusion_statistic(pairs, size, measure)
         found_by_name = bootstrap_metrics(
             self, names, statistic, clean.groups, better, floors=dict.fromkeys(names, 0.0)
         )
