@@ -22,6 +22,7 @@ from avatar_bench.data.corruptions import Variation, apply_variation, derive_see
 from avatar_bench.data.dataset import Dataset, list_files
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.equalise import ImageArray
+from avatar_bench.data.shard_files import locate_image
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.data.worker_processes import ManagedLoader, make_worker_context
 from avatar_bench.errors import DataError
@@ -86,7 +87,7 @@ class ReadableImageDataset(TorchDataset[dict[str, Any]]):
     def __getitem__(self, row: int) -> dict[str, Any]:
         path = os.fsdecode(self.text[self.ends[row] : self.ends[row + 1]].tobytes())
         try:
-            native = decode(Path(path))
+            native = decode(locate_image(Path(path)))
             return {"images": [prepare(native) for prepare in self.preprocessings], "row": row}
         except DataError as error:
             return {"row": row, "reason": error.lines[0].removeprefix(f"{Path(path)}: ")}
@@ -186,7 +187,7 @@ def build_loader(
         images,
         batch_size=batch_size,
         num_workers=workers,
-        persistent_workers=workers > 0 and "sampler" in options,
+        persistent_workers=workers > 0 and not options.keys().isdisjoint(("sampler", "batch_sampler")),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
         worker_init_fn=_lower_priority,
