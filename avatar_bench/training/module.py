@@ -174,7 +174,8 @@ class Learner(Classifier, TrainableModule):
             self.train_confusion.update(logits.detach(), targets if targets.ndim == 1 else targets.argmax(dim=1))
             self.log("train/loss_step", loss, batch_size=len(logits))
             self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
-        return loss * self._compute_share(targets)
+        is_alone = self._trainer is None or self._trainer.world_size == 1
+        return loss if is_alone else loss * self._compute_share(targets)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         if self.passes_per_step > 1:
