@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class AvatarBenchError(Exception):
@@ -22,8 +23,8 @@ class AvatarBenchError(Exception):
         super().__init__(text)
         self.lines = tuple(line.replace("\n", "\\n") for line in lines)  # file names may contain line breaks
 
-    def __reduce__(self) -> tuple[type[AvatarBenchError], tuple[str, ...]]:
-        return type(self), self.lines
+    def __reduce__(self) -> tuple[type[AvatarBenchError], tuple[str, ...], dict[str, Any]]:
+        return type(self), self.lines, self.__dict__
 
 
 class ConfigError(AvatarBenchError):

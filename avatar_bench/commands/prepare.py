@@ -15,6 +15,7 @@ from avatar_bench.config.schema import PrepareConfig
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.data.label_spelling import describe_misspelt_labels
+from avatar_bench.data.shards import write_shards
 from avatar_bench.data.splits import DEFAULT_FOLDS, SplitPlan
 from avatar_bench.errors import GuardError
 from avatar_bench.evaluation import registry
@@ -58,7 +59,11 @@ def prepare(cfg: DictConfig) -> None:
             write_card(out, result)
         for warning in result.warnings:
             print_line(f"warning: {format_reason(warning, AUDIT_BLOCK)}", file=sys.stderr)
-    print_line(f"{summary}; card: {out / 'card.html'}")
+    shards = out / "shards"
+    if settings.out_format == "shards" and (summary.built or not (shards / "manifest.csv").is_file()):
+        write_shards(dataset, shards, out / "audit" / "metrics.json", settings.shard_mb)
+    also = f"; shards: {shards}" * (settings.out_format == "shards")
+    print_line(f"{summary}; card: {out / 'card.html'}{also}")
     _refuse_failed_audit(result, settings)
 
 

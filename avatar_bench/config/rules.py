@@ -311,7 +311,7 @@ def _check_training(command: str, cfg: DictConfig) -> None:
     data, trainer = cfg.data, cfg.trainer
     _check_held_out("data.split", data.split)
     if data.kind == "run":
-        raise ConfigError(f"data=run is for evaluate; {command} accepts data=demo, data=folder or data=manifest")
+        raise ConfigError(f"data=run is for evaluate; {command} accepts data=demo, folder, manifest or shards")
     if data.fold >= data.split.folds:
         raise ConfigError(f"data.fold={data.fold}: expected less than data.split.folds={data.split.folds}")
     if cfg.optimizer.base == "sam":
@@ -320,7 +320,7 @@ def _check_training(command: str, cfg: DictConfig) -> None:
     if trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:  # imported only here, since it loads torch
         from avatar_bench.training.environment import refuse_missing_devices
 
-        refuse_missing_devices(trainer.accelerator, trainer.devices, trainer.strategy)
+        refuse_missing_devices(trainer.accelerator, trainer.devices)
     load_optimization(OmegaConf.to_container(cfg.optimizer, resolve=True))  # type: ignore[arg-type]
     list(load_callbacks({"others": OmegaConf.to_container(cfg.callbacks.others, resolve=True)}))
     load_builder("logger", OmegaConf.to_container(cfg.logger, resolve=True))  # type: ignore[arg-type]

@@ -180,10 +180,12 @@ class AugmentConfig:
 
 @dataclass
 class ImageSetConfig:
-    kind: str = option(MISSING, help="kind of the data set", **_choose("folder", "manifest", "demo", "run"))
+    kind: str = option(MISSING, help="kind of the data set", **_choose("folder", "manifest", "shards", "demo", "run"))
     name: str | None = path_option("name of the data set; null: the folder's name or the file's stem")
     root: str | None = path_option("folder of images", only_for=("folder",))
     manifest: str | None = path_option("a CSV with columns path,label", only_for=("manifest",))
+    shards: str | None = path_option("folder or address of shards written by prepare", only_for=("shards",))
+    shards_gb: float = option(50.0, help="GB of remote shards kept on this machine", only_for=("shards",), **_POSITIVE)
     sources: dict[str, Any] = option({}, help="for data=demo: its sources, see conf/source")
     blind_sources: list[str] = option([], help="for data=demo: sources of its blind set")
     ood_sources: dict[str, list[str]] = option({}, help="for data=demo: its out-of-domain sets")
@@ -215,6 +217,7 @@ class SplitDataConfig(ImagesConfig):
 @dataclass
 class DataConfig(SplitDataConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    shuffle_shards: int = option(64, help="shards whose images are shuffled together", only_for=("shards",), **_COUNT)
     augmented_copies: int | None = option(None, help="fixed copies per image; null: anew each epoch", **_COUNT)
 
 
@@ -245,7 +248,9 @@ class OptimizerConfig:
 class TrainerConfig:
     accelerator: str = option("auto", help="device", **_choose("auto", "cpu", "gpu", "cuda", "mps"))
     devices: Any = option(1, help="number of devices, as in Lightning")
-    strategy: str = option("auto", help="strategy of Lightning for several devices")
+    strategy: str = option(
+        "auto", help="how devices share a step; auto: ddp if there are several", **_choose("auto", "ddp")
+    )
     precision: str = option(
         "32", help="auto: chosen by autotune", **_choose("32", "auto", "amp", "16-mixed", "bf16-mixed")
     )
@@ -467,6 +472,8 @@ class PrepareConfig:
     lang: str = option("en", help="language of the data card and the audit's figures", **_LANGUAGE)
     tables: str = option("auto", help=_TABLES_HELP, **_TABLES)
     equalise: str | None = option(None, help="re-encode all images alike; null: keep the files", **_EQUALISE)
+    out_format: str = option("files", help="shards: also write OUT/shards, tar files", **_choose("files", "shards"))
+    shard_mb: float = option(100.0, help="MB of a shard of out_format=shards", **_POSITIVE)
     blind: list[str] = option([], help="sources of the external test set, blind.csv")
     against: dict[str, str] = path_option("{name: folder or manifest} of images to exclude", {}, is_open=True)
     split: PrepareSplitConfig = field(default_factory=PrepareSplitConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -37,17 +38,38 @@ def ignore_termination() -> AbstractContextManager[None]:
     return use_handlers(dict.fromkeys(TERMINATION_SIGNALS, signal.SIG_IGN))
 
 
+@contextmanager
+def block_termination() -> Iterator[None]:
+    """Block Ctrl-C and SIGTERM in processes started within a context.
+
+    They inherit it, so there is no moment at which they receive these signals; this process receives them after it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class StopRequest:
-    """Signal that asked a command to stop after saving its current step; None until then."""
+    """Signal that asked a command to stop after saving its current step; None until then.
+
+    Processes that are started with it see the signal too.
+    """
 
     def __init__(self) -> None:
-        self.asked: int | None = None
+        self._asked = multiprocessing.RawValue("i", 0)
+
+    @property
+    def asked(self) -> int | None:
+        """Return the number of the signal."""
+        return self._asked.value or None
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Record the first signal; stop immediately at the second, or when the grace period is over."""
         if self.asked is not None:
             self.end()
-        self.asked = number
+        self._asked.value = number
         message = f"{SIGNAL_NAMES[signal.Signals(number)]}: stopping once this step is saved; repeat to stop at once\n"
         with suppress(OSError):
             os.write(2, message.encode())  # not print, which the signal may have interrupted

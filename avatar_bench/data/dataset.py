@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from avatar_bench.data.decoding import SUFFIXES, decode
 from avatar_bench.data.file_names import format_name
 from avatar_bench.data.folders import list_class_folders, list_images
+from avatar_bench.data.shard_files import locate_image
 from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
@@ -68,7 +69,7 @@ class Dataset:
     @cached_property
     def available(self) -> Dataset:
         """Return the images whose files exist."""
-        return self.take(np.array([os.path.isfile(file) for file in list_files(self)], dtype=bool))
+        return self.take(np.array([file.is_file() for file in list_files(self)], dtype=bool))
 
     @property
     def absolute_frame(self) -> pd.DataFrame:
@@ -78,7 +79,7 @@ class Dataset:
 
     def file(self, row: int) -> Path:
         """Return the absolute path of one image."""
-        return self.root / str(self.frame["path"].iat[row])
+        return locate_image(self.root / str(self.frame["path"].iat[row]))
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Decode one image, (H, W, 3) uint8 RGB."""
@@ -173,7 +174,7 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
     if table.empty:
         raise DataError(f"{file} has no rows.")
     for row, path in enumerate(table["path"]):
-        if not os.path.isfile(file.parent / path):
+        if not os.path.isfile(file.parent / path) and not locate_image(file.parent / path).is_file():
             what = f"{file}, row {row + 1}: {format_name(path)} does not exist or is not a file."
             raise DataError(what, "Expected a file; paths are relative to the manifest.")
     return _complete(table, file.parent, name or file.stem)
@@ -211,7 +212,7 @@ def list_other_columns(frame: pd.DataFrame) -> list[str]:
 
 def list_files(dataset: Dataset) -> list[Path]:
     """Return the absolute path of each image, in order."""
-    return [dataset.root / path for path in dataset.frame["path"]]
+    return [locate_image(dataset.root / path) for path in dataset.frame["path"]]
 
 
 def hash_files(files: Iterable[Path]) -> list[str]:

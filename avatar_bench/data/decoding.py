@@ -20,6 +20,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from avatar_bench.data.file_names import format_name
 from avatar_bench.data.file_structure import MAX_EXIF_BYTES, check_structure, is_png_truncated
+from avatar_bench.data.shard_files import locate_image
 from avatar_bench.errors import DataError
 from avatar_bench.files.remote import is_remote, read_remote
 
@@ -101,7 +102,7 @@ def try_decode(path: str) -> tuple[NDArray[np.uint8] | None, str]:
 def read_content(path: str, name: str) -> bytes:
     """Read a file, which may be remote, within the size limit of images; raise the errors of `read_bytes`."""
     if not is_remote(path):
-        return read_bytes(Path(path), name)
+        return read_bytes(locate_image(Path(path)), name)
     try:
         data = read_remote(path)
     except (OSError, ValueError) as error:

@@ -125,7 +125,7 @@ def _to_numeric(columns: pd.DataFrame) -> pd.DataFrame:
 
 def _read_header(file: Path) -> tuple[str, str, str, str]:
     try:
-        with Image.open(file, formats=list(FORMATS)) as image:
+        with file.open("rb") as stream, Image.open(stream, formats=list(FORMATS)) as image:
             tables = getattr(image, "quantization", {})
             kind = "JPEG" if tables else image.format or ""  # Pillow reports a JPEG with several images as MPO
             quality = str(estimate_jpeg_quality(tables[min(tables)])) if tables else ""

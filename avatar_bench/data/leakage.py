@@ -51,8 +51,10 @@ def split_without_leakage(whole: Dataset, plan: SplitPlan, allow: Collection[str
     Copies are joined into groups unless the dataset states its split; then a pair across two sides raises GuardError,
     as does an exact copy with another label. The frame gains the columns of `make_hash_columns` and the group as
     stated, `stated_group`. Images that the plan does not divide are added last, see `mark_divided_rows` and
-    `add_unlabelled_images`.
+    `add_unlabelled_images`. A data set in shards has all that already, see `join_copies`.
     """
+    if "turned_phashes" in whole.frame:
+        return split_dataset(whole, plan, notes)
     rows, count = limit_rows(mark_divided_rows(plan, whole.frame), whole.frame, plan)
     drawn = whole.take(rows)  # copies match earlier images
     prints = fingerprint_dataset(drawn)
@@ -69,6 +71,21 @@ def split_without_leakage(whole: Dataset, plan: SplitPlan, allow: Collection[str
         others = everything[count:].assign(group=joined[count:])
         used = add_unlabelled_images(used, joined[used.frame["place"]], others, plan, notes)
     return Dataset(used.name, used.root, used.frame.drop(columns="place"))
+
+
+def join_copies(dataset: Dataset) -> Dataset:
+    """Return a data set with the columns of `make_hash_columns`, and with groups joined by copies and near-duplicates.
+
+    Raise GuardError if a group is then on two sides of the stated split, or an image has two labels.
+    """
+    frame, prints = dataset.frame, fingerprint_dataset(dataset)
+    found = find_matches(frame["sha256"].tolist(), prints, dataset.image)
+    matches = pd.DataFrame(found, columns=Match._fields).astype({"left": np.intp, "right": np.intp})
+    _check_label_conflicts(frame, matches, allowed=False)
+    _refuse_split_duplicates(frame, frame["split"].replace("", None), matches)
+    groups = join_groups(frame["group"].tolist(), matches[["left", "right"]].to_numpy())
+    joined = frame.assign(**make_hash_columns(prints), stated_group=frame["group"], group=groups)
+    return Dataset(dataset.name, dataset.root, joined)
 
 
 def refuse_changed_files(dataset: Dataset) -> None:

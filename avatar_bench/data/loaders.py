@@ -192,7 +192,7 @@ def build_loader(
         images,
         batch_size=batch_size,
         num_workers=workers,
-        persistent_workers=workers > 0 and "sampler" in options,
+        persistent_workers=workers > 0 and not options.keys().isdisjoint(("sampler", "batch_sampler")),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
         worker_init_fn=_lower_priority,

@@ -22,15 +22,23 @@ from avatar_bench.data.loaders import (
     build_loader,
     encode_targets,
 )
+from avatar_bench.data.shards import number_shards
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import ConfigError
+
+
+def find_rank() -> tuple[int, int]:
+    """Return the number of this process in distributed training and their count; 0 and 1 elsewhere."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """Sampler of (row, augmentation seed) pairs, or (row, view) with `views`, in an order set by (seed, epoch) alone.
 
     Views rotate, one per epoch. The first epoch may be resumed after `skip` pairs. With `weights` (N,), rows are drawn
-    with replacement in proportion to them. In distributed training, each process takes every world-size-th pair.
+    with replacement in proportion to them. With `shards` (N,), those of rows, the rows of `together` shards at a time
+    precede all others.
     """
 
     def __init__(
@@ -41,6 +49,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         epoch: int = 0,
         skip: int = 0,
         views: int | None = None,
+        shards: NDArray[np.integer] | None = None,
+        together: int = 1,
     ) -> None:
         self.n = n
         self.seed = seed
@@ -48,28 +58,52 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = self.first = epoch
         self.skip = skip
         self.augmented_copies = views
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = torch.distributed.get_rank() if distributed else 0
-        self.world = torch.distributed.get_world_size() if distributed else 1
+        self.shards, self.together = shards, together
 
     def set_epoch(self, epoch: int) -> None:
         """Set the next epoch; called by Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.n // self.world
+        return self.n
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         rows = rng.permutation(self.n) if self.weights is None else rng.choice(self.n, self.n, p=self.weights)
+        if self.shards is not None:
+            turns = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.shards.max() + 1)
+            rows = rows[np.argsort(turns[self.shards[rows]] // self.together, kind="stable")]
         seeds = (
             np.full(self.n, self.epoch % self.augmented_copies)
             if self.augmented_copies
             else rng.integers(0, 2**31, self.n)
         )
-        mine = slice(self.rank, self.n // self.world * self.world, self.world)
         skip = self.skip if self.epoch == self.first else 0
-        return zip(rows[mine].tolist()[skip:], seeds[mine].tolist()[skip:], strict=True)
+        return zip(rows[skip:].tolist(), seeds[skip:].tolist(), strict=True)
+
+
+class RankBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of `size` items of a sampler for this process: of each world x size items, every world-th.
+
+    Batch norm has no statistics for one image: a last batch in which a process would have fewer than two is added to
+    the batch before.
+    """
+
+    def __init__(self, sampler: EpochSampler, size: int, rank: int = 0, world: int = 1) -> None:
+        self.sampler, self.rank, self.world, self.step = sampler, rank, world, size * world
+
+    def __len__(self) -> int:
+        return len(self._list_starts(len(self.sampler)))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        items = list(self.sampler)
+        starts = self._list_starts(len(items))
+        for start, end in zip(starts, [*starts[1:], len(items)], strict=True):
+            yield items[start:end][self.rank :: self.world]
+
+    def _list_starts(self, n: int) -> range:
+        starts = range(0, n, self.step)
+        return starts[:-1] if len(starts) > 1 and n - starts[-1] < 2 * self.world else starts
 
 
 def weigh_sources(labels: ArrayLike, sources: ArrayLike) -> NDArray[np.float64]:
@@ -109,6 +143,7 @@ class DataModule(pl.LightningDataModule):
         views: int | None = None,
         cache: ImageCache | None = None,
         answers: NDArray[np.float32] | None = None,
+        shuffle_shards: int = 1,
     ) -> None:
         super().__init__()
         self.train_set, self.val_set = dataset.select_split("train"), dataset.select_split("val")
@@ -122,6 +157,7 @@ class DataModule(pl.LightningDataModule):
         self.balance = balance
         self.augmented_copies = views  # of each training image, drawn once; None: new augmentations each epoch
         self.cache = cache
+        self.shards, self.shuffle_shards = number_shards(self.train_set), shuffle_shards
         # of train, (views, N, D), and val, (1, N, D), used in place of images
         self.embeddings: dict[str, NDArray[np.float32]] | None = None
         self.image_weights = self._weigh_images()  # in the draw of training images, (N,); None: each once an epoch
@@ -151,17 +187,24 @@ class DataModule(pl.LightningDataModule):
         images = EmbeddingDataset(self.embeddings["train"], learned) if self.embeddings else self._build_training_set()
         epoch, batches = self.position
         views = len(self.embeddings["train"]) if self.embeddings else self.augmented_copies
-        sampler = EpochSampler(len(images), self.seed, self.image_weights, epoch, batches * self.batch_size, views)
-        # batch norm has no statistics for a last batch of one image
-        has_single = len(sampler) % self.batch_size == 1 and len(sampler) > 1
+        rank, world = find_rank()
+        skip = batches * self.batch_size * world
+        shards = None if self.embeddings else self.shards
+        sampler = EpochSampler(
+            len(images), self.seed, self.image_weights, epoch, skip, views, shards, self.shuffle_shards
+        )
         workers = self.workers if self.embeddings is None else 0
-        return build_loader(images, self.batch_size, workers, sampler=sampler, drop_last=has_single)
+        return build_loader(images, 1, workers, batch_sampler=RankBatches(sampler, self.batch_size, rank, world))
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        rank, world = find_rank()
+        mine = np.arange(len(self.val_set))[rank::world]
+        mine = mine if len(mine) else np.array([0])  # a process without a batch would have no metrics to combine
+        val_set = self.val_set.take(mine) if world > 1 else self.val_set
         if self.embeddings is None:
-            return self.plain(self.val_set)
-        targets = encode_targets(self.val_set, self.classes)
-        return build_loader(EmbeddingDataset(self.embeddings["val"], targets), self.batch_size, 0)
+            return self.plain(val_set)
+        features = EmbeddingDataset(self.embeddings["val"][:, mine], encode_targets(val_set, self.classes))
+        return build_loader(features, self.batch_size, 0)
 
     def plain(self, images: Dataset) -> DataLoader[dict[str, Any]]:
         """Build a loader of every image of a dataset once, in order, unaugmented."""

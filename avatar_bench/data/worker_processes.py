@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
-import signal
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from typing import Any, ClassVar
 from torch.utils.data import DataLoader
 
 from avatar_bench.console.memory import trim_memory
-from avatar_bench.console.signals import TERMINATION_SIGNALS, ignore_termination
+from avatar_bench.console.signals import block_termination, ignore_termination
 
 
 def make_worker_context() -> BaseContext | None:
@@ -71,12 +70,8 @@ if sys.platform == "linux":
         """Process that blocks Ctrl-C and SIGTERM: torch would print a traceback for each process that receives them."""
 
         def start(self) -> None:
-            # a new process inherits the blocked signals, so there is no moment at which it receives them
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
-            try:
+            with block_termination():
                 super().start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
         def run(self) -> None:
             sys.excepthook = lambda *error: None  # a closed connection to the main process is expected

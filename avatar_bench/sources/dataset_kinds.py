@@ -1,4 +1,4 @@
-"""Datasets by their kind in conf/data: folder, manifest or demo."""
+"""Datasets by their kind in conf/data: folder, manifest, shards or demo."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from avatar_bench.data.dataset import Dataset, read_dataset, read_folder, read_images, read_manifest
 from avatar_bench.data.folders import is_image_folder, list_class_folders
+from avatar_bench.data.shards import open_shards
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import find_table
@@ -25,6 +26,8 @@ def open_dataset(options: ImageSetConfig) -> Dataset:
         return read_folder(Path(options.root), options.name)
     if options.kind == "manifest" and options.manifest:
         return read_manifest(Path(options.manifest), options.name)
+    if options.kind == "shards" and options.shards:
+        return open_shards(options.shards, options.name, options.shards_gb)
     if options.kind == "demo":
         from avatar_bench.sources.build import ensure_demo  # slow import, needed by this kind only
 
@@ -32,7 +35,7 @@ def open_dataset(options: ImageSetConfig) -> Dataset:
         return read_manifest(ensure_demo(recipe).out / "manifest.csv", options.name or "demo")
     raise ConfigError(
         f"data={options.kind} does not specify the images.",
-        "Expected data=folder data.root=DIR, or data=manifest data.manifest=FILE",
+        "Expected data=folder data.root=DIR, data=manifest data.manifest=FILE, or data=shards data.shards=DIR",
     )
 
 

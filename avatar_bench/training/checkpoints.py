@@ -100,10 +100,12 @@ class LastCheckpoint(Checkpoint):
         if left == 0 or self.batches % trainer.accumulate_grad_batches:
             return
         waited = (time.monotonic() - self.saved) * (10 if left <= trainer.accumulate_grad_batches else 1)
-        if trainer.strategy.broadcast(self.stop.asked is not None or waited >= self.seconds):
+        stopped = self.stop.asked is not None
+        stopped, is_due = trainer.strategy.broadcast((stopped, stopped or waited >= self.seconds))
+        if is_due:
             trainer.save_checkpoint(self.file)
             self.saved = time.monotonic()
-        if self.stop.asked is not None:
+        if stopped:
             self.stop.end()
 
     def on_validation_batch_start(self, *args: Any, **options: Any) -> None:

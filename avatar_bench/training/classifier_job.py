@@ -108,6 +108,7 @@ class ClassifierJob:
             views=options.augmented_copies,
             cache=open_image_cache(used, preprocessing, options.cache_gb),
             answers=ask_teacher(teacher, dataset.select_split("train"), classes) if teacher else None,
+            shuffle_shards=options.shuffle_shards,
         )
         card = Card(
             classes=classes,

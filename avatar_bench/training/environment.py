@@ -63,7 +63,12 @@ def resolve_batch_size(settings: TrainConfig | PretrainConfig) -> int:
     return int(size[resolve_torch_device(settings.trainer.accelerator)] if isinstance(size, dict) else size)
 
 
-def refuse_missing_devices(accelerator: str, devices: Any, strategy: str) -> None:
+def is_single_process(options: TrainerConfig) -> bool:
+    """Return whether training runs in this process alone."""
+    return options.devices == 1 and options.strategy == "auto"
+
+
+def refuse_missing_devices(accelerator: str, devices: Any) -> None:
     """Raise ConfigError if the trainer options ask for devices that this machine lacks."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not (available | {"gpu": any(available.values())}).get(accelerator, True):
@@ -73,11 +78,10 @@ def refuse_missing_devices(accelerator: str, devices: Any, strategy: str) -> Non
         )
     suppress_framework_warnings()
     try:
-        pl.Trainer(accelerator=accelerator, devices=devices, strategy=strategy, logger=False)
+        pl.Trainer(accelerator=accelerator, devices=devices, strategy="auto", logger=False)
     except (MisconfigurationException, ValueError) as error:
         raise ConfigError(
-            f"trainer.accelerator={accelerator}, trainer.devices={devices}, trainer.strategy={strategy}: not possible "
-            "on this machine.",
+            f"trainer.accelerator={accelerator}, trainer.devices={devices}: not possible on this machine.",
             " ".join(str(error).split()),
         ) from error
 

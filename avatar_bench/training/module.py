@@ -67,7 +67,8 @@ class TrainableModule(pl.LightningModule):
         `batch` is the index within the epoch or, with accumulated gradients, within the step.
         """
         accumulated = self.trainer.accumulate_grad_batches
-        torch.manual_seed(self.options.seed * 1_000_003 + self.global_step * accumulated + batch % accumulated)
+        step = self.options.seed * 1_000_003 + self.global_step * accumulated + batch % accumulated
+        torch.manual_seed(step + (self.global_rank << 52))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise DivergedError if a weight is not finite, so that earlier checkpoints are not overwritten."""
@@ -173,7 +174,8 @@ class Learner(Classifier, TrainableModule):
             self.train_confusion.update(logits.detach(), targets if targets.ndim == 1 else targets.argmax(dim=1))
             self.log("train/loss_step", loss, batch_size=len(logits))
             self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
-        return loss
+        is_alone = self._trainer is None or self._trainer.world_size == 1
+        return loss if is_alone else loss * self._compute_share(targets)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         if self.passes_per_step > 1:
@@ -207,10 +209,13 @@ class Learner(Classifier, TrainableModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint[CARD_KEY] = self.card.plain()
-        checkpoint[LOSS_KEY] = [float(self.train_loss.mean_value), float(self.train_loss.weight)]
-        checkpoint[CONFUSION_KEY] = self.train_confusion.confmat.tolist()
+        with self.train_loss.sync_context(), self.train_confusion.sync_context():  # of all processes
+            checkpoint[LOSS_KEY] = [float(self.train_loss.mean_value), float(self.train_loss.weight)]
+            checkpoint[CONFUSION_KEY] = self.train_confusion.confmat.tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.global_rank:  # the first process takes over what all have counted
+            return
         value, weight = checkpoint.get(LOSS_KEY, (0.0, 0.0))
         self.train_loss.mean_value.fill_(value)
         self.train_loss.weight.fill_(weight)
@@ -238,6 +243,16 @@ class Learner(Classifier, TrainableModule):
                 self.trainer.strategy.backward(perturbed_loss / self.trainer.accumulate_grad_batches, optimizer)
             self.second_pass = False
         return loss
+
+    def _compute_share(self, targets: Tensor) -> Tensor:
+        """Return this process's part of the images of a step, weighted as the loss is, relative to an equal part.
+
+        Gradients are averaged over processes, whose last batches may differ in size.
+        """
+        weights = torch.ones(len(self.card.classes), device=self.device)
+        weights = weights if self.class_weights is None else self.class_weights
+        part = weights[targets].sum() if targets.ndim == 1 else (targets * weights).sum()
+        return part / self.trainer.strategy.reduce(part.clone(), reduce_op="mean")
 
     def _learn_from(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return logits (N, C) and targets, (N,) or mixed (N, C), of a batch of images or of their embeddings."""

@@ -15,6 +15,7 @@ from avatar_bench.data.decoding import detect_formats
 from avatar_bench.data.label_spelling import describe_misspelt_labels
 from avatar_bench.data.splits import SplitPlan, fingerprint_split, refuse_changed_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
+from avatar_bench.files.remote import is_remote as is_remote_address
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.runs.record import RECORD, RunRecord, locate_checkpoint
@@ -38,8 +39,10 @@ def prepare_training(settings: TrainConfig, record: RunRecord) -> tuple[Dataset,
     manifests = {"manifest": Path(settings.data.manifest or ""), "demo": whole.root / "manifest.csv"}
     for warning in describe_misspelt_labels(whole, manifests.get(settings.data.kind)):
         print_line(f"warning: {format_reason(warning)}", file=sys.stderr)
-    formats = detect_formats(list_files(whole))
-    leakage.refuse_changed_files(whole)
+    is_remote = settings.data.kind == "shards" and is_remote_address(str(settings.data.shards))
+    formats = list(whole.frame["format"]) if is_remote else detect_formats(list_files(whole))
+    if not is_remote:  # a remote shard is checked as a whole once it is fetched
+        leakage.refuse_changed_files(whole)
     if "shortcut" not in settings.allow:
         leakage.refuse_shortcut(whole.root / AUDIT_FOLDER, settings.data.equalise)
     if "shortcut" not in settings.allow and settings.data.equalise is None:

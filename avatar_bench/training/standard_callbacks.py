@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from tqdm import tqdm
 
-from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.models.model_card import Card
 from avatar_bench.runs.record import METRIC
@@ -27,10 +26,6 @@ class MetricsHistory(Callback):
     def __init__(self, folder: Path, first_epoch: int, show: bool) -> None:
         self.file, self.first_epoch, self.show = folder / "metrics.csv", first_epoch, show
         self.lr = float("nan")
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Suppress framework warnings in every process: each distributed process starts with its own filters."""
-        suppress_framework_warnings()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the learning rate before validation can lower it for the next epoch."""
@@ -70,6 +65,8 @@ class BatchProgressBar(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Create the bar on the first batch of an epoch, then advance it."""
+        if not trainer.is_global_zero:
+            return
         if self.bar is None:
             total = int(trainer.num_training_batches)
             self.bar = tqdm(total=total, initial=batch_idx, leave=False, file=sys.stderr, unit="batch")

@@ -15,9 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from avatar_bench.console.memory import retain_freed_memory
 from avatar_bench.console.signals import StopRequest
-from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.file_names import format_names
 from avatar_bench.data.worker_processes import ManagedLoader
@@ -25,8 +23,9 @@ from avatar_bench.errors import ConfigError, DivergedError
 from avatar_bench.models.checkpoint import LAST_CHECKPOINT
 from avatar_bench.training.builders import LoggerBuilder, build_from, load_builder, load_callbacks
 from avatar_bench.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
-from avatar_bench.training.environment import resolve_precision
+from avatar_bench.training.environment import is_single_process, resolve_precision
 from avatar_bench.training.module import Learner
+from avatar_bench.training.ranks import RankStrategy, prepare_process
 from avatar_bench.training.standard_callbacks import BatchProgressBar
 
 if TYPE_CHECKING:
@@ -49,11 +48,10 @@ def run_trainer(
     `own` are the callbacks of the command; those chosen by the settings come before them, new ones for each call.
     `resume` is a checkpoint to resume from; `data` must start at its position. Raises DivergedError if the loss is not
     finite; KeyboardInterrupt or SystemExit(143) after a signal, once the step is saved; OutputError if a checkpoint
-    cannot be written or a loader process was killed.
+    cannot be written or a process was killed.
     """
-    suppress_framework_warnings()
-    retain_freed_memory()
     options, stop = settings.trainer, StopRequest()
+    prepare_process(options.threads)
     if options.channels_last:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.compile:
@@ -64,12 +62,10 @@ def run_trainer(
     last = folder / "checkpoints" / LAST_CHECKPOINT
     # must come last: its checkpoint includes the state of the other callbacks
     final = LastCheckpoint(last, settings.callbacks.save_minutes, stop, fresh=further_stage)
-    # deterministic algorithms would fill all new memory first: a tenth of a small network's step
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a property
     trainer = pl.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
-        strategy=options.strategy,
+        strategy="auto" if is_single_process(options) else RankStrategy(options.threads),
         precision=resolve_precision(options),  # type: ignore[arg-type]
         max_epochs=epochs,
         limit_train_batches=options.limit_batches,
@@ -85,7 +81,7 @@ def run_trainer(
         num_sanity_val_steps=0,
         enable_progress_bar=False,  # Lightning's bar writes to stdout
         enable_model_summary=False,
-        use_distributed_sampler=False,  # EpochSampler already divides the images between processes
+        use_distributed_sampler=False,  # RankBatches divides the images between processes
     )
     module.train()
     with stop.handle_signals():

@@ -14,7 +14,7 @@ import torch
 from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.loaders import ReadableImageDataset, build_evaluation_loader, encode_targets
-from avatar_bench.data.training_batches import DataModule, EpochSampler, weigh_sources
+from avatar_bench.data.training_batches import DataModule, EpochSampler, RankBatches, weigh_sources
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import ConfigError, DataError
 
@@ -98,8 +98,8 @@ def test_balance_source_draws_classes_and_the_sources_of_a_class_equally_often(
 
 
 def draw_epoch(batches: Any, epoch: int) -> list[int]:
-    batches.sampler.set_epoch(epoch)
-    return [row for row, _ in batches.sampler]
+    batches.batch_sampler.sampler.set_epoch(epoch)
+    return [row for row, _ in batches.batch_sampler.sampler]
 
 
 def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:
@@ -142,22 +142,46 @@ def test_training_images_are_varied_and_validation_images_are_not(
 
 
 @pytest.mark.parametrize(("batch_size", "batches"), [(59, 1), (60, 1), (20, 3), (16, 4)])
-def test_a_last_batch_of_one_image_is_left_out(
+def test_a_last_batch_of_one_image_joins_the_batch_before(
     batch_size: int, batches: int, module: Callable[..., DataModule]
 ) -> None:
     shown = list(module(batch_size=batch_size).train_dataloader())
     assert len(shown) == batches
     assert min(len(batch["row"]) for batch in shown) > 1
+    assert sorted(torch.cat([batch["row"] for batch in shown]).tolist()) == list(range(60))
 
 
-def test_every_process_of_a_distributed_run_has_its_own_share() -> None:
-    shares = []
-    for rank in range(3):
-        sampler = EpochSampler(50, 0)
-        sampler.rank, sampler.world = rank, 3
-        shares.append([row for row, _ in sampler])
-        assert len(shares[-1]) == len(sampler) == 16
-    assert len({row for share in shares for row in share}) == 48
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("n", [6, 47, 48, 49, 50, 51, 52, 53])
+def test_the_processes_of_a_run_share_each_batch_of_one_process(n: int, world: int) -> None:
+    """Each image is seen once an epoch, in as many batches, of about equal size, by each process."""
+    alone = list(RankBatches(EpochSampler(n, 0), 4 * world))
+    shares = [RankBatches(EpochSampler(n, 0), 4, rank, world) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    together = list(zip(*shares, strict=True))
+    assert sorted(row for parts in together for part in parts for row, _ in part) == list(range(n))
+    for parts in together:
+        sizes = [len(part) for part in parts]
+        assert min(sizes) > 1
+        assert max(sizes) - min(sizes) <= 1
+    for whole, parts in zip(alone, together[:-1], strict=False):
+        assert sorted(whole) == sorted(item for part in parts for item in part)
+
+
+def test_the_images_of_a_few_shards_are_shuffled_together() -> None:
+    shards = np.arange(60) % 6
+    orders = []
+    for epoch in (0, 1):
+        sampler = EpochSampler(60, 0, epoch=epoch, shards=shards, together=2)
+        rows = [row for row, _ in sampler]
+        assert sorted(rows) == list(range(60))
+        windows = [set(shards[rows[start : start + 20]]) for start in (0, 20, 40)]
+        assert [len(window) for window in windows] == [2, 2, 2]
+        assert set.union(*windows) == set(range(6))
+        orders.append(rows)
+    assert orders[0] != orders[1]
+    everything = EpochSampler(60, 0, shards=shards, together=6)
+    assert list(everything) == list(EpochSampler(60, 0))  # as with files
 
 
 def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module: Callable[..., DataModule]) -> None:
@@ -166,7 +190,7 @@ def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module
     batches = data.train_dataloader()
     seen = []
     for epoch in range(4):
-        batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        batches.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         shown = list(batches)
         order = torch.cat([batch["row"] for batch in shown]).argsort()
         seen.append(torch.cat([batch["image"] for batch in shown])[order])

@@ -33,7 +33,7 @@ def tiny(**options: Any) -> Learner:
 
 def loss_of(classifier: Learner, targets: Tensor) -> float:
     classifier.eval()  # fixed batch-norm statistics
-    classifier.trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0)  # type: ignore[assignment]
+    classifier.trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0, global_rank=0)  # type: ignore[assignment]
     classifier.on_train_batch_start(None, 0)
     classifier.trainer = None
     return float(classifier.training_step({"image": images(len(targets)), "target": targets}, 0).detach())

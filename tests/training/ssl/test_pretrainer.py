@@ -58,7 +58,7 @@ def test_batches_whose_gradients_are_added_have_noise_of_their_own() -> None:
     module = module_of("simclr")
     drawn = set()
     for step, batches in enumerate([(0, 1), (2, 3)]):
-        module._trainer = SimpleNamespace(accumulate_grad_batches=2, global_step=step)  # type: ignore[assignment]
+        module._trainer = SimpleNamespace(accumulate_grad_batches=2, global_step=step, global_rank=0)  # type: ignore[assignment]
         for batch in batches:
             module.seed_noise(batch)
             drawn.add(float(torch.rand(1)))

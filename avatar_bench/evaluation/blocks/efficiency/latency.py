@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avatar_bench.data.dataset import list_files
+from avatar_bench.data.shard_files import locate_image
 from avatar_bench.inference.runtimes import TORCH_RUNTIMES, Engine, prepare_engine
 from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved
 
@@ -120,7 +121,7 @@ def time_files(
         images, took = _time_pass(run, files, count, MIN_TIMED_BATCHES)
         batches[count] = max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / run.batch_size))
     for file in files[: max(batches.values()) * run.batch_size]:
-        Path(file).read_bytes()  # fills the system's file cache
+        locate_image(Path(file)).read_bytes()  # fills the system's file cache
     rows: list[tuple[float, ...]] = []
     for turn in range(passes):
         rows += [(count, turn, *_time_pass(run, files, count, batches[count])) for count in workers]
