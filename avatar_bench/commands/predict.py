@@ -19,6 +19,7 @@ from avatar_bench.config.schema import PredictConfig
 from avatar_bench.data.evidence.content_credentials import explain_unverified, read_trust
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.lock import lock_output, prepare_output
+from avatar_bench.inference.prediction_cautions import list_cautions
 from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer
 from avatar_bench.inference.resume import find_remaining, refuse_other_run
 from avatar_bench.runs.record import check_run, choose_newest_run, is_imported
@@ -28,15 +29,10 @@ if TYPE_CHECKING:
 
     from avatar_bench.runs.decisions import DecisionRule
     from avatar_bench.runs.run import Run
+    from avatar_bench.serving.grad_cam_overlays import OverlayWriter
 
-DISCLAIMER = (
-    "A prediction means that an image resembles the training images of a class; it does not prove its origin. "
-    "On sources other than those it was evaluated on, a network can be far less accurate."
-)
-EVIDENCE_CAUTION = (
-    "Evidence is what a file says of itself: metadata can be forged or stripped, and a file without evidence may be of "
-    "any class."
-)
+PAGE = ".html"  # ending of an output for review
+MAX_PAGE_IMAGES = 2000  # of more, a browser is slow and a person reviews no more
 NO_THRESHOLD = (
     "The score has no threshold, so that prediction and confidence are empty. "
     "Fit one on labelled images: avatar-bench calibrate"
@@ -56,7 +52,14 @@ def predict(cfg: DictConfig) -> None:
         )
     trust = read_trust(settings.evidence.trust)
     prepare_output(settings.output)
+    if settings.explain is not None:
+        prepare_output(os.path.join(settings.explain, "overlay"), "explain")
     files = find_input_files(settings.input)
+    if settings.output.lower().endswith(PAGE) and len(files) > MAX_PAGE_IMAGES:
+        raise ConfigError(
+            f"input={settings.input}: {len(files):,} files, but a page for review has at most {MAX_PAGE_IMAGES:,}.",
+            "Choose some of them (input=@list.txt, with one path per line), or write a table: output=FILE.csv",
+        )
     with lock_output(settings.output):
         ok, errors, kept, bad = _write_rows(_open_run(path, settings, len(files)), files, settings, trust)
     summary = f"{settings.output}: {ok} predictions, {errors} files that could not be read"
@@ -64,9 +67,11 @@ def predict(cfg: DictConfig) -> None:
     print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
     names = () if own else ("runtime", "precision", "threads", "workers")
     how = " ".join(f"{name}={getattr(settings, name)}" for name in names) or "the imported detector"
-    print(f"Computed with {how}.", DISCLAIMER, sep="\n", file=sys.stderr)
+    first, second, *further = list_cautions(settings.evidence.enabled)
+    print(f"Computed with {how}.", f"{first} {second}", *further, sep="\n", file=sys.stderr)
     if settings.evidence.enabled:
-        print(EVIDENCE_CAUTION, *explain_unverified(), sep="\n", file=sys.stderr)
+        for note in explain_unverified():
+            print(note, file=sys.stderr)
     if errors + bad:
         raise DataError(f"{errors + bad} of {len(files)} files could not be read: see status and reason in the output.")
 
@@ -86,7 +91,8 @@ def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
         options = {"accelerator": settings.accelerator, "runtime": runtime, "batch_size": settings.batch_size}
         return open_run(path, allow=frozenset(settings.allow), **options)
 
-    if settings.target_error is not None or settings.costs is not None:  # what the calibration was computed with
+    # what the calibration was computed with, and the embeddings of training images
+    if settings.target_error is not None or settings.costs is not None or settings.neighbours:
         settings.runtime, settings.precision = "torch", "32"
     retain_freed_memory()
     set_threads(settings.threads)
@@ -114,9 +120,14 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str)
     columns = list_prediction_columns(run.classes)
     columns += [*(DECISION_COLUMNS if rule else ()), *(EVIDENCE_COLUMNS if has_evidence else ())]
 
+    overlays = _open_overlays(run, settings.explain)
+
     def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
-        with closing(run.predict_files(files, settings.calibrated, settings.precision, rule)) as tables:
+        embedded = settings.neighbours
+        with closing(run.predict_files(files, settings.calibrated, settings.precision, rule, embedded)) as tables:
             for table in tables:
+                if overlays is not None:
+                    overlays.write(table)
                 yield add_evidence(table, run.name_class, trust) if has_evidence else table
 
     begun = None if settings.update else _start_now(predict_files(files))
@@ -126,7 +137,7 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str)
         print(NO_THRESHOLD, file=sys.stderr)
     ok = errors = 0
     with (
-        open_writer(settings.output, columns, settings.update) as rows,
+        _open_output(run, settings, columns, len(files), rule is not None) as rows,
         _report_interruption(rows, settings),
     ):
         refuse_other_run(run, rows.last, settings.calibrated, settings.precision, rule)
@@ -143,6 +154,40 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str)
                 good = int((batch["status"] == "ok").sum())
                 ok, errors = ok + good, errors + len(batch) - good
     return ok, errors, kept, rows.bad
+
+
+def _open_overlays(run: Run, folder: str | None) -> OverlayWriter | None:
+    if folder is None:
+        return None
+    from avatar_bench.serving.grad_cam_overlays import OverlayWriter  # draws by matplotlib, which is slow to import
+
+    return OverlayWriter(run, Path(folder))
+
+
+def _open_output(run: Run, settings: PredictConfig, columns: list[str], n: int, decides: bool) -> PredictionWriter:
+    """Open the writer of a table, or of a page of `n` files, for which the training images may be embedded."""
+    if not settings.output.lower().endswith(PAGE):
+        return open_writer(settings.output, columns, settings.update)
+    from avatar_bench.serving.review_page import PageContent, ReviewWriter
+
+    training = None
+    if settings.neighbours:
+        if "embeddings" not in run.predictor.provides:
+            raise ConfigError(f"neighbours=true: {run.name} computes no embeddings.", "Remove neighbours=true.")
+        training = run.dataset("train"), run.training().embeddings
+    content = PageContent(
+        name=os.path.basename(os.path.abspath(settings.input)),
+        run=run.name,
+        classes=run.classes,
+        n_files=n,
+        language=settings.lang,
+        target_error=settings.target_error,
+        has_decisions=decides,
+        has_evidence=settings.evidence.enabled,
+        overlays=Path(settings.explain) if settings.explain else None,
+        training=training,
+    )
+    return ReviewWriter(Path(settings.output), columns, content)
 
 
 def _make_rule(run: Run, settings: PredictConfig) -> DecisionRule | None:
@@ -181,8 +226,11 @@ def _report_interruption(rows: PredictionWriter, settings: PredictConfig) -> Ite
     except ConfigError:  # nothing was written
         raise
     except BaseException:
-        then = "" if settings.output == "-" else "; continue with the same command and update=true"
-        print(f"{settings.output}: {rows.count} rows are written{then}.", file=sys.stderr)
+        if settings.output.lower().endswith(PAGE):
+            print(f"{settings.output}: no page is written.", file=sys.stderr)
+        else:
+            then = "" if settings.output == "-" else "; continue with the same command and update=true"
+            print(f"{settings.output}: {rows.count} rows are written{then}.", file=sys.stderr)
         raise
 
 
