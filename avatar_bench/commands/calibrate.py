@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import CalibrateConfig
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.runs.record import check_run, choose_newest_run
 from avatar_bench.sources.dataset_kinds import open_dataset
@@ -24,7 +24,7 @@ def calibrate(cfg: DictConfig) -> None:
     assert isinstance(settings, CalibrateConfig)
     path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
     check_run(path)  # fail before torch is loaded
-    from avatar_bench.runs.calibration_fit import fit_calibration
+    from avatar_bench.runs.calibration_fit import fit_calibration, select_random
     from avatar_bench.runs.decisions import make_decision_rule
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run import set_threads
@@ -42,7 +42,11 @@ def calibrate(cfg: DictConfig) -> None:
     run.saved_calibration = None  # the earlier one, perhaps fitted on the same images
     set_view([run], settings.view.name, settings.view.classes)
     whole = run.dataset(settings.split).whole if settings.data.kind == "run" else open_dataset(settings.data)
-    found = fit_calibration(run, run.select_answered(whole).apply_view(run.view))
+    drawn = select_random(whole, run.allow)
+    if len(drawn) < len(whole):
+        left = format_count(len(whole) - len(drawn), "image")
+        print_line(f"{left} of {whole.name} selected for review left out: no fair sample", file=sys.stderr)
+    found = fit_calibration(run, run.select_answered(drawn).apply_view(run.view))
     run.decision_calibration, rule = found, None
     if settings.target_error is not None:
         rule = make_decision_rule(run, settings.target_error, per_class=settings.per_class)

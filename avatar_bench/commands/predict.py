@@ -18,6 +18,7 @@ from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.lock import lock_output, prepare_output
 from avatar_bench.files.remote import is_remote
 from avatar_bench.inference.input_files import find_input_files
+from avatar_bench.inference.prediction_cautions import list_cautions
 from avatar_bench.inference.prediction_parts import PredictionParts
 from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer
 from avatar_bench.inference.resume import find_remaining, refuse_other_run
@@ -28,15 +29,10 @@ if TYPE_CHECKING:
 
     from avatar_bench.runs.decisions import DecisionRule
     from avatar_bench.runs.run import Run
+    from avatar_bench.serving.grad_cam_overlays import OverlayWriter
 
-DISCLAIMER = (
-    "A prediction means that an image resembles the training images of a class; it does not prove its origin. "
-    "On sources other than those it was evaluated on, a network can be far less accurate."
-)
-EVIDENCE_CAUTION = (
-    "Evidence is what a file says of itself: metadata can be forged or stripped, and a file without evidence may be of "
-    "any class."
-)
+PAGE = ".html"  # ending of an output for review
+MAX_PAGE_IMAGES = 2000  # of more, a browser is slow and a person reviews no more
 NO_THRESHOLD = (
     "The score has no threshold, so that prediction and confidence are empty. "
     "Fit one on labelled images: avatar-bench calibrate"
@@ -58,7 +54,14 @@ def predict(cfg: DictConfig) -> None:
     on_ray, has_folder = settings.engine.name == "ray", not is_remote(settings.output)
     if has_folder:
         prepare_output(settings.output, is_folder=on_ray)
+    if settings.explain is not None:
+        prepare_output(os.path.join(settings.explain, "overlay"), "explain")
     files = find_input_files(settings.input)
+    if settings.output.lower().endswith(PAGE) and len(files) > MAX_PAGE_IMAGES:
+        raise ConfigError(
+            f"input={settings.input}: {len(files):,} files, but a page for review has at most {MAX_PAGE_IMAGES:,}.",
+            "Choose some of them (input=@list.txt, with one path per line), or write a table: output=FILE.csv",
+        )
     if not on_ray and any(map(is_remote, files)):
         raise ConfigError(f"input={settings.input} names remote files, for which there is engine=ray.")
     with ExitStack() as stack:
@@ -73,9 +76,11 @@ def predict(cfg: DictConfig) -> None:
     print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
     names = () if own else ("runtime", "precision", "threads", *(() if on_ray else ("workers",)))
     how = " ".join(f"{name}={getattr(settings, name)}" for name in names) or "the imported detector"
-    print(f"Computed with {how}.", DISCLAIMER, sep="\n", file=sys.stderr)
+    first, second, *further = list_cautions(settings.evidence.enabled)
+    print(f"Computed with {how}.", f"{first} {second}", *further, sep="\n", file=sys.stderr)
     if settings.evidence.enabled:
-        print(EVIDENCE_CAUTION, *explain_unverified(), sep="\n", file=sys.stderr)
+        for note in explain_unverified():
+            print(note, file=sys.stderr)
     if errors + bad:
         raise DataError(f"{errors + bad} of {len(files)} files could not be read: see status and reason in the output.")
 
@@ -95,7 +100,8 @@ def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
         options = {"accelerator": settings.accelerator, "runtime": runtime, "batch_size": settings.batch_size}
         return open_run(path, allow=frozenset(settings.allow), **options)
 
-    if settings.target_error is not None or settings.costs is not None:  # what the calibration was computed with
+    # what the calibration was computed with, and the embeddings of training images
+    if settings.target_error is not None or settings.costs is not None or settings.neighbours:
         settings.runtime, settings.precision = "torch", "32"
     retain_freed_memory()
     set_threads(settings.threads)
@@ -119,16 +125,21 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str)
     rule = _make_rule(run, settings)
     has_evidence = settings.evidence.enabled
 
+    overlays = _open_overlays(run, settings.explain)
+
     def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
-        with closing(run.predict_files(files, settings.calibrated, settings.precision, rule)) as tables:
+        embedded = settings.neighbours
+        with closing(run.predict_files(files, settings.calibrated, settings.precision, rule, embedded)) as tables:
             for table in tables:
+                if overlays is not None:
+                    overlays.write(table)
                 yield add_evidence(table, run.name_class, trust) if has_evidence else table
 
     begun = None if settings.update else _start_now(predict_files(files))
     _load(run, settings)
     ok = errors = 0
     with (
-        open_writer(settings.output, _list_columns(run, settings), settings.update) as rows,
+        _open_output(run, settings, len(files), rule is not None) as rows,
         _report_interruption(rows, settings),
     ):
         _refuse_other_rows(run, rows, settings, trust, rule)
@@ -207,6 +218,42 @@ def _refuse_other_rows(
         refuse_other_evidence(rows.last, run.name_class, trust)
 
 
+def _open_overlays(run: Run, folder: str | None) -> OverlayWriter | None:
+    if folder is None:
+        return None
+    from avatar_bench.serving.grad_cam_overlays import OverlayWriter  # draws by matplotlib, which is slow to import
+
+    return OverlayWriter(run, Path(folder))
+
+
+def _open_output(run: Run, settings: PredictConfig, n: int, decides: bool) -> PredictionWriter:
+    """Open the writer of a table, or of a page of `n` files, for which the training images may be embedded."""
+    columns = _list_columns(run, settings)
+    if not settings.output.lower().endswith(PAGE):
+        return open_writer(settings.output, columns, settings.update)
+    from avatar_bench.serving.review_page import PageContent, ReviewWriter
+
+    first = settings.input[0] if isinstance(settings.input, list) else settings.input
+    training = None
+    if settings.neighbours:
+        if "embeddings" not in run.predictor.provides:
+            raise ConfigError(f"neighbours=true: {run.name} computes no embeddings.", "Remove neighbours=true.")
+        training = run.dataset("train"), run.training().embeddings
+    content = PageContent(
+        name=os.path.basename(os.path.abspath(first)),
+        run=run.name,
+        classes=run.classes,
+        n_files=n,
+        language=settings.lang,
+        target_error=settings.target_error,
+        has_decisions=decides,
+        has_evidence=settings.evidence.enabled,
+        overlays=Path(settings.explain) if settings.explain else None,
+        training=training,
+    )
+    return ReviewWriter(Path(settings.output), columns, content)
+
+
 def _make_rule(run: Run, settings: PredictConfig) -> DecisionRule | None:
     """Return the rule of decisions that is asked for, and print what a user must know of it; None without decisions."""
     if settings.target_error is None and settings.costs is None:
@@ -243,6 +290,9 @@ def _report_interruption(rows: PredictionWriter | PredictionParts, settings: Pre
     except ConfigError:  # nothing was written
         raise
     except BaseException:
-        then = "" if settings.output == "-" else "; continue with the same command and update=true"
-        print(f"{settings.output}: {rows.count} rows are written{then}.", file=sys.stderr)
+        if settings.output.lower().endswith(PAGE):
+            print(f"{settings.output}: no page is written.", file=sys.stderr)
+        else:
+            then = "" if settings.output == "-" else "; continue with the same command and update=true"
+            print(f"{settings.output}: {rows.count} rows are written{then}.", file=sys.stderr)
         raise

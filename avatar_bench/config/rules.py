@@ -152,6 +152,14 @@ def check_predict(cfg: DictConfig) -> None:
         raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
     if cfg.evidence.trust is not None and not cfg.evidence.enabled:
         raise ConfigError("evidence.trust requires evidence=true")
+    is_page = cfg.output.lower().endswith(".html")
+    if is_page and cfg["update"]:
+        raise ConfigError("update=true: a page is written as a whole", "remove update=true, or write a table: FILE.csv")
+    if cfg.neighbours and (not is_page or cfg.runtime not in ("auto", "torch") or cfg.precision not in ("auto", "32")):
+        raise ConfigError(
+            "neighbours=true: for output=FILE.html, with embeddings as torch computes them in 32 bits",
+            "remove neighbours=true, or runtime and precision",
+        )
     decides = [name for name in ("target_error", "costs") if cfg[name] is not None]
     if len(decides) > 1:
         raise ConfigError("target_error and costs exclude each other", "expected one of them")
@@ -222,6 +230,8 @@ def _check_engine(cfg: DictConfig) -> None:
         raise ConfigError(f"output={cfg.output}: engine=ray writes Parquet", "expected a name that ends in .parquet")
     if cfg.workers is not None:
         raise ConfigError(f"workers={cfg.workers}: with engine=ray, tasks read images", "remove workers")
+    if cfg.explain is not None:
+        raise ConfigError(f"explain={cfg.explain}: engine=ray draws no Grad-CAM", "remove explain, or engine=ray")
     if find_spec("ray") is None:
         raise ConfigError("engine=ray needs Ray, which is not installed.", 'pip install "avatar-bench[ray]"')
 

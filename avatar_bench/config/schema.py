@@ -431,9 +431,9 @@ class PredictConfig:
         is_main=True,
     )
     output: str = path_option(
-        "file of the predictions, or - for standard output; with engine=ray, a folder of parts",
+        "file of the predictions (.html: a page for review), or - for standard output; with engine=ray, a folder",
         "-",
-        **_end_in(".csv", ".jsonl", ".parquet", other="-"),
+        **_end_in(".csv", ".jsonl", ".parquet", ".html", other="-"),
     )
     calibrated: bool = option(True, help="scale by the run's temperature")
     target_error: float | None = option(None, help=_TARGET_ERROR, **_INSIDE)
@@ -443,6 +443,9 @@ class PredictConfig:
     runtime: str = option("auto", help="all but torch on the CPU; auto: the fastest that agrees with torch", **_RUNTIME)
     precision: str = option("auto", help="auto: chosen by autotune", **_choose("auto", "32", "bf16", "16", "int8"))
     update: bool = option(False, help="continue an incomplete output")
+    explain: str | None = path_option("folder for the Grad-CAM of each image, which a page shows too; null: none")
+    neighbours: bool = option(False, help="a page shows the nearest training images of each image")
+    lang: str = option("en", help="language of a page for review", **_LANGUAGE)
     batch_size: int = option(64, help="images per batch", **_COUNT)
     workers: int | None = option(None, help="image-loading processes; null: one per core, at most 8", **_WORKERS)
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
@@ -505,7 +508,9 @@ class CalibrateConfig:
     per_class: bool = option(False, help=_PER_CLASS)
     view: ViewConfig = field(default_factory=ViewConfig)
     allow: list[str] = option(
-        [], help=_ALLOW, **_choose("overlap", "near_duplicates", "missing_rows", "upload", "detector_changed")
+        [],
+        help=_ALLOW,
+        **_choose("overlap", "near_duplicates", "missing_rows", "upload", "detector_changed", "selected"),
     )
     batch_size: int = option(32, help="images per batch", **_COUNT)
     workers: int = option(2, help="image-loading processes", **_WORKERS)

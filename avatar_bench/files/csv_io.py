@@ -41,10 +41,10 @@ def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:
     safe.to_csv(target, index=False, quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL, **options)
 
 
-def format_csv(frame: pd.DataFrame) -> str:
-    """Return a table as the text that `write_csv` writes."""
-    text = io.StringIO()
-    write_csv(frame, text)
+def format_csv(frame: pd.DataFrame, **options: Any) -> str:
+    """Return a table as the text that `write_csv` writes, with the same options."""
+    text = io.StringIO(newline="")
+    write_csv(frame, text, lineterminator="\n", **options)
     return text.getvalue()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ from pyarrow.lib import ArrowInvalid
 from avatar_bench.console.signals import ignore_termination
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.files.csv_io import unescape_formulas, write_csv
+from avatar_bench.files.csv_io import format_csv, unescape_formulas
 
 CHECKED_ROWS = 16  # last rows of an earlier output that are compared to check that they are of the same run
 
@@ -162,11 +161,11 @@ class CsvWriter(TextWriter):
 
     def format_header(self) -> str:
         """Return the header."""
-        return _format_csv(pd.DataFrame(columns=self.columns), header=True)
+        return format_csv(pd.DataFrame(columns=self.columns))
 
     def format_rows(self, rows: pd.DataFrame) -> str:
         """Return the lines of rows."""
-        return _format_csv(rows, header=False)
+        return format_csv(rows, header=False)
 
     def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
         """Yield complete rows, with numbers as text."""
@@ -235,12 +234,6 @@ class ParquetFileWriter(PredictionWriter):
 def escape_path(file: str) -> str:
     r"""Return a path in UTF-8; other bytes, which Parquet cannot store, are written as \xff."""
     return file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _format_csv(rows: pd.DataFrame, header: bool) -> str:
-    text = io.StringIO(newline="")
-    write_csv(rows, text, header=header, lineterminator="\n")
-    return text.getvalue()
 
 
 def _format_json(row: Mapping[Hashable, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.preprocessing import normalize
 
 _CHUNK_ROWS = 512  # whose distances to all of the reference are in memory at once
@@ -18,6 +18,16 @@ def predict_by_knn(train: ArrayLike, labels: ArrayLike, embeddings: ArrayLike, k
     """
     vote = KNeighborsClassifier(min(k, len(np.asarray(labels))), metric="cosine", algorithm="brute")  # type: ignore[no-untyped-call]
     return np.asarray(vote.fit(np.asarray(train), np.asarray(labels)).predict(np.asarray(embeddings)))
+
+
+def find_nearest(train: ArrayLike, embeddings: ArrayLike, k: int) -> NDArray[np.intp]:
+    """Return the positions of the k nearest training embeddings, by cosine distance, nearest first, (N, k).
+
+    `train` (M, D), `embeddings` (N, D); if M is below k, there are M of each.
+    """
+    known = np.asarray(train)
+    search = NearestNeighbors(n_neighbors=min(k, len(known)), metric="cosine", algorithm="brute").fit(known)  # type: ignore[no-untyped-call]
+    return np.asarray(search.kneighbors(np.asarray(embeddings), return_distance=False), dtype=np.intp)
 
 
 def compute_distances(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.console.terminal import format_count
-from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.dataset import OTHER_PREFIX, Dataset
 from avatar_bench.data.duplicates import find_matches, join_groups
+from avatar_bench.data.file_names import format_name
 from avatar_bench.data.leakage import fingerprint_dataset, make_hash_columns
 from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
@@ -24,6 +26,8 @@ from avatar_bench.runs.decisions import NEIGHBOURS, rank_distances, rank_embeddi
 from avatar_bench.runs.imported import ImportedRun
 from avatar_bench.runs.run import Run
 from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration, ScoreThreshold
+
+SAMPLED = f"{OTHER_PREFIX}sampled"  # column of the manifest of a review page: how an image was chosen
 
 
 def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
@@ -63,7 +67,30 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
         images=used,
         fingerprint=labelled.fingerprint,
         decisions=decisions,
+        allow=tuple(sorted(run.allow)),
     )
+
+
+def select_random(dataset: Dataset, allow: Collection[str]) -> Dataset:
+    """Return the images of a manifest of a review page that were drawn at random; those of any other data set.
+
+    Images selected for doubt are no fair sample; "selected" in `allow` keeps them. Raise DataError if no image was
+    drawn at random, or if the column says anything else.
+    """
+    sampled = dataset.frame.get(SAMPLED)
+    if sampled is None or "selected" in allow:
+        return dataset
+    for row in np.flatnonzero(~sampled.isin(["random", "selected"])):
+        raise DataError(
+            f"{dataset.name}, row {row + 1}: sampled is {format_name(str(sampled.iat[row]))!r}.",
+            "Expected random or selected, as in the manifest of a review page.",
+        )
+    if not (sampled == "random").any():
+        raise DataError(
+            f"{dataset.name}: none of its {len(dataset)} images was drawn at random, but all were selected for review.",
+            "Label the random sample of the review page, or use them nevertheless: allow=[selected]",
+        )
+    return dataset.take(sampled == "random")
 
 
 def _join_copies(dataset: Dataset) -> Dataset:

@@ -396,18 +396,26 @@ class Run:
         )
 
     def predict_files(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", rule: DecisionRule | None = None
+        self,
+        paths: Sequence[str],
+        calibrated: bool = True,
+        precision: str = "32",
+        rule: DecisionRule | None = None,
+        embedded: bool = False,
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, see `DatasetPredictor.predict_files`.
 
         With a `rule`, tables have its columns too.
         """
-        embedded = rule is not None and rule.reference is not None
-        with closing(self.predictor.predict_files(paths, calibrated, precision, embedded)) as tables:
+        decides_by_distance = rule is not None and rule.reference is not None
+        with closing(
+            self.predictor.predict_files(paths, calibrated, precision, embedded or decides_by_distance)
+        ) as tables:
             for table in tables:
                 vectors = table.pop(EMBEDDING) if EMBEDDING in table else None
                 merged = table if self._keeps_classes else merge_probabilities(table, self.merged_classes)
-                yield rule.extend(merged, vectors) if rule else merged
+                merged = rule.extend(merged, vectors) if rule else merged
+                yield merged.assign(**{EMBEDDING: vectors}) if embedded else merged
 
     def results(self, block: str, name: str = "test") -> Result:
         """Read the Result of a block on a set from the run folder."""

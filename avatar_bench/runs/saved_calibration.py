@@ -72,7 +72,8 @@ class SavedCalibration:
     """Temperature and, of a score, threshold of a run, with the images that they were fitted on.
 
     `n` are the images by class of the view, `by` is the command that fitted them: train or calibrate. `decisions` is
-    None if the images are too few to be divided, or if it was not asked for. `sha256` is that of the file.
+    None if the images are too few to be divided, or if it was not asked for. `allow` are the guards that were switched
+    off. `sha256` is that of the file.
     """
 
     checkpoint_sha256: str
@@ -84,6 +85,7 @@ class SavedCalibration:
     fingerprint: str
     by: str = BY_CALIBRATE
     decisions: DecisionImages | None = field(default=None, compare=False)
+    allow: tuple[str, ...] = ()
     sha256: str = field(default="", compare=False)
 
     def write(self, folder: Path) -> None:
@@ -117,6 +119,7 @@ class SavedCalibration:
                 "fingerprint": self.fingerprint,
                 "n": dict(self.n),
             },
+            "allow": list(self.allow),
             "decisions": stated,
             "images": rows,
         }
@@ -156,6 +159,7 @@ def read_calibration(folder: Path, with_decisions: bool = False) -> SavedCalibra
             fingerprint=str(data["fingerprint"]),
             by=str(saved.get("by", BY_CALIBRATE)),
             decisions=_read_decisions(saved, folder) if with_decisions else None,
+            allow=tuple(map(str, saved.get("allow", ()))),
             sha256=sha256_of_file(file),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
