@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("commands",),
     tuple(f"config/{name}" for name in ("schema", "rules", "search_path", "path_quoting", "config_loader")),
-    ("reporting",),
+    ("reporting", "serving"),
     ("evaluation",),
     ("training",),  # opens the data set that it trains on
     ("sources",),

@@ -12,7 +12,14 @@ from omegaconf import MISSING, Container, DictConfig, ListConfig, OmegaConf
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, get_default, iterate_options
-from avatar_bench.config.schema import CalibrateConfig, OptimizerConfig, PredictConfig, TrainConfig, format_alternatives
+from avatar_bench.config.schema import (
+    CalibrateConfig,
+    ExportConfig,
+    OptimizerConfig,
+    PredictConfig,
+    TrainConfig,
+    format_alternatives,
+)
 from avatar_bench.config.search_path import find_groups
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
@@ -52,6 +59,7 @@ def check_config(command: str, cfg: DictConfig) -> None:
         "prepare": check_prepare,
         "vary": check_vary,
         "calibrate": check_calibrate,
+        "export": check_export,
     }
     rules.get(command, _check_values)(cfg)
 
@@ -206,6 +214,20 @@ def check_calibrate(cfg: DictConfig) -> None:
         raise ConfigError(
             f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is used as one set"
         )
+
+
+def check_export(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of export is invalid."""
+    _check_values(cfg)
+    if Path(cfg.out).suffix.lower() != ".html":
+        usual = ExportConfig()
+        given = [each.name for each in fields(ExportConfig) if cfg[each.name] != getattr(usual, each.name)]
+        for name in given:
+            if name not in ("ckpt", "out"):
+                raise ConfigError(f"{name}={cfg[name]}: for a page, out=FILE.html, and no other file")
+    if cfg.target_error is not None and cfg.costs is not None:
+        raise ConfigError("target_error and costs exclude each other", "expected one of them")
+    _check_per_class(cfg)
 
 
 def _check_per_class(cfg: DictConfig) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +15,6 @@ ODD = "<script>alert(1)</script>"
 FOLDER = "<img src=x onerror=alert(1)> & 'one', \"two\" = Ёж"
 WIDTHS, THEMES = (360, 1600), ("light", "dark")
 RULES = {"resultTypes": ["violations"]}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium; skipped where it or playwright is missing."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("there is no Chromium on the PATH")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core from npm; skipped where npm or the network is missing."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("there is no npm to fetch axe-core with")
-    folder = tmp_path_factory.mktemp("axe")
-    command = [npm, "install", "--no-save", "--silent", "--prefix", str(folder), "axe-core@4"]
-    if subprocess.run(command, capture_output=True, timeout=300, check=False).returncode:
-        pytest.skip("npm cannot fetch axe-core")
-    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -67,29 +39,6 @@ def report(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def file(request: pytest.FixtureRequest) -> Path:
     found: Path = request.getfixturevalue(request.param)
     return found
-
-
-@pytest.fixture
-def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page in a window of its own, and fail at its end where it complained, asked, or called anywhere."""
-    windows, heard = [], []
-
-    def go(file: Path, width: int = 1600, theme: str = "light", **options: Any) -> Any:
-        window = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **options)
-        windows.append(window)
-        page = window.new_page()
-        page.set_default_timeout(60_000)
-        page.on("console", lambda said: heard.append(said.text))
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("dialog", lambda dialog: heard.append(dialog.message) or dialog.dismiss())
-        page.on("request", lambda sent: sent.url.startswith(("file:", "data:")) or heard.append(sent.url))
-        page.goto(file.as_uri())
-        return page
-
-    yield go
-    for window in windows:
-        window.close()
-    assert heard == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)
