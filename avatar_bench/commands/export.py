@@ -65,9 +65,10 @@ def export(cfg: DictConfig) -> None:
 def _prepare_page(run: Run, settings: ExportConfig) -> Callable[[bytes], bytes]:
     """Return the function that makes a page of an ONNX model; print what a user must know of the page's decisions."""
     from avatar_bench.runs.decisions import make_rule
-    from avatar_bench.serving.browser_page import DEFAULT_TARGET_ERROR, render_page
+    from avatar_bench.serving.browser_page import DEFAULT_TARGET_ERROR, refuse_equalised, render_page
     from avatar_bench.serving.web_runtime import load_web_runtime
 
+    refuse_equalised(run)
     rule = None
     is_asked = settings.target_error is not None or settings.costs is not None
     try:

@@ -33,7 +33,7 @@ EMBEDDINGS_DESCRIPTION = "; embeddings (N, D): the features that the classifier 
 def encode_export(classifier: Classifier, provenance: Mapping[str, Any], kind: str) -> dict[str, bytes]:
     """Return the contents of the files of an exported classifier by suffix; the file of `kind` comes last.
 
-    `kind` is .safetensors, .onnx, .html, which gets the content of .onnx, or .xml, which has its weights in a .bin file.
+    `kind` is .safetensors, .onnx, .html, which gets that of .onnx, or .xml, which has its weights in a .bin file.
     Weights have timm's names, and the metadata contains card and provenance. Raises CheckpointError if the exported
     network computes other outputs than torch.
     """

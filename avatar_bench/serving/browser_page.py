@@ -35,19 +35,23 @@ DEFAULT_TARGET_ERROR = 0.05  # of a page of a run whose calibration allows it
 MAX_PAGE_MB = 60  # of more, browsers on phones run out of memory
 
 
-def render_page(
-    run: Run, rule: DecisionRule | None, runtime: WebRuntime, language: str, network: bytes, allow_large: bool = False
-) -> bytes:
-    """Return the page of a run, whose `network` is the ONNX model of `encode_export`.
-
-    It decides by `rule`, if there is one. Raise ConfigError if the run preprocesses images as a page cannot, or if the
-    page is larger than MAX_PAGE_MB and `allow_large` is false.
-    """
+def refuse_equalised(run: Run) -> None:
+    """Raise ConfigError if a run encodes images again before its network sees them, which a page cannot do."""
     if run.preprocessing.equalise:
         raise ConfigError(
             f"{run.name} re-encodes images by equalise={run.preprocessing.equalise}, which a page cannot do.",
             "Train with data.equalise=null, or export the run as .onnx.",
         )
+
+
+def render_page(
+    run: Run, rule: DecisionRule | None, runtime: WebRuntime, language: str, network: bytes, allow_large: bool = False
+) -> bytes:
+    """Return the page of a run, whose `network` is the ONNX model of `encode_export`.
+
+    It decides by `rule`, if there is one. Raise ConfigError if the page is larger than MAX_PAGE_MB and `allow_large` is
+    false.
+    """
     environment = build_html_environment()
     environment.globals |= {"_": _}
     blobs = {"network": _pack(network), "binary": _pack(runtime.binary), "reference": _pack(_join_reference(rule))}
