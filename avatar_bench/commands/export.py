@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import ExportConfig
-from avatar_bench.errors import ConfigError, OutputError
+from avatar_bench.errors import ConfigError, GuardError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.lock import prepare_output
 from avatar_bench.runs.record import check_run, choose_newest_run, read_json
+
+if TYPE_CHECKING:
+    from avatar_bench.runs.run import Run
 
 
 def export(cfg: DictConfig) -> None:
@@ -28,7 +35,7 @@ def export(cfg: DictConfig) -> None:
     prepare_output(str(file), "out")
     card = file.with_suffix(".json")
     _refuse_foreign_files(file, card)
-    from avatar_bench.inference.export import RUNTIME_OF_SUFFIX, describe_export, encode_export
+    from avatar_bench.inference.export import PAGE, RUNTIME_OF_SUFFIX, describe_export, encode_export
     from avatar_bench.inference.runtimes import refuse_missing_package
     from avatar_bench.runs.ensembles import open_run
 
@@ -38,8 +45,11 @@ def export(cfg: DictConfig) -> None:
     known = {name: run.record.get(name) for name in ("name", "finished", "best_epoch", "metrics", "allow")}
     known["ancestors"] = run.ancestors
     provenance = {"checkpoint_sha256": run.checkpoint_sha256} | {name: each for name, each in known.items() if each}
+    render = _prepare_page(run, settings) if kind == PAGE else None  # before the network is exported, which takes time
     classifier = run.predictor.module
     contents = encode_export(classifier, provenance, kind)
+    if render is not None:
+        contents = {kind: render(contents[kind])}
     files = {file if suffix == kind else file.with_suffix(suffix): data for suffix, data in contents.items()}
     files[card] = describe_export(classifier, provenance, file, contents).encode()
     try:
@@ -51,6 +61,28 @@ def export(cfg: DictConfig) -> None:
         raise OutputError(reason, "Choose another: out=") from error
     size = sum(map(len, contents.values())) / 1e6
     print(f"{file}: {size:.1f} MB, classes {', '.join(run.classes)}; card: {card}")
+
+
+def _prepare_page(run: Run, settings: ExportConfig) -> Callable[[bytes], bytes]:
+    """Return the function that makes a page of an ONNX model; print what a user must know of the page's decisions."""
+    from avatar_bench.runs.decisions import make_rule
+    from avatar_bench.serving.browser_page import DEFAULT_TARGET_ERROR, refuse_equalised, render_page
+    from avatar_bench.serving.web_runtime import load_web_runtime
+
+    refuse_equalised(run)
+    rule = None
+    is_asked = settings.target_error is not None or settings.costs is not None
+    try:
+        target_error = settings.target_error if is_asked else DEFAULT_TARGET_ERROR
+        rule = make_rule(run, target_error, settings.costs, settings.alpha, settings.per_class)
+    except GuardError as error:
+        if is_asked:
+            raise
+        print(f"The page makes no decisions: {error.lines[0]}", file=sys.stderr)
+    for note in rule.notes if rule else ():
+        print(note, file=sys.stderr)
+    runtime = load_web_runtime(Path(settings.web_runtime) if settings.web_runtime else None)
+    return partial(render_page, run, rule, runtime, settings.lang, allow_large="large_page" in settings.allow)
 
 
 def _refuse_foreign_files(file: Path, card: Path) -> None:

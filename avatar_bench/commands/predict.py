@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -259,13 +260,10 @@ def _make_rule(run: Run, settings: PredictConfig) -> DecisionRule | None:
     if settings.target_error is None and settings.costs is None:
         return None
     # not for every prediction: their statistics take as long to import as a third of all else
-    from avatar_bench.runs.decisions import make_cost_rule, make_decision_rule
+    from avatar_bench.runs.decisions import make_rule
 
-    if settings.target_error is not None:
-        rule = make_decision_rule(run, settings.target_error, settings.alpha, settings.per_class)
-    else:
-        rule = make_cost_rule(run, Path(str(settings.costs)), settings.alpha)
-    for note in rule.notes:
+    rule = make_rule(run, settings.target_error, settings.costs, settings.alpha, settings.per_class)
+    for note in rule.notes if rule else ():
         print(note, file=sys.stderr)
     return rule
 

@@ -13,7 +13,14 @@ from omegaconf import MISSING, Container, DictConfig, ListConfig, OmegaConf
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, get_default, iterate_options
-from avatar_bench.config.schema import CalibrateConfig, OptimizerConfig, PredictConfig, TrainConfig, format_alternatives
+from avatar_bench.config.schema import (
+    CalibrateConfig,
+    ExportConfig,
+    OptimizerConfig,
+    PredictConfig,
+    TrainConfig,
+    format_alternatives,
+)
 from avatar_bench.config.search_path import find_groups
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
@@ -54,6 +61,7 @@ def check_config(command: str, cfg: DictConfig) -> None:
         "prepare": check_prepare,
         "vary": check_vary,
         "calibrate": check_calibrate,
+        "export": check_export,
     }
     rules.get(command, _check_values)(cfg)
 
@@ -222,9 +230,10 @@ def check_calibrate(cfg: DictConfig) -> None:
 def _check_engine(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of predict and its engine exclude each other, or the engine is not installed."""
     if cfg.engine.name == "local":
-        for name in ("input", "output"):
-            if is_remote(cfg[name].removeprefix("@")):
-                raise ConfigError(f"{name}={cfg[name]}: remote files are for engine=ray", "add engine=ray")
+        inputs = cfg.input if isinstance(cfg.input, ListConfig) else [cfg.input]
+        for name, path in [*(("input", each) for each in inputs), ("output", cfg.output)]:
+            if is_remote(path.removeprefix("@")):
+                raise ConfigError(f"{name}={path}: remote files are for engine=ray", "add engine=ray")
         return
     if not cfg.output.lower().endswith(".parquet"):
         raise ConfigError(f"output={cfg.output}: engine=ray writes Parquet", "expected a name that ends in .parquet")
@@ -234,6 +243,20 @@ def _check_engine(cfg: DictConfig) -> None:
         raise ConfigError(f"explain={cfg.explain}: engine=ray draws no Grad-CAM", "remove explain, or engine=ray")
     if find_spec("ray") is None:
         raise ConfigError("engine=ray needs Ray, which is not installed.", 'pip install "avatar-bench[ray]"')
+
+
+def check_export(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of export is invalid."""
+    _check_values(cfg)
+    if Path(cfg.out or "").suffix.lower() != ".html":
+        usual = ExportConfig()
+        given = [each.name for each in fields(ExportConfig) if cfg[each.name] != getattr(usual, each.name)]
+        for name in given:
+            if name not in ("ckpt", "out"):
+                raise ConfigError(f"{name}={cfg[name]}: for a page, out=FILE.html, and no other file")
+    if cfg.target_error is not None and cfg.costs is not None:
+        raise ConfigError("target_error and costs exclude each other", "expected one of them")
+    _check_per_class(cfg)
 
 
 def _check_per_class(cfg: DictConfig) -> None:

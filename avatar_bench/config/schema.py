@@ -50,6 +50,7 @@ _FRACTION: dict[str, Any] = {"check": lambda value: 0 < value <= 1, "expected": 
 _PROBABILITY: dict[str, Any] = {"check": lambda value: 0 <= value <= 1, "expected": "from 0 to 1"}
 _INSIDE: dict[str, Any] = {"check": lambda value: 0 < value < 1, "expected": "between 0 and 1"}
 _TARGET_ERROR = "decide, or abstain so often that at most this fraction of the answers is incorrect; null: no decisions"
+_PAGE_TARGET_ERROR = "as in predict, for a page; null: .05 if the run's calibration has enough images for it"
 _PER_CLASS = "target_error holds for the answers of each class, not for all together"
 _SEED: dict[str, Any] = {"check": lambda value: 0 <= value < 2**32, "expected": "from 0 to 4294967295"}
 _WORKERS: dict[str, Any] = {"check": lambda value: 0 <= value <= 256, "expected": "from 0 to 256 processes"}
@@ -530,9 +531,17 @@ class ReportConfig:
 class ExportConfig:
     ckpt: str | None = path_option("a run folder, a .ckpt file, a soup's folder, or null: the newest run", is_main=True)
     out: str | None = path_option(
-        "file of the network (.xml: OpenVINO), its card a .json beside it; null: network.onnx in the run folder",
-        **_end_in(".safetensors", ".onnx", ".xml"),
+        "file of the network (.xml: OpenVINO), its card a .json beside it; .html: a page that classifies; "
+        "null: network.onnx in the run folder",
+        **_end_in(".safetensors", ".onnx", ".xml", ".html"),
     )
+    lang: str = option("en", help="language of a page", **_LANGUAGE)
+    target_error: float | None = copy_option(PredictConfig, "target_error", help=_PAGE_TARGET_ERROR)
+    per_class: bool = copy_option(PredictConfig, "per_class")
+    costs: str | None = copy_option(PredictConfig, "costs")
+    alpha: float = copy_option(PredictConfig, "alpha")
+    web_runtime: str | None = path_option("folder of npm's onnxruntime-web, for a page; null: by npm, then the cache")
+    allow: list[str] = option([], help=_ALLOW, **_choose("large_page"))
 
 
 @dataclass

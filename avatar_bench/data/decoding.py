@@ -27,8 +27,8 @@ from avatar_bench.files.remote import is_remote, read_remote
 # Files within these limits take at most 5 s and 1.5 GiB. WebP and AVIF take twice as much per pixel, AVIF per byte too.
 MAX_IMAGE_BYTES = 256 * 2**20
 MAX_IMAGE_PIXELS = 50_000_000
-_MAX_BYTES_BY_FORMAT = {"WEBP": 128 * 2**20, "AVIF": 32 * 2**20}
-_MAX_PIXELS_BY_FORMAT = {"WEBP": 25_000_000, "AVIF": 25_000_000}
+MAX_BYTES_BY_FORMAT = {"WEBP": 128 * 2**20, "AVIF": 32 * 2**20}
+MAX_PIXELS_BY_FORMAT = {"WEBP": 25_000_000, "AVIF": 25_000_000}
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -42,7 +42,7 @@ FORMATS = {
 SUFFIXES: frozenset[str] = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 # Tried in order on the first KiB. The unsupported formats are listed so that errors can name them.
-_SIGNATURES = {
+SIGNATURES = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "WEBP": rb"RIFF....WEBP",
@@ -63,7 +63,7 @@ _SIGNATURES = {
     "HTML": rb"\s*<(?i:!doctype html|html)",
     "SVG": rb".*?<svg",
 }
-_PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in _SIGNATURES.items()}
+_PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in SIGNATURES.items()}
 
 # The transposition that makes the stored image upright, by the value of the EXIF tag Orientation (1: none).
 _ORIENTATION_TRANSPOSES = {
@@ -187,14 +187,14 @@ def _explain_unreadable(error: Exception, name: str) -> DataError:
 
 
 def _check_bytes(size: int, name: str, kind: str = "") -> None:
-    most = min(MAX_IMAGE_BYTES, _MAX_BYTES_BY_FORMAT.get(kind, MAX_IMAGE_BYTES))
+    most = min(MAX_IMAGE_BYTES, MAX_BYTES_BY_FORMAT.get(kind, MAX_IMAGE_BYTES))
     if size > most:
         raise DataError(f"{name}: larger than {most // 2**20} MiB.")
 
 
 def _check_size(size: tuple[int, int], name: str, kind: str) -> None:
     width, height = size
-    most = min(MAX_IMAGE_PIXELS, _MAX_PIXELS_BY_FORMAT.get(kind, MAX_IMAGE_PIXELS))
+    most = min(MAX_IMAGE_PIXELS, MAX_PIXELS_BY_FORMAT.get(kind, MAX_IMAGE_PIXELS))
     if width * height == 0:
         raise DataError(f"{name}: no pixels ({width} x {height}).")
     if width * height > most:

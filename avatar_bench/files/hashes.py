@@ -1,7 +1,8 @@
-"""SHA-256 of files, bytes and texts, as 64 hex digits."""
+"""SHA-256 of files, bytes and texts, as 64 hex digits, and the SHA-512 that npm states."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,3 +30,8 @@ def sha256_of_parts(parts: Iterable[bytes | memoryview]) -> str:
 def sha256_of_text(text: str) -> str:
     """Compute the SHA-256 of a text in UTF-8; file names that are not UTF-8 count as their bytes."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def compute_integrity(data: bytes) -> str:
+    """Compute the SHA-512 of bytes as npm states it: "sha512-" and the digest in base64."""
+    return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()

@@ -1,8 +1,9 @@
-"""Data files from Python packages: archives downloaded once by pip and read without installing them."""
+"""Files from Python and npm packages: archives downloaded once by pip or npm and read without installing them."""
 
 from __future__ import annotations
 
 import fnmatch
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.hashes import compute_integrity
 from avatar_bench.files.paths import cache_root
 
 PIP_FORMAT_OPTIONS = {"wheel": "--only-binary", "sdist": "--no-binary"}
@@ -37,6 +39,23 @@ def fetch_archive(
             with suppress(OSError):  # another process was faster
                 (Path(part) / "got").rename(folder)
     return next(file for file in folder.iterdir() if file.name.endswith((".whl", ".tar.gz", ".zip")))
+
+
+def fetch_npm_archive(package: str, version: str, integrity: str, instead: str) -> Path:
+    """Return the cached archive of one release of an npm package, downloaded by npm on first use.
+
+    `integrity` is npm's "sha512-" and the digest in base64, compared whenever the archive is used. Nothing is installed
+    or executed. Raise DataError, naming the option `instead`, if npm cannot download it or its content is another one.
+    """
+    folder = cache_root() / "archives" / f"{package}-{version}-npm"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
+            _pack(package, version, Path(part), instead)
+            _refuse_other_content(Path(part) / "got", integrity)
+            with suppress(OSError):  # another process was faster
+                (Path(part) / "got").rename(folder)
+    return _refuse_other_content(folder, integrity)
 
 
 def list_members(archive: Path) -> list[str]:
@@ -104,6 +123,35 @@ def _download(distribution: str, version: str, archive: str, sha256: str | None,
             "Its files come from the package index configured for pip.",
             "Connect to it and run the same command again, or set AVATAR_BENCH_CACHE to a cache that contains it.",
         )
+
+
+def _pack(package: str, version: str, part: Path, instead: str) -> None:
+    npm, why = shutil.which("npm"), "npm is not installed."
+    (part / "got").mkdir()
+    if npm is not None:
+        command = [npm, "pack", f"{package}@{version}", "--ignore-scripts", "--loglevel=error"]
+        process = subprocess.run(
+            [*command, "--pack-destination", str(part / "got")], cwd=part, capture_output=True, text=True
+        )
+        if process.returncode == 0:
+            return
+        why = _extract_error(process.stderr.replace("npm error ", ""))
+    raise DataError(
+        f"npm could not download {package}@{version}: {why}",
+        "Its files come from the registry configured for npm, once: connect to it and run the same command again,",
+        f"or give a folder with the files of that package: {instead}",
+    )
+
+
+def _refuse_other_content(folder: Path, integrity: str) -> Path:
+    """Return the archive in a folder; raise DataError if its SHA-512 is another one."""
+    archives = list(folder.glob("*.tgz"))
+    if not archives or compute_integrity(archives[0].read_bytes()) != integrity:
+        raise DataError(
+            f"{folder.name}: the archive is not the expected one, by its SHA-512.",
+            f"Delete {folder} if it exists, and run the same command again.",
+        )
+    return archives[0]
 
 
 def _extract_error(text: str) -> str:

@@ -22,7 +22,8 @@ from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import PROVENANCE_KEY
 
 TOLERANCE = 1e-4  # between the outputs of an exported network and torch: absolute below 1, relative above
-RUNTIME_OF_SUFFIX = {".onnx": "onnx", ".xml": "openvino"}
+PAGE = ".html"  # a page that contains the ONNX model
+RUNTIME_OF_SUFFIX = {".onnx": "onnx", PAGE: "onnx", ".xml": "openvino"}
 INPUT_DESCRIPTION = "images: uint8 {shape}, RGB, of the size in preprocessing; mean and std are applied inside"
 INPUT_SHAPES = {".onnx": "(N, 3, S, S)", ".xml": "(N, S, S, 3)"}
 OUTPUT_DESCRIPTION = "logits (N, C), and probabilities (N, C): the softmax of logits / temperature"
@@ -32,9 +33,9 @@ EMBEDDINGS_DESCRIPTION = "; embeddings (N, D): the features that the classifier 
 def encode_export(classifier: Classifier, provenance: Mapping[str, Any], kind: str) -> dict[str, bytes]:
     """Return the contents of the files of an exported classifier by suffix; the file of `kind` comes last.
 
-    `kind` is .safetensors, .onnx, or .xml, which has its weights in a .bin file. Weights have timm's names, and the
-    metadata contains card and provenance. Raises CheckpointError if the exported network computes other outputs than
-    torch.
+    `kind` is .safetensors, .onnx, .html, which gets that of .onnx, or .xml, which has its weights in a .bin file.
+    Weights have timm's names, and the metadata contains card and provenance. Raises CheckpointError if the exported
+    network computes other outputs than torch.
     """
     metadata = {CARD_KEY: classifier.card.plain(), PROVENANCE_KEY: dict(provenance)}
     texts = {name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in metadata.items()}
@@ -42,7 +43,7 @@ def encode_export(classifier: Classifier, provenance: Mapping[str, Any], kind: s
         return {kind: encode_weights(classifier.net, texts)}
     size, noise = int(classifier.card.preprocessing["size"]), torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=noise)
-    if kind == ".onnx":
+    if kind in (".onnx", PAGE):
         return {kind: _encode_onnx(classifier, texts, images)}
     model = openvino.convert_network(classifier, size, classifier.card.temperature)
     network = openvino.serialise_network(model, texts)

@@ -145,6 +145,15 @@ class ScoredImages:
         return np.asarray(self.predicted == self.targets)
 
 
+def make_rule(
+    run: Run, target_error: float | None, costs: str | None, alpha: float, per_class: bool
+) -> DecisionRule | None:
+    """Return the rule that is asked for: by a target error, by the costs in a file, or None for none."""
+    if target_error is not None:
+        return make_decision_rule(run, target_error, alpha, per_class)
+    return make_cost_rule(run, Path(costs), alpha) if costs is not None else None
+
+
 def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_class: bool = False) -> DecisionRule:
     """Return the rule that answers as many images as possible with an error rate of at most `target_error`.
 

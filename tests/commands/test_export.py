@@ -168,8 +168,8 @@ def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_pat
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["out=net.pt"], 2, ".safetensors, .onnx or .xml"),
-        (["out=net"], 2, ".safetensors, .onnx or .xml"),
+        (["out=net.pt"], 2, ".safetensors, .onnx, .xml or .html"),
+        (["out=net"], 2, ".safetensors, .onnx, .xml or .html"),
         (["out=weights.xml"], 2, "weights.bin"),
         ([], 2, "needs a value for out"),
         (["out=taken.onnx"], 2, "taken.json"),
