@@ -223,8 +223,8 @@ def test_a_missing_value_is_named_with_an_example() -> None:
     with pytest.raises(ConfigError) as caught:
         check_config("predict", compose("predict"))
     assert caught.value.lines == (
-        "predict needs a value for input, output",
-        "for example: avatar-bench predict input=photos/ output=predictions.csv",
+        "predict needs a value for input",
+        "for example: avatar-bench predict input=photos/",
     )
 
 
