@@ -26,9 +26,6 @@ from avatar_bench.runs.record import check_run, choose_newest_run, is_imported
 if TYPE_CHECKING:
     import pandas as pd
 
-    from avatar_bench.runs.decisions import DecisionRule
-    from avatar_bench.runs.run import Run
-
 DISCLAIMER = (
     "A prediction means that an image resembles the training images of a class; it does not prove its origin. "
     "On sources other than those it was evaluated on, a network can be far less accurate."
@@ -36,10 +33,6 @@ DISCLAIMER = (
 EVIDENCE_CAUTION = (
     "Evidence is what a file says of itself: metadata can be forged or stripped, and a file without evidence may be of "
     "any class."
-)
-NO_THRESHOLD = (
-    "The score has no threshold, so that prediction and confidence are empty. "
-    "Fit one on labelled images: avatar-bench calibrate"
 )
 
 
@@ -58,7 +51,7 @@ def predict(cfg: DictConfig) -> None:
     prepare_output(settings.output)
     files = find_input_files(settings.input)
     with lock_output(settings.output):
-        ok, errors, kept, bad = _write_rows(_open_run(path, settings, len(files)), files, settings, trust)
+        ok, errors, kept, bad = _write_rows(path, files, settings, trust)
     summary = f"{settings.output}: {ok} predictions, {errors} files that could not be read"
     summary += f", {kept} rows kept from before" if kept else ""
     print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
@@ -71,71 +64,28 @@ def predict(cfg: DictConfig) -> None:
         raise DataError(f"{errors + bad} of {len(files)} files could not be read: see status and reason in the output.")
 
 
-def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
-    """Open the run, and store the choices of autotune in the settings."""
-    import torch
-
-    from avatar_bench.console.memory import retain_freed_memory
-    from avatar_bench.inference.precision_autotune import count_workers, tune_inference
-    from avatar_bench.runs.ensembles import open_run
-    from avatar_bench.runs.run import set_threads
-    from avatar_bench.runs.runtime_autotune import choose_runtime
-    from avatar_bench.runs.view_choice import set_view
-
-    def open_with(runtime: str) -> Run:
-        options = {"accelerator": settings.accelerator, "runtime": runtime, "batch_size": settings.batch_size}
-        return open_run(path, allow=frozenset(settings.allow), **options)
-
-    if settings.target_error is not None or settings.costs is not None:  # what the calibration was computed with
-        settings.runtime, settings.precision = "torch", "32"
-    retain_freed_memory()
-    set_threads(settings.threads)
-    run = open_with("torch" if settings.runtime == "auto" else settings.runtime)
-    if settings.runtime == "auto":
-        settings.runtime, settings.precision = choose_runtime(run, open_with, settings.precision, n_files)
-        run = run if settings.runtime == "torch" else open_with(settings.runtime)
-    set_view([run], settings.view.name, settings.view.classes)
-    settings.precision = run.predictor.resolve_precision(settings.precision)
-    if settings.threads is None and settings.runtime == "torch":  # an exported network uses all threads itself
-        set_threads(tune_inference(run.predictor.device).threads)
-    run.predictor.workers = count_workers() if settings.workers is None else settings.workers
-    settings.threads, settings.workers = torch.get_num_threads(), run.predictor.workers
-    return run
-
-
-def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int]:
+def _write_rows(path: Path, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int]:
     """Write the missing rows; return the counts of predictions, errors, earlier rows and errors among those."""
-    from avatar_bench.data.evidence.evidence_rules import EVIDENCE_COLUMNS
-    from avatar_bench.inference.evidence_columns import add_evidence, refuse_other_evidence
-    from avatar_bench.inference.prediction_table import DECISION_COLUMNS, list_prediction_columns
+    from avatar_bench.inference.evidence_columns import refuse_other_evidence
+    from avatar_bench.runs.file_predictor import open_file_predictor
 
-    rule = _make_rule(run, settings)
-    has_evidence = settings.evidence.enabled
-    columns = list_prediction_columns(run.classes)
-    columns += [*(DECISION_COLUMNS if rule else ()), *(EVIDENCE_COLUMNS if has_evidence else ())]
-
-    def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
-        with closing(run.predict_files(files, settings.calibrated, settings.precision, rule)) as tables:
-            for table in tables:
-                yield add_evidence(table, run.name_class, trust) if has_evidence else table
-
-    begun = None if settings.update else _start_now(predict_files(files))
-    for note in run.predictor.load(settings.precision):  # a bad checkpoint fails before the output is opened
+    predictor, notes = open_file_predictor(path, settings, len(files), trust)
+    run = predictor.run
+    begun = None if settings.update else _start_now(predictor.predict(files))
+    for note in [*notes, *predictor.load()]:  # a bad checkpoint fails before the output is opened
         print(note, file=sys.stderr)
-    if "decisions" not in run.provides:
-        print(NO_THRESHOLD, file=sys.stderr)
     ok = errors = 0
     with (
-        open_writer(settings.output, columns, settings.update) as rows,
+        open_writer(settings.output, predictor.columns, settings.update) as rows,
         _report_interruption(rows, settings),
     ):
-        refuse_other_run(run, rows.last, settings.calibrated, settings.precision, rule)
-        if has_evidence:
+        refuse_other_run(run, rows.last, settings.calibrated, settings.precision, predictor.rule)
+        if settings.evidence.enabled:
             refuse_other_evidence(rows.last, run.name_class, trust)
         todo, again = find_remaining(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
         kept = len(files) - len(todo) + again
         bar = tqdm(total=len(files), initial=kept, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
-        with bar, closing(begun or predict_files(todo)) as batches:
+        with bar, closing(begun or predictor.predict(todo)) as batches:
             for batch in batches:
                 batch, again = batch[again:], max(0, again - len(batch))
                 rows.write(batch)
@@ -143,22 +93,6 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str)
                 good = int((batch["status"] == "ok").sum())
                 ok, errors = ok + good, errors + len(batch) - good
     return ok, errors, kept, rows.bad
-
-
-def _make_rule(run: Run, settings: PredictConfig) -> DecisionRule | None:
-    """Return the rule of decisions that is asked for, and print what a user must know of it; None without decisions."""
-    if settings.target_error is None and settings.costs is None:
-        return None
-    # not for every prediction: their statistics take as long to import as a third of all else
-    from avatar_bench.runs.decisions import make_cost_rule, make_decision_rule
-
-    if settings.target_error is not None:
-        rule = make_decision_rule(run, settings.target_error, settings.alpha, settings.per_class)
-    else:
-        rule = make_cost_rule(run, Path(str(settings.costs)), settings.alpha)
-    for note in rule.notes:
-        print(note, file=sys.stderr)
-    return rule
 
 
 def _start_now(batches: Generator[pd.DataFrame, None, None]) -> Generator[pd.DataFrame, None, None]:
