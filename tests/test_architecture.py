@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("commands",),
     tuple(f"config/{name}" for name in ("schema", "rules", "search_path", "path_quoting", "config_loader")),
+    ("serving",),
     ("reporting",),
     ("evaluation",),
     ("training",),  # opens the data set that it trains on

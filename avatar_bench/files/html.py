@@ -7,7 +7,7 @@ import html
 import re
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from avatar_bench.files.hashes import sha256_of_text
@@ -47,7 +47,7 @@ def _escape(text: str) -> Markup:
 
 
 def _build_environment(**options: Any) -> Environment:
-    loader = PackageLoader("avatar_bench.reporting", "templates")
+    loader = ChoiceLoader([PackageLoader(f"avatar_bench.{name}") for name in ("reporting", "serving")])
     return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
 
 

@@ -65,12 +65,16 @@ def shrink(source: Path | io.BytesIO, width: int, quality: int) -> InlineImage |
         with Image.open(source) as image:
             if image.width * image.height > _MAX_PIXELS:
                 return None
-            plate = _reduce(_flatten_on_white(image), width)
-            stream = io.BytesIO()
-            plate.save(stream, "WEBP", quality=quality, method=2)
-            return InlineImage(stream.getvalue(), *plate.size)
+            return encode(_reduce(_flatten_on_white(image), width), quality)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
+
+
+def encode(image: Image.Image, quality: int) -> InlineImage:
+    """Return an RGB image as WebP."""
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=quality, method=2)
+    return InlineImage(stream.getvalue(), *image.size)
 
 
 def _reduce(image: Image.Image, width: int) -> Image.Image:

@@ -1,0 +1,1 @@
+"""What people use who do not program: pages made of predictions."""
