@@ -27,22 +27,6 @@ MAX_CARDS = 12  # images shown one by one; of more, the table says more
 _SECONDS = 0.4  # between two updates of the progress
 
 
-class ImageDrop(gradio.File):
-    """Field for images, which accepts the paths of uploads alone: gradio would copy any file of this machine."""
-
-    def __init__(self, uploads: Uploads, label: str) -> None:
-        self.uploads = uploads
-        super().__init__(file_count="multiple", label=label, height=170)
-
-    def move_resource_to_block_cache(self, original_file_path: Any) -> str | None:
-        """Return the path of an upload as it is; raise ValueError for any other."""
-        return str(self.uploads.find(str(original_file_path)))
-
-    async def async_move_resource_to_block_cache(self, original_file_path: Any) -> str | None:
-        """Return the path of an upload as it is; raise ValueError for any other."""
-        return self.move_resource_to_block_cache(original_file_path)
-
-
 class UploadPage:
     """Page in one language on which images are dropped, answered by a service."""
 
@@ -66,7 +50,6 @@ class UploadPage:
                     self._add_tab(self._answer_each, _("Images: drop one or several, or click to choose"))
                 with gradio.Tab(_("Batch")):
                     self._add_tab(self._answer_batch, _("Many images for a table: drop them, or click to choose"))
-            gradio.HTML(self._render("foot", self.cautions))
         page.queue(max_size=max_waiting, default_concurrency_limit=4, api_open=False)
         return page
 
@@ -77,31 +60,45 @@ class UploadPage:
         return [*list_cautions(has_evidence), *(map(_, explain_unverified()) if has_evidence else ())]
 
     def _add_tab(self, answer: Any, label: str) -> None:
-        drop = ImageDrop(self.uploads, label)
-        shown = gradio.HTML(elem_classes="answers")
+        drop = gradio.File(file_count="multiple", label=label, height=170)
+        # gradio would copy any file of this machine, or of another, that a question names; a class of our own in place
+        # of its File would need a frontend of its own
+        drop.move_resource_to_block_cache = self._find_upload  # type: ignore[method-assign]
+        drop.async_move_resource_to_block_cache = self._find_upload_later  # type: ignore[method-assign]
+        drop.preprocess = self._list_paths  # type: ignore[method-assign]  # its own leaves an empty file for each
+        shown = gradio.HTML(self._render("cautions", self.cautions))
         # the field is emptied at the end, for the next images
         drop.upload(answer, drop, [shown, drop], show_progress="hidden", api_visibility="private")
 
-    async def _answer_each(self, paths: list[str] | None) -> AsyncIterator[tuple[str, Any]]:
-        answers, left = [], max(0, len(paths or ()) - MAX_CARDS)
-        for path in (paths or ())[MAX_CARDS:]:
+    def _find_upload(self, path: Any) -> str | None:
+        return str(self.uploads.find(str(path)))
+
+    async def _find_upload_later(self, path: Any) -> str | None:
+        return self._find_upload(path)
+
+    def _list_paths(self, payload: Any) -> list[str]:
+        return [str(self._find_upload(file.path)) for file in payload.root] if payload else []
+
+    async def _answer_each(self, paths: list[str]) -> AsyncIterator[tuple[str, Any]]:
+        answers, left = [], max(0, len(paths) - MAX_CARDS)
+        for path in paths[MAX_CARDS:]:
             self.uploads.delete(Path(path))
-        async for answer, done, total in self._predict((paths or [])[:MAX_CARDS], shown=True):
+        async for answer, done, total in self._predict(paths[:MAX_CARDS], shown=True):
             answers.append(answer)
             if done < total:
-                yield self._render("progress", done, total) + self._render_cards(answers), gradio.skip()
-        yield self._render("too_many", left) + self._render_cards(answers), None
+                yield self._render_answers("progress", done, total) + self._render_cards(answers), gradio.skip()
+        yield self._render_answers("too_many", left) + self._render_cards(answers), None
 
-    async def _answer_batch(self, paths: list[str] | None) -> AsyncIterator[tuple[str, Any]]:
+    async def _answer_batch(self, paths: list[str]) -> AsyncIterator[tuple[str, Any]]:
         rows, told = [], 0.0
-        async for answer, done, total in self._predict(paths or [], shown=False):
+        async for answer, done, total in self._predict(paths, shown=False):
             rows.append(answer.row)
             if time.monotonic() - told > _SECONDS and done < total:
                 told = time.monotonic()
-                yield self._render("progress", done, total), gradio.skip()
+                yield self._render_answers("progress", done, total), gradio.skip()
         table = pd.DataFrame(rows, columns=self.service.predictor.columns)
         link = base64.b64encode(format_csv(table).encode(errors="surrogateescape")).decode()
-        yield self._render("batch", rows, self.service.predictor.run.classes, link), None
+        yield self._render_answers("batch", rows, self.service.predictor.run.classes, link), None
 
     async def _predict(self, paths: Sequence[str], shown: bool) -> AsyncIterator[tuple[ImageAnswer, int, int]]:
         """Yield the answer on each upload, how many are done, and their number; delete all uploads."""
@@ -119,6 +116,9 @@ class UploadPage:
         finally:
             for place in places:
                 self.uploads.delete(place)
+
+    def _render_answers(self, macro: str, *values: Any) -> str:
+        return self._render("cautions", self.cautions) + self._render(macro, *values)
 
     def _render_cards(self, answers: Sequence[ImageAnswer]) -> str:
         classes = self.service.predictor.run.classes
