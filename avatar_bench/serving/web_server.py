@@ -104,7 +104,7 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
         return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
     page = UploadPage(service, uploads, language).build(service.queue)
-    return gradio.mount_gradio_app(
+    gradio.mount_gradio_app(
         app,
         page,
         path="/",
@@ -119,6 +119,7 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
         css=(_TEMPLATES / "app.css").read_text(encoding="utf-8"),
         head=_HEAD % (language, language, language),
     )
+    return app
 
 
 def guard_app(
