@@ -47,9 +47,9 @@ class UploadPage:
             gradio.HTML(self._render("heading", self.service.predictor.run.name))
             with gradio.Tabs():
                 with gradio.Tab(_("Images")):
-                    self._add_tab(self._answer_each, _("Images: drop one or several, or click to choose"))
+                    self._add_tab(self._answer_each, _("Drop images, or click to choose"))
                 with gradio.Tab(_("Batch")):
-                    self._add_tab(self._answer_batch, _("Many images for a table: drop them, or click to choose"))
+                    self._add_tab(self._answer_batch, _("Drop many images for a table"))
         page.queue(max_size=max_waiting, default_concurrency_limit=4, api_open=False)
         return page
 
@@ -60,7 +60,7 @@ class UploadPage:
         return [*list_cautions(has_evidence), *(map(_, explain_unverified()) if has_evidence else ())]
 
     def _add_tab(self, answer: Any, label: str) -> None:
-        drop = gradio.File(file_count="multiple", label=label, height=170)
+        drop = gradio.File(file_count="multiple", label=label, height=140, elem_classes="ab-drop")
         # gradio would copy any file of this machine, or of another, that a question names; a class of our own in place
         # of its File would need a frontend of its own
         drop.move_resource_to_block_cache = self._find_upload  # type: ignore[method-assign]

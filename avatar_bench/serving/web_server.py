@@ -27,12 +27,7 @@ _OVERHEAD = 2**16  # bytes of a multipart body beside its files
 _MAX_CONNECTIONS = 512
 _SHUTDOWN_SECONDS = 2
 _TEMPLATES = Path(__file__).parent / "templates" / "app"
-# gradio takes its words from the language of the browser
-_HEAD = """<script>
-Object.defineProperty(navigator, "language", {get: () => "%s"});
-Object.defineProperty(navigator, "languages", {get: () => ["%s"]});
-document.documentElement.lang = "%s";
-</script>"""
+_HEAD = '<script>document.documentElement.lang = "%s";</script>'
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -117,7 +112,7 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
         pwa=False,
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=(_TEMPLATES / "app.css").read_text(encoding="utf-8"),
-        head=_HEAD % (language, language, language),
+        head=_HEAD % language,
     )
     return app
 
