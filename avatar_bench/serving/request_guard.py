@@ -18,7 +18,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-MAX_JSON_BYTES = 2**20  # of a request that holds no image
+_MAX_QUESTION_BYTES = 2**20  # of a request that holds no image
 _MAX_CHECKS = 8  # passwords that wait for their turn; one is checked at a time
 # what the page asks for; gradio has further routes, which serve files, call other servers or change the app
 _PATHS = re.compile(
@@ -160,7 +160,7 @@ class RequestGuard:
         return None if is_correct else (401, "The name or the password is incorrect.")
 
     def _find_limit(self, path: str) -> int:
-        return self.limits.get(path.rstrip("/"), MAX_JSON_BYTES)
+        return self.limits.get(path.rstrip("/"), _MAX_QUESTION_BYTES)
 
     def _limit_body(self, scope: MutableMapping[str, Any], receive: Receive) -> Receive:
         """Return `receive` that raises _TooLargeError for a large body, and TimeoutError for a slow one."""
