@@ -304,3 +304,41 @@ def test_memory_does_not_grow_under_load(server: SimpleNamespace) -> None:
 def read_memory() -> float:
     """Return the resident memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.slow
+def test_two_people_drop_images_in_a_browser(server: SimpleNamespace, images: Path, tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    file = next((images / "blind" / "real").rglob("*.png"))
+    contents = {
+        NAME: file.read_bytes(),
+        "broken.png": b"\x89PNG\r\n\x1a\n",
+        "large.png": encode(7800),
+        "a.svg": b"<svg/>",
+    }
+    dropped = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in contents.items()]
+    many = [{**dropped[0], "name": f"{number}.png"} for number in range(MOST)]
+    with sync_api.sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        pages, asked, dialogs = [browser.new_page(viewport={"width": 390, "height": 800}) for _ in range(2)], [], []
+        for page in pages:
+            page.on("request", lambda request: asked.append(request.url))
+            page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+            page.goto(server.url)
+            page.wait_for_selector("input[type=file]", state="attached")
+        for page in pages:
+            page.locator("input[type=file]").first.set_input_files(dropped)
+        for page in pages:
+            page.wait_for_function("document.querySelectorAll('.ab-card').length == 4")
+            assert page.locator(".ab-card .ab-error").count() == 3
+            assert page.locator(".ab-card .ab-name").first.inner_text().startswith("<img src=x")
+            page.get_by_role("tab").nth(1).click()
+            page.locator("input[type=file]").nth(1).set_input_files(many)
+        for page in pages:
+            page.wait_for_selector(".ab-download")
+            assert page.locator(".ab-table tbody tr").count() == MOST
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        browser.close()
+    assert dialogs == []
+    assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
+    assert find_left(server) == []
