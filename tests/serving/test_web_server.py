@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import threading
 import time
 import zipfile
@@ -319,7 +320,7 @@ def test_two_people_drop_images_in_a_browser(server: SimpleNamespace, images: Pa
     dropped = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in contents.items()]
     many = [{**dropped[0], "name": f"{number}.png"} for number in range(MOST)]
     with sync_api.sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        browser = tools.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         pages, asked, dialogs = [browser.new_page(viewport={"width": 390, "height": 800}) for _ in range(2)], [], []
         for page in pages:
             page.on("request", lambda request: asked.append(request.url))
