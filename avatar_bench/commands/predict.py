@@ -28,16 +28,12 @@ from avatar_bench.runs.record import check_run, choose_newest_run, is_imported
 if TYPE_CHECKING:
     import pandas as pd
 
-    from avatar_bench.runs.decisions import DecisionRule
+    from avatar_bench.runs.file_predictor import FilePredictor
     from avatar_bench.runs.run import Run
     from avatar_bench.serving.grad_cam_overlays import OverlayWriter
 
 PAGE = ".html"  # ending of an output for review
 MAX_PAGE_IMAGES = 2000  # of more, a browser is slow and a person reviews no more
-NO_THRESHOLD = (
-    "The score has no threshold, so that prediction and confidence are empty. "
-    "Fit one on labelled images: avatar-bench calibrate"
-)
 
 
 def predict(cfg: DictConfig) -> None:
@@ -71,7 +67,7 @@ def predict(cfg: DictConfig) -> None:
         if on_ray:
             ok, errors, kept, bad = _write_parts(path, files, settings, trust)
         else:
-            ok, errors, kept, bad = _write_rows(_open_run(path, settings, len(files)), files, settings, trust)
+            ok, errors, kept, bad = _write_rows(path, files, settings, trust)
     summary = f"{settings.output}: {ok} predictions, {errors} files that could not be read"
     summary += f", {kept} rows kept from before" if kept else ""
     print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
@@ -86,64 +82,29 @@ def predict(cfg: DictConfig) -> None:
         raise DataError(f"{errors + bad} of {len(files)} files could not be read: see status and reason in the output.")
 
 
-def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
-    """Open the run, and store the choices of autotune in the settings."""
-    import torch
-
-    from avatar_bench.console.memory import retain_freed_memory
-    from avatar_bench.inference.precision_autotune import count_workers, tune_inference
-    from avatar_bench.runs.ensembles import open_run
-    from avatar_bench.runs.run import set_threads
-    from avatar_bench.runs.runtime_autotune import choose_runtime
-    from avatar_bench.runs.view_choice import set_view
-
-    def open_with(runtime: str) -> Run:
-        options = {"accelerator": settings.accelerator, "runtime": runtime, "batch_size": settings.batch_size}
-        return open_run(path, allow=frozenset(settings.allow), **options)
-
-    # what the calibration was computed with, and the embeddings of training images
-    if settings.target_error is not None or settings.costs is not None or settings.neighbours:
-        settings.runtime, settings.precision = "torch", "32"
-    retain_freed_memory()
-    set_threads(settings.threads)
-    run = open_with("torch" if settings.runtime == "auto" else settings.runtime)
-    if settings.runtime == "auto":
-        settings.runtime, settings.precision = choose_runtime(run, open_with, settings.precision, n_files)
-        run = run if settings.runtime == "torch" else open_with(settings.runtime)
-    set_view([run], settings.view.name, settings.view.classes)
-    settings.precision = run.predictor.resolve_precision(settings.precision)
-    if settings.threads is None and settings.runtime == "torch":  # an exported network uses all threads itself
-        set_threads(tune_inference(run.predictor.device).threads)
-    run.predictor.workers = count_workers() if settings.workers is None else settings.workers
-    settings.threads, settings.workers = torch.get_num_threads(), run.predictor.workers
-    return run
-
-
-def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int]:
+def _write_rows(path: Path, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int]:
     """Write the missing rows; return the counts of predictions, errors, earlier rows and errors among those."""
-    from avatar_bench.inference.evidence_columns import add_evidence
+    from avatar_bench.runs.file_predictor import open_file_predictor
 
-    rule = _make_rule(run, settings)
-    has_evidence = settings.evidence.enabled
-
-    overlays = _open_overlays(run, settings.explain)
+    predictor, notes = open_file_predictor(path, settings, len(files), trust)
+    overlays = _open_overlays(predictor.run, settings.explain)
 
     def predict_files(files: list[str]) -> Generator[pd.DataFrame, None, None]:
-        embedded = settings.neighbours
-        with closing(run.predict_files(files, settings.calibrated, settings.precision, rule, embedded)) as tables:
+        with closing(predictor.predict(files)) as tables:
             for table in tables:
                 if overlays is not None:
                     overlays.write(table)
-                yield add_evidence(table, run.name_class, trust) if has_evidence else table
+                yield table
 
     begun = None if settings.update else _start_now(predict_files(files))
-    _load(run, settings)
+    for note in [*notes, *predictor.load()]:  # a bad checkpoint fails before the output is opened
+        print(note, file=sys.stderr)
     ok = errors = 0
     with (
-        _open_output(run, settings, len(files), rule is not None) as rows,
+        _open_output(predictor, settings, len(files)) as rows,
         _report_interruption(rows, settings),
     ):
-        _refuse_other_rows(run, rows, settings, trust, rule)
+        _refuse_other_rows(predictor, rows)
         todo, again = find_remaining(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
         kept = len(files) - len(todo) + again
         bar = tqdm(total=len(files), initial=kept, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
@@ -159,6 +120,7 @@ def _write_rows(run: Run, files: list[str], settings: PredictConfig, trust: str)
 
 def _write_parts(path: Path, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int]:
     """Write the missing rows by Ray; return the counts of `_write_rows`."""
+    from avatar_bench.runs.file_predictor import open_file_predictor
     from avatar_bench.runs.ray_prediction import Answering, connect_ray, predict_parts
 
     engine = settings.engine
@@ -166,17 +128,18 @@ def _write_parts(path: Path, files: list[str], settings: PredictConfig, trust: s
         settings.threads = settings.threads or 1
         if resources.get("GPU") and settings.accelerator != "cpu" and settings.runtime == "auto":
             settings.runtime = "torch"
-        run = _open_run(path, settings, len(files))
-        rule = _make_rule(run, settings)
-        _load(run, settings)
-        parts = PredictionParts(settings.output, _list_columns(run, settings), settings.update)
-        _refuse_other_rows(run, parts, settings, trust, rule)
+        predictor, notes = open_file_predictor(path, settings, len(files), trust)
+        run = predictor.run
+        for note in [*notes, *predictor.load()]:
+            print(note, file=sys.stderr)
+        parts = PredictionParts(settings.output, predictor.columns, settings.update)
+        _refuse_other_rows(predictor, parts)
         run.predictor.unload()  # actors load their own
         todo, _ = find_remaining(files, [parts.path_of(file) for file in files], parts.kept, 1)
         opened = {name: getattr(run, name) for name in ("allow", "accelerator", "runtime", "batch_size")}
         answering = Answering(
-            *(path.absolute(), opened, run.view, settings.calibrated, settings.precision, settings.threads, rule),
-            trust if settings.evidence.enabled else None,
+            *(path.absolute(), opened, run.view, settings.calibrated, settings.precision, settings.threads),
+            *(predictor.rule, trust if settings.evidence.enabled else None),
         )
         with _report_interruption(parts, settings):
             if todo:
@@ -190,33 +153,14 @@ def _write_parts(path: Path, files: list[str], settings: PredictConfig, trust: s
     return ok - len(parts.kept) + parts.bad, errors - parts.bad, len(files) - len(todo), parts.bad
 
 
-def _load(run: Run, settings: PredictConfig) -> None:
-    """Load the network, so that a bad checkpoint fails before the output is opened, and print what a user must know."""
-    for note in run.predictor.load(settings.precision):
-        print(note, file=sys.stderr)
-    if "decisions" not in run.provides:
-        print(NO_THRESHOLD, file=sys.stderr)
-
-
-def _list_columns(run: Run, settings: PredictConfig) -> list[str]:
-    """Return the names of the columns that are written."""
-    from avatar_bench.data.evidence.evidence_rules import EVIDENCE_COLUMNS
-    from avatar_bench.inference.prediction_table import DECISION_COLUMNS, list_prediction_columns
-
-    decides = settings.target_error is not None or settings.costs is not None
-    columns = [*list_prediction_columns(run.classes), *(DECISION_COLUMNS if decides else ())]
-    return [*columns, *(EVIDENCE_COLUMNS if settings.evidence.enabled else ())]
-
-
-def _refuse_other_rows(
-    run: Run, rows: PredictionWriter | PredictionParts, settings: PredictConfig, trust: str, rule: DecisionRule | None
-) -> None:
+def _refuse_other_rows(predictor: FilePredictor, rows: PredictionWriter | PredictionParts) -> None:
     """Raise ConfigError if the earlier rows are not those of this run and these options."""
     from avatar_bench.inference.evidence_columns import refuse_other_evidence
 
-    refuse_other_run(run, rows.last, settings.calibrated, settings.precision, rule)
+    settings, run = predictor.settings, predictor.run
+    refuse_other_run(run, rows.last, settings.calibrated, settings.precision, predictor.rule)
     if settings.evidence.enabled:
-        refuse_other_evidence(rows.last, run.name_class, trust)
+        refuse_other_evidence(rows.last, run.name_class, predictor.trust)
 
 
 def _open_overlays(run: Run, folder: str | None) -> OverlayWriter | None:
@@ -227,9 +171,9 @@ def _open_overlays(run: Run, folder: str | None) -> OverlayWriter | None:
     return OverlayWriter(run, Path(folder))
 
 
-def _open_output(run: Run, settings: PredictConfig, n: int, decides: bool) -> PredictionWriter:
+def _open_output(predictor: FilePredictor, settings: PredictConfig, n: int) -> PredictionWriter:
     """Open the writer of a table, or of a page of `n` files, for which the training images may be embedded."""
-    columns = _list_columns(run, settings)
+    run, columns = predictor.run, predictor.columns
     if not settings.output.lower().endswith(PAGE):
         return open_writer(settings.output, columns, settings.update)
     from avatar_bench.serving.review_page import PageContent, ReviewWriter
@@ -247,25 +191,12 @@ def _open_output(run: Run, settings: PredictConfig, n: int, decides: bool) -> Pr
         n_files=n,
         language=settings.lang,
         target_error=settings.target_error,
-        has_decisions=decides,
+        has_decisions=predictor.rule is not None,
         has_evidence=settings.evidence.enabled,
         overlays=Path(settings.explain) if settings.explain else None,
         training=training,
     )
     return ReviewWriter(Path(settings.output), columns, content)
-
-
-def _make_rule(run: Run, settings: PredictConfig) -> DecisionRule | None:
-    """Return the rule of decisions that is asked for, and print what a user must know of it; None without decisions."""
-    if settings.target_error is None and settings.costs is None:
-        return None
-    # not for every prediction: their statistics take as long to import as a third of all else
-    from avatar_bench.runs.decisions import make_rule
-
-    rule = make_rule(run, settings.target_error, settings.costs, settings.alpha, settings.per_class)
-    for note in rule.notes if rule else ():
-        print(note, file=sys.stderr)
-    return rule
 
 
 def _start_now(batches: Generator[pd.DataFrame, None, None]) -> Generator[pd.DataFrame, None, None]:

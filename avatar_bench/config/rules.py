@@ -58,6 +58,7 @@ def check_config(command: str, cfg: DictConfig) -> None:
         "pretrain": check_pretrain,
         "evaluate": check_evaluate,
         "predict": check_predict,
+        "app": check_predict,
         "prepare": check_prepare,
         "vary": check_vary,
         "calibrate": check_calibrate,

@@ -458,6 +458,47 @@ class PredictConfig:
 
 
 @dataclass
+class AppEvidenceConfig(EvidenceConfig):
+    enabled: bool = copy_option(EvidenceConfig, "enabled", default=True)
+
+
+@dataclass
+class AppLimitsConfig:
+    """What the app refuses beyond; images have at most 50 million pixels, as everywhere."""
+
+    image_mb: float = option(20.0, help="size of an image in MB; at most 256", range=(0.001, 256))
+    batch_mb: float = option(500.0, help="size of the images dropped at once in MB", **_POSITIVE)
+    batch_images: int = option(500, help="images dropped at once", **_COUNT)
+    queue: int = option(32, help="images, and uploads, that wait at once", **_COUNT)
+    seconds: float = option(60.0, help="for which an image waits, and an upload takes", **_POSITIVE)
+
+
+@dataclass
+class AppConfig:
+    ckpt: str | None = copy_option(PredictConfig, "ckpt", is_main=True)
+    host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine")
+    port: int = option(7860, help="0: any free one", range=(0, 65535))
+    names: list[str] = option([], help="further host names by which browsers reach it, such as avatars.example")
+    auth: str | None = path_option("file with a line NAME:HASH for each person, see hash; null: no passwords")
+    hash: str | None = option(None, help="ask for a password, print the line of this name for auth, and end")
+    lang: str = option("en", help="language of the page", **_LANGUAGE)
+    explain: bool = option(True, help="show the Grad-CAM of the predicted class")
+    calibrated: bool = copy_option(PredictConfig, "calibrated")
+    target_error: float | None = copy_option(PredictConfig, "target_error")
+    per_class: bool = copy_option(PredictConfig, "per_class")
+    costs: str | None = copy_option(PredictConfig, "costs")
+    alpha: float = copy_option(PredictConfig, "alpha")
+    runtime: str = copy_option(PredictConfig, "runtime")
+    precision: str = copy_option(PredictConfig, "precision")
+    accelerator: str = copy_option(PredictConfig, "accelerator")
+    threads: int | None = copy_option(PredictConfig, "threads")
+    evidence: AppEvidenceConfig = field(default_factory=AppEvidenceConfig)
+    limits: AppLimitsConfig = field(default_factory=AppLimitsConfig)
+    view: ViewConfig = field(default_factory=ViewConfig)
+    allow: list[str] = copy_option(PredictConfig, "allow")
+
+
+@dataclass
 class PrepareSplitConfig(UnitsConfig):
     by: str = option("group", help="units that are never split up", **_SPLIT_BY)
     folds: int | None = option(None, help="one is test, the next val, others train; null: from data, else 10", **_FOLDS)
@@ -576,6 +617,7 @@ SCHEMAS = {
     "pretrain": PretrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "app": AppConfig,
     "prepare": PrepareConfig,
     "vary": VaryConfig,
     "calibrate": CalibrateConfig,

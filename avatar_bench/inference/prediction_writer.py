@@ -193,8 +193,7 @@ class JsonLinesWriter(TextWriter):
 
     def format_rows(self, rows: pd.DataFrame) -> str:
         """Return the lines of rows."""
-        objects = rows.astype(object).where(rows.notna(), None).to_dict("records")
-        return "".join(f"{_format_json(row)}\n" for row in objects)
+        return "".join(f"{format_json(row)}\n" for row in list_objects(rows))
 
 
 class ParquetFileWriter(PredictionWriter):
@@ -236,7 +235,13 @@ def escape_path(file: str) -> str:
     return file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _format_json(row: Mapping[Hashable, Any]) -> str:
+def list_objects(rows: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """Return rows as JSON objects; missing values are None."""
+    return rows.astype(object).where(rows.notna(), None).to_dict("records")
+
+
+def format_json(row: Mapping[Hashable, Any]) -> str:
+    """Return a row as one line of JSON."""
     text = json.dumps(row, ensure_ascii=False)
     return text if text.isprintable() else json.dumps(row)  # escapes the surrogates of names that are not UTF-8
 

@@ -24,7 +24,7 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_main_option_of_a_command_is_a_path() -> None:
     found = {command: find_main_option(command) for command in SCHEMAS}
     assert {command: name for command, name in found.items() if name} == {
-        **dict.fromkeys(("evaluate", "calibrate", "export"), "ckpt"),
+        **dict.fromkeys(("app", "evaluate", "calibrate", "export"), "ckpt"),
         "predict": "input",
         "report": "runs",
     }

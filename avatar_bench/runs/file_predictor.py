@@ -1,0 +1,102 @@
+"""Predictions on image files with decisions and evidence, as `predict` writes and `app` serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from avatar_bench.console.memory import retain_freed_memory
+from avatar_bench.data.evidence.evidence_rules import EVIDENCE_COLUMNS
+from avatar_bench.inference.evidence_columns import add_evidence
+from avatar_bench.inference.precision_autotune import count_workers, tune_inference
+from avatar_bench.inference.prediction_table import DECISION_COLUMNS, list_prediction_columns
+from avatar_bench.runs.ensembles import open_run
+from avatar_bench.runs.run import Run, set_threads
+from avatar_bench.runs.runtime_autotune import choose_runtime
+from avatar_bench.runs.view_choice import set_view
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from avatar_bench.config.schema import PredictConfig
+    from avatar_bench.runs.decisions import DecisionRule
+
+NO_THRESHOLD = (
+    "The score has no threshold, so that prediction and confidence are empty. "
+    "Fit one on labelled images: avatar-bench calibrate"
+)
+
+
+@dataclass(frozen=True)
+class FilePredictor:
+    """Predictor of image files by a run and the options of predict; without a `rule`, there are no decisions."""
+
+    run: Run
+    settings: PredictConfig
+    rule: DecisionRule | None
+    trust: str = ""  # PEM text
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of the columns of a table."""
+        has_evidence = self.settings.evidence.enabled
+        further = (*(DECISION_COLUMNS if self.rule else ()), *(EVIDENCE_COLUMNS if has_evidence else ()))
+        return [*list_prediction_columns(self.run.classes), *further]
+
+    def predict(self, files: Sequence[str]) -> Generator[pd.DataFrame, None, None]:
+        """Yield the table of predictions batch by batch, in order, see `Run.predict_files`."""
+        settings = self.settings
+        options = (settings.calibrated, settings.precision, self.rule, settings.neighbours)
+        with closing(self.run.predict_files(files, *options)) as tables:
+            for table in tables:
+                yield add_evidence(table, self.run.name_class, self.trust) if settings.evidence.enabled else table
+
+    def load(self) -> list[str]:
+        """Load the network and return notices to print; raise CheckpointError if it cannot be loaded."""
+        notes = self.run.predictor.load(self.settings.precision)
+        return notes if "decisions" in self.run.provides else [*notes, NO_THRESHOLD]
+
+
+def open_file_predictor(
+    path: Path, settings: PredictConfig, n_files: int, trust: str = ""
+) -> tuple[FilePredictor, list[str]]:
+    """Return the predictor of a run, and what a user must know of its decisions.
+
+    The choices of autotune for `n_files` are stored in the settings.
+    """
+    run = _open_run(path, settings, n_files)
+    rule = None
+    if settings.target_error is not None or settings.costs is not None:
+        # not for every prediction: their statistics take as long to import as a third of all else
+        from avatar_bench.runs.decisions import make_rule
+
+        rule = make_rule(run, settings.target_error, settings.costs, settings.alpha, settings.per_class)
+    return FilePredictor(run, settings, rule, trust), rule.notes if rule else []
+
+
+def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
+    def open_with(runtime: str) -> Run:
+        options = {"accelerator": settings.accelerator, "runtime": runtime, "batch_size": settings.batch_size}
+        return open_run(path, allow=frozenset(settings.allow), **options)
+
+    # what the calibration was computed with, and the embeddings of training images
+    if settings.target_error is not None or settings.costs is not None or settings.neighbours:
+        settings.runtime, settings.precision = "torch", "32"
+    retain_freed_memory()
+    set_threads(settings.threads)
+    run = open_with("torch" if settings.runtime == "auto" else settings.runtime)
+    if settings.runtime == "auto":
+        settings.runtime, settings.precision = choose_runtime(run, open_with, settings.precision, n_files)
+        run = run if settings.runtime == "torch" else open_with(settings.runtime)
+    set_view([run], settings.view.name, settings.view.classes)
+    settings.precision = run.predictor.resolve_precision(settings.precision)
+    if settings.threads is None and settings.runtime == "torch":  # an exported network uses all threads itself
+        set_threads(tune_inference(run.predictor.device).threads)
+    run.predictor.workers = count_workers() if settings.workers is None else settings.workers
+    settings.threads, settings.workers = torch.get_num_threads(), run.predictor.workers
+    return run

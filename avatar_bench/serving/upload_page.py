@@ -1,0 +1,144 @@
+"""Page of the app, on which images are dropped: a card for each image, and a table for many."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gradio
+import pandas as pd
+
+from avatar_bench.data.evidence.content_credentials import explain_unverified
+from avatar_bench.data.evidence.evidence_rules import EVIDENCE, EVIDENCE_SAYS
+from avatar_bench.files.csv_io import format_csv
+from avatar_bench.files.html import build_html_environment
+from avatar_bench.i18n import _, use_language
+from avatar_bench.inference.prediction_cautions import list_cautions
+from avatar_bench.runs.decision_costs import ABSTAIN
+from avatar_bench.serving.image_service import BusyError, ImageAnswer, ImageService
+from avatar_bench.serving.uploads import Uploads
+
+MAX_CARDS = 12  # images shown one by one; of more, the table says more
+_SECONDS = 0.4  # between two updates of the progress
+
+
+class UploadPage:
+    """Page in one language on which images are dropped, answered by a service."""
+
+    def __init__(self, service: ImageService, uploads: Uploads, language: str) -> None:
+        self.service, self.uploads, self.language = service, uploads, language
+        self.settings = service.predictor.settings
+        environment = build_html_environment()
+        environment.globals |= {"_": _, "ABSTAIN": ABSTAIN}
+        environment.filters["class"] = name_class
+        self._macros = environment.get_template("app/answers.html.jinja").module
+
+    def build(self, max_waiting: int) -> gradio.Blocks:
+        """Return the page for gradio; at most `max_waiting` questions wait."""
+        with (
+            use_language(self.language),
+            gradio.Blocks(title="avatar-bench", analytics_enabled=False, fill_width=False) as page,
+        ):
+            gradio.HTML(self._render("heading", self.service.predictor.run.name))
+            with gradio.Tabs():
+                with gradio.Tab(_("Images")):
+                    self._add_tab(self._answer_each, _("Drop images, or click to choose"))
+                with gradio.Tab(_("Batch")):
+                    self._add_tab(self._answer_batch, _("Drop many images for a table"))
+        page.queue(max_size=max_waiting, default_concurrency_limit=4, api_open=False)
+        return page
+
+    @cached_property
+    def cautions(self) -> list[str]:
+        """Return the cautions in the language of the page."""
+        has_evidence = self.settings.evidence.enabled
+        return [*list_cautions(has_evidence), *(map(_, explain_unverified()) if has_evidence else ())]
+
+    def _add_tab(self, answer: Any, label: str) -> None:
+        drop = gradio.File(file_count="multiple", label=label, height=140, elem_classes="ab-drop")
+        # gradio would copy any file of this machine, or of another, that a question names; a class of our own in place
+        # of its File would need a frontend of its own
+        drop.move_resource_to_block_cache = self._find_upload  # type: ignore[method-assign]
+        drop.async_move_resource_to_block_cache = self._find_upload_later  # type: ignore[method-assign]
+        drop.preprocess = self._list_paths  # type: ignore[method-assign]  # its own leaves an empty file for each
+        shown = gradio.HTML(self._render("cautions", self.cautions))
+        # the field is emptied at the end, for the next images
+        drop.upload(answer, drop, [shown, drop], show_progress="hidden", api_visibility="private")
+
+    def _find_upload(self, path: Any) -> str | None:
+        return str(self.uploads.find(str(path)))
+
+    async def _find_upload_later(self, path: Any) -> str | None:
+        return self._find_upload(path)
+
+    def _list_paths(self, payload: Any) -> list[str]:
+        return [str(self._find_upload(file.path)) for file in payload.root] if payload else []
+
+    async def _answer_each(self, paths: list[str]) -> AsyncIterator[tuple[str, Any]]:
+        answers, left = [], max(0, len(paths) - MAX_CARDS)
+        for path in paths[MAX_CARDS:]:
+            self.uploads.delete(Path(path))
+        async for answer, done, total in self._predict(paths[:MAX_CARDS], shown=True):
+            answers.append(answer)
+            if done < total:
+                yield self._render_answers("progress", done, total) + self._render_cards(answers), gradio.skip()
+        yield self._render_answers("too_many", left) + self._render_cards(answers), None
+
+    async def _answer_batch(self, paths: list[str]) -> AsyncIterator[tuple[str, Any]]:
+        rows, told = [], 0.0
+        async for answer, done, total in self._predict(paths, shown=False):
+            rows.append(answer.row)
+            if time.monotonic() - told > _SECONDS and done < total:
+                told = time.monotonic()
+                yield self._render_answers("progress", done, total), gradio.skip()
+        table = pd.DataFrame(rows, columns=self.service.predictor.columns)
+        link = base64.b64encode(format_csv(table).encode(errors="surrogateescape")).decode()
+        yield self._render_answers("batch", rows, self.service.predictor.run.classes, link), None
+
+    async def _predict(self, paths: Sequence[str], shown: bool) -> AsyncIterator[tuple[ImageAnswer, int, int]]:
+        """Yield the answer on each upload, how many are done, and their number; delete all uploads."""
+        places = [Path(path) for path in paths]
+        try:
+            for done, place in enumerate(places, start=1):
+                try:
+                    yield await self.service.predict(place, place.name, shown), done, len(places)
+                except BusyError:
+                    with use_language(self.language):
+                        raise gradio.Error(
+                            _("Too many people use the app at once. Try again."), print_exception=False
+                        ) from None
+                self.uploads.delete(place)
+        finally:
+            for place in places:
+                self.uploads.delete(place)
+
+    def _render_answers(self, macro: str, *values: Any) -> str:
+        return self._render("cautions", self.cautions) + self._render(macro, *values)
+
+    def _render_cards(self, answers: Sequence[ImageAnswer]) -> str:
+        classes = self.service.predictor.run.classes
+        return "".join(
+            self._render("card", one, classes, self.settings.target_error, self._list_evidence(one)) for one in answers
+        )
+
+    def _list_evidence(self, answer: ImageAnswer) -> list[dict[str, str]] | None:
+        """Return the evidence in a file; None if it was not asked for."""
+        if EVIDENCE_SAYS not in answer.row or answer.row[EVIDENCE] is None:
+            return None
+        found: list[dict[str, str]] = json.loads(str(answer.row[EVIDENCE]))
+        return found
+
+    def _render(self, macro: str, *values: Any) -> str:
+        with use_language(self.language):
+            return str(getattr(self._macros, macro)(*values))
+
+
+def name_class(name: str) -> str:
+    """Return a class in words; the classes of a user as they are."""
+    known = {"real": _("a real photo"), "drawing": _("a drawing"), "generated": _("AI-generated")}
+    return known.get(name, name)

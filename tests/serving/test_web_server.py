@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import os
+import shutil
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio")
+import httpx
+import uvicorn
+
+from avatar_bench.cli.app import main
+from avatar_bench.config.schema import AppEvidenceConfig, PredictConfig
+from avatar_bench.errors import OutputError
+
+IMAGE_BYTES, BATCH_BYTES, MOST = 300_000, 500_000, 40
+NAME = "<img src=x onerror=alert(1)>.png"
+
+
+@pytest.fixture(scope="module")
+def server(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """The app on a port of this machine: client, service and the folders of its files."""
+    folder = tmp_path_factory.mktemp("app")
+    folders = {name: folder / name for name in ("uploads", "overlays", "gradio")}
+    for place in folders.values():
+        place.mkdir()
+    os.environ |= {"GRADIO_TEMP_DIR": str(folders["gradio"]), "GRADIO_ANALYTICS_ENABLED": "False"}
+    from avatar_bench.runs.file_predictor import open_file_predictor
+    from avatar_bench.serving import web_server
+    from avatar_bench.serving.image_service import ImageService
+    from avatar_bench.serving.uploads import Uploads
+
+    settings = PredictConfig(
+        input="-", output="-", workers=0, batch_size=1, threads=1, evidence=AppEvidenceConfig(), precision="32"
+    )
+    predictor, _ = open_file_predictor(tiny_run, settings, 1)
+    service = ImageService(predictor, folders["overlays"], queue=32, seconds=60)
+    listener = web_server.open_socket("127.0.0.1", 0)
+    app = web_server.build_app(service, Uploads(folders["uploads"], IMAGE_BYTES), MOST, "en")
+    guarded = web_server.guard_app(app, listener, [], None, IMAGE_BYTES, BATCH_BYTES, service)
+    running = uvicorn.Server(uvicorn.Config(guarded, log_level="critical", ws="none", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = web_server.format_address(listener)
+    with httpx.Client(base_url=url, timeout=60) as client:
+        for _ in range(600):
+            if running.started:
+                break
+            time.sleep(0.05)
+        yield SimpleNamespace(client=client, service=service, folder=folder, url=url, listener=listener)
+        running.should_exit = True
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def find_left(server: SimpleNamespace) -> list[Path]:
+    return [file for file in server.folder.rglob("*") if file.is_file()]
+
+
+def send(server: SimpleNamespace, data: bytes, name: str = "a.png", **given: Any) -> httpx.Response:
+    return server.client.post("/api/predict", files={"file": (name, data)}, **given)  # type: ignore[no-any-return]
+
+
+def predict(run: Path, file: Path, folder: Path) -> dict[str, Any]:
+    """Return the row that predict writes for a file."""
+    output = folder / "rows.jsonl"
+    words = [f"ckpt={run}", f"input={file}", f"output={output}", "evidence=true", "threads=1", "precision=32"]
+    main(["predict", *words])
+    return json.loads(output.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def test_a_row_is_that_of_predict(server: SimpleNamespace, tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n rest")
+    files = [next((images / "blind" / name).rglob("*.*")) for name in ("drawing", "generated", "real")]
+    for file in [*files, broken]:
+        found = send(server, file.read_bytes(), file.name)
+        assert found.status_code == 200
+        expected = predict(tiny_run, file, tmp_path)
+        assert list(found.json().items()) == list((expected | {"path": file.name}).items())
+    assert found.json()["status"] == "error"
+    assert find_left(server) == []
+
+
+def test_the_health_names_run_and_classes(server: SimpleNamespace) -> None:
+    found = server.client.get("/api/health").json()
+    assert found["status"] == "ok"
+    assert found["classes"] == ["drawing", "generated", "real"]
+
+
+def encode(side: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("1", (side, side)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_text_bomb() -> bytes:
+    """Return a PNG with a compressed text of 100 MB."""
+    plain = encode(8)
+    body = b"zTXtbomb\0\0" + zlib.compress(bytes(10**8), 9)
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    return plain[:33] + chunk + plain[33:]
+
+
+def write_zip_bomb() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(10**8))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: encode(7800), "million pixels"),  # 60.8 million in 8 kB
+        (write_text_bomb, ""),
+        (write_zip_bomb, "not a known image format"),
+        (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not supported"),
+        (lambda: b"", "empty file"),
+    ],
+)
+def test_a_bomb_costs_its_row_alone(make: Callable[[], bytes], reason: str, server: SimpleNamespace) -> None:
+    begun = time.monotonic()
+    found = send(server, make())
+    assert found.status_code == 200
+    assert time.monotonic() - begun < 20
+    if reason:
+        assert found.json()["status"] == "error"
+        assert reason in found.json()["reason"]
+    assert find_left(server) == []
+
+
+def test_a_large_image_and_other_bodies_are_refused(server: SimpleNamespace) -> None:
+    assert send(server, bytes(IMAGE_BYTES + 1)).status_code == 413
+    assert send(server, bytes(10 * IMAGE_BYTES)).status_code == 413
+    post = server.client.post
+    assert post("/api/predict", content=b"x").status_code == 422
+    assert post("/api/predict", files={"other": ("a.png", b"x")}).status_code == 422
+    assert post("/api/predict", files=[("file", ("a", b"x")), ("file", ("b", b"x"))]).status_code == 400
+    assert post("/api/predict", data={"file": "text"}, files={"x": b""}).status_code == 400
+    assert post("/gradio_api/upload", files=[("files", (f"{n}", b"x")) for n in range(MOST + 1)]).status_code == 400
+    assert server.client.get("/api/predict").status_code in (404, 405)
+    assert find_left(server) == []
+
+
+def test_foreign_hosts_origins_and_paths_are_refused(server: SimpleNamespace) -> None:
+    get = server.client.get
+    assert get("/", headers={"host": "evil.example"}).status_code == 421
+    assert get("/", headers={"origin": "http://evil.example"}).status_code == 403
+    for path in ("file=/etc/passwd", "file=../../etc/passwd", "proxy=https://evil.example/", "info", "vibe-code"):
+        assert get(f"/gradio_api/{path}").status_code == 404
+    page = get("/")
+    assert page.status_code == 200
+    assert "https://fonts" not in page.text
+
+
+def upload(server: SimpleNamespace, data: bytes, name: str = "a.png") -> str:
+    (path,) = server.client.post("/gradio_api/upload", files={"files": (name, data)}).json()
+    return str(path)
+
+
+def ask_page(server: SimpleNamespace, path: str, number: int = 0) -> dict[str, Any]:
+    """Ask the page as a browser does about a file on the server; return the last message of the answer."""
+    config = server.client.get("/config").json()
+    question = config["dependencies"][number]
+    session = f"s{time.monotonic_ns()}"
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
+    body = {"data": [[file]], "fn_index": question["id"], "session_hash": session, "trigger_id": None}
+    assert server.client.post("/gradio_api/queue/join", json=body).status_code == 200
+    with server.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as lines:
+        for line in lines.iter_lines():
+            message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+            if message.get("msg") == "process_completed":
+                return dict(message)
+    raise AssertionError("no answer")
+
+
+def test_the_page_answers_with_a_name_as_text(server: SimpleNamespace, images: Path) -> None:
+    path = upload(server, next((images / "blind" / "real").rglob("*.*")).read_bytes(), NAME)
+    found = ask_page(server, path)
+    assert found["success"]
+    shown = found["output"]["data"][0]
+    assert "&lt;img src=x onerror=alert(1)&gt;.png" in shown
+    assert "<img src=x" not in shown
+    assert shown.count("data:image/webp;base64,") == 2  # the image and its Grad-CAM
+    for words in ("does not prove its origin", "far less accurate", "can be forged"):
+        assert words in shown
+    assert find_left(server) == []
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../../etc/passwd", "http://127.0.0.1:9/a.png", "{folder}/own.png"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_page_reads_no_file_but_an_upload(path: str, number: int, server: SimpleNamespace, images: Path) -> None:
+    own = server.folder / "own.png"
+    own.write_bytes(next((images / "blind" / "real").rglob("*.png")).read_bytes())
+    link = Path(upload(server, b"x"))
+    link.unlink()
+    link.symlink_to(own)
+    for asked in (path.format(folder=server.folder), str(link)):
+        found = ask_page(server, asked, number)
+        assert not found["success"]
+        assert "webp" not in json.dumps(found)
+    own.unlink()
+    link.unlink()
+    assert find_left(server) == []
+
+
+def test_the_table_of_a_batch_is_safe_for_a_spreadsheet(server: SimpleNamespace, images: Path) -> None:
+    path = upload(server, next((images / "blind" / "real").rglob("*.*")).read_bytes(), "=cmd|calc.png")
+    shown = ask_page(server, path, 1)["output"]["data"][0]
+    start = "data:text/csv;charset=utf-8;base64,"
+
+    text = base64.b64decode(shown.partition(start)[2].partition('"')[0]).decode()
+    assert text.splitlines()[1].startswith("'=cmd|calc.png,ok,")
+    assert list(pd.read_csv(io.StringIO(text)))[:2] == ["path", "status"]
+
+
+def test_many_clients_at_once_get_their_own_rows(server: SimpleNamespace, images: Path) -> None:
+    files = sorted((images / "blind").rglob("*.png"))[:8]
+    alone = {file: send(server, file.read_bytes(), file.name).text for file in files}
+    with ThreadPoolExecutor(12) as pool:
+        asked = files * 4
+        found = list(pool.map(lambda file: send(server, file.read_bytes(), file.name), asked))
+    assert [one.text for one in found] == [alone[file] for file in asked]
+    assert find_left(server) == []
+
+
+def test_what_would_wait_too_long_is_refused(server: SimpleNamespace, images: Path) -> None:
+    from avatar_bench.serving.image_service import BusyError, ImageService
+
+    file = next((images / "blind" / "real").rglob("*.*"))
+
+    async def ask(queue: int, seconds: float) -> list[Any]:
+        service = ImageService(server.service.predictor, None, queue, seconds)
+        try:
+            asked = (service.predict(file, "a") for _ in range(4))
+            return await asyncio.gather(*asked, return_exceptions=True)
+        finally:
+            service.close()
+
+    refused = [isinstance(one, BusyError) for one in asyncio.run(ask(2, 60))]
+    assert refused == [False, False, True, True]
+    assert all(isinstance(one, BusyError) for one in asyncio.run(ask(9, 1e-9)))
+
+
+def test_uploads_that_nobody_asks_about_are_deleted(server: SimpleNamespace) -> None:
+    path = Path(upload(server, b"x"))
+    old = time.time() - 3600
+    os.utime(path.parent, (old, old))
+    upload_again = Path(upload(server, b"y"))
+    assert not path.exists()
+    assert upload_again.exists()
+    upload_again.unlink()
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.png", "..\\..\\evil.png", "/etc/evil.png", "\0", "..", "a" * 5000, "я" * 300]
+)
+def test_a_name_leads_nowhere_else(name: str, server: SimpleNamespace) -> None:
+    from avatar_bench.serving.uploads import Uploads
+
+    uploads = Uploads(server.folder / "uploads", 9)
+    place = uploads._reserve(name)
+    place.write_bytes(b"x")
+    assert uploads.find(str(place)) == place
+    assert place.resolve().parent.parent == uploads.folder
+    uploads.delete(place)
+
+
+def test_a_taken_port_is_refused_in_one_sentence(server: SimpleNamespace) -> None:
+    from avatar_bench.serving.web_server import open_socket
+
+    with pytest.raises(OutputError, match="cannot be listened on"):
+        open_socket("127.0.0.1", server.listener.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_under_load(server: SimpleNamespace) -> None:
+    rng, before = np.random.default_rng(0), 0.0
+    for number in range(60):
+        stream = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (256, 256, 3), np.uint8)).save(stream, "PNG")
+        assert send(server, stream.getvalue()).json()["status"] == "ok"
+        if number == 20:
+            before = read_memory()
+    assert read_memory() - before < 50
+
+
+def read_memory() -> float:
+    """Return the resident memory of this process in MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.slow
+def test_two_people_drop_images_in_a_browser(server: SimpleNamespace, images: Path, tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    file = next((images / "blind" / "real").rglob("*.png"))
+    contents = {
+        NAME: file.read_bytes(),
+        "broken.png": b"\x89PNG\r\n\x1a\n",
+        "large.png": encode(7800),
+        "a.svg": b"<svg/>",
+    }
+    dropped = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in contents.items()]
+    many = [{**dropped[0], "name": f"{number}.png"} for number in range(MOST)]
+    with sync_api.sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        pages, asked, dialogs = [browser.new_page(viewport={"width": 390, "height": 800}) for _ in range(2)], [], []
+        for page in pages:
+            page.on("request", lambda request: asked.append(request.url))
+            page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+            page.goto(server.url)
+            page.wait_for_selector("input[type=file]", state="attached")
+        for page in pages:
+            page.locator("input[type=file]").first.set_input_files(dropped)
+        for page in pages:
+            page.wait_for_function("document.querySelectorAll('.ab-card').length == 4")
+            assert page.locator(".ab-card .ab-error").count() == 3
+            assert page.locator(".ab-card .ab-name").first.inner_text().startswith("<img src=x")
+            page.get_by_role("tab").nth(1).click()
+            page.locator("input[type=file]").nth(1).set_input_files(many)
+        for page in pages:
+            page.wait_for_selector(".ab-download")
+            assert page.locator(".ab-table tbody tr").count() == MOST
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        browser.close()
+    assert dialogs == []
+    assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
+    assert find_left(server) == []
