@@ -39,9 +39,9 @@ def write_shards(dataset: Dataset, folder: Path, audit: Path, megabytes: float) 
         with atomic_write(shard) as part, tarfile.open(part, "w") as archive:
             while waiting and archive.offset < megabytes * 10**6:
                 row = waiting.pop()
-                name = table["path"].iat[row]
+                name, label = str(table["path"].iat[row]), str(table["label"].iat[row])
                 _add(archive, name, files[row].read_bytes())
-                _add(archive, f"{name.rpartition('.')[0]}.txt", table["label"].iat[row].encode())
+                _add(archive, f"{name.rpartition('.')[0]}.txt", label.encode())
                 paths[row] = f"{shard.name}/{name}"
         digests[shard.name] = sha256_of_file(shard)
     table = table.assign(path=paths).rename(columns=lambda name: name.removeprefix(OTHER_PREFIX))

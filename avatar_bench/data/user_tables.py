@@ -47,7 +47,7 @@ def _read_parquet(file: Path, needed: Sequence[str], known: Sequence[str] | None
 
     try:
         _check_size(file, file.stat().st_size)
-        columns = pq.read_schema(file).names
+        columns = pq.read_schema(file).names  # type: ignore[no-untyped-call]
         _check_columns(file, columns, needed)
         return read_table(file, [name for name in columns if known is None or name in known], texts=None)
     except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds

@@ -78,7 +78,7 @@ def _read_parquet(file: Path, columns: Sequence[str] | None, rows: int | None, a
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(file) as stored:
+    with pq.ParquetFile(file) as stored:  # type: ignore[no-untyped-call]
         if rows is None:
             table = stored.read(columns)
         else:
@@ -89,17 +89,17 @@ def _read_parquet(file: Path, columns: Sequence[str] | None, rows: int | None, a
             )
             for batch in islice(stored.iter_batches(max(1, rows), columns=columns), 1):
                 table = pa.Table.from_batches([batch])
-    frame = table.to_pandas(ignore_metadata=True)
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     if as_text:
         return frame.astype(object).where(frame.notna(), "").astype(str)
-    words = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)]
+    words = [str(name) for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)]
     return frame.assign(**{name: frame[name].where(frame[name] != "") for name in words})
 
 
 def _make_uniform(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose columns of several types are strings, as in a CSV."""
     kinds = {name: pd.api.types.infer_dtype(table[name], skipna=True) for name in table}
-    mixed = [name for name, kind in kinds.items() if kind.startswith("mixed")]
+    mixed = [str(name) for name, kind in kinds.items() if kind.startswith("mixed")]
     return table.assign(
         **{name: table[name].astype(object).where(table[name].isna(), table[name].astype(str)) for name in mixed}
     )

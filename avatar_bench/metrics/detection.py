@@ -88,8 +88,8 @@ def _sort(scores: Floats, positive: NDArray[np.bool_]) -> tuple[NDArray[np.intp]
 
     def trace(weights: Floats) -> RocCurve:
         parts = np.split(weights, [len(inside)], axis=-1)
-        (recall, _), rates = (_fractions_above(part, at) for part, at in zip(parts, places, strict=True))
-        return RocCurve(recall, *rates, prevalence)
+        (recall, _), (rate, above) = (_fractions_above(part, at) for part, at in zip(parts, places, strict=True))
+        return RocCurve(recall, rate, above, prevalence)
 
     return np.concatenate([inside, outside]), trace
 

@@ -82,7 +82,7 @@ def select_random(dataset: Dataset, allow: Collection[str]) -> Dataset:
         return dataset
     for row in np.flatnonzero(~sampled.isin(["random", "selected"])):
         raise DataError(
-            f"{dataset.name}, row {row + 1}: sampled is {format_name(str(sampled.iat[row]))!r}.",
+            f"{dataset.name}, row {row + 1}: sampled is {format_name(str(sampled.iat[int(row)]))!r}.",
             "Expected random or selected, as in the manifest of a review page.",
         )
     if not (sampled == "random").any():

@@ -62,10 +62,8 @@ class OverlayWriter:
             logits = network(images.to(network.device))[0].float().cpu().numpy()
         places = {name: place for place, name in enumerate(self.run.card.classes)}
         # of a class of a view, the own class that it owes its probability to
-        mapped = [
-            max((places[own] for own in merged), key=lambda place, row=row: logits[row, place])
-            for row, (_, merged) in enumerate(rows)
-        ]
+        owned = [[places[own] for own in merged] for _, merged in rows]
+        mapped = [own[int(np.argmax(each[own]))] for own, each in zip(owned, logits, strict=True)]
         maps = compute_grad_cam(network, self._layer, images, np.array(mapped))
         for (path, _), image, shown in zip(rows, images.permute(0, 2, 3, 1).numpy(), maps, strict=True):
             with atomic_write(self.folder / name_overlay(path), sync=False) as part:

@@ -84,7 +84,7 @@ class ImageService:
     def _draw_overlay(self, table: pd.DataFrame) -> InlineImage | None:
         if self._overlays is None or table["prediction"].isna().any():
             return None
-        file = self._overlays.folder / name_overlay(table["path"].iat[0])
+        file = self._overlays.folder / name_overlay(str(table["path"].iat[0]))
         try:
             self._overlays.write(table)
             with Image.open(file) as opened:

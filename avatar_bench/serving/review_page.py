@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
 from avatar_bench.inference.prediction_cautions import list_cautions
 from avatar_bench.inference.prediction_table import EMBEDDING
-from avatar_bench.inference.prediction_writer import PredictionWriter
+from avatar_bench.inference.prediction_writer import PredictionWriter, list_objects
 from avatar_bench.metrics.knn import find_nearest
 from avatar_bench.reporting.inline_images import InlineImage, encode
 from avatar_bench.runs.decision_costs import ABSTAIN
@@ -68,7 +68,7 @@ class PageContent:
 class ReviewedImage:
     """One image of the page, with its row in the table of predictions; `row_start` begins its row of the manifest."""
 
-    row: Mapping[str, Any]
+    row: Mapping[Hashable, Any]
     sha256: str
     row_start: str
     image: InlineImage
@@ -91,7 +91,7 @@ class ReviewedImage:
     @property
     def confidence(self) -> float:
         """Return the largest probability."""
-        return max(float(self.row[name]) for name in self.row if name.startswith("prob_"))
+        return max(float(self.row[name]) for name in map(str, self.row) if name.startswith("prob_"))
 
     @property
     def decision(self) -> str:
@@ -145,9 +145,7 @@ class ReviewWriter(PredictionWriter):
             embeddings = np.stack(list(good[EMBEDDING]))
             nearest = find_nearest(self.content.training[1], embeddings, NEAREST).tolist()
         found = dict(zip(good.index, nearest, strict=True))
-        for index, row in zip(
-            rows.index, rows.astype(object).where(rows.notna(), None).to_dict("records"), strict=True
-        ):
+        for index, row in zip(rows.index, list_objects(rows), strict=True):
             path = str(row["path"])
             try:
                 if row["status"] != "ok":
@@ -172,7 +170,7 @@ class ReviewWriter(PredictionWriter):
         except OSError as error:
             raise OutputError(f"output={self.file} cannot be written: {error.strerror or error}.") from error
 
-    def _read(self, path: str, row: Mapping[str, Any], nearest: Sequence[int]) -> ReviewedImage:
+    def _read(self, path: str, row: Mapping[Hashable, Any], nearest: Sequence[int]) -> ReviewedImage:
         name, overlay = format_name(path), None
         data = read_bytes(Path(path), name)
         sha256 = sha256_of_bytes(data)
@@ -195,7 +193,7 @@ class ReviewWriter(PredictionWriter):
         assert self.content.training is not None
         dataset = self.content.training[0]
         if k not in self._training_images:  # an image may be near to many
-            label, source = dataset.frame.loc[k, ["label", "source"]]
+            label, source = map(str, dataset.frame.loc[k, ["label", "source"]])
             self._training_images[k] = _shrink(Image.fromarray(dataset.image(k)), *_NEIGHBOUR), label, source
         return self._training_images[k]
 
@@ -243,5 +241,5 @@ def _shrink(image: Image.Image, side: int, quality: int) -> InlineImage:
     return encode(image, quality)
 
 
-def _get_text(row: Mapping[str, Any], name: str) -> str:
+def _get_text(row: Mapping[Hashable, Any], name: str) -> str:
     return str(row.get(name) or "")

@@ -150,7 +150,7 @@ class BlindTest(IntervalOptions):
 
 
 def _build_statistic(predictions: Predictions) -> stats.Statistic:
-    targets, scores = predictions.targets, predictions.probabilities
+    targets, scores = predictions.targets, np.asarray(predictions.probabilities, np.float64)
 
     def measure(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
         table = confusion[:, 0]
