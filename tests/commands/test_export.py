@@ -171,7 +171,6 @@ def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_pat
         (["out=net.pt"], 2, ".safetensors, .onnx, .xml or .html"),
         (["out=net"], 2, ".safetensors, .onnx, .xml or .html"),
         (["out=weights.xml"], 2, "weights.bin"),
-        ([], 2, "needs a value for out"),
         (["out=taken.onnx"], 2, "taken.json"),
         (["out=folder.onnx"], 5, "cannot be written"),
         (["out=net.onnx", "ckpt=nowhere"], 4, "does not exist"),

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL import __version__ as pillow_version
 
 from tests.data.image_writers import (
     bmp,
@@ -46,6 +47,7 @@ class Odd:
     tolerance: int = 0
 
 
+PILLOW = int(pillow_version.partition(".")[0])
 COARSE = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 RGB: Pixels = np.asarray(cv2.resize(COARSE, (40, 24), interpolation=cv2.INTER_CUBIC), np.uint8)
 GREY = np.ascontiguousarray(RGB[..., 0])
@@ -452,7 +454,8 @@ def _tiff() -> Cases:
         "rgb and something else.tif": (tiff_of(RGBA, 2, t338=(3, [0])), RGB),
         "grey alpha.tif": (tiff_of(np.dstack([GREY, ALPHA]), 1, t338=(3, [2])), on_white(grey(GREY), ALPHA), 1),
         "cmyk.tif": (tiff_of(inks, 5), cmyk, 2),
-        "ycc.tif": (tiff_of(ycc, 6, t530=(3, [1, 1])), RGB, 3),
+        # Pillow 13 reads planes that are stored in full; before, it expects them halved
+        "ycc.tif": (tiff_of(ycc, 6, t530=(3, [1, 1])), *((RGB, 3) if PILLOW >= 13 else ("truncated",))),
         "lab.tif": (tiff_of(np.dstack([GREY, 0 * GREY, 0 * GREY]), 8), grey(lightness), 3),
     }
 
@@ -533,7 +536,10 @@ def _webp() -> Cases:
             riff((b"VP8X", b"\x08" + wide[1:]), (stream[:4], stream[8:]), (b"EXIF", _fat_exif())),
             "numbers",
         ),
-        "claims 16777216 a side.webp": (riff((b"VP8X", b"\2\0\0\0" + b"\xff" * 6), loops), "million pixels"),
+        "claims 16777216 a side.webp": (
+            riff((b"VP8X", b"\2\0\0\0" + b"\xff" * 6), loops),
+            "million pixels" if PILLOW >= 13 else "WEBP cannot",
+        ),
         "frame larger than its canvas.webp": (
             riff((b"VP8X", wide), loops, frame(2, 4, 40, 24, stream)),
             "WEBP cannot be decoded",

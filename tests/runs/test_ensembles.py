@@ -18,7 +18,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.data import loaders
 from avatar_bench.data.corruptions import Corruption
 from avatar_bench.data.dataset import read_manifest
-from avatar_bench.data.decoding import decode
+from avatar_bench.data.decoding import try_decode
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.models.checkpoint import read_checkpoint
@@ -142,11 +142,11 @@ def test_an_ensembles_members_share_each_decoded_image(
     ensemble = open_run(write(tmp_path / "a", runs, [0.2, 0.8]), workers=0)
     files, opened = [ensemble.dataset("test").file(row) for row in range(5)], []
 
-    def counted(file: Path) -> Any:
-        opened.append(file)
-        return decode(file)
+    def counted(path: str) -> Any:
+        opened.append(Path(path))
+        return try_decode(path)
 
-    monkeypatch.setattr(loaders, "decode", counted)
+    monkeypatch.setattr(loaders, "try_decode", counted)
     ensemble.predict(files)
     assert opened == files
 

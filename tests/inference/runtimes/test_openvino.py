@@ -64,7 +64,7 @@ def test_a_quantised_network_is_near_and_says_how_often_it_agrees(
     made = openvino.quantise_network(network, images, targets)
     assert capfd.readouterr() == ("", "")
     found = runtimes.find_runtime("openvino").load_engine(made, 1, "int8")(images)
-    assert 0 < np.abs(found - whole).max() < 0.1 * np.abs(whole).max()
+    assert 0 < np.abs(found - whole).max() < 0.15 * np.abs(whole).max()
     agreed = int((found.argmax(axis=1) == whole.argmax(axis=1)).sum())
     right = (found.argmax(axis=1) == targets).mean()
     assert made.note.startswith(f"precision=int8: {agreed} of {COUNT} predictions")
