@@ -214,6 +214,8 @@ class Learner(Classifier, TrainableModule):
             checkpoint[CONFUSION_KEY] = self.train_confusion.confmat.tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.train_loss.reset()  # processes share the tensors that they were given
+        self.train_confusion.reset()
         if self.global_rank:  # the first process takes over what all have counted
             return
         value, weight = checkpoint.get(LOSS_KEY, (0.0, 0.0))
