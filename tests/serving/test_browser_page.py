@@ -139,7 +139,7 @@ def test_images_are_resized_as_by_the_package(chromium: Any, resize: str) -> Non
         )
         difference = np.abs(np.reshape(found, (32, 32, 3)) - resize_to_square(image, 32, resize).astype(int))
         assert difference.max() <= 1
-        assert (difference > 0).mean() < 0.01
+        assert (difference > 0).mean() < 0.1  # of noise, whose means often lie halfway between two shades
     window.close()
 
 
