@@ -54,7 +54,7 @@ def predict(cfg: DictConfig) -> None:
     if settings.explain is not None:
         prepare_output(os.path.join(settings.explain, "overlay"), "explain")
     files = find_input_files(settings.input)
-    if settings.output.lower().endswith(PAGE) and len(files) > MAX_PAGE_IMAGES:
+    if _is_page(settings.output) and len(files) > MAX_PAGE_IMAGES:
         raise ConfigError(
             f"input={settings.input}: {len(files):,} files, but a page for review has at most {MAX_PAGE_IMAGES:,}.",
             "Choose some of them (input=@list.txt, with one path per line), or write a table: output=FILE.csv",
@@ -136,14 +136,9 @@ def _write_parts(path: Path, files: list[str], settings: PredictConfig, trust: s
         _refuse_other_rows(predictor, parts)
         run.predictor.unload()  # actors load their own
         todo, _ = find_remaining(files, [parts.path_of(file) for file in files], parts.kept, 1)
-        opened = {name: getattr(run, name) for name in ("allow", "accelerator", "runtime", "batch_size")}
-        answering = Answering(
-            *(path.absolute(), opened, run.view, settings.calibrated, settings.precision, settings.threads),
-            *(predictor.rule, trust if settings.evidence.enabled else None),
-        )
         with _report_interruption(parts, settings):
             if todo:
-                predict_parts(run, answering, todo, parts, engine.actors, resources)
+                predict_parts(run, Answering.like(path, predictor), todo, parts, engine.actors, resources)
     ok, errors = parts.count_statuses()
     if ok + errors != len(parts.kept) + len(todo):
         raise DataError(
@@ -163,6 +158,10 @@ def _refuse_other_rows(predictor: FilePredictor, rows: PredictionWriter | Predic
         refuse_other_evidence(rows.last, run.name_class, predictor.trust)
 
 
+def _is_page(output: str) -> bool:
+    return output.lower().endswith(PAGE)
+
+
 def _open_overlays(run: Run, folder: str | None) -> OverlayWriter | None:
     if folder is None:
         return None
@@ -174,7 +173,7 @@ def _open_overlays(run: Run, folder: str | None) -> OverlayWriter | None:
 def _open_output(predictor: FilePredictor, settings: PredictConfig, n: int) -> PredictionWriter:
     """Open the writer of a table, or of a page of `n` files, for which the training images may be embedded."""
     run, columns = predictor.run, predictor.columns
-    if not settings.output.lower().endswith(PAGE):
+    if not _is_page(settings.output):
         return open_writer(settings.output, columns, settings.update)
     from avatar_bench.serving.review_page import PageContent, ReviewWriter
 
@@ -219,7 +218,7 @@ def _report_interruption(rows: PredictionWriter | PredictionParts, settings: Pre
     except ConfigError:  # nothing was written
         raise
     except BaseException:
-        if settings.output.lower().endswith(PAGE):
+        if _is_page(settings.output):
             print(f"{settings.output}: no page is written.", file=sys.stderr)
         else:
             then = "" if settings.output == "-" else "; continue with the same command and update=true"

@@ -27,8 +27,8 @@ from avatar_bench.files.remote import is_remote, read_remote
 # Files within these limits take at most 5 s and 1.5 GiB. WebP and AVIF take twice as much per pixel, AVIF per byte too.
 MAX_IMAGE_BYTES = 256 * 2**20
 MAX_IMAGE_PIXELS = 50_000_000
-MAX_BYTES_BY_FORMAT = {"WEBP": 128 * 2**20, "AVIF": 32 * 2**20}
-MAX_PIXELS_BY_FORMAT = {"WEBP": 25_000_000, "AVIF": 25_000_000}
+_MAX_BYTES_BY_FORMAT = {"WEBP": 128 * 2**20, "AVIF": 32 * 2**20}
+_MAX_PIXELS_BY_FORMAT = {"WEBP": 25_000_000, "AVIF": 25_000_000}
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -123,6 +123,14 @@ def read_bytes(file: Path, name: str) -> bytes:
         raise _explain_unreadable(error, name) from error
 
 
+def find_limits(kind: str = "") -> tuple[int, int]:
+    """Return the most bytes and pixels of an image of a format, "" for an unknown one."""
+    return (
+        min(MAX_IMAGE_BYTES, _MAX_BYTES_BY_FORMAT.get(kind, MAX_IMAGE_BYTES)),
+        min(MAX_IMAGE_PIXELS, _MAX_PIXELS_BY_FORMAT.get(kind, MAX_IMAGE_PIXELS)),
+    )
+
+
 def detect_formats(files: Iterable[Path]) -> list[str]:
     """Return the format of each file from its first bytes; "" if unknown (decoding reports such files)."""
     with ThreadPoolExecutor(4) as pool:
@@ -187,14 +195,14 @@ def _explain_unreadable(error: Exception, name: str) -> DataError:
 
 
 def _check_bytes(size: int, name: str, kind: str = "") -> None:
-    most = min(MAX_IMAGE_BYTES, MAX_BYTES_BY_FORMAT.get(kind, MAX_IMAGE_BYTES))
+    most, _ = find_limits(kind)
     if size > most:
         raise DataError(f"{name}: larger than {most // 2**20} MiB.")
 
 
 def _check_size(size: tuple[int, int], name: str, kind: str) -> None:
     width, height = size
-    most = min(MAX_IMAGE_PIXELS, MAX_PIXELS_BY_FORMAT.get(kind, MAX_IMAGE_PIXELS))
+    _, most = find_limits(kind)
     if width * height == 0:
         raise DataError(f"{name}: no pixels ({width} x {height}).")
     if width * height > most:

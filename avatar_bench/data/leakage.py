@@ -57,9 +57,7 @@ def split_without_leakage(whole: Dataset, plan: SplitPlan, allow: Collection[str
         return split_dataset(whole, plan, notes)
     rows, count = limit_rows(mark_divided_rows(plan, whole.frame), whole.frame, plan)
     drawn = whole.take(rows)  # copies match earlier images
-    prints = fingerprint_dataset(drawn)
-    found = find_matches(drawn.frame["sha256"].tolist(), prints, drawn.image)
-    matches = pd.DataFrame(found, columns=Match._fields).astype({"left": np.intp, "right": np.intp})
+    prints, matches = match_copies(drawn)
     everything = drawn.frame.assign(
         **make_hash_columns(prints), stated_group=drawn.frame["group"], place=np.arange(len(drawn))
     )
@@ -78,11 +76,22 @@ def join_copies(dataset: Dataset) -> Dataset:
 
     Raise GuardError if a group is then on two sides of the stated split, or an image has two labels.
     """
-    frame, prints = dataset.frame, fingerprint_dataset(dataset)
-    found = find_matches(frame["sha256"].tolist(), prints, dataset.image)
-    matches = pd.DataFrame(found, columns=Match._fields).astype({"left": np.intp, "right": np.intp})
+    frame, (prints, matches) = dataset.frame, match_copies(dataset)
     _check_label_conflicts(frame, matches, allowed=False)
     _refuse_split_duplicates(frame, frame["split"].replace("", None), matches)
+    return group_copies(dataset, prints, matches)
+
+
+def match_copies(dataset: Dataset) -> tuple[list[Fingerprint], pd.DataFrame]:
+    """Return the fingerprints of images, and their copies and near-duplicates among each other: a row for a Match."""
+    prints = fingerprint_dataset(dataset)
+    found = find_matches(dataset.frame["sha256"].tolist(), prints, dataset.image)
+    return prints, pd.DataFrame(found, columns=Match._fields).astype({"left": np.intp, "right": np.intp})
+
+
+def group_copies(dataset: Dataset, prints: Sequence[Fingerprint], matches: pd.DataFrame) -> Dataset:
+    """Return images, without origin, with their hashes; those that match share a group, the stated one is kept."""
+    frame = dataset.frame
     groups = join_groups(frame["group"].tolist(), matches[["left", "right"]].to_numpy())
     joined = frame.assign(**make_hash_columns(prints), stated_group=frame["group"], group=groups)
     return Dataset(dataset.name, dataset.root, joined)

@@ -5,7 +5,7 @@ A higher score means that an image is more likely out of domain. Out-of-domain i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None
 
 
 def build_roc_statistic(
-    scores: ArrayLike, positive: ArrayLike, measures: Iterable[Callable[[RocCurve], Floats]]
+    scores: ArrayLike, positive: ArrayLike, measures: Sequence[Callable[[RocCurve], Floats]]
 ) -> OrderStatistic:
     """Return K measures of the ROC curve, each a function to (B,), as a statistic (B, K)."""
     order, trace = _sort(np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool))

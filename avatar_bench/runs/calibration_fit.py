@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from avatar_bench.console.terminal import format_count
 from avatar_bench.data.dataset import OTHER_PREFIX, Dataset
-from avatar_bench.data.duplicates import find_matches, join_groups
 from avatar_bench.data.file_names import format_name
-from avatar_bench.data.leakage import fingerprint_dataset, make_hash_columns
+from avatar_bench.data.leakage import group_copies, match_copies
 from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
 from avatar_bench.data.splits import assign_folds
@@ -44,7 +43,7 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     if "embeddings" not in run.predictor.provides:  # an ensemble may have those of some members
         own = replace(own, embeddings=own.embeddings[:, :0])
     threshold, labelled = None, dataset.take(rows)
-    used = _join_copies(labelled)
+    used = group_copies(labelled, *match_copies(labelled))
     is_reference = mark_reference(used.frame)
     fitted = np.ones(len(used), dtype=bool) if is_reference is None else is_reference
     if isinstance(run, ImportedRun) and run.score_scale is not None:
@@ -91,15 +90,6 @@ def select_random(dataset: Dataset, allow: Collection[str]) -> Dataset:
             "Label the random sample of the review page, or use them nevertheless: allow=[selected]",
         )
     return dataset.take(sampled == "random")
-
-
-def _join_copies(dataset: Dataset) -> Dataset:
-    """Return the images, without origin, with their perceptual hashes; those that are alike share a group."""
-    prints, frame = fingerprint_dataset(dataset), dataset.frame
-    found = [match[:2] for match in find_matches(frame["sha256"].tolist(), prints, dataset.image)]
-    joined = join_groups(frame["group"].tolist(), np.array(found, dtype=np.intp).reshape(-1, 2))
-    frame = frame.assign(**make_hash_columns(prints), stated_group=frame["group"], group=joined)
-    return replace(dataset, origin=None, frame=frame)
 
 
 def mark_reference(frame: pd.DataFrame) -> NDArray[np.bool_] | None:

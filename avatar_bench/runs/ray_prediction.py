@@ -25,13 +25,14 @@ from avatar_bench.data.loaders import ReadableImageDataset, ReadFiles
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import AvatarBenchError, OutputError
 from avatar_bench.files.remote import is_remote
-from avatar_bench.inference.evidence_columns import add_evidence
 from avatar_bench.inference.prediction_parts import PredictionParts
 from avatar_bench.results.view import View
 from avatar_bench.runs.ensembles import open_run
+from avatar_bench.runs.file_predictor import FilePredictor
 from avatar_bench.runs.run import Run, set_threads
 
 if TYPE_CHECKING:
+    from avatar_bench.config.schema import PredictConfig
     from avatar_bench.runs.decisions import DecisionRule
 
 # read by Ray when it is imported or started: no reports of usage, no messages of its own on standard error
@@ -51,19 +52,21 @@ Columns = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Answering:
-    """How actors answer: the run as the command has opened it, and the options of its predictions.
-
-    `trust` is the PEM text for the columns of evidence; None without these columns.
-    """
+    """How actors answer: the run as the command has opened it, and what else its FilePredictor has."""
 
     path: Path
     run: Mapping[str, Any]  # fields of Run
     view: View
-    calibrated: bool
-    precision: str
-    threads: int
+    settings: PredictConfig
     rule: DecisionRule | None
-    trust: str | None
+    trust: str
+
+    @classmethod
+    def like(cls, path: Path, predictor: FilePredictor) -> Answering:
+        """Return how to answer as a predictor does, whose run is at `path`."""
+        run = predictor.run
+        opened = {name: getattr(run, name) for name in ("allow", "accelerator", "runtime", "batch_size")}
+        return cls(path.absolute(), opened, run.view, predictor.settings, predictor.rule, predictor.trust)
 
 
 @contextmanager
@@ -136,7 +139,7 @@ def predict_parts(
         batch_size=run.batch_size,
         compute=ActorPoolStrategy(min_size=least, max_size=most),
         # half of the cores at most are theirs: the others read and write
-        num_cpus=min(answering.threads, cores / (2 * least)),
+        num_cpus=min(answering.settings.threads or 1, cores / (2 * least)),
         num_gpus=1 if gpus else 0,
     )
     rows = max(_FEWEST_ROWS, min(_MOST_ROWS, len(files) // _FEWEST_PARTS))
@@ -177,27 +180,24 @@ class _Actor:
     """A process that holds one run and answers batches."""
 
     def __init__(self, answering: Answering, parts: PredictionParts) -> None:
-        self.answering, self.parts = answering, parts
-        set_threads(answering.threads)
-        self.run = open_run(answering.path, **answering.run)
-        self.run.view = answering.view
-        self.run.predictor.workers = 0
-        self.run.predictor.load(answering.precision)
+        self.parts = parts
+        set_threads(answering.settings.threads)
+        run = open_run(answering.path, **answering.run)
+        run.view = answering.view
+        run.predictor.workers = 0
+        self.predictor = FilePredictor(run, answering.settings, answering.rule, answering.trust)
+        self.predictor.load()
 
     def __call__(self, batch: Columns) -> pa.Table:
         """Return the rows of a batch."""
-        asked = self.answering
         files = [os.fsdecode(path) for path in batch["path"]]
         if "reason" in batch:
             readable = batch["reason"] == ""
             columns = [batch[name] for name in batch if name.startswith("image")] if readable.any() else []
             images = [torch.from_numpy(column[readable]).movedim(-1, -3) for column in columns]
             files = ReadFiles(files, {"seen": list(enumerate(batch["reason"])), "images": images})
-        with closing(self.run.predict_files(files, asked.calibrated, asked.precision, asked.rule)) as tables:
-            table = pd.concat(tables, ignore_index=True)
-        if asked.trust is not None:
-            table = add_evidence(table, self.run.name_class, asked.trust)
-        return self.parts.to_arrow(table)
+        with closing(self.predictor.predict(files)) as tables:
+            return self.parts.to_arrow(pd.concat(tables, ignore_index=True))
 
 
 def _explain(error: BaseException) -> BaseException:

@@ -29,6 +29,7 @@ from avatar_bench.runs.decisions import (
     DecisionRule,
 )
 from avatar_bench.runs.run import Run
+from avatar_bench.serving.decision_words import name_reasons
 from avatar_bench.serving.web_runtime import WebRuntime
 
 DEFAULT_TARGET_ERROR = 0.05  # of a page of a run whose calibration allows it
@@ -61,6 +62,7 @@ def render_page(
             rule=rule,
             lang=language,
             settings=_collect_settings(run, rule),
+            reasons=name_reasons(),
             runtime=runtime,
             expression=Markup(runtime.expression),  # checked to end no script
             blobs=blobs,
@@ -87,11 +89,8 @@ def _collect_settings(run: Run, rule: DecisionRule | None) -> dict[str, Any]:
         "rule": _describe_rule(rule) if rule else None,
         "patterns": {name: _translate(pattern) for name, pattern in decoding.SIGNATURES.items()},
         "formats": {
-            name: {
-                "bytes": min(decoding.MAX_IMAGE_BYTES, decoding.MAX_BYTES_BY_FORMAT.get(name, math.inf)),
-                "pixels": min(decoding.MAX_IMAGE_PIXELS, decoding.MAX_PIXELS_BY_FORMAT.get(name, math.inf)),
-                "example": _draw_example(name),
-            }
+            name: dict(zip(("bytes", "pixels"), decoding.find_limits(name), strict=True))
+            | {"example": _draw_example(name)}
             for name in decoding.FORMATS
         },
     }

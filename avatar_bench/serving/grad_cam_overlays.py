@@ -18,7 +18,7 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.models.attribution import SpatialLayer, compute_grad_cam, find_spatial_layer
-from avatar_bench.reporting.inline_images import encode
+from avatar_bench.reporting.inline_images import InlineImage, encode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,13 @@ _QUALITY = 70
 def name_overlay(path: str) -> str:
     """Return the file name of an image's overlay, which holds the image's own name and depends on its whole path."""
     return f"{make_folder_name(Path(path).stem)[:40]}-{sha256_of_bytes(os.fsencode(path))[:8]}.webp"
+
+
+def read_overlay(folder: Path, path: str) -> InlineImage:
+    """Read the overlay of an image that an OverlayWriter has written."""
+    file = folder / name_overlay(path)
+    with Image.open(file) as drawn:
+        return InlineImage(file.read_bytes(), *drawn.size)
 
 
 class OverlayWriter:
@@ -58,13 +65,13 @@ class OverlayWriter:
             return
         network, images = self.run.predictor.module, torch.stack(inputs)
         self._layer = self._layer or find_spatial_layer(network, images)
-        with torch.inference_mode():
-            logits = network(images.to(network.device))[0].float().cpu().numpy()
         places = {name: place for place, name in enumerate(self.run.card.classes)}
-        # of a class of a view, the own class that it owes its probability to
         owned = [[places[own] for own in merged] for _, merged in rows]
-        mapped = [own[int(np.argmax(each[own]))] for own, each in zip(owned, logits, strict=True)]
-        maps = compute_grad_cam(network, self._layer, images, np.array(mapped))
+        if any(len(own) > 1 for own in owned):  # of a class of a view, the own class that it owes its probability to
+            with torch.inference_mode():
+                logits = network(images.to(network.device))[0].float().cpu().numpy()
+            owned = [[own[int(np.argmax(each[own]))]] for own, each in zip(owned, logits, strict=True)]
+        maps = compute_grad_cam(network, self._layer, images, np.concatenate(owned))
         for (path, _), image, shown in zip(rows, images.permute(0, 2, 3, 1).numpy(), maps, strict=True):
             with atomic_write(self.folder / name_overlay(path), sync=False) as part:
                 part.write_bytes(encode(Image.fromarray(render_overlay(image, shown)), _QUALITY).data)

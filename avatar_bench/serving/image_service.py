@@ -17,7 +17,7 @@ from avatar_bench.inference.prediction_writer import list_objects
 from avatar_bench.metrics.plots import make_thumbnail
 from avatar_bench.reporting.inline_images import InlineImage, encode
 from avatar_bench.runs.file_predictor import FilePredictor
-from avatar_bench.serving.grad_cam_overlays import OverlayWriter, name_overlay
+from avatar_bench.serving.grad_cam_overlays import OverlayWriter, name_overlay, read_overlay
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,13 +84,12 @@ class ImageService:
     def _draw_overlay(self, table: pd.DataFrame) -> InlineImage | None:
         if self._overlays is None or table["prediction"].isna().any():
             return None
-        file = self._overlays.folder / name_overlay(str(table["path"].iat[0]))
+        folder, path = self._overlays.folder, str(table["path"].iat[0])
         try:
             self._overlays.write(table)
-            with Image.open(file) as opened:
-                return InlineImage(file.read_bytes(), *opened.size)
+            return read_overlay(folder, path)
         except BlockError:  # the network has no spatial map
             self._overlays = None
         finally:
-            file.unlink(missing_ok=True)
+            (folder / name_overlay(path)).unlink(missing_ok=True)
         return None

@@ -32,8 +32,9 @@ from avatar_bench.inference.prediction_writer import PredictionWriter, list_obje
 from avatar_bench.metrics.knn import find_nearest
 from avatar_bench.reporting.inline_images import InlineImage, encode
 from avatar_bench.runs.decision_costs import ABSTAIN
-from avatar_bench.runs.decisions import CONFIDENT, COST, MAX_OOD_PERCENTILE, UNLIKE, UNSURE
-from avatar_bench.serving.grad_cam_overlays import name_overlay
+from avatar_bench.runs.decisions import MAX_OOD_PERCENTILE
+from avatar_bench.serving.decision_words import name_reasons
+from avatar_bench.serving.grad_cam_overlays import read_overlay
 
 # images of the random sample that the page asks for: half of them, 50, serve `calibrate` for thresholds of decisions,
 # which need 45 answered without an error for a target_error of .05
@@ -97,13 +98,7 @@ class ReviewedImage:
     def decision(self) -> str:
         """Return what was decided, and why, in the current language; "" without decisions."""
         decision = _get_text(self.row, "decision")
-        reasons = {
-            CONFIDENT: _("confident"),
-            UNSURE: _("not sure enough"),
-            UNLIKE: _("unlike the training images"),
-            COST: _("least expected cost"),
-        }
-        reason = reasons.get(_get_text(self.row, "decision_reason"), "")
+        reason = name_reasons().get(_get_text(self.row, "decision_reason"), "")
         return f"{_('abstained') if decision == ABSTAIN else decision}: {reason}" if decision else ""
 
     @property
@@ -171,21 +166,17 @@ class ReviewWriter(PredictionWriter):
             raise OutputError(f"output={self.file} cannot be written: {error.strerror or error}.") from error
 
     def _read(self, path: str, row: Mapping[Hashable, Any], nearest: Sequence[int]) -> ReviewedImage:
-        name, overlay = format_name(path), None
+        name, overlays = format_name(path), self.content.overlays
         data = read_bytes(Path(path), name)
         sha256 = sha256_of_bytes(data)
         native = Image.fromarray(decode_bytes(data, name))
-        if self.content.overlays is not None:
-            file = self.content.overlays / name_overlay(path)
-            with Image.open(file) as drawn:
-                overlay = InlineImage(file.read_bytes(), *drawn.size)
         cells = pd.DataFrame([[os.path.abspath(path), sha256]])
         return ReviewedImage(
             row=row,
             sha256=sha256,
             row_start=format_csv(cells, header=False).removesuffix("\n"),
             image=_shrink(native, *(_LARGE if self.content.n_files <= _FEW else _SMALL)),
-            overlay=overlay,
+            overlay=read_overlay(overlays, path) if overlays is not None else None,
             nearest=[self._read_training_image(k) for k in nearest],
         )
 
