@@ -58,7 +58,7 @@ def check_config(command: str, cfg: DictConfig) -> None:
         "pretrain": check_pretrain,
         "evaluate": check_evaluate,
         "predict": check_predict,
-        "app": check_predict,
+        "app": _check_predictions,
         "prepare": check_prepare,
         "vary": check_vary,
         "calibrate": check_calibrate,
@@ -151,16 +151,7 @@ def check_evaluate(cfg: DictConfig) -> None:
 
 def check_predict(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of predict is invalid."""
-    _check_values(cfg)
-    supported = {"torch": ["32", "bf16", "16"]}
-    supported |= {name: entry.about.get("precisions", ["32"]) for name, entry in find_entries("runtime").items()}
-    known = supported.get(cfg.runtime) or sorted({kind for kinds in supported.values() for kind in kinds})
-    if cfg.precision not in ("auto", *known):
-        raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} supports {format_alternatives(known)}")
-    if cfg.accelerator == "gpu" and (cfg.runtime not in ("auto", "torch") or cfg.precision == "int8"):
-        raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
-    if cfg.evidence.trust is not None and not cfg.evidence.enabled:
-        raise ConfigError("evidence.trust requires evidence=true")
+    _check_predictions(cfg)
     is_page = cfg.output.lower().endswith(".html")
     if is_page and cfg["update"]:
         raise ConfigError("update=true: a page is written as a whole", "remove update=true, or write a table: FILE.csv")
@@ -169,16 +160,6 @@ def check_predict(cfg: DictConfig) -> None:
             "neighbours=true: for output=FILE.html, with embeddings as torch computes them in 32 bits",
             "remove neighbours=true, or runtime and precision",
         )
-    decides = [name for name in ("target_error", "costs") if cfg[name] is not None]
-    if len(decides) > 1:
-        raise ConfigError("target_error and costs exclude each other", "expected one of them")
-    if decides:
-        for name, usual, why in _FIXED_BY_DECISIONS:
-            if cfg[name] not in usual:
-                raise ConfigError(f"{name}={cfg[name]}: {decides[0]} {why}", f"remove {name}, or set {usual[-1]}")
-    elif cfg.alpha != PredictConfig().alpha:
-        raise ConfigError(f"alpha={cfg.alpha}: requires target_error or costs")
-    _check_per_class(cfg)
     _check_engine(cfg)
 
 
@@ -226,6 +207,30 @@ def check_calibrate(cfg: DictConfig) -> None:
         raise ConfigError(
             f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is used as one set"
         )
+
+
+def _check_predictions(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option that predict and app have is invalid."""
+    _check_values(cfg)
+    supported = {"torch": ["32", "bf16", "16"]}
+    supported |= {name: entry.about.get("precisions", ["32"]) for name, entry in find_entries("runtime").items()}
+    known = supported.get(cfg.runtime) or sorted({kind for kinds in supported.values() for kind in kinds})
+    if cfg.precision not in ("auto", *known):
+        raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} supports {format_alternatives(known)}")
+    if cfg.accelerator == "gpu" and (cfg.runtime not in ("auto", "torch") or cfg.precision == "int8"):
+        raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
+    if cfg.evidence.trust is not None and not cfg.evidence.enabled:
+        raise ConfigError("evidence.trust requires evidence=true")
+    decides = [name for name in ("target_error", "costs") if cfg[name] is not None]
+    if len(decides) > 1:
+        raise ConfigError("target_error and costs exclude each other", "expected one of them")
+    if decides:
+        for name, usual, why in _FIXED_BY_DECISIONS:
+            if cfg[name] not in usual:
+                raise ConfigError(f"{name}={cfg[name]}: {decides[0]} {why}", f"remove {name}, or set {usual[-1]}")
+    elif cfg.alpha != PredictConfig().alpha:
+        raise ConfigError(f"alpha={cfg.alpha}: requires target_error or costs")
+    _check_per_class(cfg)
 
 
 def _check_engine(cfg: DictConfig) -> None:
