@@ -185,7 +185,7 @@ def test_a_gadget_is_never_built(target: str, here: Path, capfd: pytest.CaptureF
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize("target", GADGETS)
+@pytest.mark.parametrize("target", ["os.system", "functools.partial", "evil.Class"])
 def test_no_gadget_is_built_in_any_way(
     target: str, way: Callable[[Any], list[str]], here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
