@@ -16,7 +16,7 @@ from torch import Tensor
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.inference.runtimes import openvino
-from avatar_bench.inference.runtimes.onnx import export_onnx
+from avatar_bench.inference.runtimes.onnx import export_onnx, import_onnxruntime
 from avatar_bench.models.checkpoint import CARD_KEY, encode_weights
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import PROVENANCE_KEY
@@ -69,7 +69,7 @@ def describe_export(
 
 def _encode_onnx(classifier: Classifier, texts: Mapping[str, str], images: Tensor) -> bytes:
     onnx: Any = importlib.import_module("onnx")  # an optional dependency
-    onnxruntime: Any = importlib.import_module("onnxruntime")
+    onnxruntime = import_onnxruntime()
     exported = export_onnx(classifier, images.shape[-1], classifier.card.temperature)
     model = onnx.load_model_from_string(exported)
     onnx.helper.set_model_props(model, dict(texts))

@@ -23,6 +23,7 @@ from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import name_classes
 from avatar_bench.inference.probabilities import ImproperError, normalise_rows
 from avatar_bench.inference.runtimes import refuse_missing_package
+from avatar_bench.inference.runtimes.onnx import import_onnxruntime
 from avatar_bench.inference.score_scale import ScoreScale
 from avatar_bench.inference.timm_transform import build_transform, read_class_names, select_transform
 from avatar_bench.models.card_schema import find_card_fault
@@ -162,7 +163,7 @@ def _read_model(file: Path) -> tuple[Any, list[str]]:
 
 
 def _load_session(folder: Path, accelerator: str) -> Any:
-    onnxruntime: Any = importlib.import_module("onnxruntime")
+    onnxruntime = import_onnxruntime()
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if accelerator == "gpu" and not has_cuda:
         raise ConfigError("accelerator=gpu: onnxruntime finds no GPU here.", "Install onnxruntime-gpu, or remove it.")

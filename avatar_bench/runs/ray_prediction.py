@@ -42,6 +42,7 @@ _QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_worker_niceness": "0",  # by default the least, at which actors starve beside other programs
 }
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # a Ray started here listens on this machine alone
 _STORE_BYTES, _BLOCK_BYTES = 2**29, 2**25  # of a Ray started here; of images that a task hands over at once
 _MOST_BATCHES, _FEWEST_TASKS = 16, 2000  # a task reads several batches where it does not leave fewer tasks than that
 _FEWEST_ROWS, _MOST_ROWS, _FEWEST_PARTS = 256, 10_000, 100  # rows of a part, which a kill may lose, and parts
@@ -75,18 +76,17 @@ def connect_ray(address: str) -> Iterator[Mapping[str, float]]:
 
     Raise OutputError if there is no such cluster.
     """
-    os.environ.update(_QUIET)
+    is_own = address == "local"
+    os.environ.update(_QUIET | (_LOOPBACK if is_own else {}))
     import ray
     from ray.data import DataContext
 
-    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    options: dict[str, Any] = {"object_store_memory": _STORE_BYTES} if is_own else {}
     if folders := os.environ.get(FOLDERS_VARIABLE):
         options["runtime_env"] = {"env_vars": {FOLDERS_VARIABLE: folders}}
-    if address != "local":
-        options = {name: value for name, value in options.items() if name == "runtime_env"}
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        with _silence():  # its logging states its own level
+        with _silence(), _without_dashboard():  # its logging states its own level
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -161,6 +161,19 @@ def _silence() -> Iterator[None]:
     finally:
         os.dup2(before, 2)
         os.close(before)
+
+
+@contextmanager
+def _without_dashboard() -> Iterator[None]:
+    """Start no process of Ray's dashboard: it asks the metadata address of clouds, also with reports of usage off."""
+    from ray._private import services
+
+    start = services.start_api_server
+    services.start_api_server = lambda *_, **__: (None, None)  # no address, no process
+    try:
+        yield
+    finally:
+        services.start_api_server = start
 
 
 def _read_images(batch: Columns, preprocessings: Sequence[Preprocessing]) -> Columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,15 @@ def export_network(classifier: nn.Module, size: int) -> ExportedNetwork:
     return ExportedNetwork(export_onnx(classifier, size))
 
 
+def import_onnxruntime() -> Any:
+    """Import onnxruntime, an optional dependency without types, which would report its use to Microsoft."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    return importlib.import_module("onnxruntime")
+
+
 def load_engine(network: ExportedNetwork, threads: int, precision: str) -> Engine:
     """Build an engine for an exported network with a number of threads."""
-    onnxruntime: Any = importlib.import_module("onnxruntime")  # an optional dependency without types
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(network.graph, options, providers=["CPUExecutionProvider"])

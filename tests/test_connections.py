@@ -1,0 +1,78 @@
+"""No command of an installation with all extras connects to anything but the machine itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = """
+import json, sys
+from avatar_bench.cli.app import main
+for words in json.load(sys.stdin):
+    assert main(words) == 0, words
+"""
+OWN = re.compile(r"127\.0\.0\.1|::1\"|::ffff:127\.")
+
+
+def find_foreign(trace: Path) -> list[str]:
+    """Return the connections and datagrams to internet addresses other than the machine's own."""
+    lines = trace.read_text(errors="replace").splitlines()
+    return [line for line in lines if "sa_family=AF_INET" in line and not OWN.search(line)]
+
+
+def watch(commands: list[list[str]], trace: Path) -> list[str]:
+    """Run commands one after the other in a process whose system calls are watched, with those it starts."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    calls = "trace=connect,sendto,sendmsg,sendmmsg"
+    watched = [strace, "-f", "-qq", "--seccomp-bpf", "-e", calls, "-o", str(trace), sys.executable, "-c", RUN]
+    done = subprocess.run(watched, input=json.dumps(commands), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return find_foreign(trace)
+
+
+@pytest.mark.slow
+def test_an_attempt_would_be_seen(tmp_path: Path) -> None:
+    address = "http://192.0.2.1:9/a.csv"  # an address that leads nowhere (RFC 5737)
+    code = f"import urllib.request as r\ntry: r.urlopen('{address}', timeout=1)\nexcept OSError: pass"
+    strace = shutil.which("strace") or pytest.skip("strace is not installed")
+    words = [strace, "-f", "-qq", "-e", "trace=connect", "-o", str(tmp_path / "trace"), sys.executable, "-c", code]
+    subprocess.run(words, check=True)
+    assert len(find_foreign(tmp_path / "trace")) == 1
+
+
+@pytest.mark.slow
+def test_no_command_connects_anywhere(tiny_run: Path, images: Path, small: list[str], tmp_path: Path) -> None:
+    run, folder, file = tmp_path / "run", images / "blind", next((images / "blind" / "real").rglob("*.png"))
+    shutil.copytree(tiny_run, run)
+    at, quick = f"ckpt={run}", ["resamples=100", "folds=2", "label_errors=false"]
+    commands = [
+        ["list", "models"],
+        ["prepare", "source=folder", f"source.folder.root={folder}", f"out={tmp_path / 'data'}"]
+        + [f"block.data_audit.{option}" for option in quick],
+        ["train", *[word for word in small if word != "logger=none"], "logger=tensorboard", f"out={tmp_path / 'new'}"],
+        ["evaluate", at, "block=[blind_test,calibration,decision,embedding,gradcam,efficiency,error_bias]"],
+        ["report", f"runs={tmp_path}", f"out={tmp_path / 'report.html'}"],
+        ["calibrate", at, "split=val"],
+        *(
+            ["predict", at, f"input={folder}", f"output={tmp_path / name}", *words]
+            for name, *words in (
+                ("a.csv", "runtime=onnx", "evidence=true"),
+                ("b.csv", "runtime=openvino"),
+                ("c.html", "lang=ru", f"explain={tmp_path / 'cam'}"),
+                ("d.parquet", "engine=ray", "engine.actors=1"),
+            )
+        ),
+        ["export", at, f"out={tmp_path / 'net.onnx'}"],
+        ["import", "kind=onnx", f"file={tmp_path / 'net.onnx'}", f"out={tmp_path / 'imported'}"],
+        ["vary", at, f"out={tmp_path / 'varied'}", "block.robustness.severities=[3]"],
+        ["predict", at, str(file)],
+    ]
+    assert watch(commands, tmp_path / "trace") == []
