@@ -80,15 +80,19 @@ def fit_answering_threshold(
     """Return the lowest confidence threshold whose error rate among answered images is shown to meet a target.
 
     Thresholds are those of the pilot's images, from strict to lax, and their sequence starts where a simulation on the
-    pilot promises the largest coverage: both are fixed before the images of the fit are seen. Each is tested with the
-    exact binomial bound, and the last one before the first failure is returned. With probability CONFIDENCE its error
-    rate is at most `target`, if the N images of the fit are independent draws from those to be answered. The M images
-    of the pilot must be others. Angelopoulos et al., Learn then Test, Ann. Appl. Stat. 19 (2025) 1641.
+    pilot promises the largest coverage: both are fixed before the images of the fit are seen. Passed over at the start is
+    what answers too few of them for any test; fewer confident images than expected leave more errors among the next
+    ones, so that the level is kept where errors do not rise with confidence. Each is tested with the exact binomial
+    bound, and the last one before the first failure is returned. With probability CONFIDENCE its error rate is at most
+    `target`, if the N images of the fit are independent draws from those to be answered. The M images of the pilot must
+    be others. Angelopoulos et al., Learn then Test, Ann. Appl. Stat. 19 (2025) 1641.
     """
     grid = _make_grid(pilot_scores)
     n, errors = _count_answered(scores, correct, grid)
-    passes = errors <= _tabulate_allowed(len(scores), target)[n]
+    allowed = _tabulate_allowed(len(scores), target)[n]
+    passes = errors <= allowed
     start = _choose_start(pilot_scores, pilot_correct, grid, len(scores), target)
+    start += int((allowed[start:] >= 0).argmax())
     failed = np.flatnonzero(~passes[start:])
     last = start + (int(failed[0]) if len(failed) else len(grid) - start) - 1
     if last < start:

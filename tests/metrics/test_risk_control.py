@@ -46,6 +46,15 @@ def test_images_just_enough_are_answered_and_one_fewer_or_one_error_is_not() -> 
     assert none.value == 0.0  # nothing is known beforehand: only the threshold that answers all is tested
 
 
+def test_a_start_with_too_few_images_for_any_test_is_passed_over() -> None:
+    pilot = np.linspace(1, 0.5, 120)
+    is_correct = np.arange(120) < 60
+    fewer = np.concatenate([pilot[:50] - 0.1, pilot[50:]])  # fewer confident images than the pilot has, all correct
+    found = fit_answering_threshold(pilot, is_correct, fewer, np.argsort(np.argsort(-fewer)) < 60, 0.05)
+    assert found.errors == 0
+    assert found.answered >= 45
+
+
 def test_of_each_group_one_image_is_drawn_and_each_may_be() -> None:
     groups = np.repeat([f"g{k:04}" for k in range(2000)], 3)
     drawn = draw_of_groups(groups)
