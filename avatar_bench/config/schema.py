@@ -144,7 +144,7 @@ class ModeConfig:
 class ModelConfig:
     backbone: str = option(MISSING, help="a name of timm, or of your own backbone/")
     weights: str = option("hub", help="or a file of weights", **_WEIGHTS)
-    package: dict[str, str] | None = option(None, help="pip distribution, file (glob), layout")
+    package: dict[str, str] | None = option(None, help="pip distribution, file (glob), layout, licence")
     options: dict[str, Any] = option({}, help="of the network, e.g. drop_path_rate", is_open=True)
 
 
@@ -612,6 +612,14 @@ class ImportConfig:
     allow: list[str] = option([], help=_ALLOW, **_choose("missing_rows", "upload"))
 
 
+@dataclass
+class PushConfig:
+    ckpt: str | None = path_option("a finished run folder, or null: the newest run", is_main=True)
+    to: str = path_option("hf:OWNER/NAME, or a new folder for the same files", MISSING)
+    private: bool = option(True, help="on the hub, only its owner may read it; false publishes it")
+    licence: str | None = option(None, help="licence of the run; null: those of its initial weights and its teacher")
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "pretrain": PretrainConfig,
@@ -623,6 +631,7 @@ SCHEMAS = {
     "calibrate": CalibrateConfig,
     "report": ReportConfig,
     "export": ExportConfig,
+    "push": PushConfig,
     "import": ImportConfig,
 }
 
