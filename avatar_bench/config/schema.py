@@ -379,7 +379,7 @@ class ViewConfig:
 @dataclass
 class EvaluateConfig:
     ckpt: Any = path_option(
-        "a run folder, a .ckpt file, a folder of runs, a list, or null: the newest run", is_main=True
+        "a run folder, a .ckpt file, a folder of runs, hf:OWNER/NAME, a list, or null: the newest run", is_main=True
     )
     split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
     against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
@@ -425,7 +425,9 @@ class EngineConfig:
 
 @dataclass
 class PredictConfig:
-    ckpt: str | None = path_option("a run folder, a .ckpt file, an ensemble's folder, or null: the newest run")
+    ckpt: str | None = path_option(
+        "a run folder, a .ckpt file, an ensemble's folder, hf:OWNER/NAME, or null: the newest run"
+    )
     input: Any = path_option(
         "a file, folder, glob, @list.txt, manifest, or - for paths on standard input; or a list of them",
         MISSING,
@@ -532,7 +534,7 @@ class PrepareConfig:
 @dataclass
 class VaryConfig:
     out: str = path_option("folder of the images and their manifest", MISSING)
-    ckpt: str | None = path_option("a run, for its input size and its data; null: size= and data=")
+    ckpt: str | None = path_option("a run, or hf:OWNER/NAME, for its input size and its data; null: size= and data=")
     size: int | None = option(None, help="pixels per side of the input, without ckpt", **_SIDE)
     resize: str = option("squash", help="how images are brought to that size", **_choose("squash", "crop", "pad"))
     at: str = option("input", help="where corruptions are applied: to images of the input size, or of their own", **_AT)
@@ -543,7 +545,9 @@ class VaryConfig:
 
 @dataclass
 class CalibrateConfig:
-    ckpt: str | None = path_option("a run folder, an ensemble's folder, or null: the newest run", is_main=True)
+    ckpt: str | None = path_option(
+        "a run folder, an ensemble's folder, hf:OWNER/NAME, or null: the newest run", is_main=True
+    )
     split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
     data: ImageSetConfig = field(default_factory=ImageSetConfig)
     target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **_INSIDE)
@@ -562,7 +566,7 @@ class CalibrateConfig:
 
 @dataclass
 class ReportConfig:
-    runs: str = path_option("a folder of runs, or one run", "runs", is_main=True)
+    runs: str = path_option("a folder of runs, or one run, or hf:OWNER/NAME", "runs", is_main=True)
     out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
     lang: str = option("en", help="language of the report and its figures", **_LANGUAGE)
     view: ViewConfig = field(default_factory=ViewConfig)
@@ -570,7 +574,9 @@ class ReportConfig:
 
 @dataclass
 class ExportConfig:
-    ckpt: str | None = path_option("a run folder, a .ckpt file, a soup's folder, or null: the newest run", is_main=True)
+    ckpt: str | None = path_option(
+        "a run folder, a .ckpt file, a soup's folder, hf:OWNER/NAME, or null: the newest run", is_main=True
+    )
     out: str | None = path_option(
         "file of the network (.xml: OpenVINO), its card a .json beside it; .html: a page that classifies; "
         "null: network.onnx in the run folder",
