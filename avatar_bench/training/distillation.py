@@ -71,7 +71,7 @@ def record_teacher(
     table = (
         pd.concat([one.absolute_frame for one in seen], ignore_index=True)
         .fillna("")
-        .drop_duplicates("path", ignore_index=True)
+        .drop_duplicates(["path", "sha256"], ignore_index=True)  # of a shared run, hashes alone are known
     )
     images = Dataset("teacher", dataset.root.absolute(), table)
     check_pretraining_overlap(dataset, images, Path(path), allowed)
