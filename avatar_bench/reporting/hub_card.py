@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -85,7 +86,9 @@ def _render_metadata(
         if (metric := one.result.metrics.get(key)) is not None and metric.value is not None
     ]
     known = " and ".join(licences)
-    stated = {"license": known} if _HUB_LICENCES.fullmatch(known) else {"license": "other", "license_name": known}
+    stated: dict[str, Any] = (
+        {"license": known} if _HUB_LICENCES.fullmatch(known) else {"license": "other", "license_name": known}
+    )
     metadata = ModelCardData(
         library_name="avatar-bench",
         pipeline_tag=_TASK,

@@ -123,7 +123,7 @@ def _link(file: Path, target: Path) -> None:
 @contextmanager
 def _explain_errors(what: str) -> Iterator[None]:
     """Raise CheckpointError, beginning with `what`, instead of the errors of the hub's client."""
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
@@ -140,5 +140,9 @@ def _explain_errors(what: str) -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"{what}: there is no such repository, or it is private.", _LOG_IN) from error
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{what}: the hub cannot be reached, and the run is not in the cache.", "Try again with a connection."
+        ) from error
     except Exception as error:  # of the network, the hub or its client
         raise CheckpointError(f"{what}: {' '.join(str(error).split())[:300]}", _LOG_IN) from error

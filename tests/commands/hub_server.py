@@ -172,9 +172,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Return a repository and a commit, or answer that there is none."""
         repository = self.hub.repositories.get(name)
         if repository is None or (repository.private and not self._is_known()):
-            return self._refuse(401, "RepoNotFound")
+            self._refuse(401, "RepoNotFound")
+            return None
         commit = repository.find(revision) if repository.commits or revision != "main" else ""
-        return self._refuse(404, "RevisionNotFound") if commit is None else (repository, commit)
+        if commit is None:
+            self._refuse(404, "RevisionNotFound")
+            return None
+        return repository, commit
 
     def _is_known(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"

@@ -204,23 +204,27 @@ def put_bin(files: dict[str, bytes], repository: Repository) -> None:
         (None, f"{ADDRESS}@v2", "the repository has no such revision"),
         (None, f"{ADDRESS}@{'0' * 40}", "the repository has no such revision"),
         (None, "hf:someone/nothing", "there is no such repository, or it is private"),
+        ("offline", ADDRESS, "the hub cannot be reached, and the run is not in the cache"),
         (None, "hf:someone", "expected hf:OWNER/NAME"),
     ],
 )
 def test_what_is_not_the_pushed_run_is_refused(
-    change: Callable[[dict[str, bytes], Repository], None] | None,
+    change: Callable[[dict[str, bytes], Repository], None] | str | None,
     address: str,
     reason: str,
     hub: Hub,
     shared: dict[str, bytes],
     images: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     repository = hub.repositories[NAME] = Repository(private=True)
     repository.commit(files := dict(shared))
-    if change is not None:
+    if callable(change):
         change(files, repository)
+    elif change == "offline":
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     words = ["predict", f"ckpt={address}", f"input={images / 'blind.csv'}", f"output={tmp_path / 'out.csv'}"]
     assert main(words) == (2 if address == "hf:someone" else 4)
     told = capsys.readouterr().err
