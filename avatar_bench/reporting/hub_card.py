@@ -11,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from avatar_bench.config.catalogue import list_blocks
+from avatar_bench.data.dataset import OTHER_PREFIX
 from avatar_bench.files import html
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import find_table, read_table
@@ -28,6 +29,7 @@ from avatar_bench.runs.saved_calibration import SavedCalibration
 
 _TASK = "image-classification"
 _WEAKEST = 5  # sources named for a set
+_LISTED = 4  # licences named for a source
 _HUB_LICENCES = re.compile(  # that the hub knows by name; others are "other", with their name beside it
     r"apache-2\.0|mit|bsd-[23]-clause|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[234]\.0|[al]?gpl-[23]\.0|openrail|unlicense"
 )
@@ -56,7 +58,10 @@ def render_hub_card(
         "record": record,
         "card": card,
         "sources": _tabulate_sources(model),
-        "sets": [(name, list(_list_blocks(results, name))) for name in _list_sets(results)],
+        "sets": [
+            (name, _list_guards(results, name), list(_list_blocks(results, name)))
+            for name in dict.fromkeys(one.result.set for one in results)
+        ],
         "calibration": calibration,
         "warnings": list(_list_warnings(results)),
         "weakest": [(one.result.set, _tabulate_weakest(one)) for one in results if "per_source" in one.result.tables],
@@ -103,30 +108,34 @@ def _render_metadata(
 
 
 def _tabulate_sources(model: ReportedModel) -> pd.DataFrame:
-    """Return the number of training images by class and source, with what sources.csv beside the images says of each.
+    """Return the number of training images by class and source, with what their manifest stated of each.
 
-    Empty if the images are not known here.
+    Empty if the images are not known.
     """
     split = find_table(model.folder / "split.csv")
     if not split.is_file():
         return pd.DataFrame()
     images = read_table(split, texts=None)
     train = images[images["split"] == "train"]
-    counts = train.groupby(["label", "source"], sort=True).size().reset_index(name="images")
-    described = find_table(Path(str((model.record.get("data") or {}).get("root"))) / "sources.csv")
-    if described.is_file():
-        stated = read_table(described, texts=None)
-        known = [name for name in ("licence", "author", "generator") if name in stated]
-        if known and "source" in stated:
-            counts = counts.merge(stated.drop_duplicates("source")[["source", *known]], how="left", on="source")
-    if "licence" not in counts:
-        counts["licence"] = ""
-    unknown = {"source": {"": _("not stated")}, "licence": {"": _("not stated")}}
-    return counts.fillna("").replace(unknown)
+    stated = {"licence": f"{OTHER_PREFIX}licence", "author": f"{OTHER_PREFIX}author", "generator": "generator"}
+    known = {name: train[column] for name, column in stated.items() if column in train and train[column].any()}
+    table = train[["label", "source"]].assign(**{"images": 1, "licence": ""} | known)
+    counts = table.groupby(["label", "source"], sort=True).agg(
+        {"images": "sum", "licence": _join, **dict.fromkeys(known, _join)}
+    )
+    return counts.reset_index().replace({name: {"": _("not stated")} for name in ("source", "licence")})
 
 
-def _list_sets(results: Sequence[SavedResult]) -> list[str]:
-    return list(dict.fromkeys(one.result.set for one in results))
+def _join(texts: pd.Series) -> str:
+    """Return the different texts of a source in one line, the first few of many."""
+    found = sorted(set(texts) - {""})
+    return "; ".join(found[:_LISTED]) + "; ..." * (len(found) > _LISTED)
+
+
+def _list_guards(results: Sequence[SavedResult], name: str) -> list[str]:
+    """Return the guards that were switched off in the evaluation of a set."""
+    own = [one.result.provenance for one in results if one.result.set == name]
+    return sorted({guard for provenance in own for guard in provenance.get("allow") or ()})
 
 
 def _list_blocks(results: Sequence[SavedResult], name: str) -> Iterator[tuple[str, int, list[tuple[str, ...]]]]:

@@ -55,8 +55,11 @@ def evaluated(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     record["init"] |= {"weights": "/home/user-of-the-test/net.pth", "licence": "apache-2.0"}
     record["init"]["teacher"] = {"run": "/home/user-of-the-test/teacher", "sha256": "0", "licence": "fair-use"}
     (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    split = pd.read_csv(run / "split.csv")
+    split["other:licence"] = np.where(split["source"] == "gan", "CC0", "")
+    split.to_csv(run / "split.csv", index=False)
     blocks = "block=[blind_test,error_bias]"
-    assert main(["evaluate", f"ckpt={run}", "split=blind", blocks, "data.workers=0"]) == 0
+    assert main(["evaluate", f"ckpt={run}", "split=blind", blocks, "data.workers=0", "allow=[overlap]"]) == 0
     metrics = run / "evaluation" / "blind" / "blind_test" / "metrics.json"
     result = json.loads(metrics.read_text(encoding="utf-8"))
     result["warnings"].append(Reason("ood_set_unreadable", why="/home/user-of-the-test/sets/x.csv is gone").plain)
@@ -116,8 +119,9 @@ def test_the_card_states_the_saved_metrics_sources_failures_and_licences(
     assert (metadata["license"], metadata["license_name"]) == ("other", "apache-2.0 and fair-use")
     assert {"drawing", "generated", "real"} <= set(metadata["tags"])
     for words in (
-        "| generated | gan | 16 | not stated |",
-        "### blind",
+        "| generated | diffusion | 16 | not stated |",
+        "| generated | gan | 16 | CC0 |",
+        "### blind\n\nGuards switched off: overlap.",
         "The sources with the lowest accuracy in blind",
         "initial weights (net.pth): apache-2.0",
         "- teacher: fair-use",
