@@ -44,11 +44,12 @@ class Repository:
 
 
 class Hub:
-    """Repositories by name, and everything that was uploaded, by the server at `address`."""
+    """Repositories by name, everything that was uploaded, and every path with the program that asked for it."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.received: list[bytes] = []
+        self.asked: list[str] = []
         self.large: dict[str, bytes] = {}
         self.address = ""
 
@@ -77,6 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, _ = self.path.partition("?")
+        self.hub.asked.append(f"{path} {self.headers['User-Agent']}")
         if match := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([\w.-]+)/(.+)", path):
             return self._send_file(*match.groups())
         match = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+?)(?:/(revision|tree)/([\w.%-]+))?", path)
