@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from avatar_bench.config.schema import AppConfig, PredictConfig
 from avatar_bench.data.evidence.content_credentials import read_trust
 from avatar_bench.errors import ConfigError
-from avatar_bench.runs.record import check_run, choose_newest_run
+from avatar_bench.runs.run_choice import choose_run
 from avatar_bench.serving.passwords import Passwords, hash_password
 
 _OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_RUN_HISTORY": "False"}
@@ -33,8 +33,7 @@ def app(cfg: DictConfig) -> None:
         return
     if find_spec("gradio") is None:
         raise ConfigError("app needs gradio.", "Install it: pip install 'avatar-bench[app]'")
-    path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
-    check_run(path)  # fail before torch is loaded
+    path = choose_run(settings.ckpt)
     trust = read_trust(settings.evidence.trust)
     passwords = Passwords.read(Path(settings.auth)) if settings.auth else None
     with TemporaryDirectory(prefix="avatar-bench-app-") as place:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import CalibrateConfig
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import CheckpointError, OutputError
-from avatar_bench.runs.record import check_run, choose_newest_run
+from avatar_bench.runs.run_choice import choose_run
 from avatar_bench.sources.dataset_kinds import open_dataset
 
 
@@ -22,8 +21,7 @@ def calibrate(cfg: DictConfig) -> None:
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, CalibrateConfig)
-    path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
-    check_run(path)  # fail before torch is loaded
+    path = choose_run(settings.ckpt)
     from avatar_bench.runs.calibration_fit import fit_calibration, select_random
     from avatar_bench.runs.decisions import make_decision_rule
     from avatar_bench.runs.ensembles import open_run

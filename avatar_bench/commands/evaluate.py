@@ -35,6 +35,7 @@ from avatar_bench.runs.record import (
     find_runs,
     read_record,
 )
+from avatar_bench.runs.run_choice import locate_run
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _find_run_paths(settings: EvaluateConfig) -> list[Path]:
     ckpt = settings.ckpt
     if ckpt is None:
         return [choose_newest_run()]
-    paths = [Path(path) for path in ckpt] if isinstance(ckpt, list) else [Path(ckpt)]
+    paths = [locate_run(str(path)) for path in (ckpt if isinstance(ckpt, list) else [ckpt])]
     real = [os.path.realpath(path) for path in paths]
     if twice := [str(path) for path, place in zip(paths, real, strict=True) if real.count(place) > 1]:
         raise ConfigError(f"ckpt: {twice[0]} is given twice.", "Expected each run once.")

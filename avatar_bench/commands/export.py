@@ -14,7 +14,8 @@ from avatar_bench.config.schema import ExportConfig
 from avatar_bench.errors import ConfigError, GuardError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.lock import prepare_output
-from avatar_bench.runs.record import check_run, choose_newest_run, read_json
+from avatar_bench.runs.record import read_json
+from avatar_bench.runs.run_choice import choose_run
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
@@ -28,8 +29,7 @@ def export(cfg: DictConfig) -> None:
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, ExportConfig)
-    path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
-    check_run(path)  # fail before torch is loaded
+    path = choose_run(settings.ckpt)
     file = Path(settings.out or (path if path.is_dir() else path.parent) / "network.onnx")
     kind = file.suffix.lower()
     prepare_output(str(file), "out")

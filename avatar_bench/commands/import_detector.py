@@ -36,8 +36,9 @@ def import_detector(cfg: DictConfig) -> None:
     part = out.with_name(f".{out.name}.part")
     from avatar_bench.inference.detectors import CONTENTS, import_files, rename_classes
     from avatar_bench.results.view import find_meanings
-    from avatar_bench.runs.imported import TRAINED_ON, hash_detector, write_training_images
+    from avatar_bench.runs.imported import hash_detector, write_training_images
     from avatar_bench.runs.record import IMPORTED, RunRecord
+    from avatar_bench.runs.run import TRAINED_ON
     from avatar_bench.training.environment import read_versions
 
     try:

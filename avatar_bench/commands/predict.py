@@ -23,7 +23,8 @@ from avatar_bench.inference.prediction_cautions import list_cautions
 from avatar_bench.inference.prediction_parts import PredictionParts
 from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer
 from avatar_bench.inference.resume import find_remaining, refuse_other_run
-from avatar_bench.runs.record import check_run, choose_newest_run, is_imported
+from avatar_bench.runs.record import is_imported
+from avatar_bench.runs.run_choice import choose_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +41,7 @@ def predict(cfg: DictConfig) -> None:
     """Write one row per file to `output`; raise DataError after the last row if any file failed."""
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PredictConfig)
-    path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
-    check_run(path)  # fail before torch is loaded
+    path = choose_run(settings.ckpt)
     own = is_imported(path)
     if own and (settings.runtime not in ("auto", "torch") or settings.precision not in ("auto", "32")):
         raise ConfigError(

@@ -12,6 +12,7 @@ from avatar_bench.errors import OutputError
 from avatar_bench.i18n import use_language
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
+from avatar_bench.runs.run_choice import locate_run
 
 
 def report(cfg: DictConfig) -> None:
@@ -21,7 +22,7 @@ def report(cfg: DictConfig) -> None:
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, ReportConfig)
-    root = Path(settings.runs).expanduser()
+    root = locate_run(settings.runs, "runs").expanduser()
     page = Path(settings.out).expanduser() if settings.out else root / "report.html"
     with use_language(settings.lang):
         study = read_study(root, settings.view.name, settings.view.classes)

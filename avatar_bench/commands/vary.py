@@ -19,7 +19,7 @@ from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.robustness import Robustness
 from avatar_bench.files.lock import LockedError, exclusive_lock
-from avatar_bench.runs.record import check_run
+from avatar_bench.runs.run_choice import choose_run
 from avatar_bench.sources.dataset_kinds import open_images
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ def vary(cfg: DictConfig) -> None:
 def _open_run(settings: VaryConfig) -> Run | None:
     if settings.ckpt is None:
         return None
-    check_run(Path(settings.ckpt))  # fail before torch is loaded
+    path = choose_run(settings.ckpt)
     from avatar_bench.runs.ensembles import open_run
 
-    return open_run(settings.ckpt)
+    return open_run(path)
 
 
 def _find_preprocessing(settings: VaryConfig, run: Run | None) -> Preprocessing | None:

@@ -144,7 +144,7 @@ class ModeConfig:
 class ModelConfig:
     backbone: str = option(MISSING, help="a name of timm, or of your own backbone/")
     weights: str = option("hub", help="or a file of weights", **_WEIGHTS)
-    package: dict[str, str] | None = option(None, help="pip distribution, file (glob), layout")
+    package: dict[str, str] | None = option(None, help="pip distribution, file (glob), layout, licence")
     options: dict[str, Any] = option({}, help="of the network, e.g. drop_path_rate", is_open=True)
 
 
@@ -379,7 +379,7 @@ class ViewConfig:
 @dataclass
 class EvaluateConfig:
     ckpt: Any = path_option(
-        "a run folder, a .ckpt file, a folder of runs, a list, or null: the newest run", is_main=True
+        "a run folder, a .ckpt file, a folder of runs, hf:OWNER/NAME, a list, or null: the newest run", is_main=True
     )
     split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
     against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
@@ -425,7 +425,9 @@ class EngineConfig:
 
 @dataclass
 class PredictConfig:
-    ckpt: str | None = path_option("a run folder, a .ckpt file, an ensemble's folder, or null: the newest run")
+    ckpt: str | None = path_option(
+        "a run folder, a .ckpt file, an ensemble's folder, hf:OWNER/NAME, or null: the newest run"
+    )
     input: Any = path_option(
         "a file, folder, glob, @list.txt, manifest, or - for paths on standard input; or a list of them",
         MISSING,
@@ -532,7 +534,7 @@ class PrepareConfig:
 @dataclass
 class VaryConfig:
     out: str = path_option("folder of the images and their manifest", MISSING)
-    ckpt: str | None = path_option("a run, for its input size and its data; null: size= and data=")
+    ckpt: str | None = path_option("a run, or hf:OWNER/NAME, for its input size and its data; null: size= and data=")
     size: int | None = option(None, help="pixels per side of the input, without ckpt", **_SIDE)
     resize: str = option("squash", help="how images are brought to that size", **_choose("squash", "crop", "pad"))
     at: str = option("input", help="where corruptions are applied: to images of the input size, or of their own", **_AT)
@@ -543,7 +545,9 @@ class VaryConfig:
 
 @dataclass
 class CalibrateConfig:
-    ckpt: str | None = path_option("a run folder, an ensemble's folder, or null: the newest run", is_main=True)
+    ckpt: str | None = path_option(
+        "a run folder, an ensemble's folder, hf:OWNER/NAME, or null: the newest run", is_main=True
+    )
     split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
     data: ImageSetConfig = field(default_factory=ImageSetConfig)
     target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **_INSIDE)
@@ -562,7 +566,7 @@ class CalibrateConfig:
 
 @dataclass
 class ReportConfig:
-    runs: str = path_option("a folder of runs, or one run", "runs", is_main=True)
+    runs: str = path_option("a folder of runs, or one run, or hf:OWNER/NAME", "runs", is_main=True)
     out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
     lang: str = option("en", help="language of the report and its figures", **_LANGUAGE)
     view: ViewConfig = field(default_factory=ViewConfig)
@@ -570,7 +574,9 @@ class ReportConfig:
 
 @dataclass
 class ExportConfig:
-    ckpt: str | None = path_option("a run folder, a .ckpt file, a soup's folder, or null: the newest run", is_main=True)
+    ckpt: str | None = path_option(
+        "a run folder, a .ckpt file, a soup's folder, hf:OWNER/NAME, or null: the newest run", is_main=True
+    )
     out: str | None = path_option(
         "file of the network (.xml: OpenVINO), its card a .json beside it; .html: a page that classifies; "
         "null: network.onnx in the run folder",
@@ -612,6 +618,14 @@ class ImportConfig:
     allow: list[str] = option([], help=_ALLOW, **_choose("missing_rows", "upload"))
 
 
+@dataclass
+class PushConfig:
+    ckpt: str | None = path_option("a finished run folder, or null: the newest run", is_main=True)
+    to: str = path_option("hf:OWNER/NAME, or a new folder for the same files", MISSING)
+    private: bool = option(True, help="on the hub, only its owner may read it; false publishes it")
+    licence: str | None = option(None, help="licence of the run; null: those of its initial weights and its teacher")
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "pretrain": PretrainConfig,
@@ -623,6 +637,7 @@ SCHEMAS = {
     "calibrate": CalibrateConfig,
     "report": ReportConfig,
     "export": ExportConfig,
+    "push": PushConfig,
     "import": ImportConfig,
 }
 

@@ -1,4 +1,4 @@
-"""SHA-256 of files, bytes and texts, as 64 hex digits, and the SHA-512 that npm states."""
+"""SHA-256 of files, bytes and texts, as 64 hex digits, and the hashes that npm and git state."""
 
 from __future__ import annotations
 
@@ -35,3 +35,8 @@ def sha256_of_text(text: str) -> str:
 def compute_integrity(data: bytes) -> str:
     """Compute the SHA-512 of bytes as npm states it: "sha512-" and the digest in base64."""
     return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
+
+
+def compute_git_hash(data: bytes) -> str:
+    """Compute the SHA-1 by which git names a file of these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -18,11 +17,11 @@ from safetensors.torch import load_file
 
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.files.hub_address import is_hub_address, parse_hub_address
 from avatar_bench.inference.predictor import choose_device
 from avatar_bench.inference.timm_transform import build_transform, read_class_names, select_transform
 from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
 
-HUB = "hf:"
 # what is copied: no code, and no pickle
 _FILES = ("config.json", "preprocessor_config.json", "model.safetensors.index.json", "*.safetensors")
 
@@ -60,7 +59,7 @@ def copy_model(place: str, folder: Path) -> dict[str, Any]:
 
     Raise DataError if there is no config.json or no weights as safetensors.
     """
-    origin = _download(place, folder) if place.startswith(HUB) else {}
+    origin = _download(place, folder) if is_hub_address(place) else {}
     if not origin:
         if not Path(place).is_dir():
             raise DataError(f"folder={place} is not a folder.", "Expected one, or hf:OWNER/NAME@REVISION.")
@@ -177,10 +176,7 @@ def _download(place: str, folder: Path) -> dict[str, Any]:
     """Download a model of the hub, pinned to its commit."""
     from huggingface_hub import HfApi, snapshot_download
 
-    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", place)
-    if match is None:
-        raise ConfigError(f"folder={place}: expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION.")
-    repository, revision = match.groups()
+    repository, revision = parse_hub_address(place, "folder")
     try:
         commit = HfApi().model_info(repository, revision=revision).sha
         snapshot = snapshot_download(repository, revision=commit, allow_patterns=list(_FILES))

@@ -39,7 +39,8 @@ def create_backbone(
     """Build the network `name`, a user's or else timm's, with a new classifier of `classes` outputs.
 
     `weights` is "hub" (timm downloads them), "none" (random), "package" (from an installable package, described by
-    `package`: distribution, version, file, layout), or a .safetensors or .pth file, as its path or already read.
+    `package`: distribution, version, file, layout, licence), or a .safetensors or .pth file, as its path or already
+    read.
     `options` are those of the network; with POOLED_OPTION among them, its embedding pools these layers. Raises
     ConfigError for an unknown name or unavailable weights, CheckpointError for a file that does not fit.
     """
@@ -120,6 +121,14 @@ def get_normalisation(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, .
     """Return the channel mean and standard deviation (of 0..1 values) that the pretrained weights expect."""
     config = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
     return tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
+
+
+def find_licence(name: str, weights: str, package: Mapping[str, str] | None = None) -> str | None:
+    """Return the licence of the weights of a network, as timm or the entry of their `package` states it, if known."""
+    if weights == "package":
+        return (package or {}).get("licence")
+    config = timm.get_pretrained_cfg(name) if weights == "hub" else None  # type: ignore[attr-defined]  # as above
+    return getattr(config, "license", None)
 
 
 def convert_state(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[str, Tensor]:

@@ -146,7 +146,7 @@ def _build_side_by_side_table(
     found: dict[str, SavedResult], block: Declaration, name: str, fingerprint: str, styles: RunStyles
 ) -> Table:
     """Return a table of the main metrics of a block, one row per model."""
-    metrics = _select_metrics(block, [saved.result.metrics for saved in found.values()])
+    metrics = select_metrics(block, [saved.result.metrics for saved in found.values()])
     columns = [make_column(_("model"))]
     for metric in metrics:
         known = next(one.result.metrics[metric] for one in found.values() if metric in one.result.metrics)
@@ -166,7 +166,7 @@ def _build_side_by_side_table(
     return Table(f"{block.name}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
 
 
-def _select_metrics(block: Declaration, found: Sequence[dict[str, Any]]) -> list[str]:
+def select_metrics(block: Declaration, found: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of the main metrics of a block, in the order of its patterns."""
     names = list(dict.fromkeys(name for metrics in found for name in metrics))
     first: dict[str, str] = {}  # pattern of each name

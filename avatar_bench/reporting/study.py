@@ -152,6 +152,12 @@ def read_study(root: Path, view: str | None = None, classes: Mapping[str, Sequen
     return Study(root, models, _select_view(comparisons, view), problems, view, audits)
 
 
+def read_run(folder: Path) -> tuple[ReportedModel | None, list[Problem]]:
+    """Return the run in a folder with its usable results in every view, None if it is unfinished, and the problems."""
+    problems: list[Problem] = []
+    return next((model for model in _read_runs(folder, problems) if model.folder == folder), None), problems
+
+
 def _rank_set(name: str) -> tuple[int, str]:
     plain = name.partition(SEPARATOR)[0]
     return (SET_ORDER.index(plain) if plain in SET_ORDER else len(SET_ORDER), name)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.entries import find_entry
 from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset, read_manifest, write_split
-from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import CheckpointError, DataError
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
@@ -28,8 +27,6 @@ from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import RECORD, read_record
 from avatar_bench.runs.run import Run
-
-TRAINED_ON = "trained_on.csv"  # in the run folder: the images that the detector was trained on
 
 
 @dataclass
@@ -66,21 +63,10 @@ class ImportedRun(Run):
             )
         return found
 
-    @cached_property
-    def trained_on(self) -> Dataset | None:
-        """Return the images that the detector was trained on, whose files may be missing; None if unknown."""
-        return self._read_list(TRAINED_ON, "trained_on", "that the detector was trained on")
-
     @property
     def unknown_training(self) -> Reason | None:
         """Return a warning if it is not known what the detector was trained on."""
         return None if self.trained_on is not None else Reason("training_data_unknown", run=self.label or self.name)
-
-    @cached_property
-    def leakage(self) -> Leakage:
-        """Return the guard against images that the detector was trained or calibrated on."""
-        used = UsedImages(self.known_labels, foreign=self.trained_on, calibration=self.calibration_images)
-        return Leakage([used], [], self.allow)
 
     @property
     def score_scale(self) -> ScoreScale | None:

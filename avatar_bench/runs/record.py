@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -22,6 +22,7 @@ from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_addres
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
 BEST_CHECKPOINT = "best.ckpt"
+SHARED_WEIGHTS = "model.safetensors"  # in the folder of a run that was shared, instead of checkpoints/
 IMPORTED = "imported"  # status of such a run
 USABLE_STATUSES = ("finished", IMPORTED)
 METRIC = "val/macro_f1"
@@ -65,7 +66,8 @@ class RunRecord:
     git: str | None = None  # commit of the working folder
     versions: dict[str, str] = field(default_factory=dict)  # of this package, Python and the libraries
     device: dict[str, Any] = field(default_factory=dict)  # accelerator, precision, threads, workers
-    # initial weights: weights, sha256, ancestors; from pretrain also method, epochs, images, images_sha256, root
+    # initial weights: weights, licence, sha256, ancestors; from pretrain also method, epochs, images, images_sha256,
+    # root; with a teacher also teacher: run, sha256, licence
     init: dict[str, Any] = field(default_factory=dict)
     # what it was trained on
     data: dict[str, Any] = field(default_factory=dict)  # kind, root, fingerprint; of train also blind, ood
@@ -168,8 +170,8 @@ def read_records(root: Path) -> list[ListedRun]:
 def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
     """Return the checkpoint file and the run folder of a path; the folder is None for a file outside a run folder.
 
-    The path may be a run folder (its best checkpoint is used), a .ckpt file or an exported .safetensors file. Raises
-    CheckpointError for anything else.
+    The path may be a run folder (its best checkpoint is used, or the weights of a shared run), a .ckpt file or an
+    exported .safetensors file. Raises CheckpointError for anything else.
     """
     refuse_address(str(path), option)
     if os.path.isdir(path):
@@ -178,7 +180,7 @@ def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | No
                 f"{option}={path} is not a run folder: it has no {RECORD}.",
                 "Expected a folder made by train, or a .ckpt file. See: avatar-bench list runs",
             )
-        checkpoint = path / "checkpoints" / BEST_CHECKPOINT
+        checkpoint, shared = path / "checkpoints" / BEST_CHECKPOINT, path / SHARED_WEIGHTS
         if is_imported(path):
             raise CheckpointError(
                 f"{option}={path} is an imported detector, which has no checkpoint.",
@@ -189,6 +191,8 @@ def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | No
                 f"{option}={path} is a pretrained backbone without a classifier.",
                 f"Train from it first: avatar-bench train model.weights={path / BACKBONE_FILE}",
             )
+        if os.path.isfile(shared) and not os.path.isfile(checkpoint):
+            return shared, path
         if not os.path.isfile(checkpoint):
             status = read_record(path).get("status", "unknown")
             raise CheckpointError(
@@ -211,6 +215,13 @@ def check_run(path: Path) -> None:
     """Raise CheckpointError if a path is not a run folder, a .ckpt file or an ensemble's folder."""
     if not os.path.isfile(path / ENSEMBLE) and not is_imported(path):
         locate_checkpoint(path)
+
+
+def list_licences(record: Mapping[str, Any]) -> list[str]:
+    """Return the known licences of a detector, or of the initial weights and the teacher of a run, each once."""
+    init = record.get("init") or {}
+    found = (record.get("licence"), init.get("licence"), (init.get("teacher") or {}).get("licence"))
+    return list(dict.fromkeys(str(one) for one in found if one))
 
 
 def is_imported(path: Path) -> bool:

@@ -34,7 +34,14 @@ from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import AGAINST_FOLDER, Result
 from avatar_bench.results.view import View
 from avatar_bench.runs.prediction_cache import PredictionCache
-from avatar_bench.runs.record import BEST_CHECKPOINT, RECORD, locate_checkpoint, read_config, read_record
+from avatar_bench.runs.record import (
+    BEST_CHECKPOINT,
+    RECORD,
+    SHARED_WEIGHTS,
+    locate_checkpoint,
+    read_config,
+    read_record,
+)
 from avatar_bench.runs.saved_calibration import BY_TRAIN, CALIBRATION, SavedCalibration, read_calibration
 
 if TYPE_CHECKING:
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs.decisions import DecisionRule
 
 PRETRAINING_LIST = "pretraining.csv"  # in a run folder: the images used to pretrain its initial weights
+TRAINED_ON = "trained_on.csv"  # in the folder of a run made elsewhere: the images that it was trained on
 
 
 @dataclass
@@ -99,7 +107,7 @@ class Run:
     def card(self) -> Card:
         """Return the card stored in the checkpoint; raise CheckpointError if the file is not the recorded one."""
         verify_checkpoint(self.checkpoint)
-        is_recorded = self.folder is not None and self.checkpoint.name == BEST_CHECKPOINT
+        is_recorded = self.folder is not None and self.checkpoint.name in (BEST_CHECKPOINT, SHARED_WEIGHTS)
         if is_recorded and self.record.get("checkpoint_sha256") not in (None, self.checkpoint_sha256):
             raise CheckpointError(
                 f"{self.checkpoint} is damaged or belongs to another run: its SHA-256 is not the one in {RECORD}.",
@@ -230,6 +238,11 @@ class Run:
         """Return the images used to pretrain the initial weights; None if the weights have no such list."""
         return self._read_list(PRETRAINING_LIST, "init", "used to pretrain the run's initial weights")
 
+    @cached_property
+    def trained_on(self) -> Dataset | None:
+        """Return the images that a run made elsewhere was trained on, whose files may be missing; None if unknown."""
+        return self._read_list(TRAINED_ON, "trained_on", "that it was trained on")
+
     @property
     def calibration_images(self) -> Dataset | None:
         """Return the images that `calibrate` was fitted on; None if there are none."""
@@ -238,7 +251,8 @@ class Run:
     @property
     def unknown_training(self) -> Reason | None:
         """Return a warning if the images used in training are unknown, so that overlap with them is not found."""
-        return Reason("training_images_unknown", file=self.checkpoint.name) if self.images is None else None
+        is_known = self.images is not None or self.trained_on is not None
+        return None if is_known else Reason("training_images_unknown", file=self.checkpoint.name)
 
     @property
     def ancestors(self) -> list[dict[str, Any]]:
@@ -249,7 +263,7 @@ class Run:
     @cached_property
     def leakage(self) -> Leakage:
         """Return the guard against images that the run has used."""
-        used = UsedImages(self.known_labels, self.images, self.pretraining, calibration=self.calibration_images)
+        used = UsedImages(self.known_labels, self.images, self.pretraining, self.trained_on, self.calibration_images)
         return Leakage([used], [self.images] if self.images else [], self.allow)
 
     @cached_property
@@ -511,7 +525,7 @@ class Run:
         if name in DATASET_SPLITS:
             if self.images is None:
                 raise ConfigError(
-                    f"split={name}: {self.checkpoint} is not in a run folder, so its own data are unknown.",
+                    f"split={name}: {self.checkpoint} has no folder of its training, so its own data are unknown.",
                     "Choose the data to evaluate on: data=folder data.root=DIR, or data=manifest data.manifest=FILE",
                 )
             part = self.images.select_split(name)

@@ -15,6 +15,7 @@ from avatar_bench.data.dataset import Dataset, read_split, write_split
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.runs.ensembles import open_run
+from avatar_bench.runs.record import list_licences
 from avatar_bench.runs.run import PRETRAINING_LIST, Run
 from avatar_bench.training.initial_weights import check_pretraining_overlap
 
@@ -50,8 +51,9 @@ def record_teacher(
     were used to pretrain the initial weights, in the run folder, where `evaluate` looks for them.
     """
     entry = {"run": path, "sha256": teacher.checkpoint_sha256}
-    if teacher.record.get("licence"):
-        entry["licence"] = teacher.record["licence"]
+    networks = getattr(teacher, "members", ()) or (teacher,)
+    if licences := dict.fromkeys(licence for one in networks for licence in list_licences(one.record)):
+        entry["licence"] = ", ".join(licences)
     origin = init | {"teacher": entry}
     seen = [
         images
@@ -69,7 +71,7 @@ def record_teacher(
     table = (
         pd.concat([one.absolute_frame for one in seen], ignore_index=True)
         .fillna("")
-        .drop_duplicates("path", ignore_index=True)
+        .drop_duplicates(["path", "sha256"], ignore_index=True)  # of a shared run, hashes alone are known
     )
     images = Dataset("teacher", dataset.root.absolute(), table)
     check_pretraining_overlap(dataset, images, Path(path), allowed)

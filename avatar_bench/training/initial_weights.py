@@ -18,7 +18,7 @@ from avatar_bench.data.leakage import mark_shared_images
 from avatar_bench.data.splits import fingerprint_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError, GuardError
-from avatar_bench.models.backbones import create_backbone, get_normalisation, resolve_options
+from avatar_bench.models.backbones import create_backbone, find_licence, get_normalisation, resolve_options
 from avatar_bench.models.model_card import Card, describe_training, has_outside_labels
 from avatar_bench.models.pooled_stages import LAST_EMBEDDING, POOLED_OPTION, sort_layers
 from avatar_bench.models.pretrained_backbone import (
@@ -49,7 +49,8 @@ def record_initial_weights(
         return _inherit_origin(earlier, folder)
     init = describe_weights(weights)
     if isinstance(weights, str):
-        return init
+        licence = find_licence(settings.model.backbone, weights, settings.model.package)
+        return init | ({"licence": licence} if licence else {})
     file, card, allowed = weights.file, weights.card, "pretraining" in settings.allow
     same = "the same data=, data.split= and mode.shots= options as that run had, or init_from=RUN"
     refuse_labelled_pretraining(dataset, init, file, allowed, same)

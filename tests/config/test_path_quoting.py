@@ -24,7 +24,7 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_main_option_of_a_command_is_a_path() -> None:
     found = {command: find_main_option(command) for command in SCHEMAS}
     assert {command: name for command, name in found.items() if name} == {
-        **dict.fromkeys(("app", "evaluate", "calibrate", "export"), "ckpt"),
+        **dict.fromkeys(("app", "evaluate", "calibrate", "export", "push"), "ckpt"),
         "predict": "input",
         "report": "runs",
     }
@@ -38,7 +38,7 @@ def test_a_path_that_exists_is_the_value_of_the_main_option(name: str) -> None:
     assert name_bare_paths("predict", ["workers=0", name]) == [f"input={name}", "workers=0"]
 
 
-@pytest.mark.parametrize("word", ["-", "@list.txt", "photos/*.png"])
+@pytest.mark.parametrize("word", ["-", "@list.txt", "photos/*.png", "hf:someone/avatars"])
 def test_other_inputs_of_predict_stand_alone_too(word: str) -> None:
     assert name_bare_paths("predict", [word]) == [f"input={word}"]
 

@@ -25,7 +25,13 @@ from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.files import package_files
 from avatar_bench.models import backbones
-from avatar_bench.models.backbones import convert_state, create_backbone, get_normalisation, resolve_options
+from avatar_bench.models.backbones import (
+    convert_state,
+    create_backbone,
+    find_licence,
+    get_normalisation,
+    resolve_options,
+)
 from avatar_bench.models.pretrained_backbone import read_weights
 
 TINY = "test_resnet.r160_in1k"
@@ -264,6 +270,15 @@ def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.Mon
     assert torch.equal(net.state_dict()["conv1.0.weight"], donor.state_dict()["conv1.0.weight"])
     with pytest.raises(ConfigError, match="efficientnet_lite0"):
         create_backbone(TINY, 3, "package", None)
+
+
+@pytest.mark.parametrize("model", find_choices("model"))
+def test_the_licence_of_downloaded_weights_is_known(model: str) -> None:
+    stated = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8")).get("model", {})
+    weights = stated.get("weights", "hub")
+    licence = find_licence(stated.get("backbone", "resnet18"), weights, stated.get("package"))
+    assert licence
+    assert find_licence("resnet18", "none") is find_licence("resnet18", "net.pth") is None
 
 
 def test_normalisation_is_the_backbones_own(network: Callable[[str], Any]) -> None:

@@ -24,9 +24,9 @@ def manifest(tiny_run, images, tmp_path_factory):
 
 @pytest.fixture
 def teach(small, tiny_run):
-    def run(out, manifest, *words, code=0):
+    def run(out, manifest, *words, teacher=tiny_run, code=0):
         kept = [word for word in small if word.partition("=")[0] not in ("data.split.folds", "data.manifest", "epochs")]
-        asked = [*kept, f"data.manifest={manifest}", f"teacher={tiny_run}", f"out={out}", "epochs=6", *words]
+        asked = [*kept, f"data.manifest={manifest}", f"teacher={teacher}", f"out={out}", "epochs=6", *words]
         assert main(["train", *asked]) == code
         return out
 
@@ -60,12 +60,17 @@ def test_a_student_learns_the_answers_on_labelled_and_unlabelled_images(
     assert f"teacher: {tiny_run.parent.name}/{tiny_run.name}" in (student / "report.html").read_text(encoding="utf-8")
 
 
-def test_what_a_teacher_was_trained_on_is_no_test_set_of_its_student(manifest, teach, tmp_path, capfd):
+def test_what_a_teacher_was_trained_on_is_no_test_set_of_its_student(manifest, teach, tiny_run, tmp_path, capfd):
     swapped = pd.read_csv(manifest).dropna(subset="label").replace({"split": {"train": "test", "test": "train"}})
     swapped.to_csv(tmp_path / "swapped.csv", index=False)
     teach(tmp_path / "refused", tmp_path / "swapped.csv", code=3)
     assert "test images overlap with the pretraining data of" in capfd.readouterr().err
-    student = teach(tmp_path / "allowed", tmp_path / "swapped.csv", "allow=[pretraining]")
+    shared = tmp_path / "shared"
+    assert main(["push", str(tiny_run), f"to={shared}", "licence=mit"]) == 0
+    teach(tmp_path / "refused", tmp_path / "swapped.csv", teacher=shared, code=3)
+    assert "48 of 48 test images overlap" in capfd.readouterr().err
+    student = teach(tmp_path / "allowed", tmp_path / "swapped.csv", "allow=[pretraining]", teacher=shared)
+    assert json.loads((student / "run.json").read_text())["init"]["teacher"]["licence"] == "mit"
     assert main(["evaluate", f"ckpt={student}", "block=blind_test", "split=test", "data.workers=0"]) == 3
     assert "pretraining" in capfd.readouterr().err
 

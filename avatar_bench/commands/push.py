@@ -1,0 +1,75 @@
+"""push: share a run, with a model card, on the Hugging Face hub or as a folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from omegaconf import DictConfig, OmegaConf
+
+from avatar_bench.config.schema import PushConfig
+from avatar_bench.console.terminal import print_line
+from avatar_bench.errors import CheckpointError, ConfigError, OutputError
+from avatar_bench.files.hub_address import is_hub_address
+from avatar_bench.runs.record import ENSEMBLE, RECORD, is_imported
+from avatar_bench.runs.run_choice import choose_run
+
+
+def push(cfg: DictConfig) -> None:
+    """Write the shared run to a folder, or upload it to a repository of the hub, which is private by default.
+
+    Raise CheckpointError if the path is not the folder of a finished run or the hub refuses, ConfigError if the place
+    holds something else, OutputError if the folder cannot be written.
+    """
+    settings = OmegaConf.to_object(cfg)
+    assert isinstance(settings, PushConfig)
+    path, is_hub = choose_run(settings.ckpt), is_hub_address(settings.to)
+    if not (path / RECORD).is_file() or is_imported(path):
+        what = "an ensemble" if (path / ENSEMBLE).is_file() else "no run folder, or that of an imported detector"
+        raise CheckpointError(f"ckpt={path} is {what}.", "Expected the folder of a run made by train.")
+    out = Path(settings.to).expanduser()
+    if not is_hub and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
+        raise ConfigError(f"to={out} exists already.", "Choose another folder, or delete that one first.")
+    try:
+        if not is_hub:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=None if is_hub else out.parent, prefix=".push-") as place:
+            folder = Path(place, "run")
+            folder.mkdir()
+            _write_files(path, folder, settings)
+            size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+            if is_hub:
+                from avatar_bench.runs.hub_repository import upload_run
+
+                place = upload_run(folder, settings.to, settings.private)
+            else:
+                if out.is_dir():
+                    out.rmdir()
+                place = str(folder.rename(out))
+    except OSError as error:
+        raise OutputError(f"to={settings.to} cannot be written: {error.strerror or error}.") from error
+    seen = "" if not is_hub else "private, " if settings.private else "public, "
+    print_line(f"{place}: {seen}{size:.1f} MB; load it with ckpt={place}")
+
+
+def _write_files(path: Path, folder: Path, settings: PushConfig) -> None:
+    """Write the files of a shared run and its card; print what is left out of the card."""
+    from avatar_bench.reporting.hub_card import render_hub_card
+    from avatar_bench.reporting.study import read_run
+    from avatar_bench.runs.hub_repository import CARD_FILE
+    from avatar_bench.runs.run import Run
+    from avatar_bench.runs.shared_run import write_shared_run
+
+    model, problems = read_run(path)
+    if model is None:
+        raise CheckpointError(f"ckpt={path}: {problems[0].why}.", f"Finish it: avatar-bench train resume={path}")
+    for problem in problems:
+        print_line(f"left out of the card: {problem.where}: {problem.why}", file=sys.stderr)
+    if not model.results:
+        print_line(f"not evaluated, as the card says: avatar-bench evaluate ckpt={path} block=all", file=sys.stderr)
+    run = Run.open(path, accelerator="cpu")
+    record = write_shared_run(run, folder, settings.licence)
+    address = settings.to if is_hub_address(settings.to) else Path(settings.to).name
+    text = render_hub_card(model, record, run.card, run.decision_calibration, address)
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")

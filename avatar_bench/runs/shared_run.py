@@ -1,0 +1,88 @@
+"""A run as it is shared: what is needed to load it elsewhere, without paths, hosts or users."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset, write_split
+from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_file, sha256_of_text
+from avatar_bench.inference.export import encode_export
+from avatar_bench.models.backbones import find_licence
+from avatar_bench.models.classifier import Classifier
+from avatar_bench.runs.record import SHARED_WEIGHTS, RunRecord
+from avatar_bench.runs.run import TRAINED_ON, Run
+
+_WEIGHTS = ".safetensors"
+# of the record, what holds no path, host or user
+_PASSED_ON = (
+    *("status", "finished", "name", "model", "mode", "augmentation", "seed", "allow", "versions", "device", "classes"),
+    *("balance", "batch_size", "passes_per_step", "resembles", "stages", "probe", "temperature", "best_epoch"),
+    *("metrics", "licence"),
+)
+_PASSED_ON_OF = {
+    "init": ("licence", "sha256", "ancestors", "method", "epochs"),
+    "data": ("kind", "fingerprint"),
+    "split": ("fingerprint", "counts", "train_counts"),
+}
+
+
+def write_shared_run(run: Run, folder: Path, licence: str | None = None) -> RunRecord:
+    """Write weights with their card, record, calibration and the hashes of the training images; return the record.
+
+    The folder is a run folder that every command reads. `licence` is that of the run, if it is not only those of its
+    initial weights and of its teacher.
+    """
+    card = replace(run.card, weights=Path(run.card.weights).name)
+    known = {"checkpoint_sha256": run.checkpoint_sha256, "ancestors": run.ancestors, "allow": run.record.get("allow")}
+    provenance = {name: value for name, value in known.items() if value}
+    weights = encode_export(Classifier(card, run.predictor.module.net), provenance, _WEIGHTS)[_WEIGHTS]
+    (folder / SHARED_WEIGHTS).write_bytes(weights)
+    record = _select_values(run)
+    record.licence = licence or record.licence
+    record.checkpoint_sha256 = sha256_of_bytes(weights)
+    record.trained_on = _write_training_images(run, folder / TRAINED_ON)
+    record.write(folder)
+    _write_calibration(run, record.checkpoint_sha256, folder)
+    return record
+
+
+def _select_values(run: Run) -> RunRecord:
+    """Return the values of a run's record that may be shared."""
+    stated = run.record
+    kept: dict[str, Any] = {name: stated[name] for name in _PASSED_ON if stated.get(name) is not None}
+    for group, names in _PASSED_ON_OF.items():
+        values: Mapping[str, Any] = stated.get(group) or {}
+        kept[group] = {name: values[name] for name in names if name in values}
+    weights = Path(str((stated.get("init") or {}).get("weights") or run.card.weights)).name
+    licence = kept["init"].get("licence") or find_licence(run.card.backbone, weights)
+    kept["init"] |= {"weights": weights} | ({"licence": licence} if licence else {})
+    if teacher := (stated.get("init") or {}).get("teacher"):
+        kept["init"]["teacher"] = {name: teacher[name] for name in ("sha256", "licence") if name in teacher}
+    return RunRecord(**kept)
+
+
+def _write_training_images(run: Run, file: Path) -> dict[str, Any] | None:
+    """Write the SHA-256 of the images that a run and its initial weights were trained on; None if they are unknown."""
+    train = run.images.select_split("train") if run.images is not None else run.trained_on
+    if train is None:
+        return None
+    used = [train, *([run.pretraining] if run.pretraining is not None else [])]
+    digests = sorted({digest for images in used for digest in images.frame["sha256"]} - {""})
+    frame = pd.DataFrame({"sha256": digests, "split": "train"}).reindex(columns=DATASET_COLUMNS, fill_value="")
+    write_split(Dataset("trained_on", file.parent, frame), file)
+    return {"n": len(digests), "root": "", "images_sha256": sha256_of_file(file)}
+
+
+def _write_calibration(run: Run, checkpoint_sha256: str, folder: Path) -> None:
+    """Write the calibration of a run, if it has one, with hashes instead of the names of images and groups."""
+    if (found := run.decision_calibration) is None:
+        return
+    frame = found.images.frame
+    groups = [sha256_of_text(group)[:16] for group in frame["group"]]
+    hidden = Dataset(found.images.name, Path("/"), frame.assign(path=frame["sha256"], group=groups, stated_group=""))
+    replace(found, checkpoint_sha256=checkpoint_sha256, images=hidden).write(folder)
