@@ -80,8 +80,8 @@ def fit_answering_threshold(
     """Return the lowest confidence threshold whose error rate among answered images is shown to meet a target.
 
     Thresholds are those of the pilot's images, from strict to lax, and their sequence starts where a simulation on the
-    pilot promises the largest coverage: both are fixed before the images of the fit are seen. Passed over at the start is
-    what answers too few of them for any test; fewer confident images than expected leave more errors among the next
+    pilot promises the largest coverage: both are fixed before the images of the fit are seen. A start that answers too
+    few of them for any test is passed over; fewer confident images than expected leave more errors among the next
     ones, so that the level is kept where errors do not rise with confidence. Each is tested with the exact binomial
     bound, and the last one before the first failure is returned. With probability CONFIDENCE its error rate is at most
     `target`, if the N images of the fit are independent draws from those to be answered. The M images of the pilot must

@@ -57,7 +57,7 @@ class UploadPage:
     def cautions(self) -> list[str]:
         """Return the cautions in the language of the page."""
         has_evidence = self.settings.evidence.enabled
-        return [*list_cautions(has_evidence), *(map(_, explain_unverified()) if has_evidence else ())]
+        return [*list_cautions(has_evidence), *(explain_unverified() if has_evidence else ())]
 
     def _add_tab(self, answer: Any, label: str) -> None:
         drop = gradio.File(file_count="multiple", label=label, height=140, elem_classes="ab-drop")

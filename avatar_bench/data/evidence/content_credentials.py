@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.errors import ConfigError
+from avatar_bench.i18n import _
 
 MAX_VALUE = 80  # characters of a name in a manifest
 NO_SOURCE_TYPE = "no source type"
@@ -82,7 +83,9 @@ def explain_unverified() -> list[str]:
     """Return a notice if c2pa-python is not installed."""
     if importlib.util.find_spec("c2pa"):
         return []
-    return ["C2PA manifests were not verified, for which c2pa-python is needed: pip install 'avatar-bench[provenance]'"]
+    return [
+        _("C2PA manifests were not verified, for which c2pa-python is needed: pip install 'avatar-bench[provenance]'")
+    ]
 
 
 def clean_text(value: object, length: int = MAX_VALUE) -> str:
