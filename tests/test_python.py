@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -99,6 +100,15 @@ def test_no_module_has_the_name_of_a_function() -> None:
     names = {file.stem for file in root.iterdir()}
     assert names.isdisjoint(avatar_bench.__all__)
     assert all(callable(getattr(avatar_bench, name)) for name in avatar_bench.__all__ if name != "__version__")
+
+
+def test_the_import_loads_no_heavy_library() -> None:
+    command = "import sys; from avatar_bench import train; print(*sys.modules)"
+    found = os.environ | {"PYTHONPATH": str(Path(avatar_bench.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", command], env=found, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "avatar_bench" in loaded
+    assert set(loaded).isdisjoint({"torch", "pandas", "numpy", "hydra", "omegaconf", "matplotlib"})
 
 
 def test_prepare_gives_what_the_command_gives(images: Path) -> None:

@@ -34,7 +34,8 @@ _collected: ContextVar[list[pd.DataFrame] | None] = ContextVar("collected", defa
 @contextmanager
 def collect_rows() -> Iterator[list[pd.DataFrame]]:
     """Collect the rows that are written inside the `with`, and write none to standard output."""
-    token = _collected.set(tables := [])
+    tables: list[pd.DataFrame] = []
+    token = _collected.set(tables)
     try:
         yield tables
     finally:
@@ -264,7 +265,7 @@ def read_predictions(output: str) -> pd.DataFrame:
         system, place = open_remote(output) if is_remote(output) else (None, output)
         read: Any = parquet.read_table  # has no annotations
         table = read(place, filesystem=system, partitioning=None).to_pandas()
-    numbers = [name for name in table if name in NUMBER_COLUMNS or name.startswith("prob_")]
+    numbers = [str(name) for name in table if name in NUMBER_COLUMNS or str(name).startswith("prob_")]
     return table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in numbers})
 
 

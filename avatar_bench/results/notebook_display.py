@@ -24,7 +24,7 @@ def format_frame(table: pd.DataFrame, header: bool = True) -> str:
     shown = table.head(_MAX_ROWS).map(
         lambda value: escape_control_characters(value) if isinstance(value, str) else value
     )
-    text = shown.to_html(header=header, index=False, border=0, na_rep="", float_format="{:.3f}".format, max_cols=None)
+    text = shown.to_html(header=header, index=False, border=0, na_rep="", float_format="{:.3f}".format)
     return text if len(table) <= _MAX_ROWS else f"{text}<p>{_MAX_ROWS} of {len(table):,} rows</p>"
 
 

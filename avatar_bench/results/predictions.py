@@ -54,10 +54,12 @@ class Predictions:
         return len(self.logits)
 
     def _repr_html_(self) -> str:
-        names, chances = np.array([*self.classes, ""], dtype=object), self.probabilities.T
-        columns = {"path": self.paths, "target": names[self.targets], "prediction": names[self.predicted]}
-        columns |= {f"prob_{name}": chance for name, chance in zip(self.classes, chances, strict=True)}
-        return format_predictions(pd.DataFrame(columns))
+        names = np.array([*self.classes, ""], dtype=object)
+        table = pd.DataFrame(self.probabilities, columns=[f"prob_{name}" for name in self.classes])
+        table.insert(0, "path", self.paths)
+        table.insert(1, "target", names[self.targets])
+        table.insert(2, "prediction", names[self.predicted])
+        return format_predictions(table)
 
     @property
     def probabilities(self) -> FloatArray:
