@@ -39,6 +39,10 @@ class DataError(AvatarBenchError):
     exit_code = 3
 
 
+class UnreadableFilesError(DataError):
+    """Image files without a prediction, while those of all others are written."""
+
+
 class GuardError(DataError):
     """A condition that would invalidate the metrics, such as test images used in training."""
 

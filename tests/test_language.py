@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("avatar_bench", "conf", "docs", "scripts", "tests")
 FILES = ("README.md", "README.ru.md", "CONTRIBUTING.md", "SECURITY.md", "pyproject.toml", "constraints.txt", ".ci/run")
-ENDINGS = {".py", ".md", ".yaml", ".jinja", ".csv", ".toml", ".txt", ""}
+ENDINGS = {".py", ".md", ".yaml", ".jinja", ".csv", ".toml", ".txt", ".ipynb", ""}
 OPENINGS = re.compile(r"(giv|gave|say|said|tell|told|hold|held)", re.IGNORECASE)
 FORBIDDEN = re.compile(
     r"(?<![a-z])(pictures?|told[ _]apart|verdicts?|entrants?|misfits?|kin|manners|taught|judge[sd]?|hushed|cook(?:ed)?"

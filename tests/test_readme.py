@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+import avatar_bench
 from avatar_bench.cli.app import main
 from avatar_bench.config import catalogue
 
@@ -115,6 +117,24 @@ def test_the_python_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str
     exec(body, names)
     assert list(names["table"]["status"]) == ["ok", "ok"]
     assert "value=" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_here")
+def test_the_examples_of_the_page_on_python_run_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {
+        name.replace(".", "__"): yaml.safe_load(value) for name, _, value in (word.partition("=") for word in SMALL)
+    }
+    plain = avatar_bench.train
+    monkeypatch.setattr(avatar_bench, "train", lambda **options: plain(**small | options))
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for body in (body for language, body in FENCE.findall(text) if language == "python"):
+        exec(body, names)
+    assert names["figure"].axes
+    assert list(names["rows"]["status"]) == ["ok"] * 42
+    assert "splti: no such option; did you mean split?" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from avatar_bench import __version__
 from avatar_bench.config import catalogue, entries, overrides
@@ -68,7 +68,7 @@ def _dispatch(words: list[str]) -> int:
 
         print(format_help(command, [word for word in rest if word not in ("--help", "-h")]))
     else:
-        return _run_with_hydra(command, rest)
+        return run_command(command, rest)[0]
     return 0
 
 
@@ -81,8 +81,11 @@ def _format_usage() -> str:
     return "\n".join([heading, *lines, hint])
 
 
-def _run_with_hydra(command: str, words: list[str]) -> int:
-    """Run one command, or the jobs of a sweep, through Hydra."""
+def run_command(command: str, words: Sequence[str]) -> tuple[int, Any]:
+    """Run one command, or the jobs of a sweep, through Hydra; return the exit code and what the command returned.
+
+    A sweep returns the folders of its jobs.
+    """
     from avatar_bench.config.path_quoting import name_bare_paths, quote_paths
 
     flags, others = overrides.split_flags(words)
@@ -96,8 +99,8 @@ def _run_with_hydra(command: str, words: list[str]) -> int:
         return _call_hydra(command, flags, quoted + overrides.make_sweep_overrides(quoted, folder), folder)
 
 
-def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path | None) -> int:
-    """Call Hydra, which reads sys.argv, and return the exit code; `folder` is that of a sweep."""
+def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path | None) -> tuple[int, Any]:
+    """Call Hydra, which reads sys.argv; `folder` is that of a sweep."""
     import hydra
 
     from avatar_bench.cli.task import CommandTask, JobError
@@ -111,7 +114,7 @@ def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path 
             entry()
             if job.errors:
                 raise job.errors[0]
-            return 0
+            return 0, job.value
         from avatar_bench.cli.sweep import Sweep
 
         sweep = Sweep(folder, records=command == "train")
@@ -122,7 +125,7 @@ def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path 
             print("\n".join(error.lines), file=sys.stderr)
         finally:
             code = sweep.finish()
-    return code
+    return code, [folder / name for name in sweep.jobs]
 
 
 @contextmanager

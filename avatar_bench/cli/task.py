@@ -28,13 +28,14 @@ class JobError(AvatarBenchError):
 
 
 class CommandTask:
-    """Task function of a command that keeps its error, which Hydra would otherwise print itself.
+    """Task function of a command that keeps its value, which Hydra drops, and its error, which Hydra would print.
 
     A sweep job prints the error after its name and returns a JobError in place of the command's value.
     """
 
     def __init__(self, command: str) -> None:
         self.command = command
+        self.value: Any = None  # of a single job
         self.errors: list[BaseException] = []
 
     def __call__(self, cfg: DictConfig) -> Any:
@@ -44,7 +45,8 @@ class CommandTask:
             with use_folders([each.path for each in sources if each.schema == "file"]):  # of -cd, in another process
                 rules.check_config(self.command, cfg)
                 name = find_command_module(self.command)
-                return getattr(import_module(f"avatar_bench.commands.{name}"), name)(cfg)
+                self.value = getattr(import_module(f"avatar_bench.commands.{name}"), name)(cfg)
+                return self.value
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 self.errors.append(error)

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 _FOLDER_WITHOUT_RUN = Path("runs")
 
 
-def evaluate(cfg: DictConfig) -> None:
-    """Run the blocks on each Run and data set, compare the Runs and save the Results.
+def evaluate(cfg: DictConfig) -> list[Path]:
+    """Run the blocks on each Run and data set, compare the Runs, save the Results and return their folders.
 
     Results go to RUN/evaluation/<set>/<block>/, comparisons to FOLDER/evaluation/<set>/<block>/ where FOLDER contains
     the runs, results on data without a Run to runs/evaluation/<set>/<block>/. out=DIR replaces FOLDER, and RUN if
@@ -110,6 +110,7 @@ def evaluate(cfg: DictConfig) -> None:
             if evaluation.earlier is not None:
                 evaluation.earlier.compare(now, then, runner.folder, writer)
     evaluation.finish()
+    return list(writer.told)
 
 
 class _Evaluation:

@@ -19,11 +19,11 @@ from avatar_bench.files.hashes import sha256_of_file
 _GENERAL = ("kind", "out", "classes", "trained_on", "licence", "origin", "options", "allow")  # of any kind
 
 
-def import_detector(cfg: DictConfig) -> None:
-    """Write the run folder `out` of the detector that the options describe; after an error, nothing is written.
+def import_detector(cfg: DictConfig) -> Path:
+    """Write the run folder `out` of the detector that the options describe, and return it.
 
     Raise ConfigError for an option, DataError or GuardError for content that cannot be used, OutputError if `out`
-    cannot be written.
+    cannot be written; after an error, nothing is written.
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, ImportConfig)
@@ -74,6 +74,7 @@ def import_detector(cfg: DictConfig) -> None:
         _describe_class(name, record.class_map.get(own, own)) for own, name in zip(found["classes"], names, strict=True)
     ]
     print_line(f"{out}: {entry.name}, classes {', '.join(described)}; {known}")
+    return out
 
 
 def _describe_class(name: str, stands_for: str | Sequence[str]) -> str:

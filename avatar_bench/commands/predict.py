@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 from avatar_bench.config.schema import PredictConfig
 from avatar_bench.data.evidence.content_credentials import explain_unverified, read_trust
-from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.errors import ConfigError, DataError, UnreadableFilesError
 from avatar_bench.files.lock import lock_output, prepare_output
 from avatar_bench.files.remote import is_remote
 from avatar_bench.inference.input_files import find_input_files
-from avatar_bench.inference.prediction_cautions import list_cautions
 from avatar_bench.inference.prediction_parts import PredictionParts
 from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer
 from avatar_bench.inference.resume import find_remaining, refuse_other_run
+from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.record import is_imported
 from avatar_bench.runs.run_choice import choose_run
 
@@ -38,7 +38,7 @@ MAX_PAGE_IMAGES = 2000  # of more, a browser is slow and a person reviews no mor
 
 
 def predict(cfg: DictConfig) -> None:
-    """Write one row per file to `output`; raise DataError after the last row if any file failed."""
+    """Write one row per file to `output`; raise UnreadableFilesError after the last row if any file failed."""
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PredictConfig)
     path = choose_run(settings.ckpt)
@@ -79,7 +79,9 @@ def predict(cfg: DictConfig) -> None:
         for note in explain_unverified():
             print(note, file=sys.stderr)
     if errors + bad:
-        raise DataError(f"{errors + bad} of {len(files)} files could not be read: see status and reason in the output.")
+        raise UnreadableFilesError(
+            f"{errors + bad} of {len(files)} files could not be read: see status and reason in the output."
+        )
 
 
 def _write_rows(path: Path, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int]:
@@ -111,7 +113,7 @@ def _write_rows(path: Path, files: list[str], settings: PredictConfig, trust: st
         with bar, closing(begun or predict_files(todo)) as batches:
             for batch in batches:
                 batch, again = batch[again:], max(0, again - len(batch))
-                rows.write(batch)
+                rows.add(batch)
                 bar.update(len(batch))
                 good = int((batch["status"] == "ok").sum())
                 ok, errors = ok + good, errors + len(batch) - good

@@ -13,7 +13,7 @@ from avatar_bench.audit.assessment import AUDIT_BLOCK, Assessment
 from avatar_bench.audit.data_card import has_card, write_card
 from avatar_bench.config.schema import PrepareConfig
 from avatar_bench.console.terminal import print_line
-from avatar_bench.data.dataset import read_manifest
+from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.label_spelling import describe_misspelt_labels
 from avatar_bench.data.shards import write_shards
 from avatar_bench.data.splits import DEFAULT_FOLDS, SplitPlan
@@ -22,13 +22,14 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import DatasetBlock
 from avatar_bench.files.table_io import use_table_format
 from avatar_bench.i18n import use_language
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Result, has_figures, redraw
 from avatar_bench.sources.build import DatasetRecipe, build_dataset, demo_root
 
 
-def prepare(cfg: DictConfig) -> None:
-    """Build the data set that `data` or `source` describes in `out`, and print a one-line summary.
+def prepare(cfg: DictConfig) -> Dataset:
+    """Build the data set that `data` or `source` describes in `out`, print a one-line summary, and return it.
 
     Raise ConfigError if the recipe or the folder is missing, the errors of `build_dataset`, and, after everything is
     written, GuardError if the audit finds the data unsuitable.
@@ -52,9 +53,9 @@ def prepare(cfg: DictConfig) -> None:
             result.warnings += describe_misspelt_labels(dataset, out / "manifest.csv")
             result.provenance |= {"version": avatar_bench.__version__, **inputs}
             (out / "card.html").unlink(missing_ok=True)  # of an earlier audit
-            result.save(out / "audit", registry.draw_figures, settings.lang)
+            result.save(out / "audit", draw_figures, settings.lang)
         elif not has_figures(out / "audit", result.figures, settings.lang):
-            redraw(out / "audit", registry.draw_figures, settings.lang)
+            redraw(out / "audit", draw_figures, settings.lang)
         if not has_card(out, settings.lang):
             write_card(out, result)
         for warning in result.warnings:
@@ -65,6 +66,7 @@ def prepare(cfg: DictConfig) -> None:
     also = f"; shards: {shards}" * (settings.out_format == "shards")
     print_line(f"{summary}; card: {out / 'card.html'}{also}")
     _refuse_failed_audit(result, settings)
+    return dataset
 
 
 def _make_recipe(settings: PrepareConfig) -> DatasetRecipe:

@@ -15,5 +15,5 @@ def pretrain(cfg: DictConfig) -> float:
 
     Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
-    record = run_job(cfg, "pretrain", check_pretrain, prepare_pretraining)
+    _, record = run_job(cfg, "pretrain", check_pretrain, prepare_pretraining)
     return record.metrics.get("probe/knn_accuracy", np.nan)

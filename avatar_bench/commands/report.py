@@ -15,8 +15,8 @@ from avatar_bench.reporting.study import read_study
 from avatar_bench.runs.run_choice import locate_run
 
 
-def report(cfg: DictConfig) -> None:
-    """Write one self-contained page on the runs below a folder, and print a one-line summary.
+def report(cfg: DictConfig) -> Path:
+    """Write one self-contained page on the runs below a folder, print a one-line summary, and return the page.
 
     Raises DataError if the folder contains no evaluated run, OutputError if the page cannot be written.
     """
@@ -34,3 +34,4 @@ def report(cfg: DictConfig) -> None:
     size = page.stat().st_size / 1e6
     counts = f"{format_count(len(study.runs), 'run')}, {format_count(len(study.problems), 'problem')}"
     print_line(f"{page}: {size:.1f} MB, {counts}; {answer}")
+    return page

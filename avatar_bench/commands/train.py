@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from avatar_bench.config.rules import check_train
@@ -11,10 +14,22 @@ from avatar_bench.training.job import run_job
 from avatar_bench.training.preparation import prepare_training
 
 
-def train(cfg: DictConfig) -> float:
-    """Train the configured Run; return its best val macro-F1.
+@dataclass(frozen=True)
+class TrainedRun:
+    """Folder of a finished run; as a number, its best val macro-F1, which a search maximises."""
+
+    folder: Path
+    macro_f1: float
+
+    def __float__(self) -> float:
+        return self.macro_f1
+
+
+def train(cfg: DictConfig) -> TrainedRun:
+    """Train the configured Run; return its folder and its best val macro-F1.
 
     Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
     with use_table_format(cfg.tables):
-        return run_job(cfg, "train", check_train, prepare_training).metrics[METRIC]
+        folder, record = run_job(cfg, "train", check_train, prepare_training)
+    return TrainedRun(folder, record.metrics[METRIC])

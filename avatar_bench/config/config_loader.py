@@ -88,6 +88,19 @@ def install() -> None:
         files.plain_load_config, files.load_config = files.load_config, _load_within_limits
 
 
+def is_installed() -> bool:
+    """Return whether Hydra uses CheckedLoader."""
+    return vars(hydra._internal.hydra)["ConfigLoaderImpl"] is CheckedLoader
+
+
+def uninstall() -> None:
+    """Undo `install`."""
+    hydra._internal.hydra.ConfigLoaderImpl = ConfigLoaderImpl  # type: ignore[misc, attr-defined, unused-ignore]
+    files: Any = SourcesRegistry.instance().types["file"]
+    files.load_config = files.plain_load_config
+    del files.plain_load_config
+
+
 def _remove_mode(command: str, overrides: list[str]) -> list[str]:
     """Remove the group `mode`, which the yaml of a model sets; raise ConfigError if it is overridden."""
     for word in overrides:

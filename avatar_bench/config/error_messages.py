@@ -13,7 +13,7 @@ from avatar_bench.config.catalogue import find_choices
 from avatar_bench.config.entries import is_of_user
 from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import escape_control_characters, hide_credentials
-from avatar_bench.errors import AvatarBenchError, OutputError, suggest_names
+from avatar_bench.errors import AvatarBenchError, ConfigError, OutputError, suggest_names
 
 MAX_LINE_CHARACTERS = 1000
 _MAX_LISTED_OPTIONS = 40
@@ -49,6 +49,15 @@ def format_error(error: BaseException) -> tuple[tuple[str, ...], int]:
     return tuple(
         truncate(escape_control_characters(hide_credentials(line)), MAX_LINE_CHARACTERS) for line in lines
     ), code
+
+
+def find_user_error(error: BaseException) -> AvatarBenchError | None:
+    """Return an error that a user can cause as one of ours, with the message of the command line; None for a bug."""
+    if ours := _find_own_error(error):
+        return ours
+    lines, code = format_error(error)
+    kinds: dict[int, type[AvatarBenchError]] = {kind.exit_code: kind for kind in (ConfigError, OutputError)}
+    return kinds[code](*lines) if code in kinds else None
 
 
 def _describe_error(error: BaseException) -> tuple[tuple[str, ...], int]:

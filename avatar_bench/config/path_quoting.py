@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from avatar_bench.config.catalogue import find_groups
 from avatar_bench.config.options import find_option, iterate_options
@@ -50,6 +52,33 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
         raise ConfigError(f"{main}= is given twice: '{bare[0]}' is its value, too.", f"Remove {main}= or '{bare[0]}'.")
     value = bare[0] if len(bare) == 1 else f"[{','.join(bare)}]"
     return [f"{main}={value}", *others]
+
+
+def make_words(options: Mapping[str, Any]) -> list[str]:
+    """Return options as the words of a command line: Python's values, and names with __ or . between the levels."""
+    words = []
+    for key, value in options.items():
+        name = key.replace("__", ".")
+        words.append(f"{name}={_format_value(value, is_path_option(name))}")
+    return words
+
+
+def _format_value(value: Any, is_path: bool) -> str:
+    """Return a value in the grammar of Hydra's overrides; paths stay as they are, as `quote_paths` expects them."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        is_word = _PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false", "nan", "inf")
+        return value if is_path or is_word else quote(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_format_value(each, is_path)}" for name, each in value.items()) + "}"
+    if isinstance(value, Iterable):
+        return "[" + ",".join(_format_value(each, is_path) for each in value) + "]"
+    return str(value)
 
 
 def _is_bare(command: str, word: str) -> bool:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobRuntime
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.basecontainer import BaseContainer
 
 from avatar_bench.config import config_loader
 from avatar_bench.config.catalogue import find_choices, find_conf_folder, list_blocks
@@ -64,6 +71,26 @@ def register(command: str = "", overrides: Sequence[str] = ()) -> None:
     Plugins.instance().register(UserFolderSearchPath)
     OmegaConf.register_new_resolver("units", _list_units_to_hold_out, replace=True)
     _set_launchers()
+
+
+@contextmanager
+def keep_hydra_state() -> Iterator[None]:
+    """Restore afterwards what a command changes in Hydra: what `register` adds, and the state of an app that runs."""
+    plugins, store = Plugins.instance(), ConfigStore.instance()  # importing plugins registers their configurations
+    running = (GlobalHydra.instance(), HydraConfig.instance(), JobRuntime.instance(), VersionBase.instance())
+    states = [(each, dict(vars(each))) for each in (plugins, store, *running)]
+    resolvers, is_installed = dict(BaseContainer._resolvers), config_loader.is_installed()
+    for each in (plugins, store, JobRuntime.instance()):
+        vars(each).update(deepcopy(vars(each)))
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        for each, state in states:
+            vars(each).update(state)
+        BaseContainer._resolvers = resolvers
+        if config_loader.is_installed() and not is_installed:
+            config_loader.uninstall()
 
 
 def find_groups(command: str) -> dict[str, Any]:

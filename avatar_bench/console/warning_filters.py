@@ -1,9 +1,35 @@
-"""Filters for warnings of Lightning and torch that users cannot act on."""
+"""Filters for warnings of libraries that users cannot act on."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def keep_filters() -> Iterator[None]:
+    """Restore the filters of warnings and the levels of loggers afterwards; inside the `with`, those of commands apply.
+
+    Those set when a module of ours is imported would otherwise be missing from the second `with` on.
+    """
+    known = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    levels = [(logger, logger.level) for logger in known]
+    with warnings.catch_warnings():
+        suppress_image_warnings()
+        suppress_framework_warnings()
+        try:
+            yield
+        finally:
+            for logger, level in levels:
+                logger.setLevel(level)
+
+
+def suppress_image_warnings() -> None:
+    """Suppress what Pillow says of images that can be decoded nevertheless."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def suppress_framework_warnings() -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import io
-import logging
 import os
 import re
 import stat
-import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
+from avatar_bench.console.warning_filters import suppress_image_warnings
 from avatar_bench.data.file_names import format_name
 from avatar_bench.data.file_structure import MAX_EXIF_BYTES, check_structure, is_png_truncated
 from avatar_bench.data.shard_files import locate_image
@@ -78,8 +77,7 @@ _ORIENTATION_TRANSPOSES = {
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
 
 # Pillow warns about odd metadata and large images without naming the file; serious problems raise DataError instead.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
+suppress_image_warnings()
 with suppress(OSError, AttributeError):  # libtiff prints its errors in addition to those that Pillow raises
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 

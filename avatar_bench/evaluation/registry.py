@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.errors import ConfigError
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock, RunBlock
 from avatar_bench.results.declaration import declare_block
-from avatar_bench.results.result import Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PROTOCOLS = {"run": RunBlock, "comparison": CompareBlock, "dataset": DatasetBlock}
 
@@ -45,14 +40,3 @@ def hash_user_code(name: str, block: Block) -> str | None:
     others = [*find_entries("corruption").values(), *find_entries("ood_score").values()]
     used = [find_entry("block", name), *(entry for entry in others if entry.name in words)]
     return " ".join(entry.digest for entry in used if not entry.is_builtin) or None
-
-
-def draw_figures(result: Result) -> Mapping[str, Figure]:
-    """Draw the figures of a saved Result with arrays in the current language; none if its block draws none."""
-    entry = find_entry("block", result.block)
-    if not (entry.is_folder and entry.module.with_name("figures.py").is_file()):
-        return {}
-    module = entry.load()
-    with entry.explain_failure():
-        figures: Mapping[str, Figure] = importlib.import_module(f"{module.__name__}.figures").draw(result)
-    return figures

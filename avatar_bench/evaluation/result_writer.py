@@ -16,8 +16,8 @@ from avatar_bench.console.signals import TERMINATION_SIGNALS, ignore_termination
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import OutputError
-from avatar_bench.evaluation.registry import draw_figures
 from avatar_bench.i18n import use_language
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Result, has_figures, redraw
 from avatar_bench.results.view import ALL

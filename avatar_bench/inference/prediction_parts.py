@@ -11,9 +11,7 @@ from pyarrow import fs, parquet
 
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.remote import is_remote, open_remote
-from avatar_bench.inference.prediction_writer import CHECKED_ROWS, escape_path
-
-_NUMBERS = ("confidence", "ood_percentile")
+from avatar_bench.inference.prediction_writer import CHECKED_ROWS, NUMBER_COLUMNS, escape_path
 
 
 class PredictionParts:
@@ -26,7 +24,10 @@ class PredictionParts:
         """
         self.output = output
         self.schema = pa.schema(
-            [(name, pa.float64() if name in _NUMBERS or name.startswith("prob_") else pa.string()) for name in columns]
+            [
+                (name, pa.float64() if name in NUMBER_COLUMNS or name.startswith("prob_") else pa.string())
+                for name in columns
+            ]
         )
         self.kept: list[str] = []
         self.last: list[dict[str, Any]] = []

@@ -9,10 +9,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.results.notebook_display import format_predictions
 from avatar_bench.results.predictions import Predictions, to_string_array
 
 DECISION_COLUMNS = ("decision", "decision_reason", "prediction_set", "ood_percentile")  # of runs/decisions
 EMBEDDING = "embedding"  # column with the vector of each image that was read, None elsewhere; never written
+
+
+class PredictionTable(pd.DataFrame):
+    """Rows of predictions, which notebooks show with the two cautions."""
+
+    @property
+    def _constructor(self) -> type[PredictionTable]:
+        return PredictionTable
+
+    def _repr_html_(self) -> str:
+        return format_predictions(self)
 
 
 def list_prediction_columns(classes: Sequence[str]) -> list[str]:

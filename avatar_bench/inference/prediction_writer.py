@@ -8,21 +8,38 @@ import os
 import sys
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 import pandas as pd
+from pyarrow import parquet
 from pyarrow.lib import ArrowInvalid
 
 from avatar_bench.console.signals import ignore_termination
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.files.csv_io import format_csv, unescape_formulas
+from avatar_bench.files.csv_io import format_csv, read_csv, unescape_formulas
+from avatar_bench.files.remote import is_remote, open_remote
 
+NUMBER_COLUMNS = ("confidence", "ood_percentile")  # beside prob_<class>
 CHECKED_ROWS = 16  # last rows of an earlier output that are compared to check that they are of the same run
+
+_collected: ContextVar[list[pd.DataFrame] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collect_rows() -> Iterator[list[pd.DataFrame]]:
+    """Collect the rows that are written inside the `with`, and write none to standard output."""
+    tables: list[pd.DataFrame] = []
+    token = _collected.set(tables)
+    try:
+        yield tables
+    finally:
+        _collected.reset(token)
 
 
 def open_writer(output: str, columns: list[str], update: bool) -> PredictionWriter:
@@ -32,7 +49,7 @@ def open_writer(output: str, columns: list[str], update: bool) -> PredictionWrit
     written. Raises ConfigError for other columns, OutputError if the output cannot be written.
     """
     if output == "-":
-        return CsvWriter(None, columns)
+        return CsvWriter(None if _collected.get() is None else Path(os.devnull), columns)
     file, kinds = Path(output), {".csv": CsvWriter, ".jsonl": JsonLinesWriter, ".parquet": ParquetFileWriter}
     kind = kinds[file.suffix.lower()]
     part = file.with_name(f"{file.name}.part")  # an earlier file stays until the new one is complete
@@ -96,6 +113,12 @@ class PredictionWriter:
     def start(self) -> None:
         """Prepare for writing after the earlier rows."""
         raise NotImplementedError
+
+    def add(self, rows: pd.DataFrame) -> None:
+        """Write rows, and collect them inside of `collect_rows`."""
+        self.write(rows)
+        if (tables := _collected.get()) is not None:
+            tables.append(rows[self.columns])
 
     def write(self, rows: pd.DataFrame) -> None:
         """Write rows."""
@@ -228,6 +251,22 @@ class ParquetFileWriter(PredictionWriter):
                 table.to_parquet(part, index=False)
         except OSError as error:
             raise OutputError(f"output={self.final} cannot be written: {error.strerror or error}.") from error
+
+
+def read_predictions(output: str) -> pd.DataFrame:
+    """Read the predictions in a .csv or .jsonl file, or in a .parquet file or folder, which may be remote."""
+    suffix = Path(output).suffix.lower()
+    if suffix == ".csv":
+        table = read_csv(output, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+    elif suffix == ".jsonl":
+        with open(output, encoding="utf-8", newline="\n") as lines:
+            table = pd.DataFrame(map(json.loads, lines))
+    else:
+        system, place = open_remote(output) if is_remote(output) else (None, output)
+        read: Any = parquet.read_table  # has no annotations
+        table = read(place, filesystem=system, partitioning=None).to_pandas()
+    numbers = [str(name) for name in table if name in NUMBER_COLUMNS or str(name).startswith("prob_")]
+    return table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in numbers})
 
 
 def escape_path(file: str) -> str:

@@ -9,9 +9,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from avatar_bench.config.entries import find_entries
-from avatar_bench.evaluation.registry import draw_figures
 from avatar_bench.i18n import get_language, use_language
 from avatar_bench.reporting.saved_result import SavedResult
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.result import has_figures, redraw
 
 _FEW = 8  # results drawn faster than further processes start

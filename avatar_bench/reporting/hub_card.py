@@ -119,7 +119,7 @@ def _tabulate_sources(model: ReportedModel) -> pd.DataFrame:
     train = images[images["split"] == "train"]
     stated = {"licence": f"{OTHER_PREFIX}licence", "author": f"{OTHER_PREFIX}author", "generator": "generator"}
     known = {name: train[column] for name, column in stated.items() if column in train and train[column].any()}
-    table = train[["label", "source"]].assign(**{"images": 1, "licence": ""} | known)
+    table = pd.DataFrame({"label": train["label"], "source": train["source"], "images": 1, "licence": ""} | known)
     counts = table.groupby(["label", "source"], sort=True).agg(
         {"images": "sum", "licence": _join, **dict.fromkeys(known, _join)}
     )
@@ -143,7 +143,7 @@ def _list_blocks(results: Sequence[SavedResult], name: str) -> Iterator[tuple[st
     for one in results:
         if one.result.set == name and one.declaration.kind == "run":
             block, metrics = one.result.block, one.result.metrics
-            rows = [
+            rows: list[tuple[str, ...]] = [
                 (
                     find_heading(key, block),
                     _hide_folders(format_metric(metrics[key], block)),

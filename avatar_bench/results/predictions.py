@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 
 from avatar_bench.errors import CheckpointError, DivergedError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.checkpoint_container import open_stored_archive
+from avatar_bench.results.notebook_display import format_predictions
 
 FloatArray = NDArray[np.floating]
 
@@ -50,6 +52,14 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    def _repr_html_(self) -> str:
+        names = np.array([*self.classes, ""], dtype=object)
+        table = pd.DataFrame(self.probabilities, columns=[f"prob_{name}" for name in self.classes])
+        table.insert(0, "path", self.paths)
+        table.insert(1, "target", names[self.targets])
+        table.insert(2, "prediction", names[self.predicted])
+        return format_predictions(table)
 
     @property
     def probabilities(self) -> FloatArray:

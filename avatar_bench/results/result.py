@@ -18,8 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.table_io import name_table, read_table, write_table
-from avatar_bench.results.reasons import Reason
+from avatar_bench.i18n import use_language
+from avatar_bench.results.block_figures import draw_figures
+from avatar_bench.results.declaration import declare_block
+from avatar_bench.results.notebook_display import format_frame, format_pairs, format_text
+from avatar_bench.results.reasons import Reason, format_reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 RESULT_SCHEMA = 3
 METRICS_FILE = "metrics.json"
 AGAINST_FOLDER = "against"  # folder of differences from an earlier Result, beside the folders of blocks
+_SCREEN_DPI = 100  # of figures drawn for a notebook
 _SVG_DPI = 150  # of embedded images, enough for the cells of an image grid; lines and text are vectors
 _RESAMPLED_UNITS = ("group", "source", "round", "pass")
 _DEFAULT_LANGUAGE = "en"  # its figures are in the folder of the result, those of another language in a folder below
@@ -80,7 +86,7 @@ class Result:
     """Metrics, tables, arrays and images of one block for one data set, with their provenance; without any language.
 
     Keys of `images` (H, W, 3) are file names without suffix, in a folder: "overlays/001_face". `figures` are the names
-    of the figures drawn from the saved Result.
+    of the figures drawn from the saved Result, which `plot` draws again.
     """
 
     block: str
@@ -94,6 +100,7 @@ class Result:
     warnings: list[Reason] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     figures: list[str] = field(default_factory=list)
+    folder: Path | None = field(default=None, repr=False, compare=False)  # where it is saved
 
     def save(self, folder: Path, draw: Draw | None = None, language: str = _DEFAULT_LANGUAGE) -> Path:
         """Write metrics.json, tables, arrays and images to `folder`; replace an earlier Result as a whole.
@@ -113,7 +120,36 @@ class Result:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
+        self.folder = folder
         return folder
+
+    def plot(self, figure: str, lang: str = _DEFAULT_LANGUAGE) -> Figure:
+        """Draw a figure of the Result as it is saved, such as one of `figures`; raise ConfigError for another name."""
+        with use_language(lang):
+            drawn = draw_figures(Result.load(self.folder, arrays=True) if self.folder else self)
+        if figure not in drawn:
+            nearest = suggest_names(figure, drawn)
+            raise ConfigError(
+                f"{self.block} has no figure {figure!r}" + (f"; {nearest}" if nearest else "."),
+                f"There are: {', '.join(drawn) or 'none'}.",
+            )
+        drawn[figure].set_dpi(_SCREEN_DPI)
+        return drawn[figure]
+
+    def _repr_html_(self) -> str:
+        numbers = [(name, metric.value, metric.low, metric.high, metric.n) for name, metric in self.metrics.items()]
+        warnings = "".join(f"<li>{format_text(format_reason(reason, self.block))}</li>" for reason in self.warnings)
+        about = [
+            ("set", f"{self.set}, n = {self.n}"),
+            ("classes", ", ".join(self.classes)),
+            ("tables", ", ".join(self.tables)),
+            ("figures", ", ".join(self.figures)),
+        ]
+        return (
+            f"<p><b>{format_text(declare_block(self.block).title)}</b></p>{format_pairs(about)}"
+            f"{format_frame(pd.DataFrame(numbers, columns=['metric', 'value', 'low', 'high', 'n']))}"
+            + (f"<ul>{warnings}</ul>" if warnings else "")
+        )
 
     @property
     def files(self) -> list[str]:
@@ -133,6 +169,7 @@ class Result:
         for file in sorted(folder.glob("*.npz")) if arrays else ():
             with np.load(file) as saved:
                 result.arrays[file.stem] = dict(saved)
+        result.folder = folder
         return result
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,16 +38,6 @@ MAX_ENSEMBLE_DEPTH = 2  # an ensemble of soups is the deepest nesting
 _REBUILD_HINT = "Build it again: avatar-bench evaluate ckpt=FOLDER block=ensemble"
 _SINGLE_RUN_OPTIONS = ("label", "recipe", "results_folder")
 _MEMBER_KEYS = ("run", "checkpoint_sha256", "weight", "temperature")
-
-
-def load(run: str | Path, **options: Any) -> Run:
-    """Open a run folder, checkpoint file or ensemble for use from Python: `load(run).predict(paths)`."""
-    return open_run(run, **options)
-
-
-def predict(run: str | Path, paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Predict the class of each image file: `load(run).predict(paths)`."""
-    return open_run(run).predict(paths)
 
 
 def open_run(path: str | Path, **options: Any) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from copy import copy
@@ -14,6 +15,8 @@ from uuid import uuid4
 import pandas as pd
 import torch
 
+import avatar_bench
+from avatar_bench.console.warning_filters import keep_filters
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, read_dataset, read_images, read_split
 from avatar_bench.data.leakage import Leakage, UsedImages, refuse_overlap_with_fit
@@ -25,17 +28,24 @@ from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import find_table
 from avatar_bench.inference.network_predictor import NetworkPredictor
-from avatar_bench.inference.prediction_table import EMBEDDING, list_prediction_columns, merge_probabilities
+from avatar_bench.inference.prediction_table import (
+    EMBEDDING,
+    PredictionTable,
+    list_prediction_columns,
+    merge_probabilities,
+)
 from avatar_bench.inference.predictor import DatasetPredictor, ForeignPredictor, Predictor
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.models.model_card import Card
+from avatar_bench.results.notebook_display import format_pairs
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
-from avatar_bench.results.result import AGAINST_FOLDER, Result
+from avatar_bench.results.result import AGAINST_FOLDER, METRICS_FILE, Result
 from avatar_bench.results.view import View
 from avatar_bench.runs.prediction_cache import PredictionCache
 from avatar_bench.runs.record import (
     BEST_CHECKPOINT,
+    METRIC,
     RECORD,
     SHARED_WEIGHTS,
     locate_checkpoint,
@@ -45,6 +55,7 @@ from avatar_bench.runs.record import (
 from avatar_bench.runs.saved_calibration import BY_TRAIN, CALIBRATION, SavedCalibration, read_calibration
 
 if TYPE_CHECKING:
+    from avatar_bench import Option
     from avatar_bench.models.classifier import Classifier
     from avatar_bench.runs.decisions import DecisionRule
 
@@ -102,6 +113,27 @@ class Run:
         )
         run.checkpoint_sha256 = getattr(predictor, "sha256", None) or uuid4().hex
         return run
+
+    def __fspath__(self) -> str:
+        """Return the path that opens it again."""
+        return str(self.checkpoint if self.folder is None or self.is_other_checkpoint else self.folder)
+
+    def _repr_html_(self) -> str:
+        places = sorted(self.folder.glob(f"evaluation/[!.]*/[!.]*/{METRICS_FILE}")) if self.folder else []
+        results: dict[str, list[str]] = {}
+        for place in places:
+            results.setdefault(f"results on {place.parents[1].name}", []).append(place.parent.name)
+        about = [
+            ("run", os.fspath(self)),
+            ("status", self.record.get("status")),
+            ("network", self.card.backbone),
+            ("mode", self.record.get("mode")),
+            ("classes", ", ".join(self.classes)),
+            ("seed", self.record.get("seed")),
+            (METRIC, (self.record.get("metrics") or {}).get(METRIC)),
+            ("temperature", self.temperature),
+        ]
+        return format_pairs([*about, *((name, ", ".join(blocks)) for name, blocks in results.items())])
 
     @cached_property
     def card(self) -> Card:
@@ -394,7 +426,7 @@ class Run:
 
     def predict(
         self, paths: str | Path | Iterable[str | Path], calibrated: bool = True, precision: str = "auto"
-    ) -> pd.DataFrame:
+    ) -> PredictionTable:
         """Predict the class of each image file, in order.
 
         Columns: path, status ("ok" or "error"), reason, prediction, confidence, and prob_<class> for each class.
@@ -402,12 +434,10 @@ class Run:
         temperature. `precision` is "32", another one of the runtime, or "auto": the fastest on this machine.
         """
         files = [str(file) for file in ([paths] if isinstance(paths, (str, Path)) else paths)]
-        frames = list(self.predict_files(files, calibrated, self.predictor.resolve_precision(precision)))
-        return (
-            pd.concat(frames, ignore_index=True)
-            if frames
-            else pd.DataFrame(columns=list_prediction_columns(self.classes))
-        )
+        with keep_filters():
+            frames = list(self.predict_files(files, calibrated, self.predictor.resolve_precision(precision)))
+        none = pd.DataFrame(columns=list_prediction_columns(self.classes))
+        return PredictionTable(pd.concat(frames, ignore_index=True) if frames else none)
 
     def predict_files(
         self,
@@ -430,6 +460,11 @@ class Run:
                 merged = table if self._keeps_classes else merge_probabilities(table, self.merged_classes)
                 merged = rule.extend(merged, vectors) if rule else merged
                 yield merged.assign(**{EMBEDDING: vectors}) if embedded else merged
+
+    def evaluate(self, block: str, **options: Option) -> Result:
+        """Run a block by the command `evaluate`, with its options, and return the saved Result."""
+        found = avatar_bench.evaluate(self, block=block, **options)
+        return next(result for result in found if result.block == block)
 
     def results(self, block: str, name: str = "test") -> Result:
         """Read the Result of a block on a set from the run folder."""

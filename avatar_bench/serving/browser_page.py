@@ -17,7 +17,7 @@ from avatar_bench.data import decoding
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
-from avatar_bench.inference.prediction_cautions import list_cautions
+from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
 from avatar_bench.runs.decisions import (
     CONFIDENT,

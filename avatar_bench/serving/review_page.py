@@ -26,11 +26,11 @@ from avatar_bench.files.csv_io import format_csv
 from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text
 from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
-from avatar_bench.inference.prediction_cautions import list_cautions
 from avatar_bench.inference.prediction_table import EMBEDDING
 from avatar_bench.inference.prediction_writer import PredictionWriter, list_objects
 from avatar_bench.metrics.knn import find_nearest
 from avatar_bench.reporting.inline_images import InlineImage, encode
+from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
 from avatar_bench.runs.decisions import MAX_OOD_PERCENTILE
 from avatar_bench.serving.decision_words import name_reasons

@@ -18,7 +18,7 @@ from avatar_bench.data.evidence.evidence_rules import EVIDENCE, EVIDENCE_SAYS
 from avatar_bench.files.csv_io import format_csv
 from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
-from avatar_bench.inference.prediction_cautions import list_cautions
+from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
 from avatar_bench.serving.image_service import BusyError, ImageAnswer, ImageService
 from avatar_bench.serving.uploads import Uploads

@@ -44,8 +44,8 @@ def run_job(
     command: str,
     check: Callable[[DictConfig], None],
     prepare: Callable[[Any, RunRecord], tuple[Dataset, Dataset]],
-) -> RunRecord:
-    """Run a new or resumed job in its folder and print its summary; return its record.
+) -> tuple[Path, RunRecord]:
+    """Run a new or resumed job in its folder and print its summary; return the folder and the record.
 
     `prepare` reads the images, all and those to train on, and refuses what must not be trained on. A finished job is
     left unchanged; the record is written whatever happens.
@@ -57,7 +57,7 @@ def run_job(
         record = RunRecord.read(folder) if cfg.resume else create_record(folder, cfg, settings, command)
         if record.status == "finished":
             print_line(f"{folder}: already finished, left unchanged.", file=sys.stderr)
-            return record
+            return folder, record
         with _record_end(folder, cfg, record):
             images = prepare(settings, record)  # before torch is loaded and a run folder is made
             _start_record(folder, cfg, record)
@@ -67,7 +67,7 @@ def run_job(
             job.fit()
             summary = job.finish()
         print_line(summary)
-        return record
+        return folder, record
 
 
 def _load_steps(command: str, settings: Any) -> Callable[..., Job]:

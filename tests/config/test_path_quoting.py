@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.path_quoting import find_main_option, name_bare_paths, quote_paths
+from avatar_bench.config.path_quoting import find_main_option, make_words, name_bare_paths, quote_paths
 from avatar_bench.config.schema import SCHEMAS
 from avatar_bench.errors import ConfigError
 
@@ -91,3 +93,34 @@ def test_export_writes_into_the_run_folder_by_default(tiny_run: Path) -> None:
     assert main(["export", run]) == 0
     assert json.loads(Path(run, "network.json").read_text())["file"] == "network.onnx"
     assert Path(run, "network.onnx").is_file()
+
+
+def test_values_of_python_are_written_as_words_of_the_command_line() -> None:
+    options: dict[str, Any] = {
+        "data__split__seed": 3,
+        "data.fraction": np.float64(0.5),
+        "hydra/launcher": "joblib",
+        "update": True,
+        "target_error": None,
+        "precision": "32",
+        "block": ["robustness", "calibration"],
+        "data__split__held_out": ["a, b", "it's"],
+        "out": Path("a, b"),
+        "ckpt": ["a", Path("it's")],
+        "data__ood": {"far": Path("my dir")},
+        "model__options": {"depth": 2, "name": "x y"},
+    }
+    assert make_words(options) == [
+        "data.split.seed=3",
+        "data.fraction=0.5",
+        "hydra/launcher=joblib",
+        "update=true",
+        "target_error=null",
+        "precision='32'",
+        "block=[robustness,calibration]",
+        "data.split.held_out=['a, b','it\\'s']",
+        "out=a, b",
+        "ckpt=[a,it's]",
+        "data.ood={far: my dir}",
+        "model.options={depth: 2, name: 'x y'}",
+    ]

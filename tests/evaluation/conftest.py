@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.registry import draw_figures
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.predictions import Predictions, to_string_array
 from avatar_bench.results.result import Result
 from avatar_bench.results.view import View

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from avatar_bench.evaluation.registry import draw_figures
 from avatar_bench.i18n import use_language
 from avatar_bench.reporting import figure_drawing
 from avatar_bench.reporting.figure_drawing import draw_missing_figures
 from avatar_bench.reporting.saved_result import SavedResult, read_saved
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.result import Result
 
 

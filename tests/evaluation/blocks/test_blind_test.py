@@ -19,6 +19,7 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import check_class_order
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.predictions import Predictions, to_string_array
 from avatar_bench.results.reasons import Reason, format_reason
 
@@ -128,7 +129,7 @@ def saved(tmp_path_factory):
     targets = np.where(np.arange(240) % 40 == 7, -1, targets)
     given = predictions(targets, logits, groups=[f"g{i // 2}" for i in range(240)], temperature=0.7)
     folder = tmp_path_factory.mktemp("blind") / "blind_test"
-    evaluate(given)[0].save(folder, registry.draw_figures)
+    evaluate(given)[0].save(folder, draw_figures)
     return folder, json.loads((folder / "metrics.json").read_text())["metrics"]
 
 

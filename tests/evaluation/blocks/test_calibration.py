@@ -24,6 +24,7 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.calibration import Calibration, error_tables
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import ECE_KINDS, calibration_errors, fit_temperature
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason, format_reason
 
 KINDS = list_corruptions()
@@ -83,7 +84,7 @@ def saved(evaluate, overconfident, make_predictions, dataset_of, tmp_path_factor
         blind = make_predictions(*honest(300, 9, seed=2), temperature=evaluated.temperature)
         others = {"variations": shifted(evaluated), "blind": (dataset_of(blind, "blind"), blind)}
         result = evaluate(evaluated, held_out, {"severity": 3}, **others)
-        SAVED.append(result.save(tmp_path_factory.mktemp("saved") / "calibration", registry.draw_figures))
+        SAVED.append(result.save(tmp_path_factory.mktemp("saved") / "calibration", draw_figures))
     return SAVED[0], json.loads((SAVED[0] / "metrics.json").read_text())
 
 

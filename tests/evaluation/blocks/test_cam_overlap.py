@@ -18,9 +18,10 @@ from sklearn.metrics import jaccard_score
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.blocks.cam_overlap import CamOverlap, figures
 from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL_CLASSES
-from avatar_bench.evaluation.registry import build_block, draw_figures
+from avatar_bench.evaluation.registry import build_block
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES, chance_iou
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.headings import find_word
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.run import Run

@@ -18,8 +18,8 @@ from sklearn.preprocessing import StandardScaler
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.clusters import CLUSTER_METRICS, SOURCE_METRICS, Clusters
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason
 
 
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
 def saved(evaluate_block, make_predictions, folder):
     """Embeddings, images.csv and metrics of a saved Result, read back as files."""
     if not folder.exists():
-        evaluate_block(by_source(make_predictions)).save(folder, registry.draw_figures)
+        evaluate_block(by_source(make_predictions)).save(folder, draw_figures)
     with np.load(folder / "embeddings.npz") as arrays:
         embeddings = arrays["embeddings"].astype(np.float64)
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]

@@ -17,6 +17,7 @@ from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.data_audit import DataAudit, label_errors
 from avatar_bench.i18n import use_language
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 
@@ -73,7 +74,7 @@ def test_every_metric_has_its_name_and_says_that_less_is_better(shortcut: Result
 
 
 def test_tables_and_figures_are_saved_and_read_back(shortcut: Result, tmp_path: Path) -> None:
-    folder = shortcut.save(tmp_path / "audit", registry.draw_figures)
+    folder = shortcut.save(tmp_path / "audit", draw_figures)
     assert {file.stem for file in folder.glob("*.png")} == {"aurocs", "single_properties", "confounding", "properties"}
     properties = pd.read_csv(folder / "properties.csv")
     assert len(properties) == 120

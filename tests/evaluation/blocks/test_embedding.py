@@ -15,7 +15,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.blocks import embedding
 from avatar_bench.evaluation.blocks.embedding import Embedding
-from avatar_bench.evaluation.registry import draw_figures
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason
 
 needs_umap = pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")

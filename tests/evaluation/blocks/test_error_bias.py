@@ -18,6 +18,7 @@ from avatar_bench.evaluation.blocks.error_bias import ErrorBias
 from avatar_bench.evaluation.blocks.error_bias.bias_tables import describe_slice
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason, format_reason
 
 STORED = {"width": "200", "height": "300", "format": "PNG"}
@@ -54,7 +55,7 @@ def saved(slanted, oracle, evaluate_block, tmp_path):
     ood = {"things": oracle("uniform", n=60), "faces": oracle("noisy", n=50, seed=4)}
     ood = {name: replace(given, targets=np.full(len(given), -1)) for name, given in ood.items()}
     size = ["100" if i % 5 else "700" for i in range(480)]
-    evaluate_block(slanted, ood, width=size).save(tmp_path / "error_bias", registry.draw_figures)
+    evaluate_block(slanted, ood, width=size).save(tmp_path / "error_bias", draw_figures)
     folder = tmp_path / "error_bias"
     return folder, json.loads((folder / "metrics.json").read_text())
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.blocks.gradcam_wall import GradCamWall
-from avatar_bench.evaluation.registry import build_block, draw_figures
+from avatar_bench.evaluation.registry import build_block
 from avatar_bench.models import attribution
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result

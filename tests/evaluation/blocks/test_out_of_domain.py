@@ -20,6 +20,7 @@ from avatar_bench.evaluation.blocks.out_of_domain import DETECTION_METRICS, OutO
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.averaging import AveragingWeights
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.runs.ensemble_predictor import combine_predictions
 
@@ -65,7 +66,7 @@ def world(oracle, outside, dataset_of, fake_run):
 def saved(world, tmp_path):
     """A saved Result, read back as files."""
     run, dataset = world()
-    OutOfDomain(resamples=200).evaluate(run, dataset).save(tmp_path / "out_of_domain", registry.draw_figures)
+    OutOfDomain(resamples=200).evaluate(run, dataset).save(tmp_path / "out_of_domain", draw_figures)
     folder = tmp_path / "out_of_domain"
     return folder, json.loads((folder / "metrics.json").read_text())
 

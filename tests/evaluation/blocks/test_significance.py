@@ -13,11 +13,12 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import recipe_pairs, registry
+from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.blocks import significance
 from avatar_bench.evaluation.blocks.significance import Significance
 from avatar_bench.evaluation.seeds import Recipes
 from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 
@@ -263,7 +264,7 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp
 def test_nine_recipes_are_drawn_and_saved(compare, answers, tmp_path):
     rng = np.random.default_rng(0)
     found = {f"a rather long name of recipe {i}": answers(rng.random(120) < 0.5 + i / 20) for i in range(9)}
-    folder = compare(found).save(tmp_path / "significance", registry.draw_figures)
+    folder = compare(found).save(tmp_path / "significance", draw_figures)
     assert {file.name for file in folder.glob("*.png")} == {"ranking.png", "differences.png"}
     assert len(pd.read_csv(folder / "pairs.csv")) == 36
 

@@ -1,0 +1,281 @@
+"""The functions of avatar_bench: each called twice, and compared with its command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+from PIL import Image
+
+import avatar_bench
+from avatar_bench.cli.app import main
+from avatar_bench.cli.python_calls import keep_process_state
+from avatar_bench.config import config_loader
+from avatar_bench.config.search_path import keep_hydra_state
+from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, DataError
+from avatar_bench.results.result import Result
+from avatar_bench.runs.run import Run
+
+QUICK = {f"block__data_audit__{name}": value for name, value in (("resamples", 100), ("folds", 2))}
+QUICK |= {"block__data_audit__equalised": False, "block__data_audit__label_errors": False}
+
+
+def type_command(*words: str) -> int:
+    """Run a command line, which may change the process, unlike a function."""
+    with keep_process_state():
+        return main(words)
+
+
+def list_process_state() -> dict[str, Any]:
+    loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    return {
+        "hydra": GlobalHydra.instance().hydra,
+        "configurations": str(ConfigStore.instance().repo),
+        "plugins": dict(Plugins.instance().class_name_to_class),
+        "has its loader": config_loader.is_installed(),
+        "resolver": OmegaConf.has_resolver("units"),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)],
+        "warnings": list(warnings.filters),
+        "loggers": {logger.name: logger.level for logger in loggers},
+        "root": (logging.root.level, list(logging.root.handlers)),
+        "words": list(sys.argv),
+        "variables": {key: value for key, value in os.environ.items() if key.startswith(("AVATAR", "HYDRA"))},
+        "threads": torch.get_num_threads(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Check that a test leaves the process as it was, with a Hydra app of the user that runs all the time."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "own.yaml").write_text("where: {_target_: pathlib.Path}\n")
+    with keep_hydra_state():
+        if config_loader.is_installed():  # by commands of other tests
+            config_loader.uninstall()
+        initialize_config_dir(str(tmp_path / "app"), version_base="1.3")
+        before = list_process_state()
+        yield
+        after = list_process_state()
+        new = after["loggers"].keys() - before["loggers"].keys()  # of libraries that are imported meanwhile
+        after["loggers"] = {name: level for name, level in after["loggers"].items() if name not in new}
+        assert after == before
+        assert compose("own").where["_target_"] == "pathlib.Path"  # which our loader would refuse
+
+
+@pytest.fixture
+def options(small: list[str]) -> dict[str, Any]:
+    """Options of a training of about a second, as Python's keyword arguments."""
+    return {name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in small)}
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read a metrics.json without the times in it."""
+    saved: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    saved["provenance"] = {key: value for key, value in saved["provenance"].items() if "seconds" not in key}
+    return saved
+
+
+def test_no_module_has_the_name_of_a_function() -> None:
+    root = Path(avatar_bench.__file__).parent
+    names = {file.stem for file in root.iterdir()}
+    assert names.isdisjoint(avatar_bench.__all__)
+    assert all(callable(getattr(avatar_bench, name)) for name in avatar_bench.__all__ if name != "__version__")
+
+
+def test_the_import_loads_no_heavy_library() -> None:
+    command = "import sys; from avatar_bench import train; print(*sys.modules)"
+    found = os.environ | {"PYTHONPATH": str(Path(avatar_bench.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", command], env=found, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "avatar_bench" in loaded
+    assert set(loaded).isdisjoint({"torch", "pandas", "numpy", "hydra", "omegaconf", "matplotlib"})
+
+
+def test_prepare_gives_what_the_command_gives(images: Path) -> None:
+    source = {"source": "folder", "source__folder__root": images / "blind"}
+    made = [avatar_bench.prepare(**source, out="my two, or = three", **QUICK) for _ in range(2)]
+    words = [f"{name.replace('__', '.')}={str(value).lower()}" for name, value in QUICK.items()]
+    root = f"source.folder.root={images / 'blind'}"
+    assert type_command("prepare", "source=folder", root, "out=typed", *words) == 0
+    for dataset in made:
+        assert (dataset.root / "manifest.csv").read_bytes() == Path("typed", "manifest.csv").read_bytes()
+        assert dataset.name == "my two, or = three"
+        assert dataset.classes == ("drawing", "generated", "real")
+
+
+def test_train_gives_what_the_command_gives(options: dict[str, Any], small: list[str]) -> None:
+    runs = [avatar_bench.train(**options, out=Path(name)) for name in ("one", "two")]
+    typed = Path("typed")
+    assert type_command("train", *small, f"out={typed}") == 0
+    for run in runs:
+        assert isinstance(run, Run)
+        assert run.record["weights_sha256"] == avatar_bench.load(typed).record["weights_sha256"]
+        assert (Path(run) / "split.csv").read_bytes() == (typed / "split.csv").read_bytes()
+        assert "<td>drawing, generated, real</td>" in run._repr_html_()
+
+
+def test_train_returns_the_runs_of_a_sweep_in_a_folder_of_the_user(options: dict[str, Any]) -> None:
+    Path("my/sweep").mkdir(parents=True)
+    Path("my/sweep/two.yaml").write_text(
+        "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
+    )
+    options |= {"data__limit": 96, "hydra__searchpath": ["my"]}
+    runs = avatar_bench.train(sweep="two", **options, out="sweep")
+    assert [run.seed for run in runs] == [1, 2]
+    with pytest.raises(DataError, match=r"see the table above, or jobs\.csv"):
+        avatar_bench.train(sweep="two", **options, stage=9, out="other")
+
+
+def test_evaluate_gives_what_the_command_gives(run_copy: Path) -> None:
+    asked: dict[str, Any] = {"split": "blind", "data__workers": 0}
+    run = avatar_bench.load(run_copy)
+    first = run.evaluate("blind_test", **asked)
+    (second,) = avatar_bench.evaluate(run, out=Path("two"), **asked)
+    assert type_command("evaluate", str(run_copy), "split=blind", "data.workers=0", "out=typed") == 0
+    typed = Path("typed", "evaluation", "blind", "blind_test")
+    assert first.folder == run_copy / "evaluation" / "blind" / "blind_test"
+    for result in (first, second):
+        assert isinstance(result.folder, Path)
+        assert read_metrics(result.folder) == read_metrics(typed)
+        assert sorted(file.name for file in result.folder.iterdir()) == sorted(file.name for file in typed.iterdir())
+    assert first.metrics == second.metrics == Result.load(typed).metrics
+    assert "<td>results on blind</td>" in run._repr_html_()
+    with pytest.raises(BlockError, match="significance"):
+        run.evaluate("significance", **asked)
+
+
+def test_a_result_draws_its_figures_in_both_languages(tiny_run: Path) -> None:
+    result = avatar_bench.load(tiny_run).evaluate("blind_test", split="blind", data__workers=0)
+    assert result.plot("confusion").axes[0].get_ylabel() == "true class"
+    assert result.plot("confusion", lang="ru").axes[0].get_ylabel() == "истинный класс"
+    with pytest.raises(ConfigError, match="blind_test has no figure 'confussion'; did you mean confusion"):
+        result.plot("confussion")
+
+
+def test_predict_gives_what_the_command_gives(tiny_run: Path, images: Path) -> None:
+    shutil.copytree(images / "blind" / "real", "my, photos")
+    Path("my, photos", "broken.png").write_text("no image")
+    asked: dict[str, Any] = {"ckpt": tiny_run, "workers": 0, "precision": 32}
+    with pytest.warns(UserWarning, match="1 of 15 files could not be read: see status and reason"):
+        rows = avatar_bench.predict("my, photos", **asked)
+    tables = [rows]
+    for ending in ("csv", "jsonl", "parquet"):
+        output = Path(f"rows.{ending}")
+        for update in (False, True):
+            with pytest.warns(UserWarning, match="1 of 15"):
+                tables.append(avatar_bench.predict(Path("my, photos"), output=output, update=update, **asked))
+    words = [f"ckpt={tiny_run}", "workers=0", "precision=32", "output=typed.csv"]
+    assert type_command("predict", "my, photos", *words) == 3
+    assert Path("rows.csv").read_bytes() == Path("typed.csv").read_bytes()
+    texts = ["path", "status", "reason", "prediction"]
+    for table in tables[1:]:
+        assert table[texts].fillna("").to_numpy().tolist() == rows[texts].fillna("").to_numpy().tolist()
+        np.testing.assert_array_equal(table.iloc[:, 4:].astype(float), rows.iloc[:, 4:].astype(float))
+    listed = avatar_bench.predict(sorted(map(str, Path("my, photos").rglob("0*")))[:2], **asked)
+    assert listed["status"].tolist() == ["ok", "ok"]
+
+
+def test_a_page_for_review_returns_its_rows_too(tiny_run: Path, images: Path) -> None:
+    asked = {"output": "page.html", "ckpt": tiny_run, "neighbours": True, "workers": 0}
+    rows = avatar_bench.predict(images / "blind" / "real", **asked)
+    assert list(rows) == list(avatar_bench.load(tiny_run).predict([]))
+    assert len(rows) == 14
+
+
+def test_report_gives_what_the_command_gives(run_copy: Path) -> None:
+    avatar_bench.evaluate(run_copy, data__workers=0)
+    pages = [avatar_bench.report(run_copy, out=Path(name)) for name in ("one.html", "two.html")]
+    assert type_command("report", str(run_copy), "out=typed.html") == 0
+    clock = re.compile(r"\d\d:\d\d(:\d\d)?")
+    typed, *others = (clock.sub("", page.read_text(encoding="utf-8")) for page in (Path("typed.html"), *pages))
+    assert others == [typed, typed]
+
+
+def test_an_imported_detector_is_a_run(tiny_run: Path, images: Path) -> None:
+    avatar_bench.predict(images / "blind", output="scores.csv", ckpt=tiny_run, workers=0)
+    for out in ("one", "two"):
+        run = avatar_bench.import_detector(kind="predictions", file="scores.csv", root="/", out=out)
+        found = run.evaluate("blind_test", data="manifest", data__manifest=images / "blind.csv")
+    plain = avatar_bench.evaluate(tiny_run, out="plain", data="manifest", data__manifest=images / "blind.csv")[0]
+    assert found.metrics["accuracy"] == plain.metrics["accuracy"]
+
+
+MISTAKES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[str]]] = [
+    (avatar_bench.evaluate, (), {"splti": "val"}, ["evaluate", "splti=val"]),
+    (avatar_bench.evaluate, (), {"ckpt": "nowhere"}, ["evaluate", "ckpt=nowhere"]),
+    (avatar_bench.train, (), {"model": "resnet99"}, ["train", "model=resnet99"]),
+    (avatar_bench.train, (), {"lr": "fast"}, ["train", "lr=fast"]),
+    (avatar_bench.predict, ("a",), {"output": "a.xlsx"}, ["predict", "input=a", "output=a.xlsx"]),
+    (avatar_bench.report, ("nowhere",), {}, ["report", "runs=nowhere"]),
+    (avatar_bench.prepare, (), {"source": "foldr"}, ["prepare", "source=foldr"]),
+]
+
+
+@pytest.mark.parametrize(("function", "paths", "options", "words"), MISTAKES)
+def test_a_mistake_is_an_exception_with_the_words_of_the_command_line(
+    function: Callable[..., Any],
+    paths: tuple[Any, ...],
+    options: dict[str, Any],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(AvatarBenchError) as caught:
+        function(*paths, **options)
+    assert capsys.readouterr().err == ""
+    assert type_command(*words) == caught.value.exit_code
+    assert capsys.readouterr().err == f"{caught.value}\n"
+
+
+def test_a_main_option_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="ckpt is given twice"):
+        avatar_bench.evaluate("a", ckpt="b")
+
+
+def test_ctrl_c_and_bugs_reach_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (KeyboardInterrupt, ZeroDivisionError):
+
+        def fail(cfg: Any, kind: type[BaseException] = kind) -> None:
+            raise kind
+
+        monkeypatch.setattr("avatar_bench.commands.report.report", fail)
+        with pytest.raises(kind):
+            avatar_bench.report()
+
+
+def test_notebooks_show_names_escaped_and_classes_in_the_order_of_the_checkpoint(tiny_run: Path, images: Path) -> None:
+    evil = "<script>alert(1)</script>\u202e.png"
+    Path(evil).parent.mkdir()
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(evil)
+    run = avatar_bench.load(tiny_run)
+    for shown in (run.predict([evil]), run.predictions(run.dataset("test"))):
+        text = shown._repr_html_()
+        assert "<script" not in text
+        assert "\u202e" not in text
+        assert re.findall("<th>prob_(.*?)</th>", text) == ["drawing", "generated", "real"]
+        assert "does not prove its origin" in text
+        assert "far less accurate" in text
+    result = Result("robustness", evil, 3, ("b<", "a"))
+    assert "b&lt;, a" in result._repr_html_()
+    assert "<script" not in result._repr_html_()
+    run.record = run.record | {"mode": evil}
+    assert "<script" not in run._repr_html_()
