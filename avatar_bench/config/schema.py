@@ -612,6 +612,12 @@ class ImportConfig:
     allow: list[str] = option([], help=_ALLOW, **_choose("missing_rows", "upload"))
 
 
+@dataclass
+class DoctorConfig:
+    hub: bool = option(False, help="connect to the Hugging Face hub, to see whether it can be reached")
+    format: str = option("text", help="of the output", **_choose("text", "json"))
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "pretrain": PretrainConfig,
@@ -624,6 +630,7 @@ SCHEMAS = {
     "report": ReportConfig,
     "export": ExportConfig,
     "import": ImportConfig,
+    "doctor": DoctorConfig,
 }
 
 

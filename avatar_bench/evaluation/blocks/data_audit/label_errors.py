@@ -14,7 +14,7 @@ from avatar_bench.audit.probes import ProbeSettings
 from avatar_bench.config import catalogue
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.paths import cache_root
+from avatar_bench.files.package_files import find_archive_folder
 from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.results.reasons import Reason
 
@@ -35,7 +35,7 @@ def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> Reason 
     if len(groups) < 2 or groups.min() < MIN_GROUPS:
         return Reason("few_groups_for_labels", n=MIN_GROUPS)
     package = _read_model_recipe(model)["package"]
-    archive = cache_root() / "archives" / f"{package['distribution']}-{package['version']}-wheel"
+    archive = find_archive_folder(package["distribution"], package["version"])
     return Reason("no_weights", model=model) if fetch is None and not archive.is_dir() else None
 
 
