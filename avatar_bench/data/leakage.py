@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import PIL
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from avatar_bench import __version__
+from avatar_bench.console.progress import open_bar
 from avatar_bench.console.terminal import format_count
 from avatar_bench.data.dataset import Dataset, hash_files, list_files
 from avatar_bench.data.duplicates import Match, find_matches, find_matches_between, join_groups
@@ -155,7 +155,7 @@ def _split_divided_rows(
 
 def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint | DataError]:
     prints = []
-    with tqdm(total=len(files), desc="searching for copies", leave=False, disable=None) as bar:
+    with open_bar("search for copies", len(files)) as bar:
         for start in range(0, len(files), _FILES_PER_STEP):
             prints += fingerprint_files(files[start : start + _FILES_PER_STEP])
             bar.update(len(prints) - bar.n)
