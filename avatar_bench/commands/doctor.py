@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -58,6 +59,7 @@ def doctor(cfg: DictConfig) -> None:
             print("", *map(escape_control_characters, one.lines), sep="\n")
         if not problems:
             print("\nno problem found")
+    sys.stdout.flush()  # before the error on standard error
     if problems:
         kind = next((type(one) for one in problems if isinstance(one, ConfigError)), OutputError)
         raise kind(f"{format_count(len(problems), 'problem')}, described above.")
@@ -130,7 +132,7 @@ def _describe_folder(name: str, place: Path, problems: list[AvatarBenchError]) -
     """Return a folder's path, size if it is a cache, and free space; add a problem if it is full or closed."""
     there = next(folder for folder in (place, *place.parents) if folder.exists())
     free = round(shutil.disk_usage(there).free / 1e9, 1)
-    if not (there.is_dir() and os.access(there, os.W_OK)):
+    if not (there.is_dir() and os.access(there, os.W_OK)) and place != _SHARED_MEMORY:
         advice = {"cache": "Choose another folder: AVATAR_BENCH_CACHE=DIR", "hub cache": "Choose another: HF_HOME=DIR"}
         problems.append(OutputError(f"{place} cannot be written.", advice.get(name, "Work in another folder.")))
     elif place == _SHARED_MEMORY and free < _SHARED_GB:

@@ -11,6 +11,7 @@ from avatar_bench.config.options import find_option, iterate_options
 from avatar_bench.config.overrides import NULL_VALUES, OVERRIDE, SWEEP_FUNCTION, expand_home, quote
 from avatar_bench.config.schema import SCHEMAS, SWITCH, find_options
 from avatar_bench.errors import ConfigError
+from avatar_bench.files.paths import suggest_slashes
 
 # of sources, whose options their readers state
 _SOURCE_PATH, _SOURCE_PATHS = r"source\.[^.=]+\.(root|file|list|manifest)", r"source\.[^.=]+\.roots"
@@ -40,7 +41,8 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
         if main is None or not (_exists(word) or word == "-" or word[:1] == "@" or set(word) & set("*?[")):
             expected = f"a path, as {main}={word}, or " if main else ""
             missing = "no such file or folder; " if main else ""
-            raise ConfigError(f"'{word}': {missing}expected {expected}option=value, without spaces around the =")
+            reason = f"'{word}': {missing}expected {expected}option=value, without spaces around the ="
+            raise ConfigError(reason, *filter(None, [suggest_slashes(word)]))
     if not bare:
         return list(words)
     others = [word for word in words if word not in bare]
