@@ -132,8 +132,12 @@ def _describe_folder(name: str, place: Path, problems: list[AvatarBenchError]) -
     """Return a folder's path, size if it is a cache, and free space; add a problem if it is full or closed."""
     there = next(folder for folder in (place, *place.parents) if folder.exists())
     free = round(shutil.disk_usage(there).free / 1e9, 1)
-    if not (there.is_dir() and os.access(there, os.W_OK)) and place != _SHARED_MEMORY:
-        advice = {"cache": "Choose another folder: AVATAR_BENCH_CACHE=DIR", "hub cache": "Choose another: HF_HOME=DIR"}
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        advice = {
+            "cache": "Choose another folder: AVATAR_BENCH_CACHE=DIR",
+            "hub cache": "Choose another folder: HF_HOME=DIR",
+            "shared memory": "Processes that load images need it: make it a tmpfs of mode 1777.",
+        }
         problems.append(OutputError(f"{place} cannot be written.", advice.get(name, "Work in another folder.")))
     elif place == _SHARED_MEMORY and free < _SHARED_GB:
         advice = "Loading images in processes needs it: use data.workers=0, or docker run --shm-size=2g."
