@@ -34,7 +34,7 @@ from avatar_bench.data.selection import (
     split_dataset,
 )
 from avatar_bench.data.splits import SplitPlan
-from avatar_bench.errors import DataError, GuardError
+from avatar_bench.errors import DataError, GuardError, suggest_names
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.paths import cache_root
 from avatar_bench.results.reasons import Reason, format_reason
@@ -421,8 +421,10 @@ def _refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:
     """Raise GuardError if a label is not among the classes of a network."""
     unknown = sorted(set(dataset.classes) - set(classes))
     if unknown:
+        nearest = suggest_names(unknown[0], classes)
         raise GuardError(
-            f"{dataset.name} has class {unknown[0]!r}, which this network does not know.",
+            f"{dataset.name} has class {unknown[0]!r}, which this network does not know"
+            + (f"; {nearest}" if nearest else "."),
             f"It knows: {', '.join(classes)}. Classes are matched by name: rename the folder or label, or remove those",
             "images. For an imported detector, say what its classes are: import 'classes={fake: generated, ...}'",
         )

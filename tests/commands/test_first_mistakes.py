@@ -43,6 +43,7 @@ def mistaken(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             3,
             "such as path,label, with commas between columns",
         ),
+        (["predict", "semicolons.csv", "ckpt={run}"], 3, "Expected a header such as path,label."),
         ([*TRAIN, "data.root=high/photos", "trainer=gpu"], 2, "use trainer=cpu"),
         ([*TRAIN, "data.root=high/photos", "model=resnet18", "data.image_size=32"], 2, "choose model.weights=PATH"),
     ],
@@ -52,6 +53,7 @@ def test_a_mistake_is_answered_with_what_to_do(
     code: int,
     advice: str,
     mistaken: Path,
+    tiny_run: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -59,7 +61,8 @@ def test_a_mistake_is_answered_with_what_to_do(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # no internet
-    given = {word.partition("=")[0]: word for word in words}  # the last value of an option counts
+    # the last value of an option counts
+    given = {word.partition("=")[0]: word.replace("{run}", str(tiny_run)) for word in words}
     assert main(list(given.values())) == code
     told = capsys.readouterr().err.splitlines()
     assert any(advice in line for line in told[-3:])
