@@ -33,8 +33,18 @@ def open_bar(what: str, total: int | None, unit: str = "image", done: int = 0) -
 
     tqdm.monitor_interval = 0  # no thread beside it, which a fork would copy: each update looks at the clock instead
     is_off = not (_is_on.get() and sys.stderr.isatty())
-    settings: dict[str, Any] = {"leave": False, "dynamic_ncols": True, "miniters": 1, "delay": _DELAY}
-    return tqdm(desc=what, total=total, unit=unit, initial=done, file=sys.stderr, disable=is_off, **settings)
+    return tqdm(
+        desc=what,
+        total=total,
+        unit=unit,
+        initial=done,
+        file=sys.stderr,
+        disable=is_off,
+        delay=_DELAY,
+        leave=False,
+        dynamic_ncols=True,
+        miniters=1,
+    )
 
 
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "image") -> Iterator[T]:
@@ -48,4 +58,8 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
 
 def clear_bars(file: Any) -> AbstractContextManager[Any]:
     """Remove the bars from a terminal inside a `with`, in which lines are printed to `file`."""
-    return sys.modules["tqdm"].tqdm.external_write_mode(file) if "tqdm" in sys.modules else nullcontext()
+    if "tqdm" not in sys.modules:
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm.external_write_mode(file)
