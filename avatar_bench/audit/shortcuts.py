@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from avatar_bench.audit.assessment import Assessment
 from avatar_bench.audit.properties import APPEARANCE, METADATA, find_outliers, measure
 from avatar_bench.audit.provenance_hints import HINTS
+from avatar_bench.console.progress import track
 from avatar_bench.data.dataset import Dataset, list_files
 from avatar_bench.data.decoding import decode_bytes
 from avatar_bench.data.duplicates import find_matches
@@ -54,7 +54,7 @@ def measure_images(dataset: Dataset, resize: str | None = None) -> tuple[pd.Data
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = pool.map(lambda file: _measure_file(file, resize), files)
         description = "measure images" + " after equalising" * (resize is not None)
-        measured = list(tqdm(jobs, description, len(files), leave=False, disable=None))
+        measured = list(track(jobs, description, len(files)))
     usable = [index for index, values in enumerate(measured) if isinstance(values, dict)]
     bad = [(str(dataset.frame["path"].iat[i]), why) for i, why in enumerate(measured) if isinstance(why, str)]
     if not usable:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.audit.assessment import Assessment
 from avatar_bench.config.schema import EvaluateConfig
+from avatar_bench.console.progress import open_bar
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import DATASET_SPLITS
 from avatar_bench.data.file_names import format_names
@@ -131,12 +132,15 @@ class _Evaluation:
     def run_blocks(self, chosen: Mapping[str, Block], runner: BlockRunner, is_requested: bool = True) -> list[Result]:
         """Run blocks and note those that cannot be run; `is_requested` if the user asked for them by name."""
         found = []
-        for name, block in chosen.items():
-            try:
-                found.append(runner(name, block, self.writer))
-            except BlockError as error:
-                reasons = self.refused if is_requested and not self.settings.skip_unusable else self.left_out
-                reasons.setdefault(error.lines, []).append(runner.folder / name)
+        with open_bar("blocks", len(chosen), "block") as bar:
+            for name, block in chosen.items():
+                bar.set_description(name, refresh=bar.n > 0)
+                try:
+                    found.append(runner(name, block, self.writer))
+                except BlockError as error:
+                    reasons = self.refused if is_requested and not self.settings.skip_unusable else self.left_out
+                    reasons.setdefault(error.lines, []).append(runner.folder / name)
+                bar.update()
         self.results += found
         return found
 

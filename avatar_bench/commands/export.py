@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import ExportConfig
+from avatar_bench.console.progress import open_bar
 from avatar_bench.errors import ConfigError, GuardError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.lock import prepare_output
@@ -46,8 +47,11 @@ def export(cfg: DictConfig) -> None:
     known["ancestors"] = run.ancestors
     provenance = {"checkpoint_sha256": run.checkpoint_sha256} | {name: each for name, each in known.items() if each}
     render = _prepare_page(run, settings) if kind == PAGE else None  # before the network is exported, which takes time
-    classifier = run.predictor.module
-    contents = encode_export(classifier, provenance, kind)
+    with open_bar("export", 2, "step") as bar:
+        classifier = run.predictor.module
+        bar.update()
+        contents = encode_export(classifier, provenance, kind)
+        bar.update()
     if render is not None:
         contents = {kind: render(contents[kind])}
     files = {file if suffix == kind else file.with_suffix(suffix): data for suffix, data in contents.items()}

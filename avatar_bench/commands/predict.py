@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
 from avatar_bench.config.schema import PredictConfig
+from avatar_bench.console.progress import open_bar
 from avatar_bench.data.evidence.content_credentials import explain_unverified, read_trust
 from avatar_bench.errors import ConfigError, DataError, UnreadableFilesError
 from avatar_bench.files.lock import lock_output, prepare_output
@@ -109,8 +109,7 @@ def _write_rows(path: Path, files: list[str], settings: PredictConfig, trust: st
         _refuse_other_rows(predictor, rows)
         todo, again = find_remaining(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
         kept = len(files) - len(todo) + again
-        bar = tqdm(total=len(files), initial=kept, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
-        with bar, closing(begun or predict_files(todo)) as batches:
+        with open_bar("predict", len(files), done=kept) as bar, closing(begun or predict_files(todo)) as batches:
             for batch in batches:
                 batch, again = batch[again:], max(0, again - len(batch))
                 rows.add(batch)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
 from avatar_bench.config.schema import VaryConfig
+from avatar_bench.console.progress import track
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.data.transforms import Preprocessing
@@ -52,7 +52,7 @@ def vary(cfg: DictConfig) -> None:
     try:
         files.out.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(files.out / ".lock"):
-            new = sum(_show_progress(files))
+            new = sum(track(files.write(), "images", len(dataset)))
     except LockedError as error:
         raise OutputError(f"out={settings.out}: another process is writing it.", "Wait for it.") from error
     except OSError as error:
@@ -96,8 +96,3 @@ def _announce(files: VariationSet) -> None:
     print_line(f"{files.out}: {len(files)} files, about {size / 1e6:.1f} MB", file=sys.stderr)
     if size > free:
         raise OutputError(f"out={files.out} needs about {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free.")
-
-
-def _show_progress(files: VariationSet) -> Any:
-    quiet = not sys.stderr.isatty()
-    return tqdm(files.write(), "images", len(files.dataset), leave=False, file=sys.stderr, disable=quiet)

@@ -14,6 +14,7 @@ from avatar_bench.config.overrides import NULL_VALUES, OVERRIDE, SWEEP_FUNCTION,
 from avatar_bench.config.schema import SCHEMAS, SWITCH, find_options
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.hub_address import is_hub_address
+from avatar_bench.files.paths import suggest_slashes
 
 # of sources, whose options their readers state
 _SOURCE_PATH, _SOURCE_PATHS = r"source\.[^.=]+\.(root|file|list|manifest)", r"source\.[^.=]+\.roots"
@@ -44,7 +45,8 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
         if main is None or not is_named:
             expected = f"a path, as {main}={word}, or " if main else ""
             missing = "no such file or folder; " if main else ""
-            raise ConfigError(f"'{word}': {missing}expected {expected}option=value, without spaces around the =")
+            reason = f"'{word}': {missing}expected {expected}option=value, without spaces around the ="
+            raise ConfigError(reason, *filter(None, [suggest_slashes(word)]))
     if not bare:
         return list(words)
     others = [word for word in words if word not in bare]

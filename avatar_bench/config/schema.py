@@ -626,6 +626,12 @@ class PushConfig:
     licence: str | None = option(None, help="licence of the run; null: those of its initial weights and its teacher")
 
 
+@dataclass
+class DoctorConfig:
+    hub: bool = option(False, help="connect to the Hugging Face hub, to see whether it can be reached")
+    format: str = option("text", help="of the output", **_choose("text", "json"))
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "pretrain": PretrainConfig,
@@ -639,6 +645,7 @@ SCHEMAS = {
     "export": ExportConfig,
     "push": PushConfig,
     "import": ImportConfig,
+    "doctor": DoctorConfig,
 }
 
 

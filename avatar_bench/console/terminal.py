@@ -7,6 +7,8 @@ import re
 import sys
 from typing import TextIO
 
+from avatar_bench.console.progress import clear_bars
+
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # control characters (C0, DEL, C1), bidirectional marks, line separators, lone surrogates
 _CONTROL_CHARACTERS = re.compile(
@@ -27,7 +29,8 @@ def hide_credentials(text: str) -> str:
 
 def print_line(text: object, file: TextIO | None = None) -> None:
     """Print one line, to standard output unless `file` is given."""
-    print(escape_control_characters(text), file=file or sys.stdout)
+    with clear_bars(file or sys.stdout):
+        print(escape_control_characters(text), file=file or sys.stdout)
 
 
 def format_count(number: int, noun: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.console.progress import track
 from avatar_bench.data.decoding import SUFFIXES, decode
 from avatar_bench.data.file_names import format_name
 from avatar_bench.data.folders import list_class_folders, list_images
@@ -22,6 +23,7 @@ from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import write_csv
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
+from avatar_bench.files.paths import suggest_slashes
 from avatar_bench.files.table_io import find_table, read_table
 from avatar_bench.results.view import View
 
@@ -125,7 +127,8 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
     together. Raise DataError for a missing folder and for a class without images.
     """
     if not os.path.isdir(root):
-        raise DataError(f"data.root: {root} is not a folder.", "Expected a folder with one folder per class.")
+        expected = "Expected a folder with one folder per class."
+        raise DataError(f"data.root: {root} is not a folder.", suggest_slashes(root) or expected)
     fixed = [split for split in ("train", "val", "test") if os.path.isdir(root / split)]
     rows: list[tuple[str, str, str, str]] = []
     folders = [(split, folder) for split in fixed or [""] for folder in list_class_folders(root / split)]
@@ -174,9 +177,11 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
     if table.empty:
         raise DataError(f"{file} has no rows.")
     for row, path in enumerate(table["path"]):
-        if not os.path.isfile(file.parent / path) and not locate_image(file.parent / path).is_file():
+        place = file.parent / path
+        # Path.is_file raises for a name that is too long
+        if not os.path.isfile(place) and ((image := locate_image(place)) is place or not image.is_file()):
             what = f"{file}, row {row + 1}: {format_name(path)} does not exist or is not a file."
-            raise DataError(what, "Expected a file; paths are relative to the manifest.")
+            raise DataError(what, suggest_slashes(path) or "Expected a file; paths are relative to the manifest.")
     return _complete(table, file.parent, name or file.stem)
 
 
@@ -217,8 +222,9 @@ def list_files(dataset: Dataset) -> list[Path]:
 
 def hash_files(files: Iterable[Path]) -> list[str]:
     """Compute the SHA-256 of each file, in order, as hex digits."""
+    listed = list(files)
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(_hash_file, files))
+        return list(track(pool.map(_hash_file, listed), "read files", len(listed), "file"))
 
 
 def _hash_file(file: Path) -> str:

@@ -14,6 +14,8 @@ from avatar_bench.data.file_names import format_name
 from avatar_bench.results.reasons import Reason
 
 MIN_COUNT_RATIO = 5  # images of the resembled class per image of the misspelt label, at least
+MIN_COUNT_RATIO_OF_LONG_NAMES = 2  # which are seldom alike by chance
+_LONG_NAME = 6  # letters
 MIN_SIMILARITY = 0.85  # difflib ratio: one letter more or less, or several in a long name
 MIN_LONG_NAME = 4  # letters; shorter names that differ in one letter may be different words
 _MAX_LISTED = 5  # rows or folders in a warning
@@ -22,7 +24,8 @@ _MAX_LISTED = 5  # rows or folders in a warning
 def find_misspelt_labels(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     """Yield each rare label that is spelt almost like a more frequent class, with that class."""
     for label, count in sorted(counts.items()):
-        likely = [other for other in counts if counts[other] >= MIN_COUNT_RATIO * count and _are_alike(label, other)]
+        ratio = MIN_COUNT_RATIO_OF_LONG_NAMES if len(label) >= _LONG_NAME else MIN_COUNT_RATIO
+        likely = [other for other in counts if counts[other] >= ratio * count and _are_alike(label, other)]
         if likely:
             yield label, max(likely, key=lambda other: counts[other])
 

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import PIL
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from avatar_bench import __version__
+from avatar_bench.console.progress import open_bar
 from avatar_bench.console.terminal import format_count
 from avatar_bench.data.dataset import Dataset, hash_files, list_files
 from avatar_bench.data.duplicates import Match, find_matches, find_matches_between, join_groups
@@ -34,7 +34,7 @@ from avatar_bench.data.selection import (
     split_dataset,
 )
 from avatar_bench.data.splits import SplitPlan
-from avatar_bench.errors import DataError, GuardError
+from avatar_bench.errors import DataError, GuardError, suggest_names
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.paths import cache_root
 from avatar_bench.results.reasons import Reason, format_reason
@@ -155,7 +155,7 @@ def _split_divided_rows(
 
 def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint | DataError]:
     prints = []
-    with tqdm(total=len(files), desc="searching for copies", leave=False, disable=None) as bar:
+    with open_bar("search for copies", len(files)) as bar:
         for start in range(0, len(files), _FILES_PER_STEP):
             prints += fingerprint_files(files[start : start + _FILES_PER_STEP])
             bar.update(len(prints) - bar.n)
@@ -421,8 +421,10 @@ def _refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:
     """Raise GuardError if a label is not among the classes of a network."""
     unknown = sorted(set(dataset.classes) - set(classes))
     if unknown:
+        nearest = suggest_names(unknown[0], classes)
         raise GuardError(
-            f"{dataset.name} has class {unknown[0]!r}, which this network does not know.",
+            f"{dataset.name} has class {unknown[0]!r}, which this network does not know"
+            + (f"; {nearest}" if nearest else "."),
             f"It knows: {', '.join(classes)}. Classes are matched by name: rename the folder or label, or remove those",
             "images. For an imported detector, say what its classes are: import 'classes={fake: generated, ...}'",
         )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from avatar_bench.console.progress import track
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import group_by_recipe
 from avatar_bench.metrics import plots
@@ -58,7 +58,7 @@ def compute_maps(
     """
     made, found, places = [], [], {name: place for place, name in enumerate(group_by_recipe(runs))}
     every = zip(runs, datasets, predictions, strict=True)
-    for run, dataset, aligned in tqdm(every, "maps", len(runs), leave=False, disable=None):
+    for run, dataset, aligned in track(every, "maps", len(runs), "run"):
         try:
             made.append(_compute_run_maps(run, dataset, aligned.take(rows), places[run.recipe], of))
         except BlockError:

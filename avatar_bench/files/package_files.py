@@ -31,7 +31,7 @@ def fetch_archive(
     metadata, so a recipe should state its `sha256`: pip then refuses any other file before opening it. Raise DataError
     if pip cannot download it.
     """
-    folder = cache_root() / "archives" / f"{distribution}-{version}-{archive}"
+    folder = find_archive_folder(distribution, version, archive)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
@@ -39,6 +39,11 @@ def fetch_archive(
             with suppress(OSError):  # another process was faster
                 (Path(part) / "got").rename(folder)
     return next(file for file in folder.iterdir() if file.name.endswith((".whl", ".tar.gz", ".zip")))
+
+
+def find_archive_folder(distribution: str, version: str, archive: str = "wheel") -> Path:
+    """Return the folder in the cache of one release's archive, which exists once that is downloaded."""
+    return cache_root() / "archives" / f"{distribution}-{version}-{archive}"
 
 
 def fetch_npm_archive(package: str, version: str, integrity: str, instead: str) -> Path:

@@ -14,6 +14,12 @@ def make_folder_name(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "unnamed"
 
 
+def suggest_slashes(path: str | Path) -> str:
+    """Return advice on a path of Windows on another system; an empty string for other paths."""
+    slashed = str(path).replace("\\", "/")
+    return f"Folders are separated by / here: {slashed}" if os.sep == "/" and slashed != str(path) else ""
+
+
 def find_unused_folder(stamp: Path) -> Path:
     """Return the folder, or the first numbered variant of it that does not exist."""
     folder, number = stamp, 2

@@ -6,6 +6,7 @@ import codecs
 import glob
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
+from avatar_bench.data.file_names import format_name
 from avatar_bench.errors import DataError
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.files.remote import is_remote, list_remote, read_remote
@@ -93,7 +95,11 @@ def _read_manifest(place: str) -> list[str] | None:
             table = parquet.read_table(content, columns=["path"])  # type: ignore[no-untyped-call]
             paths = table["path"].to_pylist()
         else:
-            if "path" not in read_csv(content, nrows=0, encoding="utf-8-sig"):
+            columns = list(read_csv(content, nrows=0, encoding="utf-8-sig"))
+            if len(columns) == 1 and "path" in re.split(r"[;\t|]", columns[0]):
+                reason = f"{place}: its columns are not separated by commas: {format_name(columns[0])}"
+                raise DataError(reason, "Expected a header such as path,label.")
+            if "path" not in columns:
                 return None
             content.seek(0)
             kept = {"usecols": ["path"], "dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}

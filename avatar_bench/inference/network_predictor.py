@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from avatar_bench.config.entries import find_entry
+from avatar_bench.console.progress import open_bar
 from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
@@ -77,8 +78,11 @@ class NetworkPredictor(DatasetPredictor):
         refuse_changed_files(dataset)
         workers = self.count_workers(len(dataset))
         batches = build_evaluation_loader(dataset, self.classes, self.preprocessings[0], self.batch_size, workers)
-        with self._time_pass():
-            outputs = [self.forward(batch["image"]) for batch in batches]
+        outputs = []
+        with self._time_pass(), open_bar(dataset.name, len(dataset)) as bar:
+            for batch in batches:
+                outputs.append(self.forward(batch["image"]))
+                bar.update(len(batch["image"]))
         logits, embeddings = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         return self.describe(dataset, logits, embeddings)
 
@@ -89,11 +93,12 @@ class NetworkPredictor(DatasetPredictor):
         size = self.batch_size
         batches = build_varied_loader(dataset, self.classes, self.preprocessings[0], variations, size, workers)
         outputs: list[list[NDArray[np.float32]]] = [[] for _ in variations]
-        with self._time_pass():
+        with self._time_pass(), open_bar(dataset.name, len(dataset)) as bar:
             for batch in batches:
                 # one variation at a time: other images in the batch would change the last digits
                 for index, logits in enumerate(outputs):
                     logits.append(self.forward(batch["image"][:, index])[0])
+                bar.update(len(batch["image"]))
         none = np.zeros((len(dataset), 0), dtype=np.float32)
         return [self.describe(dataset, np.concatenate(logits), none) for logits in outputs]
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from avatar_bench.console.machine import count_cores
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.files.lock import shared_lock
@@ -186,8 +187,7 @@ def _make_training_step(net: nn.Module, size: int, kind: str) -> Callable[[], ob
 
 def count_workers() -> int:
     """Return the default number of processes that read images: one per core, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_WORKERS)
+    return min(count_cores(), _MOST_WORKERS)
 
 
 def describe_setup(device: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def open_writer(output: str, columns: list[str], update: bool) -> PredictionWrit
             part.unlink(missing_ok=True)
         return kind(place, columns, update and place.is_file(), file)
     except OSError as error:
-        raise OutputError(f"output={output} cannot be written: {error.strerror or error}.") from error
+        raise _make_output_error(output, error) from error
 
 
 class PredictionWriter:
@@ -175,7 +175,7 @@ class TextWriter(PredictionWriter):
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise OutputError(f"output={self.final or '-'} cannot be written: {error.strerror}.") from error
+            raise _make_output_error(self.final or "-", error) from error
         self.complete += size
 
 
@@ -250,7 +250,7 @@ class ParquetFileWriter(PredictionWriter):
             with atomic_write(self.place) as part:
                 table.to_parquet(part, index=False)
         except OSError as error:
-            raise OutputError(f"output={self.final} cannot be written: {error.strerror or error}.") from error
+            raise _make_output_error(self.final, error) from error
 
 
 def read_predictions(output: str) -> pd.DataFrame:
@@ -308,3 +308,8 @@ def _read_lines(file: Path, size: int) -> Iterator[str]:
     with file.open("rb") as stream:
         while stream.tell() < size:
             yield stream.readline().decode("utf-8", errors="surrogateescape")
+
+
+def _make_output_error(output: str | Path | None, error: OSError) -> OutputError:
+    advice = "Free some space, or choose another file: output=FILE"
+    return OutputError(f"output={output} cannot be written: {error.strerror or error}.", advice)

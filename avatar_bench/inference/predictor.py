@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from avatar_bench.console.progress import track
 from avatar_bench.data.corruptions import Variation, apply_variation, derive_seed
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.decoding import try_decode
@@ -240,7 +241,7 @@ class ForeignPredictor(DatasetPredictor):
         if each is None:
             return np.ones(len(dataset), dtype=bool)
         answers: list[NDArray[np.float64] | str] = []
-        for first in range(0, len(dataset), self.batch_size):
+        for first in track(range(0, len(dataset), self.batch_size), dataset.name, unit="batch"):
             answers += each([dataset.image(row) for row in range(first, min(first + self.batch_size, len(dataset)))])
         return np.array([not isinstance(answer, str) for answer in answers], dtype=bool)
 
@@ -255,7 +256,7 @@ class ForeignPredictor(DatasetPredictor):
         logits: list[list[NDArray[np.floating]]] = [[] for _ in variations]
         embeddings: list[list[NDArray[np.floating]]] = [[] for _ in variations]
         embed = getattr(self.predictor, "embed", None)
-        for first in range(0, len(dataset), self.batch_size):
+        for first in track(range(0, len(dataset), self.batch_size), dataset.name, unit="batch"):
             rows = range(first, min(first + self.batch_size, len(dataset)))
             images = [dataset.image(row) for row in rows]
             seeds = [derive_seed(str(dataset.frame["sha256"].iat[row])) for row in rows]

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from avatar_bench.console.progress import track
 from avatar_bench.errors import BlockError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def compute_grad_cam(
         lambda module, inputs, output: layer.from_map(probe(layer.to_map(output)), output)
     )
     attributor, wanted, maps = LayerGradCam(lambda batch: net(batch)[0], probe), torch.as_tensor(classes), []
-    for rows in _slice_batches(len(images), batch_size):
+    for rows in track(_slice_batches(len(images), batch_size), "maps", unit="batch"):
         batch, target = images[rows].to(net.device), wanted[rows].to(net.device)
         maps.append(attributor.attribute(batch, target=target, relu_attributions=rectify).detach()[:, 0].float().cpu())
     return torch.cat(maps).numpy()
@@ -125,7 +126,7 @@ def compute_attention_rollout(classifier: Classifier, images: Tensor, batch_size
             lambda module, inputs, weights: flow.append(_accumulate_attention(weights, flow.pop() if flow else None))
         )
     maps = []
-    for rows in _slice_batches(len(images), batch_size) if layers else []:
+    for rows in track(_slice_batches(len(images), batch_size) if layers else [], "attention", unit="batch"):
         net(images[rows].to(net.device))
         maps.append(flow.pop()[:, 0, -(side**2) :].reshape(-1, side, side).cpu())
     return torch.cat(maps).numpy() if maps else None
@@ -171,7 +172,7 @@ def compute_replacement_curves(
     """
     counts = np.round(np.linspace(0, ranks[0].size, steps + 1)).astype(int).tolist()
     curves = []
-    for rows in _slice_batches(len(start), batch_size):
+    for rows in track(_slice_batches(len(start), batch_size), "replacement curves", unit="batch"):
         first, last, order, wanted = (
             torch.as_tensor(part)[rows].to(classifier.device) for part in (start, end, ranks, classes)
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections import Counter
@@ -20,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
+
+from avatar_bench.console.machine import count_cores
 
 _SHORT = 0.05  # seconds; a shorter call is first run once untimed, because it depends on what ran before it
 _MOST_CALLS = 20  # timed per visit
@@ -147,11 +148,10 @@ def time_batches(
 
 def describe_machine(device: str) -> dict[str, Any]:
     """Describe the machine on which times were measured."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": cores,
+        "cores": count_cores(),
         "system": platform.system(),
         "torch": torch.__version__,
     }

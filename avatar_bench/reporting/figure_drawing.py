@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from avatar_bench.config.entries import find_entries
+from avatar_bench.console.progress import track
 from avatar_bench.i18n import get_language, use_language
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.results.block_figures import draw_figures
@@ -35,7 +36,9 @@ def draw_missing_figures(found: Iterable[SavedResult]) -> dict[Path, str]:
         for folder in folders:  # imported once, before the processes are forked
             known[folder.name].load()
         with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
-            reasons = list(pool.map(_redraw, folders, [language] * len(folders)))
+            reasons = list(
+                track(pool.map(_redraw, folders, [language] * len(folders)), "figures", len(folders), "result")
+            )
     return {folder: reason for folder, reason in zip(folders, reasons, strict=True) if reason}
 
 

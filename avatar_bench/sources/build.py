@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
+from avatar_bench.console.progress import track
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import list_files, read_dataset
 from avatar_bench.data.decoding import decode
@@ -244,7 +244,7 @@ def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, updat
     job = SourceJob(name, source, place, {row["name"] for row in journal.rows}, refused)
     options = StoreOptions(name, source["label"], recipe.equalise, bool(source.get("rasterise")))
     rows = _map_in_order(lambda image: store_image(image, options, out), read_images(job))
-    for row in tqdm(rows, name, unit="image", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()):
+    for row in track(rows, name):
         journal.add(row)
     if not any("path" in row for row in journal.rows):
         why = "; ".join(f"{file}: {reason}" for file, reason in (refused + _list_refused(journal))[:2])

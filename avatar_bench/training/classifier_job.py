@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from avatar_bench.console.progress import track
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.cache import open_image_cache
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, tabulate_split
@@ -325,10 +325,9 @@ def iterate_embeddings(
     learner.eval().to(environment.resolve_torch_device(options.accelerator))
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    bar = tqdm(batches, "features", leave=False, disable=None if settings.callbacks.progress else True)
     reduced = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(environment.resolve_precision(options))
     with torch.autocast(learner.device.type, reduced or torch.bfloat16, enabled=reduced is not None):
-        for batch in bar:
+        for batch in track(batches, "features", unit="batch"):
             yield learner(batch["image"].to(learner.device))[1].float().cpu().numpy()
 
 
@@ -345,4 +344,7 @@ def _report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainCo
     for split in ("val", "calibration", "test"):
         missing = [name for name in classes if split not in table or table.at[name, split] == 0]
         if missing:
-            print_line(f"warning: no {split} image of {', '.join(missing)}", file=sys.stderr)
+            print_line(
+                f"warning: no {split} image of {', '.join(missing)}: add some, or reduce data.split.folds",
+                file=sys.stderr,
+            )

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from avatar_bench.config.error_messages import format_error
 from avatar_bench.config.validation import read_run_config
+from avatar_bench.console.progress import use_progress
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
@@ -53,7 +54,7 @@ def run_job(
     settings: Any = OmegaConf.to_object(_reopen_config(cfg, command, check) if cfg.resume else cfg)
     settings.resume = cfg.resume
     folder = Path(cfg.resume) if cfg.resume else choose_run_folder(settings, command)
-    with lock_folder(folder):
+    with lock_folder(folder), use_progress(settings.callbacks.progress):
         record = RunRecord.read(folder) if cfg.resume else create_record(folder, cfg, settings, command)
         if record.status == "finished":
             print_line(f"{folder}: already finished, left unchanged.", file=sys.stderr)

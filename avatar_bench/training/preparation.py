@@ -119,10 +119,11 @@ def _check_labels(dataset: Dataset, settings: TrainConfig) -> None:
             "Training needs a label for every image: use a manifest of the labelled images, or teacher=RUN.",
         )
     if len(dataset.classes) < 2:
-        raise GuardError(
-            f"{dataset.name} has only one class, {dataset.classes[0]!r}.",
-            "A classifier needs two classes or more: one folder each, or two labels in the manifest.",
-        )
+        name, below = dataset.classes[0], dataset.root / dataset.classes[0]
+        advice = ["A classifier needs two classes or more: one folder each, or two labels in the manifest."]
+        if settings.data.kind == "folder" and sum(each.is_dir() for each in below.glob("*")) > 1:
+            advice.append(f"If the folders in it are the classes: data.root={below}")
+        raise GuardError(f"{dataset.name} has only one class, {name!r}.", *advice)
     if fault := find_class_fault(dataset.classes):
         raise GuardError(f"{dataset.name}: {fault}.", "Rename the class folders or the labels.")
     written: dict[str, str] = {}

@@ -5,16 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from tqdm import tqdm
 
+from avatar_bench.console.progress import open_bar
+from avatar_bench.console.terminal import print_line
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.models.model_card import Card
 from avatar_bench.runs.record import METRIC
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 LOGGED_METRICS = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", METRIC)
 TRAINING_COLUMNS = ("epoch", "stage", *LOGGED_METRICS, "lr")
@@ -43,7 +47,7 @@ class MetricsHistory(Callback):
         write_history(self.file, metrics, dict.fromkeys(TRAINING_COLUMNS, float) | {"epoch": int, "stage": int})
         if self.show:
             values = "  ".join(f"{name} {metrics[name]:.4f}" for name in LOGGED_METRICS if name in metrics)
-            print(f"stage {card.stage}  epoch {epoch}  {values}", file=sys.stderr)
+            print_line(f"stage {card.stage}  epoch {epoch}  {values}", file=sys.stderr)
 
 
 def read_history(file: Path) -> list[dict[str, Any]]:
@@ -59,21 +63,25 @@ def write_history(file: Path, row: dict[str, float], columns: Mapping[str, Any])
 
 
 class BatchProgressBar(Callback):
-    """Progress bar of an epoch's batches on stderr."""
+    """Progress bar of the batches of all epochs, those of an earlier attempt included."""
 
     bar: tqdm[Any] | None = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Create the bar on the first batch of an epoch, then advance it."""
+        """Open the bar after the first batch, then advance it."""
         if not trainer.is_global_zero:
             return
+        each, epochs = int(trainer.num_training_batches), trainer.max_epochs or 1
         if self.bar is None:
-            total = int(trainer.num_training_batches)
-            self.bar = tqdm(total=total, initial=batch_idx, leave=False, file=sys.stderr, unit="batch")
+            self.bar = open_bar("", epochs * each, "batch", done=trainer.current_epoch * each + batch_idx)
+        self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}/{epochs}", refresh=False)
         self.bar.update()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""
         if self.bar is not None:
             self.bar.close()
-        self.bar = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the bar before the error is printed."""
+        self.on_train_end(trainer, pl_module)

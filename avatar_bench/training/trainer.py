@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -56,7 +55,7 @@ def run_trainer(
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.compile:
         net.compile()  # in place: wrapping in a compiled module would rename the weights
-    callbacks: list[Callback] = [BatchProgressBar()] if settings.callbacks.progress and sys.stderr.isatty() else []
+    callbacks: list[Callback] = [BatchProgressBar()]
     callbacks += [build_from(builder, Callback) for builder in load_callbacks(asdict(settings.callbacks))]
     further_stage = resume is None and isinstance(module, Learner) and module.card.stage > 1
     last = folder / "checkpoints" / LAST_CHECKPOINT

@@ -235,6 +235,7 @@ def test_a_full_disk_ends_with_5_and_whole_rows(words: list[str], tmp_path: Path
         assert told == [
             f"{output}: {rows} rows are written; continue with the same command and update=true.",
             f"output={output} cannot be written: No space left on device.",
+            "Free some space, or choose another file: output=FILE",
         ]
         assert output.read_bytes().endswith(b"\n")
         assert rows % 8 == 0

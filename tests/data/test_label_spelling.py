@@ -35,6 +35,8 @@ def test_other_words_and_numbers_are_not(label: str, other: str) -> None:
 def test_two_classes_of_like_names_and_like_sizes_are_meant() -> None:
     assert list(find_misspelt_labels({"cats": 100 // MIN_COUNT_RATIO, "cat": 100})) == [("cats", "cat")]
     assert list(find_misspelt_labels({"cats": 100 // MIN_COUNT_RATIO + 1, "cat": 100})) == []
+    assert list(find_misspelt_labels({"drawng": 50, "drawing": 100})) == [("drawng", "drawing")]
+    assert list(find_misspelt_labels({"drawng": 51, "drawing": 100})) == []
 
 
 def test_the_largest_of_several_like_classes_is_named() -> None:

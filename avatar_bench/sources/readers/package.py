@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from avatar_bench.config.options import option
+from avatar_bench.console.progress import track
 from avatar_bench.errors import ConfigError
 from avatar_bench.files import package_files
 from avatar_bench.sources.reader import Source, SourceJob, SourceReader, find_group
@@ -24,7 +22,7 @@ def download_packages(readers: Sequence[SourceReader]) -> None:
     wanted = {(each.distribution, each.version): each for each in readers if isinstance(each, Package)}
     with ThreadPoolExecutor(3) as pool:
         jobs = pool.map(Package.fetch_archive, wanted.values())
-        list(tqdm(jobs, "download", len(wanted), unit="package", file=sys.stderr, disable=not sys.stderr.isatty()))
+        list(track(jobs, "download", len(wanted), "package"))
 
 
 @dataclass(kw_only=True)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
+from avatar_bench.console.progress import track
+from avatar_bench.console.terminal import print_line
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.metrics.knn import predict_by_knn
 from avatar_bench.metrics.stats import proportion_interval
@@ -143,13 +145,14 @@ class PretrainingHistory(Callback):
         write_history(self.file, {"epoch": epoch, **row}, kinds)
         if self.show:
             values = "  ".join(f"{name} {row[name]:.4f}" for name in ("train/loss", KNN_ACCURACY) if name in row)
-            print(f"epoch {epoch}  {values}", file=sys.stderr)
+            print_line(f"epoch {epoch}  {values}", file=sys.stderr)
 
 
 @torch.inference_mode()
 def _embed(module: Pretrainer, batches: Any) -> NDArray[np.float32]:
     module.eval()
-    embeddings = np.concatenate([module(batch["image"].to(module.device)).float().cpu().numpy() for batch in batches])
+    tracked = track(batches, "probe", unit="batch")
+    embeddings = np.concatenate([module(batch["image"].to(module.device)).float().cpu().numpy() for batch in tracked])
     if not np.isfinite(embeddings).all():
         raise module.make_divergence_error("An embedding is")
     return embeddings

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from avatar_bench.audit.probes import ProbeSettings
 from avatar_bench.config import catalogue
+from avatar_bench.console.progress import track
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.paths import cache_root
+from avatar_bench.files.package_files import find_archive_folder
 from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.results.reasons import Reason
 
@@ -35,7 +35,7 @@ def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> Reason 
     if len(groups) < 2 or groups.min() < MIN_GROUPS:
         return Reason("few_groups_for_labels", n=MIN_GROUPS)
     package = _read_model_recipe(model)["package"]
-    archive = cache_root() / "archives" / f"{package['distribution']}-{package['version']}-wheel"
+    archive = find_archive_folder(package["distribution"], package["version"])
     return Reason("no_weights", model=model) if fetch is None and not archive.is_dir() else None
 
 
@@ -52,7 +52,7 @@ def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) ->
     resize = Preprocessing(_SIZE, "squash", (0, 0, 0), (1, 1, 1))
     outputs = []
     with torch.inference_mode():
-        for start in tqdm(range(0, len(rows), _BATCH), "features", leave=False, disable=None):
+        for start in track(range(0, len(rows), _BATCH), "features", unit="batch"):
             images = [resize(dataset.image(int(row))) for row in rows[start : start + _BATCH]]
             batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
             features = net.forward_features((batch - mean) / std)

@@ -1,0 +1,94 @@
+"""doctor: what it shows, the problems that it finds, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+
+from avatar_bench.cli.app import main
+from avatar_bench.commands import doctor as module
+from avatar_bench.console import machine
+
+GB = 10**9
+
+
+@pytest.fixture(autouse=True)
+def _healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Make free space, memory and the cache independent of this machine."""
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: SimpleNamespace(free=100 * GB))
+    monkeypatch.setattr(module, "measure_memory", lambda: (8 * GB, 4 * GB))
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: pytest.fail("a connection that nobody asked for"))
+
+
+def diagnose(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> dict[str, Any]:
+    assert main(["doctor", "format=json", *words]) == code
+    facts = json.loads(capsys.readouterr().out)
+    assert (code == 0) == (facts["problems"] == [])
+    return dict(facts)
+
+
+def test_a_healthy_machine_is_shown_without_a_connection(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    facts = diagnose(capsys, 0)
+    assert facts["versions"]["torch"] == torch.__version__
+    assert "demo" in facts["extras"]["installed"]
+    assert facts["cache"] == {"path": str(tmp_path / "cache"), "size GB": 0, "free GB": 100}
+    assert "efficientnet_lite0" in facts["weights"]["from pip, when first used"]
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in text[:3]] == ["versions", "extras", "devices"]
+    assert text[-1] == "no problem found"
+
+
+def test_a_package_that_is_too_old_or_missing_is_a_problem(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = metadata.version
+
+    def version(name: str) -> str:
+        if name in ("captum", "gradio"):
+            raise metadata.PackageNotFoundError(name)
+        return "0.4.1" if name == "timm" else installed(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    facts = diagnose(capsys, 2)
+    assert "app (gradio)" in facts["extras"]["not installed"]  # an extra is no problem
+    (first, what), (second, _) = sorted(facts["problems"])
+    assert first == "captum: it is missing, and <1,>=0.8 is required."
+    assert what == "pip install 'captum<1,>=0.8'"
+    assert second.startswith("timm: 0.4.1 is installed, and >=1")
+
+
+def test_a_full_disk_and_little_memory_are_problems(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: SimpleNamespace(free=GB // 5))
+    monkeypatch.setattr(module, "measure_memory", lambda: (GB, GB))
+    facts = diagnose(capsys, 5)
+    assert any("only 0.2 GB are free" in what for what, _ in facts["problems"])
+    assert any(what == "Only 1.0 GB of memory may be used." for what, _ in facts["problems"])
+
+
+def test_a_hub_that_does_not_answer_is_a_problem(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: None)
+    facts = diagnose(capsys, 2, "hub=true")
+    assert "does not answer" in facts["weights"]["hub"]
+
+
+def test_the_memory_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    whole = machine.measure_memory()[0]
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    assert machine.measure_memory() == (1_000_000, 600_000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.measure_memory()[0] == whole

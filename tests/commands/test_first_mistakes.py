@@ -1,0 +1,82 @@
+"""Common first mistakes: each message says what to do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from PIL import Image
+
+from avatar_bench.cli.app import main
+
+TRAIN = ("train", "data=folder", "trainer=debug", "data.workers=0", "data.limit=60", "logger=none")
+
+
+@pytest.fixture(scope="module")
+def mistaken(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the images of `all` in wrong layouts, and manifests of them in wrong formats."""
+    root = tmp_path_factory.mktemp("mistaken")
+    shutil.copytree(images / "all", root / "high" / "photos")
+    (root / "flat").mkdir()
+    for number, file in enumerate(sorted((root / "high").rglob("*.png"))):
+        shutil.copy(file, root / "flat" / f"{number}.png")
+    table = (images / "blind.csv").read_text(encoding="utf-8")
+    (root / "semicolons.csv").write_text(table.replace(",", ";"), encoding="utf-8")
+    (root / "windows.csv").write_text(table.replace("/", "\\"), encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "advice"),
+    [
+        ([*TRAIN, "data.root=flat"], 3, "Expected flat/<class>/<image>"),
+        ([*TRAIN, "data.root=high"], 3, "If the folders in it are the classes: data.root=high/photos"),
+        ([*TRAIN, r"data.root=.\high\photos"], 3, "Folders are separated by / here: ./high/photos"),
+        (["predict", r"high\photos"], 2, "Folders are separated by / here: high/photos"),
+        ([*TRAIN, "data=manifest", "data.manifest=windows.csv"], 3, "separated by / here: blind/drawing/"),
+        (
+            [*TRAIN, "data=manifest", "data.manifest=semicolons.csv"],
+            3,
+            "such as path,label, with commas between columns",
+        ),
+        (["predict", "semicolons.csv", "ckpt={run}"], 3, "Expected a header such as path,label."),
+        ([*TRAIN, "data.root=high/photos", "trainer=gpu"], 2, "use trainer=cpu"),
+        ([*TRAIN, "data.root=high/photos", "model=resnet18", "data.image_size=32"], 2, "choose model.weights=PATH"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_to_do(
+    words: list[str],
+    code: int,
+    advice: str,
+    mistaken: Path,
+    tiny_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(mistaken)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # no internet
+    # the last value of an option counts
+    given = {word.partition("=")[0]: word.replace("{run}", str(tiny_run)) for word in words}
+    assert main(list(given.values())) == code
+    told = capsys.readouterr().err.splitlines()
+    assert any(advice in line for line in told[-3:])
+
+
+def test_forty_grey_images_of_two_classes_are_trained_on_with_a_warning(
+    images: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in ("generated", "real"):
+        (tmp_path / "grey" / label).mkdir(parents=True)
+        for number, file in enumerate(sorted((images / "all" / label).rglob("*.*"))[:20]):
+            Image.open(file).convert("L").save(tmp_path / "grey" / label / f"{number}.png")
+    data = ("data=folder", f"data.root={tmp_path / 'grey'}", "data.manifest=null", "data.blind=null")
+    run = train(tmp_path / "run", *data, "data.split.folds=10")
+    told = capsys.readouterr().err
+    assert "warning: too few images to fit a temperature" in told
+    assert main(["predict", str(images / "blind" / "real"), f"ckpt={run}"]) == 0
