@@ -140,8 +140,9 @@ def _describe_folder(name: str, place: Path, problems: list[AvatarBenchError]) -
         }
         problems.append(OutputError(f"{place} cannot be written.", advice.get(name, "Work in another folder.")))
     elif place == _SHARED_MEMORY and free < _SHARED_GB:
-        advice = "Loading images in processes needs it: use data.workers=0, or docker run --shm-size=2g."
-        problems.append(OutputError(f"{place}, the shared memory, has only {free} GB free.", advice))
+        reason = f"{place}, the shared memory, has only {free} GB free."
+        needs = "Loading images in processes needs it: use data.workers=0, or docker run --shm-size=2g."
+        problems.append(OutputError(reason, needs))
     elif place != _SHARED_MEMORY and free < _FREE_GB:
         problems.append(OutputError(f"{place}: only {free} GB are free.", "Free some space, or use another disk."))
     size = {"size GB": round(_measure_size(place) / 1e9, 1)} if "cache" in name else {}

@@ -95,7 +95,7 @@ def _read_manifest(place: str) -> list[str] | None:
             table = parquet.read_table(content, columns=["path"])  # type: ignore[no-untyped-call]
             paths = table["path"].to_pylist()
         else:
-            columns = list(read_csv(content, nrows=0, encoding="utf-8-sig"))
+            columns = [str(name) for name in read_csv(content, nrows=0, encoding="utf-8-sig")]
             if len(columns) == 1 and "path" in re.split(r"[;\t|]", columns[0]):
                 reason = f"{place}: its columns are not separated by commas: {format_name(columns[0])}"
                 raise DataError(reason, "Expected a header such as path,label.")
