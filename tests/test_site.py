@@ -1,0 +1,95 @@
+"""The documentation site: it builds without a problem, and every page of it works in a browser."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHECKED = ("", "options/", "commands/train/", "blocks/transformers/", "python/")  # by axe-core
+ADDRESSES = "[...document.querySelectorAll('a[href], img[src]')].map(each => each.href || each.src)"
+SERIOUS = """async () => (await axe.run({resultTypes: ["violations"]})).violations
+    .filter(each => ["serious", "critical"].includes(each.impact)).map(each => [each.id, each.nodes[0].html])"""
+
+
+def list_pages(nav: list[dict[str, Any]]) -> Iterator[str]:
+    for entry in nav:
+        for place in entry.values():
+            yield from [place] if isinstance(place, str) else list_pages(place)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
+    pages = [file.relative_to(ROOT / "docs").as_posix() for file in (ROOT / "docs").rglob("*.md")]
+    assert sorted(list_pages(nav)) == sorted(pages)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built; a broken link or a missing image is an error."""
+    pytest.importorskip("zensical")
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(ROOT / "docs", folder / "docs")
+    shutil.copy(ROOT / "zensical.toml", folder)
+    command = [str(Path(sys.executable).with_name("zensical")), "build", "--clean", "--strict"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def find_missing(site: Path, address: str, links: list[str]) -> list[str]:
+    """Return the links into the site that lead to no file, or to no place in it."""
+    found = []
+    for link in {link for link in links if link.startswith(address)}:
+        place, _, name = link.removeprefix(address).partition("#")
+        file = site / place / "index.html" if (site / place).is_dir() else site / place
+        if not file.is_file() or (name and f'id="{name}"' not in file.read_text(encoding="utf-8")):
+            found.append(link)
+    return found
+
+
+@pytest.mark.slow
+def test_every_page_works_and_asks_nothing_of_others(site: Path, address: str, chromium: Any) -> None:
+    page, heard = chromium.new_page(viewport={"width": 1400, "height": 900}), []
+    page.on("console", lambda said: heard.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("request", lambda sent: sent.url.startswith((address, "data:", "blob:")) or heard.append(sent.url))
+    page.on("response", lambda got: got.status < 400 or heard.append(got.url))
+    pages = sorted(file.parent.relative_to(site).as_posix() for file in site.rglob("index.html"))
+    assert len(pages) > 50
+    for place in pages:
+        page.goto(address + ("" if place == "." else f"{place}/"))
+        assert find_missing(site, address, page.evaluate(ADDRESSES)) == [], place
+        assert heard == [], place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1400])
+def test_axe_finds_no_serious_violation(address: str, chromium: Any, axe: str, width: int) -> None:
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    for place in CHECKED:
+        page.goto(address + place)
+        page.evaluate(f"{axe}; 0")
+        assert page.evaluate(SERIOUS) == [], place
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), place
