@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from avatar_bench import load
 from avatar_bench.cli.app import main
-from avatar_bench.runs.ensembles import load
 from avatar_bench.training.module import Learner
 
 
