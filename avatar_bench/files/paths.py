@@ -17,7 +17,8 @@ def make_folder_name(text: str) -> str:
 def suggest_slashes(path: str | Path) -> str:
     """Return advice on a path of Windows on another system; an empty string for other paths."""
     slashed = str(path).replace("\\", "/")
-    return f"Folders are separated by / here: {slashed}" if os.sep == "/" and slashed != str(path) else ""
+    is_shown = os.sep == "/" and slashed != str(path) and slashed.isprintable() and len(slashed) < 300
+    return f"Folders are separated by / here: {slashed}" if is_shown else ""
 
 
 def find_unused_folder(stamp: Path) -> Path:
