@@ -26,14 +26,14 @@ def find_foreign(trace: Path) -> list[str]:
     return [line for line in lines if "sa_family=AF_INET" in line and not OWN.search(line)]
 
 
-def watch(commands: list[list[str]], trace: Path) -> list[str]:
-    """Run commands one after the other in a process whose system calls are watched, with those it starts."""
+def watch(code: str, text: str, trace: Path) -> list[str]:
+    """Run code, which reads a text, in a process whose system calls are watched, with those it starts."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")
     calls = "trace=connect,sendto,sendmsg,sendmmsg"
-    watched = [strace, "-f", "-qq", "--seccomp-bpf", "-e", calls, "-o", str(trace), sys.executable, "-c", RUN]
-    done = subprocess.run(watched, input=json.dumps(commands), capture_output=True, text=True, check=False)
+    watched = [strace, "-f", "-qq", "--seccomp-bpf", "-e", calls, "-o", str(trace), sys.executable, "-c", code]
+    done = subprocess.run(watched, input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return find_foreign(trace)
 
@@ -42,10 +42,7 @@ def watch(commands: list[list[str]], trace: Path) -> list[str]:
 def test_an_attempt_would_be_seen(tmp_path: Path) -> None:
     address = "http://192.0.2.1:9/a.csv"  # an address that leads nowhere (RFC 5737)
     code = f"import urllib.request as r\ntry: r.urlopen('{address}', timeout=1)\nexcept OSError: pass"
-    strace = shutil.which("strace") or pytest.skip("strace is not installed")
-    words = [strace, "-f", "-qq", "-e", "trace=connect", "-o", str(tmp_path / "trace"), sys.executable, "-c", code]
-    subprocess.run(words, check=True)
-    assert len(find_foreign(tmp_path / "trace")) == 1
+    assert len(watch(code, "", tmp_path / "trace")) == 1
 
 
 @pytest.mark.slow
@@ -75,4 +72,4 @@ def test_no_command_connects_anywhere(tiny_run: Path, images: Path, small: list[
         ["vary", at, f"out={tmp_path / 'varied'}", "block.robustness.severities=[3]"],
         ["predict", at, str(file)],
     ]
-    assert watch(commands, tmp_path / "trace") == []
+    assert watch(RUN, json.dumps(commands), tmp_path / "trace") == []

@@ -34,8 +34,8 @@ def push(cfg: DictConfig) -> None:
     try:
         if not is_hub:
             out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=None if is_hub else out.parent, prefix=".push-") as place:
-            folder = Path(place, "run")
+        with TemporaryDirectory(dir=None if is_hub else out.parent, prefix=".push-") as part:
+            folder = Path(part, "run")
             folder.mkdir()
             _write_files(path, folder, settings)
             size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6

@@ -71,7 +71,7 @@ def check_required(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError with an example if options have no value."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         examples = {"input": "photos/", "output": "predictions.csv", "out": "net.onnx", "model.backbone": "resnet34"}
-        examples |= {"to": "hf:OWNER/NAME"}
+        examples["to"] = "hf:OWNER/NAME"
         examples |= {"kind": "predictions file=scores.csv", "out": "runs/detector"} if command == "import" else {}
         values = " ".join(f"{option}={examples.get(option, 'VALUE')}" for option in missing)
         raise ConfigError(

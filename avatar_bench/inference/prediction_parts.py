@@ -11,7 +11,7 @@ from pyarrow import fs, parquet
 
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.remote import is_remote, open_remote
-from avatar_bench.inference.prediction_writer import CHECKED_ROWS, NUMBER_COLUMNS, escape_path
+from avatar_bench.inference.prediction_writer import CHECKED_ROWS, escape_path, is_number
 
 
 class PredictionParts:
@@ -23,12 +23,7 @@ class PredictionParts:
         Raise OutputError if it is no folder or, without `update`, not empty, ConfigError for rows of other columns.
         """
         self.output = output
-        self.schema = pa.schema(
-            [
-                (name, pa.float64() if name in NUMBER_COLUMNS or name.startswith("prob_") else pa.string())
-                for name in columns
-            ]
-        )
+        self.schema = pa.schema([(name, pa.float64() if is_number(name) else pa.string()) for name in columns])
         self.kept: list[str] = []
         self.last: list[dict[str, Any]] = []
         self.bad = 0

@@ -25,7 +25,6 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import format_csv, read_csv, unescape_formulas
 from avatar_bench.files.remote import is_remote, open_remote
 
-NUMBER_COLUMNS = ("confidence", "ood_percentile")  # beside prob_<class>
 CHECKED_ROWS = 16  # last rows of an earlier output that are compared to check that they are of the same run
 
 _collected: ContextVar[list[pd.DataFrame] | None] = ContextVar("collected", default=None)
@@ -265,8 +264,13 @@ def read_predictions(output: str) -> pd.DataFrame:
         system, place = open_remote(output) if is_remote(output) else (None, output)
         read: Any = parquet.read_table  # has no annotations
         table = read(place, filesystem=system, partitioning=None).to_pandas()
-    numbers = [str(name) for name in table if name in NUMBER_COLUMNS or str(name).startswith("prob_")]
+    numbers = [name for name in map(str, table) if is_number(name)]
     return table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in numbers})
+
+
+def is_number(column: str) -> bool:
+    """Return whether a column of predictions holds numbers; the others hold texts."""
+    return column in ("confidence", "ood_percentile") or column.startswith("prob_")
 
 
 def escape_path(file: str) -> str:

@@ -112,12 +112,11 @@ def _compute_hash(file: Path, stated: RepoSibling) -> str:
 
 def _link(file: Path, target: Path) -> None:
     """Link weights, which are large and never written, to the folder of a run; copy what its commands may replace."""
-    try:
-        if target.name != SHARED_WEIGHTS:
-            raise OSError
-        os.link(file, target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(file, target)
+    if target.name == SHARED_WEIGHTS:
+        with suppress(OSError):  # another disk, or one without links
+            os.link(file, target)
+            return
+    shutil.copyfile(file, target)
 
 
 @contextmanager

@@ -191,9 +191,9 @@ def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | No
                 f"{option}={path} is a pretrained backbone without a classifier.",
                 f"Train from it first: avatar-bench train model.weights={path / BACKBONE_FILE}",
             )
-        if os.path.isfile(shared) and not os.path.isfile(checkpoint):
-            return shared, path
         if not os.path.isfile(checkpoint):
+            if os.path.isfile(shared):
+                return shared, path
             status = read_record(path).get("status", "unknown")
             raise CheckpointError(
                 f"{path} has no checkpoints/best.ckpt; its status is {status}.",
