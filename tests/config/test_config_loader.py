@@ -58,3 +58,11 @@ def test_the_configuration_of_a_single_run_is_composed_once(
     assert main(words) in (2, 3)
     assert told in capfd.readouterr().err
     assert len(composed) == 1
+
+
+def test_an_experiment_wins_over_the_defaults_of_a_sweep(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "sweep=sources", "data=folder", "data.root=none", "--cfg", "job"]
+    assert main([*words, "experiment=resnet50_full"]) == 0
+    assert "mode:\n  name: full\n" in capfd.readouterr().out
+    assert main(words) == 0
+    assert "mode:\n  name: probe\n" in capfd.readouterr().out
