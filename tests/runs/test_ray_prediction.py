@@ -24,10 +24,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """400 links to images, a file that is none, and one that is empty."""
+    """498 links to images, a file that is none, and one that is empty."""
     place = tmp_path_factory.mktemp("many")
     files = sorted((images / "all").rglob("*.*"))
-    for number in range(400):
+    for number in range(498):
         os.link(files[number % len(files)], place / f"{number:03}{files[number % len(files)].suffix}")
     (place / "notes, 1.txt").write_text("no image")
     (place / "empty.png").touch()
@@ -97,7 +97,7 @@ def test_the_rows_are_those_of_the_local_command(
     asked = [*words, f"input={folder}", f"output={output}", "engine=ray"]
     assert main([*asked, "engine.actors=2"]) == 3
     said = capfd.readouterr()
-    assert said.out == f"{output}: 400 predictions, 2 files that could not be read\n"
+    assert said.out == f"{output}: 498 predictions, 2 files that could not be read\n"
     assert [line.split()[0] for line in said.err.splitlines()] == ["Computed", "A", "2"]
     compare(pd.read_parquet(output), expected)
     assert main(asked) == 5
