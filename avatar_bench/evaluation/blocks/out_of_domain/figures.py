@@ -47,8 +47,7 @@ def draw(result: Result) -> dict[str, Figure]:
 def draw_shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Sequence[str]) -> Figure:
     """Draw the share of each predicted class by set, with its interval; the in-domain set is at the top."""
     share = table[[f"share_{name}" for name in classes]].to_numpy()
-    figure = plots.create_figure(3.4 + 0.85 * len(classes), 1.5 + 0.42 * len(table))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(3.4 + 0.85 * len(classes), 1.5 + 0.42 * len(table))
     intervals = [[_format_interval(metrics.get(f"share/{row}/{name}")) for name in classes] for row in table["set"]]
     texts = np.char.add(np.char.mod("%.0f%%", 100 * share), intervals)
     image = plots.draw_cells(axes, share, texts, vmin=0, vmax=1)

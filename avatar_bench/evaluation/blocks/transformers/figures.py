@@ -45,8 +45,7 @@ def sort_by_family(table: pd.DataFrame) -> pd.DataFrame:
 def draw_accuracy(table: pd.DataFrame) -> Figure:
     """Draw the accuracy of each recipe with its interval, grouped by family; hollow with SAM."""
     rows = sort_by_family(table)
-    figure = plots.create_figure(7.0, 1.4 + 0.42 * len(rows))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(7.0, 1.4 + 0.42 * len(rows))
     for place, (__, row) in enumerate(rows.iterrows()):
         style = _style(row["family"], row["sam"])
         axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=style["color"], linewidth=1.6)
@@ -67,8 +66,7 @@ def draw_accuracy(table: pd.DataFrame) -> Figure:
 def draw_cost(table: pd.DataFrame) -> Figure:
     """Draw accuracy against training time in seconds, numbered as in `draw_accuracy`; hollow with SAM."""
     rows = sort_by_family(table).assign(number=range(1, len(table) + 1))
-    figure = plots.create_figure(6.4, 3.8)
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(6.4, 3.8)
     known = rows[rows["train_seconds"].notna()]
     for __, row in known.iterrows():
         at, style = row["train_seconds"], _style(row["family"], row["sam"])
@@ -92,8 +90,7 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
     """
     about, columns = recipes.set_index("recipe"), ["difference", "low", "high", "significant"]
     shown = 100 * pd.concat([pairs[columns], interactions.assign(significant=False)[columns]]).to_numpy(float)
-    figure = plots.create_figure(7.0, 1.5 + 0.46 * len(shown))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(7.0, 1.5 + 0.46 * len(shown))
     for place, width in enumerate(100 * pairs["detectable"]):
         if np.isnan(width):  # no difference is detectable
             axes.axhspan(place - 0.35, place + 0.35, color=_SHADE, linewidth=0)
@@ -130,8 +127,7 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
 @plots.use_style()
 def draw_history(table: pd.DataFrame) -> Figure:
     """Draw published top-1 accuracies on ImageNet-1k, a row per network by year; hollow if self-supervised."""
-    figure = plots.create_figure(6.8, 1.5 + 0.24 * len(table))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(6.8, 1.5 + 0.24 * len(table))
     for place, (__, row) in enumerate(table.iterrows()):
         style = _style(row["family"], row["training"].startswith("self-supervised"))
         axes.plot(row["published_top1"], place, **style)
