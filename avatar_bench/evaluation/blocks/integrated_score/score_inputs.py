@@ -140,10 +140,8 @@ def _resample_robustness(name: str, table: pd.DataFrame, column: str) -> Resampl
 
 def _resample_calibration(name: str, table: pd.DataFrame, column: str) -> ResampledQuality:
     confidence, correct = table[column].to_numpy(dtype=float), table["correct"].to_numpy(dtype=float)
-    edges = calibration.equal_width_edges(calibration.ECE_BINS)
-    return ResampledQuality(
-        _build_units(name, table["group"]), lambda w: calibration.ece(confidence, correct, edges, w), centred=True
-    )
+    units = _build_units(name, table["group"])
+    return ResampledQuality(units, lambda w: calibration.ece(confidence, correct, weights=w), centred=True)
 
 
 def _resample_ood(name: str, table: pd.DataFrame, column: str) -> ResampledQuality:
