@@ -142,7 +142,9 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
             _draw_histogram(axes, domain[score], edges, color=IN_DOMAIN_COLOUR, alpha=0.6, label=_("in domain"))
             _draw_histogram(axes, own[score], edges, color=OOD_COLOUR, histtype="step", label=_("out of domain"))
             if wide:
-                _set_log_axis(axes)
+                axes.set_xscale("log")
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.xaxis.set_minor_formatter(NullFormatter())
         line[0].set_ylabel(get_title("ood_score", score))
         line[0].yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes, name in zip(grid[0], shown, strict=True):
@@ -190,9 +192,3 @@ def _draw_histogram(axes: Axes, values: pd.Series, edges: NDArray[np.float64], *
     percent = [100 / len(values)] * len(values)
     axes.hist(np.clip(values, edges[0], edges[-1]), bins=edges.tolist(), weights=percent, **how)
     axes.tick_params(labelsize=7)
-
-
-def _set_log_axis(axes: Axes) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())

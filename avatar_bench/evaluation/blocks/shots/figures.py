@@ -41,10 +41,9 @@ def _draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, 
     for axes, label, chance in zip((left, right), (_("accuracy (%)"), _("macro-F1 (%)")), guessing, strict=True):
         _label_axes(axes, label, sorted(set(table["shots"])))
         line = axes.axhline(chance, color="black", linestyle="--", linewidth=1)
-    handles, labels = left.get_legend_handles_labels()
-    handles += [Line2D([], [], linestyle="", marker=".", color=plots.GREY, markersize=4), line]
-    labels += [_("single seeds"), _("chance")]
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    dots = Line2D([], [], linestyle="", marker=".", color=plots.GREY, markersize=4, label=_("single seeds"))
+    line.set_label(_("chance"))
+    plots.draw_legend(figure, 3, dots, line)
     return figure
 
 

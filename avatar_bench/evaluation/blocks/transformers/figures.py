@@ -53,7 +53,11 @@ def draw_accuracy(table: pd.DataFrame) -> Figure:
     families = rows["family"].to_numpy()
     for last in np.flatnonzero(families[1:] != families[:-1]):
         axes.axhline(last + 0.5, color=plots.GREY, linewidth=0.8)
-    names = _disambiguate([_format_name(row) for __, row in rows.iterrows()], rows["recipe"])
+    names = []
+    for __, row in rows.iterrows():
+        seeds = "" if row["seeds"] == 1 else ", " + _("{n} seeds", n=row["seeds"])
+        names.append(_format_recipe(row, "\n", 34, 24) + ", SAM" * bool(row["sam"]) + seeds)
+    names = _disambiguate(names, rows["recipe"])
     axes.set_yticks(range(len(rows)), [f"{number}  {name}" for number, name in enumerate(names, 1)])
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.xaxis)
@@ -107,7 +111,10 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
     low, high = np.nanmin(ends), np.nanmax(ends)
     axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     names = _disambiguate([_format_pair(row, about) for __, row in pairs.iterrows()], pairs["a"])
-    gains = [_format_interaction(row, about) for __, row in interactions.iterrows()]
+    gains = []
+    for __, row in interactions.iterrows():
+        a, b = (_format_recipe(about.loc[row[side]], network=24, start=16) for side in ("a", "b"))
+        gains.append(_("gain from SAM: {a}", a=a) + f"\n− {b}")
     axes.set_yticks(range(len(shown)), names + _disambiguate(gains, interactions["a_sam"]))
     axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=_("difference in accuracy (points)"))
     axes.grid(axis="x")
@@ -173,7 +180,7 @@ def draw_study(table: pd.DataFrame) -> Figure:
     unnamed.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("top-1 accuracy (%)"), title=_("Unnamed data set"))
     avatars.set(xlabel=_("accuracy (%)"), title=_("Avatars"))
     figure.suptitle(_("The study published no code that computes its numbers"), fontsize=9)
-    figure.legend(*avatars.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    plots.draw_legend(figure, 2)
     return figure
 
 
@@ -218,11 +225,6 @@ def _format_start(row: pd.Series) -> str:
     return f"{row['start']} {row['start_detail']}"
 
 
-def _format_name(row: pd.Series) -> str:
-    seeds = "" if row["seeds"] == 1 else ", " + _("{n} seeds", n=row["seeds"])
-    return _format_recipe(row, "\n", 34, 24) + (", SAM" if row["sam"] else "") + seeds
-
-
 def _format_pair(row: pd.Series, about: pd.DataFrame) -> str:
     a, b = about.loc[row["a"]], about.loc[row["b"]]
     sam = ", SAM" if a["sam"] else ""
@@ -233,8 +235,3 @@ def _format_pair(row: pd.Series, about: pd.DataFrame) -> str:
     if row["changed"] == START:
         return _format_recipe(a, sam + "\n") + f" − {plots.shorten_name(_format_start(b), 20)}"
     return f"{_format_recipe(a)}{sam}\n− {_format_recipe(b)}{sam}"
-
-
-def _format_interaction(row: pd.Series, about: pd.DataFrame) -> str:
-    a, b = (_format_recipe(about.loc[row[side]], network=24, start=16) for side in ("a", "b"))
-    return _("gain from SAM: {a}", a=a) + f"\n− {b}"
