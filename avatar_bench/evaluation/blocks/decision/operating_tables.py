@@ -62,10 +62,8 @@ def compute_operating_points(
             shown = threshold if np.isfinite(threshold) else np.nan  # none keeps the rate
             counts = int(positive.sum()), int((~positive).sum()), seen.n, seen.value or 0.0, seen.high or 0.0
             points.append((name, rate, *ends, shown, *counts, required))
-            few, units = (
-                Reason("few_others", n=seen.n, rate=rate, required=required),
-                len(np.unique(predictions.groups)),
-            )
+            few = Reason("few_others", n=seen.n, rate=rate, required=required)
+            units = len(np.unique(predictions.groups))
             metrics[f"recall_at/{rate:g}/{name}"] = (
                 Metric(ends[0], units, *ends[1:], str(found.methods[place]), floor=rate)
                 if seen.n >= required
