@@ -49,6 +49,7 @@ def render_hub_card(
     """
     results = sorted(model.results.values(), key=lambda one: (one.result.set, one.declaration.order))
     licences = [record.licence] if record.licence else list_licences(vars(record))
+    measured = {one.result.block for one in results}
     environment = html.build_markdown_environment()
     environment.globals["_"] = _
     content = {
@@ -63,9 +64,13 @@ def render_hub_card(
             for name in dict.fromkeys(one.result.set for one in results)
         ],
         "calibration": calibration,
-        "warnings": list(_list_warnings(results)),
+        "warnings": [
+            (one.result.set, _hide_folders(format_reason(warning, one.result.block)))
+            for one in results
+            for warning in one.result.warnings
+        ],
         "weakest": [(one.result.set, _tabulate_weakest(one)) for one in results if "per_source" in one.result.tables],
-        "unmeasured": [_(declare_block(name).title) for name in _list_unmeasured(results)],
+        "unmeasured": [_(declare_block(name).title) for name in list_blocks(("run",)) if name not in measured],
     }
     return environment.get_template("hub_card.md.jinja").render(content) + "\n"
 
@@ -155,13 +160,6 @@ def _list_blocks(results: Sequence[SavedResult], name: str) -> Iterator[tuple[st
             yield _(one.declaration.title), one.result.n, rows
 
 
-def _list_warnings(results: Sequence[SavedResult]) -> Iterator[tuple[str, str]]:
-    """Yield set and text of each warning."""
-    for one in results:
-        for warning in one.result.warnings:
-            yield one.result.set, _hide_folders(format_reason(warning, one.result.block))
-
-
 def _tabulate_weakest(one: SavedResult) -> list[tuple[str, ...]]:
     """Return the sources with the lowest accuracy: class, source, accuracy with its interval, and number of images."""
     table = read_table(find_table(one.folder / "per_source.csv"), texts=["source", "target"])
@@ -175,11 +173,6 @@ def _tabulate_weakest(one: SavedResult) -> list[tuple[str, ...]]:
         )
         for row in lowest.to_dict("records")
     ]
-
-
-def _list_unmeasured(results: Sequence[SavedResult]) -> list[str]:
-    measured = {one.result.block for one in results}
-    return [name for name in list_blocks(("run",)) if name not in measured]
 
 
 def _hide_folders(text: str) -> str:
