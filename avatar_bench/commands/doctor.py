@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,8 @@ def doctor(cfg: DictConfig) -> None:
         print(json.dumps(facts | {"problems": [list(one.lines) for one in problems]}, indent=1, ensure_ascii=False))
     else:
         for name, values in facts.items():
-            print_line(f"{name:13} " + ("; ".join(_format_values(values)) or "none"))
+            shown = {key: ", ".join(each) or "none" if isinstance(each, list) else each for key, each in values.items()}
+            print_line(f"{name:13} " + ("; ".join(f"{key}: {each}" for key, each in shown.items()) or "none"))
         for one in problems:
             print("", *map(escape_control_characters, one.lines), sep="\n")
         if not problems:
@@ -187,9 +187,3 @@ def _describe_weights(ask_hub: bool, problems: list[AvatarBenchError]) -> dict[s
         "hub": hub,
         "from the hub, cached": cached,
     }
-
-
-def _format_values(values: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in values.items():
-        shown = ", ".join(value) or "none" if isinstance(value, list) else value
-        yield f"{name}: {shown}"

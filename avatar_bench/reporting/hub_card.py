@@ -50,6 +50,9 @@ def render_hub_card(
     results = sorted(model.results.values(), key=lambda one: (one.result.set, one.declaration.order))
     licences = [record.licence] if record.licence else list_licences(vars(record))
     measured = {one.result.block for one in results}
+    guards: dict[str, set[str]] = {}  # switched off in the evaluation of a set
+    for one in results:
+        guards.setdefault(one.result.set, set()).update(one.result.provenance.get("allow") or ())
     environment = html.build_markdown_environment()
     environment.globals["_"] = _
     content = {
@@ -60,7 +63,7 @@ def render_hub_card(
         "card": card,
         "sources": _tabulate_sources(model),
         "sets": [
-            (name, _list_guards(results, name), list(_list_blocks(results, name)))
+            (name, sorted(guards[name]), list(_list_blocks(results, name)))
             for name in dict.fromkeys(one.result.set for one in results)
         ],
         "calibration": calibration,
@@ -135,12 +138,6 @@ def _join(texts: pd.Series) -> str:
     """Return the different texts of a source in one line, the first few of many."""
     found = sorted(set(texts) - {""})
     return "; ".join(found[:_LISTED]) + "; ..." * (len(found) > _LISTED)
-
-
-def _list_guards(results: Sequence[SavedResult], name: str) -> list[str]:
-    """Return the guards that were switched off in the evaluation of a set."""
-    own = [one.result.provenance for one in results if one.result.set == name]
-    return sorted({guard for provenance in own for guard in provenance.get("allow") or ()})
 
 
 def _list_blocks(results: Sequence[SavedResult], name: str) -> Iterator[tuple[str, int, list[tuple[str, ...]]]]:

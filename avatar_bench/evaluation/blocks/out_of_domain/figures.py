@@ -39,7 +39,12 @@ def draw(result: Result) -> dict[str, Figure]:
         drawn["auroc"] = draw_auroc(result.metrics, sets, outside_domain, names)
         drawn["scores"] = draw_histograms(scores, outside_domain, names)
     if "gallery" in result.arrays:
-        drawn["gallery"] = _draw_gallery(scores, result.arrays["gallery"])
+        gallery = result.arrays["gallery"]
+        titles = [
+            "\n".join([str(row.set), _("predicted:"), str(row.prediction), f"{row.confidence:.1%}"])
+            for row in scores.iloc[gallery["rows"]].itertuples()
+        ]
+        drawn["gallery"] = plots.draw_gallery(plots.list_thumbnails(gallery), titles)
     return drawn
 
 
@@ -155,14 +160,6 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, title=left_out)
     return figure
-
-
-def _draw_gallery(table: pd.DataFrame, gallery: Mapping[str, NDArray[Any]]) -> Figure:
-    titles = [
-        "\n".join([str(row.set), _("predicted:"), str(row.prediction), f"{row.confidence:.1%}"])
-        for row in table.iloc[gallery["rows"]].itertuples()
-    ]
-    return plots.draw_gallery(plots.list_thumbnails(gallery), titles)
 
 
 def _format_sets(table: pd.DataFrame) -> list[str]:
