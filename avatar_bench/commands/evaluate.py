@@ -84,8 +84,10 @@ def evaluate(cfg: DictConfig) -> list[Path]:
             view = View.parse(settings.view.name, settings.view.classes) if settings.view.name else View()
             seen = named.apply_view(view)
             evaluation.run_blocks(alone, BlockRunner(settings, [], [seen], without_run, view))
-        below = [os.path.relpath(path, around) if len(paths) > 1 else "" for path in paths]
-        places = [Path(settings.out) / name if settings.out else None for name in below]
+        places = [
+            Path(settings.out) / (os.path.relpath(path, around) if len(paths) > 1 else "") if settings.out else None
+            for path in paths
+        ]
         runs = [_open_run(run, settings, own) for run, own in zip(label_runs(paths), places, strict=True)]
         _refuse_shared_output(runs)
         _set_view(runs, settings)

@@ -6,7 +6,7 @@ compute a metric and its resamples; the tests compare each with scikit-learn. Un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -131,7 +131,7 @@ def build_metrics_statistic(
     targets: NDArray[np.integer],
     predicted: NDArray[np.integer],
     scores: Floats,
-    metrics: Iterable[Callable[[Floats], Floats]],
+    metrics: Sequence[Callable[[Floats], Floats]],
 ) -> JoinedStatistic:
     """Return metrics of the confusion matrix, then the AUROC of each class against the others, from scores (N, C)."""
 

@@ -72,8 +72,7 @@ def create_backbone(
         begun = weights if isinstance(weights, PretrainedWeights) else read_weights(Path(weights))
         refuse_other_network(begun, name, options)
         _load_weights(net, begun.tensors, begun.file)
-    head = net.get_classifier()  # type: ignore[operator]
-    if weights != "none" and isinstance(head, nn.Linear | nn.Conv2d):
+    if weights != "none" and isinstance(head := net.get_classifier(), nn.Linear | nn.Conv2d):  # type: ignore[operator]
         # by its fan-in: several timm families initialise by fan-out, which for three classes gives weights of +-0.58.
         # The first loss is then above 5 instead of log 3, and a frozen network spends its epochs undoing that
         head.reset_parameters()

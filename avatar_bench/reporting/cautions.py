@@ -19,8 +19,8 @@ def find_alerts(study: Study, boards: Sequence[Leaderboard]) -> list[str]:
     """Return the caveats of the first screen, one or two sentences each."""
     alerts = [*_check_view(study), *_check_data(study), *_check_guards(study)]
     if unknown := [model.label for model in study.models if model.is_imported and not model.record.get("trained_on")]:
-        sentence = _("Training data unknown: {models} may have been trained on the evaluated images.")
-        alerts.append(sentence.format(models=format_names(unknown)))
+        named = format_names(unknown)
+        alerts.append(_("Training data unknown: {models} may have been trained on the evaluated images.", models=named))
     alerts += [*_check_sets(study, boards), *_check_versions(study)]
     if len(study.problems) == 1:
         alerts.append(_("One item is unfinished, missing, damaged or foreign: see the table below."))

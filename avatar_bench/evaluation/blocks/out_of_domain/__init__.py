@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -72,10 +73,9 @@ class OutOfDomain(IntervalOptions):
         """
         sets = self._read_sets(run, dataset)
         inside = run.predictions(dataset)
-        try:
+        training: Predictions | None = None
+        with suppress(BlockError):  # they are unknown
             training = run.training()
-        except BlockError:
-            training = None
         everything = {"in_domain": inside, **{each.name: each.predictions for each in sets}}
         for predictions in everything.values():
             check_class_order(predictions, run.allow)
