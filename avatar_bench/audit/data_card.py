@@ -37,11 +37,15 @@ def write_card(folder: Path, result: Result) -> list[Path]:
     ood_<name>.csv, sources.csv and quarantine.csv. The HTML file is self-contained; the Markdown shows images from
     audit/ and card/.
     """
-    manifest, held_out = _read_table(folder / "manifest.csv"), _read_held_out(folder)
+    manifest = _read_table(folder / "manifest.csv")
+    files = {"blind": folder / "blind.csv"} | {file.stem: file for file in sorted(folder.glob("ood_*.*"))}
+    held_out = {name: table for name, file in files.items() if len(table := _read_table(file))}
     images = _combine_images(manifest, held_out)
+    counts = pd.crosstab(images["label"], images["split"])[_order_splits(images)]
+    counts = counts.assign(**{_("all"): counts.sum(axis=1)}).rename_axis(_("class")).rename_axis(columns=None)
     (folder / "card").mkdir(exist_ok=True)
     content = _collect_content(folder, manifest, held_out, result) | {
-        "counts": _count_images(images),
+        "counts": counts.reset_index(),
         "chart": _save_figure(draw_counts(images, _order_splits(images)), folder / "card" / "counts.png"),
         "figures": _list_figures(folder / "audit", result),
         "samples": _draw_samples(folder, manifest),
@@ -120,13 +124,6 @@ def _rename_columns(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns=words)
 
 
-def _read_held_out(folder: Path) -> dict[str, pd.DataFrame]:
-    """Return the non-empty tables of the external test set and of the out-of-domain sets by name."""
-    files = {"blind": folder / "blind.csv"} | {file.stem: file for file in sorted(folder.glob("ood_*.*"))}
-    tables = {name: _read_table(file) for name, file in files.items()}
-    return {name: table for name, table in tables.items() if len(table)}
-
-
 def _read_table(file: Path) -> pd.DataFrame:
     return read_table(file, texts=None) if find_table(file).is_file() else pd.DataFrame()
 
@@ -144,13 +141,6 @@ def _order_splits(images: pd.DataFrame) -> list[str]:
     order = ("train", "val", "test", _("no split"), _("blind"), _("out of domain"))
     found = set(images["split"])
     return [*(name for name in order if name in found), *sorted(found - set(order))]
-
-
-def _count_images(images: pd.DataFrame) -> pd.DataFrame:
-    """Count images by class and split, with a column of totals."""
-    table = pd.crosstab(images["label"], images["split"])[_order_splits(images)]
-    table = table.assign(**{_("all"): table.sum(axis=1)})
-    return table.rename_axis(_("class")).rename_axis(columns=None).reset_index()
 
 
 def _list_probes(metrics: dict[str, Metric]) -> Iterator[tuple[str, str, str]]:

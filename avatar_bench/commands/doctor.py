@@ -7,12 +7,15 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from packaging.requirements import Requirement
 
 import avatar_bench
 from avatar_bench.config.catalogue import find_choices
@@ -22,14 +25,25 @@ from avatar_bench.console.terminal import escape_control_characters, format_coun
 from avatar_bench.errors import AvatarBenchError, ConfigError, OutputError
 from avatar_bench.files.package_files import find_archive_folder
 from avatar_bench.files.paths import cache_root
-from avatar_bench.files.requirements import PackageState, check_requirements
 from avatar_bench.files.yaml_io import read_yaml
 
+_OURS = "avatar-bench"
 _FREE_GB, _MEMORY_GB, _SHARED_GB = 2, 2, 0.5  # with less, a small training is likely to fail
 _SHARED_MEMORY = Path("/dev/shm")
 _CONTRIBUTORS = ("dev", "docs")  # extras that no user misses
 _SHOWN = ("torch", "torchvision", "timm")  # packages whose versions matter most
 _VARIABLES = ("AVATAR_BENCH_CACHE", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class _PackageState:
+    """Required package: its accepted versions, the installed one (None: missing), and the extra ("": every user's)."""
+
+    name: str
+    expected: str
+    installed: str | None
+    extra: str
+    is_accepted: bool
 
 
 def doctor(cfg: DictConfig) -> None:
@@ -40,7 +54,7 @@ def doctor(cfg: DictConfig) -> None:
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, DoctorConfig)
     problems: list[AvatarBenchError] = []
-    packages = check_requirements()
+    packages = _check_requirements()
     facts: dict[str, Any] = {
         "versions": _describe_versions(packages, problems),
         "extras": _describe_extras(packages),
@@ -54,7 +68,8 @@ def doctor(cfg: DictConfig) -> None:
         print(json.dumps(facts | {"problems": [list(one.lines) for one in problems]}, indent=1, ensure_ascii=False))
     else:
         for name, values in facts.items():
-            print_line(f"{name:13} " + ("; ".join(_format_values(values)) or "none"))
+            shown = {key: ", ".join(each) or "none" if isinstance(each, list) else each for key, each in values.items()}
+            print_line(f"{name:13} " + ("; ".join(f"{key}: {each}" for key, each in shown.items()) or "none"))
         for one in problems:
             print("", *map(escape_control_characters, one.lines), sep="\n")
         if not problems:
@@ -65,7 +80,32 @@ def doctor(cfg: DictConfig) -> None:
         raise kind(f"{format_count(len(problems), 'problem')}, described above.")
 
 
-def _describe_versions(packages: list[PackageState], problems: list[AvatarBenchError]) -> dict[str, str]:
+def _check_requirements() -> list[_PackageState]:
+    """Return the state of every required package on this Python; an empty list if this package is not installed."""
+    try:
+        known = metadata.metadata(_OURS)
+    except metadata.PackageNotFoundError:  # only its folder is on the path
+        return []
+    required = [Requirement(line) for line in known.get_all("Requires-Dist") or []]
+    extras = ["", *(known.get_all("Provides-Extra") or [])]
+    return [state for extra in extras for state in _check_extra(required, extra)]
+
+
+def _check_extra(required: list[Requirement], extra: str) -> Iterator[_PackageState]:
+    for each in required:
+        is_of_all = each.marker is None or each.marker.evaluate({"extra": ""})
+        is_of_extra = each.marker is not None and each.marker.evaluate({"extra": extra})
+        if each.name == _OURS or not (is_of_extra and not is_of_all if extra else is_of_all):
+            continue
+        try:
+            installed = metadata.version(each.name)
+        except metadata.PackageNotFoundError:
+            installed = None
+        accepted = installed is not None and each.specifier.contains(installed, prereleases=True)
+        yield _PackageState(each.name, str(each.specifier), installed, extra, accepted)
+
+
+def _describe_versions(packages: list[_PackageState], problems: list[AvatarBenchError]) -> dict[str, str]:
     """Return the versions that matter most; add a problem for each package that is missing or of another version."""
     if not packages:
         reason = "avatar-bench is not installed: this Python only finds its folder."
@@ -80,7 +120,7 @@ def _describe_versions(packages: list[PackageState], problems: list[AvatarBenchE
     return own | {"system": platform.platform(terse=True)} | {name: known[name] for name in _SHOWN if name in known}
 
 
-def _describe_extras(packages: list[PackageState]) -> dict[str, list[str]]:
+def _describe_extras(packages: list[_PackageState]) -> dict[str, list[str]]:
     """Return which extras are installed, and what the others lack."""
     lacking: dict[str, list[str]] = {each.extra: [] for each in packages if each.extra not in ("", *_CONTRIBUTORS)}
     for each in packages:
@@ -187,9 +227,3 @@ def _describe_weights(ask_hub: bool, problems: list[AvatarBenchError]) -> dict[s
         "hub": hub,
         "from the hub, cached": cached,
     }
-
-
-def _format_values(values: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in values.items():
-        shown = ", ".join(value) or "none" if isinstance(value, list) else value
-        yield f"{name}: {shown}"

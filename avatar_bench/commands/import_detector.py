@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -70,14 +69,10 @@ def import_detector(cfg: DictConfig) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     known = f"{len(images)} training images" if settings.trained_on is not None else "training data unknown"
-    described = [
-        _describe_class(name, record.class_map.get(own, own)) for own, name in zip(found["classes"], names, strict=True)
-    ]
+    described = []
+    for own, name in zip(found["classes"], names, strict=True):
+        stands_for = record.class_map.get(own, own)
+        others = [] if isinstance(stands_for, str) else [each for each in stands_for if each != name]
+        described.append(f"{name} ({', '.join(others)})" if others else name)
     print_line(f"{out}: {entry.name}, classes {', '.join(described)}; {known}")
     return out
-
-
-def _describe_class(name: str, stands_for: str | Sequence[str]) -> str:
-    """Return the name of a class, with the classes that it stands for if these are others."""
-    others = [] if isinstance(stands_for, str) else [each for each in stands_for if each != name]
-    return f"{name} ({', '.join(others)})" if others else name

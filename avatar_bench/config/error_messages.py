@@ -74,17 +74,13 @@ def _describe_error(error: BaseException) -> tuple[tuple[str, ...], int]:
     if lacks := _describe_shortage(error):
         return lacks, OutputError.exit_code  # a limit of the machine, like a full disk
     text = " ".join(str(error).split())[:300]
-    if place := _find_users_line(error):
-        return (f"{place}: {type(error).__name__}: {text}",), 2
-    hint = "please report it with the command and the output under AVATAR_BENCH_DEBUG=1"
-    return (f"internal error: {type(error).__name__}: {text} ({hint})",), 1
-
-
-def _find_users_line(error: BaseException) -> str:
-    """Return the file and line of a user's entry that an error passed through, the innermost; empty if none."""
     passed = traceback.walk_tb(error.__traceback__)
     places = [(frame, line) for frame, line in passed if is_of_user(frame.f_globals.get("__name__", ""))]
-    return f"{places[-1][0].f_code.co_filename}, line {places[-1][1]}" if places else ""
+    if places:  # the innermost line of a user's entry
+        frame, line = places[-1]
+        return (f"{frame.f_code.co_filename}, line {line}: {type(error).__name__}: {text}",), 2
+    hint = "please report it with the command and the output under AVATAR_BENCH_DEBUG=1"
+    return (f"internal error: {type(error).__name__}: {text} ({hint})",), 1
 
 
 def _was_receiving_from_worker(error: BaseException) -> bool:
@@ -133,7 +129,10 @@ def _describe_config_error(error: BaseException) -> tuple[str, ...]:
     if found := re.search(r"Ambiguous value for argument '(.*)'\n", text):
         return (f"{found[1]}: several values; add -m to run one job per value",)
     if type(error).__name__ == "OverrideParseException":
-        return _describe_syntax_error(getattr(error, "override", ""), text)
+        reason = next((line for line in text.splitlines() if "override" not in line and "^" not in line), "")
+        details = f" ({reason})" if reason and "Exception" not in reason and "http" not in reason else ""
+        what = f"cannot parse {getattr(error, 'override', '')}{details}"
+        return what, "quote text with special characters twice: 'option=\"a, b\"'"
     lines = [line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines() if line.strip()]
     return _drop_details(lines)
 
@@ -186,9 +185,3 @@ def _describe_wrong_type(override: str, error: BaseException) -> tuple[str, ...]
     if "is not Optional" in cause:
         return (f"{option}: expected a value, got {value}",)
     return (f"{option}: invalid value {value}: {cause}",)
-
-
-def _describe_syntax_error(override: str, text: str) -> tuple[str, ...]:
-    reason = next((line for line in text.splitlines() if "override" not in line and "^" not in line), "")
-    details = f" ({reason})" if reason and "Exception" not in reason and "http" not in reason else ""
-    return (f"cannot parse {override}{details}", "quote text with special characters twice: 'option=\"a, b\"'")

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations, pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ _ROWS_PER_CHUNK, _LOOKUPS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUN
 Decoder = Callable[[int], NDArray[np.uint8]]  # returns the upright image of a row, (H, W, 3) RGB
 ImageSet = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the files, fingerprints, decoder
 Integers = NDArray[np.integer]
+_BY_RIGHT_ROW = attrgetter("right", "left")  # the order of matches
 _TURN_NAMES = list(ORIENTATIONS)
 _INVERSE_TURNS = np.array([0, 1, 2, 3, 4, 6, 5, 7])  # the inverse of each of ORIENTATIONS
 
@@ -66,7 +68,7 @@ def find_matches(
     images = sha256s, fingerprints, image
     exact = _match_exact(images, images, within=True)
     alone = np.setdiff1d(np.arange(len(sha256s)), _list_right_rows(exact))
-    return sorted(exact + _match_near(images, alone, images, alone, distance, within=True), key=_sort_key)
+    return sorted(exact + _match_near(images, alone, images, alone, distance, within=True), key=_BY_RIGHT_ROW)
 
 
 def find_matches_between(left: ImageSet, right: ImageSet, distance: int = MAX_HASH_DISTANCE) -> list[Match]:
@@ -74,7 +76,7 @@ def find_matches_between(left: ImageSet, right: ImageSet, distance: int = MAX_HA
     exact = _match_exact(left, right, within=False)
     alone = np.setdiff1d(np.arange(len(right[0])), _list_right_rows(exact))
     firsts = np.array(list(_index_first_rows(one.pixels for one in left[1]).values()), dtype=np.intp)
-    return sorted(exact + _match_near(left, firsts, right, alone, distance, within=False), key=_sort_key)
+    return sorted(exact + _match_near(left, firsts, right, alone, distance, within=False), key=_BY_RIGHT_ROW)
 
 
 def join_groups(groups: Sequence[str], pairs: Integers) -> list[str]:
@@ -88,10 +90,6 @@ def join_groups(groups: Sequence[str], pairs: Integers) -> list[str]:
     _, cluster = connected_components(links, directed=False)
     head = {int(code): str(name) for code, name in zip(cluster[::-1], names[::-1], strict=True)}
     return [head[int(cluster[code])] for code in codes]
-
-
-def _sort_key(match: Match) -> tuple[int, int]:
-    return match.right, match.left
 
 
 def _list_right_rows(matches: Sequence[Match]) -> Integers:

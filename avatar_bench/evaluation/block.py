@@ -117,10 +117,13 @@ def warn_unlabelled(n: int, asked: int) -> list[Reason]:
     return [Reason("unlabelled", n=n, all=asked)] if n else []
 
 
-def tabulate_predictions(predictions: Predictions) -> pd.DataFrame:
-    """Return one row per image of known class: path, target, prediction, confidence, correct, source, group."""
+def tabulate_predictions(predictions: Predictions, with_probabilities: bool = False) -> pd.DataFrame:
+    """Return one row per image of known class: path, target, prediction, confidence, correct, source, group.
+
+    Columns of the probability of each class, prob_<class>, come last if asked for.
+    """
     names = np.array(predictions.classes)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "path": predictions.paths,
             "target": names[predictions.targets],
@@ -131,6 +134,9 @@ def tabulate_predictions(predictions: Predictions) -> pd.DataFrame:
             "group": predictions.groups,
         }
     )
+    if not with_probabilities:
+        return table
+    return table.join(pd.DataFrame(predictions.probabilities, columns=[f"prob_{name}" for name in predictions.classes]))
 
 
 def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:

@@ -116,13 +116,17 @@ def read_traits(runs: Sequence[Run]) -> Traits:
     own = [_read_settings(run) for run in runs]
     settings = {name: "; ".join(sorted({str(each[name]) for each in own})) for name in own[0]}
     settings["seeds"] = ", ".join(str(seed) for seed in sorted(run.seed for run in runs))
+    # options that change the shape of the network, which stands without its weights' tag
+    shape = [f"{name}={value}" for name, value in sorted(_read_options(first).items()) if not _is_regularisation(name)]
+    optimizer = first.config.get("optimizer") or {}
+    is_sam = optimizer.get("name") == "sam"
     return Traits(
-        _name_architecture(first),
+        " ".join([first.card.backbone.partition(".")[0], *shape]),
         kind,
         params,
         operations,
         read_starting_weights(first),
-        _describe_sam(first.config.get("optimizer") or {}),
+        f"rho {optimizer.get('rho')}{' adaptive' * bool(optimizer.get('adaptive'))}" if is_sam else "",
         settings,
         _average([run.record.get("train_seconds") for run in runs]),
         _average([run.record.get("passes_per_step") for run in runs]),
@@ -185,12 +189,6 @@ def _rank_recipe(each: Traits, changed: str) -> int:
     return int(bool(each.sam)) if changed == SAM else int(each.start.kind != SCRATCH)
 
 
-def _name_architecture(run: Run) -> str:
-    """Return the name of the network without its weights' tag, with the options that change its shape."""
-    options = [f"{name}={value}" for name, value in sorted(_read_options(run).items()) if not _is_regularisation(name)]
-    return " ".join([run.card.backbone.partition(".")[0], *options])
-
-
 def _read_options(run: Run) -> dict[str, Any]:
     return dict((run.config.get("model") or {}).get("options") or {})
 
@@ -217,12 +215,6 @@ def read_starting_weights(run: Run) -> StartingWeights:
     )
 
 
-def _describe_sam(optimizer: Mapping[str, Any]) -> str:
-    if optimizer.get("name") != "sam":
-        return ""
-    return f"rho {optimizer.get('rho')}" + (" adaptive" if optimizer.get("adaptive") else "")
-
-
 def _read_settings(run: Run) -> dict[str, str]:
     """Return each setting of a run as text; UNKNOWN if it is not recorded."""
     record, config = run.record, run.config
@@ -232,6 +224,9 @@ def _read_settings(run: Run) -> dict[str, str]:
     schedule = optimizer.get("schedule") or {}
     of_schedule = _SCHEDULE_SETTINGS.get(str(schedule.get("name")), tuple(schedule))
     base = optimizer.get("base") if optimizer.get("name") == "sam" else optimizer.get("name")
+    # the parts that are on, so that a part added in a later version makes no difference
+    parts = (data.get("augment") or {}).items()
+    active = {name: each for name, each in parts if (any(each) if isinstance(each, list) else each)}
     found: dict[str, Any] = {
         "data_fingerprint": (record.get("data") or {}).get("fingerprint", UNKNOWN),
         "split_fingerprint": split.get("fingerprint", UNKNOWN),
@@ -242,7 +237,7 @@ def _read_settings(run: Run) -> dict[str, str]:
         "balance": record.get("balance", UNKNOWN),
         **{name: data.get(name, UNKNOWN) for name in ("image_size", "resize", "equalise")},
         "batch_size": record.get("batch_size", data.get("batch_size", UNKNOWN)),
-        "augmentation": _select_active(data["augment"]) if data.get("augment") else UNKNOWN,
+        "augmentation": (active or None) if data.get("augment") else UNKNOWN,
         "views": data.get("augmented_copies", data.get("views")),  # by the name of earlier versions
         "label_smoothing": config.get("label_smoothing", UNKNOWN),
         "optimizer": base or UNKNOWN,
@@ -258,11 +253,6 @@ def _read_settings(run: Run) -> dict[str, str]:
         "device": record.get("device", UNKNOWN),
     }
     return {name: _format_value(value) for name, value in found.items()}
-
-
-def _select_active(augment: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the parts of an augmentation that are on, so that a part added in a later version makes no difference."""
-    return {name: each for name, each in augment.items() if (any(each) if isinstance(each, list) else each)} or None
 
 
 def _format_value(value: Any) -> str:

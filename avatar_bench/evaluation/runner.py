@@ -78,7 +78,10 @@ class BlockRunner:
         ]
         undecided = [run for run in self.runs if "decisions" not in run.provides]
         leakage += [Reason("no_threshold", run=run.label or run.name) for run in undecided]
-        result.warnings += leakage + self._warn_of_left_out()
+        result.warnings += leakage
+        whole, shown = len(self.datasets[0].whole), len(self.datasets[0])
+        if left := whole - shown:
+            result.warnings.append(Reason("left_out_of_view", n=left, all=whole, view=self.view.name))
         # these are always printed, however many other warnings there are
         result.provenance["leakage"] = [warning.plain for warning in leakage]
         result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
@@ -92,12 +95,6 @@ class BlockRunner:
         result.provenance["seconds_of_passes"] = round(passes, 3)
         saving.add(result, folder)
         return result
-
-    def _warn_of_left_out(self) -> list[Reason]:
-        """Return a warning with the number of images whose class is not in the view."""
-        dataset = self.datasets[0]
-        n = len(dataset.whole) - len(dataset)
-        return [Reason("left_out_of_view", n=n, all=n + len(dataset), view=self.view.name)] if n else []
 
     def _find_places(self) -> list[str]:
         """Find the place of each set: its folder, manifest or run.

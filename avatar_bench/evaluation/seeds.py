@@ -95,17 +95,8 @@ class Recipes:
         return Metric(float(value), self.units, low, high, method)
 
 
-def build_macro_f1_statistic(found: Sequence[Predictions]) -> stats.SumStatistic:
-    """Return a function that maps weights (B, N) to the macro-F1 of each run, (B, runs)."""
-    return _build_confusion_statistic(found, classification.macro_f1)
-
-
-def build_balanced_accuracy_statistic(found: Sequence[Predictions]) -> stats.SumStatistic:
-    """Return a function that maps weights (B, N) to the balanced accuracy of each run, (B, runs)."""
-    return _build_confusion_statistic(found, classification.balanced_accuracy)
-
-
-def _build_confusion_statistic(found: Sequence[Predictions], metric: Callable[[Floats], Floats]) -> stats.SumStatistic:
+def build_statistic_of_runs(found: Sequence[Predictions], metric: Callable[[Floats], Floats]) -> stats.SumStatistic:
+    """Return a function that maps weights (B, N) to a metric of the confusion matrix of each run, (B, runs)."""
     pairs = [(one.targets, one.predicted) for one in found]
     return classification.build_confusion_statistic(pairs, len(found[0].classes), metric)
 

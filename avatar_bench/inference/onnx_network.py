@@ -79,7 +79,7 @@ class OnnxPredictor:
         if self._transform is None:
             self.preprocessing = Preprocessing.from_dict(settings["preprocessing"])
         if settings["output"] == "logits":
-            self.predict_logits = self._compute_logits
+            self.predict_logits = lambda images: self._run(images, settings["main"]).astype(np.float32)
         if "embeddings" in settings:
             self.embed = lambda images: self._run(images, settings["embeddings"])
 
@@ -99,9 +99,6 @@ class OnnxPredictor:
         except ImproperError as error:
             reason = "The network returns no probabilities: state output=logits or output=score."
             raise DataError(reason) from error
-
-    def _compute_logits(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
-        return self._run(images, self.settings["main"]).astype(np.float32)
 
     def _run(self, images: Sequence[ImageArray], output: str) -> NDArray[Any]:
         """Return one output (N, D) of the network, in batches of the size that it may fix."""
@@ -246,7 +243,8 @@ def _state_settings(session: Any, file: Path, stated: Mapping[str, Any], known: 
         "input": found.name,
         "layout": given["layout"],
     }
-    settings |= {"output": given["output"], "main": _find_output(session, given["output"])}
+    names = [one.name for one in session.get_outputs()]
+    settings |= {"output": given["output"], "main": given["output"] if given["output"] in names else names[0]}
     settings |= {"score": given.get("score"), "threshold": given.get("threshold")}
     if given.get("score"):
         settings["scale"] = asdict(ScoreScale(is_probability=given["output"] == "probabilities"))
@@ -260,7 +258,6 @@ def _state_settings(session: Any, file: Path, stated: Mapping[str, Any], known: 
     except CheckpointError as error:
         raise ConfigError(f"{file}: {error.lines[0]}", described) from error
     own = {name: given[name] for name in ("preprocessing", "temperature") if name in given}
-    names = [one.name for one in session.get_outputs()]
     return settings | own | ({"embeddings": "embeddings"} if "temperature" in given and "embeddings" in names else {})
 
 
@@ -291,11 +288,6 @@ def _read_shape(shape: Sequence[Any], given: Mapping[str, Any], described: str) 
     if len(numbers | ({size} if size else set())) > 1:
         raise ConfigError(f"size={size}: the network expects squares of another size.", described)
     return found | ({"size": numbers.pop()} if numbers else {})
-
-
-def _find_output(session: Any, kind: str) -> str:
-    names = [one.name for one in session.get_outputs()]
-    return str(kind if kind in names else names[0])
 
 
 def _try_network(predictor: OnnxPredictor, settings: Mapping[str, Any], described: str) -> None:

@@ -119,5 +119,5 @@ def _normalise_weights(weights: Floats) -> AveragingWeights:
 
 def _score_accuracy_ece(probabilities: Floats, targets: Targets) -> float:
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    error = calibration.ece(confidence, correct, calibration.equal_width_edges(calibration.ECE_BINS))
+    error = calibration.ece(confidence, correct)
     return float(correct.mean() * (1 - error))

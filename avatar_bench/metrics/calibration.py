@@ -116,13 +116,15 @@ def assign_bins(confidence: Reals, edges: Reals) -> NDArray[np.intp]:
     return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, max(0, len(edges) - 2))
 
 
-def ece(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats | None = None) -> Floats:
+def ece(confidence: Reals, correct: ArrayLike, edges: Reals | None = None, weights: Floats | None = None) -> Floats:
     """Compute the expected calibration error, 0 to 1: the mean absolute gap of confidence and accuracy over the bins.
 
-    `confidence` is (N,); the result has the leading shape of `correct` (..., N) or `weights` (..., N).
+    The bins are 15 of equal width unless `edges` are given. `confidence` is (N,); the result has the leading shape of
+    `correct` (..., N) or `weights` (..., N).
     Naeini et al., AAAI 2015.
     """
-    return np.asarray(np.abs(_bin_gaps(confidence, correct, edges, weights)).sum(axis=-1))
+    used = equal_width_edges(ECE_BINS) if edges is None else edges
+    return np.asarray(np.abs(_bin_gaps(confidence, correct, used, weights)).sum(axis=-1))
 
 
 def bin_gaps(probabilities: Reals, targets: NDArray[np.integer], weights: Floats | None = None) -> list[Floats]:

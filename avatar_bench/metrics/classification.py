@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.metrics.ratios import nan_mean, ratio
-from avatar_bench.metrics.stats import OrderStatistic, SumStatistic
+from avatar_bench.metrics.stats import JoinedStatistic, OrderStatistic, SumStatistic
 
 Floats = NDArray[np.float64]
 
@@ -127,9 +127,32 @@ def build_auroc_statistic(scores: ArrayLike, positive: ArrayLike) -> OrderStatis
     return OrderStatistic(np.concatenate([inside, outside]), compute)
 
 
+def build_metrics_statistic(
+    targets: NDArray[np.integer],
+    predicted: NDArray[np.integer],
+    scores: Floats,
+    metrics: Sequence[Callable[[Floats], Floats]],
+) -> JoinedStatistic:
+    """Return metrics of the confusion matrix, then the AUROC of each class against the others, from scores (N, C)."""
+
+    def measure(confusion: Floats) -> Floats:
+        return np.column_stack([metric(confusion[:, 0]) for metric in metrics])
+
+    counted = build_confusion_statistic([(targets, predicted)], scores.shape[1], measure)
+    return JoinedStatistic([counted, *build_auroc_statistics(scores, targets)])
+
+
 def build_auroc_statistics(scores: Floats, targets: NDArray[np.integer]) -> list[OrderStatistic]:
     """Return the AUROC of each class against the others, from scores (N, C), as statistics."""
     return [build_auroc_statistic(column, targets == index) for index, column in enumerate(scores.T)]
+
+
+MACRO_METRICS: dict[str, Callable[[ArrayLike], Floats]] = {  # one value over all classes, besides the accuracy
+    "balanced_accuracy": balanced_accuracy,
+    "macro_precision": macro_precision,
+    "macro_f1": macro_f1,
+    "mcc": mcc,
+}
 
 
 def _correct_counts(table: Floats) -> Floats:

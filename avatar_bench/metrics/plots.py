@@ -91,6 +91,12 @@ def create_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def create_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """Create a figure of this size in inches with one panel."""
+    figure = create_figure(width, height)
+    return figure, figure.subplots()
+
+
 def draw_cells(axes: Axes, values: ArrayLike, texts: ArrayLike, fontsize: float = 7.5, **style: Any) -> AxesImage:
     """Draw values, (R, C), as coloured cells with a text in each, white on dark colours; a NaN has no colour.
 
@@ -127,8 +133,7 @@ def draw_confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figur
     totals = counts.sum(axis=1, keepdims=True)
     share = ratio(counts, totals)
     side = 2.7 + 0.6 * len(classes)
-    figure = create_figure(side + 1.0, side)
-    axes = figure.subplots()
+    figure, axes = create_axes(side + 1.0, side)
     texts = np.char.add(np.char.mod("%.0f\n", counts), format_cells("%.0f%%", 100 * share))
     image = draw_cells(axes, np.nan_to_num(share), texts, 8, vmin=0, vmax=1, aspect="equal")
     names = shorten_names(classes, 18)
@@ -161,8 +166,7 @@ def draw_interval_bars(
     order = list(dict.fromkeys(kinds or [""]))
     shown = shorten_names(order)
     per_line = max(1, min(4, 70 // (6 + max(map(len, shown)))))
-    figure = create_figure(6.6, 1.3 + 0.27 * len(names) + 0.2 * math.ceil(len(order) / per_line))
-    axes = figure.subplots()
+    figure, axes = create_axes(6.6, 1.3 + 0.27 * len(names) + 0.2 * math.ceil(len(order) / per_line))
     colours = [get_colour(order.index(kind)) for kind in kinds or [""] * len(names)]
     axes.barh(rows, np.nan_to_num(value), color=colours, alpha=0.75, height=0.72)
     known = ~np.isnan(low) & ~np.isnan(high)
@@ -264,10 +268,11 @@ def draw_pretraining_curves(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def format_percent_axis(axis: Axis) -> None:
+def format_percent_axis(*axes: Axis) -> None:
     """Set round tick positions and format them in percent with all significant digits."""
-    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda share, __: f"{round(100 * share, 6) + 0.0:g}%"))
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(lambda share, __: f"{round(100 * share, 6) + 0.0:g}%"))
 
 
 def draw_legend(figure: Figure, columns: int, *others: Artist) -> None:
@@ -284,8 +289,7 @@ def frame_risk_coverage(axes: Axes, table: pd.DataFrame) -> None:
     most = float(table.loc[table["coverage"] >= 0.25, "high"].max())  # the most confident few have wide intervals
     axes.set_ylim(0, 1.1 * max(0.05, most))
     axes.set(xlabel=_("images answered, most confident first (%)"), ylabel=_("error rate among answered images (%)"))
-    for axis in (axes.xaxis, axes.yaxis):
-        format_percent_axis(axis)
+    format_percent_axis(axes.xaxis, axes.yaxis)
     axes.grid(True)
 
 

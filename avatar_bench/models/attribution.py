@@ -149,9 +149,10 @@ def randomise_layers(classifier: Classifier, seed: int = 0, steps: int = 4) -> I
     groups = list_layer_groups(classifier.net)
     for drawn in sorted({round(k) for k in np.linspace(len(groups), 1, steps)}):
         net = _copy_frozen(classifier)
-        net.net.load_state_dict(
-            _select_modules(fresh, [name for group in groups[-drawn:] for name in group]), strict=False
-        )
+        # with their running statistics
+        modules = {name.rpartition(".")[0] for group in groups[-drawn:] for name in group}
+        state = {key: value for key, value in fresh.items() if key.rpartition(".")[0] in modules}
+        net.net.load_state_dict(state, strict=False)
         yield drawn, len(groups), net
 
 
@@ -281,9 +282,3 @@ def _accumulate_attention(weights: Tensor, before: Tensor | None) -> Tensor:
     eye = torch.eye(weights.shape[-1], device=weights.device)
     mixed = (weights.float().mean(dim=1) + eye) / 2
     return mixed if before is None else mixed @ before
-
-
-def _select_modules(state: Mapping[str, Tensor], parameters: list[str]) -> dict[str, Tensor]:
-    """Return the state of the modules that own these parameters, including running statistics."""
-    modules = {name.rpartition(".")[0] for name in parameters}
-    return {key: value for key, value in state.items() if key.rpartition(".")[0] in modules}

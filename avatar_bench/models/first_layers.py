@@ -74,15 +74,15 @@ def compute_feature_maps(
         layer = find_layout(net, stage, tuple(output.shape), images.shape[-1]) if output is not None else None
         if output is not None and layer is not None and layer.name != convolution:
             found.append((layer.name, layer.to_map(output)))
-    return [_select_most_varied(name, output.float().cpu(), most) for name, output in found]
+    maps = []
+    for name, output in found:
+        values = output.float().cpu()
+        spread = values.transpose(0, 1).flatten(1).std(dim=1, correction=0)
+        channels = torch.argsort(spread, descending=True, stable=True)[:most]
+        maps.append(FeatureMaps(name, channels.numpy(), values[:, channels].numpy()))
+    return maps
 
 
 def _record_output(kept: dict[str, Tensor], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
     if isinstance(output, Tensor):
         kept[name] = output.clone()  # the next module may work in place
-
-
-def _select_most_varied(name: str, output: Tensor, most: int) -> FeatureMaps:
-    spread = output.transpose(0, 1).flatten(1).std(dim=1, correction=0)
-    channels = torch.argsort(spread, descending=True, stable=True)[:most]
-    return FeatureMaps(name, channels.numpy(), output[:, channels].numpy())

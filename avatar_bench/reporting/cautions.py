@@ -17,7 +17,10 @@ from avatar_bench.results.view import SEPARATOR
 
 def find_alerts(study: Study, boards: Sequence[Leaderboard]) -> list[str]:
     """Return the caveats of the first screen, one or two sentences each."""
-    alerts = [*_check_view(study), *_check_data(study), *_check_guards(study), *_check_training(study)]
+    alerts = [*_check_view(study), *_check_data(study), *_check_guards(study)]
+    if unknown := [model.label for model in study.models if model.is_imported and not model.record.get("trained_on")]:
+        named = format_names(unknown)
+        alerts.append(_("Training data unknown: {models} may have been trained on the evaluated images.", models=named))
     alerts += [*_check_sets(study, boards), *_check_versions(study)]
     if len(study.problems) == 1:
         alerts.append(_("One item is unfinished, missing, damaged or foreign: see the table below."))
@@ -96,15 +99,6 @@ def _check_guards(study: Study) -> Iterator[str]:
             passed.setdefault(guard, []).append(model.label)
     for guard, models in passed.items():
         yield _("Guard {guard} was overridden for {models}.", guard=guard, models=format_names(models))
-
-
-def _check_training(study: Study) -> Iterator[str]:
-    unknown = [model.label for model in study.models if model.is_imported and not model.record.get("trained_on")]
-    if unknown:
-        yield _(
-            "Training data unknown: {models} may have been trained on the evaluated images.",
-            models=format_names(unknown),
-        )
 
 
 def _check_sets(study: Study, boards: Sequence[Leaderboard]) -> Iterator[str]:

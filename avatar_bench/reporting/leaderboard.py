@@ -82,7 +82,8 @@ def build_leaderboards(study: Study) -> list[Leaderboard]:
 def _build_leaderboard(study: Study, name: str, fingerprint: str, evaluated: dict[str, SavedResult]) -> Leaderboard:
     runs = [model for model in study.runs if model.label in evaluated]
     ensembles = [model for model in study.models if model.label in evaluated and model not in runs]
-    ranked_by = "balanced_accuracy" if any(map(_merges_classes, evaluated.values())) else "accuracy"
+    is_merged = any(len(merged) > 1 for saved in evaluated.values() for merged in saved.merged_classes.values())
+    ranked_by = "balanced_accuracy" if is_merged else "accuracy"
     ranking = _find_ranking(study, name, runs) if ranked_by == "accuracy" else None  # paired tests compare accuracy
     if not runs:
         runs, ensembles = ensembles, []
@@ -105,10 +106,6 @@ def _build_leaderboard(study: Study, name: str, fingerprint: str, evaluated: dic
     detectable, blocks = source.result.metrics.get("detectable_difference"), _list_metrics(study.models)
     is_tested = ranking is not None
     return Leaderboard(name, fingerprint, source.result.n, rows, is_tested, ranking, detectable, blocks, ranked_by)
-
-
-def _merges_classes(saved: SavedResult) -> bool:
-    return any(len(merged) > 1 for merged in saved.merged_classes.values())
 
 
 def _find_ranking(study: Study, name: str, models: Sequence[ReportedModel]) -> Ranking | None:

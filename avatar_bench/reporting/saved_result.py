@@ -90,7 +90,8 @@ def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
     except FileNotFoundError:
         return Problem("damaged", str(folder), _("{file} is missing", file=METRICS_FILE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Problem("damaged", str(folder), _("it cannot be read: {why}", why=_shorten(error)))
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return Problem("damaged", str(folder), _("it cannot be read: {why}", why=why))
     if result.block != folder.name:
         why = _("{file} belongs to the block {block}", file=METRICS_FILE, block=result.block)
         return Problem("foreign", str(folder), why)
@@ -102,7 +103,3 @@ def read_evaluation(place: Path, compares: bool = False) -> Iterator[SavedResult
     for folder in sorted((place / "evaluation").glob("*/*/")):
         if not folder.name.startswith("."):  # a result being written
             yield read_saved(folder, compares)
-
-
-def _shorten(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -90,7 +90,9 @@ class Study:
     def sets(self) -> list[str]:
         """Return the names of the evaluated sets, `blind` first."""
         names = {saved.result.set for __, saved in self.saved}
-        return sorted(names, key=_rank_set)
+        plain = {name: name.partition(SEPARATOR)[0] for name in names}
+        places = {name: place for place, name in enumerate(SET_ORDER)}
+        return sorted(names, key=lambda name: (places.get(plain[name], len(SET_ORDER)), name))
 
     @property
     def saved(self) -> Iterator[tuple[ReportedModel | None, SavedResult]]:
@@ -137,15 +139,18 @@ def read_study(root: Path, view: str | None = None, classes: Mapping[str, Sequen
             replace(model, results=_drop_other_views(root, model.results, view, stated, problems, model.label))
             for model in models
         ]
-    by_view = _list_classes(models, comparisons)
-    view = view or _find_finest(models, by_view)
+    everything = [*comparisons.values(), *(saved for model in models for saved in model.results.values())]
+    by_view = {saved.view: saved.result.classes for saved in everything}
+    views = sorted(by_view, key=lambda name: (name != ALL, -len(by_view[name]), name))  # the finest first
+    if not view:  # the first in which every model with results has some
+        known = [{saved.view for saved in model.results.values()} for model in models if model.results]
+        view = next((name for name in views if all(name in one for one in known)), views[0])
     if view not in by_view:
         raise DataError(
             f"runs={root}: no run has been evaluated in view={view}.",
-            f"There are results in {', '.join(f'view={name}' for name in by_view)}.",
+            f"There are results in {', '.join(f'view={name}' for name in views)}.",
             f"Run: avatar-bench evaluate ckpt={root} view={view}",
         )
-    everything = [*comparisons.values(), *(saved for model in models for saved in model.results.values())]
     audits = tuple(saved for saved in everything if saved.result.block == AUDIT_BLOCK)
     models = [replace(model, results=_select_view(model.results, view)) for model in models]
     problems += _find_missing(root, models)
@@ -156,26 +161,6 @@ def read_run(folder: Path) -> tuple[ReportedModel | None, list[Problem]]:
     """Return the run in a folder with its usable results in every view, None if it is unfinished, and the problems."""
     problems: list[Problem] = []
     return next((model for model in _read_runs(folder, problems) if model.folder == folder), None), problems
-
-
-def _rank_set(name: str) -> tuple[int, str]:
-    plain = name.partition(SEPARATOR)[0]
-    return (SET_ORDER.index(plain) if plain in SET_ORDER else len(SET_ORDER), name)
-
-
-def _list_classes(
-    models: Sequence[ReportedModel], comparisons: Mapping[ResultKey, SavedResult]
-) -> dict[str, tuple[str, ...]]:
-    """Return the classes of each view with results, the finest first."""
-    saved = [*comparisons.values(), *(one for model in models for one in model.results.values())]
-    found = {one.view: one.result.classes for one in saved}
-    return dict(sorted(found.items(), key=lambda pair: (pair[0] != ALL, -len(pair[1]), pair[0])))
-
-
-def _find_finest(models: Sequence[ReportedModel], views: Iterable[str]) -> str:
-    """Return the first view in which every model with results has some; the first of all if there is none."""
-    known = [{saved.view for saved in model.results.values()} for model in models if model.results]
-    return next((view for view in views if all(view in one for one in known)), next(iter(views)))
 
 
 def _drop_other_views(

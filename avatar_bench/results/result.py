@@ -76,6 +76,14 @@ class Metric:
         return cls(**stated | ({"reason": Reason.parse(stated["reason"])} if "reason" in stated else {}))
 
     @property
+    def plain(self) -> dict[str, Any]:
+        """Return the Metric as it is saved in metrics.json, without missing values."""
+        stated = vars(self) | ({"unit": self.unit} if self.interval else {})
+        stated |= {"reason": self.reason.plain} if self.reason else {}
+        kept = ("value", "higher_is_better")
+        return {name: value for name, value in stated.items() if value is not None or name in kept}
+
+    @property
     def unit(self) -> str:
         """Return the unit of `n` by the interval: "group", "source", "round" or "pass", else "image"."""
         return next((unit for unit in _RESAMPLED_UNITS if unit in (self.interval or "")), "image")
@@ -216,7 +224,7 @@ class Result:
             "set": self.set,
             "n": self.n,
             "classes": list(self.classes),
-            "metrics": {name: _drop_missing(metric) for name, metric in self.metrics.items()},
+            "metrics": {name: metric.plain for name, metric in self.metrics.items()},
             "warnings": [warning.plain for warning in self.warnings],
             "files": self.files,
             "text_columns": {name: _find_text_columns(table) for name, table in self.tables.items()},
@@ -317,9 +325,3 @@ def _move(folder: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         shutil.rmtree(folder)  # in a lower layer of a container's file system, where folders cannot be renamed
-
-
-def _drop_missing(metric: Metric) -> dict[str, Any]:
-    stated = vars(metric) | ({"unit": metric.unit} if metric.interval else {})
-    stated |= {"reason": metric.reason.plain} if metric.reason else {}
-    return {key: value for key, value in stated.items() if value is not None or key in ("value", "higher_is_better")}

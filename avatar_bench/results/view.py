@@ -79,7 +79,10 @@ def read_views() -> dict[str, View]:
     """Return all views by name, the finest first: those with more classes, then those that leave out fewer."""
     stated = [read_yaml(file) for file in find_choices("view").values()]
     found = [View.parse(str(each.get("name")), each.get("classes") or {}) for each in stated if isinstance(each, dict)]
-    return {view.name: view for view in sorted(found, key=_rank)}
+    found.sort(
+        key=lambda view: (view.name != ALL, -len(view.classes), -sum(map(len, view.classes.values())), view.name)
+    )
+    return {view.name: view for view in found}
 
 
 def find_meanings(classes: Sequence[str]) -> dict[str, list[str]]:
@@ -88,9 +91,3 @@ def find_meanings(classes: Sequence[str]) -> dict[str, list[str]]:
         if set(view.classes) == set(classes):
             return {new: list(dict.fromkeys([*old, new])) for new, old in view.classes.items()}
     return {}
-
-
-def _rank(view: View) -> tuple[int, int, str]:
-    if view.name == ALL:
-        return (-(10**9), 0, view.name)
-    return -len(view.classes), -sum(map(len, view.classes.values())), view.name

@@ -143,9 +143,5 @@ def combine_predictions(members: Sequence[Predictions], mix: AveragingWeights, t
 
 def join_embeddings(members: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
     """Return the members' embeddings, each scaled to unit length, side by side, (N, D)."""
-    return np.concatenate([_scale_to_unit_length(each) for each in members], axis=1)
-
-
-def _scale_to_unit_length(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return np.asarray(embeddings / np.maximum(lengths, 1e-12), dtype=np.float32)
+    scaled = [each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-12) for each in members]
+    return np.concatenate(scaled, axis=1).astype(np.float32)

@@ -55,7 +55,8 @@ def render_page(
     """
     environment = build_html_environment()
     environment.globals |= {"_": _}
-    blobs = {"network": _pack(network), "binary": _pack(runtime.binary), "reference": _pack(_join_reference(rule))}
+    vectors = rule.reference.embeddings.astype("<f4").tobytes() if rule and rule.reference else b""  # row by row
+    blobs = {"network": _pack(network), "binary": _pack(runtime.binary), "reference": _pack(vectors)}
     with use_language(language):
         page = environment.get_template("checker.html.jinja").render(
             run=run,
@@ -87,7 +88,10 @@ def _collect_settings(run: Run, rule: DecisionRule | None) -> dict[str, Any]:
         "resize": preprocessing.resize,
         "temperature": run.temperature,
         "rule": _describe_rule(rule) if rule else None,
-        "patterns": {name: _translate(pattern) for name, pattern in decoding.SIGNATURES.items()},
+        # JavaScript has no flags within a pattern
+        "patterns": {
+            name: pattern.decode("latin-1").replace("(?i:", "(?:") for name, pattern in decoding.SIGNATURES.items()
+        },
         "formats": {
             name: dict(zip(("bytes", "pixels"), decoding.find_limits(name), strict=True))
             | {"example": _draw_example(name)}
@@ -110,18 +114,8 @@ def _describe_rule(rule: DecisionRule) -> dict[str, Any]:
     }
 
 
-def _join_reference(rule: DecisionRule | None) -> bytes:
-    """Return the embeddings of the reference images as numbers of 32 bits, row by row."""
-    return rule.reference.embeddings.astype("<f4").tobytes() if rule and rule.reference else b""
-
-
 def _pack(data: bytes) -> Markup:
     return Markup(base64.b64encode(gzip.compress(data, 9, mtime=0)).decode())
-
-
-def _translate(pattern: bytes) -> str:
-    """Return a pattern of bytes for JavaScript, which has no flags within a pattern."""
-    return pattern.decode("latin-1").replace("(?i:", "(?:")
 
 
 def _draw_example(name: str) -> str:

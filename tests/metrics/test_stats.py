@@ -14,6 +14,7 @@ from scipy.stats import binomtest, norm
 from avatar_bench.metrics import class_order, classification, paired_tests, stats
 
 GOOD = np.array([[90, 8, 2], [5, 80, 15], [1, 19, 80]])
+QUANTILES = (0.05, 0.5, 0.95, 1.0)
 ORDERS = [order for order in permutations(range(3)) if order != (0, 1, 2)]
 
 
@@ -388,3 +389,23 @@ def test_the_interval_of_a_difference_of_two_shares_is_newcombes(a, b, expected)
     assert stats.difference_interval(*shares) == pytest.approx(expected, abs=5e-5)
     low, high = stats.difference_interval(*reversed(shares))
     assert (-high, -low) == pytest.approx(expected, abs=5e-5)
+
+
+def test_weighted_quantiles_equal_those_of_the_repeated_values() -> None:
+    rng = np.random.default_rng(0)
+    values, weights = rng.exponential(size=23), rng.integers(0, 4, (50, 23))
+    found = stats.quantiles(values, QUANTILES, weights)
+    expected = [np.quantile(np.repeat(values, row), QUANTILES) for row in weights]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 20, 40])
+def test_each_measurement_counted_once_gives_numpys_quantile(n: int) -> None:
+    values = np.random.default_rng(n).permutation(n).astype(float)
+    found = stats.quantiles(values, QUANTILES, np.ones((1, n)))[0]
+    np.testing.assert_allclose(found, np.quantile(values, QUANTILES), rtol=1e-12)
+    assert found[1] == pytest.approx(np.median(values), rel=1e-12)
+
+
+def test_no_weight_at_all_gives_nan() -> None:
+    assert np.isnan(stats.quantiles([1.0, 2.0], (0.5,), [[0, 0]])).all()

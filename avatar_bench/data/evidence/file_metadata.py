@@ -90,15 +90,12 @@ def _read_xmp(packet: bytes) -> dict[str, str]:
     start = packet.find(_XMP[0])
     end = packet.find(_XMP[1], start)
     packet = packet[start : end if end > 0 else None][:MAX_TEXT] if start >= 0 else b""
-    found = {"xmp": _decode(packet), "xmp:DigitalSourceType": ", ".join(_find_terms(packet))}
+    terms = dict.fromkeys(match[1].decode() for match in islice(_STATED_TYPE.finditer(packet), 16))
+    found = {"xmp": _decode(packet), "xmp:DigitalSourceType": ", ".join(terms)}
     for name in _XMP_NAMES:
         match = re.search(rb"\b%s\s*(?:>|=\s*[\"'])([^<\"']{1,200})" % name.encode(), packet)
         found[f"xmp:{name}"] = _decode(match[1]) if match else ""
     return found
-
-
-def _find_terms(packet: bytes) -> list[str]:
-    return list(dict.fromkeys(match[1].decode() for match in islice(_STATED_TYPE.finditer(packet), 16)))
 
 
 def _encode(value: object) -> bytes:

@@ -20,13 +20,7 @@ from avatar_bench.results.result import AGAINST_FOLDER, Metric, Result
 
 Floats = NDArray[np.float64]
 NEW, EARLIER = "new", "earlier"
-_OVERALL_METRICS = {
-    "accuracy": classification.accuracy,
-    "balanced_accuracy": classification.balanced_accuracy,
-    "macro_precision": classification.macro_precision,
-    "macro_f1": classification.macro_f1,
-    "mcc": classification.mcc,
-}
+_OVERALL_METRICS = {"accuracy": classification.accuracy, **classification.MACRO_METRICS}
 _CLASS_METRICS = {"recall": classification.recall, "precision": classification.precision, "f1": classification.f1}
 _PREDICTION_COLUMNS = ("path", "target", "prediction", "group")  # of a table of predictions, besides prob_<class>
 
@@ -74,7 +68,9 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
             for name, value in {"p": float(pair["p"].iloc[0]), "images_in_common": float(found.n)}.items():
                 found.metrics[f"{new.block}/{name}"] = Metric(value, found.n, higher_is_better=None)
             pairs.append(pair.assign(block=new.block))
-            changed.append(_find_changed(common).assign(block=new.block))
+            named = common.table.rename(columns={f"prediction_{whose}": whose for whose in (NEW, EARLIER)})
+            named = named.loc[named[NEW] != named[EARLIER], ["path", "target", NEW, EARLIER]]
+            changed.append(named.assign(block=new.block))
             found.warnings += _warn_about_matching(common, new, earlier)
         unpaired = dict(_compute_unpaired(new, earlier, set(paired)))
         found.metrics |= {f"{new.block}/{name}": metric for name, metric in (paired | unpaired).items()}
@@ -130,7 +126,7 @@ def _compute_paired(
     common: CommonImages, options: recipe_pairs.PairwiseOptions, pair: pd.DataFrame
 ) -> dict[str, Metric]:
     """Compute the difference of each classification metric on the same resamples of groups."""
-    new, earlier = (_build_statistic(*common.predictions(whose)) for whose in (NEW, EARLIER))
+    new, earlier = (_build_statistic(common, whose) for whose in (NEW, EARLIER))
     names = _list_metrics(common.classes)
     differences = stats.JoinedStatistic([new, earlier], lambda both: both[:, : len(names)] - both[:, len(names) :])
     found = bootstrap_metrics(options, names, differences, common.table["group"].to_numpy(np.str_))
@@ -146,15 +142,10 @@ def _list_metrics(classes: Sequence[str]) -> list[str]:
     return [*_OVERALL_METRICS, *(f"{kind}/{name}" for kind in (*_CLASS_METRICS, "auroc") for name in classes)]
 
 
-def _build_statistic(targets: NDArray[np.intp], predicted: NDArray[np.intp], scores: Floats) -> stats.Statistic:
+def _build_statistic(common: CommonImages, whose: str) -> stats.Statistic:
     """Return a function that maps weights (B, N) to the metrics of `_list_metrics`, (B, K)."""
-
-    def measure(confusion: Floats) -> Floats:
-        functions = (*_OVERALL_METRICS.values(), *_CLASS_METRICS.values())
-        return np.column_stack([function(confusion[:, 0]) for function in functions])
-
-    counted = classification.build_confusion_statistic([(targets, predicted)], scores.shape[1], measure)
-    return stats.JoinedStatistic([counted, *classification.build_auroc_statistics(scores, targets)])
+    functions = (*_OVERALL_METRICS.values(), *_CLASS_METRICS.values())
+    return classification.build_metrics_statistic(*common.predictions(whose), functions)
 
 
 def _compute_unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterator[tuple[str, Metric]]:
@@ -183,7 +174,7 @@ def _build_rows(
     }
     if common is not None:
         once = np.ones((1, len(common.table)))
-        columns = [_build_statistic(*common.predictions(whose))(once)[0] for whose in (NEW, EARLIER)]
+        columns = [_build_statistic(common, whose)(once)[0] for whose in (NEW, EARLIER)]
         values |= dict(zip(_list_metrics(common.classes), zip(*columns, strict=True), strict=True))
     for name, metric in (paired | unpaired).items():
         kind = "paired" if name in paired else "unpaired"
@@ -191,12 +182,6 @@ def _build_rows(
         row |= {NEW: values[name][0], EARLIER: values[name][1], "difference": metric.value}
         row |= {part: getattr(metric, part) for part in ("low", "high", "higher_is_better")}
         yield row | {"reason": str(metric.reason or "")}
-
-
-def _find_changed(common: CommonImages) -> pd.DataFrame:
-    """Return the images for which the two predict different classes."""
-    table = common.table.rename(columns={f"prediction_{whose}": whose for whose in (NEW, EARLIER)})
-    return table.loc[table[NEW] != table[EARLIER], ["path", "target", NEW, EARLIER]]
 
 
 def _warn_about_matching(common: CommonImages, new: Result, earlier: Result) -> list[Reason]:

@@ -23,8 +23,7 @@ def _draw(table: pd.DataFrame) -> Figure:
     """Draw the paired differences with their intervals, in points, the first at the top."""
     shown = table[(table["comparison"] == "paired") & table["difference"].notna()]
     rows = np.arange(len(shown))
-    figure = plots.create_figure(6.4, 1.1 + 0.24 * len(shown))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(6.4, 1.1 + 0.24 * len(shown))
     axes.axvline(0, color=plots.GREY, linewidth=1)
     axes.hlines(rows, shown["low"], shown["high"], color=plots.get_colour(0), linewidth=1.6)
     axes.plot(shown["difference"], rows, "o", color=plots.get_colour(0), markersize=5)

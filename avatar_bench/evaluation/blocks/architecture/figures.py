@@ -47,9 +47,10 @@ def draw_diagram(stages: pd.DataFrame, name: str, depth: int, size: int, classes
     left.set(xlim=(0, 1), ylim=(count - 0.5, -1.3))
     left.set_axis_off()
     left.text(0.5, -1, _("image: 3 x {size} x {size}", size=size), ha="center", va="center", fontsize=8.5)
+    arrow = {"arrowstyle": "-|>", "color": plots.GREY, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
     for row, (__, stage) in enumerate(stages.iterrows()):
         _draw_box(left, row, stage.fillna(""))
-        _draw_arrow(left, row - 1)
+        left.annotate("", (0.5, row - _BOX_HEIGHT / 2), (0.5, row - 1 + _BOX_HEIGHT / 2), arrowprops=arrow)
     for axes, column, title in ((middle, "params", _("parameters")), (right, "macs", _("multiply-adds"))):
         _draw_proportions(axes, stages, column, title)
     sizes = {unit: f"{stages[unit].sum() / scale:.2f}" for unit, scale in (("params", 1e6), ("macs", 1e9))}
@@ -140,12 +141,6 @@ def _draw_box(axes: Axes, row: int, stage: pd.Series) -> None:
     ]
     for x, y, text, options in words:
         axes.text(x, row + y, text, va="center", **{"fontsize": 8.5, **options})
-
-
-def _draw_arrow(axes: Axes, row: int) -> None:
-    """Draw an arrow from the box of a row to that of the next."""
-    style = {"arrowstyle": "-|>", "color": plots.GREY, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", (0.5, row + 1 - _BOX_HEIGHT / 2), (0.5, row + _BOX_HEIGHT / 2), arrowprops=style)
 
 
 def _draw_proportions(axes: Axes, stages: pd.DataFrame, column: str, title: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 _FEW_IMAGES = 30  # with fewer images of a class, its metrics are unreliable
-_OVERALL_METRICS = {
-    "balanced_accuracy": classification.balanced_accuracy,
-    "macro_precision": classification.macro_precision,
-    "macro_f1": classification.macro_f1,
-    "mcc": classification.mcc,
-}
 
 
 @dataclass(kw_only=True)
@@ -56,7 +50,8 @@ class BlindTest(IntervalOptions):
         predictions = asked.take(rows)
         result = Result("blind_test", dataset.name, len(rows), predictions.classes)
         result.metrics = self._compute_metrics(predictions)
-        table = _tabulate_predictions(predictions, dataset.frame["sha256"].iloc[rows])
+        table = tabulate_predictions(predictions, with_probabilities=True)
+        table = table.assign(sha256=dataset.frame["sha256"].to_numpy()[rows])
         result.warnings = _collect_warnings(predictions, len(asked))
         if "decisions" not in run.provides:
             result.metrics = _drop_decision_metrics(result.metrics) | self._compute_average_precision(predictions)
@@ -69,7 +64,10 @@ class BlindTest(IntervalOptions):
             "per_source": self._tabulate_sources(predictions),
         }
         if self.gallery and not predictions.correct.all():
-            result.arrays["gallery"] = self._select_errors(predictions, dataset, rows)
+            incorrect = np.flatnonzero(~predictions.correct)
+            worst = incorrect[np.argsort(-predictions.confidence[incorrect], kind="stable")][: self.gallery]
+            shown = plots.make_thumbnails(dataset.image(int(rows[i])) for i in worst)
+            result.arrays["gallery"] = {"rows": worst, **shown}  # rows of the table of predictions
         one = result.metrics["balanced_accuracy"]
         if one.value is not None and beats_guessing(one.value, one.low, one.n, one.floor, self.level) is False:
             result.warnings.append(Reason("guessing", value=one.value, level=one.floor))
@@ -107,11 +105,15 @@ class BlindTest(IntervalOptions):
 
     def _bootstrap_metrics(self, predictions: Predictions) -> dict[str, Metric]:
         classes = predictions.classes
-        names = [*_OVERALL_METRICS, *(f"{kind}/{name}" for kind in ("f1", "auroc") for name in classes)]
+        names = [*classification.MACRO_METRICS, *(f"{kind}/{name}" for kind in ("f1", "auroc") for name in classes)]
         floors = {"mcc": 0.0, **{f"auroc/{name}": 0.5 for name in classes}}
         guessing = guessing_level(predictions.targets)
         floors |= {} if guessing is None else {"balanced_accuracy": guessing}
-        return bootstrap_metrics(self, names, _build_statistic(predictions), predictions.groups, floors=floors)
+        scores = np.asarray(predictions.probabilities, np.float64)
+        about = predictions.targets, predictions.predicted, scores
+        functions = (*classification.MACRO_METRICS.values(), classification.f1)
+        statistic = classification.build_metrics_statistic(*about, functions)
+        return bootstrap_metrics(self, names, statistic, predictions.groups, floors=floors)
 
     def _compute_average_precision(self, predictions: Predictions) -> dict[str, Metric]:
         targets, scores = predictions.targets, predictions.probabilities.T
@@ -140,26 +142,6 @@ class BlindTest(IntervalOptions):
         columns = ["source", "target", "n", "groups", "accuracy", "low", "high", "most_common_error"]
         return pd.DataFrame(rows, columns=columns)
 
-    def _select_errors(
-        self, predictions: Predictions, dataset: Dataset, rows: NDArray[np.intp]
-    ) -> dict[str, NDArray[Any]]:
-        """Return the `rows` of the most confident errors in the table of predictions, with their thumbnails."""
-        incorrect = np.flatnonzero(~predictions.correct)
-        worst = incorrect[np.argsort(-predictions.confidence[incorrect], kind="stable")][: self.gallery]
-        return {"rows": worst, **plots.make_thumbnails(dataset.image(int(rows[i])) for i in worst)}
-
-
-def _build_statistic(predictions: Predictions) -> stats.Statistic:
-    targets, scores = predictions.targets, np.asarray(predictions.probabilities, np.float64)
-
-    def measure(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
-        table = confusion[:, 0]
-        return np.column_stack([*(function(table) for function in _OVERALL_METRICS.values()), classification.f1(table)])
-
-    pair = (targets, predictions.predicted)
-    counted = classification.build_confusion_statistic([pair], len(predictions.classes), measure)
-    return stats.JoinedStatistic([counted, *classification.build_auroc_statistics(scores, targets)])
-
 
 def _drop_decision_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     """Return the metrics, without a value for those that need decisions."""
@@ -169,12 +151,6 @@ def _drop_decision_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
         name: one if name.startswith(kept) else Metric(None, 0, higher_is_better=one.higher_is_better, reason=unknown)
         for name, one in metrics.items()
     }
-
-
-def _tabulate_predictions(predictions: Predictions, digests: pd.Series) -> pd.DataFrame:
-    columns = [f"prob_{name}" for name in predictions.classes]
-    table = tabulate_predictions(predictions).join(pd.DataFrame(predictions.probabilities, columns=columns))
-    return table.assign(sha256=digests.to_numpy())
 
 
 def _tabulate_confusion(predictions: Predictions) -> pd.DataFrame:

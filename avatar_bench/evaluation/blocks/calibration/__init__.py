@@ -80,7 +80,9 @@ class Calibration(IntervalOptions):
         result = Result("calibration", dataset.name, len(rows), predictions.classes)
         self._evaluate_confidence(result, predictions)
         result.metrics |= compute_temperatures(self, run.temperature, held_out)
-        self._evaluate_ranking(result, predictions)
+        area = stats.JoinedStatistic([selective.build_aurc_statistic(predictions.confidence, predictions.correct)])
+        floors = {"aurc": float(1 - predictions.correct.mean())}
+        result.metrics |= bootstrap_metrics(self, ["aurc"], area, predictions.groups, False, floors)
         self._evaluate_sets(result, predictions, sets)
         self._evaluate_shift(result, shifted, sets)
         result.arrays = _collect_arrays(shifted, held_out, self.seed)
@@ -98,13 +100,6 @@ class Calibration(IntervalOptions):
             result.metrics |= compute_errors(self, evaluated, prefix, floors[-1])
             result.tables["reliability_scaled" if prefix else "reliability"] = tabulate_reliability(self, evaluated)
         result.tables["floors"] = pd.concat(floors, ignore_index=True)
-
-    def _evaluate_ranking(self, result: Result, predictions: Predictions) -> None:
-        """Add the area under the risk-coverage curve to the result."""
-        area = selective.build_aurc_statistic(predictions.confidence, predictions.correct)
-        floors = {"aurc": float(1 - predictions.correct.mean())}
-        joined = stats.JoinedStatistic([area])
-        result.metrics |= bootstrap_metrics(self, ["aurc"], joined, predictions.groups, False, floors)
 
     def _evaluate_sets(self, result: Result, predictions: Predictions, sets: ConformalSets | None) -> None:
         """Add coverage and size of the conformal sets to the result, overall and by class."""

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.intervals import bootstrap_metrics, compute_proportion
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.metrics import conformal, stats
+from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import Metric
-
-if TYPE_CHECKING:
-    from avatar_bench.evaluation.intervals import IntervalOptions
-    from avatar_bench.results.predictions import Predictions
 
 Floats = NDArray[np.float64]
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from avatar_bench.evaluation.intervals import bootstrap_metrics, compute_proportion, metric_with_interval
+from avatar_bench.evaluation.intervals import (
+    IntervalOptions,
+    bootstrap_metrics,
+    compute_proportion,
+    metric_with_interval,
+)
 from avatar_bench.metrics import calibration, stats
+from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
-
-if TYPE_CHECKING:
-    from avatar_bench.evaluation.intervals import IntervalOptions
-    from avatar_bench.metrics.stats import Statistic
-    from avatar_bench.results.predictions import Predictions
 
 Floats = NDArray[np.float64]
 
@@ -46,8 +46,10 @@ def compute_errors(
     """
     classes, n = len(predictions.classes), len(predictions)
     floor = {prefix + "nll": float(np.log(classes)), prefix + "brier": 1 - 1 / classes}
-    losses = _build_loss_statistic(predictions)
-    found = bootstrap_metrics(block, list(floor), losses, predictions.groups, False, floor)
+    losses = calibration.image_losses(predictions.logits, predictions.targets, predictions.temperature)
+    each = np.column_stack([losses, calibration.brier_scores(predictions.probabilities, predictions.targets)])
+    means = stats.build_mean_statistic(each)
+    found = bootstrap_metrics(block, list(floor), means, predictions.groups, False, floor)
     found |= _compute_calibration_errors(block, predictions, floors)
     row = calibration.ECE_KINDS.index("ece_15")
     for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
@@ -82,12 +84,6 @@ def compute_temperatures(block: IntervalOptions, temperature: float, held_out: P
     found = bootstrap_metrics(block, ["temperature", "scaled/temperature"], refits, held_out.groups, None)
     values = (temperature, calibration.fit_temperature(logits, targets) / temperature)
     return {name: replace(metric, value=value) for (name, metric), value in zip(found.items(), values, strict=True)}
-
-
-def _build_loss_statistic(predictions: Predictions) -> Statistic:
-    losses = calibration.image_losses(predictions.logits, predictions.targets, predictions.temperature)
-    each = np.column_stack([losses, calibration.brier_scores(predictions.probabilities, predictions.targets)])
-    return stats.build_mean_statistic(each)
 
 
 def _compute_calibration_errors(

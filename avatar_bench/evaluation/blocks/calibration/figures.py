@@ -60,9 +60,13 @@ def draw_reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metri
         bars: dict[str, Any] = {"align": "edge", "edgecolor": "white"}
         label = _("accuracy of these predictions")
         upper.bar(shown["low"], shown["accuracy"], width, color=_CORRECT_COLOUR, alpha=0.6, label=label, **bars)
-        _draw_intervals(upper, shown, _("the same at their mean confidence, with {level:.0%} interval", level=level))
+        label = _("the same at their mean confidence, with {level:.0%} interval", level=level)
+        ends = [shown["accuracy"] - shown["accuracy_low"], shown["accuracy_high"] - shown["accuracy"]]
+        points: dict[str, Any] = {"color": "black", "markersize": 3, "elinewidth": 1.1, "label": label}
+        upper.errorbar(shown["confidence"], shown["accuracy"], np.maximum(0, ends), fmt="o", **points)
         upper.plot([0, 1], [0, 1], "--", color=plots.GREY, linewidth=1, label=_("perfect calibration"))
-        upper.set_title(f"{title}\n{_format_error(metrics, prefix)}")
+        error, floor = (f"{metrics[prefix + name].value or 0.0:.1%}" for name in ("ece_15", "ece_floor_p95"))
+        upper.set_title(f"{title}\n{_('ECE {error}, chance alone up to {floor}', error=error, floor=floor)}")
         lower.bar(shown["low"], shown["count"], width, color=plots.GREY, **bars)
         lower.set(xlabel=_("confidence (%)"), xlim=(0, 1))
         lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
@@ -148,11 +152,6 @@ def _build_titles(panels: int) -> tuple[str, ...]:
     return (_("before scaling"), _("after scaling")) if panels > 1 else (_("no temperature was fitted"),)
 
 
-def _format_error(metrics: Mapping[str, Metric], prefix: str) -> str:
-    error, floor = (metrics[prefix + name].value or 0.0 for name in ("ece_15", "ece_floor_p95"))
-    return _("ECE {error}, chance alone up to {floor}", error=f"{error:.1%}", floor=f"{floor:.1%}")
-
-
 def _draw_coverages(axes: Axes, table: pd.DataFrame, method: str, columns: Sequence[str]) -> None:
     """Draw one method's coverage with its intervals, in rows next to the other method's."""
     value, low, high = (table[column].to_numpy() for column in columns)
@@ -172,9 +171,3 @@ def _draw_target(axes: Axes, aim: float, lowest: float) -> None:
 def _name_rows(axes: Axes, names: Sequence[str], ns: Iterable[int]) -> None:
     axes.set_yticks(range(len(names)), [f"{name} (n = {n})" for name, n in zip(names, ns, strict=True)])
     axes.set_ylim(len(names) - 0.5, -0.5)
-
-
-def _draw_intervals(axes: Axes, table: pd.DataFrame, label: str) -> None:
-    ends = np.maximum(0, [table["accuracy"] - table["accuracy_low"], table["accuracy_high"] - table["accuracy"]])
-    style: dict[str, Any] = {"color": "black", "markersize": 3, "elinewidth": 1.1, "label": label}
-    axes.errorbar(table["confidence"], table["accuracy"], ends, fmt="o", **style)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,6 @@ from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
-    from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import Overlap
-    from avatar_bench.evaluation.class_activation import RunMaps
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
@@ -81,7 +79,9 @@ class CamOverlap(IntervalOptions):
         unlike = means[(means["class"] == ALL_CLASSES) & means["value"].notna() & ~means["above_null"]]
         result.warnings = warnings + ([Reason("not_above_null", names=list(unlike["metric"]))] if len(unlike) else [])
         if self.gallery:
-            result.arrays["gallery"] = self._collect_gallery(panels, found)
+            iou = found.values[-1, OVERLAP_MEASURES.index("iou_top20")]  # mean over pairs
+            rows = np.array(_select_spread(iou, found.targets, self.gallery))
+            result.arrays["gallery"] = maps.collect_thumbnails(panels, rows, self.of) | {"iou": iou[rows]}
         return result
 
     def _sample_images(self, aligned: Predictions) -> NDArray[np.intp]:
@@ -90,12 +90,6 @@ class CamOverlap(IntervalOptions):
         alone = np.sort(order[np.unique(aligned.groups[order], return_index=True)[1]])
         frame = pd.DataFrame({"label": np.array(aligned.classes)[aligned.targets[alone]]})
         return alone[draw_stratified_rows(frame, self.images, self.seed)]
-
-    def _collect_gallery(self, panels: Sequence[RunMaps], found: Overlap) -> dict[str, NDArray[Any]]:
-        """Return thumbnails of images of each class, from the least to the most `iou` (R,), the mean over pairs."""
-        iou = found.values[-1, OVERLAP_MEASURES.index("iou_top20")]
-        rows = np.array(_select_spread(iou, found.targets, self.gallery))
-        return maps.collect_thumbnails(panels, rows, self.of) | {"iou": iou[rows]}
 
 
 def _select_spread(alike: NDArray[np.float64], targets: NDArray[np.int64], each: int) -> list[int]:

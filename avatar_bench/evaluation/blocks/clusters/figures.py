@@ -25,8 +25,7 @@ def _draw_silhouettes(images: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw the silhouette of each image, sorted within its class, with the mean of each class and of all."""
     value, targets = images["silhouette"].to_numpy(), images["target"].to_numpy()
     present = [index for index, name in enumerate(classes) if (targets == name).any()]
-    figure = plots.create_figure(5.6, 1.4 + 0.9 * len(present))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(5.6, 1.4 + 0.9 * len(present))
     gap, start = 0.03 * len(value), 0.0
     middles = []
     for index in present:
@@ -54,8 +53,7 @@ def _draw_distances(table: pd.DataFrame) -> Figure:
     few = len(names) < 6
     side = 1.8 + (0.75 if few else 0.36) * len(names)
     decimals = max(0, 2 - int(np.floor(np.log10(np.nanmax(value)))))
-    figure = plots.create_figure(side + 1.6, side)
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(side + 1.6, side)
     texts = plots.format_cells(f"%.{decimals}f", value)
     image = plots.draw_cells(axes, value, texts, 8 if few else 6, cmap="Blues_r", aspect="equal")
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")

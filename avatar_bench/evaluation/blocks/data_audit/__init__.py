@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,15 +13,13 @@ from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
 from avatar_bench.audit.provenance_hints import HINTS
 from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
 from avatar_bench.config.options import option
+from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import DataError
 from avatar_bench.evaluation.block import warn_unlabelled
 from avatar_bench.evaluation.blocks.data_audit import label_errors
 from avatar_bench.evaluation.intervals import IntervalOptions
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
-
-if TYPE_CHECKING:
-    from avatar_bench.data.dataset import Dataset
 
 PROBE_PROPERTIES = {"metadata": METADATA, "appearance": APPEARANCE, "colour": COLOUR, "residual": RESIDUAL}
 _PROPERTY_COLUMNS = ("path", "label", "source", *METADATA, *APPEARANCE, *HINTS, "outlier")
@@ -61,7 +59,11 @@ class DataAudit(IntervalOptions):
         drawn = known.take(probes.sample_rows(known.frame, self.limit, self.seed))
         frame, bad = measure_images(drawn)
         result = Result("data_audit", dataset.name, len(frame), drawn.classes)
-        result.warnings = _collect_warnings(dataset, known, drawn, bad)
+        result.warnings = warn_unlabelled(len(dataset) - len(known), len(dataset))
+        if len(drawn) < len(known):
+            result.warnings.append(Reason("sampled", n=len(drawn), all=len(known)))
+        if bad:
+            result.warnings.append(Reason("undecodable", n=len(bad), all=len(drawn), why=bad[0][1]))
         result.tables = {
             "properties": frame[list(_PROPERTY_COLUMNS)],
             "summary": summarise(frame),
@@ -122,9 +124,3 @@ def _name_metrics(found: dict[str, probes.ProbeResult], prefix: str) -> dict[str
     for name, one in found.items():
         named |= {f"{name}_auroc/{label}": auroc for label, auroc in one.by_class.items()}
     return {f"{prefix}{name}": metric for name, metric in named.items()}
-
-
-def _collect_warnings(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[Reason]:
-    found = warn_unlabelled(len(dataset) - len(known), len(dataset))
-    found += [Reason("sampled", n=len(drawn), all=len(known))] if len(drawn) < len(known) else []
-    return found + ([Reason("undecodable", n=len(bad), all=len(drawn), why=bad[0][1])] if bad else [])

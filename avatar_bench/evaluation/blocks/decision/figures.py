@@ -90,8 +90,7 @@ def _draw_operating_points(tables: dict[str, pd.DataFrame], classes: tuple[str, 
         axes.grid(True)
     left.set_xscale("function", functions=(np.sqrt, np.square))  # most of the axis is for few false alarms
     for axes in (left, right):
-        plots.format_percent_axis(axes.xaxis)
-        plots.format_percent_axis(axes.yaxis)
+        plots.format_percent_axis(axes.xaxis, axes.yaxis)
     left.set_xticks(_RATE_TICKS)
     left.set(xlim=(0, 1), xlabel=_("false alarms: images of other classes flagged (%)"), ylabel=_("recall (%)"))
     right.set(xlim=(0, 1), xlabel=_("recall (%)"), ylabel=_("precision (%)"))
@@ -106,8 +105,7 @@ def _draw_operating_points(tables: dict[str, pd.DataFrame], classes: tuple[str, 
 def _draw_risk_coverage(table: pd.DataFrame) -> Figure:
     """Draw the error rate among the answered images of each set by coverage, most confident first."""
     sets = table["set"].unique()[: len(plots.PALETTE)].tolist()
-    figure = plots.create_figure(5.6, 3.9)
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(5.6, 3.9)
     for index, (name, shown) in enumerate(zip(sets, plots.shorten_names(sets, 24), strict=True)):
         _draw_band(axes, table[table["set"] == name], ("coverage", "error"), index, shown)
     axes.set_xlim(0, 1)

@@ -15,7 +15,7 @@ from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, metric_with_interval
 from avatar_bench.inference.runtimes import list_runtimes, refuse_missing_package
-from avatar_bench.metrics.timing import quantiles
+from avatar_bench.metrics.stats import quantiles
 from avatar_bench.models import profiling
 from avatar_bench.models.inspection import inspect_network
 from avatar_bench.results.reasons import Reason

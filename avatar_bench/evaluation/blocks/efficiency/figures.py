@@ -45,8 +45,7 @@ def draw_latency(table: pd.DataFrame, end_to_end: pd.DataFrame) -> Figure:
     right.set(title=_("Throughput, with intervals"), ylabel=_("images per second"), ylim=(0, None))
     for axes in (left, right):
         _set_scales(axes, sorted({*table["batch"], *end_to_end["batch"]}))
-    handles, labels = right.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    plots.draw_legend(figure, 2)
     return figure
 
 

@@ -81,10 +81,13 @@ class Embedding(IntervalOptions):
             result.warnings.append(Reason("perplexity_lowered", value=perplexity, n=result.n))
         settings = {"methods": np.array(self._methods), "named_sources": np.array(self.named_sources)}
         result.arrays["embeddings"] = {"embeddings": drawn.embeddings, **settings}
+        target = np.array([*drawn.classes, ""])[drawn.targets]  # -1 means unknown
         for method in self._methods:
             suffix = "" if method == self._methods[0] else f"_{method}"
             points = self._project(method, drawn.embeddings)
-            result.tables[f"points{suffix}"] = _tabulate_points(drawn, points)
+            x, y = points.astype(np.float64).T
+            images = {"path": drawn.paths, "target": target, "source": drawn.sources}
+            result.tables[f"points{suffix}"] = pd.DataFrame(images | {"x": x, "y": y})
             result.metrics[f"trustworthiness{suffix.replace('_', '/')}"] = self._compute_trustworthiness(drawn, points)
         return result
 
@@ -124,9 +127,3 @@ class Embedding(IntervalOptions):
         statistic = stats.build_mean_statistic(each[:, None])
         name = "trustworthiness"
         return bootstrap_metrics(self, [name], statistic, drawn.groups, floors={name: float(np.mean(noise))})[name]
-
-
-def _tabulate_points(drawn: Predictions, points: Reals) -> pd.DataFrame:
-    target = np.array([*drawn.classes, ""])[drawn.targets]  # -1 means unknown
-    x, y = points.astype(np.float64).T
-    return pd.DataFrame({"path": drawn.paths, "target": target, "source": drawn.sources, "x": x, "y": y})

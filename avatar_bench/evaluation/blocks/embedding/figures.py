@@ -34,7 +34,9 @@ def _draw_maps(table: pd.DataFrame, classes: Sequence[str], method: str, named: 
     rows = -(-max(len(classes), min(named, points["source"].nunique()) + 1) // 2)
     figure = plots.create_figure(8.6, 4.7 + 0.15 * rows)
     by_class, by_source = figure.subplots(1, 2, sharex=True, sharey=True)
-    _draw_classes(by_class, points, classes)
+    _draw_points(by_class, points[points["target"] == ""], plots.GREY, "o", _("not known"))
+    for index, (name, shown) in enumerate(zip(classes, plots.shorten_names(classes), strict=True)):
+        _draw_points(by_class, points[points["target"] == name], plots.get_colour(index), "o", shown)
     _draw_sources(by_source, points, named)
     by_class.set_title(_("by class"))
     by_source.set_title(_("by source"))
@@ -45,12 +47,6 @@ def _draw_maps(table: pd.DataFrame, classes: Sequence[str], method: str, named: 
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, fontsize=7, handletextpad=0.2)
     by_class.set_ylabel(_("{method}, second axis", method=find_word(method, "embedding")))
     return figure
-
-
-def _draw_classes(axes: Axes, points: pd.DataFrame, classes: Sequence[str]) -> None:
-    _draw_points(axes, points[points["target"] == ""], plots.GREY, "o", _("not known"))
-    for index, (name, shown) in enumerate(zip(classes, plots.shorten_names(classes), strict=True)):
-        _draw_points(axes, points[points["target"] == name], plots.get_colour(index), "o", shown)
 
 
 def _draw_sources(axes: Axes, points: pd.DataFrame, named: int) -> None:

@@ -14,8 +14,8 @@ from avatar_bench.evaluation.block import align_predictions, labelled_rows
 from avatar_bench.evaluation.blocks.ensemble import strategy_tables as tables
 from avatar_bench.evaluation.blocks.ensemble import weight_fitting as fitting
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.evaluation.seeds import build_macro_f1_statistic
-from avatar_bench.metrics import calibration, stats
+from avatar_bench.evaluation.seeds import build_statistic_of_runs
+from avatar_bench.metrics import calibration, classification, stats
 from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities, find_best_member
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -86,9 +86,9 @@ class EnsembleBlock(IntervalOptions):
         for name, one in zip(used, each, strict=True):
             found[f"accuracy/{name}"] = compute_proportion(self, one.correct, groups, floor=floor)
         for kind, names, statistic in (
-            ("macro_f1", used, build_macro_f1_statistic(each)),
+            ("macro_f1", used, build_statistic_of_runs(each, classification.macro_f1)),
             ("gain", others, _subtract_last(accuracy)),
-            ("gain_macro_f1", others, _subtract_last(build_macro_f1_statistic(last))),
+            ("gain_macro_f1", others, _subtract_last(build_statistic_of_runs(last, classification.macro_f1))),
         ):
             found |= bootstrap_metrics(self, [f"{kind}/{name}" for name in names], statistic, groups)
         why = Reason("no_ece_interval")

@@ -61,8 +61,7 @@ def draw_weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     """Draw the weight of each run in each strategy."""
     names = [name for name in _ROWS if name in set(table["strategy"])]
     share = np.column_stack([table.loc[table["strategy"] == name, "weight"] for name in names])
-    figure = plots.create_figure(3.4 + 0.95 * len(names), 1.7 + 0.3 * len(labels))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(3.4 + 0.95 * len(names), 1.7 + 0.3 * len(labels))
     texts = np.where(share == 0, "-", np.char.mod("%.1f%%", 100 * share))
     image = plots.draw_cells(axes, share, texts, 8, vmin=0, vmax=max(0.5, share.max()))
     axes.set_xticks(range(len(names)), [textwrap.fill(find_word(name, "ensemble"), 12) for name in names], fontsize=8)
@@ -75,8 +74,7 @@ def draw_weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
 def draw_contribution(metrics: Sequence[Metric], labels: Sequence[str], colours: Sequence[int]) -> Figure:
     """Draw the accuracy that soft voting loses without each run, with intervals, the largest loss at the top."""
     order = np.argsort([-(metric.value or 0) for metric in metrics], kind="stable")
-    figure = plots.create_figure(6.6, 1.3 + 0.3 * len(labels))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(6.6, 1.3 + 0.3 * len(labels))
     _draw_intervals(axes, [metrics[row] for row in order], [colours[row] for row in order])
     axes.set_yticks(range(len(labels)), plots.shorten_names((labels[row] for row in order), 34))
     axes.set_ylim(len(labels) - 0.5, -0.5)

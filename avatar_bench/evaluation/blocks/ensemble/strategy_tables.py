@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from avatar_bench.evaluation.block import tabulate_predictions
@@ -26,19 +25,25 @@ def build_tables(
     single: int,
 ) -> dict[str, pd.DataFrame]:
     """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy."""
-    predictions = [_tabulate_predictions(name, one) for name, one in entries.items()]
+    weights = [
+        (name, label, weight, temperature)
+        for name, mix in mixes.items()
+        for label, weight, temperature in zip(labels, mix.weights, mix.temperatures, strict=True)
+    ]
+    predictions = {name: tabulate_predictions(one, with_probabilities=True) for name, one in entries.items()}
+    for name, table in predictions.items():
+        table.insert(1, "strategy", name)
     return {
         "strategies": _tabulate_strategies(metrics, entries, mixes),
-        "weights": _tabulate_weights(mixes, labels),
+        "weights": pd.DataFrame(weights, columns=["strategy", "run", "weight", "temperature"]),
         "members": _tabulate_members(metrics, labels, held, single),
-        "predictions": pd.concat(predictions, ignore_index=True),
+        "predictions": pd.concat(predictions.values(), ignore_index=True),
     }
 
 
 def compute_ece(predictions: Predictions) -> float:
     """Compute the calibration error in 15 bins at the temperature of the predictions."""
-    edges = calibration.equal_width_edges(calibration.ECE_BINS)
-    return float(calibration.ece(predictions.confidence, predictions.correct, edges))
+    return float(calibration.ece(predictions.confidence, predictions.correct))
 
 
 def _tabulate_strategies(
@@ -57,15 +62,6 @@ def _tabulate_strategies(
     return pd.DataFrame(rows)
 
 
-def _tabulate_weights(mixes: Mapping[str, AveragingWeights], labels: Sequence[str]) -> pd.DataFrame:
-    rows = [
-        (name, label, weight, temperature)
-        for name, mix in mixes.items()
-        for label, weight, temperature in zip(labels, mix.weights, mix.temperatures, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["strategy", "run", "weight", "temperature"])
-
-
 def _tabulate_members(
     metrics: Mapping[str, Metric], labels: Sequence[str], held: HeldOutPredictions, single: int
 ) -> pd.DataFrame:
@@ -78,10 +74,3 @@ def _tabulate_members(
         rows.append((label, place == single, *fitted, *(getattr(found, part) for part in _ENDS.values())))
     columns = ["run", "chosen", *(f"calibration_{name}" for name in ("n", "accuracy", "ece", "nll"))]
     return pd.DataFrame(rows, columns=[*columns, *(f"contribution{end}" for end in _ENDS)])
-
-
-def _tabulate_predictions(name: str, predictions: Predictions) -> pd.DataFrame:
-    columns = [f"prob_{name}" for name in predictions.classes]
-    table = tabulate_predictions(predictions).join(pd.DataFrame(predictions.probabilities, columns=columns))
-    table.insert(1, "strategy", np.full(len(table), name))
-    return table

@@ -48,7 +48,9 @@ class EnsembleDiversity(IntervalOptions):
         table = result.tables["pairs"] = _tabulate_pairs(aligned, places, labels)
         result.tables["answers"] = _tabulate_predictions(aligned, labels)
         result.arrays["runs"] = {"run": np.array(labels), "recipe": np.array([run.recipe for run in runs])}
-        result.warnings = _warn_of_undefined(table)
+        for name, n in table[list(agreement.MEASURES)].isna().sum().items():
+            if 0 < n < len(table):
+                result.warnings.append(Reason("undefined_pairs", name=name, n=int(n), all=len(table)))
         return result
 
     def _average_measures(self, aligned: Sequence[Predictions], places: Sequence[RunIndexPair]) -> dict[str, Metric]:
@@ -98,10 +100,3 @@ def _tabulate_predictions(aligned: Sequence[Predictions], labels: Sequence[str])
         columns |= {"target": names[one.targets], "prediction": names[one.predicted]}
         frames.append(pd.DataFrame(columns | {"prob_target": one.probabilities[np.arange(len(one)), one.targets]}))
     return pd.concat(frames, ignore_index=True)
-
-
-def _warn_of_undefined(table: pd.DataFrame) -> list[Reason]:
-    missing = {name: int(table[name].isna().sum()) for name in agreement.MEASURES}
-    return [
-        Reason("undefined_pairs", name=name, n=n, all=len(table)) for name, n in missing.items() if 0 < n < len(table)
-    ]

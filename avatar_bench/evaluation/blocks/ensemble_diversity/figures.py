@@ -41,8 +41,7 @@ def draw_pairs(measure: pd.Series, labels: Sequence[str], label: str, signed: bo
     size = len(labels)
     values = np.full((size, size), np.nan)
     values.T[np.triu_indices(size, 1)] = measure
-    figure = plots.create_figure(max(4.8, 3.0 + 0.48 * size), max(4.4, 2.4 + 0.48 * size))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(max(4.8, 3.0 + 0.48 * size), max(4.4, 2.4 + 0.48 * size))
     high = 1.0 if signed else max(0.01, float(np.nan_to_num(values).max()))
     colours = "RdBu_r" if signed else "Blues"
     shown = values[1:, :-1]
@@ -66,8 +65,7 @@ def draw_kappa_error(table: pd.DataFrame, labels: Sequence[str], colours: Sequen
     """
     errors = 100 * (table["both_incorrect"] + (table["only_a_correct"] + table["only_b_correct"]) / 2) / table["n"]
     numbered = len(set(colours)) < len(colours) and table["kappa"].count() <= _MAX_NUMBERED_POINTS
-    figure = plots.create_figure(7.6, 4.2 + 0.2 * max(0, len(colours) - 12))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(7.6, 4.2 + 0.2 * max(0, len(colours) - 12))
     points = []
     for (a, b), kappa, error in zip(combinations(range(len(labels)), 2), table["kappa"], errors, strict=True):
         if np.isnan(kappa):

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import tabulate_predictions
+from avatar_bench.evaluation.intervals import IntervalOptions
 from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap
 from avatar_bench.metrics import classification
+from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
-
-if TYPE_CHECKING:
-    from avatar_bench.evaluation.intervals import IntervalOptions
-    from avatar_bench.results.predictions import Predictions
 
 
 class Slice(NamedTuple):

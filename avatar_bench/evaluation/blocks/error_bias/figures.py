@@ -46,8 +46,7 @@ def _draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     shown = shown.nlargest(plots.MAX_BARS, "n").sort_values(["target", "slice"])
     counts = shown[[f"predicted_{name}" for name in classes]].to_numpy(float)
     share = counts / counts.sum(axis=1, keepdims=True)
-    figure = plots.create_figure(3.6 + 0.8 * len(classes), max(3.6, 1.4 + 0.24 * len(shown)))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(3.6 + 0.8 * len(classes), max(3.6, 1.4 + 0.24 * len(shown)))
     image = plots.draw_cells(axes, share, np.char.mod("%.0f%%", 100 * share), 7, vmin=0, vmax=1)
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 16))
     slices = plots.shorten_names(shown["slice"].astype(str), 24)
@@ -63,8 +62,7 @@ def _draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
 @plots.use_style()
 def _draw_confidence(confidence: NDArray[np.floating], correct: NDArray[np.bool_], classes: int) -> Figure:
     """Draw the distributions of confidence (N,) for correct and for incorrect predictions, with their means."""
-    figure = plots.create_figure(5.4, 3.2)
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(5.4, 3.2)
     edges = np.linspace(1 / classes, 1, _BINS + 1)
     outline: Any = {"histtype": "step", "linewidth": 1.6}
     for rows, colour, style, name in (
@@ -78,8 +76,7 @@ def _draw_confidence(confidence: NDArray[np.floating], correct: NDArray[np.bool_
             axes.axvline(float(values.mean()), color=colour, linestyle="--", linewidth=1.2)
     axes.set(xlabel=_("confidence (%; dashed: mean)"), ylabel=_("share within each group (%)"))
     axes.set_xlim(edges[0], 1)
-    plots.format_percent_axis(axes.xaxis)
-    plots.format_percent_axis(axes.yaxis)
+    plots.format_percent_axis(axes.xaxis, axes.yaxis)
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
@@ -90,8 +87,7 @@ def _draw_weakest_slices(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     shown = table.head(_MOST_SLICES)
     rows = np.arange(len(shown))
     colours = [_get_colour(name, classes) for name in shown["target"]]
-    figure = plots.create_figure(6.8, 1.8 + 0.26 * len(shown))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(6.8, 1.8 + 0.26 * len(shown))
     axes.barh(rows, shown["accuracy"], color=colours, alpha=0.75, height=0.72)
     axes.hlines(rows, shown["low"], shown["high"], color="black", linewidth=1.1)
     axes.plot(shown["rest"], rows, clip_on=False, **_DIAMOND)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -18,7 +17,12 @@ from avatar_bench.data.selection import draw_stratified_rows
 from avatar_bench.evaluation.activation_figures import render_overlay
 from avatar_bench.evaluation.block import check_class_order, labelled_rows
 from avatar_bench.evaluation.blocks.gradcam import faithfulness_tables as tables
-from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import FAITHFULNESS_GAINS, ROLLOUT_SUFFIX, SANITY_METRIC
+from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import (
+    FAITHFULNESS_GAINS,
+    ROLLOUT_SUFFIX,
+    SANITY_METRIC,
+    MapArrays,
+)
 from avatar_bench.evaluation.class_activation import warn_about_maps
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.files.paths import make_folder_name
@@ -32,8 +36,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from avatar_bench.data.dataset import Dataset
-    from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import MapArrays
-    from avatar_bench.models.attribution import SpatialLayer
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
@@ -110,7 +112,10 @@ class GradCam(IntervalOptions):
             "sanity": tables.tabulate_sanity(sanity, groups, self),
         }
         result.metrics = self._compute_metrics(images[:n], curves, sanity, groups)
-        result.warnings = warn_about_maps(layer, maps["predicted"][:n]) + _warn_about_gains(result.metrics)
+        result.warnings = warn_about_maps(layer, maps["predicted"][:n])
+        for name, metric in result.metrics.items():
+            if name.removesuffix(ROLLOUT_SUFFIX) in FAITHFULNESS_GAINS and (metric.low is None or metric.low <= 0):
+                result.warnings.append(Reason("not_better_than_random", name=name))
         return result
 
     def _find_errors(self, predictions: Predictions, drawn: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -142,7 +147,9 @@ class GradCam(IntervalOptions):
                     found.setdefault(f"{kind}{ending}", []).append(curves)
         return {name: np.concatenate(curves) for name, curves in found.items()}
 
-    def _compute_sanity(self, run: Run, layer: SpatialLayer, images: Tensor, classes: NDArray[np.int64]) -> MapArrays:
+    def _compute_sanity(
+        self, run: Run, layer: attribution.SpatialLayer, images: Tensor, classes: NDArray[np.int64]
+    ) -> MapArrays:
         """Compute unrectified maps of the run (n, h, w), of K randomised networks (K, n, h, w), and random maps."""
         compute = partial(attribution.compute_grad_cam, rectify=False)
         given = (layer, images, classes, run.batch_size)
@@ -189,7 +196,7 @@ class GradCam(IntervalOptions):
         return {"rows": rows, "images": images, "panels": panels, "sanity": np.array(sanity)}
 
 
-def _compute_maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> MapArrays:
+def _compute_maps(run: Run, layer: attribution.SpatialLayer, inputs: Tensor, predictions: Predictions) -> MapArrays:
     """Compute the maps of the predicted and of the true class of each image, and its attention rollout if available.
 
     The first two are identical where the prediction is correct.
@@ -201,11 +208,3 @@ def _compute_maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Pr
         true[wrong] = attribution.compute_grad_cam(run.predictor.module, layer, inputs[wrong], targets, run.batch_size)
     rollout = attribution.compute_attention_rollout(run.predictor.module, inputs, run.batch_size)
     return {"predicted": predicted, "true": true} | ({} if rollout is None else {"rollout": rollout})
-
-
-def _warn_about_gains(metrics: Mapping[str, Metric]) -> list[Reason]:
-    return [
-        Reason("not_better_than_random", name=name)
-        for name, metric in metrics.items()
-        if name.removesuffix(ROLLOUT_SUFFIX) in FAITHFULNESS_GAINS and (metric.low is None or metric.low <= 0)
-    ]

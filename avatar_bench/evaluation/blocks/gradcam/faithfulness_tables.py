@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import tabulate_predictions
+from avatar_bench.evaluation.intervals import IntervalOptions
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.faithfulness import area_under_curve, rank_correlation
-
-if TYPE_CHECKING:
-    from avatar_bench.evaluation.intervals import IntervalOptions
-    from avatar_bench.results.predictions import Predictions
+from avatar_bench.results.predictions import Predictions
 
 CURVE_NAMES = ("deletion", "insertion", "deletion_random", "insertion_random")
 FAITHFULNESS_GAINS = ("deletion_gain", "insertion_gain")

@@ -84,8 +84,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
             axes.plot(one["share"], one["probability"], dash, color=colour, label=area)
             axes.fill_between(one["share"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel=label, xlim=(0, 1), ylim=(0, 1.02), title=title.format(level=level))
-        for axis in (axes.xaxis, axes.yaxis):
-            plots.format_percent_axis(axis)
+        plots.format_percent_axis(axes.xaxis, axes.yaxis)
         axes.grid(True)
         axes.legend(loc="best", fontsize=8)
     figure.axes[0].set_ylabel(_("mean probability of the predicted class (%)"))

@@ -15,10 +15,12 @@ from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.block import group_by_recipe
 from avatar_bench.evaluation.blocks.integrated_score import score_tables as tables
-from avatar_bench.evaluation.blocks.integrated_score.score_inputs import Reading, find_qualities, read_qualities
-from avatar_bench.evaluation.blocks.integrated_score.score_resamples import (
+from avatar_bench.evaluation.blocks.integrated_score.score_inputs import (
+    Reading,
     average_over_seeds,
     count_units,
+    find_qualities,
+    read_qualities,
     resample_qualities,
 )
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval

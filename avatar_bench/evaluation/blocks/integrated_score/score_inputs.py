@@ -1,11 +1,12 @@
-"""Qualities that blocks declare, and their values and images, read from the saved results of runs."""
+"""Qualities that blocks declare, read from the saved results of runs, and resamples of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from avatar_bench.config.entries import find_entries
 from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
 from avatar_bench.errors import ConfigError
-from avatar_bench.metrics import calibration, detection, stats
+from avatar_bench.metrics import calibration, detection, integrated_score, stats
 from avatar_bench.results.declaration import QualityDeclaration, declare_block
 from avatar_bench.results.reasons import Reason
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
+_CHUNK_ELEMENTS = 4_000_000  # weights in memory at once: 32 MB
 _TOLERANCE = 1e-6  # tolerance between a saved metric and its value recomputed from the saved table
 # options that do not affect the values; robustness is null without the standard corruptions, and the same with others
 _IRRELEVANT_OPTIONS = ("level", "resamples", "seed", "gallery", "corruptions")
@@ -140,10 +142,8 @@ def _resample_robustness(name: str, table: pd.DataFrame, column: str) -> Resampl
 
 def _resample_calibration(name: str, table: pd.DataFrame, column: str) -> ResampledQuality:
     confidence, correct = table[column].to_numpy(dtype=float), table["correct"].to_numpy(dtype=float)
-    edges = calibration.equal_width_edges(calibration.ECE_BINS)
-    return ResampledQuality(
-        _build_units(name, table["group"]), lambda w: calibration.ece(confidence, correct, edges, w), centred=True
-    )
+    units = _build_units(name, table["group"])
+    return ResampledQuality(units, lambda w: calibration.ece(confidence, correct, weights=w), centred=True)
 
 
 def _resample_ood(name: str, table: pd.DataFrame, column: str) -> ResampledQuality:
@@ -163,3 +163,55 @@ def _build_units(sets: pd.Series[str] | str, groups: pd.Series[str]) -> pd.Index
 
 
 _RESAMPLERS = {"robustness": _resample_robustness, "calibration": _resample_calibration, "ood": _resample_ood}
+
+
+def resample_qualities(readings: Sequence[Reading], qualities: Sequence[str], resamples: int, seed: int) -> Floats:
+    """Compute the qualities of each run, (B, R, Q), with groups drawn with replacement within each set of images.
+
+    All runs share the draws, so that they are compared in pairs. A quality without images is constant, a missing one
+    NaN.
+    """
+    values = np.array([[reading[key].value for key in qualities] for reading in readings])
+    found = np.repeat(values[None], resamples, axis=0)
+    samples = {
+        (run, column): resampled
+        for run, reading in enumerate(readings)
+        for column, key in enumerate(qualities)
+        if (resampled := reading[key].resampled)
+    }
+    if not samples:
+        return found
+    units = reduce(pd.Index.union, (sample.units.unique() for sample in samples.values()))
+    places = {where: units.get_indexer(sample.units) for where, sample in samples.items()}
+    sets = units.get_level_values(0)
+    members = [np.flatnonzero(sets == name) for name in sets.unique()]
+    generator = np.random.default_rng(seed)
+    step = max(1, _CHUNK_ELEMENTS // max(map(len, places.values())))
+    for start in range(0, resamples, step):
+        rows = slice(start, min(start + step, resamples))
+        counts = np.empty((rows.stop - start, len(units)))  # how often each unit is drawn
+        for own in members:
+            counts[:, own] = integrated_score.draw_counts(len(own), len(counts), generator)
+        for where, sample in samples.items():
+            found[(rows, *where)] = sample.statistic(counts[:, places[where]])
+    for where, sample in samples.items():
+        if sample.centred:
+            drawn = found[(slice(None), *where)]
+            found[(slice(None), *where)] = np.maximum(0.0, drawn - drawn.mean() + values[where])
+    return found
+
+
+def average_over_seeds(values: Floats, members: Sequence[Sequence[int]], seed: int) -> Floats:
+    """Compute the mean over runs of each model, (B, M, Q), drawing its runs with replacement from values (B, R, Q)."""
+    generator = np.random.default_rng((seed, 1))
+    columns = []
+    for own in members:
+        counts = integrated_score.draw_counts(len(own), len(values), generator)
+        columns.append(np.einsum("bs,bsq->bq", counts / len(own), values[:, list(own)]))
+    return np.stack(columns, axis=1)
+
+
+def count_units(readings: Sequence[Reading], name: str) -> int:
+    """Count the resampled groups of the set `name`."""
+    samples = (each.resampled for reading in readings for each in reading.values() if each.resampled)
+    return len({group for sample in samples for of, group in sample.units if of == name})

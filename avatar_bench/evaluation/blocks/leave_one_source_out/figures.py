@@ -43,8 +43,7 @@ def draw_recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     shown = plots.shorten_names(recipes, 44)
     step = min(0.2, 0.7 / len(recipes))
     height = 0.24 + 0.05 * (len(recipes) - 1)
-    figure = plots.create_figure(7.2, 1.6 + height * len(sources) + 0.18 * len(recipes))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(7.2, 1.6 + height * len(sources) + 0.18 * len(recipes))
     for index, recipe in enumerate(recipes):
         own = matrix[matrix["recipe"] == recipe]
         _draw_marks(axes, own, sources, index, step * (index - (len(recipes) - 1) / 2))
@@ -70,8 +69,7 @@ def draw_predictions(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     columns = [f"predicted_as_{name}" for name in classes]
     means = matrix.groupby(["source", "target"])[columns].mean()
     share = means.loc[sources].to_numpy(dtype=np.float64)
-    figure = plots.create_figure(4.0 + 0.8 * len(classes), 1.4 + 0.24 * len(sources))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(4.0 + 0.8 * len(classes), 1.4 + 0.24 * len(sources))
     texts = np.vectorize(_format_percent, otypes=[object])(share)
     image = plots.draw_cells(axes, share, texts, 7, vmin=0, vmax=1)
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 16))
@@ -95,8 +93,7 @@ def draw_heatmap(matrix: pd.DataFrame, summary: pd.DataFrame, classes: Sequence[
     values = np.vstack([pivot.loc[sources, recipes], means]).astype(np.float64)
     shared, names = _drop_shared_words(recipes)
     names = plots.shorten_names(names, 40)
-    figure = plots.create_figure(3.6 + 0.5 * len(recipes), 1.3 + 0.2 * len(values) + 0.075 * max(map(len, names)))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(3.6 + 0.5 * len(recipes), 1.3 + 0.2 * len(values) + 0.075 * max(map(len, names)))
     texts = plots.format_cells("%.0f", 100 * values, "")
     plots.draw_cells(axes, values, texts, 7, vmin=0, vmax=1)
     axes.axhline(len(sources) - 0.5, color="white", linewidth=4)
@@ -143,8 +140,7 @@ def draw_gains(summary: pd.DataFrame) -> Figure:
 def draw_curve(curve: pd.DataFrame) -> Figure:
     """Draw the mean recall on held-out sources over the number of training sources per class, a line per recipe."""
     names = list(dict.fromkeys(curve["recipe"]))
-    figure = plots.create_figure(5.6, 3.8 + 0.2 * len(names))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(5.6, 3.8 + 0.2 * len(names))
     for index, (name, shown) in enumerate(zip(names, plots.shorten_names(names, 44), strict=True)):
         own, colour = curve[curve["recipe"] == name], plots.get_colour(index)
         shifted = own["train_sources"] * (1 + 0.02 * (index - (len(names) - 1) / 2))  # so that intervals stay apart

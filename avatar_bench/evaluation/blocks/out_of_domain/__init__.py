@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +17,6 @@ from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import ood_sets as reading
 from avatar_bench.evaluation.block import check_class_order
 from avatar_bench.evaluation.blocks.out_of_domain import ood_confidence as confidence
-from avatar_bench.evaluation.blocks.out_of_domain import ood_warnings as warnings
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.evaluation.ood_sets import OutOfDomainSet, tabulate_scores, tabulate_sets
 from avatar_bench.metrics import detection, plots, stats
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DETECTION_METRICS = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
 SHIFTED_SET_LABELS = {"children_adults": "real", "simpsons": "drawing"}
 NEAR_SETS = ("animal_faces", "icons")
+_FEW = 30  # images of a set below which its metrics are unreliable
 
 
 @dataclass(kw_only=True)
@@ -72,7 +73,9 @@ class OutOfDomain(IntervalOptions):
         """
         sets = self._read_sets(run, dataset)
         inside = run.predictions(dataset)
-        training = _read_training(run)
+        training: Predictions | None = None
+        with suppress(BlockError):  # they are unknown
+            training = run.training()
         everything = {"in_domain": inside, **{each.name: each.predictions for each in sets}}
         for predictions in everything.values():
             check_class_order(predictions, run.allow)
@@ -90,8 +93,12 @@ class OutOfDomain(IntervalOptions):
         }
         if self.gallery and any(each.should_reject.any() for each in sets):
             result.arrays["gallery"] = self._select_images(sets, start=len(inside))
-        shrinkage = getattr(scorers.get("mahalanobis"), "shrinkage", 0.0)
-        result.warnings = [*warnings.warn_about_scores(missing, shrinkage), *warnings.warn_about_sets(training, sets)]
+        for why in dict.fromkeys(missing.values()):
+            names = [name for name, reason in missing.items() if reason == why]
+            result.warnings.append(Reason("not_computed", scores=names, why=why))
+        if (shrinkage := getattr(scorers.get("mahalanobis"), "shrinkage", 0.0)) > 0:
+            result.warnings.append(Reason("shrunk", weight=shrinkage))
+        result.warnings += [warning for each in sets for warning in _warn_about_set(training, each)]
         return result
 
     def _read_sets(self, run: Run, dataset: Dataset) -> list[OutOfDomainSet]:
@@ -192,16 +199,13 @@ class OutOfDomain(IntervalOptions):
         starts = dict(zip((each.name for each in sets), np.cumsum([start, *lengths]), strict=False))
         asked = [each for each in sets if each.kind != "shifted"] or [each for each in sets if each.should_reject.any()]
         images, places = [], []
-        for each, number in zip(asked, _split_evenly(self.gallery, len(asked)), strict=True):
+        for place, each in enumerate(asked):
+            number = len(range(place, self.gallery, len(asked)))  # equally many of each
             rows = np.flatnonzero(each.should_reject)
             for row in rows[np.argsort(-each.predictions.confidence[rows], kind="stable")][:number].tolist():
                 images.append(each.dataset.image(row))
                 places.append(starts[each.name] + row)
         return {"rows": np.array(places), **plots.make_thumbnails(images)}
-
-
-def _split_evenly(number: int, hands: int) -> list[int]:
-    return [len(range(hand, number, hands)) for hand in range(hands)]
 
 
 def _explain_missing(
@@ -233,8 +237,13 @@ def _compute_scores(
     return {name: pd.DataFrame(found) for name, found in columns.items()}
 
 
-def _read_training(run: Run) -> Predictions | None:
-    try:
-        return run.training()
-    except BlockError:
-        return None
+def _warn_about_set(training: Predictions | None, each: OutOfDomainSet) -> Iterator[Reason]:
+    """Warn about a set that is small, partly labelled, or shares sources with the training images."""
+    n, known = len(each.predictions), int((each.predictions.targets >= 0).sum())
+    if n < _FEW:
+        yield Reason("few_images", name=each.name, n=n)
+    if 0 < known < n:
+        yield Reason("partly_labelled", name=each.name, n=n - known, all=n)
+    seen = set(training.sources) & set(each.predictions.sources) - {""} if training is not None else set()
+    if seen:
+        yield Reason("shared_sources", name=each.name, sources=sorted(seen))

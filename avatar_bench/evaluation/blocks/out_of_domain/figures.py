@@ -39,7 +39,12 @@ def draw(result: Result) -> dict[str, Figure]:
         drawn["auroc"] = draw_auroc(result.metrics, sets, outside_domain, names)
         drawn["scores"] = draw_histograms(scores, outside_domain, names)
     if "gallery" in result.arrays:
-        drawn["gallery"] = _draw_gallery(scores, result.arrays["gallery"])
+        gallery = result.arrays["gallery"]
+        titles = [
+            "\n".join([str(row.set), _("predicted:"), str(row.prediction), f"{row.confidence:.1%}"])
+            for row in scores.iloc[gallery["rows"]].itertuples()
+        ]
+        drawn["gallery"] = plots.draw_gallery(plots.list_thumbnails(gallery), titles)
     return drawn
 
 
@@ -47,8 +52,7 @@ def draw(result: Result) -> dict[str, Figure]:
 def draw_shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Sequence[str]) -> Figure:
     """Draw the share of each predicted class by set, with its interval; the in-domain set is at the top."""
     share = table[[f"share_{name}" for name in classes]].to_numpy()
-    figure = plots.create_figure(3.4 + 0.85 * len(classes), 1.5 + 0.42 * len(table))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(3.4 + 0.85 * len(classes), 1.5 + 0.42 * len(table))
     intervals = [[_format_interval(metrics.get(f"share/{row}/{name}")) for name in classes] for row in table["set"]]
     texts = np.char.add(np.char.mod("%.0f%%", 100 * share), intervals)
     image = plots.draw_cells(axes, share, texts, vmin=0, vmax=1)
@@ -143,7 +147,9 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
             _draw_histogram(axes, domain[score], edges, color=IN_DOMAIN_COLOUR, alpha=0.6, label=_("in domain"))
             _draw_histogram(axes, own[score], edges, color=OOD_COLOUR, histtype="step", label=_("out of domain"))
             if wide:
-                _set_log_axis(axes)
+                axes.set_xscale("log")
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.xaxis.set_minor_formatter(NullFormatter())
         line[0].set_ylabel(get_title("ood_score", score))
         line[0].yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes, name in zip(grid[0], shown, strict=True):
@@ -154,14 +160,6 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, title=left_out)
     return figure
-
-
-def _draw_gallery(table: pd.DataFrame, gallery: Mapping[str, NDArray[Any]]) -> Figure:
-    titles = [
-        "\n".join([str(row.set), _("predicted:"), str(row.prediction), f"{row.confidence:.1%}"])
-        for row in table.iloc[gallery["rows"]].itertuples()
-    ]
-    return plots.draw_gallery(plots.list_thumbnails(gallery), titles)
 
 
 def _format_sets(table: pd.DataFrame) -> list[str]:
@@ -191,9 +189,3 @@ def _draw_histogram(axes: Axes, values: pd.Series, edges: NDArray[np.float64], *
     percent = [100 / len(values)] * len(values)
     axes.hist(np.clip(values, edges[0], edges[-1]), bins=edges.tolist(), weights=percent, **how)
     axes.tick_params(labelsize=7)
-
-
-def _set_log_axis(axes: Axes) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.intervals import bootstrap_metrics
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
+from avatar_bench.evaluation.ood_sets import OutOfDomainSet
 from avatar_bench.metrics import stats
+from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
-
-if TYPE_CHECKING:
-    from avatar_bench.evaluation.intervals import IntervalOptions
-    from avatar_bench.evaluation.ood_sets import OutOfDomainSet
-    from avatar_bench.results.predictions import Predictions
-    from avatar_bench.results.result import Metric
+from avatar_bench.results.result import Metric
 
 CONFIDENCE_STATISTICS = ("mean_confidence", "std_confidence")
 

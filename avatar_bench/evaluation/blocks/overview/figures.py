@@ -118,8 +118,7 @@ def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
 @plots.use_style()
 def draw_risk_coverage(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the error rate among the answered images of each run by coverage, with bands if there are few runs."""
-    figure = plots.create_figure(6.4, 4.0 + looks.height(6.4))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(6.4, 4.0 + looks.height(6.4))
     names = list(dict.fromkeys(table["run"]))
     for name in names:
         own, style = table[table["run"] == name], looks.of(name)
@@ -136,8 +135,7 @@ def draw_risk_coverage(table: pd.DataFrame, looks: RunStyles) -> Figure:
 def draw_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the mean confidence of each run's correct (filled) and incorrect (hollow) predictions, with intervals."""
     labels = [label for label in looks.labels if label in set(table["run"])]
-    figure = plots.create_figure(6.4, 1.5 + 0.34 * len(labels))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(6.4, 1.5 + 0.34 * len(labels))
     for row, label in enumerate(labels):
         own = table[table["run"] == label]
         axes.plot(own["value"], [row] * len(own), color=plots.GREY, linewidth=0.8, zorder=1)
@@ -305,15 +303,13 @@ def draw_history(table: pd.DataFrame, looks: RunStyles) -> Figure:
 def _draw_crosses(table: pd.DataFrame, looks: RunStyles, x: str, y: str) -> tuple[Figure, Axes]:
     """Draw one proportion against another for each run, with the intervals of both."""
     width = 5.6 if len(looks.models) <= _FEW else 8.4
-    figure = plots.create_figure(width, 3.8 + looks.height(width))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(width, 3.8 + looks.height(width))
     for __, row in table.iterrows():
         look = looks.of(str(row["run"]))
         axes.hlines(row[y], row[f"{x}_low"], row[f"{x}_high"], color=look["color"], linewidth=1.1)
         axes.vlines(row[x], row[f"{y}_low"], row[f"{y}_high"], color=look["color"], linewidth=1.1)
         axes.plot(row[x], row[y], markersize=7, **look)
-    for axis in (axes.xaxis, axes.yaxis):
-        plots.format_percent_axis(axis)
+    plots.format_percent_axis(axes.xaxis, axes.yaxis)
     axes.grid(True)
     looks.legend(figure, list(table["run"]))
     return figure, axes

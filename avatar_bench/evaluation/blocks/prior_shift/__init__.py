@@ -85,11 +85,11 @@ class PriorShift(IntervalOptions):
         result.metrics = {f"{column}/{name}": found[name][column] for column, name in keys}
         rows = [_build_row(name, "", mixes[name], found[name], run.classes) for name in mixes]
         priors = [_build_priors(name, training, mixes[name], found[name], run.classes) for name in mixes]
-        chances = pd.DataFrame(predictions.probabilities, columns=[f"prob_{name}" for name in run.classes])
+        images = tabulate_predictions(predictions, with_probabilities=True)
         result.tables = {
             "mixes": self._sort_share_columns(pd.DataFrame(rows + varied)),
             "priors": pd.concat(priors),
-            "predictions": tabulate_predictions(predictions)[["path", "target", "group"]].join(chances),
+            "predictions": images.drop(columns=["prediction", "confidence", "correct", "source"]),
         }
         result.provenance["training_shares"] = dict(zip(run.classes, training.tolist(), strict=True))
         result.provenance["training_shares_from"] = origin

@@ -109,8 +109,7 @@ def _draw_panel(axes: Axes, own: pd.DataFrame, name: str, measure: str, colour: 
             axes.fill_between(share, low, high, color=ink, alpha=0.18, linewidth=0)
         axes.plot(share, value, color=ink, markersize=3.5, **_STYLES[way])
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    for axis in (axes.xaxis, axes.yaxis):
-        plots.format_percent_axis(axis)
+    plots.format_percent_axis(axes.xaxis, axes.yaxis)
     axes.grid(True)
 
 

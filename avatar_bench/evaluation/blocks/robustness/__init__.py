@@ -99,10 +99,14 @@ class Robustness(IntervalOptions):
         one_class = self._compute_one_class(found)
         result = Result("robustness", dataset.name, len(rows), clean.classes)
         result.metrics = self._collect_metrics(accuracies, self._compute_paired(found), one_class)
+        recalls = {}
+        for index, name in enumerate(clean.classes):
+            if len(own := np.flatnonzero(clean.targets == index)):
+                recalls[name] = self._compute_accuracies({kind: one.take(own) for kind, one in found.items()})
         resembled = run.record.get("resembles")
         result.tables = {
             "severities": tables.tabulate_severities(accuracies, variations, len(rows), resembled),
-            "recalls": tables.tabulate_recalls(self._compute_recalls(found), clean),
+            "recalls": tables.tabulate_recalls(recalls, clean),
             "bias": tables.tabulate_bias(one_class, self.kinds, clean.classes),
             "one_class": tables.count_moved_predictions(found, self.kinds),
             "predictions": pd.concat(
@@ -128,15 +132,6 @@ class Robustness(IntervalOptions):
     @property
     def _has_standard_corruptions(self) -> bool:
         return set(STANDARD_CORRUPTIONS) <= set(self.kinds)
-
-    def _compute_recalls(self, found: PredictionsByVariation) -> dict[str, dict[str, Metric]]:
-        clean = found["clean"]
-        mine = {name: np.flatnonzero(clean.targets == index) for index, name in enumerate(clean.classes)}
-        return {
-            name: self._compute_accuracies({variation: one.take(rows) for variation, one in found.items()})
-            for name, rows in mine.items()
-            if len(rows)
-        }
 
     def _compute_accuracies(self, found: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
         """Compute the accuracy under each variation, with one bootstrap for all."""

@@ -91,8 +91,7 @@ def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequenc
     for axes in grid[:, 0]:
         axes.set_ylabel(_("accuracy and recall (%)"))
         plots.format_percent_axis(axes.yaxis)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    plots.draw_legend(figure, len(classes) + 2)
     return figure
 
 
@@ -114,8 +113,7 @@ def draw_one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
         axes.grid(axis="x")
     left.set_yticks(range(len(kinds)), [_name_variation(kind) for kind in kinds])
     left.set_ylim(len(kinds) - 0.5, -0.5)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    plots.draw_legend(figure, min(4, len(classes)))
     return figure
 
 
@@ -184,11 +182,5 @@ def _draw_dots(axes: Axes, table: pd.DataFrame, what: str, index: int, classes: 
     rows = np.arange(len(table)) + 0.6 * ((index + 0.5) / classes - 0.5)
     value, low, high = (100 * table[f"{what}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
     axes.hlines(rows, low, high, color=plots.get_colour(index), linewidth=1.2)
-    axes.plot(
-        value,
-        rows,
-        "o",
-        color=plots.get_colour(index),
-        markersize=4,
-        label=plots.shorten_name(str(table["class"].iloc[0])),
-    )
+    label = plots.shorten_name(str(table["class"].iloc[0]))
+    axes.plot(value, rows, "o", color=plots.get_colour(index), markersize=4, label=label)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import align_predictions, warn_unlabelled
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
-from avatar_bench.evaluation.seeds import Recipes, build_macro_f1_statistic, group_across_options, warn_about_seeds
-from avatar_bench.metrics import stats
+from avatar_bench.evaluation.seeds import Recipes, build_statistic_of_runs, group_across_options, warn_about_seeds
+from avatar_bench.metrics import classification, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -56,11 +56,15 @@ class Shots(IntervalOptions):
         found = align_predictions(used, sets)
         points = _group_points(used)
         recipes = Recipes.of({f"{p.recipe}/{p.shots}": places for p, places in points.items()}, used, found)
-        drawn = {"accuracy": recipes.draw(self), "macro_f1": recipes.draw(self, build_macro_f1_statistic(found))}
+        f1 = build_statistic_of_runs(found, classification.macro_f1)
+        drawn = {"accuracy": recipes.draw(self), "macro_f1": recipes.draw(self, f1)}
         result = Result("shots", sets[0].name, len(found[0]), found[0].classes)
         by_run = result.tables["runs"] = _build_runs_table(used, points, found)
         curve = result.tables["curve"] = self._build_curve(points, recipes, drawn, by_run)
-        result.metrics = _build_metrics(curve, _compute_guessing(found[0]))
+        # the expected accuracy of a uniform guess, and the macro-F1 of its expected confusion matrix
+        classes, mix = result.classes, np.unique(found[0].targets, return_counts=True)[1] / result.n
+        guessing = 1 / len(classes), float(np.mean(2 * mix / (len(classes) * mix + 1)))
+        result.metrics = _build_metrics(curve, guessing)
         result.metrics |= self._compute_gains(curve, drawn["accuracy"])
         # a row for each run, in the order of the table of runs, a column for each image
         answers = {"predicted": np.stack([one.predicted for one in found]), "target": found[0].targets}
@@ -120,16 +124,9 @@ def _build_runs_table(
 ) -> pd.DataFrame:
     """Return a row for each run, in the order of the runs."""
     point_of = {place: point for point, places in points.items() for place in places}
-    f1 = build_macro_f1_statistic(found)(np.ones((1, len(found[0]))))[0]
+    f1 = build_statistic_of_runs(found, classification.macro_f1)(np.ones((1, len(found[0]))))[0]
     numbers = [(*point_of[k], run.label, run.seed, found[k].correct.mean(), f1[k]) for k, run in enumerate(runs)]
     return pd.DataFrame(numbers, columns=["recipe", "shots", "run", "seed", "accuracy", "macro_f1"])
-
-
-def _compute_guessing(known: Predictions) -> tuple[float, float]:
-    """Return the expected accuracy of a uniform guess, and the macro-F1 of its expected confusion matrix."""
-    classes = len(known.classes)
-    mix = np.bincount(known.targets, minlength=classes) / len(known)
-    return 1 / classes, float(np.mean(2 * mix[mix > 0] / (classes * mix[mix > 0] + 1)))
 
 
 def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Metric]:

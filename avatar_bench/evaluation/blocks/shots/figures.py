@@ -40,11 +40,10 @@ def _draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, 
             axes.plot(single["shots"] * aside * 1.012, single[value], ".", color=colour, markersize=3, alpha=0.6)
     for axes, label, chance in zip((left, right), (_("accuracy (%)"), _("macro-F1 (%)")), guessing, strict=True):
         _label_axes(axes, label, sorted(set(table["shots"])))
-        line = axes.axhline(chance, color="black", linestyle="--", linewidth=1)
-    handles, labels = left.get_legend_handles_labels()
-    handles += [Line2D([], [], linestyle="", marker=".", color=plots.GREY, markersize=4), line]
-    labels += [_("single seeds"), _("chance")]
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        axes.axhline(chance, color="black", linestyle="--", linewidth=1)
+    dots = Line2D([], [], linestyle="", marker=".", color=plots.GREY, markersize=4, label=_("single seeds"))
+    line = Line2D([], [], color="black", linestyle="--", linewidth=1, label=_("chance"))
+    plots.draw_legend(figure, 3, dots, line)
     return figure
 
 

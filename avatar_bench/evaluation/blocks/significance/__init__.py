@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.block import align_predictions, group_by_recipe, warn_unlabelled
 from avatar_bench.evaluation.intervals import metric_with_interval
-from avatar_bench.evaluation.seeds import Recipes, build_balanced_accuracy_statistic, warn_about_seeds
-from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.evaluation.seeds import Recipes, build_statistic_of_runs, warn_about_seeds
+from avatar_bench.metrics import classification, paired_tests, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -53,13 +53,25 @@ class Significance(recipe_pairs.PairwiseOptions):
         result = Result("significance", datasets[0].name, len(found[0]), found[0].classes)
         accuracies = recipes.accuracies(self, drawn)
         order = sorted(range(len(members)), key=lambda place: -_round_value(accuracies[recipes.names[place]]))
-        pairs = result.tables["pairs"] = self._compare_pairs(recipes, drawn, order)
+        rows = [
+            recipe_pairs.compare_pair(recipes, drawn, a, b, self.level, self.power, self.alpha)
+            for a, b in combinations(order, 2)  # the better one first
+        ]
+        pairs = result.tables["pairs"] = recipe_pairs.mark_significant(pd.DataFrame(rows), self.alpha)
         ranking = _build_ranking(recipes, accuracies, drawn, pairs, order, self.level)
         ranking = result.tables["ranking"] = self._compare_with_guessing(ranking, recipes, found)
         result.metrics = {"best_accuracy": accuracies[recipes.names[order[0]]]}
         result.metrics |= self._build_metrics(pairs, ranking, recipes)
         result.metrics |= {f"accuracy/{name}": metric for name, metric in accuracies.items()}
-        result.arrays = {"answers": _collect_arrays(recipes, found[0], runs)}
+        recipe = {run: name for name, runs_of_it in members.items() for run in runs_of_it}
+        # behind all metrics: a row for each run, a column for each image
+        result.arrays["answers"] = {
+            "right": recipes.right,
+            "recipe": np.array([recipe[place] for place in range(len(runs))], dtype=np.str_),
+            "seed": np.array(recipes.seeds),
+            "path": found[0].paths,
+            "group": found[0].groups,
+        }
         result.warnings = warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0]))
         result.warnings += warn_about_seeds(recipes.seeds_by_recipe) + _warn_about_guessing(ranking)
         return result
@@ -68,7 +80,8 @@ class Significance(recipe_pairs.PairwiseOptions):
         self, ranking: pd.DataFrame, recipes: Recipes, found: Sequence[Predictions]
     ) -> pd.DataFrame:
         """Add the balanced accuracy of each recipe with its interval, and whether it is above guessing."""
-        statistic, guessing = build_balanced_accuracy_statistic(found), guessing_level(found[0].targets)
+        statistic = build_statistic_of_runs(found, classification.balanced_accuracy)
+        guessing = guessing_level(found[0].targets)
         each = statistic(np.ones((1, len(found[0]))))[0]
         values = [float(each[list(runs)].mean()) for runs in recipes.members.values()]
         ends = np.column_stack(stats.percentiles(recipes.draw(self, statistic), self.level))
@@ -81,14 +94,6 @@ class Significance(recipe_pairs.PairwiseOptions):
         added = pd.DataFrame(np.column_stack([values, ends]), recipes.names, columns)
         added["guessing"], added["better_than_guessing"] = guessing, better
         return ranking.join(added, on="recipe")
-
-    def _compare_pairs(self, recipes: Recipes, drawn: Floats, order: Sequence[int]) -> pd.DataFrame:
-        """Return a row for every two recipes, with the better one as a."""
-        rows = [
-            recipe_pairs.compare_pair(recipes, drawn, a, b, self.level, self.power, self.alpha)
-            for a, b in combinations(order, 2)
-        ]
-        return recipe_pairs.mark_significant(pd.DataFrame(rows), self.alpha)
 
     def _build_metrics(self, pairs: pd.DataFrame, ranking: pd.DataFrame, recipes: Recipes) -> dict[str, Metric]:
         closest = pairs.iloc[0]  # the best two recipes
@@ -152,15 +157,3 @@ def _warn_about_guessing(ranking: pd.DataFrame) -> list[Reason]:
     if len(names) == len(ranking):
         return [Reason("all_are_guessing", n=len(names), level=level)]
     return [Reason("guessing", level=level, names=names)] if names else []
-
-
-def _collect_arrays(recipes: Recipes, predictions: Predictions, runs: Sequence[Run]) -> dict[str, np.ndarray]:
-    """Return the arrays behind all metrics: a row for each run, a column for each image."""
-    recipe = {run: name for name, members in recipes.members.items() for run in members}
-    return {
-        "right": recipes.right,
-        "recipe": np.array([recipe[place] for place in range(len(runs))], dtype=np.str_),
-        "seed": np.array(recipes.seeds),
-        "path": predictions.paths,
-        "group": predictions.groups,
-    }

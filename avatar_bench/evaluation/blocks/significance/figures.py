@@ -71,8 +71,7 @@ def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
         value[a, b], value[b, a] = 100 * ahead, -100 * ahead
         star[a, b] = star[b, a] = significant
     most = max(100 * _SMALLEST, float(np.nanmax(np.abs(value))))
-    figure = plots.create_figure(max(6.8, 3.6 + 0.55 * len(order)), max(4.4, 2.0 + 0.46 * len(order)))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(max(6.8, 3.6 + 0.55 * len(order)), max(4.4, 2.0 + 0.46 * len(order)))
     rounded = np.where(np.abs(value) < 0.05, "0.0", plots.format_cells("%+.1f", value, "–"))
     texts = np.char.add(np.char.replace(rounded, "-", "−"), np.where(star, " *", ""))
     image = plots.draw_cells(axes, value, texts, cmap="PuOr_r", vmin=-most, vmax=most)

@@ -45,8 +45,7 @@ def sort_by_family(table: pd.DataFrame) -> pd.DataFrame:
 def draw_accuracy(table: pd.DataFrame) -> Figure:
     """Draw the accuracy of each recipe with its interval, grouped by family; hollow with SAM."""
     rows = sort_by_family(table)
-    figure = plots.create_figure(7.0, 1.4 + 0.42 * len(rows))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(7.0, 1.4 + 0.42 * len(rows))
     for place, (__, row) in enumerate(rows.iterrows()):
         style = _style(row["family"], row["sam"])
         axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=style["color"], linewidth=1.6)
@@ -54,7 +53,11 @@ def draw_accuracy(table: pd.DataFrame) -> Figure:
     families = rows["family"].to_numpy()
     for last in np.flatnonzero(families[1:] != families[:-1]):
         axes.axhline(last + 0.5, color=plots.GREY, linewidth=0.8)
-    names = _disambiguate([_format_name(row) for __, row in rows.iterrows()], rows["recipe"])
+    names = []
+    for __, row in rows.iterrows():
+        seeds = "" if row["seeds"] == 1 else ", " + _("{n} seeds", n=row["seeds"])
+        names.append(_format_recipe(row, "\n", 34, 24) + ", SAM" * bool(row["sam"]) + seeds)
+    names = _disambiguate(names, rows["recipe"])
     axes.set_yticks(range(len(rows)), [f"{number}  {name}" for number, name in enumerate(names, 1)])
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.xaxis)
@@ -67,8 +70,7 @@ def draw_accuracy(table: pd.DataFrame) -> Figure:
 def draw_cost(table: pd.DataFrame) -> Figure:
     """Draw accuracy against training time in seconds, numbered as in `draw_accuracy`; hollow with SAM."""
     rows = sort_by_family(table).assign(number=range(1, len(table) + 1))
-    figure = plots.create_figure(6.4, 3.8)
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(6.4, 3.8)
     known = rows[rows["train_seconds"].notna()]
     for __, row in known.iterrows():
         at, style = row["train_seconds"], _style(row["family"], row["sam"])
@@ -92,8 +94,7 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
     """
     about, columns = recipes.set_index("recipe"), ["difference", "low", "high", "significant"]
     shown = 100 * pd.concat([pairs[columns], interactions.assign(significant=False)[columns]]).to_numpy(float)
-    figure = plots.create_figure(7.0, 1.5 + 0.46 * len(shown))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(7.0, 1.5 + 0.46 * len(shown))
     for place, width in enumerate(100 * pairs["detectable"]):
         if np.isnan(width):  # no difference is detectable
             axes.axhspan(place - 0.35, place + 0.35, color=_SHADE, linewidth=0)
@@ -110,7 +111,10 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
     low, high = np.nanmin(ends), np.nanmax(ends)
     axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     names = _disambiguate([_format_pair(row, about) for __, row in pairs.iterrows()], pairs["a"])
-    gains = [_format_interaction(row, about) for __, row in interactions.iterrows()]
+    gains = []
+    for __, row in interactions.iterrows():
+        a, b = (_format_recipe(about.loc[row[side]], network=24, start=16) for side in ("a", "b"))
+        gains.append(_("gain from SAM: {a}", a=a) + f"\n− {b}")
     axes.set_yticks(range(len(shown)), names + _disambiguate(gains, interactions["a_sam"]))
     axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=_("difference in accuracy (points)"))
     axes.grid(axis="x")
@@ -130,8 +134,7 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
 @plots.use_style()
 def draw_history(table: pd.DataFrame) -> Figure:
     """Draw published top-1 accuracies on ImageNet-1k, a row per network by year; hollow if self-supervised."""
-    figure = plots.create_figure(6.8, 1.5 + 0.24 * len(table))
-    axes = figure.subplots()
+    figure, axes = plots.create_axes(6.8, 1.5 + 0.24 * len(table))
     for place, (__, row) in enumerate(table.iterrows()):
         style = _style(row["family"], row["training"].startswith("self-supervised"))
         axes.plot(row["published_top1"], place, **style)
@@ -177,7 +180,7 @@ def draw_study(table: pd.DataFrame) -> Figure:
     unnamed.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("top-1 accuracy (%)"), title=_("Unnamed data set"))
     avatars.set(xlabel=_("accuracy (%)"), title=_("Avatars"))
     figure.suptitle(_("The study published no code that computes its numbers"), fontsize=9)
-    figure.legend(*avatars.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    plots.draw_legend(figure, 2)
     return figure
 
 
@@ -222,11 +225,6 @@ def _format_start(row: pd.Series) -> str:
     return f"{row['start']} {row['start_detail']}"
 
 
-def _format_name(row: pd.Series) -> str:
-    seeds = "" if row["seeds"] == 1 else ", " + _("{n} seeds", n=row["seeds"])
-    return _format_recipe(row, "\n", 34, 24) + (", SAM" if row["sam"] else "") + seeds
-
-
 def _format_pair(row: pd.Series, about: pd.DataFrame) -> str:
     a, b = about.loc[row["a"]], about.loc[row["b"]]
     sam = ", SAM" if a["sam"] else ""
@@ -237,8 +235,3 @@ def _format_pair(row: pd.Series, about: pd.DataFrame) -> str:
     if row["changed"] == START:
         return _format_recipe(a, sam + "\n") + f" − {plots.shorten_name(_format_start(b), 20)}"
     return f"{_format_recipe(a)}{sam}\n− {_format_recipe(b)}{sam}"
-
-
-def _format_interaction(row: pd.Series, about: pd.DataFrame) -> str:
-    a, b = (_format_recipe(about.loc[row[side]], network=24, start=16) for side in ("a", "b"))
-    return _("gain from SAM: {a}", a=a) + f"\n− {b}"

@@ -12,9 +12,9 @@ import pandas as pd
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.model_traits import FAMILY, SCRATCH, START, RecipePair, Traits
-from avatar_bench.evaluation.seeds import Recipes, build_macro_f1_statistic
+from avatar_bench.evaluation.seeds import Recipes, build_statistic_of_runs
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.metrics import calibration, stats
+from avatar_bench.metrics import calibration, classification, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -57,9 +57,9 @@ def compute_metrics(
 ) -> dict[str, dict[str, Metric]]:
     """Compute accuracy, macro-F1, calibration error and training cost of each recipe."""
     accuracies, n = recipes.accuracies(block, drawn), len(found[0])
-    f1, edges = build_macro_f1_statistic(found), calibration.equal_width_edges(calibration.ECE_BINS)
+    f1 = build_statistic_of_runs(found, classification.macro_f1)
     values, ends = f1(np.ones((1, n)))[0], np.transpose(stats.percentiles(recipes.draw(block, f1), block.level))
-    errors = np.array([calibration.ece(one.confidence, one.correct, edges) for one in found])
+    errors = np.array([calibration.ece(one.confidence, one.correct) for one in found])
     metrics = {}
     for (name, members), traits, (low, high) in zip(recipes.members.items(), own, ends, strict=True):
         runs, method = list(members), f"bootstrap by {'seed and ' * (len(members) > 1)}group"
