@@ -1,8 +1,11 @@
 """Evaluation of classifiers that tell whether an avatar is a real photo, a drawing or AI-generated.
 
-The functions of this module are the commands of the command line, with the same names of options. A dot in a name is
-two underscores, `data__split__seed=3`, or the name is passed as it is, `**{"data.split.seed": 3}`. A mistake raises an
-AvatarBenchError of `avatar_bench.errors`, with the message of the command line.
+The functions of this module are the commands of the command line, with the same names of options, as keyword arguments.
+A dot in a name is two underscores, `data__split__seed=3`, or the name is passed as it is, `**{"data.split.seed": 3}`. A
+value (`Option`) is None, a number, a text, a path, or a list or dictionary of these; a path (`StrPath`) is a text, a
+`Path`, or a `Run`. A mistake raises an AvatarBenchError of `avatar_bench.errors`, with the message of the command line:
+ConfigError for an option, DataError for images, CheckpointError for a run, OutputError for a place that cannot be
+written.
 """
 
 from __future__ import annotations
@@ -27,9 +30,9 @@ __all__ = ["__version__", "evaluate", "import_detector", "load", "predict", "pre
 
 
 def load(run: StrPath) -> Run:
-    """Open a run folder, a .ckpt file, an ensemble's folder or a run on the hub, such as "hf:OWNER/NAME".
+    """Open a run: a run folder, a .ckpt file, an ensemble's folder or a run on the hub, `"hf:OWNER/NAME[@revision]"`.
 
-    Raises CheckpointError if there is none.
+    The network is loaded when it is first used. Raises CheckpointError if there is no run at that place.
     """
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run_choice import locate_run
@@ -38,9 +41,11 @@ def load(run: StrPath) -> Run:
 
 
 def prepare(**options: Option) -> Dataset:
-    """Build the data set that `data` or `source` describes in `out`, audit it, and return it.
+    """Build the data set that `data` or `source` describes in the folder `out`, audit it, and return it.
 
-    Raises GuardError, after everything is written, if the audit finds the data unsuitable.
+    `prepare(source="folder", source__folder__root="photos", out="dataset")` reads a folder with one folder per class.
+    Raises GuardError, after everything is written, if the audit finds the data unsuitable; `allow` names the guards to
+    switch off. Raises DataError if a source has no images or cannot be fetched.
     """
     from avatar_bench.cli.python_calls import call_command
 
@@ -57,10 +62,12 @@ def train(*, sweep: str, **options: Option) -> list[Run]: ...
 
 
 def train(*, sweep: str | None = None, **options: Option) -> Run | list[Run]:
-    """Train a run and return it, or all runs of a sweep; `train(model="resnet18", data="folder", data__root="photos")`.
+    """Train a run and return it: `train(model="resnet18", data="folder", data__root="photos")`.
 
-    Ctrl-C raises KeyboardInterrupt once the current step is saved; `train(resume=RUN)` goes on. The random numbers of
-    the process are seeded by `seed`.
+    With `sweep`, the name of a sweep such as "controlled", train all its runs and return the list of them. The run is
+    written to the folder `out`. Ctrl-C raises KeyboardInterrupt once the current step is saved; `train(resume=RUN)`
+    goes on. The random numbers of the process are seeded by `seed`. Raises DivergedError if the loss is not finite, and
+    DataError, once the others have finished, if a run of the sweep has failed.
     """
     from avatar_bench.cli.python_calls import call_command
 
@@ -72,8 +79,11 @@ def train(*, sweep: str | None = None, **options: Option) -> Run | list[Run]:
 def evaluate(*ckpt: StrPath | Sequence[StrPath], **options: Option) -> list[Result]:
     """Run blocks on runs, compare the runs, and return the saved results: `evaluate("runs/demo", block="all")`.
 
-    Results that are up to date are returned as they are. Raises BlockError, after the others are saved, if a block
-    cannot be run, and GuardError if an audit finds the data unsuitable.
+    `ckpt` are runs, or folders that contain runs; none is the newest run. `block` is a block or a list of blocks, by
+    default "blind_test"; `split` is the set of the run's own data, such as "blind". Results that are up to date are
+    returned as they are. Raises BlockError, after the others are saved, if a block cannot be run, GuardError if images
+    were used in training or an audit finds the data unsuitable, and RegressionError if a result is significantly worse
+    than that of `against`.
     """
     from avatar_bench.cli.python_calls import call_command
     from avatar_bench.results.result import Result
@@ -84,8 +94,10 @@ def evaluate(*ckpt: StrPath | Sequence[StrPath], **options: Option) -> list[Resu
 def predict(*input: StrPath | Sequence[StrPath], output: StrPath = "-", **options: Option) -> PredictionTable:
     """Predict the class of image files, and write the rows to `output` if it is given; return one row per file.
 
-    A file that cannot be read has a row with status "error", and a warning counts them. `load(run).predict(paths)`
-    keeps the network between calls and takes any number of paths.
+    `input` are files, folders, globs or lists of files; `ckpt` is the run, by default the newest. The format of
+    `output` follows from its ending: .csv, .jsonl, .parquet or .html. A file that cannot be read has a row with status
+    "error", and a warning counts them. `load(run).predict(paths)` keeps the network between calls and takes any number
+    of paths. Raises DataError if there is no file to read.
     """
     import warnings
 
@@ -107,7 +119,11 @@ def predict(*input: StrPath | Sequence[StrPath], output: StrPath = "-", **option
 
 
 def report(*runs: StrPath, **options: Option) -> Path:
-    """Write one page from the saved results of the runs in a folder, and return its path: `report("runs/demo")`."""
+    """Write one page from the saved results of the runs in a folder, and return its path: `report("runs/demo")`.
+
+    `out` is the page, by default `report.html` in that folder, and `lang` its language, "en" or "ru". Nothing is
+    computed: what has not been evaluated is not on the page. Raises DataError if no run in the folder is evaluated.
+    """
     from avatar_bench.cli.python_calls import call_command
 
     page: Path = call_command("report", options, runs)
@@ -115,7 +131,12 @@ def report(*runs: StrPath, **options: Option) -> Path:
 
 
 def import_detector(**options: Option) -> Run:
-    """Make the run folder `out` of a detector made elsewhere, and return the run; the command is called `import`."""
+    """Make the run folder `out` of a detector made elsewhere, and return the run; the command is called `import`.
+
+    `kind` is what it is: "predictions" (a table, `file`), "onnx" (a network, `file`), "timm" or "transformers" (a
+    network, `folder`), or a class of your own. The run is evaluated and compared like one that was trained here. Raises
+    DataError if the content cannot be used, and GuardError if images have no prediction.
+    """
     from avatar_bench.cli.python_calls import call_command
 
     return load(call_command("import", options))

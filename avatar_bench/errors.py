@@ -64,7 +64,10 @@ class OutputError(AvatarBenchError):
 
 
 class DivergedError(AvatarBenchError):
-    """A loss, weight or logit that is not finite; `rows` of `split` are the images of the batch with that loss."""
+    """A loss, weight or logit that is not finite; `rows` of `split` are the images of the batch with that loss.
+
+    A smaller lr, or training without mixed precision, may help.
+    """
 
     exit_code = 6
     split: str = "train"

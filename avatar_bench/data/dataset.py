@@ -37,11 +37,12 @@ DATASET_SPLITS = ("train", "val", "calibration", "test")
 
 @dataclass(frozen=True)
 class Dataset:
-    """N images by reference: `frame` has the DATASET_COLUMNS, all strings, with paths relative to `root`.
+    """N images by reference: `frame` has one row per image, with paths relative to `root`.
 
-    It also has the other columns of its manifest, by which results can be sliced, their names with the OTHER_PREFIX. An
-    empty string means unknown. `group` is never empty: images of one group stay on one side of a split. Of a data set
-    in a view, `origin` is the whole data set, and the row there of each image.
+    Its columns are all strings: path, label, source, generator, group, split, fold, sha256, phash, width, height,
+    format and jpeg_quality. It also has the other columns of its manifest, by which results can be sliced, with
+    `other:` before their names. An empty string means unknown. `group` is never empty: images of one group stay on one
+    side of a split. Of a data set in a view, `origin` is the whole data set, and the row there of each image.
     """
 
     name: str

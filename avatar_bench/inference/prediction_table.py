@@ -17,7 +17,11 @@ EMBEDDING = "embedding"  # column with the vector of each image that was read, N
 
 
 class PredictionTable(pd.DataFrame):
-    """Rows of predictions, which notebooks show with the two cautions."""
+    """Rows of predictions: a pandas DataFrame, which notebooks show with the two cautions.
+
+    Columns: `path`, `status` ("ok" or "error"), `reason` of an error, `prediction`, `confidence`, and `prob_<class>`
+    for each class; those of decisions and of evidence where they are asked for.
+    """
 
     @property
     def _constructor(self) -> type[PredictionTable]:

@@ -45,9 +45,10 @@ _STALE_SECONDS = 86_400  # after which a partly written folder is deleted
 class Metric:
     """A metric: its value, interval, number of units, and whether more is better.
 
-    `value` is None if it cannot be computed, and then `reason` is the cause. `n` counts images, or the units of
-    `interval` ("wilson", "bootstrap by group", ...). `floor` is the value under noise alone: the accuracy of guessing,
-    or the calibration error of a perfectly calibrated network on `n` images.
+    `low` and `high` are the ends of the interval. `higher_is_better` is None where neither direction is. `value` is
+    None if it cannot be computed, and then `reason` is the cause. `n` counts images, or the units of `interval`
+    ("wilson", "bootstrap by group", ...). `floor` is the value under noise alone: the accuracy of guessing, or the
+    calibration error of a perfectly calibrated network on `n` images.
     """
 
     value: float | None
@@ -93,8 +94,11 @@ class Metric:
 class Result:
     """Metrics, tables, arrays and images of one block for one data set, with their provenance; without any language.
 
-    Keys of `images` (H, W, 3) are file names without suffix, in a folder: "overlays/001_face". `figures` are the names
-    of the figures drawn from the saved Result, which `plot` draws again.
+    `n` is the number of images. The page of the block lists its `metrics` and `tables` by name. Of a saved Result,
+    `arrays` are read by `load(folder, arrays=True)` alone, and `images` are files in `folder`, where it is saved. Keys
+    of `images` (H, W, 3) are file names without suffix, in a folder: "overlays/001_face". `warnings` state how
+    carefully to read the metrics. `provenance` names the checkpoint, the images, the options and the versions.
+    `figures` are the names of the figures drawn from the saved Result, which `plot` draws again.
     """
 
     block: str
@@ -132,7 +136,10 @@ class Result:
         return folder
 
     def plot(self, figure: str, lang: str = _DEFAULT_LANGUAGE) -> Figure:
-        """Draw a figure of the Result as it is saved, such as one of `figures`; raise ConfigError for another name."""
+        """Draw one of `figures`, from the Result as it is saved, as a matplotlib Figure; `lang` is "en" or "ru".
+
+        Raises ConfigError for another name.
+        """
         with use_language(lang):
             drawn = draw_figures(Result.load(self.folder, arrays=True) if self.folder else self)
         if figure not in drawn:
@@ -168,7 +175,10 @@ class Result:
 
     @classmethod
     def load(cls, folder: Path, arrays: bool = False) -> Result:
-        """Read metrics and tables, and the arrays if asked; raise ValueError for another schema."""
+        """Read metrics and tables, and the arrays if asked, from the folder of a saved Result.
+
+        Raises ValueError for another schema, and FileNotFoundError if there is none.
+        """
         saved = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         result = cls.parse(saved)
         for file in sorted([*folder.glob("*.csv"), *folder.glob("*.parquet")]):

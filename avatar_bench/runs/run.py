@@ -65,15 +65,17 @@ TRAINED_ON = "trained_on.csv"  # in the folder of a run made elsewhere: the imag
 
 @dataclass
 class Run:
-    """One checkpoint and, if it is in a run folder, the folder's record.
+    """One checkpoint and, if it is in a run folder, the folder's record; opened by `load`, or by `open` with options.
 
-    `allow` names guards that the user has turned off. `accelerator` ("auto", "cpu", "gpu") and `workers` apply to all
-    predictions, `runtime` ("torch", "onnx", "openvino") to predictions on files. `others` are sets besides the run's
-    own: {name: folder or manifest}; "blind" is the external test set, the others are out-of-domain sets. `label` is
-    the run's unique name in a comparison, `recipe` the name shared with runs that differ only in the seed.
-    `results_folder` overrides the folder of its Results, by default in the run folder. `view` merges the classes of its
-    data sets and predictions. `class_map` states the classes for which those of the network stand, by default
-    themselves: {"artificial": ["generated"], "human": ["drawing", "real"]}.
+    `checkpoint` is the file with the weights, `folder` the run folder, `record` what is in its run.json. `allow` names
+    guards that the user has turned off. `accelerator` ("auto", "cpu", "gpu") and `workers` apply to all predictions,
+    `runtime` ("torch", "onnx", "openvino") to predictions on files, and `batch_size` is in images. `others` are sets
+    besides the run's own: `{name: folder or manifest}`; "blind" is the external test set, the others are out-of-domain
+    sets. `unanswered` counts the images left out of each set for lack of a prediction. `label` is the run's unique name
+    in a comparison, `recipe` the name shared with runs that differ only in the seed. `results_folder` overrides the
+    folder of its Results, by default in the run folder. `view` merges the classes of its data sets and predictions.
+    `class_map` states the classes for which those of the network stand, by default themselves: `{"artificial":
+    ["generated"], "human": ["drawing", "real"]}`.
     """
 
     checkpoint: Path
@@ -95,7 +97,10 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, **options: Any) -> Run:
-        """Open a run folder (its best checkpoint) or a .ckpt file; raise CheckpointError if there is none."""
+        """Open a run folder (its best checkpoint) or a .ckpt file; `options` are other fields, such as `allow`.
+
+        Raises CheckpointError if there is none.
+        """
         checkpoint, folder = locate_checkpoint(Path(path))
         return cls(checkpoint, folder, read_record(folder) if folder else {}, **options)
 
@@ -103,7 +108,9 @@ class Run:
     def from_predictor(cls, predictor: Predictor, folder: Path | None = None, **options: Any) -> Run:
         """Make the run of a predictor without a checkpoint; predictions and results are saved in `folder`, if given.
 
-        Saved predictions are used again if the predictor has the same `sha256`.
+        A predictor has `classes` and `predict(images)`, which returns the probabilities (N, C) of images, each (H, W,
+        3) uint8 RGB. `options` are other fields of the run. Saved predictions are used again if the predictor has the
+        same `sha256`.
         """
         name = type(predictor).__name__
         run = cls(Path(name), folder, **options)
@@ -288,7 +295,7 @@ class Run:
 
     @property
     def ancestors(self) -> list[dict[str, Any]]:
-        """Return the earlier trainings of the initial weights, see models/pretrained_backbone; [] if unknown."""
+        """Return the earlier trainings of the initial weights, from the first to the last; [] if unknown."""
         steps = (self.record.get("init") or {}).get("ancestors")
         return steps if isinstance(steps, list) else []
 
@@ -462,15 +469,27 @@ class Run:
                 yield merged.assign(**{EMBEDDING: vectors}) if embedded else merged
 
     def evaluate(self, block: str, **options: Option) -> Result:
-        """Run a block by the command `evaluate`, with its options, and return the saved Result."""
+        """Run a block by the command `evaluate`, with its options, and return the saved Result.
+
+        `run.evaluate("blind_test", split="blind")` is `evaluate(run, block="blind_test", split="blind")`, errors
+        included.
+        """
         found = avatar_bench.evaluate(self, block=block, **options)
         return next(result for result in found if result.block == block)
 
     def results(self, block: str, name: str = "test") -> Result:
-        """Read the Result of a block on a set from the run folder."""
+        """Read the Result of a block on a set from the run folder.
+
+        Raises CheckpointError outside a run folder, and DataError if the block has not been run on the set.
+        """
         if self.folder is None:
             raise CheckpointError(f"{self.checkpoint} is not in a run folder, so it has no results.")
-        return Result.load(self.folder / "evaluation" / self._name_folder(name) / block)
+        folder = self.folder / "evaluation" / self._name_folder(name) / block
+        if not (folder / METRICS_FILE).is_file():
+            raise DataError(
+                f"{folder} has no result of {block} on {name}.", f'Evaluate it first: run.evaluate("{block}", ...).'
+            )
+        return Result.load(folder)
 
     def saved(self, block: str, name: str) -> Result | None:
         """Read the Result of a block on a set; None if it is missing, damaged, or of other weights or calibration."""

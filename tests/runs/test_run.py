@@ -328,6 +328,8 @@ def test_results_are_read_back_from_the_run_folder(tiny_run: Path, tmp_path: Pat
     bare = shutil.copy(best(tiny_run), tmp_path / "bare.ckpt")
     with pytest.raises(CheckpointError):
         Run.open(bare).results("blind_test")
+    with pytest.raises(DataError, match="no result of calibration on blind"):
+        Run.open(tiny_run).results("calibration", "blind")
 
 
 @dataclass(frozen=True)
