@@ -74,7 +74,9 @@ def _list_properties(members: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _render_errors() -> str:
-    kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.AvatarBenchError)]
+    kinds = [
+        each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.AvatarBenchError)
+    ]
     rows = [(each.__name__, str(each.exit_code), " ".join(_format_docstring(each).split())) for each in kinds]
     return _render_table("class", "exit code", rows)
 
