@@ -1,8 +1,9 @@
 """Evaluation of classifiers that tell whether an avatar is a real photo, a drawing or AI-generated.
 
 The functions of this module are the commands of the command line, with the same names of options. A dot in a name is
-two underscores, `data__split__seed=3`, or the name is passed as it is, `**{"data.split.seed": 3}`. A mistake raises an
-AvatarBenchError of `avatar_bench.errors`, with the message of the command line.
+two underscores, `data__split__seed=3`, or the name is passed as it is, `**{"data.split.seed": 3}`. On the command line
+`avatar-bench COMMAND --help` lists the options. A mistake raises an AvatarBenchError of `avatar_bench.errors`, with the
+message of the command line.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ __version__ = "0.3.0"
 __all__ = ["__version__", "evaluate", "import_detector", "load", "predict", "prepare", "report", "train"]
 
 
+def __dir__() -> list[str]:
+    """Return what completion offers: the functions, without the names that this module imports."""
+    return __all__
+
+
 def load(run: StrPath) -> Run:
     """Open a run folder, a .ckpt file, an ensemble's folder or a run on the hub, such as "hf:OWNER/NAME".
 
@@ -41,6 +47,7 @@ def prepare(**options: Option) -> Dataset:
     """Build the data set that `data` or `source` describes in `out`, audit it, and return it.
 
     Raises GuardError, after everything is written, if the audit finds the data unsuitable.
+    `avatar-bench prepare --help` lists the options.
     """
     from avatar_bench.cli.python_calls import call_command
 
@@ -60,7 +67,7 @@ def train(*, sweep: str | None = None, **options: Option) -> Run | list[Run]:
     """Train a run and return it, or all runs of a sweep; `train(model="resnet18", data="folder", data__root="photos")`.
 
     Ctrl-C raises KeyboardInterrupt once the current step is saved; `train(resume=RUN)` goes on. The random numbers of
-    the process are seeded by `seed`.
+    the process are seeded by `seed`. `avatar-bench train --help` lists the options.
     """
     from avatar_bench.cli.python_calls import call_command
 
@@ -73,7 +80,8 @@ def evaluate(*ckpt: StrPath | Sequence[StrPath], **options: Option) -> list[Resu
     """Run blocks on runs, compare the runs, and return the saved results: `evaluate("runs/demo", block="all")`.
 
     Results that are up to date are returned as they are. Raises BlockError, after the others are saved, if a block
-    cannot be run, and GuardError if an audit finds the data unsuitable.
+    cannot be run, and GuardError if an audit finds the data unsuitable. `avatar-bench evaluate --help` lists the
+    options.
     """
     from avatar_bench.cli.python_calls import call_command
     from avatar_bench.results.result import Result
@@ -85,7 +93,7 @@ def predict(*input: StrPath | Sequence[StrPath], output: StrPath = "-", **option
     """Predict the class of image files, and write the rows to `output` if it is given; return one row per file.
 
     A file that cannot be read has a row with status "error", and a warning counts them. `load(run).predict(paths)`
-    keeps the network between calls and takes any number of paths.
+    keeps the network between calls and takes any number of paths. `avatar-bench predict --help` lists the options.
     """
     import warnings
 
