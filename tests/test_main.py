@@ -146,6 +146,7 @@ def test_the_help_of_evaluate_lists_the_choices_of_its_groups(capsys: pytest.Cap
     assert "data.fold" not in told  # evaluate has no such option
 
 
+HERE = Path(__file__).parent
 MISTAKES = [
     (["trian"], "did you mean train or pretrain?"),
     (["list", "modls"], "did you mean models"),
@@ -162,6 +163,11 @@ MISTAKES = [
     (["train", *DATA, "seed=null"], "seed: expected a value"),
     (["train", *DATA, "mode=full", "stage=2"], "stage=2: mode 'full' has 1 stage"),
     (["train", *DATA, "model=resnet18,resnet50"], "add -m"),
+    (["evaluate", "block=blind_test,calibration"], "write a list: 'block=[blind_test,calibration]'"),
+    (["train", *DATA, "data.batchsize=8"], "did you mean data.batch_size?"),
+    (["train", f"data={HERE}/"], f"for images of your own: data=folder data.root={HERE}"),
+    (["train", f"data={HERE}/conftest.py"], f"data=manifest data.manifest={HERE}/conftest.py"),
+    (["predict", "input=a", "block=calibration"], "block: no such option\nthis command has none of that name"),
     (["train", *DATA, "epochs=[1"], "cannot parse epochs=[1"),
     (["train", *DATA, "model"], "option=value"),
     (["train", "--epochs", "3"], "option=value"),

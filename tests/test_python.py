@@ -99,6 +99,7 @@ def test_no_module_has_the_name_of_a_function() -> None:
     root = Path(avatar_bench.__file__).parent
     names = {file.stem for file in root.iterdir()}
     assert names.isdisjoint(avatar_bench.__all__)
+    assert dir(avatar_bench) == sorted(avatar_bench.__all__)  # what completion offers
     assert all(callable(getattr(avatar_bench, name)) for name in avatar_bench.__all__ if name != "__version__")
 
 
@@ -249,6 +250,12 @@ def test_a_mistake_is_an_exception_with_the_words_of_the_command_line(
 def test_a_main_option_given_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match="ckpt is given twice"):
         avatar_bench.evaluate("a", ckpt="b")
+
+
+def test_an_image_in_memory_is_refused_as_a_path() -> None:
+    for image in (np.zeros((2, 2, 3)), Image.new("RGB", (2, 2))):
+        with pytest.raises(ConfigError, match=f"expected the path of a file or folder, got {type(image).__name__}"):
+            avatar_bench.predict(image)
 
 
 def test_ctrl_c_and_bugs_reach_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:

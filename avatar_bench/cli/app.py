@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     command, *rest = words or ["--help"]
-    if command in ("--help", "-h"):
+    if command in ("--help", "-h", "help"):
         print(_format_usage())
     elif command == "--version" or "--version" in rest:
         print(f"avatar-bench {__version__}")

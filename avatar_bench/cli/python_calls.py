@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ def call_command(
             if paths and main is not None:
                 if main in options:
                     raise ConfigError(f"{main} is given twice: as {main}= and as the first argument.", "Remove one.")
+                _check_paths(main, paths)
                 options = {main: paths[0] if len(paths) == 1 else paths, **options}
             words = make_words(options)
             with entries.use_folders(overrides.find_config_folders(words)):
@@ -42,6 +43,15 @@ def call_command(
     if code:
         raise DataError("Some jobs of the sweep have not finished: see the table above, or jobs.csv in its folder.")
     return value
+
+
+def _check_paths(main: str, paths: Iterable[Any]) -> None:
+    """Raise ConfigError for a value that is no path, such as an image in memory."""
+    for given in paths:
+        several = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+        if not all(isinstance(path, str | os.PathLike) for path in several):
+            what = f"{main}: expected the path of a file or folder, got {type(given).__name__}."
+            raise ConfigError(what, "Save an image in memory to a file first.")
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def export(cfg: DictConfig) -> None:
                 part.write_bytes(data)
     except OSError as error:
         reason = f"out={file} cannot be written: {error.strerror or error}."
-        raise OutputError(reason, "Choose another: out=") from error
+        raise OutputError(reason, "Free some space, or choose another file: out=FILE") from error
     size = sum(map(len, contents.values())) / 1e6
     print(f"{file}: {size:.1f} MB, classes {', '.join(run.classes)}; card: {card}")
 
@@ -96,7 +96,7 @@ def _refuse_foreign_files(file: Path, card: Path) -> None:
     except (OSError, ValueError, TypeError):
         ours = False
     if not ours:
-        raise ConfigError(f"out={file}: its card would overwrite {card}, which is no card.", "Choose another: out=")
+        raise ConfigError(f"out={file}: its card would overwrite {card}, which is no card.", "Choose another: out=FILE")
     weights = file.with_suffix(".bin")
     if file.suffix.lower() == ".xml" and weights.exists() and not file.exists():
-        raise ConfigError(f"out={file}: its weights would overwrite {weights}.", "Choose another: out=")
+        raise ConfigError(f"out={file}: its weights would overwrite {weights}.", "Choose another: out=FILE")

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import PredictConfig
 from avatar_bench.console.progress import open_bar
+from avatar_bench.console.terminal import format_count
 from avatar_bench.data.evidence.content_credentials import explain_unverified, read_trust
 from avatar_bench.errors import ConfigError, DataError, UnreadableFilesError
 from avatar_bench.files.lock import lock_output, prepare_output
@@ -23,7 +24,7 @@ from avatar_bench.inference.prediction_parts import PredictionParts
 from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer
 from avatar_bench.inference.resume import find_remaining, refuse_other_run
 from avatar_bench.results.prediction_cautions import list_cautions
-from avatar_bench.runs.record import is_imported
+from avatar_bench.runs.record import RECORD, is_imported
 from avatar_bench.runs.run_choice import choose_run
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ def predict(cfg: DictConfig) -> None:
     """Write one row per file to `output`; raise UnreadableFilesError after the last row if any file failed."""
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PredictConfig)
+    for place in settings.input if isinstance(settings.input, list) else [settings.input]:
+        if os.path.isfile(os.path.join(place, RECORD)):
+            raise ConfigError(f"input={place} is a run, not a folder of images.", f"To predict with it: ckpt={place}")
     path = choose_run(settings.ckpt)
     own = is_imported(path)
     if own and (settings.runtime not in ("auto", "torch") or settings.precision not in ("auto", "32")):
@@ -68,7 +72,8 @@ def predict(cfg: DictConfig) -> None:
             ok, errors, kept, bad = _write_parts(path, files, settings, trust)
         else:
             ok, errors, kept, bad = _write_rows(path, files, settings, trust)
-    summary = f"{settings.output}: {ok} predictions, {errors} files that could not be read"
+    counts = format_count(ok, "prediction"), format_count(errors, "file")
+    summary = f"{settings.output}: {counts[0]}, {counts[1]} that could not be read"
     summary += f", {kept} rows kept from before" if kept else ""
     print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
     names = () if own else ("runtime", "precision", "threads", *(() if on_ray else ("workers",)))

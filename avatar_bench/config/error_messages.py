@@ -120,14 +120,16 @@ def _is_hydra_error(error: BaseException) -> bool:
 def _describe_config_error(error: BaseException) -> tuple[str, ...]:
     """Return the message for an invalid option, parsed from the text of Hydra's or OmegaConf's error."""
     text = str(error)
-    if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
+    if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)/?'", text):
         return _describe_unknown_choice(found[1], found[2], text)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _describe_unknown_option(found[1], error)
     if found := re.search(r"Error merging override (.+)", text, re.DOTALL):
         return _describe_wrong_type(found[1].lstrip("+"), error)
     if found := re.search(r"Ambiguous value for argument '(.*)'\n", text):
-        return (f"{found[1]}: several values; add -m to run one job per value",)
+        name, _, values = found[1].partition("=")
+        advice = f"or, if the option takes several values at once, write a list: '{name}=[{values}]'"
+        return f"{found[1]}: several values; add -m to run one job per value,", advice
     if type(error).__name__ == "OverrideParseException":
         reason = next((line for line in text.splitlines() if "override" not in line and "^" not in line), "")
         details = f" ({reason})" if reason and "Exception" not in reason and "http" not in reason else ""
@@ -146,6 +148,10 @@ def _drop_details(lines: Sequence[str]) -> tuple[str, ...]:
 def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...]:
     if extra := _EXTRAS.get(group, {}).get(name):
         return f"{group}={name}: its package is not installed", f'install it: pip install "avatar-bench[{extra}]"'
+    head, _, place = f"{group}/{name}".partition("/")
+    if head == "data" and Path(place).exists():
+        kind, option = ("folder", "root") if Path(place).is_dir() else ("manifest", "manifest")
+        return f"data={place}: no such data", f"for images of your own: data={kind} data.{option}={place}"
     listed = text.partition("Available options")[2].partition("search path:")[0]
     known = list(find_choices(group)) or re.findall(r"^\t(\S+)$", listed, re.MULTILINE)  # such as hydra/launcher
     nearest = suggest_names(name, known)
@@ -169,10 +175,12 @@ def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ..
         if isinstance(values[name], Mapping):
             known, level = dict(values[name]), f"{group}.{name}"
     else:
-        nearest = suggest_names(name, known)
+        nearest = suggest_names(name, known, f"{level}." if level else "")
         lines = [f"{option}: no such option" + (f"; {nearest}" if nearest else "")]
     if known and len(known) <= _MAX_LISTED_OPTIONS:
         lines.append(f"{level or 'there are'}: {' '.join(map(str, known))}")
+    elif not known:  # a group of choices that belongs to other commands
+        lines.append("this command has none of that name: --help lists its options")
     return tuple(lines)
 
 

@@ -122,6 +122,8 @@ def _name_value(key: str, value: str) -> str:
 
 def _take_arguments(flag: str, rest: list[str]) -> list[str]:
     name, equals, text = flag.partition("=")
+    if name not in HYDRA_FLAGS and Path(flag).exists():
+        raise ConfigError(f"{flag}: no such flag", f"write the file of that name as ./{flag}")
     if name not in HYDRA_FLAGS:
         raise ConfigError(
             f"{flag}: no such flag; write options as option=value, without dashes",

@@ -129,6 +129,8 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
     """
     if not os.path.isdir(root):
         expected = "Expected a folder with one folder per class."
+        if os.path.isfile(root):
+            expected += " Unpack an archive; a table of images is data=manifest data.manifest=FILE."
         raise DataError(f"data.root: {root} is not a folder.", suggest_slashes(root) or expected)
     fixed = [split for split in ("train", "val", "test") if os.path.isdir(root / split)]
     rows: list[tuple[str, str, str, str]] = []
@@ -169,14 +171,15 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
     """
     file = find_table(file)
     if not os.path.isfile(file):
-        raise DataError(
-            f"data.manifest: {file} does not exist.", f"Expected a CSV or Parquet file with columns {','.join(needed)}."
-        )
+        expected = f"Expected a CSV or Parquet file with columns {','.join(needed)}."
+        if os.path.isdir(file):
+            raise DataError(f"data.manifest: {file} is a folder.", f"{expected} A folder is data=folder data.root=DIR.")
+        raise DataError(f"data.manifest: {file} does not exist.", expected)
     table = read_user_table(file, needed)
     table = table.loc[:, ~table.columns.duplicated()]
     table = table.rename(columns=lambda name: name if name in DATASET_COLUMNS else OTHER_PREFIX + name)
     if table.empty:
-        raise DataError(f"{file} has no rows.")
+        raise DataError(f"{file} has no rows.", "Expected a row for each image.")
     for row, path in enumerate(table["path"]):
         place = file.parent / path
         # Path.is_file raises for a name that is too long

@@ -57,6 +57,7 @@ SIGNATURES = {
     "PPM": rb"P[36]\s",
     "PSD": rb"8BPS",
     "PDF": rb"%PDF",
+    "ZIP": rb"PK\x03\x04",
     "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
     "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
     "HTML": rb"\s*<(?i:!doctype html|html)",

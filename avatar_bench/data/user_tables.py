@@ -16,6 +16,7 @@ from avatar_bench.files.table_io import read_table
 
 MAX_TABLE_BYTES = 512 * 2**20  # a million rows take about 100 MiB
 MAX_HEADER_BYTES = 64 * 2**10
+_ADVICE = "Save it as CSV in UTF-8: a header, then a row for each file, with commas between columns."
 
 
 def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | None = None) -> pd.DataFrame:
@@ -71,7 +72,7 @@ def _read_header(file: Path, needed: Sequence[str]) -> list[str]:
         raise _make_read_error(file, error) from error
     _check_size(file, size)
     if b"\0" in start:
-        raise DataError(f"{format_name(str(file))} cannot be read as CSV in UTF-8: it contains null bytes.")
+        raise DataError(f"{format_name(str(file))} cannot be read as CSV in UTF-8: it contains null bytes.", _ADVICE)
     line = next((line for line in start.splitlines() if line.strip(b'\xef\xbb\xbf"\t ')), b"")
     if len(line) == MAX_HEADER_BYTES:
         raise DataError(f"{format_name(str(file))}: its first line is longer than {MAX_HEADER_BYTES // 2**10} KiB.")
@@ -96,5 +97,6 @@ def _check_columns(file: Path, columns: list[str], needed: Sequence[str]) -> Non
 def _make_read_error(file: Path, error: Exception) -> DataError:
     if isinstance(error, OSError) and error.strerror:
         return DataError(f"{format_name(str(file))} cannot be read: {error.strerror}.")
-    kind = "Parquet" if file.suffix.lower() == ".parquet" else "CSV in UTF-8"
-    return DataError(f"{format_name(str(file))} cannot be read as {kind}: {format_name(' '.join(str(error).split()))}.")
+    kind, *advice = ("Parquet",) if file.suffix.lower() == ".parquet" else ("CSV in UTF-8", _ADVICE)
+    reason = format_name(" ".join(str(error).split()))
+    return DataError(f"{format_name(str(file))} cannot be read as {kind}: {reason}.", *advice)

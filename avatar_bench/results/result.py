@@ -106,11 +106,11 @@ class Result:
     n: int
     classes: tuple[str, ...]
     metrics: dict[str, Metric] = field(default_factory=dict)
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    arrays: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-    images: dict[str, np.ndarray] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    arrays: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+    images: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     warnings: list[Reason] = field(default_factory=list)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     figures: list[str] = field(default_factory=list)
     folder: Path | None = field(default=None, repr=False, compare=False)  # where it is saved
 

@@ -125,12 +125,12 @@ def describe_images(
 
 def _refuse_few(name: str, counts: dict[str, int]) -> None:
     n, absent = sum(counts.values()), [label for label, count in counts.items() if not count]
-    lacking = [f"{format_count(MIN_CALIBRATION_IMAGES - n, 'image')} more"] if n < MIN_CALIBRATION_IMAGES else []
+    lacking = [format_count(MIN_CALIBRATION_IMAGES - n, "image")] if n < MIN_CALIBRATION_IMAGES else []
     lacking += [f"images of {', '.join(absent)}"] if absent else []
     if lacking:
         raise DataError(
-            f"{name} has {format_count(n, 'labelled image')}, too few: needed are {' and '.join(lacking)}.",
-            f"Expected {MIN_CALIBRATION_IMAGES} or more, of every class.",
+            f"{name} has {format_count(n, 'labelled image')}, too few: it lacks {' and '.join(lacking)}.",
+            f"Expected {MIN_CALIBRATION_IMAGES} or more, some of every class.",
         )
 
 

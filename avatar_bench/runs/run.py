@@ -80,7 +80,7 @@ class Run:
 
     checkpoint: Path
     folder: Path | None = None
-    record: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict, repr=False)
     allow: frozenset[str] = frozenset()
     accelerator: str = "auto"
     runtime: str = "torch"

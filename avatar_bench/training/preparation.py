@@ -14,7 +14,7 @@ from avatar_bench.data.dataset import Dataset, list_files, read_split
 from avatar_bench.data.decoding import detect_formats
 from avatar_bench.data.label_spelling import describe_misspelt_labels
 from avatar_bench.data.splits import SplitPlan, fingerprint_split, refuse_changed_split
-from avatar_bench.errors import CheckpointError, ConfigError, GuardError
+from avatar_bench.errors import CheckpointError, ConfigError, GuardError, suggest_names
 from avatar_bench.files.remote import is_remote as is_remote_address
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.results.reasons import format_reason
@@ -39,6 +39,7 @@ def prepare_training(settings: TrainConfig, record: RunRecord) -> tuple[Dataset,
     manifests = {"manifest": Path(settings.data.manifest or ""), "demo": whole.root / "manifest.csv"}
     for warning in describe_misspelt_labels(whole, manifests.get(settings.data.kind)):
         print_line(f"warning: {format_reason(warning)}", file=sys.stderr)
+    _check_further_sets(whole, settings)
     is_remote = settings.data.kind == "shards" and is_remote_address(str(settings.data.shards))
     formats = list(whole.frame["format"]) if is_remote else detect_formats(list_files(whole))
     if not is_remote:  # a remote shard is checked as a whole once it is fetched
@@ -141,6 +142,17 @@ def _check_labels(dataset: Dataset, settings: TrainConfig) -> None:
             f"{rows['label'].iat[-1]!r} ({format_count(int((labels > 1).sum()), 'such image')}).",
             "An image has one true class: remove the wrong rows or files, or set allow=[label_conflict].",
         )
+
+
+def _check_further_sets(dataset: Dataset, settings: TrainConfig) -> None:
+    """Raise DataError if a set for later evaluation cannot be read; warn if the external test set has other classes."""
+    for name, path in list_further_sets(settings.data, dataset.root).items():
+        further = open_further_set(path, name)
+        if name == "blind" and (unknown := sorted(set(further.classes) - set(dataset.classes))):
+            nearest = suggest_names(unknown[0], dataset.classes)
+            known = nearest or f"training has {', '.join(dataset.classes)}"
+            warning = f"warning: data.blind has class {unknown[0]!r}, which the network will not know; {known}"
+            print_line(warning, file=sys.stderr)
 
 
 def _load_earlier_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:

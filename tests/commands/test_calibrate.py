@@ -132,8 +132,8 @@ def test_images_of_the_fit_are_refused_and_so_are_their_copies(
 @pytest.mark.parametrize(
     ("rows", "words", "code", "message"),
     [
-        (lambda table: table.groupby("label").head(5), (), 3, "needed are 5 images more"),
-        (lambda table: table[table["label"] != "real"], (), 3, "needed are 4 images more and images of real"),
+        (lambda table: table.groupby("label").head(5), (), 3, "it lacks 5 images"),
+        (lambda table: table[table["label"] != "real"], (), 3, "it lacks 4 images and images of real"),
         (lambda table: table, ("split=train",), 2, "more certain of the images"),
         (lambda table: table, ("view=nope",), 2, "no such view"),
         (lambda table: table.assign(label="photo"), (), 3, "labelled image"),

@@ -308,6 +308,7 @@ def test_without_update_an_earlier_output_is_replaced_when_all_is_done(
         (["ckpt=RUN", "input=nothing*", "output=o.csv"], 3, "matches no file"),
         (["ckpt=RUN", "input=@nothing", "output=o.csv"], 3, "@nothing"),
         (["ckpt=RUN", "input=empty", "output=o.csv"], 3, "contains no files"),
+        (["a.jpg", "RUN", "output=o.csv"], 2, "is a run, not a folder of images"),
         (["ckpt=RUN", "input=.", "output=a.jpg/o.csv"], 5, "its folder cannot be created"),
         (["ckpt=RUN", "input=.", "output=empty"], 2, ".parquet"),
         (["ckpt=RUN", "input=.", "output=o.xls"], 2, ".parquet"),

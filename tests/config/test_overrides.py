@@ -169,6 +169,13 @@ def test_a_flag_that_is_unknown_or_lacks_its_value_is_refused(words: list[str]) 
     assert 1 <= len(caught.value.lines) <= 3
 
 
+def test_a_file_named_like_a_flag_is_written_with_its_folder() -> None:
+    Path("-my.jpg").touch()
+    with pytest.raises(ConfigError, match=r"write the file of that name as \./-my\.jpg"):
+        split_flags(["-my.jpg"])
+    assert split_flags(["./-my.jpg"]) == ([], ["./-my.jpg"])
+
+
 def test_a_multirun_is_asked_for_by_flag_sweep_or_mode() -> None:
     assert is_multirun(["-m"], [])
     assert is_multirun(["--multirun"], [])

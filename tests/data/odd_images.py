@@ -626,7 +626,7 @@ def _foreign() -> Cases:
             "SVG",
         ),
         "document.jpg": (b"%PDF-1.7\n%\xff\xd8\xff", "PDF is not supported"),
-        "archive.png": (_zip(), unknown),
+        "archive.png": (_zip(), "ZIP is not supported"),
         "pickle.png": (pickle.dumps({"a": [1, 2]}), unknown),
         "icon.png": (save(RGB, "ICO", sizes=[(16, 16)]), "ICO is not supported"),
         "cursor.bmp": (b"\0\0\2\0\1\0" + bytes(99), "ICO is not supported"),

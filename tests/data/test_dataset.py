@@ -118,10 +118,10 @@ def test_a_comma_at_the_end_of_each_row_moves_no_column(root: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("", "cannot be read as CSV"),
+        ("", "cannot be read as CSV in UTF-8: No columns to parse from file.\nSave it as CSV in UTF-8"),
         ("file,class\na,b\n", "no column path and label"),
         ("path\na/4.png\n", "no column label"),
-        ("path,label\n", "no rows"),
+        ("path,label\n", "no rows.\nExpected a row for each image"),
         ("path,label\na/4.png,a\nnowhere.png,a\n", "row 2: nowhere.png does not exist"),
         ("path,label,split\na/4.png,a,training\n", "unknown split 'training'"),
         ('path,label\n"a/4.png,a\n', "cannot be read as CSV"),
@@ -131,7 +131,7 @@ def test_a_comma_at_the_end_of_each_row_moves_no_column(root: Path) -> None:
         ("path,label\na\x1b[2J.png,a\n", "row 1: a\\x1b[2J.png does not exist"),
         ("path,label\n/dev/zero,a\n", "row 1: /dev/zero does not exist"),
         ("path,label\n../data,a\n", "row 1: ../data does not exist"),
-        ("path,label\na\0.png,a\n", "null bytes"),
+        ("path,label\na\0.png,a\n", "null bytes.\nSave it as CSV in UTF-8"),
         ("path,label" + ",x" * 2**16, "its first line is longer than 64 KiB"),
         ("x" * 2**20, "its first line is longer than 64 KiB"),
         ("\n\n\n", "cannot be read as CSV"),
