@@ -36,6 +36,8 @@ class Child:
             os.dup2(stream, 2)
             sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w", buffering=1) for _ in range(2))
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+            if "torch" in sys.modules:  # a fork has none of torch's threads, and would wait for them forever
+                sys.modules["torch"].set_num_threads(1)
             before()
             code = main(words)
         except SystemExit as error:
