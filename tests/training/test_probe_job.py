@@ -164,7 +164,8 @@ def test_every_command_takes_a_probe_of_several_layers(pooled: Path, tmp_path: P
     assert main(["evaluate", f"ckpt={pooled}", blocks, "skip_unusable=true"]) == 0
     for block in ("blind_test", "gradcam", "clusters", "architecture", "efficiency"):
         assert (pooled / "evaluation" / "test" / block / "metrics.json").is_file()
-    assert main(["predict", f"ckpt={tmp_path / 'net.safetensors'}", f"input={pooled}", f"output={tmp_path}/o.csv"]) == 3
+    image = f"input={pooled / 'curves.png'}"
+    assert main(["predict", f"ckpt={tmp_path / 'net.safetensors'}", image, f"output={tmp_path}/o.csv"]) == 0
     assert main(["report", f"runs={pooled}", f"out={tmp_path / 'page.html'}", "lang=ru"]) == 0
 
 
