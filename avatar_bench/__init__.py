@@ -5,8 +5,7 @@ A dot in a name is two underscores, `data__split__seed=3`, or the name is passed
 value (`Option`) is None, a number, a text, a path, or a list or dictionary of these; a path (`StrPath`) is a text, a
 `Path`, or a `Run`. A mistake raises an AvatarBenchError of `avatar_bench.errors`, with the message of the command line:
 ConfigError for an option, DataError for images, CheckpointError for a run, OutputError for a place that cannot be
-written.
-    `avatar-bench COMMAND --help` lists the options.
+written. `avatar-bench COMMAND --help` lists the options.
 """
 
 from __future__ import annotations
@@ -52,6 +51,7 @@ def prepare(**options: Option) -> Dataset:
     `prepare(source="folder", source__folder__root="photos", out="dataset")` reads a folder with one folder per class.
     Raises GuardError, after everything is written, if the audit finds the data unsuitable; `allow` names the guards to
     switch off. Raises DataError if a source has no images or cannot be fetched.
+
     `avatar-bench prepare --help` lists the options.
     """
     from avatar_bench.cli.python_calls import call_command
@@ -75,6 +75,7 @@ def train(*, sweep: str | None = None, **options: Option) -> Run | list[Run]:
     written to the folder `out`. Ctrl-C raises KeyboardInterrupt once the current step is saved; `train(resume=RUN)`
     goes on. The random numbers of the process are seeded by `seed`. Raises DivergedError if the loss is not finite, and
     DataError, once the others have finished, if a run of the sweep has failed.
+
     `avatar-bench train --help` lists the options.
     """
     from avatar_bench.cli.python_calls import call_command
@@ -92,6 +93,7 @@ def evaluate(*ckpt: StrPath | Sequence[StrPath], **options: Option) -> list[Resu
     returned as they are. Raises BlockError, after the others are saved, if a block cannot be run, GuardError if images
     were used in training or an audit finds the data unsuitable, and RegressionError if a result is significantly worse
     than that of `against`.
+
     `avatar-bench evaluate --help` lists the options.
     """
     from avatar_bench.cli.python_calls import call_command
@@ -107,6 +109,7 @@ def predict(*input: StrPath | Sequence[StrPath], output: StrPath = "-", **option
     `output` follows from its ending: .csv, .jsonl, .parquet or .html. A file that cannot be read has a row with status
     "error", and a warning counts them. `load(run).predict(paths)` keeps the network between calls and takes any number
     of paths. Raises DataError if there is no file to read.
+
     `avatar-bench predict --help` lists the options.
     """
     import warnings

@@ -48,10 +48,7 @@ def app(cfg: DictConfig) -> None:
 
         limits = settings.limits
         with web_server.open_socket(settings.host, settings.port) as listener:
-            own = {each.name for each in fields(settings)} - {"explain"}  # here a switch, there a folder
-            shared = {each.name: getattr(settings, each.name) for each in fields(PredictConfig) if each.name in own}
-            options = PredictConfig(**shared, input="-", output="-", batch_size=1, workers=0)  # of every row
-            predictor, notes = open_file_predictor(path, options, 1, trust)
+            predictor, notes = open_file_predictor(path, _select_predict_options(settings), 1, trust)
             notes = [*notes, *predictor.load()]
             overlays = folders["overlays"] if settings.explain else None
             service = ImageService(predictor, overlays, limits.queue, limits.seconds)
@@ -64,6 +61,13 @@ def app(cfg: DictConfig) -> None:
             print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
             print(f"{predictor.run.name}: {web_server.format_address(listener)} (Ctrl-C ends it)", flush=True)
             web_server.serve(guarded, listener)
+
+
+def _select_predict_options(settings: AppConfig) -> PredictConfig:
+    """Return the options of predict with which every row is made."""
+    own = {each.name for each in fields(settings)} - {"explain"}  # here a switch, there a folder
+    shared = {each.name: getattr(settings, each.name) for each in fields(PredictConfig) if each.name in own}
+    return PredictConfig(**shared, input="-", output="-", batch_size=1, workers=0)
 
 
 def _read_password() -> str:

@@ -73,10 +73,7 @@ def evaluate(cfg: DictConfig) -> list[Path]:
     with use_table_format(settings.tables), ResultWriter(settings.lang) as writer:
         evaluation = _Evaluation(settings, writer)
         paths = _find_run_paths(settings) if by_run or comparing else []
-        if isinstance(settings.ckpt, str) and len(paths) > 1:
-            around = Path(settings.ckpt)
-        else:
-            around = _find_common_folder([path.parent for path in paths]) if paths else Path()
+        around = _find_runs_folder(paths, settings)
         place = Path(settings.out) if settings.out else around
         named = select_slice(_rename_reserved(open_dataset(settings.data)), settings.where) if other else None
         if named is not None:
@@ -84,10 +81,7 @@ def evaluate(cfg: DictConfig) -> list[Path]:
             view = View.parse(settings.view.name, settings.view.classes) if settings.view.name else View()
             seen = named.apply_view(view)
             evaluation.run_blocks(alone, BlockRunner(settings, [], [seen], without_run, view))
-        places = [
-            Path(settings.out) / (os.path.relpath(path, around) if len(paths) > 1 else "") if settings.out else None
-            for path in paths
-        ]
+        places = _list_output_folders(paths, around, settings)
         runs = [_open_run(run, settings, own) for run, own in zip(label_runs(paths), places, strict=True)]
         _refuse_shared_output(runs)
         _set_view(runs, settings)
@@ -257,6 +251,20 @@ def _find_run_paths(settings: EvaluateConfig) -> list[Path]:
     for path in paths:  # fail before torch is loaded
         check_run(path)
     return paths
+
+
+def _find_runs_folder(paths: Sequence[Path], settings: EvaluateConfig) -> Path:
+    """Return the folder that contains the runs: the given one, or their nearest common folder."""
+    if isinstance(settings.ckpt, str) and len(paths) > 1:
+        return Path(settings.ckpt)
+    return _find_common_folder([path.parent for path in paths]) if paths else Path()
+
+
+def _list_output_folders(paths: Sequence[Path], around: Path, settings: EvaluateConfig) -> list[Path | None]:
+    """Return each run's output folder below out=DIR; None without out=DIR."""
+    if not settings.out:
+        return [None] * len(paths)
+    return [Path(settings.out) / (os.path.relpath(path, around) if len(paths) > 1 else "") for path in paths]
 
 
 def _find_common_folder(folders: Sequence[Path]) -> Path:

@@ -105,10 +105,7 @@ class ImageCache(ArrayCache):
     """Cache of images after one preprocessing, uint8 (size, size, 3), keyed by the SHA-256 of the source file."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
-        how = (preprocessing.size, preprocessing.resize, preprocessing.equalise)
-        # everything that the cached pixels depend on besides the file
-        key = sha256_of_text(repr((how, __version__, PIL.__version__, cv2.__version__)))[:16]
-        folder = cache_root() / PREPARED_FOLDER / key
+        folder = cache_root() / PREPARED_FOLDER / _hash_settings(preprocessing)
         super().__init__(folder, (preprocessing.size, preprocessing.size, 3), np.uint8)
         self.preprocessing = preprocessing
 
@@ -133,6 +130,12 @@ def open_image_cache(hashes: Collection[str], preprocessing: Preprocessing, giga
         print_line(f"warning: preprocessed images are not cached ({reason}); see data.cache_gb", file=sys.stderr)
         return None
     return cache
+
+
+def _hash_settings(preprocessing: Preprocessing) -> str:
+    """Return a key of everything that the cached pixels depend on besides the file: settings and library versions."""
+    how = (preprocessing.size, preprocessing.resize, preprocessing.equalise)
+    return sha256_of_text(repr((how, __version__, PIL.__version__, cv2.__version__)))[:16]
 
 
 def _compute_checksum(values: NDArray[Any]) -> bytes:

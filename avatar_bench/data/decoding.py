@@ -153,9 +153,7 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
             image.load()
             if kind == "PNG" and _may_lack_rows(image) and is_png_truncated(data):
                 raise ValueError("it has fewer pixels than its header states")
-            rgb, orientation = _to_rgb(image, kind, data, ground), _read_orientation(image)
-            turn = _ORIENTATION_TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
-            return np.array(rgb if turn is None else rgb.transpose(turn))
+            return np.array(_apply_orientation(_to_rgb(image, kind, data, ground), _read_orientation(image)))
     except (DataError, MemoryError):  # a lack of memory is not the file's fault
         raise
     except Image.DecompressionBombError as error:
@@ -258,3 +256,8 @@ def _read_orientation(image: Image.Image) -> object:
     with suppress(Exception):
         return image.getexif().get(_ORIENTATION)
     return None
+
+
+def _apply_orientation(image: Image.Image, orientation: object) -> Image.Image:
+    turn = _ORIENTATION_TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)

@@ -85,6 +85,10 @@ def _recompress_and_crop(image: ImageArray) -> ImageArray:
     return once[4:, 4:] if min(once.shape[:2]) > 16 else once
 
 
+def _take_screenshot(image: ImageArray) -> ImageArray:
+    return _scale(_scale(image, 0.77, cv2.INTER_AREA), 1.31, cv2.INTER_LINEAR)
+
+
 def _shrink(image: ImageArray, longest: int) -> ImageArray:
     scale = longest / max(image.shape[:2])
     return _scale(image, scale, cv2.INTER_AREA) if scale < 1 else image
@@ -103,11 +107,7 @@ _TIERS: dict[str, tuple[Callable[[ImageArray], ImageArray], str, dict[str, Any]]
     "thumbnail_128": (lambda image: _shrink(image, 128), "JPEG", _make_jpeg_options(85)),
     "webp": (lambda image: _shrink(image, _WEBP_MAX_SIDE), "WEBP", {"quality": 75}),
     "double_jpeg": (_recompress_and_crop, "JPEG", _make_jpeg_options(75)),
-    "screenshot": (
-        lambda image: _scale(_scale(image, 0.77, cv2.INTER_AREA), 1.31, cv2.INTER_LINEAR),
-        "PNG",
-        {},
-    ),
+    "screenshot": (_take_screenshot, "PNG", {}),
     # the default speed takes ten times as long; one thread, as images are decoded in several processes
     "avif": (lambda image: _shrink(image, 768), "AVIF", {"quality": 50, "speed": 9, "max_threads": 1}),
 }

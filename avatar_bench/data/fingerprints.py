@@ -66,10 +66,7 @@ def fingerprint_files(files: Sequence[Path], threads: int | None = None) -> list
     `threads`: None means one per processor, and one for small files.
     """
     tasks = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
-    some = [file.stat().st_size for file in files[:: max(1, len(files) // 20)] if file.is_file()]
-    # with small files, threads lose more time to the interpreter lock than they gain
-    are_small = bool(some) and sum(some) / len(some) < _SMALL_FILE_BYTES
-    with ThreadPoolExecutor(threads or (1 if are_small else os.cpu_count())) as pool:
+    with ThreadPoolExecutor(threads or (1 if _are_small(files) else os.cpu_count())) as pool:
         return list(chain.from_iterable(pool.map(_fingerprint_batch, tasks)))
 
 
@@ -89,6 +86,12 @@ def read_fingerprints(file: Path) -> list[Fingerprint] | None:
     if digest != sha256_of_bytes(text.encode()):
         return None
     return [Fingerprint(pixels, tuple(hashes)) for pixels, hashes in json.loads(text)]
+
+
+def _are_small(files: Sequence[Path]) -> bool:
+    """Return whether threads would lose more time to the interpreter lock than they gain, for a sample."""
+    some = [file.stat().st_size for file in files[:: max(1, len(files) // 20)] if file.is_file()]
+    return bool(some) and sum(some) / len(some) < _SMALL_FILE_BYTES
 
 
 def _fingerprint_batch(files: Sequence[Path]) -> list[Fingerprint | DataError]:

@@ -66,12 +66,7 @@ def assign_splits(
         held_out = name_units(pd.Series(plan.held_out, dtype=object), plan.units)
         frame = frame.assign(**{plan.by: name_units(frame[plan.by], plan.units)})
         plan = replace(plan, held_out=tuple(held_out))
-    allowed: dict[str, Sequence[int]] = {}
-    if stated:
-        pinned = frame[frame["split"] != ""]
-        check_groups(pinned)
-        pairs = zip(pinned["group"], pinned["split"], strict=True)
-        allowed = {group: _list_allowed_folds(split, plan.folds) for group, split in pairs}
+    allowed = _pin_groups(frame[frame["split"] != ""], plan.folds) if stated else {}
     allowed |= {group: _list_allowed_folds(split, plan.folds, fold) for group, (split, fold) in (earlier or {}).items()}
     left_out = np.zeros(len(frame), dtype=bool)
     if plan.by in HOLD_OUT_UNITS:
@@ -204,6 +199,13 @@ def _list_allowed_folds(split: str, folds: int, fold: int = -1) -> Sequence[int]
     return (fold,) if fold >= 0 else {"test": (0,), "train": range(2, folds)}.get(split, (1,))
 
 
+def _pin_groups(stated: pd.DataFrame, folds: int) -> dict[str, Sequence[int]]:
+    check_groups(stated)
+    return {
+        group: _list_allowed_folds(split, folds) for group, split in zip(stated["group"], stated["split"], strict=True)
+    }
+
+
 def _mark_held_out(
     frame: pd.DataFrame, plan: SplitPlan, earlier: Mapping[str, tuple[str, int]]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -266,9 +268,7 @@ def assign_folds(
     source, among the folds whose number of images of its class is within 1 % of the class size of the minimum.
     """
     rng = np.random.default_rng(seed)
-    counted = frame.groupby(["group", "label", "source"], sort=True).size().reset_index(name="count")
-    main = counted.sort_values(["group", "count"], ascending=[True, False], kind="stable").drop_duplicates("group")
-    groups = main.set_index("group").assign(size=frame.groupby("group").size())  # with its most frequent class, source
+    groups = _summarise_groups(frame)
     groups["order"] = rng.permutation(len(groups))
     groups["free"] = [not allowed or group not in allowed for group in groups.index]
     groups["largest"] = groups.groupby(["label", "source"])["size"].transform("max")
@@ -315,6 +315,13 @@ def draw_held_out_units(units: pd.Series, labels: pd.Series, share: float, seed:
             if not enough and taken + sizes[unit] <= most and can_go(unit):
                 drawn.append(unit)
     return tuple(sorted(drawn))
+
+
+def _summarise_groups(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per group: its most frequent class and source, and its size."""
+    counted = frame.groupby(["group", "label", "source"], sort=True).size().reset_index(name="count")
+    main = counted.sort_values(["group", "count"], ascending=[True, False], kind="stable").drop_duplicates("group")
+    return main.set_index("group").assign(size=frame.groupby("group").size())
 
 
 def divide_units(frame: pd.DataFrame, by: str, parts: int, seed: int) -> list[list[str]]:

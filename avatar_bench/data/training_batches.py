@@ -160,12 +160,7 @@ class DataModule(pl.LightningDataModule):
         self.shards, self.shuffle_shards = number_shards(self.train_set), shuffle_shards
         # of train, (views, N, D), and val, (1, N, D), used in place of images
         self.embeddings: dict[str, NDArray[np.float32]] | None = None
-        # in the draw of training images, (N,); None: each once an epoch
-        self.image_weights: NDArray[np.float64] | None = None
-        if balance == "source":
-            self.image_weights = weigh_sources(self.train_targets, self.train_set.frame["source"])
-        elif balance == "sampler":
-            self.image_weights = 1 / self.counts[self.train_targets]
+        self.image_weights = self._weigh_images()  # in the draw of training images, (N,); None: each once an epoch
         self.position = 0, 0  # the epoch and the finished batches of it at which training starts
 
     @property
@@ -222,6 +217,11 @@ class DataModule(pl.LightningDataModule):
         images = self._build_training_set()
         every = [(row, view) for view in range(views) for row in range(len(images))]
         return build_loader(images, self.batch_size, self.workers, sampler=every)
+
+    def _weigh_images(self) -> NDArray[np.float64] | None:
+        if self.balance == "source":
+            return weigh_sources(self.train_targets, self.train_set.frame["source"])
+        return 1 / self.counts[self.train_targets] if self.balance == "sampler" else None
 
     def _build_training_set(self) -> ImageDataset:
         # a third number makes this stream independent of EpochSampler's

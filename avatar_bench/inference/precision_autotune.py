@@ -123,9 +123,7 @@ def _measure(device: str) -> tuple[ComputeSettings, dict[str, dict[str, float]]]
     clock = time.process_time if device == "cpu" else time.perf_counter
     by_kind = _time_minimum({kind: TimedCall(_make_forward(net, images, kind), 1) for kind in kinds}, clock)
     precision = select_fastest(by_kind)
-    # other programs that use the processor would favour fewer threads
-    is_busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1)
-    if device == "cuda" or is_busy:
+    if device == "cuda" or _is_busy():
         return ComputeSettings(precision, threads, count_workers()), {"precision": by_kind}
     counts = [threads // 2**halved for halved in range(threads.bit_length())]
     jobs = {str(count): TimedCall(_make_forward(net, images, precision), count) for count in counts}
@@ -144,6 +142,11 @@ def select_fastest(seconds: dict[str, float]) -> str:
 def _time_minimum(jobs: dict[str, TimedCall], clock: Callable[[], float]) -> dict[str, float]:
     timed = time_interleaved(list(jobs.values()), rounds=5, seconds=0.2, clock=clock)
     return dict(zip(jobs, timed.groupby("job")["seconds"].min().tolist(), strict=True))
+
+
+def _is_busy() -> bool:
+    """Check whether other programs use the processor, which would favour fewer threads."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1)
 
 
 def _build_network() -> nn.Module:

@@ -72,10 +72,8 @@ def create_backbone(
         begun = weights if isinstance(weights, PretrainedWeights) else read_weights(Path(weights))
         refuse_other_network(begun, name, options)
         _load_weights(net, begun.tensors, begun.file)
-    if weights != "none" and isinstance(head := net.get_classifier(), nn.Linear | nn.Conv2d):  # type: ignore[operator]
-        # by its fan-in: several timm families initialise by fan-out, which for three classes gives weights of +-0.58.
-        # The first loss is then above 5 instead of log 3, and a frozen network spends its epochs undoing that
-        head.reset_parameters()
+    if weights != "none":
+        _reset_classifier(net)
     return net
 
 
@@ -151,12 +149,7 @@ def _find_own(name: str, options: Mapping[str, Any]) -> Entry | None:
     """Return the user's entry of a network, None for one of timm; raise ConfigError for an unknown name or option."""
     own = find_entries("backbone").get(name)
     if own is None and not timm.is_model(name):  # timm itself would also accept the address of a hub, or a folder
-        nearest = suggest_names(name.split(".")[0], [*timm.list_models(), *find_entries("backbone")])
-        raise ConfigError(
-            f"model.backbone: neither timm nor your own folders have a network named {name!r}; "
-            f"{nearest or 'see timm.list_models() for the names'}",
-            describe_folders("backbone"),
-        )
+        raise _explain_unknown(name)
     if fault := find_option_fault(options, () if own else NETWORK_OPTIONS):
         raise ConfigError(f"model.options: {fault}.", *[] if own else [f"Known: {' '.join(sorted(NETWORK_OPTIONS))}."])
     return own
@@ -208,6 +201,15 @@ def _use_cache_if_offline() -> None:
             huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
+def _explain_unknown(name: str) -> ConfigError:
+    known = [*timm.list_models(), *find_entries("backbone")]
+    nearest = suggest_names(name.split(".")[0], known) or "see timm.list_models() for the names"
+    return ConfigError(
+        f"model.backbone: neither timm nor your own folders have a network named {name!r}; {nearest}",
+        describe_folders("backbone"),
+    )
+
+
 def _explain_failure(name: str, weights: str | PretrainedWeights, error: Exception) -> ConfigError:
     if weights == "hub":
         hub, offline = huggingface_hub.constants.ENDPOINT, huggingface_hub.constants.HF_HUB_OFFLINE
@@ -223,9 +225,7 @@ def _explain_failure(name: str, weights: str | PretrainedWeights, error: Excepti
 def _load_weights(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     """Load all weights but the classifier's, whose classes differ; resample them to the network's image size."""
     own = net.state_dict()
-    classifier = net.get_classifier()  # type: ignore[operator]  # timm's interface
-    names = [name for name, module in net.named_modules() if module is classifier]
-    head = {f"{name}.{key}" for name in names for key in ("weight", "bias")}
+    head = {f"{name}.{key}" for name in _list_classifier_names(net) for key in ("weight", "bias")}
     # a ViT that averages its patches has a norm after it, which weights trained with another pooling lack
     head |= {key for key in own.keys() - state.keys() if key.startswith("fc_norm.")}
     missing, wrong = _find_incompatible(own, state, head)
@@ -270,6 +270,22 @@ def _convert_by_timm(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, T
     except Exception:  # the weights may be anything
         found = state
     return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+
+
+def _reset_classifier(net: nn.Module) -> None:
+    """Initialise the new classifier by its fan-in.
+
+    Several timm families initialise by fan-out, which for three classes gives weights of +-0.58: the first loss is then
+    above 5 instead of log 3, and a frozen network spends its epochs undoing that.
+    """
+    head = net.get_classifier()  # type: ignore[operator]
+    if isinstance(head, nn.Linear | nn.Conv2d):
+        head.reset_parameters()
+
+
+def _list_classifier_names(net: nn.Module) -> list[str]:
+    head = net.get_classifier()  # type: ignore[operator]  # timm's interface
+    return [name for name, module in net.named_modules() if module is head]
 
 
 def _list_block_names(net: nn.Module) -> list[str]:

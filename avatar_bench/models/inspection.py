@@ -122,8 +122,7 @@ def _group_stages(net: nn.Module) -> dict[str, tuple[str, ...]]:
     runs: list[list[str]] = []
     for name in filter(lambda name: is_stage(modules[name]), names):
         last = runs[-1][-1] if runs else None
-        is_block = _list_blocks(modules[name]) == [modules[name]]  # a single one
-        if last and is_block and type(modules[name]) is type(modules[last]):
+        if last and _is_single_block(modules[name]) and type(modules[name]) is type(modules[last]):
             runs[-1].append(name)
         else:
             runs.append([name])
@@ -133,6 +132,10 @@ def _group_stages(net: nn.Module) -> dict[str, tuple[str, ...]]:
 def is_stage(module: nn.Module) -> bool:
     """Check whether a module that timm lists is a stage, rather than a plain layer or a norm of the stem."""
     return bool([*module.children()]) and bool([*module.parameters()]) and not _is_norm(module)
+
+
+def _is_single_block(module: nn.Module) -> bool:
+    return _list_blocks(module) == [module]
 
 
 def _list_blocks(module: nn.Module) -> list[nn.Module]:
@@ -227,10 +230,9 @@ def _describe_stage(
     units = [unit for name in names for unit in _list_blocks(net.get_submodule(name))]
     ran = [name for name in (names or part["module"]) if name in shapes and name]
     output = shapes[ran[-1]] if ran else None
-    span = names or list(dict.fromkeys(name.split(".")[0] for name in part["module"] if name))
     return {
         "stage": stage,
-        "module": f"{span[0]} to {span[-1]}" if len(span) > 1 else "".join(span),
+        "module": _format_span(names or list(dict.fromkeys(name.split(".")[0] for name in part["module"] if name))),
         "blocks": len(units),
         "block_type": _join_types(units or [module for module in inner if isinstance(module, _CONV_OR_LINEAR)]),
         "params": int(part["params"].sum()),
@@ -251,13 +253,11 @@ def _describe_traits(
     windows = [
         _format_sides(module.window_size) for module in modules if isinstance(getattr(module, "window_size", 0), tuple)
     ]
-    commonest = Counter(type(unit).__name__ for unit in units).most_common(2)
     first = layers[layers["kernel"] != ""].iloc[:1]
     cuts = first[(first["kernel"] == first["stride"]) & (first["kernel"] != "1 x 1")]
     return {
         "family": _classify_family(net, attends),
-        # a block that occurs once is a stem or a transition
-        "core_block": ", ".join(name for name, n in commonest if n > 1 or name == commonest[0][0]),
+        "core_block": _find_core_blocks([type(unit).__name__ for unit in units]),
         "squeeze_excitation": sum(type(module).__name__ in _SQUEEZE_TYPES for module in modules),
         "depthwise": ", ".join(map(_format_sides, kernels)),
         "attention": "" if not attends else f"windows of {windows[0]}" if windows else "self-attention",
@@ -265,6 +265,12 @@ def _describe_traits(
         "normalisation": ", ".join(_rank_names(kind for module in modules if (kind := _norm_kind(module)))),
         "activation": ", ".join(_rank_names(type(module).__name__ for module in modules if _is_activation(module))),
     }
+
+
+def _find_core_blocks(blocks: Sequence[str]) -> str:
+    """Return the two commonest blocks; a block that occurs once is a stem or a transition."""
+    found = Counter(blocks).most_common(2)
+    return ", ".join(name for name, n in found if n > 1 or name == found[0][0])
 
 
 def _list_convolutions(net: nn.Module) -> list[nn.modules.conv._ConvNd]:
@@ -321,6 +327,11 @@ def _is_activation(module: nn.Module) -> bool:
 
 def _join_types(modules: Iterable[nn.Module]) -> str:
     return ", ".join(dict.fromkeys(type(module).__name__ for module in modules))
+
+
+def _format_span(names: Sequence[str]) -> str:
+    """Format a range of modules, such as "blocks.0 to blocks.11"."""
+    return f"{names[0]} to {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def _format_sides(sides: Any) -> str:

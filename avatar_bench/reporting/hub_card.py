@@ -49,10 +49,6 @@ def render_hub_card(
     """
     results = sorted(model.results.values(), key=lambda one: (one.result.set, one.declaration.order))
     licences = [record.licence] if record.licence else list_licences(vars(record))
-    measured = {one.result.block for one in results}
-    guards: dict[str, set[str]] = {}  # switched off in the evaluation of a set
-    for one in results:
-        guards.setdefault(one.result.set, set()).update(one.result.provenance.get("allow") or ())
     environment = html.build_markdown_environment()
     environment.globals["_"] = _
     content = {
@@ -63,17 +59,13 @@ def render_hub_card(
         "card": card,
         "sources": _tabulate_sources(model),
         "sets": [
-            (name, sorted(guards[name]), list(_list_blocks(results, name)))
+            (name, _list_guards(results, name), list(_list_blocks(results, name)))
             for name in dict.fromkeys(one.result.set for one in results)
         ],
         "calibration": calibration,
-        "warnings": [
-            (one.result.set, _hide_folders(format_reason(warning, one.result.block)))
-            for one in results
-            for warning in one.result.warnings
-        ],
+        "warnings": list(_list_warnings(results)),
         "weakest": [(one.result.set, _tabulate_weakest(one)) for one in results if "per_source" in one.result.tables],
-        "unmeasured": [_(declare_block(name).title) for name in list_blocks(("run",)) if name not in measured],
+        "unmeasured": [_(declare_block(name).title) for name in _list_unmeasured(results)],
     }
     return environment.get_template("hub_card.md.jinja").render(content) + "\n"
 
@@ -140,6 +132,12 @@ def _join(texts: pd.Series) -> str:
     return "; ".join(found[:_LISTED]) + "; ..." * (len(found) > _LISTED)
 
 
+def _list_guards(results: Sequence[SavedResult], name: str) -> list[str]:
+    """Return the guards that were switched off in the evaluation of a set."""
+    own = [one.result.provenance for one in results if one.result.set == name]
+    return sorted({guard for provenance in own for guard in provenance.get("allow") or ()})
+
+
 def _list_blocks(results: Sequence[SavedResult], name: str) -> Iterator[tuple[str, int, list[tuple[str, ...]]]]:
     """Yield the title of each block evaluated on a set, its number of images, and rows of its main metrics."""
     for one in results:
@@ -157,6 +155,13 @@ def _list_blocks(results: Sequence[SavedResult], name: str) -> Iterator[tuple[st
             yield _(one.declaration.title), one.result.n, rows
 
 
+def _list_warnings(results: Sequence[SavedResult]) -> Iterator[tuple[str, str]]:
+    """Yield set and text of each warning."""
+    for one in results:
+        for warning in one.result.warnings:
+            yield one.result.set, _hide_folders(format_reason(warning, one.result.block))
+
+
 def _tabulate_weakest(one: SavedResult) -> list[tuple[str, ...]]:
     """Return the sources with the lowest accuracy: class, source, accuracy with its interval, and number of images."""
     table = read_table(find_table(one.folder / "per_source.csv"), texts=["source", "target"])
@@ -170,6 +175,11 @@ def _tabulate_weakest(one: SavedResult) -> list[tuple[str, ...]]:
         )
         for row in lowest.to_dict("records")
     ]
+
+
+def _list_unmeasured(results: Sequence[SavedResult]) -> list[str]:
+    measured = {one.result.block for one in results}
+    return [name for name in list_blocks(("run",)) if name not in measured]
 
 
 def _hide_folders(text: str) -> str:

@@ -29,6 +29,7 @@ from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.provenance import build_model_table, build_result_table
 from avatar_bench.reporting.ranking_tables import build_gain_tables, build_leaderboard_table, build_score_tables
 from avatar_bench.reporting.saved_result import Problem
+from avatar_bench.reporting.saved_tables import RunStyles
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.runs.record import flatten_options
@@ -57,15 +58,8 @@ def write_report(study: Study, page: Path, language: str, largest: int = MAX_PAG
 
 
 def _render_html(content: dict[str, Any], largest: int) -> str:
-    """Render the page; where it is too large, without its last figures, then without long tables.
-
-    Figures come in this order: comparisons on the first set, the main figure of each block there, its other figures,
-    other sets.
-    """
-    curves = [(1, one["curves"].file) for one in content["model_pages"] if one["curves"]]
-    ranked = [*curves, *_rank_figures(content["comparisons"], 0, 3), *_rank_figures(content["blocks"], 1, 4)]
-    ordered = [file for __, file in sorted(ranked, key=lambda pair: pair[0])]
-    figures = inline_figures(ordered, min(MAX_FIGURE_BYTES, largest // 2))
+    """Render the page; where it is too large, without its last figures, then without long tables."""
+    figures = inline_figures(_order_figures(content), min(MAX_FIGURE_BYTES, largest // 2))
     for details in (True, True, False, False):
         content["details"] = details
         text = _render(html.build_html_environment(), "report/report.html.jinja", content, figures)
@@ -101,9 +95,7 @@ class Slugs:
 
 
 def _collect_content(study: Study, links: PageLinks) -> dict[str, Any]:
-    leaderboards, recipes = build_leaderboards(study), list(dict.fromkeys(model.recipe for model in study.models))
-    places = {model.label: recipes.index(model.recipe) for model in study.models}
-    styles = {name: {"color": plots.get_colour(k), "marker": plots.get_marker(k)} for name, k in places.items()}
+    leaderboards, styles = build_leaderboards(study), _assign_styles(study)
     tables = [build_leaderboard_table(board, styles) for board in leaderboards]
     return {
         "title": _("Report on {folder}", folder=study.root.resolve().name),
@@ -130,6 +122,15 @@ def _collect_content(study: Study, links: PageLinks) -> dict[str, Any]:
         "provenance": build_result_table(study, links),
         "version": avatar_bench.__version__,
         "counts": {"runs": len(study.runs), "ensembles": len(study.models) - len(study.runs), "sets": study.sets},
+    }
+
+
+def _assign_styles(study: Study) -> RunStyles:
+    """Assign each model the colour and marker of its recipe in all figures and tables."""
+    recipes = list(dict.fromkeys(model.recipe for model in study.models))
+    places = {model.label: recipes.index(model.recipe) for model in study.models}
+    return {
+        label: {"color": plots.get_colour(place), "marker": plots.get_marker(place)} for label, place in places.items()
     }
 
 
@@ -204,6 +205,16 @@ def _name_members(study: Study, record: dict[str, Any]) -> Iterator[str]:
             label = labels.get(str(member.get("checkpoint_sha256")), str(member.get("run")))
             weight = member.get("weight")
             yield f"{label} ({format_number(weight)})" if isinstance(weight, float) else label
+
+
+def _order_figures(content: dict[str, Any]) -> list[Path]:
+    """Return the files of all figures, the most informative first: where space is short, the last become links.
+
+    The order is: comparisons on the first set, the main figure of each block there, its other figures, other sets.
+    """
+    curves = [(1, one["curves"].file) for one in content["model_pages"] if one["curves"]]
+    ranked = [*curves, *_rank_figures(content["comparisons"], 0, 3), *_rank_figures(content["blocks"], 1, 4)]
+    return [file for __, file in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _rank_figures(

@@ -284,11 +284,7 @@ def _merge_images(sets: Sequence[Dataset]) -> Dataset:
     splits = [dict(zip(frame["sha256"], frame["split"], strict=True)) for frame in frames]
     table = pd.concat(frames, ignore_index=True)
     table = table[~table.duplicated(["sha256"]) | (table.index < len(frames[0]))].reset_index(drop=True)
-    merged = []
-    for key in table["sha256"]:
-        own = [split.get(key, "") for split in splits]
-        agreed = own[0] if len(set(own)) == 1 else ""
-        merged.append(next((used for used in ("train", "val") if used in own), agreed))
+    merged = [_merge_splits([split.get(key, "") for split in splits]) for key in table["sha256"]]
     return Dataset("run", root, table.assign(split=merged))
 
 
@@ -297,6 +293,11 @@ def _rebase_paths(root: Path, images: Dataset) -> pd.DataFrame:
         return images.frame
     paths = [_compute_relative_path(images.root / path, root) for path in images.frame["path"]]
     return images.frame.assign(path=paths)
+
+
+def _merge_splits(splits: Sequence[str]) -> str:
+    agreed = splits[0] if len(set(splits)) == 1 else ""
+    return next((used for used in ("train", "val") if used in splits), agreed)
 
 
 def _average_tensors(tensors: Sequence[torch.Tensor], weights: NDArray[np.float64]) -> torch.Tensor:

@@ -95,9 +95,7 @@ def _copy_run(files: dict[Path, RepoSibling | None], folder: Path) -> None:
         part = Path(place, "run")
         part.mkdir()
         for file, stated in files.items():
-            is_large = stated is not None and stated.lfs  # others are known by the hash of git
-            found = sha256_of_file(file) if is_large else compute_git_hash(file.read_bytes())
-            if stated is None or found != (stated.lfs.sha256 if stated.lfs else stated.blob_id):
+            if stated is None or _compute_hash(file, stated) != (stated.lfs.sha256 if stated.lfs else stated.blob_id):
                 raise CheckpointError(
                     f"{file.name} is not the file that the hub states, by its hash: it was damaged or tampered with.",
                     f"Delete {file.resolve()}, and download it again.",
@@ -105,6 +103,11 @@ def _copy_run(files: dict[Path, RepoSibling | None], folder: Path) -> None:
             _link(file.resolve(), part / file.name)
         with suppress(OSError):  # another process was faster
             part.rename(folder)
+
+
+def _compute_hash(file: Path, stated: RepoSibling) -> str:
+    """Compute the SHA-256 of a large file, the hash of git of a small one."""
+    return sha256_of_file(file) if stated.lfs else compute_git_hash(file.read_bytes())
 
 
 def _link(file: Path, target: Path) -> None:

@@ -197,11 +197,7 @@ def render_page(content: PageContent, images: Sequence[ReviewedImage], failed: S
     """
     key = sha256_of_text(repr([content.classes, [one.sha256 for one in images]]))[:16]
     places = np.random.default_rng(int(key, 16)).permutation(len(images)) + 1
-    ranks = {need: rank for rank, need in enumerate(NEEDS)} | {"": len(NEEDS)}
-    pairs = sorted(
-        zip(images, places.tolist(), strict=True),
-        key=lambda pair: (ranks[next(iter(pair[0].needs), "")], pair[0].confidence),
-    )
+    pairs = sorted(zip(images, places.tolist(), strict=True), key=lambda pair: _rank_need(pair[0]))
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(one.row["path"])) for one in images]) if images else ""
     environment = build_html_environment()
     environment.globals |= {"_": _}
@@ -225,6 +221,10 @@ def render_page(content: PageContent, images: Sequence[ReviewedImage], failed: S
         counts={need: sum(need in one.needs for one in images) for need in NEEDS},
         version=avatar_bench.__version__,
     )
+
+
+def _rank_need(one: ReviewedImage) -> tuple[int, float]:
+    return NEEDS.index(one.needs[0]) if one.needs else len(NEEDS), one.confidence
 
 
 def _shrink(image: Image.Image, side: int, quality: int) -> InlineImage:

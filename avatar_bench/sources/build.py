@@ -274,23 +274,23 @@ def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> p
     rows = []
     for name in sorted(recipe.sources, key=lambda name: name in recipe.held_out_sources):
         good = sorted((row for row in journals[name].rows if "path" in row), key=lambda row: str(row["name"]))
-        source = recipe.sources[name]
-        for row in good:
-            own = row.get("source", name)
-            rows.append(
-                {
-                    **{key: row[key] for key in ("path", "sha256", "origin_sha256", "pixels", "phashes", "width")},
-                    **{key: row[key] for key in ("height", "format", "jpeg_quality")},
-                    **{key: row.get(key) or source[key] for key in ("label", "licence", "author", "generator")},
-                    "source": own,
-                    "recipe_source": name,
-                    "group": row.get("shared_group") or f"{own}:{row.get('group') or row['name']}",
-                    "split": row.get("split", ""),
-                    "url": row.get("url") or source["homepage"],
-                    "origin": row["name"],
-                }
-            )
+        rows += [_make_row(name, recipe.sources[name], row) for row in good]
     return pd.DataFrame(rows)
+
+
+def _make_row(name: str, source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
+    own = row.get("source", name)
+    return {
+        **{key: row[key] for key in ("path", "sha256", "origin_sha256", "pixels", "phashes", "width", "height")},
+        **{key: row[key] for key in ("format", "jpeg_quality")},
+        **{key: row.get(key) or source[key] for key in ("label", "licence", "author", "generator")},
+        "source": own,
+        "recipe_source": name,
+        "group": row.get("shared_group") or f"{own}:{row.get('group') or row['name']}",
+        "split": row.get("split", ""),
+        "url": row.get("url") or source["homepage"],
+        "origin": row["name"],
+    }
 
 
 def _read_other_set(name: str, path: Path) -> OtherSet:

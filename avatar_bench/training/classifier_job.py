@@ -87,11 +87,7 @@ class ClassifierJob:
         if teacher is not None:
             allowed = "pretraining" in settings.allow
             record.init = record_teacher(teacher, str(settings.teacher), dataset, folder, record.init, allowed)
-        cap = settings.trainer.max_epochs or sys.maxsize
-        self.stages = [
-            Stage(stage.unfreeze, min(settings.epochs or stage.epochs, cap), settings.lr or stage.lr)
-            for stage in settings.mode.stages[: settings.stage]
-        ]
+        self.stages = _resolve_stages(settings)
         net, shape, preprocessing = create_network(settings, len(classes), earlier, weights)
         del weights  # the network has its own copy
         options, augment = settings.data, settings.data.augment
@@ -205,18 +201,7 @@ class ClassifierJob:
         record.temperature, decisions = self._calibrate()
         record.checkpoint_sha256, record.weights_sha256 = finish_checkpoint(self.best, record.temperature)
         if decisions is not None:
-            images = self.dataset.select_split("calibration")
-            SavedCalibration(
-                checkpoint_sha256=record.checkpoint_sha256,
-                view=View().name,
-                temperature=record.temperature,
-                threshold=None,
-                n={name: int((images.frame["label"] == name).sum()) for name in self.data.classes},
-                images=images,
-                fingerprint=images.fingerprint,
-                by=BY_TRAIN,
-                decisions=decisions,
-            ).write(self.folder)
+            self._write_calibration(record.temperature, record.checkpoint_sha256, decisions)
         history = pd.read_csv(self.folder / "metrics.csv")
         row = self.find_best_row(history)
         record.metrics = {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)}
@@ -261,6 +246,28 @@ class ClassifierJob:
         warning = f"too few images to fit a temperature ({few}); it stays 1. To fit one, {more}"
         print_line(f"warning: {warning}", file=sys.stderr)
         return 1.0, None
+
+    def _write_calibration(self, temperature: float, checkpoint_sha256: str, decisions: DecisionImages) -> None:
+        images = self.dataset.select_split("calibration")
+        SavedCalibration(
+            checkpoint_sha256=checkpoint_sha256,
+            view=View().name,
+            temperature=temperature,
+            threshold=None,
+            n={name: int((images.frame["label"] == name).sum()) for name in self.data.classes},
+            images=images,
+            fingerprint=images.fingerprint,
+            by=BY_TRAIN,
+            decisions=decisions,
+        ).write(self.folder)
+
+
+def _resolve_stages(settings: TrainConfig) -> list[Stage]:
+    cap = settings.trainer.max_epochs or sys.maxsize
+    return [
+        Stage(stage.unfreeze, min(settings.epochs or stage.epochs, cap), settings.lr or stage.lr)
+        for stage in settings.mode.stages[: settings.stage]
+    ]
 
 
 def _count_finished_stages(settings: TrainConfig, earlier: Run | None, stages: list[Stage]) -> int:

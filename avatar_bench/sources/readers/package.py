@@ -61,16 +61,19 @@ class Package(SourceReader):
             if not fitting:
                 job.quarantine.append((f"{archive.name}: {pattern}", "not in the archive"))
         for name, data in package_files.read_members(archive, {name for name in boxes if name not in job.done}):
-            stem, named = Path(name).stem, (self.generators or {}).items()
-            yield SourceImage(
-                name=name,
-                content=data,
-                box=tuple(boxes[name]) if boxes[name] else None,
-                group=find_group(self.group, name) or stem,
-                shared_group=(self.groups or {}).get(stem, ""),
-                generator=next((name for glob, name in named if package_files.filter_names([stem.lower()], glob)), ""),
-            )
+            yield self._make_image(name, data, boxes[name])
 
     def fetch_archive(self) -> Path:
         """Return the archive in the cache, downloaded unless it is there; raise DataError if that fails."""
         return package_files.fetch_archive(self.distribution, self.version, self.archive, self.sha256, self.tag)
+
+    def _make_image(self, name: str, data: bytes, box: Any) -> SourceImage:
+        stem, named = Path(name).stem, (self.generators or {}).items()
+        return SourceImage(
+            name=name,
+            content=data,
+            box=tuple(box) if box else None,
+            group=find_group(self.group, name) or stem,
+            shared_group=(self.groups or {}).get(stem, ""),
+            generator=next((name for glob, name in named if package_files.filter_names([stem.lower()], glob)), ""),
+        )

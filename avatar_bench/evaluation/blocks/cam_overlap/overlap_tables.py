@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.intervals import IntervalOptions
 from avatar_bench.metrics import overlap, stats
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES
 from avatar_bench.metrics.ratios import nan_mean
-from avatar_bench.results.predictions import Predictions
+
+if TYPE_CHECKING:
+    from avatar_bench.evaluation.intervals import IntervalOptions
+    from avatar_bench.results.predictions import Predictions
 
 Floats = NDArray[np.float64]
 
@@ -58,8 +61,7 @@ def compute_overlap(
     )
     values = [[np.diag(table) for table in tables] for tables in found]
     others = [[overlap.overlap_with_other_images(table, targets) for table in tables] for tables in found]
-    columns = (np.array([*each, nan_mean(np.array(each), axis=0)]) for each in (values, others, chances))
-    return Overlap(pairs, targets, *columns, *permuted)
+    return Overlap(pairs, targets, *map(_append_mean, (values, others, chances)), *permuted)
 
 
 def tabulate_images(found: Overlap, runs: Sequence[str], images: Predictions) -> pd.DataFrame:
@@ -94,8 +96,7 @@ def tabulate_summary(
         dealt, apart = (ways[:, :, number].reshape(len(rows), -1) for ways in (found.permuted, found.permuted_apart))
         part["low"], part["high"] = stats.bootstrap_interval(mean, groups, options.resamples, level, options.seed)
         part["null_low"], part["null_high"] = stats.percentiles(apart.T, level)
-        as_much = (dealt >= part["value"].to_numpy()[:, None] - 1e-9).sum(axis=1)  # permutations
-        part["p"] = np.where(part["value"].isna(), np.nan, (1 + as_much) / (1 + dealt.shape[1]))
+        part["p"] = _compute_p_values(part["value"].to_numpy(), dealt)
         part["n"] = (~np.isnan(columns["value"])).sum(axis=0)
         parts.append(part)
     table = pd.concat(parts[1:] + parts[:1], ignore_index=True)
@@ -120,6 +121,17 @@ def _average_permuted(
     return np.array([*found, [nan_mean(mean[:, mask], axis=1) for mask in masks]])
 
 
+def _append_mean(values: Sequence[Sequence[Floats]]) -> Floats:
+    """Return the values (P, K, n) of each pair, and their mean over pairs."""
+    return np.array([*values, nan_mean(np.array(values), axis=0)])
+
+
 def _build_class_masks(targets: NDArray[np.int64], classes: int) -> list[NDArray[np.bool_]]:
     """Return the masks of the images of all classes, then of each class."""
     return [np.ones(len(targets), dtype=np.bool_), *(targets == k for k in range(classes))]
+
+
+def _compute_p_values(values: Floats, dealt: Floats) -> Floats:
+    """Compute the one-sided p-value of each of K means among its permutations (K, B); NaN if there is no mean."""
+    as_much = (dealt >= values[:, None] - 1e-9).sum(axis=1)
+    return np.asarray(np.where(np.isnan(values), np.nan, (1 + as_much) / (1 + dealt.shape[1])))

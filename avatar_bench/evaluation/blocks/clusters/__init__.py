@@ -59,11 +59,7 @@ class Clusters(IntervalOptions):
         labelled = asked.take(labelled_rows(asked, dataset))
         check_class_order(labelled, run.allow)
         sampled = labelled.take(sample_rows(pd.DataFrame({"label": labelled.targets}), self.limit, self.seed))
-        if (np.bincount(sampled.targets) >= 2).sum() < 2:
-            reason = "at least two classes with two images each are needed to measure separation."
-            raise BlockError(f"{dataset.name}: {reason}")
-        if (sampled.embeddings == sampled.embeddings[0]).all():
-            raise BlockError(f"{dataset.name}: all embeddings are equal, so distances cannot be compared.")
+        _require_classes(sampled, dataset)
         space = EmbeddingSpace(sampled.embeddings, sampled.groups, self.neighbors)
         target = np.array(sampled.classes)[sampled.targets]
         about = {"path": sampled.paths, "target": target, "source": sampled.sources, "group": sampled.groups}
@@ -73,9 +69,7 @@ class Clusters(IntervalOptions):
         result.metrics |= self._evaluate_sources(space, sampled, images)
         result.tables = {"images": images, "distances": _tabulate_distances(space.euclidean, images["target"])}
         result.arrays["embeddings"] = {"embeddings": sampled.embeddings}
-        named = images[images["source"] != ""]
-        labels = named["target"] + ": " + named["source"]
-        labels = labels[labels.isin(labels.value_counts().index[: self.sources])]
+        labels = _label_largest_sources(images, self.sources)
         if labels.nunique() > 1:
             rows = labels.index.to_numpy(dtype=np.intp)
             result.tables["source_distances"] = _tabulate_distances(space.euclidean[np.ix_(rows, rows)], labels)
@@ -179,9 +173,23 @@ def _average_floors(names: Sequence[str], noise: list[Floats]) -> dict[str, floa
     return {name: float(mean) for name, mean in zip(names, means, strict=True) if np.isfinite(mean)}
 
 
+def _require_classes(sampled: Predictions, dataset: Dataset) -> None:
+    if (np.bincount(sampled.targets) >= 2).sum() < 2:
+        raise BlockError(f"{dataset.name}: at least two classes with two images each are needed to measure separation.")
+    if (sampled.embeddings == sampled.embeddings[0]).all():
+        raise BlockError(f"{dataset.name}: all embeddings are equal, so distances cannot be compared.")
+
+
 def _tabulate_distances(between: Floats, labels: pd.Series[str]) -> pd.DataFrame:
     """Tabulate the mean distance of each two labels, one row and one column each, in alphabetical order."""
     names, codes = np.unique(labels.to_numpy(dtype=str), return_inverse=True)
     table = pd.DataFrame(clusters.mean_distances(between, codes), columns=list(names))
     table.insert(0, "of", names, allow_duplicates=True)
     return table
+
+
+def _label_largest_sources(images: pd.DataFrame, most: int) -> pd.Series[str]:
+    """Return "class: source" of the images of the largest sources, by row."""
+    named = images[images["source"] != ""]
+    labels = named["target"] + ": " + named["source"]
+    return labels[labels.isin(labels.value_counts().index[:most])]

@@ -139,12 +139,7 @@ def decide(
         always = (plain["decision"] != ABSTAIN).to_numpy()
         rows.append({**about, "unlike_rule": False, **_count(block, predictions, always, [everything])[0], "unlike": 0})
         if labelled.any():
-            # by how much abstaining on unlike images lowers the error among answered ones, paired
-            errors = [np.where(own & labelled, ~predictions.correct, np.nan) for own in (always, answered)]
-            means = stats.build_mean_statistic(np.stack(errors, axis=1))
-            saved = means.then(lambda both: both[:, :1] - both[:, 1:])
-            key, none = f"saved/{target:g}", Reason("nothing_answered")
-            metrics |= bootstrap_metrics(block, [key], saved, predictions.groups, True, reason=none)
+            metrics |= _compute_savings(block, predictions, answered, always, target)
     else:
         rows[0]["unlike_rule"] = False
     slices = [{**about, "by": part.by, "slice": part.name, **row} for part, row in zip(parts, counts[1:], strict=True)]
@@ -196,3 +191,20 @@ def _make_metrics(row: Mapping[str, Any], target: float, is_labelled: bool) -> d
             else Metric(row[kind], units, row[f"{kind}_low"], row[f"{kind}_high"], method, better)
         )
     return found
+
+
+def _compute_savings(
+    block: IntervalOptions,
+    predictions: Predictions,
+    answered: NDArray[np.bool_],
+    always: NDArray[np.bool_],
+    target: float,
+) -> dict[str, Metric]:
+    """Compute by how much abstaining on unlike images lowers the error among answered images, paired."""
+    labelled = predictions.targets >= 0
+    wrong = ~predictions.correct
+    columns = [np.where(rows & labelled, wrong, np.nan) for rows in (always, answered)]
+    means = stats.build_mean_statistic(np.stack(columns, axis=1))
+    statistic = means.then(lambda errors: errors[:, :1] - errors[:, 1:])
+    name, none = f"saved/{target:g}", Reason("nothing_answered")
+    return bootstrap_metrics(block, [name], statistic, predictions.groups, True, reason=none)

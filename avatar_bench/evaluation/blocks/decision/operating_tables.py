@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.intervals import IntervalOptions, compute_proportion
+from avatar_bench.evaluation.intervals import compute_proportion
 from avatar_bench.metrics import detection, operating_points, risk_control, stats
-from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
+
+if TYPE_CHECKING:
+    from avatar_bench.evaluation.intervals import IntervalOptions
+    from avatar_bench.results.predictions import Predictions
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
@@ -45,7 +48,7 @@ def compute_operating_points(
     false alarms are that rare, or if one side is absent; the table of points has it all the same.
     """
     metrics: dict[str, Metric] = {}
-    points: list[tuple[object, ...]] = []
+    points: list[dict[str, object]] = []
     curves: dict[str, list[pd.DataFrame]] = {"roc": [], "precision_recall": []}
     for index, name in enumerate(predictions.classes):
         positive, scores = predictions.targets == index, predictions.probabilities[:, index]
@@ -55,19 +58,15 @@ def compute_operating_points(
             continue
         found = _compute_curves(block, scores, positive, predictions.groups, rates)
         for place, rate in enumerate(rates):
+            point = _build_point(block, scores, positive, predictions.groups, rate)
             ends = float(found.values[place]), float(found.lows[place]), float(found.highs[place])
-            threshold = operating_points.find_threshold(scores, positive, rate)
-            seen = compute_proportion(block, scores[~positive] >= threshold, predictions.groups[~positive])
-            required = risk_control.count_required(rate, block.level)
-            shown = threshold if np.isfinite(threshold) else np.nan  # none keeps the rate
-            counts = int(positive.sum()), int((~positive).sum()), seen.n, seen.value or 0.0, seen.high or 0.0
-            points.append((name, rate, *ends, shown, *counts, required))
-            few = Reason("few_others", n=seen.n, rate=rate, required=required)
-            units = len(np.unique(predictions.groups))
+            points.append({"class": name, **dict(zip(("recall", "low", "high"), ends, strict=True)), **point})
+            n, required = int(point["other_groups"]), int(point["n_required"])
+            units, few = len(np.unique(predictions.groups)), Reason("few_others", n=n, rate=rate, required=required)
             metrics[f"recall_at/{rate:g}/{name}"] = (
                 Metric(ends[0], units, *ends[1:], str(found.methods[place]), floor=rate)
-                if seen.n >= required
-                else Metric(None, seen.n, reason=few)
+                if n >= required
+                else Metric(None, n, reason=few)
             )
         start = len(rates)
         for kind, grid in (("roc", _ALARM_RATES), ("precision_recall", _RECALLS)):
@@ -79,6 +78,24 @@ def compute_operating_points(
     tables = {"operating_points": pd.DataFrame(points, columns=_COLUMNS)}
     tables |= {kind: pd.concat(parts, ignore_index=True) for kind, parts in curves.items() if parts}
     return metrics, tables
+
+
+def _build_point(
+    block: IntervalOptions, scores: Reals, positive: NDArray[np.bool_], groups: NDArray[np.str_], rate: float
+) -> dict[str, float]:
+    """Return the threshold of a rate, NaN if none keeps it, and the false alarms seen there, with their upper end."""
+    threshold = operating_points.find_threshold(scores, positive, rate)
+    seen = compute_proportion(block, scores[~positive] >= threshold, groups[~positive])
+    return {
+        "false_alarms": rate,
+        "threshold": threshold if np.isfinite(threshold) else np.nan,
+        "n": int(positive.sum()),
+        "others": int((~positive).sum()),
+        "other_groups": seen.n,
+        "seen": seen.value or 0.0,
+        "seen_high": seen.high or 0.0,
+        "n_required": risk_control.count_required(rate, block.level),
+    }
 
 
 def _compute_curves(

@@ -44,12 +44,7 @@ def build_summary(
     for recipe in dict.fromkeys(matrix["recipe"]):
         own = counted[counted["recipe"] == recipe]
         worst = own.nsmallest(1, ["recall", "low"]).reindex(columns=_WORST).to_numpy(object).tolist()
-        # sources and classes that both have, with the same images
-        ours, theirs = (
-            {key: cells[Cell(name, *key)][0][1].paths for key in _select(counted, name).index}
-            for name in (recipe, base)
-        )
-        common = [key for key in ours if recipe != base and np.array_equal(ours[key], theirs.get(key, ()))]
+        common = _find_common(counted, cells, base, recipe) if recipe != base else []
         pair = [own.set_index(_KEY).loc[common].reset_index(), _select(counted, base).loc[common].reset_index()]
         gain = _summarise(options, *(_resample_mean(options, table, drawn) for table in pair))
         in_domain, seconds = cost[recipe]
@@ -90,19 +85,29 @@ def build_curve(
 
 def _compute_costs(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
     """Return the mean accuracy on val and the mean training time of each recipe; NaN if none is recorded."""
-    found = []
-    for run in runs:
-        same_sources = read_split_options(run).get("val_by") != "source"  # in val as in training
-        accuracy = (run.record.get("metrics") or {}).get("val/accuracy") if same_sources else None
-        found.append((accuracy, run.record.get("train_seconds")))
+    found = [(_read_in_domain_accuracy(run), run.record.get("train_seconds")) for run in runs]
     costs = pd.DataFrame(found, columns=["in_domain", "train_seconds"], dtype=np.float64)
     means = {name: costs.iloc[places].mean() for name, places in group_across_options(runs, HELD_OUT).items()}
     return {name: (float(mean["in_domain"]), float(mean["train_seconds"])) for name, mean in means.items()}
 
 
+def _read_in_domain_accuracy(run: Run) -> float | None:
+    """Return the accuracy on val; None if it has other sources than training."""
+    is_known = read_split_options(run).get("val_by") != "source"
+    return (run.record.get("metrics") or {}).get("val/accuracy") if is_known else None
+
+
 def _select(counted: pd.DataFrame, recipe: str) -> pd.DataFrame:
     """Return the rows of a recipe by source and class."""
     return counted[counted["recipe"] == recipe].set_index(_KEY)
+
+
+def _find_common(counted: pd.DataFrame, cells: Cells, base: str, recipe: str) -> list[tuple[str, str]]:
+    """Return the sources and classes that both recipes have, with the same images."""
+    paths = [
+        {key: cells[Cell(name, *key)][0][1].paths for key in _select(counted, name).index} for name in (base, recipe)
+    ]
+    return [key for key, own in paths[1].items() if np.array_equal(own, paths[0].get(key, ()))]
 
 
 def _resample_mean(options: IntervalOptions, rows: pd.DataFrame, drawn: Drawn) -> Floats:
