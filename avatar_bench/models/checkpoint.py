@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from avatar_bench.errors import CheckpointError, OutputError
-from avatar_bench.files.atomic_write import atomic_write, sync_to_disk
+from avatar_bench.files.atomic_write import atomic_write, write_text
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_parts, sha256_of_text
 from avatar_bench.models.weight_formats import (
     describe_error,
@@ -41,11 +41,11 @@ def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(_checksum_file(file)) as side, atomic_write(file) as part:
             _save(checkpoint, part)
-            # flushed before the rename: after a kill between the two renames, the hash can still be found
             side.write_text(f"{sha256_of_file(part)}  {file.name}\n", encoding="utf-8")
-            sync_to_disk(side)
             if file.name == LAST_CHECKPOINT:
                 _keep_previous(file, file.with_name(PREVIOUS_CHECKPOINT))
+            # a process killed between the two renames leaves no checksum, instead of the earlier file's
+            _checksum_file(file).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             f"{file} cannot be written: {error.strerror or error}.",
@@ -60,13 +60,9 @@ def remove_checkpoint(file: Path) -> None:
 
 
 def verify_checkpoint(file: Path) -> None:
-    """Raise CheckpointError if a checkpoint does not match its .sha256; accept a checkpoint without one.
-
-    A .sha256.part counts too: a process killed while writing leaves the file in place before its checksum.
-    """
+    """Raise CheckpointError if a checkpoint does not match its .sha256; accept a checkpoint without one."""
     side = _checksum_file(file)
-    sides = [place for place in (side, side.with_name(f"{side.name}.part")) if os.path.isfile(place)]
-    if os.path.isfile(file) and side in sides and sha256_of_file(file) not in map(_read_digest, sides):
+    if os.path.isfile(file) and os.path.isfile(side) and sha256_of_file(file) != _read_digest(side):
         raise CheckpointError(
             f"{file} is damaged: its SHA-256 differs from the one in {side.name}.",
             "Use another checkpoint of the run, or train again.",
@@ -153,17 +149,18 @@ def _save(checkpoint: dict[str, Any], part: Path) -> None:
 
 
 def _keep_previous(last: Path, before: Path) -> None:
-    """Link the last checkpoint, and copy its checksum, to a second name before it is replaced."""
-    if not last.is_file() or not _checksum_file(last).is_file():
+    """Link the last checkpoint, and copy its checksum if it has one, to a second name before it is replaced."""
+    if not last.is_file():
         return
-    digest = _checksum_file(last).read_text(encoding="utf-8").split()[0]
-    with atomic_write(_checksum_file(before)) as side, atomic_write(before) as part:
-        side.write_text(f"{digest}  {before.name}\n", encoding="utf-8")
+    with atomic_write(before) as part:
         part.unlink(missing_ok=True)
         try:
             os.link(last, part)
         except OSError:  # a file system without links
             shutil.copyfile(last, part)
+        _checksum_file(before).unlink(missing_ok=True)
+    if _checksum_file(last).is_file():
+        write_text(_checksum_file(before), f"{_read_digest(_checksum_file(last))}  {before.name}\n")
 
 
 def _read_digest(side: Path) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.models.checkpoint import hash_weights, read_checkpoint, verify_checkpoint
+from avatar_bench.models.checkpoint import hash_weights, read_checkpoint, verify_checkpoint, write_checkpoint
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
 from avatar_bench.training.checkpoints import AtomicCheckpointIO
@@ -38,6 +40,10 @@ def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path: Path)
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="damaged"):
         verify_checkpoint(file)
+    for odd in (b"", b"\xff\xfe", b"0" * 1000):
+        file.with_name("x.ckpt.sha256").write_bytes(odd)
+        with pytest.raises(CheckpointError, match="damaged"):
+            verify_checkpoint(file)
     AtomicCheckpointIO().remove_checkpoint(file)
     assert list(file.parent.iterdir()) == []
 
@@ -172,17 +178,42 @@ def test_a_real_runs_checkpoint_loads_whole_or_not_at_all(tiny_run: Path, tmp_pa
     assert told["silent"] == 0
 
 
-def test_the_checksum_of_a_write_that_was_killed_counts(tmp_path: Path) -> None:
-    file = tmp_path / "x.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"a": 1}, file)
-    side = file.with_name("x.ckpt.sha256")
-    torch.save({"a": 2}, file)
-    side.with_name("x.ckpt.sha256.part").write_text(f"{sha256_of_file(file)}  x.ckpt\n")
-    verify_checkpoint(file)
-    for odd in (b"", b"\xff\xfe", b"0" * 1000):
-        side.with_name("x.ckpt.sha256.part").write_bytes(odd)
-        with pytest.raises(CheckpointError):
-            verify_checkpoint(file)
+def write_until_killed(folder: Path, value: int, step: int) -> bool:
+    """Write last.ckpt in a process that is killed before its `step`-th change of the folder; return whether it was."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    changes = count(1)
+
+    def interrupted(call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **options: os._exit(9) if next(changes) == step else call(*given, **options)
+
+    for owner, name in ((Path, "replace"), (Path, "unlink"), (Path, "write_text"), (os, "link")):
+        setattr(owner, name, interrupted(getattr(owner, name)))
+    write_checkpoint({"a": value}, folder / "last.ckpt")
+    os._exit(0)
+
+
+@pytest.mark.slow
+def test_kills_at_any_two_moments_of_writing_leave_whole_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+    def start(name: str) -> Path:
+        for value in (1, 2):
+            write_checkpoint({"a": value}, tmp_path / name / "last.ckpt")
+        return tmp_path / name
+
+    moments = [step for step in range(1, 30) if write_until_killed(start(f"{step}"), 3, step)]
+    assert len(moments) > 5
+    for first, second in product(moments, repeat=2):
+        folder = start(f"{first}_{second}")
+        assert write_until_killed(folder, 3, first)
+        write_until_killed(folder, 4, second)
+        for name, least in (("last.ckpt", 2), ("before.ckpt", 1)):
+            verify_checkpoint(folder / name)
+            assert read_checkpoint(folder / name)["a"] >= least
 
 
 def test_a_checkpoint_that_its_run_does_not_know_is_refused(run_copy: Path, tmp_path: Path) -> None:
