@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     StrPath: TypeAlias = str | os.PathLike[str]
     Option: TypeAlias = StrPath | float | Sequence[Any] | Mapping[str, Any] | None
 
+# else requests of the hub's client, which timm and import use too, report versions and the calling program
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 __version__ = "0.3.0"
 __all__ = ["__version__", "evaluate", "import_detector", "load", "predict", "prepare", "report", "train"]
 

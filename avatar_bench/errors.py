@@ -80,7 +80,7 @@ class RegressionError(AvatarBenchError):
     exit_code = 7
 
 
-def suggest_names(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return "did you mean ...?" with the closest known names, each after `prefix`, or an empty string."""
+def suggest_names(word: str, known: Iterable[str], otherwise: str = ".", prefix: str = "") -> str:
+    """Return "; did you mean ...?" with the closest names, each after `prefix`, or `otherwise` if none is close."""
     matches = difflib.get_close_matches(word, sorted(set(known)), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(prefix + match for match in matches)}?" if matches else ""
+    return f"; did you mean {' or '.join(prefix + match for match in matches)}?" if matches else otherwise

@@ -57,9 +57,8 @@ def _dispatch(words: list[str]) -> int:
     elif command == "--version" or "--version" in rest:
         print(f"avatar-bench {__version__}")
     elif command not in (known := catalogue.find_commands()):
-        nearest = suggest_names(command, known)
-        suggestion = f"; {nearest}" if nearest else ""
-        raise ConfigError(f"{command}: no such command{suggestion}", f"commands: {' '.join(known)}")
+        nearest = suggest_names(command, known, "")
+        raise ConfigError(f"{command}: no such command{nearest}", f"commands: {' '.join(known)}")
     elif command in PLAIN_COMMANDS:
         run = getattr(import_module(f"avatar_bench.commands.{command}"), command)
         run([] if {"--help", "-h"} & set(rest[:1]) else rest)

@@ -136,9 +136,8 @@ class Entry:
         known = [each.name for each in fields(owner)]
         for name in given:
             if name not in known:
-                nearest = suggest_names(name, known)
                 raise ConfigError(
-                    f"{name_options(owner)}.{name}: there is no such option" + (f"; {nearest}" if nearest else "."),
+                    f"{name_options(owner)}.{name}: there is no such option{suggest_names(name, known)}",
                     f"Options of {self.kind} {self.name}: {', '.join(known) or 'none'}.",
                 )
         for each in fields(owner):
@@ -187,9 +186,8 @@ def find_entry(kind: str, name: str, asked: str = "") -> Entry:
     """
     found = find_entries(kind)
     if name not in found:
-        nearest = suggest_names(name, found)
         raise ConfigError(
-            f"{asked or f'{kind}={name}'}: there is no {kind} named {name!r}" + (f"; {nearest}" if nearest else "."),
+            f"{asked or f'{kind}={name}'}: there is no {kind} named {name!r}{suggest_names(name, found)}",
             f"There are: {', '.join(found) or 'none'}.",
             describe_folders(kind),
         )

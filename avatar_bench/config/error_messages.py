@@ -154,8 +154,7 @@ def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...
         return f"data={place}: no such data", f"for images of your own: data={kind} data.{option}={place}"
     listed = text.partition("Available options")[2].partition("search path:")[0]
     known = list(find_choices(group)) or re.findall(r"^\t(\S+)$", listed, re.MULTILINE)  # such as hydra/launcher
-    nearest = suggest_names(name, known)
-    what = f"{group}={name}: no such {group}" + (f"; {nearest}" if nearest else "")
+    what = f"{group}={name}: no such {group}{suggest_names(name, known, '')}"
     return (what, f"there are: {' '.join(known)}") if known else (what,)
 
 
@@ -175,8 +174,7 @@ def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ..
         if isinstance(values[name], Mapping):
             known, level = dict(values[name]), f"{group}.{name}"
     else:
-        nearest = suggest_names(name, known, f"{level}." if level else "")
-        lines = [f"{option}: no such option" + (f"; {nearest}" if nearest else "")]
+        lines = [f"{option}: no such option{suggest_names(name, known, '', f'{level}.' if level else '')}"]
     if known and len(known) <= _MAX_LISTED_OPTIONS:
         lines.append(f"{level or 'there are'}: {' '.join(map(str, known))}")
     elif not known:  # a group of choices that belongs to other commands

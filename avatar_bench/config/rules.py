@@ -281,8 +281,7 @@ def check_options(cfg: DictConfig, place: str = "") -> None:
     for name in map(str, cfg):
         option = f"{place}.{name}".lstrip(".")
         if name not in known:
-            nearest = suggest_names(name, known)
-            raise ConfigError(f"{option}: no such option" + (f"; {nearest}" if nearest else ""))
+            raise ConfigError(f"{option}: no such option{suggest_names(name, known, '')}")
         inner = cfg._get_node(name)
         nested = [(option, inner)] if isinstance(inner, DictConfig) else []
         if isinstance(inner, ListConfig) and not inner._is_none():
@@ -368,9 +367,8 @@ def _check_training(command: str, cfg: DictConfig) -> None:
 
 def _check_model(model: DictConfig) -> None:
     if model.weights not in WEIGHTS_CHOICES and not Path(model.weights).is_file():
-        nearest = suggest_names(model.weights, WEIGHTS_CHOICES)
         raise ConfigError(
-            f"model.weights={model.weights}: no such file" + (f"; {nearest}" if nearest else ""),
+            f"model.weights={model.weights}: no such file{suggest_names(model.weights, WEIGHTS_CHOICES, '')}",
             f"expected {format_alternatives(WEIGHTS_CHOICES)}, or a .safetensors or .pth file",
         )
     known = () if model.backbone in find_entries("backbone") else NETWORK_OPTIONS

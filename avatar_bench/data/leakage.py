@@ -421,10 +421,9 @@ def _refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:
     """Raise GuardError if a label is not among the classes of a network."""
     unknown = sorted(set(dataset.classes) - set(classes))
     if unknown:
-        nearest = suggest_names(unknown[0], classes)
         raise GuardError(
             f"{dataset.name} has class {unknown[0]!r}, which this network does not know"
-            + (f"; {nearest}" if nearest else "."),
+            + suggest_names(unknown[0], classes),
             f"It knows: {', '.join(classes)}. Classes are matched by name: rename the folder or label, or remove those",
             "images. For an imported detector, say what its classes are: import 'classes={fake: generated, ...}'",
         )

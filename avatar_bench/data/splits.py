@@ -187,9 +187,8 @@ def _check_units(frame: pd.DataFrame, plan: SplitPlan, option: str) -> None:
     named = [("units", name, known) for name in members]
     for place, name, names in [*named, *(("held_out", name, [*known, *plan.units]) for name in plan.held_out)]:
         if name not in names:
-            nearest = suggest_names(name, names)
             raise ConfigError(
-                f"{option}.{place}: no image has the {by} {name!r}" + (f"; {nearest}" if nearest else "."),
+                f"{option}.{place}: no image has the {by} {name!r}{suggest_names(name, names)}",
                 f"There are: {', '.join(names)}.",
             )
 

@@ -203,9 +203,9 @@ def _use_cache_if_offline() -> None:
 
 def _explain_unknown(name: str) -> ConfigError:
     known = [*timm.list_models(), *find_entries("backbone")]
-    nearest = suggest_names(name.split(".")[0], known) or "see timm.list_models() for the names"
+    nearest = suggest_names(name.split(".")[0], known, "; see timm.list_models() for the names")
     return ConfigError(
-        f"model.backbone: neither timm nor your own folders have a network named {name!r}; {nearest}",
+        f"model.backbone: neither timm nor your own folders have a network named {name!r}{nearest}",
         describe_folders("backbone"),
     )
 

@@ -143,9 +143,8 @@ class Result:
         with use_language(lang):
             drawn = draw_figures(Result.load(self.folder, arrays=True) if self.folder else self)
         if figure not in drawn:
-            nearest = suggest_names(figure, drawn)
             raise ConfigError(
-                f"{self.block} has no figure {figure!r}" + (f"; {nearest}" if nearest else "."),
+                f"{self.block} has no figure {figure!r}{suggest_names(figure, drawn)}",
                 f"There are: {', '.join(drawn) or 'none'}.",
             )
         drawn[figure].set_dpi(_SCREEN_DPI)

@@ -122,11 +122,9 @@ def _link(file: Path, target: Path) -> None:
 @contextmanager
 def _explain_errors(what: str) -> Iterator[None]:
     """Raise CheckpointError, beginning with `what`, instead of the errors of the hub's client."""
-    from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    constants.HF_HUB_DISABLE_TELEMETRY = True  # else each request reports versions and the calling program
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:

@@ -224,8 +224,8 @@ def _check_held_out_sources(recipe: DatasetRecipe, stored: pd.DataFrame) -> None
     known = sorted(set(stored["source"]) | set(recipe.sources))
     if unknown := sorted(set(recipe.held_out_sources) - set(known)):
         option = "blind" if unknown[0] in recipe.blind else "ood"
-        reason = f"{option}: there is no source {unknown[0]!r}. {suggest_names(unknown[0], known)}"
-        raise ConfigError(reason.strip(), f"There are: {', '.join(known)}")
+        reason = f"{option}: there is no source {unknown[0]!r}{suggest_names(unknown[0], known)}"
+        raise ConfigError(reason, f"There are: {', '.join(known)}")
 
 
 def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, update: bool) -> SourceJournal:

@@ -57,8 +57,8 @@ def _compile_rule(where: str, rule: Mapping[str, Any]) -> PathRule:
     known = ("glob", "regex", *OUTCOME_KEYS)
     for key in rule:
         if key not in known:
-            near = suggest_names(str(key), known) or f"expected {', '.join(known)}"
-            raise ConfigError(f"{where} has no option {key}: {near}")
+            nearest = suggest_names(str(key), known, f"; expected {', '.join(known)}")
+            raise ConfigError(f"{where} has no option {key}{nearest}")
     given = [key for key in ("glob", "regex") if rule.get(key)]
     if len(given) != 1:
         raise ConfigError(f"{where} needs either glob or regex.", "For example: {glob: 'faces/**', label: real}")

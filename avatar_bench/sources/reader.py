@@ -79,8 +79,8 @@ def open_reader(name: str, source: Source) -> SourceReader:
     known = [*COMMON_KEYS, *options]
     for key in source:
         if key not in known:
-            near = suggest_names(str(key), known) or f"expected one of: {', '.join(known)}."
-            raise ConfigError(f"source.{name} of kind {source['kind']} has no option {key}: {near}")
+            nearest = suggest_names(str(key), known, f"; expected one of: {', '.join(known)}.")
+            raise ConfigError(f"source.{name} of kind {source['kind']} has no option {key}{nearest}")
     for key in DESCRIPTION_KEYS:
         if not isinstance(source[key], str):
             raise ConfigError(f"source.{name}.{key}={source[key]}: expected a string.")

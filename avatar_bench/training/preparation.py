@@ -149,9 +149,8 @@ def _check_further_sets(dataset: Dataset, settings: TrainConfig) -> None:
     for name, path in list_further_sets(settings.data, dataset.root).items():
         further = open_further_set(path, name)
         if name == "blind" and (unknown := sorted(set(further.classes) - set(dataset.classes))):
-            nearest = suggest_names(unknown[0], dataset.classes)
-            known = nearest or f"training has {', '.join(dataset.classes)}"
-            warning = f"warning: data.blind has class {unknown[0]!r}, which the network will not know; {known}"
+            known = suggest_names(unknown[0], dataset.classes, f"; training has {', '.join(dataset.classes)}")
+            warning = f"warning: data.blind has class {unknown[0]!r}, which the network will not know{known}"
             print_line(warning, file=sys.stderr)
 
 

@@ -74,5 +74,6 @@ def test_an_installed_package_may_add_a_folder(
 
 
 def test_the_nearest_names_are_suggested() -> None:
-    assert suggest_names("modle", ["model", "seed"]) == "did you mean model?"
-    assert suggest_names("xyz", ["model", "seed"]) == ""
+    assert suggest_names("modle", ["model", "seed"]) == "; did you mean model?"
+    assert suggest_names("xyz", ["model", "seed"]) == "."
+    assert suggest_names("xyz", ["model", "seed"], otherwise="; see the list") == "; see the list"

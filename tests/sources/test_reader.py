@@ -68,7 +68,7 @@ def test_no_two_names_of_a_source_are_one(file):
             source("package", distribution="a", version="1", archive="wheel", files={"*": None}, sha265="x"),
             "did you mean sha256",
         ),
-        (source("drawn", drawer="multiavatar", count=1, zebra=1), "has no option zebra: expected one of: kind, label"),
+        (source("drawn", drawer="multiavatar", count=1, zebra=1), "has no option zebra; expected one of: kind, label"),
         (source("zip"), "expected one of archive, drawn, folder"),
         (source("drawn", drawer="multiavatar"), r"Expected source\.x\.count="),
         (source("folder"), r"Expected one of source\.x\.root= or source\.x\.roots="),
@@ -111,7 +111,7 @@ def own_kind(tmp_path, monkeypatch):
 def test_a_kind_of_a_user_has_its_options_and_a_failure_names_its_module(own_kind, tmp_path):
     with pytest.raises(ConfigError, match=r"Expected source\.x\.address="):
         open_reader("x", source("feed"))
-    with pytest.raises(ConfigError, match="has no option adress: did you mean address"):
+    with pytest.raises(ConfigError, match="has no option adress; did you mean address"):
         open_reader("x", source("feed", adress="a"))
     job = SourceJob("x", source("feed", address="a"), tmp_path)
     with pytest.raises(ConfigError, match=rf"{own_kind} failed: OSError: no answer"):

@@ -35,7 +35,7 @@ class Package(SourceReader):
     tag: str | None = option(None, help="of the wheel, where there are several")
     group: str | None = option(None, help="a regular expression whose first group in a name is the group of the image")
     groups: dict[str, str] | None = option(None, help="{stem of a name: a group across sources}")
-    generators: dict[str, str] | None = option(None, help="{generator: glob of names}")
+    generators: dict[str, str] | None = option(None, help="{glob of names: generator}")
 
     def check(self, name: str, source: Source) -> None:
         """Raise ConfigError for an archive of unknown kind, or a tag that is none."""

@@ -83,10 +83,9 @@ class LeaveOneSourceOut(IntervalOptions):
             name for name in recipes if name.endswith(self.base)
         ]
         if len(found) != 1:
-            nearest = "" if found else suggest_names(self.base, recipes)
-            fault = "several recipes end like this" if found else "no such recipe"
+            fault = "several recipes end like this." if found else f"no such recipe{suggest_names(self.base, recipes)}"
             raise BlockError(
-                f"block.leave_one_source_out.base={self.base}: {fault}" + (f"; {nearest}" if nearest else "."),
+                f"block.leave_one_source_out.base={self.base}: {fault}",
                 f"There are: {', '.join(recipes)}.",
             )
         return found[0]
