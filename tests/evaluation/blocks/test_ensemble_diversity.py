@@ -153,7 +153,10 @@ def test_seeds_of_one_recipe_differ_in_the_chart_of_kappa():
     counts = {"n": 10, "only_a_correct": 2, "only_b_correct": 2, "both_incorrect": 1}
     table = pd.DataFrame([{"kappa": 0.5} | counts] * 3)
     figure = figures.draw_kappa_error(table, labels, [0, 0, 0])
-    assert [line.get_ydata()[0] for line in figure.axes[0].lines[:3]] == [30, 30, 30]
+    lines = figure.axes[0].lines[:3]
+    assert [line.get_ydata()[0] for line in lines] == [30, 30, 30]
+    across = [line.get_transform().transform((0.5, 30))[0] * 72 / figure.dpi for line in lines]
+    np.testing.assert_allclose(np.diff(across), 9)  # markers of equal pairs stand side by side
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [name.split()[0] for name in legend] == ["1", "2", "3"]
     assert len({name.split(maxsplit=1)[1] for name in legend}) == 3
