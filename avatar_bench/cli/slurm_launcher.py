@@ -13,6 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from avatar_bench.cli.task import JobError
+from avatar_bench.errors import ConfigError
 
 POLL_SECONDS = 5.0  # between two queries to SLURM
 CLUSTER_GRACE_SECONDS = 15.0  # for a slow file system to show a job's result
@@ -28,17 +29,25 @@ def wait_for_all_jobs(launcher: Launcher) -> Iterator[None]:
 
     By itself hydra-submitit-launcher 1.2.0 raises at the first job whose process was killed, and loses the results of
     the others (facebookresearch/hydra#1377 asked for partial failures). Any exception in between, such as Ctrl-C,
-    cancels the jobs.
+    cancels the jobs. Raises ConfigError if the cluster does not take them.
     """
     if "submitit" not in type(launcher).__module__:
         yield
         return
     executors: Any = import_module("submitit").AutoExecutor  # an optional dependency
+    refusal: Any = import_module("submitit.core.utils").FailedJobError
     jobs: list[_WaitingJob] = []
     plain = executors.map_array
 
     def submit(executor: Any, *args: Any) -> list[_WaitingJob]:
-        jobs.extend(_WaitingJob(job) for job in plain(executor, *args))
+        try:
+            jobs.extend(_WaitingJob(job) for job in plain(executor, *args))
+        except refusal as error:
+            reason = " ".join(str(error).replace("sbatch: error: ", "").split())
+            raise ConfigError(
+                f"hydra/launcher=submitit_slurm: SLURM refused the jobs: {reason}.",
+                "Change what is asked for: hydra.launcher.cpus_per_task, .mem_gb, .gpus_per_node, .partition, .account",
+            ) from error
         return jobs
 
     executors.map_array = submit

@@ -31,9 +31,10 @@ def seed_training(settings: TrainConfig | PretrainConfig) -> None:
 
 
 def describe_environment(settings: TrainConfig | PretrainConfig, record: RunRecord) -> None:
-    """Record accelerator, precision, threads, workers and versions; print all but the versions."""
+    """Record accelerator, devices if several, precision, threads, workers, versions; print all but the versions."""
     record.device = {
         "accelerator": resolve_device(settings.trainer.accelerator),
+        **({} if is_single_process(settings.trainer) else {"devices": settings.trainer.devices}),
         "precision": resolve_precision(settings.trainer),
         "threads": torch.get_num_threads(),
         "workers": settings.data.workers,

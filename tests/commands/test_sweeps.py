@@ -616,10 +616,15 @@ def slurm() -> Iterator[None]:
     if not shutil.which("slurmctld") or not scripts.is_dir():
         pytest.skip("needs slurmctld, slurmd, slurm-client and munge, and ../shared/slurm")
     ran = subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0
-    done = subprocess.run(["bash", str(scripts / "up.sh")], capture_output=True, text=True, check=False, timeout=WAIT)
+    here = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # nproc obeys it
+    up = ["bash", str(scripts / "up.sh")]
+    done = subprocess.run(up, capture_output=True, text=True, check=False, timeout=WAIT, env=here)
     if done.returncode:
         pytest.skip(f"SLURM did not start: {done.stderr[-200:]}")
     yield
+    end = time.monotonic() + WAIT
+    while subprocess.run(["squeue", "--noheader"], capture_output=True, check=False).stdout and time.monotonic() < end:
+        time.sleep(0.5)  # a job that is cut off here would hold its cores when SLURM starts again
     if not ran:
         subprocess.run(["bash", str(scripts / "down.sh")], capture_output=True, check=False, timeout=WAIT)
 
@@ -632,6 +637,22 @@ def test_slurm_runs_four_jobs_of_which_one_fails(slurm: None, small: list[str], 
     assert [status for status, _ in jobs(tmp_path).values()] == ["finished", "failed"] * 2
     end(begin(words), 3)
     assert [reason for _, reason in jobs(tmp_path).values()][::2] == ["already finished"] * 2
+
+
+@pytest.mark.slow
+def test_a_slurm_job_of_one_task_trains_on_two_devices(slurm: None, small: list[str], tmp_path: Path) -> None:
+    words = command(small, tmp_path, "-m", "seed=1,2", "trainer=ddp", "trainer.devices=2", "data.batch_size=4")
+    end(begin([*words, "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=2"]), 0)
+    assert [status for status, _ in jobs(tmp_path).values()] == ["finished"] * 2
+    assert record(tmp_path / "seed1")["device"]["devices"] == 2
+
+
+@pytest.mark.slow
+def test_jobs_that_slurm_refuses_are_told_with_its_reason(slurm: None, small: list[str], tmp_path: Path) -> None:
+    words = command(small, tmp_path, "-m", "seed=1,2", "hydra/launcher=submitit_slurm")
+    out = end(begin([*words, "hydra.launcher.cpus_per_task=999"]), 2)
+    assert "hydra/launcher=submitit_slurm: SLURM refused the jobs: " in out
+    assert "Change what is asked for: hydra.launcher.cpus_per_task" in out
 
 
 @pytest.mark.slow
