@@ -41,6 +41,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_worker_niceness": "0",  # by default the least, at which actors starve beside other programs
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",  # else each part is written by a process of its own
 }
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # a Ray started here listens on this machine alone
 _STORE_BYTES, _BLOCK_BYTES = 2**29, 2**25  # of a Ray started here; of images that a task hands over at once
@@ -144,7 +145,9 @@ def predict_parts(
     )
     rows = max(_FEWEST_ROWS, min(_MOST_ROWS, len(files) // _FEWEST_PARTS))
     try:
-        data.write_parquet(parts.folder, filesystem=parts.system, min_rows_per_file=rows)
+        # without a core of their own: on two cores, Ray would write nothing before all images are read
+        writing = {"num_cpus": 0}
+        data.write_parquet(parts.folder, filesystem=parts.system, min_rows_per_file=rows, ray_remote_args=writing)
     except Exception as error:
         raise _explain(error) from error
 

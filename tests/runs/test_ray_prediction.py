@@ -135,6 +135,7 @@ def test_a_killed_actor_is_replaced_and_a_killed_command_is_gone_on_with(
     actor = wait(lambda: processes("_Actor", process.pid))[0]
     os.kill(actor, signal.SIGKILL)
     wait(lambda: output.is_dir() and len(list(output.glob("*.parquet"))) >= 2)
+    wait(lambda: processes("_read_images", process.pid))  # rows are written while images are still read
     process.kill()
     process.wait()
     wait(lambda: not processes("ray::", process.pid))
