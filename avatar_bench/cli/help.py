@@ -17,7 +17,7 @@ from avatar_bench.config.entries import find_entry
 from avatar_bench.config.options import get_default, iterate_options
 from avatar_bench.config.path_quoting import find_main_option, name_bare_paths, quote_paths
 from avatar_bench.config.schema import SCHEMAS, SWITCH
-from avatar_bench.config.search_path import find_groups, register
+from avatar_bench.config.search_path import find_default_choices, register
 
 Row = tuple[str, str, str]  # an option, its value and what is known of it
 _COMMANDS_WITH_RUN = ("evaluate", "vary", "calibrate")  # that accept data=run
@@ -52,7 +52,7 @@ def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         cfg = compose(command, quote_paths(given), return_hydra_config=True)
     chosen = cfg.hydra.runtime.choices
-    groups = {group: choice for group, choice in find_groups(command).items() if group.isidentifier()}
+    groups = {group: choice for group, choice in find_default_choices(command).items() if group.isidentifier()}
     if command in COMMANDS_WITHOUT_MODE:
         del groups["mode"]
     found: dict[str, list[Row]] = {"groups": []}

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.config import search_path
 from avatar_bench.config.catalogue import find_choices, find_groups
 from avatar_bench.config.options import find_option, iterate_options
 from avatar_bench.config.overrides import NULL_VALUES, OVERRIDE, SWEEP_FUNCTION, expand_home, quote
 from avatar_bench.config.schema import SCHEMAS, SWITCH, find_options
+from avatar_bench.config.search_path import find_default_choices
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.hub_address import is_hub_address
 from avatar_bench.files.paths import suggest_slashes
@@ -47,7 +47,7 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
             expected = f"a path, as {main}={word}, or " if main else ""
             missing = "no such file or folder; " if main else ""
             reason = f"'{word}': {missing}expected {expected}option=value, without spaces around the ="
-            owners = [f"{group}={word}" for group in search_path.find_groups(command) if word in find_choices(group)]
+            owners = [f"{group}={word}" for group in find_default_choices(command) if word in find_choices(group)]
             meant = f"Did you mean {' or '.join(owners)}?" if owners else suggest_slashes(word)
             raise ConfigError(reason, *filter(None, [meant]))
     if not bare:

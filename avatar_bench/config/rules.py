@@ -21,7 +21,7 @@ from avatar_bench.config.schema import (
     TrainConfig,
     format_alternatives,
 )
-from avatar_bench.config.search_path import find_groups
+from avatar_bench.config.search_path import find_default_choices
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.checkpoint_container import refuse_address
@@ -389,7 +389,7 @@ def _check_stages(cfg: DictConfig) -> None:
 def _check_probe(cfg: DictConfig) -> None:
     """Raise ConfigError, with the reason, for an option of training by epochs that a probe would ignore."""
     neutral = OmegaConf.structured(TrainConfig)
-    neutral.optimizer.name, neutral.mode.stages = find_groups("train")["optimizer"], []
+    neutral.optimizer.name, neutral.mode.stages = find_default_choices("train")["optimizer"], []
     for reason, options in _UNUSED_BY_PROBE.items():
         for option in options:
             if (value := OmegaConf.select(cfg, option)) != OmegaConf.select(neutral, option):

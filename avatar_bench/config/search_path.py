@@ -62,7 +62,7 @@ def register(command: str = "", overrides: Sequence[str] = ()) -> None:
         if f"{name}.yaml" not in known:  # building one takes as long as composing a configuration
             ConfigStore.instance().store(group="schema", name=name, node=SCHEMAS[name])
     given = [word for word in overrides if re.match(r"\+{0,2}block=", word)]
-    named = {name for word in given for name in re.findall(r"\w+", word)} or set(find_groups(command).get("block", ()))
+    named = set(re.findall(r"\w+", " ".join(given))) or set(find_default_choices(command).get("block", ()))
     for name in sorted((named | set(list_blocks() if "all" in named else ())) & set(find_choices("block"))):
         node = find_entry("block", name).load_class()
         ConfigStore.instance().store(group="block", name=name, node=node, package=f"block.{name}")
@@ -93,7 +93,7 @@ def keep_hydra_state() -> Iterator[None]:
             config_loader.uninstall()
 
 
-def find_groups(command: str) -> dict[str, Any]:
+def find_default_choices(command: str) -> dict[str, Any]:
     """Return the groups in the defaults of a command's yaml, each with its default choice."""
     file = find_conf_folder() / f"{command}.yaml"
     defaults = read_yaml(file)["defaults"] if file.is_file() else []
