@@ -1,4 +1,4 @@
-"""Simulate large tables: the search for near copies, or a bootstrap by group; prints the measurements as JSON."""
+"""Simulate large tables: the search for near copies, a bootstrap by group, or a block; prints measurements as JSON."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import argparse
 import json
 import resource
 import time
+import tracemalloc
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from avatar_bench.data import duplicates
+from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.metrics import classification, stats
+from avatar_bench.results.predictions import Predictions
 
 A_COPY = 100  # one of so many images has a near copy, by up to MAX_HASH_DISTANCE bits, in any orientation
 A_GROUP = 5  # images
@@ -27,24 +33,22 @@ def main() -> None:
 
 
 def search_copies(rows: int, part: int) -> dict[str, float]:
-    """Search the last `part` of random fingerprints among all, and count the planted copies that are found."""
+    """Search the first `part` of random fingerprints among all, and count the planted copies that are found."""
     rng = np.random.default_rng(0)
-    upright = rng.integers(0, 2**64, rows, dtype=np.uint64)
-    queries = rng.integers(0, 2**64, (part, 8), dtype=np.uint64)
-    queries[:, 0] = upright[rows - part :]
+    hashes = rng.integers(0, 2**64, (rows, 8), dtype=np.uint64)
     copies = max(8, part // A_COPY)
-    originals, copied = rng.choice(rows - part or rows, copies, replace=False), rng.choice(part, copies, replace=False)
+    originals, copied = rng.choice(part, copies, replace=False), rng.choice(rows, copies, replace=False)
     bits = 1 + np.arange(copies) % duplicates.MAX_HASH_DISTANCE
     flips = [sum(1 << int(bit) for bit in rng.permutation(64)[:count]) for count in bits]
-    queries[copied, 1 + np.arange(copies) % 7] = upright[originals] ^ np.array(flips, dtype=np.uint64)
+    hashes[copied, 1 + np.arange(copies) % 7] = hashes[originals, 0] ^ np.array(flips, dtype=np.uint64)
     seconds = []
-    for asked in (queries[:0], queries):  # the first only builds the index
+    for asked in (hashes[:1], hashes[:part]):  # the first does little more than build the index
         start = time.process_time()
-        found = duplicates._find_candidates(upright[:, None], asked, duplicates.MAX_HASH_DISTANCE, within=False)
+        found = duplicates._find_candidates(asked[:, :1], hashes, duplicates.MAX_HASH_DISTANCE, within=False)
         seconds.append(time.process_time() - start)
-    query, key, _, _ = duplicates._unpack(found)
-    pairs = set(zip(query.tolist(), key.tolist(), strict=True))
-    recall = np.mean([pair in pairs for pair in zip(copied.tolist(), originals.tolist(), strict=True)])
+    copy, original, _, _ = duplicates._unpack(found)
+    pairs = set(zip(original.tolist(), copy.tolist(), strict=True))
+    recall = np.mean([pair in pairs for pair in zip(originals.tolist(), copied.tolist(), strict=True)])
     whole = seconds[0] + (seconds[1] - seconds[0]) * rows / part
     return {"index, processor seconds": seconds[0], "processor seconds": whole, "recall": float(recall)}
 
@@ -67,7 +71,25 @@ def bootstrap(rows: int, _part: int) -> dict[str, float]:
     return found
 
 
-SIMULATIONS = {"copies": search_copies, "bootstrap": bootstrap}
+def evaluate(rows: int, _part: int) -> dict[str, float]:
+    """Evaluate blind_test on predictions with names of usual length, and measure what it needs beside them."""
+    rng = np.random.default_rng(0)
+    groups, targets = rng.integers(0, rows // A_GROUP, rows), rng.integers(0, 3, rows)
+    logits = (rng.normal(size=(rows, 3)) + 2 * np.eye(3)[targets]).astype(np.float32)
+    paths = np.array([f"images/generated/part-{row // 1000:04d}/avatar-{row:08d}.jpg" for row in range(rows)])
+    owners, sources = (np.array([f"name-{one:07d}" for one in groups % most]) for most in (rows, 40))
+    classes = ("drawing", "generated", "real")
+    found = Predictions(classes, logits, logits[:, :0], targets, paths, groups=owners, sources=sources)
+    frame = pd.DataFrame({"sha256": [f"{row:064x}" for row in range(rows)]})
+    dataset: Any = SimpleNamespace(name="blind", frame=frame, image=lambda row: np.zeros((64, 64, 3), np.uint8))
+    run: Any = SimpleNamespace(predictions=lambda _: found, provides={"decisions"}, allow=[])
+    tracemalloc.start()
+    start = time.process_time()
+    BlindTest().evaluate(run, dataset)
+    return {"bytes a row": tracemalloc.get_traced_memory()[1] / rows, "processor seconds": time.process_time() - start}
+
+
+SIMULATIONS = {"copies": search_copies, "bootstrap": bootstrap, "evaluate": evaluate}
 
 if __name__ == "__main__":
     main()

@@ -24,15 +24,16 @@ MAX_CANDIDATES = 32  # candidates compared per image, nearest first; bounds the 
 # Hashes per orientation compared for each band, likeliest first, if not more are found by chance; bounds the cost too
 MAX_BUCKET_HASHES = 1024
 
-_FEW_KEYS = 2**17  # up to so many, four bands of 16 bits are faster than three of 21 or 22
+_FEW_HASHES = 2**20  # up to so many, four bands of 16 bits are faster than three of 21 or 22
+_WINDOW = 16  # neighbours in the index that are compared at a time
 _THUMBNAIL_SIDE = 12  # pixels: larger thumbnails show JPEG artefacts, smaller ones hide a mouth
 _MAX_SAMPLE_DIFFERENCE = 34.0  # of 255 levels, per thumbnail sample: at most 29 in copies, at least 41 in others
 _MAX_BRIGHTNESS_SHIFT = 40.0  # levels of mean brightness: at most 25 in copies
 _MAX_RESIDUAL_CONTRAST = 0.5  # of the contrast: at most 0.40 in copies; separates low-contrast images
 _MIN_CONTRAST = 2.0  # levels: contrast below this is JPEG noise
 _QUERY_SHIFT, _KEY_SHIFT = 36, 10  # bit offsets of the query and the key in a packed number
-# Chunk sizes, so that memory does not grow with the set
-_ROWS_PER_CHUNK, _LOOKUPS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUNK = 2**15, 2**20, 2**21, 4096
+# Chunk sizes: the first two fit a processor's cache, and memory does not grow with the set
+_ROWS_PER_CHUNK, _WINDOWS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUNK = 2**14, 2**13, 2**21, 4096
 
 Decoder = Callable[[int], NDArray[np.uint8]]  # returns the upright image of a row, (H, W, 3) RGB
 ImageSet = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the files, fingerprints, decoder
@@ -147,71 +148,74 @@ def _collect_hashes(images: ImageSet, rows: Integers) -> NDArray[np.uint64]:
 
 
 def _find_candidates(
-    keys: NDArray[np.uint64], queries: NDArray[np.uint64], distance: int, within: bool
+    ours: NDArray[np.uint64], theirs: NDArray[np.uint64], distance: int, within: bool
 ) -> NDArray[np.int64]:
-    """Find packed (query, key, bits, turn) of hashes, (N, 1 or 8), that differ in at most `distance` bits.
+    """Find packed (their row, our row, bits, turn) of hashes, (N, 1 or 8), that differ in at most `distance` bits.
 
-    One side is searched in all orientations. Each query keeps its MAX_CANDIDATES nearest keys; `within` one set, that
-    many earlier and that many later ones.
+    One side is searched in all orientations. Each of their rows keeps its MAX_CANDIDATES nearest of ours; `within` one
+    set, that many earlier and that many later ones.
 
     Multi-index hashing (Norouzi et al., 2012): hashes that differ in so few bits are nearly equal in one of a few
     bands, so it suffices to look up each band with one or two bits flipped. The number of flips per band follows the
     general pigeonhole principle (Qin et al., 2018): the radii sum to `distance` + 1 - bands. Many hashes get three
-    bands instead of four, so that few of those looked up are alike by chance.
+    bands instead of four, so that few of those looked up are alike by chance. The larger side is indexed, because
+    comparing neighbours in memory is many times as fast as looking up another band.
     """
-    bands = 4 if keys.size <= _FEW_KEYS else 3
+    if not ours.size or not theirs.size:
+        return np.empty(0, np.int64)
+    indexed, asked = (ours, theirs) if ours.size > theirs.size else (theirs, ours)
+    bands = 4 if indexed.size <= _FEW_HASHES else 3
     edges = [64 * band // bands for band in range(bands + 1)]
     radii = [(distance + 1 + band) // bands - 1 for band in range(bands)]
-    tables = [_BandIndex(keys, *band, radius) for band, radius in zip(pairwise(edges), radii, strict=True)]
-    none = np.empty(0, np.int64)
-    nearest = [none]
-    for start in range(0, len(queries), _ROWS_PER_CHUNK):
-        several, kept = queries[start : start + _ROWS_PER_CHUNK], [none]
-        for part in (part for table in tables for part in table.find(several, start, distance)):
-            kept.append(part)
-            if sum(map(len, kept)) > _CANDIDATES_PER_CHUNK:
-                kept = [_keep_nearest_on_each_side(np.concatenate(kept), within)]
-        nearest.append(_keep_nearest_on_each_side(np.concatenate(kept), within))
-    return np.concatenate(nearest)
+    kept, new, limit = np.empty(0, np.int64), [], _CANDIDATES_PER_CHUNK
+    for band, radius in zip(pairwise(edges), radii, strict=True):
+        for entry, lookup, bits in _BandIndex(indexed, *band, radius).find(asked, distance):
+            our, their = (entry, lookup) if indexed is ours else (lookup, entry)
+            (key, turned), (query, turn) = np.divmod(our, ours.shape[1]), np.divmod(their, theirs.shape[1])
+            new.append(_pack(query, key, bits, turn + _INVERSE_TURNS[turned]))  # one of the two turns is 0
+            if sum(map(len, new)) > limit:
+                kept, new = _keep_nearest_on_each_side(np.concatenate([kept, *new]), within), []
+                limit = max(_CANDIDATES_PER_CHUNK, len(kept))
+    return _keep_nearest_on_each_side(np.concatenate([kept, *new]), within)
 
 
 class _BandIndex:
     """Index of hashes by one band of their bits, from `low` up to `high`."""
 
-    def __init__(self, keys: NDArray[np.uint64], low: int, high: int, radius: int) -> None:
-        self.low, self.high, self.turns = low, high, keys.shape[1]
-        values = self._band(keys.ravel())
-        self.order = np.argsort(values, kind="stable").astype(np.int32)
-        self.keys = keys.ravel()[self.order]
-        self.starts = np.append(0, np.bincount(values, minlength=2 ** (high - low)).cumsum()).astype(np.int32)
+    def __init__(self, hashes: NDArray[np.uint64], low: int, high: int, radius: int) -> None:
+        self.low, self.high, self.turns = low, high, hashes.shape[1]
+        values = self._band(hashes.ravel())
+        self.order = np.argsort(values, kind="stable").astype(np.uint32)
+        self.hashes = hashes.ravel()[self.order]
+        self.starts = np.append(0, np.bincount(values, minlength=2 ** (high - low)).cumsum()).astype(np.uint32)
         flipped = (bits for n in range(radius + 1) for bits in combinations(range(high - low), n))
         self.flips = np.array([sum(1 << bit for bit in bits) for bits in flipped], dtype=np.uint32)
 
-    def find(self, queries: NDArray[np.uint64], start: int, distance: int) -> Iterator[NDArray[np.int64]]:
-        """Yield the packed matches within `distance` bits; `start` is the row of the first query.
+    def find(self, asked: NDArray[np.uint64], distance: int) -> Iterator[tuple[Integers, Integers, Integers]]:
+        """Yield places in the index and among the hashes asked for, with the bits, at most `distance`, that differ.
 
-        Queries are sorted by their band, so that the memory of the index is read in its order.
+        Hashes are looked up in the order of their band, and compared with all of a window, so that memory is read in
+        its order. A window that is longer than its bucket finds other pairs too, or the same ones again.
         """
-        values = self._band(queries.ravel())
+        windows = np.lib.stride_tricks.sliding_window_view(self.hashes, min(_WINDOW, len(self.hashes)))
+        values = self._band(asked.ravel())
         order = np.argsort(values, kind="stable")
-        values, asked = values[order], queries.ravel()[order]
-        by_chance = len(self.flips) * len(self.keys) >> (self.high - self.low)
-        room = np.full(len(order), max(MAX_BUCKET_HASHES * self.turns, 2 * by_chance))
-        for flips in np.array_split(self.flips, 1 + len(self.flips) * len(order) // _LOOKUPS_PER_CHUNK):
-            buckets = values ^ flips[:, None]  # (F, Q)
-            first = self.starts[buckets]
-            counts = self.starts[buckets + 1] - first
-            total = counts.sum(axis=0)
-            if (total > room).any():
-                counts = np.clip(room + counts - counts.cumsum(axis=0), 0, counts)
-            room = np.maximum(0, room - total)
-            for lookups, entry in _expand_lookups(counts.ravel(), first.ravel()):
-                bits = np.bitwise_count(self.keys[entry] ^ asked[lookups % len(order)])
-                near = np.flatnonzero(bits <= distance)
-                query, turn = np.divmod(order[lookups[near] % len(order)], queries.shape[1])
-                key, turned = np.divmod(self.order[entry[near]], self.turns)
-                either = turn + _INVERSE_TURNS[turned]  # one of the two is 0
-                yield _pack(query + start, key, bits[near], either)
+        by_chance = len(self.flips) * len(self.hashes) >> (self.high - self.low)
+        for part in np.array_split(order, 1 + len(order) // _ROWS_PER_CHUNK):
+            value, one = values[part], asked.ravel()[part]
+            room = np.full(len(part), max(MAX_BUCKET_HASHES * self.turns, 2 * by_chance), dtype=np.uint32)
+            for flip in self.flips:
+                bucket = value ^ flip
+                first = self.starts[bucket]
+                counts = np.minimum(self.starts[bucket + 1] - first, room)
+                room -= counts
+                lookups, places = _list_windows(counts, first, windows.shape[1])
+                places = np.minimum(places, len(windows) - 1)
+                for start in range(0, len(places), _WINDOWS_PER_CHUNK):
+                    lookup, place = (several[start : start + _WINDOWS_PER_CHUNK] for several in (lookups, places))
+                    bits = np.bitwise_count(windows[place] ^ one[lookup][:, None])
+                    row, column = np.divmod(np.flatnonzero(bits <= distance), windows.shape[1])
+                    yield self.order[place[row] + column], part[lookup[row]], bits[row, column]
 
     def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
         values = (hashes >> np.uint64(self.low)) & np.uint64(2 ** (self.high - self.low) - 1)
@@ -220,16 +224,13 @@ class _BandIndex:
         )  # 16 bits are sorted in linear time
 
 
-def _expand_lookups(counts: Integers, first: Integers) -> Iterator[tuple[Integers, Integers]]:
-    """Yield each lookup once per entry found, and the entry, about _CANDIDATES_PER_CHUNK at a time."""
+def _list_windows(counts: Integers, first: Integers, length: int) -> tuple[Integers, Integers]:
+    """Return each lookup once per window of its entries, and where each window begins."""
     some = np.flatnonzero(counts)
-    ends = counts[some].cumsum()
-    cuts = np.searchsorted(ends, np.arange(0, ends[-1] if len(ends) else 0, _CANDIDATES_PER_CHUNK))
-    for begin, end in pairwise([*cuts, len(some)]):
-        lookups = some[begin:end]
-        number = counts[lookups]
-        before = number.cumsum() - number
-        yield np.repeat(lookups, number), np.arange(number.sum()) + np.repeat(first[lookups] - before, number)
+    windows = (counts[some] + np.uint32(length - 1)) // np.uint32(length)
+    ends = windows.cumsum()
+    begin = np.repeat(first[some] - length * (ends - windows).astype(np.int64), windows)
+    return np.repeat(some, windows), begin + length * np.arange(len(begin))
 
 
 def _keep_nearest_on_each_side(packed: NDArray[np.int64], within: bool) -> NDArray[np.int64]:

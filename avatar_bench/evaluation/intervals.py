@@ -30,7 +30,7 @@ class IntervalOptions(Options):
 def compute_proportion(
     options: IntervalOptions,
     hits: NDArray[np.bool_],
-    groups: NDArray[np.str_],
+    groups: ArrayLike,
     unit: str = "group",
     higher_is_better: bool | None = True,
     floor: float | None = None,

@@ -177,8 +177,7 @@ def test_eight_bits_are_near_and_nine_are_not() -> None:
 def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Search as among few hashes, and as among many: their number decides on the bands."""
     if request.param == "many":
-        monkeypatch.setattr(duplicates, "_FEW_KEYS", 0)
-        monkeypatch.setattr(duplicates, "_LOOKUPS_PER_CHUNK", 4096)
+        monkeypatch.setattr(duplicates, "_FEW_HASHES", 0)
 
 
 @pytest.mark.usefixtures("_size")
@@ -270,7 +269,7 @@ def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: fl
 def test_many_blocks_of_rows_find_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [COPIES["jpeg"](draw(seed % 20)) if seed % 3 else draw(seed % 20) for seed in range(50)]
     whole = find_matches(*as_set(images))
-    for limit in ("_ROWS_PER_CHUNK", "_CANDIDATES_PER_CHUNK", "_THUMBNAILS_PER_CHUNK"):
+    for limit in ("_ROWS_PER_CHUNK", "_WINDOWS_PER_CHUNK", "_CANDIDATES_PER_CHUNK", "_THUMBNAILS_PER_CHUNK"):
         monkeypatch.setattr(duplicates, limit, 7)
     assert whole
     assert find_matches(*as_set(images)) == whole

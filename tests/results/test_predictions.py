@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,22 @@ def test_an_object_array_is_never_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", classes=np.array([{"a": 1}], dtype=object), temperature=1.0)
     with pytest.raises(CheckpointError, match="ValueError"):
         Predictions.load(tmp_path / "x.npz")
+
+
+def test_rows_that_are_all_rows_in_order_are_no_copy() -> None:
+    made, one = given(np.eye(3), [0, 1, 2]), given(np.eye(3)[:1], [0])
+    assert made.take(np.arange(3)) is made
+    assert made.take(np.ones(3, dtype=bool)) is made
+    assert made.take(np.array([0, 2, 1])).targets.tolist() == [0, 2, 1]
+    assert (len(one.take(np.array([False]))), len(one.take(np.array([0, 0])))) == (0, 2)
+
+
+def test_codes_of_groups_are_places_among_the_sorted_names() -> None:
+    names = to_string_array(["b", "Ж", "a", "b", "", "ä"])
+    made = replace(given(np.zeros((6, 3)), np.zeros(6)), groups=names)
+    np.testing.assert_array_equal(made.group_codes, np.unique(names, return_inverse=True)[1])
+    assert made.take(np.array([1, 0, 3])).group_codes.tolist() == [1, 0, 0]
+    assert given(np.zeros((0, 3)), []).group_codes.tolist() == []
 
 
 def test_no_images_and_some_rows(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class BlindTest(IntervalOptions):
     def _compute_metrics(self, predictions: Predictions) -> dict[str, Metric]:
         n, classes = len(predictions), len(predictions.classes)
         found = {
-            "accuracy": compute_proportion(self, predictions.correct, predictions.groups, floor=1 / classes),
+            "accuracy": compute_proportion(self, predictions.correct, predictions.group_codes, floor=1 / classes),
             "accuracy_by_source": self._compute_accuracy_by_source(predictions),
             "chance": Metric(1 / classes, n, higher_is_better=None),
             "majority_share": Metric(float(np.bincount(predictions.targets).max() / n), n, higher_is_better=None),
@@ -94,7 +94,7 @@ class BlindTest(IntervalOptions):
     def _compute_proportion(self, images: NDArray[np.bool_], predictions: Predictions, reason: Reason) -> Metric:
         if not images.any():
             return Metric(None, 0, reason=reason)
-        return compute_proportion(self, predictions.correct[images], predictions.groups[images])
+        return compute_proportion(self, predictions.correct[images], predictions.group_codes[images])
 
     def _compute_accuracy_by_source(self, predictions: Predictions) -> Metric:
         known = predictions.sources != ""
@@ -113,7 +113,7 @@ class BlindTest(IntervalOptions):
         about = predictions.targets, predictions.predicted, scores
         functions = (*classification.MACRO_METRICS.values(), classification.f1)
         statistic = classification.build_metrics_statistic(*about, functions)
-        return bootstrap_metrics(self, names, statistic, predictions.groups, floors=floors)
+        return bootstrap_metrics(self, names, statistic, predictions.group_codes, floors=floors)
 
     def _compute_average_precision(self, predictions: Predictions) -> dict[str, Metric]:
         targets, scores = predictions.targets, predictions.probabilities.T
@@ -121,7 +121,7 @@ class BlindTest(IntervalOptions):
         shares = np.bincount(targets, minlength=len(names)) / len(targets)
         parts = [detection.build_roc_statistic(each, targets == n, [detection.aupr]) for n, each in enumerate(scores)]
         floors = dict(zip(names, shares.tolist(), strict=True))
-        return bootstrap_metrics(self, names, stats.JoinedStatistic(parts), predictions.groups, floors=floors)
+        return bootstrap_metrics(self, names, stats.JoinedStatistic(parts), predictions.group_codes, floors=floors)
 
     def _find_detectable_difference(self, accuracy: float, n: int) -> Metric:
         discordance = 2 * accuracy * (1 - accuracy) if self.discordance is None else self.discordance
@@ -134,7 +134,7 @@ class BlindTest(IntervalOptions):
         keys = pd.DataFrame({"source": predictions.sources, "target": predictions.targets})
         for images in keys.groupby(["source", "target"]).indices.values():
             own = predictions.take(np.asarray(images))
-            share = compute_proportion(self, own.correct, own.groups)
+            share = compute_proportion(self, own.correct, own.group_codes)
             incorrect = own.predicted[~own.correct]
             error = names[np.bincount(incorrect).argmax()] if len(incorrect) else ""
             kind = (str(own.sources[0]), names[own.targets[0]])

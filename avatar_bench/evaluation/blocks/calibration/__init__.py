@@ -82,7 +82,7 @@ class Calibration(IntervalOptions):
         result.metrics |= compute_temperatures(self, run.temperature, held_out)
         area = stats.JoinedStatistic([selective.build_aurc_statistic(predictions.confidence, predictions.correct)])
         floors = {"aurc": float(1 - predictions.correct.mean())}
-        result.metrics |= bootstrap_metrics(self, ["aurc"], area, predictions.groups, False, floors)
+        result.metrics |= bootstrap_metrics(self, ["aurc"], area, predictions.group_codes, False, floors)
         self._evaluate_sets(result, predictions, sets)
         self._evaluate_shift(result, shifted, sets)
         result.arrays = _collect_arrays(shifted, held_out, self.seed)

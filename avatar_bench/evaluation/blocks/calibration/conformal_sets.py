@@ -49,9 +49,11 @@ class ConformalSets:
         for method, member in self.members(predictions).items():
             covered, size = conformal.select_targets(member, predictions.targets), member.sum(axis=1)
             blind = float(size.mean()) / len(predictions.classes)
-            found[f"coverage/{method}"] = compute_proportion(block, covered, predictions.groups, "group", None, blind)
+            found[f"coverage/{method}"] = compute_proportion(
+                block, covered, predictions.group_codes, "group", None, blind
+            )
             sizes = stats.build_mean_statistic(size[:, None].astype(np.float64))
-            found |= bootstrap_metrics(block, [f"set_size/{method}"], sizes, predictions.groups, False)
+            found |= bootstrap_metrics(block, [f"set_size/{method}"], sizes, predictions.group_codes, False)
         return found
 
     def by_class(self, block: IntervalOptions, predictions: Predictions) -> pd.DataFrame:
@@ -62,7 +64,8 @@ class ConformalSets:
             for index, name in enumerate(["", *predictions.classes], start=-1):
                 images = predictions.targets == index if index >= 0 else np.ones(len(predictions), dtype=bool)
                 if images.any():
-                    share, own = compute_proportion(block, covered[images], predictions.groups[images]), size[images]
+                    share = compute_proportion(block, covered[images], predictions.group_codes[images])
+                    own = size[images]
                     sizes = (own.mean(), (own == 0).mean(), (own == 1).mean())
                     rows.append((method, name, len(own), share.value, share.low, share.high, *sizes))
         columns = ["method", "class", "n", "coverage", "low", "high", "set_size", "empty", "single"]
@@ -73,7 +76,8 @@ class ConformalSets:
         """Compute coverage with its interval, and mean size, of each method's sets, as columns of table shift."""
         found: dict[str, float | None] = {}
         for method, member in self.members(predictions).items():
-            share = compute_proportion(block, conformal.select_targets(member, predictions.targets), predictions.groups)
+            covered = conformal.select_targets(member, predictions.targets)
+            share = compute_proportion(block, covered, predictions.group_codes)
             ends = {"": share.value, "_low": share.low, "_high": share.high}
             found |= {f"coverage_{method}{end}": value for end, value in ends.items()}
             found[f"set_size_{method}"] = float(member.sum(axis=1).mean())

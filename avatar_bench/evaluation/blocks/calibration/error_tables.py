@@ -28,9 +28,9 @@ def tabulate_floors(block: IntervalOptions, predictions: Predictions, prefix: st
 
     Images of a group are drawn together as far as the confidence gaps of the real ones correlate.
     """
-    correlation = calibration.group_correlation(predictions.correct - predictions.confidence, predictions.groups)
+    correlation = calibration.group_correlation(predictions.correct - predictions.confidence, predictions.group_codes)
     drawn = calibration.simulate_noise_floor(
-        predictions.probabilities, block.resamples, block.seed, predictions.groups, correlation
+        predictions.probabilities, block.resamples, block.seed, predictions.group_codes, correlation
     )
     p95, high = np.quantile(drawn, [0.95, (1 + block.level) / 2], axis=0)
     names = [prefix + kind for kind in calibration.ECE_KINDS]
@@ -49,7 +49,7 @@ def compute_errors(
     losses = calibration.image_losses(predictions.logits, predictions.targets, predictions.temperature)
     each = np.column_stack([losses, calibration.brier_scores(predictions.probabilities, predictions.targets)])
     means = stats.build_mean_statistic(each)
-    found = bootstrap_metrics(block, list(floor), means, predictions.groups, False, floor)
+    found = bootstrap_metrics(block, list(floor), means, predictions.group_codes, False, floor)
     found |= _compute_calibration_errors(block, predictions, floors)
     row = calibration.ECE_KINDS.index("ece_15")
     for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
@@ -63,7 +63,7 @@ def tabulate_reliability(block: IntervalOptions, predictions: Predictions) -> pd
     bins = calibration.assign_bins(predictions.confidence, edges)
     table = pd.DataFrame(calibration.reliability_bins(predictions.confidence, predictions.correct, edges))
     for row in np.unique(bins):
-        share = compute_proportion(block, predictions.correct[bins == row], predictions.groups[bins == row])
+        share = compute_proportion(block, predictions.correct[bins == row], predictions.group_codes[bins == row])
         table.loc[row, ["accuracy_low", "accuracy_high"]] = share.low, share.high
     return table
 
@@ -81,7 +81,7 @@ def compute_temperatures(block: IntervalOptions, temperature: float, held_out: P
 
     fitted = calibration.build_temperature_statistic(logits, targets)
     refits = fitted.then(lambda found: np.hstack([found, found / temperature]))
-    found = bootstrap_metrics(block, ["temperature", "scaled/temperature"], refits, held_out.groups, None)
+    found = bootstrap_metrics(block, ["temperature", "scaled/temperature"], refits, held_out.group_codes, None)
     values = (temperature, calibration.fit_temperature(logits, targets) / temperature)
     return {name: replace(metric, value=value) for (name, metric), value in zip(found.items(), values, strict=True)}
 
@@ -96,9 +96,11 @@ def _compute_calibration_errors(
     chance alone may explain the error, by the bootstrap or by the noise floor.
     """
     values = calibration.calibration_errors(predictions.probabilities, predictions.targets)
-    moves = calibration.make_deviation_statistic(predictions.probabilities, predictions.targets, predictions.groups)
-    __, ends = stats.bootstrap_interval(moves, predictions.groups, block.resamples, block.level, block.seed)
-    accuracy = compute_proportion(block, predictions.correct, predictions.groups)
+    moves = calibration.make_deviation_statistic(
+        predictions.probabilities, predictions.targets, predictions.group_codes
+    )
+    __, ends = stats.bootstrap_interval(moves, predictions.group_codes, block.resamples, block.level, block.seed)
+    accuracy = compute_proportion(block, predictions.correct, predictions.group_codes)
     # one more error changes the probabilities of two classes, and classwise ECE averages over classes
     share = np.array([1, 1, 1, min(1.0, 2 / len(predictions.classes))])
     least = share * (float(np.mean(predictions.correct)) - (accuracy.low or 0.0))

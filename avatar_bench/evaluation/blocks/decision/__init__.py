@@ -155,7 +155,7 @@ class Decision(IntervalOptions):
             losses = selective.abstention_losses(one.confidence, one.correct, [self.abstain_cost])
             key = f"cost/{name}" if place else "cost"
             floor = {key: min(self.abstain_cost, float(1 - one.correct.mean()))}
-            found |= bootstrap_metrics(self, [key], stats.build_mean_statistic(losses), one.groups, False, floor)
+            found |= bootstrap_metrics(self, [key], stats.build_mean_statistic(losses), one.group_codes, False, floor)
         return found
 
     def _tabulate_risk(self, sets: Mapping[str, Predictions]) -> pd.DataFrame:
@@ -164,7 +164,7 @@ class Decision(IntervalOptions):
         for name, one in sets.items():
             least = selective.thresholds(_COVERAGES, one.confidence)
             errors = np.where(one.confidence[:, None] >= least, ~one.correct[:, None], np.nan)
-            ends = stats.proportion_intervals(errors, one.groups, self.resamples, self.level, self.seed)
+            ends = stats.proportion_intervals(errors, one.group_codes, self.resamples, self.level, self.seed)
             answered, shares = (~np.isnan(errors)).sum(axis=0), np.nanmean(errors, axis=0)
             rows += [
                 (name, *row, each.low, each.high)
@@ -179,7 +179,7 @@ class Decision(IntervalOptions):
             costs = np.linspace(0, 1 - 1 / len(one.classes), _COSTS)
             losses = selective.abstention_losses(one.confidence, one.correct, costs)
             statistic = stats.build_mean_statistic(losses)
-            low, high = stats.bootstrap_interval(statistic, one.groups, self.resamples, self.level, self.seed)
+            low, high = stats.bootstrap_interval(statistic, one.group_codes, self.resamples, self.level, self.seed)
             columns = {
                 "set": name,
                 "abstain_cost": costs,

@@ -95,7 +95,7 @@ def tabulate_gaps(
             ("error", member & counted[:, None], ~predictions.correct),
         ):
             values = np.where(shown, hits[:, None], np.nan).astype(np.float64)
-            gap = find_gap(block, names, values, predictions.groups, minimum)
+            gap = find_gap(block, names, values, predictions.group_codes, minimum)
             rows += [{**about, "by": by, "measure": measure, **gap}] if gap else []
     return pd.DataFrame(rows, columns=[*about, "by", "measure", *GAP_COLUMNS])
 
@@ -165,7 +165,7 @@ def _count(
     columns = np.concatenate(
         [np.where(member, answered[:, None], np.nan), np.where(counted, ~predictions.correct[:, None], np.nan)], axis=1
     )
-    ends = stats.proportion_intervals(columns, predictions.groups, block.resamples, block.level, block.seed)
+    ends = stats.proportion_intervals(columns, predictions.group_codes, block.resamples, block.level, block.seed)
     rows = []
     for place in range(len(parts)):
         row: dict[str, Any] = {"n": int(member[:, place].sum())}
@@ -207,4 +207,4 @@ def _compute_savings(
     means = stats.build_mean_statistic(np.stack(columns, axis=1))
     statistic = means.then(lambda errors: errors[:, :1] - errors[:, 1:])
     name, none = f"saved/{target:g}", Reason("nothing_answered")
-    return bootstrap_metrics(block, [name], statistic, predictions.groups, True, reason=none)
+    return bootstrap_metrics(block, [name], statistic, predictions.group_codes, True, reason=none)

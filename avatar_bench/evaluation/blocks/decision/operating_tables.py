@@ -56,13 +56,14 @@ def compute_operating_points(
             absent = Reason("only_class" if positive.all() else "class_absent", name=name)
             metrics |= {f"recall_at/{rate:g}/{name}": Metric(None, 0, reason=absent) for rate in rates}
             continue
-        found = _compute_curves(block, scores, positive, predictions.groups, rates)
+        found = _compute_curves(block, scores, positive, predictions.group_codes, rates)
         for place, rate in enumerate(rates):
-            point = _build_point(block, scores, positive, predictions.groups, rate)
+            point = _build_point(block, scores, positive, predictions.group_codes, rate)
             ends = float(found.values[place]), float(found.lows[place]), float(found.highs[place])
             points.append({"class": name, **dict(zip(("recall", "low", "high"), ends, strict=True)), **point})
             n, required = int(point["other_groups"]), int(point["n_required"])
-            units, few = len(np.unique(predictions.groups)), Reason("few_others", n=n, rate=rate, required=required)
+            units = len(np.unique(predictions.group_codes))
+            few = Reason("few_others", n=n, rate=rate, required=required)
             metrics[f"recall_at/{rate:g}/{name}"] = (
                 Metric(ends[0], units, *ends[1:], str(found.methods[place]), floor=rate)
                 if n >= required
@@ -81,7 +82,7 @@ def compute_operating_points(
 
 
 def _build_point(
-    block: IntervalOptions, scores: Reals, positive: NDArray[np.bool_], groups: NDArray[np.str_], rate: float
+    block: IntervalOptions, scores: Reals, positive: NDArray[np.bool_], groups: NDArray[np.generic], rate: float
 ) -> dict[str, float]:
     """Return the threshold of a rate, NaN if none keeps it, and the false alarms seen there, with their upper end."""
     threshold = operating_points.find_threshold(scores, positive, rate)
@@ -102,7 +103,7 @@ def _compute_curves(
     block: IntervalOptions,
     scores: Reals,
     positive: NDArray[np.bool_],
-    groups: NDArray[np.str_],
+    groups: NDArray[np.generic],
     rates: Sequence[float],
 ) -> _Curves:
     """Compute both curves with their intervals: bootstraps by group, in which thresholds are chosen anew.

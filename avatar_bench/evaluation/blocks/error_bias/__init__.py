@@ -114,7 +114,7 @@ class ErrorBias(IntervalOptions):
 
         floors = dict.fromkeys(("mean_confidence_correct", "mean_confidence_incorrect"), float(sure.mean()))
         names, reason = list(_CONFIDENCE_METRICS), Reason("no_such_predictions")
-        return bootstrap_metrics(self, names, statistic, predictions.groups, _CONFIDENCE_METRICS, floors, reason)
+        return bootstrap_metrics(self, names, statistic, predictions.group_codes, _CONFIDENCE_METRICS, floors, reason)
 
     def _build_slices_table(self, predictions: Predictions, parts: list[tables.Slice]) -> tuple[pd.DataFrame, float]:
         """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest.
@@ -126,12 +126,12 @@ class ErrorBias(IntervalOptions):
         floor = np.nan
         if len(tested):
             level = 1 - (1 - self.level) / len(tested)
-            about = predictions.correct, predictions.targets, predictions.groups
+            about = predictions.correct, predictions.targets, predictions.group_codes
             members = np.stack([parts[row].images for row in tested], axis=1)
             seen, dealt = chance.slice_accuracies(*about, members, self.resamples, self.seed)
             table.loc[tested, ["p", "p_adjusted"]] = np.column_stack(chance.max_t_p_values(seen, dealt))
             table.loc[tested, ["low_joint", "high_joint"]] = [
-                stats.proportion_interval(own.correct, own.groups, self.resamples, level, self.seed)[:2]
+                stats.proportion_interval(own.correct, own.group_codes, self.resamples, level, self.seed)[:2]
                 for own in (predictions.take(parts[row].images) for row in tested)
             ]
             floor = float(dealt.min(axis=1).mean())
@@ -140,7 +140,7 @@ class ErrorBias(IntervalOptions):
 
     def _build_row(self, predictions: Predictions, each: tables.Slice) -> dict[str, object]:
         own = predictions.take(each.images)
-        share = compute_proportion(self, own.correct, own.groups)
+        share = compute_proportion(self, own.correct, own.group_codes)
         wrong = own.predicted[~own.correct]
         row: dict[str, object] = dict(
             zip(_COLUMNS, (*each[:3], len(own), share.n, share.value, share.low, share.high), strict=False)

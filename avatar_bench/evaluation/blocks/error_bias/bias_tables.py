@@ -62,7 +62,7 @@ def tabulate_gaps(block: IntervalOptions, predictions: Predictions, parts: list[
     for by, target in dict.fromkeys((each.by, each.target) for each in parts):
         own = [each for each in parts if (each.by, each.target) == (by, target)]
         hits = np.where(np.stack([each.images for each in own], axis=1), correct, np.nan)
-        gap = find_gap(block, [each.name for each in own], hits, predictions.groups, minimum)
+        gap = find_gap(block, [each.name for each in own], hits, predictions.group_codes, minimum)
         rows += [{"by": by, "target": target, **gap}] if gap else []
     return pd.DataFrame(rows, columns=["by", "target", *GAP_COLUMNS])
 

@@ -152,7 +152,7 @@ class PriorShift(IntervalOptions):
         names = [*prior_shift.PRIOR_SHIFT_COLUMNS, *(f"estimate/{name}" for name in predictions.classes)]
         floors = {name: prior_shift.guessing_floor(name, training, prior) for name in prior_shift.PRIOR_SHIFT_COLUMNS}
         better = dict.fromkeys(names, True) | {"prior_error": False}
-        return bootstrap_metrics(self, names, mix, predictions.groups, better, floors)
+        return bootstrap_metrics(self, names, mix, predictions.group_codes, better, floors)
 
     def _vary_shares(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
         """Return the rows of the mixes that assign each of `shares` to each class in turn."""
