@@ -146,6 +146,39 @@ def test_a_killed_actor_is_replaced_and_a_killed_command_is_gone_on_with(
 
 
 @pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster of two nodes on this machine, with a core each."""
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}.items():
+        monkeypatch.setenv(name, value)
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 2**28}
+    found = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    found.add_node(**node)
+    yield found
+    found.shutdown()
+
+
+def test_a_cluster_is_joined_and_a_machine_that_it_loses_costs_no_row(
+    words: list[str],
+    folder: Path,
+    expected: pd.DataFrame,
+    cluster: Any,
+    begin: Callable[..., subprocess.Popen[bytes]],
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "rows.parquet"
+    many = tmp_path / "list.txt"  # each file eight times
+    many.write_text("".join(f"{file}\n" for file in sorted(folder.iterdir()) for _ in range(8)))
+    asked = [*words, f"input=@{many}", f"output={output}", "engine=ray", "engine.actors=2"]
+    process = begin([*asked, f"engine.address={cluster.address}"])
+    wait(lambda: output.is_dir() and len(list(output.glob("*.parquet"))) >= 1)
+    cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
+    assert process.wait(LONGEST) == 3, (tmp_path / "said").read_text()
+    compare(pd.read_parquet(output), pd.concat([expected] * 8))
+
+
+@pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
     """An S3 server with a bucket named bucket, and a function that stops it, or starts it again."""
     from moto.server import ThreadedMotoServer
