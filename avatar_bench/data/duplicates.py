@@ -167,15 +167,16 @@ def _find_candidates(
     bands = 4 if indexed.size <= _FEW_HASHES else 3
     edges = [64 * band // bands for band in range(bands + 1)]
     radii = [(distance + 1 + band) // bands - 1 for band in range(bands)]
-    kept, new, limit = np.empty(0, np.int64), [], _CANDIDATES_PER_CHUNK
+    kept, new, room = np.empty(0, np.int64), [], _CANDIDATES_PER_CHUNK
     for band, radius in zip(pairwise(edges), radii, strict=True):
         for entry, lookup, bits in _BandIndex(indexed, *band, radius).find(asked, distance):
             our, their = (entry, lookup) if indexed is ours else (lookup, entry)
             (key, turned), (query, turn) = np.divmod(our, ours.shape[1]), np.divmod(their, theirs.shape[1])
             new.append(_pack(query, key, bits, turn + _INVERSE_TURNS[turned]))  # one of the two turns is 0
-            if sum(map(len, new)) > limit:
+            room -= len(bits)
+            if room < 0:
                 kept, new = _keep_nearest_on_each_side(np.concatenate([kept, *new]), within), []
-                limit = max(_CANDIDATES_PER_CHUNK, len(kept))
+                room = max(_CANDIDATES_PER_CHUNK, len(kept))
     return _keep_nearest_on_each_side(np.concatenate([kept, *new]), within)
 
 
@@ -214,8 +215,10 @@ class _BandIndex:
                 for start in range(0, len(places), _WINDOWS_PER_CHUNK):
                     lookup, place = (several[start : start + _WINDOWS_PER_CHUNK] for several in (lookups, places))
                     bits = np.bitwise_count(windows[place] ^ one[lookup][:, None])
-                    row, column = np.divmod(np.flatnonzero(bits <= distance), windows.shape[1])
-                    yield self.order[place[row] + column], part[lookup[row]], bits[row, column]
+                    near = np.flatnonzero(bits <= distance)
+                    if len(near):
+                        row, column = np.divmod(near, windows.shape[1])
+                        yield self.order[place[row] + column], part[lookup[row]], bits[row, column]
 
     def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
         values = (hashes >> np.uint64(self.low)) & np.uint64(2 ** (self.high - self.low) - 1)
