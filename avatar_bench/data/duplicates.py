@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -82,15 +83,15 @@ def find_matches_between(left: ImageSet, right: ImageSet, distance: int = MAX_HA
 
 def join_groups(groups: Sequence[str], pairs: Integers) -> list[str]:
     """Return the group name of each row after merging the groups of every pair of rows, (P, 2)."""
-    names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    codes, names = pd.factorize(np.array(groups, dtype=object), sort=True)
     left, right = codes[pairs[:, 0]], codes[pairs[:, 1]]
     from scipy.sparse import coo_array  # imported here for a faster start of commands that compare no images
     from scipy.sparse.csgraph import connected_components
 
     links = coo_array((np.ones(len(pairs)), (left, right)), shape=(len(names), len(names)))
     _, cluster = connected_components(links, directed=False)
-    head = {int(code): str(name) for code, name in zip(cluster[::-1], names[::-1], strict=True)}
-    return [head[int(cluster[code])] for code in codes]
+    heads = dict(zip(cluster[::-1].tolist(), names[::-1], strict=True))  # the first name of each cluster
+    return [heads[one] for one in cluster[codes].tolist()]
 
 
 def _list_right_rows(matches: Sequence[Match]) -> Integers:
@@ -125,7 +126,8 @@ def _match_near(
     other and their thumbnails are similar. The result does not depend on which one is the left. Both directions are
     searched because their distances differ by a few bits: negating frequencies moves the median.
     """
-    ours, theirs = _collect_hashes(left, lefts), _collect_hashes(right, rights)
+    ours = _collect_hashes(left, lefts)
+    theirs = ours if within else _collect_hashes(right, rights)
     candidates = _find_candidates(ours[:, :1], theirs, distance, within)
     if within:
         query, key, bits, turn = _unpack(candidates)

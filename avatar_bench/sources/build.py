@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from avatar_bench.sources.store import SourceJournal, StoreOptions, prune_images
 
 RECIPE_VERSION = 2  # of the image processing; to increase when stored images would change
 PLAN_FIELDS = ("by", "seed", "folds", "held_out")  # of the split plan; an update must not change them
+_ROWS_PER_PART = 10_000  # of a table of images, while it is read: as rows they need more memory
 THREADS = min(8, os.cpu_count() or 1)  # for reading, decoding and hashing
 
 
@@ -204,9 +206,8 @@ def _assemble(
     stored = _tabulate(recipe, journals)
     _check_held_out_sources(recipe, stored)
     rules = CurationRules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan, recipe.ood)
-    files = [out / str(path) for path in stored["path"]]
     others = [_read_other_set(name, Path(path)) for name, path in recipe.against.items()]
-    curated = curate(stored, rules, lambda row: decode(files[row]), others, earlier)
+    curated = curate(stored, rules, lambda row: decode(out / stored["path"].iloc[row]), others, earlier)
     refused = [(f"{name}: {file}", reason) for name in recipe.sources for file, reason in _list_refused(journals[name])]
     curated.refused = refused + curated.refused
     if curated.frame["blind"].all():
@@ -271,17 +272,21 @@ def _list_refused(journal: SourceJournal) -> list[tuple[str, str]]:
 
 def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> pd.DataFrame:
     """Collect the stored images of all sources in one table, training sources first."""
-    rows = []
+    parts = []
     for name in sorted(recipe.sources, key=lambda name: name in recipe.held_out_sources):
-        good = sorted((row for row in journals[name].rows if "path" in row), key=lambda row: str(row["name"]))
-        rows += [_make_row(name, recipe.sources[name], row) for row in good]
-    return pd.DataFrame(rows)
+        rows = (_make_row(name, recipe.sources[name], row) for row in journals[name].rows if "path" in row)
+        own = []
+        while several := list(islice(rows, _ROWS_PER_PART)):
+            own.append(pd.DataFrame(several))
+        parts.append(pd.concat(own).sort_values("origin", kind="stable"))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _make_row(name: str, source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
     own = row.get("source", name)
     return {
-        **{key: row[key] for key in ("path", "sha256", "origin_sha256", "pixels", "phashes", "width", "height")},
+        **{key: row[key] for key in ("path", "sha256", "origin_sha256", "pixels", "width", "height")},
+        "phashes": " ".join(row["phashes"]),
         **{key: row[key] for key in ("format", "jpeg_quality")},
         **{key: row.get(key) or source[key] for key in ("label", "licence", "author", "generator")},
         "source": own,

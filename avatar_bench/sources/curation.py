@@ -60,21 +60,13 @@ def curate(
     """Drop copies, label conflicts and images above a limit, join near-duplicates into groups, and split.
 
     `stored` has one row per image: path, label, source, recipe_source, origin, group, split ("" if not stated), sha256,
-    origin_sha256, pixels, phashes. `earlier` maps the images that an update may not move, including deleted ones, to
-    their sides. Raise ConfigError and GuardError as `splits.assign_splits` does.
+    origin_sha256, pixels, phashes (joined by spaces). `earlier` maps the images that an update may not move, including
+    deleted ones, to their sides. Raise ConfigError and GuardError as `splits.assign_splits` does.
     """
     earlier = earlier or {}
     stored = _rank(stored, rules, earlier)
-    prints = [Fingerprint(*row) for row in zip(stored["pixels"], map(tuple, stored["phashes"]), strict=True)]
-    places = stored["place"].tolist()
-    own = (list(stored["origin_sha256"]), prints, lambda row: image(places[row]))
-    matches = find_matches(*own)
+    matches, shared = _find_matches(stored, image, others)
     copies, refused = refusals.find_copies(stored, matches)
-    shared: dict[int, tuple[OtherSet, Match]] = {}  # rows that are in another set too, each with the first match
-    for other in others:
-        theirs = (list(other.sha256s), list(other.fingerprints), other.image)
-        for match in find_matches_between(own, theirs):
-            shared.setdefault(match.left, (other, match))
     refused |= {row: f"is also in {other.name}: {other.paths[match.right]}" for row, (other, match) in shared.items()}
     refused |= refusals.find_moved_rows(stored, earlier, copies | refused.keys())
     joined = refusals.join_matches(stored, matches)
@@ -91,6 +83,22 @@ def curate(
     curated.notes = _write_notes(curated, stored, accepted, capped)
     curated.frame = _split(capped.sort_values("place", ignore_index=True), rules.plan, earlier, curated)
     return curated
+
+
+def _find_matches(
+    stored: pd.DataFrame, image: Opener, others: Sequence[OtherSet]
+) -> tuple[list[Match], dict[int, tuple[OtherSet, Match]]]:
+    """Find the copies within the stored images, and the rows that are in another set too, each with the first match."""
+    hashes = zip(stored["pixels"], stored["phashes"], strict=True)
+    prints = [Fingerprint(pixels, tuple(joined.split())) for pixels, joined in hashes]
+    places = stored["place"].to_numpy()
+    own = (list(stored["origin_sha256"]), prints, lambda row: image(int(places[row])))
+    shared: dict[int, tuple[OtherSet, Match]] = {}
+    for other in others:
+        theirs = (list(other.sha256s), list(other.fingerprints), other.image)
+        for match in find_matches_between(own, theirs):
+            shared.setdefault(match.left, (other, match))
+    return find_matches(*own), shared
 
 
 def _rank(stored: pd.DataFrame, rules: CurationRules, earlier: Sides) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -95,30 +96,32 @@ class SourceJournal:
 
     file: Path
     digest: str
-    rows: list[dict[str, Any]] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)  # file, reason
     complete: bool = False
 
     @classmethod
     def open(cls, file: Path, digest: str, folder: Path, retry: bool = False) -> SourceJournal:
-        """Read the journal of an earlier run in the store `folder`, up to a truncated last line.
+        """Open the journal of an earlier run in the store `folder`, and remove a truncated last line.
 
         With `retry`, a complete journal is continued as if its source had not been read to the end.
         """
-        journal = cls(file, digest)
-        entries = list(_read_lines(file))
-        stored = (folder / entry["path"] for entry in entries if "path" in entry)
-        if not entries or entries[0] != {"digest": digest} or not all(place.is_file() for place in stored):
+        journal, entries = cls(file, digest), _read_lines(file)
+        is_ours = next(entries, None) == {"digest": digest}
+        if not is_ours or not all((folder / entry["path"]).is_file() for entry in entries if "path" in entry):
             _write_entry(file, {"digest": digest}, "w")
             return journal
-        ending = entries.pop() if entries[-1].get("complete") else None
-        if ending and not retry:
+        (last,) = deque(_read_lines(file), maxlen=1)
+        if last.get("complete") and not retry:
             journal.complete = True
-            journal.refused = [(name, reason) for name, reason in ending["refused"]]
+            journal.refused = [(name, reason) for name, reason in last["refused"]]
         else:
-            write_text(file, "".join(map(_format_line, entries)))  # without the truncated line
-        journal.rows = entries[1:]
+            write_text(file, "".join(_format_line(entry) for entry in _read_lines(file) if not entry.get("complete")))
         return journal
+
+    @property
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Read the rows one by one: those of a million images would need gigabytes of memory."""
+        return (entry for entry in _read_lines(self.file) if "name" in entry)
 
     @staticmethod
     def has_refused(file: Path) -> bool:
@@ -128,7 +131,6 @@ class SourceJournal:
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one image."""
-        self.rows.append(row)
         _write_entry(self.file, row, "a")
 
     def close(self, refused: list[tuple[str, str]]) -> None:

@@ -43,7 +43,7 @@ class Shelf:
         digest = hashlib.sha256(image.tobytes()).hexdigest()
         row = {"path": f"{source}/{number}", "label": label, "source": source, "recipe_source": source}
         row |= {"origin": str(number), "group": f"{source}:{number}", "split": "", "generator": ""}
-        row |= {"sha256": digest, "origin_sha256": digest, "pixels": prints.pixels, "phashes": list(prints.phashes)}
+        row |= {"sha256": digest, "origin_sha256": digest, "pixels": prints.pixels, "phashes": " ".join(prints.phashes)}
         self.images.append(image)
         self.rows.append({**row, **known})
 

@@ -129,7 +129,7 @@ def test_a_journal_goes_on_where_a_process_was_killed(tmp_path: Path) -> None:
     with file.open("a") as stream:
         stream.write('{"name": "2", "pa')  # and no more
     again = SourceJournal.open(file, "digest", tmp_path)
-    assert (again.rows, again.complete) == ([{"name": "1", "path": "p"}], False)
+    assert (list(again.rows), again.complete) == ([{"name": "1", "path": "p"}], False)
     again.add({"name": "2", "path": "q"})
     again.close([("x.txt", "no image")])
     whole = SourceJournal.open(file, "digest", tmp_path)
@@ -141,13 +141,13 @@ def test_a_journal_goes_on_where_a_process_was_killed(tmp_path: Path) -> None:
 
 def test_a_journal_of_another_source_is_begun_anew(tmp_path: Path) -> None:
     SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).add({"name": "1"})
-    assert SourceJournal.open(tmp_path / "a.jsonl", "two", tmp_path).rows == []
-    assert SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).rows == []
+    assert list(SourceJournal.open(tmp_path / "a.jsonl", "two", tmp_path).rows) == []
+    assert list(SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).rows) == []
 
 
 def test_a_journal_of_images_that_are_gone_is_begun_anew(tmp_path: Path) -> None:
     SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).add({"name": "1", "path": "p"})
-    assert SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).rows == []
+    assert list(SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).rows) == []
 
 
 def test_prune_deletes_what_nobody_wants_and_empty_folders(tmp_path: Path) -> None:
