@@ -122,11 +122,11 @@ def predict_parts(
     from ray.data import ActorPoolStrategy
 
     gpus = int(resources.get("GPU", 0)) if run.accelerator != "cpu" and run.runtime == "torch" else 0
-    cores = max(1, int(resources.get("CPU", 1)))
-    # so that each machine, also one with a single core, has room for an actor and a reading task
-    sizes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    half = min((size for size in sizes if size), default=2) / 2
-    most = (gpus or max(1, cores // 2)) if actors == "auto" else actors
+    sizes = [own for node in ray.nodes() if node["Alive"] and (own := node["Resources"].get("CPU"))] or [1]
+    cores = sum(sizes)
+    # actors leave room for a reading task on each machine, also when one of several is lost
+    half, left = min(sizes) / 2, cores - max(sizes) or cores
+    most = (gpus or max(1, int(cores // 2))) if actors == "auto" else actors
     least, most = (most, most) if isinstance(most, int) else (int(most[0]), int(most[1]))
     size = run.batch_size * min(_MOST_BATCHES, max(1, len(files) // (_FEWEST_TASKS * run.batch_size)))
     paths = [os.fsencode(file) for file in files]  # names that are not UTF-8 too
@@ -146,7 +146,7 @@ def predict_parts(
         batch_size=run.batch_size,
         compute=ActorPoolStrategy(min_size=least, max_size=most),
         # half of the cores at most are theirs: the others read and write
-        num_cpus=min(answering.settings.threads or 1, half, cores / (2 * least)),
+        num_cpus=min(answering.settings.threads or 1, half, left / (2 * least)),
         num_gpus=1 if gpus else 0,
     )
     rows = max(_FEWEST_ROWS, min(_MOST_ROWS, len(files) // _FEWEST_PARTS))
