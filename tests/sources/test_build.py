@@ -18,6 +18,7 @@ from avatar_bench.data.dataset import read_dataset
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError, DataError, OutputError
 from avatar_bench.files import package_files
+from avatar_bench.sources import build
 from avatar_bench.sources.build import WORK_FOLDER, DatasetRecipe, build_dataset, demo_root, ensure_demo
 from avatar_bench.sources.dataset_files import MANIFEST_COLUMNS
 
@@ -126,6 +127,14 @@ def test_the_same_recipe_gives_the_same_bytes(index, tmp_path, two):
     build_dataset(DatasetRecipe(two), tmp_path / "one")
     build_dataset(DatasetRecipe(two), tmp_path / "two")
     assert (tmp_path / "one" / "manifest.csv").read_bytes() == (tmp_path / "two" / "manifest.csv").read_bytes()
+
+
+def test_a_table_that_is_read_in_parts_is_the_same(index, tmp_path, two, monkeypatch):
+    build_dataset(DatasetRecipe(two), tmp_path / "whole")
+    monkeypatch.setattr(build, "_ROWS_PER_PART", 2)
+    build_dataset(DatasetRecipe(two), tmp_path / "parts")
+    for name in ("manifest.csv", "blind.csv", "sources.csv", "duplicates.csv", "quarantine.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_an_sdist_is_read_like_a_wheel(index, tmp_path):
