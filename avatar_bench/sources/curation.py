@@ -66,6 +66,8 @@ def curate(
     earlier = earlier or {}
     stored = _rank(stored, rules, earlier)
     matches, shared = _find_matches(stored, image, others)
+    upright = [joined.partition(" ")[0] for joined in stored["phashes"]]
+    stored = stored.drop(columns=["pixels", "phashes"]).assign(phash=upright)
     copies, refused = refusals.find_copies(stored, matches)
     refused |= {row: f"is also in {other.name}: {other.paths[match.right]}" for row, (other, match) in shared.items()}
     refused |= refusals.find_moved_rows(stored, earlier, copies | refused.keys())

@@ -89,7 +89,7 @@ def list_ood_files(out: Path) -> dict[str, Path]:
 
 def write_tables(out: Path, sources: Mapping[str, Source], curated: CurationResult, earlier: Sides) -> None:
     """Write manifest.csv, blind.csv, ood_<name>.csv, the tables about them, and the sides for a later update."""
-    frame = curated.frame.assign(phash=curated.frame["phashes"].str.partition(" ")[0])
+    frame = curated.frame
     for file in list_ood_files(out).values():
         file.unlink()  # of an earlier recipe
     inside, names = frame["ood"] == "", sorted(set(frame["ood"]) - {""})

@@ -17,6 +17,7 @@ BLIND_SIDE = "blind"  # side of images held out of training: the external test s
 GROUP_PREFIX = "group "  # of the keys of Sides for groups stated by a source
 Side = tuple[str, int]  # split or BLIND_SIDE, and fold or -1
 Sides = Mapping[str, Side]  # by the SHA-256 of the original file, or by GROUP_PREFIX and the group
+_SIDE_COLUMNS = ["group", "stated_group", "origin_sha256", "blind", "known"]  # of all columns these decide on sides
 Opener = Callable[[int], NDArray[np.uint8]]  # returns the decoded image of a row
 
 
@@ -64,7 +65,7 @@ def find_mixed_groups(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
 
     The side of the group's oldest image wins; among new images alone, training wins.
     """
-    staying = joined.drop(index=list(out))
+    staying = joined[_SIDE_COLUMNS].drop(index=list(out))
     mixed = staying[staying.groupby("group")["blind"].transform("nunique") > 1]
     refused: dict[int, str] = {}
     for _, rows in mixed.groupby("group", sort=False):
@@ -82,7 +83,7 @@ def find_bridging_rows(joined: pd.DataFrame, earlier: Sides, out: Set[int], amon
     `among_new`: the new rows, which join them. Otherwise all rows on another side than the first, such as images that
     were missing when the others were added.
     """
-    staying = joined.drop(index=list(out))
+    staying = joined[_SIDE_COLUMNS].drop(index=list(out))
     sides = collect_sides(staying, earlier)
     joining = staying[staying["group"].isin({group for group, found in sides.items() if len(found) > 1})]
     if among_new:

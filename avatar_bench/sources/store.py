@@ -141,14 +141,13 @@ class SourceJournal:
 
 def prune_images(folder: Path, wanted: set[str]) -> int:
     """Delete the stored images whose paths are not wanted; return their number."""
-    files = [file for file in (folder / "images").rglob("*") if file.is_file()]
-    unwanted = [file for file in files if file.relative_to(folder).as_posix() not in wanted]
+    found = (folder / "images").rglob("*")
+    unwanted = [file for file in found if file.relative_to(folder).as_posix() not in wanted and file.is_file()]
     for file in unwanted:
         file.unlink()
-    for below in sorted((folder / "images").rglob("*"), reverse=True):
-        if below.is_dir():
-            with suppress(OSError):  # not empty
-                below.rmdir()
+    for below in sorted((place for place in (folder / "images").rglob("*") if place.is_dir()), reverse=True):
+        with suppress(OSError):  # not empty
+            below.rmdir()
     return len(unwanted)
 
 

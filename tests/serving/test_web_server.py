@@ -246,17 +246,20 @@ def test_what_would_wait_too_long_is_refused(server: SimpleNamespace, images: Pa
 
     file = next((images / "blind" / "real").rglob("*.*"))
 
-    async def ask(queue: int, seconds: float) -> list[Any]:
-        service = ImageService(server.service.predictor, None, queue, seconds)
+    async def ask(queue: int, seconds: float, free: bool) -> list[Any]:
+        service, gate = ImageService(server.service.predictor, None, queue, seconds), threading.Event()
+        if not free:  # the network works on something else until all have been refused
+            service._worker.submit(gate.wait)
         try:
             asked = (service.predict(file, "a") for _ in range(4))
             return await asyncio.gather(*asked, return_exceptions=True)
         finally:
+            gate.set()
             service.close()
 
-    refused = [isinstance(one, BusyError) for one in asyncio.run(ask(2, 60))]
+    refused = [isinstance(one, BusyError) for one in asyncio.run(ask(2, 60, free=True))]
     assert refused == [False, False, True, True]
-    assert all(isinstance(one, BusyError) for one in asyncio.run(ask(9, 1e-9)))
+    assert all(isinstance(one, BusyError) for one in asyncio.run(ask(9, 0.01, free=False)))
 
 
 def test_uploads_that_nobody_asks_about_are_deleted(server: SimpleNamespace) -> None:

@@ -28,7 +28,7 @@ def curated() -> CurationResult:
         "label": "real",
         "source": "s",
         "recipe_source": "a",
-        "phashes": "0f f0",
+        "phash": "0f",
     }
     rows = [
         row | {"path": f"{n}.png", "origin": f"{n}, «n».png", "blind": n > 1, "origin_sha256": f"{n}"} for n in range(4)
