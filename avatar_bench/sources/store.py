@@ -110,7 +110,7 @@ class SourceJournal:
         if not is_ours or not all((folder / entry["path"]).is_file() for entry in entries if "path" in entry):
             _write_entry(file, {"digest": digest}, "w")
             return journal
-        (last,) = deque(_read_lines(file), maxlen=1)
+        last = _read_last_line(file)
         if last.get("complete") and not retry:
             journal.complete = True
             journal.refused = [(name, reason) for name, reason in last["refused"]]
@@ -126,8 +126,7 @@ class SourceJournal:
     @staticmethod
     def has_refused(file: Path) -> bool:
         """Return whether a complete journal lists images that its reader could not get."""
-        *_, last = [{}, *_read_lines(file)]
-        return bool(last.get("refused"))
+        return bool(_read_last_line(file).get("refused"))
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one image."""
@@ -194,6 +193,11 @@ def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:  # a line truncated by a killed process
                 return
+
+
+def _read_last_line(file: Path) -> dict[str, Any]:
+    """Return the last entry of a journal, without keeping the others; {} if there is none."""
+    return next(iter(deque(_read_lines(file), maxlen=1)), {})
 
 
 def _write_entry(file: Path, entry: dict[str, Any], mode: str) -> None:

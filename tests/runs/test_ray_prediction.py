@@ -16,6 +16,7 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.files.remote import open_remote
+from avatar_bench.runs.ray_prediction import _QUIET
 
 pytest.importorskip("ray")
 LONGEST = 240  # seconds, for a machine that has much else to do
@@ -70,6 +71,14 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
             process.wait()
 
 
+@pytest.fixture
+def many(words: list[str], folder: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """Return an output, and the words that predict each file eight times by two actors into it."""
+    output, names = tmp_path / "rows.parquet", tmp_path / "list.txt"
+    names.write_text("".join(f"{file}\n" for file in sorted(folder.iterdir()) for _ in range(8)))
+    return output, [*words, f"input=@{names}", f"output={output}", "engine=ray", "engine.actors=2"]
+
+
 def wait(condition: Callable[[], Any]) -> Any:
     for _ in range(LONGEST * 10):
         if found := condition():
@@ -121,16 +130,9 @@ def test_evidence_decisions_and_views_have_the_same_columns(words: list[str], im
 
 
 def test_a_killed_actor_is_replaced_and_a_killed_command_is_gone_on_with(
-    words: list[str],
-    folder: Path,
-    expected: pd.DataFrame,
-    begin: Callable[..., subprocess.Popen[bytes]],
-    tmp_path: Path,
+    many: tuple[Path, list[str]], expected: pd.DataFrame, begin: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    output = tmp_path / "rows.parquet"
-    many = tmp_path / "list.txt"  # each file eight times
-    many.write_text("".join(f"{file}\n" for file in sorted(folder.iterdir()) for _ in range(8)))
-    asked = [*words, f"input=@{many}", f"output={output}", "engine=ray", "engine.actors=2"]
+    output, asked = many
     process = begin(asked)
     actor = wait(lambda: processes("_Actor", process.pid))[0]
     os.kill(actor, signal.SIGKILL)
@@ -148,7 +150,7 @@ def test_a_killed_actor_is_replaced_and_a_killed_command_is_gone_on_with(
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Ray cluster of two nodes on this machine, with a core each."""
-    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}.items():
+    for name, value in _QUIET.items():
         monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster
 
@@ -160,17 +162,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_a_cluster_is_joined_and_a_machine_that_it_loses_costs_no_row(
-    words: list[str],
-    folder: Path,
+    many: tuple[Path, list[str]],
     expected: pd.DataFrame,
     cluster: Any,
     begin: Callable[..., subprocess.Popen[bytes]],
     tmp_path: Path,
 ) -> None:
-    output = tmp_path / "rows.parquet"
-    many = tmp_path / "list.txt"  # each file eight times
-    many.write_text("".join(f"{file}\n" for file in sorted(folder.iterdir()) for _ in range(8)))
-    asked = [*words, f"input=@{many}", f"output={output}", "engine=ray", "engine.actors=2"]
+    output, asked = many
     process = begin([*asked, f"engine.address={cluster.address}"])
     wait(lambda: output.is_dir() and len(list(output.glob("*.parquet"))) >= 1)
     cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
