@@ -90,14 +90,14 @@ def planted_pairs(folder: Path) -> Pairs:
 def avatar_bench(folder: Path) -> Task:
     """Return a search for exact and near copies, including mirrored and rotated ones."""
     from avatar_bench.data.decoding import decode
-    from avatar_bench.data.duplicates import find_matches
+    from avatar_bench.data.duplicates import ImageSet, find_matches
     from avatar_bench.data.fingerprints import Fingerprint, fingerprint_files
 
     def search() -> Pairs:
         files = sorted(folder.iterdir())
         sha256s = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         prints = [one for one in fingerprint_files(files) if isinstance(one, Fingerprint)]
-        matches = find_matches(sha256s, prints, lambda row: decode(files[row]))
+        matches = find_matches(ImageSet.of(sha256s, prints, lambda row: decode(files[row])))
         return {(files[one.left].name, files[one.right].name) for one in matches if one.kind != "near"}
 
     return search

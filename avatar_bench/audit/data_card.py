@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Metric, Result, locate_figure
 
 _SAMPLES, _A_SOURCE, _ACROSS = 24, 3, 6  # images per class, per source of a class, per row
+_COLUMNS = ["path", "label", "source", "split"]  # of the images
 _QUARANTINE = 40  # rows shown; the file has all of them
 _WIDTH = 1500  # pixels of an embedded figure
 
@@ -37,9 +38,9 @@ def write_card(folder: Path, result: Result) -> list[Path]:
     ood_<name>.csv, sources.csv and quarantine.csv. The HTML file is self-contained; the Markdown shows images from
     audit/ and card/.
     """
-    manifest = _read_table(folder / "manifest.csv")
+    manifest = _read_table(folder / "manifest.csv", _COLUMNS)
     files = {"blind": folder / "blind.csv"} | {file.stem: file for file in sorted(folder.glob("ood_*.*"))}
-    held_out = {name: table for name, file in files.items() if len(table := _read_table(file))}
+    held_out = {name: table for name, file in files.items() if len(table := _read_table(file, _COLUMNS))}
     images = _combine_images(manifest, held_out)
     counts = pd.crosstab(images["label"], images["split"])[_order_splits(images)]
     counts = counts.assign(**{_("all"): counts.sum(axis=1)}).rename_axis(_("class")).rename_axis(columns=None)
@@ -124,8 +125,8 @@ def _rename_columns(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns=words)
 
 
-def _read_table(file: Path) -> pd.DataFrame:
-    return read_table(file, texts=None) if find_table(file).is_file() else pd.DataFrame()
+def _read_table(file: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    return read_table(file, columns, texts=None) if find_table(file).is_file() else pd.DataFrame()
 
 
 def _combine_images(manifest: pd.DataFrame, held_out: dict[str, pd.DataFrame]) -> pd.DataFrame:

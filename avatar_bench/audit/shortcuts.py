@@ -17,7 +17,7 @@ from avatar_bench.audit.provenance_hints import HINTS
 from avatar_bench.console.progress import track
 from avatar_bench.data.dataset import Dataset, list_files
 from avatar_bench.data.decoding import decode_bytes
-from avatar_bench.data.duplicates import find_matches
+from avatar_bench.data.duplicates import ImageSet, find_matches
 from avatar_bench.data.equalise import equalise_bytes
 from avatar_bench.data.evidence.evidence_rules import EVIDENCE_SAYS
 from avatar_bench.data.fingerprints import Fingerprint, fingerprint_files
@@ -69,8 +69,8 @@ def find_copies(dataset: Dataset, frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame["row"].tolist()
     found = fingerprint_files([dataset.file(row) for row in rows])
     prints = [one for one in found if isinstance(one, Fingerprint)]  # all are, since all could be measured
-    sha256s = dataset.frame["sha256"].iloc[rows].tolist()
-    matches = find_matches(sha256s, prints, lambda index: dataset.image(rows[index]))
+    sha256s = dataset.frame["sha256"].iloc[rows]
+    matches = find_matches(ImageSet.of(sha256s, prints, lambda index: dataset.image(rows[index])))
     path, label = frame["path"].tolist(), frame["label"].tolist()
     pairs = [
         (path[m.left], path[m.right], m.kind, m.distance, m.turned, label[m.left], label[m.right]) for m in matches

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import write_csv
-from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
+from avatar_bench.files.hashes import sha256_of_file, sha256_of_parts, sha256_of_text
 from avatar_bench.files.paths import suggest_slashes
 from avatar_bench.files.table_io import find_table, read_table
 from avatar_bench.results.view import View
@@ -61,8 +62,10 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Return 16 hex digits that depend on images, labels and groups, but not on their order or location."""
-        rows = sorted(zip(self.frame["sha256"], self.frame["label"], self.frame["group"], strict=True))
-        return sha256_of_text(repr(rows))[:16]
+        columns = ["sha256", "label", "group"]
+        rows = self.frame[columns].sort_values(columns).itertuples(index=False, name=None)
+        parts = (f"{', ' * (number > 0)}{row!r}".encode() for number, row in enumerate(rows))
+        return sha256_of_parts(chain([b"["], parts, [b"]"]))[:16]
 
     @cached_property
     def digest(self) -> str:

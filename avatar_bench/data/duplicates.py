@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from operator import attrgetter
 from typing import NamedTuple
@@ -34,10 +35,10 @@ _MAX_RESIDUAL_CONTRAST = 0.5  # of the contrast: at most 0.40 in copies; separat
 _MIN_CONTRAST = 2.0  # levels: contrast below this is JPEG noise
 _QUERY_SHIFT, _KEY_SHIFT = 36, 10  # bit offsets of the query and the key in a packed number
 # Chunk sizes: the first two fit a processor's cache, and memory does not grow with the set
-_ROWS_PER_CHUNK, _WINDOWS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUNK = 2**14, 2**13, 2**21, 4096
+_ROWS_PER_CHUNK, _WINDOWS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUNK = 2**14, 2**13, 2**21, 1024
+_THUMBNAILS_PER_TASK = 64
 
 Decoder = Callable[[int], NDArray[np.uint8]]  # returns the upright image of a row, (H, W, 3) RGB
-ImageSet = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the files, fingerprints, decoder
 Integers = NDArray[np.integer]
 _BY_RIGHT_ROW = attrgetter("right", "left")  # the order of matches
 _TURN_NAMES = list(ORIENTATIONS)
@@ -58,63 +59,95 @@ class Match(NamedTuple):
     turned: str = ""
 
 
-def find_matches(
-    sha256s: Sequence[str], fingerprints: Sequence[Fingerprint], image: Decoder, distance: int = MAX_HASH_DISTANCE
-) -> list[Match]:
+@dataclass(frozen=True)
+class ImageSet:
+    """Images to be searched for copies: SHA-256 of their files and pixels, hashes, (N, 8), and the decoder of a row."""
+
+    sha256s: pd.Series
+    pixels: pd.Series
+    hashes: NDArray[np.uint64]
+    image: Decoder
+
+    @classmethod
+    def of(cls, sha256s: Iterable[str], fingerprints: Sequence[Fingerprint], image: Decoder) -> ImageSet:
+        """Return the set of some images, given the SHA-256 of their files and their fingerprints."""
+        hashes = parse_hashes("".join(one.phashes) for one in fingerprints)
+        return cls(_as_texts(sha256s), _as_texts(one.pixels for one in fingerprints), hashes, image)
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+
+def parse_hashes(joined: Iterable[str]) -> NDArray[np.uint64]:
+    """Return the eight hashes of each image, (N, 8), from their 128 hex digits."""
+    digits = bytearray()
+    for text in joined:
+        digits += bytes.fromhex(text)
+    return np.frombuffer(digits, dtype=">u8").astype(np.uint64).reshape(-1, len(ORIENTATIONS))
+
+
+def find_matches(images: ImageSet, distance: int = MAX_HASH_DISTANCE) -> list[Match]:
     """Find the copies within a set; left < right, sorted by right, then left.
 
     An exact copy is linked only to the first such image, a near-duplicate to at most MAX_CANDIDATES earlier images,
-    none of which is an exact copy: few pairs connect all copies of an image. `image` is called in threads, for the rows
-    whose hashes are close to another row's.
+    none of which is an exact copy: few pairs connect all copies of an image. Images are decoded in threads, those whose
+    hashes are close to another row's.
     """
-    images = sha256s, fingerprints, image
     exact = _match_exact(images, images, within=True)
-    alone = np.setdiff1d(np.arange(len(sha256s)), _list_right_rows(exact))
+    alone = np.setdiff1d(np.arange(len(images)), _list_right_rows(exact))
     return sorted(exact + _match_near(images, alone, images, alone, distance, within=True), key=_BY_RIGHT_ROW)
 
 
 def find_matches_between(left: ImageSet, right: ImageSet, distance: int = MAX_HASH_DISTANCE) -> list[Match]:
     """Find the copies in the right set of images in the left one, as `find_matches` does; none within a set."""
     exact = _match_exact(left, right, within=False)
-    alone = np.setdiff1d(np.arange(len(right[0])), _list_right_rows(exact))
-    firsts = np.array(list(_index_first_rows(one.pixels for one in left[1]).values()), dtype=np.intp)
+    alone = np.setdiff1d(np.arange(len(right)), _list_right_rows(exact))
+    firsts = np.flatnonzero(~left.pixels.duplicated())
     return sorted(exact + _match_near(left, firsts, right, alone, distance, within=False), key=_BY_RIGHT_ROW)
 
 
-def join_groups(groups: Sequence[str], pairs: Integers) -> list[str]:
-    """Return the group name of each row after merging the groups of every pair of rows, (P, 2)."""
-    codes, names = pd.factorize(np.array(groups, dtype=object), sort=True)
+def join_groups(groups: Iterable[str], pairs: Integers) -> pd.Series:
+    """Return the group of each row after merging the groups of every pair of rows, (P, 2), under their first name."""
+    codes, names = pd.factorize(_as_texts(groups))
     left, right = codes[pairs[:, 0]], codes[pairs[:, 1]]
     from scipy.sparse import coo_array  # imported here for a faster start of commands that compare no images
     from scipy.sparse.csgraph import connected_components
 
     links = coo_array((np.ones(len(pairs)), (left, right)), shape=(len(names), len(names)))
     _, cluster = connected_components(links, directed=False)
-    heads = dict(zip(cluster[::-1].tolist(), names[::-1], strict=True))  # the first name of each cluster
-    return [heads[one] for one in cluster[codes].tolist()]
+    linked = np.unique([left, right])
+    by_name = pd.DataFrame({"cluster": cluster[linked], "name": names[linked], "code": linked}).sort_values("name")
+    first = np.arange(len(names))
+    first[by_name["code"]] = by_name.groupby("cluster")["code"].transform("first")
+    return pd.Series(names[first[codes]])
+
+
+def _as_texts(values: Iterable[str]) -> pd.Series:
+    return values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=str)
 
 
 def _list_right_rows(matches: Sequence[Match]) -> Integers:
     return np.array([match.right for match in matches], dtype=np.intp)
 
 
-def _index_first_rows(values: Iterable[str]) -> dict[str, int]:
-    first: dict[str, int] = {}
-    for row, value in enumerate(values):
-        first.setdefault(value, row)
-    return first
-
-
 def _match_exact(left: ImageSet, right: ImageSet, within: bool) -> list[Match]:
     """Match each right image with the first left one of the same bytes, else of the same pixels."""
-    by_bytes, by_pixels = _index_first_rows(left[0]), _index_first_rows(one.pixels for one in left[1])
-    matches = []
-    for row, (sha256, one) in enumerate(zip(right[0], right[1], strict=True)):
-        for kind, first in (("bytes", by_bytes.get(sha256)), ("pixels", by_pixels.get(one.pixels))):
-            if first is not None and (first < row or not within):
-                matches.append(Match(first, row, kind))
-                break
-    return matches
+    by_bytes = _find_first_rows(left.sha256s, right.sha256s, within)
+    by_pixels = _find_first_rows(left.pixels, right.pixels, within)
+    rows = np.flatnonzero((by_bytes >= 0) | (by_pixels >= 0)).tolist()
+    return [
+        Match(int(by_bytes[row]), row, "bytes") if by_bytes[row] >= 0 else Match(int(by_pixels[row]), row, "pixels")
+        for row in rows
+    ]
+
+
+def _find_first_rows(left: pd.Series, right: pd.Series, within: bool) -> Integers:
+    """Return the first left row of each right one's text; -1 if there is none, or, `within` one set, none before it."""
+    codes, texts = pd.factorize(left if within else pd.concat([left, right]))
+    first = np.full(len(texts), -1)
+    first[codes[: len(left)][::-1]] = np.arange(len(left))[::-1]  # the last assignment counts
+    found = first[codes[len(codes) - len(right) :]]
+    return np.where(found < np.arange(len(right)), found, -1) if within else found
 
 
 def _match_near(
@@ -126,8 +159,8 @@ def _match_near(
     other and their thumbnails are similar. The result does not depend on which one is the left. Both directions are
     searched because their distances differ by a few bits: negating frequencies moves the median.
     """
-    ours = _collect_hashes(left, lefts)
-    theirs = ours if within else _collect_hashes(right, rights)
+    ours = left.hashes[lefts]
+    theirs = ours if within else right.hashes[rights]
     candidates = _find_candidates(ours[:, :1], theirs, distance, within)
     if within:
         query, key, bits, turn = _unpack(candidates)
@@ -141,12 +174,6 @@ def _match_near(
         Match(first, second, "near", bits, _TURN_NAMES[_INVERSE_TURNS[turn]])
         for first, second, bits, turn in _unpack_rows(unique, lefts, rights).tolist()
     ]
-
-
-def _collect_hashes(images: ImageSet, rows: Integers) -> NDArray[np.uint64]:
-    """Return the hashes of some rows, (N, 8)."""
-    digits = "".join(text for row in rows for text in images[1][row].phashes)
-    return np.frombuffer(bytes.fromhex(digits), dtype=">u8").astype(np.uint64).reshape(len(rows), len(ORIENTATIONS))
 
 
 def _find_candidates(
@@ -284,23 +311,24 @@ def _compare_thumbnails(left: ImageSet, right: ImageSet, pairs: NDArray[np.int64
     """Return which pairs (left, right, bits, turn) show the same image, by their thumbnails."""
     if within:
         rows, places = np.unique(pairs[:, :2], return_inverse=True)
-        thumbnails = _make_thumbnails(left[2], rows)
+        thumbnails = _make_thumbnails(left.image, rows)
         return _compare_turned(thumbnails, thumbnails, places.reshape(-1, 2), pairs[:, 3])
     (ours, first), (theirs, second) = (np.unique(pairs[:, side], return_inverse=True) for side in (0, 1))
-    places = np.column_stack([first, second])
-    return _compare_turned(_make_thumbnails(left[2], ours), _make_thumbnails(right[2], theirs), places, pairs[:, 3])
+    places, thumbnails = np.column_stack([first, second]), _make_thumbnails(left.image, ours)
+    return _compare_turned(thumbnails, _make_thumbnails(right.image, theirs), places, pairs[:, 3])
 
 
 def _make_thumbnails(image: Decoder, rows: Integers) -> NDArray[np.uint8]:
     """Compute the thumbnails of some rows, (12, 12, 3, N)."""
     thumbnails = np.empty((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE, 3, len(rows)), dtype=np.uint8)
 
-    def put(place: int) -> None:
-        decoded = Image.fromarray(image(int(rows[place])))
-        thumbnails[..., place] = np.asarray(decoded.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX))
+    def put(first: int) -> None:
+        for place, row in enumerate(rows[first : first + _THUMBNAILS_PER_TASK].tolist(), first):
+            small = Image.fromarray(image(row)).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX)
+            thumbnails[..., place] = np.asarray(small)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(put, range(len(rows))))
+        list(pool.map(put, range(0, len(rows), _THUMBNAILS_PER_TASK)))  # a task for each image would need a kilobyte
     return thumbnails
 
 

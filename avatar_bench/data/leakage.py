@@ -17,7 +17,7 @@ from avatar_bench import __version__
 from avatar_bench.console.progress import open_bar
 from avatar_bench.console.terminal import format_count
 from avatar_bench.data.dataset import Dataset, hash_files, list_files
-from avatar_bench.data.duplicates import Match, find_matches, find_matches_between, join_groups
+from avatar_bench.data.duplicates import ImageSet, Match, find_matches, find_matches_between, join_groups
 from avatar_bench.data.file_names import format_names
 from avatar_bench.data.fingerprints import (
     ORIENTATIONS,
@@ -65,7 +65,7 @@ def split_without_leakage(whole: Dataset, plan: SplitPlan, allow: Collection[str
         Dataset(whole.name, whole.root, everything[:count]), matches[matches["right"] < count], plan, allow, notes
     )
     if count < len(drawn):
-        joined = np.array(join_groups(everything["group"].tolist(), matches[["left", "right"]].to_numpy()))
+        joined = join_groups(everything["group"], matches[["left", "right"]].to_numpy()).to_numpy()
         others = everything[count:].assign(group=joined[count:])
         used = add_unlabelled_images(used, joined[used.frame["place"]], others, plan, notes)
     return Dataset(used.name, used.root, used.frame.drop(columns="place"))
@@ -85,14 +85,14 @@ def join_copies(dataset: Dataset) -> Dataset:
 def match_copies(dataset: Dataset) -> tuple[list[Fingerprint], pd.DataFrame]:
     """Return the fingerprints of images, and their copies and near-duplicates among each other: a row for a Match."""
     prints = fingerprint_dataset(dataset)
-    found = find_matches(dataset.frame["sha256"].tolist(), prints, dataset.image)
+    found = find_matches(ImageSet.of(dataset.frame["sha256"], prints, dataset.image))
     return prints, pd.DataFrame(found, columns=Match._fields).astype({"left": np.intp, "right": np.intp})
 
 
 def group_copies(dataset: Dataset, prints: Sequence[Fingerprint], matches: pd.DataFrame) -> Dataset:
     """Return images, without origin, with their hashes; those that match share a group, the stated one is kept."""
     frame = dataset.frame
-    groups = join_groups(frame["group"].tolist(), matches[["left", "right"]].to_numpy())
+    groups = join_groups(frame["group"], matches[["left", "right"]].to_numpy()).to_numpy()
     joined = frame.assign(**make_hash_columns(prints), stated_group=frame["group"], group=groups)
     return Dataset(dataset.name, dataset.root, joined)
 
@@ -143,7 +143,7 @@ def _split_divided_rows(
         return dataset
     notes += _check_label_conflicts(frame, matches, "label_conflict" in allow)
     if not has_own_split(frame, plan):
-        frame = frame.assign(group=join_groups(frame["group"].tolist(), matches[["left", "right"]].to_numpy()))
+        frame = frame.assign(group=join_groups(frame["group"], matches[["left", "right"]].to_numpy()).to_numpy())
         if joined := frame["stated_group"].nunique() - frame["group"].nunique():
             verb = "is" if joined == 1 else "are"
             notes.append(f"{format_count(joined, 'group')} {verb} joined to others because of near-duplicates")
@@ -199,8 +199,8 @@ def find_shared_images(train: Dataset, dataset: Dataset) -> list[Match]:
         for row, one in zip(unread, fingerprint_dataset(train.take(np.array(unread))), strict=True):
             ours[row] = one
     return find_matches_between(
-        (train.frame["sha256"].tolist(), ours, train.image),
-        (dataset.frame["sha256"].tolist(), fingerprint_dataset(dataset), dataset.image),
+        ImageSet.of(train.frame["sha256"], ours, train.image),
+        ImageSet.of(dataset.frame["sha256"], fingerprint_dataset(dataset), dataset.image),
     )
 
 

@@ -119,6 +119,7 @@ def describe_imbalance(frame: pd.DataFrame, folds: int = DEFAULT_FOLDS) -> list[
 
     A class is named if a side has none of it, or is more than 2 points off its proportion.
     """
+    frame = frame[["label", "source", "group", "split"]]  # fewer columns, since each selection copies the table
     split = frame["split"].replace("calibration", "val")
     aims = {"train": 1 - 2 / folds, "val": 1 / folds, "test": 1 / folds}
     shares = pd.crosstab(frame["label"], split, normalize="index").reindex(columns=list(aims), fill_value=0)
@@ -126,10 +127,11 @@ def describe_imbalance(frame: pd.DataFrame, folds: int = DEFAULT_FOLDS) -> list[
         _describe_class_imbalance(frame[frame["label"] == label], str(label), row, aims)
         for label, row in shares.iterrows()
     ]
-    sources = frame[frame["source"] != ""].groupby("source")
-    single = [f"{name} ({len(rows)})" for name, rows in sources if len(rows) > 1 and rows["group"].nunique() == 1]
-    if single:
-        sentences.append(f"on one side only because each is a single group: {', '.join(single)}")
+    counts = frame["group"].groupby(frame["source"], observed=True).agg(["size", "nunique"])
+    single = counts[(counts["size"] > 1) & (counts["nunique"] == 1)].drop(index="", errors="ignore")
+    if len(single):
+        listed = ", ".join(f"{name} ({size})" for name, size in single["size"].items())
+        sentences.append(f"on one side only because each is a single group: {listed}")
     return [words for words in sentences if words]
 
 
@@ -267,27 +269,29 @@ def assign_folds(
     source, among the folds whose number of images of its class is within 1 % of the class size of the minimum.
     """
     rng = np.random.default_rng(seed)
-    groups = _summarise_groups(frame)
+    code_of, names = pd.factorize(frame["group"], sort=True)  # numbers need much less memory than names
+    places = {code: allowed[name] for code, name in enumerate(names) if name in allowed} if allowed else {}
+    groups = _summarise_groups(frame[["label", "source"]].assign(group=code_of))
     groups["order"] = rng.permutation(len(groups))
-    groups["free"] = [not allowed or group not in allowed for group in groups.index]
+    groups["free"] = ~groups.index.isin(list(places))
     groups["largest"] = groups.groupby(["label", "source"])["size"].transform("max")
     keys = {"label": True, "free": True, "largest": False, "source": True, "size": False, "order": True}
     groups = groups.sort_values(list(keys), ascending=list(keys.values()))
     tie = rng.permutation(folds)  # so that small sources do not all start with fold 0
-    every, fold_of = np.arange(folds), {}
+    every, fold_of = np.arange(folds), np.zeros(len(groups), dtype=np.int64)
     for _, of_class in groups.groupby("label", sort=True):
         in_class = np.zeros(folds, dtype=np.int64)
         in_sources = {source: np.zeros(folds, dtype=np.int64) for source in of_class["source"].unique()}
         slack = int(of_class["size"].sum()) // 100
         for group, source, size in zip(of_class.index, of_class["source"], of_class["size"], strict=True):
-            may = np.asarray((allowed or {}).get(str(group), every))
+            may = np.asarray(places.get(group, every))
             in_source, so_far = in_sources[source], in_class[may]
             far = so_far > so_far.min() + slack
             fold = int(may[np.lexsort((tie[may], so_far, in_source[may], far))[0]])
             in_source[fold] += size
             in_class[fold] += size
-            fold_of[str(group)] = fold
-    return np.array([fold_of[group] for group in frame["group"]], dtype=np.int64)
+            fold_of[group] = fold
+    return fold_of[code_of]
 
 
 def draw_held_out_units(units: pd.Series, labels: pd.Series, share: float, seed: int) -> tuple[str, ...]:

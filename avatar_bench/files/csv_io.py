@@ -19,6 +19,7 @@ _NUMBER = rf"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?:\Z|[{_SEPARATORS}])"
 _DASH = rf"-(?:\Z|[{_SEPARATORS}])"  # marks an empty cell in a table
 _FORMULA = rf"(?={_IGNORED}[{_FORMULA_SIGNS}])(?!{_NUMBER}|{_DASH})"
 _CONTROL = rf"(?='*[{_SEPARATORS[1:]}])"
+_ROWS_PER_PART = 2**14  # escaped at a time, so that a large table is not copied
 _UNESCAPED = re.compile(rf"^{_CONTROL}|(^|[{_SEPARATORS}]){_FORMULA}")
 _ESCAPED = re.compile(rf"^'{_CONTROL}|(^|[{_SEPARATORS}])'{_FORMULA}")
 
@@ -35,10 +36,13 @@ def unescape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
 
 def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:
     """Write a table, without its index, as a CSV file or stream that is safe to open; options are those of pandas."""
-    safe = escape_formulas(frame)
     # before Python 3.13, csv does not quote a carriage return, which readers take for the end of a row
-    returns = any("\r" in str(name) or _has_carriage_return(safe.iloc[:, n]) for n, name in enumerate(safe))
-    safe.to_csv(target, index=False, quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL, **options)
+    returns = any("\r" in str(name) or _has_carriage_return(frame.iloc[:, n]) for n, name in enumerate(frame))
+    options["quoting"] = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    for start in range(0, max(1, len(frame)), _ROWS_PER_PART):
+        if start:
+            options |= {"mode": "a", "header": False}
+        escape_formulas(frame.iloc[start : start + _ROWS_PER_PART]).to_csv(target, index=False, **options)
 
 
 def format_csv(frame: pd.DataFrame, **options: Any) -> str:

@@ -25,7 +25,7 @@ from avatar_bench.errors import ConfigError, DataError, OutputError, suggest_nam
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.lock import shared_lock
 from avatar_bench.files.paths import cache_root
-from avatar_bench.sources.curation import CurationResult, CurationRules, curate
+from avatar_bench.sources.curation import SHARED_COLUMNS, CurationResult, CurationRules, curate
 from avatar_bench.sources.dataset_files import (
     SIDES_FILE,
     WORK_FOLDER,
@@ -44,7 +44,7 @@ from avatar_bench.sources.store import SourceJournal, StoreOptions, prune_images
 
 RECIPE_VERSION = 2  # of the image processing; to increase when stored images would change
 PLAN_FIELDS = ("by", "seed", "folds", "held_out")  # of the split plan; an update must not change them
-_ROWS_PER_PART = 10_000  # of a table of images, while it is read: as rows they need more memory
+_ROWS_PER_PART = 2_000  # of a table of images, while it is read: as rows they need more memory
 THREADS = min(8, os.cpu_count() or 1)  # for reading, decoding and hashing
 
 
@@ -203,18 +203,17 @@ def _assemble(
     """Read the sources that are not stored yet, and select the images of the dataset."""
     download_packages([open_reader(name, source) for name, source in recipe.sources.items()])
     journals = {name: _store_source(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
-    stored = _tabulate(recipe, journals)
-    _check_held_out_sources(recipe, stored)
     rules = CurationRules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan, recipe.ood)
     others = [_read_other_set(name, Path(path)) for name, path in recipe.against.items()]
-    curated = curate(stored, rules, lambda row: decode(out / stored["path"].iloc[row]), others, earlier)
+    # the table is no variable here, so that its columns are forgotten as soon as they are not needed
+    curated = curate(_tabulate(recipe, journals), rules, lambda path: decode(out / path), others, earlier)
     refused = [(f"{name}: {file}", reason) for name in recipe.sources for file, reason in _list_refused(journals[name])]
     curated.refused = refused + curated.refused
     if curated.frame["blind"].all():
         why = "; ".join(reason for _, reason in curated.refused[:2]) or "every source is listed in blind."
         raise DataError("no image is left for training.", why)
     (out / "recipe.json").unlink(missing_ok=True)  # from here on, the data set is unfinished
-    prune_images(out, set(stored["path"]))
+    prune_images(out, {row["path"] for journal in journals.values() for row in journal.rows if "path" in row})
     for file in (out / WORK_FOLDER).glob("*.jsonl"):
         if file.stem not in recipe.sources:
             file.unlink()
@@ -271,7 +270,10 @@ def _list_refused(journal: SourceJournal) -> list[tuple[str, str]]:
 
 
 def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> pd.DataFrame:
-    """Collect the stored images of all sources in one table, training sources first."""
+    """Collect the stored images of all sources in one table, training sources first.
+
+    Raise ConfigError if a source to hold out is unknown.
+    """
     parts = []
     for name in sorted(recipe.sources, key=lambda name: name in recipe.held_out_sources):
         rows = (_make_row(name, recipe.sources[name], row) for row in journals[name].rows if "path" in row)
@@ -279,7 +281,9 @@ def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> p
         while several := list(islice(rows, _ROWS_PER_PART)):
             own.append(pd.DataFrame(several))
         parts.append(pd.concat(own).sort_values("origin", kind="stable"))
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True).astype(dict.fromkeys(SHARED_COLUMNS, "category"))
+    _check_held_out_sources(recipe, table)
+    return table
 
 
 def _make_row(name: str, source: Source, row: Mapping[str, Any]) -> dict[str, Any]:

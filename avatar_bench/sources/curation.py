@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from avatar_bench.data.duplicates import Match, find_matches, find_matches_between
-from avatar_bench.data.fingerprints import Fingerprint
+from avatar_bench.data.duplicates import ImageSet, Match, find_matches, find_matches_between, parse_hashes
 from avatar_bench.data.splits import SplitPlan, assign_splits, describe_imbalance
 from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.sources import refusals
-from avatar_bench.sources.refusals import BLIND_SIDE, Opener, OtherSet, Sides
+from avatar_bench.sources.refusals import BLIND_SIDE, OtherSet, Sides
 
+SHARED_COLUMNS = ["label", "source", "recipe_source", "generator", "licence", "author", "format"]  # by many images
+_DECIDING = [*SHARED_COLUMNS[:4], "origin", "group", "split", "origin_sha256"]  # columns that decide what is selected
+_DECIDED = ["group", "stated_group", "split", "fold", "blind", "ood", "known"]
+PathDecoder = Callable[[str], NDArray[np.uint8]]  # returns the image of a path
 DUPLICATE_COLUMNS = (
     *("left", "right", "kind", "distance", "turned", "left_label", "right_label", "conflict", "outcome"),
     *("left_origin", "right_origin"),  # files of the sources; the other columns name stored images
@@ -53,117 +57,146 @@ class CurationResult:
 def curate(
     stored: pd.DataFrame,
     rules: CurationRules,
-    image: Opener,
+    image: PathDecoder,
     others: Sequence[OtherSet] = (),
     earlier: Sides | None = None,
 ) -> CurationResult:
     """Drop copies, label conflicts and images above a limit, join near-duplicates into groups, and split.
 
     `stored` has one row per image: path, label, source, recipe_source, origin, group, split ("" if not stated), sha256,
-    origin_sha256, pixels, phashes (joined by spaces). `earlier` maps the images that an update may not move, including
-    deleted ones, to their sides. Raise ConfigError and GuardError as `splits.assign_splits` does.
+    origin_sha256, pixels, phashes (joined by spaces). `image` decodes the file of a path. `earlier` maps the images
+    that an update may not move, including deleted ones, to their sides. Raise ConfigError and GuardError as
+    `splits.assign_splits` does.
     """
+    # few columns and no more variables than necessary, because each selection copies a table
     earlier = earlier or {}
-    stored = _rank(stored, rules, earlier)
-    matches, shared = _find_matches(stored, image, others)
-    upright = [joined.partition(" ")[0] for joined in stored["phashes"]]
-    stored = stored.drop(columns=["pixels", "phashes"]).assign(phash=upright)
-    copies, refused = refusals.find_copies(stored, matches)
+    ranked = _rank(stored[_DECIDING], rules, earlier)
+    images = _collect_images(stored, ranked, image)
+    upright = stored["phashes"].str.slice(0, 16)
+    stored = stored.drop(columns=["pixels", "phashes", "group", "split"]).assign(phash=upright)
+    curated = _select(stored, ranked, *_find_matches(images, others), rules, earlier)
+    del images, ranked
+    selected = _split(rules.plan, earlier, curated)
+    frame = stored.iloc[selected["place"]].reset_index(drop=True).join(selected[_DECIDED])
+    curated.frame = frame.astype(dict.fromkeys(frame.select_dtypes("category"), str))
+    return curated
+
+
+def _collect_images(stored: pd.DataFrame, ranked: pd.DataFrame, image: PathDecoder) -> ImageSet:
+    """Return the ranked images, to be searched for copies by their original files."""
+    place, paths = ranked["place"].to_numpy(), stored["path"]
+    pixels, hashes = stored["pixels"].take(place), parse_hashes(stored["phashes"].take(place))
+    return ImageSet(ranked["origin_sha256"], pixels, hashes, lambda row: image(str(paths.iat[place[row]])))
+
+
+def _find_matches(
+    images: ImageSet, others: Sequence[OtherSet]
+) -> tuple[list[Match], dict[int, tuple[OtherSet, Match]]]:
+    """Find the copies within the images, and the rows that are in another set too, each with the first match."""
+    shared: dict[int, tuple[OtherSet, Match]] = {}
+    for other in others:
+        theirs = ImageSet.of(other.sha256s, other.fingerprints, other.image)
+        for match in find_matches_between(images, theirs):
+            shared.setdefault(match.left, (other, match))
+    return find_matches(images), shared
+
+
+def _select(
+    stored: pd.DataFrame,
+    ranked: pd.DataFrame,
+    matches: Sequence[Match],
+    shared: Mapping[int, tuple[OtherSet, Match]],
+    rules: CurationRules,
+    earlier: Sides,
+) -> CurationResult:
+    """Refuse images and join the groups of the others; the frame has these in the order of the stored images."""
+    copies, refused = refusals.find_copies(ranked, matches)
     refused |= {row: f"is also in {other.name}: {other.paths[match.right]}" for row, (other, match) in shared.items()}
-    refused |= refusals.find_moved_rows(stored, earlier, copies | refused.keys())
-    joined = refusals.join_matches(stored, matches)
+    refused |= refusals.find_moved_rows(ranked, earlier, copies | refused.keys())
+    joined = refusals.join_matches(ranked, matches)
     refused |= refusals.find_mixed_groups(joined, copies | refused.keys())
     for among_new in (True, False):
         if bridging := refusals.find_bridging_rows(joined, earlier, copies | refused.keys(), among_new):
             refused |= bridging
             remaining = [match for match in matches if not {match.left, match.right} & refused.keys()]
-            joined = refusals.join_matches(stored, remaining)
+            joined = refusals.join_matches(ranked, remaining)
     accepted = joined.drop(index=list(copies | refused.keys()))
-    capped = _cap(accepted, rules)
-    named = [(refusals.format_origin(stored, row), reason) for row, reason in sorted(refused.items())]
-    curated = CurationResult(capped, named, _tabulate_duplicates(stored, matches, copies | refused.keys(), shared))
-    curated.notes = _write_notes(curated, stored, accepted, capped)
-    curated.frame = _split(capped.sort_values("place", ignore_index=True), rules.plan, earlier, curated)
+    capped = _cap(accepted, stored["sha256"], rules)
+    named = [(refusals.format_origin(ranked, row), reason) for row, reason in sorted(refused.items())]
+    duplicates = _tabulate_duplicates(stored, ranked["place"], matches, copies | refused.keys(), shared)
+    curated = CurationResult(capped, named, duplicates)
+    curated.notes = _write_notes(curated, ranked, accepted, capped)
+    curated.frame = capped.sort_values("place", ignore_index=True)
     return curated
 
 
-def _find_matches(
-    stored: pd.DataFrame, image: Opener, others: Sequence[OtherSet]
-) -> tuple[list[Match], dict[int, tuple[OtherSet, Match]]]:
-    """Find the copies within the stored images, and the rows that are in another set too, each with the first match."""
-    hashes = zip(stored["pixels"], stored["phashes"], strict=True)
-    prints = [Fingerprint(pixels, tuple(joined.split())) for pixels, joined in hashes]
-    places = stored["place"].to_numpy()
-    own = (list(stored["origin_sha256"]), prints, lambda row: image(int(places[row])))
-    shared: dict[int, tuple[OtherSet, Match]] = {}
-    for other in others:
-        theirs = (list(other.sha256s), list(other.fingerprints), other.image)
-        for match in find_matches_between(own, theirs):
-            shared.setdefault(match.left, (other, match))
-    return find_matches(*own), shared
-
-
-def _rank(stored: pd.DataFrame, rules: CurationRules, earlier: Sides) -> pd.DataFrame:
+def _rank(images: pd.DataFrame, rules: CurationRules, earlier: Sides) -> pd.DataFrame:
     """Sort so that the accepted copy comes first: old images before new ones, training images before held-out ones.
 
     `blind` marks images that are held out of training, and `ood` names their out-of-domain set, "" if none. `known`
     marks images that were on this side before.
     """
     sets = {source: name for name, sources in rules.ood.items() for source in sources}
-    named = zip(stored["source"], stored["recipe_source"], strict=True)
+    named = zip(images["source"], images["recipe_source"], strict=True)
     ood = np.array([sets.get(own) or sets.get(recipe, "") for own, recipe in named], dtype=object)
-    blind = stored["source"].isin(rules.blind) | stored["recipe_source"].isin(rules.blind) | (ood != "")
-    before = [earlier[key][0] == BLIND_SIDE if key in earlier else None for key in stored["origin_sha256"]]
+    blind = images["source"].isin(rules.blind) | images["recipe_source"].isin(rules.blind) | (ood != "")
+    before = [earlier[key][0] == BLIND_SIDE if key in earlier else None for key in images["origin_sha256"]]
     known = [was is not None and was == now for was, now in zip(before, blind, strict=True)]
-    marked = stored.assign(
-        blind=blind, ood=ood, known=known, place=np.arange(len(stored)), stated_group=stored["group"]
-    )
+    place = np.arange(len(images))
+    marked = images.assign(blind=blind, ood=ood, known=known, place=place, stated_group=images["group"])
     return marked.sort_values(["known", "blind"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
-def _cap(accepted: pd.DataFrame, rules: CurationRules) -> pd.DataFrame:
+def _cap(accepted: pd.DataFrame, sha256s: pd.Series, rules: CurationRules) -> pd.DataFrame:
     """Limit the images of each source, then of each class; images of earlier builds come first."""
+    if rules.per_source is None and rules.per_class is None:
+        return accepted
     seed = rules.plan.seed  # the hash orders the images at random, reproducibly for each image
-    drawn = [sha256_of_text(f"{seed}/{digest}") for digest in accepted["sha256"]]
+    drawn = [sha256_of_text(f"{seed}/{digest}") for digest in sha256s.iloc[accepted["place"]]]
     order = accepted.assign(_draw=drawn)
     for column, most in (("source", rules.per_source), ("label", rules.per_class)):
         if most is not None:
             order = order.sort_values(["known", "_draw"], ascending=[False, True])
-            order = order[order["blind"] | (order.groupby([column, "blind"]).cumcount() < most)]
+            order = order[order["blind"] | (order.groupby([column, "blind"], observed=True).cumcount() < most)]
     return accepted.loc[order.index.sort_values()]
 
 
-def _split(frame: pd.DataFrame, plan: SplitPlan, earlier: Sides, curated: CurationResult) -> pd.DataFrame:
+def _split(plan: SplitPlan, earlier: Sides, curated: CurationResult) -> pd.DataFrame:
     """Assign split and fold to each training row; rows that fit on no side are refused."""
-    frame = frame.reset_index(drop=True).assign(fold="")
-    frame.loc[frame["blind"], "split"] = ""
-    rows = frame[~frame["blind"]]
+    blind = curated.frame["blind"]
+    frame = curated.frame.assign(fold="", split=curated.frame["split"].mask(blind, ""))
+    rows = frame[["label", "source", "generator", "group", "split"]][~blind]
     if rows.empty:
         return frame
     if plan.by == "group" and (rows["split"] != "").any():
         plan = replace(plan, by=None)  # keep the split that a source states
-    sides = {group: found[0] for group, found in refusals.collect_sides(rows, earlier).items() if found}
+    so_far = refusals.collect_sides(frame[~blind], earlier) if earlier else {}
+    sides = {group: found[0] for group, found in so_far.items() if found}
     split, fold = assign_splits(rows, plan, sides)
     if any(side >= 0 for _, side in sides.values()) and (fold < 0).all():
         curated.notes.append("a source now states its split, so there are no folds: data.fold of train has no effect")
+    rows = rows.assign(split=split)
     frame.loc[rows.index, "split"] = split
     frame.loc[rows.index, "fold"] = [str(number) if number >= 0 else "" for number in fold]
-    lost = frame[(frame["split"] == "") & ~frame["blind"]]
+    lost = rows.index[rows["split"] == ""]
     reason = f"shares a group with a held-out {plan.by}"
-    curated.refused += [(refusals.format_origin(frame, row), reason) for row in lost.index]
-    frame = frame.drop(index=lost.index).reset_index(drop=True)
-    curated.notes += [f"split: {words}" for words in describe_imbalance(frame[~frame["blind"]], plan.folds)]
-    return frame
+    curated.refused += [(refusals.format_origin(frame, row), reason) for row in lost]
+    curated.notes += [f"split: {words}" for words in describe_imbalance(rows.drop(index=lost), plan.folds)]
+    return frame.drop(index=lost).reset_index(drop=True) if len(lost) else frame
 
 
 def _tabulate_duplicates(
     stored: pd.DataFrame,
+    places: pd.Series,
     matches: Sequence[Match],
     out: Set[int],
     shared: Mapping[int, tuple[OtherSet, Match]],
 ) -> pd.DataFrame:
-    path, label = stored["path"].tolist(), stored["label"].tolist()
-    origin = (stored["recipe_source"] + ": " + stored["origin"]).tolist()
+    named = np.unique([row for match in matches for row in (match.left, match.right)] + list(shared)).astype(np.intp)
+    images = stored.iloc[places.iloc[named]]
+    path, label = (dict(zip(named.tolist(), images[column], strict=True)) for column in ("path", "label"))
+    origins = zip(images["recipe_source"], images["origin"], strict=True)
+    origin = {row: f"{source}: {file}" for row, (source, file) in zip(named.tolist(), origins, strict=True)}
     rows: list[tuple[Any, ...]] = []
     for m in matches:
         dropped = [path[row] for row in (m.left, m.right) if row in out]
@@ -180,7 +213,7 @@ def _tabulate_duplicates(
 
 
 def _write_notes(
-    curated: CurationResult, stored: pd.DataFrame, accepted: pd.DataFrame, capped: pd.DataFrame
+    curated: CurationResult, ranked: pd.DataFrame, accepted: pd.DataFrame, capped: pd.DataFrame
 ) -> list[str]:
     """Return notes on the duplicates, conflicts, empty sets and limits."""
     table, notes = curated.duplicates, []
@@ -192,7 +225,7 @@ def _write_notes(
             f"warning: label conflicts: {conflicts}, first {first['left_origin']} ({first['left_label']}) and "
             f"{first['right_origin']} ({first['right_label']})"
         )
-    for name in sorted(set(stored["ood"][stored["blind"]]) - set(capped["ood"][capped["blind"]])):
+    for name in sorted(set(ranked["ood"][ranked["blind"]]) - set(capped["ood"][capped["blind"]])):
         what = f"the out-of-domain set {name}" if name else "the blind sources"
         notes.append(f"warning: no image of {what} is left: see quarantine.csv")
     if len(capped) < len(accepted):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from avatar_bench.files.atomic_write import write_text
@@ -95,15 +93,13 @@ def write_tables(out: Path, sources: Mapping[str, Source], curated: CurationResu
     inside, names = frame["ood"] == "", sorted(set(frame["ood"]) - {""})
     parts = {out / "manifest.csv": ~frame["blind"], out / "blind.csv": frame["blind"] & inside}
     parts |= {make_ood_path(out, name): frame["ood"] == name for name in names}
-    tables = {place: frame.loc[rows, list(MANIFEST_COLUMNS)] for place, rows in parts.items()} | {
-        out / SIDES_FILE: _tabulate_sides(frame, earlier),
-        out / "sources.csv": _describe_sources(frame, sources),
-        out / "duplicates.csv": curated.duplicates,
-        out / "quarantine.csv": pd.DataFrame(curated.refused, columns=["file", "reason"]),
-    }
+    for place, rows in parts.items():
+        write_table(frame.loc[rows, list(MANIFEST_COLUMNS)], place)
     (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
-    for place, table in tables.items():
-        write_table(table, place)
+    write_table(_tabulate_sides(frame, earlier), out / SIDES_FILE)
+    write_table(_describe_sources(frame, sources), out / "sources.csv")
+    write_table(curated.duplicates, out / "duplicates.csv")
+    write_table(pd.DataFrame(curated.refused, columns=["file", "reason"]), out / "quarantine.csv")
 
 
 def _describe_sources(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFrame:
@@ -118,12 +114,13 @@ def _describe_sources(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.
 
 def _tabulate_sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
     """Return the side of each image and stated group, including deleted ones: if they return, they keep it."""
-    split = np.where(frame["blind"], BLIND_SIDE, frame["split"])
-    now = list(zip(split, (int(number or -1) for number in frame["fold"]), strict=True))
-    alone = frame["stated_group"] == frame["source"] + ":" + frame["origin"]
-    groups = zip((GROUP_PREFIX + frame["stated_group"])[~alone], itertools.compress(now, ~alone), strict=True)
-    sides = dict(earlier) | dict(groups) | dict(zip(frame["origin_sha256"], now, strict=True))
-    return pd.DataFrame([(key, *side) for key, side in sorted(sides.items())], columns=["key", "split", "fold"])
+    columns = ["key", "split", "fold"]
+    before = pd.DataFrame([(key, *side) for key, side in earlier.items()], columns=columns)
+    split, fold = frame["split"].mask(frame["blind"], BLIND_SIDE), frame["fold"].replace("", "-1").astype(int)
+    sides = pd.DataFrame({"key": GROUP_PREFIX + frame["stated_group"], "split": split, "fold": fold})
+    is_alone = frame["stated_group"] == frame["source"] + ":" + frame["origin"]
+    tables = [before, sides[~is_alone], sides.assign(key=frame["origin_sha256"])]
+    return pd.concat(tables).drop_duplicates("key", keep="last").sort_values("key", ignore_index=True)
 
 
 def summarise_dataset(out: Path, built: bool) -> DatasetSummary:

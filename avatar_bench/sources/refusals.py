@@ -36,10 +36,11 @@ class OtherSet:
 def find_copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int], dict[int, str]]:
     """Return the rows that repeat an earlier one, and those whose copy has another label, with the reason."""
     pairs = _stack_pairs([match for match in matches if match.kind in EXACT_KINDS])
-    names = join_groups([str(row) for row in range(len(stored))], pairs)
+    linked, places = np.unique(pairs, return_inverse=True)
+    names = join_groups([str(row) for row in linked], places.reshape(-1, 2))
     clusters: dict[str, list[int]] = {}
-    for row in np.unique(pairs).tolist():
-        clusters.setdefault(names[row], []).append(row)
+    for row, name in zip(linked.tolist(), names, strict=True):
+        clusters.setdefault(name, []).append(row)
     copies: set[int] = set()
     refused: dict[int, str] = {}
     label = stored["label"].tolist()
@@ -55,6 +56,8 @@ def find_copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int
 
 def find_moved_rows(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
     """Return the rows that were held out of training before and no longer are, or the other way round."""
+    if not earlier:
+        return {}
     rows = enumerate(zip(stored["origin_sha256"], stored["blind"], stored["known"], strict=True))
     reasons = {False: "was held out of training before", True: "was in the training data before"}
     return {row: reasons[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}
@@ -65,6 +68,8 @@ def find_mixed_groups(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
 
     The side of the group's oldest image wins; among new images alone, training wins.
     """
+    if not joined["blind"].any():
+        return {}
     staying = joined[_SIDE_COLUMNS].drop(index=list(out))
     mixed = staying[staying.groupby("group")["blind"].transform("nunique") > 1]
     refused: dict[int, str] = {}
@@ -83,6 +88,8 @@ def find_bridging_rows(joined: pd.DataFrame, earlier: Sides, out: Set[int], amon
     `among_new`: the new rows, which join them. Otherwise all rows on another side than the first, such as images that
     were missing when the others were added.
     """
+    if not earlier:
+        return {}
     staying = joined[_SIDE_COLUMNS].drop(index=list(out))
     sides = collect_sides(staying, earlier)
     joining = staying[staying["group"].isin({group for group, found in sides.items() if len(found) > 1})]
@@ -106,7 +113,7 @@ def collect_sides(rows: pd.DataFrame, earlier: Sides) -> dict[str, list[Side]]:
 
 def join_matches(stored: pd.DataFrame, matches: Sequence[Match]) -> pd.DataFrame:
     """Return the table with one group for all images that match."""
-    return stored.assign(group=join_groups(list(stored["group"]), _stack_pairs(matches)))
+    return stored.assign(group=join_groups(stored["group"], _stack_pairs(matches)))
 
 
 def format_origin(stored: pd.DataFrame, row: int) -> str:

@@ -8,7 +8,7 @@ import os
 import random
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -138,16 +138,15 @@ class SourceJournal:
         _write_entry(self.file, {"complete": True, "refused": refused}, "a")
 
 
-def prune_images(folder: Path, wanted: set[str]) -> int:
-    """Delete the stored images whose paths are not wanted; return their number."""
-    found = (folder / "images").rglob("*")
-    unwanted = [file for file in found if file.relative_to(folder).as_posix() not in wanted and file.is_file()]
-    for file in unwanted:
-        file.unlink()
-    for below in sorted((place for place in (folder / "images").rglob("*") if place.is_dir()), reverse=True):
+def prune_images(folder: Path, wanted: Set[str]) -> None:
+    """Delete the stored images whose paths are not wanted, and the folders that are then empty."""
+    for place, _, names in os.walk(folder / "images", topdown=False):
+        relative = Path(place).relative_to(folder).as_posix()
+        for name in names:
+            if f"{relative}/{name}" not in wanted:
+                os.unlink(os.path.join(place, name))
         with suppress(OSError):  # not empty
-            below.rmdir()
-    return len(unwanted)
+            os.rmdir(place)
 
 
 def _convert(

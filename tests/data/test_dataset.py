@@ -250,6 +250,8 @@ def test_the_fingerprint_is_of_images_labels_and_groups_not_of_order_or_place(ro
     assert read_folder(tmp_path / "moved").fingerprint == dataset.fingerprint
     assert dataset.take(np.arange(len(dataset))[::-1]).fingerprint == dataset.fingerprint
     assert dataset.take(np.arange(3)).fingerprint != dataset.fingerprint
+    rows = sorted(dataset.frame[["sha256", "label", "group"]].itertuples(index=False, name=None))
+    assert dataset.fingerprint == hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
     for column in ("label", "group"):
         other = dataset.take(np.arange(len(dataset)))
         other.frame.loc[0, column] = "z"

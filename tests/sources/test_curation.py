@@ -54,7 +54,7 @@ class Shelf:
 
     def curate(self, rules: CurationRules | None = None, **more: Any) -> CurationResult:
         rules = rules or CurationRules(plan=PLAN)
-        return curate(pd.DataFrame(self.rows), rules, self.images.__getitem__, **more)
+        return curate(pd.DataFrame(self.rows), rules, lambda path: self.images[int(path.split("/")[1])], **more)
 
     def other(self, name: str) -> OtherSet:
         prints = [fingerprint_image(image) for image in self.images]

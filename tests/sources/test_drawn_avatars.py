@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from avatar_bench.data.duplicates import find_matches
+from avatar_bench.data.duplicates import ImageSet, find_matches
 from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.errors import DataError
 from avatar_bench.sources import drawn_avatars
@@ -31,7 +31,7 @@ def test_icons_and_textures_are_drawn_alike_each_time_and_unlike_each_other(draw
     assert all(image.std() > 4 for image in images)  # none is blank
     prints = [fingerprint_image(image) for image in images]
     keys = [str(number) for number in range(36)]
-    assert not find_matches(keys, prints, images.__getitem__)
+    assert not find_matches(ImageSet.of(keys, prints, images.__getitem__))
 
 
 def test_dicebear_names_style_licence_and_artist():
