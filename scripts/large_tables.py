@@ -1,25 +1,31 @@
-"""Simulate large tables: the search for near copies, a bootstrap by group, or a block; prints measurements as JSON."""
+"""Simulate large tables: search for copies, bootstrap by group, a block, or prepare; prints measurements as JSON."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import resource
+import tempfile
 import time
 import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from avatar_bench.data import duplicates
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.metrics import classification, stats
 from avatar_bench.results.predictions import Predictions
+from avatar_bench.sources.curation import SHARED_COLUMNS, CurationRules, curate
+from avatar_bench.sources.dataset_files import DESCRIPTION_COLUMNS, write_tables
 
 A_COPY = 100  # one of so many images has a near copy, by up to MAX_HASH_DISTANCE bits, in any orientation
 A_GROUP = 5  # images
+A_PART = 10_000  # of the rows that are simulated at a time
 
 
 def main() -> None:
@@ -89,7 +95,36 @@ def evaluate(rows: int, _part: int) -> dict[str, float]:
     return {"bytes a row": tracemalloc.get_traced_memory()[1] / rows, "processor seconds": time.process_time() - start}
 
 
-SIMULATIONS = {"copies": search_copies, "bootstrap": bootstrap, "evaluate": evaluate}
+def prepare(rows: int, _part: int) -> dict[str, float]:
+    """Select, split and write images with random fingerprints, and measure what that adds to the process's peak."""
+    pa.set_memory_pool(pa.system_memory_pool())  # as the commands do
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    parts = [_simulate_images(first, min(A_PART, rows - first)) for first in range(0, rows, A_PART)]
+    table = [pd.concat(parts, ignore_index=True).astype(dict.fromkeys(SHARED_COLUMNS, "category"))]
+    del parts
+    start = time.process_time()
+    curated = curate(table.pop(), CurationRules(), lambda _: np.zeros((64, 64, 3), np.uint8))
+    with tempfile.TemporaryDirectory() as folder:
+        write_tables(Path(folder), {"photos": dict.fromkeys(DESCRIPTION_COLUMNS, "")}, curated, {})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"bytes a row": peak * 1024 / rows, "processor seconds": time.process_time() - start}
+
+
+def _simulate_images(first: int, count: int) -> pd.DataFrame:
+    """Return a part of the table of stored images, with names of usual length."""
+    rng = np.random.default_rng(first)
+    rows, owner = range(first, first + count), [f"part-{row // 1000:04d}" for row in range(first, first + count)]
+    digest = [f"{row:064x}" for row in rows]
+    names = [f"generated/{part}/avatar-{row:08d}.jpg" for row, part in zip(rows, owner, strict=True)]
+    known = {"label": "generated", "licence": "CC BY 4.0", "author": "not stated", "generator": "", "format": "JPEG"}
+    known |= {"source": owner, "recipe_source": "photos", "split": "", "url": "", "width": 72, "height": 72}
+    hashes = [" ".join(f"{one:016x}" for one in eight) for eight in rng.integers(0, 2**63, (count, 8)).tolist()]
+    known |= {"path": [f"images/{name}" for name in names], "origin": names, "phashes": hashes, "jpeg_quality": 85}
+    known |= {"group": [f"{part}:{name}" for part, name in zip(owner, names, strict=True)]}
+    return pd.DataFrame(known | dict.fromkeys(("sha256", "origin_sha256", "pixels"), digest))
+
+
+SIMULATIONS = {"copies": search_copies, "bootstrap": bootstrap, "evaluate": evaluate, "prepare": prepare}
 
 if __name__ == "__main__":
     main()

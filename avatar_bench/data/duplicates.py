@@ -217,7 +217,8 @@ class _BandIndex:
         values = self._band(hashes.ravel())
         self.order = np.argsort(values, kind="stable").astype(np.uint32)
         self.hashes = hashes.ravel()[self.order]
-        self.starts = np.append(0, np.bincount(values, minlength=2 ** (high - low)).cumsum()).astype(np.uint32)
+        self.starts = np.zeros(2 ** (high - low) + 1, dtype=np.uint32)
+        np.bincount(values, minlength=2 ** (high - low)).cumsum(out=self.starts[1:])
         flipped = (bits for n in range(radius + 1) for bits in combinations(range(high - low), n))
         self.flips = np.array([sum(1 << bit for bit in bits) for bits in flipped], dtype=np.uint32)
 
