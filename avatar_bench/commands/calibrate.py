@@ -57,7 +57,9 @@ def calibrate(cfg: DictConfig) -> None:
     if found.threshold is not None:
         own = "none" if found.threshold.own is None else f"{found.threshold.own:.6g}"
         line += f", threshold {found.threshold.value:.6g} (its own: {own})"
-    print_line(f"{line}, fitted on {sum(found.n.values())} images of {found.images.name}; view={found.view}")
+    n = sum(found.n.values())
+    fitted = f"{n}" if found.decisions is None else f"{int(found.decisions.is_reference.sum())} of {n}"
+    print_line(f"{line}, fitted on {fitted} images of {found.images.name}; view={found.view}")
     for name, one in rule.thresholds.items() if rule else ():
         of = f" of answers {name}" if name else ""
         seen = f"{one.answered} of {one.n} images for thresholds answered, {one.errors} incorrectly"

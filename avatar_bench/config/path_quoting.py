@@ -49,6 +49,8 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
             reason = f"'{word}': {missing}expected {expected}option=value, without spaces around the ="
             owners = [f"{group}={word}" for group in find_default_choices(command) if word in find_choices(group)]
             meant = f"Did you mean {' or '.join(owners)}?" if owners else suggest_slashes(word)
+            if main is None and os.path.isdir(word) and "folder" in find_choices("data"):
+                meant = f"For images of your own: data=folder data.root={word}"
             raise ConfigError(reason, *filter(None, [meant]))
     if not bare:
         return list(words)

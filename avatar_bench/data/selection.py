@@ -61,18 +61,18 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = N
 def suggest_calibration_options(images: Dataset, plan: SplitPlan) -> str:
     """Return the train options that hold out enough of these images for calibration, or other advice.
 
-    The options are tried on the images: the largest number of folds that yields MIN_CALIBRATION_IMAGES of them, with
-    every class.
+    The options are tried on the images: the largest number of folds that yields MIN_CALIBRATION_IMAGES of them, and
+    every class on every side.
     """
     by = plan.by if plan.by in HOLD_OUT_UNITS else "group"
     for folds in range(plan.folds - 1, 2, -1):
         try:
-            part = split_dataset(images, replace(plan, by=by, folds=folds, fold=0, limit=None)).select_split(
-                "calibration"
-            )
+            used = split_dataset(images, replace(plan, by=by, folds=folds, fold=0, limit=None))
         except (ConfigError, GuardError):
             continue
-        if len(part) >= MIN_CALIBRATION_IMAGES and set(part.classes) == set(images.classes):
+        sides = [used.select_split(split) for split in DATASET_SPLITS]
+        is_enough = len(used.select_split("calibration")) >= MIN_CALIBRATION_IMAGES
+        if is_enough and all(side.classes == images.classes for side in sides):
             return f"train with data.split.by={by} data.split.folds={folds}"
     return "train on more images" + " (a larger data.limit)" * (plan.limit is not None)
 

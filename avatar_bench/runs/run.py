@@ -576,12 +576,13 @@ class Run:
         return {**{name: path for name, path in recorded.items() if isinstance(path, str) and path}, **self.others}
 
     def _read(self, name: str) -> Dataset:
+        if self.images is None and name not in self._other_paths:
+            raise ConfigError(
+                f"split={name}: {self.checkpoint} has no folder of its training, so its own data are unknown.",
+                "Choose the data to evaluate on: data=folder data.root=DIR, or data=manifest data.manifest=FILE",
+            )
         if name in DATASET_SPLITS:
-            if self.images is None:
-                raise ConfigError(
-                    f"split={name}: {self.checkpoint} has no folder of its training, so its own data are unknown.",
-                    "Choose the data to evaluate on: data=folder data.root=DIR, or data=manifest data.manifest=FILE",
-                )
+            assert self.images is not None
             part = self.images.select_split(name)
             if not len(part):
                 raise DataError(f"{self.name} has no {name} images.", "See its split.csv.")

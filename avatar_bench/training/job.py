@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -138,6 +139,10 @@ def _record_end(folder: Path, cfg: DictConfig, record: RunRecord) -> Iterator[No
                     record.status, kind = "interrupted", type(error)
                     record.error = {KeyboardInterrupt: "Ctrl-C", SystemExit: "SIGTERM"}.get(kind, kind.__name__)
                 record.write(folder)
+                can_resume = record.mode == PROBE or any(folder.glob("checkpoints/*.ckpt"))
+                if record.status == "interrupted" and can_resume and not record.sweep_job:
+                    again = f"avatar-bench {record.command or 'train'} resume={shlex.quote(str(folder))}"
+                    print_line(f"interrupted; to go on: {again}", file=sys.stderr)
         raise
     record.status, record.finished = "finished", _now()
     record.write(folder)

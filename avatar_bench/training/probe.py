@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,7 +155,9 @@ def divide_images(targets: Rows, sources: Iterable[str], groups: Iterable[str], 
             if codes.max() + 1 < count or np.bincount(targets).max() < count:  # scikit-learn would refuse it
                 continue
             divider: Any = StratifiedGroupKFold(count, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
-            division = divider.split(codes, targets, codes)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The least populated class")  # below, each fold is checked
+                division = list(divider.split(codes, targets, codes))
             folds = [(rows, held_out) for rows, held_out in division if len(held_out)]
             complete = all(len(np.unique(targets[rows])) == len(np.unique(targets)) for rows, _ in folds)
             if len(folds) == count and complete:

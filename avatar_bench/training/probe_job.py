@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from avatar_bench.runs.record import METRIC
 from avatar_bench.training.classifier_job import ClassifierJob
 from avatar_bench.training.environment import read_versions
 from avatar_bench.training.feature_cache import compute_features
-from avatar_bench.training.probe import LinearHead, LogisticProblem, Rows, choose_strength, divide_images
+from avatar_bench.training.probe import Fold, LinearHead, LogisticProblem, Rows, choose_strength, divide_images
 from avatar_bench.training.trainer import build_logger, end_loaders
 
 VAL_COLUMNS = ("val/loss", "val/accuracy", METRIC)
@@ -50,11 +51,12 @@ class ProbeJob(ClassifierJob):
                 "mode=probe fits a linear layer: choose mode=frozen, or add a stage to mode.layers.",
             )
         train = self._select_training_images()
+        folds = self._divide(train)
         with record.add_duration("train_seconds"), end_loaders(self.dataset):
             learner.begin(Stage("classifier", 1, 0.0))
             copies = (self.data.augmented_copies or 1) if self.data.augmentation.is_active else 0
             features = self._compute(train, copies)
-            table, head = self._solve(train, features)
+            table, head = self._solve(train, features, folds)
         with torch.no_grad():
             classifier.weight.copy_(torch.from_numpy(head.weight))
             classifier.bias.copy_(torch.from_numpy(head.bias))
@@ -104,19 +106,32 @@ class ProbeJob(ClassifierJob):
         self.record.probe["computed"] = self.record.probe.get("computed", 0) + computed
         return features
 
-    def _solve(self, train: Dataset, features: NDArray[np.float32]) -> tuple[pd.DataFrame, LinearHead]:
+    def _divide(self, train: Dataset) -> list[Fold]:
+        """Return the folds for the choice of C; raise GuardError if there is a choice, but no folds."""
+        targets, frame = encode_targets(train, self.data.classes), train.frame
+        units, folds = divide_images(targets, frame["source"], frame["group"], self.settings.seed)
+        self.record.probe |= {"folds": len(folds), "folds_by": units}
+        if len(self.settings.mode.C) == 1:
+            return []
+        if not folds:
+            groups = frame.groupby("label")["group"].nunique()
+            few = ", ".join(f"{label!r} has {count}" for label, count in groups[groups < 2].items())
+            raise GuardError(
+                "mode.C: its choice by cross-validation needs two groups of training images or more of each class"
+                f"{f': {few}' if few else ''}.",
+                "Correct the labels, use more images, or a single value such as 'mode.C=[0.01]'.",
+            )
+        if units == "group":
+            fewest = "a class has too few sources to hold some out"
+            print_line(f"warning: C is chosen by cross-validation over groups: {fewest}", file=sys.stderr)
+        return folds
+
+    def _solve(
+        self, train: Dataset, features: NDArray[np.float32], folds: Sequence[Fold]
+    ) -> tuple[pd.DataFrame, LinearHead]:
         """Return the table of the cross-validation and the head of the chosen C; describe both in the record."""
         mode, classes, views = self.settings.mode, self.data.classes, len(features)
         targets = encode_targets(train, classes)
-        units, folds = divide_images(targets, train.frame["source"], train.frame["group"], self.settings.seed)
-        if len(mode.C) > 1 and not folds:
-            raise GuardError(
-                "mode.C: its choice by cross-validation needs two groups of training images or more of each class.",
-                "Use more images, or a single value such as 'mode.C=[0.01]'.",
-            )
-        if len(mode.C) > 1 and units == "group":
-            fewest = "a class has too few sources to hold some out"
-            print_line(f"warning: C is chosen by cross-validation over groups: {fewest}", file=sys.stderr)
         # the copies of an image share its weight and its fold
         problem = LogisticProblem(
             features.reshape(-1, features.shape[2]),
@@ -125,7 +140,7 @@ class ProbeJob(ClassifierJob):
             len(classes),
         )
         copied = [(_repeat(rows, targets, views), _repeat(held_out, targets, views)) for rows, held_out in folds]
-        table = problem.cross_validate(mode.C, copied if len(mode.C) > 1 else [])
+        table = problem.cross_validate(mode.C, copied)
         chosen = choose_strength(table)
         head = problem.fit_head(chosen)
         self.record.stages = [
@@ -136,8 +151,6 @@ class ProbeJob(ClassifierJob):
             "layers": self.learner.card.options.get(POOLED_OPTION, [LAST_EMBEDDING]),
             "features": features.shape[2],
             "copies": views,
-            "folds": len(folds),
-            "folds_by": units,
         }
         return table, head
 

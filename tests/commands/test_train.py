@@ -317,6 +317,7 @@ def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
         interrupt(patch, 3, KeyboardInterrupt())
         cut = train(tmp_path / "cut", "epochs=4", code=130)
     assert record(cut)["status"] == "interrupted"
+    assert f"interrupted; to go on: avatar-bench train resume={cut}" in capsys.readouterr().err
     assert history(cut)["epoch"].tolist() == [1, 2]
     spent, whole_time = record(cut)["train_seconds"], record(cut)["seconds"]
     assert main(["train", f"resume={cut}"]) == 0

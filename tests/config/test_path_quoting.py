@@ -72,6 +72,12 @@ def test_a_word_that_is_neither_path_nor_option_is_refused(command: str, words: 
     assert expected in caught.value.lines[0]
 
 
+def test_a_folder_given_to_a_command_without_a_main_option_is_advised_as_the_root_of_the_data() -> None:
+    with pytest.raises(ConfigError) as caught:
+        name_bare_paths("train", ["."])
+    assert caught.value.lines[1:] == ("For images of your own: data=folder data.root=.",)
+
+
 @pytest.mark.parametrize(
     ("command", "words", "meant"),
     [("train", ["resnet18"], "model=resnet18"), ("evaluate", ["here", "robustness"], "block=robustness")],

@@ -361,6 +361,17 @@ def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n:
         )
 
 
+@pytest.mark.parametrize(("n", "groups"), [(240, 6), (300, 11), (390, 8)])
+def test_what_is_advised_for_calibration_leaves_every_class_on_every_side(n: int, groups: int) -> None:
+    frame = dataset(n).frame.reset_index(drop=True)
+    of_class = frame["label"] == frame["label"].iloc[0]
+    few = (of_class.cumsum() % groups).astype(str)  # a fold may have one of these, which val or calibration lacks
+    images = Dataset("drawn", Path("images"), frame.assign(group=frame["group"].where(~of_class, few)))
+    advice = suggest_calibration_options(images, SplitPlan())
+    used = split_dataset(images, SplitPlan(by="group", folds=int(advice.rpartition("=")[2])))
+    assert all(used.select_split(side).classes == images.classes for side in ("train", "val", "calibration", "test"))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_val_by_source_consists_of_whole_sources_and_every_class_is_in_val_and_in_train(seed: int) -> None:
     whole = dataset(seed=seed)

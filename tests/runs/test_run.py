@@ -72,8 +72,9 @@ def test_a_set_that_the_run_lacks_is_refused_with_those_it_has(tiny_run: Path, t
     with pytest.raises(ConfigError, match="blind"):
         Run.open(tiny_run).dataset("ood")
     bare = shutil.copy(best(tiny_run), tmp_path / "bare.ckpt")
-    with pytest.raises(ConfigError, match="has no folder of its training"):
-        Run.open(bare).dataset("test")
+    for name in ("test", "blind"):
+        with pytest.raises(ConfigError, match="has no folder of its training"):
+            Run.open(bare).dataset(name)
 
 
 def test_predictions_are_in_the_datasets_order_and_kept(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,7 +207,7 @@ def test_options_of_a_probe_are_refused_in_other_modes(
 
 
 def test_an_interrupted_probe_runs_again_by_resume(
-    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from avatar_bench.training import probe_job
 
@@ -219,6 +219,7 @@ def test_an_interrupted_probe_runs_again_by_resume(
     monkeypatch.setattr(probe_job, "LogisticProblem", interrupt)
     run = train(tmp_path / "run", *PROBE, code=130)
     assert record(run)["status"] == "interrupted"
+    assert f"interrupted; to go on: avatar-bench train resume={run}" in capsys.readouterr().err
     assert not (run / "checkpoints" / "best.ckpt").exists()
     monkeypatch.setattr(probe_job, "LogisticProblem", solve)
     assert main(["train", f"resume={run}"]) == 0
