@@ -32,6 +32,7 @@ def report(cfg: DictConfig) -> Path:
             reason = f"{page} cannot be written: {error.strerror or error}."
             raise OutputError(reason, "Choose another file: out=FILE.html") from error
     size = page.stat().st_size / 1e6
-    counts = f"{format_count(len(study.runs), 'run')}, {format_count(len(study.problems), 'problem')}"
+    left = f"{format_count(len(study.problems), 'item')} unfinished, missing or damaged, listed there"
+    counts = f"{format_count(len(study.runs), 'run')}, {left if study.problems else 'nothing missing'}"
     print_line(f"{page}: {size:.1f} MB, {counts}; {answer}")
     return page

@@ -762,7 +762,7 @@ def test_out_mirrors_the_folders_of_the_runs_and_the_report_finds_what_is_there(
     assert main(["evaluate", f"ckpt={runs[0]}", "block=architecture", f"out={tmp_path / 'one'}"]) == 0
     assert (tmp_path / "one" / "evaluation" / "test" / "architecture" / "metrics.json").is_file()
     capsys.readouterr()
-    for place, told in ((out, "2 runs, 0 problems"), (tmp_path / "one", "1 run, 0 problems")):
+    for place, told in ((out, "2 runs, nothing missing"), (tmp_path / "one", "1 run, nothing missing")):
         assert main(["report", f"runs={place}"]) == 0
         assert told in capsys.readouterr().out
 
