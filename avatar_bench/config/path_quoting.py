@@ -47,10 +47,12 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
             expected = f"a path, as {main}={word}, or " if main else ""
             missing = "no such file or folder; " if main else ""
             reason = f"'{word}': {missing}expected {expected}option=value, without spaces around the ="
-            owners = [f"{group}={word}" for group in find_default_choices(command) if word in find_choices(group)]
+            groups = find_default_choices(command)
+            owners = [f"{group}={word}" for group in groups if word in find_choices(group)]
             meant = f"Did you mean {' or '.join(owners)}?" if owners else suggest_slashes(word)
-            if main is None and os.path.isdir(word) and "folder" in find_choices("data"):
-                meant = f"For images of your own: data=folder data.root={word}"
+            roots = {"source": "source=folder source.folder.root", "data": "data=folder data.root"}
+            if main is None and os.path.isdir(word) and (own := [roots[group] for group in roots if group in groups]):
+                meant = f"For images of your own: {own[0]}={word}"
             raise ConfigError(reason, *filter(None, [meant]))
     if not bare:
         return list(words)

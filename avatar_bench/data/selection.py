@@ -70,9 +70,9 @@ def suggest_calibration_options(images: Dataset, plan: SplitPlan) -> str:
             used = split_dataset(images, replace(plan, by=by, folds=folds, fold=0, limit=None))
         except (ConfigError, GuardError):
             continue
-        sides = [used.select_split(split) for split in DATASET_SPLITS]
-        is_enough = len(used.select_split("calibration")) >= MIN_CALIBRATION_IMAGES
-        if is_enough and all(side.classes == images.classes for side in sides):
+        sides = {split: used.select_split(split) for split in DATASET_SPLITS}
+        is_enough = len(sides["calibration"]) >= MIN_CALIBRATION_IMAGES
+        if is_enough and all(side.classes == images.classes for side in sides.values()):
             return f"train with data.split.by={by} data.split.folds={folds}"
     return "train on more images" + " (a larger data.limit)" * (plan.limit is not None)
 

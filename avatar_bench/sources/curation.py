@@ -124,9 +124,8 @@ def _select(
     capped = _cap(accepted, stored["sha256"], rules)
     named = [(refusals.format_origin(ranked, row), reason) for row, reason in sorted(refused.items())]
     duplicates = _tabulate_duplicates(stored, ranked["place"], matches, copies | refused.keys(), shared)
-    curated = CurationResult(capped, named, duplicates)
+    curated = CurationResult(capped.sort_values("place", ignore_index=True), named, duplicates)
     curated.notes = _write_notes(curated, ranked, accepted, capped)
-    curated.frame = capped.sort_values("place", ignore_index=True)
     return curated
 
 

@@ -138,15 +138,18 @@ class SourceJournal:
         _write_entry(self.file, {"complete": True, "refused": refused}, "a")
 
 
-def prune_images(folder: Path, wanted: Set[str]) -> None:
-    """Delete the stored images whose paths are not wanted, and the folders that are then empty."""
+def prune_images(folder: Path, wanted: Set[str]) -> int:
+    """Delete the images whose paths are not wanted, and folders left empty; return the number of images."""
+    deleted = 0
     for place, _, names in os.walk(folder / "images", topdown=False):
         relative = Path(place).relative_to(folder).as_posix()
         for name in names:
             if f"{relative}/{name}" not in wanted:
                 os.unlink(os.path.join(place, name))
+                deleted += 1
         with suppress(OSError):  # not empty
             os.rmdir(place)
+    return deleted
 
 
 def _convert(

@@ -72,10 +72,20 @@ def test_a_word_that_is_neither_path_nor_option_is_refused(command: str, words: 
     assert expected in caught.value.lines[0]
 
 
-def test_a_folder_given_to_a_command_without_a_main_option_is_advised_as_the_root_of_the_data() -> None:
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("train", ["For images of your own: data=folder data.root=."]),
+        ("prepare", ["For images of your own: source=folder source.folder.root=."]),
+        ("doctor", []),
+    ],
+)
+def test_a_folder_given_to_a_command_without_a_main_option_is_advised_as_the_root_of_the_data(
+    command: str, advice: list[str]
+) -> None:
     with pytest.raises(ConfigError) as caught:
-        name_bare_paths("train", ["."])
-    assert caught.value.lines[1:] == ("For images of your own: data=folder data.root=.",)
+        name_bare_paths(command, ["."])
+    assert list(caught.value.lines[1:]) == advice
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,6 @@ def test_prune_deletes_what_nobody_wants_and_empty_folders(tmp_path: Path) -> No
     kept, gone = (
         store_image(SourceImage("x", drawn(seed), source=str(seed)), MAKING, tmp_path)["path"] for seed in (1, 2)
     )
-    prune_images(tmp_path, {kept})
+    assert prune_images(tmp_path, {kept}) == 1
     assert (tmp_path / kept).is_file()
     assert not (tmp_path / gone).parent.exists()
