@@ -29,7 +29,7 @@ from avatar_bench.files.table_io import find_table, read_table
 from avatar_bench.results.view import View
 
 ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # of the stored file
-_COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash")
+_COLUMNS = ("path", "label", "source", "origin", "generator", "group", "split", "fold", "sha256", "phash")
 DATASET_COLUMNS = (*_COLUMNS, *ENCODING_COLUMNS)
 OTHER_PREFIX = "other:"  # of the columns of a manifest that the package does not know, so that no name is taken
 RUN_COLUMNS = ("turned_phashes", "stated_group")  # only in runs
@@ -40,10 +40,11 @@ DATASET_SPLITS = ("train", "val", "calibration", "test")
 class Dataset:
     """N images by reference: `frame` has one row per image, with paths relative to `root`.
 
-    Its columns are all strings: path, label, source, generator, group, split, fold, sha256, phash, width, height,
-    format and jpeg_quality. It also has the other columns of its manifest, by which results can be sliced, with
-    `other:` before their names. An empty string means unknown. `group` is never empty: images of one group stay on one
-    side of a split. Of a data set in a view, `origin` is the whole data set, and the row there of each image.
+    Its columns are all strings: path, label, source, origin (shared by the sources of one publisher), generator, group,
+    split, fold, sha256, phash, width, height, format and jpeg_quality. It also has the other columns of its
+    manifest, by which results can be sliced, with `other:` before their names. An empty string means unknown.
+    `group` is never empty: images of one group stay on one side of a split. Of a data set in a view, `origin` is
+    the whole data set, and the row there of each image.
     """
 
     name: str
@@ -194,7 +195,7 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
 
 def tabulate_split(dataset: Dataset) -> pd.DataFrame:
     """Return every image of a run with its split and the hashes that identify its copies."""
-    columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash"]
+    columns = ["path", "label", "source", "origin", "group", "split", "generator", "sha256", "phash"]
     columns += [*RUN_COLUMNS, *ENCODING_COLUMNS, *list_other_columns(dataset.frame)]
     return dataset.frame.reindex(columns=columns, fill_value="")
 

@@ -91,6 +91,14 @@ def name_units(names: pd.Series, units: Mapping[str, Sequence[str]]) -> pd.Serie
     return names.map(lambda name: unit_of.get(name, name))
 
 
+def name_origins(frame: pd.DataFrame, units: Mapping[str, Sequence[str]]) -> pd.Series:
+    """Return what the sources of one publisher share: the stated origin, else the unit that lists the source.
+
+    "" where no source is stated.
+    """
+    return frame["origin"].where(frame["origin"] != "", name_units(frame["source"], units))
+
+
 def hold_out_val_sources(frame: pd.DataFrame, plan: SplitPlan) -> NDArray[np.str_]:
     """Return the `split` of the rows with val drawn anew, outside test: whole sources, about 1/(folds - 1) of a class.
 

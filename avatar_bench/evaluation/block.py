@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.metrics import class_order, classification
+from avatar_bench.metrics.units import encode
 from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ def tabulate_predictions(predictions: Predictions, with_probabilities: bool = Fa
             "group": predictions.groups,
         }
     )
+    if predictions.origins is not None and (predictions.origins != encode(predictions.sources)).any():
+        table["origin"] = predictions.origins  # joins sources
     if not with_probabilities:
         return table
     return table.join(pd.DataFrame(predictions.probabilities, columns=[f"prob_{name}" for name in predictions.classes]))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.config.options import Options, option
 from avatar_bench.metrics import stats
+from avatar_bench.metrics.units import Units, as_units
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
+Bounds = tuple[ArrayLike, ArrayLike]
+
+UNBOUNDED: Bounds = (-np.inf, np.inf)
+PROPORTION: Bounds = (0.0, 1.0)
+DIFFERENCE: Bounds = (-1.0, 1.0)  # of two proportions
 _ROUNDING = 1e-12  # differences between resamples that come from summing in another order
 
 
@@ -23,47 +30,99 @@ class IntervalOptions(Options):
     level: float = option(
         0.95, help="of every interval", check=lambda level: 0 < level < 1, expected="above 0 and below 1"
     )
-    resamples: int = option(2000, help="of the bootstrap, which draws whole groups", range=(100, None))
+    resamples: int = option(2000, help="of the bootstrap, which draws whole sources or groups", range=(100, None))
     seed: int = option(0, help="of the bootstrap", range=(0, None))
 
 
 def compute_proportion(
     options: IntervalOptions,
     hits: NDArray[np.bool_],
-    groups: ArrayLike,
-    unit: str = "group",
+    units: Units | ArrayLike,
     higher_is_better: bool | None = True,
     floor: float | None = None,
+    among: NDArray[np.bool_] | None = None,
 ) -> Metric:
-    """Compute the proportion of True in `hits` (N,), N at least 1, with `stats.proportion_interval`."""
-    ends = stats.proportion_interval(hits, groups, options.resamples, options.level, options.seed, unit)
-    value = float(np.mean(hits))
-    return Metric(value, ends.n, ends.low, ends.high, ends.method, higher_is_better, floor=floor)
+    """Compute the proportion of True in `hits` (N,), `among` some images (N,) if given, at least one.
+
+    `units` are Units or labels of groups. For new sources it is `stats.proportion_interval_of_sources`, with the
+    interval for these sources beside; otherwise `stats.proportion_interval`.
+    """
+    sampled = as_units(units)
+    inside = np.ones(len(sampled), dtype=bool) if among is None else among
+    here = sampled.these.take(inside)
+    ends = stats.proportion_interval(hits[inside], here.codes, options.resamples, options.level, options.seed)
+    metric = Metric(float(np.mean(hits[inside])), int(inside.sum()), higher_is_better=higher_is_better, floor=floor)
+    return _add_intervals(options, metric, ends, np.where(inside, hits, np.nan), sampled)
+
+
+def compute_proportions(
+    options: IntervalOptions,
+    hits: NDArray[np.float64],
+    units: Units | ArrayLike,
+    higher_is_better: bool | None = True,
+    floor: float | None = None,
+) -> list[Metric]:
+    """Compute the proportion of each column of hits (N, K), 0 or 1, or NaN for images of no interest.
+
+    As `compute_proportion`, with one bootstrap for all columns; the proportion of a column without an image is null.
+    """
+    sampled = as_units(units)
+    codes = sampled.these.codes
+    ends = stats.proportion_intervals(hits, codes, options.resamples, options.level, options.seed)
+    metrics = []
+    for column, own in zip(hits.T, ends, strict=True):
+        n = int((~np.isnan(column)).sum())
+        if not n:
+            metrics.append(Metric(None, 0, higher_is_better=higher_is_better, reason=Reason("no_images"), floor=floor))
+            continue
+        metric = Metric(float(np.nanmean(column)), n, higher_is_better=higher_is_better, floor=floor)
+        metrics.append(_add_intervals(options, metric, own, column, sampled))
+    return metrics
 
 
 def bootstrap_metrics(
     options: IntervalOptions,
     names: Sequence[str],
     statistic: stats.Statistic,
-    groups: ArrayLike,
+    units: Units | ArrayLike,
     higher_is_better: bool | Mapping[str, bool | None] | None = True,
     floors: Mapping[str, float] | None = None,
     reason: Reason | None = None,
+    bounds: Bounds = UNBOUNDED,
 ) -> dict[str, Metric]:
     """Compute metrics by name with bootstrap intervals; `statistic` maps weights (B, N) to (B, K) for K names.
 
-    A metric that is NaN becomes null with `reason`. `higher_is_better` and `floors` may differ by name.
+    `units` are Units, or labels of groups; for new sources the interval for these sources stands beside. A metric that
+    is NaN becomes null with `reason`. `higher_is_better` and `floors` may differ by name; `bounds`, each a number or
+    (K,), limit the intervals for new sources.
     """
-    group = np.asarray(groups)
-    values = statistic(np.ones((1, len(group))))[0]
-    lows, highs = stats.bootstrap_interval(statistic, group, options.resamples, options.level, options.seed)
+    sampled = as_units(units)
+    values = statistic(np.ones((1, len(sampled))))[0]
     better = higher_is_better if isinstance(higher_is_better, Mapping) else dict.fromkeys(names, higher_is_better)
-    units, floor = len(np.unique(group)), floors or {}
-    why = reason or Reason("too_few_classes")
-    return {
-        name: metric_with_interval(value, low, high, units, "bootstrap by group", better[name], floor.get(name), why)
-        for name, value, low, high in zip(names, values, lows, highs, strict=True)
-    }
+    floor, why = floors or {}, reason or Reason("too_few_classes")
+
+    def compute(part: Units) -> dict[str, Metric]:
+        ends = stats.bootstrap_interval(statistic, part, options.resamples, options.level, options.seed, bounds=bounds)
+        method = f"bootstrap by {'group' if part.sources is None else part.name}"
+        rows = zip(names, values, *ends, strict=True)
+        metrics = {
+            name: metric_with_interval(value, low, high, len(part), method, better[name], floor.get(name), why)
+            for name, value, low, high in rows
+        }
+        return {name: state_units(metric, part) for name, metric in metrics.items()}
+
+    these = compute(sampled.these)
+    if sampled.usable.sources is None:
+        return {name: mark_single_source(metric, sampled) for name, metric in these.items()}
+    return {name: state_both(these[name], metric) for name, metric in compute(sampled).items()}
+
+
+def balance_interval(options: IntervalOptions, metric: Metric, correct: NDArray[np.bool_], units: Units) -> Metric:
+    """Return a balanced accuracy with `stats.balanced_interval_of_sources`, if it speaks for new sources."""
+    if units.usable.sources is None or metric.value is None:
+        return metric
+    ends = stats.balanced_interval_of_sources(correct, units, options.level)
+    return replace(metric, **_describe(ends), population=units.population, reason=None)
 
 
 def metric_with_interval(
@@ -85,3 +144,37 @@ def metric_with_interval(
     if not high - low > _ROUNDING:
         return Metric(float(value), n, higher_is_better=better, reason=Reason("no_spread"), floor=floor)
     return Metric(float(value), n, float(low), float(high), interval, better, floor=floor)
+
+
+def state_units(metric: Metric, units: Units) -> Metric:
+    """Return a metric that states the number of its units and their population."""
+    return replace(metric, units=units.count, population=units.population)
+
+
+def state_both(these: Metric, new: Metric) -> Metric:
+    """Return the metric for new sources with its interval for these sources beside."""
+    if these.low is None:
+        return new
+    beside = {"low": these.low, "high": these.high, **these.inference}
+    return replace(new, these_sources={name: value for name, value in beside.items() if name != "population"})
+
+
+def mark_single_source(metric: Metric, units: Units) -> Metric:
+    """Return a metric with the reason why it speaks for these sources, if its sources are a sample of more."""
+    is_marked = units.sources is not None and metric.low is not None
+    return replace(metric, reason=Reason("one_source")) if is_marked else metric
+
+
+def _add_intervals(
+    options: IntervalOptions, metric: Metric, ends: stats.Interval, hits: NDArray[np.float64], units: Units
+) -> Metric:
+    """Return the proportion of hits (N,), NaN outside, with its interval for these sources, and that for new ones."""
+    these = replace(metric, **_describe(ends), population=units.these.population)
+    if units.sources is None or units.is_single[~np.isnan(hits)].any():
+        return mark_single_source(these, units)
+    by_source = stats.proportion_interval_of_sources(hits, units, options.level)
+    return state_both(these, replace(metric, **_describe(by_source), population=units.population))
+
+
+def _describe(ends: stats.Interval) -> dict[str, Any]:
+    return {"low": ends.low, "high": ends.high, "interval": ends.method, "units": ends.n}

@@ -12,9 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
-from avatar_bench.evaluation.intervals import IntervalOptions
+from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions
 from avatar_bench.evaluation.seeds import Recipes
-from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.metrics import paired_tests
+from avatar_bench.metrics.units import Units
 from avatar_bench.results.reasons import Reason
 
 Floats = NDArray[np.float64]
@@ -34,12 +35,15 @@ def compare_pair(
 ) -> dict[str, object]:
     """Compare the recipes at two positions; `drawn` (B, R) are their accuracies in the same resamples.
 
-    `difference` is the accuracy of a minus that of b, with its interval (NaN if the two never differ); `p` accounts for
-    the images only. `discordance` is the proportion of images on which the two differ, and `gain` the root mean square
-    of the differences on these images: 1 for single runs, less for means over seeds. With `n_required` images the test
-    would find the difference with `power` at `alpha`; it is NaN if there is no difference, with `n_required_reason`.
+    `difference` is the accuracy of a minus that of b, with its interval (NaN if the two never differ); `p` and all that
+    follows from it are those of the units, `p_these_sources` is that of the groups; both account for the images
+    only. `discordance` is the proportion of images on which the two differ, and `gain` the root mean square of the
+    differences on these images: 1 for single runs, less for means over seeds. With `n_required` images the test
+    would find the difference with `power` at `alpha`; it is NaN if there is no difference, with
+    `n_required_reason`.
     """
-    groups, n = recipes.groups, recipes.right.shape[1]
+    units, n = recipes.units.usable, recipes.right.shape[1]
+    groups = units.codes
     first, second = (recipes.counts[place] / recipes.sizes[place] for place in (a, b))
     only_a, only_b = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
     whole = math.lcm(int(recipes.sizes[a]), int(recipes.sizes[b]))  # integer parts of an image, in which a gains over b
@@ -47,8 +51,8 @@ def compare_pair(
     gains = np.asarray(ours - theirs)
     sums = paired_tests.sum_by_group(gains, groups)
     difference = float(gains.sum() / (whole * n))
-    single = recipes.units == n and recipes.sizes[a] == recipes.sizes[b] == 1
-    low, high = compute_interval(drawn[:, a] - drawn[:, b], level)
+    single = units.count == n and recipes.sizes[a] == recipes.sizes[b] == 1
+    low, high = recipes.find_ends(difference, drawn[:, a] - drawn[:, b], level, DIFFERENCE)
     discordance = float((gains != 0).mean())
     gain = float(np.sqrt((gains[gains != 0] ** 2).mean()) / whole) if discordance else 0.0
     needed = paired_tests.required_sample_size(discordance, difference / gain, power, alpha) if discordance else None
@@ -58,13 +62,16 @@ def compare_pair(
         "n": n,
         "only_a_correct": only_a,
         "only_b_correct": only_b,
+        "unit": units.name,
+        "units": units.count,
+        "population": units.population,
         "p": paired_tests.cluster_permutation_test(gains, groups),
+        "p_these_sources": paired_tests.cluster_permutation_test(gains, units.these.codes),
         "difference": difference,
         "low": low,
         "high": high,
         "test": "exact McNemar" if single else "cluster permutation",
-        "groups": recipes.units,
-        "discordant_groups": int((sums != 0).sum()),
+        "discordant_units": int((sums != 0).sum()),
         "seeds_a": int(recipes.sizes[a]),
         "seeds_b": int(recipes.sizes[b]),
         "discordance": discordance,
@@ -92,7 +99,7 @@ def find_detectable_difference(pair: pd.Series, power: float, alpha: float) -> f
     """
     n = int(pair["n"] / pair["design_effect"])
     least = paired_tests.detectable_difference(n, pair["discordance"], power, alpha)
-    if least is None:
+    if least is None or paired_tests.find_least_p(pair["units"]) > alpha:
         return None
     by_test = float(pair["gain"] * least)
     if max(pair["seeds_a"], pair["seeds_b"]) == 1 or math.isnan(pair["low"]):
@@ -101,7 +108,9 @@ def find_detectable_difference(pair: pd.Series, power: float, alpha: float) -> f
     return max(by_test, float(pair["high"] - pair["low"]) / 2 + NormalDist().inv_cdf(power) * spread)
 
 
-def compute_interval(drawn: Floats, level: float) -> tuple[float, float]:
-    """Compute the interval of a difference; NaN if the two never differ."""
-    low, high = stats.percentiles(drawn, level)
-    return (float(low), float(high)) if low < high else (math.nan, math.nan)
+def warn_of_units(units: Units, pairs: int, alpha: float) -> list[Reason]:
+    """Return a warning where the units are too few for any of the pairs to differ significantly."""
+    count = units.usable.count
+    least = min(1.0, pairs * paired_tests.find_least_p(count))
+    code = "too_few_sources" if units.usable.sources is not None else "too_few_groups"
+    return [Reason(code, n=count, p=least, alpha=alpha)] if least >= alpha else []

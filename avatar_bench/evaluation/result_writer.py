@@ -199,4 +199,7 @@ def _summarise(result: Result) -> str:
     if metric.value is None:
         return f"{name}: {format_reason(metric.reason, result.block) if metric.reason else ''}"
     interval = f" [{metric.low:.3f}, {metric.high:.3f}]" if metric.low is not None and metric.high is not None else ""
+    if (beside := metric.these_sources) is not None:
+        these = f"[{beside['low']:.3f}, {beside['high']:.3f}] for these sources"
+        interval += f" for new sources ({metric.units} sources; {these})"
     return f"{name} {metric.value:.3f}{interval} {on}"

@@ -23,9 +23,10 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.files.paths import make_folder_name
+from avatar_bench.metrics.units import NEW_SOURCES
 from avatar_bench.models.model_card import has_outside_labels
 from avatar_bench.results.reasons import Reason, format_reason
-from avatar_bench.results.result import METRICS_FILE, Result
+from avatar_bench.results.result import METRICS_FILE, Metric, Result
 from avatar_bench.results.view import View
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class BlockRunner:
             for run, dataset in zip(self.runs, self.datasets, strict=False)
             if (missing := run.unanswered.get(dataset.name))
         ]
+        leakage += _warn_of_population(self.runs, self.datasets, result)
         undecided = [run for run in self.runs if "decisions" not in run.provides]
         leakage += [Reason("no_threshold", run=run.label or run.name) for run in undecided]
         result.warnings += leakage
@@ -214,6 +216,30 @@ def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[R
         for warning, names in labels.items()
         if warning is not None
     ]
+
+
+def _warn_of_population(runs: Sequence[Run], datasets: Sequence[Dataset], result: Result) -> list[Reason]:
+    """Return warnings about sources that are unknown, seen in training, or the only one of their class."""
+    if not runs or not any(metric.population for metric in result.metrics.values()):
+        return []
+    origins, labels = runs[0].name_origins(datasets[0]), datasets[0].frame["label"]
+    known = origins[origins != ""]
+    if known.empty:
+        return [Reason("sources_unknown")]
+    if not any(metric.population == NEW_SOURCES or _is_single(metric) for metric in result.metrics.values()):
+        return []
+    seen = known[known.isin(frozenset().union(*(run.seen_origins for run in runs)))]
+    of_class = origins.groupby(labels).nunique()
+    single = of_class.index[(of_class == 1) & (of_class.index != "")].tolist()
+    warnings = [Reason("one_source_of", names=single)] if single else []
+    if len(seen):
+        names = sorted(set(seen))
+        warnings.append(Reason("sources_seen", n=len(seen), all=len(datasets[0]), names=format_names(names, 5)))
+    return warnings
+
+
+def _is_single(metric: Metric) -> bool:
+    return metric.reason is not None and metric.reason.code == "one_source"
 
 
 def _warn_of_unchecked(run: Run) -> list[Reason]:

@@ -1,7 +1,8 @@
-"""Accuracy of recipes trained with one or several seeds, with intervals over seeds and groups."""
+"""Accuracy of recipes trained with one or several seeds, with intervals over seeds and sources or groups."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.intervals import IntervalOptions, compute_proportion
+from avatar_bench.evaluation.intervals import (
+    PROPORTION,
+    Bounds,
+    IntervalOptions,
+    compute_proportion,
+    mark_single_source,
+    state_units,
+)
 from avatar_bench.metrics import classification, paired_tests, stats
+from avatar_bench.metrics.units import GROUP, SOURCE, Units
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.labels import describe_recipes_without
@@ -27,19 +36,24 @@ Floats = NDArray[np.float64]
 class Recipes:
     """Runs of each recipe by name, and which images each run classifies correctly.
 
-    `correct` (runs, N) is bool, `groups` (N,) are those of the images, `seeds` (runs,) those of training.
+    `right` (runs, N) is bool, `units` are those of the N images, `seeds` (runs,) those of training.
     """
 
     members: Mapping[str, Sequence[int]]
     right: NDArray[np.bool_]
-    groups: NDArray[np.str_]
+    units: Units
     seeds: tuple[int, ...]
 
     @classmethod
     def of(cls, members: Mapping[str, Sequence[int]], runs: Sequence[Run], found: Sequence[Predictions]) -> Recipes:
-        """Build from the runs' predictions on the same images in the same order."""
+        """Build from the runs' predictions on the same images in the same order.
+
+        Sources are the units if no run has seen them.
+        """
         right = np.stack([predictions.correct for predictions in found])
-        return cls(members, right, found[0].groups, tuple(run.seed for run in runs))
+        units = [predictions.units for predictions in found]
+        asked = units[0] if all(one.sources is not None for one in units) else units[0].these
+        return cls(members, right, asked, tuple(run.seed for run in runs))
 
     @property
     def names(self) -> list[str]:
@@ -61,19 +75,39 @@ class Recipes:
         """Return the seeds of each recipe's runs, by name."""
         return {name: [self.seeds[run] for run in runs] for name, runs in self.members.items()}
 
-    @cached_property
-    def units(self) -> int:
-        """Return the number of groups."""
-        return len(np.unique(self.groups))
-
     def draw(self, block: IntervalOptions, statistic: stats.Statistic | None = None) -> Floats:
-        """Compute a metric of each recipe, by default accuracy, in each resample of seeds and groups, (B, R).
+        """Compute a metric of each recipe, by default accuracy, in each resample of seeds and units, (B, R).
 
         `statistic` maps weights (B, N) to a metric of each run, (B, runs).
         """
         how = statistic or stats.build_mean_statistic(self.right.T)
         runs = list(self.members.values())
-        return paired_tests.resample_groups_and_seeds(how, self.groups, runs, self.seeds, block.resamples, block.seed)
+        units = self.units.usable
+        return paired_tests.resample_groups_and_seeds(how, units, runs, self.seeds, block.resamples, block.seed)
+
+    def find_ends(self, value: float, drawn: Floats, level: float, bounds: Bounds = PROPORTION) -> tuple[float, float]:
+        """Return the interval of a value from its resamples (B,), widened for few sources; NaN if they all agree."""
+        low, high = stats.percentiles(drawn, level)
+        units = self.units.usable
+        if not low < high:
+            return math.nan, math.nan
+        if units.sources is not None:
+            low, high = stats.widen_for_few_sources(value, low, high, units, level, bounds)
+        return float(low), float(high)
+
+    @property
+    def method(self) -> str:
+        """Return the name of the bootstrap of a single run."""
+        return f"bootstrap by {self.unit}"
+
+    @property
+    def unit(self) -> str:
+        """Return what is resampled: "source" or "group"."""
+        return GROUP if self.units.usable.sources is None else SOURCE
+
+    def state(self, metric: Metric) -> Metric:
+        """Return a metric that states its units, or why it speaks for these sources."""
+        return mark_single_source(state_units(metric, self.units.usable), self.units)
 
     def accuracies(self, block: IntervalOptions, drawn: Floats) -> dict[str, Metric]:
         """Compute the mean accuracy of each recipe over its runs.
@@ -81,18 +115,18 @@ class Recipes:
         The interval of a single run is Wilson's or by group; that of several comes from `drawn`.
         """
         return {
-            name: compute_proportion(block, self.right[runs[0]], self.groups)
+            name: compute_proportion(block, self.right[runs[0]], self.units)
             if len(runs) == 1
             else self._average_over_seeds(block, float(self.right[list(runs)].mean()), drawn[:, place])
             for place, (name, runs) in enumerate(self.members.items())
         }
 
     def _average_over_seeds(self, block: IntervalOptions, value: float, drawn: Floats) -> Metric:
-        low, high = map(float, stats.percentiles(drawn, block.level))
-        method = "bootstrap by seed and group"
-        if not low < high:  # as in stats.proportion_interval: identical resamples carry no information
-            (low, high), method = stats.wilson(self.units * value, self.units, block.level), "wilson by group"
-        return Metric(float(value), self.units, low, high, method)
+        (low, high), units = self.find_ends(value, drawn, block.level), self.units.usable
+        method = f"bootstrap by seed and {self.unit}"
+        if math.isnan(low):  # as in stats.proportion_interval: identical resamples carry no information
+            (low, high), method = stats.wilson(units.count * value, units.count, block.level), f"wilson by {self.unit}"
+        return self.state(Metric(float(value), len(units), low, high, method))
 
 
 def build_statistic_of_runs(found: Sequence[Predictions], metric: Callable[[Floats], Floats]) -> stats.SumStatistic:

@@ -12,9 +12,11 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm
 
 from avatar_bench.metrics import stats
+from avatar_bench.metrics.units import Units
 
 Floats = NDArray[np.float64]
 
+ALPHA = 0.05
 _MAX_EXACT_IMAGES = 300_000  # above, the normal approximation of the power is accurate to 1 %
 
 
@@ -40,6 +42,11 @@ def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
     return float(min(1.0, chances[np.abs(sums) >= abs(summed.sum()) // step].sum()))
 
 
+def find_least_p(units: int) -> float:
+    """Return the smallest p-value that a sign-flip test of some units can have: all gains have one sign."""
+    return min(1.0, 2.0 ** (1 - units))
+
+
 def sum_by_group(values: ArrayLike, groups: ArrayLike) -> NDArray[np.int64]:
     """Sum integers (N,) by group (N,), in the order of the sorted groups."""
     _, member = np.unique(np.asarray(groups), return_inverse=True)
@@ -49,29 +56,31 @@ def sum_by_group(values: ArrayLike, groups: ArrayLike) -> NDArray[np.int64]:
 def design_effect(gains: ArrayLike, groups: ArrayLike) -> float:
     """Compute the design effect of groups, at least 1: how many grouped images carry the information of one.
 
-    It is the variance of the sum of gains by group over that of as many independent images.
+    It is the variance of the sum of gains by group over that of as many independent images, both about the mean gain.
     """
     gain = np.asarray(gains, dtype=np.float64)
-    spread = float((gain**2).sum())
-    return max(1.0, float((sum_by_group(gain, groups) ** 2).sum()) / spread) if spread else 1.0
+    apart = gain - gain.mean()
+    spread = float((apart**2).sum())
+    _, member = np.unique(np.asarray(groups), return_inverse=True)
+    return max(1.0, float((np.bincount(member, apart) ** 2).sum()) / spread) if spread else 1.0
 
 
 def resample_groups_and_seeds(
     statistic: stats.Statistic,
-    groups: ArrayLike,
+    units: Units | ArrayLike,
     members: Sequence[Sequence[int]],
     seeds: Sequence[int],
     resamples: int = 2000,
     seed: int = 0,
 ) -> Floats:
-    """Compute the mean over the runs of each recipe in B resamples, (B, R), of both groups and runs.
+    """Compute the mean over the runs of each recipe in B resamples, (B, R), of both units and runs.
 
     `statistic` maps weights (B, N) to (B, runs); `members` are the runs of each recipe and `seeds` (runs,) their
     training seeds. All recipes share the resampled groups, and those with the same seeds the resampled seeds, so that
     columns can be subtracted. Both factors of the crossed design are drawn with replacement; Owen, Ann. Appl. Stat. 1
     (2007) 386.
     """
-    by_run = stats.resample_statistic(statistic, groups, resamples, seed)
+    by_run = stats.resample_statistic(statistic, units, resamples, seed)
     generator = np.random.default_rng((seed, 1))
     draws: dict[tuple[int, ...], NDArray[np.int64]] = {}
     columns = []

@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from avatar_bench.metrics.ratios import ratio
+from avatar_bench.metrics.units import Units, as_units, encode
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
 _CHUNK_ELEMENTS = 4_000_000  # weights in memory at once: 32 MB
 _CACHED_ELEMENTS = 100_000
+_SMALLEST_VARIANCE = 1e-12  # below, all sources agree up to rounding
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,16 @@ class Interval(NamedTuple):
     method: str
 
 
-def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: float, level: float = 0.95, freedom: float = math.inf) -> tuple[float, float]:
     """Compute Wilson's score interval of a proportion; (0, 1) if n is 0.
 
-    Successes may be fractional, for groups with mixed outcomes. Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
+    Successes may be fractional, for groups with mixed outcomes, and n an effective number. With `freedom`, Student's
+    quantile takes the place of the normal one. Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
     """
     if n == 0:
         return 0.0, 1.0
-    z2 = float(norm.isf((1 - level) / 2)) ** 2
+    tail = (1 - level) / 2
+    z2 = float(norm.isf(tail) if math.isinf(freedom) else t.isf(tail, freedom)) ** 2
     centre = (successes + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (successes * (n - successes) / n + z2 / 4)) / (n + z2)
     # at the edges the formula yields 0 and 1 up to rounding, which could exclude the proportion itself
@@ -107,30 +111,74 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
 
 
 def bootstrap_interval(
-    statistic: Statistic, groups: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0
+    statistic: Statistic,
+    units: Units | ArrayLike,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    bounds: tuple[ArrayLike, ArrayLike] = (-np.inf, np.inf),
 ) -> tuple[Floats, Floats]:
-    """Compute the percentile bootstrap interval of a statistic, resampling whole groups.
+    """Compute the bootstrap interval of a statistic, resampling whole units.
 
     `statistic` maps weights (B, N), the counts of each image in B resamples, to (B,) or to (B, K) for K values at once;
-    `groups` (N,) are labels. Both ends have shape () or (K,). Resamples with a NaN value (a class was not drawn) are
-    ignored; NaN if all are.
+    `units` (N,) are Units, or labels of groups. Both ends have shape () or (K,). Resamples with a NaN value (a class
+    was not drawn) are ignored; NaN if all are. Percentiles; of sources, widened by `widen_for_few_sources`, but not
+    beyond the `bounds` of the statistic.
     """
-    return percentiles(resample_statistic(statistic, groups, resamples, seed), level)
+    sampled = as_units(units)
+    ends = percentiles(resample_statistic(statistic, sampled, resamples, seed), level)
+    if sampled.sources is None:
+        return ends
+    value = statistic(np.ones((1, len(sampled))))[0]
+    return widen_for_few_sources(value, *ends, sampled, level, bounds)
 
 
-def resample_statistic(statistic: Statistic, groups: ArrayLike, resamples: int = 2000, seed: int = 0) -> Floats:
+def widen_for_few_sources(
+    value: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    units: Units,
+    level: float = 0.95,
+    bounds: tuple[ArrayLike, ArrayLike] = (-np.inf, np.inf),
+) -> tuple[Floats, Floats]:
+    """Return a percentile interval widened about its value, since few units make it too narrow.
+
+    By Student's quantile over the normal one, and by the root of U / (U - S) for U units in S strata: the variance of
+    resampled means is too small by that factor. Davison and Hinkley, Bootstrap Methods (1997), sections 2.3 and 3.8.
+    """
+    factor = compute_student_factor(units.count, units.degrees_of_freedom, level)
+    middle, bottom, top = (np.asarray(part, dtype=np.float64) for part in (value, low, high))
+    lows, highs = middle - factor * (middle - bottom), middle + factor * (top - middle)
+    return np.maximum(lows, bounds[0]), np.minimum(highs, bounds[1])
+
+
+def compute_student_factor(units: int, freedom: int, level: float = 0.95) -> float:
+    """Compute the ratio of Student's interval of a mean to the narrower bootstrap interval of few units; at least 1."""
+    if freedom < 1:
+        return 1.0
+    tail = (1 - level) / 2
+    return float(t.isf(tail, freedom) / norm.isf(tail) * math.sqrt(units / freedom))
+
+
+def resample_statistic(statistic: Statistic, units: Units | ArrayLike, resamples: int = 2000, seed: int = 0) -> Floats:
     """Compute a statistic of each bootstrap resample, (B,) or (B, K).
 
-    The draws of groups depend on `groups`, `resamples` and `seed` alone, so that statistics of two calls are paired.
+    The draws of units depend on `units`, `resamples` and `seed` alone, so that statistics of two calls are paired.
+    Sources are drawn within their strata.
     """
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    grouped, step = _by_group(statistic, member), max(1, _CHUNK_ELEMENTS // len(member))
-    generator = np.random.default_rng(seed)
+    sampled = as_units(units)
+    grouped, step = _by_group(statistic, sampled.codes), max(1, _CHUNK_ELEMENTS // len(sampled))
+    generator, count = np.random.default_rng(seed), sampled.count
+    lows: Any = 0
+    highs: Any = count
+    if sampled.strata_of_units is not None:  # the units of a stratum are neighbours
+        ends = np.append(0, np.bincount(sampled.strata_of_units).cumsum())
+        lows, highs = ends[sampled.strata_of_units], ends[sampled.strata_of_units + 1]
     found = []
     for start in range(0, resamples, step):
-        # one at a time, so that the counts of many groups stay in the processor's cache
-        drawn = (generator.integers(0, len(names), len(names)) for _ in range(min(step, resamples - start)))
-        counts = np.stack([np.bincount(each, minlength=len(names)) for each in drawn])
+        # one at a time, so that the counts of many units stay in the processor's cache
+        drawn = (generator.integers(lows, highs, count) for _ in range(min(step, resamples - start)))
+        counts = np.stack([np.bincount(each, minlength=count) for each in drawn])
         found.append(grouped(counts.astype(np.float64)))
     return np.concatenate(found)
 
@@ -152,7 +200,7 @@ def build_mean_statistic(values: NDArray[np.generic]) -> SumStatistic:
 
 
 def proportion_interval(
-    hits: ArrayLike, groups: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0, unit: str = "group"
+    hits: ArrayLike, groups: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval:
     """Compute the interval of the proportion of hits (N,) bool among images in groups (N,); N is at least 1.
 
@@ -165,7 +213,57 @@ def proportion_interval(
     if units != len(hit):
         mean = build_mean_statistic(hit[:, None]).then(np.ravel)
         low, high = bootstrap_interval(mean, groups, resamples, level, seed)
-    return _choose_interval(hit, units, low, high, level, unit)
+    return _choose_interval(hit, units, low, high, level)
+
+
+def proportion_interval_of_sources(hits: ArrayLike, units: Units, level: float = 0.95) -> Interval:
+    """Compute the interval of the proportion of hits (N,), 0 or 1, or NaN for images of no interest, for new sources.
+
+    Wilson's with Student's quantile and the effective number of images: that of independent images with the variance of
+    the proportion between sources, by linearisation within strata (Cochran, Sampling Techniques (1977), section 6.13).
+    Where all sources of a stratum agree it is the number of sources. `n` is the number of sources with such images.
+    """
+    inside = ~np.isnan(np.asarray(hits, dtype=np.float64))
+    counted, value = units.take(inside), float(np.asarray(hits)[inside].mean())
+    effective = _count_effective(np.asarray(hits, dtype=np.float64), units)
+    low, high = wilson(effective * value, effective, level, max(1, counted.degrees_of_freedom))
+    return Interval(low, high, counted.count, "wilson by source")
+
+
+def balanced_interval_of_sources(correct: ArrayLike, units: Units, level: float = 0.95) -> Interval:
+    """Compute the interval of the mean recall over the classes, for new sources; `correct` (N,) are 0 or 1.
+
+    Recalls of classes are of different sources, so that the distances of their means from the ends of their intervals
+    add up as variances do: Zou and Donner, Stat. Med. 27 (2008) 1693. The intervals are those of
+    `proportion_interval_of_sources`, with the common degrees of freedom of all sources.
+    """
+    hit, strata = np.asarray(correct, dtype=np.float64), encode(units.strata)
+    below, above, recalls = [], [], []
+    for stratum in range(int(strata.max()) + 1):
+        own = np.where(strata == stratum, hit, np.nan)
+        effective, recall = _count_effective(own, units), float(np.nanmean(own))
+        low, high = wilson(effective * recall, effective, level, max(1, units.degrees_of_freedom))
+        recalls.append(recall)
+        below.append(recall - low)
+        above.append(high - recall)
+    value, classes = float(np.mean(recalls)), len(recalls)
+    ends = value - math.hypot(*below) / classes, value + math.hypot(*above) / classes
+    return Interval(*ends, units.count, "wilson by source")
+
+
+def _count_effective(hit: Floats, units: Units) -> float:
+    """Return the number of independent images with the variance of the proportion of hits (N,) between sources."""
+    inside = ~np.isnan(hit)
+    value, strata = float(hit[inside].mean()), units.strata_of_units
+    assert strata is not None
+    residuals = np.bincount(units.codes, np.where(inside, hit - value, 0.0), units.count)
+    sizes = np.bincount(strata)
+    centred = residuals - (np.bincount(strata, residuals) / sizes)[strata]
+    sizes = np.maximum(sizes, 2)[strata]  # a stratum of one source has no residual
+    variance = float((sizes / (sizes - 1) * centred**2).sum()) / int(inside.sum()) ** 2
+    if variance < _SMALLEST_VARIANCE:
+        return units.take(inside).count
+    return min(int(inside.sum()), value * (1 - value) / variance)
 
 
 def proportion_intervals(
@@ -177,22 +275,24 @@ def proportion_intervals(
     of a column without an image, Wilson's (0, 1).
     """
     group = np.asarray(groups)
-    lows, highs = bootstrap_interval(build_mean_statistic(hits), group, resamples, level, seed)
+    lows = highs = np.full(hits.shape[1], np.nan)  # not needed where every group has one image
+    if len(np.unique(group)) != len(hits):
+        lows, highs = bootstrap_interval(build_mean_statistic(hits), group, resamples, level, seed)
     found = []
     for place, column in enumerate(hits.T):
         there = ~np.isnan(column)
         units = len(np.unique(group[there]))
-        found.append(_choose_interval(column[there], units, lows[place], highs[place], level, "group"))
+        found.append(_choose_interval(column[there], units, lows[place], highs[place], level))
     return found
 
 
-def _choose_interval(hit: Floats, units: int, low: Floats, high: Floats, level: float, unit: str) -> Interval:
+def _choose_interval(hit: Floats, units: int, low: Floats, high: Floats, level: float) -> Interval:
     """Return the bootstrap interval of a proportion, or Wilson's where it is exact or where all resamples agree."""
     if units == len(hit):
         return Interval(*wilson(int(hit.sum()), units, level), units, "wilson")
     if not low < high:
-        return Interval(*wilson(units * float(hit.mean()), units, level), units, f"wilson by {unit}")
-    return Interval(float(low), float(high), units, f"bootstrap by {unit}")
+        return Interval(*wilson(units * float(hit.mean()), units, level), units, "wilson by group")
+    return Interval(float(low), float(high), units, "bootstrap by group")
 
 
 def weighted_moments(weights: Floats, values: NDArray[np.floating], parts: ArrayLike) -> tuple[Floats, Floats]:

@@ -17,7 +17,8 @@ from avatar_bench.reporting.saved_tables import RunStyles, lay_out, transpose
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.reporting.tables import BETTER, Table, TableRow, fit_scale, make_column
 from avatar_bench.results.declaration import Declaration, TableDeclaration, declare_block
-from avatar_bench.results.headings import find_heading, find_interval_name
+from avatar_bench.results.headings import find_heading, find_interval_name, find_word
+from avatar_bench.results.result import Metric
 
 _MAX_METRICS = 8  # metrics shown for a block without patterns
 _WIDE, _FEW = 10, 9  # a table with more columns is transposed if it has so few rows
@@ -91,13 +92,13 @@ def build_metric_table(model: ReportedModel) -> Table:
     """Return a table of all metrics of a model, one row per metric."""
     columns = [make_column(text) for text in (_("metric"), _("block"), _("set"))]
     columns += [make_column(_("value"), True, bars=False), make_column("n", True)]
-    columns += [make_column(text) for text in (_("unit"), _("interval"), _("better"))]
+    columns += [make_column(text) for text in (_("interval"), _("units"), _("population"), _("better"))]
     better = {True: _("high"), False: _("low"), None: ""}
     rows = []
     for (of, block), saved in model.results.items():
         for name, metric in saved.result.metrics.items():
-            cells = [name, block, of, make_metric_cell(metric, block), metric.n, find_heading(metric.unit)]
-            rows.append(TableRow([*cells, find_interval_name(metric), better[metric.higher_is_better]]))
+            cells = [name, block, of, make_metric_cell(metric, block), metric.n, *_make_unit_cells(metric)]
+            rows.append(TableRow([*cells, better[metric.higher_is_better]]))
     return Table(f"metrics_{model.label}", _("All metrics of {model}", model=model.label), columns, rows)
 
 
@@ -179,14 +180,23 @@ def select_metrics(block: Declaration, found: Sequence[dict[str, Any]]) -> list[
 def _build_all_metrics_table(saved: SavedResult) -> Table:
     result = saved.result
     columns = [make_column(_("metric")), make_column(_("value"), True), make_column("n", True)]
-    columns += [make_column(_("unit")), make_column(_("interval"))]
+    columns += [make_column(text) for text in (_("interval"), _("units"), _("population"))]
     rows = [
-        TableRow([name, make_metric_cell(one, result.block), one.n, find_heading(one.unit), find_interval_name(one)])
+        TableRow([name, make_metric_cell(one, result.block), one.n, *_make_unit_cells(one)])
         for name, one in result.metrics.items()
     ]
     fit_scale(columns[1:2], [TableRow(row.cells[1:2]) for row in rows])
     text = _("All metrics on {set}", set=result.set)
     return Table(f"{result.block}_{result.set}", text, columns, rows)
+
+
+def _make_unit_cells(metric: Metric) -> list[str]:
+    """Return the method of a metric's interval, its number of units, and the population, as text."""
+    if not metric.interval:
+        return ["", "", ""]
+    stated = metric.inference
+    population = find_word(str(stated["population"])) if stated["population"] else ""
+    return [find_interval_name(metric), f"{stated['units']} ({find_heading(stated['unit'])})", population]
 
 
 def _build_saved_tables(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from avatar_bench.i18n import _
+from avatar_bench.metrics.units import NEW_SOURCES
 from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
-from avatar_bench.reporting.number_format import format_metric, format_names, format_number, format_value
+from avatar_bench.reporting.number_format import (
+    format_metric_with_units,
+    format_names,
+    format_number,
+    format_units,
+    format_value,
+)
 from avatar_bench.results.headings import find_heading
+from avatar_bench.results.result import Metric
 
 
 def format_headline(board: Leaderboard) -> str:
@@ -115,9 +124,17 @@ def _format_value(board: Leaderboard, name: str, metric: str = "accuracy") -> st
     rows, place = _find_rows(board, name), (board.ranking or {}).get(name, {})
     ends = ("low", "high") if metric == "accuracy" else (f"{metric}_low", f"{metric}_high")
     if len(rows) > 1 and metric in place:
-        return format_value(*(float(place[key]) for key in (metric, *ends)))
+        values = (float(place[key]) for key in (metric, *ends))
+        return " ".join(filter(None, [format_value(*values), _describe_units(place)]))
     found = rows[0].metrics[metric]
-    return _("not known") if found is None else format_metric(found, board.blocks[metric])
+    return _("not known") if found is None else format_metric_with_units(found, board.blocks[metric])
+
+
+def _describe_units(place: Mapping[str, Any]) -> str:
+    """Return what the intervals of a row of the ranking resample, and for whom; "" in an earlier ranking."""
+    if place.get("population") != NEW_SOURCES:
+        return ""
+    return format_units(Metric(0.0, 1, 0.0, 0.0, "bootstrap by source", units=int(place["units"])))
 
 
 def _find_value(board: Leaderboard, name: str, metric: str = "accuracy") -> float:

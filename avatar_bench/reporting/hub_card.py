@@ -28,6 +28,7 @@ from avatar_bench.runs.record import RunRecord, list_licences
 from avatar_bench.runs.saved_calibration import SavedCalibration
 
 _TASK = "image-classification"
+_METRIC_ARGS = ("low", "high", "interval", "n", "unit", "units", "population", "these_sources")
 _WEAKEST = 5  # sources named for a set
 _LISTED = 4  # licences named for a source
 _HUB_LICENCES = re.compile(  # that the hub knows by name; others are "other", with their name beside it
@@ -84,7 +85,7 @@ def _render_metadata(
             metric_type=key,
             metric_name=find_heading(key, one.result.block),
             metric_value=metric.value,
-            metric_args={"low": metric.low, "high": metric.high, "interval": metric.interval, "n": metric.n},
+            metric_args={name: metric.plain.get(name) for name in _METRIC_ARGS},
         )
         for one in results
         for key in one.declaration.leaderboard

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from avatar_bench.i18n import _
+from avatar_bench.i18n import _, ngettext
+from avatar_bench.metrics.units import SOURCE
+from avatar_bench.results.headings import find_word
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Metric
 
@@ -38,6 +40,25 @@ def format_metric(metric: Metric, block: str) -> str:
     if metric.value is None:
         return _("none: {why}", why=format_reason(metric.reason, block) if metric.reason else "")
     return format_value(metric.value, metric.low, metric.high)
+
+
+def format_metric_with_units(metric: Metric, block: str) -> str:
+    """Format a metric with its interval, and say for which population it speaks and what is resampled."""
+    return " ".join(filter(None, [format_metric(metric, block), format_units(metric)]))
+
+
+def format_units(metric: Metric) -> str:
+    """Return the population, units and, beside new sources, the interval for these, in parentheses; "" without any."""
+    stated, beside = metric.inference, metric.these_sources
+    if metric.low is None or metric.value is None or stated["population"] is None:
+        return ""
+    counted = ngettext("{n} source", "{n} sources", n=stated["units"]) if stated["unit"] == SOURCE else ""
+    parts = [_("for {population}", population=find_word(str(stated["population"]))), counted]
+    if beside is not None:
+        digits = count_digits(metric.value, metric.low, metric.high)
+        low, high = (format_number(float(beside[end]), digits) for end in ("low", "high"))
+        parts.append(_("for these sources [{low}, {high}]", low=low, high=high))
+    return f"({', '.join(filter(None, parts))})"
 
 
 def format_value(value: float, low: float | None = None, high: float | None = None) -> str:

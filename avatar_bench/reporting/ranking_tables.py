@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from avatar_bench.i18n import _
+from avatar_bench.metrics.units import NEW_SOURCES, THESE_IMAGES, THESE_SOURCES
 from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
-from avatar_bench.reporting.number_format import Cell, format_number, make_metric_cell
+from avatar_bench.reporting.number_format import Cell, format_number, make_interval_cell, make_metric_cell
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out
 from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import BETTER, Table, TableRow, fit_scale, make_column
 from avatar_bench.results.headings import find_heading
+from avatar_bench.results.result import Metric
 
 SCORE_COLUMNS = ("run", "complete", "score", "rank", "share_first", "pareto", "missing")  # columns on the first screen
 GAIN_COLUMNS = ("strategy", "members", "accuracy", "macro_f1", "gain")
@@ -27,6 +29,12 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
         heading = find_heading(key, board.blocks[key])
         columns.append(make_column(heading, True, BETTER[known.higher_is_better], key=key))
     rows = [_build_row(row, {key: board.blocks[key] for key in keys}, styles[row.model.label]) for row in board.rows]
+    ranked = [metric for row in board.rows if (metric := row.metrics.get(board.ranked_by)) is not None]
+    if any(metric.these_sources for metric in ranked):
+        heading = find_heading(board.ranked_by, board.blocks[board.ranked_by])
+        columns.append(make_column(_("{metric}, for these sources", metric=heading), True))
+        for row, shown in zip(board.rows, rows, strict=True):
+            shown.cells.append(_make_cell_of_these(row.metrics.get(board.ranked_by)))
     fit_scale(columns[2:], [TableRow(row.cells[2:]) for row in rows])
     for one in columns[3:]:
         one["bars"] = False  # one drawing per row shows the order
@@ -37,12 +45,35 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
         fingerprint=board.fingerprint,
     )
     table = Table(f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, compact=True)
+    notes = [_describe_population(ranked)]
     if board.ranked_by == "balanced_accuracy":
-        table.notes = _(
-            "Ranked by balanced accuracy: the view merges classes, which are then unequal in size. Ranks are the "
-            "ranges that overlapping intervals allow; paired tests, in the block significance, compare accuracy."
+        notes.append(
+            _(
+                "Ranked by balanced accuracy: the view merges classes, which are then unequal in size. Ranks are the "
+                "ranges that overlapping intervals allow; paired tests, in the block significance, compare accuracy."
+            )
         )
+    table.notes = " ".join(filter(None, notes)) or None
     return table
+
+
+def _describe_population(ranked: Sequence[Metric]) -> str:
+    """Return for which population the intervals and ties of a leaderboard speak; "" if none states it."""
+    populations = {metric.population for metric in ranked}
+    if populations == {NEW_SOURCES}:
+        return _("Intervals and ties are for new sources: whole sources are resampled, within each class.")
+    if populations == {THESE_SOURCES}:
+        return _("Intervals and ties are for new images of these sources.")
+    return (
+        _("Intervals and ties are for these images: their sources are unknown.") if THESE_IMAGES in populations else ""
+    )
+
+
+def _make_cell_of_these(metric: Metric | None) -> Cell | None:
+    """Return the value of a metric with its interval for these sources; None without one."""
+    if metric is None or metric.value is None or metric.these_sources is None:
+        return None
+    return make_interval_cell(metric.value, *(float(metric.these_sources[end]) for end in ("low", "high")))
 
 
 def build_score_tables(study: Study, links: PageLinks, styles: RunStyles) -> Iterator[Table]:

@@ -15,6 +15,7 @@ from scipy.special import logsumexp, softmax
 from avatar_bench.errors import CheckpointError, DivergedError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.checkpoint_container import open_stored_archive
+from avatar_bench.metrics.units import Units, encode
 from avatar_bench.results.notebook_display import format_predictions
 
 FloatArray = NDArray[np.floating]
@@ -29,7 +30,8 @@ class Predictions:
     `has_logits` is False, only probabilities are known: `logits` are their logarithms up to a constant for each image,
     so that softmax and log loss are correct, but scores that depend on the level of the logits, such as energy, are
     not. Those of merged classes are scaled by `temperature` before they are summed; `unscaled` (N, C) are their logits
-    at temperature 1.
+    at temperature 1. `origins` (N,) are the sources, those of one publisher joined, if the run has not seen them: the
+    images are then a sample of sources.
     """
 
     classes: tuple[str, ...]
@@ -42,6 +44,7 @@ class Predictions:
     temperature: float = 1.0
     has_logits: bool = True
     unscaled: FloatArray | None = None
+    origins: NDArray[np.intp] | None = None
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.logits).all():
@@ -91,14 +94,21 @@ class Predictions:
     @cached_property
     def group_codes(self) -> NDArray[np.intp]:
         """Return the place of each group among the sorted names, (N,): statistics need less memory than for names."""
-        return pd.factorize(self.groups.astype(object), sort=True)[0]  # half of the memory of np.unique
+        return encode(self.groups)
+
+    @cached_property
+    def units(self) -> Units:
+        """Return the units of inference: groups, and sources within each true class if these are a sample of more."""
+        is_known = bool((self.sources != "").any())
+        strata = None if self.origins is None else self.targets
+        return Units(self.group_codes, self.origins, strata, is_known)
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Predictions:
         """Return the Predictions of some rows, by index or mask; without a copy where they are all rows, in order."""
         everything = np.arange(len(self))
         if np.array_equal(everything[rows], everything):
             return self
-        names = [*_ARRAYS, *(["unscaled"] if self.unscaled is not None else [])]
+        names = [*_ARRAYS, *(name for name in ("unscaled", "origins") if getattr(self, name) is not None)]
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def merge(self, classes: Mapping[str, Sequence[str]], targets: NDArray[np.int64]) -> Predictions:

@@ -21,6 +21,7 @@ import pandas as pd
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.table_io import name_table, read_table, write_table
 from avatar_bench.i18n import use_language
+from avatar_bench.metrics.units import NEW_SOURCES, THESE_SOURCES
 from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.notebook_display import format_frame, format_pairs, format_text
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 
 RESULT_SCHEMA = 3
 METRICS_FILE = "metrics.json"
+INFERENCE_COLUMNS = ("unit", "units", "population")  # of the intervals in a row of a table
 AGAINST_FOLDER = "against"  # folder of differences from an earlier Result, beside the folders of blocks
 _SCREEN_DPI = 100  # of figures drawn for a notebook
 _SVG_DPI = 150  # of embedded images, enough for the cells of an image grid; lines and text are vectors
 _RESAMPLED_UNITS = ("group", "source", "round", "pass")
+_POPULATIONS = {"image": THESE_SOURCES, "group": THESE_SOURCES, "source": NEW_SOURCES}
 _DEFAULT_LANGUAGE = "en"  # its figures are in the folder of the result, those of another language in a folder below
 _STALE_SECONDS = 86_400  # after which a partly written folder is deleted
 
@@ -46,9 +49,11 @@ class Metric:
     """A metric: its value, interval, number of units, and whether more is better.
 
     `low` and `high` are the ends of the interval. `higher_is_better` is None where neither direction is. `value` is
-    None if it cannot be computed, and then `reason` is the cause. `n` counts images, or the units of `interval`
-    ("wilson", "bootstrap by group", ...). `floor` is the value under noise alone: the accuracy of guessing, or the
-    calibration error of a perfectly calibrated network on `n` images.
+    None if it cannot be computed, and then `reason` is the cause. `n` counts images. `interval` is its method
+    ("wilson", "bootstrap by group", ...), `units` is the number of units that it resamples, by default n, and
+    `population` that for which it speaks. Where it speaks for new sources, `these_sources` has the interval of
+    these ones. `floor` is the value under noise alone: the accuracy of guessing, or the calibration error of a
+    perfectly calibrated network on `n` images.
     """
 
     value: float | None
@@ -59,6 +64,9 @@ class Metric:
     higher_is_better: bool | None = True
     reason: Reason | None = None
     floor: float | None = None
+    units: int | None = None
+    population: str | None = None
+    these_sources: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("value", "low", "high", "floor"):
@@ -79,15 +87,25 @@ class Metric:
     @property
     def plain(self) -> dict[str, Any]:
         """Return the Metric as it is saved in metrics.json, without missing values."""
-        stated = vars(self) | ({"unit": self.unit} if self.interval else {})
+        stated = vars(self) | (self.inference if self.interval else {})
         stated |= {"reason": self.reason.plain} if self.reason else {}
         kept = ("value", "higher_is_better")
         return {name: value for name, value in stated.items() if value is not None or name in kept}
 
     @property
     def unit(self) -> str:
-        """Return the unit of `n` by the interval: "group", "source", "round" or "pass", else "image"."""
+        """Return the unit that the interval resamples: "group", "source", "round" or "pass", else "image"."""
         return next((unit for unit in _RESAMPLED_UNITS if unit in (self.interval or "")), "image")
+
+    @property
+    def inference(self) -> dict[str, Any]:
+        """Return what the interval resamples and for which population it speaks, by column of a table."""
+        by_default = _POPULATIONS.get(self.unit)
+        return {
+            "unit": self.unit,
+            "units": self.n if self.units is None else self.units,
+            "population": self.population or by_default,
+        }
 
 
 @dataclass

@@ -21,7 +21,7 @@ from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, read_dataset, read_images, read_split
 from avatar_bench.data.leakage import Leakage, UsedImages, refuse_overlap_with_fit
 from avatar_bench.data.loaders import encode_targets
-from avatar_bench.data.splits import refuse_changed_split
+from avatar_bench.data.splits import name_origins, refuse_changed_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, GuardError
 from avatar_bench.files.hashes import sha256_of_file
@@ -35,6 +35,7 @@ from avatar_bench.inference.prediction_table import (
     merge_probabilities,
 )
 from avatar_bench.inference.predictor import DatasetPredictor, ForeignPredictor, Predictor
+from avatar_bench.metrics.units import encode
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.notebook_display import format_pairs
@@ -398,7 +399,7 @@ class Run:
         Raises GuardError if the dataset has labels outside the run's classes, or overlaps with training images. In a
         view, the whole data set is predicted, so that nothing is computed again for another view.
         """
-        return self._merge(self.own_predictions(dataset), dataset)
+        return self._state_origins(self._merge(self.own_predictions(dataset), dataset), dataset)
 
     def own_predictions(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of a dataset in the network's own classes, which no view merges."""
@@ -411,7 +412,7 @@ class Run:
         """
         whole = self._admit(dataset)
         found = self.cache.predict_variations(whole, variations)
-        return [self._merge(self._select(one, dataset), dataset) for one in found]
+        return [self._state_origins(self._merge(self._select(one, dataset), dataset), dataset) for one in found]
 
     def calibration(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of the calibration half of val, the only data for fitting when `dataset` is evaluated.
@@ -565,6 +566,26 @@ class Run:
             if self._keeps_classes
             else predictions.merge(self.merged_classes, targets)
         )
+
+    def _state_origins(self, predictions: Predictions, dataset: Dataset) -> Predictions:
+        """Return the Predictions with their origins, where most images are of sources that training has not used."""
+        origins = self.name_origins(dataset)
+        known = origins != ""
+        is_sample = known.any() and bool(origins[known].isin(self.seen_origins).mean() < 0.5)
+        return replace(predictions, origins=encode(origins)) if is_sample else predictions
+
+    def name_origins(self, dataset: Dataset) -> pd.Series:
+        """Return the source of each image, those of one publisher joined; "" where it is unknown."""
+        split = (self.config.get("data") or {}).get("split") or {}
+        return name_origins(dataset.frame, split.get("units") or {})
+
+    @cached_property
+    def seen_origins(self) -> frozenset[str]:
+        """Return the sources of all images that training, its selection and its calibration have used."""
+        used = self.images or self.trained_on
+        if used is None:
+            return frozenset()
+        return frozenset(self.name_origins(used.take(used.frame["split"] != "test"))) - {""}
 
     def _name_folder(self, name: str) -> str:
         return self.view.name_set(make_folder_name(name))

@@ -155,8 +155,8 @@ def test_share_interval_is_wilson_where_each_group_has_one_image():
 
 
 def test_share_interval_counts_groups_where_all_images_agree():
-    interval = stats.proportion_interval([True] * 6, ["a", "a", "b", "b", "c", "c"], unit="source")
-    assert interval == (*stats.wilson(3, 3), 3, "wilson by source")
+    interval = stats.proportion_interval([True] * 6, ["a", "a", "b", "b", "c", "c"])
+    assert interval == (*stats.wilson(3, 3), 3, "wilson by group")
 
 
 @pytest.mark.parametrize(("hits", "groups"), [([1] * 11 + [0], [0] * 12), ([1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2])])

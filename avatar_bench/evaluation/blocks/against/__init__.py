@@ -15,24 +15,36 @@ from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.intervals import bootstrap_metrics
 from avatar_bench.evaluation.seeds import Recipes
 from avatar_bench.metrics import classification, stats
+from avatar_bench.metrics.units import NEW_SOURCES, Units
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import AGAINST_FOLDER, Metric, Result
 
 Floats = NDArray[np.float64]
 NEW, EARLIER = "new", "earlier"
+_SHARED_COLUMNS = ("path", "target", "group", "source", "origin")
 _OVERALL_METRICS = {"accuracy": classification.accuracy, **classification.MACRO_METRICS}
 _CLASS_METRICS = {"recall": classification.recall, "precision": classification.precision, "f1": classification.f1}
-_PREDICTION_COLUMNS = ("path", "target", "prediction", "group")  # of a table of predictions, besides prob_<class>
+_PREDICTION_COLUMNS = ("path", "target", "prediction", "group", "source")  # of a table, besides prob_<class>
 
 
 @dataclass(frozen=True)
 class CommonImages:
-    """Images that both results contain, with the true class, group and both predictions of each."""
+    """Images that both results contain, with the true class, group, source and both predictions of each.
+
+    `is_new`: both results speak for new sources.
+    """
 
     table: pd.DataFrame
     classes: tuple[str, ...]
     by: str
     n_relabelled: int
+    is_new: bool
+
+    @property
+    def units(self) -> Units:
+        """Return the units of inference of the common images."""
+        groups, origins, targets = (self.table[name].to_numpy(np.str_) for name in ("group", "origin", "target"))
+        return Units(groups, origins, targets) if self.is_new else Units(groups, is_known=bool((origins != "").any()))
 
     def predictions(self, whose: str) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         """Return the targets (N,), predictions (N,) and probabilities (N, C) of the new or the earlier result."""
@@ -72,6 +84,7 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
             named = named.loc[named[NEW] != named[EARLIER], ["path", "target", NEW, EARLIER]]
             changed.append(named.assign(block=new.block))
             found.warnings += _warn_about_matching(common, new, earlier)
+            found.warnings += recipe_pairs.warn_of_units(common.units, 1, alpha)
         unpaired = dict(_compute_unpaired(new, earlier, set(paired)))
         found.metrics |= {f"{new.block}/{name}": metric for name, metric in (paired | unpaired).items()}
         rows += _build_rows(new, earlier, common, paired, unpaired)
@@ -100,8 +113,9 @@ def _match_images(new: Result, earlier: Result) -> CommonImages | None:
         )
     same = joined[f"target_{NEW}"] == joined[f"target_{EARLIER}"]
     matched = joined[same].reset_index(drop=True)
-    matched = matched.rename(columns={f"{name}_{NEW}": name for name in ("path", "target", "group")})
-    return CommonImages(matched, new.classes, by, int((~same).sum())) if len(matched) else None
+    matched = matched.rename(columns={f"{name}_{NEW}": name for name in _SHARED_COLUMNS})
+    is_new = all(one.metrics["accuracy"].population == NEW_SOURCES for one in (new, earlier))
+    return CommonImages(matched, new.classes, by, int((~same).sum()), is_new) if len(matched) else None
 
 
 def _get_predictions(one: Result) -> pd.DataFrame | None:
@@ -110,14 +124,14 @@ def _get_predictions(one: Result) -> pd.DataFrame | None:
     needed = {*_PREDICTION_COLUMNS, *(f"prob_{name}" for name in one.classes)}
     if table is None or not needed <= set(table) or table["path"].duplicated().any():
         return None
+    table = table.assign(origin=table["origin" if "origin" in table else "source"].fillna("").astype(str))
     return table.assign(**{name: table[name].fillna("").astype(str) for name in _PREDICTION_COLUMNS})
 
 
 def _compare_pair(common: CommonImages, options: recipe_pairs.PairwiseOptions) -> pd.DataFrame:
     """Compare the two results like the block significance: one row, with the new result as a."""
     correct = np.stack([np.equal(*common.predictions(whose)[:2]) for whose in (NEW, EARLIER)])
-    groups = common.table["group"].to_numpy(np.str_)
-    recipes = Recipes({NEW: [0], EARLIER: [1]}, correct, groups, (0, 0))
+    recipes = Recipes({NEW: [0], EARLIER: [1]}, correct, common.units, (0, 0))
     row = recipe_pairs.compare_pair(recipes, recipes.draw(options), 0, 1, options.level, options.power, options.alpha)
     return recipe_pairs.mark_significant(pd.DataFrame([row]), options.alpha)
 
@@ -125,11 +139,12 @@ def _compare_pair(common: CommonImages, options: recipe_pairs.PairwiseOptions) -
 def _compute_paired(
     common: CommonImages, options: recipe_pairs.PairwiseOptions, pair: pd.DataFrame
 ) -> dict[str, Metric]:
-    """Compute the difference of each classification metric on the same resamples of groups."""
+    """Compute the difference of each classification metric on the same resamples of units."""
     new, earlier = (_build_statistic(common, whose) for whose in (NEW, EARLIER))
     names = _list_metrics(common.classes)
     differences = stats.JoinedStatistic([new, earlier], lambda both: both[:, : len(names)] - both[:, len(names) :])
-    found = bootstrap_metrics(options, names, differences, common.table["group"].to_numpy(np.str_))
+    bounds = np.where(np.array(names) == "mcc", -2.0, -1.0), np.where(np.array(names) == "mcc", 2.0, 1.0)
+    found = bootstrap_metrics(options, names, differences, common.units, bounds=bounds)
     found = {name: replace(one, interval=one.interval and f"paired {one.interval}") for name, one in found.items()}
     row = pair.iloc[0]  # computed by the same functions as in significance
     if not np.isnan(row["low"]):
@@ -163,7 +178,8 @@ def _compute_unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterato
             yield name, Metric(a.value - b.value, n, higher_is_better=a.higher_is_better, reason=why)
         else:
             low, high = stats.difference_interval(*ends)  # type: ignore[arg-type]
-            yield name, Metric(a.value - b.value, n, low, high, "unpaired", a.higher_is_better)
+            metric = Metric(a.value - b.value, n, low, high, "unpaired", a.higher_is_better)
+            yield name, replace(metric, population=a.population) if a.population == b.population else metric
 
 
 def _build_rows(
@@ -180,7 +196,7 @@ def _build_rows(
         kind = "paired" if name in paired else "unpaired"
         row: dict[str, Any] = {"block": new.block, "metric": name, "comparison": kind, "n": metric.n}
         row |= {NEW: values[name][0], EARLIER: values[name][1], "difference": metric.value}
-        row |= {part: getattr(metric, part) for part in ("low", "high", "higher_is_better")}
+        row |= {part: getattr(metric, part) for part in ("low", "high", "higher_is_better")} | metric.inference
         yield row | {"reason": str(metric.reason or "")}
 
 

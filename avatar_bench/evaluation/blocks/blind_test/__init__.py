@@ -12,9 +12,17 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
+from avatar_bench.evaluation.intervals import (
+    PROPORTION,
+    IntervalOptions,
+    balance_interval,
+    bootstrap_metrics,
+    compute_proportion,
+    state_units,
+)
 from avatar_bench.metrics import classification, detection, paired_tests, plots, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
+from avatar_bench.metrics.units import NEW_SOURCES
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -30,7 +38,7 @@ _FEW_IMAGES = 30  # with fewer images of a class, its metrics are unreliable
 class BlindTest(IntervalOptions):
     """Evaluation of a run on images whose true class is known."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     discordance: float | None = option(
         None,
@@ -69,15 +77,15 @@ class BlindTest(IntervalOptions):
             shown = plots.make_thumbnails(dataset.image(int(rows[i])) for i in worst)
             result.arrays["gallery"] = {"rows": worst, **shown}  # rows of the table of predictions
         one = result.metrics["balanced_accuracy"]
-        if one.value is not None and beats_guessing(one.value, one.low, one.n, one.floor, self.level) is False:
+        units = one.units or one.n
+        if one.value is not None and beats_guessing(one.value, one.low, units, one.floor, self.level) is False:
             result.warnings.append(Reason("guessing", value=one.value, level=one.floor))
         return result
 
     def _compute_metrics(self, predictions: Predictions) -> dict[str, Metric]:
         n, classes = len(predictions), len(predictions.classes)
         found = {
-            "accuracy": compute_proportion(self, predictions.correct, predictions.group_codes, floor=1 / classes),
-            "accuracy_by_source": self._compute_accuracy_by_source(predictions),
+            "accuracy": compute_proportion(self, predictions.correct, predictions.units, floor=1 / classes),
             "chance": Metric(1 / classes, n, higher_is_better=None),
             "majority_share": Metric(float(np.bincount(predictions.targets).max() / n), n, higher_is_better=None),
         }
@@ -88,20 +96,13 @@ class BlindTest(IntervalOptions):
             found[f"recall/{name}"] = self._compute_proportion(target, predictions, absent)
             reason = Reason("never_predicted") if target.any() else absent
             found[f"precision/{name}"] = self._compute_proportion(predicted & target.any(), predictions, reason)
-        found["detectable_difference"] = self._find_detectable_difference(found["accuracy"].value or 0.0, n)
+        found["detectable_difference"] = self._find_detectable_difference(predictions, found["accuracy"])
         return found
 
     def _compute_proportion(self, images: NDArray[np.bool_], predictions: Predictions, reason: Reason) -> Metric:
         if not images.any():
             return Metric(None, 0, reason=reason)
-        return compute_proportion(self, predictions.correct[images], predictions.group_codes[images])
-
-    def _compute_accuracy_by_source(self, predictions: Predictions) -> Metric:
-        known = predictions.sources != ""
-        sources = predictions.sources[known]
-        if len(np.unique(sources)) < 2:
-            return Metric(None, len(np.unique(sources)), reason=Reason("fewer_than_two_sources"))
-        return compute_proportion(self, predictions.correct[known], sources, "source")
+        return compute_proportion(self, predictions.correct, predictions.units, among=images)
 
     def _bootstrap_metrics(self, predictions: Predictions) -> dict[str, Metric]:
         classes = predictions.classes
@@ -113,7 +114,10 @@ class BlindTest(IntervalOptions):
         about = predictions.targets, predictions.predicted, scores
         functions = (*classification.MACRO_METRICS.values(), classification.f1)
         statistic = classification.build_metrics_statistic(*about, functions)
-        return bootstrap_metrics(self, names, statistic, predictions.group_codes, floors=floors)
+        bounds = np.where(np.array(names) == "mcc", -1.0, 0.0), 1.0
+        found = bootstrap_metrics(self, names, statistic, predictions.units, floors=floors, bounds=bounds)
+        balanced = balance_interval(self, found["balanced_accuracy"], predictions.correct, predictions.units)
+        return found | {"balanced_accuracy": balanced}
 
     def _compute_average_precision(self, predictions: Predictions) -> dict[str, Metric]:
         targets, scores = predictions.targets, predictions.probabilities.T
@@ -121,24 +125,32 @@ class BlindTest(IntervalOptions):
         shares = np.bincount(targets, minlength=len(names)) / len(targets)
         parts = [detection.build_roc_statistic(each, targets == n, [detection.aupr]) for n, each in enumerate(scores)]
         floors = dict(zip(names, shares.tolist(), strict=True))
-        return bootstrap_metrics(self, names, stats.JoinedStatistic(parts), predictions.group_codes, floors=floors)
+        joined = stats.JoinedStatistic(parts)
+        return bootstrap_metrics(self, names, joined, predictions.units, floors=floors, bounds=PROPORTION)
 
-    def _find_detectable_difference(self, accuracy: float, n: int) -> Metric:
-        discordance = 2 * accuracy * (1 - accuracy) if self.discordance is None else self.discordance
-        difference = paired_tests.detectable_difference(n, discordance)
-        reason = Reason("no_detectable_difference", n=n, discordance=discordance)
-        return Metric(difference, n, higher_is_better=False, reason=reason if difference is None else None)
+    def _find_detectable_difference(self, predictions: Predictions, accuracy: Metric) -> Metric:
+        """Return the difference that as many independent images show as those with the spread of the units' errors."""
+        share, n = accuracy.value or 0.0, len(predictions)
+        discordance = 2 * share * (1 - share) if self.discordance is None else self.discordance
+        units = predictions.units if accuracy.population == NEW_SOURCES else predictions.units.these
+        effective = int(n / paired_tests.design_effect(predictions.correct, units.codes))
+        difference = None
+        if paired_tests.find_least_p(units.count) <= paired_tests.ALPHA:
+            difference = paired_tests.detectable_difference(effective, discordance)
+        reason = Reason("no_detectable_difference", n=n, units=units.count, discordance=discordance)
+        metric = Metric(difference, n, higher_is_better=False, reason=reason if difference is None else None)
+        return state_units(metric, units)
 
     def _tabulate_sources(self, predictions: Predictions) -> pd.DataFrame:
         names, rows = predictions.classes, []
         keys = pd.DataFrame({"source": predictions.sources, "target": predictions.targets})
         for images in keys.groupby(["source", "target"]).indices.values():
             own = predictions.take(np.asarray(images))
-            share = compute_proportion(self, own.correct, own.group_codes)
+            share = compute_proportion(self, own.correct, own.units.these)
             incorrect = own.predicted[~own.correct]
             error = names[np.bincount(incorrect).argmax()] if len(incorrect) else ""
             kind = (str(own.sources[0]), names[own.targets[0]])
-            rows.append((*kind, len(own), share.n, share.value, share.low, share.high, error))
+            rows.append((*kind, len(own), share.units, share.value, share.low, share.high, error))
         columns = ["source", "target", "n", "groups", "accuracy", "low", "high", "most_common_error"]
         return pd.DataFrame(rows, columns=columns)
 

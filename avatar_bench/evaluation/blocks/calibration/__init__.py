@@ -21,7 +21,7 @@ from avatar_bench.evaluation.blocks.calibration.error_tables import (
     tabulate_floors,
     tabulate_reliability,
 )
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
+from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import calibration, selective, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -40,7 +40,7 @@ _TOLERANCE = 0.02  # log ratio of temperatures; rounding on another machine chan
 class Calibration(IntervalOptions):
     """Evaluation of a Run's confidence at its temperature, and of prediction sets with a stated coverage."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     resamples: int = option(2000, help="of the bootstrap and the noise floor", range=(100, None))
@@ -82,7 +82,7 @@ class Calibration(IntervalOptions):
         result.metrics |= compute_temperatures(self, run.temperature, held_out)
         area = stats.JoinedStatistic([selective.build_aurc_statistic(predictions.confidence, predictions.correct)])
         floors = {"aurc": float(1 - predictions.correct.mean())}
-        result.metrics |= bootstrap_metrics(self, ["aurc"], area, predictions.group_codes, False, floors)
+        result.metrics |= bootstrap_metrics(self, ["aurc"], area, predictions.units, False, floors, bounds=PROPORTION)
         self._evaluate_sets(result, predictions, sets)
         self._evaluate_shift(result, shifted, sets)
         result.arrays = _collect_arrays(shifted, held_out, self.seed)

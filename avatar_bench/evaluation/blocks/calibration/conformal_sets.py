@@ -49,11 +49,9 @@ class ConformalSets:
         for method, member in self.members(predictions).items():
             covered, size = conformal.select_targets(member, predictions.targets), member.sum(axis=1)
             blind = float(size.mean()) / len(predictions.classes)
-            found[f"coverage/{method}"] = compute_proportion(
-                block, covered, predictions.group_codes, "group", None, blind
-            )
+            found[f"coverage/{method}"] = compute_proportion(block, covered, predictions.units, None, blind)
             sizes = stats.build_mean_statistic(size[:, None].astype(np.float64))
-            found |= bootstrap_metrics(block, [f"set_size/{method}"], sizes, predictions.group_codes, False)
+            found |= bootstrap_metrics(block, [f"set_size/{method}"], sizes, predictions.units, False)
         return found
 
     def by_class(self, block: IntervalOptions, predictions: Predictions) -> pd.DataFrame:
@@ -64,7 +62,7 @@ class ConformalSets:
             for index, name in enumerate(["", *predictions.classes], start=-1):
                 images = predictions.targets == index if index >= 0 else np.ones(len(predictions), dtype=bool)
                 if images.any():
-                    share = compute_proportion(block, covered[images], predictions.group_codes[images])
+                    share = compute_proportion(block, covered, predictions.units, among=images)
                     own = size[images]
                     sizes = (own.mean(), (own == 0).mean(), (own == 1).mean())
                     rows.append((method, name, len(own), share.value, share.low, share.high, *sizes))
@@ -77,7 +75,7 @@ class ConformalSets:
         found: dict[str, float | None] = {}
         for method, member in self.members(predictions).items():
             covered = conformal.select_targets(member, predictions.targets)
-            share = compute_proportion(block, covered, predictions.group_codes)
+            share = compute_proportion(block, covered, predictions.units)
             ends = {"": share.value, "_low": share.low, "_high": share.high}
             found |= {f"coverage_{method}{end}": value for end, value in ends.items()}
             found[f"set_size_{method}"] = float(member.sum(axis=1).mean())

@@ -7,15 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm, t
 
 from avatar_bench.evaluation.intervals import (
     IntervalOptions,
     bootstrap_metrics,
     compute_proportion,
+    mark_single_source,
     metric_with_interval,
+    state_both,
+    state_units,
 )
 from avatar_bench.metrics import calibration, stats
+from avatar_bench.metrics.units import GROUP, SOURCE, Units
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
@@ -49,7 +52,7 @@ def compute_errors(
     losses = calibration.image_losses(predictions.logits, predictions.targets, predictions.temperature)
     each = np.column_stack([losses, calibration.brier_scores(predictions.probabilities, predictions.targets)])
     means = stats.build_mean_statistic(each)
-    found = bootstrap_metrics(block, list(floor), means, predictions.group_codes, False, floor)
+    found = bootstrap_metrics(block, list(floor), means, predictions.units, False, floor, bounds=(0.0, np.inf))
     found |= _compute_calibration_errors(block, predictions, floors)
     row = calibration.ECE_KINDS.index("ece_15")
     for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
@@ -63,7 +66,7 @@ def tabulate_reliability(block: IntervalOptions, predictions: Predictions) -> pd
     bins = calibration.assign_bins(predictions.confidence, edges)
     table = pd.DataFrame(calibration.reliability_bins(predictions.confidence, predictions.correct, edges))
     for row in np.unique(bins):
-        share = compute_proportion(block, predictions.correct[bins == row], predictions.group_codes[bins == row])
+        share = compute_proportion(block, predictions.correct, predictions.units.these, among=bins == row)
         table.loc[row, ["accuracy_low", "accuracy_high"]] = share.low, share.high
     return table
 
@@ -95,31 +98,35 @@ def _compute_calibration_errors(
     as that of the accuracy, since images that are all correct do not show which errors are to come. The low end is 0 if
     chance alone may explain the error, by the bootstrap or by the noise floor.
     """
+    units = predictions.units
+    these = _compute_calibration_errors_of(block, predictions, floors, units.these)
+    if units.usable.sources is None:
+        return {name: mark_single_source(metric, units) for name, metric in these.items()}
+    new = _compute_calibration_errors_of(block, predictions, floors, units)
+    return {name: state_both(these[name], metric) for name, metric in new.items()}
+
+
+def _compute_calibration_errors_of(
+    block: IntervalOptions, predictions: Predictions, floors: pd.DataFrame, units: Units
+) -> dict[str, Metric]:
     values = calibration.calibration_errors(predictions.probabilities, predictions.targets)
-    moves = calibration.make_deviation_statistic(
-        predictions.probabilities, predictions.targets, predictions.group_codes
-    )
-    __, ends = stats.bootstrap_interval(moves, predictions.group_codes, block.resamples, block.level, block.seed)
-    accuracy = compute_proportion(block, predictions.correct, predictions.group_codes)
+    moves = calibration.make_deviation_statistic(predictions.probabilities, predictions.targets, units.codes)
+    resampled = stats.resample_statistic(moves, units, block.resamples, block.seed)
+    __, ends = stats.percentiles(resampled, block.level)
+    accuracy = compute_proportion(block, predictions.correct, units)
     # one more error changes the probabilities of two classes, and classwise ECE averages over classes
     share = np.array([1, 1, 1, min(1.0, 2 / len(predictions.classes))])
     least = share * (float(np.mean(predictions.correct)) - (accuracy.low or 0.0))
-    alone, added, more, less = _compute_student_factor(accuracy.n, block.level) * ends.reshape(4, -1)
+    factor = stats.compute_student_factor(units.count, units.degrees_of_freedom, block.level)
+    alone, added, more, less = factor * ends.reshape(4, -1)
     lows = values - np.maximum(added, least)
     lows[values <= np.maximum(alone, floors["floor_high"])] = 0.0
     highs = np.minimum(1.0, values + np.maximum(np.maximum(more, less), least))
-    if accuracy.n < 2:  # a single group makes all resamples equal
+    if units.degrees_of_freedom < 1:  # a single group makes all resamples equal
         lows = highs = values
     rows = zip(floors["metric"], values, np.maximum(0.0, lows), highs, floors["floor"], strict=True)
+    n, method = len(predictions), f"widened bootstrap by {GROUP if units.sources is None else SOURCE}"
     return {
-        name: metric_with_interval(value, low, high, accuracy.n, "widened bootstrap by group", False, float(floor))
+        name: state_units(metric_with_interval(value, low, high, n, method, False, float(floor)), units)
         for name, value, low, high, floor in rows
     }
-
-
-def _compute_student_factor(groups: int, level: float) -> float:
-    """Compute the ratio of Student's interval of a mean to the narrower bootstrap interval of few groups."""
-    if groups < 2:
-        return 1.0
-    tail = (1 - level) / 2
-    return float(t.isf(tail, groups - 1) / norm.isf(tail) * np.sqrt(groups / (groups - 1)))

@@ -39,7 +39,7 @@ _PROBE_NEIGHBOURS = 20  # neighbours in the k-NN probe, as in pretraining
 class Clusters(IntervalOptions):
     """Evaluation of how well a run's embeddings cluster by true class."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "embeddings")
 
     neighbors: int = option(10, help="of kNN purity", range=(1, None))
@@ -100,7 +100,7 @@ class Clusters(IntervalOptions):
         def statistic(weights: Floats) -> Floats:
             return np.column_stack([means(weights), space.global_scores(sampled.targets, weights)])
 
-        found = bootstrap_metrics(self, names, statistic, sampled.groups, better, _average_floors(names, noise))
+        found = bootstrap_metrics(self, names, statistic, sampled.units, better, _average_floors(names, noise))
         images[list(METRICS_BY_IMAGE)] = each
         found["linear_probe"] = self._evaluate_linear_probe(sampled, permuted, images)
         found["knn_accuracy"] = self._evaluate_knn_probe(run, sampled, permuted, images)
@@ -119,7 +119,7 @@ class Clusters(IntervalOptions):
         images["probe"] = np.array(sampled.classes)[predicted[0]]
         hits = [one == labels for one, labels in zip(predicted, sets, strict=True)]
         floor = float(np.mean([one.mean() for one in hits[1:]])) if len(hits) > 1 else None
-        return compute_proportion(self, hits[0], sampled.groups, floor=floor)
+        return compute_proportion(self, hits[0], sampled.units, floor=floor)
 
     def _evaluate_knn_probe(
         self, run: Run, sampled: Predictions, permuted: list[Labels], images: pd.DataFrame
@@ -134,7 +134,7 @@ class Clusters(IntervalOptions):
         predicted = predict_by_knn(known, names[training.targets], sampled.embeddings, _PROBE_NEIGHBOURS)
         images["knn"] = predicted
         floor = float(np.mean([np.mean(predicted == names[labels]) for labels in permuted]))
-        return compute_proportion(self, predicted == images["target"].to_numpy(), sampled.groups, floor=floor)
+        return compute_proportion(self, predicted == images["target"].to_numpy(), sampled.units, floor=floor)
 
     def _evaluate_sources(self, space: EmbeddingSpace, sampled: Predictions, images: pd.DataFrame) -> dict[str, Metric]:
         """Compute how images of a class cluster by source, over the classes with several known sources."""

@@ -37,7 +37,7 @@ _COSTS = 21  # points of the cost curve
 class Decision(IntervalOptions):
     """Operating points of a run by class, and its errors where it may abstain, on the set and on further ones."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     targets: list[float] = option(
@@ -155,7 +155,7 @@ class Decision(IntervalOptions):
             losses = selective.abstention_losses(one.confidence, one.correct, [self.abstain_cost])
             key = f"cost/{name}" if place else "cost"
             floor = {key: min(self.abstain_cost, float(1 - one.correct.mean()))}
-            found |= bootstrap_metrics(self, [key], stats.build_mean_statistic(losses), one.group_codes, False, floor)
+            found |= bootstrap_metrics(self, [key], stats.build_mean_statistic(losses), one.units, False, floor)
         return found
 
     def _tabulate_risk(self, sets: Mapping[str, Predictions]) -> pd.DataFrame:

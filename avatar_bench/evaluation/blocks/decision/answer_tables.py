@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.intervals import bootstrap_metrics
+from avatar_bench.evaluation.intervals import DIFFERENCE, bootstrap_metrics, compute_proportions
 from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap
 from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason
-from avatar_bench.results.result import Metric
+from avatar_bench.results.result import INFERENCE_COLUMNS, Metric
 from avatar_bench.runs.decision_costs import ABSTAIN
 from avatar_bench.runs.decisions import UNLIKE, DecisionRule
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 _THRESHOLD_COLUMNS = ["target_error", "threshold", "n", "n_errors", "answered", "errors", "bound", "unlike_rule"]
+_ENDS = {"": "value", "_low": "low", "_high": "high"}
 _COUNTS = ["n", "answered", "coverage", "coverage_low", "coverage_high", "errors", "error", "error_low", "error_high"]
+_COUNTS += [f"{kind}_{column}" for kind in ("coverage", "error") for column in INFERENCE_COLUMNS]
 _SET_COLUMNS = ["target_error", "set", "unlike_rule", *_COUNTS, "excess", "fails", "unlike"]
 _SLICE_COLUMNS = ["target_error", "set", "by", "slice", *_COUNTS, "excess", "fails"]
 
@@ -165,16 +167,15 @@ def _count(
     columns = np.concatenate(
         [np.where(member, answered[:, None], np.nan), np.where(counted, ~predictions.correct[:, None], np.nan)], axis=1
     )
-    ends = stats.proportion_intervals(columns, predictions.group_codes, block.resamples, block.level, block.seed)
+    metrics = compute_proportions(block, columns, predictions.units)
     rows = []
     for place in range(len(parts)):
         row: dict[str, Any] = {"n": int(member[:, place].sum())}
         for kind, total, column in (("coverage", "answered", place), ("error", "errors", place + len(parts))):
-            known = columns[~np.isnan(columns[:, column]), column]
-            low, high = ends[column][:2] if len(known) else (np.nan, np.nan)
-            mean = float(known.mean()) if len(known) else np.nan
-            row |= {total: int(known.sum()), kind: mean, f"{kind}_low": low, f"{kind}_high": high}
-            row |= {f"{kind}_units": ends[column].n, f"{kind}_method": ends[column].method}
+            metric, hits = metrics[column], int(np.nansum(columns[:, column]))
+            ends = {f"{kind}{end}": getattr(metric, part) for end, part in _ENDS.items()}
+            row |= {total: hits} | {name: np.nan if value is None else value for name, value in ends.items()}
+            row |= {f"{kind}_{name}": value for name, value in metric.inference.items()} | {f"{kind}_metric": metric}
         rows.append(row)
     return rows
 
@@ -184,12 +185,8 @@ def _make_metrics(row: Mapping[str, Any], target: float, is_labelled: bool) -> d
     none = Reason("nothing_answered" if is_labelled else "no_known_class")
     found = {}
     for kind, better in (("coverage", True), ("error", False)):
-        units, method = row[f"{kind}_units"], row[f"{kind}_method"]
-        found[f"{kind}/{target:g}"] = (
-            Metric(None, 0, higher_is_better=better, reason=none)
-            if np.isnan(row[kind])
-            else Metric(row[kind], units, row[f"{kind}_low"], row[f"{kind}_high"], method, better)
-        )
+        metric = replace(row[f"{kind}_metric"], higher_is_better=better)
+        found[f"{kind}/{target:g}"] = replace(metric, reason=none) if metric.value is None else metric
     return found
 
 
@@ -207,4 +204,4 @@ def _compute_savings(
     means = stats.build_mean_statistic(np.stack(columns, axis=1))
     statistic = means.then(lambda errors: errors[:, :1] - errors[:, 1:])
     name, none = f"saved/{target:g}", Reason("nothing_answered")
-    return bootstrap_metrics(block, [name], statistic, predictions.group_codes, True, reason=none)
+    return bootstrap_metrics(block, [name], statistic, predictions.units, True, reason=none, bounds=DIFFERENCE)

@@ -10,8 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.intervals import compute_proportion
+from avatar_bench.evaluation.intervals import (
+    PROPORTION,
+    bootstrap_metrics,
+    compute_proportion,
+    mark_single_source,
+    state_both,
+    state_units,
+)
 from avatar_bench.metrics import detection, operating_points, risk_control, stats
+from avatar_bench.metrics.units import GROUP, SOURCE, Units
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
@@ -56,19 +64,21 @@ def compute_operating_points(
             absent = Reason("only_class" if positive.all() else "class_absent", name=name)
             metrics |= {f"recall_at/{rate:g}/{name}": Metric(None, 0, reason=absent) for rate in rates}
             continue
-        found = _compute_curves(block, scores, positive, predictions.group_codes, rates)
+        units = predictions.units.usable
+        found = _compute_curves(block, scores, positive, units, rates)
+        statistic = detection.build_roc_statistic(scores, positive, _build_recalls(rates))
+        these = bootstrap_metrics(block, [str(rate) for rate in rates], statistic, units.these)
         for place, rate in enumerate(rates):
             point = _build_point(block, scores, positive, predictions.group_codes, rate)
             ends = float(found.values[place]), float(found.lows[place]), float(found.highs[place])
             points.append({"class": name, **dict(zip(("recall", "low", "high"), ends, strict=True)), **point})
             n, required = int(point["other_groups"]), int(point["n_required"])
-            units = len(np.unique(predictions.group_codes))
             few = Reason("few_others", n=n, rate=rate, required=required)
-            metrics[f"recall_at/{rate:g}/{name}"] = (
-                Metric(ends[0], units, *ends[1:], str(found.methods[place]), floor=rate)
-                if n >= required
-                else Metric(None, n, reason=few)
-            )
+            metric = Metric(ends[0], len(units), *ends[1:], str(found.methods[place]), floor=rate)
+            metric = mark_single_source(state_units(metric, units), predictions.units)
+            if units.sources is not None:
+                metric = state_both(these[str(rate)], metric)
+            metrics[f"recall_at/{rate:g}/{name}"] = metric if n >= required else Metric(None, n, reason=few)
         start = len(rates)
         for kind, grid in (("roc", _ALARM_RATES), ("precision_recall", _RECALLS)):
             values, lows, highs = (part[start : start + len(grid)] for part in found[:3])
@@ -92,7 +102,7 @@ def _build_point(
         "threshold": threshold if np.isfinite(threshold) else np.nan,
         "n": int(positive.sum()),
         "others": int((~positive).sum()),
-        "other_groups": seen.n,
+        "other_groups": seen.units or 0,
         "seen": seen.value or 0.0,
         "seen_high": seen.high or 0.0,
         "n_required": risk_control.count_required(rate, block.level),
@@ -103,21 +113,28 @@ def _compute_curves(
     block: IntervalOptions,
     scores: Reals,
     positive: NDArray[np.bool_],
-    groups: NDArray[np.generic],
+    units: Units,
     rates: Sequence[float],
 ) -> _Curves:
-    """Compute both curves with their intervals: bootstraps by group, in which thresholds are chosen anew.
+    """Compute both curves with their intervals: bootstraps by unit, in which thresholds are chosen anew.
 
-    Where all resamples agree, as at a recall of 1, it is Wilson's interval over the groups of the images found.
+    Where all resamples agree, as at a recall of 1, it is Wilson's interval over the units of the images found.
     """
-    recalls = [partial(operating_points.compute_recall_at, rate=rate) for rate in (*rates, *_ALARM_RATES)]
+    recalls = _build_recalls((*rates, *_ALARM_RATES))
     precisions = [partial(operating_points.compute_precision_at, recall=recall) for recall in _RECALLS]
     statistic = detection.build_roc_statistic(scores, positive, [*recalls, *precisions])
     values = statistic(np.ones((1, len(scores))))[0]
-    lows, highs = stats.bootstrap_interval(statistic, groups, block.resamples, block.level, block.seed)
-    units = len(np.unique(groups[positive])) * np.append(np.ones(len(rates) + len(_ALARM_RATES)), _RECALLS)
+    lows, highs = stats.bootstrap_interval(
+        statistic, units, block.resamples, block.level, block.seed, bounds=PROPORTION
+    )
+    counts = units.take(positive).count * np.append(np.ones(len(rates) + len(_ALARM_RATES)), _RECALLS)
     collapsed = ~(highs - lows > _ROUNDING)
     for place in np.flatnonzero(collapsed).tolist():
-        n = max(1, round(units[place]))
+        n = max(1, round(counts[place]))
         lows[place], highs[place] = stats.wilson(n * values[place], n, block.level)
-    return _Curves(values, lows, highs, np.where(collapsed, "wilson by group", "bootstrap by group"))
+    unit = GROUP if units.sources is None else SOURCE
+    return _Curves(values, lows, highs, np.where(collapsed, f"wilson by {unit}", f"bootstrap by {unit}"))
+
+
+def _build_recalls(rates: Sequence[float]) -> list[partial[Floats]]:
+    return [partial(operating_points.compute_recall_at, rate=rate) for rate in rates]

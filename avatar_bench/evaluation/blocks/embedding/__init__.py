@@ -34,7 +34,7 @@ _N_SHUFFLES = 5  # shuffled maps for the floor
 class Embedding(IntervalOptions):
     """Two-dimensional maps of the embeddings of a set."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "embeddings")
 
     method: Any = option(
@@ -126,4 +126,4 @@ class Embedding(IntervalOptions):
         noise = [neighbourhoods.trustworthiness(drawn.embeddings, one, k) for one in shuffled]
         statistic = stats.build_mean_statistic(each[:, None])
         name = "trustworthiness"
-        return bootstrap_metrics(self, [name], statistic, drawn.groups, floors={name: float(np.mean(noise))})[name]
+        return bootstrap_metrics(self, [name], statistic, drawn.units, floors={name: float(np.mean(noise))})[name]

@@ -13,7 +13,13 @@ from avatar_bench.config.options import option
 from avatar_bench.evaluation.block import align_predictions, labelled_rows
 from avatar_bench.evaluation.blocks.ensemble import strategy_tables as tables
 from avatar_bench.evaluation.blocks.ensemble import weight_fitting as fitting
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
+from avatar_bench.evaluation.intervals import (
+    DIFFERENCE,
+    PROPORTION,
+    IntervalOptions,
+    bootstrap_metrics,
+    compute_proportion,
+)
 from avatar_bench.evaluation.seeds import build_statistic_of_runs
 from avatar_bench.metrics import calibration, classification, stats
 from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities, find_best_member
@@ -37,7 +43,7 @@ _FEW_IMAGES = 100  # with fewer held-out images, weights and choices are close t
 class EnsembleBlock(IntervalOptions):
     """Averages of several runs, each compared with the single run that is best on the held-out images."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     soup: bool = option(
@@ -79,23 +85,25 @@ class EnsembleBlock(IntervalOptions):
         used = [name for name in (*STRATEGIES, SINGLE, SOUP) if name in entries]
         others = [name for name in used if name != SINGLE]
         each, last = [entries[name] for name in used], [entries[name] for name in (*others, SINGLE)]
-        groups, floor = entries[SINGLE].groups, 1 / len(entries[SINGLE].classes)
+        units, floor = entries[SINGLE].units, 1 / len(entries[SINGLE].classes)
         accuracy = stats.build_mean_statistic(np.column_stack([one.correct for one in last]))
         losses = [calibration.image_losses(one.logits, one.targets, one.temperature) for one in each]
         found = {}
         for name, one in zip(used, each, strict=True):
-            found[f"accuracy/{name}"] = compute_proportion(self, one.correct, groups, floor=floor)
+            found[f"accuracy/{name}"] = compute_proportion(self, one.correct, units, floor=floor)
         for kind, names, statistic in (
             ("macro_f1", used, build_statistic_of_runs(each, classification.macro_f1)),
             ("gain", others, _subtract_last(accuracy)),
             ("gain_macro_f1", others, _subtract_last(build_statistic_of_runs(last, classification.macro_f1))),
         ):
-            found |= bootstrap_metrics(self, [f"{kind}/{name}" for name in names], statistic, groups)
+            bounds = PROPORTION if kind == "macro_f1" else DIFFERENCE
+            found |= bootstrap_metrics(self, [f"{kind}/{name}" for name in names], statistic, units, bounds=bounds)
         why = Reason("no_ece_interval")
         for name, one in zip(used, each, strict=True):
             found[f"ece/{name}"] = Metric(tables.compute_ece(one), len(one), higher_is_better=False, reason=why)
         mean_loss = stats.build_mean_statistic(np.column_stack(losses))
-        found |= bootstrap_metrics(self, [f"nll/{name}" for name in used], mean_loss, groups, higher_is_better=False)
+        loss_names = [f"nll/{name}" for name in used]
+        found |= bootstrap_metrics(self, loss_names, mean_loss, units, higher_is_better=False, bounds=(0.0, np.inf))
         none = Reason("no_compatible_runs" if self.soup else "not_requested")
         for kind in () if SOUP in entries else ("accuracy", "macro_f1", "gain", "gain_macro_f1", "ece", "nll"):
             found[f"{kind}/{SOUP}"] = Metric(None, 0, higher_is_better=None, reason=none)
@@ -107,7 +115,7 @@ class EnsembleBlock(IntervalOptions):
         without = [_vote(np.delete(logits, run, axis=0)) == aligned.targets for run in range(len(logits))]
         columns = np.column_stack([everyone.astype(float) - right for right in without])
         names = [f"contribution/{label}" for label in labels]
-        return bootstrap_metrics(self, names, stats.build_mean_statistic(columns), aligned.groups)
+        return bootstrap_metrics(self, names, stats.build_mean_statistic(columns), aligned.units, bounds=DIFFERENCE)
 
 
 def _vote(logits: Reals) -> NDArray[np.intp]:

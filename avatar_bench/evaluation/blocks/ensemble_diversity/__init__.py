@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import align_predictions
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
+from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import agreement, stats
 from avatar_bench.metrics.ratios import nan_mean
 from avatar_bench.results.reasons import Reason
@@ -32,7 +32,7 @@ _BETTER = dict.fromkeys(agreement.MEASURES, False) | {"agreement": None, "kappa"
 class EnsembleDiversity(IntervalOptions):
     """Pairwise similarity of the predictions and errors of runs."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
@@ -59,11 +59,11 @@ class EnsembleDiversity(IntervalOptions):
         def statistic(weights: Floats) -> Floats:
             return nan_mean(np.stack([column(weights) for column in columns]), axis=0)
 
-        groups, reason = aligned[0].groups, Reason("undefined_for_all_pairs")
-        found = bootstrap_metrics(self, agreement.MEASURES, statistic, groups, _BETTER, reason=reason)
+        units, reason = aligned[0].units, Reason("undefined_for_all_pairs")
+        found = bootstrap_metrics(self, agreement.MEASURES, statistic, units, _BETTER, reason=reason, bounds=DIFFERENCE)
         mean = float(nan_mean(np.array([_correlate_probabilities(aligned, pair) for pair in places])))
         value, why = (None, Reason("constant_probabilities")) if np.isnan(mean) else (mean, None)
-        return found | {"probability_correlation": Metric(value, len(groups), higher_is_better=False, reason=why)}
+        return found | {"probability_correlation": Metric(value, len(units), higher_is_better=False, reason=why)}
 
 
 def _build_pair_statistic(aligned: Sequence[Predictions], pair: RunIndexPair) -> stats.Statistic:

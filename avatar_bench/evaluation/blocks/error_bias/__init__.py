@@ -16,7 +16,7 @@ from avatar_bench.errors import BlockError
 from avatar_bench.evaluation import ood_sets as reading
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
 from avatar_bench.evaluation.blocks.error_bias import bias_tables as tables
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
+from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.evaluation.slice_gaps import make_gap_metric
 from avatar_bench.metrics import error_bias as chance
 from avatar_bench.metrics import stats
@@ -40,7 +40,7 @@ _COLUMNS = [
 class ErrorBias(IntervalOptions):
     """Accuracy of a run by source, generator, size, format and JPEG quality, with bias and confidence of its errors."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     minimum: int = option(
@@ -114,7 +114,8 @@ class ErrorBias(IntervalOptions):
 
         floors = dict.fromkeys(("mean_confidence_correct", "mean_confidence_incorrect"), float(sure.mean()))
         names, reason = list(_CONFIDENCE_METRICS), Reason("no_such_predictions")
-        return bootstrap_metrics(self, names, statistic, predictions.group_codes, _CONFIDENCE_METRICS, floors, reason)
+        units = predictions.units
+        return bootstrap_metrics(self, names, statistic, units, _CONFIDENCE_METRICS, floors, reason, PROPORTION)
 
     def _build_slices_table(self, predictions: Predictions, parts: list[tables.Slice]) -> tuple[pd.DataFrame, float]:
         """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest.
@@ -140,10 +141,10 @@ class ErrorBias(IntervalOptions):
 
     def _build_row(self, predictions: Predictions, each: tables.Slice) -> dict[str, object]:
         own = predictions.take(each.images)
-        share = compute_proportion(self, own.correct, own.group_codes)
+        share = compute_proportion(self, own.correct, own.units.these)
         wrong = own.predicted[~own.correct]
         row: dict[str, object] = dict(
-            zip(_COLUMNS, (*each[:3], len(own), share.n, share.value, share.low, share.high), strict=False)
+            zip(_COLUMNS, (*each[:3], len(own), share.units, share.value, share.low, share.high), strict=False)
         )
         row |= {"rest": tables.compute_rest_accuracy(predictions, each), "mean_confidence": own.confidence.mean()}
         return row | {"most_common_error": own.classes[np.bincount(wrong).argmax()] if len(wrong) else ""}

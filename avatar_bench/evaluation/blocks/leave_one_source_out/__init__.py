@@ -102,7 +102,8 @@ class LeaveOneSourceOut(IntervalOptions):
             taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in members]
             ends = (metric.value, metric.low, metric.high, metric.interval)
             unit, counted = unit_of.get(cell.source, cell.source), n >= self.minimum
-            rows.append((*cell, unit, len(taken), n, recipes.units, *ends, counted, *np.mean(taken, axis=0)))
+            groups = recipes.units.usable.count
+            rows.append((*cell, unit, len(taken), n, groups, *ends, counted, *np.mean(taken, axis=0)))
         columns = ["recipe", "source", "target", "unit", "seeds", "n", "groups", "recall", "low", "high", "interval"]
         return pd.DataFrame(rows, columns=[*columns, "counted", *(f"predicted_as_{name}" for name in classes)])
 

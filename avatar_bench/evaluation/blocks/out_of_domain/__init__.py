@@ -39,7 +39,7 @@ _FEW = 30  # images of a set below which its metrics are unreliable
 class OutOfDomain(IntervalOptions):
     """Predictions and detection of the out-of-domain sets of a run, against the images of the evaluated set."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     labels: dict[str, str] = option(
@@ -163,12 +163,12 @@ class OutOfDomain(IntervalOptions):
             known = each.predictions.take(each.predictions.targets >= 0)
             if len(known):
                 found[f"accuracy/{each.name}"] = compute_proportion(
-                    self, known.correct, known.groups, floor=1 / len(classes)
+                    self, known.correct, known.units, floor=1 / len(classes)
                 )
         for each in sets:
             for index, name in enumerate(classes):
                 share = compute_proportion(
-                    self, each.predictions.predicted == index, each.predictions.groups, higher_is_better=None
+                    self, each.predictions.predicted == index, each.predictions.units, higher_is_better=None
                 )
                 found[f"share/{each.name}/{name}"] = share
         return found

@@ -51,5 +51,5 @@ def _measure_set(intervals: IntervalOptions, kind: str, predictions: Predictions
     low_is_good = kind in ("near", "far")  # in the domain, confidence should match accuracy instead
     better = {key: False if low_is_good and key.startswith(CONFIDENCE_STATISTICS[0]) else None for key in keys}
     why = Reason("too_few_predicted")
-    found = bootstrap_metrics(intervals, keys, statistic, predictions.groups, better, reason=why)
+    found = bootstrap_metrics(intervals, keys, statistic, predictions.units, better, reason=why)
     return dict(zip(names, found.values(), strict=True))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
+from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import prior_shift
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -44,7 +44,7 @@ def _is_mix(mix: dict[str, float] | None) -> bool:
 class PriorShift(IntervalOptions):
     """Accuracy of a run under other class proportions, simulated by weighting its images."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     mixes: dict[str, dict[str, float] | None] = option(
@@ -152,7 +152,7 @@ class PriorShift(IntervalOptions):
         names = [*prior_shift.PRIOR_SHIFT_COLUMNS, *(f"estimate/{name}" for name in predictions.classes)]
         floors = {name: prior_shift.guessing_floor(name, training, prior) for name in prior_shift.PRIOR_SHIFT_COLUMNS}
         better = dict.fromkeys(names, True) | {"prior_error": False}
-        return bootstrap_metrics(self, names, mix, predictions.group_codes, better, floors)
+        return bootstrap_metrics(self, names, mix, predictions.units, better, floors, bounds=PROPORTION)
 
     def _vary_shares(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
         """Return the rows of the mixes that assign each of `shares` to each class in turn."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,7 +26,7 @@ from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
 from avatar_bench.errors import ConfigError
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
 from avatar_bench.evaluation.blocks.robustness import severity_tables as tables
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
+from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions, bootstrap_metrics, compute_proportions
 from avatar_bench.metrics import classification, plots, stats
 from avatar_bench.metrics.robustness import bias, fragility, prediction_shifts
 from avatar_bench.results.reasons import Reason
@@ -46,7 +46,7 @@ MEAN_METRICS = ("robustness", "mean_over_severities")
 class Robustness(IntervalOptions):
     """Accuracy of a run on corrupted and on re-encoded images; means are those of the standard corruptions."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("predictions", "variations", "decisions")
 
     seed: int = option(0, help="of the bootstrap; noise is seeded by each image's hash", range=(0, None))
@@ -135,22 +135,8 @@ class Robustness(IntervalOptions):
 
     def _compute_accuracies(self, found: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
         """Compute the accuracy under each variation, with one bootstrap for all."""
-        groups = found["clean"].groups
-        hits = {name: one.correct for name, one in found.items()}
-        joint: dict[str, Metric] = {}
-        if len(np.unique(groups)) < len(groups):
-            table = np.column_stack(list(hits.values()))
-            joint = bootstrap_metrics(
-                self,
-                list(hits),
-                stats.build_mean_statistic(table),
-                groups,
-                floors=dict.fromkeys(hits, floor) if floor is not None else None,
-            )
-        spread = {name: metric for name, metric in joint.items() if metric.interval}
-        return {
-            name: spread.get(name) or compute_proportion(self, hit, groups, floor=floor) for name, hit in hits.items()
-        }
+        hits = np.column_stack([one.correct for one in found.values()]).astype(np.float64)
+        return dict(zip(found, compute_proportions(self, hits, found["clean"].units, floor=floor), strict=True))
 
     def _collect_metrics(
         self,
@@ -185,10 +171,11 @@ class Robustness(IntervalOptions):
             self,
             names,
             accuracies.then(derive),
-            found["clean"].groups,
+            found["clean"].units,
             higher_is_better={name: not name.startswith("drop/") for name in names},
             floors=dict.fromkeys(MEAN_METRICS, 1 / len(found["clean"].classes)),
             reason=Reason("never_correct"),
+            bounds=_find_bounds(names),
         )
 
     def _derive_metrics(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -229,9 +216,16 @@ class Robustness(IntervalOptions):
         better = {name: None if key[0] == "bias" else False for name, key in zip(names, keys, strict=True)}
         statistic = classification.build_confusion_statistic(pairs, size, measure)
         found_by_name = bootstrap_metrics(
-            self, names, statistic, clean.groups, better, floors=dict.fromkeys(names, 0.0)
+            self, names, statistic, clean.units, better, floors=dict.fromkeys(names, 0.0), bounds=DIFFERENCE
         )
         return dict(zip(keys, found_by_name.values(), strict=True))
+
+
+def _find_bounds(names: Sequence[str]) -> tuple[Floats, Floats]:
+    """Return the least and the largest possible value of accuracies, drops and relative accuracies, by name."""
+    lows = [-1.0 if name.startswith("drop/") else 0.0 for name in names]
+    highs = [np.inf if name.startswith("relative/") else 1.0 for name in names]
+    return np.array(lows), np.array(highs)
 
 
 def _select_images(

@@ -11,23 +11,24 @@ import pandas as pd
 from avatar_bench.data.corruptions import Corruption, Variation
 from avatar_bench.metrics import classification
 from avatar_bench.results.predictions import Predictions
-from avatar_bench.results.result import Metric
+from avatar_bench.results.result import INFERENCE_COLUMNS, Metric
 
 
 def tabulate_severities(
     accuracies: Mapping[str, Metric], variations: Mapping[str, Variation], n: int, resembled: Collection[str] | None
 ) -> pd.DataFrame:
-    """Return accuracy by corruption and severity, clean as severity 0; `groups` counts the independent units of n.
+    """Return accuracy by corruption and severity, clean as severity 0.
 
     `resembled` are the corruptions that the augmentation of training resembles, None if unknown.
     """
-    rows: list[tuple[Any, ...]] = [("clean", 0, "", *_get_ends(accuracies["clean"]), n, accuracies["clean"].n, None)]
+    clean = accuracies["clean"]
+    rows: list[tuple[Any, ...]] = [("clean", 0, "", *_get_ends(clean), n, *clean.inference.values(), None)]
     for name, variation in variations.items():
         if isinstance(variation, Corruption):
-            ends = _get_ends(accuracies[name])
             kind, seen = variation.kind, _mark(variation.kind, resembled)
-            rows.append((kind, variation.severity, str(variation.parameter), *ends, n, accuracies[name].n, seen))
-    columns = ["corruption", "severity", "parameter", "accuracy", "low", "high", "n", "groups", "resembled"]
+            numbers = (*_get_ends(accuracies[name]), n, *accuracies[name].inference.values())
+            rows.append((kind, variation.severity, str(variation.parameter), *numbers, seen))
+    columns = ["corruption", "severity", "parameter", "accuracy", "low", "high", "n", *INFERENCE_COLUMNS, "resembled"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -37,10 +38,14 @@ def tabulate_delivery(
     """Return the accuracy after each tier, its drop, and whether training resembles the tier, None if unknown."""
     names = {tier: f"delivery/{tier}" for tier in tiers}
     rows = [
-        (tier, *_get_ends(metrics[name]), n, *_get_ends(metrics[f"drop/{name}"]), _mark(name, resembled))
+        (
+            *(tier, *_get_ends(metrics[name]), n, *metrics[name].inference.values()),
+            *(*_get_ends(metrics[f"drop/{name}"]), _mark(name, resembled)),
+        )
         for tier, name in names.items()
     ]
-    columns = ["tier", "accuracy", "low", "high", "n", "drop", "drop_low", "drop_high", "resembled"]
+    columns = ["tier", "accuracy", "low", "high", "n", *INFERENCE_COLUMNS]
+    columns += ["drop", "drop_low", "drop_high", "resembled"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -48,11 +53,11 @@ def tabulate_recalls(found: Mapping[str, Mapping[str, Metric]], clean: Predictio
     """Return the recall of each class under each variation; absent classes have no row."""
     counts = dict(zip(clean.classes, np.bincount(clean.targets, minlength=len(clean.classes)), strict=True))
     rows = [
-        (variation, name, *_get_ends(metric), counts[name], metric.n)
+        (variation, name, *_get_ends(metric), counts[name], *metric.inference.values())
         for name, shares in found.items()
         for variation, metric in shares.items()
     ]
-    return pd.DataFrame(rows, columns=["variation", "class", "recall", "low", "high", "n", "groups"])
+    return pd.DataFrame(rows, columns=["variation", "class", "recall", "low", "high", "n", *INFERENCE_COLUMNS])
 
 
 def tabulate_bias(

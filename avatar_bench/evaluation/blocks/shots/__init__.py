@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import align_predictions, warn_unlabelled
-from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
+from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, build_statistic_of_runs, group_across_options, warn_about_seeds
-from avatar_bench.metrics import classification, stats
+from avatar_bench.metrics import classification
 from avatar_bench.results.reasons import Reason
-from avatar_bench.results.result import Metric, Result
+from avatar_bench.results.result import INFERENCE_COLUMNS, Metric, Result
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
-_BOOTSTRAP = "bootstrap by seed and group"
 
 
 class Point(NamedTuple):
@@ -38,7 +37,7 @@ class Point(NamedTuple):
 class Shots(IntervalOptions):
     """Comparison of runs that differ in `mode.shots`, each number drawn and trained with one or several seeds."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the learning curve of each recipe; runs trained on all images are left out.
@@ -64,8 +63,8 @@ class Shots(IntervalOptions):
         # the expected accuracy of a uniform guess, and the macro-F1 of its expected confusion matrix
         classes, mix = result.classes, np.unique(found[0].targets, return_counts=True)[1] / result.n
         guessing = 1 / len(classes), float(np.mean(2 * mix / (len(classes) * mix + 1)))
-        result.metrics = _build_metrics(curve, guessing)
-        result.metrics |= self._compute_gains(curve, drawn["accuracy"])
+        result.metrics = _build_metrics(curve, guessing, recipes)
+        result.metrics |= self._compute_gains(curve, drawn["accuracy"], recipes)
         # a row for each run, in the order of the table of runs, a column for each image
         answers = {"predicted": np.stack([one.predicted for one in found]), "target": found[0].targets}
         result.arrays["answers"] = answers | {"path": found[0].paths, "group": found[0].groups}
@@ -79,18 +78,18 @@ class Shots(IntervalOptions):
         self, points: Mapping[Point, Sequence[int]], recipes: Recipes, drawn: Mapping[str, Floats], by_run: pd.DataFrame
     ) -> pd.DataFrame:
         accuracies = recipes.accuracies(self, drawn["accuracy"]).values()
-        lows, highs = stats.percentiles(drawn["macro_f1"], self.level)
         rows = []
-        for (point, runs), accuracy, low, high in zip(points.items(), accuracies, lows, highs, strict=True):
+        for (point, runs), accuracy, f1s in zip(points.items(), accuracies, drawn["macro_f1"].T, strict=True):
             own = by_run.iloc[list(runs)]
-            sizes = (len(runs), recipes.right.shape[1], recipes.units)
+            low, high = recipes.find_ends(own["macro_f1"].mean(), f1s, self.level)
+            sizes = (len(runs), recipes.right.shape[1], *accuracy.inference.values())
             values = (accuracy.value, accuracy.low, accuracy.high, accuracy.interval)
             rows.append((*point, *sizes, *values, own["macro_f1"].mean(), low, high, own["accuracy"].std(ddof=1)))
-        f1s = ["macro_f1", "macro_f1_low", "macro_f1_high"]
-        columns = ["recipe", "shots", "seeds", "n", "groups", "accuracy", "low", "high", "interval", *f1s]
-        return pd.DataFrame(rows, columns=[*columns, "spread_over_seeds"])
+        columns = ["recipe", "shots", "seeds", "n", *INFERENCE_COLUMNS, "accuracy", "low", "high", "interval"]
+        columns += ["macro_f1", "macro_f1_low", "macro_f1_high", "spread_over_seeds"]
+        return pd.DataFrame(rows, columns=columns)
 
-    def _compute_gains(self, curve: pd.DataFrame, drawn: Floats) -> dict[str, Metric]:
+    def _compute_gains(self, curve: pd.DataFrame, drawn: Floats, recipes: Recipes) -> dict[str, Metric]:
         """Compute the gain in accuracy per doubling of the images for each recipe with two numbers or more."""
         found = {}
         for recipe, rows in curve.groupby("recipe", sort=False).indices.items():
@@ -99,10 +98,11 @@ class Shots(IntervalOptions):
                 doublings = np.log2(curve["shots"].to_numpy(dtype=np.float64)[rows])
                 centred = doublings - doublings.mean()
                 slope = centred / (centred**2).sum()
-                low, high = stats.percentiles(drawn[:, rows] @ slope, self.level)
                 name = "gain_per_doubling" if _has_one_recipe(curve) else f"gain_per_doubling/{recipe}"
-                value, n = float(curve["accuracy"].to_numpy()[rows] @ slope), int(curve["groups"].iloc[0])
-                found[name] = metric_with_interval(value, float(low), float(high), n, _BOOTSTRAP)
+                value, n = float(curve["accuracy"].to_numpy()[rows] @ slope), int(curve["n"].iloc[0])
+                ends = recipes.find_ends(value, drawn[:, rows] @ slope, self.level, DIFFERENCE)
+                method = f"bootstrap by seed and {recipes.unit}"
+                found[name] = recipes.state(metric_with_interval(value, *ends, n, method))
         return found
 
 
@@ -129,19 +129,19 @@ def _build_runs_table(
     return pd.DataFrame(numbers, columns=["recipe", "shots", "run", "seed", "accuracy", "macro_f1"])
 
 
-def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Metric]:
+def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float], recipes: Recipes) -> dict[str, Metric]:
     """Return accuracy, macro-F1 and the spread over seeds of each point."""
     found = {}
     for __, row in curve.iterrows():
         name = str(row["shots"]) if _has_one_recipe(curve) else f"{row['recipe']}/{row['shots']}"
         several = row["seeds"] > 1
-        method = _BOOTSTRAP if several else "bootstrap by group"
+        method = f"bootstrap by {'seed and ' * several}{recipes.unit}"
         for kind, before, how, floor in (
             ("accuracy", "", row["interval"], guessing[0]),
             ("macro_f1", "macro_f1_", method, guessing[1]),
         ):
             value, low, high = row[[kind, f"{before}low", f"{before}high"]].astype(float)
-            found[f"{kind}/{name}"] = metric_with_interval(value, low, high, row["groups"], how, floor=floor)
+            found[f"{kind}/{name}"] = recipes.state(metric_with_interval(value, low, high, row["n"], how, floor=floor))
         spread, why = (row["spread_over_seeds"], None) if several else (None, Reason("trained_with_one_seed"))
         found[f"spread_over_seeds/{name}"] = Metric(spread, row["seeds"], higher_is_better=False, reason=why)
     return found

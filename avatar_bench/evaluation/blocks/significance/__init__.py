@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -36,7 +37,7 @@ class Significance(recipe_pairs.PairwiseOptions):
     excludes 0.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
@@ -74,6 +75,7 @@ class Significance(recipe_pairs.PairwiseOptions):
         }
         result.warnings = warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0]))
         result.warnings += warn_about_seeds(recipes.seeds_by_recipe) + _warn_about_guessing(ranking)
+        result.warnings += recipe_pairs.warn_of_units(recipes.units, len(pairs), self.alpha)
         return result
 
     def _compare_with_guessing(
@@ -82,12 +84,16 @@ class Significance(recipe_pairs.PairwiseOptions):
         """Add the balanced accuracy of each recipe with its interval, and whether it is above guessing."""
         statistic = build_statistic_of_runs(found, classification.balanced_accuracy)
         guessing = guessing_level(found[0].targets)
-        each = statistic(np.ones((1, len(found[0]))))[0]
+        each, units = statistic(np.ones((1, len(found[0]))))[0], recipes.units.usable.count
         values = [float(each[list(runs)].mean()) for runs in recipes.members.values()]
-        ends = np.column_stack(stats.percentiles(recipes.draw(self, statistic), self.level))
-        ends[ends[:, 0] >= ends[:, 1]] = np.nan  # all resamples are equal
+        drawn = recipes.draw(self, statistic).T
+        ends = np.array([recipes.find_ends(value, own, self.level) for value, own in zip(values, drawn, strict=True)])
+        if recipes.units.usable.sources is not None:
+            for place in np.flatnonzero(recipes.sizes == 1):
+                correct = recipes.counts[place]
+                ends[place] = stats.balanced_interval_of_sources(correct, recipes.units, self.level)[:2]
         better = [
-            beats_guessing(value, None if np.isnan(low) else float(low), recipes.units, guessing, self.level)
+            beats_guessing(value, None if np.isnan(low) else float(low), units, guessing, self.level)
             for value, low in zip(values, ends[:, 0], strict=True)
         ]
         columns = ["balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high"]
@@ -97,7 +103,7 @@ class Significance(recipe_pairs.PairwiseOptions):
 
     def _build_metrics(self, pairs: pd.DataFrame, ranking: pd.DataFrame, recipes: Recipes) -> dict[str, Metric]:
         closest = pairs.iloc[0]  # the best two recipes
-        n, units = int(closest["n"]), recipes.units
+        n = int(closest["n"])
         gain = (closest["difference"], closest["low"], closest["high"])
         detectable = recipe_pairs.find_detectable_difference(closest, self.power, self.alpha)
         needed = None if np.isnan(closest["n_required"]) else float(closest["n_required"])
@@ -107,9 +113,9 @@ class Significance(recipe_pairs.PairwiseOptions):
             "significant_pairs": Metric(float(pairs["significant"].sum()), len(pairs), higher_is_better=None),
             "better_than_guessing": _count_better_than_guessing(ranking),
             "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
-            "gain_over_second": metric_with_interval(*gain, units, "paired bootstrap by group"),
-            "detectable_difference": Metric(detectable, n, higher_is_better=False, reason=few),
-            "n_required": Metric(needed, n, higher_is_better=False, reason=equal),
+            "gain_over_second": recipes.state(metric_with_interval(*gain, n, f"paired {recipes.method}")),
+            "detectable_difference": recipes.state(Metric(detectable, n, higher_is_better=False, reason=few)),
+            "n_required": recipes.state(Metric(needed, n, higher_is_better=False, reason=equal)),
         }
 
 
@@ -126,9 +132,12 @@ def _build_ranking(
     places = np.quantile(paired_tests.ranks(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
     significant = _find_significant(pairs, names)
     table = pd.DataFrame({"recipe": names, "seeds": recipes.sizes[order]})
-    table = table.assign(n=recipes.right.shape[1], groups=recipes.units)
+    table = table.assign(n=recipes.right.shape[1], **metrics[0].inference)
+    beside = [metric.these_sources or {} for metric in metrics]
     for column, part in {"accuracy": "value", "low": "low", "high": "high", "interval": "interval"}.items():
         table[column] = [getattr(metric, part) for metric in metrics]
+    for end in ("low", "high"):
+        table[f"these_sources_{end}"] = [ends.get(end, math.nan) for ends in beside]
     table["rank"] = paired_tests.ranks([_round_value(metric) for metric in metrics])
     table["rank_low"], table["rank_high"] = places[:, order]
     letters = paired_tests.assign_letters(paired_tests.find_tie_groups(significant), len(names))

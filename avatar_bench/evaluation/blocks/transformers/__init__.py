@@ -40,7 +40,7 @@ class Transformers(recipe_pairs.PairwiseOptions):
     excludes 0.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("predictions", "module")
     reads_results: ClassVar[bool] = True
 
@@ -67,14 +67,14 @@ class Transformers(recipe_pairs.PairwiseOptions):
             "history": tables.read_published("history"),
             "study": tables.build_study_table(table),
         }
-        result.metrics = _build_metrics(metrics, result.tables, recipes.units)
+        result.metrics = _build_metrics(metrics, result.tables, recipes)
         result.warnings = warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0]))
         result.warnings += [*warn_about_seeds(recipes.seeds_by_recipe), *_collect_warnings(result.tables, own)]
         return result
 
 
 def _build_metrics(
-    metrics: Mapping[str, Mapping[str, Metric]], found: Mapping[str, pd.DataFrame], units: int
+    metrics: Mapping[str, Mapping[str, Metric]], found: Mapping[str, pd.DataFrame], recipes: Recipes
 ) -> dict[str, Metric]:
     built = {f"{metric}/{name}": value for name, own in metrics.items() for metric, value in own.items()}
     significant = found["pairs"]["significant"]
@@ -82,8 +82,8 @@ def _build_metrics(
     for table, kind, a, b in (("pairs", "difference", "a", "b"), ("interactions", "interaction", "a_sam", "b_sam")):
         for row in found[table].to_dict("records"):
             ends = (row["difference"], row["low"], row["high"])
-            metric = metric_with_interval(*ends, units, "paired bootstrap by group", better=None)
-            built[f"{kind}/{row[a]} minus {row[b]}"] = metric
+            metric = metric_with_interval(*ends, recipes.right.shape[1], f"paired {recipes.method}", better=None)
+            built[f"{kind}/{row[a]} minus {row[b]}"] = recipes.state(metric)
     return built
 
 

@@ -14,7 +14,7 @@ from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_inter
 from avatar_bench.evaluation.model_traits import FAMILY, SCRATCH, START, RecipePair, Traits
 from avatar_bench.evaluation.seeds import Recipes, build_statistic_of_runs
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.metrics import calibration, classification, stats
+from avatar_bench.metrics import calibration, classification
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -29,7 +29,7 @@ SAVED_METRICS = {  # from saved results: block, its metric, and whether higher i
 }
 _NO_PAIRS = ["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "significant"]
 _INTERACTIONS = ["a", "b", "a_sam", "b_sam", "gain_a", "gain_b", "difference", "low", "high"]
-_INTERACTIONS += ["fewest_seeds", "n", "groups"]
+_INTERACTIONS += ["fewest_seeds", "n", "units", "population"]
 _REPORTED = ["block", "network", "reported_on", "reported_year", "reported_accuracy", "reported_params_m"]
 _REPORTED += ["reported_seconds"]
 _OURS = ["recipe", "start", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "n"]
@@ -58,14 +58,16 @@ def compute_metrics(
     """Compute accuracy, macro-F1, calibration error and training cost of each recipe."""
     accuracies, n = recipes.accuracies(block, drawn), len(found[0])
     f1 = build_statistic_of_runs(found, classification.macro_f1)
-    values, ends = f1(np.ones((1, n)))[0], np.transpose(stats.percentiles(recipes.draw(block, f1), block.level))
+    values, resampled = f1(np.ones((1, n)))[0], recipes.draw(block, f1).T
     errors = np.array([calibration.ece(one.confidence, one.correct) for one in found])
     metrics = {}
-    for (name, members), traits, (low, high) in zip(recipes.members.items(), own, ends, strict=True):
-        runs, method = list(members), f"bootstrap by {'seed and ' * (len(members) > 1)}group"
+    for (name, members), traits, f1s in zip(recipes.members.items(), own, resampled, strict=True):
+        runs, method = list(members), f"bootstrap by {'seed and ' * (len(members) > 1)}{recipes.unit}"
+        value = float(values[runs].mean())
+        ends = recipes.find_ends(value, f1s, block.level)
         metrics[name] = {
             "accuracy": accuracies[name],
-            "macro_f1": metric_with_interval(values[runs].mean(), low, high, recipes.units, method),
+            "macro_f1": recipes.state(metric_with_interval(value, *ends, n, method)),
             "ece": Metric(float(errors[runs].mean()), n, higher_is_better=False),
             "train_seconds": _build_metric(traits.seconds, len(runs), Reason("no_time")),
             "passes_per_step": _build_metric(traits.passes, len(runs), Reason("no_passes")),
@@ -110,7 +112,7 @@ def build_recipes_table(
             "sam": bool(traits.sam),
             "seeds": seeds,
             "n": recipes.right.shape[1],
-            "groups": recipes.units,
+            **metrics[name]["accuracy"].inference,
         }
         for metric, about in metrics[name].items():
             row[metric] = about.value
@@ -166,8 +168,10 @@ def build_interactions_table(
         places = [one.b, other.b, one.a, other.a]
         gains = [float(accuracy[pair.a] - accuracy[pair.b]) for pair in (one, other)]
         resampled = drawn[:, one.a] - drawn[:, one.b] - drawn[:, other.a] + drawn[:, other.b]
-        numbers = (*gains, gains[0] - gains[1], *recipe_pairs.compute_interval(resampled, level))
-        counts = (int(recipes.sizes[places].min()), recipes.right.shape[1], recipes.units)
+        change = gains[0] - gains[1]
+        numbers = (*gains, change, *recipes.find_ends(change, resampled, level, (-2.0, 2.0)))
+        units = recipes.units.usable
+        counts = (int(recipes.sizes[places].min()), len(units), units.count, units.population)
         rows.append((*(recipes.names[place] for place in places), *numbers, *counts))
     return pd.DataFrame(rows, columns=_INTERACTIONS)
 

@@ -1,0 +1,108 @@
+"""Units of inference: what intervals and tests of N images resample, and the population for which they then speak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+Codes = NDArray[np.intp]
+
+GROUP, IMAGE, SOURCE = "group", "image", "source"
+NEW_SOURCES, THESE_SOURCES, THESE_IMAGES = "new sources", "these sources", "these images"
+
+
+@dataclass(frozen=True)
+class Units:
+    """Units of inference of N images.
+
+    `groups` (N,) are labels of images that belong together. Where the images are a sample of sources, `sources` (N,)
+    are the labels of their sources and `strata` (N,) those of their classes, within which sources are drawn: statistics
+    then speak for new sources. `is_known` is False if no source is known, so that they speak for these images alone.
+    """
+
+    groups: NDArray[Any]
+    sources: NDArray[Any] | None = None
+    strata: NDArray[Any] | None = None
+    is_known: bool = True
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def population(self) -> str:
+        """Return the population for which statistics speak."""
+        return NEW_SOURCES if self.sources is not None else THESE_SOURCES if self.is_known else THESE_IMAGES
+
+    @cached_property
+    def codes(self) -> Codes:
+        """Return the unit of each image, (N,), from 0: its source within its class, or else its group."""
+        if self.sources is None:
+            return encode(self.groups)
+        return encode(_pair(encode(self.strata), encode(self.sources)))
+
+    @cached_property
+    def count(self) -> int:
+        """Return the number of units."""
+        return int(self.codes.max(initial=-1)) + 1
+
+    @property
+    def name(self) -> str:
+        """Return what the units are: sources, groups, or images where each is a group of its own."""
+        return SOURCE if self.sources is not None else IMAGE if self.count == len(self) else GROUP
+
+    @cached_property
+    def strata_of_units(self) -> Codes | None:
+        """Return the stratum of each unit, (U,), within which units are drawn; None if they are drawn from all."""
+        if self.sources is None:
+            return None
+        strata = np.empty(self.count, dtype=np.intp)
+        strata[self.codes] = encode(self.strata)
+        return strata
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Return the number of units less that of strata."""
+        return self.count - (1 if self.strata_of_units is None else int(self.strata_of_units.max(initial=0)) + 1)
+
+    @cached_property
+    def is_single(self) -> NDArray[np.bool_]:
+        """Return whether each image's class has only one source, (N,), which shows nothing of new ones."""
+        if self.strata_of_units is None:
+            return np.zeros(len(self), dtype=bool)
+        return np.asarray((np.bincount(self.strata_of_units) == 1)[self.strata_of_units[self.codes]])
+
+    @property
+    def usable(self) -> Units:
+        """Return the units, or the groups where a class has only one source."""
+        return self.these if self.is_single.any() else self
+
+    @property
+    def these(self) -> Units:
+        """Return the groups, which speak for these sources."""
+        return Units(self.groups, is_known=self.is_known)
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> Units:
+        """Return the units of some images, by mask or index."""
+        sources, strata = (None if part is None else part[rows] for part in (self.sources, self.strata))
+        return Units(self.groups[rows], sources, strata, self.is_known)
+
+
+def as_units(units: Units | ArrayLike) -> Units:
+    """Return units, or those of labels of groups."""
+    return units if isinstance(units, Units) else Units(np.asarray(units))
+
+
+def encode(labels: ArrayLike | None) -> Codes:
+    """Return the place of each label among the sorted ones, (N,)."""
+    values = np.asarray(labels)
+    # half of the memory of np.unique
+    return pd.factorize(values if values.dtype.kind in "iub" else values.astype(object), sort=True)[0]
+
+
+def _pair(first: Codes, second: Codes) -> Codes:
+    return first * (int(second.max(initial=0)) + 1) + second
