@@ -56,6 +56,8 @@ def compare_pair(
     discordance = float((gains != 0).mean())
     gain = float(np.sqrt((gains[gains != 0] ** 2).mean()) / whole) if discordance else 0.0
     needed = paired_tests.required_sample_size(discordance, difference / gain, power, alpha) if discordance else None
+    centre = gains.mean() if units.sources is not None else 0.0  # of many images, a source's sum is mostly the mean
+    spread = paired_tests.design_effect(gains - centre, groups)
     return {
         "a": recipes.names[a],
         "b": recipes.names[b],
@@ -76,8 +78,8 @@ def compare_pair(
         "seeds_b": int(recipes.sizes[b]),
         "discordance": discordance,
         "gain": gain,
-        "design_effect": paired_tests.design_effect(gains, groups),
-        "n_required": math.ceil(needed * paired_tests.design_effect(gains, groups)) if needed else math.nan,
+        "design_effect": spread,
+        "n_required": math.ceil(needed * spread) if needed else math.nan,
         "n_required_reason": "" if needed else str(Reason("equally_often_correct")),
     }
 

@@ -56,13 +56,13 @@ def sum_by_group(values: ArrayLike, groups: ArrayLike) -> NDArray[np.int64]:
 def design_effect(gains: ArrayLike, groups: ArrayLike) -> float:
     """Compute the design effect of groups, at least 1: how many grouped images carry the information of one.
 
-    It is the variance of the sum of gains by group over that of as many independent images, both about the mean gain.
+    It is the variance of the sum of gains by group over that of as many independent images, both about 0: subtract the
+    mean gain first where groups are large.
     """
     gain = np.asarray(gains, dtype=np.float64)
-    apart = gain - gain.mean()
-    spread = float((apart**2).sum())
+    spread = float((gain**2).sum())
     _, member = np.unique(np.asarray(groups), return_inverse=True)
-    return max(1.0, float((np.bincount(member, apart) ** 2).sum()) / spread) if spread else 1.0
+    return max(1.0, float((np.bincount(member, gain) ** 2).sum()) / spread) if spread else 1.0
 
 
 def resample_groups_and_seeds(

@@ -9,6 +9,7 @@ import pytest
 
 from avatar_bench.evaluation.intervals import IntervalOptions
 from avatar_bench.evaluation.seeds import Recipes, group_across_options, warn_about_seeds
+from avatar_bench.metrics.units import Units
 from avatar_bench.results.reasons import Reason
 
 
@@ -59,7 +60,7 @@ def test_recipes_of_one_seed_and_of_the_same_seed_twice_are_said():
 
 def test_where_every_run_is_always_right_the_interval_counts_groups():
     right = np.ones((2, 40), dtype=bool)
-    recipes = Recipes({"a": [0, 1]}, right, np.arange(40).astype(str), (1, 2))
+    recipes = Recipes({"a": [0, 1]}, right, Units(np.arange(40)), (1, 2))
     block = IntervalOptions(resamples=100)
     metric = recipes.accuracies(block, recipes.draw(block))["a"]
     assert (metric.value, metric.interval) == (1, "wilson by group")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from itertools import permutations
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import check_class_order
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.metrics.units import encode
 from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.predictions import Predictions, to_string_array
 from avatar_bench.results.reasons import Reason, format_reason
@@ -61,7 +63,7 @@ def test_a_perfect_oracle_scores_one():
     targets, _ = noisy()
     result, shown = evaluate(predictions(targets, 50 * np.eye(3)[targets]))
     names = [name for name in result.metrics if name not in ("chance", "majority_share", "detectable_difference")]
-    assert len(names) == 6 + 4 * 3
+    assert len(names) == 5 + 4 * 3
     assert all(result.metrics[name].value == 1.0 for name in names)
     assert result.metrics["accuracy"].low == pytest.approx(stats.wilson(240, 240)[0])
     assert "gallery" not in result.arrays
@@ -206,23 +208,35 @@ def test_intervals_are_wilson_for_single_images_and_by_group_for_repeated_ones()
         predictions(np.repeat(targets, 4), np.repeat(logits, 4, axis=0), np.repeat(np.arange(240), 4).astype(str))
     )
     four = repeated.metrics["accuracy"]
-    assert (four.value, four.interval, four.n) == (found.value, "bootstrap by group", 240)
+    assert (four.value, four.interval, four.n, four.units) == (found.value, "bootstrap by group", 960, 240)
     assert four.high - four.low == pytest.approx(found.high - found.low, rel=0.2)
 
 
-def test_accuracy_by_source_is_wider_where_sources_differ_and_null_without_them():
-    targets = np.arange(400) % 3
+def test_on_new_sources_intervals_are_by_source_with_those_of_these_sources_beside():
+    targets = np.arange(400) // 2 % 2
+    sources = np.array([f"{target}{row // 50}" for row, target in enumerate(targets)])
     good = np.repeat(np.arange(8) % 4 > 0, 50)  # a source is recognised whole or not at all
-    logits = 5 * np.eye(3)[np.where(good, targets, 0)]
-    result, _ = evaluate(predictions(targets, logits, sources=[f"s{i // 50}" for i in range(400)]))
-    plain, units = result.metrics["accuracy"], result.metrics["accuracy_by_source"]
-    assert units.value == plain.value
-    assert (units.n, units.interval) == (8, "bootstrap by source")
-    assert units.high - units.low > 2 * (plain.high - plain.low)
-    for sources in (["only"] * 400, [""] * 400):
-        one, _ = evaluate(predictions(targets, logits, sources=sources))
-        assert one.metrics["accuracy_by_source"].value is None
-        assert one.metrics["accuracy_by_source"].reason == Reason("fewer_than_two_sources")
+    seen = predictions(targets, 5 * np.eye(3)[np.where(good, targets, 2)], sources=sources)
+    new = replace(seen, origins=encode(sources))
+    these, found = (evaluate(one)[0].metrics for one in (seen, new))
+    assert found["accuracy"].value == these["accuracy"].value
+    assert found["accuracy"].inference == {"unit": "source", "units": 16, "population": "new sources"}
+    assert these["accuracy"].inference == {"unit": "image", "units": 400, "population": "these sources"}
+    for name in ("accuracy", "macro_f1", "recall/drawing"):
+        plain, beside = these[name], found[name].these_sources
+        assert (beside["low"], beside["high"]) == (plain.low, plain.high)
+        assert found[name].high - found[name].low > 2 * (plain.high - plain.low)
+    assert found["balanced_accuracy"].low == pytest.approx(
+        stats.balanced_interval_of_sources(new.correct, new.units).low
+    )
+    assert these["detectable_difference"].value < 0.2
+    assert found["detectable_difference"].value is None  # the errors are those of four sources
+    # a class of one source shows nothing of new ones
+    single = replace(seen, origins=np.where(targets == 1, 0, encode(sources)))
+    found = evaluate(single)[0].metrics
+    assert found["accuracy"].reason == Reason("one_source")
+    assert (found["accuracy"].low, found["accuracy"].population) == (these["accuracy"].low, "these sources")
+    assert found["recall/drawing"].population == "new sources"
 
 
 def test_an_absent_class_gives_null_and_means_are_over_the_others():

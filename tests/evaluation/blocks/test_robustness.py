@@ -60,7 +60,7 @@ def shaky(make_predictions):
 def test_the_figures_count_images_where_the_metrics_count_groups(evaluate_block, shaky, draw_saved) -> None:
     result = evaluate_block(*shaky)
     figures = draw_saved(result)
-    assert result.metrics["clean"].n == 60
+    assert (result.metrics["clean"].n, result.metrics["clean"].units) == (120, 60)
     for name in ("delivery", "severity_3"):
         said = {text.get_text() for text in figures[name].axes[0].texts}
         assert "120" in said
@@ -173,11 +173,12 @@ def test_the_tables_say_what_the_predictions_say(evaluate_block, shaky) -> None:
     assert (severities["low"] <= severities["accuracy"]).all()
     assert (severities["high"] >= severities["accuracy"]).all()
     assert set(severities["n"]) == {120}
-    assert set(severities["groups"]) == {60}
+    assert set(severities["units"]) == {60}
+    assert set(severities["unit"]) == {"group"}
     recalls = rows.groupby(["variation", "target"])["correct"].mean()
     for row in result.tables["recalls"].itertuples():
         assert row.recall == pytest.approx(recalls[row.variation, row[2]])
-        assert (row.n, row.groups) == (40, 20)
+        assert (row.n, row.unit, row.units) == (40, "group", 20)
     delivery = result.tables["delivery"].set_index("tier")
     assert delivery["drop"].tolist() == pytest.approx(
         [share["clean"] - share[f"delivery/{tier}"] for tier in DELIVERY_TIERS]
@@ -234,7 +235,7 @@ def test_the_interval_of_a_drop_is_that_of_paired_images_drawn_by_group(evaluate
     rng = np.random.default_rng(9)
     drawn = [lost[rng.integers(0, 60, 60)].sum() / 120 for _ in range(4000)]
     assert (metric.low, metric.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.02)
-    assert (metric.n, metric.interval) == (60, "bootstrap by group")
+    assert (metric.n, metric.units, metric.interval) == (120, 60, "bootstrap by group")
 
 
 def test_where_all_agree_the_interval_counts_groups(evaluate_block, shaky, make_predictions) -> None:

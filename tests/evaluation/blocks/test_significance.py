@@ -18,6 +18,7 @@ from avatar_bench.evaluation.blocks import significance
 from avatar_bench.evaluation.blocks.significance import Significance
 from avatar_bench.evaluation.seeds import Recipes
 from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.metrics.units import Units
 from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
@@ -116,7 +117,8 @@ def test_where_groups_repeat_the_groups_are_what_is_counted(compare, answers):
     result = compare({"a": answers(copies[0], groups), "b": answers(copies[1], groups)})
     pair = result.tables["pairs"].iloc[0]
     assert pair["test"] == "cluster permutation"
-    assert (pair["n"], pair["groups"]) == (240, 40)
+    assert (pair["n"], pair["unit"], pair["units"], pair["population"]) == (240, "group", 40, "these sources")
+    assert pair["p_these_sources"] == pair["p"]
     assert pair["p"] == pytest.approx(single["p"])
     assert pair["low"] == pytest.approx(single["low"])
     assert pair["design_effect"] == pytest.approx(6)
@@ -180,7 +182,7 @@ def build_recipes(right):
     for place, (name, _) in enumerate(right):
         members.setdefault(name, []).append(place)
     seeds = tuple(seed for _, seed in right)
-    return Recipes(members, np.stack(list(right.values())), np.arange(300).astype(str), seeds)
+    return Recipes(members, np.stack(list(right.values())), Units(np.arange(300)), seeds)
 
 
 def tries(gain, seeds, number, spread=0.0, block=None):

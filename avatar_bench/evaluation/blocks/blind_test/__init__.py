@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
+_ROUNDING = 1e-9
 _FEW_IMAGES = 30  # with fewer images of a class, its metrics are unreliable
 
 
@@ -133,7 +134,8 @@ class BlindTest(IntervalOptions):
         share, n = accuracy.value or 0.0, len(predictions)
         discordance = 2 * share * (1 - share) if self.discordance is None else self.discordance
         units = predictions.units if accuracy.population == NEW_SOURCES else predictions.units.these
-        effective = int(n / paired_tests.design_effect(predictions.correct, units.codes))
+        spread = paired_tests.design_effect(predictions.correct - share, units.codes)
+        effective = int(n / spread + _ROUNDING)
         difference = None
         if paired_tests.find_least_p(units.count) <= paired_tests.ALPHA:
             difference = paired_tests.detectable_difference(effective, discordance)
