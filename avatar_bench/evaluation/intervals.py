@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.config.options import Options, option
 from avatar_bench.metrics import stats
-from avatar_bench.metrics.units import Units, as_units
+from avatar_bench.metrics.units import NEW_SOURCES, Units, as_units
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
@@ -161,7 +161,7 @@ def state_both(these: Metric, new: Metric) -> Metric:
 
 def mark_single_source(metric: Metric, units: Units) -> Metric:
     """Return a metric with the reason why it speaks for these sources, if its sources are a sample of more."""
-    is_marked = units.sources is not None and metric.low is not None
+    is_marked = units.sources is not None and metric.low is not None and metric.population != NEW_SOURCES
     return replace(metric, reason=Reason("one_source")) if is_marked else metric
 
 
