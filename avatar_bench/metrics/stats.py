@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from avatar_bench.metrics.ratios import ratio
 
@@ -142,6 +142,19 @@ def percentiles(drawn: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     ends = np.nanquantile(np.where(usable, drawn, 0.0), [(1 - level) / 2, (1 + level) / 2], axis=0)
     low, high = np.where(usable, ends, np.nan)
     return low, high
+
+
+def widen_for_few_units(
+    low: float, high: float, value: float, units: int, strata: int = 1, level: float = 0.95
+) -> tuple[float, float]:
+    """Widen the percentile interval of a value for few units, which were drawn within strata.
+
+    The percentiles take the variance of the units for that of their population, and errors for normal. Student's
+    quantile replaces the normal one, and the variance is divided by its degrees of freedom, units less strata.
+    """
+    freedom, tail = units - strata, (1 - level) / 2
+    factor = float(t.isf(tail, freedom) / norm.isf(tail)) * math.sqrt(units / freedom)
+    return value - factor * (value - low), value + factor * (high - value)
 
 
 def build_mean_statistic(values: NDArray[np.generic]) -> SumStatistic:
