@@ -104,7 +104,7 @@ def resample_units(
         chosen = inside[generator.integers(0, len(inside), (len(drawn), len(inside)))]
         np.add.at(weights, (np.arange(len(drawn))[:, None], chosen), 1)
     weight, member = weights[:, unit], (kind[:, None] == np.unique(kind)).astype(np.float64)
-    return ratio((weight * drawn) @ member, weight @ member).mean(axis=1)
+    return np.asarray(ratio((weight * drawn) @ member, weight @ member).mean(axis=1))
 
 
 def find_strata(units: ArrayLike, classes: ArrayLike) -> NDArray[np.int64]:
