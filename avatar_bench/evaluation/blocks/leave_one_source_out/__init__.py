@@ -145,8 +145,8 @@ class LeaveOneSourceOut(IntervalOptions):
             value, low, high = row[["recall", "low", "high"]].astype(float)
             metric = metric_with_interval(value, low, high, int(row["groups"]), row["interval"])
             found[f"recall/{source}{endings[row['recipe']]}"] = metric
-        n = float(matrix.loc[matrix["counted"], "source"].nunique())
-        return found | {"sources": Metric(n, len(matrix), higher_is_better=None)}
+        counted = float(matrix.loc[matrix["counted"], "source"].nunique())
+        return found | {"sources": Metric(counted, len(matrix), higher_is_better=None)}
 
     def _list_warnings(self, matrix: pd.DataFrame, cells: Cells) -> list[Reason]:
         small = sorted(set(matrix.loc[~matrix["counted"], "source"]))
