@@ -125,7 +125,9 @@ class ModeConfig:
     name: str = option(MISSING, help="name of the mode")
     stages: list[StageConfig] = option(MISSING, help="stages of the training: {unfreeze, epochs, lr} of each")
     shots: int | None = option(None, help="images per class of the training split; null: all", **_COUNT)
-    val_shots: int | None = option(None, help="images per class of val; null: all", **_COUNT)
+    val_shots: int | None = option(
+        None, help="images per class of val, which are not counted in shots; null: as many as shots", **_COUNT
+    )
     balance: str = option(
         "sampler", help="how unequal classes and sources are balanced", **_choose("sampler", "source", "loss", "none")
     )

@@ -92,7 +92,9 @@ class Recipes:
         if not low < high:
             return math.nan, math.nan
         if units.sources is not None:
-            low, high = stats.widen_for_few_sources(value, low, high, units, level, bounds)
+            strata = units.count - units.degrees_of_freedom
+            low, high = stats.widen_for_few_units(low, high, value, units.count, strata, level)
+            low, high = np.maximum(low, bounds[0]), np.minimum(high, bounds[1])
         return float(low), float(high)
 
     @property

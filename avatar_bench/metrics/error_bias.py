@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -9,10 +11,22 @@ Floats = NDArray[np.float64]
 _CHUNK_ELEMENTS = 4_000_000  # keys in memory at once: 32 MB
 
 
+class PermutedAccuracies(NamedTuple):
+    """Accuracies of J slices, as observed (J,) and in B permutations of correctness (B, J).
+
+    `centre` and `spread` (J,) are the exact mean and standard deviation over all permutations, not over those drawn.
+    """
+
+    observed: Floats
+    drawn: Floats
+    centre: Floats
+    spread: Floats
+
+
 def slice_accuracies(
     correct: ArrayLike, strata: ArrayLike, groups: ArrayLike, members: ArrayLike, draws: int, seed: int = 0
-) -> tuple[Floats, Floats]:
-    """Compute the accuracy of each slice, (J,), and under permutations of correctness, (draws, J).
+) -> PermutedAccuracies:
+    """Compute the accuracy of each slice, and under permutations of correctness.
 
     `correct` (N,) bool; `members` (N, J) bool, the images of each slice, none empty; `strata` (N,) are true classes.
     The accuracies of whole groups are permuted among the groups of a class, and each image gets the accuracy of its
@@ -30,19 +44,32 @@ def slice_accuracies(
         keys = generator.random((min(step, draws - start), len(kinds)))
         # the units are sorted by stratum, so that these orders permute them within their strata
         dealt.append(rate[np.argsort(kinds[:, 0] + keys, axis=1)] @ weight / total)
-    return rate @ weight / total, np.concatenate(dealt)
+    centre, spread = _compute_moments(rate, weight, kinds[:, 0])
+    return PermutedAccuracies(rate @ weight / total, np.concatenate(dealt), centre / total, spread / total)
 
 
-def max_t_p_values(observed: ArrayLike, null: ArrayLike) -> tuple[Floats, Floats]:
-    """Compute two-sided p-values (J,) of J statistics from draws (B, J) under the null, plain and adjusted for J tests.
+def max_t_p_values(accuracies: PermutedAccuracies) -> tuple[Floats, Floats]:
+    """Compute two-sided p-values (J,) of J accuracies from their permutations, plain and adjusted for J tests.
 
-    The adjustment uses the largest standardised statistic of each draw, which accounts for overlapping slices: Westfall
-    and Young, Resampling-Based Multiple Testing (1993). A constant statistic has p = 1.
+    Accuracies are compared by their distance from the exact centre: on both sides of it, equally distant ones are ties,
+    which a centre estimated from the draws would break. The adjustment uses the largest standardised distance of each
+    draw, which accounts for overlapping slices: Westfall and Young, Resampling-Based Multiple Testing (1993). A
+    constant accuracy has p = 1.
     """
-    drawn = np.asarray(null, dtype=np.float64)
-    centre, spread = drawn.mean(axis=0), drawn.std(axis=0)
+    observed, drawn, centre, spread = accuracies
     spread = np.where(spread > 1e-12, spread, np.inf)
-    seen, noise = np.abs(np.asarray(observed) - centre) / spread, np.abs(drawn - centre) / spread
+    seen, noise = np.abs(observed - centre) / spread, np.abs(drawn - centre) / spread
     largest = noise.max(axis=1, keepdims=True)
     plain, adjusted = (((part >= seen - 1e-9).sum(axis=0) + 1) / (len(drawn) + 1) for part in (noise, largest))
     return plain, adjusted
+
+
+def _compute_moments(rate: Floats, weight: Floats, strata: NDArray[np.integer]) -> tuple[Floats, Floats]:
+    """Compute mean and standard deviation of rate (U,) @ weight (U, J) over all permutations of rate within strata."""
+    mean, variance = np.zeros(weight.shape[1]), np.zeros(weight.shape[1])
+    for stratum in np.unique(strata):
+        rates, weights = rate[strata == stratum], weight[strata == stratum]
+        mean += rates.mean() * weights.sum(axis=0)
+        # with n units: the sums of squares of both, over n - 1
+        variance += len(rates) * rates.var() * len(rates) * weights.var(axis=0) / max(1, len(rates) - 1)
+    return mean, np.sqrt(variance)

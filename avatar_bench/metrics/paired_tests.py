@@ -9,9 +9,12 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import binom, binomtest, norm
 
 from avatar_bench.metrics import stats
+from avatar_bench.metrics.ratios import ratio
 from avatar_bench.metrics.units import Units
 
 Floats = NDArray[np.float64]
@@ -93,16 +96,33 @@ def resample_groups_and_seeds(
     return np.column_stack(columns)
 
 
-def resample_units(drawn: Floats, seed: int = 0, units: ArrayLike | None = None) -> Floats:
+def resample_units(
+    drawn: Floats, seed: int = 0, units: ArrayLike | None = None, classes: ArrayLike | None = None
+) -> Floats:
     """Compute the mean of K values in B resamples (B, K) when their units (K,) are resampled too, (B,).
 
-    By default each value is a unit. All values of a drawn unit count.
+    By default each value is a unit. All values of a drawn unit count. With `classes` (K,), it is the mean over classes
+    of the means of their values, and units are drawn within each stratum; NaN where a class is not drawn.
     """
-    names = np.arange(drawn.shape[1]) if units is None else np.asarray(units)
-    members = (names[:, None] == np.unique(names)).astype(np.float64)
-    chosen = np.random.default_rng((seed, 2)).integers(0, members.shape[1], (len(drawn), members.shape[1]))
-    sums = np.take_along_axis(drawn @ members, chosen, axis=1).sum(axis=1)
-    return np.asarray(sums / members.sum(axis=0)[chosen].sum(axis=1))
+    unit = np.arange(drawn.shape[1]) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
+    kind = np.zeros(len(unit), int) if classes is None else np.unique(np.asarray(classes), return_inverse=True)[1]
+    generator, strata = np.random.default_rng((seed, 2)), find_strata(unit, kind)
+    weights = np.zeros((len(drawn), unit.max() + 1))
+    for stratum in np.unique(strata):
+        inside = np.unique(unit[strata == stratum])
+        chosen = inside[generator.integers(0, len(inside), (len(drawn), len(inside)))]
+        np.add.at(weights, (np.arange(len(drawn))[:, None], chosen), 1)
+    weight, member = weights[:, unit], (kind[:, None] == np.unique(kind)).astype(np.float64)
+    return np.asarray(ratio((weight * drawn) @ member, weight @ member).mean(axis=1))
+
+
+def find_strata(units: ArrayLike, classes: ArrayLike) -> NDArray[np.int64]:
+    """Return the stratum of each of K values, (K,): its class, joined with the classes that share a unit with it."""
+    unit, kind = (np.unique(np.asarray(names), return_inverse=True)[1] for names in (units, classes))
+    first = kind + unit.max() + 1  # the nodes of classes follow those of units
+    size = int(first.max()) + 1
+    edges = coo_array((np.ones(len(unit)), (unit, first)), shape=(size, size))
+    return np.asarray(connected_components(edges, directed=False)[1][unit], dtype=np.int64)
 
 
 def ranks(values: ArrayLike) -> NDArray[np.int64]:

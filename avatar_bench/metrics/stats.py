@@ -122,34 +122,30 @@ def bootstrap_interval(
 
     `statistic` maps weights (B, N), the counts of each image in B resamples, to (B,) or to (B, K) for K values at once;
     `units` (N,) are Units, or labels of groups. Both ends have shape () or (K,). Resamples with a NaN value (a class
-    was not drawn) are ignored; NaN if all are. Percentiles; of sources, widened by `widen_for_few_sources`, but not
+    was not drawn) are ignored; NaN if all are. Percentiles; of sources, widened by `widen_for_few_units`, but not
     beyond the `bounds` of the statistic.
     """
     sampled = as_units(units)
     ends = percentiles(resample_statistic(statistic, sampled, resamples, seed), level)
     if sampled.sources is None:
         return ends
-    value = statistic(np.ones((1, len(sampled))))[0]
-    return widen_for_few_sources(value, *ends, sampled, level, bounds)
-
-
-def widen_for_few_sources(
-    value: ArrayLike,
-    low: ArrayLike,
-    high: ArrayLike,
-    units: Units,
-    level: float = 0.95,
-    bounds: tuple[ArrayLike, ArrayLike] = (-np.inf, np.inf),
-) -> tuple[Floats, Floats]:
-    """Return a percentile interval widened about its value, since few units make it too narrow.
-
-    By Student's quantile over the normal one, and by the root of U / (U - S) for U units in S strata: the variance of
-    resampled means is too small by that factor. Davison and Hinkley, Bootstrap Methods (1997), sections 2.3 and 3.8.
-    """
-    factor = compute_student_factor(units.count, units.degrees_of_freedom, level)
-    middle, bottom, top = (np.asarray(part, dtype=np.float64) for part in (value, low, high))
-    lows, highs = middle - factor * (middle - bottom), middle + factor * (top - middle)
+    value, strata = statistic(np.ones((1, len(sampled))))[0], sampled.count - sampled.degrees_of_freedom
+    lows, highs = widen_for_few_units(*ends, value, sampled.count, strata, level)
     return np.maximum(lows, bounds[0]), np.minimum(highs, bounds[1])
+
+
+def widen_for_few_units(
+    low: ArrayLike, high: ArrayLike, value: ArrayLike, units: int, strata: int = 1, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Widen the percentile interval of a value for few units, which were drawn within strata.
+
+    The percentiles take the variance of the units for that of their population, and errors for normal. Student's
+    quantile replaces the normal one, and the variance is divided by its degrees of freedom, units less strata. Davison
+    and Hinkley, Bootstrap Methods (1997), sections 2.3 and 3.8.
+    """
+    factor = compute_student_factor(units, units - strata, level)
+    middle, bottom, top = (np.asarray(part, dtype=np.float64) for part in (value, low, high))
+    return middle - factor * (middle - bottom), middle + factor * (top - middle)
 
 
 def compute_student_factor(units: int, freedom: int, level: float = 0.95) -> float:

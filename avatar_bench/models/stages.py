@@ -31,13 +31,24 @@ def freeze(net: nn.Module, unfreeze: str | int) -> list[str]:
 
 
 def set_frozen_to_eval(module: nn.Module) -> None:
-    """Set every module with frozen parameters only to eval mode, so that batch-norm statistics stay fixed."""
-    parameters = list(module.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
+    """Set every module with frozen parameters only to eval mode, so that batch-norm statistics stay fixed.
+
+    A norm without parameters is frozen where the module that holds it has a frozen parameter.
+    """
+    is_trained = [parameter.requires_grad for parameter in module.parameters()]
+    if is_trained and not any(is_trained):
         module.eval()
-    else:
+    elif not all(is_trained):
         for child in module.children():
             set_frozen_to_eval(child)
+            if next(child.parameters(), None) is None:
+                for norm in list_tracking_norms(child):
+                    norm.eval()
+
+
+def list_tracking_norms(net: nn.Module) -> list[nn.Module]:
+    """List the modules that keep running statistics in training mode."""
+    return [module for module in net.modules() if getattr(module, "track_running_stats", False)]
 
 
 def list_layer_groups(net: nn.Module) -> list[list[str]]:

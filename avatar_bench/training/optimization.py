@@ -11,6 +11,7 @@ import torch
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # it does not declare its exports
 from torch import nn
 
+from avatar_bench.models.stages import list_tracking_norms
 from avatar_bench.training.builders import OptimizerBuilder, ScheduleBuilder
 from avatar_bench.training.optimizers.adamw import AdamW
 from avatar_bench.training.schedules.none import NoSchedule
@@ -95,7 +96,7 @@ class _NoStep(torch.optim.Optimizer):
 @contextmanager
 def freeze_statistics(net: nn.Module) -> Iterator[None]:
     """Use batch statistics inside the `with`, without updating running statistics or their batch counts."""
-    tracking = [module for module in net.modules() if getattr(module, "track_running_stats", False)]
+    tracking = list_tracking_norms(net)
     for module in tracking:
         module.track_running_stats = False  # type: ignore[assignment]
     try:

@@ -32,7 +32,8 @@ def prepare_training(settings: TrainConfig, record: RunRecord) -> tuple[Dataset,
     if settings.init_from:
         locate_checkpoint(Path(settings.init_from), "init_from")
     mode = settings.mode
-    plan = build_split_plan(settings.data, shots=mode.shots, val_shots=mode.val_shots, draw_seed=settings.seed)
+    val_shots = mode.shots if mode.val_shots is None else mode.val_shots  # a large val would not be few-shot
+    plan = build_split_plan(settings.data, shots=mode.shots, val_shots=val_shots, draw_seed=settings.seed)
     record.split = record.split or asdict(plan)
     whole = open_dataset(settings.data)
     _check_labels(whole, settings)

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 Fold = tuple[Rows, Rows]  # rows to fit, rows held out
 MAX_FOLDS = 5
-CHOICE_COLUMNS = ("C", "cv/loss", "cv/loss_se", "cv/balanced_accuracy")
+CHOICE_COLUMNS = ("C", "cv/loss", "cv/loss_se", "cv/balanced_accuracy", "cv/balanced_accuracy_se")
 _MAX_ITERATIONS = 10_000
 # largest element of the gradient of the mean loss, in coordinates of similar curvature
 _TOLERANCE = 1e-9  # probabilities agree with those of the optimum to 1e-6
@@ -74,11 +74,11 @@ class LogisticProblem:
         """Return a row for each C, ascending, with CHOICE_COLUMNS: metrics of held-out images, NaN without folds.
 
         `cv/loss` is the mean log loss over all held-out images by their sample weights, `cv/loss_se` the standard error
-        of its mean over folds.
+        of its mean over folds. `cv/balanced_accuracy_se` is the standard error of the difference from the highest one.
         """
         table = pd.DataFrame({"C": sorted(strengths)}).reindex(columns=CHOICE_COLUMNS).astype(float)
         losses = np.zeros((len(table), len(folds)))
-        predicted = np.full((len(table), len(self.targets)), -1)
+        confusions = np.zeros((len(table), len(folds), self.n_classes, self.n_classes))
         rotated = self.rotated.astype(np.float32)
         for fold, (rows, held_out) in enumerate(folds):
             solution = None
@@ -87,13 +87,13 @@ class LogisticProblem:
                 logs = log_softmax(rotated[held_out] @ solution, axis=1)
                 lost = -logs[np.arange(len(held_out)), self.targets[held_out]]
                 losses[row, fold] = np.average(lost, weights=self.weights[held_out])
-                predicted[row, held_out] = logs.argmax(axis=1)
+                confusions[row, fold] = confusion_matrix(self.targets[held_out], logs.argmax(axis=1), self.n_classes)
         if folds:
             shares = np.array([self.weights[held_out].sum() for _, held_out in folds])
             table["cv/loss"] = np.average(losses, axis=1, weights=shares)
             table["cv/loss_se"] = losses.std(axis=1, ddof=1) / np.sqrt(len(folds))
-            confusions = [confusion_matrix(self.targets, row, self.n_classes) for row in predicted]
-            table["cv/balanced_accuracy"] = balanced_accuracy(np.stack(confusions))
+            table["cv/balanced_accuracy"] = balanced_accuracy(confusions.sum(axis=1))
+            table["cv/balanced_accuracy_se"] = _compute_difference_se(confusions)
         return table
 
     def fit_head(self, strength: float) -> LinearHead:
@@ -132,14 +132,17 @@ class LogisticProblem:
 
 
 def choose_strength(table: pd.DataFrame) -> float:
-    """Return the C with the highest cross-validated balanced accuracy, the strongest regularisation among equals.
+    """Return the smallest C whose cross-validated balanced accuracy is within one standard error of the highest.
 
-    Not the one with the lowest log loss, which on images of unknown sources mainly measures how confident the errors
+    The standard error is that of the difference from the highest one, in the same folds. That of a score by itself
+    measures how much folds differ in difficulty, for every C alike, and so would accept any C.
+
+    Not the C with the lowest log loss, which on images of unknown sources mainly measures how confident the errors
     are, and so prefers heads that hardly depend on the image. The confidence is scaled afterwards, by the temperature;
     docs/commands/train.md has the measurement.
     """
-    scores = table["cv/balanced_accuracy"].fillna(0).to_numpy()
-    return float(table["C"].to_numpy()[scores.argmax()])
+    scores, errors = (table[f"cv/balanced_accuracy{name}"].fillna(0).to_numpy() for name in ("", "_se"))
+    return float(table["C"].to_numpy()[scores + errors >= scores.max()][0])
 
 
 def divide_images(targets: Rows, sources: Iterable[str], groups: Iterable[str], seed: int) -> tuple[str, list[Fold]]:
@@ -163,6 +166,17 @@ def divide_images(targets: Rows, sources: Iterable[str], groups: Iterable[str], 
             if len(folds) == count and complete:
                 return unit, folds
     return "group", []
+
+
+def _compute_difference_se(confusions: Floats) -> Floats:
+    """Return the standard error of each balanced accuracy (R,) minus the highest one, by a jackknife over the folds.
+
+    `confusions` are (R, folds, C, C). A fold need not have all classes, so that scores are not averaged over folds.
+    """
+    total, folds = confusions.sum(axis=1), confusions.shape[1]
+    without = balanced_accuracy(total[:, None] - confusions)
+    differences = without - without[balanced_accuracy(total).argmax()]
+    return np.asarray(differences.std(axis=1) * np.sqrt(folds - 1))
 
 
 def _subtract_targets(logs: Floats, targets: Rows) -> Floats:

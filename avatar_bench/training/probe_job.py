@@ -142,6 +142,7 @@ class ProbeJob(ClassifierJob):
         copied = [(_repeat(rows, targets, views), _repeat(held_out, targets, views)) for rows, held_out in folds]
         table = problem.cross_validate(mode.C, copied)
         chosen = choose_strength(table)
+        _warn_at_end(table["C"].tolist(), chosen)
         head = problem.fit_head(chosen)
         self.record.stages = [
             {"stage": 1, "unfreeze": "classifier", "trained_parameters": head.weight.size + head.bias.size}
@@ -176,13 +177,22 @@ class ProbeJob(ClassifierJob):
             table.to_csv(part, index=False)
         rows: Any = table.to_dict("records")
         if self.settings.callbacks.progress:
-            for row in rows:
+            for row, is_chosen in zip(rows, chosen, strict=True):
                 values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if value == value)
-                print_line(values, file=sys.stderr)
+                print_line(f"{values}  (chosen)" if is_chosen else values, file=sys.stderr)
         if (logger := build_logger(self.folder, self.settings)) is not None:
             for step, row in enumerate(rows):
                 logger.log_metrics({name: value for name, value in row.items() if value == value}, step)
             logger.finalize("success")
+
+
+def _warn_at_end(strengths: list[float], chosen: float) -> None:
+    """Warn if the chosen C is the first or the last of several in ascending order."""
+    if len(strengths) > 1 and chosen in (strengths[0], strengths[-1]):
+        end, other = ("smallest", chosen / 10) if chosen == strengths[0] else ("largest", chosen * 10)
+        print_line(
+            f"warning: C={chosen:g} is the {end} of mode.C: add a value beyond, such as {other:g}", file=sys.stderr
+        )
 
 
 def _repeat(rows: Rows, targets: NDArray[np.int64], views: int) -> Rows:

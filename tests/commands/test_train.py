@@ -290,6 +290,16 @@ def test_few_shot_runs_of_several_seeds_share_their_test_set(train: Train, tmp_p
         assert split.loc[split["split"] == "train", "label"].value_counts().tolist() == [5, 5, 5]
 
 
+@pytest.mark.parametrize(("words", "expected"), [([], 2), (["mode.val_shots=3"], 3)])
+def test_few_shot_chooses_the_epoch_on_as_few_images_as_it_learns_from(
+    train: Train, tmp_path: Path, words: list[str], expected: int
+) -> None:
+    split = pd.read_csv(train(tmp_path / "run", "mode=few_shot", "mode.shots=2", *words, "trainer=debug") / "split.csv")
+    counts = split.value_counts(["split", "label"])
+    assert set(counts["train"]) == {2}
+    assert set(counts["val"]) == {expected}
+
+
 def test_too_few_images_for_the_shots_are_a_warning(train: Train, tmp_path: Path, capsys: Any) -> None:
     run = train(tmp_path / "run", "mode=few_shot", "mode.shots=50", "data.limit=60", "trainer=debug")
     assert "shots per class instead of 50" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from scipy.stats import fisher_exact, hypergeom
@@ -22,10 +24,11 @@ def test_one_slice_of_single_images_has_the_exact_p_value_of_its_distance():
     member = np.zeros((60, 1), bool)
     member[:20] = True
     correct[:8] = False
-    seen, dealt = error_bias.slice_accuracies(correct, np.zeros(60), np.arange(60), member, 20_000, seed=1)
+    accuracies = error_bias.slice_accuracies(correct, np.zeros(60), np.arange(60), member, 20_000, seed=1)
+    seen, dealt = accuracies.observed, accuracies.drawn
     inside, outside = correct[:20], correct[20:]
     assert seen[0] == inside.mean()
-    p, adjusted = error_bias.max_t_p_values(seen, dealt)
+    p, adjusted = error_bias.max_t_p_values(accuracies)
     assert p[0] == adjusted[0] == pytest.approx(distant(60, correct.sum(), 20, inside.sum()), abs=0.01)
     table = [[inside.sum(), 20 - inside.sum()], [outside.sum(), 40 - outside.sum()]]
     assert p[0] == pytest.approx(fisher_exact(table).pvalue, abs=0.01)
@@ -34,9 +37,29 @@ def test_one_slice_of_single_images_has_the_exact_p_value_of_its_distance():
     assert dealt.std() * 20 == pytest.approx(expected.std(), rel=0.03)
 
 
+def test_equally_distant_accuracies_are_ties_whatever_the_seed():
+    correct, member = np.ones(60, bool), (np.arange(60) < 20)[:, None]
+    correct[[*range(6), *range(20, 26)]] = False  # 16 correct are expected: 14 and 18 are equally distant
+    exact = distant(60, 48, 20, 14)
+    assert exact == pytest.approx(0.304, abs=1e-3)
+    for seed in range(8):
+        accuracies = error_bias.slice_accuracies(correct, np.zeros(60), np.arange(60), member, 2000, seed)
+        assert error_bias.max_t_p_values(accuracies)[0] == pytest.approx(exact, abs=0.04)
+
+
+def test_centre_and_spread_are_those_of_all_permutations():
+    correct, strata, groups = [1, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1], [0, 1, 1, 2, 3, 4]
+    members = np.array([[1, 1, 0, 0, 1, 0], [0, 1, 1, 1, 1, 1]], bool).T
+    rates = [(*first, *second) for first in permutations((1, 0.5, 1)) for second in permutations((0, 0))]
+    every = np.array([[np.array(rate)[groups][member].mean() for member in members.T] for rate in rates])
+    accuracies = error_bias.slice_accuracies(correct, strata, groups, members, 10)
+    np.testing.assert_allclose(accuracies.centre, every.mean(axis=0))
+    np.testing.assert_allclose(accuracies.spread, every.std(axis=0))
+
+
 def test_where_the_distribution_is_skewed_the_p_value_is_not_fishers():
     correct, member = np.arange(71) > 1, (np.arange(71) < 48)[:, None]  # both errors are in the slice
-    p, _ = error_bias.max_t_p_values(*error_bias.slice_accuracies(correct, np.zeros(71), np.arange(71), member, 20_000))
+    p, _ = error_bias.max_t_p_values(error_bias.slice_accuracies(correct, np.zeros(71), np.arange(71), member, 20_000))
     assert p[0] == pytest.approx(distant(71, 69, 48, 46), abs=0.01) == pytest.approx(0.556, abs=0.01)
     assert fisher_exact([[46, 2], [23, 0]]).pvalue == pytest.approx(1)
 
@@ -44,21 +67,21 @@ def test_where_the_distribution_is_skewed_the_p_value_is_not_fishers():
 def test_accuracy_is_dealt_within_a_class_alone():
     strata = np.arange(40) % 2
     members = np.stack([strata == 0, strata == 1, np.arange(40) < 10], axis=1)
-    seen, dealt = error_bias.slice_accuracies(strata == 0, strata, np.arange(40), members, 50)
-    np.testing.assert_allclose(seen, [1, 0, 0.5])
-    np.testing.assert_allclose(dealt, np.tile([1, 0, 0.5], (50, 1)))
-    assert np.array_equal(error_bias.max_t_p_values(seen, dealt)[0], [1, 1, 1])
+    accuracies = error_bias.slice_accuracies(strata == 0, strata, np.arange(40), members, 50)
+    np.testing.assert_allclose(accuracies.observed, [1, 0, 0.5])
+    np.testing.assert_allclose(accuracies.drawn, np.tile([1, 0, 0.5], (50, 1)))
+    assert np.array_equal(error_bias.max_t_p_values(accuracies)[0], [1, 1, 1])
 
 
 def test_images_of_a_group_are_one_finding():
     groups = np.repeat(np.arange(12), 5)
     correct = ~np.isin(groups, [0, 1])
     member = np.isin(groups, [0, 1, 2])[:, None]
-    by_group, _ = error_bias.max_t_p_values(*error_bias.slice_accuracies(correct, np.zeros(60), groups, member, 5000))
+    by_group, _ = error_bias.max_t_p_values(error_bias.slice_accuracies(correct, np.zeros(60), groups, member, 5000))
     exact = hypergeom(12, 2, 3).pmf(2)
     assert by_group[0] == pytest.approx(exact, abs=0.01)
     by_image, _ = error_bias.max_t_p_values(
-        *error_bias.slice_accuracies(correct, np.zeros(60), np.arange(60), member, 5000)
+        error_bias.slice_accuracies(correct, np.zeros(60), np.arange(60), member, 5000)
     )
     assert by_image[0] < 0.01 < by_group[0]
 
@@ -69,7 +92,7 @@ def test_chance_finds_a_slice_among_many_no_more_often_than_it_may():
     for trial in range(200):
         correct, members = rng.random(120) < 0.8, rng.random((120, 12)) < 0.3
         p, adjusted = error_bias.max_t_p_values(
-            *error_bias.slice_accuracies(correct, np.arange(120) % 3, np.arange(120), members, 199, trial)
+            error_bias.slice_accuracies(correct, np.arange(120) % 3, np.arange(120), members, 199, trial)
         )
         found.append((p.min() <= 0.05, adjusted.min() <= 0.05))
     plain, adjusted = np.mean(found, axis=0)
@@ -82,7 +105,7 @@ def test_a_true_difference_is_found_among_many():
     members = rng.random((400, 12)) < 0.3
     correct = rng.random(400) < np.where(members[:, 3], 0.5, 0.95)
     _, adjusted = error_bias.max_t_p_values(
-        *error_bias.slice_accuracies(correct, np.arange(400) % 3, np.arange(400), members, 999)
+        error_bias.slice_accuracies(correct, np.arange(400) % 3, np.arange(400), members, 999)
     )
     assert adjusted.argmin() == 3
     assert adjusted[3] == 1 / 1000
@@ -96,5 +119,5 @@ def test_many_draws_are_made_in_parts_that_make_a_whole(monkeypatch):
 
 
 def test_one_image_is_no_finding():
-    seen, dealt = error_bias.slice_accuracies([True], [0], ["a"], [[True]], 100)
-    assert [part[0] for part in error_bias.max_t_p_values(seen, dealt)] == [1, 1]
+    accuracies = error_bias.slice_accuracies([True], [0], ["a"], [[True]], 100)
+    assert [part[0] for part in error_bias.max_t_p_values(accuracies)] == [1, 1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 from scipy.sparse import csr_array
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, t
 
 from avatar_bench.metrics import class_order, classification, paired_tests, stats
 
@@ -409,3 +409,16 @@ def test_each_measurement_counted_once_gives_numpys_quantile(n: int) -> None:
 
 def test_no_weight_at_all_gives_nan() -> None:
     assert np.isnan(stats.quantiles([1.0, 2.0], (0.5,), [[0, 0]])).all()
+
+
+def test_a_widened_percentile_interval_of_a_mean_is_students():
+    values = np.random.default_rng(0).normal(size=5)
+    value, count = values.mean(), len(values)
+    low, high = norm.interval(0.9, value, values.std() / count**0.5)  # as the percentiles of many resamples
+    exact = t.interval(0.9, count - 1, value, values.std(ddof=1) / count**0.5)
+    assert stats.widen_for_few_units(low, high, value, count, level=0.9) == pytest.approx(exact)
+
+
+def test_each_stratum_takes_a_degree_of_freedom():
+    factor = t.ppf(0.975, 6) / norm.ppf(0.975) * np.sqrt(9 / 6)
+    assert stats.widen_for_few_units(0.4, 0.7, 0.5, 9, 3) == pytest.approx((0.5 - factor * 0.1, 0.5 + factor * 0.2))

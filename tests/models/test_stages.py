@@ -123,6 +123,27 @@ def test_statistics_move_in_layers_that_learn_alone(
     net.eval()
 
 
+@pytest.mark.parametrize(("frozen", "moves"), [([], True), (["0"], False), (["0", "3"], False)])
+def test_statistics_of_a_norm_without_parameters_move_where_nothing_beside_it_is_frozen(
+    frozen: list[str], moves: bool
+) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False), nn.Dropout(), nn.Linear(3, 2))
+    for name in frozen:
+        net.get_submodule(name).requires_grad_(False)
+    net.train()
+    set_frozen_to_eval(net)
+    net(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+    assert bool(net[1].running_mean.any()) == moves
+    assert net[2].training == (len(frozen) < 2)
+
+
+def test_a_norm_without_parameters_learns_in_a_head_that_learns() -> None:
+    net = nn.ModuleList([nn.Linear(3, 3), nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 2))])
+    net[0].requires_grad_(False)
+    set_frozen_to_eval(net.train())
+    assert net[1][0].training
+
+
 def test_a_frozen_layer_is_in_eval_mode_with_all_below_it_and_others_are_not(network: Callable[[str], Any]) -> None:
     net = network("resnet18")
     freeze(net, 2)

@@ -66,10 +66,31 @@ def test_cross_validation_scores_each_held_out_image_once() -> None:
         assert table["cv/balanced_accuracy"][row.Index] == pytest.approx(score, abs=0.02)
 
 
-def test_the_strongest_regularisation_of_the_best_balanced_accuracy_is_chosen() -> None:
-    table = pd.DataFrame({"C": [0.1, 1, 10], "cv/balanced_accuracy": [0.5, 0.75, 0.75], "cv/loss": [0.9, 1.2, 3.0]})
-    assert choose_strength(table) == 1
-    assert choose_strength(table.assign(**{"cv/balanced_accuracy": np.nan}).iloc[1:2]) == 1
+def test_the_strongest_regularisation_within_a_standard_error_of_the_best_balanced_accuracy_is_chosen() -> None:
+    table = pd.DataFrame({"C": [0.1, 1, 10], "cv/balanced_accuracy": [0.5, 0.74, 0.75], "cv/loss": [0.9, 1.2, 3.0]})
+    for error, chosen in ((0, 10), (0.009, 10), (0.011, 1), (0.26, 0.1)):
+        assert choose_strength(table.assign(**{"cv/balanced_accuracy_se": [error, error, 0]})) == chosen
+    equal = table.assign(**{"cv/balanced_accuracy": [0.5, 0.75, 0.75], "cv/balanced_accuracy_se": 0.0})
+    assert choose_strength(equal) == 1
+    unknown = table.assign(**{"cv/balanced_accuracy": np.nan, "cv/balanced_accuracy_se": np.nan})
+    assert choose_strength(unknown.iloc[1:2]) == 1
+
+
+def test_the_standard_error_is_that_of_the_difference_in_the_same_folds() -> None:
+    features, targets, weights = draw(150, 12)
+    _, folds = divide_images(targets, [""] * 150, [str(row) for row in range(150)], seed=0)
+    problem = LogisticProblem(features, targets, weights, 3)
+    table = problem.cross_validate([1e-4, 0.01, 1.0], folds)
+    errors, best = table["cv/balanced_accuracy_se"], table["cv/balanced_accuracy"].idxmax()
+    assert errors[best] == 0
+    without = [  # each fold left out in turn
+        problem.cross_validate([1e-4, 0.01, 1.0], folds[:fold] + folds[fold + 1 :])["cv/balanced_accuracy"]
+        for fold in range(5)
+    ]
+    differences = np.array([scores - scores[best] for scores in without])
+    jackknife = np.sqrt(4 / 5 * ((differences - differences.mean(axis=0)) ** 2).sum(axis=0))
+    assert errors.to_numpy() == pytest.approx(jackknife)
+    assert errors.max() > 0
 
 
 def test_images_of_a_source_are_held_out_together_and_every_class_stays_in_training() -> None:

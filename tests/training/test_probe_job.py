@@ -19,6 +19,7 @@ from avatar_bench.data.dataset import read_split
 from avatar_bench.inference import runtimes
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
+from avatar_bench.training.probe import choose_strength
 
 Train = Callable[..., Path]
 PROBE = ("mode=probe", "epochs=null", "lr=null")
@@ -78,13 +79,14 @@ def test_metrics_csv_has_a_row_for_each_value_of_c(probe: Path) -> None:
         "cv/loss",
         "cv/loss_se",
         "cv/balanced_accuracy",
+        "cv/balanced_accuracy_se",
         "val/loss",
         "val/accuracy",
         "val/macro_f1",
     ]
     assert table["C"].tolist() == [1e-4, 1e-3, 0.01, 0.1]
     row = table.loc[table["val/loss"].notna()].squeeze()
-    assert row["C"] == said["probe"]["C"] == table.loc[table["cv/balanced_accuracy"].idxmax(), "C"]
+    assert row["C"] == said["probe"]["C"] == choose_strength(table)
     assert said["metrics"] == {name: row[name] for name in ("val/loss", "val/accuracy", "val/macro_f1")}
     assert (said["status"], said["mode"], said["balance"], said["probe"]["folds_by"]) == (
         "finished",
@@ -94,6 +96,17 @@ def test_metrics_csv_has_a_row_for_each_value_of_c(probe: Path) -> None:
     )
     assert row["val/accuracy"] > 0.8
     assert said["temperature"] != 1
+
+
+def test_the_chosen_row_is_marked_and_an_end_of_the_grid_is_warned_of(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path / "run", *PROBE, "mode.C=[0.001, 0.01]", "callbacks.progress=true")
+    printed, chosen = capsys.readouterr().err, record(run)["probe"]["C"]
+    rows = [line for line in printed.splitlines() if line.startswith("C ")]
+    assert [line.endswith("(chosen)") for line in rows] == [chosen == 0.001, chosen == 0.01]
+    end, other = ("smallest", "0.0001") if chosen == 0.001 else ("largest", "0.1")
+    assert f"warning: C={chosen:g} is the {end} of mode.C: add a value beyond, such as {other}" in printed
 
 
 def test_another_split_seed_and_c_of_the_same_network_pass_no_image(

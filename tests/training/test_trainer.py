@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,14 +16,18 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.schema import TrainerConfig
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.checkpoint import hash_weights, verify_checkpoint
+from avatar_bench.models.stages import set_frozen_to_eval
 from avatar_bench.results.result import Result
 from avatar_bench.training import environment
+from avatar_bench.training.callbacks.swa import estimate_statistics
 from avatar_bench.training.checkpoints import finish_checkpoint
 from avatar_bench.training.classifier_job import ClassifierJob
 from avatar_bench.training.environment import resolve_precision
@@ -98,6 +105,31 @@ def test_swa_is_the_mean_of_the_epochs_weights(train: Train, tmp_path: Path) -> 
     first, second = parameters(runs[1]), parameters(runs[2])
     for key, value in averaged.items():
         torch.testing.assert_close(value, (first[key] + second[key]) / 2, rtol=1e-4, atol=1e-6)
+    means = [checkpoint(run)["state_dict"]["net.bn1.running_mean"] for run in (tmp_path / "swa", *runs.values())]
+    assert not torch.allclose(means[0], (means[1] + means[2]) / 2, rtol=0.01)  # those of the average are its own
+
+
+def test_swa_estimates_batch_norm_statistics_as_torch_does_and_leaves_frozen_ones() -> None:
+    frozen, learned = (nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
+    frozen.requires_grad_(False)
+    net = nn.Sequential(frozen, learned)
+    net.train = lambda mode=True: (nn.Module.train(net, mode), set_frozen_to_eval(net) if mode else None)[0]  # type: ignore[method-assign]
+    batches = [{"image": torch.randn(4, 3, 5, 5)} for _ in range(3)]
+    epochs: list[tuple[int, int]] = []
+    data = SimpleNamespace(embeddings=None, position=(7, 1))
+    data.train_dataloader = lambda: (epochs.append(data.position), batches)[1]
+    strategy = SimpleNamespace(batch_to_device=lambda batch: batch, reduce=lambda value, reduce_op: value)
+    trainer: Any = SimpleNamespace(datamodule=data, current_epoch=2, num_training_batches=2, strategy=strategy)
+    trainer.precision_plugin = SimpleNamespace(forward_context=nullcontext)
+    expected = copy.deepcopy(learned)
+    with torch.no_grad():
+        update_bn([frozen.eval()(batch["image"]) for batch in batches[:2]], expected)
+    estimate_statistics(trainer, net)  # type: ignore[arg-type]
+    assert (epochs, data.position) == ([(2, 0)], (7, 1))
+    torch.testing.assert_close(learned[1].state_dict(), expected[1].state_dict())
+    assert not frozen[1].running_mean.any()
+    assert not any(module.training for module in net.modules())
+    assert learned[1].momentum == expected[1].momentum
 
 
 def test_swa_evaluates_each_epoch_with_the_average_that_includes_it(train: Train, tmp_path: Path) -> None:

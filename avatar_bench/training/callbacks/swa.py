@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback, WeightAveraging
 from torch.optim.swa_utils import get_swa_avg_fn
 
 from avatar_bench.config.options import Options, option
+from avatar_bench.data.training_batches import DataModule
+from avatar_bench.data.worker_processes import iterate_batches
+from avatar_bench.models.stages import list_tracking_norms
 
 
 @dataclass(kw_only=True)
@@ -25,7 +31,9 @@ class SWA(Options):
 class SwaWeightAveraging(WeightAveraging):
     """Stochastic weight averaging (SWA) over a stage's epochs, from epoch `start` on.
 
-    Each epoch is evaluated with the average that includes it. Before `start`, the weights are not averaged.
+    Each epoch is evaluated with the average that includes it. Before `start`, the weights are not averaged. The
+    batch-norm statistics of an average are those of the training images as it sees them (Izmailov et al. 2018): a mean
+    of the epochs' statistics is that of other networks' activations.
     """
 
     def __init__(self, start: int) -> None:
@@ -44,3 +52,38 @@ class SwaWeightAveraging(WeightAveraging):
                 average.n_averaged.zero_()  # the next update then copies the weights
             average.update_parameters(pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
+        if average is not None and average.n_averaged > 1 and not trainer.sanity_checking:
+            estimate_statistics(trainer, pl_module)
+
+
+@torch.no_grad()
+def estimate_statistics(trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+    """Estimate the batch-norm statistics that learn in the stage anew, as means over the epoch's training batches."""
+    learner.train()
+    norms: list[Any] = [norm for norm in list_tracking_norms(learner) if norm.training]
+    learner.eval()
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if not norms or data.embeddings is not None:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a mean over all batches
+        norm.train()
+    with iterate_batches(_load_epoch(data, trainer.current_epoch)) as batches:
+        for batch in islice(batches, int(trainer.num_training_batches)):
+            with trainer.precision_plugin.forward_context():
+                learner(trainer.strategy.batch_to_device(batch)["image"])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        for statistic in (norm.running_mean, norm.running_var):
+            statistic.copy_(trainer.strategy.reduce(statistic.clone(), reduce_op="mean"))
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _load_epoch(data: DataModule, epoch: int) -> Any:
+    """Return a loader of the batches of an epoch, from its first one."""
+    position, data.position = data.position, (epoch, 0)
+    loader = data.train_dataloader()
+    data.position = position
+    return loader

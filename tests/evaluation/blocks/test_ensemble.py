@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import softmax
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from avatar_bench.data.dataset import Dataset
@@ -121,6 +122,26 @@ def test_a_strategy_is_handed_held_out_arrays_alone(voters, monkeypatch):
     for logits, targets in given:
         np.testing.assert_array_equal(logits, [run.calibration(datasets[0]).logits for run in runs])
         np.testing.assert_array_equal(targets, runs[0].calibration(datasets[0]).targets)
+
+
+def test_p_values_of_the_gains_are_corrected_for_the_number_of_strategies(voters):
+    table = EnsembleBlock(**FAST).compare(*voters()).tables["strategies"]
+    assert table.loc[0, ["p", "p_holm"]].isna().all()
+    rows, tests = table[1:].sort_values("p"), len(STRATEGIES)
+    counts = zip(rows["only_strategy_correct"], rows["only_single_correct"], strict=True)
+    p = [binomtest(wins, wins + losses).pvalue if wins + losses else 1.0 for wins, losses in counts]
+    assert list(rows["p"]) == pytest.approx(p)
+    stepwise = np.maximum.accumulate([p[k] * (tests - k) for k in range(tests)])
+    assert list(rows["p_holm"]) == pytest.approx(np.minimum(1, stepwise))
+
+
+def test_an_interval_above_0_of_one_strategy_of_several_is_no_significant_gain(voters):
+    result = EnsembleBlock(**FAST).compare(*voters(seed=12))
+    table = result.tables["strategies"][1:]
+    assert table["gain_low"].max() > 0
+    assert table["p"].min() < 0.05 < table["p_holm"].min()
+    assert not table["significant"].any()
+    assert result.warnings[0] == Reason("no_significant_gain", name=result.provenance["single"])
 
 
 def test_a_strategy_that_asks_for_more_cannot_be_called(voters, monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
@@ -74,9 +75,9 @@ class EnsembleBlock(IntervalOptions):
         labels = [run.label for run in runs]
         result = Result("ensemble", datasets[0].name, len(aligned[0]), aligned[0].classes)
         result.metrics = self._compute_metrics(entries) | self._compute_contributions(labels, logits, aligned[0])
-        result.tables = tables.build_tables(result.metrics, entries, mixes, labels, held, single)
+        result.tables = tables.build_tables(result.metrics, entries, mixes, labels, held, single, 1 - self.level)
         result.arrays = _collect_arrays(runs, logits, aligned, held)
-        result.warnings = _collect_warnings(result.metrics, len(held), labels[single], soup, runs)
+        result.warnings = _collect_warnings(result.tables["strategies"], len(held), labels[single], soup, runs)
         result.provenance = _build_provenance(runs, fitted, soup, single, aligned[0].classes)
         return result
 
@@ -140,10 +141,10 @@ def _collect_arrays(
 
 
 def _collect_warnings(
-    metrics: Mapping[str, Metric], held: int, single: str, soup: fitting.FittedSoup | None, runs: Sequence[Run]
+    strategies: pd.DataFrame, held: int, single: str, soup: fitting.FittedSoup | None, runs: Sequence[Run]
 ) -> list[Reason]:
-    lows = [metric.low for name, metric in metrics.items() if name.startswith("gain/") and metric.low is not None]
-    found = [] if max(lows, default=0) > 0 else [Reason("no_significant_gain", name=single)]
+    is_better = strategies["significant"] & (strategies["gain"] > 0)
+    found = [] if is_better.any() else [Reason("no_significant_gain", name=single)]
     found += [Reason("few_held_out", n=held)] if held < _FEW_IMAGES else []
     if soup is not None and len(soup.averaged) == 1:
         first = runs[soup.averaged[0]]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from avatar_bench.evaluation.block import tabulate_predictions
 from avatar_bench.evaluation.blocks.ensemble.weight_fitting import HeldOutPredictions
-from avatar_bench.metrics import calibration
+from avatar_bench.metrics import calibration, paired_tests
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import Metric
@@ -23,8 +24,12 @@ def build_tables(
     labels: Sequence[str],
     held: HeldOutPredictions,
     single: int,
+    alpha: float,
 ) -> dict[str, pd.DataFrame]:
-    """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy."""
+    """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy.
+
+    `alpha` is the significance level of the gains, after Holm's correction for all strategies.
+    """
     weights = [
         (name, label, weight, temperature)
         for name, mix in mixes.items()
@@ -34,7 +39,7 @@ def build_tables(
     for name, table in predictions.items():
         table.insert(1, "strategy", name)
     return {
-        "strategies": _tabulate_strategies(metrics, entries, mixes),
+        "strategies": _tabulate_strategies(metrics, entries, mixes, alpha),
         "weights": pd.DataFrame(weights, columns=["strategy", "run", "weight", "temperature"]),
         "members": _tabulate_members(metrics, labels, held, single),
         "predictions": pd.concat(predictions.values(), ignore_index=True),
@@ -47,9 +52,13 @@ def compute_ece(predictions: Predictions) -> float:
 
 
 def _tabulate_strategies(
-    metrics: Mapping[str, Metric], entries: Mapping[str, Predictions], mixes: Mapping[str, AveragingWeights]
+    metrics: Mapping[str, Metric],
+    entries: Mapping[str, Predictions],
+    mixes: Mapping[str, AveragingWeights],
+    alpha: float,
 ) -> pd.DataFrame:
-    rows, single = [], next(iter(entries.values())).correct
+    first, *others = entries.values()
+    rows, single = [], first.correct
     for name, one in entries.items():
         size = int((mixes[name].weights > 0).sum()) if name in mixes else 1
         row: dict[str, object] = {"strategy": name, "members": size, "n": len(one)}
@@ -59,7 +68,12 @@ def _tabulate_strategies(
         only = {"only_strategy_correct": one.correct & ~single, "only_single_correct": single & ~one.correct}
         row |= {key: int(images.sum()) for key, images in only.items()}
         rows.append(row | {"ece": compute_ece(one), "temperature": one.temperature})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    gains = [one.correct.astype(int) - single for one in others]
+    p = np.array([paired_tests.cluster_permutation_test(gain, first.groups) for gain in gains])
+    table[["p", "p_holm"]] = np.vstack([np.full(2, np.nan), np.column_stack([p, paired_tests.holm(p)])])
+    beyond = (table["gain_low"].astype(float) > 0) | (table["gain_high"].astype(float) < 0)
+    return table.assign(significant=(table["p_holm"] < alpha) & beyond)
 
 
 def _tabulate_members(

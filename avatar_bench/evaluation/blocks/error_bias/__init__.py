@@ -129,13 +129,13 @@ class ErrorBias(IntervalOptions):
             level = 1 - (1 - self.level) / len(tested)
             about = predictions.correct, predictions.targets, predictions.group_codes
             members = np.stack([parts[row].images for row in tested], axis=1)
-            seen, dealt = chance.slice_accuracies(*about, members, self.resamples, self.seed)
-            table.loc[tested, ["p", "p_adjusted"]] = np.column_stack(chance.max_t_p_values(seen, dealt))
+            accuracies = chance.slice_accuracies(*about, members, self.resamples, self.seed)
+            table.loc[tested, ["p", "p_adjusted"]] = np.column_stack(chance.max_t_p_values(accuracies))
             table.loc[tested, ["low_joint", "high_joint"]] = [
                 stats.proportion_interval(own.correct, own.group_codes, self.resamples, level, self.seed)[:2]
                 for own in (predictions.take(parts[row].images) for row in tested)
             ]
-            floor = float(dealt.min(axis=1).mean())
+            floor = float(accuracies.drawn.min(axis=1).mean())
         table["significant"] = table["p_adjusted"] < 1 - self.level
         return table.sort_values("accuracy", kind="stable", ignore_index=True), floor
 

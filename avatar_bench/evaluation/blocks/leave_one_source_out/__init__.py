@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -25,14 +26,13 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
-_BY_SOURCE = "bootstrap by source and group"
 
 
 @dataclass(kw_only=True)
 class LeaveOneSourceOut(IntervalOptions):
     """Comparison of recipes by runs that each held out a source or generator and are evaluated on it alone."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     minimum: int = option(
         20, help="images per source; smaller sources are listed, but not in mean and worst", range=(1, None)
@@ -63,14 +63,13 @@ class LeaveOneSourceOut(IntervalOptions):
         base = self._choose_base(list(dict.fromkeys(matrix["recipe"])))
         summary = recipe_summary.build_summary(self, matrix, cells, drawn, used, base)
         result.tables = {"matrix": matrix, "summary": summary, "images": sources.build_images_table(cells)}
-        result.metrics = self._build_metrics(matrix, summary, base)
+        result.metrics = self._build_metrics(matrix, summary, base, 1 / len(classes))
         curve, gains = recipe_summary.build_curve(self, matrix, drawn, used)
         if gains:
             result.tables["curve"] = curve
-        for name, (value, low, high) in gains.items():
-            n = int(curve.loc[curve["recipe"] == name, "sources"].to_numpy()[0])
+        for name, gain in gains.items():
             key = "gain_per_doubling" if len(gains) == 1 else f"gain_per_doubling/{name}"
-            result.metrics[key] = metric_with_interval(value, low, high, n, _BY_SOURCE)
+            result.metrics[key] = metric_with_interval(*gain)
         skipped = len(runs) - len(kept)
         result.warnings = [Reason("runs_without_held_out", n=skipped, all=len(runs))] if skipped else []
         result.warnings += self._list_warnings(matrix, cells)
@@ -93,36 +92,45 @@ class LeaveOneSourceOut(IntervalOptions):
     def _build_matrix(
         self, cells: Cells, drawn: Mapping[Cell, Floats], classes: Sequence[str], unit_of: Mapping[str, str]
     ) -> pd.DataFrame:
-        """Return recall and the proportion of each predicted class for each recipe and source."""
+        """Return recall and the proportion of each predicted class for each recipe and source.
+
+        The ends `low_joint` and `high_joint` hold at once for all sources of a recipe that count (Bonferroni).
+        """
         rows = []
+        is_counted = {cell: len(members[0][1].targets) >= self.minimum for cell, members in cells.items()}
+        tests = Counter(cell.recipe for cell, counted in is_counted.items() if counted)
         for cell, members in cells.items():
-            recipes = sources.build_recipes(cell, members)
+            recipes, counted = sources.build_recipes(cell, members), is_counted[cell]
             metric = recipes.accuracies(self, drawn[cell])[cell.recipe]
             n = recipes.right.shape[1]
             taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in members]
-            ends = (metric.value, metric.low, metric.high, metric.interval)
-            unit, counted = unit_of.get(cell.source, cell.source), n >= self.minimum
-            groups = recipes.units.usable.count
+            ends: list[object] = [metric.value, metric.low, metric.high, np.nan, np.nan, metric.interval]
+            if counted:
+                strict = replace(self, level=1 - (1 - self.level) / tests[cell.recipe])
+                joint = recipes.accuracies(strict, drawn[cell])[cell.recipe]
+                ends[3:5] = joint.low, joint.high
+            groups, unit = recipes.units.usable.count, unit_of.get(cell.source, cell.source)
             rows.append((*cell, unit, len(taken), n, groups, *ends, counted, *np.mean(taken, axis=0)))
-        columns = ["recipe", "source", "target", "unit", "seeds", "n", "groups", "recall", "low", "high", "interval"]
-        return pd.DataFrame(rows, columns=[*columns, "counted", *(f"predicted_as_{name}" for name in classes)])
+        columns = ["recipe", "source", "target", "unit", "seeds", "n", "groups", "recall", "low", "high"]
+        columns += ["low_joint", "high_joint", "interval", "counted"]
+        return pd.DataFrame(rows, columns=[*columns, *(f"predicted_as_{name}" for name in classes)])
 
-    def _build_metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame, base: str) -> dict[str, Metric]:
+    def _build_metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame, base: str, floor: float) -> dict[str, Metric]:
         """Return the metrics of each recipe; names end with the recipe if there are several."""
         found, few = {}, Reason("no_large_source", n=self.minimum)
         unknown = {"in_domain": Reason("no_val_of_known_sources"), "train_seconds": Reason("not_recorded")}
         endings = {recipe: f"/{recipe}" if len(summary) > 1 else "" for recipe in summary["recipe"]}
         for __, row in summary.iterrows():
-            shown = {
-                "mean": (row["sources"], _BY_SOURCE, few),
-                "worst": (row["worst_groups"], row["worst_interval"], few),
+            shown: dict[str, tuple[int, str, float | None, Reason]] = {
+                "mean": (row["mean_n"], row["mean_interval"], floor, few),
+                "worst": (row["worst_groups"], "Bonferroni by group", None, few),
             }
             if row["recipe"] != base:
-                shown["gain"] = (row["gain_sources"], _BY_SOURCE, Reason("no_common_source"))
-            for name, (n, how, reason) in shown.items():
+                shown["gain"] = (row["gain_n"], row["gain_interval"], None, Reason("no_common_source"))
+            for name, (n, how, least, reason) in shown.items():
                 value, low, high = row[[name, f"{name}_low", f"{name}_high"]].astype(float)
                 found[name + endings[row["recipe"]]] = metric_with_interval(
-                    value, low, high, int(n), how, reason=reason
+                    value, low, high, int(n), how, floor=least, reason=reason
                 )
             for name, better in (("in_domain", True), ("train_seconds", False)):
                 value, n = float(row[name]), int(row["sources"])
@@ -137,12 +145,15 @@ class LeaveOneSourceOut(IntervalOptions):
             value, low, high = row[["recall", "low", "high"]].astype(float)
             metric = metric_with_interval(value, low, high, int(row["groups"]), row["interval"])
             found[f"recall/{source}{endings[row['recipe']]}"] = metric
-        n = float(matrix.loc[matrix["counted"], "source"].nunique())
-        return found | {"sources": Metric(n, len(matrix), higher_is_better=None)}
+        counted = float(matrix.loc[matrix["counted"], "source"].nunique())
+        return found | {"sources": Metric(counted, len(matrix), higher_is_better=None)}
 
     def _list_warnings(self, matrix: pd.DataFrame, cells: Cells) -> list[Reason]:
         small = sorted(set(matrix.loc[~matrix["counted"], "source"]))
         found = [Reason("small_sources", n=self.minimum, names=small)] if small else []
+        units = matrix[matrix["counted"]].groupby(["recipe", "target"])["unit"].nunique()
+        if single := sorted(set(units[units == 1].index.get_level_values("target"))):
+            found.append(Reason("class_of_one_source", names=single))
         for recipe, own in matrix.groupby("recipe", sort=False):
             if missing := sorted(set(matrix["source"]) - set(own["source"])):
                 found.append(Reason("recipe_lacks_sources", recipe=recipe, names=missing))

@@ -24,7 +24,7 @@ def draw(result: Result) -> dict[str, Figure]:
     summary = result.tables["summary"].astype({"recipe": str, "base": str})
     figures = {"predicted_as": draw_predictions(matrix, result.classes)}
     if len(summary) <= MAX_DOTTED_RECIPES:
-        figures["recall"] = draw_recall(matrix, result.classes)
+        figures["recall"] = draw_recall(matrix, summary.set_index("recipe")["mean"], result.classes)
     if len(summary) > 1:
         figures |= {"by_recipe": draw_heatmap(matrix, summary, result.classes), "gain": draw_gains(summary)}
     if "curve" in result.tables:
@@ -33,7 +33,7 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 @plots.use_style()
-def draw_recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
+def draw_recall(matrix: pd.DataFrame, means: pd.Series, classes: Sequence[str]) -> Figure:
     """Draw the recall of each source with its interval, one marker per recipe, by class and then by recall.
 
     Hollow markers are sources with too few images to count; dashed lines are the means of the recipes.
@@ -47,7 +47,7 @@ def draw_recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     for index, recipe in enumerate(recipes):
         own = matrix[matrix["recipe"] == recipe]
         _draw_marks(axes, own, sources, index, step * (index - (len(recipes) - 1) / 2))
-        axes.axvline(float(own.loc[own["counted"], "recall"].mean()), color=plots.get_colour(index), linestyle="--")
+        axes.axvline(means[recipe], color=plots.get_colour(index), linestyle="--")
         axes.plot([], [], plots.get_marker(index), color=plots.get_colour(index), label=shown[index])
     # colours stand for recipes here, so the labels name the class
     axes.set_yticks(range(len(sources)), _format_rows(matrix, sources, with_class=True), fontsize=8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,10 +25,19 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 Drawn = Mapping[Cell, Floats]  # recall of each cell in B resamples, (B, 1)
-Interval = tuple[float, float, float]  # a value with its ends
+BY_SOURCE, BY_GROUP = "bootstrap by source and group", "bootstrap by group"
 _KEY = ["source", "target"]
-_WORST = ["recall", "low", "high", "source", "target", "groups", "interval"]
-_NO_WORST = (np.nan, np.nan, np.nan, "", "", 0, "")
+_WORST = ["source", "target", "groups"]
+
+
+class Estimate(NamedTuple):
+    """A mean over classes, or a difference or slope of such, with its interval and the number of units drawn."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    interval: str
 
 
 def build_summary(
@@ -36,32 +45,33 @@ def build_summary(
 ) -> pd.DataFrame:
     """Return a row per recipe: mean and worst recall over its counted sources, gain over the base, and cost.
 
-    A gain is the mean difference over the sources of both recipes. `in_domain` is the mean accuracy on val,
-    `train_seconds` the mean duration of a training.
+    The mean is that over classes of the mean over the sources of each, a gain the difference of two such means over the
+    sources of both recipes. `in_domain` is the mean accuracy on val, `train_seconds` the mean duration of a training.
     """
     counted, rows = matrix[matrix["counted"]], []
     cost = _compute_costs(runs)
     for recipe in dict.fromkeys(matrix["recipe"]):
         own = counted[counted["recipe"] == recipe]
-        worst = own.nsmallest(1, ["recall", "low"]).reindex(columns=_WORST).to_numpy(object).tolist()
         common = _find_common(counted, cells, base, recipe) if recipe != base else []
         pair = [own.set_index(_KEY).loc[common].reset_index(), _select(counted, base).loc[common].reset_index()]
-        gain = _summarise(options, *(_resample_mean(options, table, drawn) for table in pair))
+        ours, theirs = (_resample_mean(options, table, drawn) for table in pair)
+        mean = _summarise(options, own, _resample_mean(options, own, drawn), is_recall=True)
+        gain = _summarise(options, pair[0], ours - theirs)
         in_domain, seconds = cost[recipe]
-        means, worsts = _summarise(options, _resample_mean(options, own, drawn)), worst[0] if worst else _NO_WORST
         spent = in_domain, in_domain - cost[base][0] if recipe != base else np.nan, seconds
-        rows.append((recipe, base, len(own), *means, *worsts, len(common), *gain, *spent))
-    columns = ["recipe", "base", "sources", "mean", "mean_low", "mean_high", "worst", "worst_low", "worst_high"]
-    columns += [*(f"worst_{name}" for name in _WORST[3:]), "gain_sources", "gain", "gain_low", "gain_high"]
+        rows.append((recipe, base, len(own), *mean, *_find_worst(own), len(common), *gain, *spent))
+    parts = ["", "_low", "_high", "_n", "_interval"]
+    columns = ["recipe", "base", "sources", *(f"mean{part}" for part in parts), "worst", "worst_low", "worst_high"]
+    columns += [*(f"worst_{name}" for name in _WORST), "gain_sources", *(f"gain{part}" for part in parts)]
     return pd.DataFrame(rows, columns=[*columns, "in_domain", "in_domain_gain", "train_seconds"])
 
 
 def build_curve(
     options: IntervalOptions, matrix: pd.DataFrame, drawn: Drawn, runs: Sequence[Run]
-) -> tuple[pd.DataFrame, dict[str, Interval]]:
+) -> tuple[pd.DataFrame, dict[str, Estimate]]:
     """Return a row per recipe and number of training sources per class, and the gain per doubling of each recipe.
 
-    A point is the mean recall over the counted sources that all points of the recipe have. The gain is the slope of a
+    A point is the mean over the counted sources that all points of the recipe have. The gain is the slope of a
     least-squares line over log2 of the number. Recipes with one number, and runs on all sources, are left out.
     """
     names = {place: name for name, places in group_across_options(runs, HELD_OUT).items() for place in places}
@@ -73,13 +83,13 @@ def build_curve(
         common = [key for key in tables[0].index if all(key in table.index for table in tables)] if tables else []
         if len(points) < 2 or not common:
             continue
-        means = [_resample_mean(options, table.loc[common].reset_index(), drawn) for table in tables]
-        rows += [
-            (curve, n, len(common), *_summarise(options, mean)) for (n, __), mean in zip(points, means, strict=True)
-        ]
+        tables = [table.loc[common].reset_index() for table in tables]
+        means = [_resample_mean(options, table, drawn) for table in tables]
+        estimates = [_summarise(options, tables[0], mean, is_recall=True)[:3] for mean in means]
+        rows += [(curve, n, len(common), *estimate) for (n, __), estimate in zip(points, estimates, strict=True)]
         doublings = np.log2([n for n, __ in points])
         slope = (doublings - doublings.mean()) / ((doublings - doublings.mean()) ** 2).sum()
-        gains[curve] = _summarise(options, np.column_stack(means) @ slope)
+        gains[curve] = _summarise(options, tables[0], np.column_stack(means) @ slope)
     return pd.DataFrame(rows, columns=["recipe", "train_sources", "sources", "mean", "low", "high"]), gains
 
 
@@ -110,20 +120,49 @@ def _find_common(counted: pd.DataFrame, cells: Cells, base: str, recipe: str) ->
     return [key for key, own in paths[1].items() if np.array_equal(own, paths[0].get(key, ()))]
 
 
-def _resample_mean(options: IntervalOptions, rows: pd.DataFrame, drawn: Drawn) -> Floats:
-    """Return the mean recall of the rows, then that of each resample, (1 + B,); NaN without rows.
+def _find_worst(rows: pd.DataFrame) -> tuple[float, float, float, str, str, int]:
+    """Return the lowest recall with its interval, and the source, class and number of groups; NaN without rows.
 
-    Whole units are drawn: sources, or those held out together. Draws of equal units are paired.
+    The source that is truly worst need not be the one that looks worst: if all intervals of the sources hold jointly,
+    the lowest recall lies between the lowest of their ends.
+    """
+    if rows.empty:
+        return np.nan, np.nan, np.nan, "", "", 0
+    ends = rows[["recall", "low_joint", "high_joint"]].min()
+    source, target, groups = rows.nsmallest(1, ["recall", "low"])[_WORST].to_numpy(object).tolist()[0]
+    return float(ends["recall"]), float(ends["low_joint"]), float(ends["high_joint"]), source, target, groups
+
+
+def _resample_mean(options: IntervalOptions, rows: pd.DataFrame, drawn: Drawn) -> Floats:
+    """Return the mean over classes of the mean recall of their rows, then that of each resample, (1 + B,).
+
+    Whole units are drawn within each class: sources, or those held out together. Where a class has a single one, there
+    is nothing to draw them from, and only groups and seeds are. Draws of equal units are paired. NaN without rows.
     """
     if rows.empty:
         return np.full(1, np.nan)
     found = np.hstack([drawn[Cell(*key)] for key in rows[["recipe", *_KEY]].itertuples(index=False)])
-    means = paired_tests.resample_units(found, options.seed, rows["unit"].to_numpy(dtype=np.str_))
-    return np.concatenate([[rows["recall"].mean()], means])
+    units, classes = (rows[name].to_numpy(dtype=np.str_) for name in ("unit", "target"))
+    units = units if _has_several_units(rows) else classes
+    means = paired_tests.resample_units(found, options.seed, units, classes)
+    return np.concatenate([[rows.groupby("target")["recall"].mean().mean()], means])
 
 
-def _summarise(options: IntervalOptions, mean: Floats, base: Floats | float = 0.0) -> Interval:
-    """Return a mean, or its gain over a base, with its interval; NaN for ends that are equal."""
-    value, *resamples = mean - base
-    low, high = stats.percentiles(np.array(resamples or [np.nan]), options.level)
-    return (float(value), float(low), float(high)) if low < high else (float(value), np.nan, np.nan)
+def _has_several_units(rows: pd.DataFrame) -> bool:
+    """Return whether each class has several units: sources, or those held out together."""
+    return bool(rows.groupby("target")["unit"].nunique().min() > 1)
+
+
+def _summarise(options: IntervalOptions, rows: pd.DataFrame, mean: Floats, is_recall: bool = False) -> Estimate:
+    """Return a mean over `rows`, or a function of several, with its interval; NaN for ends that are equal."""
+    value, *resamples = mean
+    low, high = map(float, stats.percentiles(np.array(resamples or [np.nan]), options.level))
+    is_drawn = _has_several_units(rows)
+    n, how = (len(rows), BY_SOURCE) if is_drawn else (int(rows["groups"].sum()), BY_GROUP)
+    if not low < high:
+        low = high = np.nan
+    elif is_drawn:
+        strata = len(np.unique(paired_tests.find_strata(rows["unit"], rows["target"])))
+        low, high = stats.widen_for_few_units(low, high, value, rows["unit"].nunique(), strata, options.level)
+    low, high = np.clip([low, high], 0, 1).tolist() if is_recall else (low, high)
+    return Estimate(float(value), low, high, n, how)
