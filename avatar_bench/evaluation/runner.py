@@ -203,16 +203,19 @@ class BlockRunner:
 
 
 def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Reason]:
-    """Return a warning with the number of images that pretraining has used, by run if the runs differ."""
-    labels: dict[Reason | None, list[str]] = {}  # by warning, None for a run without one
+    """Return warnings with the numbers of images that pretraining or the choice of the epoch used, by run if needed."""
+    labels: dict[Reason, list[str]] = {}
     for run, dataset in zip(runs, datasets, strict=False):  # a data set alone has no runs
-        seen = run.leakage.count_pretraining_overlap(dataset)
-        warning = Reason("overlap_with_pretraining", n=seen, all=len(dataset)) if seen else None
-        labels.setdefault(warning, []).append(run.label)
+        counts = {
+            "overlap_with_pretraining": run.leakage.count_pretraining_overlap(dataset),
+            "overlap_with_val": run.leakage.count_val_overlap(dataset),
+        }
+        for code, seen in counts.items():
+            if seen:
+                labels.setdefault(Reason(code, n=seen, all=len(dataset)), []).append(run.label)
     return [
-        warning if len(labels) == 1 else Reason("of_runs", runs=names, reason=warning)
+        warning if len(names) == len(runs) else Reason("of_runs", runs=names, reason=warning)
         for warning, names in labels.items()
-        if warning is not None
     ]
 
 

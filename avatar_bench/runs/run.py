@@ -19,7 +19,7 @@ import avatar_bench
 from avatar_bench.console.warning_filters import keep_filters
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, read_dataset, read_images, read_split
-from avatar_bench.data.leakage import Leakage, UsedImages, refuse_overlap_with_fit
+from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.splits import refuse_changed_split
 from avatar_bench.data.transforms import Preprocessing
@@ -302,7 +302,14 @@ class Run:
     @cached_property
     def leakage(self) -> Leakage:
         """Return the guard against images that the run has used."""
-        used = UsedImages(self.known_labels, self.images, self.pretraining, self.trained_on, self.calibration_images)
+        used = UsedImages(
+            self.known_labels,
+            self.images,
+            self.pretraining,
+            self.trained_on,
+            self.calibration_images,
+            is_val_used=not self.record.get("probe"),  # its C is chosen on training images
+        )
         return Leakage([used], [self.images] if self.images else [], self.allow)
 
     @cached_property
@@ -416,11 +423,11 @@ class Run:
     def calibration(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of the calibration half of val, the only data for fitting when `dataset` is evaluated.
 
-        Raises BlockError if the run has no calibration images, GuardError if `dataset` shares images or groups
-        with them.
+        Raises BlockError if the run has no calibration images, GuardError if `dataset` shares images, near-duplicates
+        or groups with them.
         """
         held_out = self._require_split("calibration")
-        refuse_overlap_with_fit(dataset, held_out)
+        self.leakage.refuse_overlap_with_fit(dataset, held_out)
         whole = self._admit(held_out, is_fitting=True)
         return self._merge(self._select(self.cache.predict(whole), held_out), held_out)
 
