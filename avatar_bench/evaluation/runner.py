@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import avatar_bench
-from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.dataset import DATASET_SPLITS, Dataset
 from avatar_bench.data.file_names import format_names
 from avatar_bench.data.image_slices import assign_slices
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, GuardError
@@ -67,6 +67,8 @@ class BlockRunner:
             saving.add(result, folder, there=True)
             return result
         saving.begin()
+        for run in self.runs:
+            run.asked.clear()
         started, before = time.monotonic(), sum(run.predictor.seconds for run in self.runs)
         result = self._run_block(name, block)
         leakage = _warn_of_overlap(self.runs, self.datasets)
@@ -85,6 +87,7 @@ class BlockRunner:
         # these are always printed, however many other warnings there are
         result.provenance["leakage"] = [warning.plain for warning in leakage]
         result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
+        result.provenance["evaluated"] = self._list_external_sets()
         result.provenance |= {
             "view": self.view.name,
             "version": avatar_bench.__version__,
@@ -176,6 +179,13 @@ class BlockRunner:
             return {"run": _locate(run), "sets": run.used} if run else {"sets": {}}
         found: dict[str, Any] = {"runs": [_locate(run) for run in self.runs], "sets": [run.used for run in self.runs]}
         return found | ({"read": self._list_digests()} if getattr(block, "reads_results", False) else {})
+
+    def _list_external_sets(self) -> dict[str, str]:
+        """Return the names, by fingerprint, of the external sets that the block has asked predictions of."""
+        is_own = self.settings.data.kind == "run" and self.settings.split in DATASET_SPLITS
+        given = set() if is_own else {dataset.whole.fingerprint for dataset in self.datasets}
+        asked = {digest: name for run in self.runs for digest, name in run.asked.items()}
+        return {digest: name for digest, name in asked.items() if digest in given or name == "blind"}
 
     def _list_digests(self) -> list[dict[str, str]]:
         """Return the digests of each run's saved results on its set, by block."""

@@ -71,7 +71,8 @@ class Run:
     guards that the user has turned off. `accelerator` ("auto", "cpu", "gpu") and `workers` apply to all predictions,
     `runtime` ("torch", "onnx", "openvino") to predictions on files, and `batch_size` is in images. `others` are sets
     besides the run's own: `{name: folder or manifest}`; "blind" is the external test set, the others are out-of-domain
-    sets. `unanswered` counts the images left out of each set for lack of a prediction. `label` is the run's unique name
+    sets. `unanswered` counts the images left out of each set for lack of a prediction, `asked` names the sets that
+    predictions were asked of, by fingerprint. `label` is the run's unique name
     in a comparison, `recipe` the name shared with runs that differ only in the seed. `results_folder` overrides the
     folder of its Results, by default in the run folder. `view` merges the classes of its data sets and predictions.
     `class_map` states the classes for which those of the network stand, by default themselves: `{"artificial":
@@ -93,6 +94,7 @@ class Run:
     view: View = field(default_factory=View)
     class_map: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     unanswered: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # images left out, by set
+    asked: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # names of predicted sets
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -556,6 +558,7 @@ class Run:
         """Return the whole data set, without a view, if the guard admits it."""
         is_training = dataset is self._sets.get("train")
         self.leakage.refuse(dataset.whole, is_training=is_training, is_fitting=is_fitting)
+        self.asked[dataset.whole.fingerprint] = dataset.whole.name
         return dataset.whole
 
     def _select(self, predictions: Predictions, dataset: Dataset) -> Predictions:
