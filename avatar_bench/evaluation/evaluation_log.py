@@ -34,7 +34,9 @@ def list_external_sets(result: Result) -> dict[str, str]:
 
 def log_result(result: Result, folder: Path, command: str) -> None:
     """Append a line for each external set of a new result to the log in a folder; raise OSError if it is read-only."""
-    about = result.provenance
+    about, sets = result.provenance, list_external_sets(result)
+    if not sets:
+        return
     compared = about.get("compared") or [about]
     places = about.get("runs") or [about.get("run")]
     entry = {
@@ -46,10 +48,9 @@ def log_result(result: Result, folder: Path, command: str) -> None:
         ],
         "block": result.block,
         "view": about.get("view"),
-        "where": about.get("where"),
+        "where": {name: value for name, value in (about.get("where") or {}).items() if value is not None},
         "options": about.get("options"),
     }
-    sets = list_external_sets(result)
     _append_lines(folder, [entry | {"set": name, "fingerprint": digest} for digest, name in sets.items()])
 
 
@@ -69,8 +70,6 @@ def find_logs(root: Path) -> list[Path]:
 
 def _append_lines(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     lines = "".join(f"{json.dumps(entry, ensure_ascii=False)}\n" for entry in entries)
-    if not lines:
-        return
     with shared_lock(folder / _LOCK), (folder / LOG_FILE).open("a+b") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
@@ -81,7 +80,7 @@ def _append_lines(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 def _read_lines(log: Path) -> Iterator[tuple[str, set[tuple[str, str]]]]:
     """Yield fingerprint and evaluations, by command and checkpoint, of each line; damaged ones are ignored."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return
     for line in lines:
