@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.evaluation.evaluation_log import LOG_FILE, SetUse, count_evaluations, find_logs, log_result
+from avatar_bench.files.lock import shared_lock
 from avatar_bench.results.result import Result
 from tests.commands.conftest import Child
 
@@ -100,19 +101,30 @@ def test_a_folder_that_cannot_be_written_costs_a_note(run_copy: Path, capsys: py
     assert "evaluated" not in output.out
 
 
+def log(folder: Path, command: str) -> None:
+    result = Result("blind_test", "blind", 1, ("a", "b"))
+    result.provenance = {"evaluated": {"f" * 10_000: "blind"}, "run": "run", "checkpoint_sha256": command}
+    log_result(result, folder, command)
+
+
 def test_two_commands_at_once_lose_no_line(tmp_path: Path) -> None:
-    long = "x" * 10_000  # longer than what the system appends at once
+    def begin(command: str) -> Child:
+        def write_some() -> None:
+            (tmp_path / command).touch()
+            for _ in range(50):
+                log(tmp_path, command)
 
-    def log(command: str) -> None:
-        for _ in range(50):
-            result = Result("blind_test", "blind", 1, ("a", "b"))
-            result.provenance = {"evaluated": {long: "blind"}, "run": "run", "checkpoint_sha256": command}
-            log_result(result, tmp_path, command)
+        child = Child(["--version"], tmp_path / f"{command}.txt", write_some)
+        child.until(lambda: (tmp_path / command).exists())
+        return child
 
-    children = [Child(["--version"], tmp_path / f"{name}.txt", lambda name=name: log(name)) for name in "ab"]
+    with shared_lock(tmp_path / ".log.lock"):
+        children = [begin(command) for command in "ab"]
+        time.sleep(0.2)
+        assert not (tmp_path / LOG_FILE).exists()  # both wait
     assert [child.end() for child in children] == [0, 0]
-    entries = read(tmp_path / LOG_FILE)
-    assert pd.Series([entry["command"] for entry in entries]).value_counts().to_dict() == {"a": 50, "b": 50}
+    commands = [entry["command"] for entry in read(tmp_path / LOG_FILE)]
+    assert (commands.count("a"), commands.count("b")) == (50, 50)
 
 
 def test_logs_of_runs_sweeps_and_ensembles_are_found_and_a_copy_adds_nothing(tmp_path: Path) -> None:
