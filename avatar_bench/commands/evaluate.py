@@ -14,13 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from avatar_bench.audit.assessment import Assessment
 from avatar_bench.config.schema import EvaluateConfig
 from avatar_bench.console.progress import open_bar
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.dataset import DATASET_SPLITS
 from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
 from avatar_bench.evaluation.comparison import EarlierResults
+from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.evaluation.runner import BlockRunner, check_preprocessing, select_slice
 from avatar_bench.files.paths import make_folder_name
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from avatar_bench.results.result import Result
     from avatar_bench.runs.run import Run
 
-_FOLDER_WITHOUT_RUN = Path("runs")
+_DEFAULT_RUNS = Path("runs")
 
 
 def evaluate(cfg: DictConfig) -> list[Path]:
@@ -77,7 +78,7 @@ def evaluate(cfg: DictConfig) -> list[Path]:
         place = Path(settings.out) if settings.out else around
         named = select_slice(_rename_reserved(open_dataset(settings.data)), settings.where) if other else None
         if named is not None:
-            without_run = Path(settings.out or _FOLDER_WITHOUT_RUN) / "evaluation"
+            without_run = Path(settings.out or _DEFAULT_RUNS) / "evaluation"
             view = View.parse(settings.view.name, settings.view.classes) if settings.view.name else View()
             seen = named.apply_view(view)
             evaluation.run_blocks(alone, BlockRunner(settings, [], [seen], without_run, view))
@@ -171,6 +172,7 @@ class _Evaluation:
             print_line(f"skipped: {_format_folders(folders)}: {why}", file=sys.stderr)
         for line in self.earlier.told if self.earlier else ():
             print_line(line)
+        self._print_uses()
         told, skipped = self.writer.told, [*self.left_out.values(), *self.refused.values()]
         kept = sum(told.values())
         outcomes = {"written": len(told) - kept, "already there": kept, "skipped": sum(map(len, skipped))}
@@ -182,6 +184,15 @@ class _Evaluation:
             raise _make_block_error(self.refused)
         if self.earlier is not None:
             self.earlier.finish()
+
+    def _print_uses(self) -> None:
+        """Print how often each external set was evaluated, by these runs and by those in runs/."""
+        logs = {folder.parents[1] / LOG_FILE for folder in self.writer.told}
+        uses = count_evaluations({*logs, *find_logs(_DEFAULT_RUNS)})
+        for digest, name in self.writer.external_sets.items():
+            if use := uses.get(digest):
+                times, runs = format_count(use.times, "time"), format_count(use.runs, "run")
+                print_line(f"{name}: evaluated {times} on {runs}")
 
 
 def _make_block_error(reasons: Mapping[tuple[str, ...], Sequence[Path]]) -> BlockError:

@@ -320,7 +320,7 @@ class UsedImages:
     """Images that the training of one network has used, with their splits, and those of its pretraining, if known.
 
     `foreign` are those of a detector made elsewhere, `calibration` those that `calibrate` was fitted on; some files of
-    both may be missing.
+    both may be missing. `is_val_used` says whether the val images chose something, such as the epoch.
     """
 
     classes: tuple[str, ...]
@@ -328,6 +328,7 @@ class UsedImages:
     pretraining: Dataset | None = None
     foreign: Dataset | None = None
     calibration: Dataset | None = None
+    is_val_used: bool = True
 
 
 class Leakage:
@@ -344,6 +345,7 @@ class Leakage:
         self._checked: set[tuple[int, str, str]] = set()  # (network, step, set) without near-duplicates
         self._held_out: dict[tuple[Path, str], bool] = {}  # by root and digest, as the next
         self._overlap_counts: dict[tuple[Path, str], int] = {}
+        self._val_counts: dict[tuple[Path, str], int] = {}
 
     def refuse(self, dataset: Dataset, is_training: bool = False, is_fitting: bool = False) -> None:
         """Raise GuardError if a dataset has unknown classes, or images, groups or near-duplicates of used images.
@@ -386,6 +388,34 @@ class Leakage:
             self._overlap_counts[key] = int(np.any(marks, axis=0).sum())
         return self._overlap_counts[key]
 
+    def count_val_overlap(self, dataset: Dataset) -> int:
+        """Count the images of a dataset that overlap with val images, which chose the epoch of a network.
+
+        See `mark_shared_images`.
+        """
+        key = dataset.root, dataset.digest
+        if key not in self._val_counts:
+            used = [network.images for network in self.used if network.images is not None and network.is_val_used]
+            marks = [mark_shared_images(dataset, images.select_split("val")) for images in used]
+            self._val_counts[key] = int(np.any(marks, axis=0).sum())
+        return self._val_counts[key]
+
+    def refuse_overlap_with_fit(self, dataset: Dataset, fitted: Dataset) -> None:
+        """Raise GuardError if an evaluated set has images, groups or near-duplicates of what a block is fitted on."""
+        groups = {*fitted.frame["group"], *fitted.frame.get("stated_group", ())} - {""}
+        for column, known in (("sha256", set(fitted.frame["sha256"])), ("group", groups)):
+            shared = dataset.frame[column].isin(known)
+            if shared.any():
+                raise GuardError(
+                    f"{int(shared.sum())} of {len(dataset)} images of {dataset.name} are also in the set that this "
+                    f"block is fitted on, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
+                    "Evaluating on the fitting images overestimates the result: choose split=test.",
+                )
+        key = 0, f"fit on {fitted.fingerprint}", dataset.fingerprint
+        if "near_duplicates" not in self.allow and key not in self._checked:
+            _refuse_near_duplicates(dataset, fitted.available, "calibration")
+            self._checked.add(key)
+
     def _refuse_step(self, dataset: Dataset, used: Dataset, step: str, network: int) -> None:
         """Raise GuardError if a dataset overlaps with the images of a step; near-duplicates are searched once."""
         if "overlap" not in self.allow:
@@ -395,18 +425,6 @@ class Leakage:
             # missing training images raise an error, missing pretraining images a warning in the result
             _refuse_near_duplicates(dataset, used if step == "training" else used.available, step)
         self._checked.add(key)
-
-
-def refuse_overlap_with_fit(dataset: Dataset, fitted: Dataset) -> None:
-    """Raise GuardError if an evaluation set shares images or groups with the set that something is fitted on."""
-    for column in ("sha256", "group"):
-        shared = dataset.frame[column].isin(set(fitted.frame[column]))
-        if shared.any():
-            raise GuardError(
-                f"{int(shared.sum())} of {len(dataset)} images of {dataset.name} are also in the set that this block "
-                f"is fitted on, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
-                "Evaluating on the fitting images overestimates the result: choose split=test.",
-            )
 
 
 def _is_held_out_in(dataset: Dataset, images: Dataset) -> bool:

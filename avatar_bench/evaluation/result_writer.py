@@ -11,11 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from uuid import uuid4
 
 from avatar_bench.console.signals import TERMINATION_SIGNALS, ignore_termination
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import OutputError
+from avatar_bench.evaluation.evaluation_log import list_external_sets, log_result
 from avatar_bench.i18n import use_language
 from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import format_reason
@@ -69,6 +71,8 @@ class _PendingResult:
 class ResultWriter:
     """Writer that saves Results, with figures in one language, and prints a line for each, in the order of `add`.
 
+    Those on external sets are logged; one writer serves one command.
+
     At the end of a `with` block all are saved and printed, also after an error. Ctrl-C and SIGTERM drop unsaved
     Results. Then each warning is printed once, with the runs and blocks that it concerns; of more than five,
     only those of leakage and the number of the others.
@@ -77,6 +81,9 @@ class ResultWriter:
     def __init__(self, language: str = "en") -> None:
         self.language = language
         self.told: dict[Path, bool] = {}  # by folder, whether its Result existed already
+        self.external_sets: dict[str, str] = {}  # names by fingerprint
+        self._command = uuid4().hex
+        self._unlogged: set[Path] = set()
         self._entries: deque[_PendingResult] = deque()
         self._warnings: dict[str, dict[str, list[str]]] = {}  # text -> run -> blocks
         self._leakage: set[str] = set()  # the warnings that void metrics
@@ -132,6 +139,9 @@ class ResultWriter:
                 reason = f"{entry.folder} cannot be written: {error.strerror or error}."
                 raise OutputError(reason, "Choose another folder: out=DIR") from error
         entry.result.arrays.clear()  # they take most of its memory
+        self.external_sets |= list_external_sets(entry.result)
+        if not entry.is_saved:
+            self._log(entry.result, entry.folder.parents[1])
         run = str(entry.result.provenance.get("run", entry.folder.parents[2]))
         leakage = entry.result.provenance.get("leakage", ())
         for warning in entry.result.warnings:
@@ -141,6 +151,16 @@ class ResultWriter:
             self._warnings.setdefault(text, {}).setdefault(run, []).append(entry.folder.name)
         self.told[entry.folder] = entry.is_saved
         print_line(f"{'already there: ' * entry.is_saved}{entry.folder}: {_summarise(entry.result)}")
+
+    def _log(self, result: Result, folder: Path) -> None:
+        """Log a new Result; a folder that cannot be written costs a note, once."""
+        try:
+            log_result(result, folder, self._command)
+        except (OSError, NotImplementedError) as error:  # the second on file systems without locks
+            if folder not in self._unlogged:
+                reason = getattr(error, "strerror", None) or error
+                print_line(f"note: {folder}: this evaluation is not counted: {reason}", file=sys.stderr)
+            self._unlogged.add(folder)
 
     def _print_warnings(self) -> None:
         """Print each warning once, with the runs in which the same blocks raised it; of many, those of leakage."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import avatar_bench
-from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.dataset import DATASET_SPLITS, Dataset
 from avatar_bench.data.file_names import format_names
 from avatar_bench.data.image_slices import assign_slices
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, GuardError
@@ -68,6 +68,8 @@ class BlockRunner:
             saving.add(result, folder, there=True)
             return result
         saving.begin()
+        for run in self.runs:
+            run.asked.clear()
         started, before = time.monotonic(), sum(run.predictor.seconds for run in self.runs)
         result = self._run_block(name, block)
         leakage = _warn_of_overlap(self.runs, self.datasets)
@@ -87,6 +89,7 @@ class BlockRunner:
         # these are always printed, however many other warnings there are
         result.provenance["leakage"] = [warning.plain for warning in leakage]
         result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
+        result.provenance["evaluated"] = self._list_external_sets()
         result.provenance |= {
             "view": self.view.name,
             "version": avatar_bench.__version__,
@@ -179,6 +182,13 @@ class BlockRunner:
         found: dict[str, Any] = {"runs": [_locate(run) for run in self.runs], "sets": [run.used for run in self.runs]}
         return found | ({"read": self._list_digests()} if getattr(block, "reads_results", False) else {})
 
+    def _list_external_sets(self) -> dict[str, str]:
+        """Return the names, by fingerprint, of the external sets that the block has asked predictions of."""
+        is_own = self.settings.data.kind == "run" and self.settings.split in DATASET_SPLITS
+        given = set() if is_own else {dataset.whole.fingerprint for dataset in self.datasets}
+        asked = {digest: name for run in self.runs for digest, name in run.asked.items()}
+        return {digest: name for digest, name in asked.items() if digest in given or name == "blind"}
+
     def _list_digests(self) -> list[dict[str, str]]:
         """Return the digests of each run's saved results on its set, by block."""
         return [run.hash_results(dataset.name) for run, dataset in zip(self.runs, self.datasets, strict=True)]
@@ -205,16 +215,19 @@ class BlockRunner:
 
 
 def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Reason]:
-    """Return a warning with the number of images that pretraining has used, by run if the runs differ."""
-    labels: dict[Reason | None, list[str]] = {}  # by warning, None for a run without one
+    """Return warnings with the numbers of images that pretraining or the choice of the epoch used, by run if needed."""
+    labels: dict[Reason, list[str]] = {}
     for run, dataset in zip(runs, datasets, strict=False):  # a data set alone has no runs
-        seen = run.leakage.count_pretraining_overlap(dataset)
-        warning = Reason("overlap_with_pretraining", n=seen, all=len(dataset)) if seen else None
-        labels.setdefault(warning, []).append(run.label)
+        counts = {
+            "overlap_with_pretraining": run.leakage.count_pretraining_overlap(dataset),
+            "overlap_with_val": run.leakage.count_val_overlap(dataset),
+        }
+        for code, seen in counts.items():
+            if seen:
+                labels.setdefault(Reason(code, n=seen, all=len(dataset)), []).append(run.label)
     return [
-        warning if len(labels) == 1 else Reason("of_runs", runs=names, reason=warning)
+        warning if len(names) == len(runs) else Reason("of_runs", runs=names, reason=warning)
         for warning, names in labels.items()
-        if warning is not None
     ]
 
 

@@ -12,8 +12,9 @@ import pandas as pd
 
 from avatar_bench.audit.assessment import Assessment
 from avatar_bench.audit.count_charts import draw_counts
+from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs, list_external_sets
 from avatar_bench.files.table_io import read_table
-from avatar_bench.i18n import _
+from avatar_bench.i18n import _, ngettext
 from avatar_bench.reporting.inline_images import QUALITY_STEPS, InlineImage, shrink
 from avatar_bench.reporting.number_format import make_value_cell
 from avatar_bench.reporting.saved_result import SavedResult
@@ -71,6 +72,25 @@ def build_set_tables(study: Study) -> Iterator[Table]:
             table = saved.result.tables.get("per_source")
             if table is not None and {"target", "source", "n", "groups"} <= set(table):
                 yield _build_source_table(table, saved, f"set_{name}" + f"_{number}" * (number > 1))
+
+
+def describe_uses(study: Study) -> list[str]:
+    """Return a sentence for each external set on how often it was evaluated, by the logs of all runs."""
+    results = [saved for __, saved in study.saved]
+    logs = {saved.folder.parents[1] / LOG_FILE for saved in results}
+    uses = count_evaluations({*logs, *find_logs(study.root)})
+    sets = {digest: name for saved in results for digest, name in list_external_sets(saved.result).items()}
+    return [
+        _(
+            "External set {set}: evaluated {times} {runs}. The more often runs are chosen by its metrics, the more "
+            "optimistic these are.",
+            set=name,
+            times=ngettext("{n} time", "{n} times", uses[digest].times),
+            runs=ngettext("on {n} run", "on {n} runs", uses[digest].runs),
+        )
+        for digest, name in sets.items()
+        if digest in uses
+    ]
 
 
 def find_assessment(study: Study) -> tuple[str, list[str]] | None:

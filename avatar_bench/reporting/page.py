@@ -113,6 +113,7 @@ def _collect_content(study: Study, links: PageLinks) -> dict[str, Any]:
         "count_charts": data_section.draw_count_charts(study),
         "split_tables": data_section.build_split_tables(study),
         "set_tables": list(data_section.build_set_tables(study)),
+        "uses": data_section.describe_uses(study),
         "audit": data_section.find_assessment(study),
         "comparisons": block_sections.build_comparison_sections(study, links, styles),
         "blocks": block_sections.build_run_sections(study, links, styles),

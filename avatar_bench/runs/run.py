@@ -19,7 +19,7 @@ import avatar_bench
 from avatar_bench.console.warning_filters import keep_filters
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, read_dataset, read_images, read_split
-from avatar_bench.data.leakage import Leakage, UsedImages, refuse_overlap_with_fit
+from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.splits import name_origins, refuse_changed_split
 from avatar_bench.data.transforms import Preprocessing
@@ -72,7 +72,8 @@ class Run:
     guards that the user has turned off. `accelerator` ("auto", "cpu", "gpu") and `workers` apply to all predictions,
     `runtime` ("torch", "onnx", "openvino") to predictions on files, and `batch_size` is in images. `others` are sets
     besides the run's own: `{name: folder or manifest}`; "blind" is the external test set, the others are out-of-domain
-    sets. `unanswered` counts the images left out of each set for lack of a prediction. `label` is the run's unique name
+    sets. `unanswered` counts the images left out of each set for lack of a prediction, `asked` names the sets that
+    predictions were asked of, by fingerprint. `label` is the run's unique name
     in a comparison, `recipe` the name shared with runs that differ only in the seed. `results_folder` overrides the
     folder of its Results, by default in the run folder. `view` merges the classes of its data sets and predictions.
     `class_map` states the classes for which those of the network stand, by default themselves: `{"artificial":
@@ -94,6 +95,7 @@ class Run:
     view: View = field(default_factory=View)
     class_map: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     unanswered: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # images left out, by set
+    asked: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # names of predicted sets
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -303,7 +305,14 @@ class Run:
     @cached_property
     def leakage(self) -> Leakage:
         """Return the guard against images that the run has used."""
-        used = UsedImages(self.known_labels, self.images, self.pretraining, self.trained_on, self.calibration_images)
+        used = UsedImages(
+            self.known_labels,
+            self.images,
+            self.pretraining,
+            self.trained_on,
+            self.calibration_images,
+            is_val_used=not self.record.get("probe"),  # its C is chosen on training images
+        )
         return Leakage([used], [self.images] if self.images else [], self.allow)
 
     @cached_property
@@ -417,11 +426,11 @@ class Run:
     def calibration(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of the calibration half of val, the only data for fitting when `dataset` is evaluated.
 
-        Raises BlockError if the run has no calibration images, GuardError if `dataset` shares images or groups
-        with them.
+        Raises BlockError if the run has no calibration images, GuardError if `dataset` shares images, near-duplicates
+        or groups with them.
         """
         held_out = self._require_split("calibration")
-        refuse_overlap_with_fit(dataset, held_out)
+        self.leakage.refuse_overlap_with_fit(dataset, held_out)
         whole = self._admit(held_out, is_fitting=True)
         return self._merge(self._select(self.cache.predict(whole), held_out), held_out)
 
@@ -550,6 +559,7 @@ class Run:
         """Return the whole data set, without a view, if the guard admits it."""
         is_training = dataset is self._sets.get("train")
         self.leakage.refuse(dataset.whole, is_training=is_training, is_fitting=is_fitting)
+        self.asked[dataset.whole.fingerprint] = dataset.whole.name
         return dataset.whole
 
     def _select(self, predictions: Predictions, dataset: Dataset) -> Predictions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,34 +48,42 @@ def record_teacher(
 ) -> dict[str, Any]:
     """Return the record entry on the origin of a network, `init`, with its teacher; raise GuardError on overlap.
 
-    What the teacher has seen of test images passes on to the network, so the teacher's training images join those that
-    were used to pretrain the initial weights, in the run folder, where `evaluate` looks for them.
+    What the teacher has seen of test images passes on to the network: images that it learned from, that chose its epoch
+    and that it was calibrated on. They join those that were used to pretrain the initial weights, in the run folder,
+    where `evaluate` looks for them.
     """
     entry = {"run": path, "sha256": teacher.checkpoint_sha256}
     networks = getattr(teacher, "members", ()) or (teacher,)
     if licences := dict.fromkeys(licence for one in networks for licence in list_licences(one.record)):
         entry["licence"] = ", ".join(licences)
     origin = init | {"teacher": entry}
-    seen = [
+    if any(used.images is None and used.foreign is None for used in teacher.leakage.used):
+        warning = f"the images that teacher={path} was trained on are unknown: overlap with test images is not found"
+        print_line(f"warning: {warning}", file=sys.stderr)
+    learned = [
         images
         for used in teacher.leakage.used
         for images in (used.images and used.images.select_split("train"), used.pretraining, used.foreign)
         if images is not None
     ]
-    if any(used.images is None and used.foreign is None for used in teacher.leakage.used):
-        warning = f"the images that teacher={path} was trained on are unknown: overlap with test images is not found"
-        print_line(f"warning: {warning}", file=sys.stderr)
-    if not seen:
+    known = [used.images for used in teacher.leakage.used if used.images is not None]
+    held_out = [images.take(images.frame["split"].isin(["val", "calibration"])) for images in known]
+    calibrations = [one.decision_calibration for one in (teacher, *getattr(teacher, "members", ()))]
+    held_out += [calibration.images for calibration in calibrations if calibration is not None]
+    if not learned and not held_out:
         return origin
     if "images_sha256" in init:
-        seen.append(read_split(folder / PRETRAINING_LIST, Path(str(init["root"]))))
-    table = (
-        pd.concat([one.absolute_frame for one in seen], ignore_index=True)
-        .fillna("")
-        .drop_duplicates(["path", "sha256"], ignore_index=True)  # of a shared run, hashes alone are known
-    )
-    images = Dataset("teacher", dataset.root.absolute(), table)
-    check_pretraining_overlap(dataset, images, Path(path), allowed)
+        learned.append(read_split(folder / PRETRAINING_LIST, Path(str(init["root"]))))
+    images = _join(dataset, [*learned, *held_out])
+    # its val images may be those of the network, which chose an epoch in both
+    check_pretraining_overlap(dataset, images, Path(path), allowed, learned=_join(dataset, learned))
     write_split(images, folder / PRETRAINING_LIST)
     digest = sha256_of_file(folder / PRETRAINING_LIST)
     return origin | {"root": str(images.root), "images": len(images), "images_sha256": digest}
+
+
+def _join(dataset: Dataset, parts: Sequence[Dataset]) -> Dataset:
+    """Return the images of several data sets, each once; of a shared run, hashes alone are known."""
+    frames = [dataset.frame[:0], *(part.absolute_frame for part in parts)]
+    table = pd.concat(frames, ignore_index=True).fillna("").drop_duplicates(["path", "sha256"], ignore_index=True)
+    return Dataset("teacher", dataset.root.absolute(), table)

@@ -184,14 +184,19 @@ def build_preprocessing(net: nn.Module, data: ImagesConfig, card: Card | Pretrai
     return Preprocessing(data.image_size or 224, data.resize or "squash", mean, std, data.equalise)  # type: ignore[arg-type]
 
 
-def check_pretraining_overlap(dataset: Dataset, seen: Dataset, file: Path, allowed: bool) -> None:
-    """Raise GuardError if test images overlap with a pretraining's images; warn if val images do."""
+def check_pretraining_overlap(
+    dataset: Dataset, seen: Dataset, file: Path, allowed: bool, learned: Dataset | None = None
+) -> None:
+    """Raise GuardError if test images overlap with a pretraining's images; warn if val images do.
+
+    `learned` are those of the images that weights were fitted on, all by default: val images are compared with these.
+    """
     if missing := len(seen) - len(seen.available):
         what = f"{missing} of {len(seen)} pretraining images of {file} are missing"
         print_line(f"warning: {what}: their near-duplicates cannot be found", file=sys.stderr)
     for sides in (("test",), ("val", "calibration")):
         part = dataset.take(dataset.frame["split"].isin(sides), name=sides[0])
-        shared = mark_shared_images(part, seen)
+        shared = mark_shared_images(part, seen if learned is None or sides[0] == "test" else learned)
         if not shared.any():
             continue
         message = (

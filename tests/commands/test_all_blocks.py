@@ -187,7 +187,8 @@ def test_a_second_time_nothing_is_evaluated_again(
     monkeypatch.setattr("avatar_bench.models.classifier.Classifier.forward", never)
     assert main(evaluated[1]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines[:-1]] == ["already there"] * len(METRICS)
+    assert lines[-2] == "blind: evaluated 1 time on 1 run"
+    assert [line.split(":")[0] for line in lines[:-2]] == ["already there"] * len(METRICS)
 
 
 def test_each_set_goes_through_the_network_once_and_once_for_each_variation(

@@ -49,8 +49,9 @@ def curve(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Return each file below a folder by its name; metrics.json without times and places."""
-    found: dict[str, Any] = {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.*"))}
+    """Return each file of the results below a folder by its name; metrics.json without times and places."""
+    files = sorted(folder.glob("evaluation/*/*/**/*.*"))
+    found: dict[str, Any] = {str(file.relative_to(folder)): file.read_bytes() for file in files}
     for name in [name for name in found if name.endswith("metrics.json")]:
         found[name] = json.loads(found[name])
         found[name]["provenance"] = {

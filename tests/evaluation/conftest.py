@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from avatar_bench.data.leakage import Leakage
 from avatar_bench.errors import BlockError
 from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.predictions import Predictions, to_string_array
@@ -125,6 +126,7 @@ def fake_run() -> Callable[..., Any]:
             "folder": None,
             "temperature": predictions.temperature,
             "allow": frozenset(),
+            "leakage": Leakage([], [], ()),
             "seed": 0,
             "record": {},
             "name": "a/run",

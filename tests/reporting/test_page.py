@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
+from avatar_bench.cli.app import main
 from avatar_bench.i18n import use_language
 from avatar_bench.reporting.page import Slugs, write_report
 from avatar_bench.reporting.study import read_study
@@ -342,3 +343,21 @@ def test_a_folder_named_like_an_address_is_linked_as_a_file(runs: Path, make: Si
     links = written(runs).of("a", "href")
     assert "javascript%3Aalert%281%29" in links
     assert not [link for link in links if link.strip().lower().startswith("javascript:")]
+
+
+def test_evaluations_of_an_external_set_are_counted_over_runs_and_comparisons(
+    runs: Path, make: SimpleNamespace
+) -> None:
+    make.result(runs / "good", "blind_test", "blind", {"accuracy": make.accuracy(0.9)}, evaluated={"f": "blind"})
+    logged = {"good": ["1a", "1a", "2a"], "poor": ["1b"], ".": ["1a", "3b"]}  # a command and a checkpoint each
+    for folder, evaluations in logged.items():
+        rows = [{"fingerprint": "f", "command": one[0], "runs": [{"checkpoint_sha256": one[1]}]} for one in evaluations]
+        file = runs / folder / "evaluation" / "log.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    assert main(["report", f"runs={runs}"]) == 0
+    page = (runs / "report.html").read_text(encoding="utf-8")
+    assert "External set blind: evaluated 4 times on 2 runs." in page
+    assert "External set blind: evaluated 4 times on 2 runs." in (runs / "report.md").read_text(encoding="utf-8")
+    assert main(["report", f"runs={runs}", "lang=ru"]) == 0
+    assert "Внешний набор blind: оценён 4 раза на 2 запусках." in (runs / "report.html").read_text(encoding="utf-8")

@@ -46,7 +46,9 @@ def test_a_student_learns_the_answers_on_labelled_and_unlabelled_images(
     student = teach(tmp_path / "student", manifest)
     used = pd.read_csv(manifest)
     used = used[used["split"] == "train"].reset_index(drop=True)
-    assert f"on {len(used)} images, {int(used['label'].isna().sum())} of them without a label" in capfd.readouterr().err
+    error = capfd.readouterr().err
+    assert f"on {len(used)} images, {int(used['label'].isna().sum())} of them without a label" in error
+    assert "val images overlap" not in error  # those of the teacher: no cause for a warning
     answers = load(tiny_run).predict(used["path"], precision="32")
     expected = answers[[f"prob_{name}" for name in ("drawing", "generated", "real")]].to_numpy()
     rows, targets = (np.concatenate(each) for each in zip(*seen, strict=True))
@@ -73,6 +75,18 @@ def test_what_a_teacher_was_trained_on_is_no_test_set_of_its_student(manifest, t
     assert json.loads((student / "run.json").read_text())["init"]["teacher"]["licence"] == "mit"
     assert main(["evaluate", f"ckpt={student}", "block=blind_test", "split=test", "data.workers=0"]) == 3
     assert "pretraining" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["val", "calibration"])
+def test_what_chose_and_calibrated_a_teacher_is_no_test_set_of_its_student(
+    side, manifest, teach, tiny_run, tmp_path, capfd
+):
+    used = pd.read_csv(tiny_run / "split.csv")
+    swapped = pd.read_csv(manifest).dropna(subset="label").query("split != 'test'")
+    swapped.loc[used["split"].iloc[swapped.index].eq(side), "split"] = "test"
+    swapped.to_csv(tmp_path / "swapped.csv", index=False)
+    teach(tmp_path / "refused", tmp_path / "swapped.csv", code=3)
+    assert "24 of 24 test images overlap with the pretraining data of" in capfd.readouterr().err
 
 
 def test_a_teacher_of_other_classes_is_refused(images, teach, tmp_path, capfd):

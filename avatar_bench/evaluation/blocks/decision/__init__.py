@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.data import image_slices
-from avatar_bench.data.leakage import refuse_overlap_with_fit
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.decision import answer_tables, operating_tables
@@ -111,7 +110,7 @@ class Decision(IntervalOptions):
                 result.warnings += [] if why in result.warnings else [why]
         if found and calibration is not None:
             for dataset in datasets:
-                refuse_overlap_with_fit(dataset, calibration.images)
+                run.leakage.refuse_overlap_with_fit(dataset, calibration.images)
         return found
 
     def _read_columns(self, one: Dataset, dataset: Dataset, labelled: NDArray[np.bool_]) -> pd.DataFrame:
