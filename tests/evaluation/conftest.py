@@ -124,6 +124,7 @@ def fake_run() -> Callable[..., Any]:
             "decision_calibration": None,
             "folder": None,
             "temperature": predictions.temperature,
+            "temperature_fit": None,
             "allow": frozenset(),
             "seed": 0,
             "record": {},

@@ -287,3 +287,35 @@ def test_two_thousand_resamples_of_ten_thousand_images_take_seconds():
     stats.bootstrap_interval(calibration.make_deviation_statistic(probabilities, targets, groups), groups)
     calibration.simulate_noise_floor(probabilities, groups=groups, correlation=0.5)
     assert time.process_time() - begin < 6
+
+
+def test_a_temperature_is_applied_only_where_the_interval_of_refits_by_group_excludes_1():
+    """Its interval is that of refits of whole groups, by hand."""
+    logits, targets = calibrated_logits(60)
+    for scale, is_applied in ((1.3, False), (3.0, True)):
+        given, groups = np.repeat(scale * logits, 2, axis=0), np.repeat(np.arange(60), 2)
+        fit = calibration.fit_temperature_of_logits(given, np.repeat(targets, 2), groups)
+        fitted = calibration.fit_temperature(scale * logits, targets)
+        assert fit.fitted == pytest.approx(fitted, rel=1e-6)
+        rng = np.random.default_rng(3)
+        drawn = [rng.integers(0, 60, 60) for _ in range(300)]
+        refits = [calibration.fit_temperature(scale * logits[rows], targets[rows]) for rows in drawn]
+        assert (fit.low, fit.high) == pytest.approx(np.quantile(refits, [0.025, 0.975]), rel=0.08)
+        assert (fit.is_applied, fit.n) == (is_applied, 120)
+        assert fit.value == (pytest.approx(fitted, rel=1e-6) if is_applied else 1)
+        assert ("its interval contains 1" in str(fit)) != is_applied
+
+
+def test_a_temperature_without_an_error_to_learn_from_is_not_applied():
+    """Every resample has it at the low end of the range, so that its interval excludes 1."""
+    targets = np.array([0, 1, 2] * 5)
+    fit = calibration.fit_temperature_of_logits(np.eye(3)[targets], targets, np.arange(15))
+    assert fit.high < 0.06
+    assert (fit.value, fit.why_not) == (1, "hardly an image is incorrect")
+
+
+def test_a_saved_fit_is_read_and_a_damaged_one_is_none():
+    fit = calibration.TemperatureFit(0.674, 0.05, 1.064, 38)
+    assert calibration.TemperatureFit.parse(fit.plain) == fit
+    for damaged in (None, [], {}, fit.plain | {"low": None}, fit.plain | {"n": "many"}, fit.plain | {"high": np.inf}):
+        assert calibration.TemperatureFit.parse(damaged) is None

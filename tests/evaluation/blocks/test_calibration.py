@@ -345,7 +345,7 @@ def test_reliability_is_drawn_once_where_no_temperature_was_fitted_and_its_legen
         assert len(figures["reliability"].axes) == 2 * panels
         assert len(figures["confidence"].axes) == panels
         titles = [axes.get_title().splitlines()[0] for axes in figures["reliability"].axes[:panels]]
-        assert titles == (["no temperature was fitted"] if panels == 1 else ["before scaling", "after scaling"])
+        assert titles == (["no temperature is applied"] if panels == 1 else ["before scaling", "after scaling"])
         (legend,) = figures["reliability"].legends
         assert {text.get_text() for text in legend.get_texts()} == {
             "accuracy of these predictions",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import tabulate_predictions
 from avatar_bench.evaluation.blocks.ensemble.weight_fitting import HeldOutPredictions
@@ -20,11 +23,15 @@ def build_tables(
     metrics: Mapping[str, Metric],
     entries: Mapping[str, Predictions],
     mixes: Mapping[str, AveragingWeights],
+    fits: Mapping[str, calibration.TemperatureFit],
     labels: Sequence[str],
     held: HeldOutPredictions,
     single: int,
 ) -> dict[str, pd.DataFrame]:
-    """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy."""
+    """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy.
+
+    `mixes` are the weights of each strategy, `fits` the fits of its common temperature.
+    """
     weights = [
         (name, label, weight, temperature)
         for name, mix in mixes.items()
@@ -34,9 +41,9 @@ def build_tables(
     for name, table in predictions.items():
         table.insert(1, "strategy", name)
     return {
-        "strategies": _tabulate_strategies(metrics, entries, mixes),
+        "strategies": _tabulate_strategies(metrics, entries, mixes, fits),
         "weights": pd.DataFrame(weights, columns=["strategy", "run", "weight", "temperature"]),
-        "members": _tabulate_members(metrics, labels, held, single),
+        "members": _tabulate_members(metrics, labels, held, mixes["scaled_vote"].temperatures, single),
         "predictions": pd.concat(predictions.values(), ignore_index=True),
     }
 
@@ -47,7 +54,10 @@ def compute_ece(predictions: Predictions) -> float:
 
 
 def _tabulate_strategies(
-    metrics: Mapping[str, Metric], entries: Mapping[str, Predictions], mixes: Mapping[str, AveragingWeights]
+    metrics: Mapping[str, Metric],
+    entries: Mapping[str, Predictions],
+    mixes: Mapping[str, AveragingWeights],
+    fits: Mapping[str, calibration.TemperatureFit],
 ) -> pd.DataFrame:
     rows, single = [], next(iter(entries.values())).correct
     for name, one in entries.items():
@@ -58,19 +68,26 @@ def _tabulate_strategies(
             row |= {f"{kind}{end}": getattr(metric, part, None) for end, part in _ENDS.items()}
         only = {"only_strategy_correct": one.correct & ~single, "only_single_correct": single & ~one.correct}
         row |= {key: int(images.sum()) for key, images in only.items()}
-        rows.append(row | {"ece": compute_ece(one), "temperature": one.temperature})
+        row |= {"ece": compute_ece(one), "temperature": one.temperature}
+        rows.append(
+            row | {f"temperature_{end}": getattr(fits.get(name), end, None) for end in ("fitted", "low", "high")}
+        )
     return pd.DataFrame(rows)
 
 
 def _tabulate_members(
-    metrics: Mapping[str, Metric], labels: Sequence[str], held: HeldOutPredictions, single: int
+    metrics: Mapping[str, Metric],
+    labels: Sequence[str],
+    held: HeldOutPredictions,
+    temperatures: NDArray[np.float64],
+    single: int,
 ) -> pd.DataFrame:
     rows = []
     for place, (label, member) in enumerate(zip(labels, held.predictions, strict=True)):
-        plain = member.uncalibrated
-        ece = compute_ece(plain)
-        fitted = (len(plain), float(plain.correct.mean()), ece, calibration.nll(plain.logits, plain.targets))
+        raw = member.uncalibrated
+        errors = [compute_ece(replace(raw, temperature=temperature)) for temperature in (temperatures[place], 1.0)]
+        fitted = (len(raw), float(raw.correct.mean()), *errors, calibration.nll(raw.logits, raw.targets))
         found = metrics[f"contribution/{label}"]
         rows.append((label, place == single, *fitted, *(getattr(found, part) for part in _ENDS.values())))
-    columns = ["run", "chosen", *(f"calibration_{name}" for name in ("n", "accuracy", "ece", "nll"))]
+    columns = ["run", "chosen", *(f"calibration_{name}" for name in ("n", "accuracy", "ece", "raw_ece", "raw_nll"))]
     return pd.DataFrame(rows, columns=[*columns, *(f"contribution{end}" for end in _ENDS)])

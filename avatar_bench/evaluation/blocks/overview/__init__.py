@@ -26,7 +26,7 @@ _COSTS = ("latency_ms", "weights_mb", "peak_memory_mb")
 class Overview(Options):
     """Comparison of the saved results of several runs."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads_results: ClassVar[bool] = True
     takes_ensembles: ClassVar[bool] = True
 
