@@ -93,7 +93,7 @@ def test_metrics_csv_has_a_row_for_each_value_of_c(probe: Path) -> None:
         "source",
     )
     assert row["val/accuracy"] > 0.8
-    assert said["temperature"] != 1
+    assert said["temperature"] == (said["temperature_fit"]["fitted"] if said["temperature_fit"]["applied"] else 1)
 
 
 def test_another_split_seed_and_c_of_the_same_network_pass_no_image(
