@@ -25,6 +25,7 @@ TEMPERATURE_RANGE = (0.05, 20.0)
 ECE_KINDS = ("ece_10", "ece_15", "ece_adaptive", "ece_classwise")
 ECE_BINS = 15  # of every kind but ece_10; Guo et al.
 _TEMPERATURE_GRID = np.geomspace(*TEMPERATURE_RANGE, 161)  # steps of 3.8 %: locally a parabola
+_LIKELIHOOD_RATIO = 3.841  # 95 % quantile of chi-squared with one degree of freedom
 _CHUNK_ELEMENTS = 4_000_000  # values in memory at once: 32 MB
 
 
@@ -72,7 +73,7 @@ def fit_merged_temperature(loss: Callable[[float], float]) -> float:
 
 @dataclass(frozen=True)
 class TemperatureFit:
-    """Temperature of the least loss on `n` images, with the 95 % interval of refits on resampled groups."""
+    """Temperature of the least loss on `n` images, with its 95 % interval."""
 
     fitted: float
     low: float
@@ -81,12 +82,8 @@ class TemperatureFit:
 
     @property
     def is_applied(self) -> bool:
-        """Return whether the interval excludes 1, that is, whether the images show that logits need a temperature.
-
-        A fit at the low end of the range is not applied: hardly an image is incorrect, in no resample either, which
-        says nothing of errors to come.
-        """
-        return not self.low <= 1 <= self.high and self.fitted > 1.001 * TEMPERATURE_RANGE[0]
+        """Return whether the interval excludes 1, that is, whether the images show that logits need a temperature."""
+        return not self.low <= 1 <= self.high
 
     @property
     def value(self) -> float:
@@ -96,9 +93,7 @@ class TemperatureFit:
     @property
     def why_not(self) -> str:
         """Return why the fitted temperature is not applied, "" if it is."""
-        if self.is_applied:
-            return ""
-        return "its interval contains 1" if self.low <= 1 <= self.high else "hardly an image is incorrect"
+        return "" if self.is_applied else "its interval contains 1"
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -129,13 +124,16 @@ def fit_temperature_of_logits(logits: ArrayLike, targets: NDArray[np.integer], g
 def fit_temperature_of_losses(losses: Callable[[float], Floats], groups: ArrayLike) -> TemperatureFit:
     """Fit the temperature, .05 to 20, of the least mean loss, with its interval, which decides whether to apply it.
 
-    `losses` returns the loss of each image (N,) at a temperature, see `fit_merged_temperature`; groups (N,) are
-    resampled.
+    `losses` returns the loss of each image (N,) at a temperature, see `fit_merged_temperature`. The interval is that of
+    refits on resampled groups (N,), widened to the temperatures whose likelihood ratio, a group counting once, is not
+    significant: where no image is incorrect, all resamples agree.
     """
     fitted = fit_merged_temperature(lambda temperature: float(losses(temperature).mean()))
     grid = np.column_stack([losses(float(temperature)) for temperature in _TEMPERATURE_GRID])
     low, high = bootstrap_interval(SumStatistic(grid, _locate_minima), groups)
-    return TemperatureFit(fitted, float(low), float(high), len(grid))
+    means = grid.mean(axis=0)
+    likely = _TEMPERATURE_GRID[2 * len(np.unique(groups)) * (means - means.min()) <= _LIKELIHOOD_RATIO]
+    return TemperatureFit(fitted, float(min(low, likely[0])), float(max(high, likely[-1])), len(grid))
 
 
 def build_temperature_statistic(logits: ArrayLike, targets: NDArray[np.integer]) -> SumStatistic:

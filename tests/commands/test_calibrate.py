@@ -213,7 +213,7 @@ def test_a_score_has_a_threshold_once_it_is_calibrated(
     sets: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = pd.concat([predict(tiny_run, sets / f"{name}.csv", tmp_path / "out.csv") for name in ("fit", "new")])
-    scores = 40 * logit(table["prob_generated"].clip(1e-6, 1 - 1e-6)) + 7 + np.random.default_rng(0).normal(0, 9, 42)
+    scores = 4 * logit(table["prob_generated"].clip(1e-6, 1 - 1e-6)) + 7 + np.random.default_rng(0).normal(0, 9, 42)
     table[["path"]].assign(score=scores).to_csv(tmp_path / "scores.csv", index=False, float_format="%.17g")
     view = "view=generated_or_not"
     words = ["kind=predictions", f"file={tmp_path / 'scores.csv'}", "root=.", "score=higher_is_generated"]

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import softmax
+from scipy.stats import chi2
 from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
@@ -290,7 +291,7 @@ def test_two_thousand_resamples_of_ten_thousand_images_take_seconds():
 
 
 def test_a_temperature_is_applied_only_where_the_interval_of_refits_by_group_excludes_1():
-    """Its interval is that of refits of whole groups, by hand."""
+    """Its interval is that of refits of whole groups, widened to that of the likelihood, both by hand."""
     logits, targets = calibrated_logits(60)
     for scale, is_applied in ((1.3, False), (3.0, True)):
         given, groups = np.repeat(scale * logits, 2, axis=0), np.repeat(np.arange(60), 2)
@@ -300,18 +301,27 @@ def test_a_temperature_is_applied_only_where_the_interval_of_refits_by_group_exc
         rng = np.random.default_rng(3)
         drawn = [rng.integers(0, 60, 60) for _ in range(300)]
         refits = [calibration.fit_temperature(scale * logits[rows], targets[rows]) for rows in drawn]
-        assert (fit.low, fit.high) == pytest.approx(np.quantile(refits, [0.025, 0.975]), rel=0.08)
+        low, high = np.quantile(refits, [0.025, 0.975])
+        losses = {t: calibration.nll(scale * logits, targets, t) for t in np.geomspace(0.3, 10, 400)}
+        likely = [t for t, loss in losses.items() if 2 * 60 * (loss - min(losses.values())) <= chi2.ppf(0.95, 1)]
+        ends = min(low, likely[0]), max(high, likely[-1])
+        assert (fit.low, fit.high) == pytest.approx(ends, rel=0.05)
         assert (fit.is_applied, fit.n) == (is_applied, 120)
         assert fit.value == (pytest.approx(fitted, rel=1e-6) if is_applied else 1)
         assert ("its interval contains 1" in str(fit)) != is_applied
 
 
-def test_a_temperature_without_an_error_to_learn_from_is_not_applied():
-    """Every resample has it at the low end of the range, so that its interval excludes 1."""
+def test_where_no_image_is_incorrect_the_likelihood_decides():
+    """All resamples have the low end of the range, however sure the network was of its correct answers."""
     targets = np.array([0, 1, 2] * 5)
-    fit = calibration.fit_temperature_of_logits(np.eye(3)[targets], targets, np.arange(15))
-    assert fit.high < 0.06
-    assert (fit.value, fit.why_not) == (1, "hardly an image is incorrect")
+    for margin, is_applied in ((1.0, True), (6.0, False)):
+        logits = margin * np.eye(3)[targets]
+        fit = calibration.fit_temperature_of_logits(logits, targets, np.arange(15))
+        assert fit.is_applied is is_applied
+        assert fit.fitted < 0.06
+        # all losses are log(1 + 2 exp(-margin / t)); twice their sum is chi-squared
+        end = -margin / np.log((np.exp(chi2.ppf(0.95, 1) / 30) - 1) / 2)
+        assert 0.96 * end < fit.high <= end  # a step of the grid
 
 
 def test_a_saved_fit_is_read_and_a_damaged_one_is_none():

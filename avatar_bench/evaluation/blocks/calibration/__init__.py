@@ -185,8 +185,7 @@ def _collect_arrays(
 def _collect_warnings(asked: int, n: int, run: Run, held_out: Predictions | None) -> list[Reason]:
     found, temperature, fit = warn_unlabelled(asked - n, asked), run.temperature, run.temperature_fit
     if fit is not None and not fit.is_applied:
-        code = "temperature_near_1" if fit.low <= 1 <= fit.high else "temperature_of_few_errors"
-        found.append(Reason(code, fitted=fit.fitted, low=fit.low, high=fit.high, n=fit.n))
+        found.append(Reason("temperature_near_1", fitted=fit.fitted, low=fit.low, high=fit.high, n=fit.n))
     elif temperature == 1:
         found.append(Reason("no_temperature"))
     elif held_out is not None:
