@@ -65,8 +65,12 @@ def tabulate_scores(
     percentiles: Mapping[str, NDArray[np.float64]],
 ) -> pd.DataFrame:
     """Return one row per image with its `scores` and percentile, given by set; in-domain ones under "in_domain"."""
-    found = [("in_domain", name, "in_domain", inside), *((s.name, s.name, s.kind, s.predictions) for s in sets)]
-    parts = [_build_score_rows(*about, scores[key], percentiles[key]) for key, *about in found]
+    domain = "in_domain"
+    parts = [_build_score_rows(name, domain, inside, scores[domain], percentiles[domain])]
+    parts += [
+        _build_score_rows(each.name, each.kind, each.predictions, scores[each.name], percentiles[each.name])
+        for each in sets
+    ]
     return pd.concat(parts, ignore_index=True)
 
 

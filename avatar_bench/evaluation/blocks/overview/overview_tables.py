@@ -93,9 +93,8 @@ def tabulate_calibration(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.Data
         [get_metric(own[name], "calibration", metric) or _MISSING for name in table["run"]]
         for metric in (ece[1], "ece_15")
     )
-    return table.assign(ece_floor=[one.floor for one in found], raw_ece=[one.value for one in raw]).astype(
-        {"ece_floor": float, "raw_ece": float}
-    )
+    floors, errors = (np.array(numbers, dtype=float) for numbers in ([m.floor for m in found], [m.value for m in raw]))
+    return table.assign(ece_floor=floors, raw_ece=errors)
 
 
 def tabulate_risk_coverage(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
