@@ -58,15 +58,25 @@ def _build_set_row(name: str, kind: str, predictions: Predictions) -> dict[str, 
 
 
 def tabulate_scores(
-    name: str, inside: Predictions, sets: Sequence[OutOfDomainSet], scores: Mapping[str, pd.DataFrame]
+    name: str,
+    inside: Predictions,
+    sets: Sequence[OutOfDomainSet],
+    scores: Mapping[str, pd.DataFrame],
+    percentiles: Mapping[str, NDArray[np.float64]],
 ) -> pd.DataFrame:
-    """Return one row per image with its `scores`, which are given by set; in-domain images under "in_domain"."""
-    parts = [_build_score_rows(name, "in_domain", inside, scores["in_domain"])]
-    parts += [_build_score_rows(each.name, each.kind, each.predictions, scores[each.name]) for each in sets]
+    """Return one row per image with its `scores` and percentile, given by set; in-domain ones under "in_domain"."""
+    domain = "in_domain"
+    parts = [_build_score_rows(name, domain, inside, scores[domain], percentiles[domain])]
+    parts += [
+        _build_score_rows(each.name, each.kind, each.predictions, scores[each.name], percentiles[each.name])
+        for each in sets
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
-def _build_score_rows(name: str, kind: str, predictions: Predictions, scores: pd.DataFrame) -> pd.DataFrame:
+def _build_score_rows(
+    name: str, kind: str, predictions: Predictions, scores: pd.DataFrame, percentiles: NDArray[np.float64]
+) -> pd.DataFrame:
     names = np.array([*predictions.classes, ""])  # the last one stands for unknown (-1)
     rows = {
         "set": name,
@@ -75,6 +85,7 @@ def _build_score_rows(name: str, kind: str, predictions: Predictions, scores: pd
         "group": predictions.groups,
         "target": names[predictions.targets],
         "prediction": names[predictions.predicted],
+        "ood_percentile": percentiles,
         "confidence": predictions.confidence,
     }
     return pd.concat([pd.DataFrame(rows), scores], axis=1)

@@ -26,6 +26,7 @@ from avatar_bench.results.view import ALL
 
 _MAX_PRINTED_WARNINGS = 5
 _MAX_PROCESSES = 2  # writing processes; a third would keep one more Result in memory without a gain
+_SCALED = "scaled/"  # before the names of metrics after the temperature, which is what a user gets
 _GRACE_SECONDS = 5  # time for a process to remove an unfinished folder
 
 
@@ -219,7 +220,9 @@ def _summarise(result: Result) -> str:
     if metric.value is None:
         return f"{name}: {format_reason(metric.reason, result.block) if metric.reason else ''}"
     interval = f" [{metric.low:.3f}, {metric.high:.3f}]" if metric.low is not None and metric.high is not None else ""
-    if (beside := metric.these_sources) is not None:
-        these = f"[{beside['low']:.3f}, {beside['high']:.3f}] for these sources"
-        interval += f" for new sources ({metric.units} sources; {these})"
-    return f"{name} {metric.value:.3f}{interval} {on}"
+    if (these := metric.these_sources) is not None:
+        ends = f"[{these['low']:.3f}, {these['high']:.3f}] for these sources"
+        interval += f" for new sources ({metric.units} sources; {ends})"
+    raw = result.metrics.get(name.removeprefix(_SCALED)) if name.startswith(_SCALED) else None
+    beside = f" (raw {raw.value:.3f})" if raw is not None and raw.value is not None else ""
+    return f"{name} {metric.value:.3f}{interval}{beside} {on}"

@@ -1,7 +1,7 @@
 """Strategies for averaging several classifiers, fitted on calibration images only.
 
-A strategy receives the logits (M, N, C) of M members on N calibration images and their targets (N,), but no test data,
-so that its weights cannot depend on the evaluation. The tests check this for every entry of STRATEGIES.
+A strategy receives the logits (M, N, C) of M members on N calibration images, their targets (N,) and groups (N,), but
+no test data, so that its weights cannot depend on the evaluation. The tests check this for every entry of STRATEGIES.
 """
 
 from __future__ import annotations
@@ -27,27 +27,33 @@ class AveragingWeights(NamedTuple):
     temperatures: Floats
 
 
-Strategy = Callable[[Floats, Targets], AveragingWeights]
+Strategy = Callable[[Floats, Targets, ArrayLike], AveragingWeights]
 
 
-def soft_vote(logits: Floats, targets: Targets) -> AveragingWeights:
+def soft_vote(logits: Floats, targets: Targets, groups: ArrayLike) -> AveragingWeights:
     """Return equal weights for all members."""
     return _normalise_weights(np.ones(len(logits)))
 
 
-def scaled_vote(logits: Floats, targets: Targets) -> AveragingWeights:
-    """Return equal weights, with each member's own fitted temperature."""
-    temperatures = np.array([calibration.fit_temperature(member, targets) for member in logits])
-    return AveragingWeights(np.full(len(logits), 1 / len(logits)), temperatures)
+def scaled_vote(logits: Floats, targets: Targets, groups: ArrayLike) -> AveragingWeights:
+    """Return equal weights, with each member's own temperature, 1 where the fitted one is not applied."""
+    return AveragingWeights(np.full(len(logits), 1 / len(logits)), _fit_temperatures(logits, targets, groups))
 
 
-def accuracy_ece(logits: Floats, targets: Targets) -> AveragingWeights:
-    """Return weights proportional to accuracy x (1 - ECE) with 15 bins; equal if no member is ever correct."""
-    scores = [_score_accuracy_ece(np.asarray(softmax(member, axis=1)), targets) for member in logits]
+def accuracy_ece(logits: Floats, targets: Targets, groups: ArrayLike) -> AveragingWeights:
+    """Return weights proportional to accuracy x (1 - ECE) with 15 bins; equal if no member is ever correct.
+
+    The ECE is that of each member's probabilities at its temperature, as a user gets them: a missing temperature, which
+    is fitted in any case, does not count against a member. It is fitted on the same calibration images, so that the ECE
+    is a little too small; neither uses the evaluated images.
+    """
+    temperatures = _fit_temperatures(logits, targets, groups)
+    scaled = np.asarray(softmax(logits / temperatures[:, None, None], axis=2))
+    scores = [_score_accuracy_ece(member, targets) for member in scaled]
     return _normalise_weights(np.array(scores) if any(scores) else np.ones(len(logits)))
 
 
-def greedy(logits: Floats, targets: Targets) -> AveragingWeights:
+def greedy(logits: Floats, targets: Targets, groups: ArrayLike) -> AveragingWeights:
     """Return weights by greedy forward selection, with replacement, for the lowest log loss; keep the best step.
 
     Ties go to the first member and to the smaller ensemble. Caruana et al., ICML 2004.
@@ -111,6 +117,11 @@ def select_greedy_soup(scores: Sequence[float], score_average: Callable[[list[in
         if score >= reached:
             kept, reached = [*kept, member], score
     return kept
+
+
+def _fit_temperatures(logits: Floats, targets: Targets, groups: ArrayLike) -> Floats:
+    fits = [calibration.fit_temperature_of_logits(member, targets, groups) for member in logits]
+    return np.array([fit.value for fit in fits])
 
 
 def _normalise_weights(weights: Floats) -> AveragingWeights:

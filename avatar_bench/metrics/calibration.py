@@ -6,7 +6,9 @@ tests compare them with scikit-learn and torchmetrics.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from scipy.sparse import csr_array, hstack
 from scipy.special import log_softmax
 
 from avatar_bench.metrics.ratios import ratio
-from avatar_bench.metrics.stats import SumStatistic
+from avatar_bench.metrics.stats import SumStatistic, bootstrap_interval
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
@@ -23,6 +25,7 @@ TEMPERATURE_RANGE = (0.05, 20.0)
 ECE_KINDS = ("ece_10", "ece_15", "ece_adaptive", "ece_classwise")
 ECE_BINS = 15  # of every kind but ece_10; Guo et al.
 _TEMPERATURE_GRID = np.geomspace(*TEMPERATURE_RANGE, 161)  # steps of 3.8 %: locally a parabola
+_LIKELIHOOD_RATIO = 3.841  # 95 % quantile of chi-squared with one degree of freedom
 _CHUNK_ELEMENTS = 4_000_000  # values in memory at once: 32 MB
 
 
@@ -66,6 +69,71 @@ def fit_merged_temperature(loss: Callable[[float], float]) -> float:
         options={"xatol": 1e-7},
     )
     return float(np.clip(np.exp(optimum.x), *TEMPERATURE_RANGE))
+
+
+@dataclass(frozen=True)
+class TemperatureFit:
+    """Temperature of the least loss on `n` images, with its 95 % interval."""
+
+    fitted: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def is_applied(self) -> bool:
+        """Return whether the interval excludes 1, that is, whether the images show that logits need a temperature."""
+        return not self.low <= 1 <= self.high
+
+    @property
+    def value(self) -> float:
+        """Return the temperature to apply, 1 where the fitted one is not."""
+        return self.fitted if self.is_applied else 1.0
+
+    @property
+    def why_not(self) -> str:
+        """Return why the fitted temperature is not applied, "" if it is."""
+        return "" if self.is_applied else "its interval contains 1"
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Return the fit in plain types, as it is saved."""
+        return asdict(self) | {"applied": self.is_applied, "why_not": self.why_not}
+
+    @classmethod
+    def parse(cls, saved: Any) -> TemperatureFit | None:
+        """Return a saved fit, None where there is none or if it is damaged."""
+        stated = saved if isinstance(saved, dict) else {}
+        numbers = [stated.get(name) for name in ("fitted", "low", "high", "n")]
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            return None
+        fitted, low, high, n = (float(number) for number in numbers if number is not None)
+        return cls(fitted, low, high, int(n))
+
+    def __str__(self) -> str:
+        """Return the fitted temperature with its interval, and why it is not applied."""
+        left_out = f", not applied: {self.why_not}" if self.why_not else ""
+        return f"{self.fitted:.3g} [{self.low:.3g}, {self.high:.3g}], fitted on {self.n} images{left_out}"
+
+
+def fit_temperature_of_logits(logits: ArrayLike, targets: NDArray[np.integer], groups: ArrayLike) -> TemperatureFit:
+    """Fit the temperature of `fit_temperature` with its interval, which decides whether to apply it."""
+    return fit_temperature_of_losses(lambda temperature: image_losses(logits, targets, temperature), groups)
+
+
+def fit_temperature_of_losses(losses: Callable[[float], Floats], groups: ArrayLike) -> TemperatureFit:
+    """Fit the temperature, .05 to 20, of the least mean loss, with its interval, which decides whether to apply it.
+
+    `losses` returns the loss of each image (N,) at a temperature, see `fit_merged_temperature`. The interval is that of
+    refits on resampled groups (N,), widened to the temperatures whose likelihood ratio, a group counting once, is not
+    significant: where no image is incorrect, all resamples agree.
+    """
+    fitted = fit_merged_temperature(lambda temperature: float(losses(temperature).mean()))
+    grid = np.column_stack([losses(float(temperature)) for temperature in _TEMPERATURE_GRID])
+    low, high = bootstrap_interval(SumStatistic(grid, _locate_minima), groups)
+    means = grid.mean(axis=0)
+    likely = _TEMPERATURE_GRID[2 * len(np.unique(groups)) * (means - means.min()) <= _LIKELIHOOD_RATIO]
+    return TemperatureFit(fitted, float(min(low, likely[0])), float(max(high, likely[-1])), len(grid))
 
 
 def build_temperature_statistic(logits: ArrayLike, targets: NDArray[np.integer]) -> SumStatistic:

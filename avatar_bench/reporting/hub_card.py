@@ -16,6 +16,7 @@ from avatar_bench.files import html
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import find_table, read_table
 from avatar_bench.i18n import _
+from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.models.model_card import Card
 from avatar_bench.reporting.block_sections import select_metrics
 from avatar_bench.reporting.number_format import format_metric, format_value
@@ -64,6 +65,7 @@ def render_hub_card(
             for name in dict.fromkeys(one.result.set for one in results)
         ],
         "calibration": calibration,
+        "fit": calibration.fit if calibration else TemperatureFit.parse(record.temperature_fit),
         "warnings": list(_list_warnings(results)),
         "weakest": [(one.result.set, _tabulate_weakest(one)) for one in results if "per_source" in one.result.tables],
         "unmeasured": [_(declare_block(name).title) for name in _list_unmeasured(results)],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avatar_bench.i18n import _, ngettext
+from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.metrics.units import SOURCE
 from avatar_bench.results.headings import find_word
 from avatar_bench.results.reasons import format_reason
@@ -33,6 +34,14 @@ def format_number(value: float, places: int | None = None) -> str:
     tiny = places is None and 0 < abs(value) < 0.0005
     text = f"{value:.0e}" if tiny else f"{value:.{count_digits(value) if places is None else places}f}"
     return (text[1:] if text.startswith("-") and not text.strip("-0.") else text).replace("-", "−")  # minus sign
+
+
+def format_temperature(value: float, fit: TemperatureFit | None) -> str:
+    """Format the temperature of a run, and the fitted one with its interval where it is not applied."""
+    if fit is None or fit.is_applied:
+        return format_number(value)
+    fitted = format_value(fit.fitted, fit.low, fit.high)
+    return _("{value} (not applied: {fitted})", value=format_number(value), fitted=fitted)
 
 
 def format_metric(metric: Metric, block: str) -> str:

@@ -19,12 +19,13 @@ from avatar_bench.files.csv_io import read_csv
 from avatar_bench.files.table_io import find_table
 from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
+from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.reporting import block_sections, cautions, data_section
 from avatar_bench.reporting.figure_drawing import draw_missing_figures
 from avatar_bench.reporting.headline import format_headline
 from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
-from avatar_bench.reporting.number_format import format_number
+from avatar_bench.reporting.number_format import format_number, format_temperature
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.provenance import build_model_table, build_result_table
 from avatar_bench.reporting.ranking_tables import build_gain_tables, build_leaderboard_table, build_score_tables
@@ -146,6 +147,11 @@ def _list_kinds(boards: list[Leaderboard]) -> list[str]:
     return [kind for kind, is_there in kinds.items() if is_there]
 
 
+def _format_temperature(record: Mapping[str, Any]) -> str:
+    value, fit = record.get("temperature"), TemperatureFit.parse(record.get("temperature_fit"))
+    return format_temperature(value, fit) if isinstance(value, int | float) else ""
+
+
 def _build_model_page(study: Study, model: ReportedModel, links: PageLinks, look: Mapping[str, str]) -> dict[str, Any]:
     record, curves = model.record, _draw_curves(model)
     facts = [
@@ -155,7 +161,7 @@ def _build_model_page(study: Study, model: ReportedModel, links: PageLinks, look
         (_("seed"), record.get("seed")),
         (_("members"), ", ".join(_name_members(study, record))),
         (_("val macro-F1"), _format_fact((record.get("metrics") or {}).get("val/macro_f1"))),
-        (_("temperature"), _format_fact(record.get("temperature"))),
+        (_("temperature"), _format_temperature(record)),
         (_("training time (s)"), _format_fact(record.get("train_seconds"))),
         (_("passes per training step"), record.get("passes_per_step")),
         (_("checkpoint, SHA-256"), model.checkpoint[:12]),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from avatar_bench.i18n import _
-from avatar_bench.reporting.number_format import Cell, format_number
+from avatar_bench.reporting.number_format import Cell, format_number, format_temperature
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.reporting.tables import Table, TableRow, make_column
@@ -61,7 +61,7 @@ def _describe_calibration(model: ReportedModel) -> str:
     if saved is None:
         return ""
     parts = [_("{name} ({n} images)", name=saved.images.name, n=sum(saved.n.values()))]
-    parts.append(_("temperature {value}", value=format_number(saved.temperature)))
+    parts.append(_("temperature {value}", value=format_temperature(saved.temperature, saved.fit)))
     if (found := saved.threshold) is not None:
         own = _("none of its own") if found.own is None else _("its own: {value}", value=format_number(found.own))
         parts.append(_("threshold {value} ({own})", value=format_number(found.value), own=own))

@@ -17,7 +17,7 @@ from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
 from avatar_bench.data.splits import assign_folds
 from avatar_bench.errors import DataError
-from avatar_bench.metrics.calibration import fit_merged_temperature, nll
+from avatar_bench.metrics.calibration import fit_temperature_of_losses, image_losses
 from avatar_bench.metrics.decision_threshold import compute_balanced_accuracy, fit_threshold
 from avatar_bench.metrics.knn import compute_distances
 from avatar_bench.results.predictions import Predictions
@@ -53,18 +53,20 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     def merge(temperature: float) -> Predictions:
         return replace(own, temperature=temperature).merge(run.merged_classes, targets)
 
-    temperature = fit_merged_temperature(lambda t: nll(merge(t).logits[fitted], targets[fitted], t))
+    groups = used.frame["group"].to_numpy()
+    fit = fit_temperature_of_losses(lambda t: image_losses(merge(t).logits[fitted], targets[fitted], t), groups[fitted])
     decisions = None
     if is_reference is not None:
-        decisions = describe_images(merge(temperature), is_reference, used.frame["group"].to_numpy())
+        decisions = describe_images(merge(fit.value), is_reference, groups)
     return SavedCalibration(
         checkpoint_sha256=run.checkpoint_sha256,
         view=run.view.name,
-        temperature=temperature,
+        temperature=fit.value,
         threshold=threshold,
         n=counts,
         images=used,
         fingerprint=labelled.fingerprint,
+        fit=fit,
         decisions=decisions,
         allow=tuple(sorted(run.allow)),
     )

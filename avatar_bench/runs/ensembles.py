@@ -23,6 +23,7 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.metrics.averaging import AveragingWeights
+from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.models.model_card import Card, describe_training
 from avatar_bench.runs.ensemble_predictor import EnsemblePredictor
@@ -54,7 +55,7 @@ def save_ensemble(folder: Path, description: Mapping[str, Any]) -> Path:
     """Write a folder's ensemble.json atomically, with members by relative path; return the folder.
 
     `description` holds kind ("ensemble" or "soup"), members (each with run, checkpoint_sha256, weight, temperature),
-    temperature and classes.
+    temperature, temperature_fit and classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     members = [
@@ -67,16 +68,25 @@ def save_ensemble(folder: Path, description: Mapping[str, Any]) -> Path:
 
 
 def describe_ensemble(
-    kind: str, runs: Sequence[Run], mix: AveragingWeights, temperature: float, classes: tuple[str, ...]
+    kind: str,
+    runs: Sequence[Run],
+    mix: AveragingWeights,
+    temperature: float,
+    classes: tuple[str, ...],
+    fit: TemperatureFit | None = None,
 ) -> dict[str, Any]:
-    """Build the description that `save_ensemble` writes, of the runs with positive weight."""
+    """Build the description that `save_ensemble` writes, of the runs with positive weight.
+
+    `fit` states how the temperature was fitted, and whether it is applied.
+    """
     rows = [
         (str(run.checkpoint), run.checkpoint_sha256, float(weight), float(own))
         for run, weight, own in zip(runs, mix.weights, mix.temperatures, strict=True)
         if weight > 0
     ]
     members = [dict(zip(_MEMBER_KEYS, row, strict=True)) for row in rows]
-    return {"kind": kind, "members": members, "temperature": float(temperature), "classes": list(classes)}
+    stated = {"temperature": float(temperature), "temperature_fit": fit.plain if fit else None}
+    return {"kind": kind, "members": members, **stated, "classes": list(classes)}
 
 
 @dataclass
@@ -213,7 +223,8 @@ def _open(folder: Path, options: Mapping[str, Any], depth: int = 1) -> CombinedR
     rows = [(float(member["weight"]), float(member["temperature"])) for member in description["members"]]
     mix = AveragingWeights(*np.array(rows).T)
     fields = {"members": members, "mix": mix, "fitted": float(description["temperature"]), **options}
-    location = (folder / ENSEMBLE, folder, _merge_records(members))
+    record = _merge_records(members) | {"temperature_fit": description.get("temperature_fit")}
+    location = (folder / ENSEMBLE, folder, record)
     if description["kind"] == "soup":
         return WeightSoup(*location, **fields)
     return EnsembleRun(*location, **fields, order=tuple(description["classes"]))

@@ -87,7 +87,9 @@ class RunRecord:
     # were not cached)
     probe: dict[str, Any] = field(default_factory=dict)
     # what came of it
-    temperature: float | None = None
+    temperature: float | None = None  # that is applied
+    # of the temperature: fitted, low and high end of its interval, n of images, applied (if not, 1 is), why_not
+    temperature_fit: dict[str, Any] = field(default_factory=dict)
     checkpoint_sha256: str | None = None
     weights_sha256: str | None = None  # of the tensors of best.ckpt; of pretrain: of backbone.safetensors
     best_epoch: int | None = None  # numbered across all stages

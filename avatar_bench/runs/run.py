@@ -35,6 +35,7 @@ from avatar_bench.inference.prediction_table import (
     merge_probabilities,
 )
 from avatar_bench.inference.predictor import DatasetPredictor, ForeignPredictor, Predictor
+from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.metrics.units import encode
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.models.model_card import Card
@@ -201,6 +202,13 @@ class Run:
     def temperature(self) -> float:
         """Return the temperature, by which logits are divided: that of `calibrate`, else that of training."""
         return self.saved_calibration.temperature if self.saved_calibration else self.card.temperature
+
+    @property
+    def temperature_fit(self) -> TemperatureFit | None:
+        """Return how the temperature was fitted, and whether it is applied; None if that is not recorded."""
+        if self.saved_calibration:
+            return self.saved_calibration.fit
+        return TemperatureFit.parse(self.record.get("temperature_fit"))
 
     @property
     def bias(self) -> tuple[float, ...]:

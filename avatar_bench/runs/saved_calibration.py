@@ -20,6 +20,7 @@ from avatar_bench.data.dataset import DATASET_COLUMNS, RUN_COLUMNS, Dataset
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import atomic_write, write_text
 from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_file
+from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.runs.record import read_json
 
 CALIBRATION = "calibration.json"  # in a run folder
@@ -71,7 +72,8 @@ class DecisionImages:
 class SavedCalibration:
     """Temperature and, of a score, threshold of a run, with the images that they were fitted on.
 
-    `n` are the images by class of the view, `by` is the command that fitted them: train or calibrate. `decisions` is
+    `n` are the images by class of the view, `by` is the command that fitted them: train or calibrate. `fit` is that of
+    the temperature, which is 1 where the fitted one is not applied; earlier versions recorded none. `decisions` is
     None if the images are too few to be divided, or if it was not asked for. `allow` are the guards that were switched
     off. `sha256` is that of the file.
     """
@@ -84,6 +86,7 @@ class SavedCalibration:
     images: Dataset
     fingerprint: str
     by: str = BY_CALIBRATE
+    fit: TemperatureFit | None = None
     decisions: DecisionImages | None = field(default=None, compare=False)
     allow: tuple[str, ...] = ()
     sha256: str = field(default="", compare=False)
@@ -112,6 +115,7 @@ class SavedCalibration:
             "checkpoint_sha256": self.checkpoint_sha256,
             "view": self.view,
             "temperature": self.temperature,
+            "temperature_fit": self.fit.plain if self.fit else None,
             "threshold": asdict(self.threshold) if self.threshold else None,
             "data": {
                 "name": self.images.name,
@@ -158,6 +162,7 @@ def read_calibration(folder: Path, with_decisions: bool = False) -> SavedCalibra
             images=Dataset(str(data["name"]), Path(str(data["root"])), frame),
             fingerprint=str(data["fingerprint"]),
             by=str(saved.get("by", BY_CALIBRATE)),
+            fit=TemperatureFit.parse(saved.get("temperature_fit")),
             decisions=_read_decisions(saved, folder) if with_decisions else None,
             allow=tuple(map(str, saved.get("allow", ()))),
             sha256=sha256_of_file(file),

@@ -25,7 +25,7 @@ from avatar_bench.errors import ConfigError, DataError, GuardError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.table_io import write_table
 from avatar_bench.i18n import use_language
-from avatar_bench.metrics.calibration import fit_temperature
+from avatar_bench.metrics.calibration import TemperatureFit, fit_temperature_of_logits
 from avatar_bench.metrics.plots import draw_training_curves
 from avatar_bench.models.checkpoint import BEST_CHECKPOINT
 from avatar_bench.models.classifier import Classifier
@@ -198,10 +198,11 @@ class ClassifierJob:
     def finish(self) -> str:
         """Fit the temperature, complete the best checkpoint, draw the curves, and return a summary."""
         settings, record = self.settings, self.record
-        record.temperature, decisions = self._calibrate()
+        fit, decisions = self._calibrate()
+        record.temperature, record.temperature_fit = (fit.value, fit.plain) if fit else (1.0, {})
         record.checkpoint_sha256, record.weights_sha256 = finish_checkpoint(self.best, record.temperature)
-        if decisions is not None:
-            self._write_calibration(record.temperature, record.checkpoint_sha256, decisions)
+        if fit is not None and decisions is not None:
+            self._write_calibration(fit, record.checkpoint_sha256, decisions)
         history = pd.read_csv(self.folder / "metrics.csv")
         row = self.find_best_row(history)
         record.metrics = {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)}
@@ -227,8 +228,8 @@ class ClassifierJob:
         self.record.best_epoch = int(row["epoch"])
         return row
 
-    def _calibrate(self) -> tuple[float, DecisionImages | None]:
-        """Fit the temperature on the calibration images; warn and return 1 if they are too few.
+    def _calibrate(self) -> tuple[TemperatureFit | None, DecisionImages | None]:
+        """Fit the temperature on the calibration images; warn if they are too few, or if it is not applied.
 
         If they are enough to be divided, return what decisions are made of too.
         """
@@ -236,28 +237,31 @@ class ClassifierJob:
         if len(calibration) >= MIN_CALIBRATION_IMAGES and len(calibration.classes) > 1:
             found = self.predict_calibration(calibration)
             is_reference = mark_reference(calibration.frame)
+            fitted = found if is_reference is None else found.take(np.flatnonzero(is_reference))
+            fit = fit_temperature_of_logits(fitted.logits, fitted.targets, fitted.groups)
+            if not fit.is_applied:
+                print_line(f"warning: temperature {fit}", file=sys.stderr)
             if is_reference is None:
-                return fit_temperature(found.logits, found.targets), None
-            temperature = fit_temperature(found.logits[is_reference], found.targets[is_reference])
-            calibrated = replace(found, temperature=temperature)
-            return temperature, describe_images(calibrated, is_reference, found.groups)
+                return fit, None
+            return fit, describe_images(replace(found, temperature=fit.value), is_reference, found.groups)
         few = format_count(len(calibration), "calibration image")
         more = suggest_calibration_options(self.dataset, build_split_plan(self.settings.data))
         warning = f"too few images to fit a temperature ({few}); it stays 1. To fit one, {more}"
         print_line(f"warning: {warning}", file=sys.stderr)
-        return 1.0, None
+        return None, None
 
-    def _write_calibration(self, temperature: float, checkpoint_sha256: str, decisions: DecisionImages) -> None:
+    def _write_calibration(self, fit: TemperatureFit, checkpoint_sha256: str, decisions: DecisionImages) -> None:
         images = self.dataset.select_split("calibration")
         SavedCalibration(
             checkpoint_sha256=checkpoint_sha256,
             view=View().name,
-            temperature=temperature,
+            temperature=fit.value,
             threshold=None,
             n={name: int((images.frame["label"] == name).sum()) for name in self.data.classes},
             images=images,
             fingerprint=images.fingerprint,
             by=BY_TRAIN,
+            fit=fit,
             decisions=decisions,
         ).write(self.folder)
 

@@ -20,6 +20,9 @@ from PIL import Image
 from avatar_bench.cli.app import main
 from avatar_bench.commands.predict import find_input_files
 from avatar_bench.files.csv_io import read_csv
+from avatar_bench.metrics.averaging import AveragingWeights
+from avatar_bench.runs.ensembles import describe_ensemble, save_ensemble
+from avatar_bench.runs.run import Run
 
 COLUMNS = ["path", "status", "reason", "prediction", "confidence", "prob_drawing", "prob_generated", "prob_real"]
 PROBABILITIES = COLUMNS[-3:]
@@ -169,13 +172,15 @@ def test_batches_and_workers_change_no_prediction(predict: Callable[..., int], i
 
 
 def test_the_temperature_scales_the_probabilities_unless_turned_off(
-    predict: Callable[..., int], images: Path, tiny_run: Path, tmp_path: Path
+    images: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
-    assert predict(images / "blind", tmp_path / "scaled.csv") == 0
-    assert predict(images / "blind", tmp_path / "raw.csv", "calibrated=false") == 0
+    run, alone = Run.open(tiny_run), AveragingWeights(np.ones(1), np.ones(1))
+    soup = save_ensemble(tmp_path / "soup", describe_ensemble("soup", [run], alone, 0.5, run.classes))
+    words = ["predict", f"ckpt={soup}", f"input={images / 'blind'}", "workers=0"]
+    assert main([*words, f"output={tmp_path / 'scaled.csv'}"]) == 0
+    assert main([*words, f"output={tmp_path / 'raw.csv'}", "calibrated=false"]) == 0
     scaled, raw = (read(tmp_path / f"{name}.csv")[PROBABILITIES].to_numpy(float) for name in ("scaled", "raw"))
-    temperature = json.loads((tiny_run / "run.json").read_text())["temperature"]
-    sharpened = raw ** (1 / temperature)
+    sharpened = raw**2
     np.testing.assert_allclose(scaled, sharpened / sharpened.sum(axis=1, keepdims=True), atol=1e-6)
     assert np.abs(scaled - raw).max() > 1e-4
 

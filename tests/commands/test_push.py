@@ -58,8 +58,8 @@ def evaluated(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     split = pd.read_csv(run / "split.csv")
     split["other:licence"] = np.where(split["source"] == "gan", "CC0", "")
     split.to_csv(run / "split.csv", index=False)
-    blocks = "block=[blind_test,error_bias]"
-    assert main(["evaluate", f"ckpt={run}", "split=blind", blocks, "data.workers=0", "allow=[overlap]"]) == 0
+    blocks = ["block=[blind_test,calibration,error_bias]", "block.calibration.severity=0"]
+    assert main(["evaluate", f"ckpt={run}", "split=blind", *blocks, "data.workers=0", "allow=[overlap]"]) == 0
     metrics = run / "evaluation" / "blind" / "blind_test" / "metrics.json"
     result = json.loads(metrics.read_text(encoding="utf-8"))
     result["warnings"].append(Reason("ood_set_unreadable", why="/home/user-of-the-test/sets/x.csv is gone").plain)
@@ -111,11 +111,15 @@ def test_the_card_states_the_saved_metrics_sources_failures_and_licences(
 ) -> None:
     _, head, body = shared["README.md"].decode().split("---\n", 2)
     metadata = yaml.safe_load(head)
-    saved = json.loads((evaluated / "evaluation" / "blind" / "blind_test" / "metrics.json").read_text())["metrics"]
+    saved = {}
+    for block in ("blind_test", "calibration"):
+        saved |= json.loads((evaluated / "evaluation" / "blind" / block / "metrics.json").read_text())["metrics"]
     (index,) = metadata["model-index"]
     (result,) = (one for one in index["results"] if one["dataset"]["name"] == "blind")
     found = {one["type"]: (one["value"], one["args"].get("low")) for one in result["metrics"]}
-    assert found.keys() == {"accuracy", "balanced_accuracy", "macro_f1"}
+    assert found.keys() == {"accuracy", "balanced_accuracy", "macro_f1", "scaled/ece_15", "ece_15"}
+    names = {one["type"]: one["name"] for one in result["metrics"]}
+    assert (names["scaled/ece_15"], names["ece_15"]) == ("ECE, 15 bins", "raw ECE, 15 bins")
     assert found == {name: (saved[name]["value"], saved[name].get("low")) for name in found}
     assert (metadata["license"], metadata["license_name"]) == ("other", "apache-2.0 and fair-use")
     assert {"drawing", "generated", "real"} <= set(metadata["tags"])
@@ -124,6 +128,9 @@ def test_the_card_states_the_saved_metrics_sources_failures_and_licences(
         "| generated | gan | 16 | CC0 |",
         "### blind\n\nGuards switched off: overlap.",
         "The sources with the lowest accuracy in blind",
+        "| ECE, 15 bins |",
+        "| raw ECE, 15 bins |",
+        "Probabilities are scaled by the temperature 0.05 of training.",
         "initial weights (net.pth): apache-2.0",
         "- teacher: fair-use",
         "**Meaning of the classes.**",

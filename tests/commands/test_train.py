@@ -126,8 +126,11 @@ def test_best_is_the_epoch_of_the_best_macro_f1_and_last_the_last(tiny_run: Path
 def test_the_temperature_of_the_checkpoint_is_that_of_the_record(tiny_run: Path) -> None:
     card = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["avatar_bench"]
     assert card["temperature"] == record(tiny_run)["temperature"]
-    assert 0.05 <= card["temperature"] <= 20
-    assert card["temperature"] != 1
+    fit = record(tiny_run)["temperature_fit"]
+    assert 0.049 < fit["low"] <= fit["high"] < 20.1
+    assert 0.05 <= fit["fitted"] <= 20
+    assert card["temperature"] == (fit["fitted"] if fit["applied"] else 1)
+    assert fit["applied"] is (fit["why_not"] == "")
 
 
 def test_stage_two_trains_through_both_stages(stage2: Path) -> None:
@@ -799,7 +802,8 @@ def test_what_is_advised_where_calibration_is_too_small_helps(
     def ensemble(*words: str) -> int:
         runs = [train(tmp_path / f"{len(words)}" / str(seed), *words, f"seed={seed}") for seed in (1, 2)]
         assert ("too few images to fit a temperature" in capsys.readouterr().err) == (len(words) == 1)
-        assert [json.loads((run / "run.json").read_text())["temperature"] == 1 for run in runs] == [len(words) == 1] * 2
+        records = [json.loads((run / "run.json").read_text()) for run in runs]
+        assert ["temperature_fit" in record for record in records] == [len(words) > 1] * 2
         asked = ["block=ensemble", "block.ensemble.resamples=100", "data.workers=0"]
         return main(["evaluate", f"ckpt={tmp_path / str(len(words))}", *asked])
 

@@ -125,6 +125,7 @@ def fake_run() -> Callable[..., Any]:
             "decision_calibration": None,
             "folder": None,
             "temperature": predictions.temperature,
+            "temperature_fit": None,
             "allow": frozenset(),
             "leakage": Leakage([], [], ()),
             "seed": 0,

@@ -24,9 +24,14 @@ def members(count=3, n=120, seed=0):
     return np.stack(logits), targets
 
 
+def apply(name, logits, targets):
+    """Return what a strategy fits on images without groups."""
+    return STRATEGIES[name](logits, targets, np.arange(len(targets)))
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_weights_sum_to_one_and_two_calls_agree(name):
-    first, again = (STRATEGIES[name](*members()) for _ in range(2))
+    first, again = (apply(name, *members()) for _ in range(2))
     assert first.weights.sum() == pytest.approx(1)
     assert (first.weights >= 0).all()
     assert (first.temperatures > 0).all()
@@ -34,15 +39,15 @@ def test_weights_sum_to_one_and_two_calls_agree(name):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_strategy_is_given_calibration_logits_and_targets_alone(name):
-    assert list(inspect.signature(STRATEGIES[name]).parameters) == ["logits", "targets"]
+def test_a_strategy_is_given_calibration_images_alone(name):
+    assert list(inspect.signature(STRATEGIES[name]).parameters) == ["logits", "targets", "groups"]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_two_copies_of_one_network_average_to_it(name):
     logits, targets = members(1)
     twice = np.repeat(logits, 2, axis=0)
-    mix = STRATEGIES[name](twice, targets)
+    mix = apply(name, twice, targets)
     expected = softmax(logits[0] / mix.temperatures[0], axis=1)
     np.testing.assert_allclose(np.exp(average_probabilities(twice, mix)), expected, atol=1e-12)
 
@@ -51,16 +56,19 @@ def test_soft_vote_is_the_mean_probability():
     logits, targets = members()
     expected = np.mean([softmax(member, axis=1) for member in logits], axis=0)
     np.testing.assert_allclose(
-        np.exp(average_probabilities(logits, averaging.soft_vote(logits, targets))), expected, atol=1e-12
+        np.exp(average_probabilities(logits, apply("soft_vote", logits, targets))), expected, atol=1e-12
     )
 
 
-def test_scaled_vote_is_the_mean_of_scaled_probabilities():
-    logits, targets = members()
-    expected = np.mean([softmax(one / calibration.fit_temperature(one, targets), axis=1) for one in logits], axis=0)
-    np.testing.assert_allclose(
-        np.exp(average_probabilities(logits, averaging.scaled_vote(logits, targets))), expected, atol=1e-12
-    )
+def test_scaled_vote_is_the_mean_of_probabilities_scaled_where_the_interval_excludes_1():
+    logits, targets = members(n=600)
+    logits *= np.array([0.85, 3, 0.3])[:, None, None]
+    fitted = [calibration.fit_temperature(member, targets) for member in logits]
+    mix = apply("scaled_vote", logits, targets)
+    assert fitted[0] != 1
+    np.testing.assert_allclose(mix.temperatures, [1, *fitted[1:]], rtol=1e-6)
+    expected = np.mean([softmax(one / t, axis=1) for one, t in zip(logits, mix.temperatures, strict=True)], axis=0)
+    np.testing.assert_allclose(np.exp(average_probabilities(logits, mix)), expected, atol=1e-12)
 
 
 def test_the_studys_weights_are_accuracy_times_one_minus_ece():
@@ -68,19 +76,29 @@ def test_the_studys_weights_are_accuracy_times_one_minus_ece():
 
     logits, targets = members()
     scores = []
-    for member in logits:
-        shares = torch.from_numpy(softmax(member, axis=1))
+    for member, temperature in zip(logits, apply("scaled_vote", logits, targets).temperatures, strict=True):
+        shares = torch.from_numpy(softmax(member / temperature, axis=1))
         error = float(multiclass_calibration_error(shares, torch.from_numpy(targets), 3, n_bins=15))
         scores.append(sk.accuracy_score(targets, member.argmax(axis=1)) * (1 - error))
-    found = averaging.accuracy_ece(logits, targets)
+    found = apply("accuracy_ece", logits, targets)
     np.testing.assert_allclose(found.weights, np.array(scores) / sum(scores), atol=1e-6)
     np.testing.assert_array_equal(found.temperatures, 1)
+
+
+@pytest.mark.parametrize("missing", [0.4, 4.0])
+def test_the_studys_weights_do_not_punish_a_missing_temperature(missing):
+    """With the ECE of the raw outputs, the second of two equal networks got less than the first."""
+    logits, targets = members(1, 600)
+    pair = np.concatenate([logits, missing * logits])
+    raw = [averaging._score_accuracy_ece(softmax(one, axis=1), targets) for one in pair]
+    assert raw[1] < 0.95 * raw[0]
+    np.testing.assert_allclose(apply("accuracy_ece", pair, targets).weights, 0.5, atol=0.01)
 
 
 def test_members_that_are_never_right_weigh_alike():
     targets = np.arange(9) % 3
     wrong = np.stack([np.eye(3)[(targets + 1) % 3]] * 2)
-    np.testing.assert_array_equal(averaging.accuracy_ece(wrong, targets).weights, [0.5, 0.5])
+    np.testing.assert_array_equal(apply("accuracy_ece", wrong, targets).weights, [0.5, 0.5])
 
 
 def test_greedy_is_the_best_prefix_of_a_naive_selection():
@@ -91,24 +109,24 @@ def test_greedy_is_the_best_prefix_of_a_naive_selection():
         picked.append(int(np.argmin(losses)))
         best = min(best, (min(losses), list(picked)), key=lambda pair: pair[0])
     expected = np.bincount(best[1], minlength=4) / len(best[1])
-    np.testing.assert_allclose(averaging.greedy(logits, targets).weights, expected)
+    np.testing.assert_allclose(apply("greedy", logits, targets).weights, expected)
 
 
 def test_greedy_is_no_worse_on_calibration_than_the_best_member_or_soft_vote():
     logits, targets = members(4)
-    loss = calibration.nll(average_probabilities(logits, averaging.greedy(logits, targets)), targets)
+    loss = calibration.nll(average_probabilities(logits, apply("greedy", logits, targets)), targets)
     assert loss <= min(calibration.nll(member, targets) for member in logits) + 1e-12
-    assert loss < calibration.nll(average_probabilities(logits, averaging.soft_vote(logits, targets)), targets)
+    assert loss < calibration.nll(average_probabilities(logits, apply("soft_vote", logits, targets)), targets)
 
 
 def test_greedy_takes_the_first_of_equals():
     logits, targets = members(1)
-    np.testing.assert_array_equal(averaging.greedy(np.repeat(logits, 3, axis=0), targets).weights, [1, 0, 0])
+    np.testing.assert_array_equal(apply("greedy", np.repeat(logits, 3, axis=0), targets).weights, [1, 0, 0])
 
 
 def test_greedy_survives_a_confident_error():
     logits = np.array([[[5000.0, 0]], [[5000.0, 0]]])
-    assert averaging.greedy(logits, np.array([1])).weights.sum() == 1
+    assert apply("greedy", logits, np.array([1])).weights.sum() == 1
 
 
 def test_an_average_of_extreme_logits_stays_finite():
@@ -141,7 +159,7 @@ def test_weights_move_with_calibration_targets_so_that_the_test_of_poisoned_ones
     logits, targets = members()
     fitted = [name for name in STRATEGIES if name != "soft_vote"]
     for name, other in product(fitted, [(targets + 1) % 3]):
-        first, second = STRATEGIES[name](logits, targets), STRATEGIES[name](logits, other)
+        first, second = apply(name, logits, targets), apply(name, logits, other)
         assert not np.allclose([*first], [*second])
 
 

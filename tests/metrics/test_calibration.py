@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import softmax
+from scipy.stats import chi2
 from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
@@ -287,3 +288,44 @@ def test_two_thousand_resamples_of_ten_thousand_images_take_seconds():
     stats.bootstrap_interval(calibration.make_deviation_statistic(probabilities, targets, groups), groups)
     calibration.simulate_noise_floor(probabilities, groups=groups, correlation=0.5)
     assert time.process_time() - begin < 6
+
+
+def test_a_temperature_is_applied_only_where_the_interval_of_refits_by_group_excludes_1():
+    """Its interval is that of refits of whole groups, widened to that of the likelihood, both by hand."""
+    logits, targets = calibrated_logits(60)
+    for scale, is_applied in ((1.3, False), (3.0, True)):
+        given, groups = np.repeat(scale * logits, 2, axis=0), np.repeat(np.arange(60), 2)
+        fit = calibration.fit_temperature_of_logits(given, np.repeat(targets, 2), groups)
+        fitted = calibration.fit_temperature(scale * logits, targets)
+        assert fit.fitted == pytest.approx(fitted, rel=1e-6)
+        rng = np.random.default_rng(3)
+        drawn = [rng.integers(0, 60, 60) for _ in range(300)]
+        refits = [calibration.fit_temperature(scale * logits[rows], targets[rows]) for rows in drawn]
+        low, high = np.quantile(refits, [0.025, 0.975])
+        losses = {t: calibration.nll(scale * logits, targets, t) for t in np.geomspace(0.3, 10, 400)}
+        likely = [t for t, loss in losses.items() if 2 * 60 * (loss - min(losses.values())) <= chi2.ppf(0.95, 1)]
+        ends = min(low, likely[0]), max(high, likely[-1])
+        assert (fit.low, fit.high) == pytest.approx(ends, rel=0.05)
+        assert (fit.is_applied, fit.n) == (is_applied, 120)
+        assert fit.value == (pytest.approx(fitted, rel=1e-6) if is_applied else 1)
+        assert ("its interval contains 1" in str(fit)) != is_applied
+
+
+def test_where_no_image_is_incorrect_the_likelihood_decides():
+    """All resamples have the low end of the range, however sure the network was of its correct answers."""
+    targets = np.array([0, 1, 2] * 5)
+    for margin, is_applied in ((1.0, True), (6.0, False)):
+        logits = margin * np.eye(3)[targets]
+        fit = calibration.fit_temperature_of_logits(logits, targets, np.arange(15))
+        assert fit.is_applied is is_applied
+        assert fit.fitted < 0.06
+        # all losses are log(1 + 2 exp(-margin / t)); twice their sum is chi-squared
+        end = -margin / np.log((np.exp(chi2.ppf(0.95, 1) / 30) - 1) / 2)
+        assert 0.96 * end < fit.high <= end  # a step of the grid
+
+
+def test_a_saved_fit_is_read_and_a_damaged_one_is_none():
+    fit = calibration.TemperatureFit(0.674, 0.05, 1.064, 38)
+    assert calibration.TemperatureFit.parse(fit.plain) == fit
+    for damaged in (None, [], {}, fit.plain | {"low": None}, fit.plain | {"n": "many"}, fit.plain | {"high": np.inf}):
+        assert calibration.TemperatureFit.parse(damaged) is None

@@ -95,7 +95,7 @@ def test_metrics_csv_has_a_row_for_each_value_of_c(probe: Path) -> None:
         "source",
     )
     assert row["val/accuracy"] > 0.8
-    assert said["temperature"] != 1
+    assert said["temperature"] == (said["temperature_fit"]["fitted"] if said["temperature_fit"]["applied"] else 1)
 
 
 def test_the_chosen_row_is_marked_and_an_end_of_the_grid_is_warned_of(

@@ -23,7 +23,7 @@ from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.calibration import Calibration, error_tables
 from avatar_bench.i18n import use_language
-from avatar_bench.metrics.calibration import ECE_KINDS, calibration_errors, fit_temperature
+from avatar_bench.metrics.calibration import ECE_KINDS, TemperatureFit, calibration_errors, fit_temperature
 from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason, format_reason
 
@@ -330,6 +330,15 @@ def test_few_calibration_images_put_every_class_into_every_set(evaluate, oracle)
     assert Reason("few_calibration_images", n=8) in result.warnings
 
 
+def test_a_temperature_that_is_not_applied_is_said_with_its_interval(evaluate, oracle):
+    fit = TemperatureFit(0.674, 0.05, 1.064, 38)
+    result = evaluate(oracle("noisy"), oracle("noisy", seed=1), temperature_fit=fit)
+    warning = Reason("temperature_near_1", fitted=fit.fitted, low=fit.low, high=fit.high, n=fit.n)
+    assert result.warnings == [warning]
+    assert f"fitted on {fit.n} images, is not applied, because" in format_reason(warning, "calibration")
+    assert next(iter(result.metrics)) == "scaled/ece_15"
+
+
 def test_a_temperature_that_could_not_be_fitted_is_said(evaluate, oracle):
     result = evaluate(oracle("noisy"), oracle("noisy", seed=1))
     assert Reason("no_temperature") in result.warnings
@@ -345,7 +354,7 @@ def test_reliability_is_drawn_once_where_no_temperature_was_fitted_and_its_legen
         assert len(figures["reliability"].axes) == 2 * panels
         assert len(figures["confidence"].axes) == panels
         titles = [axes.get_title().splitlines()[0] for axes in figures["reliability"].axes[:panels]]
-        assert titles == (["no temperature was fitted"] if panels == 1 else ["before scaling", "after scaling"])
+        assert titles == (["no temperature is applied"] if panels == 1 else ["before scaling", "after scaling"])
         (legend,) = figures["reliability"].legends
         assert {text.get_text() for text in legend.get_texts()} == {
             "accuracy of these predictions",
@@ -451,6 +460,7 @@ def test_ticks_are_at_whole_percentages(evaluate, overconfident, draw_saved):
 def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
     words = ["evaluate", f"ckpt={tiny_run}", "block=calibration", "block.calibration.resamples=100"]
     assert main([*words, f"out={tmp_path / 'test'}"]) == 0
+    assert re.search(r"scaled/ece_15 \d\.\d{3}.* \(raw \d\.\d{3}\) on test", capsys.readouterr().out)
     [file] = (tmp_path / "test").rglob("shift.csv")
     assert pd.read_csv(file)["set"].tolist()[:10] == ["test", *KINDS]
     assert main([*words, "split=calibration", f"out={tmp_path / 'calibration'}"]) == 3

@@ -99,7 +99,7 @@ def test_no_strategy_moves_with_the_labels_of_the_evaluated_set(voters):
 def test_a_strategy_that_looks_at_the_evaluated_set_is_caught(voters, monkeypatch):
     seen = []
 
-    def cheat(logits, targets):
+    def cheat(logits, targets, groups):
         right = np.array([run.predictions(SET).correct.mean() for run in seen[-1]])
         return AveragingWeights(right / right.sum(), np.ones(len(logits)))
 
@@ -119,7 +119,8 @@ def test_a_strategy_is_handed_held_out_arrays_alone(voters, monkeypatch):
     runs, datasets = voters()
     EnsembleBlock(**FAST).compare(runs, datasets)
     assert len(given) == len(STRATEGIES)
-    for logits, targets in given:
+    for logits, targets, groups in given:
+        np.testing.assert_array_equal(groups, runs[0].calibration(datasets[0]).groups)
         np.testing.assert_array_equal(logits, [run.calibration(datasets[0]).logits for run in runs])
         np.testing.assert_array_equal(targets, runs[0].calibration(datasets[0]).targets)
 
@@ -145,7 +146,7 @@ def test_an_interval_above_0_of_one_strategy_of_several_is_no_significant_gain(v
 
 
 def test_a_strategy_that_asks_for_more_cannot_be_called(voters, monkeypatch):
-    monkeypatch.setitem(STRATEGIES, "soft_vote", lambda logits, targets, test: AveragingWeights(test, test))
+    monkeypatch.setitem(STRATEGIES, "soft_vote", lambda logits, targets, groups, test: AveragingWeights(test, test))
     with pytest.raises(TypeError):
         EnsembleBlock(**FAST).compare(*voters())
 
@@ -205,19 +206,34 @@ def ece(shares, targets):
 def test_weights_and_temperatures_are_recomputed_from_the_saved_held_out_images(saved):
     folder, told = saved
     weights, held = pd.read_csv(folder / "weights.csv"), np.load(folder / "calibration.npz")
-    shares = softmax(held["logits"], axis=2)
+    scaled = weights[weights["strategy"] == "scaled_vote"]["temperature"].to_numpy()
+    np.testing.assert_allclose(scaled, [applied(one, held) for one in held["logits"]], rtol=1e-6)
+    shares = softmax(held["logits"] / scaled[:, None, None], axis=2)
     scores = [sk.accuracy_score(held["targets"], one.argmax(1)) * (1 - ece(one, held["targets"])) for one in shares]
     own = {name: rows["weight"].to_numpy() for name, rows in weights.groupby("strategy")}
     np.testing.assert_allclose(own["accuracy_ece"], np.array(scores) / sum(scores), atol=1e-9)
     np.testing.assert_allclose(own["soft_vote"], 1 / 3)
-    scaled = weights[weights["strategy"] == "scaled_vote"]["temperature"]
-    np.testing.assert_allclose(scaled, [fit_temperature(one, held["targets"]) for one in held["logits"]], rtol=1e-6)
+    table = pd.read_csv(folder / "members.csv")
+    np.testing.assert_allclose(scores, table["calibration_accuracy"] * (1 - table["calibration_ece"]), atol=1e-9)
+    raw = [ece(one, held["targets"]) for one in softmax(held["logits"], axis=2)]
+    np.testing.assert_allclose(raw, table["calibration_raw_ece"], atol=1e-9)
     for name in STRATEGIES:
         rows = weights[weights["strategy"] == name]
         parts = zip(rows["weight"], rows["temperature"], held["logits"], strict=True)
         mean = sum(weight * softmax(logits / t, axis=1) for weight, t, logits in parts)
-        fitted = fit_temperature(np.log(mean), held["targets"])
+        fitted = applied(np.log(mean), held)
         assert told["provenance"]["ensembles"][name]["temperature"] == pytest.approx(fitted, rel=1e-5)
+
+
+def applied(logits, held):
+    """Return the temperature fitted on held-out images, 1 where the interval of refits contains 1."""
+    targets, groups = held["targets"], [np.flatnonzero(held["groups"] == name) for name in np.unique(held["groups"])]
+    rng, found = np.random.default_rng(1), []
+    for _ in range(100):
+        rows = np.concatenate([groups[k] for k in rng.integers(0, len(groups), len(groups))])
+        found.append(fit_temperature(logits[rows], targets[rows]))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return 1.0 if low <= 1 <= high else fit_temperature(logits, targets)
 
 
 def test_the_gains_interval_is_a_paired_bootstrap_of_groups(saved):
@@ -379,7 +395,8 @@ def test_a_gain_that_is_shown_is_not_warned_of_and_little_to_fit_on_is(voters):
     runs, datasets = voters(1, held=30)
     twin = SimpleNamespace(**vars(runs[0]) | {"label": "twin"})
     found = EnsembleBlock(**FAST).compare([runs[0], twin], datasets * 2)
-    assert found.warnings == [Reason("no_significant_gain", name="run 0"), Reason("few_held_out", n=30)]
+    left_out = Reason("temperature_not_applied", names=["scaled_vote"])
+    assert found.warnings == [Reason("no_significant_gain", name="run 0"), Reason("few_held_out", n=30), left_out]
     assert "only 30 held-out images" in format_reason(found.warnings[1], "ensemble")
     runs, datasets = voters(3, n=3000, held=300)
     strong = EnsembleBlock(**FAST).compare(runs, datasets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import permutations, product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,17 +15,22 @@ from scipy.special import logsumexp, softmax
 from sklearn import metrics as sk
 
 from avatar_bench.config.entries import use_folders
+from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.out_of_domain import DETECTION_METRICS, OutOfDomain
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.averaging import AveragingWeights
+from avatar_bench.metrics.risk_control import AnsweringThreshold
 from avatar_bench.results.block_figures import draw_figures
+from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.runs.decisions import DecisionRule
 from avatar_bench.runs.ensemble_predictor import combine_predictions
+from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration
 
-SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
+SCORES = ("decision", "msp", "max_logit", "energy", "mahalanobis", "knn")
 
 
 @pytest.fixture
@@ -63,9 +69,30 @@ def world(oracle, outside, dataset_of, fake_run):
 
 
 @pytest.fixture
-def saved(world, tmp_path):
+def calibrated(oracle, dataset_of):
+    """Build the fields of a run whose decisions have the even images of an oracle as reference."""
+
+    def build(held=None, **columns):
+        held = oracle("noisy", n=200, seed=21) if held is None else held
+        is_reference = np.arange(len(held)) % 2 == 0
+        known = held.embeddings[is_reference]
+        unit = known / np.linalg.norm(known, axis=1, keepdims=True)
+        gaps = np.linalg.norm(unit[:, None] - unit[None], axis=2)
+        own = np.sort(gaps + 9 * np.eye(len(known)), axis=1)[:, 4]  # of each to its fifth nearest among the others
+        decisions = DecisionImages(
+            held.classes, held.probabilities, is_reference, np.full(len(held), 50.0), OodReference(known, own)
+        )
+        other = {"sha256": [f"{i + 10**6:064x}" for i in range(len(held))], "group": [f"held{i}" for i in range(200)]}
+        images = Dataset("held", Path(), dataset_of(held).frame.assign(**other | columns))
+        return {"decision_calibration": SavedCalibration("", "all", 1.0, None, {}, images, "", decisions=decisions)}
+
+    return build
+
+
+@pytest.fixture
+def saved(world, calibrated, tmp_path):
     """A saved Result, read back as files."""
-    run, dataset = world()
+    run, dataset = world(**calibrated())
     OutOfDomain(resamples=200).evaluate(run, dataset).save(tmp_path / "out_of_domain", draw_figures)
     folder = tmp_path / "out_of_domain"
     return folder, json.loads((folder / "metrics.json").read_text())
@@ -95,6 +122,64 @@ def test_every_detection_figure_can_be_recomputed_from_the_saved_scores(saved):
             assert found["aupr"]["floor"] == pytest.approx(beside.mean())
             assert found["fpr95"]["floor"] == 0.95
             assert [found[figure]["higher_is_better"] for figure in DETECTION_METRICS] == [True, True, False]
+
+
+def test_what_decisions_flag_is_measured_by_their_own_rule_and_comes_first(saved, world, calibrated):
+    """By hand: flagged is an image whose fifth nearest reference image is farther than that of 99 % of these."""
+    folder, said = saved
+    fields = calibrated()
+    run, dataset = world(**fields)
+    reference = fields["decision_calibration"].decisions.reference
+    unit = reference.embeddings / np.linalg.norm(reference.embeddings, axis=1, keepdims=True)
+    rule = DecisionRule(run.classes, 1.0, reference, 0.1, {"": AnsweringThreshold(0.0, 0, 0, 0, 0)})
+    scores = pd.read_csv(folder / "scores.csv")
+    for name, other in {"animal_faces": None, "things": None, "simpsons": None, "test": dataset}.items():
+        predictions = run.predictions(other or run.ood[name])
+        asked = predictions.embeddings / np.linalg.norm(predictions.embeddings, axis=1, keepdims=True)
+        fifth = np.sort(np.linalg.norm(asked[:, None] - unit[None], axis=2), axis=1)[:, 4]
+        flagged = np.array([(reference.distances <= one).mean() > 0.99 for one in fifth])
+        metric = said["metrics"][f"flagged/{name}"]
+        assert metric["value"] == pytest.approx(flagged.mean())
+        reasons = rule.decide(predictions.probabilities, predictions.embeddings)["decision_reason"]
+        assert metric["value"] == pytest.approx((reasons == "unlike_training_data").mean())
+        assert metric["low"] <= metric["value"] <= metric["high"]
+        assert metric["higher_is_better"] is (name in ("animal_faces", "things"))
+        own = scores[(scores["set"] == name) & ((scores["kind"] == "in_domain") == (name == "test"))]
+        np.testing.assert_allclose(own["decision"], fifth, atol=1e-6)
+        assert ((own["ood_percentile"] > 99) == flagged).all()
+    metrics = said["metrics"]
+    assert list(metrics)[:4] == [f"flagged/{name}" for name in ("animal_faces", "things", "simpsons", "test")]
+    assert metrics["flagged/things"]["floor"] == metrics["flagged/test"]["value"] < 0.1
+
+
+def test_images_in_another_direction_than_the_reference_are_flagged(outside, calibrated, oracle, fake_run, dataset_of):
+    far, inside = outside("far", n=40, distance=-9.0), oracle("noisy")
+    run = fake_run(inside, ood={"far": (dataset_of(far, "far"), far)}, **calibrated())
+    found = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside)).metrics
+    assert found["flagged/far"].value == found["auroc/far/decision"].value == 1
+
+
+def test_report_card_and_overview_name_the_score_of_decisions():
+    declared = declare_block("out_of_domain")
+    assert declared.metrics[:2] == ("flagged/*", "auroc/*/decision")
+    assert declared.overview[0] == "flagged/*"
+    assert registry.build_block("overview").ood_score == "decision"
+
+
+def test_without_a_reference_nothing_is_flagged_and_it_is_said(world, draw_saved):
+    run, dataset = world()
+    result = OutOfDomain(resamples=100).evaluate(run, dataset)
+    why = Reason("needs_reference")
+    for name in ("flagged/things", "flagged/test", "auroc/things/decision"):
+        assert (result.metrics[name].value, result.metrics[name].reason) == (None, why)
+    assert Reason("not_computed", scores=["decision"], why=why) in result.warnings
+    assert result.metrics["auroc/things/energy"].value is not None
+    assert "auroc" in draw_saved(result)
+
+
+def test_a_set_with_images_of_the_reference_is_refused(world, calibrated):
+    with pytest.raises(GuardError, match="test are also in"):
+        OutOfDomain(resamples=100).evaluate(*world(**calibrated(sha256=[f"{i:064x}" for i in range(200)])))
 
 
 def test_every_share_and_accuracy_can_be_recomputed_from_the_saved_tables(saved):
@@ -264,10 +349,11 @@ def test_a_perfect_oracle_tells_everything_apart(world):
         assert metrics[f"fpr95/things/{score}"].value == 0
 
 
-def test_a_uniform_oracle_and_a_set_like_the_domain_give_chance(oracle, dataset_of, fake_run):
+def test_a_uniform_oracle_and_a_set_like_the_domain_give_chance(oracle, dataset_of, fake_run, calibrated):
     inside, same = oracle("uniform", n=300), oracle("uniform", n=300, seed=4)
     same = replace(same, targets=np.full(300, -1))
-    run = fake_run(inside, training=oracle("uniform", n=300, seed=8), ood={"same": (dataset_of(same, "same"), same)})
+    known, sets = oracle("uniform", n=300, seed=8), {"same": (dataset_of(same, "same"), same)}
+    run = fake_run(inside, training=known, ood=sets, **calibrated(oracle("uniform", n=200, seed=21)))
     metrics = OutOfDomain(resamples=200).evaluate(run, dataset_of(inside)).metrics
     for score in SCORES:
         assert metrics[f"auroc/same/{score}"].value == pytest.approx(0.5, abs=0.08)
@@ -393,8 +479,10 @@ def test_a_covariance_that_had_to_be_shrunk_is_said(world):
     assert not is_said(scores=["knn"])
 
 
-def test_no_line_of_chance_strikes_a_figure_through_and_wide_scores_have_a_logarithmic_axis(world, draw_saved):
-    run, dataset = world()
+def test_no_line_of_chance_strikes_a_figure_through_and_wide_scores_have_a_logarithmic_axis(
+    world, calibrated, draw_saved
+):
+    run, dataset = world(**calibrated())
     training = run.training()
     training.embeddings[:, -1] = 1e-3 * training.embeddings[:, -1]
     drawn = draw_saved(OutOfDomain(resamples=100).evaluate(run, dataset))
@@ -501,5 +589,5 @@ class Spread(OodScore):
         )
         with pytest.raises(ConfigError, match="score must return a finite number for each"):
             OutOfDomain(scores=["spread"], resamples=100).evaluate(run, dataset)
-    with pytest.raises(ConfigError, match="expected one of energy"):
+    with pytest.raises(ConfigError, match="expected one of decision, energy"):
         registry.build_block("overview", {"ood_score": "spread"})

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 _ECE_15_INDEX = calibration.ECE_KINDS.index("ece_15")
+_HEADLINE = "scaled/ece_15"  # of the probabilities that a user gets; the raw ones stand beside
 _TOLERANCE = 0.02  # log ratio of temperatures; rounding on another machine changes it less
 
 
@@ -79,6 +80,7 @@ class Calibration(IntervalOptions):
         shifted = {dataset.name: predictions, **dict(self._predict_shifted(run, dataset, rows))}
         result = Result("calibration", dataset.name, len(rows), predictions.classes)
         self._evaluate_confidence(result, predictions)
+        result.metrics = {_HEADLINE: result.metrics[_HEADLINE]} | result.metrics
         result.metrics |= compute_temperatures(self, run.temperature, held_out)
         area = stats.JoinedStatistic([selective.build_aurc_statistic(predictions.confidence, predictions.correct)])
         floors = {"aurc": float(1 - predictions.correct.mean())}
@@ -87,15 +89,15 @@ class Calibration(IntervalOptions):
         self._evaluate_shift(result, shifted, sets)
         result.arrays = _collect_arrays(shifted, held_out, self.seed)
         result.provenance = {"level": self.level, "nominal_coverage": 1 - self.alpha}
-        result.warnings[:0] = _collect_warnings(len(asked), len(rows), run.temperature, held_out)
+        result.warnings[:0] = _collect_warnings(len(asked), len(rows), run, held_out)
         if self.severity and self.corruptions and "pixels" not in run.provides:
             result.warnings.append(Reason("no_corruptions", run=run.name))
         return result
 
     def _evaluate_confidence(self, result: Result, predictions: Predictions) -> None:
         """Add the errors, their floors and the reliability tables to the result."""
-        floors, both = [], (predictions.uncalibrated, predictions)
-        for prefix, evaluated in zip(("", "scaled/"), both, strict=True):
+        floors = []
+        for prefix, evaluated in {"scaled/": predictions, "": predictions.uncalibrated}.items():
             floors.append(tabulate_floors(self, evaluated, prefix))
             result.metrics |= compute_errors(self, evaluated, prefix, floors[-1])
             result.tables["reliability_scaled" if prefix else "reliability"] = tabulate_reliability(self, evaluated)
@@ -180,9 +182,11 @@ def _collect_arrays(
     return found
 
 
-def _collect_warnings(asked: int, n: int, temperature: float, held_out: Predictions | None) -> list[Reason]:
-    found = warn_unlabelled(asked - n, asked)
-    if temperature == 1:
+def _collect_warnings(asked: int, n: int, run: Run, held_out: Predictions | None) -> list[Reason]:
+    found, temperature, fit = warn_unlabelled(asked - n, asked), run.temperature, run.temperature_fit
+    if fit is not None and not fit.is_applied:
+        found.append(Reason("temperature_near_1", fitted=fit.fitted, low=fit.low, high=fit.high, n=fit.n))
+    elif temperature == 1:
         found.append(Reason("no_temperature"))
     elif held_out is not None:
         refit = calibration.fit_temperature(held_out.logits, held_out.targets)

@@ -149,7 +149,7 @@ def draw_shift(table: pd.DataFrame, aim: float) -> Figure:
 
 
 def _build_titles(panels: int) -> tuple[str, ...]:
-    return (_("before scaling"), _("after scaling")) if panels > 1 else (_("no temperature was fitted"),)
+    return (_("before scaling"), _("after scaling")) if panels > 1 else (_("no temperature is applied"),)
 
 
 def _draw_coverages(axes: Axes, table: pd.DataFrame, method: str, columns: Sequence[str]) -> None:

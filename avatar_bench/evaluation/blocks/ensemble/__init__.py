@@ -64,20 +64,22 @@ class EnsembleBlock(IntervalOptions):
         plain = [one.uncalibrated for one in aligned]
         logits = np.stack([one.logits for one in plain])
         entries = {SINGLE: aligned[single]}
-        entries |= {name: combine_predictions(plain, *recipe) for name, recipe in fitted.items()}
-        mixes = {name: recipe.mix for name, recipe in fitted.items()}
+        entries |= {name: combine_predictions(plain, one.mix, one.temperature) for name, one in fitted.items()}
+        mixes, fits = {name: one.mix for name, one in fitted.items()}, {name: one.fit for name, one in fitted.items()}
         soup = fitting.average_weights(runs, held) if self.soup else None
         if soup is not None:
             found = soup.run.predictions(datasets[0]).reorder(runs[0].classes)
             entries[SOUP] = found.take(labelled_rows(found, datasets[0]))
             shares = np.isin(np.arange(len(runs)), soup.averaged) / len(soup.averaged)
-            mixes[SOUP] = AveragingWeights(shares, np.ones(len(runs)))
+            mixes[SOUP], fits[SOUP] = AveragingWeights(shares, np.ones(len(runs))), soup.fit
         labels = [run.label for run in runs]
         result = Result("ensemble", datasets[0].name, len(aligned[0]), aligned[0].classes)
         result.metrics = self._compute_metrics(entries) | self._compute_contributions(labels, logits, aligned[0])
-        result.tables = tables.build_tables(result.metrics, entries, mixes, labels, held, single, 1 - self.level)
+        result.tables = tables.build_tables(result.metrics, entries, mixes, fits, labels, held, single, 1 - self.level)
         result.arrays = _collect_arrays(runs, logits, aligned, held)
         result.warnings = _collect_warnings(result.tables["strategies"], len(held), labels[single], soup, runs)
+        if left_out := [name for name, fit in fits.items() if not fit.is_applied]:
+            result.warnings.append(Reason("temperature_not_applied", names=left_out))
         result.provenance = _build_provenance(runs, fitted, soup, single, aligned[0].classes)
         return result
 
@@ -137,7 +139,7 @@ def _collect_arrays(
     own = np.array([one.temperature for one in aligned])
     members = {"logits": logits, "targets": first.targets, "groups": first.groups, "temperatures": own}
     members |= {"run": np.array([run.label for run in runs]), "recipe": np.array([run.recipe for run in runs])}
-    return {"members": members, "calibration": {"logits": held.logits, "targets": held.targets}}
+    return {"members": members, "calibration": {"logits": held.logits, "targets": held.targets, "groups": held.groups}}
 
 
 def _collect_warnings(
@@ -160,11 +162,13 @@ def _build_provenance(
     classes: tuple[str, ...],
 ) -> dict[str, Any]:
     describe = ensembles.describe_ensemble
-    found = {name: describe("ensemble", runs, *recipe, classes) for name, recipe in fitted.items()}
+    found = {
+        name: describe("ensemble", runs, one.mix, one.temperature, classes, one.fit) for name, one in fitted.items()
+    }
     provenance: dict[str, Any] = {"single": runs[single].label, "ensembles": found}
     if soup is not None:
         one = soup.run
-        found[SOUP] = describe("soup", one.members, one.mix, one.fitted, one.classes)
+        found[SOUP] = describe("soup", one.members, one.mix, one.fitted, one.classes, soup.fit)
         candidates, inside = ([runs[place].label for place in some] for some in (soup.candidates, soup.averaged))
         provenance["soup"] = {"backbone": one.card.backbone, "candidates": candidates, "kept": inside}
     return provenance

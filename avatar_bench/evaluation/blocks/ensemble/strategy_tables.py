@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import tabulate_predictions
 from avatar_bench.evaluation.blocks.ensemble.weight_fitting import HeldOutPredictions
@@ -21,6 +23,7 @@ def build_tables(
     metrics: Mapping[str, Metric],
     entries: Mapping[str, Predictions],
     mixes: Mapping[str, AveragingWeights],
+    fits: Mapping[str, calibration.TemperatureFit],
     labels: Sequence[str],
     held: HeldOutPredictions,
     single: int,
@@ -28,7 +31,8 @@ def build_tables(
 ) -> dict[str, pd.DataFrame]:
     """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy.
 
-    `alpha` is the significance level of the gains, after Holm's correction for all strategies.
+    `mixes` are the weights of each strategy, `fits` the fits of its common temperature. `alpha` is the significance level
+    of the gains, after Holm's correction for all strategies.
     """
     weights = [
         (name, label, weight, temperature)
@@ -39,9 +43,9 @@ def build_tables(
     for name, table in predictions.items():
         table.insert(1, "strategy", name)
     return {
-        "strategies": _tabulate_strategies(metrics, entries, mixes, alpha),
+        "strategies": _tabulate_strategies(metrics, entries, mixes, fits, alpha),
         "weights": pd.DataFrame(weights, columns=["strategy", "run", "weight", "temperature"]),
-        "members": _tabulate_members(metrics, labels, held, single),
+        "members": _tabulate_members(metrics, labels, held, mixes["scaled_vote"].temperatures, single),
         "predictions": pd.concat(predictions.values(), ignore_index=True),
     }
 
@@ -55,6 +59,7 @@ def _tabulate_strategies(
     metrics: Mapping[str, Metric],
     entries: Mapping[str, Predictions],
     mixes: Mapping[str, AveragingWeights],
+    fits: Mapping[str, calibration.TemperatureFit],
     alpha: float,
 ) -> pd.DataFrame:
     first, *others = entries.values()
@@ -67,24 +72,37 @@ def _tabulate_strategies(
             row |= {f"{kind}{end}": getattr(metric, part, None) for end, part in _ENDS.items()}
         only = {"only_strategy_correct": one.correct & ~single, "only_single_correct": single & ~one.correct}
         row |= {key: int(images.sum()) for key, images in only.items()}
-        rows.append(row | {"ece": compute_ece(one), "temperature": one.temperature})
+        row |= {"ece": compute_ece(one), "temperature": one.temperature}
+        rows.append(
+            row | {f"temperature_{end}": getattr(fits.get(name), end, None) for end in ("fitted", "low", "high")}
+        )
     table = pd.DataFrame(rows)
+    units = first.units.usable
     gains = [one.correct.astype(int) - single for one in others]
-    p = np.array([paired_tests.cluster_permutation_test(gain, first.groups) for gain in gains])
-    table[["p", "p_holm"]] = np.vstack([np.full(2, np.nan), np.column_stack([p, paired_tests.holm(p)])])
+    p, p_these_sources = (
+        np.array([paired_tests.cluster_permutation_test(gain, part.codes) for gain in gains])
+        for part in (units, units.these)
+    )
+    tests = np.column_stack([p, paired_tests.holm(p), p_these_sources])
+    table[["p", "p_holm", "p_these_sources"]] = np.vstack([np.full(3, np.nan), tests])
     beyond = (table["gain_low"].astype(float) > 0) | (table["gain_high"].astype(float) < 0)
-    return table.assign(significant=(table["p_holm"] < alpha) & beyond)
+    stated = {"unit": units.name, "units": units.count, "population": units.population}
+    return table.assign(significant=(table["p_holm"] < alpha) & beyond, **stated)
 
 
 def _tabulate_members(
-    metrics: Mapping[str, Metric], labels: Sequence[str], held: HeldOutPredictions, single: int
+    metrics: Mapping[str, Metric],
+    labels: Sequence[str],
+    held: HeldOutPredictions,
+    temperatures: NDArray[np.float64],
+    single: int,
 ) -> pd.DataFrame:
     rows = []
     for place, (label, member) in enumerate(zip(labels, held.predictions, strict=True)):
-        plain = member.uncalibrated
-        ece = compute_ece(plain)
-        fitted = (len(plain), float(plain.correct.mean()), ece, calibration.nll(plain.logits, plain.targets))
+        raw = member.uncalibrated
+        errors = [compute_ece(replace(raw, temperature=temperature)) for temperature in (temperatures[place], 1.0)]
+        fitted = (len(raw), float(raw.correct.mean()), *errors, calibration.nll(raw.logits, raw.targets))
         found = metrics[f"contribution/{label}"]
         rows.append((label, place == single, *fitted, *(getattr(found, part) for part in _ENDS.values())))
-    columns = ["run", "chosen", *(f"calibration_{name}" for name in ("n", "accuracy", "ece", "nll"))]
+    columns = ["run", "chosen", *(f"calibration_{name}" for name in ("n", "accuracy", "ece", "raw_ece", "raw_nll"))]
     return pd.DataFrame(rows, columns=[*columns, *(f"contribution{end}" for end in _ENDS)])

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES, suggest_calibration_options
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import BlockError
-from avatar_bench.metrics import calibration
 from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities, select_greedy_soup
+from avatar_bench.metrics.calibration import TemperatureFit, fit_temperature_of_logits
 from avatar_bench.runs.ensembles import CombinedRun, WeightSoup
 from avatar_bench.runs.record import IMPORTED
 
@@ -43,23 +43,34 @@ class HeldOutPredictions:
         """Return the class (N,) of each image."""
         return self.predictions[0].targets
 
+    @property
+    def groups(self) -> NDArray[np.str_]:
+        """Return the group (N,) of each image."""
+        return self.predictions[0].groups
+
     def __len__(self) -> int:
         return len(self.dataset)
 
 
 class FittedMix(NamedTuple):
-    """Weights with which a strategy mixes the runs, and the temperature of the mixture."""
+    """Weights with which a strategy mixes the runs, and the fit of the mixture's temperature."""
 
     mix: AveragingWeights
-    temperature: float
+    fit: TemperatureFit
+
+    @property
+    def temperature(self) -> float:
+        """Return the temperature of the mixture."""
+        return round_temperature(self.fit)
 
 
 class FittedSoup(NamedTuple):
-    """Weight soup: positions of candidate runs and of averaged runs, and the Run they make."""
+    """Weight soup: positions of candidate runs and of averaged runs, the Run they make, and its temperature's fit."""
 
     candidates: list[int]
     averaged: list[int]
     run: WeightSoup
+    fit: TemperatureFit
 
 
 def read_held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOutPredictions:
@@ -96,8 +107,9 @@ def fit_strategies(held: HeldOutPredictions) -> dict[str, FittedMix]:
     """Fit every strategy's weights and temperature; the evaluated images are not used."""
     found = {}
     for name, strategy in STRATEGIES.items():
-        mix = strategy(held.logits, held.targets)
-        found[name] = FittedMix(mix, _fit_temperature(average_probabilities(held.logits, mix), held.targets))
+        mix = strategy(held.logits, held.targets, held.groups)
+        mixture = average_probabilities(held.logits, mix)
+        found[name] = FittedMix(mix, fit_temperature_of_logits(mixture, held.targets, held.groups))
     return found
 
 
@@ -123,13 +135,13 @@ def average_weights(runs: Sequence[Run], held: HeldOutPredictions) -> FittedSoup
     averaged = [candidates[index] for index in select_greedy_soup(scores, score)]
     soup = WeightSoup.of([runs[position] for position in averaged])
     predictions = soup.predictions(held.dataset)
-    temperature = _fit_temperature(predictions.uncalibrated.logits, predictions.targets)
-    return FittedSoup(candidates, averaged, replace(soup, fitted=temperature))
+    fit = fit_temperature_of_logits(predictions.uncalibrated.logits, predictions.targets, predictions.groups)
+    return FittedSoup(candidates, averaged, replace(soup, fitted=round_temperature(fit)), fit)
 
 
-def _fit_temperature(logits: NDArray[np.floating], targets: NDArray[np.int64]) -> float:
-    """Fit the temperature to 6 decimals: more depend on the number of threads and would change the hash."""
-    return round(calibration.fit_temperature(logits, targets), 6)
+def round_temperature(fit: TemperatureFit) -> float:
+    """Return a temperature to 6 decimals: more depend on the number of threads and would change the hash."""
+    return round(fit.value, 6)
 
 
 def _group_compatible(runs: Sequence[Run]) -> list[list[int]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import option
+from avatar_bench.data.leakage import refuse_overlap_with_fit
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import ood_sets as reading
 from avatar_bench.evaluation.block import check_class_order
@@ -21,14 +22,18 @@ from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.evaluation.ood_sets import OutOfDomainSet, tabulate_scores, tabulate_sets
 from avatar_bench.metrics import detection, plots, stats
 from avatar_bench.metrics.ood_scores import OodScore
+from avatar_bench.metrics.ood_scores.decision import Decision
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
+from avatar_bench.runs.decisions import MAX_OOD_PERCENTILE, NEIGHBOURS, rank_embeddings
+from avatar_bench.runs.saved_calibration import OodReference
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
+Floats = NDArray[np.float64]
 DETECTION_METRICS = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
 SHIFTED_SET_LABELS = {"children_adults": "real", "simpsons": "drawing"}
 NEAR_SETS = ("animal_faces", "icons")
@@ -48,7 +53,7 @@ class OutOfDomain(IntervalOptions):
     )
     near: list[str] = option([*NEAR_SETS], help="out-of-domain sets that look similar; the others are far")
     scores: list[str] = option(
-        ["msp", "max_logit", "energy", "mahalanobis", "knn"],
+        ["decision", "msp", "max_logit", "energy", "mahalanobis", "knn"],
         help="some of those that `avatar-bench list ood_scores` names; a higher score means more out of domain",
         choices=lambda: find_entries("ood_score"),
         check=bool,
@@ -66,10 +71,10 @@ class OutOfDomain(IntervalOptions):
         self._build_scores()
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute class proportions, detection metrics and accuracy for each set.
+        """Compute what decisions flag, class proportions, detection metrics and accuracy for each set.
 
         Raise BlockError if the run has no out-of-domain set, one cannot be read, or `dataset` is one of them;
-        GuardError if the class names are in the wrong order.
+        GuardError if the class names are in the wrong order, or if decisions are fitted on images of a set.
         """
         sets = self._read_sets(run, dataset)
         inside = run.predictions(dataset)
@@ -79,17 +84,20 @@ class OutOfDomain(IntervalOptions):
         everything = {"in_domain": inside, **{each.name: each.predictions for each in sets}}
         for predictions in everything.values():
             check_class_order(predictions, run.allow)
+        reference = _read_reference(run, [dataset, *(each.dataset for each in sets)])
         scorers = self._build_scores()
-        missing = _explain_missing(scorers, everything.values(), training)
+        missing = _explain_missing(scorers, everything.values(), training, reference)
         scorers = {name: scorer for name, scorer in scorers.items() if name not in missing}
-        scores = _compute_scores(scorers, training, everything)
+        scores = _compute_scores(scorers, training, reference, everything)
+        percentiles = {name: _rank(reference, predictions) for name, predictions in everything.items()}
         result = Result("out_of_domain", dataset.name, len(inside), run.classes)
         measured, table = confidence.measure_confidence(self, dataset.name, inside, sets)
-        result.metrics = self._compute_metrics(inside, sets, scores, missing) | measured
+        flagged = self._measure_flagged(dataset.name, inside, sets, percentiles)
+        result.metrics = flagged | self._compute_metrics(inside, sets, scores, missing) | measured
         result.tables = {
             "sets": tabulate_sets(dataset.name, inside, sets),
             "confidence": table,
-            "scores": tabulate_scores(dataset.name, inside, sets, scores),
+            "scores": tabulate_scores(dataset.name, inside, sets, scores, percentiles),
         }
         if self.gallery and any(each.should_reject.any() for each in sets):
             result.arrays["gallery"] = self._select_images(sets, start=len(inside))
@@ -141,6 +149,26 @@ class OutOfDomain(IntervalOptions):
     def _build_scores(self) -> dict[str, OodScore]:
         options = {"knn": {"k": self.k}} | self.options
         return {name: find_entry("ood_score", name).build(options.get(name)) for name in self.scores}
+
+    def _measure_flagged(
+        self, name: str, inside: Predictions, sets: Sequence[OutOfDomainSet], percentiles: Mapping[str, Floats]
+    ) -> dict[str, Metric]:
+        """Return the fraction of each set that decisions flag as unlike the reference, the evaluated set last.
+
+        The floor of a set outside the domain is the fraction of the evaluated one: what a rule flags that sees nothing.
+        """
+        found: dict[str, Metric] = {}
+        floor = float((percentiles["in_domain"] > MAX_OOD_PERCENTILE).mean())
+        parts = [(one.name, one.name, one.kind != "shifted", one.predictions) for one in sets]
+        parts.sort(key=lambda part: not part[2])
+        for key, of, is_outside, predictions in [*parts, ("in_domain", name, False, inside)]:
+            if np.isnan(percentiles[key]).any():
+                metric = Metric(None, 0, higher_is_better=is_outside, reason=Reason("needs_reference"))
+            else:
+                flags, chance = percentiles[key] > MAX_OOD_PERCENTILE, floor if is_outside else None
+                metric = compute_proportion(self, flags, predictions.groups, "group", is_outside, chance)
+            found[f"flagged/{of}"] = metric
+        return found
 
     def _compute_metrics(
         self,
@@ -209,20 +237,45 @@ class OutOfDomain(IntervalOptions):
 
 
 def _explain_missing(
-    scorers: Mapping[str, OodScore], found: Collection[Predictions], training: Predictions | None
+    scorers: Mapping[str, OodScore],
+    found: Collection[Predictions],
+    training: Predictions | None,
+    reference: OodReference | None,
 ) -> dict[str, Reason]:
     """Return why each score that cannot be computed is missing, by name."""
     has_logits, why = all(predictions.has_logits for predictions in found), {}
     for name, scorer in scorers.items():
         if scorer.needs_training and training is None:
             why[name] = Reason("needs_training")
+        elif isinstance(scorer, Decision) and reference is None:
+            why[name] = Reason("needs_reference")
         elif scorer.needs_logits and not has_logits:
             why[name] = Reason("needs_logits")
     return why
 
 
+def _read_reference(run: Run, datasets: Sequence[Dataset]) -> OodReference | None:
+    """Return the reference images of decisions, if any; raise GuardError if they are fitted on images of a set."""
+    saved = run.decision_calibration
+    if saved is None or saved.decisions is None or saved.decisions.reference is None:
+        return None
+    for dataset in datasets:
+        refuse_overlap_with_fit(dataset, saved.images)
+    return saved.decisions.reference
+
+
+def _rank(reference: OodReference | None, predictions: Predictions) -> Floats:
+    """Return the percentile of each image, (N,), NaN without a reference."""
+    if reference is None:
+        return np.full(len(predictions), np.nan)
+    return rank_embeddings(reference, predictions.embeddings)
+
+
 def _compute_scores(
-    scorers: Mapping[str, OodScore], training: Predictions | None, everything: Mapping[str, Predictions]
+    scorers: Mapping[str, OodScore],
+    training: Predictions | None,
+    reference: OodReference | None,
+    everything: Mapping[str, Predictions],
 ) -> dict[str, pd.DataFrame]:
     """Compute the scores of each set, one column each; raise ConfigError if one of a user fails."""
     columns: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in everything}
@@ -230,6 +283,8 @@ def _compute_scores(
         with find_entry("ood_score", score).explain_failure():
             if training is not None and scorer.needs_training:
                 scorer.fit(training.uncalibrated)
+            if reference is not None and isinstance(scorer, Decision):
+                scorer.use(reference.embeddings, NEIGHBOURS)
             for name, predictions in everything.items():
                 values = columns[name][score] = np.asarray(scorer.score(predictions.uncalibrated), dtype=np.float64)
                 if values.shape != (len(predictions),) or not np.isfinite(values).all():

@@ -26,11 +26,11 @@ _COSTS = ("latency_ms", "weights_mb", "peak_memory_mb")
 class Overview(Options):
     """Comparison of the saved results of several runs."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads_results: ClassVar[bool] = True
     takes_ensembles: ClassVar[bool] = True
 
-    ood_score: str = option("energy", help="score for the AUROC", choices=lambda: list(find_entries("ood_score")))
+    ood_score: str = option("decision", help="score for the AUROC", choices=lambda: list(find_entries("ood_score")))
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Build the table of main metrics, the list of missing ones, and each chart for which a run has results."""

@@ -106,11 +106,16 @@ def draw_robustness_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw the calibration error against accuracy, both with intervals; a dash is the error expected by chance."""
+    """Draw the calibration error against accuracy, both with intervals.
+
+    A dash is the error expected by chance, a hollow mark the raw error, before the temperature.
+    """
     figure, axes = _draw_crosses(table, looks, "accuracy", "ece")
-    for run, x, y in zip(table["run"], table["accuracy"], table["ece_floor"], strict=True):
-        axes.plot(x, y, "_", color=looks.of(run)["color"], markersize=13, markeredgewidth=2)
-    axes.set(xlabel=_("accuracy (%)"), ylabel=fill(_("ECE in 15 bins (%; dash: expected by chance)"), _LINE))
+    for run, x, chance, raw in table[["run", "accuracy", "ece_floor", "raw_ece"]].itertuples(index=False):
+        axes.plot(x, chance, "_", color=looks.of(run)["color"], markersize=13, markeredgewidth=2)
+        axes.plot(x, raw, markersize=7, **looks.of(run) | {"markerfacecolor": "white"})
+    text = _("ECE in 15 bins (%; hollow: raw; dash: expected by chance)")
+    axes.set(xlabel=_("accuracy (%)"), ylabel=fill(text, _LINE))
     axes.set_ylim(0, None)
     return figure
 

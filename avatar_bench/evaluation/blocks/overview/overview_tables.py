@@ -85,11 +85,16 @@ def tabulate_robustness(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataF
 
 
 def tabulate_calibration(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return accuracy and scaled ECE in 15 bins of each run with intervals, and the floor of the ECE."""
+    """Return accuracy and ECE in 15 bins of each run with intervals, the floor of the ECE, and the raw ECE."""
     ece = ("calibration", "scaled/ece_15")
     table = _join_metrics(runs, saved, {"accuracy": ("blind_test", "accuracy"), "ece": ece})
-    floors = {run.label: about.floor for run, one in zip(runs, saved, strict=True) if (about := get_metric(one, *ece))}
-    return table.assign(ece_floor=table["run"].map(floors))
+    own = {run.label: one for run, one in zip(runs, saved, strict=True)}
+    found, raw = (
+        [get_metric(own[name], "calibration", metric) or _MISSING for name in table["run"]]
+        for metric in (ece[1], "ece_15")
+    )
+    floors, errors = (np.array(numbers, dtype=float) for numbers in ([m.floor for m in found], [m.value for m in raw]))
+    return table.assign(ece_floor=floors, raw_ece=errors)
 
 
 def tabulate_risk_coverage(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
