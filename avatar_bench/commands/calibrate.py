@@ -60,6 +60,8 @@ def calibrate(cfg: DictConfig) -> None:
     n = sum(found.n.values())
     fitted = f"{n}" if found.decisions is None else f"{int(found.decisions.is_reference.sum())} of {n}"
     print_line(f"{line}, fitted on {fitted} images of {found.images.name}; view={found.view}")
+    for note in found.notes:
+        print_line(f"warning: {note}", file=sys.stderr)
     for name, one in rule.thresholds.items() if rule else ():
         of = f" of answers {name}" if name else ""
         seen = f"{one.answered} of {one.n} images for thresholds answered, {one.errors} incorrectly"

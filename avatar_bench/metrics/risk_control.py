@@ -46,7 +46,10 @@ class AnsweringThreshold:
 
     @property
     def bound(self) -> float:
-        """Return the upper bound of the error rate among answered images."""
+        """Return the upper bound of the error rate among answered images by which the threshold passed its test.
+
+        The promise is that of the target: the same images chose the threshold, so that a lower bound may be too low.
+        """
         return upper_bound(self.errors, self.answered)
 
     @property

@@ -17,15 +17,16 @@ from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
 from avatar_bench.data.splits import assign_folds
 from avatar_bench.errors import DataError
-from avatar_bench.metrics.calibration import fit_merged_temperature, nll
-from avatar_bench.metrics.decision_threshold import compute_balanced_accuracy, fit_threshold
+from avatar_bench.metrics.calibration import TEMPERATURE_RANGE, fit_merged_temperature, nll
 from avatar_bench.metrics.knn import compute_distances
+from avatar_bench.metrics.platt import PlattScaling, compute_balanced_accuracy, fit_platt
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.runs.decisions import NEIGHBOURS, rank_distances, rank_embeddings
 from avatar_bench.runs.imported import ImportedRun
 from avatar_bench.runs.run import Run
 from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration, ScoreThreshold
 
+_NEAR_END = 1.001  # ratio of temperatures: the search does not reach the ends of its range
 SAMPLED = f"{OTHER_PREFIX}sampled"  # column of the manifest of a review page: how an image was chosen
 
 
@@ -42,18 +43,23 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     own, targets = run.own_predictions(dataset).take(rows), targets[rows]
     if "embeddings" not in run.predictor.provides:  # an ensemble may have those of some members
         own = replace(own, embeddings=own.embeddings[:, :0])
-    threshold, labelled = None, dataset.take(rows)
+    labelled = dataset.take(rows)
     used = group_copies(labelled, *match_copies(labelled))
     is_reference = mark_reference(used.frame)
     fitted = np.ones(len(used), dtype=bool) if is_reference is None else is_reference
+    threshold = scaling = None
     if isinstance(run, ImportedRun) and run.score_scale is not None:
-        threshold = _fit_threshold(run, own.take(fitted), targets[fitted])
-        own = replace(own, logits=own.logits + np.array(run.find_bias(threshold.value)))
+        threshold, scaling = _fit_score(run, own.take(fitted), targets[fitted])
+        own = replace(own, logits=own.logits - np.array([threshold.log_odds, 0.0]))
 
     def merge(temperature: float) -> Predictions:
         return replace(own, temperature=temperature).merge(run.merged_classes, targets)
 
-    temperature = fit_merged_temperature(lambda t: nll(merge(t).logits[fitted], targets[fitted], t))
+    if scaling is not None:
+        temperature, notes = 1 / scaling.slope, _note_end(1 / scaling.steepness)
+    else:
+        temperature = fit_merged_temperature(lambda t: nll(merge(t).logits[fitted], targets[fitted], t))
+        notes = _note_end(temperature)
     decisions = None
     if is_reference is not None:
         decisions = describe_images(merge(temperature), is_reference, used.frame["group"].to_numpy())
@@ -67,6 +73,7 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
         fingerprint=labelled.fingerprint,
         decisions=decisions,
         allow=tuple(sorted(run.allow)),
+        notes=notes,
     )
 
 
@@ -134,15 +141,34 @@ def _refuse_few(name: str, counts: dict[str, int]) -> None:
         )
 
 
-def _fit_threshold(run: ImportedRun, own: Predictions, targets: NDArray[np.int64]) -> ScoreThreshold:
-    """Fit the threshold of a score: the first class of the detector is predicted from it on."""
-    scores = run.find_scores(own)
+def _fit_score(run: ImportedRun, own: Predictions, targets: NDArray[np.int64]) -> tuple[ScoreThreshold, PlattScaling]:
+    """Fit the probability of a score, whose threshold is where the first class of the detector has 1/2."""
+    assert run.score_scale is not None
+    log_odds = own.logits[:, 0].astype(np.float64) - own.logits[:, 1]  # 0 at its own threshold
     names = list(run.merged_classes.values())
     positive = targets == next(k for k, merged in enumerate(names) if own.classes[0] in merged)
     try:
-        value = fit_threshold(scores, positive)
+        scaling = fit_platt(log_odds, positive)
     except ValueError as error:
         raise DataError(f"{run.name} gives all these images the same score: no threshold separates them.") from error
-    at = [value] if run.own_threshold is None else [value, run.own_threshold]
-    accuracy = compute_balanced_accuracy(scores, positive, at).tolist()
-    return ScoreThreshold(value, accuracy[0], run.own_threshold, *accuracy[1:])
+    middle = -scaling.intercept / scaling.slope
+    at = [middle] if run.own_threshold is None else [middle, 0.0]
+    accuracies = compute_balanced_accuracy(log_odds, positive, at).tolist()
+    value = run.score_scale.to_score(middle, run.own_threshold)
+    return ScoreThreshold(value, accuracies[0], run.own_threshold, *accuracies[1:], log_odds=middle), scaling
+
+
+def _note_end(temperature: float) -> tuple[str, ...]:
+    """Return what to say of a temperature at an end of its range, on the scale of the range."""
+    least, most = TEMPERATURE_RANGE
+    if temperature < least * _NEAR_END:
+        return (
+            "The temperature is at the least that is tried: these images hardly contain an error, so that they do not "
+            "show how confident the run may be. Calibrate on more of them.",
+        )
+    if temperature > most / _NEAR_END:
+        return (
+            "The temperature is at the largest that is tried: on these images, confidence says nothing about being "
+            "correct. Are their labels, and the meaning of a high score, right?",
+        )
+    return ()
