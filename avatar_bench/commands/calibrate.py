@@ -62,6 +62,8 @@ def calibrate(cfg: DictConfig) -> None:
     print_line(f"{line}, fitted on {fitted} images of {found.images.name}; view={found.view}")
     if found.fit is not None and not found.fit.is_applied:
         print_line(f"warning: temperature {found.fit}", file=sys.stderr)
+    for note in found.notes:
+        print_line(f"warning: {note}", file=sys.stderr)
     for name, one in rule.thresholds.items() if rule else ():
         of = f" of answers {name}" if name else ""
         seen = f"{one.answered} of {one.n} images for thresholds answered, {one.errors} incorrectly"

@@ -170,5 +170,5 @@ def _convert_scores(scores: NDArray[np.float64], scale: ScoreScale, threshold: f
     """Map scores (N,) to the probabilities (N, 2) of a class and of the other one, the threshold to 1/2."""
     if scale.is_probability and threshold is None:
         return np.column_stack([scores, 1 - scores])
-    shifted = scale.shift(scores, threshold)
+    shifted = scale.to_log_odds(scores, threshold)
     return np.column_stack([expit(shifted), expit(-shifted)])

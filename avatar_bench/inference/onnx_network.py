@@ -94,7 +94,7 @@ class OnnxPredictor:
             scale = ScoreScale(**self.settings["scale"])
             if scale.is_probability:
                 normalise_rows(np.column_stack([found, 1 - found]))
-            shifted = scale.shift(found.reshape(-1), self.settings["threshold"])
+            shifted = scale.to_log_odds(found.reshape(-1), self.settings["threshold"])
             return np.column_stack([expit(shifted), expit(-shifted)])
         except ImproperError as error:
             reason = "The network returns no probabilities: state output=logits or output=score."

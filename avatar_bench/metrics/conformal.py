@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import betabinom
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
@@ -43,8 +44,23 @@ def threshold(scores: Reals, alpha: float) -> float:
 
     It is the ceil((M + 1) (1 - alpha))-th smallest; infinite, so that sets include every class, if M is too small.
     """
-    rank = int(np.ceil((len(scores) + 1) * (1 - alpha) - 1e-9))  # 1 - .1 is not exactly .9
+    rank = _compute_rank(len(scores), alpha)
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else float("inf")
+
+
+def compute_loss_probability(covered: float, n: int, n_fit: int, alpha: float) -> float:
+    """Compute how probable it is that at most `covered` of n new images have the true class in their set.
+
+    That is for images like the n_fit ones of the fit, of which the k-th smallest score is the threshold: the coverage
+    of a threshold is a draw from Beta(k, n_fit + 1 - k), so that the number is one from BetaBinomial(n, k, n_fit + 1 -
+    k). With ties of scores it is at most as probable. Vovk, Mach. Learn. 92 (2013) 349.
+    """
+    rank = _compute_rank(n_fit, alpha)
+    return float(betabinom.cdf(covered, n, rank, n_fit + 1 - rank)) if rank <= n_fit else 1.0
+
+
+def _compute_rank(n: int, alpha: float) -> int:
+    return int(np.ceil((n + 1) * (1 - alpha) - 1e-9))  # 1 - .1 is not exactly .9
 
 
 def select_targets(scores: NDArray[Entry], targets: NDArray[np.integer]) -> NDArray[Entry]:

@@ -18,13 +18,18 @@ CONFIDENCE = 0.9  # that the error among answered images is at most the target
 _GRID_SIZE = 60  # thresholds that are tested at most
 _SIMULATIONS = 200  # of the sequence, to choose its start
 _PRIOR_ERRORS = 5.0  # pseudo-count of the error rate of the pilot, so that none seen is not none
+_NEAR_BEST = 0.98  # of the largest expected coverage: a start with that much is as good
+_POWER = 0.8  # of the test for which required images are estimated
+_LEAST_ANSWERED = 10  # images whose error rate is an estimate
+_COUNTS = np.unique(np.geomspace(1, 1e5, 400).astype(np.int64))  # of answered images, in steps of 3 %
 
 
 @dataclass(frozen=True)
 class AnsweringThreshold:
     """Confidence from which images are answered, inf for none, with the answered images and errors of its fit.
 
-    `n` are all images of the fit, `n_errors` the incorrect ones among them.
+    `n` are all images of the fit, `n_errors` the incorrect ones among them. Where none is answered, `n_required` is the
+    estimate of `estimate_required`.
     """
 
     value: float
@@ -32,6 +37,7 @@ class AnsweringThreshold:
     errors: int
     n: int
     n_errors: int
+    n_required: int | None = None
 
     @property
     def coverage(self) -> float:
@@ -40,8 +46,16 @@ class AnsweringThreshold:
 
     @property
     def bound(self) -> float:
-        """Return the upper bound of the error rate among answered images."""
+        """Return the upper bound of the error rate among answered images by which the threshold passed its test.
+
+        The promise is that of the target: the same images chose the threshold, so that a lower bound may be too low.
+        """
         return upper_bound(self.errors, self.answered)
+
+    @property
+    def n_missing(self) -> int | None:
+        """Return how many more images, half of them for the fit, are estimated to be required; None if none help."""
+        return None if self.n_required is None else 2 * max(1, self.n_required - self.n)
 
 
 def count_required(target: float, confidence: float = CONFIDENCE) -> int:
@@ -79,13 +93,14 @@ def fit_answering_threshold(
 ) -> AnsweringThreshold:
     """Return the lowest confidence threshold whose error rate among answered images is shown to meet a target.
 
-    Thresholds are those of the pilot's images, from strict to lax, and their sequence starts where a simulation on the
-    pilot promises the largest coverage: both are fixed before the images of the fit are seen. A start that answers too
-    few of them for any test is passed over; fewer confident images than expected leave more errors among the next
-    ones, so that the level is kept where errors do not rise with confidence. Each is tested with the exact binomial
-    bound, and the last one before the first failure is returned. With probability CONFIDENCE its error rate is at most
-    `target`, if the N images of the fit are independent draws from those to be answered. The M images of the pilot must
-    be others. Angelopoulos et al., Learn then Test, Ann. Appl. Stat. 19 (2025) 1641.
+    Thresholds are those of the pilot's images, from strict to lax, and their sequence starts at the laxest for which a
+    simulation on the pilot promises nearly the largest coverage: both are fixed before the images of the fit are seen,
+    so that any rule for them keeps the level. A start that answers too few of them for any test is passed over; fewer
+    confident images than expected leave more errors among the next ones, so that the level is kept where errors do not
+    rise with confidence. Each is tested with the exact binomial bound, and the last one before the first failure is
+    returned. With probability CONFIDENCE its error rate is at most `target`, if the N images of the fit are independent
+    draws from those to be answered. The M images of the pilot must be others. Angelopoulos et al., Learn then Test,
+    Ann. Appl. Stat. 19 (2025) 1641.
     """
     grid = _make_grid(pilot_scores)
     n, errors = _count_answered(scores, correct, grid)
@@ -96,8 +111,24 @@ def fit_answering_threshold(
     failed = np.flatnonzero(~passes[start:])
     last = start + (int(failed[0]) if len(failed) else len(grid) - start) - 1
     if last < start:
-        return AnsweringThreshold(math.inf, 0, 0, len(scores), int(errors[-1]))
+        images = np.append(pilot_scores, scores), np.append(pilot_correct, correct)
+        return AnsweringThreshold(math.inf, 0, 0, len(scores), int(errors[-1]), estimate_required(*images, target))
     return AnsweringThreshold(float(grid[last]), int(n[last]), int(errors[last]), len(scores), int(errors[-1]))
+
+
+def estimate_required(scores: Reals, correct: ArrayLike, target: float) -> int | None:
+    """Estimate how many images of the fit let a threshold pass its test in 8 of 10 draws; None if no number does.
+
+    `scores` (N,) and `correct` (N,) are all images that are known. The error rate at each threshold is the observed
+    one, drawn to the target by half an error; thresholds that answer fewer than 10 images are not considered.
+    """
+    grid = _make_grid(scores)
+    answered, errors = _count_answered(scores, correct, grid)
+    rates = (errors + 0.5) / (answered + 0.5 / target)
+    power = binom.cdf(count_allowed(_COUNTS, target), _COUNTS, rates[:, None])
+    is_enough = (power >= _POWER) & ((answered >= _LEAST_ANSWERED) & (rates < target))[:, None]
+    required = np.ceil(_COUNTS[is_enough.argmax(axis=1)] * len(scores) / np.maximum(answered, 1))
+    return int(required[is_enough.any(axis=1)].min()) if is_enough.any() else None
 
 
 def draw_of_groups(groups: ArrayLike) -> NDArray[np.bool_]:
@@ -127,13 +158,23 @@ def _count_answered(scores: Reals, correct: ArrayLike, grid: Floats) -> tuple[Co
 
 
 def _choose_start(scores: Reals, correct: ArrayLike, grid: Floats, n: int, target: float) -> int:
-    """Return the place in the grid from which the sequence has the largest expected coverage, by simulation.
+    """Return the last place in the grid from which the sequence has nearly the largest expected coverage.
+
+    Of starts that are as good, the laxest tests most images at once: one error that is more confident than the
+    simulation expects does not end its sequence.
+    """
+    if not len(scores):
+        return 0
+    expected = _expect_coverage(scores, correct, grid, n, target)
+    return int(np.flatnonzero(expected >= _NEAR_BEST * expected.max())[-1]) if expected.any() else 0
+
+
+def _expect_coverage(scores: Reals, correct: ArrayLike, grid: Floats, n: int, target: float) -> Floats:
+    """Simulate the mean number of images that the sequence answers from each place in the grid on, of n.
 
     Of n simulated images as many are answered as of the pilot's, and their error rate falls with the confidence as that
     of calibrated probabilities, times the ratio of the pilot's errors to those.
     """
-    if not len(scores):
-        return 0
     answered, errors = _count_answered(scores, correct, grid)
     doubts = 1 - np.sort(scores)[::-1]
     ratio = (errors[-1] + _PRIOR_ERRORS) / (doubts.sum() + _PRIOR_ERRORS)
@@ -145,4 +186,4 @@ def _choose_start(scores: Reals, correct: ArrayLike, grid: Floats, n: int, targe
     places = np.where(passes, len(grid), np.arange(len(grid)))
     stops = np.minimum.accumulate(places[:, ::-1], axis=1)[:, ::-1]  # the first failure from each place on
     coverage = np.append(0, drawn)
-    return int(np.where(passes, coverage[stops], 0).mean(axis=0).argmax())
+    return np.asarray(np.where(passes, coverage[stops], 0).mean(axis=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -17,15 +17,21 @@ from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
 from avatar_bench.data.splits import assign_folds
 from avatar_bench.errors import DataError
-from avatar_bench.metrics.calibration import fit_temperature_of_losses, image_losses
-from avatar_bench.metrics.decision_threshold import compute_balanced_accuracy, fit_threshold
+from avatar_bench.metrics.calibration import (
+    TEMPERATURE_RANGE,
+    TemperatureFit,
+    fit_temperature_of_losses,
+    image_losses,
+)
 from avatar_bench.metrics.knn import compute_distances
+from avatar_bench.metrics.platt import PlattScaling, compute_balanced_accuracy, fit_platt
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.runs.decisions import NEIGHBOURS, rank_distances, rank_embeddings
 from avatar_bench.runs.imported import ImportedRun
 from avatar_bench.runs.run import Run
 from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration, ScoreThreshold
 
+_NEAR_END = 1.001  # ratio of temperatures: the search does not reach the ends of its range
 SAMPLED = f"{OTHER_PREFIX}sampled"  # column of the manifest of a review page: how an image was chosen
 
 
@@ -42,26 +48,31 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     own, targets = run.own_predictions(dataset).take(rows), targets[rows]
     if "embeddings" not in run.predictor.provides:  # an ensemble may have those of some members
         own = replace(own, embeddings=own.embeddings[:, :0])
-    threshold, labelled = None, dataset.take(rows)
+    labelled = dataset.take(rows)
     used = group_copies(labelled, *match_copies(labelled))
     is_reference = mark_reference(used.frame)
     fitted = np.ones(len(used), dtype=bool) if is_reference is None else is_reference
+    threshold = scaling = None
     if isinstance(run, ImportedRun) and run.score_scale is not None:
-        threshold = _fit_threshold(run, own.take(fitted), targets[fitted])
-        own = replace(own, logits=own.logits + np.array(run.find_bias(threshold.value)))
+        threshold, scaling = _fit_score(run, own.take(fitted), targets[fitted])
+        own = replace(own, logits=own.logits - np.array([threshold.log_odds, 0.0]))
 
     def merge(temperature: float) -> Predictions:
         return replace(own, temperature=temperature).merge(run.merged_classes, targets)
 
-    groups = used.frame["group"].to_numpy()
-    fit = fit_temperature_of_losses(lambda t: image_losses(merge(t).logits[fitted], targets[fitted], t), groups[fitted])
+    groups, fit = used.frame["group"].to_numpy(), None
+    if scaling is not None:  # the slope of a score is arbitrary, so that no interval speaks for 1
+        temperature, notes = 1 / scaling.slope, _note_end(1 / scaling.steepness)
+    else:
+        fit = _fit_temperature(merge, targets, groups, fitted)
+        temperature, notes = fit.value, _note_end(fit.fitted)
     decisions = None
     if is_reference is not None:
-        decisions = describe_images(merge(fit.value), is_reference, groups)
+        decisions = describe_images(merge(temperature), is_reference, groups)
     return SavedCalibration(
         checkpoint_sha256=run.checkpoint_sha256,
         view=run.view.name,
-        temperature=fit.value,
+        temperature=temperature,
         threshold=threshold,
         n=counts,
         images=used,
@@ -69,6 +80,20 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
         fit=fit,
         decisions=decisions,
         allow=tuple(sorted(run.allow)),
+        notes=notes,
+    )
+
+
+def _fit_temperature(
+    merge: Callable[[float], Predictions],
+    targets: NDArray[np.int64],
+    groups: NDArray[np.str_],
+    fitted: NDArray[np.bool_],
+) -> TemperatureFit:
+    """Fit the temperature of merged classes on the images (N,) that it is fitted on."""
+    return fit_temperature_of_losses(
+        lambda temperature: image_losses(merge(temperature).logits[fitted], targets[fitted], temperature),
+        groups[fitted],
     )
 
 
@@ -136,15 +161,34 @@ def _refuse_few(name: str, counts: dict[str, int]) -> None:
         )
 
 
-def _fit_threshold(run: ImportedRun, own: Predictions, targets: NDArray[np.int64]) -> ScoreThreshold:
-    """Fit the threshold of a score: the first class of the detector is predicted from it on."""
-    scores = run.find_scores(own)
+def _fit_score(run: ImportedRun, own: Predictions, targets: NDArray[np.int64]) -> tuple[ScoreThreshold, PlattScaling]:
+    """Fit the probability of a score, whose threshold is where the first class of the detector has 1/2."""
+    assert run.score_scale is not None
+    log_odds = own.logits[:, 0].astype(np.float64) - own.logits[:, 1]  # 0 at its own threshold
     names = list(run.merged_classes.values())
     positive = targets == next(k for k, merged in enumerate(names) if own.classes[0] in merged)
     try:
-        value = fit_threshold(scores, positive)
+        scaling = fit_platt(log_odds, positive)
     except ValueError as error:
         raise DataError(f"{run.name} gives all these images the same score: no threshold separates them.") from error
-    at = [value] if run.own_threshold is None else [value, run.own_threshold]
-    accuracy = compute_balanced_accuracy(scores, positive, at).tolist()
-    return ScoreThreshold(value, accuracy[0], run.own_threshold, *accuracy[1:])
+    middle = -scaling.intercept / scaling.slope
+    at = [middle] if run.own_threshold is None else [middle, 0.0]
+    accuracies = compute_balanced_accuracy(log_odds, positive, at).tolist()
+    value = run.score_scale.to_score(middle, run.own_threshold)
+    return ScoreThreshold(value, accuracies[0], run.own_threshold, *accuracies[1:], log_odds=middle), scaling
+
+
+def _note_end(temperature: float) -> tuple[str, ...]:
+    """Return what to say of a temperature at an end of its range, on the scale of the range."""
+    least, most = TEMPERATURE_RANGE
+    if temperature < least * _NEAR_END:
+        return (
+            "The temperature is at the least that is tried: these images hardly contain an error, so that they do not "
+            "show how confident the run may be. Calibrate on more of them.",
+        )
+    if temperature > most / _NEAR_END:
+        return (
+            "The temperature is at the largest that is tried: on these images, confidence says nothing about being "
+            "correct. Are their labels, and the meaning of a high score, right?",
+        )
+    return ()

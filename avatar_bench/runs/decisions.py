@@ -18,12 +18,12 @@ from avatar_bench.inference.prediction_table import DECISION_COLUMNS
 from avatar_bench.metrics.conformal import lac_scores, select_targets, threshold
 from avatar_bench.metrics.knn import compute_distances
 from avatar_bench.metrics.risk_control import (
-    CONFIDENCE,
     AnsweringThreshold,
     count_required,
     draw_of_groups,
     fit_answering_threshold,
 )
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.view import View
 from avatar_bench.runs.decision_costs import ABSTAIN, read_costs
 from avatar_bench.runs.saved_calibration import CALIBRATION, OodReference, SavedCalibration
@@ -56,14 +56,11 @@ class DecisionRule:
     def notes(self) -> list[str]:
         """Return what a user must know: where nothing is answered and why, and whether no image is found unlike."""
         found = []
-        for name, one in self.thresholds.items():
-            if math.isinf(one.value):
-                of, whose = (f" for answers {name}", "such images") if name else ("", "images")
-                found.append(
-                    f"target_error={self.target_error:g} cannot be met{of}, so that all {whose} are abstained from: "
-                    f"{one.n_errors} of {one.n} calibration images are predicted incorrectly, and fewer errors "
-                    f"among the most confident ones cannot be shown with confidence {CONFIDENCE:g}."
-                )
+        for name, fit in self.thresholds.items():
+            if math.isinf(fit.value):
+                assert self.target_error is not None
+                unmet = format_reason(explain_unmet(fit, self.target_error))
+                found.append(f"answers {name}: {unmet}" if name else unmet)
         if self.set_score is None:
             found.append("There is no calibration for decisions: prediction_set and ood_percentile are empty.")
         elif self.reference is None:
@@ -144,6 +141,19 @@ class ScoredImages:
         """Return whether each predicted class is the true one."""
         return np.asarray(self.predicted == self.targets)
 
+    @property
+    def is_fit(self) -> NDArray[np.bool_]:
+        """Return which images thresholds and prediction sets are fitted on: one of each group outside the reference."""
+        return draw_of_groups(self.groups) & ~self.is_reference
+
+
+def explain_unmet(fit: AnsweringThreshold, target: float) -> Reason:
+    """Return why nothing is answered at a target error, and how many more images are estimated to be needed."""
+    values = {"target": target, "errors": fit.n_errors, "n": fit.n}
+    if fit.n_missing is None:
+        return Reason("target_out_of_reach", **values)
+    return Reason("target_unmet", **values, missing=fit.n_missing)
+
 
 def make_rule(
     run: Run, target_error: float | None, costs: str | None, alpha: float, per_class: bool
@@ -171,10 +181,9 @@ def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_cl
             f"thresholds: avatar-bench calibrate ckpt={run.folder or 'RUN'} data=...",
         )
     scored = score_images(run, saved)
-    drawn = draw_of_groups(scored.groups)
-    fit, pilot = drawn & ~scored.is_reference, drawn & scored.is_reference
+    fit, pilot = scored.is_fit, draw_of_groups(scored.groups) & scored.is_reference
     predicted = {name: scored.predicted == place for place, name in enumerate(scored.classes)}
-    parts = predicted if per_class else {"": np.ones(len(drawn), dtype=bool)}
+    parts = predicted if per_class else {"": np.ones(len(fit), dtype=bool)}
     _refuse_few(run, {name: int((part & scored.is_like & fit).sum()) for name, part in parts.items()}, target_error)
     thresholds = {}
     for name, part in parts.items():
@@ -182,7 +191,7 @@ def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_cl
         score, correct = scored.score, scored.correct
         thresholds[name] = fit_answering_threshold(score[known], correct[known], score[new], correct[new], target_error)
     reference = saved.decisions.reference if saved.decisions else None
-    return DecisionRule(scored.classes, _fit_sets(scored, fit, alpha), reference, target_error, thresholds)
+    return DecisionRule(scored.classes, _fit_sets(scored, alpha), reference, target_error, thresholds)
 
 
 def make_cost_rule(run: Run, file: Path, alpha: float = 0.1) -> DecisionRule:
@@ -195,13 +204,12 @@ def make_cost_rule(run: Run, file: Path, alpha: float = 0.1) -> DecisionRule:
     if saved is None or saved.decisions is None:
         return DecisionRule(run.classes, None, None, costs=costs)
     scored = score_images(run, saved)
-    fit = draw_of_groups(scored.groups) & ~scored.is_reference
-    return DecisionRule(scored.classes, _fit_sets(scored, fit, alpha), saved.decisions.reference, costs=costs)
+    return DecisionRule(scored.classes, _fit_sets(scored, alpha), saved.decisions.reference, costs=costs)
 
 
-def _fit_sets(scored: ScoredImages, fit: NDArray[np.bool_], alpha: float) -> float:
+def _fit_sets(scored: ScoredImages, alpha: float) -> float:
     scores = lac_scores(scored.probabilities, scored.score)
-    return threshold(select_targets(scores, scored.targets)[fit], alpha)
+    return threshold(select_targets(scores, scored.targets)[scored.is_fit], alpha)
 
 
 def _refuse_few(run: Run, counts: Mapping[str, int], target: float) -> None:

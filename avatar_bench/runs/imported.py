@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from avatar_bench.config.entries import find_entry
 from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset, read_manifest, write_split
@@ -23,7 +22,6 @@ from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.inference.score_scale import ScoreScale
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.models.model_card import Card
-from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import RECORD, read_record
 from avatar_bench.runs.run import Run
@@ -108,19 +106,12 @@ class ImportedRun(Run):
     def bias(self) -> tuple[float, ...]:
         """Return what is added to the log-odds of the classes: the shift to a threshold that `calibrate` has fitted."""
         saved = self.saved_calibration
-        return self.find_bias(saved.threshold.value) if saved and saved.threshold else ()
-
-    def find_bias(self, threshold: float) -> tuple[float, ...]:
-        """Return what is added to the log-odds of the classes, so that 1/2 is the probability of a score."""
-        assert self.score_scale is not None
-        return (-float(self.score_scale.shift(threshold, self.own_threshold)), 0.0)
-
-    def find_scores(self, own: Predictions) -> NDArray[np.float64]:
-        """Return the scores (N,) of Predictions without a fitted threshold."""
-        scale = self.score_scale
-        assert scale is not None
-        at = scale.to_log_odds(scale.middle if self.own_threshold is None else self.own_threshold)
-        return scale.to_scores(own.logits[:, 0].astype(np.float64) - own.logits[:, 1] + at)
+        if saved is None or saved.threshold is None or self.score_scale is None:
+            return ()
+        shift = saved.threshold.log_odds
+        if shift is None:  # of an earlier version
+            shift = float(self.score_scale.to_log_odds(saved.threshold.value, self.own_threshold))
+        return (-shift, 0.0)
 
     @cached_property
     def predictor(self) -> DatasetPredictor:

@@ -35,13 +35,15 @@ _HINT = "Calibrate the run again (avatar-bench calibrate), or delete the file."
 class ScoreThreshold:
     """Threshold of a detector's score, in the unit of the score, with its balanced accuracy on the images of the fit.
 
-    `own` is the threshold that came with the detector, None if there is none.
+    At the threshold, the probability is 1/2. `own` is the one that came with the detector, None if there is none.
+    `log_odds` are those of the threshold before the calibration, None in the calibration of an earlier version.
     """
 
     value: float
     balanced_accuracy: float
     own: float | None = None
     own_balanced_accuracy: float | None = None
+    log_odds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class SavedCalibration:
     `n` are the images by class of the view, `by` is the command that fitted them: train or calibrate. `fit` is that of
     the temperature, which is 1 where the fitted one is not applied; earlier versions recorded none. `decisions` is
     None if the images are too few to be divided, or if it was not asked for. `allow` are the guards that were switched
-    off. `sha256` is that of the file.
+    off. `notes` say what a user must know of the fit, and are not saved. `sha256` is that of the file.
     """
 
     checkpoint_sha256: str
@@ -90,6 +92,7 @@ class SavedCalibration:
     decisions: DecisionImages | None = field(default=None, compare=False)
     allow: tuple[str, ...] = ()
     sha256: str = field(default="", compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def write(self, folder: Path) -> None:
         """Write the calibration.json of a run folder atomically, after the tensors that belong to it."""
@@ -146,7 +149,7 @@ def read_calibration(folder: Path, with_decisions: bool = False) -> SavedCalibra
             raise CheckpointError(f"{file} was made by a newer version of avatar_bench.", "Update avatar_bench.")
         stated, data = saved["threshold"], saved["data"]
         names = [each.name for each in fields(ScoreThreshold)]
-        threshold = ScoreThreshold(**{name: stated[name] for name in names}) if stated else None
+        threshold = ScoreThreshold(**{name: stated.get(name) for name in names}) if stated else None
         columns = [*DATASET_COLUMNS, *RUN_COLUMNS]
         frame = pd.DataFrame(saved["images"]).astype(str).reindex(columns=columns, fill_value="")
         numbers = [saved["temperature"], *(asdict(threshold).values() if threshold else ())]

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logit, softmax
+from scipy.special import expit, log_softmax, logit, softmax
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss, roc_auc_score
+from statsmodels.api import Logit
 
 from avatar_bench.cli.app import main
 
@@ -234,10 +235,10 @@ def test_a_score_has_a_threshold_once_it_is_calibrated(
         assert (metrics["accuracy"]["value"] is None) == (own is None)  # type: ignore[index]
         saved = calibrate(run, sets / "fit.csv", view)
         threshold = dict(saved["threshold"])  # type: ignore[call-overload]
-        tried = [balanced_accuracy_score(is_generated[:24], scores[:24] >= one) for one in scores[:24]]
-        assert threshold["balanced_accuracy"] == pytest.approx(max(tried), abs=1e-12)
+        intercept, slope = Logit(is_generated[:24], np.column_stack([np.ones(24), scores[:24]])).fit(disp=False).params
+        assert threshold["value"] == pytest.approx(-intercept / slope, rel=1e-3)
         found = balanced_accuracy_score(is_generated[:24], scores[:24] >= threshold["value"])
-        assert found == pytest.approx(max(tried), abs=1e-12)
+        assert threshold["balanced_accuracy"] == pytest.approx(found, abs=1e-12)
         assert threshold["own"] == own
         evaluate(run, sets / "new.csv", view, "block=[blind_test,error_bias]", QUICK[1])
         metrics = read_result(run, f"new--{view[5:]}")["metrics"]
@@ -245,3 +246,9 @@ def test_a_score_has_a_threshold_once_it_is_calibrated(
         assert metrics["balanced_accuracy"]["value"] == pytest.approx(expected, abs=1e-12)  # type: ignore[index]
         predicted = predict(run, sets / "new.csv", tmp_path / "out.csv", view)
         assert ((predicted["prediction"] == "generated") == (scores[24:] >= threshold["value"])).all()
+        np.testing.assert_allclose(predicted["prob_generated"], expit(slope * scores[24:] + intercept), atol=1e-3)
+    for name, values, end in (("reversed", -scores, "the largest"), ("separated", is_generated * 3 - 1, "the least")):
+        table[["path"]].assign(score=values).to_csv(tmp_path / "scores.csv", index=False)
+        assert main(["import", *words, f"out={tmp_path / name}"]) == 0
+        calibrate(tmp_path / name, sets / "fit.csv", view)
+        assert f"warning: The temperature is at {end} that is tried" in capsys.readouterr().err

@@ -222,8 +222,8 @@ def test_a_target_that_cannot_be_met_abstains_from_everything_and_says_why(
     capsys.readouterr()
     assert predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.05") == 0
     error = capsys.readouterr().err
-    assert "target_error=0.05 cannot be met, so that all images are abstained from: " in error
-    assert "calibration images are predicted incorrectly" in error
+    assert "A target error of 0.05 cannot be met, so that nothing is answered: " in error
+    assert "of the most confident ones more than the target: more images will not help" in error
     decided = pd.read_csv(tmp_path / "out.csv")
     assert set(decided["decision"]) == {"abstain"}
     assert set(decided["decision_reason"]) <= {"unsure", "unlike_training_data"}

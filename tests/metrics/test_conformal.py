@@ -118,3 +118,14 @@ class Known:
 
     def __sklearn_is_fitted__(self):
         return True
+
+
+@pytest.mark.parametrize(("n", "n_fit", "alpha"), [(300, 60, 0.1), (78, 150, 0.1), (5, 19, 0.2)])
+def test_the_probability_of_so_little_coverage_is_that_of_a_simulation(n, n_fit, alpha):
+    rng = np.random.default_rng(0)
+    limits = [conformal.threshold(scores, alpha) for scores in rng.random((4_000, n_fit))]  # uniform: limit = coverage
+    covered = rng.binomial(n, limits)
+    for count in (round(share * n) for share in (0.75, 0.85, 0.9)):
+        found = conformal.compute_loss_probability(count, n, n_fit, alpha)
+        assert found == pytest.approx((covered <= count).mean(), abs=0.025)
+    assert conformal.compute_loss_probability(0, n, 3, alpha) == 1.0  # every class is in every set

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from avatar_bench.metrics.risk_control import (
     count_allowed,
     count_required,
     draw_of_groups,
+    estimate_required,
     fit_answering_threshold,
     upper_bound,
 )
@@ -53,6 +54,40 @@ def test_a_start_with_too_few_images_for_any_test_is_passed_over() -> None:
     found = fit_answering_threshold(pilot, is_correct, fewer, np.argsort(np.argsort(-fewer)) < 60, 0.05)
     assert found.errors == 0
     assert found.answered >= 45
+
+
+def test_one_confident_error_does_not_end_the_sequence_of_a_pilot_without_errors() -> None:
+    rng = np.random.default_rng(0)
+    pilot, scores = rng.random(250) / 10 + 0.9, rng.random(250) / 10 + 0.9
+    found = fit_answering_threshold(pilot, np.ones(250, bool), scores, scores < scores.max(), 0.05)
+    assert (found.answered, found.errors) == (250, 1)  # from the strictest start on, nothing would be answered
+
+
+@pytest.mark.parametrize(("errors", "n"), [(3, 74), (0, 20), (40, 1000)])
+def test_required_images_are_those_of_a_binomial_test_with_power_8_of_10(errors: int, n: int) -> None:
+    rate = (errors + 0.5) / (n + 0.5 / 0.1)
+
+    def pass_chance(images: int) -> float:
+        allowed = int((binom.cdf(np.arange(images), images, 0.1) <= 0.1).sum()) - 1
+        return float(binom.cdf(allowed, images, rate))
+
+    expected = next(images for images in range(1, 9999) if pass_chance(images) >= 0.8)
+    correct = np.arange(n) >= errors
+    required = estimate_required(np.ones(n), correct, 0.1)  # one threshold, that answers all
+    assert expected <= required <= 1.1 * expected
+    half = estimate_required(np.repeat([0.9, 0.5], n), np.append(correct, np.zeros(n, bool)), 0.1)
+    assert half == 2 * required  # of which half is answered
+
+
+def test_where_the_most_confident_images_exceed_the_target_no_number_is_enough() -> None:
+    scores = np.linspace(1, 0.5, 80)
+    assert estimate_required(scores, np.arange(80) % 5 > 0, 0.1) is None
+    assert estimate_required(scores[:9], np.ones(9, bool), 0.1) is None  # too few to say anything
+    found = fit_answering_threshold(scores, np.arange(80) % 5 > 0, scores, np.arange(80) % 5 > 0, 0.1)
+    assert (found.answered, found.n_missing) == (0, None)
+    found = fit_answering_threshold(scores, np.arange(80) < 40, scores[::4], np.arange(20) < 10, 0.1)
+    assert (found.answered, found.n) == (0, 20)
+    assert found.n_missing == 2 * (found.n_required - 20) > 0
 
 
 def test_of_each_group_one_image_is_drawn_and_each_may_be() -> None:

@@ -19,13 +19,16 @@ from torchmetrics.functional import classification as tm
 
 from avatar_bench.cli.app import main
 from avatar_bench.data.corruptions import list_corruptions
+from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.calibration import Calibration, error_tables
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import ECE_KINDS, TemperatureFit, calibration_errors, fit_temperature
+from avatar_bench.metrics.risk_control import draw_of_groups
 from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.runs.saved_calibration import DecisionImages, SavedCalibration
 
 KINDS = list_corruptions()
 ERRORS = ("nll", "brier", "ece_10", "ece_15", "ece_adaptive", "ece_classwise", "ece_floor", "ece_floor_p95")
@@ -322,6 +325,33 @@ def test_without_calibration_images_there_are_errors_and_no_sets(evaluate, oracl
     assert "coverage" not in draw_saved(result)
     assert Reason("no_conformal_sets") in result.warnings
     assert "coverage_lac" not in result.tables["shift"]
+
+
+def test_after_calibrate_sets_are_fitted_on_the_images_that_decisions_use(
+    evaluate, overconfident, make_predictions, dataset_of
+):
+    evaluated, held_out = overconfident
+    given = make_predictions(*honest(300, 9, seed=6), groups=[f"new{i // 2}" for i in range(300)], temperature=3.0)
+    is_reference = np.arange(300) < 100
+    frame = dataset_of(given).frame.assign(sha256=[f"{10**6 + i:064x}" for i in range(300)])
+    decisions = DecisionImages(given.classes, given.probabilities, is_reference)
+    saved = SavedCalibration("", "all", 3.0, None, {}, Dataset("mine", Path(), frame), "", decisions=decisions)
+    result = evaluate(evaluated, held_out, decision_calibration=saved)
+    fit = draw_of_groups(given.groups) & ~is_reference
+    scores = 1 - given.probabilities[np.arange(300), given.targets][fit]
+    expected = np.sort(scores)[int(np.ceil(101 * 0.9)) - 1]  # one of each of 100 groups
+    table = result.tables["coverage"].set_index("method")
+    np.testing.assert_allclose(table.loc["lac", "threshold"], expected)
+    covered = 1 - evaluated.probabilities[np.arange(2000), evaluated.targets] <= expected
+    assert result.metrics["coverage/lac"].value == pytest.approx(covered.mean())
+    assert len(result.arrays["conformal"]["logits"]) == 100
+    assert evaluate(evaluated, None, decision_calibration=saved).metrics["coverage/lac"].value is not None
+    by_train = evaluate(evaluated, held_out, decision_calibration=replace(saved, by="train"))
+    assert by_train.metrics["coverage/lac"] == evaluate(evaluated, held_out).metrics["coverage/lac"]
+    seen = frame.assign(sha256=dataset_of(evaluated).frame["sha256"][:300])
+    shared = replace(saved, images=Dataset("mine", Path(), seen))
+    with pytest.raises(GuardError, match="fitted on"):
+        evaluate(evaluated, held_out, decision_calibration=shared)
 
 
 def test_few_calibration_images_put_every_class_into_every_set(evaluate, oracle):

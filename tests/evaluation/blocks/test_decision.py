@@ -13,10 +13,12 @@ from sklearn import metrics as sk
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation.blocks.decision import Decision
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.knn import compute_distances
+from avatar_bench.metrics.risk_control import AnsweringThreshold
 from avatar_bench.results.reasons import Reason, format_reason
-from avatar_bench.runs.decisions import NEIGHBOURS
+from avatar_bench.runs.decisions import NEIGHBOURS, DecisionRule, explain_unmet
 from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration
 
 CLASSES = ("drawing", "generated", "real")
@@ -113,13 +115,26 @@ def test_answers_are_sliced_by_columns_of_the_manifest_with_gaps(evaluate_block,
         assert row["low"] <= row["gap"] <= row["high"]
 
 
+def test_an_unmet_target_says_how_many_more_images_are_needed_in_both_languages() -> None:
+    fits = {"real": AnsweringThreshold(np.inf, 0, 0, 70, 9, 205), "drawing": AnsweringThreshold(np.inf, 0, 0, 70, 9)}
+    rule = DecisionRule(("drawing", "real"), 0.5, None, 0.1, fits)
+    more, none, _ = rule.notes
+    assert more.startswith("answers real: A target error of 0.1 cannot be shown to be met, so that nothing is answered")
+    assert "9 of 70 calibration images" in more
+    assert "about 270 more of new groups are needed, half of them for thresholds" in more
+    assert none.endswith("more than the target: more images will not help.")
+    with use_language("ru"):
+        assert "нужно ещё около 270 изображений новых групп" in format_reason(explain_unmet(fits["real"], 0.1))
+        assert "другие изображения не помогут" in format_reason(explain_unmet(fits["drawing"], 0.1))
+
+
 def test_targets_that_cannot_be_met_or_shown_answer_nothing(evaluate_block, oracle, calibrated, draw_saved):
     given = oracle("noisy", n=90)
     unmet = evaluate_block(given, run=calibrated(oracle("uniform", n=400)), targets=[0.05])
     assert unmet.metrics["coverage/0.05"].value == 0
     assert unmet.metrics["error/0.05"].reason == Reason("nothing_answered")
-    assert unmet.metrics["bound/0.05"].reason.code == "target_unmet"
-    assert "target_unmet" in {warning.code for warning in unmet.warnings}
+    assert unmet.metrics["bound/0.05"].reason.code == "target_out_of_reach"
+    assert "target_out_of_reach" in {warning.code for warning in unmet.warnings}
     assert "targets" in draw_saved(unmet)
     few = evaluate_block(given, run=calibrated(oracle("noisy", n=60)), targets=[0.05, 0.2])
     assert few.metrics["coverage/0.05"].reason.code == "no_rule"

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.data.corruptions import SEVERITIES, Corruption, list_corruptions
-from avatar_bench.errors import BlockError
+from avatar_bench.data.leakage import refuse_overlap_with_fit
+from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
-from avatar_bench.evaluation.blocks.calibration.conformal_sets import ConformalSets, draw_uniforms
+from avatar_bench.evaluation.blocks.calibration.conformal_sets import ConformalSets, draw_uniforms, has_lost_coverage
 from avatar_bench.evaluation.blocks.calibration.error_tables import (
     compute_errors,
     compute_temperatures,
@@ -23,12 +24,14 @@ from avatar_bench.evaluation.blocks.calibration.error_tables import (
 )
 from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import calibration, selective, stats
+from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
+from avatar_bench.runs.decisions import score_images
+from avatar_bench.runs.saved_calibration import BY_CALIBRATE
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
-    from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
@@ -76,7 +79,8 @@ class Calibration(IntervalOptions):
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
         held_out = _read_held_out(run, dataset)
-        sets = ConformalSets.fit(held_out, self.alpha, self.seed) if held_out else None
+        fit = _read_fit(run, dataset) or held_out
+        sets = ConformalSets.fit(fit, self.alpha, self.seed) if fit else None
         shifted = {dataset.name: predictions, **dict(self._predict_shifted(run, dataset, rows))}
         result = Result("calibration", dataset.name, len(rows), predictions.classes)
         self._evaluate_confidence(result, predictions)
@@ -87,7 +91,7 @@ class Calibration(IntervalOptions):
         result.metrics |= bootstrap_metrics(self, ["aurc"], area, predictions.units, False, floors, bounds=PROPORTION)
         self._evaluate_sets(result, predictions, sets)
         self._evaluate_shift(result, shifted, sets)
-        result.arrays = _collect_arrays(shifted, held_out, self.seed)
+        result.arrays = _collect_arrays(shifted, held_out, fit, self.seed)
         result.provenance = {"level": self.level, "nominal_coverage": 1 - self.alpha}
         result.warnings[:0] = _collect_warnings(len(asked), len(rows), run, held_out)
         if self.severity and self.corruptions and "pixels" not in run.provides:
@@ -109,6 +113,7 @@ class Calibration(IntervalOptions):
             nothing = Metric(None, 0, higher_is_better=None, reason=Reason("calibration_unknown"))
             names = [f"{name}/{method}" for name in ("coverage", "set_size") for method in ("lac", "aps")]
             result.metrics |= dict.fromkeys(names, nothing)
+            result.warnings.append(Reason("no_conformal_sets"))
             return
         result.metrics |= sets.metrics(self, predictions)
         result.tables["coverage"] = sets.by_class(self, predictions)
@@ -120,7 +125,7 @@ class Calibration(IntervalOptions):
         rows = [self._build_shift_row(name, predictions, sets) for name, predictions in shifted.items()]
         result.tables["shift"] = pd.DataFrame(rows)
         for row in rows if sets else []:
-            if max(row["coverage_lac_high"], row["coverage_aps_high"]) < 1 - self.alpha:
+            if has_lost_coverage(row, self.level):
                 name, lac, aps = row["set"], row["coverage_lac"], row["coverage_aps"]
                 of = Reason(name) if name in (self.corruptions or []) else name  # a Reason is shown by its title
                 result.warnings.append(Reason("lost_coverage", name=of, lac=lac, aps=aps, share=1 - self.alpha))
@@ -147,6 +152,7 @@ class Calibration(IntervalOptions):
         blind = run.blind
         if blind is not None and blind.name != dataset.name:
             _read_held_out(run, blind)  # raises GuardError if these contain images that the sets are fitted on
+            _read_fit(run, blind)  # so does this
             evaluated = run.predictions(blind)
             if (evaluated.targets >= 0).any():
                 yield blind.name, evaluated.take(evaluated.targets >= 0)
@@ -162,16 +168,37 @@ def _read_held_out(run: Run, dataset: Dataset) -> Predictions | None:
     return labelled if len(labelled) else None
 
 
+def _read_fit(run: Run, dataset: Dataset) -> Predictions | None:
+    """Return the images that decisions' sets are fitted on after `calibrate`; None without them or in another view.
+
+    Raise GuardError if the set contains some of them.
+    """
+    saved = run.decision_calibration
+    if saved is None or saved.by != BY_CALIBRATE or saved.decisions is None:
+        return None
+    try:
+        scored = score_images(run, saved)
+    except (ConfigError, GuardError):
+        return None
+    refuse_overlap_with_fit(dataset, saved.images)
+    fit, none = scored.is_fit, np.zeros(int(scored.is_fit.sum()), dtype=str)
+    logits = run.temperature * np.log(np.maximum(scored.probabilities[fit], np.finfo(np.float64).tiny))
+    own = scored.targets[fit], none, scored.groups[fit], none
+    return Predictions(scored.classes, logits, logits[:, :0], *own, temperature=run.temperature)
+
+
 def _collect_arrays(
-    shifted: dict[str, Predictions], held_out: Predictions | None, seed: int
+    shifted: dict[str, Predictions], held_out: Predictions | None, fit: Predictions | None, seed: int
 ) -> dict[str, dict[str, NDArray[np.generic]]]:
+    """Return the arrays of each set; those of `fit` where the sets are fitted on other images than the temperature."""
     evaluated = {"predictions": next(iter(shifted.values())), **({"calibration": held_out} if held_out else {})}
+    evaluated |= {"conformal": fit} if fit and fit is not held_out else {}
     found: dict[str, dict[str, NDArray[np.generic]]] = {
         name: {
             "logits": part.logits,
             "targets": part.targets,
             "groups": part.groups,
-            "uniforms": draw_uniforms(len(part), seed, name == "calibration"),
+            "uniforms": draw_uniforms(len(part), seed, name != "predictions"),
         }
         for name, part in evaluated.items()
     }
@@ -192,4 +219,4 @@ def _collect_warnings(asked: int, n: int, run: Run, held_out: Predictions | None
         refit = calibration.fit_temperature(held_out.logits, held_out.targets)
         if abs(np.log(refit / temperature)) > _TOLERANCE:
             found.append(Reason("other_temperature", refit=refit, fixed=temperature))
-    return found if held_out is not None else [*found, Reason("no_conformal_sets")]
+    return found

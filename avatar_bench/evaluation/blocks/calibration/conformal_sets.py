@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ConformalSets:
-    """Thresholds by method, fitted on n calibration images, and the seed of APS's randomisation."""
+    """Thresholds by method for an error rate alpha, fitted on n calibration images in `units` groups.
+
+    `seed` is that of APS's randomisation.
+    """
 
     thresholds: dict[str, float]
     n: int
+    units: int
+    alpha: float
     seed: int
 
     @classmethod
@@ -32,7 +39,7 @@ class ConformalSets:
         for method, scores in conformal.CONFORMAL_SCORES.items():
             own = conformal.select_targets(scores(held_out.probabilities, uniform), held_out.targets)
             thresholds[method] = conformal.threshold(own, alpha)
-        return cls(thresholds, len(held_out), seed)
+        return cls(thresholds, len(held_out), len(np.unique(held_out.group_codes)), alpha, seed)
 
     def members(self, predictions: Predictions) -> dict[str, NDArray[np.bool_]]:
         """Return by method whether each class is in each image's set, (N, C)."""
@@ -71,15 +78,26 @@ class ConformalSets:
         return table.assign(threshold=table["method"].map(self.thresholds))
 
     def row(self, block: IntervalOptions, predictions: Predictions) -> dict[str, float | None]:
-        """Compute coverage with its interval, and mean size, of each method's sets, as columns of table shift."""
+        """Compute coverage with its interval, the chance of so little, and mean size, as columns of table shift.
+
+        The chance is that of `conformal.compute_loss_probability`, in which a group of either set counts once.
+        """
         found: dict[str, float | None] = {}
         for method, member in self.members(predictions).items():
             covered = conformal.select_targets(member, predictions.targets)
             share = compute_proportion(block, covered, predictions.units)
             ends = {"": share.value, "_low": share.low, "_high": share.high}
             found |= {f"coverage_{method}{end}": value for end, value in ends.items()}
+            n = len(np.unique(predictions.group_codes))
+            counted = round(float(covered.mean()) * n)
+            found[f"coverage_{method}_p"] = conformal.compute_loss_probability(counted, n, self.units, self.alpha)
             found[f"set_size_{method}"] = float(member.sum(axis=1).mean())
         return found
+
+
+def has_lost_coverage(row: Mapping[str, Any], level: float) -> bool:
+    """Return whether luck explains in no method the few sets of a row of table shift that contain the true class."""
+    return bool(max(row["coverage_lac_p"], row["coverage_aps_p"]) <= (1 - level) / 2)
 
 
 def draw_uniforms(n: int, seed: int, fitted: bool = False) -> Floats:

@@ -20,7 +20,7 @@ from avatar_bench.evaluation.ood_sets import read_ood_sets
 from avatar_bench.metrics import selective, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
-from avatar_bench.runs.decisions import DecisionRule, make_decision_rule
+from avatar_bench.runs.decisions import DecisionRule, explain_unmet, make_decision_rule
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -140,8 +140,7 @@ class Decision(IntervalOptions):
                 for kind, rows in found.items():
                     tables[kind] += [rows] if len(rows) else []
             if np.isinf(rule.thresholds[""].value):
-                fit = rule.thresholds[""]
-                result.warnings.append(Reason("target_unmet", target=target, errors=fit.n_errors, n=fit.n))
+                result.warnings.append(explain_unmet(rule.thresholds[""], target))
         result.metrics |= answer_tables.compute_bounds(rules)
         if rules:
             result.tables["thresholds"] = answer_tables.tabulate_thresholds(rules)

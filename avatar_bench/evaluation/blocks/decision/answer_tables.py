@@ -16,7 +16,7 @@ from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import INFERENCE_COLUMNS, Metric
 from avatar_bench.runs.decision_costs import ABSTAIN
-from avatar_bench.runs.decisions import UNLIKE, DecisionRule
+from avatar_bench.runs.decisions import UNLIKE, DecisionRule, explain_unmet
 
 if TYPE_CHECKING:
     from avatar_bench.evaluation.blocks.decision import Decision
@@ -56,11 +56,10 @@ def compute_bounds(rules: Mapping[float, DecisionRule]) -> dict[str, Metric]:
     found = {}
     for target, rule in rules.items():
         one = rule.thresholds[""]
-        unmet = Reason("target_unmet", target=target, errors=one.n_errors, n=one.n)
         found[f"bound/{target:g}"] = (
             Metric(one.bound, one.answered, higher_is_better=False)
             if np.isfinite(one.value)
-            else Metric(None, one.n, higher_is_better=False, reason=unmet)
+            else Metric(None, one.n, higher_is_better=False, reason=explain_unmet(one, target))
         )
     return found
 

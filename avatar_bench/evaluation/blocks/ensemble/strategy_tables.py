@@ -31,8 +31,8 @@ def build_tables(
 ) -> dict[str, pd.DataFrame]:
     """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy.
 
-    `mixes` are the weights of each strategy, `fits` the fits of its common temperature. `alpha` is the significance level
-    of the gains, after Holm's correction for all strategies.
+    `mixes` are the weights of each strategy, `fits` the fits of its common temperature. `alpha` is the significance
+    level of the gains, after Holm's correction for all strategies.
     """
     weights = [
         (name, label, weight, temperature)
