@@ -236,6 +236,9 @@ def test_a_glob_a_list_and_standard_input_name_files(
     assert read(tmp_path / "glob.csv")["path"].tolist() == files[::-1]
     assert read(tmp_path / "list.csv")["path"].tolist() == files
     assert read(tmp_path / "stdin.csv")["path"].tolist() == files
+    (tmp_path / "windows.txt").write_text("\r\n".join(files), encoding="utf-16")
+    assert predict(f"@{tmp_path / 'windows.txt'}", tmp_path / "windows.csv") == 0
+    assert read(tmp_path / "windows.csv")["path"].tolist() == files
 
 
 def test_hidden_files_are_left_out_of_folders_and_deep_ones_are_not(tmp_path: Path) -> None:
