@@ -22,8 +22,8 @@ _ADVICE = "Save it as CSV in UTF-8: a header, then a row for each file, with com
 def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a CSV in UTF-8, or a .parquet, as strings, "" where a row ends early; only the columns in `known`, if given.
 
-    An integer of -1 in a column `label` is unknown, "", as data sets of the Hugging Face hub have it. Raise DataError if
-    the file is not such a table, is too large, lacks a needed column or has one twice, or has cells without a column.
+    An integer of -1 in a column `label` is unknown, "", as in data sets of the Hugging Face hub. Raise DataError if the
+    file is not such a table, is too large, lacks a needed column or has one twice, or has cells without a column.
     """
     if file.suffix.lower() == ".parquet":
         return _read_parquet(file, needed, known)

@@ -256,6 +256,20 @@ def test_a_file_that_is_missing_from_a_list_costs_its_row(
     assert read(tmp_path / "out.csv")["status"].tolist() == ["error", "ok"]
 
 
+def test_a_download_that_was_cut_short_costs_its_row(predict: Callable[..., int], folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut").mkdir()
+    image = Image.open(next((folder / "real").iterdir()))
+    for name in ("a.webp", "b.avif", "c.webp"):
+        image.save(file := tmp_path / "cut" / name)
+        if name != "c.webp":
+            data = file.read_bytes()
+            file.write_bytes(data[:-200] + bytes(200))
+    assert predict(str(tmp_path / "cut"), tmp_path / "out.csv") == 3
+    table = read(tmp_path / "out.csv")
+    assert table["status"].tolist() == ["error", "error", "ok"]
+    assert table["reason"][:2].str.contains("it is truncated: it ends in 64 zeros").all()
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 @pytest.mark.parametrize("keep", [0.0, 0.03, 0.5, 0.999])
 def test_an_output_cut_short_is_gone_on_with_and_repeats_nothing(
