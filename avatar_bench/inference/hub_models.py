@@ -184,7 +184,7 @@ def load_transformers_model(folder: Path, settings: Mapping[str, Any], accelerat
 
 def _refuse_larger(build: Callable[[], torch.nn.Module], folder: Path) -> None:
     """Raise ValueError if a network has more parameters than the weights in a folder, before it takes any memory."""
-    stated = {}
+    stated: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as content:
             shapes = {name: content.get_slice(name).get_shape() for name in content.keys()}  # noqa: SIM118

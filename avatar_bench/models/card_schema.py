@@ -105,7 +105,7 @@ def _is_preprocessing(value: Any) -> bool:
 def _is_timm_transform(value: Any) -> bool:
     if type(value) is not dict or not value.keys() <= {*_TIMM_TEXTS, "input_size", "crop_pct", "mean", "std"}:
         return False
-    size, crop = value.get("input_size"), value.get("crop_pct", 1)
+    size, crop = value.get("input_size", ()), value.get("crop_pct", 1)
     whole = all(
         isinstance(one, list | tuple) and len(one) == 3 and all(map(_is_number, one))
         for one in (size, *(value[name] for name in ("mean", "std") if name in value))

@@ -39,8 +39,9 @@ class ImportedRun(Run):
         folder = Path(path)
         record = read_record(folder)
         classes, settings = record.get("classes") or [], record.get("detector") or {}
-        native = settings.get("classes")
-        is_whole = isinstance(native, list) and len(native) == len(classes) and record.get("kind")
+        native = settings.get("classes") or []
+        is_named = isinstance(native, list) and all(isinstance(name, str) for name in native)
+        is_whole = is_named and len(native) == len(classes) and record.get("kind")
         if (fault := find_class_fault(classes) or find_setting_fault(settings)) or not is_whole:
             raise CheckpointError(
                 f"{folder / RECORD} is damaged{fault and ': '}{fault}.", "Restore it, or import the detector again."
@@ -53,7 +54,7 @@ class ImportedRun(Run):
     def card(self) -> Card:
         """Return a card with the classes, in the order of the outputs."""
         settings = self.record["detector"]
-        preprocessing, temperature = settings.get("preprocessing") or {}, float(settings.get("temperature", 1))
+        preprocessing, temperature = settings.get("preprocessing") or {}, float(settings.get("temperature") or 1)
         return Card(tuple(self.record["classes"]), str(self.record["kind"]), preprocessing, temperature=temperature)
 
     @cached_property
