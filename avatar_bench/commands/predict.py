@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from avatar_bench.data.evidence.content_credentials import explain_unverified, r
 from avatar_bench.errors import ConfigError, DataError, UnreadableFilesError
 from avatar_bench.files.lock import lock_output, prepare_output
 from avatar_bench.files.remote import is_remote
+from avatar_bench.inference.file_stamps import Stamp, read_stamp
 from avatar_bench.inference.input_files import find_input_files
 from avatar_bench.inference.prediction_parts import PredictionParts
 from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer
@@ -70,11 +71,13 @@ def predict(cfg: DictConfig) -> None:
             stack.enter_context(lock_output(settings.output))
         if on_ray:
             ok, errors, kept, bad = _write_parts(path, files, settings, trust)
+            outdated = 0
         else:
-            ok, errors, kept, bad = _write_rows(path, files, settings, trust)
+            ok, errors, kept, bad, outdated = _write_rows(path, files, settings, trust)
     counts = format_count(ok, "prediction"), format_count(errors, "file")
     summary = f"{settings.output}: {counts[0]}, {counts[1]} that could not be read"
     summary += f", {kept} rows kept from before" if kept else ""
+    summary += f", {format_count(outdated, 'row')} of changed files replaced" if outdated else ""
     print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
     names = () if own else ("runtime", "precision", "threads", *(() if on_ray else ("workers",)))
     how = " ".join(f"{name}={getattr(settings, name)}" for name in names) or "the imported detector"
@@ -89,10 +92,14 @@ def predict(cfg: DictConfig) -> None:
         )
 
 
-def _write_rows(path: Path, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int]:
-    """Write the missing rows; return the counts of predictions, errors, earlier rows and errors among those."""
+def _write_rows(path: Path, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int, int]:
+    """Write the missing rows and those of changed files.
+
+    Return the counts of predictions, of errors, of earlier rows, of errors among those, and of replaced rows.
+    """
     from avatar_bench.runs.file_predictor import open_file_predictor
 
+    stamps = {} if settings.output == "-" else {file: read_stamp(file) for file in files}  # before any file is read
     predictor, notes = open_file_predictor(path, settings, len(files), trust)
     overlays = _open_overlays(predictor.run, settings.explain)
 
@@ -108,7 +115,7 @@ def _write_rows(path: Path, files: list[str], settings: PredictConfig, trust: st
         print(note, file=sys.stderr)
     ok = errors = 0
     with (
-        _open_output(predictor, settings, len(files)) as rows,
+        _open_output(predictor, settings, len(files), stamps) as rows,
         _report_interruption(rows, settings),
     ):
         _refuse_other_rows(predictor, rows)
@@ -121,7 +128,7 @@ def _write_rows(path: Path, files: list[str], settings: PredictConfig, trust: st
                 bar.update(len(batch))
                 good = int((batch["status"] == "ok").sum())
                 ok, errors = ok + good, errors + len(batch) - good
-    return ok, errors, kept, rows.bad
+    return ok, errors, kept, rows.bad, rows.outdated
 
 
 def _write_parts(path: Path, files: list[str], settings: PredictConfig, trust: str) -> tuple[int, int, int, int]:
@@ -176,11 +183,13 @@ def _open_overlays(run: Run, folder: str | None) -> OverlayWriter | None:
     return OverlayWriter(run, Path(folder))
 
 
-def _open_output(predictor: FilePredictor, settings: PredictConfig, n: int) -> PredictionWriter:
+def _open_output(
+    predictor: FilePredictor, settings: PredictConfig, n: int, stamps: Mapping[str, Stamp | None]
+) -> PredictionWriter:
     """Open the writer of a table, or of a page of `n` files, for which the training images may be embedded."""
     run, columns = predictor.run, predictor.columns
     if not _is_page(settings.output):
-        return open_writer(settings.output, columns, settings.update)
+        return open_writer(settings.output, columns, settings.update, stamps)
     from avatar_bench.serving.review_page import PageContent, ReviewWriter
 
     first = settings.input[0] if isinstance(settings.input, list) else settings.input

@@ -245,6 +245,7 @@ def _hash_file(file: Path) -> str:
 def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
     frame = frame.reindex(columns=[*DATASET_COLUMNS, *list_other_columns(frame)], fill_value="").astype(str)
     frame["label"] = frame["label"].str.strip()
+    frame["sha256"] = frame["sha256"].str.strip().str.lower()
     blank = frame["sha256"].str.len() != 64
     if blank.any():
         frame.loc[blank, "sha256"] = hash_files(root / path for path in frame.loc[blank, "path"])

@@ -18,7 +18,13 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from avatar_bench.console.warning_filters import suppress_image_warnings
 from avatar_bench.data.file_names import format_name
-from avatar_bench.data.file_structure import MAX_EXIF_BYTES, check_structure, is_png_truncated
+from avatar_bench.data.file_structure import (
+    ENDS_IN_ZEROS,
+    MAX_EXIF_BYTES,
+    check_structure,
+    is_png_truncated,
+    shorten_webp,
+)
 from avatar_bench.data.shard_files import locate_image
 from avatar_bench.errors import DataError
 from avatar_bench.files.remote import is_remote, read_remote
@@ -153,6 +159,8 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
             image.load()
             if kind == "PNG" and _may_lack_rows(image) and is_png_truncated(data):
                 raise ValueError("it has fewer pixels than its header states")
+            if kind == "WEBP" and _has_spare_zeros(data):
+                raise ValueError(ENDS_IN_ZEROS)
             return np.array(_apply_orientation(_to_rgb(image, kind, data, ground), _read_orientation(image)))
     except (DataError, MemoryError):  # a lack of memory is not the file's fault
         raise
@@ -212,6 +220,17 @@ def _may_lack_rows(image: Image.Image) -> bool:
     """Return whether the last row is blank, as unwritten rows are; in interlaced images any row may be unwritten."""
     last = image.crop((0, image.height - 1, image.width, image.height))
     return bool(image.info.get("interlace")) or not any(last.tobytes())
+
+
+def _has_spare_zeros(data: bytes) -> bool:
+    """Return whether a WebP can also be decoded without the last zeros of its pixels, so that these are not its own."""
+    shorter = shorten_webp(data)
+    try:
+        with Image.open(io.BytesIO(shorter), formats=["WEBP"]) as image:
+            image.load()
+    except Exception:  # of several types
+        return False
+    return True
 
 
 def _to_rgb(image: Image.Image, kind: str, data: bytes, ground: str) -> Image.Image:

@@ -18,6 +18,9 @@ MAX_RLE_BMP_BYTES = 4 * 2**20  # Pillow decodes run lengths one by one
 MAX_TIFF_VALUES = 250_000  # numbers in the tags of a TIFF or of EXIF, including strip offsets
 MAX_TIFF_TILE_PIXELS = 50_000_000
 MAX_WEBP_IN_TIFF_PIXELS = 25_000_000
+ZEROS = 64  # bytes at the end of a file that may be the rest of a download that was cut short
+ENDS_IN_ZEROS = f"it is truncated: it ends in {ZEROS} zeros or more"
+_CUT = ZEROS // 4  # bytes, more than encoders append
 
 _MARKER = re.compile(rb"\xff+([^\0\1\xd0-\xd8\xff])")  # JPEG marker followed by a length, or the end marker
 _TIFF_HEADER = re.compile(rb"II(?:[*+]\0|\0[*+])|MM(?:\0[*+]|[*+]\0)")
@@ -37,6 +40,7 @@ def check_structure(kind: str, data: bytes) -> None:
     """
     walk = {"JPEG": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "BMP": _check_bmp, "TIFF": _check_tiff}
     walk.get(kind, _check_exif)(data)
+    _raise_if(kind == "AVIF" and not any(data[-ZEROS:]), ENDS_IN_ZEROS)
 
 
 def is_png_truncated(data: bytes) -> bool:
@@ -53,6 +57,23 @@ def is_png_truncated(data: bytes) -> bool:
             lacking -= len(stream.decompress(left, 2**20))
             left = stream.unconsumed_tail
     return bool(lacking > 0)
+
+
+def shorten_webp(data: bytes) -> bytes:
+    """Return a WebP without some of the zeros that its pixels end in; b"" if they end in fewer than ZEROS.
+
+    Decoders need each byte of a whole image, and a plain one may end in thousands of zeros. So the shorter file can be
+    decoded only if the zeros are not the image's own.
+    """
+    length, kind, size, start, chunk = int.from_bytes(data[4:8], "little"), b"", 0, 12, 12
+    while start + 8 <= min(len(data), 8 + length):
+        chunk, (kind, size) = start, struct.unpack_from("<4sI", data, start)
+        start += 8 + size + size % 2
+    end = chunk + 8 + size
+    if kind not in (b"VP8 ", b"VP8L") or size < ZEROS or any(data[end - ZEROS : end]):
+        return b""
+    head = data[:4] + struct.pack("<I", length - _CUT) + data[8 : chunk + 4] + struct.pack("<I", size - _CUT)
+    return head + data[chunk + 8 : end - _CUT] + bytes(size % 2)
 
 
 def _check_jpeg(data: bytes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -19,6 +21,8 @@ _LONG_NAME = 6  # letters
 MIN_SIMILARITY = 0.85  # difflib ratio: one letter more or less, or several in a long name
 MIN_LONG_NAME = 4  # letters; shorter names that differ in one letter may be different words
 _MAX_LISTED = 5  # rows or folders in a warning
+# joiners, fillers and variation selectors, which Unicode calls letters or marks; others are not printable
+_INVISIBLE = re.compile("[\\u034f\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u3164\\ufe00-\\ufe0f\\uffa0]")
 
 
 def find_misspelt_labels(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -48,6 +52,11 @@ def describe_misspelt_labels(dataset: Dataset, manifest: Path | None) -> list[Re
         named = {"where": where, "label": label, "other": other}
         found.append(Reason("misspelt_label", **named, n=counts[label], others=counts[other]))
     return found
+
+
+def fold_spelling(label: str) -> str:
+    """Return a label without what is seldom meant: its case, its normal form of Unicode and invisible characters."""
+    return _INVISIBLE.sub("", unicodedata.normalize("NFC", label).casefold())
 
 
 def _shorten(places: list[Any]) -> list[Any]:

@@ -22,13 +22,15 @@ _ADVICE = "Save it as CSV in UTF-8: a header, then a row for each file, with com
 def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a CSV in UTF-8, or a .parquet, as strings, "" where a row ends early; only the columns in `known`, if given.
 
-    Raise DataError if the file is not such a table, is too large, lacks a needed column or has one twice.
+    An integer of -1 in a column `label` is unknown, "", as in data sets of the Hugging Face hub. Raise DataError if the
+    file is not such a table, is too large, lacks a needed column or has one twice, or has cells without a column.
     """
     if file.suffix.lower() == ".parquet":
         return _read_parquet(file, needed, known)
     heading = _read_header(file, needed)
     try:
-        # without index_col=False, a row longer than the header shifts every column by one
+        _refuse_long_rows(file, len(heading))
+        # without index_col=False, a comma at the end of each row shifts every column by one
         table = read_csv(
             file,
             dtype=str,
@@ -37,20 +39,24 @@ def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | No
             index_col=False,
             usecols=lambda column: known is None or column in known,
         )
-    except (OSError, ValueError, OverflowError) as error:  # pandas' parser errors and bad UTF-8 are ValueErrors
+    except (OSError, ValueError, OverflowError, csv.Error) as error:  # pandas' errors and bad UTF-8 are ValueErrors
         raise _make_read_error(file, error) from error
     columns = [column for column in known or heading if column in table]
     return table[columns].fillna("")
 
 
 def _read_parquet(file: Path, needed: Sequence[str], known: Sequence[str] | None) -> pd.DataFrame:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         _check_size(file, file.stat().st_size)
         columns = pq.read_schema(file).names  # type: ignore[no-untyped-call]
         _check_columns(file, columns, needed)
-        return read_table(file, [name for name in columns if known is None or name in known], texts=None)
+        table = read_table(file, [name for name in columns if known is None or name in known], texts=None)
+        if "label" in table and pa.types.is_integer(pq.read_schema(file).field("label").type):  # type: ignore[no-untyped-call]
+            table["label"] = table["label"].replace("-1", "")
+        return table
     except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
         raise _make_read_error(file, error) from error
 
@@ -79,6 +85,17 @@ def _read_header(file: Path, needed: Sequence[str]) -> list[str]:
     columns = next(csv.reader([line.decode("utf-8-sig", "replace")]), [])
     _check_columns(file, columns, needed)
     return columns
+
+
+def _refuse_long_rows(file: Path, columns: int) -> None:
+    """Raise DataError for a row with text after its last column, as after a comma too many; pandas would drop it."""
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        for number, cells in enumerate(filter(None, csv.reader(lines))):  # the header is row 0
+            if any(map(str.strip, cells[columns:])):
+                raise DataError(
+                    f"{format_name(str(file))}, row {number}: {len(cells)} cells, but the header has {columns}.",
+                    'Remove the comma that is too many, or quote the cell that contains it: "Adobe, Inc"',
+                )
 
 
 def _check_columns(file: Path, columns: list[str], needed: Sequence[str]) -> None:

@@ -89,7 +89,7 @@ def _read_parquet(file: Path, columns: Sequence[str] | None, rows: int | None, a
             )
             for batch in islice(stored.iter_batches(max(1, rows), columns=columns), 1):
                 table = pa.Table.from_batches([batch])
-    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, integer_object_nulls=as_text)
     if as_text:
         return frame.astype(object).where(frame.notna(), "").astype(str)
     words = [str(name) for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)]

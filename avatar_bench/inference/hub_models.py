@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import constants
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from avatar_bench.data.equalise import ImageArray
@@ -21,6 +25,7 @@ from avatar_bench.files.hub_address import is_hub_address, parse_hub_address
 from avatar_bench.inference.predictor import choose_device
 from avatar_bench.inference.timm_transform import build_transform, read_class_names, select_transform
 from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
+from avatar_bench.models.incompatible_weights import limit_size
 
 # what is copied: no code, and no pickle
 _FILES = ("config.json", "preprocessor_config.json", "model.safetensors.index.json", "*.safetensors")
@@ -73,8 +78,6 @@ def copy_model(place: str, folder: Path) -> dict[str, Any]:
 
 def read_timm_settings(folder: Path, names: Sequence[str] | None) -> dict[str, Any]:
     """Return classes, architecture and preprocessing of a copied folder of timm; raise DataError if it is damaged."""
-    import timm
-
     config = _read_config(folder / "config.json")
     if "architecture" not in config:
         other = "model_type" in config
@@ -89,10 +92,6 @@ def read_timm_settings(folder: Path, names: Sequence[str] | None) -> dict[str, A
         classes = list(names or read_class_names(config))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"config.json is not one of timm: {type(error).__name__}: {error}.") from error
-    if not timm.is_model(architecture):
-        raise DataError(f"config.json: timm has no network {architecture!r}.")
-    if fault := find_option_fault(arguments, NETWORK_OPTIONS):
-        raise DataError(f"config.json: {fault}.")
     n = config.get("num_classes")
     if len(classes) != n:
         raise ConfigError(f"The network has {n} outputs, but {len(classes)} class names.", "Name them: names=[...]")
@@ -101,17 +100,23 @@ def read_timm_settings(folder: Path, names: Sequence[str] | None) -> dict[str, A
 
 
 def load_timm_model(folder: Path, settings: Mapping[str, Any], accelerator: str) -> LogitPredictor:
-    """Build a network of timm with the copied weights; raise DataError if they do not fit."""
+    """Build a network of timm with the copied weights; raise DataError for another network, or if they do not fit."""
     import timm
 
     classes, device = settings["classes"], choose_device(accelerator)
-    net = timm.create_model(
-        settings["architecture"], pretrained=False, num_classes=len(classes), **settings["arguments"]
-    )
+    architecture, arguments = str(settings["architecture"]), dict(settings["arguments"])
+    if not timm.is_model(architecture):
+        raise DataError(f"config.json: timm has no network {architecture!r}.")
+    if fault := find_option_fault(arguments, NETWORK_OPTIONS):
+        raise DataError(f"config.json: {fault}.")
+    build = partial(timm.create_model, architecture, pretrained=False, num_classes=len(classes), **arguments)
     try:
+        _refuse_larger(build, folder)
+        net = build()
         net.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"The weights do not fit {settings['architecture']}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # networks take other options than those of a stranger in ways of their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"The weights do not fit {architecture}: {reason}") from error
     transform = build_transform(settings["timm"])
 
     def prepare(images: Sequence[ImageArray]) -> torch.Tensor:
@@ -123,15 +128,9 @@ def load_timm_model(folder: Path, settings: Mapping[str, Any], accelerator: str)
 
 def read_transformers_settings(folder: Path) -> dict[str, Any]:
     """Return the classes of a copied folder of transformers; raise DataError for a network that needs other code."""
-    if find_spec("transformers") is None:
-        raise ConfigError(
-            "kind=transformers needs transformers, which is not installed.", "pip install 'avatar-bench[transformers]'"
-        )
     config = _read_config(folder / "config.json")
     if "architecture" in config and "model_type" not in config:
         raise DataError("config.json names no model_type of transformers.", "It is one of timm: kind=timm")
-    if "auto_map" in config:
-        raise DataError("config.json names code of its own (auto_map), which is not run.")
     if config.get("problem_type") == "multi_label_classification":
         raise DataError("The network predicts several labels an image; expected one.")
     named = config.get("id2label") or {}
@@ -147,17 +146,28 @@ def load_transformers_model(folder: Path, settings: Mapping[str, Any], accelerat
     """Build a network of transformers with its image processor from the copied folder."""
     if find_spec("transformers") is None:
         raise ConfigError(
-            "The detector needs transformers, which is not installed.", "pip install 'avatar-bench[transformers]'"
+            "kind=transformers needs transformers, which is not installed.", "pip install 'avatar-bench[transformers]'"
         )
     from PIL import Image
 
+    config = _read_config(folder / "config.json")
+    if "auto_map" in config:
+        raise DataError("config.json names code of its own (auto_map), which is not run.")
+    if "architecture" in config:
+        raise DataError("config.json names a network of timm, which transformers would look for.", "Use kind=timm.")
     transformers: Any = import_module("transformers")  # an optional dependency, typed in part
     transformers.utils.logging.disable_progress_bar()
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     device = choose_device(accelerator)
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, **local)
-        net = transformers.AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, **local)
+        with _stay_offline():
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, **local)
+            stated = transformers.AutoConfig.from_pretrained(folder, **local)
+            kind = transformers.AutoModelForImageClassification
+            _refuse_larger(partial(kind.from_config, stated, trust_remote_code=False), folder)
+            net, found = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **local)
+        if lacking := [*found["missing_keys"], *found["mismatched_keys"]]:
+            raise ValueError(f"the weights lack {lacking[0]}")
         net = net.eval().to(device)
     except Exception as error:  # of any kind, depending on what is wrong with the files
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -170,6 +180,29 @@ def load_transformers_model(folder: Path, settings: Mapping[str, Any], accelerat
         return pixels
 
     return LogitPredictor(settings["classes"], prepare, lambda pixels: net(pixel_values=pixels).logits, net, device)
+
+
+def _refuse_larger(build: Callable[[], torch.nn.Module], folder: Path) -> None:
+    """Raise ValueError if a network has more parameters than the weights in a folder, before it takes any memory."""
+    stated: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as content:
+            shapes = {name: content.get_slice(name).get_shape() for name in content.keys()}  # noqa: SIM118
+            stated |= {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    with torch.device("meta"), limit_size(stated):
+        needed = sum(each.numel() for each in build().parameters())
+    if needed > (there := sum(each.numel() for each in stated.values())):
+        raise ValueError(f"the network has {needed:,} parameters, its weights {there:,}")
+
+
+@contextmanager
+def _stay_offline() -> Iterator[None]:
+    """Ask the hub for nothing inside the `with`, whatever a configuration names."""
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _download(place: str, folder: Path) -> dict[str, Any]:

@@ -114,6 +114,8 @@ def _read_manifest(place: str) -> list[str] | None:
 
 def _parse_paths(content: bytes, name: str) -> list[str]:
     """Return the paths of a list, one per line or separated by zeros as in `find -print0`."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes
+        content = content.decode("utf-16", "replace").encode("utf-8", "surrogateescape")
     lines = content.removeprefix(codecs.BOM_UTF8).split(b"\0" if b"\0" in content else b"\n")
     paths = [os.fsdecode(path.rstrip(b"\r\n") if b"\0" not in content else path) for path in lines]
     paths = [path for path in paths if path]

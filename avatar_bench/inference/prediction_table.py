@@ -13,6 +13,7 @@ from avatar_bench.results.notebook_display import format_predictions
 from avatar_bench.results.predictions import Predictions, to_string_array
 
 DECISION_COLUMNS = ("decision", "decision_reason", "prediction_set", "ood_percentile")  # of runs/decisions
+NOT_FINITE = "the network returned a score that is not finite"
 EMBEDDING = "embedding"  # column with the vector of each image that was read, None elsewhere; never written
 
 
@@ -45,8 +46,12 @@ def tabulate_predictions(
 ) -> pd.DataFrame:
     """Return a table of (path, reason) pairs: predictions by `logits` where the reason is "", errors elsewhere.
 
-    With `embeddings` (n, D), it has a column EMBEDDING.
+    A file whose logits are not finite is an error, too. With `embeddings` (n, D), it has a column EMBEDDING.
     """
+    if not (finite := np.isfinite(logits).all(axis=1)).all():
+        failed = iter(~finite)
+        files = [(path, reason or (NOT_FINITE if next(failed) else "")) for path, reason in files]
+        logits, embeddings = logits[finite], embeddings if embeddings is None else embeddings[finite]
     good = [path for path, reason in files if not reason]
     none = np.zeros((len(good), 0), dtype=np.float32)
     targets = np.full(len(good), -1, dtype=np.int64)

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from itertools import islice
@@ -24,6 +24,7 @@ from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import format_csv, read_csv, unescape_formulas
 from avatar_bench.files.remote import is_remote, open_remote
+from avatar_bench.inference.file_stamps import Stamp, find_outdated, load_stamps, locate_stamps, save_stamps
 
 CHECKED_ROWS = 16  # last rows of an earlier output that are compared to check that they are of the same run
 
@@ -41,11 +42,12 @@ def collect_rows() -> Iterator[list[pd.DataFrame]]:
         _collected.reset(token)
 
 
-def open_writer(output: str, columns: list[str], update: bool) -> PredictionWriter:
+def open_writer(output: str, columns: list[str], update: bool, stamps: Mapping[str, Stamp | None]) -> PredictionWriter:
     """Open a writer for `output`: a .csv, .jsonl or .parquet file, or - for CSV on standard output.
 
-    With `update`, the rows of an earlier output are kept; otherwise an existing file is replaced once all rows are
-    written. Raises ConfigError for other columns, OutputError if the output cannot be written.
+    With `update`, the rows of an earlier output are kept, but those of files that have changed since, by their
+    `stamps`; otherwise an existing file is replaced once all rows are written. Raises ConfigError for other columns,
+    OutputError if the output cannot be written.
     """
     if output == "-":
         return CsvWriter(None if _collected.get() is None else Path(os.devnull), columns)
@@ -56,7 +58,8 @@ def open_writer(output: str, columns: list[str], update: bool) -> PredictionWrit
     try:
         if place is file:
             part.unlink(missing_ok=True)
-        return kind(place, columns, update and place.is_file(), file)
+            locate_stamps(part).unlink(missing_ok=True)
+        return kind(place, columns, update and place.is_file(), file, stamps)
     except OSError as error:
         raise _make_output_error(output, error) from error
 
@@ -65,26 +68,38 @@ class PredictionWriter:
     """A writer of rows to `place` (None: standard output) that is renamed to `final` once all rows are written.
 
     `kept` are the paths of the earlier rows, in order, `last` is the last few of these rows, and `bad` counts the
-    failed files among them; `count` is the number of rows written so far, including the earlier ones.
+    failed files among them; `count` is the number of rows written so far, including the earlier ones. `outdated` is
+    the number of earlier rows that are not kept, because their files have changed, see `find_outdated`.
     """
 
-    def __init__(self, place: Path | None, columns: list[str], resume: bool = False, final: Path | None = None) -> None:
+    def __init__(
+        self,
+        place: Path | None,
+        columns: list[str],
+        resume: bool = False,
+        final: Path | None = None,
+        stamps: Mapping[str, Stamp | None] | None = None,
+    ) -> None:
         self.place, self.columns, self.final = place, columns, final
-        self.kept: list[str] = []
-        self.bad = 0
-        self.last: deque[dict[str, Any]] = deque(maxlen=CHECKED_ROWS)
+        self.outdated = 0
+        self._forget()
+        earlier: dict[str, Stamp | None] = {}
+        current = {self.path_of(file): stamp for file, stamp in (stamps or {}).items()}
         if resume and place is not None:
+            earlier, written = load_stamps(locate_stamps(place)), place.stat().st_mtime_ns
             try:
-                for row in self.read_rows(place):
-                    self.kept.append(row["path"])
-                    self.bad += row["status"] == "error"
-                    self.last.append(row)
-                self.kept = self.restore_paths(self.kept)
-                for path, row in zip(self.kept[-CHECKED_ROWS:], self.last, strict=True):
-                    row["path"] = path
+                self._keep(place)
+                if outdated := set(find_outdated(current, earlier, self.kept, written)):
+                    self.outdated = sum(path in outdated for path in self.kept)
+                    self.remove_rows(place, outdated)
+                    self._forget()
+                    self._keep(place)
             except (ValueError, TypeError, KeyError, ArrowInvalid, csv.Error) as error:
                 reason = f"update=true: {place} does not have the columns of this run, or is damaged."
                 raise ConfigError(reason, "Choose another output.") from error
+        if place is not None and stamps:  # after outdated rows are gone, so that none passes for a current one
+            known = {path: stamp for path, stamp in current.items() if stamp or path not in earlier}
+            save_stamps(earlier | known, locate_stamps(place))
         self.count = len(self.kept)
         self.start()
 
@@ -96,6 +111,8 @@ class PredictionWriter:
             self.close()
             if self.place is not None and self.final is not None and kind is None:
                 self.place.replace(self.final)
+                if (stamps := locate_stamps(self.place)).is_file():
+                    stamps.replace(locate_stamps(self.final))
 
     def path_of(self, file: str) -> str:
         """Return the path of a file as written in its row."""
@@ -108,6 +125,25 @@ class PredictionWriter:
     def restore_paths(self, paths: list[str]) -> list[str]:
         """Convert the paths in rows to those of `path_of`."""
         return paths
+
+    def remove_rows(self, place: Path, paths: Collection[str]) -> None:
+        """Remove the rows of some files, of those in `kept`, from an earlier output."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        self.kept: list[str] = []
+        self.bad = 0
+        self.last: deque[dict[str, Any]] = deque(maxlen=CHECKED_ROWS)
+
+    def _keep(self, place: Path) -> None:
+        """Read the rows of an earlier output; raise an error, of several types, for any other file."""
+        for row in self.read_rows(place):
+            self.kept.append(row["path"])
+            self.bad += row["status"] == "error"
+            self.last.append(row)
+        self.kept = self.restore_paths(self.kept)
+        for path, row in zip(self.kept[-CHECKED_ROWS:], self.last, strict=True):
+            row["path"] = path
 
     def start(self) -> None:
         """Prepare for writing after the earlier rows."""
@@ -152,6 +188,17 @@ class TextWriter(PredictionWriter):
         """Return the lines of rows."""
         raise NotImplementedError
 
+    def read_texts(self, place: Path) -> Iterator[str]:
+        """Yield the text of each complete row, and truncate an incomplete one; raise ValueError for any other file."""
+        raise NotImplementedError
+
+    def remove_rows(self, place: Path, paths: Collection[str]) -> None:
+        """Remove the rows of some files, of those in `kept`, from an earlier output."""
+        with atomic_write(place, alone=False) as part, part.open("wb") as stream:  # PLACE.part would be taken for rows
+            rows = zip(self.read_texts(place), self.kept, strict=True)
+            for text in (self.format_header(), *(text for text, path in rows if path not in paths)):
+                stream.write(text.encode("utf-8", errors="surrogateescape"))
+
     def write(self, rows: pd.DataFrame) -> None:
         """Write rows; raise OutputError if the disk is full."""
         self._put(self.format_rows(rows))
@@ -191,9 +238,17 @@ class CsvWriter(TextWriter):
 
     def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
         """Yield complete rows, with numbers as text."""
-        complete = _measure_whole_lines(place, self.format_header(), quotes=True)
-        for row in islice(csv.reader(_read_lines(place, complete)), 1, None):
+        for row in csv.reader(self.read_texts(place)):
             yield dict(zip(self.columns, row, strict=True))
+
+    def read_texts(self, place: Path) -> Iterator[str]:
+        """Yield the text of each complete row, perhaps of several lines."""
+        complete, text = _measure_whole_lines(place, self.format_header(), quotes=True), ""
+        for line in islice(_read_lines(place, complete), 1, None):
+            text += line
+            if not text.count('"') % 2:
+                yield text
+                text = ""
         os.truncate(place, complete)
 
     def restore_paths(self, paths: list[str]) -> list[str]:
@@ -206,11 +261,15 @@ class JsonLinesWriter(TextWriter):
 
     def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
         """Yield complete rows."""
-        complete = _measure_whole_lines(place, '{"path": ')
-        for row in map(json.loads, _read_lines(place, complete)):
+        for row in map(json.loads, self.read_texts(place)):
             if list(row) != self.columns:
                 raise ValueError(list(row))
             yield row
+
+    def read_texts(self, place: Path) -> Iterator[str]:
+        """Yield complete lines."""
+        complete = _measure_whole_lines(place, '{"path": ')
+        yield from _read_lines(place, complete)
         os.truncate(place, complete)
 
     def format_rows(self, rows: pd.DataFrame) -> str:
@@ -231,6 +290,11 @@ class ParquetFileWriter(PredictionWriter):
         if list(self.earlier) != self.columns:
             raise ValueError(list(self.earlier))
         yield from (dict(zip(self.columns, row, strict=True)) for row in self.earlier.itertuples(index=False))
+
+    def remove_rows(self, place: Path, paths: Collection[str]) -> None:
+        """Remove the rows of some files, of those in `kept`, from an earlier output."""
+        with atomic_write(place, alone=False) as part:
+            self.earlier[[path not in paths for path in self.kept]].to_parquet(part, index=False)
 
     def start(self) -> None:
         """Start with the earlier rows, if there are any."""

@@ -278,7 +278,6 @@ class ForeignPredictor(DatasetPredictor):
         self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order."""
-        each = getattr(self.predictor, "predict_each", None)
         for first in range(0, len(paths), self.batch_size):
             images, reasons = [], {}
             asked = paths[first : first + self.batch_size]
@@ -289,19 +288,26 @@ class ForeignPredictor(DatasetPredictor):
                 else:
                     images.append(image)
             readable = [row for row in range(len(asked)) if row not in reasons]
-            shown = images
-            if each is None:
-                none = np.zeros((0, len(self.classes)))
-                logits = self._compute_log(images) if images else none
-            else:
-                answers = each(images)
-                reasons |= {row: one for row, one in zip(readable, answers, strict=True) if isinstance(one, str)}
-                found = [answer for answer in answers if not isinstance(answer, str)]
-                logits = compute_logarithms(np.reshape(found, (len(found), len(self.classes))))
-                shown = [image for image, one in zip(images, answers, strict=True) if not isinstance(one, str)]
+            answers = self._compute_each(images) if images else []
+            reasons |= {row: one for row, one in zip(readable, answers, strict=True) if isinstance(one, str)}
+            found = [answer for answer in answers if not isinstance(answer, str)]
+            logits = np.reshape(found, (len(found), len(self.classes)))
+            shown = [image for image, one in zip(images, answers, strict=True) if not isinstance(one, str)]
             seen = [(path, reasons.get(row, "")) for row, path in enumerate(asked)]
             embeddings = np.asarray(self.predictor.embed(shown)) if embedded and shown else None  # type: ignore[attr-defined]
             yield self.tabulate(seen, logits, calibrated, embeddings)
+
+    def _compute_each(self, images: DecodedImages) -> list[NDArray[np.floating] | str]:
+        """Return the logits (C,) of each image, or the reason why there are none."""
+        each = getattr(self.predictor, "predict_each", None)
+        if each is not None:
+            return [one if isinstance(one, str) else compute_logarithms(one) for one in each(images)]
+        try:
+            return list(self._compute_log(images))
+        except DataError as error:  # of one of them
+            if len(images) == 1:
+                return [error.lines[0]]
+            return [answer for image in images for answer in self._compute_each([image])]
 
     def _compute_log(self, images: DecodedImages) -> NDArray[np.floating]:
         predict_logits = getattr(self.predictor, "predict_logits", None)

@@ -39,6 +39,14 @@ def find_value_fault(card: Mapping[str, Any]) -> str:
     return f"its preprocessing has no '{lacking}'" if lacking else ""
 
 
+def find_setting_fault(settings: Mapping[str, Any]) -> str:
+    """Describe the first setting of an imported detector with a wrong type or range; return "" if there is none."""
+    for name, (holds, expected) in _SETTINGS.items():
+        if settings.get(name) is not None and not holds(settings[name]):
+            return f"its {name} is {_shorten(settings[name])}; expected {expected}"
+    return ""
+
+
 def find_class_fault(classes: Sequence[str]) -> str:
     """Describe what is wrong with the class names; return "" for valid names."""
     if not 2 <= len(set(classes)) == len(classes) <= MAX_CLASSES:
@@ -94,6 +102,23 @@ def _is_preprocessing(value: Any) -> bool:
     return whole and _is_integer(value.get("size", 1), 1, MAX_IMAGE_SIDE) and _is_text(value.get("resize", ""))
 
 
+def _is_timm_transform(value: Any) -> bool:
+    if type(value) is not dict or not value.keys() <= {*_TIMM_TEXTS, "input_size", "crop_pct", "mean", "std"}:
+        return False
+    size, crop = value.get("input_size", ()), value.get("crop_pct", 1)
+    whole = all(
+        isinstance(one, list | tuple) and len(one) == 3 and all(map(_is_number, one))
+        for one in (size, *(value[name] for name in ("mean", "std") if name in value))
+    )
+    fits = whole and _is_number(crop, 0) and all(1 <= side / min(crop, 1) <= MAX_IMAGE_SIDE for side in size[1:])
+    return fits and all(_is_text(value[name]) for name in _TIMM_TEXTS if name in value)
+
+
+def _is_scale(value: Any) -> bool:
+    known = type(value) is dict and value.keys() == {"is_probability", "factor"}
+    return known and type(value["is_probability"]) is bool and _is_number(value["factor"], 0)
+
+
 def _is_versions(value: Any) -> bool:
     pairs = value.items() if type(value) is dict and len(value) <= 100 else [(None, None)]
     return all(_is_text(name) and _is_text(version) for name, version in pairs)
@@ -145,4 +170,15 @@ _CARD: dict[str, CardRule] = {
     "ancestors": (_are_ancestors, "a short list of training steps"),
     "versions": (_is_versions, "a short mapping of versions"),
     "schema": (lambda value: _is_integer(value, 1, 2**31), "an integer"),
+}
+_TIMM_TEXTS = ("interpolation", "crop_mode")
+_SETTINGS: dict[str, CardRule] = {  # of an imported detector, where they are stated
+    "temperature": _CARD["temperature"],
+    "preprocessing": (
+        lambda value: _is_preprocessing(value) and {"size", "resize", "mean", "std"} <= value.keys(),
+        _CARD["preprocessing"][1],
+    ),
+    "threshold": (_is_number, "a number"),
+    "scale": (_is_scale, "is_probability and factor"),
+    "timm": (_is_timm_transform, f"input_size with crop_pct up to {MAX_IMAGE_SIDE}, mean and std of three numbers"),
 }

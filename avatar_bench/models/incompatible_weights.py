@@ -22,7 +22,7 @@ def refuse_incompatible(state: Any, backbone: str, classes: int, options: Mappin
     """Raise ValueError if a state dict does not fit a network or is not finite, ConfigError for an unknown network."""
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError("it has none")
-    with torch.device("meta"), _limit_size(state):
+    with torch.device("meta"), limit_size(state):
         own = create_backbone(backbone, classes, options=options).state_dict()
     expected = {f"{STATE_PREFIX}{name}": (tensor.shape, tensor.dtype) for name, tensor in own.items()}
     if odd := sorted(map(str, expected.keys() ^ state.keys())):
@@ -35,7 +35,7 @@ def refuse_incompatible(state: Any, backbone: str, classes: int, options: Mappin
 
 
 @contextmanager
-def _limit_size(state: Mapping[str, Tensor]) -> Iterator[None]:
+def limit_size(state: Mapping[str, Tensor]) -> Iterator[None]:
     """Raise ValueError when a network under construction grows far beyond the size of its weights."""
     room = {
         "modules": _MODULES_PER_TENSOR * (len(state) + 100),

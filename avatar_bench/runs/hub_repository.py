@@ -16,7 +16,7 @@ from avatar_bench.errors import AvatarBenchError, CheckpointError, ConfigError
 from avatar_bench.files.hashes import compute_git_hash, sha256_of_file
 from avatar_bench.files.hub_address import HUB, parse_hub_address
 from avatar_bench.files.paths import cache_root
-from avatar_bench.runs.record import RECORD, SHARED_WEIGHTS
+from avatar_bench.runs.record import RECORD, SHARED_WEIGHTS, is_imported
 from avatar_bench.runs.run import TRAINED_ON
 from avatar_bench.runs.saved_calibration import CALIBRATION, REFERENCE
 
@@ -90,6 +90,12 @@ def _copy_run(files: dict[Path, RepoSibling | None], folder: Path) -> None:
                 f"the repository holds no run of avatar-bench: it has no {needed}.",
                 "Pickled weights (.bin, .ckpt, .pt) are not read. Share a run with avatar-bench push.",
             )
+    record = next(file for file in files if file.name == RECORD)
+    if is_imported(record.parent):
+        raise CheckpointError(
+            "the repository holds an imported detector, which push does not share.",
+            "Import it yourself from where it comes from: avatar-bench import --help",
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=".part-") as place:
         part = Path(place, "run")

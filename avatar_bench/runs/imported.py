@@ -20,7 +20,7 @@ from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
 from avatar_bench.inference.detectors import CONTENTS, open_detector
 from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.inference.score_scale import ScoreScale
-from avatar_bench.models.card_schema import find_class_fault
+from avatar_bench.models.card_schema import find_class_fault, find_setting_fault
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import RECORD, read_record
@@ -37,17 +37,22 @@ class ImportedRun(Run):
         folder = Path(path)
         record = read_record(folder)
         classes, settings = record.get("classes") or [], record.get("detector") or {}
-        if find_class_fault(classes) or len(settings.get("classes", ())) != len(classes) or not record.get("kind"):
-            raise CheckpointError(f"{folder / RECORD} is damaged.", "Restore it, or import the detector again.")
+        native = settings.get("classes") or []
+        is_named = isinstance(native, list) and all(isinstance(name, str) for name in native)
+        is_whole = is_named and len(native) == len(classes) and record.get("kind")
+        if (fault := find_class_fault(classes) or find_setting_fault(settings)) or not is_whole:
+            raise CheckpointError(
+                f"{folder / RECORD} is damaged{fault and ': '}{fault}.", "Restore it, or import the detector again."
+            )
         stated = record.get("class_map") or {}
-        class_map = {name: stated.get(own, own) for own, name in zip(settings["classes"], classes, strict=True)}
+        class_map = {name: stated.get(own, own) for own, name in zip(native, classes, strict=True)}
         return cls(folder, folder, record, class_map=class_map, **options)
 
     @cached_property
     def card(self) -> Card:
         """Return a card with the classes, in the order of the outputs."""
         settings = self.record["detector"]
-        preprocessing, temperature = settings.get("preprocessing") or {}, float(settings.get("temperature", 1))
+        preprocessing, temperature = settings.get("preprocessing") or {}, float(settings.get("temperature") or 1)
         return Card(tuple(self.record["classes"]), str(self.record["kind"]), preprocessing, temperature=temperature)
 
     @cached_property
@@ -121,7 +126,11 @@ class ImportedRun(Run):
         common = {name: getattr(self, name) for name in ("name", "temperature", "bias", "workers", "batch_size")}
         common["classes"] = self.card.classes
         settings = self.record["detector"]
-        return open_detector(entry, self.checkpoint, settings, self.accelerator, self.allow, **common)
+        try:
+            return open_detector(entry, self.checkpoint, settings, self.accelerator, self.allow, **common)
+        except (KeyError, TypeError, ValueError) as error:  # a setting is missing or of another type
+            reason = f"{self.name} cannot be opened by its {RECORD}: {type(error).__name__}: {error}."
+            raise CheckpointError(reason, "Import the detector again.") from error
 
 
 def hash_detector(folder: Path, record: Mapping[str, Any]) -> str:

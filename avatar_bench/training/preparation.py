@@ -12,7 +12,7 @@ from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data import leakage
 from avatar_bench.data.dataset import Dataset, list_files, read_split
 from avatar_bench.data.decoding import detect_formats
-from avatar_bench.data.label_spelling import describe_misspelt_labels
+from avatar_bench.data.label_spelling import describe_misspelt_labels, fold_spelling
 from avatar_bench.data.splits import SplitPlan, fingerprint_split, refuse_changed_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, suggest_names
 from avatar_bench.files.remote import is_remote as is_remote_address
@@ -130,9 +130,11 @@ def _check_labels(dataset: Dataset, settings: TrainConfig) -> None:
         raise GuardError(f"{dataset.name}: {fault}.", "Rename the class folders or the labels.")
     written: dict[str, str] = {}
     for name in dataset.classes:
-        if (other := written.setdefault(name.casefold(), name)) != name:
+        if (other := written.setdefault(fold_spelling(name), name)) != name:
+            is_case = name.casefold() == other.casefold()
+            show, what = (repr, "case") if is_case else (ascii, "invisible characters or the normal form of Unicode")
             raise GuardError(
-                f"{dataset.name}: the classes {other!r} and {name!r} differ only in case.",
+                f"{dataset.name}: the classes {show(other)} and {show(name)} differ only in {what}.",
                 "Use one spelling of the label or folder name.",
             )
     labels = dataset.frame.groupby("sha256")["label"].nunique()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from PIL import Image
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.runs.ensembles import open_run
+from avatar_bench.runs.imported import hash_detector
 
 CLASSES = ["artificial", "painted", "photo"]
 MAP = "classes={artificial: generated, painted: drawing, photo: real}"
@@ -150,3 +154,80 @@ def test_code_of_a_folder_of_transformers_is_not_run(
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil.Config"}}))
     assert main(["import", "kind=transformers", f"folder={folder}", f"out={tmp_path / 'run'}"]) == 3
     assert "names code of its own" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def imported(timm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of the network of timm; never write into it."""
+    run = tmp_path_factory.mktemp("imported") / "run"
+    assert main(["import", "kind=timm", f"folder={timm_folder}", f"out={run}"]) == 0
+    return run
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "reason"),
+    [
+        ({"architecture": "hf_hub:someone/net"}, 3, "timm has no network 'hf_hub:someone/net'"),
+        ({"arguments": {"checkpoint_path": "/etc/passwd"}}, 3, "'checkpoint_path' is not allowed"),
+        ({"architecture": "vit_base_patch16_224"}, 3, "parameters, its weights"),
+        ({"temperature": 0}, 4, "its temperature is 0; expected a number above 0"),
+        ({"timm": {"input_size": [3, 10**6, 10**6]}}, 4, "its timm is"),
+        ({"timm": {"input_size": [3, 40, 40], "crop_pct": 1e-4}}, 4, "its timm is"),
+        ({"architecture": None}, 3, "timm has no network 'None'"),
+        ({"arguments": 3}, 4, "cannot be opened by its run.json"),
+    ],
+)
+def test_what_a_stranger_has_changed_in_a_run_folder_is_refused_before_it_is_used(
+    change: dict[str, object],
+    code: int,
+    reason: str,
+    imported: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(imported, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    record["detector"] |= change
+    record["checkpoint_sha256"] = hash_detector(run / "detector", record)
+    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    asked: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
+    file = next((images / "blind" / "real").rglob("*.png"))
+    assert main(["predict", str(file), f"ckpt={run}", f"output={tmp_path / 'out.csv'}"]) == code
+    assert reason in capsys.readouterr().err
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "reason"),
+    [
+        ("timm", {"architecture": "vit_base_patch16_224"}, "parameters, its weights"),
+        ("timm", {"model_args": {"embed_dim": 9}}, "The weights do not fit"),
+        ("transformers", {"num_hidden_layers": 3}, "parameters, its weights"),
+        ("transformers", {"hidden_size": 4096, "num_hidden_layers": 48}, "far larger than its weights"),
+        ("transformers", {"num_hidden_layers": 10**6}, "far larger than its weights"),
+        ("transformers", {"model_type": "timm_wrapper", "architecture": "hf_hub:someone/net"}, "Use kind=timm"),
+    ],
+)
+def test_a_network_that_is_larger_than_its_weights_or_lies_elsewhere_is_refused(
+    kind: str,
+    change: dict[str, object],
+    reason: str,
+    timm_folder: Path,
+    transformers_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = shutil.copytree(timm_folder if kind == "timm" else transformers_folder, tmp_path / "net")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | change
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    asked: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert main(["import", f"kind={kind}", f"folder={folder}", f"out={tmp_path / 'run'}"]) == 3
+    assert reason in capsys.readouterr().err
+    assert asked == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024  # KiB

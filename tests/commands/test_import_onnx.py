@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.special import expit, softmax
 
 from avatar_bench.cli.app import main
@@ -107,6 +108,26 @@ def test_a_probability_as_score_has_its_threshold_at_one_half(images: Path, tmp_
     blind = read_manifest(images / "blind.csv")
     found = open_run(tmp_path / "run").predictor.predict([blind.image(row) for row in range(len(blind))])
     np.testing.assert_allclose(found[:, 0], expit(compute(images)[:, 0] - np.log(0.2 / 0.8)), atol=1e-5)
+
+
+def test_an_image_without_a_finite_probability_is_an_error_and_the_others_are_predicted(
+    images: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(build(tmp_path / "net.onnx"))
+    output = model.graph.output[0]
+    model.graph.node.append(onnx.helper.make_node("Div", [output.name, output.name], ["ratio"]))  # 0 by 0 is no number
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["ratio"], ["p"], axis=1))
+    output.name = "p"
+    onnx.save(model, tmp_path / "net.onnx")
+    words = ["size=24", "resize=pad", "mean=[0,0,0]", "std=[1,1,1]", "range=1", "output=probabilities", NAMES]
+    assert main(importing(tmp_path / "net.onnx", tmp_path / "run", *words)) == 0
+    Image.new("RGB", (40, 40)).save(black := tmp_path / "black.png")
+    Image.new("RGB", (40, 40), (255, 100, 90)).save(other := tmp_path / "other.png")
+    given = ["predict", f"ckpt={tmp_path / 'run'}", f"input=[{other},{black},{other}]"]
+    assert main([*given, f"output={tmp_path / 'out.csv'}"]) == 3
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table["status"].tolist() == ["ok", "error"]
+    assert "The network returns no probabilities" in table["reason"][1]
 
 
 def test_a_network_with_a_fixed_batch_is_filled_up(images: Path, tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from avatar_bench.cli.app import main
 from avatar_bench.commands.predict import find_input_files
 from avatar_bench.files.csv_io import read_csv
+from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.runs.ensembles import describe_ensemble, save_ensemble
 from avatar_bench.runs.run import Run
@@ -241,6 +243,9 @@ def test_a_glob_a_list_and_standard_input_name_files(
     assert read(tmp_path / "glob.csv")["path"].tolist() == files[::-1]
     assert read(tmp_path / "list.csv")["path"].tolist() == files
     assert read(tmp_path / "stdin.csv")["path"].tolist() == files
+    (tmp_path / "windows.txt").write_text("\r\n".join(files), encoding="utf-16")
+    assert predict(f"@{tmp_path / 'windows.txt'}", tmp_path / "windows.csv") == 0
+    assert read(tmp_path / "windows.csv")["path"].tolist() == files
 
 
 def test_hidden_files_are_left_out_of_folders_and_deep_ones_are_not(tmp_path: Path) -> None:
@@ -256,6 +261,57 @@ def test_a_file_that_is_missing_from_a_list_costs_its_row(
     (tmp_path / "list.txt").write_text(f"nowhere.png\n{sorted((folder / 'real').iterdir())[0]}\n")
     assert predict(f"@{tmp_path / 'list.txt'}", tmp_path / "out.csv") == 3
     assert read(tmp_path / "out.csv")["status"].tolist() == ["error", "ok"]
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let networks return a score of an image without a grey below 1 that is not finite."""
+    compute = NetworkPredictor.forward
+
+    def forward(self: NetworkPredictor, images: torch.Tensor, precision: str = "32") -> Any:
+        logits, embeddings = compute(self, images, precision)
+        logits[images.amax(dim=(1, 2, 3)).numpy() == 0, 1] = np.nan
+        return logits, embeddings
+
+    monkeypatch.setattr(NetworkPredictor, "forward", forward)
+
+
+def test_a_score_that_is_not_finite_costs_its_row_alone(
+    tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(images / "blind" / "real" / "new-real", tmp_path / "in")
+    Image.new("RGB", (40, 40)).save(tmp_path / "in" / "05.png")
+    given = ["predict", str(tmp_path / "in"), f"ckpt={tiny_run}", "workers=0", "runtime=torch"]
+    assert main([*given, f"output={tmp_path / 'whole.csv'}"]) == 0
+    files, run = [str(file) for file in sorted((tmp_path / "in").iterdir())], Run.open(tiny_run)
+    embedded = pd.concat(run.predict_files(files, embedded=True))["embedding"]
+    spoil(monkeypatch)
+    assert main([*given, f"output={tmp_path / 'out.csv'}"]) == 3
+    whole, table = read(tmp_path / "whole.csv"), read(tmp_path / "out.csv")
+    bad = table["path"].str.endswith("05.png")
+    assert bad.sum() == 1
+    assert table.loc[bad, ["status", "reason"]].to_numpy().tolist() == [
+        ["error", "the network returned a score that is not finite"]
+    ]
+    assert table[~bad].astype(str).equals(whole[~bad].astype(str))
+    again = pd.concat(run.predict_files(files, embedded=True))["embedding"]
+    assert [found is None or np.array_equal(found, one) for found, one in zip(again, embedded, strict=True)] == [
+        True
+    ] * len(files)
+    assert again.isna().tolist() == bad.tolist()
+
+
+def test_a_download_that_was_cut_short_costs_its_row(predict: Callable[..., int], folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut").mkdir()
+    image = Image.open(next((folder / "real").iterdir()))
+    for name in ("a.webp", "b.avif", "c.webp"):
+        image.save(file := tmp_path / "cut" / name)
+        if name != "c.webp":
+            data = file.read_bytes()
+            file.write_bytes(data[:-200] + bytes(200))
+    assert predict(str(tmp_path / "cut"), tmp_path / "out.csv") == 3
+    table = read(tmp_path / "out.csv")
+    assert table["status"].tolist() == ["error", "error", "ok"]
+    assert table["reason"][:2].str.contains("it is truncated: it ends in 64 zeros").all()
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])

@@ -15,9 +15,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from avatar_bench.cli.app import main
 from avatar_bench.files.csv_io import read_csv
+from avatar_bench.inference.prediction_writer import read_predictions
 from avatar_bench.inference.resume import find_remaining
 
 LINES = 900
@@ -197,6 +199,55 @@ def test_update_refuses_the_rows_of_another_checkpoint_and_of_other_options(
     assert "another checkpoint" in capsys.readouterr().err
     assert main([*given, f"ckpt={tiny_run}", "update=true"]) == 0
     assert ending == "parquet" or output.read_bytes() == before
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_update_predicts_changed_files_again_and_replaces_their_rows(
+    ending: str, tiny_run: Path, images: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(images / "blind" / "real" / "new-real", tmp_path / "in")
+    names = ["a.png", 'b, \n"c".png', "d.png", "e.png", "f.png"]
+    for name in names:
+        Image.new("RGB", (40, 40), (150, 60, 200)).save(tmp_path / "in" / name)
+    output = tmp_path / f"out.{ending}"
+    given = ["predict", f"ckpt={tiny_run}", f"input={tmp_path / 'in'}", "workers=0", "batch_size=1", "runtime=torch"]
+    assert main([*given, f"output={output}"]) == 0
+    before = read_predictions(str(output)).set_index("path")
+    newer, larger, older, same = (tmp_path / "in" / name for name in names[:4])
+    Image.new("RGB", (40, 40), (255, 255, 250)).save(newer)
+    time = larger.stat().st_mtime_ns
+    for file in (larger, older):
+        shutil.copy(newer, file)
+    os.utime(larger, ns=(time, time))
+    os.utime(older, (1e9, 1e9))
+    (tmp_path / "in" / "f.png").unlink()  # its row is what is known of it
+    capsys.readouterr()
+    assert main([*given, f"output={output}", "update=true"]) == 0
+    assert "3 rows of changed files replaced" in capsys.readouterr().out
+    after = read_predictions(str(output)).set_index("path")
+    assert sorted(after.index) == sorted(before.index)
+    changed = (after["confidence"] - before["confidence"][after.index]).abs() > 1e-9
+    assert set(after.index[changed]) == {str(newer), str(larger), str(older)}
+    assert same.is_file()
+    content = output.read_bytes()
+    assert main([*given, f"output={output}", "update=true"]) == 0
+    assert output.read_bytes() == content
+    (tmp_path / f".{output.name}.stamps").unlink()  # an output of an earlier version has none
+    Image.new("RGB", (40, 40), (255, 0, 0)).save(same)
+    os.utime(same, (time := output.stat().st_mtime + 1, time))
+    capsys.readouterr()
+    assert main([*given, f"output={output}", "update=true"]) == 0
+    assert "1 row of changed files replaced" in capsys.readouterr().out
+
+
+def test_an_error_is_gone_once_the_file_is_there(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    image = next((images / "blind" / "real").rglob("*.jpg"))
+    (tmp_path / "list.txt").write_text(f"{image}\n{tmp_path / 'late.jpg'}\n", encoding="utf-8")
+    given = ["predict", f"ckpt={tiny_run}", f"input=@{tmp_path / 'list.txt'}", f"output={tmp_path / 'out.csv'}"]
+    assert main([*given, "workers=0"]) == 3
+    shutil.copy2(image, tmp_path / "late.jpg")  # which is older than the output
+    assert main([*given, "workers=0", "update=true"]) == 0
+    assert read_csv(tmp_path / "out.csv")["status"].tolist() == ["ok", "ok"]
 
 
 def test_update_takes_names_that_are_hard_to_write_for_what_they_are(

@@ -205,6 +205,12 @@ def put_bin(files: dict[str, bytes], repository: Repository) -> None:
     files["pytorch_model.bin"] = pickle.dumps({"weights": [1, 2, 3]})
 
 
+def put_imported(files: dict[str, bytes], repository: Repository) -> None:
+    detector = {"classes": ["drawing", "generated", "real"], "architecture": "hf_hub:someone/other", "arguments": {}}
+    record = json.loads(files["run.json"]) | {"status": "imported", "kind": "timm", "detector": detector}
+    files["run.json"] = json.dumps(record).encode()
+
+
 @pytest.mark.parametrize(
     ("change", "address", "reason"),
     [
@@ -213,6 +219,7 @@ def put_bin(files: dict[str, bytes], repository: Repository) -> None:
         (tamper_with_record, ADDRESS, "run.json is not the file that the hub states"),
         (put_pickle, ADDRESS, "is damaged or belongs to another run"),
         (put_bin, ADDRESS, "it has no model.safetensors"),
+        (put_imported, ADDRESS, "holds an imported detector, which push does not share"),
         (None, f"{ADDRESS}@v2", "the repository has no such revision"),
         (None, f"{ADDRESS}@{'0' * 40}", "the repository has no such revision"),
         (None, "hf:someone/nothing", "there is no such repository, or it is private"),

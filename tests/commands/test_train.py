@@ -22,7 +22,7 @@ from PIL import Image
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.catalogue import find_choices
-from avatar_bench.data.dataset import ENCODING_COLUMNS, RUN_COLUMNS
+from avatar_bench.data.dataset import ENCODING_COLUMNS, RUN_COLUMNS, read_manifest
 from avatar_bench.data.delivery import UNTRAINED_TIER
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
@@ -675,6 +675,52 @@ def test_classes_that_differ_in_case_alone_are_refused(
     train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
     assert "differ only in case" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("spelling", ["re\u0301el", "r\u00e9el\ufe0f", "RE\u0301EL"])
+def test_classes_that_differ_in_what_is_not_seen_are_refused(
+    spelling: str, train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = manifest(images).replace({"label": {"real": "r\u00e9el"}})
+    table.loc[(table["label"] == "r\u00e9el") & (table.index % 2 == 0), "label"] = spelling
+    table.to_csv(tmp_path / "all.csv", index=False)
+    train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
+    told = capsys.readouterr().err
+    assert "differ only in invisible characters or the normal form of Unicode" in told
+    assert ascii(spelling) in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_row_with_a_comma_too_many_is_refused_by_its_number(
+    train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, *rows = manifest(images)[["path", "source", "label"]].to_csv(index=False).splitlines()
+    for number in (1, 40):  # pandas drops the cells of the first row, and names the line of another
+        odd = [*rows[: number - 1], rows[number - 1].replace(",", ",Adobe, Inc,", 1), *rows[number:]]
+        (tmp_path / "all.csv").write_text("\n".join([header, *odd]), encoding="utf-8")
+        train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
+        assert f"all.csv, row {number}: 5 cells, but the header has 3." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_minus_one_in_a_column_of_integers_is_no_class(
+    train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = manifest(images)
+    labels = table["label"].map({"drawing": 0, "generated": 1, "real": -1}).astype("Int64")
+    labels[0] = None  # pandas reads the others as 0.0 and 1.0 then
+    table.assign(label=labels).to_parquet(tmp_path / "all.parquet")
+    train(tmp_path / "run", f"data.manifest={tmp_path / 'all.parquet'}", code=3)
+    assert f"has no label (65 such images of {len(table)})" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "all.parquet").classes == ("0", "1")
+
+
+def test_hashes_in_capitals_are_those_of_the_files(train: Train, images: Path, tmp_path: Path) -> None:
+    table = manifest(images)
+    hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in table["path"]]
+    table.assign(sha256=[digest.upper() for digest in hashes]).to_csv(tmp_path / "all.csv", index=False)
+    run = train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", "trainer=debug")
+    assert set(pd.read_csv(run / "split.csv")["sha256"]) <= set(hashes)
 
 
 def test_a_label_that_looks_misspelt_is_named_with_its_rows(

@@ -343,6 +343,24 @@ def test_a_file_whose_end_was_never_written_is_refused(sample: Pixels) -> None:
             decode_bytes(data[:half] + bytes(len(data) - half), "x")
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"), [("WEBP", {}), ("WEBP", {"lossless": True}), ("WEBP", {"method": 0}), ("AVIF", {})]
+)
+def test_zeros_of_a_download_that_was_cut_short_are_refused_and_those_of_an_image_are_not(
+    kind: str, options: dict[str, Any]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    pixels[96:] = 255  # of which method 0 makes about a thousand zeros
+    data = save(pixels, kind, **options)
+    whole = decode_bytes(data, "x")
+    assert kind == "AVIF" or np.array_equal(decode_bytes(data + bytes(1000), "x"), whole)
+    assert (not any(data[-64:])) == ("method" in options)
+    for part in (0.1, 0.3, 0.6):
+        length = int(part * len(data.rstrip(b"\0")))
+        with pytest.raises(DataError, match=r"it ends in 64 zeros or more|failed to read"):
+            decode_bytes(data[:length] + bytes(len(data) - length), "x")
+
+
 def test_flipped_bits_give_pixels_or_a_reason_and_nothing_else(sample: Pixels) -> None:
     generator = np.random.default_rng(1)
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF"):

@@ -85,6 +85,19 @@ def predict(run: Path, file: Path, folder: Path) -> dict[str, Any]:
     return json.loads(output.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
+def test_a_score_that_is_not_finite_is_an_error_of_its_image_alone(
+    server: SimpleNamespace, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = next((images / "blind" / "real").rglob("*.png")).read_bytes()
+    network = server.service.predictor.run.predictor
+    monkeypatch.setattr(network, "compute_logits", lambda images, precision: np.full((1, 3), np.nan))
+    answer = server.client.post("/api/predict", files={"file": ("a.png", content)}).json()
+    assert answer["status"] == "error"
+    assert answer["reason"] == "the network returned a score that is not finite"
+    monkeypatch.undo()
+    assert server.client.post("/api/predict", files={"file": ("a.png", content)}).json()["status"] == "ok"
+
+
 def test_a_row_is_that_of_predict(server: SimpleNamespace, tiny_run: Path, images: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n rest")

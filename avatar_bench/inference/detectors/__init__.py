@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from avatar_bench.config.entries import Entry
 from avatar_bench.console.terminal import print_line
-from avatar_bench.errors import ConfigError, GuardError
-from avatar_bench.models.card_schema import find_class_fault
+from avatar_bench.errors import ConfigError, DataError, GuardError
+from avatar_bench.models.card_schema import find_class_fault, find_setting_fault
 
 if TYPE_CHECKING:
     from avatar_bench.inference.predictor import DatasetPredictor
@@ -54,6 +54,8 @@ def import_files(entry: Entry, options: Mapping[str, Any], folder: Path, allow: 
     """
     if entry.is_builtin:
         found: Settings = build_detector(entry, options).save(folder, allow)
+        if fault := find_setting_fault(found):
+            raise DataError(f"The detector cannot be imported: {fault}.")
         return found
     sends = _refuse_upload(entry, allow)
     detector = build_detector(entry, options)

@@ -139,7 +139,7 @@ class HuggingFace(SourceReader):
         value = values[self.label_column]
         name = names[value] if isinstance(value, int) and 0 <= value < len(names) else str(value)
         labels = {str(key): str(label) for key, label in (self.labels or {}).items()}
-        if not labels and value is not None and value != "":
+        if not labels and value not in (None, "", -1):  # -1: unlabelled
             return name
         if label := labels.get(str(value)) or labels.get(name):
             return label

@@ -67,6 +67,15 @@ def test_labels_map_numbers_or_names_and_name_what_they_lack(tmp_path, labels):
     assert quarantine == [("a/000002", "label sketch is missing from labels")]
 
 
+def test_minus_one_is_no_class_unless_it_is_named(tmp_path):
+    shard(tmp_path / "a.parquet", [PNG] * 2, [0, -1], ["photo", "ai"])
+    samples, quarantine = read(tmp_path, root=str(tmp_path))
+    assert [one.label for one in samples] == ["photo"]
+    assert quarantine == [("a/000001", "label -1 is missing from labels")]
+    samples, _ = read(tmp_path, root=str(tmp_path), labels={"0": "real", "-1": "none"})
+    assert [one.label for one in samples] == ["real", "none"]
+
+
 def test_the_count_holds_for_each_class_and_over_an_interruption(tmp_path):
     shard(tmp_path / "a.parquet", [PNG] * 200, ["real"] * 150 + ["drawing"] * 50)
     samples, _ = read(tmp_path, root=str(tmp_path), count=2)
