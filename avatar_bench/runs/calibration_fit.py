@@ -175,7 +175,8 @@ def _fit_score(run: ImportedRun, own: Predictions, targets: NDArray[np.int64]) -
     at = [middle] if run.own_threshold is None else [middle, 0.0]
     accuracies = compute_balanced_accuracy(log_odds, positive, at).tolist()
     value = run.score_scale.to_score(middle, run.own_threshold)
-    return ScoreThreshold(value, accuracies[0], run.own_threshold, *accuracies[1:], log_odds=middle), scaling
+    ours, theirs = (*accuracies, None)[:2]
+    return ScoreThreshold(value, ours, run.own_threshold, theirs, middle), scaling
 
 
 def _note_end(temperature: float) -> tuple[str, ...]:

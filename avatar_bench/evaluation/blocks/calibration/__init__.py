@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.data.corruptions import SEVERITIES, Corruption, list_corruptions
-from avatar_bench.data.leakage import refuse_overlap_with_fit
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.calibration.conformal_sets import ConformalSets, draw_uniforms, has_lost_coverage
@@ -180,7 +179,7 @@ def _read_fit(run: Run, dataset: Dataset) -> Predictions | None:
         scored = score_images(run, saved)
     except (ConfigError, GuardError):
         return None
-    refuse_overlap_with_fit(dataset, saved.images)
+    run.leakage.refuse_overlap_with_fit(dataset, saved.images)
     fit, none = scored.is_fit, np.zeros(int(scored.is_fit.sum()), dtype=str)
     logits = run.temperature * np.log(np.maximum(scored.probabilities[fit], np.finfo(np.float64).tiny))
     own = scored.targets[fit], none, scored.groups[fit], none

@@ -86,8 +86,8 @@ def _tabulate_strategies(
     tests = np.column_stack([p, paired_tests.holm(p), p_these_sources])
     table[["p", "p_holm", "p_these_sources"]] = np.vstack([np.full(3, np.nan), tests])
     beyond = (table["gain_low"].astype(float) > 0) | (table["gain_high"].astype(float) < 0)
-    stated = {"unit": units.name, "units": units.count, "population": units.population}
-    return table.assign(significant=(table["p_holm"] < alpha) & beyond, **stated)
+    table["unit"], table["units"], table["population"] = units.name, units.count, units.population
+    return table.assign(significant=(table["p_holm"] < alpha) & beyond)
 
 
 def _tabulate_members(

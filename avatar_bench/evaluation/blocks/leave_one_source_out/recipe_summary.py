@@ -163,6 +163,7 @@ def _summarise(options: IntervalOptions, rows: pd.DataFrame, mean: Floats, is_re
         low = high = np.nan
     elif is_drawn:
         strata = len(np.unique(paired_tests.find_strata(rows["unit"], rows["target"])))
-        low, high = stats.widen_for_few_units(low, high, value, rows["unit"].nunique(), strata, options.level)
+        units = rows["unit"].nunique()
+        low, high = map(float, stats.widen_for_few_units(low, high, value, units, strata, options.level))
     low, high = np.clip([low, high], 0, 1).tolist() if is_recall else (low, high)
     return Estimate(float(value), low, high, n, how)

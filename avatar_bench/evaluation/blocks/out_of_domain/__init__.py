@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import option
-from avatar_bench.data.leakage import refuse_overlap_with_fit
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import ood_sets as reading
 from avatar_bench.evaluation.block import check_class_order
@@ -166,7 +165,7 @@ class OutOfDomain(IntervalOptions):
                 metric = Metric(None, 0, higher_is_better=is_outside, reason=Reason("needs_reference"))
             else:
                 flags, chance = percentiles[key] > MAX_OOD_PERCENTILE, floor if is_outside else None
-                metric = compute_proportion(self, flags, predictions.groups, "group", is_outside, chance)
+                metric = compute_proportion(self, flags, predictions.units, is_outside, chance)
             found[f"flagged/{of}"] = metric
         return found
 
@@ -260,7 +259,7 @@ def _read_reference(run: Run, datasets: Sequence[Dataset]) -> OodReference | Non
     if saved is None or saved.decisions is None or saved.decisions.reference is None:
         return None
     for dataset in datasets:
-        refuse_overlap_with_fit(dataset, saved.images)
+        run.leakage.refuse_overlap_with_fit(dataset, saved.images)
     return saved.decisions.reference
 
 
