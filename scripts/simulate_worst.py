@@ -75,7 +75,3 @@ def make_run(source: str, target: int, hits: NDArray[np.bool_]) -> tuple[SimpleN
     )
     frame = pd.DataFrame({"source": predictions.sources, "label": CLASSES[target]})
     return run, SimpleNamespace(name="test", frame=frame)
-
-
-if __name__ == "__main__":
-    print(simulate_worst().round(3).to_string(index=False))
