@@ -172,11 +172,10 @@ def _fit_score(run: ImportedRun, own: Predictions, targets: NDArray[np.int64]) -
     except ValueError as error:
         raise DataError(f"{run.name} gives all these images the same score: no threshold separates them.") from error
     middle = -scaling.intercept / scaling.slope
-    at = [middle] if run.own_threshold is None else [middle, 0.0]
-    accuracies = compute_balanced_accuracy(log_odds, positive, at).tolist()
-    value = run.score_scale.to_score(middle, run.own_threshold)
-    ours, theirs = (*accuracies, None)[:2]
-    return ScoreThreshold(value, ours, run.own_threshold, theirs, middle), scaling
+    fitted, known = compute_balanced_accuracy(log_odds, positive, [middle, 0.0]).tolist()
+    own_threshold = run.own_threshold
+    value = run.score_scale.to_score(middle, own_threshold)
+    return ScoreThreshold(value, fitted, own_threshold, None if own_threshold is None else known, middle), scaling
 
 
 def _note_end(temperature: float) -> tuple[str, ...]:
