@@ -27,6 +27,7 @@ from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataEr
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import find_table
+from avatar_bench.inference import copy_search
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.inference.prediction_table import (
     EMBEDDING,
@@ -303,7 +304,7 @@ class Run:
     def leakage(self) -> Leakage:
         """Return the guard against images that the run has used."""
         used = UsedImages(self.known_labels, self.images, self.pretraining, self.trained_on, self.calibration_images)
-        return Leakage([used], [self.images] if self.images else [], self.allow)
+        return Leakage([used], [self.images] if self.images else [], self.allow, copy_search.search_aligned_copies)
 
     @cached_property
     def predictor(self) -> DatasetPredictor:
