@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from avatar_bench.data.aligned_copies import Sketch, is_copy
 from avatar_bench.data.dataset import Dataset, read_images, read_manifest
+from avatar_bench.data.leakage import find_shared_images
 from avatar_bench.inference.copy_search import search_aligned_copies
 from avatar_bench.results.reasons import Reason
 
@@ -31,7 +32,6 @@ def main() -> None:
     known = read_manifest(arguments.known)
     if arguments.other:
         other = read_manifest(arguments.other)
-        report("first search, of others", known, other)
         for left, right in report("others", known, other):
             print(f"  {other.frame['path'].iat[right]} of {known.frame['path'].iat[left]}")
     chosen = np.random.default_rng(arguments.seed).choice(len(known), arguments.images, replace=False)
@@ -51,9 +51,10 @@ def report(what: str, known: Dataset, dataset: Dataset) -> list[tuple[int, int]]
     seconds, processor = time.perf_counter() - start, time.process_time() - processor
     names = [Path(path).stem for path in dataset.frame["path"]]
     correct = sum(names[match.right] == str(match.left) for match in matches)
+    whole = len({match.right for match in find_shared_images(known, dataset)})
     each = 1000 / len(dataset)
     print(
-        f"{what}: {len(matches)} of {len(dataset)} found, {correct} with their original,",
+        f"{what}: {len(matches)} of {len(dataset)} found, {correct} with their original, {whole} by whole images;",
         f"{seconds * each:.0f} ms an image, {processor * each:.0f} ms of processors",
         flush=True,
     )

@@ -38,6 +38,7 @@ _ROWS_PER_CHUNK = 256  # of a matrix of cosines
 _CACHED_SKETCHES = 1024  # of originals, 100 KiB each
 
 Chosen = NDArray[np.bool_]
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class Sketch:
         scale = _SIDE / max(height, width)
         size = max(_PARTS, round(width * scale)), max(_PARTS, round(height * scale))
         pixels = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-        detector = cv2.SIFT_create(_MAX_KEYPOINTS, contrastThreshold=_KEYPOINT_CONTRAST, edgeThreshold=_EDGE_RATIO)
+        detector = cv2.SIFT.create(_MAX_KEYPOINTS, contrastThreshold=_KEYPOINT_CONTRAST, edgeThreshold=_EDGE_RATIO)
         keypoints, values = detector.detectAndCompute(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), None)  # type: ignore[call-overload]
         descriptors = np.zeros((0, 128), np.float32) if values is None else values
         descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1))
@@ -152,13 +153,13 @@ def _fit_brightness(first: NDArray[np.float32], second: NDArray[np.float32], see
     return np.asarray(squares, np.float32)
 
 
-def _warp(pixels: NDArray[np.generic], alignment: NDArray[np.float64], width: int, height: int) -> NDArray[np.float32]:
+def _warp(pixels: Pixels, alignment: NDArray[np.float64], width: int, height: int) -> NDArray[np.float32]:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(pixels, alignment, (width, height), flags=flags), np.float32)  # type: ignore[call-overload]
+    return np.asarray(cv2.warpAffine(pixels, alignment, (width, height), flags=flags), np.float32)
 
 
-def _smooth(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
-    return np.asarray(cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), _BLUR))  # type: ignore[call-overload]
+def _smooth(pixels: Pixels) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), _BLUR))
 
 
 def _is_grey(pixels: NDArray[np.uint8]) -> bool:
