@@ -38,7 +38,7 @@ _ROWS_PER_CHUNK = 256  # of a matrix of cosines
 _CACHED_SKETCHES = 1024  # of originals, 100 KiB each
 
 Chosen = NDArray[np.bool_]
-Pixels = NDArray[np.uint8] | NDArray[np.float32]
+PixelValues = NDArray[np.uint8] | NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +153,12 @@ def _fit_brightness(first: NDArray[np.float32], second: NDArray[np.float32], see
     return np.asarray(squares, np.float32)
 
 
-def _warp(pixels: Pixels, alignment: NDArray[np.float64], width: int, height: int) -> NDArray[np.float32]:
+def _warp(pixels: PixelValues, alignment: NDArray[np.float64], width: int, height: int) -> NDArray[np.float32]:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(pixels, alignment, (width, height), flags=flags), np.float32)
 
 
-def _smooth(pixels: Pixels) -> NDArray[np.float32]:
+def _smooth(pixels: PixelValues) -> NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), _BLUR))
 
 

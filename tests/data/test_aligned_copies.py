@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from avatar_bench.data.aligned_copies import (
@@ -23,8 +22,6 @@ from avatar_bench.data.aligned_copies import (
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from aligned_copies import KINDS
-
-Pixels = NDArray[np.uint8]
 
 
 def draw(seed: int, eyes: int = 0, hair: int = 0) -> Image.Image:
