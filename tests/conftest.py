@@ -88,6 +88,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_aligned_search() -> Iterator[None]:
+    """Switch off the search for aligned copies, which takes seconds for each set; its own tests switch it on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("avatar_bench.inference.copy_search.search_aligned_copies", lambda known, dataset: [])
+        yield
+
+
 @pytest.fixture(scope="session")
 def small(images: Path) -> list[str]:
     """Options of a training of about a second, with one epoch per stage."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,11 @@ from avatar_bench.results.reasons import Reason, format_reason
 MAX_FORMAT_ACCURACY, MIN_CLASS_IMAGES = 0.9, 10  # of the check of file formats; the audit of prepare checks much more
 FINGERPRINT_FOLDER = "fingerprints"  # in the cache; some 200 bytes per image
 MAX_LISTED_FILES = 20  # in an error message
+MAX_LISTED_COPIES = 50  # who has to remove them needs their names
 _FILES_PER_STEP = 512  # between updates of the progress bar
+
+# returns the copies in a set (right) that only an alignment with known images (left) shows, or why it did not run
+AlignedSearch = Callable[[Dataset, Dataset], list[Match] | Reason]
 
 
 def split_without_leakage(whole: Dataset, plan: SplitPlan, allow: Collection[str], notes: list[str]) -> Dataset:
@@ -335,13 +339,21 @@ class Leakage:
     """Guard that refuses data sets with images that training has used, of one network or of an ensemble's members.
 
     `own` are the images of runs with their splits, in which a data set may be held out. `allow` names guards that the
-    user has turned off.
+    user has turned off. `search` finds copies as avatars undergo them; None: they are not searched for.
     """
 
-    def __init__(self, used: Sequence[UsedImages], own: Sequence[Dataset], allow: Collection[str]) -> None:
+    def __init__(
+        self,
+        used: Sequence[UsedImages],
+        own: Sequence[Dataset],
+        allow: Collection[str],
+        search: AlignedSearch | None = None,
+    ) -> None:
         self.used = tuple(used)
         self.own = tuple(own)
         self.allow = frozenset(allow)
+        self.search = search
+        self._warnings: dict[str, list[Reason]] = {}  # by fingerprint, of the search for aligned copies
         self._checked: set[tuple[int, str, str]] = set()  # (network, step, set) without near-duplicates
         self._held_out: dict[tuple[Path, str], bool] = {}  # by root and digest, as the next
         self._overlap_counts: dict[tuple[Path, str], int] = {}
@@ -423,8 +435,35 @@ class Leakage:
         key = network, step, dataset.fingerprint
         if "near_duplicates" not in self.allow and key not in self._checked:
             # missing training images raise an error, missing pretraining images a warning in the result
-            _refuse_near_duplicates(dataset, used if step == "training" else used.available, step)
+            known = used if step == "training" else used.available
+            # _refuse_overlap reports byte copies
+            near = [match for match in find_shared_images(known, dataset) if match.kind != "bytes"]
+            _refuse_near_duplicates(dataset, known, near, step)
+            if self.search is not None:
+                self._refuse_aligned_copies(dataset, used, step, self.search)
         self._checked.add(key)
+
+    def list_warnings(self, dataset: Dataset) -> list[Reason]:
+        """Return what the search for aligned copies says of a dataset that it did not refuse."""
+        return self._warnings.get(dataset.fingerprint, [])
+
+    def _refuse_aligned_copies(self, dataset: Dataset, used: Dataset, step: str, search: AlignedSearch) -> None:
+        """Raise GuardError if a dataset contains aligned copies; of the run's own images they are a warning.
+
+        `train` joins no groups by them, so a new split would not always be possible.
+        """
+        known, warnings = used.available, self._warnings.setdefault(dataset.fingerprint, [])
+        if missing := len(used) - len(known):
+            warnings.append(Reason("not_aligned", why=Reason("missing_to_align", n=missing)))
+        matches = search(known, dataset) if len(known) else []
+        if isinstance(matches, Reason):
+            warnings.append(Reason("not_aligned", why=matches))
+        elif not any(dataset.frame["sha256"].isin(set(images.frame["sha256"])).all() for images in self.own):
+            _refuse_near_duplicates(dataset, known, matches, step)
+        elif matches:
+            first, original = dataset.frame["path"].iat[matches[0].right], known.frame["path"].iat[matches[0].left]
+            count = len({match.right for match in matches})
+            warnings.append(Reason("copies_across_split", n=count, all=len(dataset), first=first, other=original))
 
 
 def _is_held_out_in(dataset: Dataset, images: Dataset) -> bool:
@@ -463,15 +502,14 @@ def _refuse_overlap(dataset: Dataset, train: Dataset, step: str) -> None:
             )
 
 
-def _refuse_near_duplicates(dataset: Dataset, train: Dataset, step: str) -> None:
-    """Raise GuardError if a dataset contains near-duplicates of the images of a training step."""
-    # _refuse_overlap reports byte copies
-    matches = [match for match in find_shared_images(train, dataset) if match.kind != "bytes"]
+def _refuse_near_duplicates(dataset: Dataset, train: Dataset, matches: Sequence[Match], step: str) -> None:
+    """Raise GuardError if there are near-duplicates in a dataset of the images of a training step."""
     if matches:
-        copies = len({match.right for match in matches})
+        copies = dataset.frame["path"].iloc[sorted({match.right for match in matches})].tolist()
         raise GuardError(
-            f"{copies} of {len(dataset)} images of {dataset.name} are near-duplicates of {step} images, "
+            f"{len(copies)} of {len(dataset)} images of {dataset.name} are near-duplicates of {step} images, "
             f"first {dataset.frame['path'].iat[matches[0].right]} of {train.frame['path'].iat[matches[0].left]}.",
-            "Metrics on training images do not estimate performance on new ones: remove shared images, or",
-            "set allow=[near_duplicates], which is reported with the metrics.",
+            *([f"They are: {format_names(copies, MAX_LISTED_COPIES)}."] if len(copies) > 1 else []),
+            "Remove them, as they do not estimate performance on new images, or set allow=[near_duplicates], "
+            "which is reported with the metrics.",
         )

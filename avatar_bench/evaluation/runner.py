@@ -74,6 +74,10 @@ class BlockRunner:
         result = self._run_block(name, block)
         leakage = _warn_of_overlap(self.runs, self.datasets)
         leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
+        searched = zip(self.runs, self.datasets, strict=False)
+        leakage += dict.fromkeys(
+            warning for run, dataset in searched for warning in run.leakage.list_warnings(dataset.whole)
+        )
         leakage += [
             Reason("missing_rows", run=run.label or run.name, n=missing)
             for run, dataset in zip(self.runs, self.datasets, strict=False)

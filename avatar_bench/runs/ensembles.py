@@ -21,6 +21,7 @@ from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_text
+from avatar_bench.inference import copy_search
 from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.metrics.calibration import TemperatureFit
@@ -128,7 +129,7 @@ class CombinedRun(Run):
         used = [network for member in members for network in member.used]
         if self.calibration_images is not None:
             used.append(UsedImages(self.known_labels, calibration=self.calibration_images))
-        return Leakage(used, own, self.allow)
+        return Leakage(used, own, self.allow, copy_search.search_aligned_copies)
 
     @property
     def ancestors(self) -> list[dict[str, Any]]:

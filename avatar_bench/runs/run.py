@@ -27,6 +27,7 @@ from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataEr
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import find_table
+from avatar_bench.inference import copy_search
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.inference.prediction_table import (
     EMBEDDING,
@@ -321,7 +322,8 @@ class Run:
             self.calibration_images,
             is_val_used=not self.record.get("probe"),  # its C is chosen on training images
         )
-        return Leakage([used], [self.images] if self.images else [], self.allow)
+        own = [self.images] if self.images else []
+        return Leakage([used], own, self.allow, copy_search.search_aligned_copies)
 
     @cached_property
     def predictor(self) -> DatasetPredictor:

@@ -10,12 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.audit.probes import ProbeSettings
-from avatar_bench.config import catalogue
 from avatar_bench.console.progress import track
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.package_files import find_archive_folder
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.models.package_features import compute_package_features, has_weights, read_package_recipe
 from avatar_bench.results.reasons import Reason
 
 MIN_GROUPS = 5  # per class: with fewer, some folds lack the class
@@ -34,30 +32,18 @@ def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> Reason 
     groups = frame.groupby("label")["group"].nunique()
     if len(groups) < 2 or groups.min() < MIN_GROUPS:
         return Reason("few_groups_for_labels", n=MIN_GROUPS)
-    package = _read_model_recipe(model)["package"]
-    archive = find_archive_folder(package["distribution"], package["version"])
-    return Reason("no_weights", model=model) if fetch is None and not archive.is_dir() else None
+    recipe = _require_recipe(model)
+    return Reason("no_weights", model=model) if fetch is None and not has_weights(recipe) else None
 
 
 def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np.float32]:
     """Compute pre-logits features (N, D) of the images at `rows` with the package weights of a conf/model entry."""
-    import torch  # imported here because it takes seconds and most audits do not need it
+    from avatar_bench.data.transforms import Preprocessing  # imported here because most audits do not need it
 
-    from avatar_bench.data.transforms import Preprocessing
-    from avatar_bench.models.backbones import create_backbone, get_normalisation
-
-    recipe = _read_model_recipe(model)
-    net: Any = create_backbone(recipe["backbone"], 2, "package", recipe["package"]).eval()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in get_normalisation(net))
     resize = Preprocessing(_SIZE, "squash", (0, 0, 0), (1, 1, 1))
-    outputs = []
-    with torch.inference_mode():
-        for start in track(range(0, len(rows), _BATCH), "features", unit="batch"):
-            images = [resize(dataset.image(int(row))) for row in rows[start : start + _BATCH]]
-            batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-            features = net.forward_features((batch - mean) / std)
-            outputs.append(net.forward_head(features, pre_logits=True).numpy())
-    return np.concatenate(outputs)
+    starts = track(range(0, len(rows), _BATCH), "features", unit="batch")
+    batches = (np.stack([resize(dataset.image(int(row))) for row in rows[start : start + _BATCH]]) for start in starts)
+    return compute_package_features(_require_recipe(model), batches)
 
 
 def find_suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: ProbeSettings) -> pd.DataFrame:
@@ -86,12 +72,10 @@ def find_suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: Prob
     return table.assign(suggested=suggested[issues], quality=quality[issues])
 
 
-def _read_model_recipe(model: str) -> dict[str, Any]:
-    file = catalogue.find_choices("model").get(model)
-    recipe = read_yaml(file)["model"] if file else {}
-    if not recipe.get("package"):
-        raise ConfigError(
-            f"block.data_audit.features={model}: no model of this name has package weights.",
-            "Expected efficientnet_lite0 or another with `package` in its conf/model yaml.",
-        )
-    return dict(recipe)
+def _require_recipe(model: str) -> dict[str, Any]:
+    if recipe := read_package_recipe(model):
+        return recipe
+    raise ConfigError(
+        f"block.data_audit.features={model}: no model of this name has package weights.",
+        "Expected efficientnet_lite0 or another with `package` in its conf/model yaml.",
+    )

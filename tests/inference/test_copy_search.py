@@ -1,0 +1,162 @@
+"""Search for aligned copies: what it finds, keeps, leaves to others, and why it does not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from avatar_bench.cli.app import main
+from avatar_bench.data.dataset import Dataset, read_images, read_manifest
+from avatar_bench.data.leakage import Leakage, UsedImages
+from avatar_bench.errors import GuardError
+from avatar_bench.inference import copy_search
+from avatar_bench.inference.copy_search import search_aligned_copies
+from avatar_bench.models import package_features
+from avatar_bench.results.reasons import Reason
+from tests.data.test_aligned_copies import KINDS, draw
+
+AVATARS = Path(__file__).parents[3] / "shared" / "data" / "avatars.csv"
+
+
+@pytest.fixture
+def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Dataset]:
+    """Return six drawn images, and four of others: two crops, an identical file and another image."""
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
+    for name in ("known", "other"):
+        (tmp_path / name).mkdir()
+    for seed in range(6):
+        draw(seed).save(tmp_path / "known" / f"{seed}.png")
+    for seed in (1, 4):
+        draw(seed).crop((6, 6, 154, 154)).save(tmp_path / "other" / f"crop-{seed}.png")
+    draw(2).save(tmp_path / "other" / "same.png")
+    draw(20).save(tmp_path / "other" / "x.png")
+    return tuple(hashed(tmp_path / name) for name in ("known", "other"))  # type: ignore[return-value]
+
+
+def hashed(folder: Path) -> Dataset:
+    found = read_images(folder)
+    groups = found.name + found.frame["path"]
+    return Dataset(found.name, found.root, found.frame.assign(label="a", group=groups, stated_group=groups))
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the network have random weights, by which a crop is near its original too."""
+    torch.manual_seed(0)
+    net = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    monkeypatch.setattr("avatar_bench.models.backbones.create_backbone", lambda *given: net)
+    monkeypatch.setattr(copy_search, "has_weights", lambda recipe: True)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_crops_are_found_and_identical_files_left_to_others(sets: tuple[Dataset, Dataset]) -> None:
+    matches = search_aligned_copies(*sets)
+    assert isinstance(matches, list)
+    names = [(sets[0].frame["path"][one.left], sets[1].frame["path"][one.right]) for one in matches]
+    assert names == [("1.png", "crop-1.png"), ("4.png", "crop-4.png")]
+
+
+@pytest.mark.usefixtures("untrained")
+def test_matches_and_features_are_kept_by_content(
+    sets: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, computed = search_aligned_copies(*sets), list[int]()
+
+    def compute(recipe: Any, batches: Any) -> Any:
+        features = package_features.compute_package_features(recipe, batches)
+        computed.append(len(features))
+        return features
+
+    monkeypatch.setattr(copy_search, "compute_package_features", compute)
+    assert search_aligned_copies(*sets) == first
+    assert computed == []
+    (kept,) = (tmp_path / "cache" / "copies" / "matches").iterdir()
+    kept.write_text("[[")
+    assert search_aligned_copies(*sets) == first
+    assert computed == []  # all features are kept
+    draw(5).crop((5, 5, 150, 150)).save(sets[1].root / "x.png")
+    assert len(search_aligned_copies(sets[0], hashed(sets[1].root))) == 3  # type: ignore[arg-type]
+    assert computed == [2]  # two views of the image that changed
+
+
+def test_nothing_is_downloaded(sets: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avatar_bench.files.package_files.subprocess.run", None)
+    assert search_aligned_copies(*sets) == Reason("no_weights_to_align", model="efficientnet_lite0")
+
+
+def test_the_search_is_off_beyond_a_number_of_images(
+    sets: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy_search, "MAX_IMAGES", 9)
+    assert search_aligned_copies(*sets) == Reason("too_many_to_align", n=10, most=9)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_the_guard_refuses_crops_of_training_images_and_names_them(sets: tuple[Dataset, Dataset]) -> None:
+    known, other = sets[0], sets[1].take(sets[1].frame["path"] != "same.png")
+    trained = Dataset("run", known.root, known.frame.assign(split="train"))
+    used = [UsedImages(("a",), trained)]
+    Leakage(used, [], ()).refuse(other)  # the first search finds nothing
+    Leakage(used, [], ("near_duplicates",), search_aligned_copies).refuse(other)
+    with pytest.raises(GuardError, match="2 of 3 images of other are near-duplicates of training images") as caught:
+        Leakage(used, [], (), search_aligned_copies).refuse(other)
+    assert caught.value.lines[1] == "They are: crop-1.png, crop-4.png."
+
+
+@pytest.mark.usefixtures("untrained")
+def test_crops_across_the_runs_own_split_are_a_warning(sets: tuple[Dataset, Dataset]) -> None:
+    frames = [images.frame.assign(path=f"{images.name}/" + images.frame["path"]) for images in sets]
+    other = frames[1][frames[1]["path"] != "other/same.png"]
+    whole = pd.concat([frames[0].assign(split="train"), other.assign(split="test")], ignore_index=True)
+    own = Dataset("run", sets[0].root.parent, whole)
+    guard = Leakage([UsedImages(("a",), own)], [own], (), search_aligned_copies)
+    guard.refuse(own.select_split("test"))
+    (warning,) = guard.list_warnings(own.select_split("test"))
+    values = {"n": 2, "all": 3, "first": "other/crop-1.png", "other": "known/1.png"}
+    assert warning == Reason("copies_across_split", **values)
+
+
+def test_missing_originals_and_weights_are_a_warning(sets: tuple[Dataset, Dataset]) -> None:
+    known, other = sets[0], sets[1].take(sets[1].frame["path"] == "x.png")
+    guard = Leakage([UsedImages(("a",), foreign=known)], [], (), search_aligned_copies)
+    known.file(0).unlink()
+    guard.refuse(other)
+    assert guard.list_warnings(other) == [
+        Reason("not_aligned", why=Reason("missing_to_align", n=1)),
+        Reason("not_aligned", why=Reason("no_weights_to_align", model="efficientnet_lite0")),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.skipif(not AVATARS.is_file(), reason="../shared/data is not here")
+def test_thirty_cropped_training_images_are_named_by_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(copy_search, "search_aligned_copies", search_aligned_copies)
+    table = pd.read_csv(AVATARS)[::9].assign(path=lambda frame: str(AVATARS.parent) + "/" + frame["path"])
+    table.to_csv(tmp_path / "some.csv", index=False)
+    words = [word for word in small if not word.startswith(("data.manifest", "data.blind"))]
+    assert main(["train", *words, f"data.manifest={tmp_path / 'some.csv'}", f"out={tmp_path / 'run'}"]) == 0
+    trained = read_manifest(tmp_path / "run" / "split.csv", needed=["path", "label"]).frame.query("split == 'train'")
+    (tmp_path / "crops").mkdir()
+    rows = []
+    for number, (path, label) in enumerate(trained[["path", "label"]].iloc[:30].to_numpy()):
+        with Image.open(path) as image:
+            crop = KINDS["cropped to 90 %"](image.convert("RGB"), np.random.default_rng(number))
+        crop.save(tmp_path / "crops" / f"crop{number}.jpg", quality=85)
+        rows.append({"path": f"crops/crop{number}.jpg", "label": label})
+    pd.DataFrame(rows).to_csv(tmp_path / "crops.csv", index=False)
+    capsys.readouterr()
+    asked = ["evaluate", f"ckpt={tmp_path / 'run'}", "block=blind_test", "data=manifest"]
+    assert main([*asked, f"data.manifest={tmp_path / 'crops.csv'}"]) == GuardError.exit_code
+    said = capsys.readouterr().err
+    assert "30 of 30 images of crops are near-duplicates of training images" in said
+    assert all(f"crops/crop{number}.jpg" in said for number in range(30))
