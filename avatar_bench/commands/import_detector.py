@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from avatar_bench.config.entries import find_entry
 from avatar_bench.config.schema import ImportConfig
 from avatar_bench.console.terminal import print_line
-from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.hashes import sha256_of_file
+from avatar_bench.files.output_folder import new_folder
 
 _GENERAL = ("kind", "out", "classes", "trained_on", "licence", "origin", "options", "allow")  # of any kind
 
@@ -21,8 +20,8 @@ _GENERAL = ("kind", "out", "classes", "trained_on", "licence", "origin", "option
 def import_detector(cfg: DictConfig) -> Path:
     """Write the run folder `out` of the detector that the options describe, and return it.
 
-    Raise ConfigError for an option, DataError or GuardError for content that cannot be used, OutputError if `out`
-    cannot be written; after an error, nothing is written.
+    Raise ConfigError for an option, DataError or GuardError for content that cannot be used or an `out` that is not
+    empty, OutputError if it cannot be written; after an error, nothing is written.
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, ImportConfig)
@@ -30,19 +29,15 @@ def import_detector(cfg: DictConfig) -> Path:
     own = {name: value for name, value in vars(settings).items() if name not in _GENERAL and value is not None}
     options: dict[str, Any] = own | settings.options
     out = Path(settings.out).expanduser()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(f"out={out} exists already.", "Choose another folder, or delete that one first.")
-    part = out.with_name(f".{out.name}.part")
-    from avatar_bench.inference.detectors import CONTENTS, import_files, rename_classes
-    from avatar_bench.results.view import find_meanings
-    from avatar_bench.runs.imported import hash_detector, write_training_images
-    from avatar_bench.runs.record import IMPORTED, RunRecord
-    from avatar_bench.runs.run import TRAINED_ON
-    from avatar_bench.training.environment import read_versions
+    with new_folder(out) as part:
+        from avatar_bench.inference.detectors import CONTENTS, import_files, rename_classes
+        from avatar_bench.results.view import find_meanings
+        from avatar_bench.runs.imported import hash_detector, write_training_images
+        from avatar_bench.runs.record import IMPORTED, RunRecord
+        from avatar_bench.runs.run import TRAINED_ON
+        from avatar_bench.training.environment import read_versions
 
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        (part / CONTENTS).mkdir(parents=True)
+        (part / CONTENTS).mkdir()
         found = import_files(entry, options, part / CONTENTS, settings.allow)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         record = RunRecord(status=IMPORTED, started=now, finished=now, command="import", name=out.name)
@@ -60,14 +55,6 @@ def import_detector(cfg: DictConfig) -> Path:
             record.trained_on = {"n": len(images), "root": str(images.root), "images_sha256": digest}
         record.checkpoint_sha256 = hash_detector(part / CONTENTS, vars(record))
         record.write(part)
-        if out.is_dir():
-            out.rmdir()
-        part.rename(out)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"out={out} cannot be written: {reason}.", "Choose another folder: out=") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     known = f"{len(images)} training images" if settings.trained_on is not None else "training data unknown"
     described = []
     for own, name in zip(found["classes"], names, strict=True):

@@ -42,10 +42,13 @@ def prepare(cfg: DictConfig) -> Dataset:
     place = settings.out or settings.data.get("root")
     out = Path(place or demo_root()).expanduser()
     with use_table_format(settings.tables):
-        summary = build_dataset(_make_recipe(settings), out, update=settings.update, afresh=not place)
+        allow_removed = "removed" in settings.allow
+        summary = build_dataset(
+            _make_recipe(settings), out, update=settings.update, afresh=not place, allow_removed=allow_removed
+        )
     dataset = read_manifest(out / "manifest.csv", out.name)
     inputs = {"data_fingerprint": dataset.fingerprint, "options": options, "block_version": audit.version}
-    inputs["allow"] = sorted(settings.allow)
+    inputs["allow"] = sorted({"shortcut"} & set(settings.allow))
     result = Result.load_if_complete(out / "audit")
     with use_table_format(settings.tables), use_language(settings.lang):
         if summary.built or result is None or not inputs.items() <= result.provenance.items():

@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import PushConfig
 from avatar_bench.console.terminal import print_line
-from avatar_bench.errors import CheckpointError, ConfigError, OutputError
+from avatar_bench.errors import CheckpointError
 from avatar_bench.files.hub_address import is_hub_address
+from avatar_bench.files.output_folder import new_folder
 from avatar_bench.runs.record import ENSEMBLE, RECORD, is_imported
 from avatar_bench.runs.run_choice import choose_run
 
@@ -19,8 +20,8 @@ from avatar_bench.runs.run_choice import choose_run
 def push(cfg: DictConfig) -> None:
     """Write the shared run to a folder, or upload it to a repository of the hub, which is private by default.
 
-    Raise CheckpointError if the path is not the folder of a finished run or the hub refuses, ConfigError if the place
-    holds something else, OutputError if the folder cannot be written.
+    Raise CheckpointError if the path is not the folder of a finished run or the hub refuses, DataError if the folder
+    holds other files, ConfigError if the repository does, OutputError if the folder cannot be written.
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PushConfig)
@@ -29,28 +30,16 @@ def push(cfg: DictConfig) -> None:
         what = "an ensemble" if (path / ENSEMBLE).is_file() else "no run folder, or that of an imported detector"
         raise CheckpointError(f"ckpt={path} is {what}.", "Expected the folder of a run made by train.")
     out = Path(settings.to).expanduser()
-    if not is_hub and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
-        raise ConfigError(f"to={out} exists already.", "Choose another folder, or delete that one first.")
-    try:
-        if not is_hub:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=None if is_hub else out.parent, prefix=".push-") as part:
-            folder = Path(part, "run")
-            folder.mkdir()
-            _write_files(path, folder, settings)
-            size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-            if is_hub:
-                from avatar_bench.runs.hub_repository import upload_run
+    with TemporaryDirectory() as place, new_folder(Path(place, "run") if is_hub else out, "to") as folder:
+        _write_files(path, folder, settings)
+        size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+        address = str(out)
+        if is_hub:
+            from avatar_bench.runs.hub_repository import upload_run
 
-                place = upload_run(folder, settings.to, settings.private)
-            else:
-                if out.is_dir():
-                    out.rmdir()
-                place = str(folder.rename(out))
-    except OSError as error:
-        raise OutputError(f"to={settings.to} cannot be written: {error.strerror or error}.") from error
+            address = upload_run(folder, settings.to, settings.private)
     seen = "" if not is_hub else "private, " if settings.private else "public, "
-    print_line(f"{place}: {seen}{size:.1f} MB; load it with ckpt={place}")
+    print_line(f"{address}: {seen}{size:.1f} MB; load it with ckpt={address}")
 
 
 def _write_files(path: Path, folder: Path, settings: PushConfig) -> None:

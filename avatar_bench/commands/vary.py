@@ -32,8 +32,8 @@ _UNUSED = (0.5, 0.5, 0.5)  # mean and std, which only the network applies
 def vary(cfg: DictConfig) -> None:
     """Write the images and their manifest to `out`, and print a one-line summary; files that exist are kept.
 
-    Raise ConfigError if the folder holds other files, DataError if an image cannot be decoded, OutputError if a file
-    cannot be written.
+    Raise DataError if the folder holds other files or an image cannot be decoded, ConfigError if it holds other
+    variations, OutputError if a file cannot be written.
     """
     options: Any = OmegaConf.to_container(cfg.block[_BLOCK], resolve=True)
     block = registry.build_block(_BLOCK, options)

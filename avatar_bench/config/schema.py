@@ -527,7 +527,7 @@ class PrepareConfig:
     against: dict[str, str] = path_option("{name: folder or manifest} of images to exclude", {}, is_open=True)
     split: PrepareSplitConfig = field(default_factory=PrepareSplitConfig)
     cap: CapConfig = field(default_factory=CapConfig)
-    allow: list[str] = option([], help=_ALLOW, **_choose("shortcut"))
+    allow: list[str] = option([], help=_ALLOW, **_choose("shortcut", "removed"))
     data: dict[str, Any] = option({}, help="the data set to build, instead of sources")
     source: dict[str, Any] = option({}, help="options of the sources")
     block: dict[str, Any] = option({}, help="options of data_audit")

@@ -34,7 +34,7 @@ def list_images(folder: Path) -> list[Path]:
     file, and a link to a folder, which could lead anywhere, even in circles.
     """
     images = []
-    for place, folders, files in os.walk(folder, onerror=_raise_unreadable):
+    for place, folders, files in os.walk(folder, onerror=raise_unreadable):
         folders[:] = [name for name in folders if name[0] != "."]
         for link in (Path(place, name) for name in sorted(folders)):
             if link.is_symlink():
@@ -51,5 +51,6 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(images)
 
 
-def _raise_unreadable(error: OSError) -> None:
+def raise_unreadable(error: OSError) -> None:
+    """Raise DataError for a folder that `os.walk` cannot read, of which it says nothing otherwise."""
     raise DataError(f"{format_name(str(error.filename))}: cannot be read: {error.strerror}.") from error

@@ -19,8 +19,9 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.delivery import encode
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.atomic_write import atomic_write, write_text
+from avatar_bench.files.atomic_write import atomic_write, remove_parts, write_text
 from avatar_bench.files.csv_io import format_csv
+from avatar_bench.files.output_folder import refuse_foreign_folder
 from avatar_bench.files.paths import make_folder_name
 
 CLEAN = "clean"  # name of the images as they are
@@ -55,14 +56,10 @@ class VariationSet:
         return round(len(self) * float(np.mean(sizes)))
 
     def refuse_other_files(self) -> None:
-        """Raise ConfigError if the folder holds anything but files of the same images and variations."""
-        if not self.out.exists() or (self.out.is_dir() and not any(self.out.iterdir())):
-            return
-        try:
-            known = json.loads((self.out / RECIPE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise ConfigError(f"out={self.out} is not an empty folder.", "Choose another one.") from None
-        if known != self._recipe:
+        """Raise DataError if the folder holds other files, ConfigError for other images or variations."""
+        refuse_foreign_folder(self.out, RECIPE, ("data_digest", "variations"))
+        file = self.out / RECIPE
+        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != self._recipe:
             raise ConfigError(
                 f"out={self.out} holds variations of other images, or made with other options.",
                 "Choose another folder, or delete that one.",
@@ -73,6 +70,7 @@ class VariationSet:
 
         Raise DataError if an image cannot be decoded, OSError if a file cannot be written.
         """
+        remove_parts(self.out)
         write_text(self.out / RECIPE, json.dumps(self._recipe, indent=1, ensure_ascii=False) + "\n")
         rows: list[dict[str, str]] = []
         with ThreadPoolExecutor() as pool:

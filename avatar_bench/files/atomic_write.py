@@ -36,6 +36,13 @@ def write_text(file: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove the temporary files that killed processes have left below a folder."""
+    for part in folder.rglob("*.part"):
+        if part.is_file():
+            part.unlink()
+
+
 def sync_to_disk(file: Path) -> None:
     """Flush a file's content to disk, so that a power failure does not leave an empty file under its name."""
     with file.open("rb+") as stream:

@@ -12,9 +12,9 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 import avatar_bench
-from avatar_bench.errors import OutputError
+from avatar_bench.errors import DataError, OutputError
 from avatar_bench.files import html
-from avatar_bench.files.atomic_write import atomic_write, write_text
+from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.files.table_io import find_table
 from avatar_bench.i18n import _, get_language
@@ -43,19 +43,32 @@ _RUN_FILES = ("config.yaml", "run.json", "split.csv", "metrics.csv")
 def write_report(study: Study, page: Path, language: str, largest: int = MAX_PAGE_BYTES) -> str:
     """Write the page, at most `largest` bytes, and a Markdown file of the same name; return the headline.
 
-    Raises OutputError where `page` is a folder, OSError where it cannot be written.
+    Raises OutputError where `page` is a folder, DataError where the Markdown file is there and no report, OSError where
+    one of them cannot be written; then both are as before.
     """
     if page.is_dir():
         raise OutputError(f"out={page} is a folder.", "Expected a file name, such as report.html.")
+    markdown = page.with_suffix(".md")
+    if markdown.exists() and not _is_report(markdown):
+        reason = f"out={page}: {markdown}, which is no report, would be overwritten."
+        raise DataError(reason, "Choose another name: out=FILE.html")
     for folder, why in draw_missing_figures(saved for __, saved in study.saved).items():
         where = Path(os.path.relpath(folder, study.root)).as_posix()
         study.problems.append(Problem("damaged", where, _("its figures cannot be drawn: {why}", why=why)))
     page.parent.mkdir(parents=True, exist_ok=True)
     content = _collect_content(study, PageLinks(page)) | {"lang": language}
     plain = _render(html.build_markdown_environment(), "report/report.md.jinja", content, {})
-    write_text(page.with_suffix(".md"), plain)
-    write_text(page, _render_html(content, largest))
+    text = _render_html(content, largest)
+    with atomic_write(markdown) as plain_part, atomic_write(page) as part:
+        plain_part.write_text(plain, encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
     return str(content["answers"][0])
+
+
+def _is_report(markdown: Path) -> bool:
+    """Return whether a Markdown file is a report: its last line names this package and its version."""
+    lines = markdown.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return bool(lines and re.fullmatch(r"avatar_bench \d\S*", lines[-1]))
 
 
 def _render_html(content: dict[str, Any], largest: int) -> str:

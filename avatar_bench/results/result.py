@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import math
+import re
 import shutil
 import tempfile
 import time
@@ -41,6 +42,7 @@ _SVG_DPI = 150  # of embedded images, enough for the cells of an image grid; lin
 _RESAMPLED_UNITS = ("group", "source", "round", "pass")
 _POPULATIONS = {"image": THESE_SOURCES, "group": THESE_SOURCES, "source": NEW_SOURCES}
 _DEFAULT_LANGUAGE = "en"  # its figures are in the folder of the result, those of another language in a folder below
+_FILE_NAME = re.compile(r"[^./\\:][^/\\:]*(/[^./\\:][^/\\:]*)?")  # in the folder of a Result, or in a folder of it
 _STALE_SECONDS = 86_400  # after which a partly written folder is deleted
 
 
@@ -212,6 +214,9 @@ class Result:
         """Return the Result in a metrics.json, without tables and arrays; raise ValueError for another schema."""
         if saved["schema"] != RESULT_SCHEMA:
             raise ValueError(f"it has schema {saved['schema']}, and this version reads {RESULT_SCHEMA}: evaluate again")
+        for name in (*saved["figures"], *saved.get("files", ())):
+            if not _FILE_NAME.fullmatch(str(name)):
+                raise ValueError(f"{name!r} is not the name of a file in its folder")
         return cls(
             block=str(saved["block"]),
             set=saved["set"],

@@ -20,6 +20,7 @@ from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_address
 
 RECORD = "run.json"
+RECORD_KEYS = ("status", "git")  # of every run.json that this package has written
 ENSEMBLE = "ensemble.json"
 BEST_CHECKPOINT = "best.ckpt"
 SHARED_WEIGHTS = "model.safetensors"  # in the folder of a run that was shared, instead of checkpoints/
@@ -232,9 +233,14 @@ def is_imported(path: Path) -> bool:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Find the run folders below a folder, newest last, without pretrainings."""
+    """Find the run folders below a folder, newest last, no pretrainings; print and skip those that cannot be read."""
     folders = [file.parent for file in root.rglob(RECORD)] if root.is_dir() else []
-    records = {folder: read_record(folder) for folder in folders}
+    records = {}
+    for folder in folders:
+        try:
+            records[folder] = read_record(folder)
+        except CheckpointError as error:
+            print_line(f"skipped: {error.lines[0]}", file=sys.stderr)
     runs = [folder for folder, record in records.items() if record.get("command") != "pretrain"]
     return sorted(runs, key=lambda folder: (records[folder].get("started", ""), str(folder)))
 

@@ -25,6 +25,9 @@ from avatar_bench.runs.record import read_json
 
 CALIBRATION = "calibration.json"  # in a run folder
 REFERENCE = "calibration.safetensors"  # beside it: embeddings of the reference images
+_NEW_REFERENCE = (
+    f"{REFERENCE}.new"  # that of a calibration.json which is about to be written, or was just before a kill
+)
 BY_TRAIN, BY_CALIBRATE = "train", "calibrate"
 CALIBRATION_SCHEMA = 1  # raised when a key changes its meaning; unknown keys are ignored
 _IMAGE_COLUMNS = ("path", "label", "source", "group", "sha256", "phash", "turned_phashes", "stated_group")
@@ -95,7 +98,10 @@ class SavedCalibration:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def write(self, folder: Path) -> None:
-        """Write the calibration.json of a run folder atomically, after the tensors that belong to it."""
+        """Write the calibration.json of a run folder, and the tensors that belong to it.
+
+        At every moment the folder holds a whole calibration, the earlier one or this.
+        """
         rows = self.images.frame.reindex(columns=list(_IMAGE_COLUMNS), fill_value="").to_dict("records")
         found, reference = self.decisions, self.decisions.reference if self.decisions else None
         stated: dict[str, Any] | None = None
@@ -110,7 +116,7 @@ class SavedCalibration:
             tensors = {"embeddings": reference.embeddings, "distances": reference.distances}
             content = save_tensors({name: np.ascontiguousarray(each) for name, each in tensors.items()})
             stated["reference_sha256"] = sha256_of_bytes(content)
-            with atomic_write(folder / REFERENCE) as part:
+            with atomic_write(folder / _NEW_REFERENCE) as part:
                 part.write_bytes(content)
         values = {
             "schema": CALIBRATION_SCHEMA,
@@ -131,7 +137,9 @@ class SavedCalibration:
             "images": rows,
         }
         write_text(folder / CALIBRATION, json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        if reference is None:
+        if reference is not None:
+            (folder / _NEW_REFERENCE).replace(folder / REFERENCE)
+        else:
             (folder / REFERENCE).unlink(missing_ok=True)
 
 
@@ -188,10 +196,11 @@ def _read_decisions(saved: Mapping[str, Any], folder: Path) -> DecisionImages | 
     is_reference = np.array([row["part"] == "reference" for row in rows], dtype=bool)
     if stated["reference_sha256"] is None:
         return DecisionImages(classes, probabilities, is_reference)
-    content = (folder / REFERENCE).read_bytes()
-    if sha256_of_bytes(content) != stated["reference_sha256"]:
+    files = [file for file in (folder / REFERENCE, folder / _NEW_REFERENCE) if file.is_file()]
+    file = next((file for file in files if sha256_of_file(file) == stated["reference_sha256"]), None)
+    if file is None:
         raise ValueError(f"{REFERENCE} is not the one that belongs to it")
-    tensors = load_tensors(content)
+    tensors = load_tensors(file.read_bytes())
     reference = OodReference(tensors["embeddings"], tensors["distances"])
     percentiles = np.array([row["ood_percentile"] for row in rows], dtype=np.float64)
     return DecisionImages(classes, probabilities, is_reference, percentiles, reference)

@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,16 @@ from avatar_bench.data.dataset import list_files, read_dataset
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.fingerprints import fingerprint_files
 from avatar_bench.data.splits import DEFAULT_FOLDS, SplitPlan
-from avatar_bench.errors import ConfigError, DataError, OutputError, suggest_names
+from avatar_bench.errors import ConfigError, DataError, GuardError, OutputError, suggest_names
+from avatar_bench.files.atomic_write import remove_parts
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.lock import shared_lock
+from avatar_bench.files.output_folder import refuse_foreign_folder
 from avatar_bench.files.paths import cache_root
 from avatar_bench.sources.curation import SHARED_COLUMNS, CurationResult, CurationRules, curate
 from avatar_bench.sources.dataset_files import (
+    RECIPE_FILE,
+    RECIPE_KEYS,
     SIDES_FILE,
     WORK_FOLDER,
     DatasetSummary,
@@ -40,9 +44,10 @@ from avatar_bench.sources.dataset_files import (
 from avatar_bench.sources.reader import Source, SourceJob, hash_state, open_reader, read_images
 from avatar_bench.sources.readers.package import download_packages
 from avatar_bench.sources.refusals import OtherSet, Sides
-from avatar_bench.sources.store import SourceJournal, StoreOptions, prune_images, store_image
+from avatar_bench.sources.store import SourceJournal, StoreOptions, delete_images, list_unwanted, store_image
 
 RECIPE_VERSION = 2  # of the image processing; to increase when stored images would change
+MAX_REMOVED = 10  # images that an update may remove without allow=[removed]
 PLAN_FIELDS = ("by", "seed", "folds", "held_out")  # of the split plan; an update must not change them
 _ROWS_PER_PART = 2_000  # of a table of images, while it is read: as rows they need more memory
 THREADS = min(8, os.cpu_count() or 1)  # for reading, decoding and hashing
@@ -101,22 +106,23 @@ def ensure_demo(data: Mapping[str, Any]) -> DatasetSummary:
     return build_dataset(recipe, demo_root(), afresh=True)
 
 
-def build_dataset(recipe: DatasetRecipe, out: Path, *, update: bool = False, afresh: bool = False) -> DatasetSummary:
+def build_dataset(
+    recipe: DatasetRecipe, out: Path, *, update: bool = False, afresh: bool = False, allow_removed: bool = False
+) -> DatasetSummary:
     """Read every new source and write the dataset `out`: images/, manifest.csv, blind.csv and missing tables.
 
     A finished dataset of the same recipe and sources is left unchanged, and an interrupted one is resumed. `update`
     adds what has changed, and moves no image to another side of the split; `afresh` may (the demo in the cache). Raise
-    ConfigError for an invalid recipe, DataError for a source that is unavailable or empty, OutputError for an `out`
-    that cannot be written or contains something else.
+    ConfigError for an invalid recipe, DataError for a source that is unavailable or empty or an `out` that contains
+    something else, GuardError if more than MAX_REMOVED images are no longer in their sources, unless `allow_removed`,
+    and OutputError for an `out` that cannot be written.
     """
+    if not afresh:  # a folder in the cache is ours
+        refuse_foreign_folder(out, RECIPE_FILE, RECIPE_KEYS, WORK_FOLDER)
     _check_recipe(recipe, out)
     states = _collect_states(recipe)
     wanted = {"version": RECIPE_VERSION, "recipe": recipe.plain(), "states": states}
     try:
-        is_ours = (out / WORK_FOLDER).is_dir() or (out / "recipe.json").is_file()
-        if out.exists() and not is_ours and (not out.is_dir() or any(out.iterdir())):
-            reason = f"{out} contains something other than a data set made by prepare."
-            raise OutputError(reason, "Choose a new folder: out=DIR")
         if _is_done(out, wanted, update):
             return summarise_dataset(out, built=False)
         (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -126,14 +132,14 @@ def build_dataset(recipe: DatasetRecipe, out: Path, *, update: bool = False, afr
                 return summarise_dataset(out, built=False)
             _check_earlier_recipe(out, wanted, update, afresh)
             earlier = {} if afresh else read_sides(out)
-            curated = _assemble(out, recipe, states, earlier, update)
+            curated, removed = _assemble(out, recipe, states, earlier, update, afresh or allow_removed)
             write_tables(out, recipe.sources, curated, earlier)
             write_recipe(out, wanted)
             _print_notes(curated)
     except OSError as error:
         reason = f"{out} cannot be written: {error.strerror or error}"
         raise OutputError(reason, "Choose another folder: out=DIR") from error
-    return summarise_dataset(out, built=True)
+    return replace(summarise_dataset(out, built=True), removed=removed)
 
 
 def _check_recipe(recipe: DatasetRecipe, out: Path) -> None:
@@ -198,11 +204,16 @@ def _check_earlier_recipe(out: Path, wanted: dict[str, Any], update: bool, afres
 
 
 def _assemble(
-    out: Path, recipe: DatasetRecipe, states: Mapping[str, str], earlier: Sides, update: bool
-) -> CurationResult:
-    """Read the sources that are not stored yet, and select the images of the dataset."""
+    out: Path, recipe: DatasetRecipe, states: Mapping[str, str], earlier: Sides, update: bool, allow_removed: bool
+) -> tuple[CurationResult, int]:
+    """Read the sources that are not stored yet, and select the images of the dataset.
+
+    Return them, and how many images have been removed because they are no longer in their sources.
+    """
+    remove_parts(out / "images")
     download_packages([open_reader(name, source) for name, source in recipe.sources.items()])
     journals = {name: _store_source(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
+    unwanted = _list_unwanted(out, journals, allow_removed)
     rules = CurationRules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan, recipe.ood)
     others = [_read_other_set(name, Path(path)) for name, path in recipe.against.items()]
     # the table is no variable here, so that its columns are forgotten as soon as they are not needed
@@ -212,12 +223,25 @@ def _assemble(
     if curated.frame["blind"].all():
         why = "; ".join(reason for _, reason in curated.refused[:2]) or "every source is listed in blind."
         raise DataError("no image is left for training.", why)
-    (out / "recipe.json").unlink(missing_ok=True)  # from here on, the data set is unfinished
-    prune_images(out, {row["path"] for journal in journals.values() for row in journal.rows if "path" in row})
+    (out / RECIPE_FILE).unlink(missing_ok=True)  # from here on, the data set is unfinished
+    delete_images(out, unwanted)
     for file in (out / WORK_FOLDER).glob("*.jsonl"):
         if file.stem not in recipe.sources:
             file.unlink()
-    return curated
+    return curated, sum(map(bool, unwanted.values()))
+
+
+def _list_unwanted(out: Path, journals: Mapping[str, SourceJournal], allow_removed: bool) -> dict[str, str]:
+    """Return the images to delete, with the names of those that are lost; raise GuardError if too many are lost."""
+    wanted = {row["path"] for journal in journals.values() for row in journal.rows if "path" in row}
+    unwanted = list_unwanted((out / WORK_FOLDER).glob("*.jsonl"), out, wanted)
+    lost = sorted(filter(None, unwanted.values()))
+    if len(lost) > MAX_REMOVED and not allow_removed:
+        raise GuardError(
+            f"{out}: {len(lost)} of its images are no longer in their sources, such as {lost[0]}.",
+            "Nothing was removed. Restore the sources, or remove the images with allow=[removed]",
+        )
+    return unwanted
 
 
 def _check_held_out_sources(recipe: DatasetRecipe, stored: pd.DataFrame) -> None:

@@ -22,6 +22,7 @@ MANIFEST_COLUMNS = (
     *("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", "width", "height"),
     *("format", "jpeg_quality", "licence", "author", "url", "origin"),
 )
+RECIPE_FILE, RECIPE_KEYS = "recipe.json", ("version", "recipe", "states")
 WORK_FOLDER = ".prepare"  # journals, downloads, sides and the lock
 SIDES_FILE = f"{WORK_FOLDER}/sides.csv"
 DESCRIPTION_COLUMNS = DESCRIPTION_KEYS[1:]  # without the label, which images may state themselves
@@ -31,7 +32,8 @@ DESCRIPTION_COLUMNS = DESCRIPTION_KEYS[1:]  # without the label, which images ma
 class DatasetSummary:
     """Number of images of a prepared dataset: per class for training and external test, and per out-of-domain set.
 
-    `built` is False if the dataset existed before.
+    `built` is False if the dataset existed before, `removed` the number of images that an update has deleted because
+    their source no longer has them.
     """
 
     out: Path
@@ -41,6 +43,7 @@ class DatasetSummary:
     quarantined: int
     copies: int
     built: bool
+    removed: int = 0
 
     def __str__(self) -> str:
         prefix = "wrote" if self.built else "already complete:"
@@ -48,20 +51,21 @@ class DatasetSummary:
         parts += [f"out of domain: {_format_counts(self.ood)}"] * bool(self.ood)
         parts += [f"{self.quarantined} in quarantine"] * bool(self.quarantined)
         parts += [f"exact copies left out: {self.copies}"] * bool(self.copies)
+        parts += [f"removed, no longer in the sources: {self.removed}"] * bool(self.removed)
         return f"{prefix} {self.out}: {'; '.join(parts)}"
 
 
 def read_recipe(out: Path) -> dict[str, Any] | None:
     """Return the recipe of a finished dataset; None if there is none."""
     try:
-        return dict(json.loads((out / "recipe.json").read_text(encoding="utf-8")))
+        return dict(json.loads((out / RECIPE_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
 def write_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
     """Write the recipe, which marks the dataset as finished."""
-    write_text(out / "recipe.json", json.dumps(recipe, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / RECIPE_FILE, json.dumps(recipe, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_sides(out: Path) -> Sides:

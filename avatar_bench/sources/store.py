@@ -8,7 +8,7 @@ import os
 import random
 import re
 from collections import deque
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -92,6 +92,7 @@ class SourceJournal:
     """Record of the stored images of one source; each row is on disk before the next image starts.
 
     `digest` identifies the state of the source; a journal with another digest, or with missing images, is restarted.
+    It then begins with the images that it has named before, the only ones that may be deleted.
     """
 
     file: Path
@@ -108,7 +109,7 @@ class SourceJournal:
         journal, entries = cls(file, digest), _read_lines(file)
         is_ours = next(entries, None) == {"digest": digest}
         if not is_ours or not all((folder / entry["path"]).is_file() for entry in entries if "path" in entry):
-            _write_entry(file, {"digest": digest}, "w")
+            _restart_journal(file, digest, folder)
             return journal
         last = _read_last_line(file)
         if last.get("complete") and not retry:
@@ -130,26 +131,44 @@ class SourceJournal:
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one image."""
-        _write_entry(self.file, row, "a")
+        _append_entry(self.file, row)
 
     def close(self, refused: list[tuple[str, str]]) -> None:
         """Mark the source as complete, with the images that its reader refused."""
         self.refused, self.complete = list(refused), True
-        _write_entry(self.file, {"complete": True, "refused": refused}, "a")
+        _append_entry(self.file, {"complete": True, "refused": refused})
 
 
-def prune_images(folder: Path, wanted: Set[str]) -> int:
-    """Delete the images whose paths are not wanted, and folders left empty; return the number of images."""
-    deleted = 0
-    for place, _, names in os.walk(folder / "images", topdown=False):
-        relative = Path(place).relative_to(folder).as_posix()
-        for name in names:
-            if f"{relative}/{name}" not in wanted:
-                os.unlink(os.path.join(place, name))
-                deleted += 1
+def list_unwanted(journals: Iterable[Path], folder: Path, wanted: Set[str]) -> dict[str, str]:
+    """Return the stored images that journals name and nobody wants, each with its name in a source that has lost it.
+
+    The name of the others is "": they have moved to another class or source, or are replaced by a new version.
+    """
+    unwanted: dict[str, str] = {}
+    digests: set[str] = set()
+    for file in journals:
+        names: dict[str, str] = {}
+        for entry in _read_lines(file):
+            path = entry.get("path") or entry.get("stored")
+            if path and path not in wanted and (folder / path).is_file():
+                names[path] = entry.get("name") or entry["former"]
+        if names:
+            digests = digests or {Path(path).name for path in wanted}
+            gone = set(names.values())
+            gone -= {entry["name"] for entry in _read_lines(file) if "name" in entry and entry.get("path") in wanted}
+            for path, name in names.items():
+                unwanted[path] = name if name in gone and Path(path).name not in digests else ""
+    return unwanted
+
+
+def delete_images(folder: Path, paths: Iterable[str]) -> None:
+    """Delete stored images, and folders left empty."""
+    for path in paths:
+        file = folder / path
+        file.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
-            os.rmdir(place)
-    return deleted
+            for place in (file.parent, file.parent.parent):
+                place.rmdir()
 
 
 def _convert(
@@ -202,9 +221,21 @@ def _read_last_line(file: Path) -> dict[str, Any]:
     return next(iter(deque(_read_lines(file), maxlen=1)), {})
 
 
-def _write_entry(file: Path, entry: dict[str, Any], mode: str) -> None:
+def _restart_journal(file: Path, digest: str, folder: Path) -> None:
+    """Replace a journal, if there is one, by a new one that begins with the stored images that it has named."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open(mode, encoding="utf-8") as stream:
+    listed: set[str] = set()
+    with atomic_write(file) as part, part.open("w", encoding="utf-8") as stream:
+        stream.write(_format_line({"digest": digest}))
+        for entry in _read_lines(file):
+            path = entry.get("path") or entry.get("stored")
+            if path and path not in listed and (folder / path).is_file():
+                listed.add(path)
+                stream.write(_format_line({"former": entry.get("name") or entry["former"], "stored": path}))
+
+
+def _append_entry(file: Path, entry: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as stream:
         stream.write(_format_line(entry))
 
 

@@ -22,8 +22,9 @@ from avatar_bench.config.validation import read_run_config
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
 from avatar_bench.files.lock import LockedError, exclusive_lock
+from avatar_bench.files.output_folder import refuse_foreign_folder
 from avatar_bench.files.paths import find_unused_folder, make_folder_name
-from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, RunRecord, flatten_options
+from avatar_bench.runs.record import RECORD, RECORD_KEYS, UNFINISHED_STATUSES, RunRecord, flatten_options
 from avatar_bench.sources.dataset_kinds import open_dataset
 
 if TYPE_CHECKING:
@@ -105,9 +106,11 @@ def _describe_job(settings: Any, command: str) -> RunRecord:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Create and lock a run's folder inside the `with`; folders created here are removed at the end if empty.
 
-    The lock of a dead process is taken over with a warning, since the system has released it. Raises OutputError if
-    another process holds the lock, or if the folder cannot be created or written.
+    The lock of a dead process is taken over with a warning, since the system has released it. Raises DataError if the
+    folder holds something else than a run, OutputError if another process holds the lock, or if the folder cannot be
+    created or written.
     """
+    refuse_foreign_folder(folder, RECORD, RECORD_KEYS, LOCK)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
 
     def remove_empty() -> None:

@@ -22,6 +22,7 @@ from sklearn.metrics.pairwise import cosine_distances
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_dataset
 from avatar_bench.metrics.risk_control import draw_of_groups
+from avatar_bench.runs import saved_calibration
 from avatar_bench.runs.run import Run
 from tests.conftest import SOURCES, draw_set
 
@@ -362,6 +363,33 @@ def test_train_fits_thresholds_where_its_calibration_images_are_enough(
     assert again["by"] == "calibrate"
     assert again["temperature"] == pytest.approx(saved["temperature"], rel=1e-3)
     assert [row["part"] for row in again["images"]] == [row["part"] for row in saved["images"]]
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_calibration_that_is_killed_between_its_files_leaves_a_whole_one(
+    is_written: bool, fit: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, fewer = Path(shutil.copytree(calibrated, tmp_path / "run")), fit.with_name("fewer.csv")
+    pd.read_csv(fit).iloc[:-20].to_csv(fewer, index=False)
+    write_text = saved_calibration.write_text
+
+    def kill(file: Path, text: str) -> None:
+        if is_written:
+            write_text(file, text)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saved_calibration, "write_text", kill)
+        assert calibrate(run, fewer) == 130
+    left = saved_calibration.read_calibration(run, with_decisions=True)
+    earlier = saved_calibration.read_calibration(calibrated)
+    assert left is not None
+    assert left.decisions is not None
+    assert left.decisions.reference is not None
+    assert earlier is not None
+    assert (left.fingerprint != earlier.fingerprint) == is_written
+    assert calibrate(run, fewer) == 0
+    assert sorted(file.name for file in run.glob("calibration*")) == ["calibration.json", "calibration.safetensors"]
 
 
 def test_a_changed_calibration_is_refused(

@@ -41,6 +41,24 @@ def test_an_exported_network_predicts_like_the_run(exported: Path, tiny_run: Pat
     assert tables[0] == tables[1]
 
 
+def test_a_damaged_record_beside_the_newest_run_is_named_and_skipped(
+    exported: Path,
+    run_copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs", "damaged").mkdir(parents=True)
+    Path("runs", "damaged", "run.json").write_text('{"status": "finis')
+    run_copy.rename(Path("runs", "good"))
+    assert main(["export", "out=net.safetensors"]) == 0
+    skipped, chosen = capsys.readouterr().err.splitlines()
+    assert skipped.startswith("skipped: runs/damaged/run.json cannot be read: ")
+    assert chosen == "ckpt=runs/good (the newest run)"
+    assert Path("net.safetensors").read_bytes() == exported.read_bytes()
+
+
 def test_the_case_of_the_suffix_does_not_matter(exported: Path, tiny_run: Path, tmp_path: Path) -> None:
     file = tmp_path / "net.SAFETENSORS"
     assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0

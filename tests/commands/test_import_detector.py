@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from sklearn.metrics import roc_auc_score
 
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_manifest
+from avatar_bench.inference.detectors import import_files
+from avatar_bench.runs.imported import hash_detector
 
 CLASSES = ("drawing", "generated", "real")
 COLUMNS = [f"prob_{name}" for name in CLASSES]
@@ -301,18 +304,70 @@ def test_the_classes_of_a_score_are_those_of_the_view_with_their_names(
     assert json.loads(saved.read_text())["metrics"]["accuracy"]["value"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_damaged_folder_is_refused(run: Callable[..., Path], images: Path) -> None:
+def test_a_damaged_folder_is_refused(
+    run: Callable[..., Path], images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = run()
     table = pd.read_parquet(folder / "detector" / "predictions.parquet")
     table.iloc[1:].to_parquet(folder / "detector" / "predictions.parquet")
     evaluate(images, str(folder), "block=blind_test", code=4)
+    shutil.rmtree(folder / "detector")  # as in a repository of the hub, which holds no folders
+    record = json.loads((folder / "run.json").read_text())
+    record["checkpoint_sha256"] = hash_detector(folder / "detector", record)
+    (folder / "run.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    evaluate(images, str(folder), "block=blind_test", code=4)
+    assert f"{folder} has no detector/, where the detector is." in capsys.readouterr().err
+
+
+def test_a_second_import_into_one_folder_is_refused_and_the_first_goes_on(
+    exported: dict[bool, pd.DataFrame],
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = write(exported[True], tmp_path / "scores.csv")
+    words = ["import", "kind=predictions", f"file={file}", f"root={images}"]
+    codes: list[int] = []
+
+    def import_twice(*given: Any) -> Any:
+        if not codes:
+            codes.append(0)
+            GlobalHydra.instance().clear()
+            codes.append(main([*words, f"out={tmp_path / 'imported'}"]))
+        return import_files(*given)
+
+    monkeypatch.setattr("avatar_bench.inference.detectors.import_files", import_twice)
+    assert main([*words, f"out={tmp_path / 'imported'}"]) == 0
+    assert codes[1] == 5
+    assert "another process is writing it" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["imported", "scores.csv"]
+
+
+def test_the_working_folder_cannot_become_a_run(
+    exported: dict[bool, pd.DataFrame],
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = write(exported[True], tmp_path / "scores.csv")
+    words = ["import", "kind=predictions", f"file={file}", f"root={images}", "out=."]
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 3
+    assert "out=. holds other files" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main(words) == 2
+    assert "out= is the working folder." in capsys.readouterr().err
 
 
 def test_an_imported_run_is_not_exported_or_trained(run: Callable[..., Path], tmp_path: Path) -> None:
     folder = run()
     assert main(["export", f"ckpt={folder}", f"out={tmp_path / 'net.onnx'}"]) == 3
     assert main(["train", f"init_from={folder}", f"out={tmp_path / 'new'}", "model=resnet18", "mode=full"]) == 4
-    assert main(["import", "kind=predictions", "file=x.csv", f"out={folder}"]) == 2
+    assert main(["import", "kind=predictions", "file=x.csv", f"out={folder}"]) == 3
 
 
 def test_predict_takes_no_runtime_for_an_imported_detector(

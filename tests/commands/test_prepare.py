@@ -1,7 +1,9 @@
 """Tests of prepare as a user types it."""
 
+import errno
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -18,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
+import avatar_bench.commands.prepare
 from avatar_bench.cli.app import main
 from avatar_bench.config.catalogue import find_conf_folder
 from avatar_bench.config.search_path import register
@@ -246,11 +249,70 @@ def test_a_source_that_has_grown_is_taken_in_by_an_update_alone(images, tmp_path
     assert after.loc[before.index, ["split", "fold"]].equals(before[["split", "fold"]])
     assert main(folder(root, out, "update=true", "cap.per_class=20")) == 0
     (root / "real").rename(tmp_path / "away")
-    assert main(folder(root, out, "update=true")) == 0
+    assert main(folder(root, out, "update=true", "allow=[removed]")) == 0
     (tmp_path / "away").rename(root / "real")
     assert main(folder(root, out, "update=true")) == 0
     again = pd.read_csv(out / "manifest.csv").set_index("path")
     assert again[["split", "fold"]].sort_index().equals(after[["split", "fold"]].sort_index())
+
+
+@pytest.fixture
+def few(images, tmp_path, monkeypatch):
+    """Return a folder of 42 images of three classes, and the data set made of it; its audit draws no figures."""
+    monkeypatch.setattr(avatar_bench.commands.prepare, "draw_figures", lambda result: {})
+    monkeypatch.setattr(avatar_bench.commands.prepare, "write_card", lambda out, result: None)
+    root, out = Path(shutil.copytree(images / "blind", tmp_path / "photos")), tmp_path / "set"
+    assert main(folder(root, out, "allow=[shortcut]")) == 0
+    return root, out
+
+
+def read_all(out):
+    """Return the tables and images of a data set."""
+    return {
+        path: path.read_bytes() for path in sorted(out.rglob("*.*")) if path.is_file() and ".prepare" not in path.parts
+    }
+
+
+def test_an_update_whose_source_cannot_be_read_deletes_nothing(few, capsys, monkeypatch):
+    root, out = few
+    before, scandir = read_all(out), os.scandir
+
+    def refuse(path):
+        if Path(path) == root / "real":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:  # the tests may run as root, who may read everything
+        patch.setattr(os, "scandir", refuse)
+        assert main(folder(root, out, "allow=[shortcut]", "update=true")) == 3
+    assert f"{root / 'real'}: cannot be read: Permission denied." in capsys.readouterr().err
+    assert read_all(out) == before
+    assert main(folder(root, out, "allow=[shortcut]")) == 0
+    assert capsys.readouterr().out.startswith("already complete")
+
+
+def test_images_that_an_update_removes_are_counted_and_more_than_ten_need_leave(few, capsys):
+    root, out = few
+    before, words = read_all(out), folder(root, out, "update=true")
+    (root / "real").rename(root.with_name("away"))
+    assert main([*words, "allow=[shortcut]"]) == 3
+    error = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert error[0].startswith(f"{out}: 14 of its images are no longer in their sources, such as real/new-real/")
+    assert error[1] == "Nothing was removed. Restore the sources, or remove the images with allow=[removed]"
+    assert read_all(out) == before
+    root.with_name("away").rename(root / "real")
+    for file in sorted((root / "real").rglob("*.*"))[:6]:
+        file.unlink()
+    holiday = out / "images" / "real" / "holiday.txt"  # no journal of the data set names it
+    holiday.write_text("not ours")
+    assert main([*words, "allow=[shortcut]"]) == 0
+    assert "; removed, no longer in the sources: 6; card: " in capsys.readouterr().out
+    assert len(pd.read_csv(out / "manifest.csv")) == 36 == len(list((out / "images").rglob("*.*"))) - 1
+    assert holiday.read_text() == "not ours"
+    shutil.rmtree(root / "drawing")
+    assert main([*words, "allow=[shortcut,removed]"]) == 0
+    assert "removed, no longer in the sources: 14" in capsys.readouterr().out
+    assert set(pd.read_csv(out / "manifest.csv")["label"]) == {"generated", "real"}
 
 
 def test_adding_a_source_reads_that_source_alone(images, tmp_path, capsys):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import os
 import pickle
 import re
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ import yaml
 from avatar_bench.cli.app import main
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import list_licences, read_record
+from tests.commands.conftest import Child
 from tests.commands.hub_server import TOKEN, Hub, Repository, serve_hub
 
 NAME = "someone/avatars"
@@ -291,6 +294,26 @@ def test_a_push_replaces_neither_other_models_nor_public_ones_by_accident(
     assert "`hf auth login` or HF_TOKEN" in capsys.readouterr().err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.txt").touch()
-    assert main(["push", str(evaluated), f"to={tmp_path / 'full'}"]) == 2
+    assert main(["push", str(evaluated), f"to={tmp_path / 'full'}"]) == 3
     assert main(["push", str(evaluated / "checkpoints" / "best.ckpt"), f"to={tmp_path / 'x'}"]) == 4
     assert "Expected the folder of a run made by train" in capsys.readouterr().err
+
+
+def test_what_a_killed_push_has_left_is_removed_by_the_next(
+    evaluated: Path, tmp_path: Path, fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_and_be_killed(path: Path, folder: Path, settings: object) -> None:
+        (folder / "half").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    words = ["push", str(evaluated), f"to={tmp_path / 'shared' / 'out'}"]
+    child = fork(
+        *words, before=lambda: monkeypatch.setattr("avatar_bench.commands.push._write_files", write_and_be_killed)
+    )
+    assert child.end() == -signal.SIGKILL
+    assert list((tmp_path / "shared").rglob("half"))
+    monkeypatch.setattr(
+        "avatar_bench.commands.push._write_files", lambda path, folder, settings: (folder / "run.json").touch()
+    )
+    assert main(words) == 0
+    assert [path.name for path in sorted((tmp_path / "shared").rglob("*"))] == ["out", "run.json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from avatar_bench.cli.app import main
 from avatar_bench.results.result import Metric, Result
@@ -74,6 +76,54 @@ def test_a_place_that_cannot_be_written_is_told(runs: Path, capsys: pytest.Captu
     (runs / "report.html").mkdir()
     assert main(["report", f"runs={runs}"]) == 5
     assert "is a folder" in capsys.readouterr().err
+
+
+def test_a_markdown_file_that_is_no_report_is_not_replaced(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme, page = runs / "README.md", runs / "README.html"
+    readme.write_text("# My project\n")
+    assert main(["report", f"runs={runs}", f"out={page}"]) == 3
+    assert f"out={page}: {readme}, which is no report, would be overwritten." in capsys.readouterr().err
+    assert readme.read_text() == "# My project\n"
+    assert not page.exists()
+    for _ in range(2):  # the second replaces the first
+        assert main(["report", f"runs={runs}"]) == 0
+
+
+def test_a_disk_that_fills_leaves_the_earlier_page_and_its_markdown(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", f"runs={runs}"]) == 0
+    before = {file: file.read_bytes() for file in runs.glob("report.*")}
+    write_text = Path.write_text
+
+    def fill(file: Path, text: str, *args: object, **options: object) -> int:
+        if file.name.startswith("report.html"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(file, text, *args, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fill)
+        assert main(["report", f"runs={runs}", "lang=ru"]) == 5
+    assert "No space left on device" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in runs.glob("report.*")} == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "outside"),
+    [("figures", "../../../../secret"), ("figures", "{root}/secret"), ("files", "a/../../secret.csv")],
+)
+def test_a_result_names_only_files_in_its_folder(
+    kind: str, outside: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "secret.png")
+    (tmp_path / "secret.csv").write_text("source,accuracy\nsecret,1\n")
+    file = runs / "a/evaluation/test/blind_test/metrics.json"
+    saved = json.loads(file.read_text())
+    saved[kind] = [outside.format(root=tmp_path)]
+    file.write_text(json.dumps(saved))
+    assert main(["report", f"runs={runs}"]) == 3  # the only result is damaged
+    assert f"{saved[kind][0]!r} is not the name of a file in its folder" in capsys.readouterr().err
+    assert not (runs / "report.html").exists()
 
 
 def test_the_command_is_listed_explained_and_completed(capsys: pytest.CaptureFixture[str]) -> None:

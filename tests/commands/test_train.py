@@ -652,12 +652,10 @@ def test_a_run_that_failed_before_it_trained_can_be_resumed(train: Train, tmp_pa
     assert record(out)["status"] == "failed"
 
 
-def test_an_out_that_is_a_file_is_an_error_of_output(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_out_that_is_a_file_is_refused(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    train(tmp_path / "file", code=5)
-    assert "cannot be written" in capsys.readouterr().err
+    train(tmp_path / "file", code=3)
+    assert f"out={tmp_path / 'file'} is a file." in capsys.readouterr().err
 
 
 def manifest(images: Path) -> pd.DataFrame:

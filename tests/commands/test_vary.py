@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.evaluation.registry import build_block
 from avatar_bench.runs.run import Run
+from tests.commands.conftest import Child
 
 FEW = ("block.robustness.corruptions=[noise,jpeg,rotation]", "block.robustness.severities=[3,5]")
 
@@ -108,6 +111,24 @@ def test_an_interrupted_set_is_continued(
     assert list_files(out) == after
 
 
+def test_what_a_killed_process_has_left_is_removed(
+    images: Path, tmp_path: Path, fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, replace = tmp_path / "out", Path.replace
+
+    def be_killed(file: Path, target: Path) -> Path:
+        if target.suffix == ".png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(file, target)
+
+    words = ["vary", "data=manifest", f"data.manifest={images / 'blind.csv'}", "size=32", *FEW[:1], f"out={out}"]
+    child = fork(*words, before=lambda: monkeypatch.setattr(Path, "replace", be_killed))
+    assert child.end() == -signal.SIGKILL
+    assert list(out.rglob("*.part"))
+    assert main(words) == 0
+    assert not list(out.rglob("*.part"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -132,8 +153,8 @@ def test_files_of_other_options_are_not_mixed(images: Path, tmp_path: Path, caps
     assert "holds variations of other images, or made with other options" in capsys.readouterr().err
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    vary(images, tmp_path / "other", "size=32", code=2)
-    assert "is not an empty folder" in capsys.readouterr().err
+    vary(images, tmp_path / "other", "size=32", code=3)
+    assert "holds other files, such as notes.txt" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "other").iterdir()] == ["notes.txt"]
 
 

@@ -301,7 +301,9 @@ def test_a_run_without_a_checkpoint_says_its_status(run_copy: Path) -> None:
         Run.open(run_copy)
 
 
-def test_runs_are_found_at_any_depth_the_newest_last(tmp_path: Path, tiny_run: Path) -> None:
+def test_runs_are_found_at_any_depth_the_newest_last(
+    tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, started in (("a/b/new", "2026-02"), ("c/old", "2026-01"), ("bare", "2026-03")):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
         RunRecord(started=started).write(tmp_path / name)
@@ -310,6 +312,10 @@ def test_runs_are_found_at_any_depth_the_newest_last(tmp_path: Path, tiny_run: P
     assert [run.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)] == ["c/old", "a/b/new", "bare"]
     assert find_newest_run(tmp_path).name == "new"
     assert find_runs(tmp_path / "nowhere") == []
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text('{"status": "fin')
+    assert find_newest_run(tmp_path).name == "new"
+    assert f"skipped: {tmp_path / 'damaged' / 'run.json'} cannot be read" in capsys.readouterr().err
     with pytest.raises(CheckpointError):
         find_newest_run(tmp_path / "bare")
 

@@ -199,7 +199,7 @@ def test_images_of_one_name_in_two_folders_are_both_kept(index, tmp_path):
 def test_a_folder_of_something_else_is_not_touched(index, tmp_path, two):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match="something other"):
+    with pytest.raises(DataError, match="holds other files"):
         build_dataset(DatasetRecipe(two), tmp_path / "out", update=True)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
 
@@ -209,6 +209,7 @@ def test_another_recipe_changes_a_data_set_only_when_told_to(index, tmp_path, tw
     with pytest.raises(OutputError, match="update=true"):
         build_dataset(DatasetRecipe(two), tmp_path / "out")
     assert build_dataset(DatasetRecipe(two), tmp_path / "out", update=True).counts == {"drawing": 3, "real": 3}
+    assert build_dataset(DatasetRecipe({"a": two["a"]}), tmp_path / "out", update=True).removed == 3
 
 
 def test_a_stored_image_that_was_deleted_is_stored_again(index, tmp_path, two):

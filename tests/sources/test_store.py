@@ -15,7 +15,7 @@ from PIL import Image
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.sources.source_image import SourceImage
-from avatar_bench.sources.store import SourceJournal, StoreOptions, prune_images, store_image
+from avatar_bench.sources.store import SourceJournal, StoreOptions, delete_images, list_unwanted, store_image
 
 MAKING = StoreOptions("studio", "real")
 
@@ -150,10 +150,36 @@ def test_a_journal_of_images_that_are_gone_is_begun_anew(tmp_path: Path) -> None
     assert list(SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).rows) == []
 
 
-def test_prune_deletes_what_nobody_wants_and_empty_folders(tmp_path: Path) -> None:
-    kept, gone = (
-        store_image(SourceImage("x", drawn(seed), source=str(seed)), MAKING, tmp_path)["path"] for seed in (1, 2)
+def test_only_images_that_a_journal_has_named_are_deleted(tmp_path: Path) -> None:
+    file = tmp_path / ".work" / "a.jsonl"
+    rows = {seed: store_image(SourceImage(f"{seed}.png", drawn(seed)), MAKING, tmp_path) for seed in (1, 2, 3, 4)}
+    foreign = (tmp_path / rows[1]["path"]).with_name("holiday.jpg")
+    foreign.touch()
+    earlier = SourceJournal.open(file, "one", tmp_path)
+    for seed in (1, 2, 3):
+        earlier.add(rows[seed])
+    for digest in ("two", "three"):  # what a journal has named survives its restarts
+        journal = SourceJournal.open(file, digest, tmp_path)
+    journal.add(rows[1])
+    journal.add(rows[4] | {"name": "2.png"})  # a new version of the second
+    unwanted = list_unwanted([file], tmp_path, {row["path"] for row in journal.rows})
+    assert unwanted == {rows[2]["path"]: "", rows[3]["path"]: "3.png"}
+    delete_images(tmp_path, unwanted)
+    assert {path.name for path in (tmp_path / "images").rglob("*.*")} == {
+        *(Path(rows[seed]["path"]).name for seed in (1, 4)),
+        "holiday.jpg",
+    }
+    assert list_unwanted([file], tmp_path, {row["path"] for row in journal.rows}) == {}
+
+
+def test_an_image_that_has_moved_to_another_class_is_not_lost_and_leaves_no_empty_folder(tmp_path: Path) -> None:
+    file = tmp_path / ".work" / "a.jsonl"
+    before, after = (
+        store_image(SourceImage(f"{label}/x.png", drawn(1), label=label), MAKING, tmp_path) for label in ("cat", "dog")
     )
-    assert prune_images(tmp_path, {kept}) == 1
-    assert (tmp_path / kept).is_file()
-    assert not (tmp_path / gone).parent.exists()
+    SourceJournal.open(file, "one", tmp_path).add(before)
+    SourceJournal.open(file, "two", tmp_path).add(after)
+    unwanted = list_unwanted([file], tmp_path, {after["path"]})
+    assert unwanted == {before["path"]: ""}
+    delete_images(tmp_path, unwanted)
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["dog"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from avatar_bench.config.entries import Entry
 from avatar_bench.console.terminal import print_line
-from avatar_bench.errors import ConfigError, DataError, GuardError
+from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError
 from avatar_bench.models.card_schema import find_class_fault, find_setting_fault
 
 if TYPE_CHECKING:
@@ -92,9 +92,12 @@ def open_detector(
 ) -> DatasetPredictor:
     """Return the predictor of an imported detector; `common` are the fields of every DatasetPredictor.
 
-    Raise GuardError if a user's own has changed or sends images out, unless that is in `allow`.
+    Raise GuardError if a user's own has changed or sends images out, unless that is in `allow`, and CheckpointError if
+    its files are missing, as in a copy of its run.json alone.
     """
     if entry.is_builtin:
+        if not (folder / CONTENTS).is_dir():
+            raise CheckpointError(f"{folder} has no {CONTENTS}/, where the detector is.", "Import the detector again.")
         kind: Any = entry.load_class()
         found: DatasetPredictor = kind.open(folder / CONTENTS, settings, accelerator, **common)
         return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.config.options import option, path_option
+from avatar_bench.data.folders import raise_unreadable
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.sources.path_rules import compile_rules, match_rules
 from avatar_bench.sources.reader import (
@@ -93,16 +94,26 @@ class ImageFolder(SourceReader):
         roots = [self.root] if self.root else sorted((self.roots or {}).values())
         facts: list[Any] = [read_stamp(resolve_path(self.manifest)) if self.manifest else ()]
         for root in map(resolve_path, roots):
-            files = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+            files = (Path(folder, name) for folder, _, names in _walk_readable(root) for name in names)
             facts.append(sorted((file.relative_to(root).as_posix(), *read_stamp(file)) for file in files))
         return hash_facts(facts)
+
+
+def _walk_readable(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk a folder; raise DataError for a folder in it that cannot be read, since its images would seem deleted."""
+
+    def refuse(error: OSError) -> None:
+        is_hidden = any(name.startswith(".") for name in Path(error.filename).relative_to(root).parts)
+        if not is_hidden and not isinstance(error, FileNotFoundError):
+            raise_unreadable(error)
+
+    return os.walk(root, onerror=refuse)
 
 
 def _walk(job: SourceJob, root: Path) -> Iterator[str]:
     """Return the relative paths of possible images, sorted; quarantine all other paths."""
     found: list[str] = []
-    unread = lambda error: job.quarantine.append((str(error.filename), f"unreadable: {error.strerror}"))  # noqa: E731
-    for folder, folders, files in os.walk(root, onerror=unread):
+    for folder, folders, files in _walk_readable(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(folder, name) for name in files if not name.startswith(".") and name.lower() not in IGNORED_FILES]
         for path in paths + [Path(folder, name) for name in folders if Path(folder, name).is_symlink()]:

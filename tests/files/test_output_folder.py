@@ -1,0 +1,66 @@
+"""Tests of folders that commands write to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.errors import AvatarBenchError, ConfigError, DataError, OutputError
+from avatar_bench.files.output_folder import new_folder, refuse_foreign_folder
+
+
+@pytest.mark.parametrize(
+    ("text", "is_ours"),
+    [('{"a": 1, "b": 2, "c": 3}', True), ('{"a": 1}', False), ("[]", False), ("{", False), ("", False)],
+)
+def test_a_record_with_all_keys_makes_a_folder_ours(text: str, is_ours: bool, tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(text)
+    if is_ours:
+        refuse_foreign_folder(tmp_path, "record.json", ("a", "b"))
+    else:
+        with pytest.raises(DataError, match=r"holds other files, such as record\.json"):
+            refuse_foreign_folder(tmp_path, "record.json", ("a", "b"))
+    (tmp_path / ".marker").touch()
+    refuse_foreign_folder(tmp_path, "record.json", ("a", "b"), ".marker")
+
+
+def test_an_empty_folder_and_a_missing_one_may_be_written(tmp_path: Path) -> None:
+    refuse_foreign_folder(tmp_path)
+    refuse_foreign_folder(tmp_path / "missing")
+
+
+def test_a_new_folder_appears_whole_and_removes_what_a_killed_process_has_left(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    (tmp_path / "deep" / ".out.part" / "half").mkdir(parents=True)
+    with new_folder(out) as folder:
+        assert not list(folder.iterdir())
+        (folder / "a").touch()
+        assert not out.exists()
+        with pytest.raises(OutputError, match="another process is writing it"), new_folder(out):
+            pass
+        assert (folder / "a").exists()
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
+        *("deep", "deep/out", "deep/out/a")
+    ]
+    with pytest.raises(DataError, match="holds other files"), new_folder(out):
+        pass
+
+
+@pytest.mark.parametrize("error", [DataError("bad image"), OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_after_an_error_nothing_is_left_and_an_empty_folder_stays(error: BaseException, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    expected = OutputError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected), new_folder(tmp_path / "out"):
+        raise error
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
+def test_the_working_folder_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="is the working folder"), new_folder(Path(".")):
+        pass
+    (tmp_path / "a").touch()
+    with pytest.raises(AvatarBenchError) as caught, new_folder(Path("."), "to"):
+        pass
+    assert caught.value.lines[0] == "to=. holds other files, such as a."
