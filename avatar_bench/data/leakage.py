@@ -425,7 +425,8 @@ class Leakage:
                 )
         key = 0, f"fit on {fitted.fingerprint}", dataset.fingerprint
         if "near_duplicates" not in self.allow and key not in self._checked:
-            _refuse_near_duplicates(dataset, fitted.available, "calibration")
+            known = fitted.available
+            _refuse_near_duplicates(dataset, known, _find_near_duplicates(known, dataset), "calibration")
             self._checked.add(key)
 
     def _refuse_step(self, dataset: Dataset, used: Dataset, step: str, network: int) -> None:
@@ -436,9 +437,7 @@ class Leakage:
         if "near_duplicates" not in self.allow and key not in self._checked:
             # missing training images raise an error, missing pretraining images a warning in the result
             known = used if step == "training" else used.available
-            # _refuse_overlap reports byte copies
-            near = [match for match in find_shared_images(known, dataset) if match.kind != "bytes"]
-            _refuse_near_duplicates(dataset, known, near, step)
+            _refuse_near_duplicates(dataset, known, _find_near_duplicates(known, dataset), step)
             if self.search is not None:
                 self._refuse_aligned_copies(dataset, used, step, self.search)
         self._checked.add(key)
@@ -500,6 +499,11 @@ def _refuse_overlap(dataset: Dataset, train: Dataset, step: str) -> None:
                 "Metrics on training images do not estimate performance on new ones: remove shared images, or",
                 "set allow=[overlap], which is reported with the metrics.",
             )
+
+
+def _find_near_duplicates(known: Dataset, dataset: Dataset) -> list[Match]:
+    """Return the matches of a dataset's images that are no byte copies, which other guards report."""
+    return [match for match in find_shared_images(known, dataset) if match.kind != "bytes"]
 
 
 def _refuse_near_duplicates(dataset: Dataset, train: Dataset, matches: Sequence[Match], step: str) -> None:
