@@ -31,7 +31,7 @@ from avatar_bench.runs.run import Run
 CLASSES = ("drawing", "generated", "real")
 CORRUPTIONS = list_corruptions()
 ERRORS = ("nll", "brier", "ece_10", "ece_15", "ece_adaptive", "ece_classwise", "ece_floor", "ece_floor_p95")
-SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
+SCORES = ("decision", "msp", "max_logit", "energy", "mahalanobis", "knn")
 MIXES = ("50-25-25", "70-15-15", "80-10-10")
 METRICS = {
     "blind_test": [
@@ -66,6 +66,7 @@ METRICS = {
         *("end_to_end_images_per_second", "peak_memory_mb"),
     ],
     "out_of_domain": [
+        *(f"flagged/{name}" for name in ("noise", "faces", "test")),
         *(f"share/{ood}/{name}" for ood in ("noise", "faces") for name in CLASSES),
         *(f"{kind}_confidence/{name}" for kind in ("mean", "std") for name in ("test", "noise", "faces")),
         *(f"{kind}/noise/{score}" for kind in ("auroc", "aupr", "fpr95") for score in SCORES),

@@ -28,8 +28,8 @@ APS AUPR AURC AUROC AVIF Avatar BatchNorm Bouldin Brier CAM CPU CSV Calinski Car
 FPR GELU GPU Git Grad HTML Harabasz Holm ImageNet IoU JFT JPEG JSON LAC LayerNorm MAC MCC MSP Mahalanobis
 Markdown Matthews McNemar MiB NLL ONNX OpenVINO PCA PNG Pareto Pearson PyTorch ReLU SAM SHA SNE SVG Spearman
 UMAP WebP Wilson accuracy audit aurc avatar balanced bench block calibration ckpt config contribution corrected
-correlation coverage csv double drop end energy estimated evaluate excitation fault gain json kNN kappa knn
-latency logit macro mahalanobis max metrics msp nats npz overlays patches png precision recall run sanity seed
+correlation coverage csv decision double drop end energy estimated evaluate excitation fault flagged gain json kNN kappa
+knn latency logit macro mahalanobis max metrics msp nats npz overlays patches png precision raw recall run sanity seed
 slice spearman split squeeze svg test timm top torch train unbias val worst yaml
 """
 KEPT = set(_KEPT.split())

@@ -12,7 +12,7 @@ from avatar_bench.metrics.ood_scores import Floats, NetworkOutputs, OodScore
 
 
 @dataclass(kw_only=True)
-class Decision(OodScore):
+class DecisionDistance(OodScore):
     """Distance to a near reference image of the run's calibration, as decisions measure it."""
 
     def use(self, reference: NDArray[np.floating], neighbours: int) -> None:

@@ -52,9 +52,9 @@ def results(value=0.8, fingerprint="f1"):
         "blind_test": {"accuracy": shown(value), "macro_precision": shown(value), "macro_f1": shown(value)}
         | {f"{kind}/{name}": shown(value) for kind in ("recall", "precision", "f1") for name in CLASSES},
         "robustness": {kind: shown(value) for kind in kinds} | {f"bias/{name}": shown(0.1, None) for name in CLASSES},
-        "calibration": {"scaled/ece_15": shown(0.1, False)},
+        "calibration": {"scaled/ece_15": shown(0.1, False), "ece_15": shown(0.3, False)},
         "decision": {"cost": shown(0.1, False)},
-        "out_of_domain": {"auroc/cats/energy": shown(value), "auroc/cats/msp": shown(0.5)}
+        "out_of_domain": {"auroc/cats/decision": shown(value), "auroc/cats/msp": shown(0.5), "flagged/cats": shown(0.9)}
         | {f"mean_confidence/{name}": shown(0.7, None) for name in ("test", "cats", "mugs", "toons")}
         | {f"std_confidence/{name}": shown(0.2, None) for name in ("test", "cats", "mugs", "toons")},
         "error_bias": {
@@ -132,7 +132,11 @@ def test_figures_are_those_of_the_results_and_nobody_is_crowned():
     }
     table = result.tables["runs"].set_index("run")
     assert table.loc["a", ["accuracy", "accuracy_low", "accuracy_high"]].tolist() == pytest.approx([0.8, 0.7, 0.9])
-    assert table.loc["b", "auroc/cats/energy"] == 0.6
+    assert table.loc["b", ["auroc/cats/decision", "flagged/cats", "scaled/ece_15", "ece_15"]].tolist() == pytest.approx(
+        [0.6, 0.9, 0.1, 0.3]
+    )
+    chart = result.tables["calibration"].set_index("run")
+    assert chart.loc["a", ["ece", "raw_ece"]].tolist() == pytest.approx([0.1, 0.3])
     assert "auroc/cats/msp" not in table
     assert "auroc/cats/msp" in compare(run_of(saved, "a"), ood_score="msp").tables["runs"]
 

@@ -21,7 +21,7 @@ from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.evaluation.ood_sets import OutOfDomainSet, tabulate_scores, tabulate_sets
 from avatar_bench.metrics import detection, plots, stats
 from avatar_bench.metrics.ood_scores import OodScore
-from avatar_bench.metrics.ood_scores.decision import Decision
+from avatar_bench.metrics.ood_scores.decision import DecisionDistance
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs.decisions import MAX_OOD_PERCENTILE, NEIGHBOURS, rank_embeddings
@@ -246,7 +246,7 @@ def _explain_missing(
     for name, scorer in scorers.items():
         if scorer.needs_training and training is None:
             why[name] = Reason("needs_training")
-        elif isinstance(scorer, Decision) and reference is None:
+        elif isinstance(scorer, DecisionDistance) and reference is None:
             why[name] = Reason("needs_reference")
         elif scorer.needs_logits and not has_logits:
             why[name] = Reason("needs_logits")
@@ -282,7 +282,7 @@ def _compute_scores(
         with find_entry("ood_score", score).explain_failure():
             if training is not None and scorer.needs_training:
                 scorer.fit(training.uncalibrated)
-            if reference is not None and isinstance(scorer, Decision):
+            if reference is not None and isinstance(scorer, DecisionDistance):
                 scorer.use(reference.embeddings, NEIGHBOURS)
             for name, predictions in everything.items():
                 values = columns[name][score] = np.asarray(scorer.score(predictions.uncalibrated), dtype=np.float64)
