@@ -15,7 +15,7 @@ FOREIGN = {  # what people have, under the names that commands write
     "split.csv": "a,b\n",
     "checkpoints/best.ckpt": "weights of a month",
     "images/holiday.jpg": "a photo",
-    "recipe.json": "[]",
+    "recipe.json": '["flour", "eggs"]',
     "run.json": '{"status": "marathon", "km": 42}',
 }
 
