@@ -425,8 +425,8 @@ class Leakage:
                 )
         key = 0, f"fit on {fitted.fingerprint}", dataset.fingerprint
         if "near_duplicates" not in self.allow and key not in self._checked:
-            known = fitted.available
-            _refuse_near_duplicates(dataset, known, _find_near_duplicates(known, dataset), "calibration")
+            images = fitted.available
+            _refuse_near_duplicates(dataset, images, _find_near_duplicates(images, dataset), "calibration")
             self._checked.add(key)
 
     def _refuse_step(self, dataset: Dataset, used: Dataset, step: str, network: int) -> None:
