@@ -196,6 +196,28 @@ def test_training_images_cannot_calibrate(images: Path, tiny_run: Path, capsys: 
     assert "is not the best checkpoint of a run folder" in capsys.readouterr().err
 
 
+def test_a_temperature_whose_interval_contains_1_is_not_applied(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The probabilities, .8 of a class that is correct in seven cases of eight, are about calibrated."""
+    paths = pd.concat([pd.read_csv(sets / f"{name}.csv")["path"] for name in ("fit", "new")], ignore_index=True)
+    own = paths.str.split("/").str[1]
+    shares = {f"prob_{name}": np.where(own == name, 0.8, 0.1) for name in CLASSES}
+    pd.DataFrame({"path": [str(sets / path) for path in paths], **shares}).to_csv(tmp_path / "table.csv", index=False)
+    words = ["kind=predictions", f"file={tmp_path / 'table.csv'}", "root=."]
+    assert main(["import", *words, f"out={tmp_path / 'run'}"]) == 0
+    saved = calibrate(tmp_path / "run", sets / "fit.csv")
+    fit = dict(saved["temperature_fit"])  # type: ignore[call-overload]
+    assert fit["low"] < fit["fitted"] < 1 < fit["high"]
+    assert (saved["temperature"], fit["applied"], fit["why_not"]) == (1, False, "its interval contains 1")
+    assert f"warning: temperature {fit['fitted']:.3g} [" in capsys.readouterr().err
+    quick = ["block=calibration", "block.calibration.severity=0", "block.calibration.resamples=100"]
+    evaluate(tmp_path / "run", sets / "new.csv", *quick)
+    result = read_result(tmp_path / "run", "new", "calibration")
+    (warning,) = (one for one in result["warnings"] if one["code"] == "temperature_near_1")  # type: ignore[index]
+    assert (warning["fitted"], warning["n"]) == (fit["fitted"], 24)  # type: ignore[index]
+
+
 def test_in_a_view_the_temperature_fits_the_merged_classes(sets: Path, run_copy: Path, tmp_path: Path) -> None:
     saved = calibrate(run_copy, sets / "fit.csv", "view=generated_or_not")
     raw = predict(run_copy, sets / "fit.csv", tmp_path / "raw.csv", "calibrated=false", "view=all")
