@@ -20,7 +20,7 @@ from avatar_bench.sources.refusals import BLIND_SIDE, EXACT_KINDS, GROUP_PREFIX,
 
 MANIFEST_COLUMNS = (
     *("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", "width", "height"),
-    *("format", "jpeg_quality", "licence", "author", "url", "origin"),
+    *("format", "jpeg_quality", "licence", "author", "url", "source_file"),
 )
 RECIPE_FILE, RECIPE_KEYS = "recipe.json", ("version", "recipe", "states")
 WORK_FOLDER = ".prepare"  # journals, downloads, sides and the lock
@@ -91,7 +91,7 @@ def list_ood_files(out: Path) -> dict[str, Path]:
 
 def write_tables(out: Path, sources: Mapping[str, Source], curated: CurationResult, earlier: Sides) -> None:
     """Write manifest.csv, blind.csv, ood_<name>.csv, the tables about them, and the sides for a later update."""
-    frame = curated.frame
+    frame = curated.frame.rename(columns={"origin": "source_file"})  # `origin` of a manifest joins sources
     for file in list_ood_files(out).values():
         file.unlink()  # of an earlier recipe
     inside, names = frame["ood"] == "", sorted(set(frame["ood"]) - {""})
@@ -122,7 +122,7 @@ def _tabulate_sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
     before = pd.DataFrame([(key, *side) for key, side in earlier.items()], columns=columns)
     split, fold = frame["split"].mask(frame["blind"], BLIND_SIDE), frame["fold"].replace("", "-1").astype(int)
     sides = pd.DataFrame({"key": GROUP_PREFIX + frame["stated_group"], "split": split, "fold": fold})
-    is_alone = frame["stated_group"] == frame["source"] + ":" + frame["origin"]
+    is_alone = frame["stated_group"] == frame["source"] + ":" + frame["source_file"]
     tables = [before, sides[~is_alone], sides.assign(key=frame["origin_sha256"])]
     return pd.concat(tables).drop_duplicates("key", keep="last").sort_values("key", ignore_index=True)
 

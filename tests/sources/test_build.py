@@ -98,7 +98,7 @@ def test_a_data_set_holds_what_its_sources_gave(index, tmp_path, two):
     assert (summary.counts, summary.blind, summary.built) == ({"real": 3}, {"drawing": 3}, True)
     manifest, blind = (pd.read_csv(tmp_path / "out" / name) for name in ("manifest.csv", "blind.csv"))
     assert tuple(manifest.columns) == tuple(blind.columns) == MANIFEST_COLUMNS
-    assert list(manifest["origin"]) == [f"face_a/{number}.png" for number in range(3)]
+    assert list(manifest["source_file"]) == [f"face_a/{number}.png" for number in range(3)]
     assert list(manifest["path"]) == [f"images/real/a/{digest[:20]}.png" for digest in manifest["sha256"]]
     assert list(blind["author"]) == ["somebody else"] * 3
     for row in manifest.to_dict("records"):
@@ -165,7 +165,7 @@ def test_an_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path
     left_out = pd.read_csv(tmp_path / "out" / "quarantine.csv")
     assert left_out["file"][0] == "copy: face_copy/copy.png"
     assert left_out["reason"][0].startswith("is a near-duplicate or in a group of a: face_a/0.png")
-    assert list(pd.read_csv(tmp_path / "out" / "blind.csv")["origin"]) == ["face_copy/own.png"]
+    assert list(pd.read_csv(tmp_path / "out" / "blind.csv")["source_file"]) == ["face_copy/own.png"]
 
 
 def test_before_and_after_of_a_template_share_a_group(index, tmp_path):
@@ -192,7 +192,7 @@ def test_images_of_one_name_in_two_folders_are_both_kept(index, tmp_path):
     make_wheel(index, "face-twins", {"one/1.png": photo(1), "two/1.png": photo(2)})
     build_dataset(DatasetRecipe({"t": source("face-twins", "real")}), tmp_path / "out")
     manifest = pd.read_csv(tmp_path / "out" / "manifest.csv")
-    assert list(manifest["origin"]) == ["face_twins/one/1.png", "face_twins/two/1.png"]
+    assert list(manifest["source_file"]) == ["face_twins/one/1.png", "face_twins/two/1.png"]
     assert manifest["path"].nunique() == 2
 
 
