@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from avatar_bench.cli.app import main
+from avatar_bench.commands import push
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import list_licences, read_record
 from tests.commands.conftest import Child
@@ -307,13 +308,9 @@ def test_what_a_killed_push_has_left_is_removed_by_the_next(
         os.kill(os.getpid(), signal.SIGKILL)
 
     words = ["push", str(evaluated), f"to={tmp_path / 'shared' / 'out'}"]
-    child = fork(
-        *words, before=lambda: monkeypatch.setattr("avatar_bench.commands.push._write_files", write_and_be_killed)
-    )
+    child = fork(*words, before=lambda: monkeypatch.setattr(push, "_write_files", write_and_be_killed))
     assert child.end() == -signal.SIGKILL
     assert list((tmp_path / "shared").rglob("half"))
-    monkeypatch.setattr(
-        "avatar_bench.commands.push._write_files", lambda path, folder, settings: (folder / "run.json").touch()
-    )
+    monkeypatch.setattr(push, "_write_files", lambda path, folder, settings: (folder / "run.json").touch())
     assert main(words) == 0
     assert [path.name for path in sorted((tmp_path / "shared").rglob("*"))] == ["out", "run.json"]
