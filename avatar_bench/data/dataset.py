@@ -195,7 +195,7 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
 
 def tabulate_split(dataset: Dataset) -> pd.DataFrame:
     """Return every image of a run with its split and the hashes that identify its copies."""
-    columns = ["path", "label", "source", "origin", "group", "split", "generator", "sha256", "phash"]
+    columns = ["path", "label", "source", "group", "split", "generator", "origin", "sha256", "phash"]
     columns += [*RUN_COLUMNS, *ENCODING_COLUMNS, *list_other_columns(dataset.frame)]
     return dataset.frame.reindex(columns=columns, fill_value="")
 

@@ -86,6 +86,7 @@ def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> N
         "group",
         "split",
         "generator",
+        "origin",
         "sha256",
         "phash",
         *RUN_COLUMNS,
