@@ -134,7 +134,9 @@ def _describe_units(place: Mapping[str, Any]) -> str:
     """Return what the intervals of a row of the ranking resample, and for whom; "" in an earlier ranking."""
     if place.get("population") != NEW_SOURCES:
         return ""
-    return format_units(Metric(0.0, 1, 0.0, 0.0, "bootstrap by source", units=int(place["units"])))
+    return format_units(
+        Metric(0.0, 1, 0.0, 0.0, "bootstrap by source", units=int(place["units"]), population=NEW_SOURCES)
+    )
 
 
 def _find_value(board: Leaderboard, name: str, metric: str = "accuracy") -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from avatar_bench.i18n import _, ngettext
 from avatar_bench.metrics.calibration import TemperatureFit
-from avatar_bench.metrics.units import SOURCE
+from avatar_bench.metrics.units import SOURCE, THESE_SOURCES
 from avatar_bench.results.headings import find_word
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Metric
@@ -57,12 +57,16 @@ def format_metric_with_units(metric: Metric, block: str) -> str:
 
 
 def format_units(metric: Metric) -> str:
-    """Return the population, units and, beside new sources, the interval for these, in parentheses; "" without any."""
+    """Return the population, units and, beside new sources, the interval for these, in parentheses.
+
+    "" without an interval, and where nobody expects another population than these sources.
+    """
     stated, beside = metric.inference, metric.these_sources
-    if metric.low is None or metric.value is None or stated["population"] is None:
+    is_expected = metric.population == THESE_SOURCES and metric.reason is None
+    if metric.low is None or metric.value is None or metric.population is None or is_expected:
         return ""
     counted = ngettext("{n} source", "{n} sources", n=stated["units"]) if stated["unit"] == SOURCE else ""
-    parts = [_("for {population}", population=find_word(str(stated["population"]))), counted]
+    parts = [_("for {population}", population=find_word(metric.population)), counted]
     if beside is not None:
         digits = count_digits(metric.value, metric.low, metric.high)
         low, high = (format_number(float(beside[end]), digits) for end in ("low", "high"))

@@ -75,6 +75,9 @@ class Metric:
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"{name} must be finite or None with a reason, not {number}")
+        if self.interval is not None:  # by default that of the method
+            object.__setattr__(self, "units", self.n if self.units is None else self.units)
+            object.__setattr__(self, "population", self.population or _POPULATIONS.get(self.unit))
         if self.value is None and self.reason is None:
             raise ValueError("a Metric without a value needs a reason")
         if not isinstance(self.reason, Reason | None):
@@ -89,7 +92,7 @@ class Metric:
     @property
     def plain(self) -> dict[str, Any]:
         """Return the Metric as it is saved in metrics.json, without missing values."""
-        stated = vars(self) | (self.inference if self.interval else {})
+        stated = vars(self) | ({"unit": self.unit} if self.interval else {})
         stated |= {"reason": self.reason.plain} if self.reason else {}
         kept = ("value", "higher_is_better")
         return {name: value for name, value in stated.items() if value is not None or name in kept}
@@ -102,12 +105,7 @@ class Metric:
     @property
     def inference(self) -> dict[str, Any]:
         """Return what the interval resamples and for which population it speaks, by column of a table."""
-        by_default = _POPULATIONS.get(self.unit)
-        return {
-            "unit": self.unit,
-            "units": self.n if self.units is None else self.units,
-            "population": self.population or by_default,
-        }
+        return {"unit": self.unit, "units": self.units, "population": self.population}
 
 
 @dataclass

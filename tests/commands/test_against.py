@@ -129,7 +129,7 @@ def test_every_paired_difference_is_that_of_the_figures_of_sklearn(good: Path, p
         assert row["comparison"] == "paired"
         assert (row["new"], row["earlier"]) == pytest.approx((value, scores["earlier"][metric]), abs=1e-12)
         assert row["difference"] == pytest.approx(value - scores["earlier"][metric], abs=1e-12)
-    assert table.loc["accuracy_by_source", "comparison"] == "unpaired"
+    assert table.loc["detectable_difference", "comparison"] == "unpaired"
     changed = found(good).tables["changed"]
     assert (changed["new"] != changed["earlier"]).all()
     assert len(changed) >= round(42 * table.loc["accuracy", "difference"])

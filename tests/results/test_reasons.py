@@ -36,10 +36,10 @@ def test_a_saved_reason_is_read_back_from_json_and_from_a_cell() -> None:
 
 
 def test_reasons_in_a_list_are_those_of_the_block_that_is_named() -> None:
-    reasons = [Reason("fewer_than_two_sources"), Reason("never_predicted")]
+    reasons = [Reason("no_images_of_class"), Reason("never_predicted")]
     saved = Reason("of_block", block="blind_test", reason=reasons)
     assert Reason.parse_cell(str(saved)) == saved
-    assert format_reason(saved, "overview") == "fewer than two sources are known; the class is never predicted"
+    assert format_reason(saved, "overview") == "no image of this class in the set; the class is never predicted"
 
 
 def test_a_code_without_a_sentence_is_shown_with_its_values() -> None:

@@ -137,7 +137,7 @@ def test_the_json_is_strict_and_of_the_schema(tmp_path: Path) -> None:
     assert body["schema"] == 3
     assert body["metrics"]["accuracy"] == {
         "value": 2 / 3, "low": 0.2, "high": 0.9, "n": 3, "interval": "wilson", "higher_is_better": True,
-        "unit": "image",
+        "unit": "image", "units": 3, "population": "these sources",
     }  # fmt: skip
     assert body["metrics"]["f1/б"]["value"] is None
     assert body["metrics"]["f1/б"]["reason"] == {"code": "no_images_of_class"}

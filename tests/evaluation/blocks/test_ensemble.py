@@ -245,7 +245,7 @@ def test_the_gains_interval_is_a_paired_bootstrap_of_groups(saved):
     low, high = np.quantile(drawn, [0.025, 0.975])
     found = told["metrics"]["gain/soft_vote"]
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.012)
-    assert (found["n"], found["interval"]) == (120, "bootstrap by group")
+    assert (found["n"], found["units"], found["interval"]) == (240, 120, "bootstrap by group")
     strategies = pd.read_csv(folder / "strategies.csv").set_index("strategy")
     row = strategies.loc["soft_vote"]
     assert (row["only_strategy_correct"] - row["only_single_correct"]) / 240 == pytest.approx(found["value"])

@@ -87,7 +87,7 @@ def test_the_metrics_are_the_means_over_the_pairs_with_intervals_by_group(saved)
         assert told[name]["value"] == pytest.approx(table[name].mean(), abs=1e-6)
     for name in MEASURES:
         assert told[name]["low"] < told[name]["value"] < told[name]["high"]
-        assert (told[name]["n"], told[name]["interval"]) == (120, "bootstrap by group")
+        assert (told[name]["n"], told[name]["units"], told[name]["interval"]) == (240, 120, "bootstrap by group")
 
 
 def test_two_perfect_runs_agree_and_have_no_q(compare, oracle, tmp_path):

@@ -74,7 +74,7 @@ def test_every_metric_has_an_interval_around_it_by_group_and_a_floor(evaluate_bl
     result = evaluate_block(noisy(make_predictions, groups=groups))
     for name, metric in result.metrics.items():
         assert metric.low <= metric.value <= metric.high, name
-        assert (metric.n, metric.interval) == (120, "bootstrap by group")
+        assert (metric.n, metric.units, metric.interval) == (240, 120, "bootstrap by group")
     floors = {name: result.metrics[f"{name}/80-10-10"].floor for name in ("accuracy", "corrected/accuracy")}
     assert floors == pytest.approx({"accuracy": 1 / 3, "corrected/accuracy": 0.8})
     assert result.metrics["prior_error/80-10-10"].floor == pytest.approx(0.8 - 100 / 600)

@@ -60,7 +60,7 @@ def test_a_point_is_the_mean_over_its_seeds_with_an_interval_over_seeds_and_grou
     result = compare(given)
     table = result.tables["curve"]
     assert list(table["shots"]) == [5, 20, 80]
-    assert (set(table["seeds"]), set(table["n"]), set(table["groups"])) == ({3}, {180}, {90})
+    assert (set(table["seeds"]), set(table["n"]), set(table["units"])) == ({3}, {180}, {90})
     for row in table.itertuples():
         own = [each for (_, shots, _), each in given.items() if shots == row.shots]
         accuracies = [accuracy_score(each.targets, each.predicted) for each in own]
