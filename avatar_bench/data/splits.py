@@ -94,8 +94,8 @@ def name_units(names: pd.Series, units: Mapping[str, Sequence[str]]) -> pd.Serie
 def name_origins(frame: pd.DataFrame, units: Mapping[str, Sequence[str]]) -> pd.Series:
     """Return what the sources of one publisher share: the stated origin, else the unit that lists the source.
 
-    "" where no source is stated. An origin that divides a source is none: earlier versions of prepare wrote the names of
-    files there.
+    "" where no source is stated. An origin that divides a source is none: earlier versions of prepare wrote the names
+    of files there.
     """
     is_one = frame["origin"].groupby(frame["source"]).transform("nunique") == 1
     return frame["origin"].where((frame["origin"] != "") & is_one, name_units(frame["source"], units))

@@ -192,7 +192,7 @@ def test_every_share_and_accuracy_can_be_recomputed_from_the_saved_tables(saved)
             assert share["value"] == pytest.approx((own["prediction"] == label).mean(), abs=1e-9)
             assert share["value"] == pytest.approx(sets.loc[name, f"share_{label}"], abs=1e-9)
             assert share["low"] <= share["value"] <= share["high"]
-            assert share["n"] == own["group"].nunique()
+            assert share["units"] == own["group"].nunique()
     toons = table[table["set"] == "simpsons"]
     accuracy = said["metrics"]["accuracy/simpsons"]
     assert accuracy["value"] == pytest.approx(sk.accuracy_score(toons["target"], toons["prediction"]))
@@ -230,7 +230,7 @@ def test_the_interval_of_confidence_is_a_bootstrap_of_groups(world):
         return np.array([np.repeat(things.confidence, row.astype(int)).std() for row in weights])
 
     assert (found.low, found.high) == pytest.approx(stats.bootstrap_interval(spread, things.groups, 400))
-    assert (found.n, found.interval) == (20, "bootstrap by group")
+    assert (found.n, found.units, found.interval) == (40, 20, "bootstrap by group")
 
 
 def test_a_class_that_one_image_or_none_is_taken_for_has_no_spread(oracle, outside, dataset_of, fake_run):
@@ -327,7 +327,7 @@ def test_sets_are_near_far_or_shifted(saved):
 def test_intervals_draw_whole_groups_and_keep_the_share_of_the_set(world):
     run, dataset = world()
     metric = OutOfDomain(resamples=400).evaluate(run, dataset).metrics["aupr/things/msp"]
-    assert (metric.n, metric.interval) == (240 + 20, "bootstrap by group")
+    assert (metric.n, metric.units, metric.interval) == (280, 240 + 20, "bootstrap by group")
     domain, beside = run.predictions(dataset), run.predictions(run.ood["things"])
     groups = np.concatenate([domain.groups, beside.groups])
     scores = -softmax(np.concatenate([domain.logits, beside.logits]), axis=1).max(axis=1)
