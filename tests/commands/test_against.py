@@ -72,7 +72,7 @@ def test_it_says_of_two_runs_what_significance_says_of_them(good: Path, poor: Pa
         "difference",
         "low",
         "high",
-        "groups",
+        "units",
         "n_required",
     ]
     assert ours[numbers].to_numpy(float) == pytest.approx(theirs[numbers].to_numpy(float), abs=1e-12)
