@@ -219,8 +219,13 @@ def test_update_continues_with_the_same_evidence_and_refuses_another(
     assert predict(folder, "whole.parquet", "evidence=true") == 3
     assert predict(folder, "whole.parquet", "evidence=true", "update=true") == 3
     capsys.readouterr()
-    shutil.copy(folder / "plain.jpg", folder / "swarm.png")  # one of the last rows
-    assert predict(folder, "whole.csv", "evidence=true", "update=true") == 2
+    (folder / "z\udcff.jpg").unlink()
+    predict(folder, "other.csv", "evidence=true")
+    rows = read_csv(tmp_path / "other.csv", dtype=str, keep_default_na=False)
+    rows.loc[rows["status"] == "ok", "evidence"] = "{}"
+    rows.to_csv(tmp_path / "other.csv", index=False)
+    capsys.readouterr()
+    assert predict(folder, "other.csv", "evidence=true", "update=true") == 2
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("update=true: the evidence in the existing rows is another")
     assert len(told) <= 3
