@@ -19,7 +19,7 @@ from avatar_bench.i18n import _
 from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.models.model_card import Card
 from avatar_bench.reporting.block_sections import select_metrics
-from avatar_bench.reporting.number_format import format_metric, format_value
+from avatar_bench.reporting.number_format import format_metric_with_units, format_value
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel
 from avatar_bench.results.declaration import declare_block
@@ -149,7 +149,7 @@ def _list_blocks(results: Sequence[SavedResult], name: str) -> Iterator[tuple[st
             rows: list[tuple[str, ...]] = [
                 (
                     find_heading(key, block),
-                    _hide_folders(format_metric(metrics[key], block)),
+                    _hide_folders(format_metric_with_units(metrics[key], block)),
                     str(metrics[key].n),
                     find_interval_name(metrics[key]),
                 )
