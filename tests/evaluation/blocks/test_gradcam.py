@@ -401,6 +401,6 @@ def test_intervals_take_groups_whole(evaluate_block, oracle):
     twins = oracle("noisy", 12)
     paired = type(twins)(**{**vars(twins), "groups": np.array([f"g{i // 2}" for i in range(12)])})
     metric = evaluate_block(paired, images=12).metrics["deletion"]
-    assert (alone.metrics["deletion"].n, metric.n) == (12, 6)
+    assert (alone.metrics["deletion"].units, metric.n, metric.units) == (12, 12, 6)
     assert metric.value == alone.metrics["deletion"].value
     assert metric.interval == "bootstrap by group"

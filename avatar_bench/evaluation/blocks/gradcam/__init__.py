@@ -55,7 +55,7 @@ class GradCam(IntervalOptions):
     For a run with a class token, attention rollout is evaluated too.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "module", "own_classes")
 
     images: int = option(60, help="images drawn, stratified by class; run time is proportional", range=(1, None))
