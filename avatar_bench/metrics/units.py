@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-Codes = NDArray[np.intp]
+UnitCodes = NDArray[np.intp]
 
 GROUP, IMAGE, SOURCE = "group", "image", "source"
 NEW_SOURCES, THESE_SOURCES, THESE_IMAGES = "new sources", "these sources", "these images"
@@ -39,7 +39,7 @@ class Units:
         return NEW_SOURCES if self.sources is not None else THESE_SOURCES if self.is_known else THESE_IMAGES
 
     @cached_property
-    def codes(self) -> Codes:
+    def codes(self) -> UnitCodes:
         """Return the unit of each image, (N,), from 0: its source within its class, or else its group."""
         if self.sources is None:
             return encode(self.groups)
@@ -56,7 +56,7 @@ class Units:
         return SOURCE if self.sources is not None else IMAGE if self.count == len(self) else GROUP
 
     @cached_property
-    def strata_of_units(self) -> Codes | None:
+    def strata_of_units(self) -> UnitCodes | None:
         """Return the stratum of each unit, (U,), within which units are drawn; None if they are drawn from all."""
         if self.sources is None:
             return None
@@ -97,12 +97,12 @@ def as_units(units: Units | ArrayLike) -> Units:
     return units if isinstance(units, Units) else Units(np.asarray(units))
 
 
-def encode(labels: ArrayLike | None) -> Codes:
+def encode(labels: ArrayLike | None) -> UnitCodes:
     """Return the place of each label among the sorted ones, (N,)."""
     values = np.asarray(labels)
     # half of the memory of np.unique
     return pd.factorize(values if values.dtype.kind in "iub" else values.astype(object), sort=True)[0]
 
 
-def _pair(first: Codes, second: Codes) -> Codes:
+def _pair(first: UnitCodes, second: UnitCodes) -> UnitCodes:
     return first * (int(second.max(initial=0)) + 1) + second
