@@ -24,7 +24,7 @@ SOURCES = {"a": {"licence": "CC0", "author": "me", "generator": "", "homepage": 
 
 @pytest.fixture
 def curated() -> CurationResult:
-    row = dict.fromkeys(MANIFEST_COLUMNS, "") | {
+    row = dict.fromkeys(MANIFEST_COLUMNS[:-1], "") | {
         "label": "real",
         "source": "s",
         "recipe_source": "a",
