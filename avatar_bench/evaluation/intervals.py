@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,7 +103,7 @@ def bootstrap_metrics(
 
     def compute(part: Units) -> dict[str, Metric]:
         ends = stats.bootstrap_interval(statistic, part, options.resamples, options.level, options.seed, bounds=bounds)
-        method = f"bootstrap by {'group' if part.sources is None else part.name}"
+        method = f"bootstrap by {part.drawn}"
         rows = zip(names, values, *ends, strict=True)
         metrics = {
             name: metric_with_interval(value, low, high, len(part), method, better[name], floor.get(name), why)
@@ -111,10 +111,18 @@ def bootstrap_metrics(
         }
         return {name: metric if metric.low is None else state_units(metric, part) for name, metric in metrics.items()}
 
-    these = compute(sampled.these)
-    if sampled.usable.sources is None:
-        return {name: mark_single_source(metric, sampled) for name, metric in these.items()}
-    return {name: state_both(these[name], metric) for name, metric in compute(sampled).items()}
+    return compute_for_both(compute, sampled)
+
+
+def compute_for_both(compute: Callable[[Units], dict[str, Metric]], units: Units) -> dict[str, Metric]:
+    """Return metrics for new sources with their intervals for these sources beside, or for these sources alone.
+
+    `compute` returns the metrics of units.
+    """
+    these = compute(units.these)
+    if units.usable.sources is None:
+        return {name: mark_single_source(metric, units) for name, metric in these.items()}
+    return {name: state_both(these[name], metric) for name, metric in compute(units).items()}
 
 
 def balance_interval(options: IntervalOptions, metric: Metric, correct: NDArray[np.bool_], units: Units) -> Metric:

@@ -43,13 +43,12 @@ def compare_pair(
     `n_required_reason`.
     """
     units, n = recipes.units.usable, recipes.right.shape[1]
-    groups = units.codes
     first, second = (recipes.counts[place] / recipes.sizes[place] for place in (a, b))
     only_a, only_b = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
     whole = math.lcm(int(recipes.sizes[a]), int(recipes.sizes[b]))  # integer parts of an image, in which a gains over b
     ours, theirs = (recipes.counts[place] * (whole // recipes.sizes[place]) for place in (a, b))
     gains = np.asarray(ours - theirs)
-    sums = paired_tests.sum_by_group(gains, groups)
+    sums = paired_tests.sum_by_group(gains, units.codes)
     difference = float(gains.sum() / (whole * n))
     single = units.count == n and recipes.sizes[a] == recipes.sizes[b] == 1
     low, high = recipes.find_ends(difference, drawn[:, a] - drawn[:, b], level, DIFFERENCE)
@@ -57,18 +56,15 @@ def compare_pair(
     gain = float(np.sqrt((gains[gains != 0] ** 2).mean()) / whole) if discordance else 0.0
     needed = paired_tests.required_sample_size(discordance, difference / gain, power, alpha) if discordance else None
     centre = gains.mean() if units.sources is not None else 0.0  # of many images, a source's sum is mostly the mean
-    spread = paired_tests.design_effect(gains - centre, groups)
+    spread = paired_tests.design_effect(gains - centre, units.codes)
     return {
         "a": recipes.names[a],
         "b": recipes.names[b],
         "n": n,
         "only_a_correct": only_a,
         "only_b_correct": only_b,
-        "unit": units.name,
-        "units": units.count,
-        "population": units.population,
-        "p": paired_tests.cluster_permutation_test(gains, groups),
-        "p_these_sources": paired_tests.cluster_permutation_test(gains, units.these.codes),
+        **units.inference,
+        **test_gains(gains, units),
         "difference": difference,
         "low": low,
         "high": high,
@@ -82,6 +78,13 @@ def compare_pair(
         "n_required": math.ceil(needed * spread) if needed else math.nan,
         "n_required_reason": "" if needed else str(Reason("equally_often_correct")),
     }
+
+
+def test_gains(gains: NDArray[np.integer], units: Units) -> dict[str, float]:
+    """Return `p`, that of gains (N,) by their units, and `p_these_sources`, that by groups."""
+    p = paired_tests.cluster_permutation_test(gains, units.codes)
+    new = units.sources is not None
+    return {"p": p, "p_these_sources": paired_tests.cluster_permutation_test(gains, units.these.codes) if new else p}
 
 
 def mark_significant(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:

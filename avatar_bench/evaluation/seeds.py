@@ -20,7 +20,7 @@ from avatar_bench.evaluation.intervals import (
     state_units,
 )
 from avatar_bench.metrics import classification, paired_tests, stats
-from avatar_bench.metrics.units import GROUP, SOURCE, Units
+from avatar_bench.metrics.units import Units
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.labels import describe_recipes_without
@@ -92,9 +92,7 @@ class Recipes:
         if not low < high:
             return math.nan, math.nan
         if units.sources is not None:
-            strata = units.count - units.degrees_of_freedom
-            low, high = stats.widen_for_few_units(low, high, value, units.count, strata, level)
-            low, high = np.maximum(low, bounds[0]), np.minimum(high, bounds[1])
+            low, high = stats.widen_for_few_sources(low, high, value, units, level, bounds)
         return float(low), float(high)
 
     @property
@@ -105,7 +103,7 @@ class Recipes:
     @property
     def unit(self) -> str:
         """Return what is resampled: "source" or "group"."""
-        return GROUP if self.units.usable.sources is None else SOURCE
+        return self.units.usable.drawn
 
     def state(self, metric: Metric) -> Metric:
         """Return a metric that states its units, or why it speaks for these sources."""

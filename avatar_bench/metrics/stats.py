@@ -122,15 +122,20 @@ def bootstrap_interval(
 
     `statistic` maps weights (B, N), the counts of each image in B resamples, to (B,) or to (B, K) for K values at once;
     `units` (N,) are Units, or labels of groups. Both ends have shape () or (K,). Resamples with a NaN value (a class
-    was not drawn) are ignored; NaN if all are. Percentiles; of sources, widened by `widen_for_few_units`, but not
-    beyond the `bounds` of the statistic.
+    was not drawn) are ignored; NaN if all are. Percentiles; of sources, widened by `widen_for_few_sources`.
     """
     sampled = as_units(units)
     ends = percentiles(resample_statistic(statistic, sampled, resamples, seed), level)
     if sampled.sources is None:
         return ends
-    value, strata = statistic(np.ones((1, len(sampled))))[0], sampled.count - sampled.degrees_of_freedom
-    lows, highs = widen_for_few_units(*ends, value, sampled.count, strata, level)
+    return widen_for_few_sources(*ends, statistic(np.ones((1, len(sampled))))[0], sampled, level, bounds)
+
+
+def widen_for_few_sources(
+    low: ArrayLike, high: ArrayLike, value: ArrayLike, units: Units, level: float, bounds: tuple[ArrayLike, ArrayLike]
+) -> tuple[Floats, Floats]:
+    """Widen the percentile interval of a value for few sources, but not beyond the bounds of the statistic."""
+    lows, highs = widen_for_few_units(low, high, value, units.count, units.strata_count, level)
     return np.maximum(lows, bounds[0]), np.minimum(highs, bounds[1])
 
 
@@ -219,9 +224,9 @@ def proportion_interval_of_sources(hits: ArrayLike, units: Units, level: float =
     the proportion between sources, by linearisation within strata (Cochran, Sampling Techniques (1977), section 6.13).
     Where all sources of a stratum agree it is the number of sources. `n` is the number of sources with such images.
     """
-    inside = ~np.isnan(np.asarray(hits, dtype=np.float64))
-    counted, value = units.take(inside), float(np.asarray(hits)[inside].mean())
-    effective = _count_effective(np.asarray(hits, dtype=np.float64), units)
+    hit = np.asarray(hits, dtype=np.float64)
+    inside = ~np.isnan(hit)
+    counted, value, effective = units.take(inside), float(hit[inside].mean()), _count_effective(hit, units)
     low, high = wilson(effective * value, effective, level, max(1, counted.degrees_of_freedom))
     return Interval(low, high, counted.count, "wilson by source")
 

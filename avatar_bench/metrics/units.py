@@ -55,6 +55,16 @@ class Units:
         """Return what the units are: sources, groups, or images where each is a group of its own."""
         return SOURCE if self.sources is not None else IMAGE if self.count == len(self) else GROUP
 
+    @property
+    def drawn(self) -> str:
+        """Return what a bootstrap draws: sources, or else groups, also where these are single images."""
+        return GROUP if self.sources is None else SOURCE
+
+    @property
+    def inference(self) -> dict[str, Any]:
+        """Return the units, their number and the population, by column of a table."""
+        return {"unit": self.name, "units": self.count, "population": self.population}
+
     @cached_property
     def strata_of_units(self) -> UnitCodes | None:
         """Return the stratum of each unit, (U,), within which units are drawn; None if they are drawn from all."""
@@ -65,9 +75,14 @@ class Units:
         return strata
 
     @property
+    def strata_count(self) -> int:
+        """Return the number of strata, 1 if units are drawn from all."""
+        return 1 if self.strata_of_units is None else int(self.strata_of_units.max(initial=0)) + 1
+
+    @property
     def degrees_of_freedom(self) -> int:
         """Return the number of units less that of strata."""
-        return self.count - (1 if self.strata_of_units is None else int(self.strata_of_units.max(initial=0)) + 1)
+        return self.count - self.strata_count
 
     @cached_property
     def is_single(self) -> NDArray[np.bool_]:
@@ -76,12 +91,12 @@ class Units:
             return np.zeros(len(self), dtype=bool)
         return np.asarray((np.bincount(self.strata_of_units) == 1)[self.strata_of_units[self.codes]])
 
-    @property
+    @cached_property
     def usable(self) -> Units:
         """Return the units, or the groups where a class has only one source."""
         return self.these if self.is_single.any() else self
 
-    @property
+    @cached_property
     def these(self) -> Units:
         """Return the groups, which speak for these sources."""
         return Units(self.groups, is_known=self.is_known)

@@ -143,8 +143,8 @@ def _compute_paired(
     new, earlier = (_build_statistic(common, whose) for whose in (NEW, EARLIER))
     names = _list_metrics(common.classes)
     differences = stats.JoinedStatistic([new, earlier], lambda both: both[:, : len(names)] - both[:, len(names) :])
-    bounds = np.where(np.array(names) == "mcc", -2.0, -1.0), np.where(np.array(names) == "mcc", 2.0, 1.0)
-    found = bootstrap_metrics(options, names, differences, common.units, bounds=bounds)
+    most = np.where(np.array(names) == "mcc", 2.0, 1.0)
+    found = bootstrap_metrics(options, names, differences, common.units, bounds=(-most, most))
     found = {name: replace(one, interval=one.interval and f"paired {one.interval}") for name, one in found.items()}
     row = pair.iloc[0]  # computed by the same functions as in significance
     if not np.isnan(row["low"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,14 +12,13 @@ from numpy.typing import NDArray
 from avatar_bench.evaluation.intervals import (
     IntervalOptions,
     bootstrap_metrics,
+    compute_for_both,
     compute_proportion,
-    mark_single_source,
     metric_with_interval,
-    state_both,
     state_units,
 )
 from avatar_bench.metrics import calibration, stats
-from avatar_bench.metrics.units import GROUP, SOURCE, Units
+from avatar_bench.metrics.units import Units
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
@@ -98,12 +98,8 @@ def _compute_calibration_errors(
     as that of the accuracy, since images that are all correct do not show which errors are to come. The low end is 0 if
     chance alone may explain the error, by the bootstrap or by the noise floor.
     """
-    units = predictions.units
-    these = _compute_calibration_errors_of(block, predictions, floors, units.these)
-    if units.usable.sources is None:
-        return {name: mark_single_source(metric, units) for name, metric in these.items()}
-    new = _compute_calibration_errors_of(block, predictions, floors, units)
-    return {name: state_both(these[name], metric) for name, metric in new.items()}
+    compute = partial(_compute_calibration_errors_of, block, predictions, floors)
+    return compute_for_both(compute, predictions.units)
 
 
 def _compute_calibration_errors_of(
@@ -125,7 +121,7 @@ def _compute_calibration_errors_of(
     if units.degrees_of_freedom < 1:  # a single group makes all resamples equal
         lows = highs = values
     rows = zip(floors["metric"], values, np.maximum(0.0, lows), highs, floors["floor"], strict=True)
-    n, method = len(predictions), f"widened bootstrap by {GROUP if units.sources is None else SOURCE}"
+    n, method = len(predictions), f"widened bootstrap by {units.drawn}"
     return {
         name: state_units(metric_with_interval(value, low, high, n, method, False, float(floor)), units)
         for name, value, low, high, floor in rows

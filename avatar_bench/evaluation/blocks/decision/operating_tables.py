@@ -19,7 +19,7 @@ from avatar_bench.evaluation.intervals import (
     state_units,
 )
 from avatar_bench.metrics import detection, operating_points, risk_control, stats
-from avatar_bench.metrics.units import GROUP, SOURCE, Units
+from avatar_bench.metrics.units import Units
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
@@ -132,8 +132,8 @@ def _compute_curves(
     for place in np.flatnonzero(collapsed).tolist():
         n = max(1, round(counts[place]))
         lows[place], highs[place] = stats.wilson(n * values[place], n, block.level)
-    unit = GROUP if units.sources is None else SOURCE
-    return _Curves(values, lows, highs, np.where(collapsed, f"wilson by {unit}", f"bootstrap by {unit}"))
+    methods = np.where(collapsed, f"wilson by {units.drawn}", f"bootstrap by {units.drawn}")
+    return _Curves(values, lows, highs, methods)
 
 
 def _build_recalls(rates: Sequence[float]) -> list[partial[Floats]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.block import tabulate_predictions
 from avatar_bench.evaluation.blocks.ensemble.weight_fitting import HeldOutPredictions
 from avatar_bench.metrics import calibration, paired_tests
@@ -79,14 +80,12 @@ def _tabulate_strategies(
     table = pd.DataFrame(rows)
     units = first.units.usable
     gains = [one.correct.astype(int) - single for one in others]
-    p, p_these_sources = (
-        np.array([paired_tests.cluster_permutation_test(gain, part.codes) for gain in gains])
-        for part in (units, units.these)
-    )
-    tests = np.column_stack([p, paired_tests.holm(p), p_these_sources])
+    found = pd.DataFrame([recipe_pairs.test_gains(gain, units) for gain in gains])
+    tests = np.column_stack([found["p"], paired_tests.holm(found["p"]), found["p_these_sources"]])
     table[["p", "p_holm", "p_these_sources"]] = np.vstack([np.full(3, np.nan), tests])
     beyond = (table["gain_low"].astype(float) > 0) | (table["gain_high"].astype(float) < 0)
-    table["unit"], table["units"], table["population"] = units.name, units.count, units.population
+    for column, value in units.inference.items():
+        table[column] = value
     return table.assign(significant=(table["p_holm"] < alpha) & beyond)
 
 
