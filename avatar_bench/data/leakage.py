@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -393,36 +393,25 @@ class Leakage:
         """
         if not (self.is_held_out(dataset) or self.allow & {"overlap", "near_duplicates"}):
             return 0
-        key = dataset.root, dataset.digest
-        if key not in self._overlap_counts:
-            known = [network.pretraining for network in self.used if network.pretraining is not None]
-            marks = [mark_shared_images(dataset, images) for images in known]
-            self._overlap_counts[key] = int(np.any(marks, axis=0).sum())
-        return self._overlap_counts[key]
+        known = (network.pretraining for network in self.used if network.pretraining is not None)
+        return _count_shared_images(dataset, known, self._overlap_counts)
 
     def count_val_overlap(self, dataset: Dataset) -> int:
         """Count the images of a dataset that overlap with val images, which chose the epoch of a network.
 
         See `mark_shared_images`.
         """
-        key = dataset.root, dataset.digest
-        if key not in self._val_counts:
-            used = [network.images for network in self.used if network.images is not None and network.is_val_used]
-            marks = [mark_shared_images(dataset, images.select_split("val")) for images in used]
-            self._val_counts[key] = int(np.any(marks, axis=0).sum())
-        return self._val_counts[key]
+        used = (network.images for network in self.used if network.images is not None and network.is_val_used)
+        return _count_shared_images(dataset, (images.select_split("val") for images in used), self._val_counts)
 
     def refuse_overlap_with_fit(self, dataset: Dataset, fitted: Dataset) -> None:
         """Raise GuardError if an evaluated set has images, groups or near-duplicates of what a block is fitted on."""
-        groups = {*fitted.frame["group"], *fitted.frame.get("stated_group", ())} - {""}
-        for column, known in (("sha256", set(fitted.frame["sha256"])), ("group", groups)):
-            shared = dataset.frame[column].isin(known)
-            if shared.any():
-                raise GuardError(
-                    f"{int(shared.sum())} of {len(dataset)} images of {dataset.name} are also in the set that this "
-                    f"block is fitted on, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
-                    "Evaluating on the fitting images overestimates the result: choose split=test.",
-                )
+        for __, shared in _find_overlaps(dataset, fitted):
+            raise GuardError(
+                f"{int(shared.sum())} of {len(dataset)} images of {dataset.name} are also in the set that this "
+                f"block is fitted on, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
+                "Evaluating on the fitting images overestimates the result: choose split=test.",
+            )
         key = 0, f"fit on {fitted.fingerprint}", dataset.fingerprint
         if "near_duplicates" not in self.allow and key not in self._checked:
             images = fitted.available
@@ -487,18 +476,30 @@ def _refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:
 
 def _refuse_overlap(dataset: Dataset, train: Dataset, step: str) -> None:
     """Raise GuardError if a dataset contains images of a training step or images of their groups."""
-    for column, known, by in (
-        ("sha256", set(train.frame["sha256"]), "image"),
-        ("group", {*train.frame["group"], *train.frame["stated_group"]} - {""}, "group"),
-    ):
+    for by, shared in _find_overlaps(dataset, train):
+        raise GuardError(
+            f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} images with the {step} data by "
+            f"{by}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
+            "Metrics on training images do not estimate performance on new ones: remove shared images, or",
+            "set allow=[overlap], which is reported with the metrics.",
+        )
+
+
+def _find_overlaps(dataset: Dataset, used: Dataset) -> Iterator[tuple[str, pd.Series]]:
+    """Yield by what a dataset overlaps with used images, "image" or "group", and which of its images do, (N,)."""
+    groups = {*used.frame["group"], *used.frame.get("stated_group", ())} - {""}
+    for column, known, by in (("sha256", set(used.frame["sha256"]), "image"), ("group", groups, "group")):
         shared = dataset.frame[column].isin(known)
         if shared.any():
-            raise GuardError(
-                f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} images with the {step} data by "
-                f"{by}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
-                "Metrics on training images do not estimate performance on new ones: remove shared images, or",
-                "set allow=[overlap], which is reported with the metrics.",
-            )
+            yield by, shared
+
+
+def _count_shared_images(dataset: Dataset, used: Iterable[Dataset], counts: dict[tuple[Path, str], int]) -> int:
+    """Count the images of a dataset that overlap with any of the used ones; once, kept in `counts`."""
+    key = dataset.root, dataset.digest
+    if key not in counts:
+        counts[key] = int(np.any([mark_shared_images(dataset, images) for images in used], axis=0).sum())
+    return counts[key]
 
 
 def _find_near_duplicates(known: Dataset, dataset: Dataset) -> list[Match]:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 import avatar_bench
 from avatar_bench.console.warning_filters import keep_filters
@@ -418,7 +420,8 @@ class Run:
         Raises GuardError if the dataset has labels outside the run's classes, or overlaps with training images. In a
         view, the whole data set is predicted, so that nothing is computed again for another view.
         """
-        return self._state_origins(self._merge(self.own_predictions(dataset), dataset), dataset)
+        merged = self._merge(self.own_predictions(dataset), dataset)
+        return _state_origins(merged, self._find_new_origins(dataset))
 
     def own_predictions(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of a dataset in the network's own classes, which no view merges."""
@@ -431,7 +434,8 @@ class Run:
         """
         whole = self._admit(dataset)
         found = self.cache.predict_variations(whole, variations)
-        return [self._state_origins(self._merge(self._select(one, dataset), dataset), dataset) for one in found]
+        origins = self._find_new_origins(dataset)
+        return [_state_origins(self._merge(self._select(one, dataset), dataset), origins) for one in found]
 
     def calibration(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of the calibration half of val, the only data for fitting when `dataset` is evaluated.
@@ -587,12 +591,11 @@ class Run:
             else predictions.merge(self.merged_classes, targets)
         )
 
-    def _state_origins(self, predictions: Predictions, dataset: Dataset) -> Predictions:
-        """Return the Predictions with their origins, where most images are of sources that training has not used."""
+    def _find_new_origins(self, dataset: Dataset) -> NDArray[np.intp] | None:
+        """Return the codes of the images' origins, (N,); None unless most are of sources that training has not used."""
         origins = self.name_origins(dataset)
-        known = origins != ""
-        is_sample = known.any() and bool(origins[known].isin(self.seen_origins).mean() < 0.5)
-        return replace(predictions, origins=encode(origins)) if is_sample else predictions
+        known = origins[origins != ""]
+        return encode(origins) if len(known) and known.isin(self.seen_origins).mean() < 0.5 else None
 
     def name_origins(self, dataset: Dataset) -> pd.Series:
         """Return the source of each image, those of one publisher joined; "" where it is unknown."""
@@ -647,6 +650,10 @@ class Run:
         if self.images is None or not len(self.images.select_split(split)):
             raise BlockError(f"{self.name}: its {split} images are unknown, but this block is fitted on them.")
         return self.dataset(split)
+
+
+def _state_origins(predictions: Predictions, origins: NDArray[np.intp] | None) -> Predictions:
+    return predictions if origins is None else replace(predictions, origins=origins)
 
 
 def set_threads(threads: int | None) -> None:

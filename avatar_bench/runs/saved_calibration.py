@@ -25,9 +25,7 @@ from avatar_bench.runs.record import read_json
 
 CALIBRATION = "calibration.json"  # in a run folder
 REFERENCE = "calibration.safetensors"  # beside it: embeddings of the reference images
-_NEW_REFERENCE = (
-    f"{REFERENCE}.new"  # that of a calibration.json which is about to be written, or was just before a kill
-)
+_NEW_REFERENCE = f"{REFERENCE}.new"  # of a calibration.json that is about to be written, or was before a kill
 BY_TRAIN, BY_CALIBRATE = "train", "calibrate"
 CALIBRATION_SCHEMA = 1  # raised when a key changes its meaning; unknown keys are ignored
 _IMAGE_COLUMNS = ("path", "label", "source", "group", "sha256", "phash", "turned_phashes", "stated_group")
@@ -196,11 +194,12 @@ def _read_decisions(saved: Mapping[str, Any], folder: Path) -> DecisionImages | 
     is_reference = np.array([row["part"] == "reference" for row in rows], dtype=bool)
     if stated["reference_sha256"] is None:
         return DecisionImages(classes, probabilities, is_reference)
-    files = [file for file in (folder / REFERENCE, folder / _NEW_REFERENCE) if file.is_file()]
-    file = next((file for file in files if sha256_of_file(file) == stated["reference_sha256"]), None)
-    if file is None:
+    files = (file for file in (folder / REFERENCE, folder / _NEW_REFERENCE) if file.is_file())
+    contents = (file.read_bytes() for file in files)
+    content = next((one for one in contents if sha256_of_bytes(one) == stated["reference_sha256"]), None)
+    if content is None:
         raise ValueError(f"{REFERENCE} is not the one that belongs to it")
-    tensors = load_tensors(file.read_bytes())
+    tensors = load_tensors(content)
     reference = OodReference(tensors["embeddings"], tensors["distances"])
     percentiles = np.array([row["ood_percentile"] for row in rows], dtype=np.float64)
     return DecisionImages(classes, probabilities, is_reference, percentiles, reference)

@@ -147,11 +147,8 @@ def list_unwanted(journals: Iterable[Path], folder: Path, wanted: Set[str]) -> d
     unwanted: dict[str, str] = {}
     digests: set[str] = set()
     for file in journals:
-        names: dict[str, str] = {}
-        for entry in _read_lines(file):
-            path = entry.get("path") or entry.get("stored")
-            if path and path not in wanted and (folder / path).is_file():
-                names[path] = entry.get("name") or entry["former"]
+        stored = ((path, name) for path, name in _list_stored(file) if path not in wanted)
+        names = {path: name for path, name in stored if (folder / path).is_file()}
         if names:
             digests = digests or {Path(path).name for path in wanted}
             gone = set(names.values())
@@ -227,11 +224,17 @@ def _restart_journal(file: Path, digest: str, folder: Path) -> None:
     listed: set[str] = set()
     with atomic_write(file) as part, part.open("w", encoding="utf-8") as stream:
         stream.write(_format_line({"digest": digest}))
-        for entry in _read_lines(file):
-            path = entry.get("path") or entry.get("stored")
-            if path and path not in listed and (folder / path).is_file():
+        for path, name in _list_stored(file):
+            if path not in listed and (folder / path).is_file():
                 listed.add(path)
-                stream.write(_format_line({"former": entry.get("name") or entry["former"], "stored": path}))
+                stream.write(_format_line({"former": name, "stored": path}))
+
+
+def _list_stored(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield path and name in the source of each image that a journal names, as stored now or before its restart."""
+    for entry in _read_lines(file):
+        if path := entry.get("path") or entry.get("stored"):
+            yield path, entry.get("name") or entry["former"]
 
 
 def _append_entry(file: Path, entry: dict[str, Any]) -> None:
