@@ -109,7 +109,7 @@ def bootstrap_metrics(
             name: metric_with_interval(value, low, high, len(part), method, better[name], floor.get(name), why)
             for name, value, low, high in rows
         }
-        return {name: metric if metric.low is None else state_units(metric, part) for name, metric in metrics.items()}
+        return {name: metric if metric.value is None else state_units(metric, part) for name, metric in metrics.items()}
 
     return compute_for_both(compute, sampled)
 

@@ -155,7 +155,8 @@ def _is_guessing(metrics: Metrics) -> bool:
     found = metrics["balanced_accuracy"]
     if found is None or found.value is None:
         return False
-    return beats_guessing(found.value, found.low, found.n, found.floor) is False
+    units = found.units or found.n  # an earlier result has its units in n
+    return beats_guessing(found.value, found.low, units, found.floor) is False
 
 
 def _collect_metrics(model: ReportedModel, name: str) -> Metrics:

@@ -94,6 +94,13 @@ def test_a_run_that_guesses_is_warned_of_and_one_that_sees_is_not():
     ]
 
 
+def test_images_of_few_groups_that_all_agree_do_not_show_that_a_run_is_better_than_guessing():
+    targets = np.repeat(np.arange(2), 60)
+    perfect = 5 * np.eye(3)[targets]
+    assert guessing_warnings(predictions(targets, perfect)) == []
+    assert len(guessing_warnings(predictions(targets, perfect, groups=targets.astype(str)))) == 1
+
+
 def test_the_guessing_level_is_of_the_classes_that_the_set_holds():
     targets, logits = noisy()
     two = targets < 2
