@@ -320,15 +320,16 @@ def test_a_damaged_folder_is_refused(
     assert f"{folder} has no detector/, where the detector is." in capsys.readouterr().err
 
 
-def test_a_second_import_into_one_folder_is_refused_and_the_first_goes_on(
-    exported: dict[bool, pd.DataFrame],
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def words(exported: dict[bool, pd.DataFrame], images: Path, tmp_path: Path) -> list[str]:
+    """Return the words of an import of tmp_path/scores.csv, without its folder."""
     file = write(exported[True], tmp_path / "scores.csv")
-    words = ["import", "kind=predictions", f"file={file}", f"root={images}"]
+    return ["import", "kind=predictions", f"file={file}", f"root={images}"]
+
+
+def test_a_second_import_into_one_folder_is_refused_and_the_first_goes_on(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     codes: list[int] = []
 
     def import_twice(*given: Any) -> Any:
@@ -346,14 +347,9 @@ def test_a_second_import_into_one_folder_is_refused_and_the_first_goes_on(
 
 
 def test_the_working_folder_cannot_become_a_run(
-    exported: dict[bool, pd.DataFrame],
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write(exported[True], tmp_path / "scores.csv")
-    words = ["import", "kind=predictions", f"file={file}", f"root={images}", "out=."]
+    words = [*words, "out=."]
     monkeypatch.chdir(tmp_path)
     assert main(words) == 3
     assert "out=. holds other files" in capsys.readouterr().err
