@@ -87,7 +87,10 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
         told = f"{run}: accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
         assert told in first.stdout
         assert accuracy["low"] > 0.6
-        assert json.loads((checkout / run / "run.json").read_text())["temperature"] != 1
+        record = json.loads((checkout / run / "run.json").read_text())
+        fit = record["temperature_fit"]
+        assert fit["n"] >= 20  # half of val; without it, no temperature is fitted
+        assert record["temperature"] == (1 if fit["low"] <= 1 <= fit["high"] else fit["fitted"])
     for split in ("test", "blind"):
         evaluated = [file.parent.name for file in (checkout / f"runs/demo/evaluation/{split}").glob("*/metrics.json")]
         assert {"overview", "significance"} <= set(evaluated)
