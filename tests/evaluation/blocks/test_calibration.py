@@ -401,6 +401,10 @@ def test_a_temperature_that_a_refit_contradicts_is_said(evaluate, overconfident)
     lines = [format_reason(warning, "calibration") for warning in result.warnings]
     assert any("gives a temperature of 2.9" in line and "the run's is 2.000" in line for line in lines)
 
+    # fitted by calibrate on few other images: the refit lies within what those allow
+    result = evaluate(evaluated, held_out, temperature_fit=TemperatureFit(2.0, 1.4, 3.2, 90))
+    assert "other_temperature" not in [warning.code for warning in result.warnings]
+
 
 def test_a_blind_set_that_is_evaluated_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of, draw_saved):
     given = oracle("noisy")
