@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,6 +15,9 @@ from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.runs.run_choice import choose_run
 from avatar_bench.sources.dataset_kinds import open_dataset
+
+if TYPE_CHECKING:
+    from avatar_bench.metrics.risk_control import AnsweringThreshold
 
 
 def calibrate(cfg: DictConfig) -> None:
@@ -70,3 +77,16 @@ def calibrate(cfg: DictConfig) -> None:
         print_line(f"target_error={settings.target_error:g}{of}: {seen}")
     for note in rule.notes if rule else ():
         print_line(note, file=sys.stderr)
+    if rule and (unmet := [one for one in rule.thresholds.values() if math.isinf(one.value)]):
+        print_line(_advise(unmet, run.folder, settings.per_class), file=sys.stderr)
+
+
+def _advise(unmet: Sequence[AnsweringThreshold], folder: Path, per_class: bool) -> str:
+    """Return what to do where no threshold meets the target error."""
+    from avatar_bench.metrics.risk_control import upper_bound
+
+    bound = math.ceil(100 * max(upper_bound(one.n_errors, one.n) for one in unmet)) / 100
+    more = f"label more images (avatar-bench predict ckpt={folder} input=FOLDER output=review.html), "
+    steps = more if all(one.n_missing for one in unmet) else "train on images of more sources, "
+    whole = f"or set target_error={bound:g}, which allows every image to be answered" if bound < 1 else ""
+    return f"next: {steps}{whole or 'or set a larger target_error'}{', or per_class=false' * per_class}"

@@ -24,8 +24,10 @@ from avatar_bench.evaluation.comparison import EarlierResults
 from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.evaluation.runner import BlockRunner, check_preprocessing, select_slice
+from avatar_bench.files.output_folder import refuse_foreign_folder
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import use_table_format
+from avatar_bench.results.result import METRICS_FILE
 from avatar_bench.results.view import View
 from avatar_bench.runs.labels import LabelledRun, label_runs
 from avatar_bench.runs.record import (
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 _DEFAULT_RUNS = Path("runs")
+_RESULTS = "evaluation"  # in the folder of a run, or of several
 
 
 def evaluate(cfg: DictConfig) -> list[Path]:
@@ -73,16 +76,19 @@ def evaluate(cfg: DictConfig) -> list[Path]:
         raise ConfigError("against= needs a block that evaluates single runs.", "Add one: block=blind_test")
     with use_table_format(settings.tables), ResultWriter(settings.lang) as writer:
         evaluation = _Evaluation(settings, writer)
+        if settings.out:
+            _refuse_foreign_output(Path(settings.out))
         paths = _find_run_paths(settings) if by_run or comparing else []
         around = _find_runs_folder(paths, settings)
         place = Path(settings.out) if settings.out else around
         named = select_slice(_rename_reserved(open_dataset(settings.data)), settings.where) if other else None
         if named is not None:
-            without_run = Path(settings.out or _DEFAULT_RUNS) / "evaluation"
+            without_run = Path(settings.out or _DEFAULT_RUNS) / _RESULTS
             view = View.parse(settings.view.name, settings.view.classes) if settings.view.name else View()
             seen = named.apply_view(view)
             evaluation.run_blocks(alone, BlockRunner(settings, [], [seen], without_run, view))
         places = _list_output_folders(paths, around, settings)
+        _mention_other_results(paths, places)
         runs = [_open_run(run, settings, own) for run, own in zip(label_runs(paths), places, strict=True)]
         _refuse_shared_output(runs)
         _set_view(runs, settings)
@@ -91,7 +97,7 @@ def evaluate(cfg: DictConfig) -> list[Path]:
         before = [evaluation.read_earlier(runner, by_run) for runner in runners]
         together = None
         if comparing and (len(runs) > 1 or not settings.skip_unusable):
-            together = BlockRunner(settings, runs, _select_common(runs, datasets), place / "evaluation")
+            together = BlockRunner(settings, runs, _select_common(runs, datasets), place / _RESULTS)
         found = []
         for run, runner in zip(runs, runners, strict=True):  # all runs are open: errors come before the first pass
             found.append(evaluation.run_blocks(by_run, runner))
@@ -107,7 +113,7 @@ def evaluate(cfg: DictConfig) -> list[Path]:
                 sets = [_select_dataset(run, settings, named) for run in combined]
                 everything = [*runs, *combined]
                 sets = _select_common(everything, [*datasets, *sets])
-                evaluation.run_blocks(last, BlockRunner(settings, everything, sets, place / "evaluation"))
+                evaluation.run_blocks(last, BlockRunner(settings, everything, sets, place / _RESULTS))
         for runner, now, then in zip(runners, found, before, strict=True):
             if evaluation.earlier is not None:
                 evaluation.earlier.compare(now, then, runner.folder, writer)
@@ -278,6 +284,26 @@ def _list_output_folders(paths: Sequence[Path], around: Path, settings: Evaluate
     return [Path(settings.out) / (os.path.relpath(path, around) if len(paths) > 1 else "") for path in paths]
 
 
+def _refuse_foreign_output(out: Path) -> None:
+    """Raise DataError if out=DIR holds other files, and neither results nor runs."""
+    below = (out.glob(f"{depth}{name}") for depth in ("*/", "*/*/") for name in (_RESULTS, RECORD))
+    if not any(map(any, below)):
+        refuse_foreign_folder(out, RECORD, ("schema", "status"), marker=_RESULTS)
+
+
+def _mention_other_results(paths: Sequence[Path], places: Sequence[Path | None]) -> None:
+    """Print how many results in the run folders are not seen beside those in out=DIR."""
+    found = [len(list(path.glob(f"{_RESULTS}/[!.]*/[!.]*/{METRICS_FILE}"))) for path in paths]
+    total = sum(found)
+    if total and any(places):
+        first = paths[found.index(max(found))] / _RESULTS
+        print_line(
+            f"out=: {format_count(total, 'earlier result')}, such as in {first}, left aside: blocks and report "
+            "runs=DIR use what is below out=DIR only",
+            file=sys.stderr,
+        )
+
+
 def _find_common_folder(folders: Sequence[Path]) -> Path:
     """Return the nearest common folder, relative if all paths are."""
     found = os.path.commonpath([os.path.abspath(folder) for folder in folders])
@@ -360,5 +386,5 @@ def _open_run(labelled: LabelledRun, settings: EvaluateConfig, place: Path | Non
         label=labelled.label,
         recipe=labelled.recipe,
     )
-    run.results_folder = (place or run.folder or run.checkpoint.parent) / "evaluation"
+    run.results_folder = (place or run.folder or run.checkpoint.parent) / _RESULTS
     return run

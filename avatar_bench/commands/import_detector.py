@@ -26,7 +26,7 @@ def import_detector(cfg: DictConfig) -> Path:
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, ImportConfig)
     entry = find_entry("detector", settings.kind, f"kind={settings.kind}")
-    own = {name: value for name, value in vars(settings).items() if name not in _GENERAL and value is not None}
+    own = {name: value for name, value in vars(settings).items() if name not in _GENERAL and value not in (None, {})}
     options: dict[str, Any] = own | settings.options
     out = Path(settings.out).expanduser()
     with new_folder(out) as part:

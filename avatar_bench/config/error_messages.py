@@ -168,7 +168,10 @@ def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ..
     parts = option.split(".")
     level = ".".join(parts[: parts.index(name)] if name in parts else parts[:-1])
     groups = {group: values for group, values in known.items() if isinstance(values, Mapping) and name in values}
-    if not level and groups:
+    last = option.rpartition(".")[2]
+    if not level and name != last and last in known:
+        lines = [f"{option}: no such option; did you mean {last}?"]
+    elif not level and groups:
         group, values = next(iter(groups.items()))
         lines = [f"{option}: no such option; did you mean {group}.{option}?"]
         if isinstance(values[name], Mapping):
@@ -188,6 +191,8 @@ def _describe_wrong_type(override: str, error: BaseException) -> tuple[str, ...]
     if found := re.search(r"could not be converted to (\w+)|is not a valid bool", cause):
         kinds = {"Integer": "a whole number", "Float": "a number", None: "true or false", "String": "a text"}
         return (f"{option}: expected {kinds.get(found[1], found[1])}, got {value}",)
+    if "is not a ListConfig" in cause:
+        return (f"{option}: expected a list, got {value}", f"Write it in brackets: '{option}=[{value}]'")
     if "is not Optional" in cause:
         return (f"{option}: expected a value, got {value}",)
     return (f"{option}: invalid value {value}: {cause}",)

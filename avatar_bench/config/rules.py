@@ -314,7 +314,10 @@ def _check_user(place: str, cfg: DictConfig, each: Field[Any], stated: Option) -
         raise ConfigError(f"{group}={user} requires {option}={'PATH' if stated.is_path else 'VALUE'}")
     if user not in stated.only_for and value != get_default(each):
         users = format_alternatives(stated.only_for)
-        raise ConfigError(f"{option}={value} requires {group}={users}, but {place}.{chooser.name} is {user}")
+        raise ConfigError(
+            f"{option}={value} requires {group}={users}, but {place}.{chooser.name} is {user}",
+            f"Use both: {group}={stated.only_for[0]} {option}={value}",
+        )
 
 
 def _check_values(cfg: DictConfig) -> None:

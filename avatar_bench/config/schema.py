@@ -599,6 +599,7 @@ class ImportConfig:
     out: str = path_option("run folder", MISSING)
     file: str | None = copy_option(PredictionFile, "file", default=None)
     folder: str | None = copy_option(TimmModel, "folder", default=None)
+    columns: dict[str, Any] = copy_option(PredictionFile, "columns")
     root: str | None = copy_option(PredictionFile, "root")
     variations: str | None = copy_option(PredictionFile, "variations")
     score: str | None = copy_option(OnnxNetwork, "score")

@@ -9,6 +9,25 @@ from avatar_bench.data.decoding import SUFFIXES
 from avatar_bench.data.file_names import find_name_problem, format_name
 from avatar_bench.errors import DataError
 
+SPLIT_FOLDERS = ("train", "val", "test")
+_OTHER_SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+
+
+def find_split_folders(root: Path) -> list[str]:
+    """Return the SPLIT_FOLDERS in a folder; raise DataError for one that is spelled otherwise and has class folders.
+
+    Beside others its images would be left out, alone it would be taken for a class.
+    """
+    for folder in list_class_folders(root):
+        split = _OTHER_SPELLINGS.get(folder.name.lower(), folder.name.lower())
+        if split in SPLIT_FOLDERS and split != folder.name and (inside := list_class_folders(folder)):
+            raise DataError(
+                f"{folder} looks like a split, with folders such as {format_name(inside[0].name)}; here its name is "
+                f"{split}.",
+                f"Rename it to {split}, take one of them alone (root={folder}), or state the split in a manifest.",
+            )
+    return [split for split in SPLIT_FOLDERS if os.path.isdir(root / split)]
+
 
 def list_class_folders(folder: Path) -> list[Path]:
     """Return the sorted folders in one, links included, hidden ones excluded; raise DataError if it cannot be read."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.console.terminal import format_count
 from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.file_names import format_name
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError, suggest_names
 from avatar_bench.files.hashes import sha256_of_text
 
@@ -147,12 +148,16 @@ def describe_imbalance(frame: pd.DataFrame, folds: int = DEFAULT_FOLDS) -> list[
 
 def check_groups(frame: pd.DataFrame) -> None:
     """Raise GuardError if the images of one group are on two sides; calibration is a half of val."""
-    sides = frame["split"].replace("calibration", "val").groupby(frame["group"]).nunique()
+    halves = frame["split"].replace("calibration", "val")
+    sides = halves.groupby(frame["group"]).nunique()
     if (sides > 1).any():
-        group = str(sides.index[sides > 1][0])
+        rows = frame.assign(split=halves)[frame["group"] == sides.index[sides > 1][0]].drop_duplicates("split")
+        on_a, on_b = rows["split"].to_list()[:2]
+        a, b = map(format_name, rows["path" if "path" in rows else "group"].to_list()[:2])
         raise GuardError(
-            f"Group {group!r} is on two sides of the dataset's own split.",
-            "Images of one group must stay on one side: correct or remove the split column.",
+            f"The dataset's own split has {a} in {on_a} and {b} in {on_b}, but they are of "
+            "one group, such as copies of one image.",
+            "Move or remove one of them, or split the images again: data.split.by=group",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,20 @@ from avatar_bench.data.dataset import hash_files
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.user_tables import MAX_TABLE_BYTES, read_user_table
 from avatar_bench.data.variation_set import CLEAN, RECIPE
-from avatar_bench.errors import CheckpointError, ConfigError, DataError
+from avatar_bench.errors import CheckpointError, ConfigError, DataError, suggest_names
 from avatar_bench.inference.detectors.predictions import name_classes
 from avatar_bench.inference.probabilities import MAX_SUM_ERROR, ImproperError, normalise_rows
 from avatar_bench.inference.score_scale import ScoreScale
 
+_COLUMNS = ("path", "sha256", "score", "status")  # beside prob_<class>
 _AGREEMENT = 1e-6  # largest difference of probabilities between two rows of one image
 
 
-def read_score_table(file: Path) -> pd.DataFrame:
-    """Read the table; raise DataError if it cannot be read or names no images, ConfigError for another suffix."""
+def read_score_table(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Read the table, whose columns have the names `columns` states for ours, else ours.
+
+    Raise DataError if it cannot be read or names no images, ConfigError for another suffix or a column that is missing.
+    """
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {
         ".csv": lambda file: read_user_table(file, []),
         ".jsonl": _read_lines,
@@ -42,8 +46,12 @@ def read_score_table(file: Path) -> pd.DataFrame:
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise DataError(f"{file} cannot be read: {reason}.") from error
+    table = _rename_columns(table, columns, file)
     if table.empty or not {"path", "sha256"} & set(table):
-        raise DataError(f"{file}: expected rows with a column path or sha256. It has: {', '.join(map(str, table))}.")
+        raise DataError(
+            f"{file}: expected rows with a column path or sha256. It has: {', '.join(map(str, table))}.",
+            "Say what it calls them: 'columns={path: NAME, score: NAME}'",
+        )
     found: pd.DataFrame = table.reset_index(drop=True)
     return found
 
@@ -75,7 +83,10 @@ def read_probabilities(
         values = _normalise_rows(_read_numbers(table[columns], file), file)
         return pd.DataFrame(values, table.index, columns), {"classes": classes}
     if "score" not in table:
-        raise DataError(f"{file} has neither columns prob_<class> nor a column score.")
+        raise DataError(
+            f"{file} has neither columns prob_<class> nor a column score. It has: {', '.join(map(str, table))}.",
+            "Say what it calls it: 'columns={score: NAME}'",
+        )
     if score is None:
         raise ConfigError(f"{file} has scores: which class is a high score? For example score=higher_is_generated")
     classes = name_classes(score)
@@ -126,6 +137,20 @@ def read_variations(manifest: Path, predicted: pd.Series) -> VariedFiles:
     lacking = set(rows.loc[~rows["sha256"].isin(predicted), "source_sha256"])
     kept = rows[~rows["source_sha256"].isin(lacking)].reset_index(drop=True)
     return VariedFiles(kept, len(lacking), recipe.get("preprocessing"))
+
+
+def _rename_columns(table: pd.DataFrame, columns: Mapping[str, str], file: Path) -> pd.DataFrame:
+    for ours, theirs in columns.items():
+        if ours not in _COLUMNS and not ours.startswith("prob_"):
+            known = f"There are: {', '.join(_COLUMNS)}, prob_<class>."
+            raise ConfigError(f"columns: there is no {ours}{suggest_names(ours, _COLUMNS, '')}", known)
+        if theirs not in table:
+            has = f"It has: {', '.join(map(str, table))}."
+            raise ConfigError(
+                f"columns: {file} has no column {theirs}{suggest_names(theirs, map(str, table), '')}", has
+            )
+    renamed = {ours: table[theirs] for ours, theirs in columns.items()}
+    return table.drop(columns=list(columns.values())).assign(**renamed)
 
 
 def _read_lines(file: Path) -> pd.DataFrame:

@@ -629,7 +629,11 @@ class Run:
             assert self.images is not None
             part = self.images.select_split(name)
             if not len(part):
-                raise DataError(f"{self.name} has no {name} images.", "See its split.csv.")
+                counts = ", ".join(f"{n} of {of}" for of, n in self.images.frame["split"].value_counts().items())
+                raise DataError(
+                    f"{self.name} has no {name} images; it has {counts}.",
+                    "Choose another set of the run: split=val, or other images: data=folder data.root=DIR",
+                )
             return part
         if name not in self._other_paths:
             known = ["test", "val", "calibration", *self._other_paths]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from avatar_bench.config.entries import describe_folders, find_entries, find_entry
 from avatar_bench.data import user_tables
+from avatar_bench.data.folders import SPLIT_FOLDERS
 from avatar_bench.errors import ConfigError, DataError, suggest_names
 from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.sources.source_image import SourceImage
@@ -18,7 +19,6 @@ from avatar_bench.sources.source_image import SourceImage
 Source = Mapping[str, Any]  # a yaml of conf/source
 DESCRIPTION_KEYS = ("label", "licence", "author", "generator", "homepage")  # options of every source that describe it
 COMMON_KEYS = ("kind", *DESCRIPTION_KEYS, "rasterise")
-INPUT_SPLITS = ("train", "val", "test")
 # columns that are fields of a SourceImage
 IMAGE_COLUMNS = ("label", "source", "generator", "licence", "author", "url", "split")
 
@@ -155,9 +155,9 @@ def read_rows(file: Path, needed: str) -> list[dict[str, str]]:
         raise DataError(f"{file} has no rows.", f"Expected one row for each {needed}.")
     rows: Any = table.apply(lambda column: column.str.strip()).to_dict("records")
     for number, row in enumerate(rows, start=1):
-        if row.get("split") and row["split"] not in INPUT_SPLITS:
+        if row.get("split") and row["split"] not in SPLIT_FOLDERS:
             reason = f"{file}, row {number}: unknown split {row['split']!r}."
-            raise DataError(reason, f"Expected one of {', '.join(INPUT_SPLITS)}, or nothing.")
+            raise DataError(reason, f"Expected one of {', '.join(SPLIT_FOLDERS)}, or nothing.")
     return list(rows)
 
 

@@ -349,6 +349,7 @@ def _report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainCo
         missing = [name for name in classes if split not in table or table.at[name, split] == 0]
         if missing:
             print_line(
-                f"warning: no {split} image of {', '.join(missing)}: add some, or reduce data.split.folds",
+                f"warning: no {split} image of {', '.join(missing)}: add some, or split again: data.split.by=group "
+                "data.split.folds=3",
                 file=sys.stderr,
             )

@@ -501,12 +501,16 @@ def test_a_mistake_is_told_in_three_lines_at_most(
     assert len(err.splitlines()) <= 3
 
 
-def test_an_out_that_is_a_file_is_an_error_of_evaluates_output(
-    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_out_says_that_earlier_results_are_left_aside(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "file").write_text("")
-    assert main(["evaluate", f"ckpt={tiny_run}", f"out={tmp_path / 'file'}", "block.blind_test.resamples=100"]) == 5
-    assert "cannot be written" in capsys.readouterr().err
+    words = ["evaluate", f"ckpt={run_copy}", "block=error_bias", "block.error_bias.resamples=100", "data.workers=0"]
+    assert main([*words, f"out={tmp_path / 'first'}"]) == 0
+    assert "left aside" not in capsys.readouterr().err
+    assert main(words) == 0
+    for _ in range(2):  # into a new folder, and again into that
+        assert main([*words, f"out={tmp_path / 'out'}"]) == 0
+        assert f"out=: 1 earlier result, such as in {run_copy / 'evaluation'}, left aside" in capsys.readouterr().err
 
 
 def test_a_set_with_an_awkward_name_gets_a_plain_folder(run_copy: Path, images: Path, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ def mistaken(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the images of `all` in wrong layouts, and manifests of them in wrong formats."""
     root = tmp_path_factory.mktemp("mistaken")
     shutil.copytree(images / "all", root / "high" / "photos")
+    for folder in ("parts/train", "parts/validation", "copies/train", "copies/val"):
+        shutil.copytree(images / "blind", root / folder)
     (root / "flat").mkdir()
     for number, file in enumerate(sorted((root / "high").rglob("*.png"))):
         shutil.copy(file, root / "flat" / f"{number}.png")
@@ -36,6 +38,16 @@ def mistaken(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([*TRAIN, "data.root=flat"], 3, "Expected flat/<class>/<image>"),
         ([*TRAIN, "data.root=high"], 3, "If the folders in it are the classes: data.root=high/photos"),
         ([*TRAIN, r"data.root=.\high\photos"], 3, "Folders are separated by / here: ./high/photos"),
+        ([*TRAIN[:1], "data.root=high/photos"], 2, "Use both: data=folder data.root=high/photos"),
+        ([*TRAIN, "data.root=parts"], 3, "Rename it to val, take one of them alone (root=parts/validation)"),
+        (["prepare", "source=folder", "source.folder.root=parts", "out=x"], 3, "Rename it to val, take one of them"),
+        ([*TRAIN, "data.root=copies"], 3, "Move or remove one of them, or split the images again: data.split.by=group"),
+        (
+            ["evaluate", "block=robustness", "block.robustness.severities=3"],
+            2,
+            "Write it in brackets: 'block.robustness.severities=[3]'",
+        ),
+        (["evaluate", "ckpt={run}", "trainer.threads=1"], 2, "trainer.threads: no such option; did you mean threads?"),
         (["predict", r"high\photos"], 2, "Folders are separated by / here: high/photos"),
         ([*TRAIN, "data=manifest", "data.manifest=windows.csv"], 3, "separated by / here: blind/drawing/"),
         (

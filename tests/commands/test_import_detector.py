@@ -374,3 +374,23 @@ def test_predict_takes_no_runtime_for_an_imported_detector(
     assert "is an imported detector, which has a runtime of its own" in capsys.readouterr().err
     assert main(words) == 0
     assert "Computed with the imported detector." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("columns", "code", "said"),
+    [
+        ("{path: filename, score: fake_prob}", 0, "classes generated, not_generated"),
+        ("{pth: filename}", 2, "columns: there is no pth; did you mean path?"),
+        ("{path: file_name}", 2, "has no column file_name; did you mean filename?"),
+    ],
+)
+def test_the_columns_of_somebody_elses_table_are_named(
+    columns: str, code: int, said: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = read_manifest(images / "blind.csv").frame["path"]
+    theirs = pd.DataFrame({"filename": rows, "fake_prob": np.linspace(0, 1, len(rows)), "path": "their own"})
+    theirs.to_csv(tmp_path / "theirs.csv", index=False)
+    words = ["import", "kind=predictions", f"file={tmp_path / 'theirs.csv'}", "score=higher_is_generated"]
+    assert main([*words, f"root={images}", f"out={tmp_path / 'run'}", f"columns={columns}"]) == code
+    assert said in "".join(capsys.readouterr())
+    assert (tmp_path / "run").exists() == (code == 0)

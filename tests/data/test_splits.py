@@ -170,7 +170,7 @@ def test_rows_that_state_their_side_keep_it_and_the_folds_do_not_take_turns(fram
     assert (fold == -1).all()
     assert sides(frame, split).loc[["real"]].to_numpy()[0].tolist() == [240, 30, 30]
     frame.loc[0, "split"] = "train"
-    with pytest.raises(GuardError, match="two sides"):
+    with pytest.raises(GuardError, match="split the images again"):
         assign_splits(frame, SplitPlan())
 
 

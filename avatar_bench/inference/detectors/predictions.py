@@ -29,6 +29,9 @@ class PredictionFile(Options):
     """Table with a row per image: `path` or `sha256`, and `prob_<class>` for each class, or `score`."""
 
     file: str = path_option("predictions (.csv, .jsonl, .parquet) or a network (.onnx)", MISSING)
+    columns: dict[str, Any] = option(
+        {}, help="what file= calls its columns: {path: NAME, score: NAME}; others have our names", is_open=True
+    )
     root: str | None = path_option("folder that the paths in file= are relative to")
     score: str | None = option(
         None,
@@ -44,7 +47,7 @@ class PredictionFile(Options):
         from avatar_bench.inference import foreign_tables as tables  # imports pandas and torch, see config/schema
 
         file = Path(self.file)
-        table = tables.read_score_table(file)
+        table = tables.read_score_table(file, {ours: str(name) for ours, name in self.columns.items()})
         has_prediction = table.get("status", table.index) != "error"
         predicted = table[has_prediction]
         found, settings = tables.read_probabilities(predicted, file, self.score, self.threshold)

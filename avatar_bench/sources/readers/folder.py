@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.config.options import option, path_option
-from avatar_bench.data.folders import raise_unreadable
+from avatar_bench.data.folders import find_split_folders, raise_unreadable
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.sources.path_rules import compile_rules, match_rules
 from avatar_bench.sources.reader import (
-    INPUT_SPLITS,
     Source,
     SourceJob,
     SourceReader,
@@ -60,7 +59,7 @@ class ImageFolder(SourceReader):
         if manifest and not any((root / below).is_file() for below in rows):
             reason = f"source.{job.name}.manifest: {manifest} lists no file in {root}."
             raise DataError(reason, "Expected paths relative to the manifest.")
-        splits = [part for part in INPUT_SPLITS if (root / part).is_dir()]
+        splits = [] if self.rules or job.source["label"] else find_split_folders(root)
         for below in _walk(job, root):
             row = rows.pop(below, {})
             name = f"{source}/{below}" if source else below

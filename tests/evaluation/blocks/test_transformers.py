@@ -331,6 +331,13 @@ def test_a_budget_of_one_epoch_is_told_as_one(compare, answers):
     assert Reason("budget_of_one", epochs="1", images="400", size="64") in result.warnings
 
 
+def test_probes_are_not_told_to_have_a_budget_of_none_epochs(compare, answers):
+    probe = {"record": {"stages": [{"unfreeze": "classifier"}]}}
+    result = compare({"plain": (answers(0.7), probe), "sam": (answers(0.7, 1), {"optimizer": SAM} | probe)})
+    said = " ".join(format_reason(warning, "transformers") for warning in result.warnings)
+    assert "No epochs: probes were fitted on the features of 400 training images" in said
+
+
 def test_a_pair_says_how_large_its_networks_are_and_warns_where_they_differ_much(compare, answers, nets):
     result = compare({"resnet": (answers(0.7), {}), "vit": (answers(0.8, 1), {"net": "vit"})})
     pair = result.tables["pairs"].iloc[0]

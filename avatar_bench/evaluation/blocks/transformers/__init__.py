@@ -96,7 +96,8 @@ def _collect_warnings(found: Mapping[str, pd.DataFrame], own: Sequence[Traits]) 
         yield Reason("other_machines")
     values = protocol.groupby("setting")["value"].agg(" | ".join)
     epochs, images, size = values[["epochs", "train_images", "image_size"]]
-    yield Reason("budget_of_one" if epochs == "1" else "budget", epochs=epochs, images=images, size=size)
+    budget = {"1": "budget_of_one", "none": "budget_of_probes"}.get(epochs, "budget")
+    yield Reason(budget, epochs=epochs, images=images, size=size)
     yield from warn_about_families(pairs, found["recipes"])
     if pairs.empty:
         yield Reason("no_pair")
