@@ -156,7 +156,10 @@ def _list_kinds(boards: list[Leaderboard]) -> list[str]:
     kinds["by_intervals"] = any(
         not board.is_tested and board.ranked_by == "accuracy" and len(board.rows) > 1 for board in boards
     )
-    kinds |= {"guessing": any(row.is_guessing for row in rows), "unranked": any(row.reason for row in rows)}
+    kinds |= {
+        "guessing": any(row.is_guessing for row in rows),
+        "unranked": any(row.model.kind != "run" and row.reason for row in rows),
+    }
     return [kind for kind, is_there in kinds.items() if is_there]
 
 

@@ -105,8 +105,10 @@ def _lay_out_saved(
 
 
 def _build_row(row: LeaderboardRow, blocks: Mapping[str, str], look: Mapping[str, str]) -> TableRow:
-    label: Cell = {"text": row.model.label, **look}
-    if row.model.kind != "run":
+    label: Cell = {"text": row.name if row.seeds else row.model.label, **look}
+    if row.seeds:
+        label["soft"] = _("mean over {n} seeds, below", n=len(row.seeds))
+    elif row.model.kind != "run":
         label["soft"] = _("weight soup") if row.model.kind == "soup" else _("ensemble")
     elif row.model.is_imported:
         kind, licence, training = row.model.describe_origin()
@@ -117,8 +119,8 @@ def _build_row(row: LeaderboardRow, blocks: Mapping[str, str], look: Mapping[str
         label["soft"] = _("teacher: {name}", name=row.model.teacher)
     rank: Cell | None = None
     if row.is_guessing or row.reason:
-        rank = {"value": None, "reason": _("no better than guessing") if row.is_guessing else row.reason}
+        rank = {"value": None, "reason": row.reason or _("not significantly better than guessing")}
     elif row.first is not None:
         rank = {"first": row.first, "last": row.last, "letters": row.letters}
     cells = [make_metric_cell(row.metrics.get(key), block) for key, block in blocks.items()]
-    return TableRow([label, rank, *cells], row.model.label, row.is_best)
+    return TableRow([label, rank, *cells], list(row.seeds) or row.model.label, row.is_best)

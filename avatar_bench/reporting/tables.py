@@ -19,10 +19,10 @@ _MAX_INLINE_ROWS = 100  # rows of a table embedded as CSV
 
 @dataclass
 class TableRow:
-    """Row of a table: cells, label of its model, and whether it is highlighted."""
+    """Row of a table: cells, label of its model or labels of its models, and whether it is highlighted."""
 
     cells: list[Any]
-    model: str | None = None
+    model: str | list[str] | None = None
     best: bool = False
 
 
