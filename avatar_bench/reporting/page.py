@@ -211,7 +211,8 @@ def _draw_curves(model: ReportedModel) -> Path:
         own.parent.mkdir(exist_ok=True)
         history = read_csv(model.folder / "metrics.csv")
         with atomic_write(own) as part:
-            plots.draw_training_curves(history, model.record.get("best_epoch")).savefig(part, format="png")
+            curves = plots.draw_training_curves(history, model.record.get("best_epoch"))
+            curves.savefig(part, format="png", metadata=plots.CHART)
     return own
 
 

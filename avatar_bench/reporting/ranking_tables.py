@@ -12,7 +12,7 @@ from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out
 from avatar_bench.reporting.study import Study
-from avatar_bench.reporting.tables import BETTER, Table, TableRow, fit_scale, make_column
+from avatar_bench.reporting.tables import BETTER, Table, TableRow, fit_ends, make_column
 from avatar_bench.results.headings import find_heading
 from avatar_bench.results.result import Metric
 
@@ -35,9 +35,10 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
         columns.append(make_column(_("{metric}, for these sources", metric=heading), True))
         for row, shown in zip(board.rows, rows, strict=True):
             shown.cells.append(_make_cell_of_these(row.metrics.get(board.ranked_by)))
-    fit_scale(columns[2:], [TableRow(row.cells[2:]) for row in rows])
-    for one in columns[3:]:
-        one["bars"] = False  # one drawing per row shows the order
+    for one in columns:
+        one["bars"] = False
+    if len(columns) > 2:  # one drawing per row shows the order
+        columns[2] |= fit_ends(row.cells[2] for row in rows)
     text = _(
         "Leaderboard on {set}: {n} images, fingerprint {fingerprint}",
         set=board.name,

@@ -87,6 +87,12 @@ def fit_scale(columns: Sequence[Column], rows: Iterable[TableRow]) -> None:
         one["bars"] = bool(ends) and min(ends) >= 0 and max(ends) <= 1
 
 
+def fit_ends(cells: Iterable[Any]) -> Column:
+    """Return the properties of a column that draws its intervals on a scale from their lowest to their highest end."""
+    ends = [cell[key] for cell in cells if isinstance(cell, dict) for key in ("low", "high") if key in cell]
+    return {"bars": True, "start": min(ends), "stop": max(ends)} if ends else {"bars": False}
+
+
 def _find_full_value(cell: Any) -> Any:
     """Return the full value of a cell, such as a whole hash of which a few digits are shown."""
     if not isinstance(cell, dict):
