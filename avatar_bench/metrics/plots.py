@@ -53,6 +53,7 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # class and file names may contain dollar signs
 }
 MAX_BARS = 40
+CHART = {"Comment": "chart"}  # in a PNG without photos, whose colours a dark page inverts
 _SPLIT_LINES: dict[str, Literal["--", "-"]] = {"train": "--", "val": "-"}  # line styles of their curves
 _THUMBNAIL_PIXELS = 360  # of the longer side, enough for a grid cell at 300 dpi
 # offsets in points from a marker to its number, nearest first, starting at the upper right
@@ -89,6 +90,12 @@ def create_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def describe_png(figure: Figure) -> dict[str, str]:
+    """Return the metadata of the PNG of a figure: `CHART` if no panel shows a photo."""
+    photos = [image for axes in figure.axes for image in axes.get_images() if np.asarray(image.get_array()).ndim == 3]
+    return {} if photos else CHART
 
 
 def create_axes(width: float, height: float) -> tuple[Figure, Axes]:

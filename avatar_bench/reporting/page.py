@@ -156,7 +156,10 @@ def _list_kinds(boards: list[Leaderboard]) -> list[str]:
     kinds["by_intervals"] = any(
         not board.is_tested and board.ranked_by == "accuracy" and len(board.rows) > 1 for board in boards
     )
-    kinds |= {"guessing": any(row.is_guessing for row in rows), "unranked": any(row.reason for row in rows)}
+    kinds |= {
+        "guessing": any(row.is_guessing for row in rows),
+        "unranked": any(row.model.kind != "run" and row.reason for row in rows),
+    }
     return [kind for kind, is_there in kinds.items() if is_there]
 
 
@@ -208,7 +211,8 @@ def _draw_curves(model: ReportedModel) -> Path:
         own.parent.mkdir(exist_ok=True)
         history = read_csv(model.folder / "metrics.csv")
         with atomic_write(own) as part:
-            plots.draw_training_curves(history, model.record.get("best_epoch")).savefig(part, format="png")
+            curves = plots.draw_training_curves(history, model.record.get("best_epoch"))
+            curves.savefig(part, format="png", metadata=plots.CHART)
     return own
 
 

@@ -305,17 +305,21 @@ def _save_figure(figure: Figure, stem: Path) -> None:
     """Write a figure as .png and .svg, with one layout for both, since the layout takes as long as drawing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and not needed to read a Result
     from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
-    from avatar_bench.metrics.plots import use_style
+    from avatar_bench.metrics.plots import describe_png, use_style
 
+    about = PngImagePlugin.PngInfo()
+    for key, text in describe_png(figure).items():
+        about.add_text(key, text)
     with use_style():
         canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]
         figure.set_layout_engine("none")
         page = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
         # the image is opaque: without alpha and with run-length encoding, it is encoded in a third of the time
-        page.convert("RGB").save(f"{stem}.png", dpi=(figure.dpi, figure.dpi), compress_type=zlib.Z_RLE)
+        dpi = (figure.dpi, figure.dpi)
+        page.convert("RGB").save(f"{stem}.png", dpi=dpi, compress_type=zlib.Z_RLE, pnginfo=about)
         figure.set_dpi(_SVG_DPI)
         # not by savefig, which would draw the figure once more for its layout
         FigureCanvasSVG(figure).print_svg(f"{stem}.svg", metadata={"Date": None})  # type: ignore[no-untyped-call]

@@ -26,7 +26,7 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.table_io import write_table
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import TemperatureFit, fit_temperature_of_logits
-from avatar_bench.metrics.plots import draw_training_curves
+from avatar_bench.metrics.plots import CHART, draw_training_curves
 from avatar_bench.models.checkpoint import BEST_CHECKPOINT
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
@@ -207,7 +207,7 @@ class ClassifierJob:
         row = self.find_best_row(history)
         record.metrics = {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)}
         with use_language(settings.lang), atomic_write(self.folder / "curves.png") as part:
-            draw_training_curves(history, record.best_epoch).savefig(part, format="png")
+            draw_training_curves(history, record.best_epoch).savefig(part, format="png", metadata=CHART)
         use = ", the images used to choose the checkpoint" * (record.best_epoch is not None)
         return (
             f"{self.folder}: val accuracy {record.metrics['val/accuracy']:.3f}, macro-F1 {record.metrics[METRIC]:.3f} "
