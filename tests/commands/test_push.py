@@ -62,7 +62,7 @@ def evaluated(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     split = pd.read_csv(run / "split.csv")
     split["other:licence"] = np.where(split["source"] == "gan", "CC0", "")
     split.to_csv(run / "split.csv", index=False)
-    blocks = ["block=[blind_test,calibration,error_bias]", "block.calibration.severity=0"]
+    blocks = ["block=[blind_test,calibration,error_bias]"]
     assert main(["evaluate", f"ckpt={run}", "split=blind", *blocks, "data.workers=0", "allow=[overlap]"]) == 0
     metrics = run / "evaluation" / "blind" / "blind_test" / "metrics.json"
     result = json.loads(metrics.read_text(encoding="utf-8"))

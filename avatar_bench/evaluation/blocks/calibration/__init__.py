@@ -55,8 +55,8 @@ class Calibration(IntervalOptions):
         expected="above 0 and below 1",
     )
     severity: int = option(
-        3,
-        help="of the corruptions under which temperature and sets are evaluated, 1 to 5; 0: none",
+        0,
+        help="of corruptions under which temperature and sets are evaluated too, 1 to 5; 0: none",
         range=(0, SEVERITIES[-1]),
     )
     corruptions: list[str] | None = option(
@@ -65,6 +65,8 @@ class Calibration(IntervalOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.corruptions and not self.severity:
+            raise ConfigError("block.calibration.corruptions needs a severity.", "Add block.calibration.severity=3")
         self.corruptions = list_corruptions() if self.corruptions is None else self.corruptions
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
