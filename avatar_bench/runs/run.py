@@ -333,8 +333,9 @@ class Run:
         source = copy(self)  # has no predictor, so that networks are released with the last reference to a run
 
         def read_calibration() -> Dataset | None:
-            is_known = source.images is not None and len(source.images.select_split("calibration"))
-            return source._read("calibration") if is_known else None
+            sides = set() if source.images is None else set(source.images.frame["split"])
+            side = next((side for side in ("calibration", "val") if side in sides), None)  # a small val is not halved
+            return source._read(side) if side else None
 
         return NetworkPredictor(
             name=self.name,
@@ -652,7 +653,7 @@ class Run:
     def _require_split(self, split: str) -> Dataset:
         """Return one of the run's own splits; raise BlockError if it is unknown or empty."""
         if self.images is None or not len(self.images.select_split(split)):
-            raise BlockError(f"{self.name}: its {split} images are unknown, but this block is fitted on them.")
+            raise BlockError(f"{self.name}: it knows no {split} images of its own, but this block is fitted on them.")
         return self.dataset(split)
 
 

@@ -23,7 +23,7 @@ _WEIGHTS = ".safetensors"
 _PASSED_ON = (
     *("status", "finished", "name", "model", "mode", "augmentation", "seed", "allow", "versions", "device", "classes"),
     *("balance", "batch_size", "passes_per_step", "resembles", "stages", "probe", "temperature", "best_epoch"),
-    *("metrics", "licence", "temperature_fit"),
+    *("chosen_by", "metrics", "licence", "temperature_fit"),
 )
 _PASSED_ON_OF = {
     "init": ("licence", "sha256", "ancestors", "method", "epochs"),
