@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -54,6 +56,7 @@ STYLE: dict[str, Any] = {
 }
 MAX_BARS = 40
 CHART = {"Comment": "chart"}  # in a PNG without photos, whose colours a dark page inverts
+_override: ContextVar[Any] = ContextVar("override", default={})  # noqa: B039  # never changed
 _SPLIT_LINES: dict[str, Literal["--", "-"]] = {"train": "--", "val": "-"}  # line styles of their curves
 _THUMBNAIL_PIXELS = 360  # of the longer side, enough for a grid cell at 300 dpi
 # offsets in points from a marker to its number, nearest first, starting at the upper right
@@ -67,12 +70,22 @@ _LEADER_STYLE = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 
 
 @contextmanager
 def use_style() -> Iterator[None]:
-    """Apply the house style within a `with` block or a decorated function."""
+    """Apply the house style, and over it that of `override_style`, in a `with` block or a decorated function."""
     installed = set(fontManager.get_font_names())
     family = [font for font in FONTS if font in installed]
     settings: Any = STYLE | {"font.family": family or ["sans-serif"]}  # Any: the newest matplotlib types the keys
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings), mpl.style.context(_override.get()):
         yield
+
+
+@contextmanager
+def override_style(style: str | Mapping[str, Any]) -> Iterator[None]:
+    """Apply one of matplotlib's styles, by its name or its settings, over the house style."""
+    token = _override.set(style)
+    try:
+        yield
+    finally:
+        _override.reset(token)
 
 
 def get_colour(index: int) -> str:

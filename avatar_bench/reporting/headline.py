@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from avatar_bench.i18n import _
+from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
-from avatar_bench.reporting.number_format import format_metric_with_units, format_names, format_number
+from avatar_bench.reporting.number_format import format_metric_with_units, format_names
 from avatar_bench.results.headings import find_heading
 
 

@@ -20,12 +20,13 @@ from avatar_bench.files.table_io import find_table
 from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.calibration import TemperatureFit
+from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting import block_sections, cautions, data_section
 from avatar_bench.reporting.figure_drawing import draw_missing_figures
 from avatar_bench.reporting.headline import format_headline
 from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
-from avatar_bench.reporting.number_format import format_number, format_temperature
+from avatar_bench.reporting.number_format import format_temperature
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.provenance import build_model_table, build_result_table
 from avatar_bench.reporting.ranking_tables import build_gain_tables, build_leaderboard_table, build_score_tables

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from avatar_bench.i18n import _
+from avatar_bench.metrics.rounding import format_number
 from avatar_bench.metrics.units import NEW_SOURCES, THESE_IMAGES, THESE_SOURCES
 from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
-from avatar_bench.reporting.number_format import Cell, format_number, make_interval_cell, make_metric_cell
+from avatar_bench.reporting.number_format import Cell, make_interval_cell, make_metric_cell
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out

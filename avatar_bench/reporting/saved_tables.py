@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from avatar_bench.i18n import _
-from avatar_bench.reporting.number_format import format_number, make_interval_cell, make_value_cell
+from avatar_bench.metrics.rounding import format_number
+from avatar_bench.reporting.number_format import make_interval_cell, make_value_cell
 from avatar_bench.reporting.tables import Table, TableRow, make_column
 from avatar_bench.results.headings import find_heading, find_word
 from avatar_bench.results.reasons import Reason, format_reason

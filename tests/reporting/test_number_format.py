@@ -10,12 +10,11 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
+from avatar_bench.metrics.rounding import format_number, format_value
 from avatar_bench.reporting.number_format import (
     format_cell,
     format_metric,
     format_names,
-    format_number,
-    format_value,
     make_metric_cell,
     make_value_cell,
 )
