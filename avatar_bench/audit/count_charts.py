@@ -19,7 +19,8 @@ def draw_counts(images: pd.DataFrame, splits: Sequence[str]) -> Figure:
     """Draw image counts by class, split and source: bars stacked by class, with the total at the end.
 
     `images` has one row per image with label, source and split; `splits` is the order of the splits. Classes missing
-    from the first split come last, so that the others keep their colours. Only the 40 largest sources are shown.
+    from the first split come last, so that the others keep their colours. Only the 40 largest sources are shown, and
+    none if none is known.
     """
     first = set(images["label"][images["split"] == splits[0]])
     classes = sorted(set(images["label"]), key=lambda label: (label not in first, label))
@@ -29,12 +30,14 @@ def draw_counts(images: pd.DataFrame, splits: Sequence[str]) -> Figure:
     order = np.lexsort((-by_source.sum(axis=1), by_source.to_numpy().argmax(axis=1)))
     largest = by_source.sum(axis=1).nlargest(plots.MAX_BARS).index
     by_source = by_source.iloc[order].loc[lambda table: table.index.isin(largest)]
+    has_sources = by_source.index.astype(str).str.len().any()
     rows = max(len(by_class) + len(by_split) + 4, len(by_source))
-    figure = plots.create_figure(8.4, 1.5 + 0.22 * rows)
-    grid = figure.add_gridspec(2, 2, height_ratios=[len(by_class) + 1, len(by_split) + 1])
+    figure = plots.create_figure(8.4 if has_sources else 4.4, 1.5 + 0.22 * rows)
+    grid = figure.add_gridspec(2, 2 if has_sources else 1, height_ratios=[len(by_class) + 1, len(by_split) + 1])
     _draw_stack(figure.add_subplot(grid[0, 0]), by_class, _("By class"))
     _draw_stack(figure.add_subplot(grid[1, 0]), by_split, _("By split")).set_xlabel(_("images"))
-    _draw_stack(figure.add_subplot(grid[:, 1]), by_source, _("By source")).set_xlabel(_("images"))
+    if has_sources:
+        _draw_stack(figure.add_subplot(grid[:, 1]), by_source, _("By source")).set_xlabel(_("images"))
     handles = [
         Patch(color=plots.get_colour(index), label=plots.shorten_name(name)) for index, name in enumerate(classes)
     ]

@@ -45,7 +45,8 @@ def build_split_tables(study: Study) -> list[Table]:
             "Images by class and source; split {fingerprint} of {models}", fingerprint=fingerprint, models=names
         )
         tables.append(_build_count_table(table, ["label"], f"classes{tag}", by_class))
-        tables.append(_build_count_table(table, ["label", "source"], f"sources{tag}", by_source))
+        if table["source"].fillna("").ne("").any():
+            tables.append(_build_count_table(table, ["label", "source"], f"sources{tag}", by_source))
     return tables
 
 

@@ -61,3 +61,7 @@ def test_of_many_sources_the_largest_forty_are_drawn() -> None:
     rows = [("real", f"s{number:02}", "train") for number in range(50) for _ in range(number + 1)]
     axes = draw_counts(pd.DataFrame(rows, columns=["label", "source", "split"]), ["train"]).axes[-1]
     assert list(bars(axes)) == [f"s{number:02}" for number in range(49, 9, -1)]
+
+
+def test_without_a_known_source_there_is_no_panel_of_sources() -> None:
+    assert len(draw_counts(IMAGES.assign(source=""), SPLITS).axes) == 2

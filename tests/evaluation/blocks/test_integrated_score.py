@@ -333,6 +333,12 @@ def test_all_metrics_can_be_recomputed_from_what_is_saved(tmp_path: Path):
         assert np.asarray(again) == pytest.approx(normalised[key].to_numpy(), abs=1e-9)
 
 
+def test_one_ranked_model_has_no_figures(draw_saved):
+    result = compare(run_of(results(), "a"), run_of(results(out_of_domain=None), "b"))
+    assert result.tables["scores"]["rank"].notna().sum() == 1
+    assert draw_saved(result) == {}
+
+
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_figures_are_drawn_from_what_is_saved(language, draw_saved, inside):
     incomplete = run_of(results(3, out_of_domain=None), "another")

@@ -269,6 +269,23 @@ def test_robustness_stands_against_bias_with_what_guessing_gets():
     assert row[["robustness_floor", "unbias_floor"]].tolist() == pytest.approx([1 / 3, 2 / 3])
 
 
+def test_charts_of_many_runs_are_about_as_high_as_wide(draw_saved):
+    names = [f"run {place}" for place in range(9)]
+    figure = draw_saved(compare(*(run_of(results(), name) for name in names)))["robustness"]
+    width, height = figure.get_size_inches()
+    assert height < 1.2 * width
+    assert len(figure.axes) == 2
+    labels = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert (len(labels), labels[0], labels[-1]) == (7, "clean", "mean of the five")
+
+
+def test_runs_that_are_alike_do_not_cover_each_other_in_the_chart_of_calibration(draw_saved):
+    figure = draw_saved(compare(run_of(results(), "a"), run_of(results(), "b")))["calibration"]
+    for axes in figure.axes:
+        filled = [line for line in axes.lines if line.get_marker() == "o" and line.get_markerfacecolor() != "white"]
+        assert [line.get_ydata()[0] for line in filled] == [0, 1]
+
+
 def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_network_has(draw_saved):
     saved = {name: one for name, one in results().items() if name not in ("efficiency", "architecture")}
     members = (Run(Path("a.ckpt")), Run(Path("b.ckpt")))
@@ -282,7 +299,7 @@ def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_networ
     with_one = {"by_class", "robustness", "calibration", "confidence", "ood_confidence", "ood_shares", "bias"}
     for chart in with_one | {"robustness_bias"}:
         assert "soft_vote" in set(result.tables[chart]["run"])
-    legend = draw_saved(result)["calibration"].legends[0]
+    legend = draw_saved(result)["by_class"].legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["a", "soft vote (ensemble)"]
     assert [line.get_marker() for line in legend.get_lines()] == ["o", "P"]
 

@@ -291,6 +291,7 @@ def test_a_corruption_of_a_user_has_its_title_in_figures(evaluate_block, shaky, 
         labels = [text.get_text() for text in figures[figure].axes[at].get_yticklabels()]
         assert {"upside down", "noise"} <= set(labels)
     assert {"вверх ногами", "шум"} <= {axes.get_ylabel() for axes in wall.axes}
+    assert wall.get_figheight() < wall.get_figwidth()  # two corruptions in a row
 
 
 def test_names_of_metrics_are_refused_as_names_of_corruptions(tmp_path) -> None:

@@ -22,11 +22,12 @@ _FRONT: dict[str, Any] = {"linestyle": "--", "color": plots.GREY, "linewidth": 1
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw the profile of the models, their ranks, and accuracy against cost; none if no model is ranked."""
-    if "ranks" not in result.tables:
+    """Draw the profile of the models, their ranks, and accuracy against cost; none if fewer than two are ranked."""
+    ranked = result.tables["scores"].query("complete")["run"].tolist()
+    if len(ranked) < 2:
         return {}
     scores, models, ranks, settings = (result.tables[name] for name in ("scores", "models", "ranks", "qualities"))
-    looks, ranked = RunStyles(result.tables["raw"]), scores.loc[scores["complete"], "run"].tolist()
+    looks = RunStyles(result.tables["raw"])
     drawn = {
         "profile": draw_profile(scores, looks, settings["scale"].iloc[0]),
         "ranks": draw_rank_shares(ranks, ranked),

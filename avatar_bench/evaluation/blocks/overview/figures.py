@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from textwrap import fill
 from typing import Any
@@ -27,6 +28,7 @@ _COMPONENTS = (
     *("core_block", "squeeze_excitation", "depthwise", "attention"),
     *("patch", "normalisation", "activation", "pretraining"),
 )
+_HIGHEST = 7.0  # inches of dots below each other
 _FEW = 6  # models whose names fit below a narrow figure
 
 
@@ -74,49 +76,59 @@ def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_robustness(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw clean accuracy, accuracy under each corruption and their mean, with intervals; chance is marked."""
+    """Draw clean accuracy, accuracy under each corruption and their mean, with intervals; chance is marked.
+
+    Many corruptions are divided between panels side by side, so that the figure is not many times higher than wide.
+    """
     means = {"clean": _("clean"), "robustness": _("mean of the five")}
     words = {name: means.get(name) or find_heading(name, "overview") for name in dict.fromkeys(table["metric"])}
-    figure = _create_dot_figure(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
-    axes = figure.subplots()
-    _draw_dots(axes, table.assign(of=table["metric"]), words, looks)
-    axes.set_xlabel(_("accuracy at severity 3 (%)"))
+    columns = math.ceil(len(words) * _measure_group(looks) / _HIGHEST)
+    tallest, names = math.ceil(len(words) / columns), list(words)
+    width = 5.0 * columns if columns > 1 else 6.4 if len(looks.models) <= _FEW else 8.4
+    figure = _create_dot_figure(width, tallest, looks)
     chance = table["floor"].dropna().unique()
-    if len(chance) == 1:
-        axes.set_xlim(left=min(axes.get_xlim()[0], chance[0] - 0.03))
-        axes.axvline(chance[0], color="black", linestyle="--", linewidth=1)
-        axes.annotate(_("chance"), (chance[0], 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
+    panels = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
+    for place, axes in enumerate(panels):
+        own = names[place * tallest : (place + 1) * tallest]
+        _draw_dots(axes, table.assign(of=table["metric"]), {name: words[name] for name in own}, looks)
+        axes.set(xlabel=_("accuracy at severity 3 (%)"), ylim=(tallest - 0.5, -0.5))
+        if len(chance) == 1:
+            axes.axvline(chance[0], color="black", linestyle="--", linewidth=1)
+            axes.annotate(_("chance"), (chance[0], 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
+    lowest = min(1.0, float(table["low"].min()), *chance[:1].tolist())
+    panels[0].set_xlim(left=lowest - 0.03)
     looks.legend(figure, list(table["run"]))
     return figure
 
 
 @plots.use_style()
 def draw_robustness_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw robustness against `unbias`, both with intervals; dashed lines mark random guessing."""
-    figure, axes = _draw_crosses(table, looks, "unbias", "robustness")
-    right, top = table["unbias_floor"].min(), table["robustness_floor"].min()
-    axes.axvline(right, color="black", linestyle="--", linewidth=1)
-    axes.axhline(top, color="black", linestyle="--", linewidth=1)
-    axes.annotate(_("chance"), (right, 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
-    axes.annotate(_("chance"), (1, top), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
-    axes.set_xlabel(_("1 − largest share of a class on out-of-domain images (%)"))
-    axes.set_ylabel(fill(_("mean accuracy under corruption (%)"), _LINE))
+    """Draw robustness beside `unbias`, both with intervals; dashed lines mark random guessing."""
+    titles = {
+        "robustness": _("mean accuracy under corruption (%)"),
+        "unbias": _("1 − largest share of a class on out-of-domain images (%)"),
+    }
+    figure = _draw_rows(table, looks, titles)
+    for axes, name in zip(figure.axes, titles, strict=True):
+        chance = table[f"{name}_floor"].min()
+        axes.axvline(chance, color="black", linestyle="--", linewidth=1)
+        axes.annotate(_("chance"), (chance, 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
     return figure
 
 
 @plots.use_style()
 def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw the calibration error against accuracy, both with intervals.
+    """Draw the calibration error beside accuracy, both with intervals.
 
     A dash is the error expected by chance, a hollow mark the raw error, before the temperature.
     """
-    figure, axes = _draw_crosses(table, looks, "accuracy", "ece")
-    for run, x, chance, raw in table[["run", "accuracy", "ece_floor", "raw_ece"]].itertuples(index=False):
-        axes.plot(x, chance, "_", color=looks.of(run)["color"], markersize=13, markeredgewidth=2)
-        axes.plot(x, raw, markersize=7, **looks.of(run) | {"markerfacecolor": "white"})
     text = _("ECE in 15 bins (%; hollow: raw; dash: expected by chance)")
-    axes.set(xlabel=_("accuracy (%)"), ylabel=fill(text, _LINE))
-    axes.set_ylim(0, None)
+    figure = _draw_rows(table, looks, {"ece": text, "accuracy": _("accuracy (%)")})
+    axes = figure.axes[0]
+    for row, (run, chance, raw) in enumerate(table[["run", "ece_floor", "raw_ece"]].itertuples(index=False)):
+        axes.plot(chance, row, "|", color=looks.of(run)["color"], markersize=13, markeredgewidth=2)
+        axes.plot(raw, row, markersize=8, zorder=1.5, **looks.of(run) | {"markerfacecolor": "white"})
+    axes.set_xlim(left=0)
     return figure
 
 
@@ -305,24 +317,32 @@ def draw_history(table: pd.DataFrame, looks: RunStyles) -> Figure:
     return figure
 
 
-def _draw_crosses(table: pd.DataFrame, looks: RunStyles, x: str, y: str) -> tuple[Figure, Axes]:
-    """Draw one proportion against another for each run, with the intervals of both."""
-    width = 5.6 if len(looks.models) <= _FEW else 8.4
-    figure, axes = plots.create_axes(width, 3.8 + looks.height(width))
-    for __, row in table.iterrows():
-        look = looks.of(str(row["run"]))
-        axes.hlines(row[y], row[f"{x}_low"], row[f"{x}_high"], color=look["color"], linewidth=1.1)
-        axes.vlines(row[x], row[f"{y}_low"], row[f"{y}_high"], color=look["color"], linewidth=1.1)
-        axes.plot(row[x], row[y], markersize=7, **look)
-    plots.format_percent_axis(axes.xaxis, axes.yaxis)
-    axes.grid(True)
-    looks.legend(figure, list(table["run"]))
-    return figure, axes
+def _draw_rows(table: pd.DataFrame, looks: RunStyles, titles: Mapping[str, str]) -> Figure:
+    """Draw proportions with their intervals, a row for each run and a panel for each titled column.
+
+    Crosses of one against the other would lie on each other where runs are alike.
+    """
+    figure = plots.create_figure(8.4, 1.3 + 0.34 * len(table))
+    panels = figure.subplots(1, len(titles), sharey=True)
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        for row, (__, about) in enumerate(table.iterrows()):
+            own = about.rename({name: "value", f"{name}_low": "low", f"{name}_high": "high"})
+            _draw_mark(axes, row, own, looks)
+        axes.set_xlabel(fill(title, _LINE))
+        plots.format_percent_axis(axes.xaxis)
+        axes.grid(axis="x")
+    panels[0].set_yticks(range(len(table)), [looks.word(str(name)) for name in table["run"]])
+    panels[0].set_ylim(len(table) - 0.4, -0.6)
+    return figure
 
 
 def _create_dot_figure(width: float, groups: int, looks: RunStyles) -> Figure:
-    a_group = 0.16 + 0.13 * len(looks.labels)
-    return plots.create_figure(width, 1.0 + groups * max(0.36, a_group) + looks.height(width))
+    return plots.create_figure(width, 1.0 + groups * _measure_group(looks) + looks.height(width))
+
+
+def _measure_group(looks: RunStyles) -> float:
+    """Return the height in inches of a group of dots, one for each run."""
+    return max(0.36, 0.16 + 0.13 * len(looks.labels))
 
 
 def _draw_dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: RunStyles) -> None:

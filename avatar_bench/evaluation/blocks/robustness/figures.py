@@ -142,7 +142,7 @@ def _build_cells(result: Result) -> dict[str, _Cell]:
         str(row.variation): _Cell(
             image,
             str(row.target),
-            f"{plots.shorten_name(str(row.prediction), 14)}, {row.confidence:.0%}",
+            f"{plots.shorten_name(str(row.prediction), 14)}\n{row.confidence:.0%}",
             plots.get_colour(result.classes.index(row.prediction)),
         )
         for image, row in zip(plots.list_thumbnails(saved), rows, strict=True)
@@ -153,16 +153,20 @@ def _build_cells(result: Result) -> dict[str, _Cell]:
 def _draw_corruption_wall(cells: Mapping[str, _Cell]) -> Figure:
     pairs = [name.split("/") for name in cells if name != "clean"]
     kinds, levels = list(dict.fromkeys(kind for kind, __ in pairs)), sorted({level for __, level in pairs})
-    figure = plots.create_figure(1.3 * (len(levels) + 1) + 0.3, 1.5 * len(kinds) + 0.3)
-    grid = figure.subplots(len(kinds), len(levels) + 1, squeeze=False)
-    for row, kind in zip(grid, kinds, strict=True):
+    width, sides = len(levels) + 1, 1 if len(kinds) <= _COLUMNS else 2  # a row of two kinds: not higher than a screen
+    lines = math.ceil(len(kinds) / sides)
+    figure = plots.create_figure(1.02 * width * sides + 0.3, 1.25 * lines + 0.4)
+    grid = figure.subplots(lines, width * sides, squeeze=False)
+    for axes in grid[-1, width * (len(kinds) - (lines - 1) * sides) :]:
+        axes.set_axis_off()
+    for row, kind in zip(grid.reshape(lines * sides, width), kinds, strict=False):
         for axes, name in zip(row, ["clean", *(f"{kind}/{level}" for level in levels)], strict=True):
             axes.imshow(cells[name].image)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             axes.set_xlabel(cells[name].text, fontsize=7, color=cells[name].colour)
         row[0].set_ylabel(_name_variation(kind))
-    for axes, level in zip(grid[0], ["0", *levels], strict=True):
+    for axes, level in zip(grid[0], ["0", *levels] * sides, strict=True):
         axes.set_title(_("severity {k}", k=level) if level != "0" else _name_variation("clean"), fontsize=9)
     figure.supxlabel(_("true class: {name}", name=cells["clean"].target), fontsize=9)
     return figure
