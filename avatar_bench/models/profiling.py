@@ -116,22 +116,24 @@ def time_interleaved(
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> pd.DataFrame:
-    """Time jobs in turns, so that a slow moment of the machine affects all; return one row a call: job, round, seconds.
+    """Time jobs in turns, so that a slow moment of the machine affects all.
+
+    Return one row a call: job, round, seconds, and processor_seconds of all threads of this process meanwhile.
 
     Each round visits every job once, in a new random order, and calls it 1 to 20 times, as its part of `seconds` (the
     total time of a job) allows. One visit before the first round warms up. If the jobs take too long for `seconds`,
     there are fewer rounds, but at least 3. Rows are sorted by job.
     """
     order, rows = np.random.default_rng(seed), []
-    usual = [min(_time_calls(job, 2, 0.0, clock)) for job in jobs]
+    usual = [min(_time_calls(job, 2, 0.0, clock))[0] for job in jobs]
     begun = clock()
     for number in range(rounds):
         for place in order.permutation(len(jobs)).tolist():
             calls = int(np.clip(seconds / rounds / max(usual[place], 1e-9), 1, _MOST_CALLS))
-            rows += [(place, number, took) for took in _time_calls(jobs[place], calls, usual[place], clock)]
+            rows += [(place, number, *took) for took in _time_calls(jobs[place], calls, usual[place], clock)]
         if number + 1 >= _FEWEST_ROUNDS and clock() - begun > seconds * len(jobs):
             break
-    table = pd.DataFrame(rows, columns=["job", "round", "seconds"])
+    table = pd.DataFrame(rows, columns=["job", "round", "seconds", "processor_seconds"])
     return table.sort_values("job", kind="stable", ignore_index=True)
 
 
@@ -157,15 +159,15 @@ def describe_machine(device: str) -> dict[str, Any]:
     }
 
 
-def _time_calls(job: TimedCall, calls: int, usual: float, clock: Callable[[], float]) -> list[float]:
+def _time_calls(job: TimedCall, calls: int, usual: float, clock: Callable[[], float]) -> list[tuple[float, float]]:
     took = []
     with use_threads(job.threads):
         if usual < _SHORT:
             job.call()
         for _ in range(calls):
-            start = clock()
+            start, used = clock(), time.process_time()
             job.call()
-            took.append(clock() - start)
+            took.append((clock() - start, time.process_time() - used))
     return took
 
 

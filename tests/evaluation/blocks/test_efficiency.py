@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +18,7 @@ import pytest
 import torch
 
 from avatar_bench.cli.app import main
+from avatar_bench.config.schema import PredictConfig
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.efficiency import Efficiency, figures
@@ -24,6 +28,7 @@ from avatar_bench.inference.runtimes import find_missing_package
 from avatar_bench.models import profiling
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
+from avatar_bench.runs.file_predictor import open_file_predictor
 from avatar_bench.runs.run import Run
 
 FAST: dict[str, Any] = {
@@ -58,9 +63,11 @@ def test_the_metrics_are_those_of_the_contract(saved: Path) -> None:
     kinds = ("latency_ms", "latency_ms_p95", "images_per_second")
     names = {f"{kind}/b{batch}" for kind in kinds for batch in (1, 4)}
     names |= {"params_m", "macs_g", "weights_mb", "peak_memory_mb", "noise", "end_to_end_images_per_second"}
+    names |= {"processor_share"}
     assert set(said["metrics"]) == names
+    assert next(iter(said["metrics"])) == "end_to_end_images_per_second"
     for name, metric in said["metrics"].items():
-        assert metric["higher_is_better"] is ("images_per_second" in name)
+        assert metric["higher_is_better"] is ("images_per_second" in name or name == "processor_share")
     assert set(tables) == {"latency", "end_to_end", "samples", "passes", "layers", "memory"}
     assert (saved / "latency.png").is_file()
     assert said["provenance"]["machine"]["torch"] == torch.__version__
@@ -78,10 +85,10 @@ def test_every_time_can_be_recomputed_from_the_saved_calls(saved: Path) -> None:
             assert metric["value"] == pytest.approx(value, rel=1e-6)
             assert metric["n"] == 3
             assert metric["low"] <= metric["value"] <= metric["high"]
-    passes = tables["passes"].query("workers == 0")
+    passes = tables["passes"].query(f"batch == {timing.PREDICT_BATCH}")
     rates = passes["images"] / passes["seconds"]
     assert said["metrics"]["end_to_end_images_per_second"]["value"] == pytest.approx(np.median(rates), rel=1e-6)
-    noise = tables["end_to_end"].set_index("workers").loc[0, "noise"]
+    noise = tables["end_to_end"].set_index("batch").loc[timing.PREDICT_BATCH, "noise"]
     assert noise == pytest.approx(rates.max() / rates.min() - 1, rel=1e-6)
 
 
@@ -135,10 +142,10 @@ def test_torch_has_as_many_threads_as_before(tiny_run: Path) -> None:
 def measured(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., Result]:
     """Return the Result of made-up times: 10 ms an image, 1 + `slower` times that for the copy.
 
-    Passes over files take 1 second, and 1 + `late`.
+    Passes over files take 1 second, and 1 + `late`; the processor works for a `share` of the time.
     """
 
-    def give(slower: float, late: float = 0.05, **options: Any) -> Result:
+    def give(slower: float, late: float = 0.05, share: float = 0.95, **options: Any) -> Result:
         cases = [(1, "run"), (4, "run"), (1, "copy"), (4, "copy")]
         rows = [
             ("torch", batch, 1, network, number, 0.01 * batch * (1 + slower * (network == "copy")))
@@ -146,8 +153,11 @@ def measured(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., R
             for number in range(5)
         ]
         columns = ["runtime", "batch", "threads", "network", "round", "seconds"]
-        monkeypatch.setattr(timing, "time_network", lambda *given: pd.DataFrame(rows, columns=columns))
+        samples = pd.DataFrame(rows, columns=columns)
+        samples["processor_seconds"] = share * samples["seconds"]
+        monkeypatch.setattr(timing, "time_network", lambda *given: samples)
         passes = pd.DataFrame({"workers": [2, 2], "round": [0, 1], "images": [100, 100], "seconds": [1.0, 1 + late]})
+        passes = passes.assign(runtime="onnx", precision="32", threads=1, batch=64)
         monkeypatch.setattr(timing, "time_files", lambda *given: passes)
         run = Run.open(tiny_run)
         return Efficiency(**FAST | options).evaluate(run, run.dataset("test"))
@@ -191,6 +201,41 @@ def test_a_noisy_machine_is_told_in_warning_metrics_and_table(measured: Callable
     assert result.metrics["params_m"].reason is None
     assert not result.tables["latency"]["steady"].any()
     assert measured(slower, tolerance=0.3).warnings == []
+
+
+def test_a_busy_machine_is_told_in_warning_metrics_and_tables(measured: Callable[..., Result]) -> None:
+    result = measured(slower=0.0, share=0.5)
+    (told,) = [format_reason(warning, "efficiency") for warning in result.warnings]
+    assert told.startswith("The machine is busy: the network had a processor for 50% of its time (90% needed)")
+    assert result.metrics["processor_share"].value == pytest.approx(0.5)
+    timed = [name for name in result.metrics if "latency" in name or "images_per_second" in name]
+    assert {result.metrics[name].reason for name in timed} == {Reason("busy_timings")}
+    assert not result.tables["latency"]["steady"].any()
+    assert not result.tables["end_to_end"]["steady"].any()
+
+
+def test_a_machine_that_computes_something_else_is_busy(tiny_run: Path, tmp_path: Path) -> None:
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * (os.cpu_count() or 1))]
+    words = [f"block.efficiency.{name}={value}".replace(" ", "") for name, value in FAST.items()]
+    try:
+        words += ["block.efficiency.rounds=5", "block.efficiency.seconds=1", "data.workers=0", f"out={tmp_path}"]
+        assert main(["evaluate", f"ckpt={tiny_run}", "block=efficiency", *words]) == 0
+    finally:
+        for other in others:
+            other.kill()
+    assert "busy_machine" in [warning.code for warning in Result.load(tmp_path / "evaluation/test/efficiency").warnings]
+
+
+def test_the_main_figure_is_that_of_predict(saved: Path, tiny_run: Path, tmp_path: Path) -> None:
+    said, tables = read(saved)
+    first, second = tables["end_to_end"].to_dict("records")
+    assert said["metrics"]["end_to_end_images_per_second"]["value"] == pytest.approx(first["images_per_second"])
+    assert (second["runtime"], second["precision"], second["workers"]) == ("torch", 32, 0)
+    settings = PredictConfig(input="-", output="-")
+    open_file_predictor(tiny_run, settings, 1000)
+    names = ["runtime", "precision", "threads", "workers", "batch"]
+    expected = [settings.runtime, settings.precision, settings.threads, settings.workers, settings.batch_size]
+    assert [str(first[name]) for name in names] == [str(value) for value in expected]
 
 
 @pytest.mark.skipif(bool(find_missing_package("onnx")), reason="the extra export is not installed")
@@ -238,6 +283,7 @@ def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run: Path, monkeypatch: pyte
         pd.DataFrame([{"images_per_second": 1.0, "steady": True, "passes": 2}]).assign(
             images_per_second_low=0.9, images_per_second_high=1.1
         ),
+        is_busy=False,
     )
     assert {
         f"{before}{name}/b{batch}"
@@ -271,7 +317,7 @@ def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
         now, asked = [0.0], []
 
         class Stub(SimpleNamespace):
-            def predict_files(self, paths: list[str]) -> Any:
+            def predict_files(self, paths: list[str], precision: str) -> Any:
                 asked.append((self.workers, paths))
                 for start in range(0, len(paths), self.batch_size):
                     ready = start >= len(paths) - 2 * self.workers * self.batch_size
@@ -280,9 +326,10 @@ def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
 
         monkeypatch.setattr(timing, "list_files", lambda dataset: files)
         monkeypatch.setattr(timing, "time_batches", lambda batches: profiling.time_batches(batches, lambda: now[0]))
-        run: Any = SimpleNamespace(predictor=Stub(batch_size=8, workers=3), batch_size=8)
+        stub: Any = Stub(batch_size=8, workers=3)
         dataset: Any = None
-        return timing.time_files(run, dataset, workers, passes, seconds, 0), asked
+        cases = {timing.FileSetting("torch", "32", 1, count, 8): stub for count in workers}
+        return timing.time_files(cases, dataset, passes, seconds, 0), asked
 
     return give
 
@@ -320,6 +367,7 @@ def test_every_pass_begins_with_the_same_files(passes_of: Callable[..., Any]) ->
 def test_the_legend_stays_inside_the_figure(language: str) -> None:
     times = {"latency_ms": 1.0, "latency_ms_p95": 2.0}
     rate = {"images_per_second": 5.0, "images_per_second_low": 4.0, "images_per_second_high": 6.0}
+    kind = {"runtime": "openvino", "precision": "bf16"}
     settings = [("torch", 1, "run"), ("torch", 16, "run"), ("contiguous", 16, "run"), ("torch", 16, "copy")]
     rows = [
         {"runtime": runtime, "threads": threads, "network": network, "batch": batch, "device": "cpu"} | times | rate
@@ -328,7 +376,7 @@ def test_the_legend_stays_inside_the_figure(language: str) -> None:
     ]
     with use_language(language):
         figure = figures.draw_latency(
-            pd.DataFrame(rows), pd.DataFrame([{"workers": workers, "batch": 32} | rate for workers in (16, 0)])
+            pd.DataFrame(rows), pd.DataFrame([kind | {"workers": workers, "batch": 32} | rate for workers in (16, 0)])
         )
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()

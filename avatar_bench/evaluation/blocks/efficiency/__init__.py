@@ -23,8 +23,10 @@ from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
+    from avatar_bench.inference.predictor import DatasetPredictor
     from avatar_bench.runs.run import Run
 
+MIN_PROCESSOR_SHARE = 0.9  # of the time of one thread, or others use the processor
 RUNTIME_TOLERANCE = 1e-4  # between a runtime's logits and torch's: absolute below 1, relative above
 _LAYER_COUNTS = ("params", "bytes", "macs")
 _TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": True}  # metric -> higher is better
@@ -38,7 +40,7 @@ class Efficiency(IntervalOptions):
     setting over the same files, differ by more than `tolerance`.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("module",)
 
     resamples: int = option(2000, help="of the bootstrap, which draws whole rounds", range=(100, None))
@@ -85,11 +87,13 @@ class Efficiency(IntervalOptions):
             raise BlockError(f"{dataset.name} has no images, so the network cannot be timed.")
         result = Result("efficiency", dataset.name, len(dataset), run.classes)
         samples = self._time_network(run, result)
-        workers = list(dict.fromkeys([run.workers, *self.workers]))
-        passes = timing.time_files(run, dataset, workers, self.passes, self.pass_seconds, self.seed)
-        latency, end_to_end = self._tabulate_latency(samples), self._tabulate_end_to_end(passes, run.batch_size)
-        latency["steady"] = latency["noise"].max() <= self.tolerance
+        passes = timing.time_files(self._list_file_settings(run), dataset, self.passes, self.pass_seconds, self.seed)
+        latency, end_to_end = self._tabulate_latency(samples), self._tabulate_end_to_end(passes)
         latency["device"] = [timing.find_device(run, runtime) for runtime in latency["runtime"]]
+        share = _find_processor_share(samples, latency)
+        is_busy = share is not None and share < MIN_PROCESSOR_SHARE
+        latency["steady"] = latency["noise"].max() <= self.tolerance and not is_busy
+        end_to_end["steady"] &= not is_busy
         network = run.predictor.module
         layers = inspect_network(network.net, run.preprocessing.size).layers[["module", "type", *_LAYER_COUNTS]]
         memory = profiling.trace_memory(network, timing.create_noise_images(run, max(self.batches)))
@@ -97,12 +101,24 @@ class Efficiency(IntervalOptions):
         counts = {"params_m": params / 1e6, "macs_g": macs / 1e9, "weights_mb": stored / 1e6}
         counts["peak_memory_mb"] = memory["bytes"].max() / 1e6
         result.metrics = {name: Metric(float(value), 1, higher_is_better=False) for name, value in counts.items()}
-        result.metrics |= self._build_metrics(latency, end_to_end)
+        result.metrics = self._build_metrics(latency, end_to_end, is_busy) | result.metrics
+        if share is not None:
+            result.metrics["processor_share"] = Metric(share, len(samples), higher_is_better=True)
         result.tables = {"latency": latency, "end_to_end": end_to_end, "samples": samples, "passes": passes}
         result.tables |= {"layers": layers, "memory": memory}
         result.provenance = {"machine": profiling.describe_machine(run.predictor.device)}
+        if is_busy:
+            result.warnings.append(Reason("busy_machine", share=share, least=MIN_PROCESSOR_SHARE))
         result.warnings += self._warn_of_noise(latency, end_to_end)
         return result
+
+    def _list_file_settings(self, run: Run) -> dict[timing.FileSetting, DatasetPredictor]:
+        """Return the predictors on files to time, by setting: that of predict first, then torch with the run's."""
+        deployed, predictor = timing.tune_predictor(run)
+        own = timing.FileSetting("torch", "32", torch.get_num_threads(), run.workers, run.batch_size)
+        return {deployed: predictor} | {
+            own._replace(workers=workers): run.predictor for workers in dict.fromkeys([run.workers, *self.workers])
+        }
 
     def _time_network(self, run: Run, result: Result) -> pd.DataFrame:
         factories, distances = timing.prepare_runtimes(run, self.runtimes)
@@ -138,22 +154,26 @@ class Efficiency(IntervalOptions):
 
         return bootstrap_metrics(self, list(_TIMES), statistic, part["round"].to_numpy(), _TIMES)
 
-    def _tabulate_end_to_end(self, passes: pd.DataFrame, batch: int) -> pd.DataFrame:
-        """Return one row per number of workers: median images per second with its interval, and the noise."""
-        rows, name = [], "images_per_second"
-        for workers, part in passes.groupby("workers", sort=False):
+    def _tabulate_end_to_end(self, passes: pd.DataFrame) -> pd.DataFrame:
+        """Return one row per setting: median images per second with its interval, and the noise."""
+        rows, name, setting = [], "images_per_second", list(timing.FileSetting._fields)
+        for case, part in passes.groupby(setting, sort=False):
             rates = (part["images"] / part["seconds"]).to_numpy()
             found = bootstrap_metrics(self, [name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
             ends = (found.value, found.low, found.high, rates.max() / rates.min() - 1)
-            rows.append((workers, batch, int(part["images"].sum()), len(part), *ends))
-        columns = ["workers", "batch", "images", "passes", name, f"{name}_low", f"{name}_high", "noise"]
+            rows.append((*case, int(part["images"].sum()), len(part), *ends))
+        columns = [*setting, "images", "passes", name, f"{name}_low", f"{name}_high", "noise"]
         table = pd.DataFrame(rows, columns=columns).astype({f"{name}_low": float, f"{name}_high": float})
         return table.assign(steady=table["noise"] <= self.tolerance)
 
-    def _build_metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> dict[str, Metric]:
-        """Return the metrics of each runtime's first number of threads, torch's without a prefix, and of the files."""
+    def _build_metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame, is_busy: bool) -> dict[str, Metric]:
+        """Return the metric of the files as predict computes, and those of each runtime's first number of threads.
+
+        Those of torch have no prefix.
+        """
         noise, found = float(latency["noise"].max()), {}
         reason = None if noise <= self.tolerance else Reason("noisy_timings")
+        reason = Reason("busy_timings") if is_busy else reason
         first = latency.groupby("runtime")["threads"].transform("first")
         rows = latency[(latency["network"] == "run") & (latency["threads"] == first)]
         for __, row in rows.iterrows():
@@ -163,16 +183,27 @@ class Efficiency(IntervalOptions):
         own = end_to_end.iloc[0]
         if reason is None and not own["steady"]:
             reason = Reason("noisy_passes")
-        found["end_to_end_images_per_second"] = _build_metric(own, "images_per_second", "pass", True, reason)
+        deployed = _build_metric(own, "images_per_second", "pass", True, reason)
         rounds = int(latency["rounds"].min())
-        return found | {"noise": Metric(noise, rounds, higher_is_better=False, floor=0.0)}
+        noises = {"noise": Metric(noise, rounds, higher_is_better=False, floor=0.0)}
+        return {"end_to_end_images_per_second": deployed} | found | noises
 
     def _warn_of_noise(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> list[Reason]:
         noise, limit = float(latency["noise"].max()), self.tolerance
         doubts = [Reason("noisy_machine", noise=noise, tolerance=limit)] if noise > limit else []
-        unsteady = end_to_end[~end_to_end["steady"]]
+        unsteady = end_to_end[end_to_end["noise"] > limit]
         each = zip(unsteady["workers"], unsteady["noise"], strict=True)
         return doubts + [Reason("noisy_files", workers=n, noise=noise, tolerance=limit) for n, noise in each]
+
+
+def _find_processor_share(samples: pd.DataFrame, latency: pd.DataFrame) -> float | None:
+    """Return the processor time of calls by one thread of the CPU, as a fraction of their time; None without any.
+
+    Where other programs take turns on the processor it is below 1. Several threads also use it while they wait.
+    """
+    on_cpu = set(latency["runtime"][latency["device"] == "cpu"])
+    single = samples[samples["runtime"].isin(on_cpu) & (samples["threads"] == 1)]
+    return float(single["processor_seconds"].sum() / single["seconds"].sum()) if len(single) else None
 
 
 def _build_metric(row: pd.Series, name: str, unit: str, better: bool, reason: Reason | None) -> Metric:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,15 +19,20 @@ from torch import Tensor
 
 from avatar_bench.data.dataset import list_files
 from avatar_bench.data.shard_files import locate_image
+from avatar_bench.inference.network_predictor import NetworkPredictor
+from avatar_bench.inference.precision_autotune import count_workers, tune_inference
 from avatar_bench.inference.runtimes import TORCH_RUNTIMES, Engine, prepare_engine
-from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved
+from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved, use_threads
+from avatar_bench.runs.runtime_autotune import FEWEST_FILES, choose_runtime
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
+    from avatar_bench.inference.predictor import DatasetPredictor
     from avatar_bench.runs.run import Run
 
 CPU = "cpu"  # runtime name of torch on the CPU, timed beside torch on a GPU
 MIN_TIMED_BATCHES = 4  # batches timed in each pass over real files
+PREDICT_BATCH = 64  # default of predict
 _MIN_PASSES = 3
 _PREFETCH_FACTOR = 2  # of torch's DataLoader: batches that each worker prepares in advance
 _TEST_IMAGES = 4  # images on which the runtimes' logits are compared
@@ -40,6 +46,16 @@ class TimedSetting(NamedTuple):
     batch: int
     threads: int
     network: str
+
+
+class FileSetting(NamedTuple):
+    """Setting of predictions on files to time; `batch` is in images."""
+
+    runtime: str
+    precision: str
+    threads: int
+    workers: int
+    batch: int
 
 
 def create_noise_images(run: Run, count: int) -> Tensor:
@@ -82,7 +98,8 @@ def time_network(
     """Time each runtime with each batch size and number of threads, and a copy of the network beside torch's first.
 
     `turns` has rounds, seconds and seed of `profiling.time_interleaved`. On a GPU, `threads` has no effect and the
-    current setting is used. The result has one row per call: runtime, batch, threads, network, round, seconds.
+    current setting is used. The result has one row per call: runtime, batch, threads, network, round, seconds,
+    processor_seconds.
     """
     own = [torch.get_num_threads()]
     twin = prepare_engine("torch", copy.deepcopy(run.predictor.module), run.preprocessing.size)
@@ -103,44 +120,65 @@ def time_network(
         jobs.append(TimedCall(partial(engine, given), case.threads))
     timed = time_interleaved(jobs, int(turns["rounds"]), turns["seconds"], int(turns["seed"]))
     named = pd.DataFrame(list(cases), columns=list(TimedSetting._fields)).iloc[timed["job"]].reset_index(drop=True)
-    return pd.concat([named, timed[["round", "seconds"]]], axis=1)
+    return pd.concat([named, timed[["round", "seconds", "processor_seconds"]]], axis=1)
+
+
+def tune_predictor(run: Run) -> tuple[FileSetting, DatasetPredictor]:
+    """Return the setting with which `predict` computes on many files by default on this machine, and its predictor."""
+    torch_predictor = run.predictor
+    assert isinstance(torch_predictor, NetworkPredictor)  # nothing else provides the network
+
+    def open_with(runtime: str) -> Run:
+        other = copy.copy(run)
+        other.predictor = replace(torch_predictor, runtime=runtime)
+        return other
+
+    runtime, precision = choose_runtime(run, open_with, "auto", FEWEST_FILES)
+    predictor = torch_predictor if runtime == "torch" else open_with(runtime).predictor
+    precision = predictor.resolve_precision(precision)
+    threads = tune_inference(predictor.device).threads if runtime == "torch" else torch.get_num_threads()
+    return FileSetting(runtime, precision, threads, count_workers(), PREDICT_BATCH), predictor
 
 
 def time_files(
-    run: Run, dataset: Dataset, workers: Sequence[int], passes: int, seconds: float, seed: int
+    cases: Mapping[FileSetting, DatasetPredictor], dataset: Dataset, passes: int, seconds: float, seed: int
 ) -> pd.DataFrame:
-    """Time predictions on a dataset's files, decoding included; one row per pass: workers, round, images, seconds.
+    """Time predictions on a dataset's files, decoding included; one row per pass: the setting, round, images, seconds.
 
     A pass takes about `seconds` or more; if it takes more than twice as long, there are fewer passes, but at least 3.
     At 0 seconds a pass is as short as possible. The settings take turns, and every pass starts with the same files in
     the same order, repeated if the dataset is small: passes differ only by the state of the machine.
     """
     files = np.random.default_rng(seed).permutation([str(file) for file in list_files(dataset)])
-    batches = dict.fromkeys(workers, MIN_TIMED_BATCHES)
-    for count in workers if seconds else ():
-        images, took = _time_pass(run, files, count, MIN_TIMED_BATCHES)
-        batches[count] = max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / run.batch_size))
-    for file in files[: max(batches.values()) * run.batch_size]:
+    batches = dict.fromkeys(cases, MIN_TIMED_BATCHES)
+    for case in cases if seconds else ():
+        images, took = _time_pass(case, cases[case], files, MIN_TIMED_BATCHES)
+        batches[case] = max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / case.batch))
+    for file in files[: max(batches[case] * case.batch for case in cases)]:
         locate_image(Path(file)).read_bytes()  # fills the system's file cache
-    rows: list[tuple[float, ...]] = []
+    rows: list[tuple[Any, ...]] = []
     for turn in range(passes):
-        rows += [(count, turn, *_time_pass(run, files, count, batches[count])) for count in workers]
-        if turn + 1 >= _MIN_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
+        rows += [(*case, turn, *_time_pass(case, cases[case], files, batches[case])) for case in cases]
+        if turn + 1 >= _MIN_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(cases):
             break
-    table = pd.DataFrame(rows, columns=["workers", "round", "images", "seconds"])
+    table = pd.DataFrame(rows, columns=[*FileSetting._fields, "round", "images", "seconds"])
     return table.astype({"workers": int, "round": int, "images": int})
 
 
-def _time_pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) -> tuple[float, float]:
+def _time_pass(
+    case: FileSetting, predictor: DatasetPredictor, files: NDArray[np.str_], batches: int
+) -> tuple[float, float]:
     """Return the number of timed images and their seconds, in the middle of a longer job.
 
     While workers start, batches arrive late and then all at once; at the end nothing is decoded beside the network.
     """
-    timed = copy.copy(run.predictor)  # shares the network
-    timed.workers = workers
-    first, last = workers + 1, _PREFETCH_FACTOR * workers
-    asked = np.resize(files, run.batch_size * (first + batches + last)).tolist()
-    # stop here: the last batches are decoded in the background but not timed
-    waits = np.array(list(islice(time_batches(timed.predict_files(asked)), first + batches)))[first:]
+    timed = copy.copy(predictor)  # shares the network
+    timed.workers, timed.batch_size = case.workers, case.batch
+    first, last = case.workers + 1, _PREFETCH_FACTOR * case.workers
+    asked = np.resize(files, case.batch * (first + batches + last)).tolist()
+    with use_threads(case.threads):
+        waiting = time_batches(timed.predict_files(asked, precision=case.precision))
+        # stop here: the last batches are decoded in the background but not timed
+        waits = np.array(list(islice(waiting, first + batches)))[first:]
     images, seconds = waits.sum(axis=0).tolist()
     return images, seconds
