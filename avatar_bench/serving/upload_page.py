@@ -20,7 +20,9 @@ from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
 from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
+from avatar_bench.serving.decision_words import ask_question, describe_class, explain_phrases, phrase_prediction
 from avatar_bench.serving.image_service import BusyError, ImageAnswer, ImageService
+from avatar_bench.serving.model_accuracy import describe_accuracy
 from avatar_bench.serving.uploads import Uploads
 
 MAX_CARDS = 12  # images shown one by one; of more, the table says more
@@ -28,14 +30,17 @@ _SECONDS = 0.4  # between two updates of the progress
 
 
 class UploadPage:
-    """Page in one language on which images are dropped, answered by a service."""
+    """Page in one language on which images are dropped, answered by a service.
 
-    def __init__(self, service: ImageService, uploads: Uploads, language: str) -> None:
-        self.service, self.uploads, self.language = service, uploads, language
+    `is_local` states that only this machine reaches it.
+    """
+
+    def __init__(self, service: ImageService, uploads: Uploads, language: str, is_local: bool) -> None:
+        self.service, self.uploads, self.language, self.is_local = service, uploads, language, is_local
         self.settings = service.predictor.settings
         environment = build_html_environment()
-        environment.globals |= {"_": _, "ABSTAIN": ABSTAIN}
-        environment.filters["class"] = name_class
+        environment.globals |= {"_": _, "ABSTAIN": ABSTAIN, "phrase": phrase_prediction}
+        environment.filters["class"] = describe_class
         self._macros = environment.get_template("app/answers.html.jinja").module
 
     def build(self, max_waiting: int) -> gradio.Blocks:
@@ -44,7 +49,9 @@ class UploadPage:
             use_language(self.language),
             gradio.Blocks(title="avatar-bench", analytics_enabled=False, fill_width=False) as page,
         ):
-            gradio.HTML(self._render("heading", self.service.predictor.run.name))
+            run = self.service.predictor.run
+            question, words = ask_question(run.classes), "" if self.service.predictor.rule else explain_phrases()
+            gradio.HTML(self._render("heading", question, run.name, self.is_local, words))
             with gradio.Tabs():
                 with gradio.Tab(_("Images")):
                     self._add_tab(self._answer_each, _("Drop images, or click to choose"))
@@ -57,7 +64,8 @@ class UploadPage:
     def cautions(self) -> list[str]:
         """Return the cautions in the language of the page."""
         has_evidence = self.settings.evidence.enabled
-        return [*list_cautions(has_evidence), *(explain_unverified() if has_evidence else ())]
+        accuracy = describe_accuracy(self.service.predictor.run)
+        return [accuracy, *list_cautions(has_evidence), *(explain_unverified() if has_evidence else ())]
 
     def _add_tab(self, answer: Any, label: str) -> None:
         drop = gradio.File(file_count="multiple", label=label, height=140, elem_classes="ab-drop")
@@ -121,9 +129,10 @@ class UploadPage:
         return self._render("cautions", self.cautions) + self._render(macro, *values)
 
     def _render_cards(self, answers: Sequence[ImageAnswer]) -> str:
-        classes = self.service.predictor.run.classes
+        classes, is_calibrated = self.service.predictor.run.classes, self.service.predictor.is_calibrated
         return "".join(
-            self._render("card", one, classes, self.settings.target_error, self._list_evidence(one)) for one in answers
+            self._render("card", one, classes, is_calibrated, self.settings.target_error, self._list_evidence(one))
+            for one in answers
         )
 
     def _list_evidence(self, answer: ImageAnswer) -> list[dict[str, str]] | None:
@@ -136,9 +145,3 @@ class UploadPage:
     def _render(self, macro: str, *values: Any) -> str:
         with use_language(self.language):
             return str(getattr(self._macros, macro)(*values))
-
-
-def name_class(name: str) -> str:
-    """Return a class in words; the classes of a user as they are."""
-    known = {"real": _("a real photo"), "drawing": _("a drawing"), "generated": _("AI-generated")}
-    return known.get(name, name)

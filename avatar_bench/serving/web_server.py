@@ -56,8 +56,11 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def build_app(service: ImageService, uploads: Uploads, batch: int, language: str) -> FastAPI:
-    """Return the page and the API, without the guard; a batch has at most `batch` images."""
+def build_app(service: ImageService, uploads: Uploads, batch: int, language: str, is_local: bool = True) -> FastAPI:
+    """Return the page and the API, without the guard; a batch has at most `batch` images.
+
+    `is_local` states that only this machine reaches it.
+    """
 
     @asynccontextmanager
     async def delete_old_uploads(app: FastAPI) -> AsyncIterator[None]:
@@ -98,7 +101,7 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
     async def show_progress() -> Response:
         return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
-    page = UploadPage(service, uploads, language).build(service.queue)
+    page = UploadPage(service, uploads, language, is_local).build(service.queue)
     gradio.mount_gradio_app(
         app,
         page,

@@ -117,6 +117,28 @@ def test_the_health_names_run_and_classes(server: SimpleNamespace) -> None:
     assert found["classes"] == ["drawing", "generated", "real"]
 
 
+@pytest.mark.parametrize("is_local", [True, False])
+def test_the_page_says_where_images_go_how_accurate_the_model_is_and_whether_it_is_calibrated(
+    server: SimpleNamespace, is_local: bool
+) -> None:
+    from avatar_bench.serving.image_service import ImageAnswer
+    from avatar_bench.serving.upload_page import UploadPage
+    from avatar_bench.serving.uploads import Uploads
+
+    page = UploadPage(server.service, Uploads(server.folder / "uploads", IMAGE_BYTES), "en", is_local)
+    config = json.dumps(page.build(4).get_config_file())
+    assert ("Images stay on this machine" in config) == is_local
+    assert ("Images are sent to the machine on which the app runs" in config) == (not is_local)
+    assert "Accuracy of this model" in config
+    row = {"path": "a.png", "status": "ok", "prediction": "real", "confidence": 0.595, "prob_drawing": 0.2}
+    row |= {"prob_generated": 0.205, "prob_real": 0.595}
+    card = page._render_cards([ImageAnswer(row)])
+    assert "Not sure, perhaps: a real photo" in card
+    assert ("Probabilities, not calibrated" in card) == (server.service.predictor.run.temperature == 1)
+    abstained = {"decision": "abstain", "decision_reason": "unsure", "prediction_set": "real"}
+    assert "Likeliest class, without enough certainty" in page._render_cards([ImageAnswer(row | abstained)])
+
+
 def encode(side: int) -> bytes:
     stream = io.BytesIO()
     Image.new("1", (side, side)).save(stream, "PNG")
