@@ -27,6 +27,12 @@ def describe_accuracy(run: Run) -> str:
     return _state(own) if own else _("The accuracy of this model is not measured.")
 
 
+def describe_model(run: Run, is_calibrated: bool) -> list[str]:
+    """Return the accuracy of a run, and whether its probabilities are calibrated, in the current language."""
+    stated = _("Its probabilities are calibrated.") if is_calibrated else _("Its probabilities are not calibrated.")
+    return [f"{describe_accuracy(run)} {stated}"]
+
+
 def _read_results(run: Run) -> Iterator[SavedResult]:
     """Yield the results of blind_test by this checkpoint and its thresholds in this view."""
     for one in read_evaluation(run.folder) if run.folder else ():
@@ -50,7 +56,7 @@ def _read_validation(run: Run) -> Metric | None:
 
 def _state(metric: Metric, external: str = "") -> str:
     assert metric.value is not None
-    percent = f"{100 * metric.value:.1f} %"
+    percent = f"{100 * metric.value:.1f}\N{NO-BREAK SPACE}%"
     if metric.low is not None and metric.high is not None:
         percent += f" [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
     if metric.population == NEW_SOURCES:

@@ -33,7 +33,7 @@ from avatar_bench.reporting.inline_images import InlineImage, encode
 from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
 from avatar_bench.runs.decisions import MAX_OOD_PERCENTILE
-from avatar_bench.serving.decision_words import name_reasons
+from avatar_bench.serving.decision_words import name_reasons, phrase_prediction, translate_class
 from avatar_bench.serving.grad_cam_overlays import read_overlay
 
 # images of the random sample that the page asks for: half of them, 50, serve `calibrate` for thresholds of decisions,
@@ -49,8 +49,8 @@ NEEDS = "abstained", "unlike", "contradicted"  # why an image needs review, the 
 class PageContent:
     """What a page for review shows beside the images.
 
-    `n_files` are to come; `overlays` is the folder of their Grad-CAM. Of the `training` images, with embeddings (M, D),
-    the nearest are shown.
+    `model` says how accurate it is, `n_files` are to come, `overlays` is the folder of their Grad-CAM. Of the
+    `training` images, with embeddings (M, D), the nearest are shown.
     """
 
     name: str
@@ -58,6 +58,7 @@ class PageContent:
     classes: tuple[str, ...]
     n_files: int
     language: str
+    model: Sequence[str] = ()
     target_error: float | None = None
     has_decisions: bool = False
     has_evidence: bool = False
@@ -99,7 +100,7 @@ class ReviewedImage:
         """Return what was decided, and why, in the current language; "" without decisions."""
         decision = _get_text(self.row, "decision")
         reason = name_reasons().get(_get_text(self.row, "decision_reason"), "")
-        return f"{_('abstained') if decision == ABSTAIN else decision}: {reason}" if decision else ""
+        return f"{_('abstained') if decision == ABSTAIN else translate_class(decision)}: {reason}" if decision else ""
 
     @property
     def possible(self) -> list[str]:
@@ -200,7 +201,8 @@ def render_page(content: PageContent, images: Sequence[ReviewedImage], failed: S
     pairs = sorted(zip(images, places.tolist(), strict=True), key=lambda pair: _rank_need(pair[0]))
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(one.row["path"])) for one in images]) if images else ""
     environment = build_html_environment()
-    environment.globals |= {"_": _}
+    environment.globals |= {"_": _, "phrase": phrase_prediction}
+    environment.filters["class"] = translate_class
     cells = [format_csv(pd.DataFrame([[name]]), header=False).removesuffix("\n") for name in content.classes]
     return environment.get_template("review.html.jinja").render(
         content=content,
@@ -212,7 +214,7 @@ def render_page(content: PageContent, images: Sequence[ReviewedImage], failed: S
         shorten=lambda path: format_name(os.path.relpath(os.path.abspath(path), folder)),
         cells=cells,
         sample=min(SAMPLE, len(images)),
-        cautions=list_cautions(content.has_evidence),
+        cautions=[*content.model, *list_cautions(content.has_evidence)],
         needs={
             "abstained": _("abstained"),
             "unlike": _("unlike the training images"),
