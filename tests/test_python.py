@@ -173,6 +173,38 @@ def test_a_result_draws_its_figures_in_both_languages(tiny_run: Path) -> None:
         result.plot("confussion")
 
 
+def test_a_figure_fits_the_column_of_a_paper(tiny_run: Path, tmp_path: Path) -> None:
+    result = avatar_bench.load(tiny_run).evaluate("blind_test", split="blind", data__workers=0)
+    figure = result.plot("per_source", size=3.3, style="grayscale")
+    figure.savefig(tmp_path / "figure.pdf")
+    assert figure.get_figwidth() == pytest.approx(3.3)
+    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+    with pytest.raises(ConfigError, match="style=grey: there is no such style"):
+        result.plot("per_source", style="grey")
+
+
+def test_metrics_become_a_table_of_latex(tiny_run: Path) -> None:
+    result = avatar_bench.load(tiny_run).evaluate("blind_test", split="blind", data__workers=0)
+    accuracy = result.metrics["accuracy"]
+    text = f"{accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
+    table = result.to_latex("accuracy", "macro_f1")
+    assert f"accuracy & {text} & {accuracy.n} \\\\" in table
+    assert table.count("&") == 6
+    with pytest.raises(ConfigError, match="did you mean accuracy"):
+        result.to_latex("acuracy")
+
+
+def test_a_printed_run_and_result_say_what_they_are_in_five_lines(tiny_run: Path) -> None:
+    run = avatar_bench.load(tiny_run)
+    result = run.evaluate("blind_test", split="blind", data__workers=0)
+    run_lines, lines = str(run).splitlines(), str(result).splitlines()
+    assert (len(run_lines), len(lines)) == (5, 5)
+    assert run_lines[0] == f"run {tiny_run}: finished"
+    assert "blind_test" in run_lines[4]
+    assert lines[0].startswith("blind_test: Accuracy")
+    assert lines[2].startswith(f"accuracy {result.metrics['accuracy'].value:.3f} [")
+
+
 def test_predict_gives_what_the_command_gives(tiny_run: Path, images: Path) -> None:
     shutil.copytree(images / "blind" / "real", "my, photos")
     Path("my, photos", "broken.png").write_text("no image")

@@ -173,8 +173,11 @@ def _find_cautions(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFr
     counts, n = frame["label"].value_counts(), len(frame)
     conflicts, copies = _count_involved(matches[matches["conflict"].astype(bool)]), _count_involved(matches) / n
     odd = float((frame["outlier"] != "").mean())
+    unknown = sorted(set(counts.index) - set(frame["label"][frame["source"] != ""]))
     cautions = [Reason("one_source", name=label) for label in find_single_source_classes(frame)]
     cautions += [Reason("one_generator", name=label) for label in find_single_source_classes(frame, "generator")]
+    if unknown:
+        cautions.append(Reason("sources_unknown", names=unknown))
     if (source_alone.value or 0) >= SHORTCUT_AUROC:
         cautions.append(Reason("source"))
     if 0 < conflicts / n <= MANY_CONFLICTS:

@@ -27,7 +27,7 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.files.csv_io import write_csv
 from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, ListedRun, RunRecord, format_table, read_records
 
-JOBS_COLUMNS = ("job", "status", "val macro-F1", "seconds", "reason")
+JOBS_COLUMNS = ("job", "status", "val macro-F1", "n", "seconds", "reason")
 JOBS_FILE, OPTUNA_RESULTS = "jobs.csv", "optimization_results.yaml"  # the second is Optuna's
 _BROKEN_POOL_ERRORS = ("TerminatedWorkerError", "BrokenProcessPool", "WorkerCrashedError")  # joblib's, and Ray's
 
@@ -98,7 +98,7 @@ class Sweep:
         return FAILED_JOBS_EXIT_CODE * any(row[1] != "finished" for row in rows)
 
     def _print_summary(self, rows: Sequence[tuple[str, ...]]) -> None:
-        print(format_table([JOBS_COLUMNS, *((*row[:4], truncate(row[4])) for row in rows)]), file=sys.stderr)
+        print(format_table([JOBS_COLUMNS, *((*row[:-1], truncate(row[-1])) for row in rows)]), file=sys.stderr)
         write_csv(pd.DataFrame(rows, columns=list(JOBS_COLUMNS)), self.folder / JOBS_FILE)
         done = [row for row in rows if row[1] == "finished"]
         if (self.folder / OPTUNA_RESULTS).is_file() and done:
@@ -137,7 +137,7 @@ class TrackedLauncher(Launcher):
         return done
 
 
-def _format_row(name: str, job: _JobState, record: ListedRun | None) -> tuple[str, str, str, str, str]:
+def _format_row(name: str, job: _JobState, record: ListedRun | None) -> tuple[str, ...]:
     """Return the row of a job, from the error of its process and from its run.json if the job changed it."""
     changed = record is not None and _read_mtime(record.folder) != job.before
     if record is not None and changed and record.status == "running" and job.reason != "":
@@ -146,15 +146,15 @@ def _format_row(name: str, job: _JobState, record: ListedRun | None) -> tuple[st
         record = replace(record, data=record.data | {"status": "interrupted", "error": reason})
     status = record.status if record is not None and changed else None
     if job.reason == "" or (job.reason is None and status == "finished"):
-        results = (record.macro_f1, record.seconds) if record is not None else ("-", "-")
+        results = (record.macro_f1, record.n_val, record.seconds) if record is not None else ("-", "-", "-")
         return name, "finished", *results, "" if changed or record is None else "already finished"
     if record is not None and status in UNFINISHED_STATUSES:
-        return name, record.status, "-", record.seconds, job.reason or str(record.data.get("error") or "")
+        return name, record.status, "-", "-", record.seconds, job.reason or str(record.data.get("error") or "")
     if job.reason is None:
-        return name, "not started", "-", "-", "the sweep ended before"
+        return name, "not started", "-", "-", "-", "the sweep ended before"
     if record is not None and not changed and record.status == "finished":  # its folder contains another run
-        return name, "refused", record.macro_f1, record.seconds, job.reason
-    return name, "failed", "-", "-", job.reason
+        return name, "refused", record.macro_f1, record.n_val, record.seconds, job.reason
+    return name, "failed", "-", "-", "-", job.reason
 
 
 def _read_mtime(folder: Path) -> int | None:

@@ -8,7 +8,6 @@ import sys
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,15 +35,16 @@ def app(cfg: DictConfig) -> None:
     path = choose_run(settings.ckpt)
     trust = read_trust(settings.evidence.trust)
     passwords = Passwords.read(Path(settings.auth)) if settings.auth else None
-    with TemporaryDirectory(prefix="avatar-bench-app-") as place:
-        folders = {name: Path(place) / name for name in ("uploads", "overlays", "gradio")}
+    from avatar_bench.serving.uploads import Uploads, open_app_folder
+
+    with open_app_folder() as place:
+        folders = {name: place / name for name in ("uploads", "overlays", "gradio")}
         for folder in folders.values():
             folder.mkdir(mode=0o700)
         os.environ |= {**_OFFLINE, "GRADIO_TEMP_DIR": str(folders["gradio"])}  # read when gradio is imported
         from avatar_bench.runs.file_predictor import open_file_predictor
         from avatar_bench.serving import web_server
         from avatar_bench.serving.image_service import ImageService
-        from avatar_bench.serving.uploads import Uploads
 
         limits = settings.limits
         with web_server.open_socket(settings.host, settings.port) as listener:
@@ -61,7 +61,7 @@ def app(cfg: DictConfig) -> None:
                 notes.append("Other machines reach the app without a password: set auth=FILE, see app --help.")
             print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
             print(f"{predictor.run.name}: {web_server.format_address(listener)} (Ctrl-C ends it)", flush=True)
-            web_server.serve(guarded, listener)
+            web_server.build_server(guarded).run(sockets=[listener])
 
 
 def _select_predict_options(settings: AppConfig) -> PredictConfig:

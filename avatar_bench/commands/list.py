@@ -42,10 +42,11 @@ def _find_group(kind: str) -> str:
 def _format_runs(root: Path, required: bool) -> str:
     if required and not root.is_dir():
         raise DataError(f"{root}: no such folder; expected a folder of runs")
-    rows = [("run", "status", "model", "mode", "val macro-F1", "age")]
+    rows = [("run", "status", "model", "mode", "val macro-F1", "n", "age")]
     for record in read_records(root):
         model, mode = record.choice("model", "backbone"), record.choice("mode", "name")
-        rows.append((str(record.folder), record.status, model, mode, record.macro_f1, _format_age(record.changed)))
+        val = record.macro_f1, record.n_val
+        rows.append((str(record.folder), record.status, model, mode, *val, _format_age(record.changed)))
     return format_table(rows) if len(rows) > 1 else f"no runs in {root}/"
 
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import PushConfig
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.hub_address import is_hub_address
 from avatar_bench.files.output_folder import new_folder
@@ -58,7 +58,17 @@ def _write_files(path: Path, folder: Path, settings: PushConfig) -> None:
     if not model.results:
         print_line(f"not evaluated, as the card says: avatar-bench evaluate ckpt={path} block=all", file=sys.stderr)
     run = Run.open(path, accelerator="cpu")
-    record = write_shared_run(run, folder, settings.licence)
+    record, fit = write_shared_run(run, folder, settings.licence), run.decision_calibration
+    shared = ["weights, options, and a card with metrics and sources"]
+    if record.trained_on:
+        shared.append(f"SHA-256 of {format_count(record.trained_on['n'], 'training image')}")
+    if fit is not None:
+        images = format_count(len(fit.images), "calibration image")
+        shared.append(
+            f"of {images} SHA-256 and, apart from it, label, source, probabilities, embedding and a group of a new "
+            "name, which a receiver cannot match"
+        )
+    print_line(f"what is shared: {'; '.join(shared)}", file=sys.stderr)
     address = settings.to if is_hub_address(settings.to) else Path(settings.to).name
-    text = render_hub_card(model, record, run.card, run.decision_calibration, address)
+    text = render_hub_card(model, record, run.card, fit, address)
     (folder / CARD_FILE).write_text(text, encoding="utf-8")

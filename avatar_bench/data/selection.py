@@ -25,12 +25,14 @@ from avatar_bench.data.splits import (
 from avatar_bench.errors import ConfigError, GuardError
 
 MIN_CALIBRATION_IMAGES = 20  # fitting on fewer images would fit noise
+MIN_SELECTION_IMAGES = 20  # fewer choose an epoch at random, mostly an early one, as the first of equals is taken
 
 
 def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = None) -> Dataset:
     """Return the images that the plan uses, each with its split; a `split` or `fold` of the dataset is kept.
 
-    Val is halved by group: `val` selects the checkpoint, `calibration` is for whatever is fitted after training.
+    Val is halved by group, unless a half has fewer than MIN_CALIBRATION_IMAGES: `val` selects the checkpoint,
+    `calibration` is for whatever is fitted after training.
     Requests that could not be met are appended to `notes`. Raise GuardError if a class has no training image or a group
     is on two sides, ConfigError if the dataset's own split leaves an option without effect.
     """
@@ -203,9 +205,9 @@ def _assign_sides(frame: pd.DataFrame, plan: SplitPlan, own: int | None, notes: 
         notes += describe_imbalance(frame.assign(split=split)[split != ""], plan.folds)
     if "calibration" not in split:
         val = np.flatnonzero(split == "val")
-        half = assign_folds(frame.iloc[val], 2, plan.seed)
-        if not half.all():  # if one half takes all, it selects the checkpoint
-            split[val[half == 1]] = "calibration"
+        half = val[assign_folds(frame.iloc[val], 2, plan.seed) == 1]
+        if MIN_CALIBRATION_IMAGES <= len(half) < len(val):  # a smaller half would be lost to val, and fit nothing
+            split[half] = "calibration"
     return split
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -31,3 +34,25 @@ def beats_guessing(
         return None
     end = stats.wilson(units * value, units, level)[0] if low is None else low
     return bool(end > guessing + 1e-9)  # tolerance for rounding
+
+
+def find_better_than_guessing(
+    tests: Sequence[Callable[[float], bool | None]], level: float = 0.95
+) -> list[bool | None]:
+    """Return which of several predictors beat guessing, by Holm's method (see `paired_tests.holm`).
+
+    Each test maps a level to whether the interval of a predictor at this level lies above guessing, None if unknown.
+    """
+    found: list[bool | None] = [False] * len(tests)
+    while True:
+        corrected = 1 - (1 - level) / max(1, found.count(False))
+        better = [test(corrected) for test in tests]
+        if better == found:
+            return found
+        found = better
+
+
+def widen_low(value: float, low: float, level: float) -> float:
+    """Return the lower end at a higher level of an interval at 95 %, as of a normal distribution."""
+    factor = NormalDist().inv_cdf((1 + level) / 2) / NormalDist().inv_cdf(0.975)
+    return value - (value - low) * factor

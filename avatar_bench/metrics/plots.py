@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -53,6 +55,8 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # class and file names may contain dollar signs
 }
 MAX_BARS = 40
+CHART = {"Comment": "chart"}  # in a PNG without photos, whose colours a dark page inverts
+_override: ContextVar[Any] = ContextVar("override", default={})  # noqa: B039  # never changed
 _SPLIT_LINES: dict[str, Literal["--", "-"]] = {"train": "--", "val": "-"}  # line styles of their curves
 _THUMBNAIL_PIXELS = 360  # of the longer side, enough for a grid cell at 300 dpi
 # offsets in points from a marker to its number, nearest first, starting at the upper right
@@ -66,12 +70,22 @@ _LEADER_STYLE = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 
 
 @contextmanager
 def use_style() -> Iterator[None]:
-    """Apply the house style within a `with` block or a decorated function."""
+    """Apply the house style, and over it that of `override_style`, in a `with` block or a decorated function."""
     installed = set(fontManager.get_font_names())
     family = [font for font in FONTS if font in installed]
     settings: Any = STYLE | {"font.family": family or ["sans-serif"]}  # Any: the newest matplotlib types the keys
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings), mpl.style.context(_override.get()):
         yield
+
+
+@contextmanager
+def override_style(style: str | Mapping[str, Any]) -> Iterator[None]:
+    """Apply one of matplotlib's styles, by its name or its settings, over the house style."""
+    token = _override.set(style)
+    try:
+        yield
+    finally:
+        _override.reset(token)
 
 
 def get_colour(index: int) -> str:
@@ -89,6 +103,12 @@ def create_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def describe_png(figure: Figure) -> dict[str, str]:
+    """Return the metadata of the PNG of a figure: `CHART` if no panel shows a photo."""
+    photos = [image for axes in figure.axes for image in axes.get_images() if np.asarray(image.get_array()).ndim == 3]
+    return {} if photos else CHART
 
 
 def create_axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -52,9 +52,10 @@ def build_warning_table(study: Study) -> Table:
 
 
 def split_warnings(study: Study, saved: SavedResult) -> tuple[list[str], list[str]]:
-    """Return the warnings of a result in the current language, and the blocks and charts that were not evaluated.
+    """Return the warnings of a result in the current language, and the blocks that were not evaluated.
 
-    A block that other models have a result of is followed by the runs that lack it: "gradcam (soup)".
+    A block that other models have a result of is followed by the runs that lack it: "gradcam (soup)". Charts lack what
+    these blocks have not evaluated, so they are not named.
     """
     texts, missing = [], []
     for warning in saved.result.warnings:
@@ -64,9 +65,7 @@ def split_warnings(study: Study, saved: SavedResult) -> tuple[list[str], list[st
                 f"{block} ({runs})" if study.of_block(saved.result.set, block) else block
                 for block in warning.values["blocks"]
             ]
-        elif warning.code == "charts_left_out":
-            missing += warning.values["charts"]
-        else:
+        elif warning.code != "charts_left_out":
             texts.append(format_reason(warning, saved.result.block))
     return texts, missing
 

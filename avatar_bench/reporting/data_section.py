@@ -15,6 +15,7 @@ from avatar_bench.audit.count_charts import draw_counts
 from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs, list_external_sets
 from avatar_bench.files.table_io import read_table
 from avatar_bench.i18n import _, ngettext
+from avatar_bench.metrics.plots import CHART
 from avatar_bench.reporting.inline_images import QUALITY_STEPS, InlineImage, shrink
 from avatar_bench.reporting.number_format import make_value_cell
 from avatar_bench.reporting.saved_result import SavedResult
@@ -54,7 +55,7 @@ def draw_count_charts(study: Study) -> list[CountChart]:
     for fingerprint, names, table in _read_splits(study):
         text = _("Images of {models} by class, split and source", models=names)
         stream = io.BytesIO()
-        draw_counts(table, _order_splits(table["split"])).savefig(stream, format="png", dpi=200)
+        draw_counts(table, _order_splits(table["split"])).savefig(stream, format="png", dpi=200, metadata=CHART)
         stream.seek(0)
         image = shrink(stream, *QUALITY_STEPS[0])
         if image is not None:

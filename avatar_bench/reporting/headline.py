@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from avatar_bench.i18n import _
-from avatar_bench.metrics.units import NEW_SOURCES
+from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
-from avatar_bench.reporting.number_format import (
-    format_metric_with_units,
-    format_names,
-    format_number,
-    format_units,
-    format_value,
-)
+from avatar_bench.reporting.number_format import format_metric_with_units, format_names
 from avatar_bench.results.headings import find_heading
-from avatar_bench.results.result import Metric
 
 
 def format_headline(board: Leaderboard) -> str:
@@ -24,7 +16,7 @@ def format_headline(board: Leaderboard) -> str:
     able = [name for name in board.names if name not in board.guessing]
     sentences = [f"{_describe_best(board, able) if able else _describe_guessing(board)}."]
     if able and board.guessing:
-        sentences.append(_("No better than guessing: {names}.", names=format_names(board.guessing)))
+        sentences.append(_("Not significantly better than guessing: {names}.", names=format_names(board.guessing)))
     if unread := [entry for entry in board.ranking or () if entry not in board.names]:
         sentences.append(_("Left out, without a usable accuracy: {names}.", names=format_names(unread)))
     return " ".join(sentences)
@@ -33,20 +25,21 @@ def format_headline(board: Leaderboard) -> str:
 def _describe_guessing(board: Leaderboard) -> str:
     """Return that no model is better than guessing, with the highest balanced accuracy and the level of guessing."""
     best = max(board.names, key=lambda name: _find_value(board, name, "balanced_accuracy"))
-    metric = _find_rows(board, best)[0].metrics["balanced_accuracy"]
+    metric = _find_row(board, best).metrics["balanced_accuracy"]
     level = format_number(metric.floor) if metric is not None and metric.floor is not None else _("not known")
     shown = _format_value(board, best, "balanced_accuracy")
     if len(board.names) == 1:
         return _(
-            "{name} on {set} is no better than guessing: its balanced accuracy is {figure}, guessing has {level}",
+            "{name} on {set} is not significantly better than guessing: its balanced accuracy is {figure}, guessing "
+            "has {level}",
             name=best,
             set=board.name,
             figure=shown,
             level=level,
         )
     return _(
-        "None of {n} models on {set} is better than guessing: the highest balanced accuracy is {figure} ({name}), "
-        "guessing has {level}",
+        "None of {n} models on {set} is significantly better than guessing: the highest balanced accuracy is {figure} "
+        "({name}), guessing has {level}",
         n=len(board.names),
         set=board.name,
         name=best,
@@ -60,10 +53,10 @@ def _describe_best(board: Leaderboard, able: Sequence[str]) -> str:
     level = [name for name in able if values[name] == values[able[0]]]
     best = {row.name for row in board.rows if row.is_best}
     ties = [name for name in able if name in best and name not in level]
-    return _describe_first(board, level) + _describe_ties(board, level, ties)
+    return _describe_first(board, level, ties) + _describe_ties(board, level, ties)
 
 
-def _describe_first(board: Leaderboard, level: Sequence[str]) -> str:
+def _describe_first(board: Leaderboard, level: Sequence[str], ties: Sequence[str]) -> str:
     name, n, where = format_names(level), len(board.names), board.name
     metric, found = find_heading(board.ranked_by, "blind_test"), _format_value(board, level[0], board.ranked_by)
     if n == 1:
@@ -77,7 +70,7 @@ def _describe_first(board: Leaderboard, level: Sequence[str]) -> str:
             set=where,
             figure=found,
         )
-    if board.is_tested:
+    if board.is_tested and not ties:
         return _(
             "{name} is the best of {n} models on {set}: {metric} {figure}",
             name=name,
@@ -108,9 +101,7 @@ def _describe_ties(board: Leaderboard, level: Sequence[str], ties: Sequence[str]
     if len(level) > 1:
         return "; " + _("their intervals overlap with that of {others}", others=format_names(ties)) + untested
     if board.is_tested and ties:
-        return "; " + _(
-            "it is not significantly different from {others}, so they share first place", others=format_names(ties)
-        )
+        return "; " + _("it is statistically tied with {others}", others=format_names(ties))
     rest = format_names(others) if board.guessing else _("all others")
     if board.is_tested:
         return "; " + _("it is significantly better than {others}", others=rest)
@@ -120,32 +111,18 @@ def _describe_ties(board: Leaderboard, level: Sequence[str], ties: Sequence[str]
 
 
 def _format_value(board: Leaderboard, name: str, metric: str = "accuracy") -> str:
-    """Return a metric with its interval: that of the run or, over several seeds of a recipe, that of the ranking."""
-    rows, place = _find_rows(board, name), (board.ranking or {}).get(name, {})
-    ends = ("low", "high") if metric == "accuracy" else (f"{metric}_low", f"{metric}_high")
-    if len(rows) > 1 and metric in place:
-        values = (float(place[key]) for key in (metric, *ends))
-        return " ".join(filter(None, [format_value(*values), _describe_units(place)]))
-    found = rows[0].metrics[metric]
+    found = _find_row(board, name).metrics[metric]
     return _("not known") if found is None else format_metric_with_units(found, board.blocks[metric])
-
-
-def _describe_units(place: Mapping[str, Any]) -> str:
-    """Return what the intervals of a row of the ranking resample, and for whom; "" in an earlier ranking."""
-    if place.get("population") != NEW_SOURCES:
-        return ""
-    return format_units(
-        Metric(0.0, 1, 0.0, 0.0, "bootstrap by source", units=int(place["units"]), population=NEW_SOURCES)
-    )
 
 
 def _find_value(board: Leaderboard, name: str, metric: str = "accuracy") -> float:
     place = (board.ranking or {}).get(name, {})
     if metric in place:
         return float(place[metric])
-    values = [known.value for row in _find_rows(board, name) if (known := row.metrics[metric]) is not None]
-    return max((value for value in values if value is not None), default=-1.0)
+    found = _find_row(board, name).metrics[metric]
+    return -1.0 if found is None or found.value is None else found.value
 
 
-def _find_rows(board: Leaderboard, name: str) -> list[LeaderboardRow]:
-    return [row for row in board.rows if row.name == name]
+def _find_row(board: Leaderboard, name: str) -> LeaderboardRow:
+    """Return the row of a ranked run or recipe: the first of its name."""
+    return next(row for row in board.rows if row.name == name)

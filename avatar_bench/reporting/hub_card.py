@@ -17,14 +17,15 @@ from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import find_table, read_table
 from avatar_bench.i18n import _
 from avatar_bench.metrics.calibration import TemperatureFit
+from avatar_bench.metrics.rounding import format_value
 from avatar_bench.models.model_card import Card
 from avatar_bench.reporting.block_sections import select_metrics
-from avatar_bench.reporting.number_format import format_metric_with_units, format_value
+from avatar_bench.reporting.number_format import format_metric_with_units
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.headings import find_heading, find_interval_name
-from avatar_bench.results.reasons import format_reason
+from avatar_bench.results.result import Metric
 from avatar_bench.runs.record import RunRecord, list_licences
 from avatar_bench.runs.saved_calibration import SavedCalibration
 
@@ -35,7 +36,6 @@ _LISTED = 4  # licences named for a source
 _HUB_LICENCES = re.compile(  # that the hub knows by name; others are "other", with their name beside it
     r"apache-2\.0|mit|bsd-[23]-clause|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[234]\.0|[al]?gpl-[23]\.0|openrail|unlicense"
 )
-_FOLDERS_OF_PATH = re.compile(r"(?<![\w:/.\\])(?:[A-Za-z]:)?(?:[/\\][^\s/\\,;:]+)+[/\\](?=[^\s/\\,;:])")
 
 
 def render_hub_card(
@@ -66,7 +66,7 @@ def render_hub_card(
         ],
         "calibration": calibration,
         "fit": calibration.fit if calibration else TemperatureFit.parse(record.temperature_fit),
-        "warnings": list(_list_warnings(results)),
+        "warnings": _list_warnings(results),
         "weakest": [(one.result.set, _tabulate_weakest(one)) for one in results if "per_source" in one.result.tables],
         "unmeasured": [_(declare_block(name).title) for name in _list_unmeasured(results)],
     }
@@ -149,7 +149,7 @@ def _list_blocks(results: Sequence[SavedResult], name: str) -> Iterator[tuple[st
             rows: list[tuple[str, ...]] = [
                 (
                     find_heading(key, block),
-                    _hide_folders(format_metric_with_units(metrics[key], block)),
+                    _format_metric(metrics[key], block),
                     str(metrics[key].n),
                     find_interval_name(metrics[key]),
                 )
@@ -158,11 +158,17 @@ def _list_blocks(results: Sequence[SavedResult], name: str) -> Iterator[tuple[st
             yield _(one.declaration.title), one.result.n, rows
 
 
-def _list_warnings(results: Sequence[SavedResult]) -> Iterator[tuple[str, str]]:
-    """Yield set and text of each warning."""
-    for one in results:
-        for warning in one.result.warnings:
-            yield one.result.set, _hide_folders(format_reason(warning, one.result.block))
+def _format_metric(metric: Metric, block: str) -> str:
+    """Format a metric of a block, or the code of the reason why it has no value: values of reasons may be private."""
+    if metric.value is None:
+        return _("none: {why}", why=metric.reason.code if metric.reason else "")
+    return format_metric_with_units(metric, block)
+
+
+def _list_warnings(results: Sequence[SavedResult]) -> list[tuple[str, str, str]]:
+    """Return the set, the block and the code of each warning."""
+    found = [(one.result.set, one.result.block, each.code) for one in results for each in one.result.warnings]
+    return list(dict.fromkeys(found))
 
 
 def _tabulate_weakest(one: SavedResult) -> list[tuple[str, ...]]:
@@ -183,8 +189,3 @@ def _tabulate_weakest(one: SavedResult) -> list[tuple[str, ...]]:
 def _list_unmeasured(results: Sequence[SavedResult]) -> list[str]:
     measured = {one.result.block for one in results}
     return [name for name in list_blocks(("run",)) if name not in measured]
-
-
-def _hide_folders(text: str) -> str:
-    """Return a text with the names of files instead of their absolute paths."""
-    return _FOLDERS_OF_PATH.sub("", text)

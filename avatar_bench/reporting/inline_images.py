@@ -6,12 +6,13 @@ import base64
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from avatar_bench.files.hashes import sha256_of_file
+from avatar_bench.metrics.plots import CHART
 
 MAX_FIGURE_BYTES = 8_500_000  # bytes of WebP; base64 adds a third, and the page stays under 15 MB
 MAX_FIGURES = 180  # figures in a page: each takes 0.1 s, and more are not useful in one page
@@ -22,11 +23,12 @@ _MAX_PIXELS = 400_000_000  # larger figures are not opened
 
 @dataclass(frozen=True)
 class InlineImage:
-    """Figure as WebP, with its size in pixels."""
+    """Figure as WebP, with its size in pixels; a chart shows no photos."""
 
     data: bytes
     width: int
     height: int
+    is_chart: bool = False
 
     @property
     def data_url(self) -> str:
@@ -65,7 +67,8 @@ def shrink(source: Path | io.BytesIO, width: int, quality: int) -> InlineImage |
         with Image.open(source) as image:
             if image.width * image.height > _MAX_PIXELS:
                 return None
-            return encode(_reduce(_flatten_on_white(image), width), quality)
+            is_chart = image.info.items() >= CHART.items()
+            return replace(encode(_reduce(_flatten_on_white(image), width), quality), is_chart=is_chart)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 
@@ -104,5 +107,5 @@ def _shrink_largest(images: dict[Path, InlineImage], budget: int, width: int, qu
         resized = shrink(io.BytesIO(images[file].data), width, quality)
         if resized is not None and len(resized.data) < len(images[file].data):
             over -= len(images[file].data) - len(resized.data)
-            smaller[file] = resized
+            smaller[file] = replace(resized, is_chart=images[file].is_chart)
     return smaller

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import Any
 
+import pandas as pd
+
 from avatar_bench.i18n import _
-from avatar_bench.metrics.guessing import beats_guessing
+from avatar_bench.metrics.guessing import beats_guessing, find_better_than_guessing, widen_low
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.results.declaration import declare_block
@@ -24,24 +27,26 @@ _RANKING_COLUMNS = ("recipe", "accuracy", "low", "high", "rank_low", "rank_high"
 class LeaderboardRow:
     """Row of a model: its first and last possible rank, the `letters` of its ties, and its metrics.
 
-    `name` is the ranked unit: the run, or the recipe of which the run is one seed. A model without ranks has a
-    `reason`. `is_guessing`: it is no better than guessing; `is_best`: it is the best model or tied with it.
+    `name` is the ranked unit: the run, or the recipe of which the run is one seed. The row of a recipe, whose `model`
+    is the first of its runs, has the labels of all `seeds`. A model without ranks has a `reason`. `is_guessing`: it is
+    not significantly better than guessing; `is_best`: it is the best model or tied with it.
     """
 
     model: ReportedModel
     name: str
     metrics: Metrics
-    is_guessing: bool
+    is_guessing: bool = False
     first: int | None = None
     last: int | None = None
     letters: str = ""
     is_best: bool = False
     reason: str | None = None
+    seeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Models evaluated on the same images, sorted by rank.
+    """Models evaluated on the same images, sorted by rank; below a recipe its seeds.
 
     `is_tested`: ties come from paired tests; otherwise from overlapping intervals of single models. `ranked_by` is the
     metric of the ranks: accuracy, or balanced accuracy in a view that merges classes, which are then unequal in size.
@@ -64,7 +69,7 @@ class Leaderboard:
 
     @property
     def guessing(self) -> list[str]:
-        """Return the ranked runs or recipes that are no better than guessing."""
+        """Return the ranked runs or recipes that are not significantly better than guessing."""
         return [name for name in self.names if all(row.is_guessing for row in self.rows if row.name == name)]
 
 
@@ -94,13 +99,15 @@ def _build_leaderboard(study: Study, name: str, fingerprint: str, evaluated: dic
         rows = [_rank_by_tests(model, ranking, name) for model in [*runs, *within]]
         ensembles = [model for model in ensembles if model not in within]
     order = {entry: place for place, entry in enumerate(ranking or ())}
+    rows = _mark_guessing(rows, ranking)
     rows.sort(key=lambda row: (order.get(row.name, 0), -_find_value(row, ranked_by)))
+    rows = list(_gather_seeds(rows, ranking or {}))
     is_tied = _is_tied_by_letters if ranking is not None else partial(_is_tied_by_intervals, metric=ranked_by)
     able = [row for row in rows if not row.is_guessing and row.first is not None]
     rows = [replace(row, is_best=row in able and is_tied(able[0], row)) for row in rows]
     source = evaluated[rows[0].model.label] if ranking is None else study.comparisons[name, "significance"]
     reason = _("combines the runs, not ranked")
-    others = _rank_by_intervals(ensembles, name, ranked_by)
+    others = _mark_guessing(_rank_by_intervals(ensembles, name, ranked_by))
     unranked = [replace(row, first=None, last=None, reason=reason) for row in others]
     rows += sorted(unranked, key=lambda row: _find_value(row, ranked_by), reverse=True)
     detectable, blocks = source.result.metrics.get("detectable_difference"), _list_metrics(study.models)
@@ -122,9 +129,9 @@ def _rank_by_tests(model: ReportedModel, ranking: Ranking, name: str) -> Leaderb
     entry = model.recipe if model.recipe in ranking else model.label
     place = ranking[entry]
     first, last = (int(place[key]) for key in ("rank_low", "rank_high"))
-    metrics, better = _collect_metrics(model, name), place.get("better_than_guessing")
-    guesses = not better if isinstance(better, bool) else _is_guessing(metrics)
-    return LeaderboardRow(model, entry, metrics, guesses, first, last, str(place["letters"]))
+    return LeaderboardRow(
+        model, entry, _collect_metrics(model, name), first=first, last=last, letters=str(place["letters"])
+    )
 
 
 def _rank_by_intervals(models: Sequence[ReportedModel], name: str, metric: str) -> list[LeaderboardRow]:
@@ -137,7 +144,7 @@ def _rank_by_intervals(models: Sequence[ReportedModel], name: str, metric: str) 
         others = [other for label, other in bounds.items() if label != model.label and other is not None]
         first = None if own is None else 1 + sum(low > own[1] for low, __ in others)
         last = None if own is None else 1 + sum(high >= own[0] for __, high in others)
-        rows.append(LeaderboardRow(model, model.label, row_metrics, _is_guessing(row_metrics), first, last))
+        rows.append(LeaderboardRow(model, model.label, row_metrics, first=first, last=last))
     return rows
 
 
@@ -151,12 +158,51 @@ def _is_tied_by_intervals(first: LeaderboardRow, row: LeaderboardRow, metric: st
     return best is not None and own is not None and own[1] >= best[0]
 
 
-def _is_guessing(metrics: Metrics) -> bool:
-    found = metrics["balanced_accuracy"]
+def _mark_guessing(rows: Sequence[LeaderboardRow], ranking: Ranking | None = None) -> list[LeaderboardRow]:
+    """Mark rows that are not significantly better than guessing: as the ranking states, else by Holm over the rows."""
+    better = [(ranking or {}).get(row.name, {}).get("better_than_guessing") for row in rows]
+    if not all(isinstance(one, bool) for one in better):
+        better = find_better_than_guessing([partial(_is_better, row.metrics["balanced_accuracy"]) for row in rows])
+    return [replace(row, is_guessing=one is False) for row, one in zip(rows, better, strict=True)]
+
+
+def _is_better(found: Metric | None, level: float) -> bool | None:
     if found is None or found.value is None:
-        return False
+        return None
     units = found.units or found.n  # an earlier result has its units in n
-    return beats_guessing(found.value, found.low, units, found.floor) is False
+    low = None if found.low is None else widen_low(found.value, found.low, level)
+    return beats_guessing(found.value, low, units, found.floor, level)
+
+
+def _gather_seeds(rows: Iterable[LeaderboardRow], ranking: Ranking) -> Iterator[LeaderboardRow]:
+    """Yield the row of each recipe with several runs, with its means over seeds, and below it the runs, unranked."""
+    for name, group in groupby(rows, key=lambda row: row.name):
+        runs = list(group)
+        if len(runs) > 1:
+            metrics = {key: _average([row.metrics[key] for row in runs], key, ranking[name]) for key in runs[0].metrics}
+            yield replace(runs[0], metrics=metrics, seeds=tuple(row.model.label for row in runs))
+            runs = [
+                replace(
+                    row, first=None, last=None, letters="", reason=_("seed {seed}", seed=row.model.record.get("seed"))
+                )
+                for row in runs
+            ]
+        yield from runs
+
+
+def _average(found: Sequence[Metric | None], key: str, place: Mapping[str, Any]) -> Metric | None:
+    """Return the mean of a metric over the seeds of a recipe, with its interval where the ranking has one."""
+    metrics = [metric for metric in found if metric is not None and metric.value is not None]
+    if len(metrics) < len(found):
+        return None
+    first = replace(metrics[0], low=None, high=None, interval=None, units=None, population=None, these_sources=None)
+    value = sum(metric.value or 0.0 for metric in metrics) / len(metrics)
+    ends = ("low", "high") if key == "accuracy" else (f"{key}_low", f"{key}_high")
+    if key not in place or any(pd.isna(place[end]) for end in ends):
+        return replace(first, value=value)
+    stated = {column: place[column] for column in ("interval", "units", "population") if not pd.isna(place.get(column))}
+    low, high = (float(place[end]) for end in ends)
+    return replace(first, value=float(place[key]), low=low, high=high, **stated)
 
 
 def _collect_metrics(model: ReportedModel, name: str) -> Metrics:

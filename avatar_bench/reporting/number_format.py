@@ -8,32 +8,13 @@ from typing import Any
 
 from avatar_bench.i18n import _, ngettext
 from avatar_bench.metrics.calibration import TemperatureFit
+from avatar_bench.metrics.rounding import count_digits, format_number, format_value
 from avatar_bench.metrics.units import SOURCE, THESE_SOURCES
 from avatar_bench.results.headings import find_word
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Metric
 
 Cell = dict[str, Any]
-_MOST_DIGITS = 6
-
-
-def count_digits(value: float, low: float | None = None, high: float | None = None) -> int:
-    """Return the number of decimals for a number, or for a number and the ends of its interval.
-
-    Enough to show its size or, where the interval is narrower, the width of the interval.
-    """
-    size = abs(value)
-    few = 3 if size <= 1 else 2 if size < 10 else 1 if size < 100 else 0
-    if low is None or high is None or not high > low:
-        return few
-    return max(few, min(_MOST_DIGITS, math.ceil(-math.log10(high - low))))
-
-
-def format_number(value: float, places: int | None = None) -> str:
-    """Format a number with a suitable or the given number of decimals: 0.687, 4.23, 53.4, 1103."""
-    tiny = places is None and 0 < abs(value) < 0.0005
-    text = f"{value:.0e}" if tiny else f"{value:.{count_digits(value) if places is None else places}f}"
-    return (text[1:] if text.startswith("-") and not text.strip("-0.") else text).replace("-", "−")  # minus sign
 
 
 def format_temperature(value: float, fit: TemperatureFit | None) -> str:
@@ -74,17 +55,11 @@ def format_units(metric: Metric) -> str:
     return f"({', '.join(filter(None, parts))})"
 
 
-def format_value(value: float, low: float | None = None, high: float | None = None) -> str:
-    """Format a value and the ends of its interval, if any, with the same number of decimals."""
-    return format_cell(make_interval_cell(value, low, high))
-
-
 def make_interval_cell(value: float, low: float | None = None, high: float | None = None) -> Cell:
     """Return a value as a cell with the ends of its interval, if any; integers without decimals."""
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return {"value": value, "text": format_number(value)}
-    is_count = high > 1 and all(float(end).is_integer() for end in (value, low, high))
-    places = 0 if is_count else count_digits(value, low, high)
+    places = count_digits(value, low, high)
     text = format_number(value, places)
     return {"value": value, "text": text, "low": float(low), "high": float(high), "digits": places}
 

@@ -20,12 +20,13 @@ from avatar_bench.files.table_io import find_table
 from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.calibration import TemperatureFit
+from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting import block_sections, cautions, data_section
 from avatar_bench.reporting.figure_drawing import draw_missing_figures
 from avatar_bench.reporting.headline import format_headline
 from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
-from avatar_bench.reporting.number_format import format_number, format_temperature
+from avatar_bench.reporting.number_format import format_temperature
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.provenance import build_model_table, build_result_table
 from avatar_bench.reporting.ranking_tables import build_gain_tables, build_leaderboard_table, build_score_tables
@@ -156,7 +157,10 @@ def _list_kinds(boards: list[Leaderboard]) -> list[str]:
     kinds["by_intervals"] = any(
         not board.is_tested and board.ranked_by == "accuracy" and len(board.rows) > 1 for board in boards
     )
-    kinds |= {"guessing": any(row.is_guessing for row in rows), "unranked": any(row.reason for row in rows)}
+    kinds |= {
+        "guessing": any(row.is_guessing for row in rows),
+        "unranked": any(row.model.kind != "run" and row.reason for row in rows),
+    }
     return [kind for kind, is_there in kinds.items() if is_there]
 
 
@@ -208,7 +212,8 @@ def _draw_curves(model: ReportedModel) -> Path:
         own.parent.mkdir(exist_ok=True)
         history = read_csv(model.folder / "metrics.csv")
         with atomic_write(own) as part:
-            plots.draw_training_curves(history, model.record.get("best_epoch")).savefig(part, format="png")
+            curves = plots.draw_training_curves(history, model.record.get("best_epoch"))
+            curves.savefig(part, format="png", metadata=plots.CHART)
     return own
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from avatar_bench.i18n import _
-from avatar_bench.reporting.number_format import Cell, format_number, format_temperature
+from avatar_bench.metrics.rounding import format_number
+from avatar_bench.reporting.number_format import Cell, format_temperature
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.reporting.tables import Table, TableRow, make_column

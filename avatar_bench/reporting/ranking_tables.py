@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from avatar_bench.i18n import _
+from avatar_bench.metrics.rounding import format_number
 from avatar_bench.metrics.units import NEW_SOURCES, THESE_IMAGES, THESE_SOURCES
 from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
-from avatar_bench.reporting.number_format import Cell, format_number, make_interval_cell, make_metric_cell
+from avatar_bench.reporting.number_format import Cell, make_interval_cell, make_metric_cell
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out
 from avatar_bench.reporting.study import Study
-from avatar_bench.reporting.tables import BETTER, Table, TableRow, fit_scale, make_column
+from avatar_bench.reporting.tables import BETTER, Table, TableRow, fit_ends, make_column
 from avatar_bench.results.headings import find_heading
 from avatar_bench.results.result import Metric
 
@@ -35,9 +36,10 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
         columns.append(make_column(_("{metric}, for these sources", metric=heading), True))
         for row, shown in zip(board.rows, rows, strict=True):
             shown.cells.append(_make_cell_of_these(row.metrics.get(board.ranked_by)))
-    fit_scale(columns[2:], [TableRow(row.cells[2:]) for row in rows])
-    for one in columns[3:]:
-        one["bars"] = False  # one drawing per row shows the order
+    for one in columns:
+        one["bars"] = False
+    if len(columns) > 2:  # one drawing per row shows the order
+        columns[2] |= fit_ends(row.cells[2] for row in rows)
     text = _(
         "Leaderboard on {set}: {n} images, fingerprint {fingerprint}",
         set=board.name,
@@ -105,8 +107,10 @@ def _lay_out_saved(
 
 
 def _build_row(row: LeaderboardRow, blocks: Mapping[str, str], look: Mapping[str, str]) -> TableRow:
-    label: Cell = {"text": row.model.label, **look}
-    if row.model.kind != "run":
+    label: Cell = {"text": row.name if row.seeds else row.model.label, **look}
+    if row.seeds:
+        label["soft"] = _("mean over {n} seeds, below", n=len(row.seeds))
+    elif row.model.kind != "run":
         label["soft"] = _("weight soup") if row.model.kind == "soup" else _("ensemble")
     elif row.model.is_imported:
         kind, licence, training = row.model.describe_origin()
@@ -117,8 +121,8 @@ def _build_row(row: LeaderboardRow, blocks: Mapping[str, str], look: Mapping[str
         label["soft"] = _("teacher: {name}", name=row.model.teacher)
     rank: Cell | None = None
     if row.is_guessing or row.reason:
-        rank = {"value": None, "reason": _("no better than guessing") if row.is_guessing else row.reason}
+        rank = {"value": None, "reason": row.reason or _("not significantly better than guessing")}
     elif row.first is not None:
         rank = {"first": row.first, "last": row.last, "letters": row.letters}
     cells = [make_metric_cell(row.metrics.get(key), block) for key, block in blocks.items()]
-    return TableRow([label, rank, *cells], row.model.label, row.is_best)
+    return TableRow([label, rank, *cells], list(row.seeds) or row.model.label, row.is_best)

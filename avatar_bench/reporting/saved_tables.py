@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from avatar_bench.i18n import _
-from avatar_bench.reporting.number_format import format_number, make_interval_cell, make_value_cell
+from avatar_bench.metrics.rounding import format_number
+from avatar_bench.reporting.number_format import make_interval_cell, make_value_cell
 from avatar_bench.reporting.tables import Table, TableRow, make_column
 from avatar_bench.results.headings import find_heading, find_word
 from avatar_bench.results.reasons import Reason, format_reason
@@ -24,16 +25,15 @@ def lay_out(
     """Return a saved table of a block with intervals beside values and models in their colours.
 
     `x`, `x_low` and `x_high` become one column, as do any column directly followed by `low` and `high`; where x is
-    empty, `x_reason` replaces it. `params_m_x` is shown below the name x. `only` limits the remaining columns to those
-    listed that have any value.
+    empty, `x_reason` replaces it. `params_m_x` is shown below the name x. `only` limits the columns to those listed.
+    Columns without any value or reason are left out.
     """
     table = table.rename(columns=str)
     ends = _find_interval_columns(list(table.columns))
     merged = {end for pair in ends.values() for end in pair} | {f"{head}_reason" for head in table}
     merged |= {f"params_m_{name}" for name in _MODEL_COLUMNS if name in table}
     heads = [head for head in table.columns if head not in merged and (not only or head in only)]
-    if only:  # with any value or reason
-        heads = [head for head in heads if table.filter([head, f"{head}_reason"]).notna().any(axis=None)]
+    heads = [head for head in heads if table.filter([head, f"{head}_reason"]).notna().any(axis=None)]
     whole = {head for head in heads if table[head].dtype.kind != "f" or not (table[head].dropna() % 1).any()}
     rows = [_build_row(record, block, heads, ends, styles, whole) for record in table.astype(object).to_dict("records")]
     numeric = {head: table[head].dtype.kind in "if" for head in heads}

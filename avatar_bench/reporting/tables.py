@@ -19,10 +19,10 @@ _MAX_INLINE_ROWS = 100  # rows of a table embedded as CSV
 
 @dataclass
 class TableRow:
-    """Row of a table: cells, label of its model, and whether it is highlighted."""
+    """Row of a table: cells, label of its model or labels of its models, and whether it is highlighted."""
 
     cells: list[Any]
-    model: str | None = None
+    model: str | list[str] | None = None
     best: bool = False
 
 
@@ -85,6 +85,12 @@ def fit_scale(columns: Sequence[Column], rows: Iterable[TableRow]) -> None:
         cells = [row.cells[place] for row in all_rows]
         ends = [cell[key] for cell in cells if isinstance(cell, dict) for key in ("low", "high") if key in cell]
         one["bars"] = bool(ends) and min(ends) >= 0 and max(ends) <= 1
+
+
+def fit_ends(cells: Iterable[Any]) -> Column:
+    """Return the properties of a column that draws its intervals on a scale from their lowest to their highest end."""
+    ends = [cell[key] for cell in cells if isinstance(cell, dict) for key in ("low", "high") if key in cell]
+    return {"bars": True, "start": min(ends), "stop": max(ends)} if ends else {"bars": False}
 
 
 def _find_full_value(cell: Any) -> Any:

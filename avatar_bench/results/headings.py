@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avatar_bench.config.entries import find_entries, find_user_folders
 from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.i18n import _
 from avatar_bench.results.declaration import declare_block
-from avatar_bench.results.result import Metric
+
+if TYPE_CHECKING:
+    from avatar_bench.results.result import Metric
 
 _FILE = Path(__file__).with_suffix(".yaml")
 

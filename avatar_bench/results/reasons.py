@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -52,18 +53,19 @@ class Reason:
 
 
 def format_reason(reason: Reason, block: str = "") -> str:
-    """Return the sentence of a block's reason in the current language; the code with its values if it has none.
+    """Return the sentence of a block's reason in the current language; the code with its values if none fits them.
 
     Reasons among the values are those of the block in the value `block`, if there is one.
     """
     text = {**_read_common_texts(), **declare_block(block).reasons}.get(reason.code)
     values = {name: _format_value(value, reason.values.get("block", block)) for name, value in reason.values.items()}
-    if text is None:
-        title = get_title("corruption", reason.code)  # a corruption is given by its name
-        return " ".join([title, *(f"{name}={value}" for name, value in values.items())])
-    if isinstance(text, dict):
-        return ngettext(text["one"], text["other"], **values)
-    return _(text, **values)
+    with suppress(KeyError):  # an earlier version has saved other values
+        if isinstance(text, dict):
+            return ngettext(text["one"], text["other"], **values)
+        if text is not None:
+            return _(text, **values)
+    title = get_title("corruption", reason.code)  # a corruption is given by its name
+    return " ".join([title, *(f"{name}={value}" for name, value in values.items())])
 
 
 @cache

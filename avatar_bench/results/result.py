@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.table_io import name_table, read_table, write_table
-from avatar_bench.i18n import use_language
+from avatar_bench.i18n import _, use_language
+from avatar_bench.metrics.rounding import format_value
 from avatar_bench.metrics.units import NEW_SOURCES, THESE_SOURCES
 from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.declaration import declare_block
+from avatar_bench.results.headings import find_heading
 from avatar_bench.results.notebook_display import format_frame, format_pairs, format_text
 from avatar_bench.results.reasons import Reason, format_reason
 
@@ -37,6 +40,7 @@ RESULT_SCHEMA = 3
 METRICS_FILE = "metrics.json"
 INFERENCE_COLUMNS = ("unit", "units", "population")  # of the intervals in a row of a table
 AGAINST_FOLDER = "against"  # folder of differences from an earlier Result, beside the folders of blocks
+_PRINTED = 3  # metrics of a printed Result
 _SCREEN_DPI = 100  # of figures drawn for a notebook
 _SVG_DPI = 150  # of embedded images, enough for the cells of an image grid; lines and text are vectors
 _RESAMPLED_UNITS = ("group", "source", "round", "pass")
@@ -153,20 +157,75 @@ class Result:
         self.folder = folder
         return folder
 
-    def plot(self, figure: str, lang: str = _DEFAULT_LANGUAGE) -> Figure:
+    def plot(
+        self,
+        figure: str,
+        lang: str = _DEFAULT_LANGUAGE,
+        size: float | tuple[float, float] | None = None,
+        style: str | Mapping[str, Any] | None = None,
+    ) -> Figure:
         """Draw one of `figures`, from the Result as it is saved, as a matplotlib Figure; `lang` is "en" or "ru".
 
-        Raises ConfigError for another name.
+        `size` in inches is the width, such as 3.3 for a column of a paper, or width and height: text shrinks as far as
+        labels would overlap. `style` is the name of a style of matplotlib, or settings of one. Raises ConfigError for
+        another name.
         """
-        with use_language(lang):
-            drawn = draw_figures(Result.load(self.folder, arrays=True) if self.folder else self)
+        from avatar_bench.metrics.figure_size import resize_figure  # matplotlib: not needed to read a Result
+        from avatar_bench.metrics.plots import override_style
+
+        try:
+            with use_language(lang), override_style(style or {}):
+                drawn = draw_figures(Result.load(self.folder, arrays=True) if self.folder else self)
+        except OSError as error:
+            if style is None or "style" not in str(error):
+                raise
+            raise ConfigError(f"style={style}: there is no such style.", "See matplotlib.style.available.") from error
         if figure not in drawn:
             raise ConfigError(
                 f"{self.block} has no figure {figure!r}{suggest_names(figure, drawn)}",
                 f"There are: {', '.join(drawn) or 'none'}.",
             )
+        if size is not None:
+            resize_figure(drawn[figure], size)
         drawn[figure].set_dpi(_SCREEN_DPI)
         return drawn[figure]
+
+    def to_latex(self, *names: str, lang: str = _DEFAULT_LANGUAGE) -> str:
+        """Return the metrics of these names, by default all, as a LaTeX table of value [low, high] and n.
+
+        It needs the package booktabs. Raises ConfigError for an unknown name.
+        """
+        for name in names:
+            if name not in self.metrics:
+                raise ConfigError(f"{self.block} has no metric {name!r}{suggest_names(name, self.metrics)}")
+        with use_language(lang):
+            rows = [
+                (find_heading(name, self.block), self._format(name), self.metrics[name].n)
+                for name in names or self.metrics
+            ]
+            table = pd.DataFrame(rows, columns=[_("metric"), _("value [low, high]"), "n"])
+        styled = table.style.hide(axis="index").format(escape="latex")
+        return styled.to_latex(hrules=True, column_format="lrr").replace("−", "$-$")
+
+    def _format(self, name: str) -> str:
+        """Return the value and the interval of a metric, or why it has none."""
+        metric = self.metrics[name]
+        if metric.value is None:
+            return format_reason(metric.reason, self.block) if metric.reason else ""
+        return format_value(metric.value, metric.low, metric.high)
+
+    def __str__(self) -> str:
+        shown = [name for name, metric in self.metrics.items() if metric.value is not None][:_PRINTED]
+        texts = [f"{find_heading(name, self.block)} {self._format(name)}" for name in shown]
+        parts = {"tables": list(self.tables), "figures": self.figures}
+        lines = [
+            f"{self.block}: {declare_block(self.block).title}",
+            f"{self.set}: {self.n} images; classes: {', '.join(self.classes)}",
+            ", ".join(texts) or "no metric has a value",
+            "; ".join(f"{kind}: {', '.join(names) or 'none'}" for kind, names in parts.items()),
+            f"{self.folder or 'not saved'}; warnings: {len(self.warnings)}",
+        ]
+        return "\n".join(map(escape_control_characters, lines))
 
     def _repr_html_(self) -> str:
         numbers = [(name, metric.value, metric.low, metric.high, metric.n) for name, metric in self.metrics.items()]
@@ -305,17 +364,21 @@ def _save_figure(figure: Figure, stem: Path) -> None:
     """Write a figure as .png and .svg, with one layout for both, since the layout takes as long as drawing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and not needed to read a Result
     from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
-    from avatar_bench.metrics.plots import use_style
+    from avatar_bench.metrics.plots import describe_png, use_style
 
+    about = PngImagePlugin.PngInfo()
+    for key, text in describe_png(figure).items():
+        about.add_text(key, text)
     with use_style():
         canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]
         figure.set_layout_engine("none")
         page = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
         # the image is opaque: without alpha and with run-length encoding, it is encoded in a third of the time
-        page.convert("RGB").save(f"{stem}.png", dpi=(figure.dpi, figure.dpi), compress_type=zlib.Z_RLE)
+        dpi = (figure.dpi, figure.dpi)
+        page.convert("RGB").save(f"{stem}.png", dpi=dpi, compress_type=zlib.Z_RLE, pnginfo=about)
         figure.set_dpi(_SVG_DPI)
         # not by savefig, which would draw the figure once more for its layout
         FigureCanvasSVG(figure).print_svg(f"{stem}.svg", metadata={"Date": None})  # type: ignore[no-untyped-call]

@@ -94,6 +94,8 @@ class RunRecord:
     checkpoint_sha256: str | None = None
     weights_sha256: str | None = None  # of the tensors of best.ckpt; of pretrain: of backbone.safetensors
     best_epoch: int | None = None  # numbered across all stages
+    # of the epoch of best.ckpt: by (val/macro_f1 or last epoch), n of val images; not of mode=probe
+    chosen_by: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # of the best epoch; of pretrain: of the last probe
     before: dict[str, float] = field(default_factory=dict)  # of pretrain: the probe before training
     # of an imported detector, whose checkpoint_sha256 is that of everything that was imported
@@ -146,6 +148,13 @@ class ListedRun:
         """Return val macro-F1 with four decimals, or a dash."""
         metrics = self.data.get("metrics")
         return _format_number(metrics.get(METRIC) if isinstance(metrics, dict) else None, ".4f")
+
+    @property
+    def n_val(self) -> str:
+        """Return the number of val images, or a dash."""
+        split = self.data.get("split")
+        counts = split.get("counts") if isinstance(split, dict) else None
+        return _format_number(counts.get("val") if isinstance(counts, dict) else None, ".0f")
 
     @property
     def seconds(self) -> str:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 import avatar_bench
+from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.console.warning_filters import keep_filters
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, read_dataset, read_images, read_split
@@ -132,7 +133,23 @@ class Run:
         """Return the path that opens it again."""
         return str(self.checkpoint if self.folder is None or self.is_other_checkpoint else self.folder)
 
+    def __str__(self) -> str:
+        """Return what it is and what it was evaluated by, in five lines."""
+        about = dict(self._describe())
+        known = {name: f"{name} {value}" for name, value in about.items() if value is not None}
+        lines = [
+            f"run {about['run']}: {about['status'] or 'no record'}",
+            ", ".join(known[name] for name in ("network", "mode", "seed") if name in known),
+            known["classes"],
+            ", ".join(f"{name} {about[name]:.3g}" for name in (METRIC, "temperature") if name in known),
+            "; ".join(text for name, text in known.items() if name.startswith("results")) or "no results",
+        ]
+        return "\n".join(map(escape_control_characters, lines))
+
     def _repr_html_(self) -> str:
+        return format_pairs(self._describe())
+
+    def _describe(self) -> list[tuple[str, Any]]:
         places = sorted(self.folder.glob(f"evaluation/[!.]*/[!.]*/{METRICS_FILE}")) if self.folder else []
         results: dict[str, list[str]] = {}
         for place in places:
@@ -147,7 +164,7 @@ class Run:
             (METRIC, (self.record.get("metrics") or {}).get(METRIC)),
             ("temperature", self.temperature),
         ]
-        return format_pairs([*about, *((name, ", ".join(blocks)) for name, blocks in results.items())])
+        return [*about, *((name, ", ".join(blocks)) for name, blocks in results.items())]
 
     @cached_property
     def card(self) -> Card:
@@ -338,8 +355,9 @@ class Run:
         source = copy(self)  # has no predictor, so that networks are released with the last reference to a run
 
         def read_calibration() -> Dataset | None:
-            is_known = source.images is not None and len(source.images.select_split("calibration"))
-            return source._read("calibration") if is_known else None
+            sides = set() if source.images is None else set(source.images.frame["split"])
+            side = next((side for side in ("calibration", "val") if side in sides), None)  # a small val is not halved
+            return source._read(side) if side else None
 
         return NetworkPredictor(
             name=self.name,
@@ -657,7 +675,7 @@ class Run:
     def _require_split(self, split: str) -> Dataset:
         """Return one of the run's own splits; raise BlockError if it is unknown or empty."""
         if self.images is None or not len(self.images.select_split(split)):
-            raise BlockError(f"{self.name}: its {split} images are unknown, but this block is fitted on them.")
+            raise BlockError(f"{self.name}: it knows no {split} images of its own, but this block is fitted on them.")
         return self.dataset(split)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pandas as pd
 
 from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset, write_split
-from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_file, sha256_of_text
+from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_file
 from avatar_bench.inference.export import encode_export
 from avatar_bench.models.backbones import find_licence
 from avatar_bench.models.classifier import Classifier
@@ -22,7 +23,7 @@ _WEIGHTS = ".safetensors"
 _PASSED_ON = (
     *("status", "finished", "name", "model", "mode", "augmentation", "seed", "allow", "versions", "device", "classes"),
     *("balance", "batch_size", "passes_per_step", "resembles", "stages", "probe", "temperature", "best_epoch"),
-    *("metrics", "licence", "temperature_fit"),
+    *("chosen_by", "metrics", "licence", "temperature_fit"),
 )
 _PASSED_ON_OF = {
     "init": ("licence", "sha256", "ancestors", "method", "epochs"),
@@ -79,10 +80,17 @@ def _write_training_images(run: Run, file: Path) -> dict[str, Any] | None:
 
 
 def _write_calibration(run: Run, checkpoint_sha256: str, folder: Path) -> None:
-    """Write the calibration of a run, if it has one, with hashes instead of the names of images and groups."""
+    """Write the calibration of a run, if it has one, without the names of images and groups.
+
+    Groups have numbers that differ from push to push, because hashes of names can be guessed. Hashes of images are
+    sorted, so that none stands beside the label and the probabilities of its image; guards need only the set of them.
+    """
     if (found := run.decision_calibration) is None:
         return
-    frame = found.images.frame
-    groups = [sha256_of_text(group)[:16] for group in frame["group"]]
-    hidden = Dataset(found.images.name, Path("/"), frame.assign(path=frame["sha256"], group=groups, stated_group=""))
-    replace(found, checkpoint_sha256=checkpoint_sha256, images=hidden).write(folder)
+    frame, push = found.images.frame, token_hex(8)
+    digests = sorted(frame["sha256"])
+    hidden = frame[["label", "source"]].assign(
+        path=digests, sha256=digests, group=[f"{push}-{number}" for number in pd.factorize(frame["group"])[0]]
+    )
+    images = Dataset(found.images.name, Path("/"), hidden)
+    replace(found, checkpoint_sha256=checkpoint_sha256, images=images).write(folder)

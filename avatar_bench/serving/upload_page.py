@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio
 import pandas as pd
+from fastapi import HTTPException
 
 from avatar_bench.data.evidence.content_credentials import explain_unverified
 from avatar_bench.data.evidence.evidence_rules import EVIDENCE, EVIDENCE_SAYS
@@ -29,14 +30,22 @@ MAX_CARDS = 12  # images shown one by one; of more, the table says more
 _SECONDS = 0.4  # between two updates of the progress
 
 
+class _Functions(dict[int, Any]):
+    """Functions of the page by number, where gradio looks up any number of a request without a check."""
+
+    def __missing__(self, number: int) -> Any:
+        raise HTTPException(404, f"The page has no function {number}.")
+
+
 class UploadPage:
-    """Page in one language on which images are dropped, answered by a service.
+    """Page in one language on which at most `most` images at once are dropped, answered by a service.
 
     `is_local` states that only this machine reaches it.
     """
 
-    def __init__(self, service: ImageService, uploads: Uploads, language: str, is_local: bool) -> None:
-        self.service, self.uploads, self.language, self.is_local = service, uploads, language, is_local
+    def __init__(self, service: ImageService, uploads: Uploads, language: str, most: int, is_local: bool) -> None:
+        self.service, self.uploads, self.language, self.most = service, uploads, language, most
+        self.is_local = is_local
         self.settings = service.predictor.settings
         environment = build_html_environment()
         environment.globals |= {"_": _, "ABSTAIN": ABSTAIN, "phrase": phrase_prediction}
@@ -57,6 +66,7 @@ class UploadPage:
                     self._add_tab(self._answer_each, _("Drop images, or click to choose"))
                 with gradio.Tab(_("Batch")):
                     self._add_tab(self._answer_batch, _("Drop many images for a table"))
+        page.default_config.fns = _Functions(page.default_config.fns)
         page.queue(max_size=max_waiting, default_concurrency_limit=4, api_open=False)
         return page
 
@@ -85,7 +95,12 @@ class UploadPage:
         return self._find_upload(path)
 
     def _list_paths(self, payload: Any) -> list[str]:
-        return [str(self._find_upload(file.path)) for file in payload.root] if payload else []
+        files = payload.root if payload else []
+        if len(files) > self.most:
+            with use_language(self.language):
+                text = _("Too many images at once: {n}, of at most {most}.", n=len(files), most=self.most)
+            raise gradio.Error(text, print_exception=False)
+        return [str(self._find_upload(file.path)) for file in files]
 
     async def _answer_each(self, paths: list[str]) -> AsyncIterator[tuple[str, Any]]:
         answers, left = [], max(0, len(paths) - MAX_CARDS)

@@ -5,15 +5,30 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 
 from avatar_bench.data.file_names import format_name
+from avatar_bench.files.lock import LockedError, exclusive_lock
 
+_FOLDER, _LOCK = "avatar-bench-app-", "lock"
 KEPT_SECONDS = 600  # for which an upload waits for a question about it
 _MAX_NAME_BYTES = 200  # of a name on disk
+
+
+@contextmanager
+def open_app_folder() -> Iterator[Path]:
+    """Yield a temporary folder that is deleted in the end; those of apps that were killed are deleted first."""
+    for lock in Path(gettempdir()).glob(f"{_FOLDER}*/{_LOCK}"):
+        with suppress(OSError, LockedError), exclusive_lock(lock):  # the system releases that of a killed app
+            shutil.rmtree(lock.parent)
+    with TemporaryDirectory(prefix=_FOLDER) as place, exclusive_lock(Path(place, _LOCK)):
+        yield Path(place)
 
 
 class Uploads:

@@ -12,6 +12,7 @@ from pathlib import Path
 import gradio
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import avatar_bench
 from avatar_bench.errors import OutputError
@@ -24,7 +25,6 @@ from avatar_bench.serving.uploads import KEPT_SECONDS, Uploads
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OVERHEAD = 2**16  # bytes of a multipart body beside its files
-_MAX_CONNECTIONS = 512
 _SHUTDOWN_SECONDS = 2
 _TEMPLATES = Path(__file__).parent / "templates" / "app"
 _HEAD = '<script>document.documentElement.lang = "%s";</script>'
@@ -101,7 +101,7 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
     async def show_progress() -> Response:
         return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
-    page = UploadPage(service, uploads, language, is_local).build(service.queue)
+    page = UploadPage(service, uploads, language, batch, is_local).build(service.queue)
     gradio.mount_gradio_app(
         app,
         page,
@@ -135,16 +135,28 @@ def guard_app(
     return RequestGuard(app, [*_LOOPBACK, *names], any_address, passwords, limits, service.queue, service.seconds)
 
 
-def serve(app: RequestGuard, listener: socket.socket) -> None:
-    """Answer requests until Ctrl-C or SIGTERM."""
+class _YieldingConnection(H11Protocol):
+    """Connection that, where it is one too many, closes those that wait for a request: uvicorn keeps them for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            for other in self.connections - {self}:
+                if isinstance(other, H11Protocol) and (other.cycle is None or other.cycle.response_complete):
+                    other.transport.close()
+
+
+def build_server(app: RequestGuard, connections: int = 512) -> uvicorn.Server:
+    """Return the server of the app, which has at most so many connections."""
     config = uvicorn.Config(
         app,
+        http=_YieldingConnection,
         log_level="warning",
         access_log=False,
         proxy_headers=False,
         server_header=False,
         ws="none",
-        limit_concurrency=_MAX_CONNECTIONS,
+        limit_concurrency=connections,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)

@@ -30,7 +30,6 @@ from avatar_bench.models.checkpoint import (
 )
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.stages import Stage
-from avatar_bench.runs.record import METRIC
 from avatar_bench.training.module import Learner
 
 PROGRESS_KEY = "progress"
@@ -54,13 +53,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Checkpoint with the best val macro-F1, in a run folder that may have moved since training started."""
+    """Checkpoint with the highest value of `monitor`, in a run folder that may have moved since training started."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monitor: str) -> None:
         super().__init__(
             folder,
             Path(BEST_CHECKPOINT).stem,
-            monitor=METRIC,
+            monitor=monitor,
             mode="max",
             enable_version_counter=False,
             auto_insert_metric_name=False,

@@ -17,7 +17,7 @@ from avatar_bench.console.progress import track
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.cache import open_image_cache
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, tabulate_split
-from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES, suggest_calibration_options
+from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES, MIN_SELECTION_IMAGES, suggest_calibration_options
 from avatar_bench.data.splits import fingerprint_split
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.data.transforms import Augmentation
@@ -26,7 +26,7 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.table_io import write_table
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import TemperatureFit, fit_temperature_of_logits
-from avatar_bench.metrics.plots import draw_training_curves
+from avatar_bench.metrics.plots import CHART, draw_training_curves
 from avatar_bench.models.checkpoint import BEST_CHECKPOINT
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 
 MAX_FEATURE_BYTES = 2**30  # bytes of cached features
+LAST_EPOCH = "last epoch"  # the choice of a checkpoint in a record
+FEW_TRAINING_IMAGES = 500  # up to here a probe was more accurate in each measured pair (docs/commands/train.md)
 
 
 class ClassifierJob:
@@ -158,10 +160,17 @@ class ClassifierJob:
     def fit(self) -> None:
         """Train the stages after the first `done`, each from the best checkpoint of the previous one.
 
-        Writes checkpoints/best.ckpt, the best by val macro-F1, last.ckpt, and metrics.csv with epochs numbered across
-        all stages.
+        Writes checkpoints/best.ckpt, the best by val macro-F1 or, if val is too small to choose, the last, last.ckpt,
+        and metrics.csv with epochs numbered across all stages.
         """
         settings, folder, record, learner, data = self.settings, self.folder, self.record, self.learner, self.data
+        n_val = len(data.val_set)
+        # Lightning monitors the epoch's number too
+        monitor, by = (METRIC, METRIC) if n_val >= MIN_SELECTION_IMAGES else ("epoch", LAST_EPOCH)
+        record.chosen_by = {"by": by, "n": n_val}
+        if len(data.train_set) < FEW_TRAINING_IMAGES and learner.card.weights != "none" and not settings.init_from:
+            few = format_count(len(data.train_set), "training image")
+            print_line(f"note: on {few} mode=probe is mostly more accurate on new sources, and faster", file=sys.stderr)
         done, history = self.done, folder / "metrics.csv"
         first_epoch = 1 + sum(stage.epochs for stage in self.stages[:done]) * (not settings.init_from)
         resume, at = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
@@ -185,7 +194,7 @@ class ClassifierJob:
                         about["cached_views"] = _compute_features(learner, data, settings)
                         record.write(folder)
                         rows = MetricsHistory(folder, first_epoch, settings.callbacks.progress)
-                        own = [rows, BestCheckpoint(self.best.parent)]
+                        own = [rows, BestCheckpoint(self.best.parent, monitor)]
                         run_trainer(learner, learner.net, data, folder, settings, stage.epochs, own, logger, resume)
                 if not self.best.is_file():
                     raise DataError(
@@ -207,13 +216,19 @@ class ClassifierJob:
         row = self.find_best_row(history)
         record.metrics = {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)}
         with use_language(settings.lang), atomic_write(self.folder / "curves.png") as part:
-            draw_training_curves(history, record.best_epoch).savefig(part, format="png")
-        use = ", the images used to choose the checkpoint" * (record.best_epoch is not None)
+            draw_training_curves(history, record.best_epoch).savefig(part, format="png", metadata=CHART)
         return (
             f"{self.folder}: val accuracy {record.metrics['val/accuracy']:.3f}, macro-F1 {record.metrics[METRIC]:.3f} "
-            f"(n = {record.split['counts']['val']}{use}); "
+            f"({self.describe_choice()}); "
             f"next: avatar-bench evaluate ckpt={self.folder}"
         )
+
+    def describe_choice(self) -> str:
+        """Describe how the epoch was chosen, and on how many images."""
+        images = format_count(self.record.chosen_by["n"], "image")
+        if self.record.chosen_by["by"] == LAST_EPOCH:
+            return f"last epoch kept: val has {images}, too few to choose"
+        return f"epoch {self.record.best_epoch} chosen on {images}"
 
     def predict_calibration(self, calibration: Dataset) -> Predictions:
         """Return the Predictions of the calibration images at temperature 1, by the best checkpoint."""
@@ -224,7 +239,8 @@ class ClassifierJob:
     def find_best_row(self, history: pd.DataFrame) -> pd.Series[Any]:
         """Return the row of metrics.csv whose weights are best.ckpt: the best epoch, set in the record too."""
         rows = history[history["stage"] == history["stage"].max()]
-        row: pd.Series[Any] = rows.loc[rows[METRIC].idxmax()]
+        is_last = self.record.chosen_by["by"] == LAST_EPOCH
+        row: pd.Series[Any] = rows.iloc[-1] if is_last else rows.loc[rows[METRIC].idxmax()]
         self.record.best_epoch = int(row["epoch"])
         return row
 
@@ -245,6 +261,9 @@ class ClassifierJob:
                 return fit, None
             return fit, describe_images(replace(found, temperature=fit.value), is_reference, found.groups)
         few = format_count(len(calibration), "calibration image")
+        if not len(calibration):
+            val = format_count(len(self.data.val_set), "val image")
+            few = f"half of {val} is fewer than {MIN_CALIBRATION_IMAGES}"
         more = suggest_calibration_options(self.dataset, build_split_plan(self.settings.data))
         warning = f"too few images to fit a temperature ({few}); it stays 1. To fit one, {more}"
         print_line(f"warning: {warning}", file=sys.stderr)
@@ -346,6 +365,8 @@ def _report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainCo
     if shots and (fewest := int(table["train"].min())) < shots:
         print_line(f"warning: {format_count(fewest, 'shot')} per class instead of {shots}", file=sys.stderr)
     for split in ("val", "calibration", "test"):
+        if split == "calibration" and split not in table:
+            continue  # the temperature has a warning of its own
         missing = [name for name in classes if split not in table or table.at[name, split] == 0]
         if missing:
             print_line(

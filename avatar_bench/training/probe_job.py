@@ -76,6 +76,10 @@ class ProbeJob(ClassifierJob):
         row: pd.Series[Any] = history[history["C"] == self.record.probe["C"]].iloc[0]
         return row
 
+    def describe_choice(self) -> str:
+        """Return the number of val images, which choose nothing."""
+        return f"n = {len(self.data.val_set)}"
+
     def predict_calibration(self, calibration: Dataset) -> Predictions:
         """Return the Predictions of the calibration images at temperature 1, by their cached features."""
         classifier, features = self.learner.net.get_classifier(), self._compute(calibration)[0]  # type: ignore[operator]

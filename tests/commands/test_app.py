@@ -66,26 +66,34 @@ def test_invalid_options_are_refused(words: list[str], code: int) -> None:
     assert main(["app", *words]) == code
 
 
+def start_app(run: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """Start the command, whose temporary files and errors.txt are in a folder; return it and the address it prints."""
+    with (folder / "errors.txt").open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-c", GUARDED, "app", f"ckpt={run}", "port=0", "threads=1"],
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            text=True,
+            env=os.environ | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+    assert process.stdout is not None
+    return process, next(word for word in process.stdout.readline().split() if word.startswith("http://127.0.0.1:"))
+
+
 @pytest.mark.slow
 def test_the_app_runs_calls_nobody_and_ends_on_ctrl_c(tiny_run: Path, images: Path, tmp_path: Path) -> None:
     httpx = pytest.importorskip("httpx")
     pytest.importorskip("gradio")
-    words = ["app", f"ckpt={tiny_run}", "port=0", "threads=1"]
-    errors = tmp_path / "errors.txt"
-    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    with errors.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-c", GUARDED, *words],
-            stdout=subprocess.PIPE,
-            stderr=stream,
-            text=True,
-            env=environment,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+    file = next((images / "blind" / "real").rglob("*.*"))
+    killed, url = start_app(tiny_run, tmp_path)
+    assert httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", file.read_bytes())}).status_code == 200
+    killed.kill()
+    killed.wait()
+    assert list(tmp_path.rglob("a.png"))
+    process, url = start_app(tiny_run, tmp_path)
     try:
-        assert process.stdout is not None
-        url = next(word for word in process.stdout.readline().split() if word.startswith("http://127.0.0.1:"))
-        file = next((images / "blind" / "real").rglob("*.*"))
+        assert not list(tmp_path.rglob("a.png"))
         with httpx.Client(base_url=url, timeout=60) as client:
             found = client.post("/api/predict", files={"file": ("a.png", file.read_bytes())})
             assert found.json()["status"] == "ok"
@@ -95,6 +103,7 @@ def test_the_app_runs_calls_nobody_and_ends_on_ctrl_c(tiny_run: Path, images: Pa
             assert process.wait(30) == 130
     finally:
         process.kill()
-    assert "ATTEMPT" not in errors.read_text()
-    assert len(errors.read_text().splitlines()) <= 1  # that probabilities are not calibrated
+    errors = (tmp_path / "errors.txt").read_text()
+    assert "ATTEMPT" not in errors
+    assert len(errors.splitlines()) <= 1  # that probabilities are not calibrated
     assert list(tmp_path.glob("avatar-bench-*")) == []

@@ -162,7 +162,7 @@ def test_a_blocks_own_fit_may_use_the_images_of_the_calibration(
     sets: Path, run_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["calibrate", f"ckpt={run_copy}", "workers=0"]) == 0  # on the run's own calibration half of val
-    words = ["block=calibration", "block.calibration.resamples=100", "block.calibration.severity=0"]
+    words = ["block=calibration", "block.calibration.resamples=100"]
     evaluate(run_copy, sets / "new.csv", *words)
     assert read_result(run_copy, "new", "calibration")["metrics"]["coverage/lac"]["value"] is not None
     assert main(["evaluate", f"ckpt={run_copy}", "split=calibration", *QUICK]) == 3
@@ -211,7 +211,7 @@ def test_a_temperature_whose_interval_contains_1_is_not_applied(
     assert fit["low"] < fit["fitted"] < 1 < fit["high"]
     assert (saved["temperature"], fit["applied"], fit["why_not"]) == (1, False, "its interval contains 1")
     assert f"warning: temperature {fit['fitted']:.3g} [" in capsys.readouterr().err
-    quick = ["block=calibration", "block.calibration.severity=0", "block.calibration.resamples=100"]
+    quick = ["block=calibration", "block.calibration.resamples=100"]
     evaluate(tmp_path / "run", sets / "new.csv", *quick)
     result = read_result(tmp_path / "run", "new", "calibration")
     (warning,) = (one for one in result["warnings"] if one["code"] == "temperature_near_1")  # type: ignore[index]

@@ -567,6 +567,18 @@ def test_an_audit_that_says_no_is_saved_and_then_fails(
     assert Result.load(folder).provenance["allow"] == ["shortcut"]
 
 
+def test_an_audit_without_sources_says_what_it_could_not_check(
+    told_by_format: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (told_by_format / "drawing").iterdir():
+        Image.open(file).convert("L").convert("RGB").save(file.with_suffix(".jpg"))
+        file.unlink()
+    words = ["evaluate", "block=data_audit", *AUDIT, "data=folder", f"data.root={told_by_format}"]
+    assert main([*words, f"out={tmp_path / 'out'}"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "classifiers? with care: not checked: no source of drawing, real is known" in told
+
+
 def test_run_blocks_and_data_blocks_run_together(
     run_copy: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,13 +56,14 @@ def test_runs_are_listed_with_status_model_score_and_age(tmp_path: Path, capsys:
     folder = tmp_path / "resnet18-full" / "2026-01-01_00-00-00"
     folder.mkdir(parents=True)
     record = {"status": "finished", "model": "resnet18", "mode": "full", "metrics": {"val/macro_f1": 0.5}}
+    record["split"] = {"counts": {"val": 9}}
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     hours_ago = time.time() - 2 * 3600
     os.utime(folder / "run.json", (hours_ago, hours_ago))
     list_(["runs", str(tmp_path)])
     heading, line = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["run", "status", "model", "mode", "val", "macro-F1", "age"]
-    assert line.split() == [str(folder), "finished", "resnet18", "full", "0.5000", "2", "h"]
+    assert heading.split() == ["run", "status", "model", "mode", "val", "macro-F1", "n", "age"]
+    assert line.split() == [str(folder), "finished", "resnet18", "full", "0.5000", "9", "2", "h"]
 
 
 def test_a_place_without_runs_says_so(

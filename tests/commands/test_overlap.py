@@ -16,7 +16,7 @@ from tests.conftest import SOURCES, draw_set
 
 QUICK = (
     *("data.workers=0", "block.blind_test.resamples=100", "block.calibration.resamples=100"),
-    *("block.calibration.severity=0", "block.decision.resamples=100", "block.decision.targets=[0.2]"),
+    *("block.decision.resamples=100", "block.decision.targets=[0.2]"),
 )
 
 

@@ -172,10 +172,10 @@ def test_rows_without_a_label_are_learned_from_unless_they_belong_to_what_is_kep
     assert "training on 144 of 194 images of half, 96 of them without a label;" in capsys.readouterr().err
     seen = set(read_csv(tmp_path / "run" / "images.csv")["path"])
     assert seen == {*half.loc[half["label"] == "", "path"], *sides.select_split("train").frame["path"]}
-    kept_out = {"test": len(test) + 1, "val": len(val) + 1, "calibration": len(sides.select_split("calibration"))}
+    kept_out = {"test": len(test) + 1, "val": len(val) + 1}
     said = record(tmp_path / "run")
     assert said["images"] == {"learned_from": 144, "kept_out": kept_out, "unlabelled": 96}
-    assert said["metrics"]["probe/n"] == len(val) + kept_out["calibration"]
+    assert said["metrics"]["probe/n"] == len(val)
 
 
 def test_images_without_a_label_of_a_held_out_source_are_kept_out_with_their_copies(

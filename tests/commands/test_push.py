@@ -62,11 +62,13 @@ def evaluated(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     split = pd.read_csv(run / "split.csv")
     split["other:licence"] = np.where(split["source"] == "gan", "CC0", "")
     split.to_csv(run / "split.csv", index=False)
-    blocks = ["block=[blind_test,calibration,error_bias]", "block.calibration.severity=0"]
+    blocks = ["block=[blind_test,calibration,error_bias]"]
     assert main(["evaluate", f"ckpt={run}", "split=blind", *blocks, "data.workers=0", "allow=[overlap]"]) == 0
     metrics = run / "evaluation" / "blind" / "blind_test" / "metrics.json"
     result = json.loads(metrics.read_text(encoding="utf-8"))
-    result["warnings"].append(Reason("ood_set_unreadable", why="/home/user-of-the-test/sets/x.csv is gone").plain)
+    private = Reason("ood_set_unreadable", why="user-of-the-test Last/cats/bad.png is gone").plain
+    result["warnings"].append(private)
+    result["metrics"]["mcc"] = {"value": None, "n": 0, "reason": private}
     metrics.write_text(json.dumps(result), encoding="utf-8")
     return run
 
@@ -139,8 +141,9 @@ def test_the_card_states_the_saved_metrics_sources_failures_and_licences(
         "- teacher: fair-use",
         "**Meaning of the classes.**",
         "**Validity.**",
-        "The set has only 14 images of class 'real'",
-        "an out-of-domain set cannot be read: x.csv is gone",
+        "- blind, blind\\_test: few\\_images",
+        "- blind, blind\\_test: ood\\_set\\_unreadable",
+        "| MCC | none: ood\\_set\\_unreadable |",
         "- Robustness",
     ):
         assert words in body, words
@@ -174,9 +177,40 @@ def test_a_pushed_run_predicts_the_same_and_knows_its_training_images(
     assert main(["push", str(folder), f"to={tmp_path / 'shared'}"]) == 0
     shared = predict(str(tmp_path / "shared"), images, tmp_path / "shared.csv")
     np.testing.assert_allclose(shared, again.loc[shared.index], atol=1e-6, rtol=0)
-    text = (tmp_path / "shared" / "calibration.json").read_text(encoding="utf-8")
-    assert str(images) not in text
-    assert "blind/real" not in text
+    told = capsys.readouterr().err
+    assert "SHA-256 of 96 training images; of 42 calibration images SHA-256 and, apart from it, label" in told
+    assert "which a receiver cannot match" in told
+
+
+def test_a_pushed_calibration_decides_the_same_and_tells_nothing_of_an_image(
+    evaluated: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(evaluated, tmp_path / "calibrated")
+    blind = ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
+    assert main(["calibrate", str(run), *blind, "workers=0"]) == 0
+    for name in ("one", "two"):
+        assert main(["push", str(run), f"to={tmp_path / name}"]) == 0
+    folders = (run, tmp_path / "one", tmp_path / "two")
+    texts = [(folder / "calibration.json").read_text(encoding="utf-8") for folder in folders]
+    assert str(images) not in texts[1]
+    assert "blind/real" not in texts[1]
+    own, one, two = (pd.DataFrame(json.loads(text)["images"]) for text in texts)
+    assert sorted(own["sha256"]) == list(one["sha256"]) != list(own["sha256"])
+    assert one[["label", "source", "part", "probabilities"]].equals(own[["label", "source", "part", "probabilities"]])
+    assert not set(one["group"]) & {*own["group"], *two["group"]}
+    assert (pd.factorize(one["group"])[0] == pd.factorize(own["group"])[0]).all()
+    assert not one[["phash", "turned_phashes", "stated_group"]].any(axis=None)
+    decisions = []
+    for folder in folders:
+        out = tmp_path / f"{folder.name}.csv"
+        words = ["predict", f"ckpt={folder}", f"input={images / 'all.csv'}", f"output={out}", "target_error=.2"]
+        assert main([*words, "workers=0"]) == 0
+        decisions.append(pd.read_csv(out).filter(regex="^decision|prediction_set|ood"))
+    assert decisions[0].equals(decisions[1])
+    assert decisions[0].equals(decisions[2])
+    assert len(decisions[0]["decision"].unique()) > 1
+    assert main(["evaluate", str(tmp_path / "one"), *blind, "block=blind_test", "data.workers=0"]) == 3
+    assert "shares 42 of 42 images with the calibration data by image" in " ".join(capsys.readouterr().err.split())
 
 
 def tamper(files: dict[str, bytes], repository: Repository) -> None:

@@ -44,7 +44,7 @@ def record(run: Path) -> dict[str, Any]:
 def jobs(folder: Path) -> dict[str, tuple[str, str]]:
     """Return the status and the reason of each job by jobs.csv."""
     table = pd.read_csv(folder / "jobs.csv", keep_default_na=False)
-    assert list(table) == ["job", "status", "val macro-F1", "seconds", "reason"]
+    assert list(table) == ["job", "status", "val macro-F1", "n", "seconds", "reason"]
     return dict(zip(table["job"], zip(table["status"], table["reason"], strict=True), strict=True))
 
 
@@ -105,8 +105,11 @@ def test_all_jobs_stand_in_the_table_also_those_that_left_no_folder(
     assert told["no_such_net-stage1"][1].startswith("model.backbone: neither timm nor your own folders")
     assert told["no_such_net-stage2"][1] == "stage=2: mode 'full' has 1 stage"
     assert not (tmp_path / "sweep" / "no_such_net-stage2").exists()
+    numbers = pd.read_csv(tmp_path / "sweep" / "jobs.csv", index_col="job", keep_default_na=False)["n"]
+    val = record(tmp_path / "sweep" / f"{BACKBONE}-stage1")["split"]["counts"]["val"]
+    assert numbers.to_dict() == dict.fromkeys(told, "-") | {f"{BACKBONE}-stage1": str(val)}
     printed = capsys.readouterr()
-    assert re.search(r"^no_such_net-stage2 +failed +- +- +stage=2", printed.err, re.MULTILINE)
+    assert re.search(r"^no_such_net-stage2 +failed +- +- +- +stage=2", printed.err, re.MULTILINE)
     assert printed.out.splitlines()[-1] == f"1 of 4 jobs are finished: {tmp_path / 'sweep' / 'jobs.csv'}"
     trained = (tmp_path / "sweep" / f"{BACKBONE}-stage1" / "run.json").stat().st_mtime_ns
     assert sweep(*grid) == 3

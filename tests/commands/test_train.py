@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
@@ -122,6 +123,35 @@ def test_best_is_the_epoch_of_the_best_macro_f1_and_last_the_last(tiny_run: Path
     read = {name: torch.load(tiny_run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")}
     assert read["best"]["epoch"] + 1 == record(tiny_run)["best_epoch"]
     assert read["last"]["epoch"] + 1 == len(history(tiny_run)) == 6
+
+
+def test_a_large_val_chooses_the_epoch_and_a_small_one_keeps_the_last(
+    tiny_run: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert record(tiny_run)["chosen_by"] == {"by": "val/macro_f1", "n": record(tiny_run)["split"]["counts"]["val"]}
+    run = train(tmp_path / "run", "data.split.folds=12", "epochs=5")  # soon without an error on val
+    printed = capsys.readouterr()
+    counts, epochs = record(run)["split"]["counts"], len(history(run))
+    assert counts["val"] < 20
+    assert "calibration" not in counts
+    assert record(run)["chosen_by"] == {"by": "last epoch", "n": counts["val"]}
+    assert record(run)["best_epoch"] == epochs
+    assert torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] + 1 == epochs
+    assert f"(last epoch kept: val has {counts['val']} images, too few to choose)" in printed.out
+    assert f"(half of {counts['val']} val images is fewer than 20); it stays 1" in printed.err
+    assert "no calibration image of" not in printed.err
+
+
+def test_a_probe_is_recommended_where_images_are_few_and_weights_are_pretrained(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(timm.create_model(BACKBONE).state_dict(), tmp_path / "weights.pth")
+    for weights, is_told in {tmp_path / "weights.pth": True, "none": False}.items():
+        run = train(tmp_path / str(is_told), f"model.weights={weights}", "trainer=debug")
+        advice = (
+            f"note: on {record(run)['split']['counts']['train']} training images mode=probe is mostly more accurate"
+        )
+        assert (advice in capsys.readouterr().err) == is_told
 
 
 def test_the_temperature_of_the_checkpoint_is_that_of_the_record(tiny_run: Path) -> None:
@@ -575,10 +605,10 @@ def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, images: Path
     root = f"data.root={tmp_path / 'data'}"
     words = ["data=folder", root, "data.manifest=null", "data.split.folds=10", "trainer=debug"]
     run = train(tmp_path / "run", *words)
-    assert record(run)["split"]["counts"] == {"train": 16, "val": 6, "calibration": 6, "test": 8}
+    assert record(run)["split"]["counts"] == {"train": 16, "val": 12, "test": 8}
     assert record(run)["classes"] == ["drawing", "real"]
     split = pd.read_csv(run / "split.csv")
-    assert (split["path"].str.split("/").str[0] == split["split"].replace("calibration", "val")).all()
+    assert (split["path"].str.split("/").str[0] == split["split"]).all()
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,15 @@ def test_the_only_val_images_choose_the_checkpoint() -> None:
         assert (len(used.select_split("val")), len(used.select_split("calibration"))) == (2, 0)
 
 
+@pytest.mark.parametrize(("n", "halved"), [(36, False), (44, True)])
+def test_val_is_halved_only_where_its_half_is_enough_to_fit_on(n: int, halved: bool) -> None:
+    whole = dataset(120, largest=1, split="train")
+    whole.frame.loc[whole.frame.index[:n], "split"] = "val"
+    used = split_dataset(whole, SplitPlan())
+    assert len(used.select_split("calibration")) == pytest.approx(halved * n / 2, abs=2)
+    assert len(used.select_split("val")) + len(used.select_split("calibration")) == n
+
+
 def test_a_set_of_too_few_groups_for_val_is_refused_before_training() -> None:
     whole = dataset(60)
     whole.frame["group"] = whole.frame["label"]

@@ -71,7 +71,7 @@ def test_each_command_counts_once_for_each_run_and_a_kept_result_for_none(
 
 
 def test_a_set_that_a_block_reads_beside_its_own_is_counted(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate(run_copy, "block=calibration", "block.calibration.resamples=100", "block.calibration.severity=0")
+    evaluate(run_copy, "block=calibration", "block.calibration.resamples=100")
     assert capsys.readouterr().out.splitlines()[-1] == "blind: evaluated 1 time on 1 run"
 
 

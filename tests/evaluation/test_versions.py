@@ -33,6 +33,7 @@ NOT_OF_PREDICTIONS = {
 }
 STORED = {"width": "200", "height": "300", "format": "PNG"}
 OPTIONS: dict[str, dict[str, Any]] = {
+    "calibration": {"severity": 3},
     "clusters": {"permutations": 2},
     "embedding": {"method": "pca"},  # t-SNE and UMAP differ between machines
     "error_bias": {"minimum": 5},

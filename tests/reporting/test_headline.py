@@ -48,16 +48,23 @@ def test_nine_that_guess_are_not_crowned(evaluated: Any, tested: bool) -> None:
     figures = {name: (0.32 + 0.005 * place, 0.32 + 0.005 * place) for place, name in enumerate(names)}
     board = evaluated(figures, dict.fromkeys(names, "a") if tested else None)
     assert format_headline(board) == (
-        "None of 9 models on test is better than guessing: the highest balanced accuracy is 0.360 [0.310, 0.410] "
-        "(net8), guessing has 0.333."
+        "None of 9 models on test is significantly better than guessing: the highest balanced accuracy is 0.360 "
+        "[0.310, 0.410] (net8), guessing has 0.333."
     )
     assert not any(row.is_best for row in board.rows)
     assert all(row.is_guessing for row in board.rows)
 
 
+@pytest.mark.parametrize("others", [0, 8])
+def test_an_interval_a_hair_above_guessing_is_no_success_among_nine(evaluated: Any, others: int) -> None:
+    figures = {f"net{place}": (0.33, 0.33) for place in range(others)} | {"lucky": (0.385, 0.385)}  # [0.335, 0.435]
+    assert ("lucky" in evaluated(figures).guessing) == (others > 0)
+
+
 def test_one_alone_that_guesses_is_said_to(evaluated: Any) -> None:
     assert format_headline(evaluated({"net": (0.8, 0.33)})) == (
-        "net on test is no better than guessing: its balanced accuracy is 0.330 [0.280, 0.380], guessing has 0.333."
+        "net on test is not significantly better than guessing: its balanced accuracy is 0.330 [0.280, 0.380], "
+        "guessing has 0.333."
     )
 
 
@@ -66,7 +73,7 @@ def test_one_alone_that_guesses_is_said_to(evaluated: Any) -> None:
     [
         (
             {"good": "a", "fair": "ab", "guess": "bc", "worse": "c"},
-            "not significantly different from fair, so they share",
+            "it is statistically tied with fair.",
         ),
         ({"good": "a", "fair": "b", "guess": "b", "worse": "b"}, "it is significantly better than fair."),
     ],
@@ -75,10 +82,15 @@ def test_ties_are_among_those_that_are_better_than_guessing(evaluated: Any, lett
     figures = {"good": (0.8, 0.8), "fair": (0.75, 0.75), "guess": (0.36, 0.36), "worse": (0.2, 0.2)}
     board = evaluated(figures, letters)
     said = format_headline(board)
-    assert said.startswith("good is the best of 4 models on test: accuracy 0.800 [0.750, 0.850]; ")
+    first = (
+        "good has the highest accuracy of 4 models on test:"
+        if "tied" in tie
+        else "good is the best of 4 models on test:"
+    )
+    assert said.startswith(first)
     assert tie in said
-    assert said.endswith(" No better than guessing: guess and worse.")
-    assert [row.name for row in board.rows if row.is_best] == (["good", "fair"] if "share" in tie else ["good"])
+    assert said.endswith(" Not significantly better than guessing: guess and worse.")
+    assert [row.name for row in board.rows if row.is_best] == (["good", "fair"] if "tied" in tie else ["good"])
 
 
 @pytest.mark.parametrize("tested", [False, True], ids=["untested", "tested"])
@@ -86,7 +98,8 @@ def test_naming_the_majority_is_not_best_however_high_its_accuracy(evaluated: An
     figures = {"constant": (0.93, 1 / 3), "sees": (0.9, 0.8)}
     board = evaluated(figures, {"constant": "a", "sees": "a"} if tested else None)
     first = "is the best of 2 models on test: accuracy" if tested else "has the highest accuracy of 2 models on test:"
-    assert format_headline(board) == (f"sees {first} 0.900 [0.850, 0.950]. No better than guessing: constant.")
+    said = f"sees {first} 0.900 [0.850, 0.950]. Not significantly better than guessing: constant."
+    assert format_headline(board) == said
     assert [(row.name, row.is_best) for row in board.rows] == [("constant", False), ("sees", True)]
 
 
@@ -111,7 +124,9 @@ def test_without_a_level_nobody_is_said_to_guess(tmp_path: Path, make: SimpleNam
 
 
 @pytest.mark.parametrize(
-    ("language", "said"), [("en", "no better than guessing"), ("ru", "не лучше угадывания")], ids=["en", "ru"]
+    ("language", "said"),
+    [("en", "not significantly better than guessing"), ("ru", "не значимо лучше угадывания")],
+    ids=["en", "ru"],
 )
 def test_the_board_on_the_page_marks_them(evaluated: Any, tmp_path: Path, language: str, said: str) -> None:
     evaluated({"good": (0.8, 0.8), "guess": (0.33, 0.33)})

@@ -10,6 +10,7 @@ import pytest
 
 from avatar_bench.reporting.headline import format_headline as answer
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
+from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
 
 
@@ -49,8 +50,7 @@ def test_a_tested_tie_is_shared_first_place(runs: Path, make: SimpleNamespace) -
     assert board.is_tested
     assert [(row.first, row.last, row.letters, row.is_best) for row in board.rows] == [(1, 2, "a", True)] * 2
     assert answer(board) == (
-        "good is the best of 2 models on test: accuracy 0.900 [0.850, 0.950]; it is not significantly different from "
-        "poor, so they share first place."
+        "good has the highest accuracy of 2 models on test: 0.900 [0.850, 0.950]; it is statistically tied with poor."
     )
     assert board.detectable is not None
     assert board.detectable.value == 0.07  # of the test, not of a single run
@@ -133,8 +133,20 @@ def test_several_seeds_are_one_entry_with_the_figure_over_seeds(tmp_path: Path, 
     make.ranking(tmp_path, "test", rows)
     board = board_of(tmp_path)
     assert board.names == ["same", "other"]
-    assert len(board.rows) == 3
+    assert [(row.name, row.first, row.seeds, row.reason) for row in board.rows] == [
+        ("same", 1, ("same · seed 2", "same · seed 1"), None),
+        ("same", None, (), "seed 2"),
+        ("same", None, (), "seed 1"),
+        ("other", 2, (), None),
+    ]
+    mean = board.rows[0].metrics["accuracy"]
+    assert mean is not None
+    assert (mean.value, mean.low, mean.high) == (0.75, 0.66, 0.84)  # of the ranking, as in the headline
     assert answer(board).startswith("same is the best of 2 models on test: accuracy 0.750 [0.660, 0.840];")
+    write_report(read_study(tmp_path), tmp_path / "report.html", "en")
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    names = [line.split(" | ")[0] for line in lines if "seed" in line and line.startswith("| ")][:3]
+    assert names == ["| same (mean over 2 seeds, below)", "| same · seed 2", "| same · seed 1"]
 
 
 def test_different_images_under_one_name_stand_on_boards_of_their_own(runs: Path, make: SimpleNamespace) -> None:

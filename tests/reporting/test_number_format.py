@@ -10,12 +10,11 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
+from avatar_bench.metrics.rounding import format_number, format_value
 from avatar_bench.reporting.number_format import (
     format_cell,
     format_metric,
     format_names,
-    format_number,
-    format_value,
     make_metric_cell,
     make_value_cell,
 )
@@ -95,6 +94,8 @@ def test_values_of_tables_keep_their_kind() -> None:
     assert [format_cell(cell) for cell in first] == ["x", "1", "0.500", "yes"]
     assert [format_cell(cell) for cell in second] == ["–", "2", "–", "no"]
     assert make_value_cell(3.0) == {"text": "3", "value": 3.0}
+    empty = lay_out(table.assign(e=math.nan), "blind_test", "t", "t", {})
+    assert [column["key"] for column in empty.columns] == ["a", "b", "c", "d"]  # e would be a row of dashes
 
 
 def test_whole_numbers_are_written_whole_in_a_column_of_whole_numbers_alone() -> None:

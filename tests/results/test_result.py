@@ -18,6 +18,7 @@ from PIL import Image
 
 from avatar_bench.i18n import _, use_language
 from avatar_bench.metrics.plots import draw_confusion_matrix
+from avatar_bench.reporting.inline_images import shrink
 from avatar_bench.reporting.saved_result import SavedResult, read_saved
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import METRICS_FILE, Metric, Result, has_figures, redraw
@@ -260,3 +261,14 @@ def test_text_of_digits_and_empty_text_are_read_back_as_text(tmp_path: Path) -> 
     texts = table[["target", "source", "group"]].fillna("")
     assert texts.to_dict("list") == {name: columns[name] for name in texts}
     assert table["n"].tolist() == [1, 2]
+
+
+def test_charts_are_marked_for_the_dark_theme_and_figures_with_photos_are_not(tmp_path: Path) -> None:
+    def draw_both(saved: Result) -> dict[str, Figure]:
+        photo = Figure(figsize=(1, 1))
+        photo.subplots().imshow(np.zeros((4, 4, 3), dtype=np.uint8))
+        return draw(saved) | {"photo": photo}
+
+    folder = result().save(tmp_path / "blind_test", draw_both)
+    found = {name: shrink(folder / f"{name}.png", 100, 60) for name in ("curve", "photo")}
+    assert {name: image and image.is_chart for name, image in found.items()} == {"curve": True, "photo": False}

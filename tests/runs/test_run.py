@@ -398,9 +398,9 @@ def test_a_run_out_of_its_folder_makes_its_predictions_once(tiny_run: Path, imag
     run = Run.open(shutil.copy(best(tiny_run), tmp_path / "bare.ckpt"), workers=0)
     blind = read_manifest(images / "blind.csv")
     assert run.predictions(blind).logits is run.predictions(blind).logits
-    with pytest.raises(BlockError, match="calibration images are unknown"):
+    with pytest.raises(BlockError, match="knows no calibration images"):
         run.calibration(blind)
-    with pytest.raises(BlockError, match="train images are unknown"):
+    with pytest.raises(BlockError, match="knows no train images"):
         run.training()
     assert run.blind is None
     assert run.ood == {}

@@ -6,12 +6,17 @@ import io
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,13 +28,12 @@ from PIL import Image
 
 pytest.importorskip("gradio")
 import httpx
-import uvicorn
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.schema import AppEvidenceConfig, PredictConfig
 from avatar_bench.errors import OutputError
 
-IMAGE_BYTES, BATCH_BYTES, MOST = 300_000, 500_000, 40
+IMAGE_BYTES, BATCH_BYTES, MOST, CONNECTIONS = 300_000, 500_000, 40, 64
 NAME = "<img src=x onerror=alert(1)>.png"
 
 
@@ -54,7 +58,7 @@ def server(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     listener = web_server.open_socket("127.0.0.1", 0)
     app = web_server.build_app(service, Uploads(folders["uploads"], IMAGE_BYTES), MOST, "en")
     guarded = web_server.guard_app(app, listener, [], None, IMAGE_BYTES, BATCH_BYTES, service)
-    running = uvicorn.Server(uvicorn.Config(guarded, log_level="critical", ws="none", timeout_graceful_shutdown=1))
+    running = web_server.build_server(guarded, CONNECTIONS)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
     thread.start()
     url = web_server.format_address(listener)
@@ -125,7 +129,7 @@ def test_the_page_says_where_images_go_how_accurate_the_model_is_and_whether_it_
     from avatar_bench.serving.upload_page import UploadPage
     from avatar_bench.serving.uploads import Uploads
 
-    page = UploadPage(server.service, Uploads(server.folder / "uploads", IMAGE_BYTES), "en", is_local)
+    page = UploadPage(server.service, Uploads(server.folder / "uploads", IMAGE_BYTES), "en", MOST, is_local)
     config = json.dumps(page.build(4).get_config_file())
     assert ("Images stay on this machine" in config) == is_local
     assert ("Images are sent to the machine on which the app runs" in config) == (not is_local)
@@ -210,13 +214,13 @@ def upload(server: SimpleNamespace, data: bytes, name: str = "a.png") -> str:
     return str(path)
 
 
-def ask_page(server: SimpleNamespace, path: str, number: int = 0) -> dict[str, Any]:
+def ask_page(server: SimpleNamespace, path: str, number: int = 0, times: int = 1) -> dict[str, Any]:
     """Ask the page as a browser does about a file on the server; return the last message of the answer."""
     config = server.client.get("/config").json()
     question = config["dependencies"][number]
     session = f"s{time.monotonic_ns()}"
     file = {"path": path, "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
-    body = {"data": [[file]], "fn_index": question["id"], "session_hash": session, "trigger_id": None}
+    body = {"data": [[file] * times], "fn_index": question["id"], "session_hash": session, "trigger_id": None}
     assert server.client.post("/gradio_api/queue/join", json=body).status_code == 200
     with server.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as lines:
         for line in lines.iter_lines():
@@ -254,6 +258,63 @@ def test_the_page_reads_no_file_but_an_upload(path: str, number: int, server: Si
     own.unlink()
     link.unlink()
     assert find_left(server) == []
+
+
+def test_a_question_about_too_many_images_is_refused_at_once(server: SimpleNamespace, images: Path) -> None:
+    path = upload(server, next((images / "blind" / "real").rglob("*.*")).read_bytes())
+    begun = time.monotonic()
+    found = ask_page(server, path, 1, times=3000)
+    assert time.monotonic() - begun < 5
+    assert found["output"]["error"] == f"Too many images at once: 3000, of at most {MOST}."
+    assert ask_page(server, path, 1)["success"]
+    assert find_left(server) == []
+
+
+@pytest.mark.parametrize("number", [99, -1])
+def test_a_function_that_the_page_lacks_is_not_found(
+    number: int, server: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = {"data": [[]], "fn_index": number, "session_hash": "s"}
+    found = server.client.post("/gradio_api/queue/join", json=body)
+    assert (found.status_code, found.json()) == (404, {"detail": f"The page has no function {number}."})
+    assert "Traceback" not in caplog.text
+
+
+def test_connections_that_ask_nothing_make_room_for_others(server: SimpleNamespace) -> None:
+    with ExitStack() as stack:
+        for _ in range(3 * CONNECTIONS):
+            stack.enter_context(socket.create_connection(server.listener.getsockname()))
+        assert httpx.get(server.url + "api/health", timeout=10).status_code == 200
+        assert server.client.get("/api/health").status_code == 200
+
+
+def test_an_upload_that_ends_half_way_leaves_nothing(server: SimpleNamespace) -> None:
+    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 250000\r\n"
+    body = 'Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\nContent-Disposition: form-data; name="files"; '
+    with socket.create_connection(server.listener.getsockname()) as client:
+        client.sendall(f'{head}{body}filename="a.png"\r\n\r\n'.encode() + bytes(200_000))
+    assert server.client.get("/api/health").status_code == 200
+    assert find_left(server) == []
+
+
+def test_the_folder_of_a_killed_app_is_deleted_by_the_next_and_that_of_a_living_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from avatar_bench.serving.uploads import open_app_folder
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import os, signal; from avatar_bench.serving.uploads import open_app_folder\n"
+        "with open_app_folder() as folder:\n"
+        "    (folder / 'upload.png').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with open_app_folder() as living:
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}, check=False)
+        assert len(list(tmp_path.rglob("upload.png"))) == 1
+        with open_app_folder() as own:
+            assert set(tmp_path.iterdir()) == {living, own}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_table_of_a_batch_is_safe_for_a_spreadsheet(server: SimpleNamespace, images: Path) -> None:

@@ -18,7 +18,7 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.i18n import use_language
-from avatar_bench.metrics.plots import draw_pretraining_curves
+from avatar_bench.metrics.plots import CHART, draw_pretraining_curves
 from avatar_bench.models.backbones import create_backbone, resolve_options
 from avatar_bench.models.pretrained_backbone import IMAGES_FILE, PretrainedWeights, Pretraining, write_backbone
 from avatar_bench.runs.record import RunRecord
@@ -127,7 +127,7 @@ class PretrainingJob:
         write_backbone(self.module.method.backbone, card, folder / BACKBONE_FILE)
         history = pd.read_csv(folder / "metrics.csv")
         with use_language(settings.lang), atomic_write(folder / "curves.png") as part:
-            draw_pretraining_curves(history).savefig(part, format="png")
+            draw_pretraining_curves(history).savefig(part, format="png", metadata=CHART)
         probed = history[history[KNN_ACCURACY].notna()]
         last = history.iloc[-1]
         record.weights_sha256 = sha256_of_file(folder / BACKBONE_FILE)

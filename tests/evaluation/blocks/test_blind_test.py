@@ -90,7 +90,7 @@ def test_a_run_that_guesses_is_warned_of_and_one_that_sees_is_not():
     assert warning.endswith("and guessing gives 0.333.")
     unbalanced = np.repeat(np.arange(3), [200, 20, 20])
     assert guessing_warnings(predictions(unbalanced, np.tile([1.0, 0, 0], (240, 1)))) == [
-        "The run is no better than guessing: its balanced accuracy is 0.333, and guessing gives 0.333."
+        "The run is not significantly better than guessing: its balanced accuracy is 0.333, and guessing gives 0.333."
     ]
 
 

@@ -33,7 +33,7 @@ from avatar_bench.runs.saved_calibration import DecisionImages, SavedCalibration
 KINDS = list_corruptions()
 ERRORS = ("nll", "brier", "ece_10", "ece_15", "ece_adaptive", "ece_classwise", "ece_floor", "ece_floor_p95")
 SETS = ("coverage/lac", "coverage/aps", "set_size/lac", "set_size/aps")
-FAST = {"resamples": 200, "severity": 0}
+FAST = {"resamples": 200}
 SAVED: list[Path] = []  # made once, from fixtures that live for one test each
 
 
@@ -401,6 +401,10 @@ def test_a_temperature_that_a_refit_contradicts_is_said(evaluate, overconfident)
     lines = [format_reason(warning, "calibration") for warning in result.warnings]
     assert any("gives a temperature of 2.9" in line and "the run's is 2.000" in line for line in lines)
 
+    # fitted by calibrate on few other images: the refit lies within what those allow
+    result = evaluate(evaluated, held_out, temperature_fit=TemperatureFit(2.0, 1.4, 3.2, 90))
+    assert "other_temperature" not in [warning.code for warning in result.warnings]
+
 
 def test_a_blind_set_that_is_evaluated_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of, draw_saved):
     given = oracle("noisy")
@@ -492,7 +496,12 @@ def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fi
     assert main([*words, f"out={tmp_path / 'test'}"]) == 0
     assert re.search(r"scaled/ece_15 \d\.\d{3}.* \(raw \d\.\d{3}\) on test", capsys.readouterr().out)
     [file] = (tmp_path / "test").rglob("shift.csv")
-    assert pd.read_csv(file)["set"].tolist()[:10] == ["test", *KINDS]
+    assert pd.read_csv(file)["set"].tolist() == ["test", "blind"]  # corruptions are asked for, since they take long
+    corrupted = ["block.calibration.corruptions=[noise]", f"out={tmp_path / 'test'}"]
+    assert main([*words, *corrupted]) == 2
+    assert "block.calibration.corruptions needs a severity" in capsys.readouterr().err
+    assert main([*words, *corrupted, "block.calibration.severity=3"]) == 0
+    assert pd.read_csv(file)["set"].tolist() == ["test", "noise", "blind"]
     assert main([*words, "split=calibration", f"out={tmp_path / 'calibration'}"]) == 3
     assert "fitted" in capsys.readouterr().err
 

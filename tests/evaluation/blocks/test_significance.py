@@ -289,7 +289,17 @@ def test_nine_networks_that_guess_are_said_to_be_no_better_than_guessing(compare
     assert set(ranking["guessing"]) == {1 / 3}
     assert (ranking["balanced_accuracy_low"] <= 1 / 3).all()
     assert result.metrics["better_than_guessing"].value == 0
-    assert "None of the 9 recipes is better than guessing (balanced accuracy 0.333)." in say(result)
+    assert "None of the 9 recipes is significantly better than guessing (balanced accuracy 0.333)." in say(result)
+
+
+def test_guessing_is_corrected_for_the_number_of_recipes(compare, make_predictions):
+    rng, targets = np.random.default_rng(0), np.repeat(np.arange(3), 100)
+    lucky = make_predictions(targets, 5 * np.eye(3)[np.where(rng.random(300) < 0.1, targets, rng.integers(0, 3, 300))])
+    others = {f"net{seed}": make_predictions(targets, np.tile([5.0, 0.0, 0.0], (300, 1))) for seed in range(9)}
+    few, many = (compare({"lucky": lucky} | dict(list(others.items())[:n])).tables["ranking"] for n in (1, 9))
+    of_two, of_ten = (table.set_index("recipe").loc["lucky"] for table in (few, many))
+    assert of_two["balanced_accuracy_low"] == of_ten["balanced_accuracy_low"] > 1 / 3
+    assert (of_two["better_than_guessing"], of_ten["better_than_guessing"]) == (True, False)
 
 
 def test_a_constant_predictor_is_no_better_than_guessing_though_the_majority_is_often_correct(
@@ -310,7 +320,7 @@ def test_a_constant_predictor_is_no_better_than_guessing_though_the_majority_is_
 
 def test_those_no_better_than_guessing_are_named_beside_better_ones(compare, oracle):
     result = compare({"good": oracle("noisy"), "guess": oracle("uniform")})
-    assert "No better than guessing (balanced accuracy 0.333): guess." in say(result)
+    assert "Not significantly better than guessing (balanced accuracy 0.333): guess." in say(result)
     assert result.metrics["better_than_guessing"].value == 1
     plain = compare({"a": oracle("noisy"), "b": oracle("noisy")})
     assert not any("better than guessing" in said for said in say(plain))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 _ECE_15_INDEX = calibration.ECE_KINDS.index("ece_15")
 _HEADLINE = "scaled/ece_15"  # of the probabilities that a user gets; the raw ones stand beside
-_TOLERANCE = 0.02  # log ratio of temperatures; rounding on another machine changes it less
+_TOLERANCE = 1.02  # ratio of temperatures; rounding on another machine changes it less
 
 
 @dataclass(kw_only=True)
@@ -55,8 +55,8 @@ class Calibration(IntervalOptions):
         expected="above 0 and below 1",
     )
     severity: int = option(
-        3,
-        help="of the corruptions under which temperature and sets are evaluated, 1 to 5; 0: none",
+        0,
+        help="of corruptions under which temperature and sets are evaluated too, 1 to 5; 0: none",
         range=(0, SEVERITIES[-1]),
     )
     corruptions: list[str] | None = option(
@@ -65,6 +65,8 @@ class Calibration(IntervalOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.corruptions and not self.severity:
+            raise ConfigError("block.calibration.corruptions needs a severity.", "Add block.calibration.severity=3")
         self.corruptions = list_corruptions() if self.corruptions is None else self.corruptions
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
@@ -216,6 +218,7 @@ def _collect_warnings(asked: int, n: int, run: Run, held_out: Predictions | None
         found.append(Reason("no_temperature"))
     elif held_out is not None:
         refit = calibration.fit_temperature(held_out.logits, held_out.targets)
-        if abs(np.log(refit / temperature)) > _TOLERANCE:
+        low, high = (fit.low, fit.high) if fit else (temperature, temperature)  # fitted on other images by calibrate
+        if not low / _TOLERANCE <= refit <= high * _TOLERANCE:
             found.append(Reason("other_temperature", refit=refit, fixed=temperature))
     return found

@@ -83,9 +83,12 @@ def read_held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOutPr
     if all(imported):
         raise BlockError("Imported detectors alone have no calibration images to fit weights on.", "Add a trained run.")
     trained = [place for place, foreign in enumerate(imported) if not foreign]
+    known = [runs[place] for place in trained if runs[place].images is not None]
+    images = [one for run in known if (one := run.images) is not None]
+    own = [one.select_split("calibration") for one in images]
+    if not all(map(len, own)):  # which `calibration` refuses without advice
+        _require_enough(known, own, min(own, key=len))
     asked = [runs[place].calibration(datasets[place]) for place in trained]
-    # of all of these: `calibration` needs them
-    images = [one for place in trained if (one := runs[place].images) is not None]
     parts = [runs[place].dataset("calibration") for place in trained]
     shared = set.intersection(*(set(part.frame["sha256"]) for part in parts))
     for one in images:
@@ -163,7 +166,7 @@ def _require_enough(runs: Sequence[Run], parts: Sequence[Dataset], dataset: Data
     missing = [name for name in runs[0].classes if name not in dataset.classes]
     if len(dataset) >= MIN_CALIBRATION_IMAGES and not missing:
         return
-    lacking = f", none of {missing[0]!r}" if missing else ""
+    lacking = f", none of {missing[0]!r}" if missing and len(dataset) else ""
     advice = "Compare runs with the same data.split.seed and images, or select runs: 'ckpt=[RUN,RUN]'."
     for run, part in zip(runs, parts, strict=True):
         scarce = len(part) < MIN_CALIBRATION_IMAGES or set(run.classes) - set(part.classes)

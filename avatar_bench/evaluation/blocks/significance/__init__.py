@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,7 +18,7 @@ from avatar_bench.evaluation.block import align_predictions, group_by_recipe, wa
 from avatar_bench.evaluation.intervals import metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, build_statistic_of_runs, warn_about_seeds
 from avatar_bench.metrics import classification, paired_tests, stats
-from avatar_bench.metrics.guessing import beats_guessing, guessing_level
+from avatar_bench.metrics.guessing import beats_guessing, find_better_than_guessing, guessing_level
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -81,21 +82,25 @@ class Significance(recipe_pairs.PairwiseOptions):
     def _compare_with_guessing(
         self, ranking: pd.DataFrame, recipes: Recipes, found: Sequence[Predictions]
     ) -> pd.DataFrame:
-        """Add the balanced accuracy of each recipe with its interval, and whether it is above guessing."""
+        """Add the balanced accuracy of each recipe with its interval, and whether it is above guessing, by Holm."""
         statistic = build_statistic_of_runs(found, classification.balanced_accuracy)
         guessing = guessing_level(found[0].targets)
         each, units = statistic(np.ones((1, len(found[0]))))[0], recipes.units.usable.count
         values = [float(each[list(runs)].mean()) for runs in recipes.members.values()]
         drawn = recipes.draw(self, statistic).T
-        ends = np.array([recipes.find_ends(value, own, self.level) for value, own in zip(values, drawn, strict=True)])
-        if recipes.units.usable.sources is not None:
-            for place in np.flatnonzero(recipes.sizes == 1):
-                correct = recipes.counts[place]
-                ends[place] = stats.balanced_interval_of_sources(correct, recipes.units, self.level)[:2]
-        better = [
-            beats_guessing(value, None if np.isnan(low) else float(low), units, guessing, self.level)
-            for value, low in zip(values, ends[:, 0], strict=True)
-        ]
+
+        def find_ends(place: int, level: float) -> tuple[float, float]:
+            if recipes.units.usable.sources is not None and recipes.sizes[place] == 1:
+                return stats.balanced_interval_of_sources(recipes.counts[place], recipes.units, level)[:2]
+            return recipes.find_ends(values[place], drawn[place], level)
+
+        def is_better(place: int, level: float) -> bool | None:
+            low = find_ends(place, level)[0]
+            return beats_guessing(values[place], None if np.isnan(low) else low, units, guessing, level)
+
+        places = range(len(values))
+        better = find_better_than_guessing([partial(is_better, place) for place in places], self.level)
+        ends = [find_ends(place, self.level) for place in places]
         columns = ["balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high"]
         added = pd.DataFrame(np.column_stack([values, ends]), recipes.names, columns)
         added["guessing"], added["better_than_guessing"] = guessing, better

@@ -28,8 +28,8 @@ def draw(result: Result) -> dict[str, Figure]:
 def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Draw the accuracy of each recipe with its interval, the best at the top, and a line through tied recipes.
 
-    Hollow markers are recipes no better than guessing, as the title explains. `names` is the order of the recipes that
-    fixes their colours.
+    Hollow markers are recipes not significantly better than guessing, as the title explains. `names` is the order of
+    the recipes that fixes their colours.
     """
     rows = np.arange(len(table))
     guess = table["better_than_guessing"].eq(False).to_numpy()
@@ -43,7 +43,7 @@ def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
         inside = "white" if guess[row] else colour
         axes.plot(each.accuracy, row, mark, color=colour, markersize=5.5, markerfacecolor=inside)
     if guess.any():
-        axes.set_title(_("hollow: no better than guessing"), loc="left", fontsize=9)
+        axes.set_title(_("hollow: not significantly better than guessing"), loc="left", fontsize=9)
     shown = zip(plots.shorten_names(table["recipe"], 32), table["seeds"], strict=True)
     axes.set_yticks(rows, [name + ("" if n == 1 else "\n" + _("{n} seeds", n=n)) for name, n in shown])
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("accuracy (%)"))

@@ -129,7 +129,7 @@ function enlarge(viewer) {
     at = (index + group.length) % group.length;
     const shown = one("img", group[at]);
     full(false);
-    [image.src, image.alt] = [shown.src, shown.alt];
+    [image.src, image.alt, image.className] = [shown.src, shown.alt, shown.className];
     caption.textContent = one("figcaption", group[at].closest("figure"))?.firstChild.textContent.trim() ?? "";
     status.textContent = `${at + 1} / ${group.length}`;
   };

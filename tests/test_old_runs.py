@@ -1,0 +1,89 @@
+"""What an earlier version wrote goes on working: it opens, predicts equally, resumes, is evaluated and reported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from avatar_bench.cli.app import main
+
+ARCHIVE = Path(__file__).with_name("old_runs") / "6c4e4d8.tar.xz"
+WRITTEN_IN = "/data/trial"
+RUNS = ("run", "sweep/lr0.004", "sweep/ensembles/soft_vote", "imported", "pushed")
+GONE = {"accuracy_by_source"}  # metrics that are intervals of others now
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    for file in folder.rglob("*"):
+        if file.suffix in (".json", ".jsonl", ".yaml") and WRITTEN_IN in (text := file.read_text(encoding="utf-8")):
+            file.write_text(text.replace(WRITTEN_IN, str(folder)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def old(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of the earlier version, entered; the tests only add to it."""
+    monkeypatch.chdir(unpacked)
+    return unpacked
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_predicts_the_same(run: str, old: Path, tmp_path: Path) -> None:
+    words = ("input=images/blind", f"output={tmp_path / 'now.csv'}", "runtime=torch", "precision=32")
+    assert main(["predict", f"ckpt=runs/{run}", *words]) == 0
+    name = "run" if run == "pushed" else run.replace("/", "_")
+    then, now = (pd.read_csv(file) for file in (old / "expected" / f"{name}.csv", tmp_path / "now.csv"))
+    pd.testing.assert_frame_equal(now[then.columns], then, rtol=0, atol=1e-5)  # processors differ in the last digits
+
+
+@pytest.mark.parametrize("run", ["run", "sweep/lr0.004", "sweep/ensembles/soft_vote", "imported"])
+def test_a_run_is_evaluated_to_the_same_values(run: str, old: Path, tmp_path: Path) -> None:
+    words = ["split=blind"] if run != "imported" else ["data=manifest", "data.manifest=images/blind.csv"]
+    assert main(["evaluate", f"ckpt=runs/{run}", "block=blind_test", f"out={tmp_path / 'now'}", *words]) == 0
+    then = read_values(old / "runs" / run / "evaluation/blind/blind_test/metrics.json")
+    now = read_values(next((tmp_path / "now").rglob("metrics.json")))
+    assert {name: now[name] for name in then} == pytest.approx(then, abs=1e-5, nan_ok=True)
+
+
+def read_values(file: Path) -> dict[str, float]:
+    metrics = json.loads(file.read_text(encoding="utf-8"))["metrics"]
+    return {name: metric["value"] for name, metric in metrics.items() if "value" in metric and name not in GONE}
+
+
+def test_an_interrupted_run_resumes_to_the_same_training(old: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(old / "runs" / "interrupted", tmp_path / "run"))
+    assert main(["train", f"resume={run}"]) == 0
+    then, now = (pd.read_csv(file) for file in (old / "expected/interrupted_metrics.csv", run / "metrics.csv"))
+    np.testing.assert_allclose(now[then.columns], then, atol=1e-4)
+
+
+def test_saved_results_are_reported_and_a_sweep_is_compared(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for runs in ("runs/run", "runs/sweep", "runs/imported"):
+        assert main(["report", f"runs={runs}", f"out={runs}/report.html"]) == 0
+        assert ": 0." in capsys.readouterr().out  # MB, of a page with figures
+    assert main(["list", "runs", "runs"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("runs/run", "lr0.004", "lr0.005", "imported", "interrupted"))
+    words = ["ckpt=runs/sweep", "split=blind", "block=[significance,ensemble]"]
+    assert main(["evaluate", *words, "again=true"]) == 0
+
+
+def test_a_data_set_is_recognised_and_updated(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["source=folder", "source.folder.root=images/blind", "out=dataset", "allow=[shortcut]"]
+    before = (old / "dataset/manifest.csv").read_bytes()
+    assert main(["prepare", *words]) == 0
+    assert (old / "dataset/manifest.csv").read_bytes() == before
+    assert main(["prepare", *words, "update=true"]) == 0
+    then = pd.read_csv(old / "dataset/manifest.csv")
+    assert {"path", "label", "source", "group", "split"} <= set(then)
+    assert len(then) == 36
