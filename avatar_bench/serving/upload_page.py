@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -22,8 +23,9 @@ from avatar_bench.i18n import _, use_language
 from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
 from avatar_bench.serving.decision_words import ask_question, describe_class, explain_phrases, phrase_prediction
-from avatar_bench.serving.image_service import BusyError, ImageAnswer, ImageService
-from avatar_bench.serving.model_accuracy import describe_accuracy
+from avatar_bench.serving.image_service import LARGE, SMALL, BusyError, ImageAnswer, ImageService
+from avatar_bench.serving.model_accuracy import describe_accuracy, describe_model
+from avatar_bench.serving.review_page import PageContent, ReviewedImage, render_page, start_row
 from avatar_bench.serving.uploads import Uploads
 
 MAX_CARDS = 12  # images shown one by one; of more, the table says more
@@ -106,24 +108,54 @@ class UploadPage:
         answers, left = [], max(0, len(paths) - MAX_CARDS)
         for path in paths[MAX_CARDS:]:
             self.uploads.delete(Path(path))
-        async for answer, done, total in self._predict(paths[:MAX_CARDS], shown=True):
+        async for answer, done, total in self._predict(paths[:MAX_CARDS], LARGE):
             answers.append(answer)
             if done < total:
                 yield self._render_answers("progress", done, total) + self._render_cards(answers), gradio.skip()
         yield self._render_answers("too_many", left) + self._render_cards(answers), None
 
     async def _answer_batch(self, paths: list[str]) -> AsyncIterator[tuple[str, Any]]:
-        rows, told = [], 0.0
-        async for answer, done, total in self._predict(paths, shown=False):
-            rows.append(answer.row)
+        answers, told = [], 0.0
+        async for answer, done, total in self._predict(paths, SMALL):
+            answers.append(answer)
             if time.monotonic() - told > _SECONDS and done < total:
                 told = time.monotonic()
                 yield self._render_answers("progress", done, total), gradio.skip()
-        table = pd.DataFrame(rows, columns=self.service.predictor.columns)
-        link = base64.b64encode(format_csv(table).encode(errors="surrogateescape")).decode()
-        yield self._render_answers("batch", rows, self.service.predictor.run.classes, link), None
+        table = pd.DataFrame([one.row for one in answers], columns=self.service.predictor.columns)
+        review = await asyncio.to_thread(self._render_review, answers)
+        links = [
+            base64.b64encode(text.encode(errors="surrogateescape")).decode() for text in (format_csv(table), review)
+        ]
+        yield self._render_answers("batch", answers, self.service.predictor.run.classes, *links), None
 
-    async def _predict(self, paths: Sequence[str], shown: bool) -> AsyncIterator[tuple[ImageAnswer, int, int]]:
+    def _render_review(self, answers: Sequence[ImageAnswer]) -> str:
+        """Return the page for review that `predict output=FILE.html` writes."""
+        predictor, evidence = self.service.predictor, self.settings.evidence.enabled
+        run, is_decided = predictor.run, predictor.rule is not None
+        with use_language(self.language):
+            content = PageContent(
+                name=run.name,
+                run=run.name,
+                classes=run.classes,
+                n_files=len(answers),
+                language=self.language,
+                model=describe_model(run, predictor.is_calibrated),
+                has_paths=False,
+                target_error=self.settings.target_error,
+                has_decisions=is_decided,
+                has_evidence=evidence,
+            )
+            images = [
+                ReviewedImage(one.row, one.sha256, start_row(str(one.row["path"]), one.sha256), one.image, None, ())
+                for one in answers
+                if one.image is not None
+            ]
+            failed = [(str(one.row["path"]), str(one.row["reason"])) for one in answers if one.image is None]
+            return render_page(content, images, failed)
+
+    async def _predict(
+        self, paths: Sequence[str], shown: tuple[int, int]
+    ) -> AsyncIterator[tuple[ImageAnswer, int, int]]:
         """Yield the answer on each upload, how many are done, and their number; delete all uploads."""
         places = [Path(path) for path in paths]
         try:

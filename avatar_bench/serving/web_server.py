@@ -27,7 +27,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OVERHEAD = 2**16  # bytes of a multipart body beside its files
 _SHUTDOWN_SECONDS = 2
 _TEMPLATES = Path(__file__).parent / "templates" / "app"
-_HEAD = '<script>document.documentElement.lang = "%s";</script>'
+_HEAD = '<script>document.documentElement.lang = "{}";</script><script>{}</script>'
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -115,7 +115,7 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
         pwa=False,
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=(_TEMPLATES / "app.css").read_text(encoding="utf-8"),
-        head=_HEAD % language,
+        head=_HEAD.format(language, (_TEMPLATES / "sort.js").read_text(encoding="utf-8")),
     )
     return app
 
