@@ -54,7 +54,8 @@ def app(cfg: DictConfig) -> None:
             service = ImageService(predictor, overlays, limits.queue, limits.seconds)
             image_bytes, batch_bytes = (int(size * 10**6) for size in (limits.image_mb, limits.batch_mb))
             uploads = Uploads(folders["uploads"], image_bytes)
-            page = web_server.build_app(service, uploads, limits.batch_images, settings.lang)
+            is_local = web_server.is_loopback(listener) and not settings.names
+            page = web_server.build_app(service, uploads, limits.batch_images, settings.lang, is_local)
             guarded = web_server.guard_app(page, listener, settings.names, passwords, image_bytes, batch_bytes, service)
             if passwords is None and not web_server.is_loopback(listener):
                 notes.append("Other machines reach the app without a password: set auth=FILE, see app --help.")

@@ -190,6 +190,8 @@ def _open_output(
     run, columns = predictor.run, predictor.columns
     if not _is_page(settings.output):
         return open_writer(settings.output, columns, settings.update, stamps)
+    from avatar_bench.i18n import use_language
+    from avatar_bench.serving.model_accuracy import describe_model
     from avatar_bench.serving.review_page import PageContent, ReviewWriter
 
     first = settings.input[0] if isinstance(settings.input, list) else settings.input
@@ -198,12 +200,15 @@ def _open_output(
         if "embeddings" not in run.predictor.provides:
             raise ConfigError(f"neighbours=true: {run.name} computes no embeddings.", "Remove neighbours=true.")
         training = run.dataset("train"), run.training().embeddings
+    with use_language(settings.lang):
+        model = describe_model(run, predictor.is_calibrated)
     content = PageContent(
         name=os.path.basename(os.path.abspath(first)),
         run=run.name,
         classes=run.classes,
         n_files=n,
         language=settings.lang,
+        model=model,
         target_error=settings.target_error,
         has_decisions=predictor.rule is not None,
         has_evidence=settings.evidence.enabled,

@@ -30,6 +30,10 @@ NO_THRESHOLD = (
     "The score has no threshold, so that prediction and confidence are empty. "
     "Fit one on labelled images: avatar-bench calibrate"
 )
+NOT_CALIBRATED = (
+    "Probabilities are not calibrated: no fitted temperature is applied. "
+    "Fit one on labelled images: avatar-bench calibrate"
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,16 @@ class FilePredictor:
             for table in tables:
                 yield add_evidence(table, self.run.name_class, self.trust) if settings.evidence.enabled else table
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Return whether the probabilities are calibrated."""
+        return self.settings.calibrated and self.run.is_calibrated
+
     def load(self) -> list[str]:
         """Load the network and return notices to print; raise CheckpointError if it cannot be loaded."""
-        notes = self.run.predictor.load(self.settings.precision)
+        notes = list(self.run.predictor.load(self.settings.precision))
+        if not self.is_calibrated:
+            notes.append(NOT_CALIBRATED)
         return notes if "decisions" in self.run.provides else [*notes, NO_THRESHOLD]
 
 

@@ -236,6 +236,11 @@ class Run:
         return ()
 
     @property
+    def is_calibrated(self) -> bool:
+        """Return whether a temperature or a threshold was fitted and is applied."""
+        return self.temperature != 1 or any(self.bias)
+
+    @property
     def is_other_checkpoint(self) -> bool:
         """Return whether it is a checkpoint file of a training, but not the best one."""
         return self.checkpoint.suffix == ".ckpt" and self.checkpoint.name != BEST_CHECKPOINT

@@ -29,7 +29,8 @@ from avatar_bench.runs.decisions import (
     DecisionRule,
 )
 from avatar_bench.runs.run import Run
-from avatar_bench.serving.decision_words import name_reasons
+from avatar_bench.serving.decision_words import explain_phrases, list_phrases, name_reasons, translate_class
+from avatar_bench.serving.model_accuracy import describe_model
 from avatar_bench.serving.web_runtime import WebRuntime
 
 DEFAULT_TARGET_ERROR = 0.05  # of a page of a run whose calibration allows it
@@ -55,6 +56,7 @@ def render_page(
     """
     environment = build_html_environment()
     environment.globals |= {"_": _}
+    environment.filters["class"] = translate_class
     vectors = rule.reference.embeddings.astype("<f4").tobytes() if rule and rule.reference else b""  # row by row
     blobs = {"network": _pack(network), "binary": _pack(runtime.binary), "reference": _pack(vectors)}
     with use_language(language):
@@ -67,7 +69,8 @@ def render_page(
             runtime=runtime,
             expression=Markup(runtime.expression),  # checked to end no script
             blobs=blobs,
-            cautions=list_cautions(has_evidence=False),
+            cautions=[*describe_model(run, run.is_calibrated), *list_cautions(has_evidence=False)],
+            explained="" if rule else explain_phrases(),
             formats=list(decoding.FORMATS),
             version=avatar_bench.__version__,
         )
@@ -84,6 +87,8 @@ def _collect_settings(run: Run, rule: DecisionRule | None) -> dict[str, Any]:
     preprocessing = run.preprocessing
     return {
         "classes": list(run.classes),
+        "names": list(map(translate_class, run.classes)),
+        "phrases": list_phrases(),
         "size": preprocessing.size,
         "resize": preprocessing.resize,
         "temperature": run.temperature,

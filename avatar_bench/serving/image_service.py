@@ -13,6 +13,7 @@ from PIL import Image
 
 from avatar_bench.data.decoding import decode
 from avatar_bench.errors import BlockError
+from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.inference.prediction_writer import list_objects
 from avatar_bench.metrics.plots import make_thumbnail
 from avatar_bench.reporting.inline_images import InlineImage, encode
@@ -22,7 +23,7 @@ from avatar_bench.serving.grad_cam_overlays import OverlayWriter, name_overlay, 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SIDE, _QUALITY = 360, 80  # of a shown image
+SMALL, LARGE = (200, 60), (360, 80)  # longer side and quality of a shown image: one of many, one by one
 
 
 class BusyError(Exception):
@@ -31,9 +32,10 @@ class BusyError(Exception):
 
 @dataclass(frozen=True)
 class ImageAnswer:
-    """The row of predict of one image, and the images that a page shows of it, if it can be read."""
+    """The row of predict of one image, and what a page shows of it, if it can be read."""
 
     row: Mapping[Hashable, Any]
+    sha256: str = ""
     image: InlineImage | None = None
     overlay: InlineImage | None = None
 
@@ -53,10 +55,10 @@ class ImageService:
         self._worker = ThreadPoolExecutor(1)
         self._waiting = 0
 
-    async def predict(self, file: Path, name: str, shown: bool = False) -> ImageAnswer:
+    async def predict(self, file: Path, name: str, shown: tuple[int, int] | None = None) -> ImageAnswer:
         """Return the answer on a file, in which `name` is its path; raise BusyError if it would wait too long.
 
-        With `shown`, it holds the images that a page shows.
+        With `shown`, SMALL or LARGE, it holds the image that a page shows, a LARGE one with its Grad-CAM.
         """
         if self._waiting >= self.queue:
             raise BusyError
@@ -73,13 +75,14 @@ class ImageService:
         """End the thread of the network after the image that it works on."""
         self._worker.shutdown(cancel_futures=True)
 
-    def _predict(self, file: Path, name: str, shown: bool) -> ImageAnswer:
+    def _predict(self, file: Path, name: str, shown: tuple[int, int] | None) -> ImageAnswer:
         (table,) = self.predictor.predict([str(file)])
         (row,) = list_objects(table.assign(path=[name]))
         if not shown or row["status"] != "ok":
             return ImageAnswer(row)
-        image = encode(Image.fromarray(make_thumbnail(decode(file), _SIDE)), _QUALITY)
-        return ImageAnswer(row, image, self._draw_overlay(table))
+        side, quality = shown
+        image = encode(Image.fromarray(make_thumbnail(decode(file), side)), quality)
+        return ImageAnswer(row, sha256_of_file(file), image, self._draw_overlay(table) if shown == LARGE else None)
 
     def _draw_overlay(self, table: pd.DataFrame) -> InlineImage | None:
         if self._overlays is None or table["prediction"].isna().any():

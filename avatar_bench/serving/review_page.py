@@ -33,7 +33,7 @@ from avatar_bench.reporting.inline_images import InlineImage, encode
 from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
 from avatar_bench.runs.decisions import MAX_OOD_PERCENTILE
-from avatar_bench.serving.decision_words import name_reasons
+from avatar_bench.serving.decision_words import name_reasons, phrase_prediction, translate_class
 from avatar_bench.serving.grad_cam_overlays import read_overlay
 
 # images of the random sample that the page asks for: half of them, 50, serve `calibrate` for thresholds of decisions,
@@ -49,8 +49,9 @@ NEEDS = "abstained", "unlike", "contradicted"  # why an image needs review, the 
 class PageContent:
     """What a page for review shows beside the images.
 
-    `n_files` are to come; `overlays` is the folder of their Grad-CAM. Of the `training` images, with embeddings (M, D),
-    the nearest are shown.
+    `model` says how accurate it is, `n_files` are to come, `overlays` is the folder of their Grad-CAM. Without
+    `has_paths`, images are known by their names alone. Of the `training` images, with embeddings (M, D), the nearest
+    are shown.
     """
 
     name: str
@@ -58,6 +59,8 @@ class PageContent:
     classes: tuple[str, ...]
     n_files: int
     language: str
+    model: Sequence[str] = ()
+    has_paths: bool = True
     target_error: float | None = None
     has_decisions: bool = False
     has_evidence: bool = False
@@ -99,7 +102,7 @@ class ReviewedImage:
         """Return what was decided, and why, in the current language; "" without decisions."""
         decision = _get_text(self.row, "decision")
         reason = name_reasons().get(_get_text(self.row, "decision_reason"), "")
-        return f"{_('abstained') if decision == ABSTAIN else decision}: {reason}" if decision else ""
+        return f"{_('abstained') if decision == ABSTAIN else translate_class(decision)}: {reason}" if decision else ""
 
     @property
     def possible(self) -> list[str]:
@@ -170,11 +173,10 @@ class ReviewWriter(PredictionWriter):
         data = read_bytes(Path(path), name)
         sha256 = sha256_of_bytes(data)
         native = Image.fromarray(decode_bytes(data, name))
-        cells = pd.DataFrame([[os.path.abspath(path), sha256]])
         return ReviewedImage(
             row=row,
             sha256=sha256,
-            row_start=format_csv(cells, header=False).removesuffix("\n"),
+            row_start=start_row(os.path.abspath(path), sha256),
             image=_shrink(native, *(_LARGE if self.content.n_files <= _FEW else _SMALL)),
             overlay=read_overlay(overlays, path) if overlays is not None else None,
             nearest=[self._read_training_image(k) for k in nearest],
@@ -189,6 +191,11 @@ class ReviewWriter(PredictionWriter):
         return self._training_images[k]
 
 
+def start_row(path: str, sha256: str) -> str:
+    """Return the beginning of an image's row of the manifest."""
+    return format_csv(pd.DataFrame([[path, sha256]]), header=False).removesuffix("\n")
+
+
 def render_page(content: PageContent, images: Sequence[ReviewedImage], failed: Sequence[tuple[str, str]]) -> str:
     """Return the page in the current language: images in order of need for review, each with a place in a random order.
 
@@ -198,9 +205,11 @@ def render_page(content: PageContent, images: Sequence[ReviewedImage], failed: S
     key = sha256_of_text(repr([content.classes, [one.sha256 for one in images]]))[:16]
     places = np.random.default_rng(int(key, 16)).permutation(len(images)) + 1
     pairs = sorted(zip(images, places.tolist(), strict=True), key=lambda pair: _rank_need(pair[0]))
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(one.row["path"])) for one in images]) if images else ""
+    parents = [os.path.dirname(os.path.abspath(one.row["path"])) for one in images]
+    folder = os.path.commonpath(parents) if parents and content.has_paths else ""
     environment = build_html_environment()
-    environment.globals |= {"_": _}
+    environment.globals |= {"_": _, "phrase": phrase_prediction}
+    environment.filters["class"] = translate_class
     cells = [format_csv(pd.DataFrame([[name]]), header=False).removesuffix("\n") for name in content.classes]
     return environment.get_template("review.html.jinja").render(
         content=content,
@@ -209,10 +218,10 @@ def render_page(content: PageContent, images: Sequence[ReviewedImage], failed: S
         pairs=pairs,
         failed=failed,
         folder=format_name(folder),
-        shorten=lambda path: format_name(os.path.relpath(os.path.abspath(path), folder)),
+        shorten=lambda path: format_name(os.path.relpath(os.path.abspath(path), folder) if folder else path),
         cells=cells,
         sample=min(SAMPLE, len(images)),
-        cautions=list_cautions(content.has_evidence),
+        cautions=[*content.model, *list_cautions(content.has_evidence)],
         needs={
             "abstained": _("abstained"),
             "unlike": _("unlike the training images"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -21,7 +22,10 @@ from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
 from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
-from avatar_bench.serving.image_service import BusyError, ImageAnswer, ImageService
+from avatar_bench.serving.decision_words import ask_question, describe_class, explain_phrases, phrase_prediction
+from avatar_bench.serving.image_service import LARGE, SMALL, BusyError, ImageAnswer, ImageService
+from avatar_bench.serving.model_accuracy import describe_accuracy, describe_model
+from avatar_bench.serving.review_page import PageContent, ReviewedImage, render_page, start_row
 from avatar_bench.serving.uploads import Uploads
 
 MAX_CARDS = 12  # images shown one by one; of more, the table says more
@@ -36,14 +40,18 @@ class _Functions(dict[int, Any]):
 
 
 class UploadPage:
-    """Page in one language on which at most `most` images at once are dropped, answered by a service."""
+    """Page in one language on which at most `most` images at once are dropped, answered by a service.
 
-    def __init__(self, service: ImageService, uploads: Uploads, language: str, most: int) -> None:
+    `is_local` states that only this machine reaches it.
+    """
+
+    def __init__(self, service: ImageService, uploads: Uploads, language: str, most: int, is_local: bool) -> None:
         self.service, self.uploads, self.language, self.most = service, uploads, language, most
+        self.is_local = is_local
         self.settings = service.predictor.settings
         environment = build_html_environment()
-        environment.globals |= {"_": _, "ABSTAIN": ABSTAIN}
-        environment.filters["class"] = name_class
+        environment.globals |= {"_": _, "ABSTAIN": ABSTAIN, "phrase": phrase_prediction}
+        environment.filters["class"] = describe_class
         self._macros = environment.get_template("app/answers.html.jinja").module
 
     def build(self, max_waiting: int) -> gradio.Blocks:
@@ -52,7 +60,9 @@ class UploadPage:
             use_language(self.language),
             gradio.Blocks(title="avatar-bench", analytics_enabled=False, fill_width=False) as page,
         ):
-            gradio.HTML(self._render("heading", self.service.predictor.run.name))
+            run = self.service.predictor.run
+            question, words = ask_question(run.classes), "" if self.service.predictor.rule else explain_phrases()
+            gradio.HTML(self._render("heading", question, run.name, self.is_local, words))
             with gradio.Tabs():
                 with gradio.Tab(_("Images")):
                     self._add_tab(self._answer_each, _("Drop images, or click to choose"))
@@ -66,7 +76,8 @@ class UploadPage:
     def cautions(self) -> list[str]:
         """Return the cautions in the language of the page."""
         has_evidence = self.settings.evidence.enabled
-        return [*list_cautions(has_evidence), *(explain_unverified() if has_evidence else ())]
+        accuracy = describe_accuracy(self.service.predictor.run)
+        return [accuracy, *list_cautions(has_evidence), *(explain_unverified() if has_evidence else ())]
 
     def _add_tab(self, answer: Any, label: str) -> None:
         drop = gradio.File(file_count="multiple", label=label, height=140, elem_classes="ab-drop")
@@ -97,24 +108,54 @@ class UploadPage:
         answers, left = [], max(0, len(paths) - MAX_CARDS)
         for path in paths[MAX_CARDS:]:
             self.uploads.delete(Path(path))
-        async for answer, done, total in self._predict(paths[:MAX_CARDS], shown=True):
+        async for answer, done, total in self._predict(paths[:MAX_CARDS], LARGE):
             answers.append(answer)
             if done < total:
                 yield self._render_answers("progress", done, total) + self._render_cards(answers), gradio.skip()
         yield self._render_answers("too_many", left) + self._render_cards(answers), None
 
     async def _answer_batch(self, paths: list[str]) -> AsyncIterator[tuple[str, Any]]:
-        rows, told = [], 0.0
-        async for answer, done, total in self._predict(paths, shown=False):
-            rows.append(answer.row)
+        answers, told = [], 0.0
+        async for answer, done, total in self._predict(paths, SMALL):
+            answers.append(answer)
             if time.monotonic() - told > _SECONDS and done < total:
                 told = time.monotonic()
                 yield self._render_answers("progress", done, total), gradio.skip()
-        table = pd.DataFrame(rows, columns=self.service.predictor.columns)
-        link = base64.b64encode(format_csv(table).encode(errors="surrogateescape")).decode()
-        yield self._render_answers("batch", rows, self.service.predictor.run.classes, link), None
+        table = pd.DataFrame([one.row for one in answers], columns=self.service.predictor.columns)
+        review = await asyncio.to_thread(self._render_review, answers)
+        links = [
+            base64.b64encode(text.encode(errors="surrogateescape")).decode() for text in (format_csv(table), review)
+        ]
+        yield self._render_answers("batch", answers, self.service.predictor.run.classes, *links), None
 
-    async def _predict(self, paths: Sequence[str], shown: bool) -> AsyncIterator[tuple[ImageAnswer, int, int]]:
+    def _render_review(self, answers: Sequence[ImageAnswer]) -> str:
+        """Return the page for review that `predict output=FILE.html` writes."""
+        predictor, evidence = self.service.predictor, self.settings.evidence.enabled
+        run, is_decided = predictor.run, predictor.rule is not None
+        with use_language(self.language):
+            content = PageContent(
+                name=run.name,
+                run=run.name,
+                classes=run.classes,
+                n_files=len(answers),
+                language=self.language,
+                model=describe_model(run, predictor.is_calibrated),
+                has_paths=False,
+                target_error=self.settings.target_error,
+                has_decisions=is_decided,
+                has_evidence=evidence,
+            )
+            images = [
+                ReviewedImage(one.row, one.sha256, start_row(str(one.row["path"]), one.sha256), one.image, None, ())
+                for one in answers
+                if one.image is not None
+            ]
+            failed = [(str(one.row["path"]), str(one.row["reason"])) for one in answers if one.image is None]
+            return render_page(content, images, failed)
+
+    async def _predict(
+        self, paths: Sequence[str], shown: tuple[int, int]
+    ) -> AsyncIterator[tuple[ImageAnswer, int, int]]:
         """Yield the answer on each upload, how many are done, and their number; delete all uploads."""
         places = [Path(path) for path in paths]
         try:
@@ -135,9 +176,10 @@ class UploadPage:
         return self._render("cautions", self.cautions) + self._render(macro, *values)
 
     def _render_cards(self, answers: Sequence[ImageAnswer]) -> str:
-        classes = self.service.predictor.run.classes
+        classes, is_calibrated = self.service.predictor.run.classes, self.service.predictor.is_calibrated
         return "".join(
-            self._render("card", one, classes, self.settings.target_error, self._list_evidence(one)) for one in answers
+            self._render("card", one, classes, is_calibrated, self.settings.target_error, self._list_evidence(one))
+            for one in answers
         )
 
     def _list_evidence(self, answer: ImageAnswer) -> list[dict[str, str]] | None:
@@ -150,9 +192,3 @@ class UploadPage:
     def _render(self, macro: str, *values: Any) -> str:
         with use_language(self.language):
             return str(getattr(self._macros, macro)(*values))
-
-
-def name_class(name: str) -> str:
-    """Return a class in words; the classes of a user as they are."""
-    known = {"real": _("a real photo"), "drawing": _("a drawing"), "generated": _("AI-generated")}
-    return known.get(name, name)

@@ -27,7 +27,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OVERHEAD = 2**16  # bytes of a multipart body beside its files
 _SHUTDOWN_SECONDS = 2
 _TEMPLATES = Path(__file__).parent / "templates" / "app"
-_HEAD = '<script>document.documentElement.lang = "%s";</script>'
+_HEAD = '<script>document.documentElement.lang = "{}";</script><script>{}</script>'
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -56,8 +56,11 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def build_app(service: ImageService, uploads: Uploads, batch: int, language: str) -> FastAPI:
-    """Return the page and the API, without the guard; a batch has at most `batch` images."""
+def build_app(service: ImageService, uploads: Uploads, batch: int, language: str, is_local: bool = True) -> FastAPI:
+    """Return the page and the API, without the guard; a batch has at most `batch` images.
+
+    `is_local` states that only this machine reaches it.
+    """
 
     @asynccontextmanager
     async def delete_old_uploads(app: FastAPI) -> AsyncIterator[None]:
@@ -98,7 +101,7 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
     async def show_progress() -> Response:
         return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
-    page = UploadPage(service, uploads, language, batch).build(service.queue)
+    page = UploadPage(service, uploads, language, batch, is_local).build(service.queue)
     gradio.mount_gradio_app(
         app,
         page,
@@ -112,7 +115,7 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
         pwa=False,
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=(_TEMPLATES / "app.css").read_text(encoding="utf-8"),
-        head=_HEAD % language,
+        head=_HEAD.format(language, (_TEMPLATES / "sort.js").read_text(encoding="utf-8")),
     )
     return app
 

@@ -103,5 +103,7 @@ def test_the_app_runs_calls_nobody_and_ends_on_ctrl_c(tiny_run: Path, images: Pa
             assert process.wait(30) == 130
     finally:
         process.kill()
-    assert (tmp_path / "errors.txt").read_text() == ""
+    errors = (tmp_path / "errors.txt").read_text()
+    assert "ATTEMPT" not in errors
+    assert len(errors.splitlines()) <= 1  # that probabilities are not calibrated
     assert list(tmp_path.glob("avatar-bench-*")) == []

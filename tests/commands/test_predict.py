@@ -424,3 +424,11 @@ def test_the_folder_of_an_output_is_made(tiny_run: Path, images: Path, tmp_path:
     output = tmp_path / "new" / "folder" / "predictions.csv"
     assert main(["predict", f"ckpt={tiny_run}", f"input={image}", f"output={output}"]) == 0
     assert len(pd.read_csv(output)) == 1
+
+
+def test_predict_says_where_probabilities_are_not_calibrated(
+    run_copy: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(images / "blind" / "real"), f"output={tmp_path / 'rows.csv'}", "workers=0"]
+    assert main([*words, f"ckpt={run_copy}", "calibrated=false"]) == 0
+    assert "Probabilities are not calibrated" in capsys.readouterr().err

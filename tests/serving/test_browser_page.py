@@ -27,6 +27,7 @@ from avatar_bench.serving.web_runtime import BINARY, SCRIPT, load_web_runtime
 pytestmark = pytest.mark.skipif(bool(runtimes.find_missing_package("onnx")), reason="the extra export is not installed")
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 RESAMPLING = Path(browser_page.__file__).parent / "templates" / "resampling.js"
+KINDS = ("settings", "words")
 DECODED = "text => Uint8ClampedArray.from(atob(text), (letter) => letter.charCodeAt(0))"
 
 
@@ -72,6 +73,11 @@ def test_the_page_contains_network_runtime_cautions_and_licence(plain: Path) -> 
     assert "она может ошибаться гораздо чаще" in texts
     assert "Permission is hereby granted, free of charge" in texts
     assert 'lang="ru"' in page
+    assert "<dd>рисунок, создано ИИ, настоящее фото</dd>" in texts
+    assert "Доля верных ответов этой модели" in texts
+    settings, words = (json.loads(html.unescape(re.findall(rf'id="{name}">([^<]*)', page)[0])) for name in KINDS)
+    assert settings["classes"] == ["drawing", "generated", "real"]  # those of the CSV
+    assert words["percentile"].endswith("дальше, чем {percent} % из них друг от друга.")
 
 
 def test_the_page_may_load_nothing(plain: Path) -> None:
@@ -202,6 +208,33 @@ def save_odd_images(folder: Path) -> list[Path]:
     Image.fromarray(rng.integers(0, 2**16, (40, 50), dtype=np.uint16)).save(folder / "deep.png")
     image.save(folder / "plain.bmp")
     return sorted(folder.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("web_runtime")
+def test_the_table_is_sorted_and_saved_with_the_columns_of_predict(
+    visit: Callable[..., Any], calibrated: Path, images: Path, tmp_path: Path
+) -> None:
+    page, odd = tmp_path / "checker.html", tmp_path / '=1,"a".png'
+    assert main(["export", f"ckpt={calibrated}", f"out={page}", "target_error=.3"]) == 0
+    files = sorted((images / "blind").rglob("*.png"))[:8]
+    odd.write_bytes(files[0].read_bytes())
+    (tmp_path / "note.txt").write_text("no image")
+    window = visit(page, offline=True)
+    window.wait_for_selector("#files:enabled", state="attached")
+    window.set_input_files("#files", [*files, odd, tmp_path / "note.txt"])
+    window.wait_for_selector(".results tbody tr:nth-child(10)")
+    window.get_by_role("button", name="confidence").click()
+    with window.expect_download() as saved:
+        window.click("#save")
+    table = pd.read_csv(saved.value.path())
+    expected = predict(calibrated, files, tmp_path, "target_error=.3")
+    assert list(table) == list(expected)
+    assert table["confidence"].dropna().is_monotonic_decreasing
+    assert table["status"].iloc[-1] == "error"
+    assert "'" + odd.name in set(table["path"])
+    cards = window.locator(".card figcaption").all_inner_texts()
+    assert cards == [name.removeprefix("'") for name in table["path"]]
 
 
 @pytest.mark.slow

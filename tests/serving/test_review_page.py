@@ -143,7 +143,19 @@ def test_a_russian_page_holds_no_english(run: Path, batch: Path, page: Path, tmp
     page = tmp_path / "page.html"
     words = [f"ckpt={run}", f"input={batch}", f"output={page}", "workers=0", "lang=ru"]
     decided = ["target_error=.2", "evidence=true", f"explain={tmp_path}", "neighbours=true"]
-    names = [str(batch), batch.name, ODD, "calibrated0/run", "drawing", "generated", "real", "new-", "Enter"]
+    names = [
+        str(batch),
+        batch.name,
+        ODD,
+        "calibrated0/run",
+        "new-drawing",
+        "new-generated",
+        "new-real",
+        "drawing/",
+        "generated/",
+        "real/",
+        "Enter",
+    ]
     names += [name for each in SOURCES.values() for name in each]
     for more in ([], decided):
         assert main(["predict", *words, *more]) == 3

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -119,6 +121,54 @@ def test_the_health_names_run_and_classes(server: SimpleNamespace) -> None:
     found = server.client.get("/api/health").json()
     assert found["status"] == "ok"
     assert found["classes"] == ["drawing", "generated", "real"]
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_the_page_says_where_images_go_how_accurate_the_model_is_and_whether_it_is_calibrated(
+    server: SimpleNamespace, is_local: bool
+) -> None:
+    from avatar_bench.serving.image_service import ImageAnswer
+    from avatar_bench.serving.upload_page import UploadPage
+    from avatar_bench.serving.uploads import Uploads
+
+    page = UploadPage(server.service, Uploads(server.folder / "uploads", IMAGE_BYTES), "en", MOST, is_local)
+    config = json.dumps(page.build(4).get_config_file())
+    assert ("Images stay on this machine" in config) == is_local
+    assert ("Images are sent to the machine on which the app runs" in config) == (not is_local)
+    assert "Accuracy of this model" in config
+    row = {"path": "a.png", "status": "ok", "prediction": "real", "confidence": 0.595, "prob_drawing": 0.2}
+    row |= {"prob_generated": 0.205, "prob_real": 0.595}
+    card = page._render_cards([ImageAnswer(row)])
+    assert "Not sure, perhaps: a real photo" in card
+    assert ("Probabilities, not calibrated" in card) == (server.service.predictor.run.temperature == 1)
+    abstained = {"decision": "abstain", "decision_reason": "unsure", "prediction_set": "real"}
+    assert "Likeliest class, without enough certainty" in page._render_cards([ImageAnswer(row | abstained)])
+
+
+def test_a_batch_has_thumbnails_and_the_page_for_review(server: SimpleNamespace, images: Path) -> None:
+    from avatar_bench.serving.upload_page import UploadPage
+    from avatar_bench.serving.uploads import Uploads
+
+    uploads = Uploads(server.folder / "uploads", IMAGE_BYTES)
+    contents = {"a.png": next((images / "blind" / "real").rglob("*.png")).read_bytes(), "b.png": b"none"}
+
+    async def answer() -> str:
+        paths = []
+        for name, content in contents.items():
+            paths.append(uploads._reserve(name))
+            paths[-1].write_bytes(content)
+        page = UploadPage(server.service, uploads, "ru", MOST, True)
+        *_, (shown, _) = [each async for each in page._answer_batch(list(map(str, paths)))]
+        return shown
+
+    shown = asyncio.run(answer())
+    assert shown.count('class="ab-thumb"') == 1
+    review = base64.b64decode(re.findall(r"data:text/html;charset=utf-8;base64,([^\"]*)", shown)[0]).decode()
+    digest = hashlib.sha256(contents["a.png"]).hexdigest()
+    assert f'data-start="a.png,{digest}"' in review
+    assert "Файлы, которых нет на этой странице: 1" in review
+    assert str(server.folder) not in review
+    assert find_left(server) == []
 
 
 def encode(side: int) -> bytes:
@@ -415,6 +465,12 @@ def test_two_people_drop_images_in_a_browser(server: SimpleNamespace, images: Pa
         for page in pages:
             page.wait_for_selector(".ab-download")
             assert page.locator(".ab-table tbody tr").count() == MOST
+            page.locator(".ab-table thead button").first.click()
+            page.locator(".ab-table thead button").first.click()
+            assert page.locator(".ab-table tbody th").first.inner_text() == f"{MOST - 1}.png"
+            with page.expect_download() as saved:
+                page.locator(".ab-download").last.click()
+            assert Path(saved.value.path()).read_text(encoding="utf-8").count('<li class="card"') == MOST
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
         browser.close()
     assert dialogs == []

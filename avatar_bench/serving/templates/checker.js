@@ -127,23 +127,31 @@ function addCard(file) {
 
 const percent = (value) => `${(100 * value).toFixed(value >= 0.9995 || value < 0.0005 ? 0 : 1)} %`;
 
+const translate = (label) => settings.names[settings.classes.indexOf(label)] ?? label;
+
 function showAnswer(card, probabilities, answer) {
   const { prediction, decision, reason } = answer;
   Object.assign(card.dataset, { ...answer, probabilities: JSON.stringify(probabilities), state: "done" });
   const isAbstained = settings.rule && decision === settings.rule.abstain;
-  const name = isAbstained ? words.abstained : (decision ?? prediction);
+  const [, phrase] = settings.phrases.find(([least]) => answer.confidence >= least);
+  const name = isAbstained ? words.abstained : decision ? translate(decision) : fill(phrase, { class_: translate(prediction) });
   one(".what", card).append(Object.assign(document.createElement("strong"), { textContent: name }));
   if (decision) one(".what", card).append(`: ${words[reason]}`);
   card.classList.toggle("abstained", Boolean(isAbstained));
-  settings.classes.forEach((label, place) => {
+  settings.names.forEach((label, place) => {
     const row = one("#chance").content.cloneNode(true);
     one("dt", row).textContent = label;
     one("rect + rect", row).setAttribute("width", 100 * probabilities[place]);
     one("dd:last-child", row).textContent = percent(probabilities[place]);
     one(".chances", card).append(row);
   });
-  if (answer.set) addFact(card, words.possible, answer.set.join(", "));
-  if (answer.percentile !== undefined) addFact(card, words.percentile, answer.percentile.toFixed(0));
+  const term = isAbstained && answer.set?.length === 1 ? words.likeliest : words.possible;
+  if (answer.set) addFact(card, term, answer.set.map(translate).join(", "));
+  if (answer.percentile !== undefined) {
+    const textContent = fill(words.percentile, { percent: answer.percentile.toFixed(0) });
+    card.append(Object.assign(document.createElement("p"), { textContent }));
+  }
+  return name;
 }
 
 function addFact(card, term, text) {
@@ -157,6 +165,49 @@ function showRefusal(card, error) {
   card.classList.add("failed");
   one(".what", card).textContent = error instanceof Refusal ? error.message : fill(words.failed, { error: error.message });
 }
+
+// The table of all images, which report.js sorts: the card of each row, and the cells of its row in the CSV.
+const results = one(".results");
+const body = one("tbody", results);
+const rows = new Map();
+
+function addResult(card, shown, cells) {
+  const row = document.createElement("tr");
+  row.append(...shown.map((value) => {
+    const cell = document.createElement("td");
+    cell.textContent = typeof value === "number" ? percent(value) : value;
+    if (typeof value === "number") Object.assign(cell, { className: "number" }).dataset.value = value;
+    return cell;
+  }));
+  rows.set(row, { card, cells });
+  body.append(row);
+  results.hidden = false;
+}
+
+one("thead", results).addEventListener("click", () => one(".cards").prepend(...[...body.rows].map((row) => rows.get(row).card)));
+
+// The columns of `predict`.
+function listCells(file, probabilities, { prediction, confidence, decision, reason, set, percentile }) {
+  const decided = settings.rule ? [decision, reason, set?.join("|"), percentile] : [];
+  return [file.name, "ok", "", prediction, confidence, ...probabilities, ...decided];
+}
+
+// A text that a spreadsheet would compute is quoted, as by `predict`.
+function quote(cell) {
+  const text = typeof cell === "string" && /^\s*[=+\-@]/.test(cell) ? `'${cell}` : String(cell ?? "");
+  return /["',;\s]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+one("#save").addEventListener("click", () => {
+  const columns = ["path", "status", "reason", "prediction", "confidence", ...settings.classes.map((name) => `prob_${name}`)];
+  if (settings.rule) columns.push("decision", "decision_reason", "prediction_set", "ood_percentile");
+  const lines = [columns, ...[...body.rows].map((row) => columns.map((_, place) => rows.get(row).cells[place]))].map((row) => `${row.map(quote).join(",")}\n`);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(lines, { type: "text/csv" }));
+  link.download = "predictions.csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+});
 
 // Files are classified one after the other, in the order in which they were dropped.
 const status = one("#status");
@@ -175,10 +226,14 @@ function add(files) {
 async function classify(file, card) {
   try {
     const { probabilities, embedding } = await compute(await decode(file));
-    showAnswer(card, probabilities, decide(probabilities, embedding));
+    const answer = decide(probabilities, embedding);
+    const shown = showAnswer(card, probabilities, answer);
+    addResult(card, [file.name, shown, answer.confidence, ...probabilities], listCells(file, probabilities, answer));
   } catch (error) {
     counts.failed += 1;
     showRefusal(card, error);
+    const reason = one(".what", card).textContent;
+    addResult(card, [file.name, words.unreadable, ...Array(1 + settings.classes.length).fill("")], [file.name, "error", reason]);
   }
   counts.done += 1;
   showCounts();
@@ -193,6 +248,9 @@ function showCounts() {
 one("#clear").addEventListener("click", () => {
   document.querySelectorAll(".card img").forEach((image) => URL.revokeObjectURL(image.src));
   one(".cards").replaceChildren();
+  body.replaceChildren();
+  rows.clear();
+  results.hidden = true;
   Object.assign(counts, { done: 0, all: 0, failed: 0 });
   one("#clear").hidden = true;
   status.textContent = words.ready;

@@ -5,6 +5,7 @@ function review(list) {
   const form = one(".controls-form");
   const field = (name) => form.elements.namedItem(name);
   const classes = JSON.parse(list.dataset.classes);
+  const names = JSON.parse(list.dataset.names);
   const cells = JSON.parse(list.dataset.cells);
   const sample = Number(list.dataset.sample);
   const drawn = [...cards].sort((a, b) => a.dataset.draw - b.dataset.draw);
@@ -39,7 +40,7 @@ function review(list) {
   function show(card) {
     const now = state(card);
     card.dataset.state = now;
-    one(".state", card).textContent = now === "open" ? "" : fill(list.dataset[now], { name: labels.get(card) });
+    one(".state", card).textContent = now === "open" ? "" : fill(list.dataset[now], { name: names[classes.indexOf(labels.get(card))] });
     all(".labels button", card).forEach((button) => {
       const is = "skip" in button.dataset ? now === "skipped" : now !== "open" && labels.get(card) === button.dataset.class;
       button.setAttribute("aria-pressed", is);

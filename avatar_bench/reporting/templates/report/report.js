@@ -28,7 +28,7 @@ function switchTheme(button) {
 // Clicking a heading sorts its column in three steps: one order, the other, the original. Blanks stay last, ties in order.
 function sortable(table) {
   const body = table.tBodies[0];
-  const original = [...body.rows];
+  let original = [...body.rows];
   const heads = all("thead th", table);
   heads.forEach((head, column) => {
     const ways = head.dataset.better === "higher" ? ["descending", "ascending"] : ["ascending", "descending"];
@@ -42,6 +42,8 @@ function sortable(table) {
       const way = cycle[(cycle.indexOf(head.getAttribute("aria-sort")) + 1) % 3];
       heads.forEach((other) => other.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", way);
+      const known = new Set(original); // rows may have come and gone since
+      original = [...original.filter((row) => row.isConnected), ...[...body.rows].filter((row) => !known.has(row))];
       body.append(...(way === "none" ? original : sorted(original, column, way)));
     });
   });
