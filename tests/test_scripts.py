@@ -86,7 +86,11 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
         accuracy = saved["metrics"]["accuracy"]
         told = f"{run}: accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
         assert told in first.stdout
-        assert accuracy["low"] > 0.6
+        assert accuracy["population"] == "new sources"
+        assert accuracy["units"] >= 8
+        balanced = saved["metrics"]["balanced_accuracy"]["value"]
+        assert f"{run}: balanced accuracy {balanced:.3f}; recall: drawing " in first.stdout
+        assert balanced > 0.5  # guessing: a third
         record = json.loads((checkout / run / "run.json").read_text())
         fit = record["temperature_fit"]
         assert fit["n"] >= 20  # half of val; without it, no temperature is fitted
@@ -98,6 +102,7 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
     sets = pd.read_csv(checkout / DEMO[0] / "evaluation/blind/out_of_domain/sets.csv")
     assert set(sets["set"]) == {"blind", "things", "icons", "textures"}
     assert sets["n"].min() > 30
+    assert "both sides" not in first.stderr
     for file in ("runs/demo/report.html", "runs/demo/predictions.csv"):
         assert f"  {file}" in first.stdout
         assert (checkout / file).is_file()

@@ -19,7 +19,7 @@ from avatar_bench.data.shards import write_shards
 from avatar_bench.data.splits import DEFAULT_FOLDS, SplitPlan
 from avatar_bench.errors import GuardError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import DatasetBlock
+from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.files.table_io import use_table_format
 from avatar_bench.i18n import use_language
 from avatar_bench.results.block_figures import draw_figures
@@ -36,7 +36,7 @@ def prepare(cfg: DictConfig) -> Dataset:
     """
     options: Any = OmegaConf.to_container(cfg.block[AUDIT_BLOCK], resolve=True)
     audit = registry.build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
-    assert isinstance(audit, DatasetBlock)
+    assert isinstance(audit, DataAudit)
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PrepareConfig)
     place = settings.out or settings.data.get("root")
@@ -47,12 +47,17 @@ def prepare(cfg: DictConfig) -> Dataset:
             _make_recipe(settings), out, update=settings.update, afresh=not place, allow_removed=allow_removed
         )
     dataset = read_manifest(out / "manifest.csv", out.name)
+    external = read_manifest(out / "blind.csv", "blind") if summary.blind else None
+    units = {} if settings.source else (settings.data.get("split") or {}).get("units") or {}
     inputs = {"data_fingerprint": dataset.fingerprint, "options": options, "block_version": audit.version}
+    inputs["external"] = external.digest if external is not None else ""
     inputs["allow"] = sorted({"shortcut"} & set(settings.allow))
     result = Result.load_if_complete(out / "audit")
     with use_table_format(settings.tables), use_language(settings.lang):
         if summary.built or result is None or not inputs.items() <= result.provenance.items():
             result = audit.audit(dataset)
+            if external is not None:
+                audit.compare_sides(result, dataset, external, units)
             result.warnings += describe_misspelt_labels(dataset, out / "manifest.csv")
             result.provenance |= {"version": avatar_bench.__version__, **inputs}
             (out / "card.html").unlink(missing_ok=True)  # of an earlier audit

@@ -21,6 +21,7 @@ from avatar_bench.data.image_slices import assign_slices
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
+from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.metrics.units import NEW_SOURCES
@@ -139,6 +140,8 @@ class BlockRunner:
                 result = block.compare(self.runs, self.datasets)
             elif isinstance(block, DatasetBlock):
                 result = block.audit(self.datasets[0])
+                if isinstance(block, DataAudit) and self._is_external and (training := self.runs[0].images) is not None:
+                    block.compare_sides(result, training, self.datasets[0], self.runs[0].units)
             else:
                 result = block.evaluate(self.runs[0], self.datasets[0])
             if not isinstance(result, Result):
@@ -188,10 +191,14 @@ class BlockRunner:
 
     def _list_external_sets(self) -> dict[str, str]:
         """Return the names, by fingerprint, of the external sets that the block has asked predictions of."""
-        is_own = self.settings.data.kind == "run" and self.settings.split in DATASET_SPLITS
-        given = set() if is_own else {dataset.whole.fingerprint for dataset in self.datasets}
+        given = {dataset.whole.fingerprint for dataset in self.datasets} if self._is_external else set()
         asked = {digest: name for run in self.runs for digest, name in run.asked.items()}
         return {digest: name for digest, name in asked.items() if digest in given or name == "blind"}
+
+    @property
+    def _is_external(self) -> bool:
+        is_own = self.settings.data.kind == "run" and self.settings.split in DATASET_SPLITS
+        return bool(self.runs) and not is_own
 
     def _list_digests(self) -> list[dict[str, str]]:
         """Return the digests of each run's saved results on its set, by block."""

@@ -622,8 +622,13 @@ class Run:
 
     def name_origins(self, dataset: Dataset) -> pd.Series:
         """Return the source of each image, those of one publisher joined; "" where it is unknown."""
+        return name_origins(dataset.frame, self.units)
+
+    @property
+    def units(self) -> dict[str, list[str]]:
+        """Return the sources of one publisher, by its name."""
         split = (self.config.get("data") or {}).get("split") or {}
-        return name_origins(dataset.frame, split.get("units") or {})
+        return split.get("units") or {}
 
     @cached_property
     def seen_origins(self) -> frozenset[str]:

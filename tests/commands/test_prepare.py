@@ -196,6 +196,35 @@ def state_of(out):
     return {file.name: file.read_bytes() for file in sorted(out.glob("[a-z]*.[cjm]*")) if file.suffix != ".html"}
 
 
+def test_what_training_and_external_set_share_is_named(tmp_path, capsys):
+    shared, other = "various diffusion models", "photographers not named"  # stand for a missing name
+    sides = {  # (source, label, number): author, url, generator
+        ("ours", "real", 6): (f"Ann Lee; {other}", "https://a.example/", ""),
+        ("ours", "drawing", 7): ("Bo Xu (art)", "https://b.example", shared),
+        ("theirs", "real", 4): (f"Cy Ott, {other}", "https://a.example", ""),
+        ("theirs", "drawing", 3): ("Di Roe and Bo Xu", "https://c.example", shared),
+    }
+    rng, rows = np.random.default_rng(0), []
+    for (source, label, n), (author, url, generator) in sides.items():
+        for number in range(n):
+            file = tmp_path / "photos" / f"{source}_{label}_{number}.png"
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(file)
+            rows.append((f"photos/{file.name}", label, source, author, url, generator))
+    columns = ["path", "label", "source", "author", "url", "generator"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "all.csv", index=False)
+    words = ["prepare", "source=manifest", f"source.manifest.file={tmp_path / 'all.csv'}", "blind=[theirs]", *QUICK]
+    assert main([*words, f"out={tmp_path / 'set'}", "allow=[shortcut]"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "both sides" in line]
+    assert told == [
+        "warning: real: url https://a.example on both sides: 6 images of training, 4 of blind",
+        "warning: drawing: author Bo Xu on both sides: 7 images of training, 3 of blind",
+    ]
+    table = pd.read_csv(tmp_path / "set" / "audit" / "shared_provenance.csv")
+    assert table["value"].tolist() == ["https://a.example", "Bo Xu"]
+    assert "author Bo Xu on both sides" in (tmp_path / "set" / "card.html").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="session")
 def prepared(images, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "set"
@@ -481,15 +510,18 @@ def test_killed_at_five_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_true_demo_has_a_hundred_images_of_each_class(tmp_path, capsys):
+def test_the_true_demo_shares_nothing_between_its_sides(tmp_path, capsys):
     code = main(["prepare", "data=demo", f"out={tmp_path / 'demo'}"])
     told = capsys.readouterr().err
     if code == 3 and "pip could not download" in told:
         pytest.skip("the package index cannot be reached")
     assert code == 0, told
     manifest, blind = (pd.read_csv(tmp_path / "demo" / name) for name in ("manifest.csv", "blind.csv"))
-    assert manifest["label"].value_counts().min() >= 100
-    assert blind["label"].value_counts().min() >= 30
+    assert "both sides" not in told
+    assert not pd.read_csv(tmp_path / "demo" / "audit" / "shared_provenance.csv").size
+    assert manifest["label"].value_counts().min() >= 40
+    assert blind["source"].nunique() >= 8
+    assert blind.groupby("label")["author"].nunique().min() >= 2
     assert not set(manifest["sha256"]) & set(blind["sha256"])
     assert not set(manifest["source"]) & set(blind["source"])
     for name in ("things", "icons", "textures"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from avatar_bench.audit.probes import ProbeSettings
+from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation import registry
@@ -231,3 +233,25 @@ def test_the_sources_of_the_blind_set_tell_its_classes() -> None:
     assert result.n == 300
     assert result.provenance["assessment"]["suitable"] == "with_care"
     assert result.metrics["source_auroc"].value > 0.9
+
+
+def test_the_audit_of_an_external_set_names_the_sources_that_training_has(
+    run_copy: Path, images: Path, tmp_path: Path
+) -> None:
+    sources = pd.read_csv(run_copy / "split.csv")["source"]
+    shared = sources.iloc[0]
+    blind = pd.read_csv(images / "blind.csv").assign(path=lambda table: [str(images / path) for path in table["path"]])
+    blind.loc[:3, "source"] = shared
+    blind.to_csv(tmp_path / "blind.csv", index=False)
+    record = json.loads((run_copy / "run.json").read_text())
+    record["data"]["blind"] = str(tmp_path / "blind.csv")
+    (run_copy / "run.json").write_text(json.dumps(record))
+    quick = [f"block.data_audit.{option}" for option in ("resamples=100", "equalised=false", "label_errors=false")]
+    words = [f"ckpt={run_copy}", "block=data_audit", "allow=[shortcut]", *quick]
+    assert main(["evaluate", *words, "split=blind"]) == 0
+    saved = json.loads((run_copy / "evaluation/blind/data_audit/metrics.json").read_text())
+    warning = next(each for each in saved["warnings"] if each["code"] == "shared")
+    assert (warning["field"], warning["value"], warning["m"]) == ("origin", shared, 4)
+    assert warning["n"] == (sources == shared).sum()
+    assert main(["evaluate", *words, "split=test"]) == 0
+    assert not (run_copy / "evaluation/test/data_audit/shared_provenance.csv").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ import pandas as pd
 from avatar_bench.audit import probes
 from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
 from avatar_bench.audit.provenance_hints import HINTS
+from avatar_bench.audit.shared_provenance import SHARED_TABLE, describe_shared_values, find_shared_values
 from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
 from avatar_bench.config.options import option
 from avatar_bench.data.dataset import Dataset
@@ -89,6 +91,14 @@ class DataAudit(IntervalOptions):
             self._assess(result, frame, matches, prefix="equalised/")
         self._find_label_errors(result, drawn, frame)
         return result
+
+    def compare_sides(
+        self, result: Result, training: Dataset, external: Dataset, units: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Add to a Result what images of training and of an external set share, by name."""
+        shared = find_shared_values(training, external, units)
+        result.tables[SHARED_TABLE] = shared
+        result.warnings += describe_shared_values(shared, training, external, units)
 
     @property
     def _plan(self) -> probes.ProbeSettings:
