@@ -25,7 +25,7 @@ from avatar_bench.data.splits import (
 from avatar_bench.errors import ConfigError, GuardError
 
 MIN_CALIBRATION_IMAGES = 20  # fitting on fewer images would fit noise
-MIN_SELECTION_IMAGES = 20  # fewer choose an epoch at random, mostly an early one, as the first of equals is taken
+MIN_SELECTION_IMAGES = 20  # with 3 to 18, the last epoch was more accurate than the chosen one; with 28, as accurate
 
 
 def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = None) -> Dataset:

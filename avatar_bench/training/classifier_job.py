@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 MAX_FEATURE_BYTES = 2**30  # bytes of cached features
 LAST_EPOCH = "last epoch"  # the choice of a checkpoint in a record
-FEW_TRAINING_IMAGES = 500  # up to here a probe was more accurate in each measured pair (docs/commands/train.md)
+FEW_TRAINING_IMAGES = 500  # below, a probe was mostly more accurate where measured (docs/commands/train.md)
 
 
 class ClassifierJob:
