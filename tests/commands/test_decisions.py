@@ -188,6 +188,27 @@ def test_what_cannot_be_decided_is_said_and_nothing_is_written(
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "steps"),
+    [
+        (0.15, "next: label more images (avatar-bench predict ckpt={run} input=FOLDER output=review.html), or set "),
+        (1, "next: train"),
+    ],
+)
+def test_a_target_that_is_missed_names_the_next_steps(
+    wrong: float, steps: str, fit: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(fit)
+    others = np.roll(table["label"], 64)
+    table["label"] = np.where(table["group"].rank(method="dense", pct=True) <= wrong, others, table["label"])
+    table["path"] = [str(fit.parent / path) for path in table["path"]]
+    table.to_csv(tmp_path / "mistaken.csv", index=False)
+    assert calibrate(run_copy, tmp_path / "mistaken.csv", "target_error=.05") == 0
+    out, notes = capsys.readouterr()
+    assert "target_error=0.05: " in out
+    assert steps.format(run=run_copy) in notes
+
+
 def test_too_few_images_end_with_3_in_predict_and_in_calibrate(
     images: Path, fit: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,8 +221,7 @@ def test_too_few_images_end_with_3_in_predict_and_in_calibrate(
     assert predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.05") == 3
     assert "missing are 3" in capsys.readouterr().err
     assert calibrate(run_copy, fit, "target_error=.05") == 0
-    out, notes = capsys.readouterr()
-    assert "next: label more images" in notes or "target_error=0.05: 0 of" not in out
+    out = capsys.readouterr().out
     assert "fitted on 96 of 192 images of fit" in out
     assert "target_error=0.05: " in out
     assert calibrate(run_copy, fit, "target_error=.3", "per_class=true") == 0
