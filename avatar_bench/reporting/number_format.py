@@ -47,12 +47,12 @@ def format_units(metric: Metric) -> str:
     if metric.low is None or metric.value is None or metric.population is None or is_expected:
         return ""
     counted = ngettext("{n} source", "{n} sources", n=stated["units"]) if stated["unit"] == SOURCE else ""
-    parts = [_("for {population}", population=find_word(metric.population)), counted]
+    stands = ", ".join(filter(None, [_("for {population}", population=find_word(metric.population)), counted]))
     if beside is not None:
         digits = count_digits(metric.value, metric.low, metric.high)
         low, high = (format_number(float(beside[end]), digits) for end in ("low", "high"))
-        parts.append(_("for these sources [{low}, {high}]", low=low, high=high))
-    return f"({', '.join(filter(None, parts))})"
+        stands += "; " + _("for these sources [{low}, {high}]", low=low, high=high)
+    return f"({stands})"
 
 
 def make_interval_cell(value: float, low: float | None = None, high: float | None = None) -> Cell:
