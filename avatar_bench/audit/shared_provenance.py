@@ -27,7 +27,7 @@ def find_shared_values(training: Dataset, external: Dataset, units: Mapping[str,
     ours, theirs = (_list_values(dataset, units) for dataset in (training, external))
     keys = ["field", "value"]
     counts = {"training": ours.groupby(keys)["row"].nunique(), "external": theirs.groupby(keys)["row"].nunique()}
-    classes = theirs.groupby(keys)["label"].agg(lambda labels: ", ".join(sorted(set(labels) - {""})))
+    classes = pd.concat([ours, theirs]).groupby(keys)["label"].agg(lambda labels: ", ".join(sorted(set(labels) - {""})))
     shared = pd.concat(counts, axis=1, join="inner").join(classes.rename("classes")).reset_index()
     return shared.sort_values(["external", *keys], ascending=[False, True, True], ignore_index=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import sys
 import traceback
@@ -104,7 +105,7 @@ class Sweep:
         if (self.folder / OPTUNA_RESULTS).is_file() and done:
             best = max(done, key=lambda row: row[2])
             print_line(f"best of {len(done)} by val macro-F1, {best[2]}: {self.folder / best[0]}")
-        then = f"; next: avatar-bench evaluate ckpt={self.folder} block=all" if len(done) > 1 else ""
+        then = f"; next: avatar-bench evaluate {shlex.quote(f'ckpt={self.folder}')} block=all" if len(done) > 1 else ""
         print_line(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS_FILE}{then}")
 
 

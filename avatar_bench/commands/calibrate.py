@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ def _advise(unmet: Sequence[AnsweringThreshold], folder: Path, per_class: bool) 
     from avatar_bench.metrics.risk_control import upper_bound
 
     bound = math.ceil(100 * max(upper_bound(one.n_errors, one.n) for one in unmet)) / 100
-    more = f"label more images (avatar-bench predict ckpt={folder} input=FOLDER output=review.html), "
+    more = f"label more images (avatar-bench predict {shlex.quote(f'ckpt={folder}')} input=FOLDER output=review.html), "
     steps = more if all(one.n_missing for one in unmet) else "train on images of more sources, "
     whole = f"or set target_error={bound:g}, which allows every image to be answered" if bound < 1 else ""
     return f"next: {steps}{whole or 'or set a larger target_error'}{', or per_class=false' * per_class}"

@@ -18,7 +18,8 @@ def list(words: Sequence[str]) -> None:
     """
     kind, *rest = words or [""]
     if kind == "runs":
-        print(_format_runs(Path(rest[0] if rest else "runs"), required=bool(rest)))
+        root = rest[0].removeprefix("runs=") if rest else "runs"
+        print(_format_runs(Path(root), required=bool(rest)))
     elif kind:
         if rest and (len(rest) != 2 or rest[0] not in ("-cd", "--config-dir")):
             raise ConfigError(f"list: unexpected {' '.join(rest)}; expected -cd DIR or nothing")
@@ -33,8 +34,7 @@ def list(words: Sequence[str]) -> None:
 def _find_group(kind: str) -> str:
     groups = {group: group for group in LISTED_GROUPS.values()} | LISTED_GROUPS  # singular and plural
     if kind not in groups:
-        near = suggest_names(kind, [*LISTED_GROUPS, "runs"])
-        reason = f"list {kind}: no such kind" + (f"; {near}" if near else "")
+        reason = f"list {kind}: no such kind{suggest_names(kind.partition('=')[0], [*LISTED_GROUPS, 'runs'])}"
         raise ConfigError(reason, f"available: {' '.join(LISTED_GROUPS)} runs")
     return groups[kind]
 

@@ -22,7 +22,7 @@ from avatar_bench.files.remote import is_remote
 from avatar_bench.inference.file_stamps import Stamp, read_stamp
 from avatar_bench.inference.input_files import find_input_files
 from avatar_bench.inference.prediction_parts import PredictionParts
-from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer
+from avatar_bench.inference.prediction_writer import PredictionWriter, open_writer, refuse_foreign_file
 from avatar_bench.inference.resume import find_remaining, refuse_other_run
 from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.record import RECORD, is_imported
@@ -56,6 +56,7 @@ def predict(cfg: DictConfig) -> None:
     on_ray, has_folder = settings.engine.name == "ray", not is_remote(settings.output)
     if has_folder:
         prepare_output(settings.output, is_folder=on_ray)
+        refuse_foreign_file(settings.output)
     if settings.explain is not None:
         prepare_output(os.path.join(settings.explain, "overlay"), "explain")
     files = find_input_files(settings.input)

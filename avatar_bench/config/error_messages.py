@@ -15,7 +15,7 @@ from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import escape_control_characters, hide_credentials
 from avatar_bench.errors import AvatarBenchError, ConfigError, OutputError, suggest_names
 
-MAX_LINE_CHARACTERS = 1000
+MAX_LINE_CHARACTERS = 4000  # fifty paths
 _MAX_LISTED_OPTIONS = 40
 _DISK_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT),
@@ -193,6 +193,11 @@ def _describe_wrong_type(override: str, error: BaseException) -> tuple[str, ...]
         return (f"{option}: expected {kinds.get(found[1], found[1])}, got {value}",)
     if "is not a ListConfig" in cause:
         return (f"{option}: expected a list, got {value}", f"Write it in brackets: '{option}=[{value}]'")
+    if "DictConfig with" in cause or "to Dict[" in cause:
+        return (
+            f"{option}: expected names with values, got {value}",
+            f"Write them in braces: '{option}={{NAME: VALUE}}'",
+        )
     if "is not Optional" in cause:
         return (f"{option}: expected a value, got {value}",)
     return (f"{option}: invalid value {value}: {cause}",)

@@ -14,11 +14,13 @@ _OTHER_SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "t
 
 
 def find_split_folders(root: Path) -> list[str]:
-    """Return the SPLIT_FOLDERS in a folder; raise DataError for one that is spelled otherwise and has class folders.
+    """Return the SPLIT_FOLDERS in a folder that are not empty.
 
-    Beside others its images would be left out, alone it would be taken for a class.
+    Raise DataError for one that is spelled otherwise and has class folders, and for other folders with images beside
+    them: these images would be left out, or the split would be taken for a class.
     """
-    for folder in list_class_folders(root):
+    folders = list_class_folders(root)
+    for folder in folders:
         split = _OTHER_SPELLINGS.get(folder.name.lower(), folder.name.lower())
         if split in SPLIT_FOLDERS and split != folder.name and (inside := list_class_folders(folder)):
             raise DataError(
@@ -26,7 +28,15 @@ def find_split_folders(root: Path) -> list[str]:
                 f"{split}.",
                 f"Rename it to {split}, take one of them alone (root={folder}), or state the split in a manifest.",
             )
-    return [split for split in SPLIT_FOLDERS if os.path.isdir(root / split)]
+    splits = [folder.name for folder in folders if folder.name in SPLIT_FOLDERS and any(folder.iterdir())]
+    others = [folder for folder in folders if folder.name not in SPLIT_FOLDERS] if splits else []
+    if left_out := next(filter(list_images, others), None):
+        raise DataError(
+            f"{root} has images in {format_name(left_out.name)} beside those of {splits[0]}.",
+            f"Move them into {splits[0]}, take one folder alone (root={root / splits[0]}), or state the split in a "
+            "manifest.",
+        )
+    return [split for split in SPLIT_FOLDERS if split in splits]
 
 
 def list_class_folders(folder: Path) -> list[Path]:

@@ -115,7 +115,7 @@ def load_timm_model(folder: Path, settings: Mapping[str, Any], accelerator: str)
         net = build()
         net.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception as error:  # networks take other options than those of a stranger in ways of their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join(" ".join(str(error).split()[:40]).split()) or type(error).__name__
         raise DataError(f"The weights do not fit {architecture}: {reason}") from error
     transform = build_transform(settings["timm"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import mmap
 import os
 import sys
 from collections import deque
@@ -62,6 +63,19 @@ def open_writer(output: str, columns: list[str], update: bool, stamps: Mapping[s
         return kind(place, columns, update and place.is_file(), file, stamps)
     except OSError as error:
         raise _make_output_error(output, error) from error
+
+
+def refuse_foreign_file(output: str) -> None:
+    """Raise OutputError if an output is there, and neither empty nor predictions or a page for review."""
+    file = Path(output)
+    if not file.is_file() or not file.stat().st_size:
+        return
+    marks = (b"path", b"status", b"prediction") if file.suffix.lower() != ".html" else (b'class="cards"',)
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        first_line = content.find(b"\n") if file.suffix.lower() in (".csv", ".jsonl") else -1
+        if all(content.find(mark, 0, first_line if first_line > 0 else len(content)) >= 0 for mark in marks):
+            return
+    raise OutputError(f"output={output} is there, and holds no predictions.", "Choose another name: output=FILE")
 
 
 class PredictionWriter:

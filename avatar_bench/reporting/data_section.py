@@ -103,7 +103,8 @@ def find_assessment(study: Study) -> tuple[str, list[str]] | None:
         result = Result.load_if_complete(Path(data["root"]) / "audit") if data.get("root") else None
         if result is not None and result.provenance.get("data_fingerprint") == data.get("fingerprint", ""):
             results.append(result)
-    for result in results:
+    own = {(model.record.get("data") or {}).get("fingerprint") for model in study.runs}  # before audits of other sets
+    for result in sorted(results, key=lambda result: result.provenance.get("data_fingerprint") not in own):
         if "assessment" in result.provenance:
             return Assessment.parse(result.provenance["assessment"]).format()
     return None

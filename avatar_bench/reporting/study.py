@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -128,9 +129,10 @@ def read_study(root: Path, view: str | None = None, classes: Mapping[str, Sequen
         )
     if not comparisons and not any(model.results for model in models):
         raise DataError(
-            f"runs={root}: no run has been evaluated yet, so there is nothing to report"
-            + (f": {problems[0].why}" if problems else "."),
-            f"Run: avatar-bench evaluate ckpt={root} block=all",
+            f"runs={root}: no result can be read: {problems[0].why}"
+            if problems
+            else f"runs={root}: no run has been evaluated yet, so there is nothing to report.",
+            f"Run: avatar-bench evaluate {shlex.quote(f'ckpt={root}')} block=all",
         )
     if classes:
         stated = {name: list(merged) for name, merged in classes.items()}

@@ -152,7 +152,8 @@ def explain_unmet(fit: AnsweringThreshold, target: float) -> Reason:
     values = {"target": target, "errors": fit.n_errors, "n": fit.n}
     if fit.n_missing is None:
         return Reason("target_out_of_reach", **values)
-    return Reason("target_unmet", **values, missing=fit.n_missing)
+    missing = round(fit.n_missing, 2 - len(str(fit.n_missing)))  # two digits: it is an estimate
+    return Reason("target_unmet", **values, missing=missing)
 
 
 def make_rule(

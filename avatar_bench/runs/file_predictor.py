@@ -34,6 +34,7 @@ NOT_CALIBRATED = (
     "Probabilities are not calibrated: no fitted temperature is applied. "
     "Fit one on labelled images: avatar-bench calibrate"
 )
+NOT_APPLIED = "Probabilities are as the network gives them: the interval of the fitted temperature contains 1."
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class FilePredictor:
         """Load the network and return notices to print; raise CheckpointError if it cannot be loaded."""
         notes = list(self.run.predictor.load(self.settings.precision))
         if not self.is_calibrated:
-            notes.append(NOT_CALIBRATED)
+            notes.append(NOT_APPLIED if self.run.saved_calibration else NOT_CALIBRATED)
         return notes if "decisions" in self.run.provides else [*notes, NO_THRESHOLD]
 
 

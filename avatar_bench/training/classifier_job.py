@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -220,7 +221,7 @@ class ClassifierJob:
         return (
             f"{self.folder}: val accuracy {record.metrics['val/accuracy']:.3f}, macro-F1 {record.metrics[METRIC]:.3f} "
             f"({self.describe_choice()}); "
-            f"next: avatar-bench evaluate ckpt={self.folder}"
+            f"next: avatar-bench evaluate {shlex.quote(f'ckpt={self.folder}')}"
         )
 
     def describe_choice(self) -> str:

@@ -112,14 +112,14 @@ def _reopen_config(given: DictConfig, command: str, check: Callable[[DictConfig]
 
 
 def _start_record(folder: Path, cfg: DictConfig, record: RunRecord) -> None:
-    """Write the configuration and the first record into the run folder."""
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    if not cfg.resume:
-        write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+    """Write the first record and the configuration into the run folder."""
     record.status, record.error = "running", None
     record.started = record.started or _now()
     record.process = {"host": platform.node(), "pid": os.getpid()}
-    record.write(folder)
+    record.write(folder)  # first: by it, the folder is ours, also where the disk is full then
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    if not cfg.resume:
+        write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
 
 @contextmanager

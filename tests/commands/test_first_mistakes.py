@@ -21,7 +21,7 @@ def mistaken(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the images of `all` in wrong layouts, and manifests of them in wrong formats."""
     root = tmp_path_factory.mktemp("mistaken")
     shutil.copytree(images / "all", root / "high" / "photos")
-    for folder in ("parts/train", "parts/validation", "copies/train", "copies/val"):
+    for folder in ("beside", "beside/train", "parts/train", "parts/validation", "copies/train", "copies/val"):
         shutil.copytree(images / "blind", root / folder)
     (root / "flat").mkdir()
     for number, file in enumerate(sorted((root / "high").rglob("*.png"))):
@@ -38,6 +38,10 @@ def mistaken(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([*TRAIN, "data.root=flat"], 3, "Expected flat/<class>/<image>"),
         ([*TRAIN, "data.root=high"], 3, "If the folders in it are the classes: data.root=high/photos"),
         ([*TRAIN, r"data.root=.\high\photos"], 3, "Folders are separated by / here: ./high/photos"),
+        ([*TRAIN, "data.root=beside"], 3, "beside has images in drawing beside those of train."),
+        (["predict", "ckpt={run}", "input=flat", "output=windows.csv"], 5, "is there, and holds no predictions"),
+        (["import", "kind=predictions", "columns=filename"], 2, "Write them in braces: 'columns={NAME: VALUE}'"),
+        (["list", "runs=x"], 2, "list runs=x: no such kind; did you mean runs"),
         ([*TRAIN[:1], "data.root=high/photos"], 2, "Use both: data=folder data.root=high/photos"),
         ([*TRAIN, "data.root=parts"], 3, "Rename it to val, take one of them alone (root=parts/validation)"),
         (["prepare", "source=folder", "source.folder.root=parts", "out=x"], 3, "Rename it to val, take one of them"),
