@@ -151,12 +151,14 @@ def check_groups(frame: pd.DataFrame) -> None:
     halves = frame["split"].replace("calibration", "val")
     sides = halves.groupby(frame["group"]).nunique()
     if (sides > 1).any():
-        rows = frame.assign(split=halves)[frame["group"] == sides.index[sides > 1][0]].drop_duplicates("split")
+        group = str(sides.index[sides > 1][0])
+        rows = frame.assign(split=halves)[frame["group"] == group].drop_duplicates("split")
         on_a, on_b = rows["split"].to_list()[:2]
         a, b = map(format_name, rows["path" if "path" in rows else "group"].to_list()[:2])
+        shown = "" if group.startswith("sha256:") else f" ({format_name(group)!r})"  # one that copies have made
         raise GuardError(
             f"The dataset's own split has {a} in {on_a} and {b} in {on_b}, but they are of "
-            "one group, such as copies of one image.",
+            f"one group{shown}, such as copies of one image.",
             "Move or remove one of them, or split the images again: data.split.by=group",
         )
 

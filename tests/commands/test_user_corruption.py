@@ -31,7 +31,7 @@ def runs(tiny_run: Path, tmp_path: Path) -> Path:
 def test_it_is_in_every_table_and_in_the_report_under_its_title(runs: Path, tmp_path: Path) -> None:
     mine = ["-cd", str(tmp_path / "mine")]
     quick = [f"block.{name}.resamples=100" for name in ("robustness", "calibration")]
-    words = ["evaluate", *mine, f"ckpt={runs}", *BLOCKS, *quick, "data.workers=1"]
+    words = ["evaluate", *mine, f"ckpt={runs}", *BLOCKS, *quick, "block.calibration.severity=3", "data.workers=1"]
     assert main(words) == 0
     rows = {
         "a/evaluation/test/robustness/severities.csv": "corruption",

@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.schema import PredictConfig
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.efficiency import Efficiency, figures
@@ -28,7 +27,6 @@ from avatar_bench.inference.runtimes import find_missing_package
 from avatar_bench.models import profiling
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
-from avatar_bench.runs.file_predictor import open_file_predictor
 from avatar_bench.runs.run import Run
 
 FAST: dict[str, Any] = {
@@ -85,10 +83,10 @@ def test_every_time_can_be_recomputed_from_the_saved_calls(saved: Path) -> None:
             assert metric["value"] == pytest.approx(value, rel=1e-6)
             assert metric["n"] == 3
             assert metric["low"] <= metric["value"] <= metric["high"]
-    passes = tables["passes"].query(f"batch == {timing.PREDICT_BATCH}")
+    passes = tables["passes"].query("workers == 0")
     rates = passes["images"] / passes["seconds"]
     assert said["metrics"]["end_to_end_images_per_second"]["value"] == pytest.approx(np.median(rates), rel=1e-6)
-    noise = tables["end_to_end"].set_index("batch").loc[timing.PREDICT_BATCH, "noise"]
+    noise = tables["end_to_end"].set_index("workers").loc[0, "noise"]
     assert noise == pytest.approx(rates.max() / rates.min() - 1, rel=1e-6)
 
 
@@ -226,16 +224,11 @@ def test_a_machine_that_computes_something_else_is_busy(tiny_run: Path, tmp_path
     assert "busy_machine" in [warning.code for warning in Result.load(tmp_path / "evaluation/test/efficiency").warnings]
 
 
-def test_the_main_figure_is_that_of_predict(saved: Path, tiny_run: Path, tmp_path: Path) -> None:
+def test_the_main_figure_is_that_of_files(saved: Path) -> None:
     said, tables = read(saved)
-    first, second = tables["end_to_end"].to_dict("records")
+    first = tables["end_to_end"].iloc[0]
     assert said["metrics"]["end_to_end_images_per_second"]["value"] == pytest.approx(first["images_per_second"])
-    assert (second["runtime"], second["precision"], second["workers"]) == ("torch", 32, 0)
-    settings = PredictConfig(input="-", output="-")
-    open_file_predictor(tiny_run, settings, 1000)
-    names = ["runtime", "precision", "threads", "workers", "batch"]
-    expected = [settings.runtime, settings.precision, settings.threads, settings.workers, settings.batch_size]
-    assert [str(first[name]) for name in names] == [str(value) for value in expected]
+    assert (first["runtime"], first["precision"], first["workers"]) == ("torch", 32, 0)
 
 
 @pytest.mark.skipif(bool(find_missing_package("onnx")), reason="the extra export is not installed")

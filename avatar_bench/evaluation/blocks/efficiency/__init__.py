@@ -113,12 +113,9 @@ class Efficiency(IntervalOptions):
         return result
 
     def _list_file_settings(self, run: Run) -> dict[timing.FileSetting, DatasetPredictor]:
-        """Return the predictors on files to time, by setting: that of predict first, then torch with the run's."""
-        deployed, predictor = timing.tune_predictor(run)
+        """Return the predictor on files to time, by setting: with the run's workers first."""
         own = timing.FileSetting("torch", "32", torch.get_num_threads(), run.workers, run.batch_size)
-        return {deployed: predictor} | {
-            own._replace(workers=workers): run.predictor for workers in dict.fromkeys([run.workers, *self.workers])
-        }
+        return {own._replace(workers=workers): run.predictor for workers in dict.fromkeys([run.workers, *self.workers])}
 
     def _time_network(self, run: Run, result: Result) -> pd.DataFrame:
         factories, distances = timing.prepare_runtimes(run, self.runtimes)
@@ -167,7 +164,7 @@ class Efficiency(IntervalOptions):
         return table.assign(steady=table["noise"] <= self.tolerance)
 
     def _build_metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame, is_busy: bool) -> dict[str, Metric]:
-        """Return the metric of the files as predict computes, and those of each runtime's first number of threads.
+        """Return the metric of the files, and those of each runtime's first number of threads.
 
         Those of torch have no prefix.
         """

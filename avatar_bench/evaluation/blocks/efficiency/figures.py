@@ -25,7 +25,7 @@ def draw_latency(table: pd.DataFrame, end_to_end: pd.DataFrame) -> Figure:
     """Draw the median latency by batch size with a bar up to its 95th percentile, and images per second with intervals.
 
     There is a line for each runtime and number of threads, and one for a copy of the network, which shows the machine's
-    noise. Diamonds are real files, end to end; the first is what predict computes with.
+    noise. Diamonds are real files, end to end, at the run's batch size.
     """
     figure = plots.create_figure(8.4, 3.9)
     left, right = figure.subplots(1, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,11 +18,8 @@ from torch import Tensor
 
 from avatar_bench.data.dataset import list_files
 from avatar_bench.data.shard_files import locate_image
-from avatar_bench.inference.network_predictor import NetworkPredictor
-from avatar_bench.inference.precision_autotune import count_workers, tune_inference
 from avatar_bench.inference.runtimes import TORCH_RUNTIMES, Engine, prepare_engine
 from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved, use_threads
-from avatar_bench.runs.runtime_autotune import FEWEST_FILES, choose_runtime
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
 
 CPU = "cpu"  # runtime name of torch on the CPU, timed beside torch on a GPU
 MIN_TIMED_BATCHES = 4  # batches timed in each pass over real files
-PREDICT_BATCH = 64  # default of predict
 _MIN_PASSES = 3
 _PREFETCH_FACTOR = 2  # of torch's DataLoader: batches that each worker prepares in advance
 _TEST_IMAGES = 4  # images on which the runtimes' logits are compared
@@ -121,23 +116,6 @@ def time_network(
     timed = time_interleaved(jobs, int(turns["rounds"]), turns["seconds"], int(turns["seed"]))
     named = pd.DataFrame(list(cases), columns=list(TimedSetting._fields)).iloc[timed["job"]].reset_index(drop=True)
     return pd.concat([named, timed[["round", "seconds", "processor_seconds"]]], axis=1)
-
-
-def tune_predictor(run: Run) -> tuple[FileSetting, DatasetPredictor]:
-    """Return the setting with which `predict` computes on many files by default on this machine, and its predictor."""
-    torch_predictor = run.predictor
-    assert isinstance(torch_predictor, NetworkPredictor)  # nothing else provides the network
-
-    def open_with(runtime: str) -> Run:
-        other = copy.copy(run)
-        other.predictor = replace(torch_predictor, runtime=runtime)
-        return other
-
-    runtime, precision = choose_runtime(run, open_with, "auto", FEWEST_FILES)
-    predictor = torch_predictor if runtime == "torch" else open_with(runtime).predictor
-    precision = predictor.resolve_precision(precision)
-    threads = tune_inference(predictor.device).threads if runtime == "torch" else torch.get_num_threads()
-    return FileSetting(runtime, precision, threads, count_workers(), PREDICT_BATCH), predictor
 
 
 def time_files(
