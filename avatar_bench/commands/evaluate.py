@@ -24,7 +24,6 @@ from avatar_bench.evaluation.comparison import EarlierResults
 from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.evaluation.runner import BlockRunner, check_preprocessing, select_slice
-from avatar_bench.files.output_folder import refuse_foreign_folder
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import use_table_format
 from avatar_bench.results.result import METRICS_FILE
@@ -76,8 +75,6 @@ def evaluate(cfg: DictConfig) -> list[Path]:
         raise ConfigError("against= needs a block that evaluates single runs.", "Add one: block=blind_test")
     with use_table_format(settings.tables), ResultWriter(settings.lang) as writer:
         evaluation = _Evaluation(settings, writer)
-        if settings.out:
-            _refuse_foreign_output(Path(settings.out))
         paths = _find_run_paths(settings) if by_run or comparing else []
         around = _find_runs_folder(paths, settings)
         place = Path(settings.out) if settings.out else around
@@ -282,13 +279,6 @@ def _list_output_folders(paths: Sequence[Path], around: Path, settings: Evaluate
     if not settings.out:
         return [None] * len(paths)
     return [Path(settings.out) / (os.path.relpath(path, around) if len(paths) > 1 else "") for path in paths]
-
-
-def _refuse_foreign_output(out: Path) -> None:
-    """Raise DataError if out=DIR holds other files, and neither results nor runs."""
-    below = (out.glob(f"{depth}{name}") for depth in ("*/", "*/*/") for name in (_RESULTS, RECORD))
-    if not any(map(any, below)):
-        refuse_foreign_folder(out, RECORD, ("schema", "status"), marker=_RESULTS)
 
 
 def _mention_other_results(paths: Sequence[Path], places: Sequence[Path | None]) -> None:

@@ -56,7 +56,8 @@ def predict(cfg: DictConfig) -> None:
     on_ray, has_folder = settings.engine.name == "ray", not is_remote(settings.output)
     if has_folder:
         prepare_output(settings.output, is_folder=on_ray)
-        refuse_foreign_file(settings.output)
+        if not settings.update:  # which checks the columns
+            refuse_foreign_file(settings.output)
     if settings.explain is not None:
         prepare_output(os.path.join(settings.explain, "overlay"), "explain")
     files = find_input_files(settings.input)

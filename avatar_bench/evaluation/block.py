@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -61,6 +61,16 @@ class DatasetBlock(Protocol):
 
     def audit(self, dataset: Dataset) -> Result:
         """Compute the Result of this block."""
+
+
+@runtime_checkable
+class SidesBlock(DatasetBlock, Protocol):
+    """A DatasetBlock that also compares an external set with the training images of a run."""
+
+    def compare_sides(
+        self, result: Result, training: Dataset, external: Dataset, units: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Add to the Result of the external set what both share; `units` joins sources of one publisher."""
 
 
 Block = RunBlock | CompareBlock | DatasetBlock

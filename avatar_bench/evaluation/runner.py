@@ -20,8 +20,7 @@ from avatar_bench.data.file_names import format_names
 from avatar_bench.data.image_slices import assign_slices
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
-from avatar_bench.evaluation.blocks.data_audit import DataAudit
+from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock, SidesBlock
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.metrics.units import NEW_SOURCES
@@ -140,7 +139,11 @@ class BlockRunner:
                 result = block.compare(self.runs, self.datasets)
             elif isinstance(block, DatasetBlock):
                 result = block.audit(self.datasets[0])
-                if isinstance(block, DataAudit) and self._is_external and (training := self.runs[0].images) is not None:
+                if (
+                    isinstance(block, SidesBlock)
+                    and self._is_external
+                    and (training := self.runs[0].images) is not None
+                ):
                     block.compare_sides(result, training, self.datasets[0], self.runs[0].units)
             else:
                 result = block.evaluate(self.runs[0], self.datasets[0])

@@ -174,12 +174,12 @@ def test_a_replacement_that_was_cut_short_leaves_the_earlier_output_and_is_gone_
 ) -> None:
     whole, earlier = tmp_path / "whole.csv", tmp_path / "earlier.csv"
     assert end(begin([*words, f"output={whole}"])) == 3
-    earlier.write_text("what was there\n")
+    earlier.write_text("path,status,prediction\n")
     process = begin([*words, f"output={earlier}"])
     until(tmp_path / "earlier.csv.part", 40)
     os.kill(process, signal.SIGINT)
     assert end(process) == 130
-    assert earlier.read_text() == "what was there\n"
+    assert earlier.read_text() == "path,status,prediction\n"
     assert end(begin([*words, f"output={earlier}", "update=true"])) == 3
     assert earlier.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob("*.part"))

@@ -213,13 +213,13 @@ def test_an_interrupted_page_leaves_the_earlier_one(
         return tabulate(self, files, *given)
 
     tabulate, page = NetworkPredictor.tabulate, tmp_path / "page.html"
-    page.write_text("earlier")
+    page.write_text(earlier := '<ol class="cards">')
     monkeypatch.setattr(NetworkPredictor, "tabulate", stop_late)
     words = ["workers=0", "batch_size=8"]
     assert main(["predict", f"ckpt={run}", f"input={batch}", f"output={page}", *words]) == 130
     assert "no page is written" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
-    assert page.read_text() == "earlier"
+    assert page.read_text() == earlier
 
 
 @pytest.fixture
