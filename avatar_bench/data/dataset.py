@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from avatar_bench.console.progress import track
 from avatar_bench.data.decoding import SUFFIXES, decode
 from avatar_bench.data.file_names import format_name
-from avatar_bench.data.folders import find_split_folders, list_class_folders, list_images
+from avatar_bench.data.folders import find_split_folders, list_class_folders, list_images, refuse_other_folders
 from avatar_bench.data.shard_files import locate_image
 from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import DataError
@@ -137,6 +137,7 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
             expected += " Unpack an archive; a table of images is data=manifest data.manifest=FILE."
         raise DataError(f"data.root: {root} is not a folder.", suggest_slashes(root) or expected)
     fixed = find_split_folders(root)
+    refuse_other_folders(root, fixed)
     rows: list[tuple[str, str, str, str]] = []
     folders = [(split, folder) for split in fixed or [""] for folder in list_class_folders(root / split)]
     for split, folder in folders:

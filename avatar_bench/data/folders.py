@@ -16,8 +16,8 @@ _OTHER_SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "t
 def find_split_folders(root: Path) -> list[str]:
     """Return the SPLIT_FOLDERS in a folder that are not empty.
 
-    Raise DataError for one that is spelled otherwise and has class folders, and for other folders with images beside
-    them: these images would be left out, or the split would be taken for a class.
+    Raise DataError for one that is spelled otherwise and has class folders: beside others its images would be left out,
+    alone it would be taken for a class.
     """
     folders = list_class_folders(root)
     for folder in folders:
@@ -29,14 +29,18 @@ def find_split_folders(root: Path) -> list[str]:
                 f"Rename it to {split}, take one of them alone (root={folder}), or state the split in a manifest.",
             )
     splits = [folder.name for folder in folders if folder.name in SPLIT_FOLDERS and any(folder.iterdir())]
-    others = [folder for folder in folders if folder.name not in SPLIT_FOLDERS] if splits else []
+    return [split for split in SPLIT_FOLDERS if split in splits]
+
+
+def refuse_other_folders(root: Path, splits: list[str]) -> None:
+    """Raise DataError for a folder with images beside those of splits, which would be left out."""
+    others = [folder for folder in list_class_folders(root) if folder.name not in SPLIT_FOLDERS] if splits else []
     if left_out := next(filter(list_images, others), None):
         raise DataError(
             f"{root} has images in {format_name(left_out.name)} beside those of {splits[0]}.",
             f"Move them into {splits[0]}, take one folder alone (root={root / splits[0]}), or state the split in a "
             "manifest.",
         )
-    return [split for split in SPLIT_FOLDERS if split in splits]
 
 
 def list_class_folders(folder: Path) -> list[Path]:
