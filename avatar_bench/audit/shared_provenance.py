@@ -19,34 +19,31 @@ _UNKNOWN = re.compile(
 )
 
 
-def find_shared_values(training: Dataset, external: Dataset, units: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Return field, value and classes of what both sets share, with the number of images of each; unknown ones apart.
+def compare_provenance(
+    training: Dataset, external: Dataset, units: Mapping[str, Sequence[str]]
+) -> tuple[pd.DataFrame, list[Reason]]:
+    """Return field, value and classes of what both sets share, with the number of images of each, and warnings.
 
-    `units` joins sources of one publisher. Several names of authors are compared one by one.
+    The warnings name what is shared, and say of how many images nothing is known. `units` joins sources of one
+    publisher. Several names of authors are compared one by one.
     """
     ours, theirs = (_list_values(dataset, units) for dataset in (training, external))
     keys = ["field", "value"]
     counts = {"training": ours.groupby(keys)["row"].nunique(), "external": theirs.groupby(keys)["row"].nunique()}
     classes = pd.concat([ours, theirs]).groupby(keys)["label"].agg(lambda labels: ", ".join(sorted(set(labels) - {""})))
     shared = pd.concat(counts, axis=1, join="inner").join(classes.rename("classes")).reset_index()
-    return shared.sort_values(["external", *keys], ascending=[False, True, True], ignore_index=True)
-
-
-def describe_shared_values(
-    shared: pd.DataFrame, training: Dataset, external: Dataset, units: Mapping[str, Sequence[str]]
-) -> list[Reason]:
-    """Return warnings that name what both sets share, and one with the number of images of which nothing is known."""
+    shared = shared.sort_values(["external", *keys], ascending=[False, True, True], ignore_index=True)
     warnings = [
-        Reason("shared", classes=classes or "?", field=field, value=value, n=ours, m=theirs, set=external.name)
-        for field, value, ours, theirs, classes in shared.head(_SHOWN).itertuples(index=False)
+        Reason("shared", classes=classes or "?", field=field, value=value, n=n, m=m, set=external.name)
+        for field, value, n, m, classes in shared.head(_SHOWN).itertuples(index=False)
     ]
     if more := len(shared) - len(warnings):
         warnings.append(Reason("more_shared", n=more, table=SHARED_TABLE))
-    unknown = [len(each) - _list_values(each, units)["row"].nunique() for each in (training, external)]
+    unknown = [len(training) - ours["row"].nunique(), len(external) - theirs["row"].nunique()]
     if any(unknown):
         sizes = {"all": len(training), "set": external.name, "all_external": len(external)}
         warnings.append(Reason("provenance_unknown", n=unknown[0], m=unknown[1], **sizes))
-    return warnings
+    return shared, warnings
 
 
 def _list_values(dataset: Dataset, units: Mapping[str, Sequence[str]]) -> pd.DataFrame:

@@ -139,11 +139,8 @@ class BlockRunner:
                 result = block.compare(self.runs, self.datasets)
             elif isinstance(block, DatasetBlock):
                 result = block.audit(self.datasets[0])
-                if (
-                    isinstance(block, SidesBlock)
-                    and self._is_external
-                    and (training := self.runs[0].images) is not None
-                ):
+                training = self.runs[0].images if self._is_external else None
+                if isinstance(block, SidesBlock) and training is not None:
                     block.compare_sides(result, training, self.datasets[0], self.runs[0].units)
             else:
                 result = block.evaluate(self.runs[0], self.datasets[0])

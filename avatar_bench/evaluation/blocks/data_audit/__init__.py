@@ -12,7 +12,7 @@ import pandas as pd
 from avatar_bench.audit import probes
 from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
 from avatar_bench.audit.provenance_hints import HINTS
-from avatar_bench.audit.shared_provenance import SHARED_TABLE, describe_shared_values, find_shared_values
+from avatar_bench.audit.shared_provenance import SHARED_TABLE, compare_provenance
 from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
 from avatar_bench.config.options import option
 from avatar_bench.data.dataset import Dataset
@@ -96,9 +96,8 @@ class DataAudit(IntervalOptions):
         self, result: Result, training: Dataset, external: Dataset, units: Mapping[str, Sequence[str]]
     ) -> None:
         """Add to a Result what images of training and of an external set share, by name."""
-        shared = find_shared_values(training, external, units)
-        result.tables[SHARED_TABLE] = shared
-        result.warnings += describe_shared_values(shared, training, external, units)
+        result.tables[SHARED_TABLE], warnings = compare_provenance(training, external, units)
+        result.warnings += warnings
 
     @property
     def _plan(self) -> probes.ProbeSettings:
