@@ -65,7 +65,7 @@ class Calibration(IntervalOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.corruptions not in (None, list_corruptions()) and not self.severity:
+        if self.corruptions not in (None, [], list_corruptions()) and not self.severity:
             raise ConfigError("block.calibration.corruptions needs a severity.", "Add block.calibration.severity=3")
         self.corruptions = list_corruptions() if self.corruptions is None else self.corruptions
 
