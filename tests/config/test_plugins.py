@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +14,10 @@ import pytest
 import yaml
 
 from avatar_bench.cli.app import main
-from avatar_bench.config import entries
+from avatar_bench.config import catalogue, entries
 from avatar_bench.config.entries import KINDS, find_entries, find_plugins
 from avatar_bench.errors import ConfigError
+from tests.commands.test_all_blocks import QUICK
 
 PLUGINS = Path(entries.__file__).parents[1] / "plugins"
 COMMAND = '''"""greet: greet somebody."""
@@ -31,6 +35,22 @@ class GreetOptions:
 def execute(options):
     print("hello", options.name)
 '''
+
+ASKED = {  # words that ask for something of each plug-in
+    "app": [["app"], ["export", "out=page.html"]],
+    "evidence": [["predict", "input=.", "evidence=true"]],
+    "hub": [["push", "to=shared"], ["evaluate", "ckpt=hf:owner/name"]],
+    "hub_detectors": [["import", "kind=timm", "out=new"], ["import", "kind=transformers", "out=new"]],
+    "pretrain": [["pretrain"]],
+    "ray": [["predict", "input=.", "output=out.parquet", "engine=ray"]],
+}
+WALK = """
+import json, sys
+from avatar_bench.cli.app import main
+for words in json.loads(sys.stdin.read()):
+    print(">", *words, file=sys.stderr, flush=True)
+    print(">", main(words), flush=True)
+"""
 
 
 def write(file: Path, text: str) -> None:
@@ -115,3 +135,46 @@ def test_the_plugins_have_a_summary_and_an_extra_that_exists() -> None:
         assert plugin.about["summary"]
         assert plugin.about.keys() <= {"summary", "extra"}
         assert plugin.about.get("extra") in {None, *project["optional-dependencies"]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("plugin", ASKED)
+def test_everything_else_works_without_a_plugin(
+    plugin: str, small: list[str], tiny_run: Path, images: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "copy"
+    left_out = shutil.ignore_patterns("__pycache__")
+    for name in ("avatar_bench", "conf"):
+        shutil.copytree(PLUGINS.parents[1] / name, root / name, ignore=left_out)
+    shutil.rmtree(root / "avatar_bench" / "plugins" / plugin)
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+
+    def walk(*commands: list[str]) -> tuple[list[int], str]:
+        done = subprocess.run(
+            [sys.executable, "-c", WALK],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(root)},
+            input=json.dumps(commands),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [int(line[2:]) for line in done.stdout.splitlines() if line.startswith("> ")], done.stderr
+
+    codes, told = walk(
+        ["--help"],
+        *(["list", kind] for kind in catalogue.LISTED_GROUPS),
+        *([command, "--help"] for command in ("train", "evaluate", "predict", "export", "import")),
+        ["train", *small, "epochs=1", "out=new"],
+        ["evaluate", "ckpt=run", "block=all", "data.workers=0", *QUICK],
+        ["report", "runs=run"],
+        ["predict", "ckpt=run", f"input={images / 'blind'}", "output=out.csv", "workers=0"],
+    )
+    assert set(codes) == {0}, told
+    for words in ASKED[plugin]:
+        codes, told = walk(words)
+        assert codes == [2]
+        assert re.search(rf"this is of the plug-in {plugin}, which is not part of this installation", told), told
+        assert len(told.splitlines()) <= 3 + 1
