@@ -29,9 +29,9 @@ from avatar_bench.runs.run_choice import choose_run
 if TYPE_CHECKING:
     import pandas as pd
 
+    from avatar_bench.reporting.grad_cam_overlays import OverlayWriter
     from avatar_bench.runs.file_predictor import FilePredictor
     from avatar_bench.runs.run import Run
-    from avatar_bench.serving.grad_cam_overlays import OverlayWriter
 
 PAGE = ".html"  # ending of an output for review
 MAX_PAGE_IMAGES = 2000  # of more, a browser is slow and a person reviews no more
@@ -176,7 +176,7 @@ def _is_page(output: str) -> bool:
 def _open_overlays(run: Run, folder: str | None) -> OverlayWriter | None:
     if folder is None:
         return None
-    from avatar_bench.serving.grad_cam_overlays import OverlayWriter  # draws by matplotlib, which is slow to import
+    from avatar_bench.reporting.grad_cam_overlays import OverlayWriter  # draws by matplotlib, which is slow to import
 
     return OverlayWriter(run, Path(folder))
 
@@ -189,8 +189,8 @@ def _open_output(
     if not _is_page(settings.output):
         return open_writer(settings.output, columns, settings.update, stamps)
     from avatar_bench.i18n import use_language
-    from avatar_bench.serving.model_accuracy import describe_model
-    from avatar_bench.serving.review_page import PageContent, ReviewWriter
+    from avatar_bench.reporting.model_accuracy import describe_model
+    from avatar_bench.reporting.review_page import PageContent, ReviewWriter
 
     first = settings.input[0] if isinstance(settings.input, list) else settings.input
     training = None

@@ -29,12 +29,12 @@ from avatar_bench.i18n import _, use_language
 from avatar_bench.inference.prediction_table import EMBEDDING
 from avatar_bench.inference.prediction_writer import PredictionWriter, list_objects
 from avatar_bench.metrics.knn import find_nearest
+from avatar_bench.reporting.decision_words import name_reasons, phrase_prediction, translate_class
+from avatar_bench.reporting.grad_cam_overlays import read_overlay
 from avatar_bench.reporting.inline_images import InlineImage, encode
 from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
 from avatar_bench.runs.decisions import MAX_OOD_PERCENTILE
-from avatar_bench.serving.decision_words import name_reasons, phrase_prediction, translate_class
-from avatar_bench.serving.grad_cam_overlays import read_overlay
 
 # images of the random sample that the page asks for: half of them, 50, serve `calibrate` for thresholds of decisions,
 # which need 45 answered without an error for a target_error of .05
