@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from avatar_bench.data.evidence.content_credentials import clean_text
+from avatar_bench.audit.content_credentials import clean_text
 from avatar_bench.files.yaml_io import read_yaml
 
-STRONG, MODERATE, WEAK, NONE = STRENGTHS = ("strong", "moderate", "weak", "none")
+STRENGTHS = ("strong", "moderate", "weak", "none")
 _GENERATED = "generated"
-EVIDENCE_COLUMNS = EVIDENCE_SAYS, EVIDENCE = ("evidence_says", "evidence")  # of predictions
+EVIDENCE_SAYS = "evidence_says"  # column of the class that `conclude` returns
 MAX_EVIDENCE = 200  # characters of a value
 
 
@@ -40,7 +39,7 @@ class Rule:
             for place in places:
                 match = re.search(pattern, metadata.get(place, ""), re.IGNORECASE) if place in metadata else None
                 if match:
-                    strength = STRONG if place == "c2pa:trusted" and self.says else self.strength
+                    strength = STRENGTHS[0] if place == "c2pa:trusted" and self.says else self.strength
                     return Evidence(self, f"{place}: {clean_text(match[0], MAX_EVIDENCE)}", strength)
         return None
 
@@ -94,9 +93,3 @@ def conclude(found: Sequence[Evidence]) -> str:
             is_doubtful = any(each.rule.is_doubt for each in found) and said != {_GENERATED}
             return "" if len(said) > 1 or is_doubtful else said.pop()
     return ""
-
-
-def format_evidence(found: Sequence[Evidence]) -> str:
-    """Return evidence as JSON: a list of objects with rule, value and strength."""
-    rows = [{"rule": each.rule.name, "value": each.value, "strength": each.strength} for each in found]
-    return json.dumps(rows, ensure_ascii=False)
