@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
 
+from avatar_bench.audit.evidence_rules import RULES
 from avatar_bench.cli.app import main
-from avatar_bench.data.evidence.evidence_rules import RULES
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.runs.run import Run
 from tests.data.image_writers import chunk
@@ -233,7 +233,7 @@ def test_update_continues_with_the_same_evidence_and_refuses_another(
 
 @needs_c2pa
 def test_a_signature_is_valid_trusted_broken_or_gone(predict: Callable[..., int], tmp_path: Path) -> None:
-    from tests.data.evidence.signed_files import make_signer
+    from tests.audit.signed_files import make_signer
 
     signer, other, place = make_signer(), make_signer(), tmp_path / "signed"
     generated = signer.sign(image(), "trainedAlgorithmicMedia")
@@ -289,7 +289,7 @@ def test_a_signature_is_valid_trusted_broken_or_gone(predict: Callable[..., int]
 
 @needs_c2pa
 def test_no_remote_manifest_is_fetched(predict: Callable[..., int], tmp_path: Path, monkeypatch: Any) -> None:
-    from tests.data.evidence.signed_files import make_signer
+    from tests.audit.signed_files import make_signer
 
     (tmp_path / "signed").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:

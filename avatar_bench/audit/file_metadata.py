@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
+from avatar_bench.audit.content_credentials import SOURCE_TYPE, read_manifest
 from avatar_bench.data.decoding import FORMATS
-from avatar_bench.data.evidence.content_credentials import SOURCE_TYPE, read_manifest
 
 MAX_TEXT = 2**16  # bytes of one text: a compressed one can expand a thousandfold
 MAX_TEXTS = 2**20  # bytes of all texts of a PNG

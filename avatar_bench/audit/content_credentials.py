@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import io
 import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
-
-from avatar_bench.errors import ConfigError
-from avatar_bench.i18n import _
 
 MAX_VALUE = 80  # characters of a name in a manifest
 NO_SOURCE_TYPE = "no source type"
@@ -57,35 +53,6 @@ def read_manifest(data: bytes, trust: str = "") -> dict[str, str]:
         state = "trusted" if is_trusted and trust else "valid" if is_valid else "invalid"
         return {f"c2pa:{state}": _describe(store)}
     return {"c2pa:invalid": "unreadable"}
-
-
-def read_trust(file: str | None) -> str:
-    """Return the certificates in a PEM file, "" for no file; raise ConfigError if it has none or c2pa is missing."""
-    if file is None:
-        return ""
-    try:
-        importlib.import_module("c2pa")
-        x509 = importlib.import_module("cryptography.x509")  # a dependency of c2pa-python
-    except ImportError as error:
-        raise ConfigError(
-            "evidence.trust needs c2pa-python.", "Install it: pip install 'avatar-bench[provenance]'"
-        ) from error
-    try:
-        text = Path(file).read_text(encoding="utf-8", errors="replace")
-        x509.load_pem_x509_certificates(text.encode())
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it holds no certificates"
-        raise ConfigError(f"evidence.trust={file}: {why}.", "Expected a PEM file of certificates to trust.") from error
-    return text
-
-
-def explain_unverified() -> list[str]:
-    """Return a notice if c2pa-python is not installed."""
-    if importlib.util.find_spec("c2pa"):
-        return []
-    return [
-        _("C2PA manifests were not verified, for which c2pa-python is needed: pip install 'avatar-bench[provenance]'")
-    ]
 
 
 def clean_text(value: object, length: int = MAX_VALUE) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.files.remote import open_remote
-from avatar_bench.runs.ray_prediction import _QUIET
+from avatar_bench.plugins.ray.ray_prediction import _QUIET
 
 pytest.importorskip("ray")
 LONGEST = 240  # seconds, for a machine that has much else to do

@@ -61,14 +61,13 @@ class Answering:
     view: View
     settings: PredictConfig
     rule: DecisionRule | None
-    trust: str
 
     @classmethod
     def like(cls, path: Path, predictor: FilePredictor) -> Answering:
         """Return how to answer as a predictor does, whose run is at `path`."""
         run = predictor.run
         opened = {name: getattr(run, name) for name in ("allow", "accelerator", "runtime", "batch_size")}
-        return cls(path.absolute(), opened, run.view, predictor.settings, predictor.rule, predictor.trust)
+        return cls(path.absolute(), opened, run.view, predictor.settings, predictor.rule)
 
 
 @contextmanager
@@ -207,7 +206,7 @@ class _Actor:
         run = open_run(answering.path, **answering.run)
         run.view = answering.view
         run.predictor.workers = 0
-        self.predictor = FilePredictor(run, answering.settings, answering.rule, answering.trust)
+        self.predictor = FilePredictor(run, answering.settings, answering.rule)
         self.predictor.load()
 
     def __call__(self, batch: Columns) -> pa.Table:

@@ -9,9 +9,9 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.i18n import use_language
+from avatar_bench.reporting.decision_words import ask_question, phrase_prediction, translate_class
+from avatar_bench.reporting.model_accuracy import describe_accuracy
 from avatar_bench.runs.ensembles import open_run
-from avatar_bench.serving.decision_words import ask_question, phrase_prediction, translate_class
-from avatar_bench.serving.model_accuracy import describe_accuracy
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.data.evidence.evidence_rules import RULES, conclude, find_evidence
+from avatar_bench.audit.evidence_rules import RULES, conclude, find_evidence
 
-PAGE = Path(__file__).parents[3] / "docs" / "evidence.md"
+PAGE = Path(__file__).parents[2] / "docs" / "plugins" / "evidence.md"
 
 
 def conclude_from(**metadata: str) -> str:
