@@ -14,11 +14,11 @@ import yaml
 from jinja2 import Environment, nodes
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.i18n import Catalogue, _, list_languages, load_catalogue, ngettext, use_language
+from avatar_bench.i18n import LANGUAGES, Catalogue, _, load_catalogue, ngettext, use_language
 
 PACKAGE = Path(__file__).parents[2] / "avatar_bench"
 BLOCKS = PACKAGE / "evaluation" / "blocks"
-OTHERS = list_languages()[1:]
+OTHERS = LANGUAGES[1:]
 ENTRIES = ("data/corruptions", "metrics/ood_scores")  # their yaml translates its own title
 
 

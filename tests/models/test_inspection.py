@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from avatar_bench.config.catalogue import find_choices
-from avatar_bench.models import profiling
 from avatar_bench.models.inspection import inspect_network
+from tests.models.small import count_macs
 from tests.models.small import side_of as side
 
 MODELS = sorted(set(find_choices("model")) - {"timm", "clip_vit_l14", "dinov3_large", "pe_large"})  # 300 M each
@@ -51,7 +51,7 @@ def test_stages_and_layers_add_up_to_the_network(model: str, resting: Callable[[
     found = inspect_network(net, side(net))
     for table in (found.stages, found.layers):
         assert table["params"].sum() == sum(parameter.numel() for parameter in net.parameters())
-        assert table["macs"].sum() == profiling.count_macs(net, side(net))
+        assert table["macs"].sum() == count_macs(net, side(net))
     assert found.layers["bytes"].sum() == sum(v.numel() * v.element_size() for v in net.state_dict().values())
     assert found.layers["on_longest_path"].sum() == found.depth
     assert found.layers["input"].iloc[0] == f"3 x {side(net)} x {side(net)}"

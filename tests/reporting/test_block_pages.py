@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from avatar_bench.config.catalogue import list_blocks
-from avatar_bench.i18n import _, list_languages, use_language
+from avatar_bench.i18n import LANGUAGES, _, use_language
 from avatar_bench.reporting.block_pages import render_definitions, render_index, write_navigation
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
@@ -31,7 +31,7 @@ def test_the_pages_are_those_of_the_declarations() -> None:
     assert all(f'"{name}" = "blocks/{name}.md"' in config for name in ALL)
 
 
-@pytest.mark.parametrize("language", list_languages())
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_the_report_shows_the_definitions_of_its_blocks(language: str, runs: Path, make: SimpleNamespace) -> None:
     blocks = ("calibration", "out_of_domain", "gradcam")
     for block in blocks:

@@ -19,9 +19,9 @@ from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.blocks.significance import Significance
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import calibration_errors
-from avatar_bench.models.profiling import count_macs
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Metric, Result
+from tests.models.small import count_macs
 
 with use_folders([Path(__file__).parents[3] / "studies" / "avatar_types"]):
     transformers = find_entry("block", "transformers").load()
