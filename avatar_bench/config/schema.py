@@ -14,6 +14,7 @@ from omegaconf import MISSING
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, copy_option, find_option, option, path_option
+from avatar_bench.i18n import LANGUAGES
 from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import PredictionFile
 from avatar_bench.inference.detectors.timm import TimmModel
@@ -89,7 +90,7 @@ _SOURCES_OF: dict[str, Any] = {
 }
 # of runs, behind other ways to name one: ", hf:OWNER/NAME"
 _ADDRESSES = "".join(f", {entry.summary.partition(': ')[0]}" for entry in find_entries("run_address").values())
-_LANGUAGE, _SPLIT_BY, _EQUALISE = _choose("en", "ru"), _choose("group", "source", "generator"), _choose("jpeg")
+_LANGUAGE, _SPLIT_BY, _EQUALISE = _choose(*LANGUAGES), _choose("group", "source", "generator"), _choose("jpeg")
 _TABLES, _TABLES_HELP = (
     _choose("auto", "csv", "parquet"),
     "files of tables of images; auto: Parquet above a million rows",
