@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field
+from dataclasses import MISSING as REQUIRED
+from dataclasses import Field, dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
-from avatar_bench.config.options import Option, copy_option, find_option, option, path_option
-from avatar_bench.inference.detectors.onnx import OnnxNetwork
-from avatar_bench.inference.detectors.predictions import PredictionFile
-from avatar_bench.inference.detectors.timm import TimmModel
+from avatar_bench.config.options import (
+    Option,
+    copy_option,
+    find_option,
+    get_default,
+    iterate_options,
+    option,
+    path_option,
+)
 from avatar_bench.models.card_schema import MAX_LIST_ITEMS
 from avatar_bench.runs.record import PROBE
 from avatar_bench.training.optimizers.sam import SAM
@@ -595,24 +601,10 @@ class ExportConfig:
 
 @dataclass
 class ImportConfig:
+    """Options of a detector of any kind; `find_schema` adds those of each kind."""
+
     kind: str = option(MISSING, help="kind of the detector", **_DETECTOR)
     out: str = path_option("run folder", MISSING)
-    file: str | None = copy_option(PredictionFile, "file", default=None)
-    folder: str | None = copy_option(TimmModel, "folder", default=None)
-    columns: dict[str, Any] = copy_option(PredictionFile, "columns")
-    root: str | None = copy_option(PredictionFile, "root")
-    variations: str | None = copy_option(PredictionFile, "variations")
-    score: str | None = copy_option(OnnxNetwork, "score")
-    threshold: float | None = copy_option(PredictionFile, "threshold")
-    input: str | None = copy_option(OnnxNetwork, "input")
-    layout: str | None = copy_option(OnnxNetwork, "layout")
-    size: int | None = copy_option(OnnxNetwork, "size")
-    resize: str | None = copy_option(OnnxNetwork, "resize")
-    mean: list[float] | None = copy_option(OnnxNetwork, "mean")
-    std: list[float] | None = copy_option(OnnxNetwork, "std")
-    range: int | None = copy_option(OnnxNetwork, "range")
-    output: str | None = copy_option(OnnxNetwork, "output")
-    names: list[str] | None = copy_option(OnnxNetwork, "names")
     classes: dict[str, Any] = option({}, help="{its class: class of the data sets}; none: same names", is_open=True)
     trained_on: str | None = path_option("its training images: a manifest, or a list of SHA-256; null: unknown")
     licence: str | None = option(None, help="licence of the detector; null: unknown")
@@ -664,7 +656,22 @@ def find_schema(command: str) -> type:
     """
     if command not in CORE:
         SCHEMAS[command] = find_entry("command", command).load_class()
+    elif SCHEMAS[command] is ImportConfig:
+        SCHEMAS[command] = _add_detector_options()
     return SCHEMAS[command]
+
+
+def _add_detector_options() -> type:
+    """Return the options of import with those of the detectors of the core and of plug-ins, none of them required."""
+    made: dict[str, Any] = {}
+    for owner in [entry.load_class() for entry in find_entries("detector").values() if entry.is_builtin]:
+        types = get_type_hints(owner)
+        for each, _ in iterate_options(owner):
+            is_required = get_default(each) is REQUIRED
+            kind = types[each.name] | None if is_required else types[each.name]
+            copied = copy_option(owner, each.name, **({"default": None} if is_required else {}))
+            made.setdefault(each.name, (each.name, kind, copied))
+    return make_dataclass("ImportOptions", made.values(), bases=(ImportConfig,))
 
 
 def find_options(key: str) -> Iterator[tuple[Field[Any], Option]]:
