@@ -94,7 +94,6 @@ _LAYERS: dict[str, Any] = {
     "check": lambda values: bool(values) and min(values) >= -1 and len(set(values)) == len(values) <= MAX_LIST_ITEMS,
     "expected": f"up to {MAX_LIST_ITEMS} different numbers of -1 or more",
 }
-_MULTIPLE: dict[str, Any] = {"check": lambda value: value >= 32 and value % 32 == 0, "expected": "a multiple of 32"}
 _SOURCES_OF: dict[str, Any] = {
     "check": lambda units: len(each := [name for names in units.values() for name in names]) == len(set(each)),
     "expected": "every source in one unit only",
@@ -113,7 +112,6 @@ _SCHEDULE: dict[str, Any] = {"choices": lambda: find_entries("schedule"), "entri
 _LOGGER: dict[str, Any] = {"choices": lambda: find_entries("logger"), "entries": "logger"}
 _RUNTIME: dict[str, Any] = {"choices": lambda: ["auto", "torch", *find_entries("runtime")]}
 _DETECTOR: dict[str, Any] = {"choices": lambda: find_entries("detector"), "entries": "detector"}
-_CONTRAST: dict[str, Any] = {"only_for": ("simclr", "dino")}
 _ALLOW = "names of guards to switch off"
 
 
@@ -316,52 +314,6 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-
-
-@dataclass
-class MethodConfig:
-    name: str = option(MISSING, help="objective of the pretraining", **_choose("simclr", "dino", "mae"))
-    lr: float = option(MISSING, help="used unless lr= is set", **_POSITIVE)
-    temperature: float | None = option(None, help="of the loss or of the teacher", **_CONTRAST, **_POSITIVE)
-    projection: int | None = option(None, help="dimension of the projection head", **_CONTRAST, **_COUNT)
-    momentum: float | None = option(
-        None, help="initial momentum of the teacher; rises to 1", only_for=("dino",), **_PROBABILITY
-    )
-    local_views: int | None = option(None, help="small crops beside the two large ones", only_for=("dino",), **_NATURAL)
-    mask_ratio: float | None = option(None, help="fraction of patches that are masked", only_for=("mae",), **_INSIDE)
-    decoder_depth: int | None = option(None, help="blocks of the decoder", only_for=("mae",), **_COUNT)
-    decoder_width: int | None = option(None, help="features of the decoder", only_for=("mae",), **_MULTIPLE)
-    crop_scale: float = option(0.2, help="minimum area of a crop; for local views the maximum", **_FRACTION)
-    flip: float = option(0.0, help="probability of mirroring; 0: off", **_PROBABILITY)
-    jitter: float = option(0.5, help="strength of colour jitter", **_PROBABILITY)
-    grey: float = option(0.2, help="probability of a greyscale view", **_PROBABILITY)
-    blur: float = option(0.5, help="probability", **_PROBABILITY)
-
-
-@dataclass
-class ProbeConfig:
-    every: int = option(10, help="epochs between probes; the first is before training, the last after it", **_COUNT)
-    k: int = option(20, help="neighbours that vote", **_COUNT)
-
-
-@dataclass
-class PretrainConfig:
-    seed: int = option(42, help="training seed; the split has data.split.seed", **_SEED)
-    epochs: int = option(100, help="passes over the images", **_COUNT)
-    lr: float | None = option(None, help="null: the method's value", **_POSITIVE)
-    use_val: bool = option(False, help="also train on val, which train uses to choose its checkpoint")
-    lang: str = option("en", help="language of the curves", **_LANGUAGE)
-    out: str | None = path_option("output folder; null: below pretrained/")
-    resume: str | None = path_option("an interrupted pretraining to continue")
-    allow: list[str] = option([], help=_ALLOW, **_choose("pretraining", "near_duplicates", "test_images"))
-    data: SplitDataConfig = field(default_factory=SplitDataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    method: MethodConfig = field(default_factory=MethodConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    callbacks: ProgressConfig = field(default_factory=ProgressConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
 
@@ -629,7 +581,6 @@ class DoctorConfig:
 
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
-    "pretrain": PretrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "app": AppConfig,
