@@ -60,8 +60,9 @@ def register(command: str = "", overrides: Sequence[str] = ()) -> None:
     config_loader.install()
     store = ConfigStore.instance()
     if command:
+        schema = find_schema(command)
         for key, _, value in (word.partition("=") for word in overrides):
-            chosen = find_option(find_schema(command), key)
+            chosen = find_option(schema, key)
             if chosen and chosen[1].entries and find_provider(chosen[1].entries, value):
                 find_entry(chosen[1].entries, value, f"{key}={value}")  # without it, its options would be unknown
         if find_recipe(command) is None:
@@ -69,8 +70,9 @@ def register(command: str = "", overrides: Sequence[str] = ()) -> None:
             store.store(name=command, node=node)
     known = store.repo.get("schema", {})
     for name in [command] if command else SCHEMAS:
-        if f"{name}.yaml" not in known or name not in CORE:  # building one takes as long as composing a configuration
-            store.store(group="schema", name=name, node=find_schema(name))
+        # building one takes as long as composing a configuration
+        if f"{name}.yaml" not in known or SCHEMAS[name] is not CORE.get(name):
+            store.store(group="schema", name=name, node=SCHEMAS[name])
     given = [word for word in overrides if re.match(r"\+{0,2}block=", word)]
     named = set(re.findall(r"\w+", " ".join(given))) or set(find_default_choices(command).get("block", ()))
     for name in sorted((named | set(list_blocks() if "all" in named else ())) & set(find_choices("block"))):
