@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,48 @@ from torch.utils.data import DataLoader, default_collate
 
 from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset, list_files
+from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.loaders import ImageDataset, build_evaluation_loader, build_loader
 from avatar_bench.data.training_batches import EpochSampler
-from avatar_bench.data.transforms import Preprocessing, RandomViews
+from avatar_bench.data.transforms import Preprocessing
+
+
+@dataclass(frozen=True)
+class RandomViews:
+    """Several random views of one image, for self-supervised learning.
+
+    size: side in pixels of the `large` views, whose crops cover `crop_scale` to all of the image's area. local_size:
+    side of the `small` ones, whose crops cover 5 % to `crop_scale`. flip, grey, blur: probabilities. jitter: strength
+    of the colour jitter, which is applied with probability 0.8: brightness and contrast change by up to 0.8 times it,
+    saturation by 0.4, hue by 0.2. Caron et al., ICCV 2021, after Chen et al., ICML 2020.
+    """
+
+    size: int
+    crop_scale: float
+    large: int = 2
+    small: int = 0
+    local_size: int = 0
+    flip: float = 0.5
+    jitter: float = 0.5
+    grey: float = 0.2
+    blur: float = 0.5
+    _kinds: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        scales = (self.crop_scale, 1.0), (min(0.05, self.crop_scale), self.crop_scale)
+        kinds = zip((self.large, self.small), (self.size, self.local_size), scales, strict=True)
+        composed = [(count, _compose_view(self, side, scale)) for count, side, scale in kinds if count]
+        object.__setattr__(self, "_kinds", composed)
+
+    def __call__(self, image: ImageArray, seed: int) -> list[ImageArray]:
+        """Return the views of (H, W, 3) uint8 RGB, large ones first; they depend only on `image` and `seed`."""
+        seeds = iter(np.random.default_rng(seed).integers(0, 2**31, self.large + self.small).tolist())
+        views = []
+        for count, compose in self._kinds:
+            for _ in range(count):
+                compose.set_random_seed(next(seeds))
+                views.append(compose(image=image)["image"])
+        return views
 
 
 class MultiViewImages(ImageDataset):
@@ -70,3 +111,18 @@ class MultiViewDataModule(pl.LightningDataModule):
 def _collate_views(items: list[dict[str, Any]]) -> dict[str, Any]:
     views = [default_collate(list(one)).movedim(-1, -3) for one in zip(*(item["views"] for item in items), strict=True)]
     return {"views": views, "row": default_collate([item["row"] for item in items])}
+
+
+def _compose_view(views: RandomViews, side: int, scale: tuple[float, float]) -> Any:
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    import albumentations
+
+    colours = (0.8 * views.jitter, 0.8 * views.jitter, 0.4 * views.jitter, 0.2 * views.jitter)
+    steps: list[Any] = [
+        albumentations.RandomResizedCrop((side, side), scale=scale, p=1),
+        albumentations.HorizontalFlip(p=views.flip),
+        albumentations.ColorJitter(*colours, p=0.8 if views.jitter else 0),
+        albumentations.ToGray(p=views.grey),
+        albumentations.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=views.blur),
+    ]
+    return albumentations.Compose([step for step in steps if step.p])

@@ -23,7 +23,7 @@ class TimmModel(Options):
 
     def save(self, folder: Path, allow: Collection[str]) -> dict[str, Any]:
         """Copy the network; raise ConfigError or DataError if it cannot be used."""
-        from avatar_bench.inference.hub_models import copy_model, read_timm_settings
+        from avatar_bench.plugins.hub_detectors.hub_models import copy_model, read_timm_settings
 
         origin = copy_model(self.folder, folder)
         return origin | read_timm_settings(folder, self.names)
@@ -31,7 +31,7 @@ class TimmModel(Options):
     @staticmethod
     def open(folder: Path, settings: dict[str, Any], accelerator: str, **common: Any) -> DatasetPredictor:
         """Return the predictor of an imported network."""
-        from avatar_bench.inference.hub_models import load_timm_model
         from avatar_bench.inference.predictor import ForeignPredictor
+        from avatar_bench.plugins.hub_detectors.hub_models import load_timm_model
 
         return ForeignPredictor(predictor=load_timm_model(folder, settings, accelerator), **common)

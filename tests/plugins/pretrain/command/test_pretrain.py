@@ -22,13 +22,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.schema import PretrainConfig
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.data.leakage import split_without_leakage
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.models import pretrained_backbone, weight_formats
 from avatar_bench.models.pretrained_backbone import read_weights
+from avatar_bench.plugins.pretrain.command.pretrain import PretrainConfig
 
 METHODS = {
     "simclr": ["model.backbone=test_resnet"],
@@ -523,12 +523,15 @@ def child_rows(run: Path) -> list[str]:
     ("more", "code", "told"),
     [
         (["method=mae"], 2, "does not divide images into patches"),
-        (["method.mask_ratio=0.5"], 2, "method.mask_ratio=0.5 requires method=mae"),
+        (["method.mask_ratio=0.5"], 2, "method.mask_ratio=0.5 requires method=mae, but method.name is simclr"),
+        (["method.temperature=null"], 2, "method=simclr requires method.temperature=VALUE"),
         (["method=simclar"], 2, "simclr"),
         (["mode=frozen"], 2, "pretrain has no modes"),
         (["optimizer.schedule.name=plateau"], 2, "expected cosine or none"),
         (["trainer.devices=2"], 2, "one device"),
-        (["optimizer.rho=0.1"], 2, "which pretrain does not support"),
+        (["optimizer=sam"], 2, "pretrain supports every other optimizer"),
+        (["optimizer.rho=0.1"], 2, "optimizer.rho=0.1: an option of sam, which pretrain does not support"),
+        (["optimizer.schedule.warmup_epochs=100", "epochs=100"], 2, "expected fewer than the 100 epochs"),
         (["data.split.by=source", "data.split.held_out=[nobody]"], 2, "data.split.held_out: no image has"),
         (["data.split.by=source", "data.fold=1"], 2, "or set data.split.by=group"),
         (["epochs=0"], 2, "epochs=0"),

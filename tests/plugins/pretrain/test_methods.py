@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.training.ssl.methods import DINO, MAE, MethodOptions, SimCLR, choose_shape_options, create_method
+from avatar_bench.plugins.pretrain.methods import DINO, MAE, MethodOptions, SimCLR, choose_shape_options, create_method
 
 VIT = {"img_size": 64, "num_classes": 0}
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.data.leakage import mark_shared_images
-from avatar_bench.data.transforms import Preprocessing, RandomViews
-from avatar_bench.training.ssl.multi_view_data import MultiViewDataModule
+from avatar_bench.data.transforms import Preprocessing
+from avatar_bench.plugins.pretrain.multi_view_data import MultiViewDataModule, RandomViews
 
 PREPROCESSING = Preprocessing(32, "squash", (0.5,) * 3, (0.25,) * 3)
 

@@ -5,41 +5,50 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.cache import open_image_cache
-from avatar_bench.data.dataset import Dataset, write_split
-from avatar_bench.data.transforms import Preprocessing, RandomViews
+from avatar_bench.data.dataset import Dataset, read_split, write_split
+from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import GuardError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.i18n import use_language
-from avatar_bench.metrics.plots import CHART, draw_pretraining_curves
+from avatar_bench.i18n import _, use_language
+from avatar_bench.metrics.plots import CHART, GREY, create_figure, format_percent_axis, get_colour, use_style
 from avatar_bench.models.backbones import create_backbone, resolve_options
 from avatar_bench.models.pretrained_backbone import IMAGES_FILE, PretrainedWeights, Pretraining, write_backbone
+from avatar_bench.plugins.pretrain.methods import MethodOptions, choose_shape_options, compute_local_size, create_method
+from avatar_bench.plugins.pretrain.multi_view_data import MultiViewDataModule, RandomViews
+from avatar_bench.plugins.pretrain.pretrainer import (
+    KNN_ACCURACY,
+    PROBE_COLUMNS,
+    KnnProbe,
+    Pretrainer,
+    PretrainingHistory,
+)
 from avatar_bench.runs.record import RunRecord
 from avatar_bench.training import environment
 from avatar_bench.training.builders import load_optimization
 from avatar_bench.training.checkpoints import find_newest_checkpoint
 from avatar_bench.training.initial_weights import (
     build_preprocessing,
+    check_pretraining_overlap,
     describe_weights,
-    list_pretraining_images,
     refuse_labelled_pretraining,
     resolve_weights,
 )
 from avatar_bench.training.optimization import TrainingOptions
-from avatar_bench.training.ssl.methods import MethodOptions, choose_shape_options, compute_local_size, create_method
-from avatar_bench.training.ssl.multi_view_data import MultiViewDataModule
-from avatar_bench.training.ssl.pretrainer import KNN_ACCURACY, PROBE_COLUMNS, KnnProbe, Pretrainer, PretrainingHistory
 from avatar_bench.training.trainer import build_logger, end_loaders, run_trainer
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import PretrainConfig
+    from avatar_bench.plugins.pretrain.command.pretrain import PretrainConfig
 
 
 class PretrainingJob:
@@ -63,7 +72,7 @@ class PretrainingJob:
             )
         same = "the same data= and data.split= options as that run had"
         refuse_labelled_pretraining(sides, init, file, "pretraining" in settings.allow, same)
-        all_images = list_pretraining_images(sides, self.images, weights)
+        all_images = _list_pretraining_images(sides, self.images, weights)
         if len(all_images) > len(self.images):
             record.images["earlier"] = len(all_images) - len(self.images)
         write_split(all_images, folder / IMAGES_FILE)
@@ -127,7 +136,7 @@ class PretrainingJob:
         write_backbone(self.module.method.backbone, card, folder / BACKBONE_FILE)
         history = pd.read_csv(folder / "metrics.csv")
         with use_language(settings.lang), atomic_write(folder / "curves.png") as part:
-            draw_pretraining_curves(history).savefig(part, format="png", metadata=CHART)
+            _draw_pretraining_curves(history).savefig(part, format="png", metadata=CHART)
         probed = history[history[KNN_ACCURACY].notna()]
         last = history.iloc[-1]
         record.weights_sha256 = sha256_of_file(folder / BACKBONE_FILE)
@@ -165,6 +174,57 @@ class PretrainingJob:
         epochs = min(settings.epochs, settings.trainer.max_epochs or sys.maxsize)
         rate = settings.lr or settings.method.lr
         return Pretrainer(method, preprocessing, training, rate, epochs), preprocessing
+
+
+def _list_pretraining_images(sides: Dataset, learning: Dataset, weights: str | PretrainedWeights) -> Dataset:
+    """Return all images that a pretraining from these weights will have used: its own and those of earlier trainings.
+
+    Images under another root get absolute paths. Raises GuardError if the image list of the weights is missing.
+    """
+    if isinstance(weights, str) or weights.card is None:
+        return learning
+    card, file, root = weights.card, weights.file, learning.root.absolute()
+    if isinstance(card, Pretraining):
+        earlier = read_split(card.find_image_list(file), Path(card.root))
+        # only a warning here: `train` refuses an overlap, since the list stays with the weights
+        check_pretraining_overlap(sides, earlier, file, allowed=True)
+    else:  # an exported run of the same split; others were refused
+        earlier = sides.select_split("train")
+    frame = earlier.frame if earlier.root.absolute() == root else earlier.absolute_frame
+    rows = pd.concat([learning.frame, frame.assign(split="earlier")], ignore_index=True).fillna("")
+    duplicates = rows.duplicated(["path", "sha256", "group", "stated_group"])
+    return Dataset(learning.name, learning.root, rows[~duplicates].reset_index(drop=True))
+
+
+@use_style()
+def _draw_pretraining_curves(table: pd.DataFrame) -> Figure:
+    """Draw a pretraining's metrics.csv: loss on the left, k-NN probe accuracy with 95 % intervals on the right.
+
+    The dashed line and its band are the network before training, epoch 0; without a probe the right half is omitted.
+    """
+    probed = table[table["probe/knn_accuracy"].notna()]
+    figure = create_figure(8.4 if len(probed) else 4.6, 3.3)
+    left, *rest = figure.subplots(1, 2 if len(probed) else 1, squeeze=False)[0]
+    left.plot(table["epoch"], table["train/loss"], "o-", color=get_colour(0), markersize=3)
+    left.set(xlabel=_("epoch"), ylabel=_("loss of the method"), title=_("Loss"))
+    left.grid(True)
+    for right in rest:
+        value, low, high = (probed[f"probe/knn_{name}"] for name in ("accuracy", "low", "high"))
+        right.axhspan(low.iat[0], high.iat[0], color=GREY, alpha=0.15, linewidth=0)
+        before = _("before training (band: 95 % interval)")
+        right.axhline(value.iat[0], color=GREY, linestyle="--", linewidth=1, label=before)
+        errors = np.maximum(0, [value - low, high - value])
+        line: dict[str, Any] = {"color": get_colour(1), "markersize": 3, "capsize": 2, "label": _("pretrained")}
+        right.errorbar(probed["epoch"], value, errors, fmt="o-", **line)
+        label = _("accuracy on {n} val images (%)", n=f"{probed['probe/n'].max():.0f}")
+        right.set(xlabel=_("epoch"), ylabel=label, title=_("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
+        format_percent_axis(right.yaxis)
+        right.grid(True)
+        right.legend(loc="best")
+    for axes in (left, *rest):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(-0.5, table["epoch"].max() + 0.5)
+    return figure
 
 
 def _build_probe(

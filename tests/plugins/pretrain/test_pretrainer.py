@@ -10,9 +10,9 @@ import torch
 
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import DivergedError
+from avatar_bench.plugins.pretrain.methods import MethodOptions, create_method
+from avatar_bench.plugins.pretrain.pretrainer import Pretrainer
 from avatar_bench.training.optimization import TrainingOptions
-from avatar_bench.training.ssl.methods import MethodOptions, create_method
-from avatar_bench.training.ssl.pretrainer import Pretrainer
 
 OPTIONS = {
     "simclr": MethodOptions("simclr", temperature=0.2, projection=8),
