@@ -69,12 +69,13 @@ def _draw_files(axes: Axes, table: pd.DataFrame, used: int) -> None:
     for index, (__, row) in enumerate(table.iterrows()):
         ends = [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
         style: dict[str, Any] = {"fmt": "D", "color": plots.get_colour(used + index), "markersize": 5, "capsize": 2}
-        setting = {"runtime": row["runtime"], "precision": row["precision"], "workers": f"{row['workers']:.0f}"}
-        style["label"] = (
-            _("predict, real files: {runtime} {precision}, workers: {workers}", **setting)
-            if row.get("command") == "predict"
-            else _("real files: {runtime} {precision}, workers: {workers}", **setting)
+        setting = _(
+            "real files, {runtime} {precision}, workers: {workers}",
+            runtime=row["runtime"],
+            precision=row["precision"],
+            workers=f"{row['workers']:.0f}",
         )
+        style["label"] = _("predict: {setting}", setting=setting) if row.get("command") == "predict" else setting
         axes.errorbar(row["batch"] * 1.06 ** (index + 1), row[name], ends, **style)
 
 

@@ -54,4 +54,4 @@ def _time_passes(
 
 
 if __name__ == "__main__":
-    print(json.dumps(time_request(json.load(sys.stdin))))
+    json.dump(time_request(json.load(sys.stdin)), sys.stdout)
