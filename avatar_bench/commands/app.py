@@ -8,11 +8,9 @@ import sys
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from avatar_bench.config.schema import AppConfig, PredictConfig
-from avatar_bench.data.evidence.content_credentials import read_trust
+from avatar_bench.config.schema import AppConfig, PredictConfig, find_schema
 from avatar_bench.errors import ConfigError
 from avatar_bench.runs.run_choice import choose_run
 from avatar_bench.serving.passwords import Passwords, hash_password
@@ -20,20 +18,20 @@ from avatar_bench.serving.passwords import Passwords, hash_password
 _OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_RUN_HISTORY": "False"}
 
 
-def app(cfg: DictConfig) -> None:
+def execute(settings: AppConfig) -> None:
     """Serve the page and the API until Ctrl-C; with `hash`, print a line for the file `auth` instead.
 
     Raise ConfigError without the extra app or for an unsafe `auth`, OutputError if the address is taken.
     """
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, AppConfig)
     if settings.hash is not None:
         print(hash_password(settings.hash, _read_password()))
         return
     if find_spec("gradio") is None:
         raise ConfigError("app needs gradio.", "Install it: pip install 'avatar-bench[app]'")
     path = choose_run(settings.ckpt)
-    trust = read_trust(settings.evidence.trust)
+    options = _select_predict_options(settings)
+    for columns in options.find_columns().values():
+        columns.open()
     passwords = Passwords.read(Path(settings.auth)) if settings.auth else None
     from avatar_bench.serving.uploads import Uploads, open_app_folder
 
@@ -48,7 +46,7 @@ def app(cfg: DictConfig) -> None:
 
         limits = settings.limits
         with web_server.open_socket(settings.host, settings.port) as listener:
-            predictor, notes = open_file_predictor(path, _select_predict_options(settings), 1, trust)
+            predictor, notes = open_file_predictor(path, options, 1)
             notes = [*notes, *predictor.load()]
             overlays = folders["overlays"] if settings.explain else None
             service = ImageService(predictor, overlays, limits.queue, limits.seconds)
@@ -66,9 +64,11 @@ def app(cfg: DictConfig) -> None:
 
 def _select_predict_options(settings: AppConfig) -> PredictConfig:
     """Return the options of predict with which every row is made."""
+    schema: Any = find_schema("predict")
     own = {each.name for each in fields(settings)} - {"explain"}  # here a switch, there a folder
-    shared = {each.name: getattr(settings, each.name) for each in fields(PredictConfig) if each.name in own}
-    return PredictConfig(**shared, input="-", output="-", batch_size=1, workers=0)
+    shared = {each.name: getattr(settings, each.name) for each in fields(schema) if each.name in own}
+    options: PredictConfig = schema(**shared, input="-", output="-", batch_size=1, workers=0)
+    return options
 
 
 def _read_password() -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, fields, make_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_type_hints
 
 from omegaconf import MISSING
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
-from avatar_bench.config.entries import find_entries
+from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, copy_option, find_option, option, path_option
+from avatar_bench.i18n import LANGUAGES
 from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import PredictionFile
 from avatar_bench.inference.detectors.timm import TimmModel
+from avatar_bench.inference.prediction_columns import PredictionColumns
 from avatar_bench.models.card_schema import MAX_LIST_ITEMS
 from avatar_bench.runs.record import PROBE
 from avatar_bench.training.optimizers.sam import SAM
@@ -67,15 +70,6 @@ _BATCH: dict[str, Any] = {
     "check": lambda value: all(map(_is_count, value.values() if isinstance(value, Mapping) else [value])),
     "expected": "a whole number of at least 1, or {cpu: N, cuda: N}",
 }
-_ACTORS: dict[str, Any] = {
-    "check": lambda value: (
-        value == "auto"
-        or _is_count(value)
-        or (isinstance(value, list) and len(value) == 2 and all(map(_is_count, value)) and value[0] <= value[1])
-    ),
-    "expected": "a whole number of at least 1, [LEAST,MOST], or auto",
-    "only_for": ("ray",),
-}
 _UNFREEZE: dict[str, Any] = {
     "check": lambda value: value in ("classifier", "all") or _is_count(value),
     "expected": "classifier, all, or a number of layer groups counted from the head",
@@ -94,7 +88,9 @@ _SOURCES_OF: dict[str, Any] = {
     "expected": "every source in one unit only",
     "is_open": True,
 }
-_LANGUAGE, _SPLIT_BY, _EQUALISE = _choose("en", "ru"), _choose("group", "source", "generator"), _choose("jpeg")
+# of runs, behind other ways to name one: ", hf:OWNER/NAME"
+_ADDRESSES = "".join(f", {entry.summary.partition(': ')[0]}" for entry in find_entries("run_address").values())
+_LANGUAGE, _SPLIT_BY, _EQUALISE = _choose(*LANGUAGES), _choose("group", "source", "generator"), _choose("jpeg")
 _TABLES, _TABLES_HELP = (
     _choose("auto", "csv", "parquet"),
     "files of tables of images; auto: Parquet above a million rows",
@@ -381,7 +377,7 @@ class ViewConfig:
 @dataclass
 class EvaluateConfig:
     ckpt: Any = path_option(
-        "a run folder, a .ckpt file, a folder of runs, hf:OWNER/NAME, a list, or null: the newest run", is_main=True
+        f"a run folder, a .ckpt file, a folder of runs{_ADDRESSES}, a list, or null: the newest run", is_main=True
     )
     split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
     against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
@@ -407,28 +403,16 @@ class EvaluateConfig:
 
 
 @dataclass
-class EvidenceConfig:
-    """Evidence in the metadata of files; evidence=true is short for evidence.enabled=true."""
-
-    enabled: bool = option(False, help="add what the metadata of each file say: evidence_says, evidence")
-    trust: str | None = path_option("PEM file of the certificates whose C2PA signatures are trusted; null: none")
-
-
-@dataclass
 class EngineConfig:
-    """Where predictions are computed."""
+    """Where predictions are computed; `find_schema` adds the options of the entries."""
 
-    name: str = option(MISSING, help="where predictions are computed", **_choose("local", "ray"))
-    actors: Any = option(
-        "auto", help="networks at a time, N or [LEAST,MOST]; auto: one a GPU, or one a pair of cores", **_ACTORS
-    )
-    address: str = option("local", help="Ray cluster to join; local: Ray starts on this machine", only_for=("ray",))
+    name: str = option(MISSING, help="where predictions are computed")
 
 
 @dataclass
 class PredictConfig:
     ckpt: str | None = path_option(
-        "a run folder, a .ckpt file, an ensemble's folder, hf:OWNER/NAME, or null: the newest run"
+        f"a run folder, a .ckpt file, an ensemble's folder{_ADDRESSES}, or null: the newest run"
     )
     input: Any = path_option(
         "a file, folder, glob, @list.txt, manifest, or - for paths on standard input; or a list of them",
@@ -438,7 +422,6 @@ class PredictConfig:
     output: str = path_option(
         "file of the predictions (.html: a page for review), or - for standard output; with engine=ray, a folder",
         "-",
-        **_end_in(".csv", ".jsonl", ".parquet", ".html", other="-"),
     )
     calibrated: bool = option(True, help="scale by the run's temperature")
     target_error: float | None = option(None, help=_TARGET_ERROR, **_INSIDE)
@@ -455,15 +438,15 @@ class PredictConfig:
     workers: int | None = option(None, help="image-loading processes; null: one per core, at most 8", **_WORKERS)
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **_THREADS)
-    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     allow: list[str] = option([], help=_ALLOW, **_choose("upload", "detector_changed"))
+    columns_enabled: ClassVar[bool] = False  # of the entries of prediction_column, unless they are turned on
 
-
-@dataclass
-class AppEvidenceConfig(EvidenceConfig):
-    enabled: bool = copy_option(EvidenceConfig, "enabled", default=True)
+    def find_columns(self) -> dict[str, PredictionColumns]:
+        """Return the entries of prediction_column that are turned on, by name."""
+        found = {name: each for name, each in vars(self).items() if isinstance(each, PredictionColumns)}
+        return {name: each for name, each in found.items() if each.enabled}
 
 
 @dataclass
@@ -496,10 +479,10 @@ class AppConfig:
     precision: str = copy_option(PredictConfig, "precision")
     accelerator: str = copy_option(PredictConfig, "accelerator")
     threads: int | None = copy_option(PredictConfig, "threads")
-    evidence: AppEvidenceConfig = field(default_factory=AppEvidenceConfig)
     limits: AppLimitsConfig = field(default_factory=AppLimitsConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     allow: list[str] = copy_option(PredictConfig, "allow")
+    columns_enabled: ClassVar[bool] = True
 
 
 @dataclass
@@ -536,7 +519,7 @@ class PrepareConfig:
 @dataclass
 class VaryConfig:
     out: str = path_option("folder of the images and their manifest", MISSING)
-    ckpt: str | None = path_option("a run, or hf:OWNER/NAME, for its input size and its data; null: size= and data=")
+    ckpt: str | None = path_option(f"a run{_ADDRESSES}: for its input size and its data; null: size= and data=")
     size: int | None = option(None, help="pixels per side of the input, without ckpt", **_SIDE)
     resize: str = option("squash", help="how images are brought to that size", **_choose("squash", "crop", "pad"))
     at: str = option("input", help="where corruptions are applied: to images of the input size, or of their own", **_AT)
@@ -548,7 +531,7 @@ class VaryConfig:
 @dataclass
 class CalibrateConfig:
     ckpt: str | None = path_option(
-        "a run folder, an ensemble's folder, hf:OWNER/NAME, or null: the newest run", is_main=True
+        f"a run folder, an ensemble's folder{_ADDRESSES}, or null: the newest run", is_main=True
     )
     split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
     data: ImageSetConfig = field(default_factory=ImageSetConfig)
@@ -568,7 +551,7 @@ class CalibrateConfig:
 
 @dataclass
 class ReportConfig:
-    runs: str = path_option("a folder of runs, or one run, or hf:OWNER/NAME", "runs", is_main=True)
+    runs: str = path_option(f"a folder of runs, or one run{_ADDRESSES}", "runs", is_main=True)
     out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
     lang: str = option("en", help="language of the report and its figures", **_LANGUAGE)
     view: ViewConfig = field(default_factory=ViewConfig)
@@ -577,7 +560,7 @@ class ReportConfig:
 @dataclass
 class ExportConfig:
     ckpt: str | None = path_option(
-        "a run folder, a .ckpt file, a soup's folder, hf:OWNER/NAME, or null: the newest run", is_main=True
+        f"a run folder, a .ckpt file, a soup's folder{_ADDRESSES}, or null: the newest run", is_main=True
     )
     out: str | None = path_option(
         "file of the network (.xml: OpenVINO), its card a .json beside it; .html: a page that classifies; "
@@ -622,20 +605,12 @@ class ImportConfig:
 
 
 @dataclass
-class PushConfig:
-    ckpt: str | None = path_option("a finished run folder, or null: the newest run", is_main=True)
-    to: str = path_option("hf:OWNER/NAME, or a new folder for the same files", MISSING)
-    private: bool = option(True, help="on the hub, only its owner may read it; false publishes it")
-    licence: str | None = option(None, help="licence of the run; null: those of its initial weights and its teacher")
-
-
-@dataclass
 class DoctorConfig:
     hub: bool = option(False, help="connect to the Hugging Face hub, to see whether it can be reached")
     format: str = option("text", help="of the output", **_choose("text", "json"))
 
 
-SCHEMAS = {
+SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "pretrain": PretrainConfig,
     "evaluate": EvaluateConfig,
@@ -646,15 +621,65 @@ SCHEMAS = {
     "calibrate": CalibrateConfig,
     "report": ReportConfig,
     "export": ExportConfig,
-    "push": PushConfig,
     "import": ImportConfig,
     "doctor": DoctorConfig,
 }
+CORE = dict(SCHEMAS)
 
 
 SWITCH = "enabled"  # the option that turns a group of options on, which is set by GROUP=true
 
 
+def find_schema(command: str) -> type:
+    """Return the dataclass of a command's options, which is in SCHEMAS from then on.
+
+    Those of the core are stated here, since layers below the commands read them. Raise ConfigError if there is no such
+    command, or its module cannot be used.
+    """
+    schema: Any = CORE[command] if command in CORE else find_entry("command", command).load_class()
+    SCHEMAS[command] = _add_entries(schema) if hasattr(schema, "columns_enabled") else schema
+    return SCHEMAS[command]
+
+
+def _add_entries(schema: Any) -> Any:
+    """Return a schema with the options of the entries of columns, and with the engines and outputs of predict."""
+    classes = [
+        tuple((name, entry.load_class()) for name, entry in find_entries(kind).items())
+        for kind in ("engine", "prediction_column")
+    ]
+    return _extend(schema, *classes, tuple(f".{name}" for name in find_entries("prediction_output")))
+
+
+@cache
+def _extend(
+    schema: Any, engines: Sequence[tuple[str, Any]], columns: Sequence[tuple[str, Any]], suffixes: Sequence[str]
+) -> Any:
+    made: dict[str, tuple[Any, Any]] = {}
+    if schema is PredictConfig:
+        known: dict[str, tuple[Any, Any]] = {
+            "name": (str, copy_option(EngineConfig, "name", **_choose(*dict(engines))))
+        }
+        for _, owner in engines:
+            hints = get_type_hints(owner)
+            for each in fields(owner):
+                users = [other for other, its in engines if any(one.name == each.name for one in fields(its))]
+                known[each.name] = hints[each.name], copy_option(owner, each.name, only_for=tuple(users))
+        engine = _derive(EngineConfig, known)
+        made["output"] = str, copy_option(schema, "output", **_end_in(*suffixes, other="-"))
+        made["engine"] = engine, field(default_factory=engine)
+    for name, owner in columns:
+        if schema.columns_enabled:
+            owner = _derive(owner, {SWITCH: (bool, copy_option(owner, SWITCH, default=True))})
+        made[name] = owner, field(default_factory=owner)
+    return _derive(schema, made)
+
+
+def _derive(owner: Any, options: Mapping[str, tuple[Any, Any]]) -> Any:
+    """Return a dataclass with these options, by name with type and field, beside those of another."""
+    stated = [(name, kind, each) for name, (kind, each) in options.items()]
+    return make_dataclass(owner.__name__, stated, bases=(owner,), namespace={"__module__": owner.__module__})
+
+
 def find_options(key: str) -> Iterator[tuple[Field[Any], Option]]:
-    """Yield the option that a key names, once for each command that has it."""
+    """Yield the option that a key names, once for each command in SCHEMAS that has it."""
     yield from filter(None, (find_option(schema, key) for schema in SCHEMAS.values()))

@@ -17,6 +17,8 @@ from avatar_bench.data import decoding
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
+from avatar_bench.reporting.decision_words import explain_phrases, list_phrases, name_reasons, translate_class
+from avatar_bench.reporting.model_accuracy import describe_model
 from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
 from avatar_bench.runs.decisions import (
@@ -29,8 +31,6 @@ from avatar_bench.runs.decisions import (
     DecisionRule,
 )
 from avatar_bench.runs.run import Run
-from avatar_bench.serving.decision_words import explain_phrases, list_phrases, name_reasons, translate_class
-from avatar_bench.serving.model_accuracy import describe_model
 from avatar_bench.serving.web_runtime import WebRuntime
 
 DEFAULT_TARGET_ERROR = 0.05  # of a page of a run whose calibration allows it
@@ -69,7 +69,7 @@ def render_page(
             runtime=runtime,
             expression=Markup(runtime.expression),  # checked to end no script
             blobs=blobs,
-            cautions=[*describe_model(run, run.is_calibrated), *list_cautions(has_evidence=False)],
+            cautions=[*describe_model(run, run.is_calibrated), *list_cautions()],
             explained="" if rule else explain_phrases(),
             formats=list(decoding.FORMATS),
             version=avatar_bench.__version__,

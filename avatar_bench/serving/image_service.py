@@ -16,9 +16,9 @@ from avatar_bench.errors import BlockError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.inference.prediction_writer import list_objects
 from avatar_bench.metrics.plots import make_thumbnail
+from avatar_bench.reporting.grad_cam_overlays import OverlayWriter, name_overlay, read_overlay
 from avatar_bench.reporting.inline_images import InlineImage, encode
 from avatar_bench.runs.file_predictor import FilePredictor
-from avatar_bench.serving.grad_cam_overlays import OverlayWriter, name_overlay, read_overlay
 
 if TYPE_CHECKING:
     import pandas as pd

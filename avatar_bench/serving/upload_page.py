@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
@@ -15,17 +14,15 @@ import gradio
 import pandas as pd
 from fastapi import HTTPException
 
-from avatar_bench.data.evidence.content_credentials import explain_unverified
-from avatar_bench.data.evidence.evidence_rules import EVIDENCE, EVIDENCE_SAYS
 from avatar_bench.files.csv_io import format_csv
 from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
+from avatar_bench.reporting.decision_words import ask_question, describe_class, explain_phrases, phrase_prediction
+from avatar_bench.reporting.model_accuracy import describe_accuracy, describe_model
+from avatar_bench.reporting.review_page import PageContent, ReviewedImage, render_page, start_row
 from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
-from avatar_bench.serving.decision_words import ask_question, describe_class, explain_phrases, phrase_prediction
 from avatar_bench.serving.image_service import LARGE, SMALL, BusyError, ImageAnswer, ImageService
-from avatar_bench.serving.model_accuracy import describe_accuracy, describe_model
-from avatar_bench.serving.review_page import PageContent, ReviewedImage, render_page, start_row
 from avatar_bench.serving.uploads import Uploads
 
 MAX_CARDS = 12  # images shown one by one; of more, the table says more
@@ -49,6 +46,7 @@ class UploadPage:
         self.service, self.uploads, self.language, self.most = service, uploads, language, most
         self.is_local = is_local
         self.settings = service.predictor.settings
+        self.columns = [*self.settings.find_columns().values()]
         environment = build_html_environment()
         environment.globals |= {"_": _, "ABSTAIN": ABSTAIN, "phrase": phrase_prediction}
         environment.filters["class"] = describe_class
@@ -75,9 +73,8 @@ class UploadPage:
     @cached_property
     def cautions(self) -> list[str]:
         """Return the cautions in the language of the page."""
-        has_evidence = self.settings.evidence.enabled
-        accuracy = describe_accuracy(self.service.predictor.run)
-        return [accuracy, *list_cautions(has_evidence), *(explain_unverified() if has_evidence else ())]
+        notes = [note for each in self.columns for note in each.list_notes()]
+        return [describe_accuracy(self.service.predictor.run), *list_cautions(self.columns), *notes]
 
     def _add_tab(self, answer: Any, label: str) -> None:
         drop = gradio.File(file_count="multiple", label=label, height=140, elem_classes="ab-drop")
@@ -130,7 +127,7 @@ class UploadPage:
 
     def _render_review(self, answers: Sequence[ImageAnswer]) -> str:
         """Return the page for review that `predict output=FILE.html` writes."""
-        predictor, evidence = self.service.predictor, self.settings.evidence.enabled
+        predictor = self.service.predictor
         run, is_decided = predictor.run, predictor.rule is not None
         with use_language(self.language):
             content = PageContent(
@@ -143,10 +140,12 @@ class UploadPage:
                 has_paths=False,
                 target_error=self.settings.target_error,
                 has_decisions=is_decided,
-                has_evidence=evidence,
+                columns=self.columns,
             )
             images = [
-                ReviewedImage(one.row, one.sha256, start_row(str(one.row["path"]), one.sha256), one.image, None, ())
+                ReviewedImage(
+                    one.row, one.sha256, start_row(str(one.row["path"]), one.sha256), one.image, None, (), self.columns
+                )
                 for one in answers
                 if one.image is not None
             ]
@@ -178,16 +177,16 @@ class UploadPage:
     def _render_cards(self, answers: Sequence[ImageAnswer]) -> str:
         classes, is_calibrated = self.service.predictor.run.classes, self.service.predictor.is_calibrated
         return "".join(
-            self._render("card", one, classes, is_calibrated, self.settings.target_error, self._list_evidence(one))
+            self._render("card", one, classes, is_calibrated, self.settings.target_error, self._describe(one))
             for one in answers
         )
 
-    def _list_evidence(self, answer: ImageAnswer) -> list[dict[str, str]] | None:
-        """Return the evidence in a file; None if it was not asked for."""
-        if EVIDENCE_SAYS not in answer.row or answer.row[EVIDENCE] is None:
-            return None
-        found: list[dict[str, str]] = json.loads(str(answer.row[EVIDENCE]))
-        return found
+    def _describe(self, answer: ImageAnswer) -> list[tuple[str, str]]:
+        """Return what further columns say of an image, as terms with texts."""
+        if answer.row["status"] != "ok":
+            return []
+        with use_language(self.language):
+            return [pair for each in self.columns for pair in each.describe(answer.row, is_brief=True)]
 
     def _render(self, macro: str, *values: Any) -> str:
         with use_language(self.language):

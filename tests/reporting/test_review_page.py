@@ -1,0 +1,347 @@
+"""The page for review as predict writes it, in a browser, and its manifest as calibrate reads it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image, PngImagePlugin
+
+from avatar_bench.cli.app import main
+from avatar_bench.commands.predict import MAX_PAGE_IMAGES
+from avatar_bench.files.hashes import sha256_of_file
+from avatar_bench.reporting.prediction_outputs.html import NEAREST
+from tests.commands.test_languages import KEPT, WORD, Texts
+from tests.conftest import SOURCES, draw_set
+
+CLASSES = ("drawing", "generated", "real")
+ODD = "<img src=x onerror=alert(1)>;=1+1, 'q' \"d\" Ёж.png"
+GENERATOR = "a cat\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 64x64, Model: sd"
+
+
+SPOKEN = ("aria-label", "alt", "title", "placeholder", *(f"data-{name}" for name in ("words", "progress", "done")))
+SPOKEN += tuple(f"data-{name}" for name in ("confirmed", "corrected", "skipped", "sure", "unsaved"))
+
+
+class Cards(HTMLParser):
+    """Attributes of the cards of a page, the addresses that it loads, and its texts, those in attributes too."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.cards: list[dict[str, str]] = []
+        self.sources: list[str] = []
+        self.texts: list[str] = []
+        self.text = page.read_text(encoding="utf-8")
+        self.feed(self.text)
+        shown = Texts()
+        shown.feed(self.text)
+        self.texts += shown.found
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        if found.get("class") == "card":
+            self.cards.append(found)
+        self.texts += [found[name] for name in SPOKEN if name in found]
+        self.sources += [found[name] for name in ("src", "href", "srcset", "poster") if name in found]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the tiny run that decides; never write into it."""
+    root = tmp_path_factory.mktemp("calibrated")
+    draw_set(root, "fit", 64, SOURCES, seed=2)
+    copy = Path(shutil.copytree(tiny_run, root / "run", ignore=shutil.ignore_patterns("evaluation", "predictions")))
+    words = ["calibrate", f"ckpt={copy}", "data=manifest", f"data.manifest={root / 'fit.csv'}", "workers=0"]
+    assert main(words) == 0
+    return copy
+
+
+@pytest.fixture(scope="module")
+def batch(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 42 images, of which one has an odd name and one names its generator, and a broken file."""
+    folder = tmp_path_factory.mktemp("batch") / "mine & yours"
+    shutil.copytree(images / "blind", folder)
+    first = sorted((folder / "real").rglob("*.png"))[0]
+    first.rename(first.with_name(ODD))
+    second = sorted((folder / "real").rglob("0*.png"))[0]
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", GENERATOR)
+    with Image.open(second) as image:
+        image.save(second, pnginfo=info)
+    (folder / "broken.png").write_bytes(b"\x89PNG no more")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run: Path, batch: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a page with everything on it, and the table of the same predictions beside it."""
+    folder = tmp_path_factory.mktemp("page")
+    words = [f"ckpt={run}", f"input={batch}", "target_error=.2", "evidence=true", "workers=0"]
+    more = [f"explain={folder / 'cams'}", "neighbours=true"]
+    assert main(["predict", *words, *more, f"output={folder / 'page.html'}"]) == 3  # one file is broken
+    assert main(["predict", *words, f"output={folder / 'page.csv'}"]) == 3
+    return folder / "page.html"
+
+
+def test_the_page_shows_each_image_in_order_of_need_and_loads_nothing(page: Path, batch: Path) -> None:
+    found, table = Cards(page), pd.read_csv(page.with_suffix(".csv"), keep_default_na=False)
+    good = table[table["status"] == "ok"]
+    assert len(found.cards) == len(good) == 42
+    ranks = {"abstained": 0, "unlike": 1, "contradicted": 2, "": 3}
+    order = [(ranks[one["data-needs"].split(" ")[0]], float(one["data-confidence"])) for one in found.cards]
+    assert order == sorted(order)
+    needs = pd.Series([set(one["data-needs"].split()) for one in found.cards])
+    assert sum("abstained" in each for each in needs) == (good["decision"] == "abstain").sum()
+    contradicted = (good["evidence_says"] != "") & (good["evidence_says"] != good["prediction"])
+    assert sum("contradicted" in each for each in needs) == contradicted.sum() == 1
+    assert sorted(int(one["data-draw"]) for one in found.cards) == list(range(1, 43))
+    assert all(source.startswith(("data:", "#")) for source in found.sources)
+    assert "default-src 'none'" in found.text
+    assert found.text.count('<figure class="cam">') == 42
+    assert found.text.count('alt="training image: ') == 42 * NEAREST
+    assert "broken.png" in found.text
+    for caution in ("does not prove its origin", "can be far less accurate", "metadata can be forged or stripped"):
+        assert found.text.count(caution) == 1
+
+
+def test_a_start_of_a_row_is_read_as_path_and_sha256(page: Path, batch: Path) -> None:
+    rows = list(csv.reader([one["data-start"] for one in Cards(page).cards]))
+    assert {Path(path) for path, _ in rows if "'" not in path} <= set(batch.rglob("*.*"))
+    assert all(sha256_of_file(Path(path)) == digest for path, digest in rows if Path(path).exists())
+    (odd,) = [path for path, _ in rows if "onerror" in path]
+    assert odd == str(batch / "real" / "new-real" / ODD).replace(";=", ";'=")  # nothing that a spreadsheet would run
+
+
+def test_an_overlay_is_written_for_each_image_of_a_table_too(page: Path) -> None:
+    files = list((page.parent / "cams").iterdir())
+    assert len(files) == 42
+    with Image.open(files[0]) as image:
+        assert (image.format, image.size) == ("WEBP", (32, 32))
+
+
+def test_another_page_on_the_same_images_keeps_their_random_order(
+    page: Path, run: Path, batch: Path, tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain.html"
+    assert main(["predict", f"ckpt={run}", f"input={batch}", f"output={plain}", "workers=0"]) == 3
+    first, second = ({one["data-start"]: one["data-draw"] for one in Cards(file).cards} for file in (page, plain))
+    assert first == second
+    assert "Nearest training images" not in plain.read_text(encoding="utf-8")
+    assert "No decisions were asked for" in plain.read_text(encoding="utf-8")
+
+
+def test_a_russian_page_holds_no_english(run: Path, batch: Path, page: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(page.with_suffix(".csv"))
+    (reason,) = table.loc[table["status"] == "error", "reason"]
+    page = tmp_path / "page.html"
+    words = [f"ckpt={run}", f"input={batch}", f"output={page}", "workers=0", "lang=ru"]
+    decided = ["target_error=.2", "evidence=true", f"explain={tmp_path}", "neighbours=true"]
+    names = [
+        str(batch),
+        batch.name,
+        ODD,
+        "calibrated0/run",
+        "new-drawing",
+        "new-generated",
+        "new-real",
+        "drawing/",
+        "generated/",
+        "real/",
+        "Enter",
+    ]
+    names += [name for each in SOURCES.values() for name in each]
+    for more in ([], decided):
+        assert main(["predict", *words, *more]) == 3
+        found, left = Cards(page), {}
+        for text in found.texts:
+            plain = text
+            for name in names:
+                plain = plain.replace(name, " ")
+            plain = re.sub(r"{\w+}|\S+\.(?:png|jpg|webp)", " ", plain)
+            left[text] = [word for word in WORD.findall(plain) if word not in KEPT]
+        english = [text for text, kept in left.items() if kept]
+        # evidence is what a file says, and the reason of a failure is that of the table
+        assert [text for text in english if "parameters" not in text and not reason.endswith(text)] == []
+        assert len(left) > 60
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["output=page.html", "update=true"], "a page is written as a whole"),
+        (["output=table.csv", "neighbours=true"], "neighbours=true: for output=FILE.html"),
+        (["output=page.html", "neighbours=true", "runtime=onnx"], "neighbours=true"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    words: list[str], reason: str, run: Path, batch: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", f"ckpt={run}", f"input={batch}", *words]) == 2
+    assert reason in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_images_than_a_page_holds_are_refused_before_anything_is_computed(
+    run: Path, batch: Path, tmp_path: Path, capsys: Any
+) -> None:
+    listed, page = tmp_path / "list.txt", tmp_path / "page.html"
+    listed.write_text(f"{batch / 'broken.png'}\n" * (MAX_PAGE_IMAGES + 1))
+    assert main(["predict", f"ckpt={run}", f"input=@{listed}", f"output={page}"]) == 2
+    err = capsys.readouterr().err
+    assert "2,001 files, but a page for review has at most 2,000" in err
+    assert "input=@list.txt" in err
+    assert len(err.splitlines()) <= 3
+    assert not page.exists()
+
+
+def test_an_interrupted_page_leaves_the_earlier_one(
+    run: Path, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from avatar_bench.inference.network_predictor import NetworkPredictor
+
+    def stop_late(self: NetworkPredictor, files: Any, *given: Any) -> pd.DataFrame:
+        if any("new-real" in path for path, _ in files):
+            raise KeyboardInterrupt
+        return tabulate(self, files, *given)
+
+    tabulate, page = NetworkPredictor.tabulate, tmp_path / "page.html"
+    page.write_text(earlier := '<ol class="cards">')
+    monkeypatch.setattr(NetworkPredictor, "tabulate", stop_late)
+    words = ["workers=0", "batch_size=8"]
+    assert main(["predict", f"ckpt={run}", f"input={batch}", f"output={page}", *words]) == 130
+    assert "no page is written" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+    assert page.read_text() == earlier
+
+
+@pytest.fixture
+def manifest(images: Path, tmp_path: Path) -> Path:
+    """Return a manifest as the page saves it: 30 images drawn at random, 12 selected."""
+    table = pd.read_csv(images / "blind.csv").sample(frac=1, random_state=0)
+    rows = {
+        "path": [str(images / path) for path in table["path"]],
+        "sha256": [sha256_of_file(images / path) for path in table["path"]],
+        "label": table["label"],
+        "sampled": ["random"] * 30 + ["selected"] * 12,
+    }
+    pd.DataFrame(rows).to_csv(tmp_path / "reviewed.csv", index=False)
+    return tmp_path / "reviewed.csv"
+
+
+def calibrate(run: Path, manifest: Path, *words: str, code: int = 0) -> dict[str, Any]:
+    data = ["data=manifest", f"data.manifest={manifest}", "workers=0"]
+    assert main(["calibrate", f"ckpt={run}", *data, *words]) == code
+    return dict(json.loads((run / "calibration.json").read_text(encoding="utf-8"))) if code == 0 else {}
+
+
+def test_calibrate_takes_the_random_images_alone_unless_it_is_allowed(
+    run_copy: Path, manifest: Path, capsys: Any
+) -> None:
+    saved = calibrate(run_copy, manifest)
+    assert (len(saved["images"]), saved["allow"]) == (30, [])
+    assert "12 images of reviewed selected for review left out" in capsys.readouterr().err
+    saved = calibrate(run_copy, manifest, "allow=[selected]")
+    assert (len(saved["images"]), saved["allow"]) == (42, ["selected"])
+
+
+def test_calibrate_refuses_images_that_were_all_selected_and_unknown_words(
+    run_copy: Path, manifest: Path, capsys: Any
+) -> None:
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace(",random", ",selected"), encoding="utf-8")
+    calibrate(run_copy, manifest, code=3)
+    assert "none of its 42 images was drawn at random" in capsys.readouterr().err
+    manifest.write_text(text.replace(",random", ",by hand", 1), encoding="utf-8")
+    calibrate(run_copy, manifest, code=3)
+    assert re.search(r"\.(png|jpg|webp): sampled is 'by hand'", capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_images_are_labelled_by_keyboard_and_calibrate_reads_the_manifest(
+    page: Path, batch: Path, run_copy: Path, visit: Any, tmp_path: Path
+) -> None:
+    opened = visit(page)
+    assert opened.locator(".labels:visible").count() == 42
+    opened.get_by_role("button", name="Start with a random sample of 42").press("Enter")
+    truths, pressed = {}, []
+    for number in range(40):
+        card = opened.locator(":focus")
+        path = next(csv.reader([str(card.get_attribute("data-start"))]))[0]
+        truth = next(name for name in CLASSES if f"/{name}/" in path)
+        predicted = card.get_attribute("data-prediction")
+        key = "s" if number == 3 else "c" if truth == predicted else str(CLASSES.index(truth) + 1)
+        opened.keyboard.press(key)
+        pressed.append(key)
+        if key != "s":
+            truths[path] = truth
+    opened.keyboard.press("u")
+    opened.keyboard.press(pressed[-1])
+    status = "Labelled: 39; skipped: 1. Random sample: 40 of 42."
+    assert opened.locator(".progress").inner_text() == status
+    opened.reload()
+    assert opened.locator(".progress").inner_text() == status
+    with opened.expect_download() as waiting:
+        opened.get_by_role("button", name="Download the manifest").press("Enter")
+    saved = tmp_path / waiting.value.suggested_filename
+    waiting.value.save_as(saved)
+    table = pd.read_csv(saved)
+    assert dict(zip(table["path"], table["label"], strict=True)) == truths
+    assert set(table["sampled"]) == {"random"}
+    assert len(calibrate(run_copy, saved)["images"]) == 39
+
+
+@pytest.mark.slow
+def test_only_a_beginning_without_gaps_counts_as_random(page: Path, visit: Any, tmp_path: Path) -> None:
+    opened = visit(page)
+    opened.get_by_role("button", name="Start with a random sample of 42").click()
+    for key in ("1", "1", "ArrowRight", "1"):  # the third is left out
+        opened.keyboard.press(key)
+    assert "Random sample: 2 of 42." in opened.locator(".progress").inner_text()
+    with opened.expect_download() as waiting:
+        opened.get_by_role("button", name="Download the manifest").click()
+    waiting.value.save_as(tmp_path / "saved.csv")
+    assert pd.read_csv(tmp_path / "saved.csv")["sampled"].tolist() == ["random", "random", "selected"]
+
+
+@pytest.mark.slow
+def test_filters_order_and_odd_names(page: Path, visit: Any) -> None:
+    opened = visit(page)
+    opened.get_by_label("Why review is needed").select_option("contradicted")
+    assert opened.locator(".card:visible").count() == 1
+    assert "1 of 42 images shown" in opened.locator(".controls [role=status]").inner_text()
+    opened.get_by_label("Why review is needed").select_option("")
+    opened.get_by_role("searchbox").fill("onerror")
+    shown = opened.locator(".card:visible")
+    assert shown.count() == 1
+    assert ODD in shown.inner_text()
+    assert opened.locator("img[onerror], main script").count() == 0
+    opened.get_by_role("searchbox").fill("")
+    opened.locator("select[name=order]").select_option("confidence")
+    values = [float(one.get_attribute("data-confidence")) for one in opened.locator(".card").all()]
+    assert values == sorted(values)
+    opened.get_by_label("Grad-CAM").check()
+    assert opened.locator("figure.cam:visible").count() == 42
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(page: Path, visit: Any, axe: str, width: int, theme: str) -> None:
+    opened = visit(page, width, theme)
+    assert opened.evaluate("document.scrollingElement.scrollWidth") <= width
+    opened.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    opened.get_by_role("button", name="Start with a random sample of 42").click()
+    for key in "c1s":
+        opened.keyboard.press(key)
+    opened.evaluate(f"() => {{ {axe}\n }}")
+    found = opened.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in serious] == []
