@@ -25,10 +25,10 @@ DATA = ["data=folder", "data.root=images"]
 STUB = """
 import sys, time, types
 stub = types.ModuleType("avatar_bench.commands.train")
-def train(cfg):
+def execute(options):
     print("begun", flush=True)
     time.sleep(60)
-stub.train = train
+stub.execute = execute
 sys.modules[stub.__name__] = stub
 from avatar_bench.__main__ import main
 sys.exit(main(["train", "data=folder", "data.root=images"]))
@@ -57,16 +57,16 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]
     def replace(command: str, error: BaseException | None = None) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
 
-        def run(cfg: Any) -> float:
+        def execute(given: Any) -> float:
             hydra = HydraConfig.get()
-            options: Any = OmegaConf.to_container(cfg, resolve=True)
+            options: Any = OmegaConf.to_container(OmegaConf.structured(given))
             calls.append(options | {"job": hydra.job.override_dirname, "sweep": hydra.sweep.dir})
             if error is not None:
                 raise error
             return 0.5
 
         module = types.ModuleType(f"avatar_bench.commands.{command}")
-        setattr(module, command, run)
+        module.execute = execute  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
         return calls
 

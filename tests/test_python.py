@@ -296,7 +296,7 @@ def test_ctrl_c_and_bugs_reach_the_caller(monkeypatch: pytest.MonkeyPatch) -> No
         def fail(cfg: Any, kind: type[BaseException] = kind) -> None:
             raise kind
 
-        monkeypatch.setattr("avatar_bench.commands.report.report", fail)
+        monkeypatch.setattr("avatar_bench.commands.report.execute", fail)
         with pytest.raises(kind):
             avatar_bench.report()
 

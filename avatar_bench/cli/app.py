@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,8 +21,6 @@ from avatar_bench.config.error_messages import explain
 from avatar_bench.console.signals import use_handlers
 from avatar_bench.console.terminal import escape_unencodable_output
 from avatar_bench.errors import ConfigError, suggest_names
-
-PLAIN_COMMANDS = ("list", "completion")  # commands that do not use Hydra
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,12 +54,13 @@ def _dispatch(words: list[str]) -> int:
         print(_format_usage())
     elif command == "--version" or "--version" in rest:
         print(f"avatar-bench {__version__}")
-    elif command not in (known := catalogue.find_commands()):
+    elif command not in (known := entries.find_entries("command")):
+        if (plugin := entries.find_provider("command", command)) is not None:
+            raise ConfigError(f"{command}: {entries.describe_missing(plugin)}")
         nearest = suggest_names(command, known, "")
         raise ConfigError(f"{command}: no such command{nearest}", f"commands: {' '.join(known)}")
-    elif command in PLAIN_COMMANDS:
-        run = getattr(import_module(f"avatar_bench.commands.{command}"), command)
-        run([] if {"--help", "-h"} & set(rest[:1]) else rest)
+    elif command in catalogue.PLAIN_COMMANDS:
+        known[command].load().execute([] if {"--help", "-h"} & set(rest[:1]) else rest)
     elif "--help" in rest or "-h" in rest:
         from avatar_bench.cli.help import format_help
 

@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.config import overrides
-from avatar_bench.config.catalogue import describe_choices, find_conf_folder, read_summary
+from avatar_bench.config.catalogue import describe_choices, find_commands, find_conf_folder
 from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
 from avatar_bench.config.entries import find_entry
 from avatar_bench.config.options import get_default, iterate_options
 from avatar_bench.config.path_quoting import find_main_option, name_bare_paths, quote_paths
-from avatar_bench.config.schema import SCHEMAS, SWITCH
+from avatar_bench.config.schema import SWITCH, find_schema
 from avatar_bench.config.search_path import find_default_choices, register
 
 Row = tuple[str, str, str]  # an option, its value and what is known of it
@@ -30,7 +30,7 @@ def format_help(command: str, words: Sequence[str] = ()) -> str:
     """
     main = find_main_option(command)
     usage = f"avatar-bench {command} {f'[{main.upper()}] ' if main else ''}[option=value ...]"
-    lines = [usage, read_summary(find_conf_folder() / f"{command}.yaml"), ""]
+    lines = [usage, find_commands()[command], ""]
     for title, rows in list_options(command, words).items():
         lines += [title] if title.startswith("block ") else []
         lines += [f"  {f'{option}={value}':34}  {note}".rstrip() for option, value, note in rows]
@@ -59,7 +59,7 @@ def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]
     for group, default in groups.items():
         names = [name for name in describe_choices(group) if name != "run" or command in _COMMANDS_WITH_RUN]
         found["groups"].append((group, _format_value(chosen.get(group, default)), f"one of: {' '.join(names)}"))
-    found["options"] = list(_list_rows(cfg, SCHEMAS[command], left_out=groups))
+    found["options"] = list(_list_rows(cfg, find_schema(command), left_out=groups))
     for name, options in cfg.block.items() if "block" in groups else ():
         known = iterate_options(find_entry("block", str(name)).load_class())
         found[f"block {name}: {describe_choices('block')[name]}"] = [

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from avatar_bench.cli.help import Row, list_options
-from avatar_bench.config.schema import SCHEMAS
+from avatar_bench.config.catalogue import PLAIN_COMMANDS, find_commands
 
 _NOTE = "This page is made of the schema of each command and block; after a change there, run `./scripts/docs`."
 
@@ -14,7 +14,7 @@ _NOTE = "This page is made of the schema of each command and block; after a chan
 def render_options() -> str:
     """Return the options of every command, then those of every block, as Markdown."""
     parts = ["# Options", f"Every option of every command with its default, as `--help` lists them. {_NOTE}"]
-    for command in SCHEMAS:
+    for command in (name for name in find_commands() if name not in PLAIN_COMMANDS):
         sections = list_options(command)
         parts += [f"## {command}", _render_table([*sections["groups"], *sections["options"]])]
     for title, rows in (list_options("evaluate", ["block=all"]) | list_options("prepare")).items():

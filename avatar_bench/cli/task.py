@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import gc
 import sys
-from importlib import import_module
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config import rules
-from avatar_bench.config.catalogue import find_command_module
-from avatar_bench.config.entries import use_folders
+from avatar_bench.config.entries import find_entry, find_plugins, use_folders
 from avatar_bench.config.error_messages import explain
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import AvatarBenchError
@@ -42,10 +40,11 @@ class CommandTask:
         """Check the options, then import and call the command, so that invalid options fail before torch is loaded."""
         try:
             sources = HydraConfig.get().runtime.config_sources
-            with use_folders([each.path for each in sources if each.schema == "file"]):  # of -cd, in another process
+            folders = [each.path for each in sources if each.schema == "file"]  # of -cd, in another process
+            plugins = {str(plugin.folder) for plugin in find_plugins().values()}
+            with use_folders([folder for folder in folders if folder not in plugins]):
                 rules.check_config(self.command, cfg)
-                name = find_command_module(self.command)
-                self.value = getattr(import_module(f"avatar_bench.commands.{name}"), name)(cfg)
+                self.value = find_entry("command", self.command).load().execute(_make_options(cfg))
                 return self.value
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
@@ -56,3 +55,14 @@ class CommandTask:
             print(f"{name}: " + "\n".join(lines), file=sys.stderr)
         gc.collect()  # free the memory of the network and batches, which the error's traceback kept, for the next job
         return JobError(*lines)
+
+
+def _make_options(cfg: DictConfig) -> Any:
+    """Return the dataclass of a configuration; the options of blocks are plain values, which the blocks check."""
+    if "block" not in cfg:
+        return OmegaConf.to_object(cfg)
+    cfg, blocks = cfg.copy(), OmegaConf.to_container(cfg.block, resolve=True)
+    cfg.block = {}
+    options: Any = OmegaConf.to_object(cfg)
+    options.block = blocks
+    return options

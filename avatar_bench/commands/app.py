@@ -9,8 +9,6 @@ from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from avatar_bench.config.schema import AppConfig, PredictConfig
 from avatar_bench.data.evidence.content_credentials import read_trust
 from avatar_bench.errors import ConfigError
@@ -20,13 +18,11 @@ from avatar_bench.serving.passwords import Passwords, hash_password
 _OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_RUN_HISTORY": "False"}
 
 
-def app(cfg: DictConfig) -> None:
+def execute(settings: AppConfig) -> None:
     """Serve the page and the API until Ctrl-C; with `hash`, print a line for the file `auth` instead.
 
     Raise ConfigError without the extra app or for an unsafe `auth`, OutputError if the address is taken.
     """
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, AppConfig)
     if settings.hash is not None:
         print(hash_password(settings.hash, _read_password()))
         return

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
-
 from avatar_bench.config.schema import CalibrateConfig
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import CheckpointError, OutputError
@@ -21,14 +19,12 @@ if TYPE_CHECKING:
     from avatar_bench.metrics.risk_control import AnsweringThreshold
 
 
-def calibrate(cfg: DictConfig) -> None:
+def execute(settings: CalibrateConfig) -> None:
     """Write calibration.json into the run folder, and print temperature and threshold; an earlier one is replaced.
 
     Raise DataError if the images are too few, GuardError if the run was trained on some of them, CheckpointError if the
     checkpoint is not the one of a run folder, OutputError if the file cannot be written.
     """
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, CalibrateConfig)
     path = choose_run(settings.ckpt)
     from avatar_bench.runs.calibration_fit import fit_calibration, select_random
     from avatar_bench.runs.decisions import make_decision_rule

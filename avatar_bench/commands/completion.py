@@ -77,7 +77,7 @@ SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 _EXAMPLE = 'eval "$(avatar-bench completion bash)"'
 
 
-def completion(words: Sequence[str]) -> None:
+def execute(words: Sequence[str]) -> None:
     """Print the completion script of a shell; raise ConfigError unless it is bash, zsh or fish.
 
     The scripts call `query SHELL WORDS`, which prints the candidates for the last word, one per line.
@@ -107,7 +107,7 @@ def complete(words: Sequence[str], files: bool = False) -> list[str]:
     if equals and option in catalogue.find_groups():
         start = value.rpartition(",")[0] + "," if "," in value else "[" * value.startswith("[")
         return _filter_by_prefix(word, [f"{option}={start}{name}" for name in catalogue.describe_choices(option)])
-    return _complete_option(before[0], before[1:], word, files)
+    return _complete_option(before[0], before[1:], word, files) if before[0] in catalogue.find_commands() else []
 
 
 def _filter_by_prefix(word: str, names: Sequence[str]) -> list[str]:
@@ -123,15 +123,13 @@ def _complete_option(command: str, before: Sequence[str], word: str, files: bool
     from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
     from avatar_bench.config.options import find_option
     from avatar_bench.config.path_quoting import is_path_option
-    from avatar_bench.config.schema import SCHEMAS
+    from avatar_bench.config.schema import find_schema
     from avatar_bench.config.search_path import register
 
     option, equals, value = word.partition("=")
-    if command not in SCHEMAS:
-        return []
     if equals and is_path_option(option.lstrip("+")):
         return _complete_path(option, value) if files else []
-    stated = find_option(SCHEMAS[command], option.lstrip("+"))
+    stated = find_option(find_schema(command), option.lstrip("+"))
     if equals and stated is not None and (known := stated[1].list_choices()):
         return _filter_by_prefix(word, [f"{option}={choice}" for choice in known])
     register(command, before)

@@ -14,7 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from packaging.requirements import Requirement
 
 import avatar_bench
@@ -46,13 +45,11 @@ class _PackageState:
     is_accepted: bool
 
 
-def doctor(cfg: DictConfig) -> None:
+def execute(settings: DoctorConfig) -> None:
     """Print the state of the installation and the machine, as text or JSON.
 
     Raise ConfigError if packages, devices or the hub cannot be used, else OutputError if disk, cache or memory cannot.
     """
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, DoctorConfig)
     problems: list[AvatarBenchError] = []
     packages = _check_requirements()
     facts: dict[str, Any] = {

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
-
 from avatar_bench.audit.assessment import Assessment
 from avatar_bench.config.schema import EvaluateConfig
 from avatar_bench.console.progress import open_bar
@@ -50,7 +48,7 @@ _DEFAULT_RUNS = Path("runs")
 _RESULTS = "evaluation"  # in the folder of a run, or of several
 
 
-def evaluate(cfg: DictConfig) -> list[Path]:
+def execute(settings: EvaluateConfig) -> list[Path]:
     """Run the blocks on each Run and data set, compare the Runs, save the Results and return their folders.
 
     Results go to RUN/evaluation/<set>/<block>/, comparisons to FOLDER/evaluation/<set>/<block>/ where FOLDER contains
@@ -62,11 +60,7 @@ def evaluate(cfg: DictConfig) -> list[Path]:
     run, unless `skip_unusable` (block=all) skips it; RegressionError if a run is significantly worse than the Result
     of against=.
     """
-    options = OmegaConf.to_container(cfg.block, resolve=True)
-    assert isinstance(options, dict)
-    chosen = {str(name): registry.build_block(str(name), given) for name, given in options.items()}
-    settings = OmegaConf.to_object(OmegaConf.merge(cfg, {"block": {}}))
-    assert isinstance(settings, EvaluateConfig)
+    chosen = {name: registry.build_block(name, given) for name, given in settings.block.items()}
     other = settings.data.kind != "run"
     alone = {name: block for name, block in chosen.items() if other and isinstance(block, DatasetBlock)}
     comparing = {name: block for name, block in chosen.items() if isinstance(block, CompareBlock)}

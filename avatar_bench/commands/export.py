@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
-
 from avatar_bench.config.schema import ExportConfig
 from avatar_bench.console.progress import open_bar
 from avatar_bench.errors import ConfigError, GuardError, OutputError
@@ -22,14 +20,12 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 
-def export(cfg: DictConfig) -> None:
+def execute(settings: ExportConfig) -> None:
     """Write the network with its card to `out`, and the card as a JSON file beside it.
 
     Raises CheckpointError for an invalid run, BlockError for an ensemble of several networks, OutputError if `out`
     cannot be written.
     """
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, ExportConfig)
     path = choose_run(settings.ckpt)
     file = Path(settings.out or (path if path.is_dir() else path.parent) / "network.onnx")
     kind = file.suffix.lower()

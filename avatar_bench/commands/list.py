@@ -11,7 +11,7 @@ from avatar_bench.errors import ConfigError, DataError, suggest_names
 from avatar_bench.runs.record import format_table, read_records
 
 
-def list(words: Sequence[str]) -> None:
+def execute(words: Sequence[str]) -> None:
     """Print the choices of one kind with their summaries; `runs [FOLDER]` prints the state of the runs there.
 
     `-cd DIR` adds a folder of yaml. Raise ConfigError for an unknown kind, DataError if FOLDER is missing.

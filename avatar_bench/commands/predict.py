@@ -10,8 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
-
 from avatar_bench.config.schema import PredictConfig
 from avatar_bench.console.progress import open_bar
 from avatar_bench.console.terminal import format_count
@@ -39,10 +37,8 @@ PAGE = ".html"  # ending of an output for review
 MAX_PAGE_IMAGES = 2000  # of more, a browser is slow and a person reviews no more
 
 
-def predict(cfg: DictConfig) -> None:
+def execute(settings: PredictConfig) -> None:
     """Write one row per file to `output`; raise UnreadableFilesError after the last row if any file failed."""
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, PredictConfig)
     for place in settings.input if isinstance(settings.input, list) else [settings.input]:
         if os.path.isfile(os.path.join(place, RECORD)):
             raise ConfigError(f"input={place} is a run, not a folder of images.", f"To predict with it: ckpt={place}")

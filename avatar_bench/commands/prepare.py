@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
 
 import avatar_bench
 from avatar_bench.audit.assessment import AUDIT_BLOCK, Assessment
@@ -28,17 +25,15 @@ from avatar_bench.results.result import Result, has_figures, redraw
 from avatar_bench.sources.build import DatasetRecipe, build_dataset, demo_root
 
 
-def prepare(cfg: DictConfig) -> Dataset:
+def execute(settings: PrepareConfig) -> Dataset:
     """Build the data set that `data` or `source` describes in `out`, print a one-line summary, and return it.
 
     Raise ConfigError if the recipe or the folder is missing, the errors of `build_dataset`, and, after everything is
     written, GuardError if the audit finds the data unsuitable.
     """
-    options: Any = OmegaConf.to_container(cfg.block[AUDIT_BLOCK], resolve=True)
+    options = settings.block[AUDIT_BLOCK]
     audit = registry.build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
     assert isinstance(audit, DataAudit)
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, PrepareConfig)
     place = settings.out or settings.data.get("root")
     out = Path(place or demo_root()).expanduser()
     with use_table_format(settings.tables):

@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from omegaconf import DictConfig, OmegaConf
-
 from avatar_bench.config.schema import PushConfig
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import CheckpointError
@@ -17,14 +15,12 @@ from avatar_bench.runs.record import ENSEMBLE, RECORD, is_imported
 from avatar_bench.runs.run_choice import choose_run
 
 
-def push(cfg: DictConfig) -> None:
+def execute(settings: PushConfig) -> None:
     """Write the shared run to a folder, or upload it to a repository of the hub, which is private by default.
 
     Raise CheckpointError if the path is not the folder of a finished run or the hub refuses, DataError if the folder
     holds other files, ConfigError if the repository does, OutputError if the folder cannot be written.
     """
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, PushConfig)
     path, is_hub = choose_run(settings.ckpt), is_hub_address(settings.to)
     if not (path / RECORD).is_file() or is_imported(path):
         what = "an ensemble" if (path / ENSEMBLE).is_file() else "no run folder, or that of an imported detector"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from avatar_bench.config.schema import ReportConfig
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import OutputError
@@ -15,13 +13,11 @@ from avatar_bench.reporting.study import read_study
 from avatar_bench.runs.run_choice import locate_run
 
 
-def report(cfg: DictConfig) -> Path:
+def execute(settings: ReportConfig) -> Path:
     """Write one self-contained page on the runs below a folder, print a one-line summary, and return the page.
 
     Raises DataError if the folder contains no evaluated run, OutputError if the page cannot be written.
     """
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, ReportConfig)
     root = locate_run(settings.runs, "runs").expanduser()
     page = Path(settings.out).expanduser() if settings.out else root / "report.html"
     with use_language(settings.lang):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 
 from avatar_bench.config.rules import check_train
+from avatar_bench.config.schema import TrainConfig
 from avatar_bench.files.table_io import use_table_format
 from avatar_bench.runs.record import METRIC
 from avatar_bench.training.job import run_job
@@ -25,11 +26,11 @@ class TrainedRun:
         return self.macro_f1
 
 
-def train(cfg: DictConfig) -> TrainedRun:
+def execute(options: TrainConfig) -> TrainedRun:
     """Train the configured Run; return its folder and its best val macro-F1.
 
     Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
-    with use_table_format(cfg.tables):
-        folder, record = run_job(cfg, "train", check_train, prepare_training)
+    with use_table_format(options.tables):
+        folder, record = run_job(OmegaConf.structured(options), "train", check_train, prepare_training)
     return TrainedRun(folder, record.metrics[METRIC])

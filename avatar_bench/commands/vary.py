@@ -5,9 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING
 
 from avatar_bench.config.schema import VaryConfig
 from avatar_bench.console.progress import track
@@ -29,17 +27,14 @@ _BLOCK = "robustness"
 _UNUSED = (0.5, 0.5, 0.5)  # mean and std, which only the network applies
 
 
-def vary(cfg: DictConfig) -> None:
+def execute(settings: VaryConfig) -> None:
     """Write the images and their manifest to `out`, and print a one-line summary; files that exist are kept.
 
     Raise DataError if the folder holds other files or an image cannot be decoded, ConfigError if it holds other
     variations, OutputError if a file cannot be written.
     """
-    options: Any = OmegaConf.to_container(cfg.block[_BLOCK], resolve=True)
-    block = registry.build_block(_BLOCK, options)
+    block = registry.build_block(_BLOCK, settings.block[_BLOCK])
     assert isinstance(block, Robustness)
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, VaryConfig)
     run = _open_run(settings)
     dataset = run.dataset(settings.split) if settings.data.kind == "run" and run else open_images(settings.data)
     preprocessing = _find_preprocessing(settings, run)

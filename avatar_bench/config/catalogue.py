@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import cache
 from itertools import islice
 from pathlib import Path
 
-from avatar_bench.config.entries import KINDS, Entry, find_entries, find_user_folders
+from avatar_bench.config.entries import KINDS, Entry, find_entries, find_plugins, find_user_folders
 
 # kinds that `list` accepts, and the yaml group of each
 LISTED_GROUPS = {
@@ -30,9 +29,11 @@ LISTED_GROUPS = {
     "ood_scores": "ood_score",
     "runtimes": "runtime",
     "detectors": "detector",
+    "plugins": "plugin",
 }
 
 
+PLAIN_COMMANDS = ("list", "completion")  # they read their words themselves, without Hydra, and answer at once
 LAST = 1000  # order of a block that declares none
 ALL_BLOCKS = "all blocks of one run, then those that compare runs; blocks that cannot run are skipped and listed"
 WEIGHTS_CHOICES = ("hub", "none", "package")  # values of model.weights besides a path
@@ -44,34 +45,29 @@ def find_conf_folder() -> Path:
     return packaged if packaged.is_dir() else packaged.parents[1] / "conf"
 
 
+def find_yaml_folders() -> list[Path]:
+    """Return the folders of yaml in which Hydra looks up: the project's own, those of plug-ins, and those of users."""
+    return [find_conf_folder(), *(plugin.folder for plugin in find_plugins().values()), *find_user_folders()]
+
+
 def find_commands() -> dict[str, str]:
-    """Return the commands with their summaries: the first comment of the yaml, or the first line of the module."""
+    """Return the commands with their summaries, from the first comment of their yaml or their docstring."""
     found = {}
-    for name, (_, summary) in _read_command_lines().items():
-        recipe = find_conf_folder() / f"{name}.yaml"
-        found[name] = read_summary(recipe) if recipe.is_file() else summary
+    for name, entry in find_entries("command").items():
+        recipe = find_recipe(name)
+        found[name] = read_summary(recipe) if recipe else entry.summary.removeprefix(f"{name}: ")
     return found
 
 
-def find_command_module(command: str) -> str:
-    """Return the name of a command's module and of its function."""
-    return _read_command_lines()[command][0]
-
-
-@cache
-def _read_command_lines() -> dict[str, tuple[str, str]]:
-    """Return the module and the summary of each command from the module's first line, `COMMAND: SUMMARY.`"""
-    found = {}
-    for module in sorted((Path(__file__).parents[1] / "commands").glob("[a-z]*.py")):
-        first_line = module.read_text(encoding="utf-8").partition("\n")[0]
-        name, _, summary = first_line.strip('"').partition(": ")
-        found[name] = module.stem, summary.rstrip(".")
-    return dict(sorted(found.items()))
+def find_recipe(command: str) -> Path | None:
+    """Return the yaml of which a command's configuration is composed, None if it has only the options of its class."""
+    files = (folder / f"{command}.yaml" for folder in find_yaml_folders())
+    return next((file for file in files if file.is_file()), None)
 
 
 def find_groups() -> list[str]:
     """Return the names of the groups, such as model and block."""
-    folders = [find_conf_folder(), *find_user_folders()]
+    folders = find_yaml_folders()
     found = {yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"} | {"block"}
     return sorted(found - find_kinds_of_entries_alone())
 
@@ -86,7 +82,7 @@ def find_choices(group: str) -> dict[str, Path]:
     if group == "block":
         return {name: entry.yaml for name, entry in find_entries("block").items() if is_choice(entry)}
     found: dict[str, Path] = {}
-    for folder in (find_conf_folder(), *find_user_folders()):
+    for folder in find_yaml_folders():
         for yaml in sorted((folder / group).glob("*.yaml")):
             found.setdefault(yaml.stem, yaml)
     return dict(sorted(found.items()))
@@ -113,6 +109,8 @@ def describe_choices(group: str) -> dict[str, str]:
     kinds, of which a choice names one.
     """
     kind = group.removesuffix("s")
+    if group == "plugin":
+        return {name: str(plugin.about["summary"]) for name, plugin in find_plugins().items()}
     entries = find_entries(kind) if kind in KINDS and kind not in ("augmentation", "source") else {}
     found = {name: entry.summary for name, entry in entries.items() if is_choice(entry)}
     if group == "block":

@@ -1,7 +1,8 @@
-"""Entries of each kind: blocks, backbones, corruptions and so on, built in or in the folders of users.
+"""Entries of each kind: blocks, commands, corruptions and so on, of the core, of a plug-in or in the folders of users.
 
 An entry is a module with a yaml beside it, NAME.py and NAME.yaml, or a folder NAME with __init__.py and about.yaml.
-Those of users are in KIND/ of a folder given by -cd, by AVATAR_BENCH_CONF or by an installed package.
+Those of a plug-in are in KIND/ of its folder, which has an about.yaml, in plugins/ or in an installed package; those of
+users are in KIND/ of a folder given by -cd, by AVATAR_BENCH_CONF or by an installed package.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from avatar_bench.config.options import name_options
+from avatar_bench.config.options import get_nested, name_options
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import AvatarBenchError, ConfigError, suggest_names
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.yaml_io import read_yaml
 
-ENTRY_POINT_GROUP = "avatar_bench.conf"
+ENTRY_POINT_GROUP, PLUGIN_GROUP = "avatar_bench.conf", "avatar_bench.plugins"
 FOLDERS_VARIABLE = "AVATAR_BENCH_CONF"
-# folder of the built-in entries of each kind, in the package
+# folder of the core's entries of each kind, in the package; all entries of some kinds are of plug-ins
 KINDS = {
+    "command": "commands",
     "block": "evaluation/blocks",
     "backbone": "models/backbones",
     "corruption": "data/corruptions",
@@ -41,19 +43,44 @@ KINDS = {
     "runtime": "inference/runtimes",
     "detector": "inference/detectors",
     "source": "sources/readers",
+    "engine": "runs/engines",
+    "prediction_column": "inference/prediction_columns",
+    "prediction_output": "reporting/prediction_outputs",
+    "run_address": "runs/run_addresses",
+    "export_format": "inference/export_formats",
 }
 _PACKAGE = Path(__file__).parents[1]
 _USERS = "avatar_bench.user_entries"
 
 
 @dataclass(frozen=True)
+class Plugin:
+    """Product beside the core: a folder with entries, yaml and modules of its own, and the name of its package."""
+
+    name: str
+    folder: Path
+    package: str
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Return what its about.yaml says: `summary`, and the `extra` of pyproject.toml that it needs, if any."""
+        file = self.folder / "about.yaml"
+        return _read_about(file, file.stat().st_mtime_ns)
+
+
+@dataclass(frozen=True)
 class Entry:
-    """Entry of a kind: its module, and its yaml where it has one."""
+    """Entry of a kind: its module, its yaml where it has one, and the package of its folder, "" for one of a user."""
 
     kind: str
     name: str
     module: Path
-    is_builtin: bool
+    package: str
+
+    @property
+    def is_builtin(self) -> bool:
+        """Return whether the entry is of the core or of a plug-in, not of a user."""
+        return bool(self.package)
 
     @property
     def is_folder(self) -> bool:
@@ -96,7 +123,7 @@ class Entry:
     def load(self) -> ModuleType:
         """Import the module; raise ConfigError, with the reason, if a user's module cannot be imported."""
         if self.is_builtin:
-            return importlib.import_module(f"avatar_bench.{KINDS[self.kind].replace('/', '.')}.{self.name}")
+            return importlib.import_module(f"{self.package}.{self.name}")
         users = importlib.import_module(_USERS)
         users.__path__[:] = [str(folder) for folder in find_user_folders()]
         full = f"{_USERS}.{self.kind}.{self.name}"
@@ -114,13 +141,18 @@ class Entry:
         return module
 
     def load_class(self) -> type:
-        """Return the dataclass of the module; raise ConfigError unless it defines exactly one public one."""
+        """Return the dataclass of the module; raise ConfigError unless it defines exactly one public one.
+
+        Those that another one holds as the options of a field are parts of it.
+        """
         module = self.load()
         found = [
             member
             for name, member in inspect.getmembers(module, inspect.isclass)
             if is_dataclass(member) and member.__module__ == module.__name__ and not name.startswith("_")
         ]
+        parts = [get_nested(each) for owner in found for each in fields(owner)]
+        found = [owner for owner in found if owner not in parts]
         if len(found) != 1:
             raise ConfigError(f"{self.module} must define one public dataclass, not {len(found)}.")
         return found[0]
@@ -163,14 +195,31 @@ class Entry:
             raise ConfigError(reason, "AVATAR_BENCH_DEBUG=1 shows the traceback.") from error
 
 
+def find_plugins() -> dict[str, Plugin]:
+    """Return the plug-ins by name, sorted, those of installed packages among them, without importing any."""
+    folders = [(folder.parent, f"avatar_bench.plugins.{folder.parent.name}") for folder in _list_abouts()]
+    folders += [(folder, package) for folder, package in _find_installed(PLUGIN_GROUP, tuple(sys.path))]
+    return {folder.name: Plugin(folder.name, folder, package) for folder, package in sorted(folders)}
+
+
+def find_provider(kind: str, name: str) -> str | None:
+    """Return the plug-in of this project that provides an entry, whether or not it is there; None for no such entry."""
+    index = read_yaml(_PACKAGE / "plugins" / "index.yaml")
+    return next((plugin for plugin, provided in index.items() if name in provided.get(kind, ())), None)
+
+
 def find_entries(kind: str) -> dict[str, Entry]:
     """Return the entries of a kind by name, sorted, without importing any.
 
-    Raise ConfigError if one of a user has the name of a built-in one. Of two users' folders, the first wins.
+    Raise ConfigError if one of a plug-in or of a user has the name of another one. Of two users' folders, the first
+    wins.
     """
-    found = {entry.name: entry for entry in _list_entries(kind, _PACKAGE / KINDS[kind], True)}
-    for folder in reversed(find_user_folders()):
-        for entry in _list_entries(kind, folder / kind, False):
+    package = f"avatar_bench.{KINDS[kind].replace('/', '.')}"
+    found = {entry.name: entry for entry in _list_entries(kind, _PACKAGE / KINDS[kind], package)}
+    others = [(plugin.folder, f"{plugin.package}.{kind}") for plugin in find_plugins().values()]
+    others += [(folder, "") for folder in reversed(find_user_folders())]
+    for folder, package in others:
+        for entry in _list_entries(kind, folder / kind, package):
             if entry.name in found and found[entry.name].is_builtin:
                 raise ConfigError(
                     f"{entry.module}: avatar_bench already has a {kind} {entry.name}.", f"Rename your {kind}."
@@ -186,12 +235,20 @@ def find_entry(kind: str, name: str, asked: str = "") -> Entry:
     """
     found = find_entries(kind)
     if name not in found:
+        asked = asked or f"{kind}={name}"
+        if (plugin := find_provider(kind, name)) is not None:
+            raise ConfigError(f"{asked}: {describe_missing(plugin)}")
         raise ConfigError(
-            f"{asked or f'{kind}={name}'}: there is no {kind} named {name!r}{suggest_names(name, found)}",
+            f"{asked}: there is no {kind} named {name!r}{suggest_names(name, found)}",
             f"There are: {', '.join(found) or 'none'}.",
             describe_folders(kind),
         )
     return found[name]
+
+
+def describe_missing(plugin: str) -> str:
+    """Return what to say of something that a plug-in provides which is not there."""
+    return f"this is of the plug-in {plugin}, which is not part of this installation."
 
 
 def is_of_user(module: str) -> bool:
@@ -214,7 +271,7 @@ def find_user_folders() -> list[Path]:
     for folder in named:
         if not folder.is_dir():
             raise ConfigError(f"{FOLDERS_VARIABLE}: no such folder: {folder}")
-    return named + list(_find_installed_folders(tuple(sys.path)))
+    return named + [folder for folder, _ in _find_installed(ENTRY_POINT_GROUP, tuple(sys.path))]
 
 
 @contextmanager
@@ -233,11 +290,16 @@ def _split_variable() -> list[str]:
     return [part for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
 
 
-def _list_entries(kind: str, folder: Path, is_builtin: bool) -> Iterator[Entry]:
+def _list_entries(kind: str, folder: Path, package: str) -> Iterator[Entry]:
     for file in sorted([*folder.glob("[a-zA-Z]*.py"), *folder.glob("[a-zA-Z]*/__init__.py")]):
         name = file.parent.name if file.name == "__init__.py" else file.stem
         if name.isidentifier():
-            yield Entry(kind, name, file, is_builtin)
+            yield Entry(kind, name, file, package)
+
+
+@cache
+def _list_abouts() -> list[Path]:
+    return sorted((_PACKAGE / "plugins").glob("*/about.yaml"))
 
 
 @cache
@@ -249,19 +311,22 @@ def _read_about(file: Path, changed: int) -> Mapping[str, Any]:
 
 
 @cache
-def _find_installed_folders(path: tuple[str, ...]) -> list[Path]:
-    """Return the folders of the packages on Python's path; reading their entry points takes milliseconds."""
+def _find_installed(group: str, path: tuple[str, ...]) -> list[tuple[Path, str]]:
+    """Return the folders of the packages on Python's path that state an entry point of a group, with their names.
+
+    Reading the entry points takes milliseconds.
+    """
     from importlib.metadata import entry_points
     from importlib.util import find_spec
 
-    folders = []
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    found = []
+    for point in entry_points(group=group):
         try:
             spec = find_spec(point.module)
         except Exception as error:  # a broken third-party package must not stop the command
-            print_line(f"avatar-bench: the yaml folder of {point.value} is skipped: {error}", file=sys.stderr)
+            print_line(f"avatar-bench: the folder of {point.value} is skipped: {error}", file=sys.stderr)
             continue
         if spec is not None:
             places = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]
-            folders += [Path(place) for place in places]
-    return folders
+            found += [(Path(place), point.module) for place in places]
+    return found

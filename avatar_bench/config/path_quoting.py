@@ -11,7 +11,7 @@ from typing import Any
 from avatar_bench.config.catalogue import find_choices, find_groups
 from avatar_bench.config.options import find_option, iterate_options
 from avatar_bench.config.overrides import NULL_VALUES, OVERRIDE, SWEEP_FUNCTION, expand_home, quote
-from avatar_bench.config.schema import SCHEMAS, SWITCH, find_options
+from avatar_bench.config.schema import SWITCH, find_options, find_schema
 from avatar_bench.config.search_path import find_default_choices
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.hub_address import is_hub_address
@@ -30,7 +30,7 @@ def is_path_option(key: str) -> bool:
 
 def find_main_option(command: str) -> str | None:
     """Return the name of the option whose paths may stand alone, None if the command has none."""
-    return next((each.name for each, known in iterate_options(SCHEMAS[command]) if known.is_main), None)
+    return next((each.name for each, known in iterate_options(find_schema(command)) if known.is_main), None)
 
 
 def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
@@ -95,7 +95,7 @@ def _is_bare(command: str, word: str) -> bool:
     if match is None:
         return re.fullmatch(r"~[^\s=]+(=.*)?", word) is None or _exists(word)
     key = match["key"]
-    return _exists(word) and find_option(SCHEMAS[command], key) is None and key not in find_groups()
+    return _exists(word) and find_option(find_schema(command), key) is None and key not in find_groups()
 
 
 def _exists(word: str) -> bool:

@@ -14,6 +14,7 @@ from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, get_default, iterate_options
 from avatar_bench.config.schema import (
+    CORE,
     CalibrateConfig,
     ExportConfig,
     OptimizerConfig,
@@ -64,7 +65,12 @@ def check_config(command: str, cfg: DictConfig) -> None:
         "calibrate": check_calibrate,
         "export": check_export,
     }
-    rules.get(command, _check_values)(cfg)
+    if command in rules:
+        rules[command](cfg)
+        return
+    _check_values(cfg)
+    if command not in CORE:
+        getattr(find_entry("command", command).load(), "check", lambda cfg: None)(cfg)
 
 
 def check_required(command: str, cfg: DictConfig) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
-from avatar_bench.config.entries import find_entries
+from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, copy_option, find_option, option, path_option
 from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import PredictionFile
@@ -635,7 +635,7 @@ class DoctorConfig:
     format: str = option("text", help="of the output", **_choose("text", "json"))
 
 
-SCHEMAS = {
+SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "pretrain": PretrainConfig,
     "evaluate": EvaluateConfig,
@@ -650,11 +650,23 @@ SCHEMAS = {
     "import": ImportConfig,
     "doctor": DoctorConfig,
 }
+CORE = frozenset(SCHEMAS)
 
 
 SWITCH = "enabled"  # the option that turns a group of options on, which is set by GROUP=true
 
 
+def find_schema(command: str) -> type:
+    """Return the dataclass of a command's options, which is in SCHEMAS from then on.
+
+    Those of the core are stated here, since layers below the commands read them. Raise ConfigError if there is no such
+    command, or its module cannot be used.
+    """
+    if command not in CORE:
+        SCHEMAS[command] = find_entry("command", command).load_class()
+    return SCHEMAS[command]
+
+
 def find_options(key: str) -> Iterator[tuple[Field[Any], Option]]:
-    """Yield the option that a key names, once for each command that has it."""
+    """Yield the option that a key names, once for each command in SCHEMAS that has it."""
     yield from filter(None, (find_option(schema, key) for schema in SCHEMAS.values()))

@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
 from avatar_bench.config import config_loader
-from avatar_bench.config.catalogue import find_choices, find_conf_folder, list_blocks
-from avatar_bench.config.entries import find_entry, find_user_folders
+from avatar_bench.config.catalogue import find_choices, find_recipe, find_yaml_folders, list_blocks
+from avatar_bench.config.entries import find_entry
 from avatar_bench.config.overrides import quote
-from avatar_bench.config.schema import SCHEMAS, DataConfig
+from avatar_bench.config.schema import CORE, SCHEMAS, DataConfig, find_schema
 from avatar_bench.console.terminal import print_line
 from avatar_bench.files.yaml_io import read_yaml
 
@@ -41,12 +41,12 @@ LAUNCHERS: dict[str, dict[str, Any]] = {  # our defaults where they differ from 
 }
 
 
-class UserFolderSearchPath(SearchPathPlugin):  # type: ignore[misc, unused-ignore]
-    """Search path plugin that adds AVATAR_BENCH_CONF and installed packages after the project's own yaml."""
+class FurtherFolders(SearchPathPlugin):  # type: ignore[misc, unused-ignore]
+    """Search path plugin that adds plug-ins, AVATAR_BENCH_CONF and installed packages after the project's own yaml."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append each user folder."""
-        for folder in find_user_folders():
+        """Append each folder."""
+        for folder in find_yaml_folders()[1:]:
             search_path.append("avatar_bench", f"file://{folder}")
 
 
@@ -57,18 +57,24 @@ def register(command: str = "", overrides: Sequence[str] = ()) -> None:
     sources of the configured data set, one for each job of a sweep.
     """
     config_loader.install()
-    known = ConfigStore.instance().repo.get("schema", {})
-    for name in [command] if command in SCHEMAS else SCHEMAS:
-        if f"{name}.yaml" not in known:  # building one takes as long as composing a configuration
-            ConfigStore.instance().store(group="schema", name=name, node=SCHEMAS[name])
+    store = ConfigStore.instance()
+    if command:
+        find_schema(command)
+        if find_recipe(command) is None:
+            node: Any = {"defaults": [f"schema/{command}@_here_", "hydra_defaults", "_self_"]}
+            store.store(name=command, node=node)
+    known = store.repo.get("schema", {})
+    for name in [command] if command else SCHEMAS:
+        if f"{name}.yaml" not in known or name not in CORE:  # building one takes as long as composing a configuration
+            store.store(group="schema", name=name, node=SCHEMAS[name])
     given = [word for word in overrides if re.match(r"\+{0,2}block=", word)]
     named = set(re.findall(r"\w+", " ".join(given))) or set(find_default_choices(command).get("block", ()))
     for name in sorted((named | set(list_blocks() if "all" in named else ())) & set(find_choices("block"))):
         node = find_entry("block", name).load_class()
-        ConfigStore.instance().store(group="block", name=name, node=node, package=f"block.{name}")
+        store.store(group="block", name=name, node=node, package=f"block.{name}")
     every: Any = {"defaults": [*list_blocks(), "_self_"], "skip_unusable": True}
-    ConfigStore.instance().store(group="block", name="all", node=every, package="_global_")
-    Plugins.instance().register(UserFolderSearchPath)
+    store.store(group="block", name="all", node=every, package="_global_")
+    Plugins.instance().register(FurtherFolders)
     OmegaConf.register_new_resolver("units", _list_units_to_hold_out, replace=True)
     _set_launchers()
 
@@ -95,8 +101,8 @@ def keep_hydra_state() -> Iterator[None]:
 
 def find_default_choices(command: str) -> dict[str, Any]:
     """Return the groups in the defaults of a command's yaml, each with its default choice."""
-    file = find_conf_folder() / f"{command}.yaml"
-    defaults = read_yaml(file)["defaults"] if file.is_file() else []
+    file = find_recipe(command)
+    defaults = read_yaml(file)["defaults"] if file else []
     return {group: choice for each in defaults if isinstance(each, dict) for group, choice in each.items()}
 
 

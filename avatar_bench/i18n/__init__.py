@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
-from avatar_bench.config.entries import KINDS, find_entries, find_user_folders
+from avatar_bench.config.entries import KINDS, find_entries, find_plugins, find_user_folders
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
 
@@ -83,14 +83,15 @@ def get_title(kind: str, name: str) -> str:
 
 
 def load_catalogue(language: str) -> Catalogue:
-    """Load every LANGUAGE.yaml of the package and of users' entries; those of the package win. English has none."""
-    return _ENGLISH if language == "en" else _load_catalogue(language, tuple(find_user_folders()))
+    """Load every LANGUAGE.yaml of the package, of plug-ins and of users' entries; the first win. English has none."""
+    folders = [*(plugin.folder for plugin in find_plugins().values()), *find_user_folders()]
+    return _ENGLISH if language == "en" else _load_catalogue(language, tuple(folders))
 
 
 @cache
 def _load_catalogue(language: str, folders: Sequence[Path]) -> Catalogue:
     own = sorted(_PACKAGE.rglob(f"{language}.yaml"))
-    users = [file for folder in folders for file in sorted(folder.glob(f"*/*/{language}.yaml"))]
+    users = [file for folder in folders for part in ("", "*/*/") for file in folder.glob(f"{part}{language}.yaml")]
     texts: dict[str, str | Sequence[str]] = {}
     for entry in (entry for kind in KINDS for entry in find_entries(kind).values()):
         translated = entry.about.get(language, {})  # such as {title: TEXT} in the yaml of a corruption

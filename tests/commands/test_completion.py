@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.commands.completion import SHELLS, complete, completion
+from avatar_bench.commands.completion import SHELLS, complete, execute
 from avatar_bench.errors import ConfigError
 
 ROOT = Path(sys.modules["avatar_bench"].__file__ or "").parents[1]
@@ -53,12 +53,12 @@ def test_paths_are_offered_where_the_shell_cannot(tmp_path: Path) -> None:
 
 def test_another_shell_is_refused() -> None:
     with pytest.raises(ConfigError, match="bash, zsh or fish"):
-        completion(["tcsh"])
+        execute(["tcsh"])
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_is_legible_to_its_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    completion([shell])
+    execute([shell])
     script = capsys.readouterr().out
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.commands.list import list as list_
+from avatar_bench.commands.list import execute as list_
 from avatar_bench.config.catalogue import LISTED_GROUPS, describe_choices
 from avatar_bench.errors import ConfigError, DataError
 

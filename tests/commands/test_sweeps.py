@@ -67,13 +67,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Put a function in the place of train that keeps the options of each job."""
     found: list[dict[str, Any]] = []
 
-    def train(cfg: Any) -> float:
-        options: Any = OmegaConf.to_container(cfg, resolve=True)
+    def execute(given: Any) -> float:
+        options: Any = OmegaConf.to_container(OmegaConf.structured(given))
         found.append(options)
         return 0.5
 
     module = types.ModuleType("avatar_bench.commands.train")
-    module.train = train  # type: ignore[attr-defined]
+    module.execute = execute  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return found
 

@@ -6,8 +6,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from avatar_bench.config.entries import find_entry
 from avatar_bench.config.schema import ImportConfig
 from avatar_bench.console.terminal import print_line
@@ -17,14 +15,12 @@ from avatar_bench.files.output_folder import new_folder
 _GENERAL = ("kind", "out", "classes", "trained_on", "licence", "origin", "options", "allow")  # of any kind
 
 
-def import_detector(cfg: DictConfig) -> Path:
+def execute(settings: ImportConfig) -> Path:
     """Write the run folder `out` of the detector that the options describe, and return it.
 
     Raise ConfigError for an option, DataError or GuardError for content that cannot be used or an `out` that is not
     empty, OutputError if it cannot be written; after an error, nothing is written.
     """
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, ImportConfig)
     entry = find_entry("detector", settings.kind, f"kind={settings.kind}")
     own = {name: value for name, value in vars(settings).items() if name not in _GENERAL and value not in (None, {})}
     options: dict[str, Any] = own | settings.options
