@@ -17,6 +17,7 @@ import yaml
 import avatar_bench
 from avatar_bench.cli.app import main
 from avatar_bench.config import catalogue
+from avatar_bench.config.entries import find_entries, find_plugins
 from avatar_bench.results.declaration import declare_block
 
 ROOT = Path(__file__).parents[1]
@@ -208,7 +209,11 @@ def test_the_gallery_shows_figures_of_blocks_and_no_other_file() -> None:
 
 @pytest.mark.parametrize(
     ("folder", "names"),
-    [("commands", list(catalogue.find_commands())), ("blocks", ["index", *catalogue.find_choices("block")])],
+    [
+        ("commands", [name for name, entry in find_entries("command").items() if "plugins" not in entry.package]),
+        ("plugins", list(find_plugins())),
+        ("blocks", ["index", *catalogue.find_choices("block")]),
+    ],
 )
-def test_every_command_and_block_has_its_page(folder: str, names: list[str]) -> None:
+def test_every_command_plugin_and_block_has_its_page(folder: str, names: list[str]) -> None:
     assert sorted(file.stem for file in (ROOT / "docs" / folder).glob("*.md")) == sorted(names)

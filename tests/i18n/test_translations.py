@@ -17,18 +17,19 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.i18n import Catalogue, _, list_languages, load_catalogue, ngettext, use_language
 
 PACKAGE = Path(__file__).parents[2] / "avatar_bench"
-BLOCKS = PACKAGE / "evaluation" / "blocks"
+BLOCKS, PLUGINS = PACKAGE / "evaluation" / "blocks", PACKAGE / "plugins"
 OTHERS = list_languages()[1:]
 ENTRIES = ("data/corruptions", "metrics/ood_scores")  # their yaml translates its own title
 
 
 def find_home(file: Path) -> str:
-    """Return the block that a file belongs to, "" for none."""
-    return file.relative_to(BLOCKS).parts[0] if BLOCKS in file.parents and file.parent != BLOCKS else ""
+    """Return the block or the plug-in that a file belongs to, "" for none."""
+    folder = next((folder for folder in (BLOCKS, PLUGINS) if folder in file.parent.parents), None)
+    return file.relative_to(folder).parts[0] if folder else ""
 
 
 def collect_texts() -> dict[str, set[str]]:
-    """Return every translatable text of the package with the blocks that have it."""
+    """Return every translatable text of the package with the blocks and plug-ins that have it."""
     found: dict[str, set[str]] = defaultdict(set)
     for file in PACKAGE.rglob("*.py"):
         source = file.read_text(encoding="utf-8")
@@ -45,7 +46,7 @@ def collect_texts() -> dict[str, set[str]]:
     for file in PACKAGE.rglob("*.jinja"):
         for node in Environment().parse(file.read_text(encoding="utf-8")).find_all(nodes.Call):
             if isinstance(node.node, nodes.Name) and node.node.name == "_" and isinstance(node.args[0], nodes.Const):
-                found[str(node.args[0].value)].add("")
+                found[str(node.args[0].value)].add(find_home(file))
     for file in (*BLOCKS.glob("*/about.yaml"), *(PACKAGE / "results").glob("*.yaml")):
         saved = yaml.safe_load(file.read_text(encoding="utf-8"))
         about = {"reasons": saved} if file.name == "reasons.yaml" else saved
@@ -69,7 +70,7 @@ def places(text: str) -> set[str]:
 
 
 def read_catalogues(language: str) -> dict[str, dict[str, Any]]:
-    """Return the catalogue of each block, and that of no block under ""."""
+    """Return the catalogue of each block and plug-in, and that of the core under ""."""
     files = PACKAGE.rglob(f"{language}.yaml")
     return {find_home(file): yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
 

@@ -5,17 +5,72 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from avatar_bench.config.schema import AppConfig, PredictConfig
+from omegaconf import DictConfig
+
+from avatar_bench.config.options import copy_option, option, path_option
+from avatar_bench.config.schema import EvidenceConfig, PredictConfig, PrepareConfig, ViewConfig
 from avatar_bench.data.evidence.content_credentials import read_trust
 from avatar_bench.errors import ConfigError
+from avatar_bench.plugins.app.passwords import Passwords, hash_password
 from avatar_bench.runs.run_choice import choose_run
-from avatar_bench.serving.passwords import Passwords, hash_password
 
 _OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_RUN_HISTORY": "False"}
+
+
+@dataclass
+class AppEvidenceConfig(EvidenceConfig):
+    enabled: bool = copy_option(EvidenceConfig, "enabled", default=True)
+
+
+@dataclass
+class AppLimitsConfig:
+    """What the app refuses beyond; images have at most 50 million pixels, as everywhere."""
+
+    image_mb: float = option(20.0, help="size of an image in MB; at most 256", range=(0.001, 256))
+    batch_mb: float = copy_option(
+        PrepareConfig, "shard_mb", default=500.0, help="size of the images dropped at once in MB"
+    )
+    batch_images: int = copy_option(PredictConfig, "batch_size", default=500, help="images dropped at once")
+    queue: int = copy_option(PredictConfig, "batch_size", default=32, help="images, and uploads, that wait at once")
+    seconds: float = copy_option(
+        PrepareConfig, "shard_mb", default=60.0, help="for which an image waits, and an upload takes"
+    )
+
+
+@dataclass
+class AppConfig:
+    ckpt: str | None = copy_option(PredictConfig, "ckpt", is_main=True)
+    host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine")
+    port: int = option(7860, help="0: any free one", range=(0, 65535))
+    names: list[str] = option([], help="further host names by which browsers reach it, such as avatars.example")
+    auth: str | None = path_option("file with a line NAME:HASH for each person, see hash; null: no passwords")
+    hash: str | None = option(None, help="ask for a password, print the line of this name for auth, and end")
+    lang: str = copy_option(PredictConfig, "lang", help="language of the page")
+    explain: bool = option(True, help="show the Grad-CAM of the predicted class")
+    calibrated: bool = copy_option(PredictConfig, "calibrated")
+    target_error: float | None = copy_option(PredictConfig, "target_error")
+    per_class: bool = copy_option(PredictConfig, "per_class")
+    costs: str | None = copy_option(PredictConfig, "costs")
+    alpha: float = copy_option(PredictConfig, "alpha")
+    runtime: str = copy_option(PredictConfig, "runtime")
+    precision: str = copy_option(PredictConfig, "precision")
+    accelerator: str = copy_option(PredictConfig, "accelerator")
+    threads: int | None = copy_option(PredictConfig, "threads")
+    evidence: AppEvidenceConfig = field(default_factory=AppEvidenceConfig)
+    limits: AppLimitsConfig = field(default_factory=AppLimitsConfig)
+    view: ViewConfig = field(default_factory=ViewConfig)
+    allow: list[str] = copy_option(PredictConfig, "allow")
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option that predict has too is invalid."""
+    from avatar_bench.config.rules import check_predictions
+
+    check_predictions(cfg)
 
 
 def execute(settings: AppConfig) -> None:
@@ -31,16 +86,16 @@ def execute(settings: AppConfig) -> None:
     path = choose_run(settings.ckpt)
     trust = read_trust(settings.evidence.trust)
     passwords = Passwords.read(Path(settings.auth)) if settings.auth else None
-    from avatar_bench.serving.uploads import Uploads, open_app_folder
+    from avatar_bench.plugins.app.uploads import Uploads, open_app_folder
 
     with open_app_folder() as place:
         folders = {name: place / name for name in ("uploads", "overlays", "gradio")}
         for folder in folders.values():
             folder.mkdir(mode=0o700)
         os.environ |= {**_OFFLINE, "GRADIO_TEMP_DIR": str(folders["gradio"])}  # read when gradio is imported
+        from avatar_bench.plugins.app import web_server
+        from avatar_bench.plugins.app.image_service import ImageService
         from avatar_bench.runs.file_predictor import open_file_predictor
-        from avatar_bench.serving import web_server
-        from avatar_bench.serving.image_service import ImageService
 
         limits = settings.limits
         with web_server.open_socket(settings.host, settings.port) as listener:

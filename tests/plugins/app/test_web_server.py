@@ -32,8 +32,9 @@ pytest.importorskip("gradio")
 import httpx
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.schema import AppEvidenceConfig, PredictConfig
+from avatar_bench.config.schema import PredictConfig
 from avatar_bench.errors import OutputError
+from avatar_bench.plugins.app.command.app import AppConfig
 
 IMAGE_BYTES, BATCH_BYTES, MOST, CONNECTIONS = 300_000, 500_000, 40, 64
 NAME = "<img src=x onerror=alert(1)>.png"
@@ -47,13 +48,13 @@ def server(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     for place in folders.values():
         place.mkdir()
     os.environ |= {"GRADIO_TEMP_DIR": str(folders["gradio"]), "GRADIO_ANALYTICS_ENABLED": "False"}
+    from avatar_bench.plugins.app import web_server
+    from avatar_bench.plugins.app.image_service import ImageService
+    from avatar_bench.plugins.app.uploads import Uploads
     from avatar_bench.runs.file_predictor import open_file_predictor
-    from avatar_bench.serving import web_server
-    from avatar_bench.serving.image_service import ImageService
-    from avatar_bench.serving.uploads import Uploads
 
     settings = PredictConfig(
-        input="-", output="-", workers=0, batch_size=1, threads=1, evidence=AppEvidenceConfig(), precision="32"
+        input="-", output="-", workers=0, batch_size=1, threads=1, evidence=AppConfig().evidence, precision="32"
     )
     predictor, _ = open_file_predictor(tiny_run, settings, 1)
     service = ImageService(predictor, folders["overlays"], queue=32, seconds=60)
@@ -127,9 +128,9 @@ def test_the_health_names_run_and_classes(server: SimpleNamespace) -> None:
 def test_the_page_says_where_images_go_how_accurate_the_model_is_and_whether_it_is_calibrated(
     server: SimpleNamespace, is_local: bool
 ) -> None:
-    from avatar_bench.serving.image_service import ImageAnswer
-    from avatar_bench.serving.upload_page import UploadPage
-    from avatar_bench.serving.uploads import Uploads
+    from avatar_bench.plugins.app.image_service import ImageAnswer
+    from avatar_bench.plugins.app.upload_page import UploadPage
+    from avatar_bench.plugins.app.uploads import Uploads
 
     page = UploadPage(server.service, Uploads(server.folder / "uploads", IMAGE_BYTES), "en", MOST, is_local)
     config = json.dumps(page.build(4).get_config_file())
@@ -146,8 +147,8 @@ def test_the_page_says_where_images_go_how_accurate_the_model_is_and_whether_it_
 
 
 def test_a_batch_has_thumbnails_and_the_page_for_review(server: SimpleNamespace, images: Path) -> None:
-    from avatar_bench.serving.upload_page import UploadPage
-    from avatar_bench.serving.uploads import Uploads
+    from avatar_bench.plugins.app.upload_page import UploadPage
+    from avatar_bench.plugins.app.uploads import Uploads
 
     uploads = Uploads(server.folder / "uploads", IMAGE_BYTES)
     contents = {"a.png": next((images / "blind" / "real").rglob("*.png")).read_bytes(), "b.png": b"none"}
@@ -328,11 +329,11 @@ def test_an_upload_that_ends_half_way_leaves_nothing(server: SimpleNamespace) ->
 def test_the_folder_of_a_killed_app_is_deleted_by_the_next_and_that_of_a_living_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from avatar_bench.serving.uploads import open_app_folder
+    from avatar_bench.plugins.app.uploads import open_app_folder
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = (
-        "import os, signal; from avatar_bench.serving.uploads import open_app_folder\n"
+        "import os, signal; from avatar_bench.plugins.app.uploads import open_app_folder\n"
         "with open_app_folder() as folder:\n"
         "    (folder / 'upload.png').touch()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
@@ -366,7 +367,7 @@ def test_many_clients_at_once_get_their_own_rows(server: SimpleNamespace, images
 
 
 def test_what_would_wait_too_long_is_refused(server: SimpleNamespace, images: Path) -> None:
-    from avatar_bench.serving.image_service import BusyError, ImageService
+    from avatar_bench.plugins.app.image_service import BusyError, ImageService
 
     file = next((images / "blind" / "real").rglob("*.*"))
 
@@ -400,7 +401,7 @@ def test_uploads_that_nobody_asks_about_are_deleted(server: SimpleNamespace) -> 
     "name", ["../../evil.png", "..\\..\\evil.png", "/etc/evil.png", "\0", "..", "a" * 5000, "я" * 300]
 )
 def test_a_name_leads_nowhere_else(name: str, server: SimpleNamespace) -> None:
-    from avatar_bench.serving.uploads import Uploads
+    from avatar_bench.plugins.app.uploads import Uploads
 
     uploads = Uploads(server.folder / "uploads", 9)
     place = uploads._reserve(name)
@@ -411,7 +412,7 @@ def test_a_name_leads_nowhere_else(name: str, server: SimpleNamespace) -> None:
 
 
 def test_a_taken_port_is_refused_in_one_sentence(server: SimpleNamespace) -> None:
-    from avatar_bench.serving.web_server import open_socket
+    from avatar_bench.plugins.app.web_server import open_socket
 
     with pytest.raises(OutputError, match="cannot be listened on"):
         open_socket("127.0.0.1", server.listener.getsockname()[1])

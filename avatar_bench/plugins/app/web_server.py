@@ -17,11 +17,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 import avatar_bench
 from avatar_bench.errors import OutputError
 from avatar_bench.inference.prediction_writer import format_json
-from avatar_bench.serving.image_service import BusyError, ImageService
-from avatar_bench.serving.passwords import Passwords
-from avatar_bench.serving.request_guard import RequestGuard
-from avatar_bench.serving.upload_page import UploadPage
-from avatar_bench.serving.uploads import KEPT_SECONDS, Uploads
+from avatar_bench.plugins.app.image_service import BusyError, ImageService
+from avatar_bench.plugins.app.passwords import Passwords
+from avatar_bench.plugins.app.request_guard import RequestGuard
+from avatar_bench.plugins.app.upload_page import UploadPage
+from avatar_bench.plugins.app.uploads import KEPT_SECONDS, Uploads
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OVERHEAD = 2**16  # bytes of a multipart body beside its files

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("httpx")
 import httpx
 
-from avatar_bench.serving.passwords import Passwords, hash_password
-from avatar_bench.serving.request_guard import RequestGuard
+from avatar_bench.plugins.app.passwords import Passwords, hash_password
+from avatar_bench.plugins.app.request_guard import RequestGuard
 
 HOST = "http://127.0.0.1:7860"
 LIMIT = 1000

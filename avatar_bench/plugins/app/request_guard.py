@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from avatar_bench.serving.passwords import Passwords
+from avatar_bench.plugins.app.passwords import Passwords
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -20,13 +20,13 @@ from avatar_bench.data.evidence.evidence_rules import EVIDENCE, EVIDENCE_SAYS
 from avatar_bench.files.csv_io import format_csv
 from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
+from avatar_bench.plugins.app.image_service import LARGE, SMALL, BusyError, ImageAnswer, ImageService
+from avatar_bench.plugins.app.uploads import Uploads
 from avatar_bench.reporting.decision_words import ask_question, describe_class, explain_phrases, phrase_prediction
 from avatar_bench.reporting.model_accuracy import describe_accuracy, describe_model
 from avatar_bench.reporting.review_page import PageContent, ReviewedImage, render_page, start_row
 from avatar_bench.results.prediction_cautions import list_cautions
 from avatar_bench.runs.decision_costs import ABSTAIN
-from avatar_bench.serving.image_service import LARGE, SMALL, BusyError, ImageAnswer, ImageService
-from avatar_bench.serving.uploads import Uploads
 
 MAX_CARDS = 12  # images shown one by one; of more, the table says more
 _SECONDS = 0.4  # between two updates of the progress
@@ -49,7 +49,7 @@ class UploadPage:
         self.service, self.uploads, self.language, self.most = service, uploads, language, most
         self.is_local = is_local
         self.settings = service.predictor.settings
-        environment = build_html_environment()
+        environment = build_html_environment("avatar_bench.plugins.app")
         environment.globals |= {"_": _, "ABSTAIN": ABSTAIN, "phrase": phrase_prediction}
         environment.filters["class"] = describe_class
         self._macros = environment.get_template("app/answers.html.jinja").module
