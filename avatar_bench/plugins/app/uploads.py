@@ -1,12 +1,10 @@
-"""Uploaded image files, each in a folder of its own until its answer is given."""
+"""Uploaded image files, in a folder of their own until they are answered."""
 
 from __future__ import annotations
 
-import secrets
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -17,7 +15,6 @@ from avatar_bench.data.file_names import format_name
 from avatar_bench.files.lock import LockedError, exclusive_lock
 
 _FOLDER, _LOCK = "avatar-bench-app-", "lock"
-KEPT_SECONDS = 600  # for which an upload waits for a question about it
 _MAX_NAME_BYTES = 200  # of a name on disk
 
 
@@ -35,51 +32,31 @@ class Uploads:
     """Folder of uploaded files, each of at most `max_bytes`."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        self.folder, self.max_bytes = folder.resolve(), max_bytes
+        self.folder, self.max_bytes = folder, max_bytes
 
-    async def save(self, request: Request, field: str, most: int) -> list[Path]:
-        """Save the files in a field of a multipart body; raise HTTPException for none, too many, or a large one."""
-        self.delete_old()
-        saved: list[Path] = []
-        try:
+    @asynccontextmanager
+    async def receive(self, request: Request, field: str, most: int) -> AsyncIterator[list[Path]]:
+        """Yield the files in a field of a multipart body, which are deleted in the end.
+
+        Raise HTTPException for none, too many, or a large one.
+        """
+        with TemporaryDirectory(dir=self.folder) as place:
             async with request.form(max_files=most, max_fields=0) as form:
                 files = [part for part in form.getlist(field) if isinstance(part, UploadFile)]
                 if not files:
                     raise HTTPException(422, f"Expected multipart/form-data with a file in the field {field}.")
-                for file in files:
+                paths = [Path(place, str(number), make_name(file.filename or "")) for number, file in enumerate(files)]
+                for path, file in zip(paths, files, strict=True):
                     if (file.size or 0) > self.max_bytes:
                         raise HTTPException(413, f"An image is larger than {self.max_bytes // 10**6} MB.")
-                    saved.append(self._reserve(file.filename or ""))
-                    with saved[-1].open("wb") as stream:
+                    path.parent.mkdir()
+                    with path.open("wb") as stream:
                         while chunk := await file.read(2**20):
                             stream.write(chunk)
-        except BaseException:
-            for place in saved:
-                self.delete(place)
-            raise
-        return saved
+            yield paths
 
-    def find(self, path: str) -> Path:
-        """Return the file of an upload by the path that `save` returned; raise ValueError for any other."""
-        place = Path(path)
-        if place.parent.parent != self.folder or place.is_symlink() or not place.is_file():
-            raise ValueError("It was not uploaded.")
-        return place
 
-    def delete(self, place: Path) -> None:
-        """Delete an upload with its folder."""
-        shutil.rmtree(place.parent, ignore_errors=True)
-
-    def delete_old(self) -> None:
-        """Delete uploads that nobody has asked about."""
-        for folder in self.folder.iterdir():
-            if folder.is_dir() and time.time() - folder.stat().st_mtime > KEPT_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _reserve(self, name: str) -> Path:
-        """Return a place for a file of this name, which nobody else can guess."""
-        base = format_name(name.replace("\\", "/").rpartition("/")[2].replace("\0", "")).strip(". ") or "image"
-        short = base.encode(errors="replace")[-_MAX_NAME_BYTES:].decode(errors="ignore")
-        place = self.folder / secrets.token_urlsafe(18) / short
-        place.parent.mkdir(mode=0o700)
-        return place
+def make_name(name: str) -> str:
+    """Return the name of an uploaded file as one on disk, without folders."""
+    base = format_name(name.replace("\\", "/").rpartition("/")[2].replace("\0", "")).strip(". ") or "image"
+    return base.encode(errors="replace")[-_MAX_NAME_BYTES:].decode(errors="ignore")

@@ -113,7 +113,7 @@ def test_what_the_page_does_not_need_is_refused(path: str) -> None:
     assert ask(path).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/", "/config", "/theme.css", "/assets/index-a_b.js", "/gradio_api/queue/join"])
+@pytest.mark.parametrize("path", ["/", "/api/health", "/api/predict", "/page/images", "/page/batch"])
 def test_what_the_page_needs_is_answered(path: str) -> None:
     found = ask(path)
     assert found.status_code == 200

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 import sys
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
@@ -17,8 +16,6 @@ from avatar_bench.data.evidence.content_credentials import read_trust
 from avatar_bench.errors import ConfigError
 from avatar_bench.plugins.app.passwords import Passwords, hash_password
 from avatar_bench.runs.run_choice import choose_run
-
-_OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_RUN_HISTORY": "False"}
 
 
 @dataclass
@@ -81,18 +78,17 @@ def execute(settings: AppConfig) -> None:
     if settings.hash is not None:
         print(hash_password(settings.hash, _read_password()))
         return
-    if find_spec("gradio") is None:
-        raise ConfigError("app needs gradio.", "Install it: pip install 'avatar-bench[app]'")
+    if missing := [name for name in ("fastapi", "uvicorn", "python_multipart") if find_spec(name) is None]:
+        raise ConfigError(f"app needs {missing[0]}.", "Install it: pip install 'avatar-bench[app]'")
     path = choose_run(settings.ckpt)
     trust = read_trust(settings.evidence.trust)
     passwords = Passwords.read(Path(settings.auth)) if settings.auth else None
     from avatar_bench.plugins.app.uploads import Uploads, open_app_folder
 
     with open_app_folder() as place:
-        folders = {name: place / name for name in ("uploads", "overlays", "gradio")}
+        folders = {name: place / name for name in ("uploads", "overlays")}
         for folder in folders.values():
             folder.mkdir(mode=0o700)
-        os.environ |= {**_OFFLINE, "GRADIO_TEMP_DIR": str(folders["gradio"])}  # read when gradio is imported
         from avatar_bench.plugins.app import web_server
         from avatar_bench.plugins.app.image_service import ImageService
         from avatar_bench.runs.file_predictor import open_file_predictor
