@@ -122,7 +122,8 @@ def predict(*input: StrPath | Sequence[StrPath], output: StrPath = "-", **option
     from avatar_bench.cli.python_calls import call_command
     from avatar_bench.errors import UnreadableFilesError
     from avatar_bench.inference.prediction_table import PredictionTable
-    from avatar_bench.inference.prediction_writer import collect_rows, read_predictions
+    from avatar_bench.inference.prediction_writer import collect_rows
+    from avatar_bench.reporting.prediction_outputs import read_predictions
 
     with collect_rows() as tables:
         try:

@@ -6,7 +6,7 @@ import ast
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -223,15 +223,45 @@ def test_imports_go_downward_alone() -> None:
     assert wrong_imports(PACKAGE) == []
 
 
+def circles(package: Path) -> list[list[str]]:
+    """Return the modules that import one another, also within functions, in groups."""
+    known = modules(package)
+    graph = {
+        name: {target for each in imports(file) if (target := _find_module(each, known))}
+        for name, file in known.items()
+    }
+    reached = {name: set(targets) for name, targets in graph.items()}
+    for middle in known:  # Warshall's transitive closure
+        for targets in reached.values():
+            if middle in targets:
+                targets |= reached[middle]
+    groups = {tuple(sorted(other for other in reached[name] if name in reached[other])) for name in known}
+    return sorted(list(group) for group in groups if len(group) > 1)
+
+
+def _find_module(imported: str, known: Mapping[str, Path]) -> str:
+    """Return the module that an import names, or is inside of; "" for one of another package."""
+    package, *words = imported.split(".")
+    names = ("/".join(words[:end]) for end in range(len(words), 0, -1)) if package == PACKAGE.name else ()
+    return next((name for name in names if name in known), "")
+
+
+def test_no_modules_import_one_another(copy: Path) -> None:
+    assert circles(PACKAGE) == []
+    file = modules(copy)["data/splits"]
+    file.write_text(f"{file.read_text(encoding='utf-8')}\nfrom avatar_bench.data import selection\n", encoding="utf-8")
+    assert ["data/selection", "data/splits"] in circles(copy)
+
+
 def test_names_keep_the_rules() -> None:
     assert wrong_names(PACKAGE) == []
 
 
 def test_tests_mirror_the_package() -> None:
-    folders = {
-        file.parent.relative_to(PACKAGE.parent / "tests") for file in (PACKAGE.parent / "tests").rglob("test_*.py")
-    }
-    assert {folder for folder in folders if not (PACKAGE / folder).is_dir()} == set()
+    root = PACKAGE.parent
+    folders = {file.parent.relative_to(root / "tests") for file in (root / "tests").rglob("test_*.py")}
+    places = {folder: root if folder.parts[:1] == ("studies",) else PACKAGE for folder in folders}
+    assert {folder for folder, place in places.items() if not (place / folder).is_dir()} == set()
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn, rfft2
 
+from avatar_bench.audit.evidence_rules import EVIDENCE_SAYS, conclude, find_evidence
+from avatar_bench.audit.file_metadata import read_metadata
 from avatar_bench.audit.provenance_hints import HINTS, select_hints
 from avatar_bench.data.decoding import FORMATS, decode_bytes
-from avatar_bench.data.evidence.evidence_rules import EVIDENCE_SAYS, conclude, find_evidence
-from avatar_bench.data.evidence.file_metadata import read_metadata
 from avatar_bench.data.image_slices import estimate_jpeg_quality
 
 Value = float | str | bool

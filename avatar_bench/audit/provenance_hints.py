@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from avatar_bench.data.evidence.content_credentials import clean_text
+from avatar_bench.audit.content_credentials import clean_text
 
 HINTS = ("c2pa", "iptc_digital_source_type", "png_text", "exif_software", "exif_make", "exif_model", "xmp_creator_tool")
 # those of generators first: AUTOMATIC1111, ComfyUI, InvokeAI

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.audit.assessment import Assessment
+from avatar_bench.audit.evidence_rules import EVIDENCE_SAYS
 from avatar_bench.audit.properties import APPEARANCE, METADATA, find_outliers, measure
 from avatar_bench.audit.provenance_hints import HINTS
 from avatar_bench.console.progress import track
@@ -19,7 +20,6 @@ from avatar_bench.data.dataset import Dataset, list_files
 from avatar_bench.data.decoding import decode_bytes
 from avatar_bench.data.duplicates import ImageSet, find_matches
 from avatar_bench.data.equalise import equalise_bytes
-from avatar_bench.data.evidence.evidence_rules import EVIDENCE_SAYS
 from avatar_bench.data.fingerprints import Fingerprint, fingerprint_files
 from avatar_bench.errors import DataError
 from avatar_bench.results.reasons import Reason

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from avatar_bench.config.catalogue import find_choices
-from avatar_bench.config.entries import is_of_user
+from avatar_bench.config.entries import describe_missing, find_entries, find_provider, is_of_user
 from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import escape_control_characters, hide_credentials
 from avatar_bench.errors import AvatarBenchError, ConfigError, OutputError, suggest_names
@@ -148,6 +148,8 @@ def _drop_details(lines: Sequence[str]) -> tuple[str, ...]:
 def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...]:
     if extra := _EXTRAS.get(group, {}).get(name):
         return f"{group}={name}: its package is not installed", f'install it: pip install "avatar-bench[{extra}]"'
+    if plugin := find_provider(group, name):
+        return (f"{group}={name}: {describe_missing(plugin)}",)
     head, _, place = f"{group}/{name}".partition("/")
     if head == "data" and Path(place).exists():
         kind, option = ("folder", "root") if Path(place).is_dir() else ("manifest", "manifest")
@@ -160,6 +162,9 @@ def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...
 
 def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ...]:
     """Return a message with the nearest known options and the options of its level, or of its name elsewhere."""
+    column = option.partition(".")[0]
+    if column not in find_entries("prediction_column") and (plugin := find_provider("prediction_column", column)):
+        return (f"{option}: {describe_missing(plugin)}",)
     siblings = getattr(error.__cause__, "parent_node", None)
     # get, as an option that is still missing raises on siblings[key]
     known = {str(key): siblings.get(key) for key in siblings if key != "hydra"} if isinstance(siblings, Mapping) else {}

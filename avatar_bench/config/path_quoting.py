@@ -14,8 +14,8 @@ from avatar_bench.config.overrides import NULL_VALUES, OVERRIDE, SWEEP_FUNCTION,
 from avatar_bench.config.schema import SWITCH, find_options, find_schema
 from avatar_bench.config.search_path import find_default_choices
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.hub_address import is_hub_address
 from avatar_bench.files.paths import suggest_slashes
+from avatar_bench.runs.run_choice import is_run_address
 
 # of sources, whose options their readers state
 _SOURCE_PATH, _SOURCE_PATHS = r"source\.[^.=]+\.(root|file|list|manifest)", r"source\.[^.=]+\.roots"
@@ -42,7 +42,7 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
     main = find_main_option(command)
     bare = [word for word in words if _is_bare(command, word)]
     for word in bare:
-        is_named = _exists(word) or word == "-" or word[:1] == "@" or set(word) & set("*?[") or is_hub_address(word)
+        is_named = _exists(word) or word == "-" or word[:1] == "@" or set(word) & set("*?[") or is_run_address(word)
         if main is None or not is_named:
             expected = f"a path, as {main}={word}, or " if main else ""
             missing = "no such file or folder; " if main else ""
@@ -116,8 +116,8 @@ def _quote_override(word: str, multirun: bool) -> str:
     if match is None:
         return word
     prefix, key, value = match["prefix"], match["key"], match["value"]
-    is_group = not any(find_options(key))
-    if is_group and not value.startswith("{") and any(find_options(f"{key}.{SWITCH}")):  # such as evidence=true
+    is_switch = any(each.name == SWITCH for each, _ in find_options(f"{key}.{SWITCH}"))
+    if is_switch and not value.startswith("{"):  # such as evidence=true
         return f"{prefix}{key}.{SWITCH}={value}"
     is_path, is_mapping = is_path_option(key), value.startswith("{")
     opened = any(known.is_open for _, known in find_options(key)) or re.fullmatch(_SOURCE_PATHS, key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import Field, fields, is_dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,16 @@ from omegaconf import MISSING, Container, DictConfig, ListConfig, OmegaConf
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
-from avatar_bench.config.options import Option, get_default, iterate_options
+from avatar_bench.config.options import Option, find_option, get_default, iterate_options
 from avatar_bench.config.schema import (
     CORE,
+    SWITCH,
     CalibrateConfig,
     ExportConfig,
     OptimizerConfig,
     PredictConfig,
     TrainConfig,
+    find_schema,
     format_alternatives,
 )
 from avatar_bench.config.search_path import find_default_choices
@@ -27,9 +28,10 @@ from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.files.paths import make_folder_name
-from avatar_bench.files.remote import is_remote
 from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
+from avatar_bench.reporting.prediction_outputs import find_writer
 from avatar_bench.results.view import View
+from avatar_bench.runs.engines import make_engine
 from avatar_bench.runs.record import PROBE, RESERVED_SET_NAMES
 from avatar_bench.training.builders import load_builder, load_callbacks, load_optimization
 
@@ -75,10 +77,9 @@ def check_config(command: str, cfg: DictConfig) -> None:
 def check_required(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError with an example if options have no value."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
-        examples = {"input": "photos/", "output": "predictions.csv", "out": "net.onnx", "model.backbone": "resnet34"}
-        examples["to"] = "hf:OWNER/NAME"
-        examples |= {"kind": "predictions file=scores.csv", "out": "runs/detector"} if command == "import" else {}
-        values = " ".join(f"{option}={examples.get(option, 'VALUE')}" for option in missing)
+        found = [find_option(find_schema(command), name) for name in missing]
+        examples = [each[1].example if each else "VALUE" for each in found]
+        values = " ".join(f"{name}={example}" for name, example in zip(missing, examples, strict=True))
         raise ConfigError(
             f"{command} needs a value for {', '.join(missing)}",
             f"for example: avatar-bench {command} {values}",
@@ -159,7 +160,7 @@ def check_predict(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of predict is invalid."""
     _check_values(cfg)
     check_predictions(cfg)
-    is_page = cfg.output.lower().endswith(".html")
+    is_page = find_writer(cfg.output).is_page
     if is_page and cfg["update"]:
         raise ConfigError("update=true: a page is written as a whole", "remove update=true, or write a table: FILE.csv")
     if cfg.neighbours and (not is_page or cfg.runtime not in ("auto", "torch") or cfg.precision not in ("auto", "32")):
@@ -167,7 +168,8 @@ def check_predict(cfg: DictConfig) -> None:
             "neighbours=true: for output=FILE.html, with embeddings as torch computes them in 32 bits",
             "remove neighbours=true, or runtime and precision",
         )
-    _check_engine(cfg)
+    settings: Any = OmegaConf.to_object(cfg)
+    make_engine(settings.engine).check(settings)
 
 
 def check_prepare(cfg: DictConfig) -> None:
@@ -225,8 +227,10 @@ def check_predictions(cfg: DictConfig) -> None:
         raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} supports {format_alternatives(known)}")
     if cfg.accelerator == "gpu" and (cfg.runtime not in ("auto", "torch") or cfg.precision == "int8"):
         raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
-    if cfg.evidence.trust is not None and not cfg.evidence.enabled:
-        raise ConfigError("evidence.trust requires evidence=true")
+    for name in find_entries("prediction_column"):
+        for each, _ in iterate_options(OmegaConf.get_type(cfg[name])):  # type: ignore[arg-type]
+            if not cfg[name].enabled and cfg[name][each.name] != get_default(each) and each.name != SWITCH:
+                raise ConfigError(f"{name}.{each.name} requires {name}=true")
     decides = [name for name in ("target_error", "costs") if cfg[name] is not None]
     if len(decides) > 1:
         raise ConfigError("target_error and costs exclude each other", "expected one of them")
@@ -237,24 +241,6 @@ def check_predictions(cfg: DictConfig) -> None:
     elif cfg.alpha != PredictConfig().alpha:
         raise ConfigError(f"alpha={cfg.alpha}: requires target_error or costs")
     _check_per_class(cfg)
-
-
-def _check_engine(cfg: DictConfig) -> None:
-    """Raise ConfigError if an option of predict and its engine exclude each other, or the engine is not installed."""
-    if cfg.engine.name == "local":
-        inputs = cfg.input if isinstance(cfg.input, ListConfig) else [cfg.input]
-        for name, path in [*(("input", each) for each in inputs), ("output", cfg.output)]:
-            if is_remote(path.removeprefix("@")):
-                raise ConfigError(f"{name}={path}: remote files are for engine=ray", "add engine=ray")
-        return
-    if not cfg.output.lower().endswith(".parquet"):
-        raise ConfigError(f"output={cfg.output}: engine=ray writes Parquet", "expected a name that ends in .parquet")
-    if cfg.workers is not None:
-        raise ConfigError(f"workers={cfg.workers}: with engine=ray, tasks read images", "remove workers")
-    if cfg.explain is not None:
-        raise ConfigError(f"explain={cfg.explain}: engine=ray draws no Grad-CAM", "remove explain, or engine=ray")
-    if find_spec("ray") is None:
-        raise ConfigError("engine=ray needs Ray, which is not installed.", 'pip install "avatar-bench[ray]"')
 
 
 def check_export(cfg: DictConfig) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, fields, make_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_type_hints
 
 from omegaconf import MISSING
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry, find_provider
 from avatar_bench.config.options import Option, copy_option, find_option, option, path_option
+from avatar_bench.i18n import LANGUAGES
 from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import PredictionFile
 from avatar_bench.inference.detectors.timm import TimmModel
+from avatar_bench.inference.prediction_columns import PredictionColumns
 from avatar_bench.models.card_schema import MAX_LIST_ITEMS
 from avatar_bench.runs.record import PROBE
 from avatar_bench.training.optimizers.sam import SAM
@@ -72,15 +75,6 @@ _BATCH: dict[str, Any] = {
     "check": lambda value: all(map(_is_count, value.values() if isinstance(value, Mapping) else [value])),
     "expected": "a whole number of at least 1, or {cpu: N, cuda: N}",
 }
-_ACTORS: dict[str, Any] = {
-    "check": lambda value: (
-        value == "auto"
-        or _is_count(value)
-        or (isinstance(value, list) and len(value) == 2 and all(map(_is_count, value)) and value[0] <= value[1])
-    ),
-    "expected": "a whole number of at least 1, [LEAST,MOST], or auto",
-    "only_for": ("ray",),
-}
 _UNFREEZE: dict[str, Any] = {
     "check": lambda value: value in ("classifier", "all") or _is_count(value),
     "expected": "classifier, all, or a number of layer groups counted from the head",
@@ -99,7 +93,9 @@ _SOURCES_OF: dict[str, Any] = {
     "expected": "every source in one unit only",
     "is_open": True,
 }
-_LANGUAGE, _SPLIT_BY, _EQUALISE = _choose("en", "ru"), _choose("group", "source", "generator"), _choose("jpeg")
+# of runs, behind other ways to name one: ", hf:OWNER/NAME"
+_ADDRESSES = "".join(f", {entry.summary.partition(': ')[0]}" for entry in find_entries("run_address").values())
+_LANGUAGE, _SPLIT_BY, _EQUALISE = _choose(*LANGUAGES), _choose("group", "source", "generator"), _choose("jpeg")
 _TABLES, _TABLES_HELP = (
     _choose("auto", "csv", "parquet"),
     "files of tables of images; auto: Parquet above a million rows",
@@ -149,7 +145,7 @@ class ModeConfig:
 
 @dataclass
 class ModelConfig:
-    backbone: str = option(MISSING, help="a name of timm, or of your own backbone/")
+    backbone: str = option(MISSING, help="a name of timm, or of your own backbone/", example="resnet34")
     weights: str = option("hub", help="or a file of weights", **_WEIGHTS)
     package: dict[str, str] | None = option(None, help="pip distribution, file (glob), layout, licence")
     options: dict[str, Any] = option({}, help="of the network, e.g. drop_path_rate", is_open=True)
@@ -386,7 +382,7 @@ class ViewConfig:
 @dataclass
 class EvaluateConfig:
     ckpt: Any = path_option(
-        "a run folder, a .ckpt file, a folder of runs, hf:OWNER/NAME, a list, or null: the newest run", is_main=True
+        f"a run folder, a .ckpt file, a folder of runs{_ADDRESSES}, a list, or null: the newest run", is_main=True
     )
     split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
     against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
@@ -412,38 +408,26 @@ class EvaluateConfig:
 
 
 @dataclass
-class EvidenceConfig:
-    """Evidence in the metadata of files; evidence=true is short for evidence.enabled=true."""
-
-    enabled: bool = option(False, help="add what the metadata of each file say: evidence_says, evidence")
-    trust: str | None = path_option("PEM file of the certificates whose C2PA signatures are trusted; null: none")
-
-
-@dataclass
 class EngineConfig:
-    """Where predictions are computed."""
+    """Where predictions are computed; `find_schema` adds the options of the entries."""
 
-    name: str = option(MISSING, help="where predictions are computed", **_choose("local", "ray"))
-    actors: Any = option(
-        "auto", help="networks at a time, N or [LEAST,MOST]; auto: one a GPU, or one a pair of cores", **_ACTORS
-    )
-    address: str = option("local", help="Ray cluster to join; local: Ray starts on this machine", only_for=("ray",))
+    name: str = option(MISSING, help="where predictions are computed")
 
 
 @dataclass
 class PredictConfig:
     ckpt: str | None = path_option(
-        "a run folder, a .ckpt file, an ensemble's folder, hf:OWNER/NAME, or null: the newest run"
+        f"a run folder, a .ckpt file, an ensemble's folder{_ADDRESSES}, or null: the newest run"
     )
     input: Any = path_option(
         "a file, folder, glob, @list.txt, manifest, or - for paths on standard input; or a list of them",
         MISSING,
         is_main=True,
+        example="photos/",
     )
     output: str = path_option(
         "file of the predictions (.html: a page for review), or - for standard output; with engine=ray, a folder",
         "-",
-        **_end_in(".csv", ".jsonl", ".parquet", ".html", other="-"),
     )
     calibrated: bool = option(True, help="scale by the run's temperature")
     target_error: float | None = option(None, help=_TARGET_ERROR, **_INSIDE)
@@ -460,10 +444,15 @@ class PredictConfig:
     workers: int | None = option(None, help="image-loading processes; null: one per core, at most 8", **_WORKERS)
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **_THREADS)
-    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     allow: list[str] = option([], help=_ALLOW, **_choose("upload", "detector_changed"))
+    columns_enabled: ClassVar[bool] = False  # of the entries of prediction_column, unless they are turned on
+
+    def find_columns(self) -> dict[str, PredictionColumns]:
+        """Return the entries of prediction_column that are turned on, by name."""
+        found = {name: each for name, each in vars(self).items() if isinstance(each, PredictionColumns)}
+        return {name: each for name, each in found.items() if each.enabled}
 
 
 @dataclass
@@ -499,8 +488,8 @@ class PrepareConfig:
 
 @dataclass
 class VaryConfig:
-    out: str = path_option("folder of the images and their manifest", MISSING)
-    ckpt: str | None = path_option("a run, or hf:OWNER/NAME, for its input size and its data; null: size= and data=")
+    out: str = path_option("folder of the images and their manifest", MISSING, example="varied")
+    ckpt: str | None = path_option(f"a run{_ADDRESSES}: for its input size and its data; null: size= and data=")
     size: int | None = option(None, help="pixels per side of the input, without ckpt", **_SIDE)
     resize: str = option("squash", help="how images are brought to that size", **_choose("squash", "crop", "pad"))
     at: str = option("input", help="where corruptions are applied: to images of the input size, or of their own", **_AT)
@@ -512,7 +501,7 @@ class VaryConfig:
 @dataclass
 class CalibrateConfig:
     ckpt: str | None = path_option(
-        "a run folder, an ensemble's folder, hf:OWNER/NAME, or null: the newest run", is_main=True
+        f"a run folder, an ensemble's folder{_ADDRESSES}, or null: the newest run", is_main=True
     )
     split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
     data: ImageSetConfig = field(default_factory=ImageSetConfig)
@@ -532,7 +521,7 @@ class CalibrateConfig:
 
 @dataclass
 class ReportConfig:
-    runs: str = path_option("a folder of runs, or one run, or hf:OWNER/NAME", "runs", is_main=True)
+    runs: str = path_option(f"a folder of runs, or one run{_ADDRESSES}", "runs", is_main=True)
     out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
     lang: str = option("en", help="language of the report and its figures", **_LANGUAGE)
     view: ViewConfig = field(default_factory=ViewConfig)
@@ -541,7 +530,7 @@ class ReportConfig:
 @dataclass
 class ExportConfig:
     ckpt: str | None = path_option(
-        "a run folder, a .ckpt file, a soup's folder, hf:OWNER/NAME, or null: the newest run", is_main=True
+        f"a run folder, a .ckpt file, a soup's folder{_ADDRESSES}, or null: the newest run", is_main=True
     )
     out: str | None = path_option(
         "file of the network (.xml: OpenVINO), its card a .json beside it; .html: a page that classifies; "
@@ -560,8 +549,8 @@ class ExportConfig:
 
 @dataclass
 class ImportConfig:
-    kind: str = option(MISSING, help="kind of the detector", **_DETECTOR)
-    out: str = path_option("run folder", MISSING)
+    kind: str = option(MISSING, help="kind of the detector", example="predictions file=scores.csv", **_DETECTOR)
+    out: str = path_option("run folder", MISSING, example="runs/detector")
     file: str | None = copy_option(PredictionFile, "file", default=None)
     folder: str | None = copy_option(TimmModel, "folder", default=None)
     columns: dict[str, Any] = copy_option(PredictionFile, "columns")
@@ -587,14 +576,6 @@ class ImportConfig:
 
 
 @dataclass
-class PushConfig:
-    ckpt: str | None = path_option("a finished run folder, or null: the newest run", is_main=True)
-    to: str = path_option("hf:OWNER/NAME, or a new folder for the same files", MISSING)
-    private: bool = option(True, help="on the hub, only its owner may read it; false publishes it")
-    licence: str | None = option(None, help="licence of the run; null: those of its initial weights and its teacher")
-
-
-@dataclass
 class DoctorConfig:
     hub: bool = option(False, help="connect to the Hugging Face hub, to see whether it can be reached")
     format: str = option("text", help="of the output", **_choose("text", "json"))
@@ -610,11 +591,10 @@ SCHEMAS: dict[str, type] = {
     "calibrate": CalibrateConfig,
     "report": ReportConfig,
     "export": ExportConfig,
-    "push": PushConfig,
     "import": ImportConfig,
     "doctor": DoctorConfig,
 }
-CORE = frozenset(SCHEMAS)
+CORE = dict(SCHEMAS)
 
 
 SWITCH = "enabled"  # the option that turns a group of options on, which is set by GROUP=true
@@ -626,9 +606,48 @@ def find_schema(command: str) -> type:
     Those of the core are stated here, since layers below the commands read them. Raise ConfigError if there is no such
     command, or its module cannot be used.
     """
-    if command not in CORE:
-        SCHEMAS[command] = find_entry("command", command).load_class()
+    schema: Any = CORE[command] if command in CORE else find_entry("command", command).load_class()
+    SCHEMAS[command] = _add_entries(schema) if hasattr(schema, "columns_enabled") else schema
     return SCHEMAS[command]
+
+
+def _add_entries(schema: Any) -> Any:
+    """Return a schema with the options of the entries of columns, and with the engines and outputs of predict."""
+    classes = [
+        tuple((name, entry.load_class()) for name, entry in find_entries(kind).items())
+        for kind in ("engine", "prediction_column")
+    ]
+    return _extend(schema, *classes, tuple(f".{name}" for name in find_entries("prediction_output")))
+
+
+@cache
+def _extend(
+    schema: Any, engines: Sequence[tuple[str, Any]], columns: Sequence[tuple[str, Any]], suffixes: Sequence[str]
+) -> Any:
+    made: dict[str, tuple[Any, Any]] = {}
+    if schema is PredictConfig:
+        known: dict[str, tuple[Any, Any]] = {
+            "name": (str, copy_option(EngineConfig, "name", **_choose(*dict(engines))))
+        }
+        for _, owner in engines:
+            hints = get_type_hints(owner)
+            for each in fields(owner):
+                users = [other for other, its in engines if any(one.name == each.name for one in fields(its))]
+                known[each.name] = hints[each.name], copy_option(owner, each.name, only_for=tuple(users))
+        engine = _derive(EngineConfig, known)
+        made["output"] = str, copy_option(schema, "output", **_end_in(*suffixes, other="-"))
+        made["engine"] = engine, field(default_factory=engine)
+    for name, owner in columns:
+        if schema.columns_enabled:
+            owner = _derive(owner, {SWITCH: (bool, copy_option(owner, SWITCH, default=True))})
+        made[name] = owner, field(default_factory=owner)
+    return _derive(schema, made)
+
+
+def _derive(owner: Any, options: Mapping[str, tuple[Any, Any]]) -> Any:
+    """Return a dataclass with these options, by name with type and field, beside those of another."""
+    stated = [(name, kind, each) for name, (kind, each) in options.items()]
+    return make_dataclass(owner.__name__, stated, bases=(owner,), namespace={"__module__": owner.__module__})
 
 
 def find_options(key: str) -> Iterator[tuple[Field[Any], Option]]:

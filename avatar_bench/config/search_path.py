@@ -65,7 +65,8 @@ def register(command: str = "", overrides: Sequence[str] = ()) -> None:
             store.store(name=command, node=node)
     known = store.repo.get("schema", {})
     for name in [command] if command else SCHEMAS:
-        if f"{name}.yaml" not in known or name not in CORE:  # building one takes as long as composing a configuration
+        # building one takes as long as composing a configuration
+        if f"{name}.yaml" not in known or SCHEMAS[name] is not CORE.get(name):
             store.store(group="schema", name=name, node=SCHEMAS[name])
     given = [word for word in overrides if re.match(r"\+{0,2}block=", word)]
     named = set(re.findall(r"\w+", " ".join(given))) or set(find_default_choices(command).get("block", ()))

@@ -33,6 +33,7 @@ _COLUMNS = ("path", "label", "source", "origin", "generator", "group", "split", 
 DATASET_COLUMNS = (*_COLUMNS, *ENCODING_COLUMNS)
 OTHER_PREFIX = "other:"  # of the columns of a manifest that the package does not know, so that no name is taken
 RUN_COLUMNS = ("turned_phashes", "stated_group")  # only in runs
+OOD_PREFIX = "ood_"  # of manifests of out-of-domain sets
 DATASET_SPLITS = ("train", "val", "calibration", "test")
 
 
@@ -192,6 +193,11 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
             what = f"{file}, row {row + 1}: {format_name(path)} does not exist or is not a file."
             raise DataError(what, suggest_slashes(path) or "Expected a file; paths are relative to the manifest.")
     return _complete(table, file.parent, name or file.stem)
+
+
+def make_ood_path(root: Path, name: str) -> Path:
+    """Return the path of an out-of-domain manifest: beside the others, because paths are relative."""
+    return root / f"{OOD_PREFIX}{name}.csv"
 
 
 def tabulate_split(dataset: Dataset) -> pd.DataFrame:

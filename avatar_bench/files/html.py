@@ -28,9 +28,9 @@ def build_html_environment(*packages: str) -> Environment:
     return environment
 
 
-def build_markdown_environment() -> Environment:
-    """Return an environment that escapes every value for Markdown and for HTML within Markdown."""
-    environment = _build_environment(autoescape=False, finalize=escape_markdown)
+def build_markdown_environment(*packages: str) -> Environment:
+    """Return an environment that escapes values for Markdown and HTML in it, with templates as for HTML."""
+    environment = _build_environment(*packages, autoescape=False, finalize=escape_markdown)
     environment.filters["code"] = _format_markdown_code
     return environment
 

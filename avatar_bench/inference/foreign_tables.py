@@ -19,9 +19,9 @@ from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.user_tables import MAX_TABLE_BYTES, read_user_table
 from avatar_bench.data.variation_set import CLEAN, RECIPE
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, suggest_names
-from avatar_bench.inference.detectors.predictions import name_classes
 from avatar_bench.inference.probabilities import MAX_SUM_ERROR, ImproperError, normalise_rows
 from avatar_bench.inference.score_scale import ScoreScale
+from avatar_bench.results.view import name_classes
 
 _COLUMNS = ("path", "sha256", "score", "status")  # beside prob_<class>
 _AGREEMENT = 1e-6  # largest difference of probabilities between two rows of one image

@@ -6,7 +6,7 @@ import importlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError, DataError
 from avatar_bench.files.checkpoint_container import refuse_address
-from avatar_bench.inference.detectors.onnx import OnnxNetwork
-from avatar_bench.inference.detectors.predictions import name_classes
 from avatar_bench.inference.probabilities import ImproperError, normalise_rows
 from avatar_bench.inference.runtimes import refuse_missing_package
 from avatar_bench.inference.runtimes.onnx import import_onnxruntime
@@ -28,6 +26,7 @@ from avatar_bench.inference.score_scale import ScoreScale
 from avatar_bench.inference.timm_transform import build_transform, read_class_names, select_transform
 from avatar_bench.models.card_schema import find_card_fault
 from avatar_bench.models.checkpoint import CARD_KEY
+from avatar_bench.results.view import name_classes
 
 MAX_NETWORK_BYTES = 2 * 2**30
 _NETWORK = "network.onnx"
@@ -38,8 +37,10 @@ _TYPES |= {"tensor(double)": np.float64}
 _WEIGHT_TYPES = (1, 10, 11, 16)  # of TensorProto.DataType: float, float16, double, bfloat16
 
 
-def import_network(file: Path, folder: Path, stated: Mapping[str, Any]) -> dict[str, Any]:
+def import_network(file: Path, folder: Path, stated: Mapping[str, Any], check: Callable[..., object]) -> dict[str, Any]:
     """Copy a network with its external data and return the settings of its predictor.
+
+    `check` raises ConfigError for values that the file states and that are invalid.
 
     Raise ConfigError for a missing or wrong statement, DataError for a file that is no usable network.
     """
@@ -52,7 +53,7 @@ def import_network(file: Path, folder: Path, stated: Mapping[str, Any]) -> dict[
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file.parent / part, target)
     session = _load_session(folder, "cpu")
-    settings = _state_settings(session, file, stated, _read_metadata(model, file))
+    settings = _state_settings(session, file, stated, _read_metadata(model, file, check))
     _try_network(OnnxPredictor(folder, settings, "cpu"), settings, describe_network(session))
     weights = (each for each in model.graph.initializer if each.data_type in _WEIGHT_TYPES)
     return settings | {"parameters": sum(math.prod(each.dims) for each in weights)}
@@ -173,13 +174,13 @@ def _load_session(folder: Path, accelerator: str) -> Any:
         raise DataError(f"The network cannot be loaded: {' '.join(str(error).split())[:200]}") from error
 
 
-def _read_metadata(model: Any, file: Path) -> dict[str, Any]:
+def _read_metadata(model: Any, file: Path, check: Callable[..., object]) -> dict[str, Any]:
     """Return what the file, or a timm config.json beside it, states."""
     texts = {each.key: each.value for each in model.metadata_props}
     if CARD_KEY in texts:
         return _read_card(texts[CARD_KEY], file)
     found = {name: _parse(texts[name]) for name in _STATED if name in texts}
-    OnnxNetwork(file=str(file), **found)  # raises ConfigError for an invalid value
+    check(file=str(file), **found)
     config = file.with_name("config.json")
     if config.is_file():
         try:

@@ -17,6 +17,8 @@ from avatar_bench.inference.prediction_writer import CHECKED_ROWS, escape_path, 
 class PredictionParts:
     """Rows in the Parquet files of a folder; `kept`, `last`, `bad` and `count` are those of PredictionWriter."""
 
+    is_page = False
+
     def __init__(self, output: str, columns: Sequence[str], update: bool) -> None:
         """Open a folder; with `update`, its rows are kept, and a part that was cut short is removed.
 

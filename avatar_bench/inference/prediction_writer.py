@@ -1,4 +1,4 @@
-"""Writers of prediction tables, batch by batch and resumable, as CSV, JSON lines or Parquet."""
+"""Writers of prediction tables, batch by batch and resumable."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from collections import deque
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import pandas as pd
-from pyarrow import parquet
 from pyarrow.lib import ArrowInvalid
 
 from avatar_bench.console.signals import ignore_termination
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.files.csv_io import format_csv, read_csv, unescape_formulas
-from avatar_bench.files.remote import is_remote, open_remote
 from avatar_bench.inference.file_stamps import Stamp, find_outdated, load_stamps, locate_stamps, save_stamps
 
+if TYPE_CHECKING:
+    from avatar_bench.runs.file_predictor import FilePredictor
+
+MAX_PAGE_IMAGES = 2000  # of more, a browser is slow and a person reviews no more
 CHECKED_ROWS = 16  # last rows of an earlier output that are compared to check that they are of the same run
 
 _collected: ContextVar[list[pd.DataFrame] | None] = ContextVar("collected", default=None)
@@ -43,48 +43,18 @@ def collect_rows() -> Iterator[list[pd.DataFrame]]:
         _collected.reset(token)
 
 
-def open_writer(output: str, columns: list[str], update: bool, stamps: Mapping[str, Stamp | None]) -> PredictionWriter:
-    """Open a writer for `output`: a .csv, .jsonl or .parquet file, or - for CSV on standard output.
-
-    With `update`, the rows of an earlier output are kept, but those of files that have changed since, by their
-    `stamps`; otherwise an existing file is replaced once all rows are written. Raises ConfigError for other columns,
-    OutputError if the output cannot be written.
-    """
-    if output == "-":
-        return CsvWriter(None if _collected.get() is None else Path(os.devnull), columns)
-    file, kinds = Path(output), {".csv": CsvWriter, ".jsonl": JsonLinesWriter, ".parquet": ParquetFileWriter}
-    kind = kinds[file.suffix.lower()]
-    part = file.with_name(f"{file.name}.part")  # an earlier file stays until the new one is complete
-    place = part if (part if update else file).is_file() else file
-    try:
-        if place is file:
-            part.unlink(missing_ok=True)
-            locate_stamps(part).unlink(missing_ok=True)
-        return kind(place, columns, update and place.is_file(), file, stamps)
-    except OSError as error:
-        raise _make_output_error(output, error) from error
-
-
-def refuse_foreign_file(output: str) -> None:
-    """Raise OutputError if an output is there, and neither empty nor predictions or a page for review."""
-    file = Path(output)
-    if not file.is_file() or not file.stat().st_size:
-        return
-    marks = (b"path", b"status", b"prediction") if file.suffix.lower() != ".html" else (b'class="cards"',)
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        first_line = content.find(b"\n") if file.suffix.lower() in (".csv", ".jsonl") else -1
-        if all(content.find(mark, 0, first_line if first_line > 0 else len(content)) >= 0 for mark in marks):
-            return
-    raise OutputError(f"output={output} is there, and holds no predictions.", "Choose another name: output=FILE")
-
-
 class PredictionWriter:
     """A writer of rows to `place` (None: standard output) that is renamed to `final` once all rows are written.
 
     `kept` are the paths of the earlier rows, in order, `last` is the last few of these rows, and `bad` counts the
     failed files among them; `count` is the number of rows written so far, including the earlier ones. `outdated` is
     the number of earlier rows that are not kept, because their files have changed, see `find_outdated`.
+
+    A page is written as a whole, from at most MAX_PAGE_IMAGES files; a table can be continued.
     """
+
+    is_page: ClassVar[bool] = False
+    marks: ClassVar[tuple[bytes, ...]] = (b"path", b"status", b"prediction")  # that every output holds
 
     def __init__(
         self,
@@ -108,7 +78,7 @@ class PredictionWriter:
                     self.remove_rows(place, outdated)
                     self._forget()
                     self._keep(place)
-            except (ValueError, TypeError, KeyError, ArrowInvalid, csv.Error) as error:
+            except (ValueError, TypeError, KeyError, ArrowInvalid, csv.Error, NotImplementedError) as error:
                 reason = f"update=true: {place} does not have the columns of this run, or is damaged."
                 raise ConfigError(reason, "Choose another output.") from error
         if place is not None and stamps:  # after outdated rows are gone, so that none passes for a current one
@@ -116,6 +86,45 @@ class PredictionWriter:
             save_stamps(earlier | known, locate_stamps(place))
         self.count = len(self.kept)
         self.start()
+
+    @classmethod
+    def open(cls, predictor: FilePredictor, n_files: int, stamps: Mapping[str, Stamp | None]) -> PredictionWriter:
+        """Open a writer for the `output` of the settings, or for standard output, of the rows of `n_files`.
+
+        With `update`, the rows of an earlier output are kept, but those of files that have changed since, by their
+        `stamps`; otherwise an existing file is replaced once all rows are written. Raise ConfigError for other columns,
+        OutputError if the output cannot be written.
+        """
+        output, update, columns = predictor.settings.output, predictor.settings.update, predictor.columns
+        if output == "-":
+            return cls(None if _collected.get() is None else Path(os.devnull), columns)
+        file = Path(output)
+        part = file.with_name(f"{file.name}.part")  # an earlier file stays until the new one is complete
+        place = part if (part if update else file).is_file() else file
+        try:
+            if place is file:
+                part.unlink(missing_ok=True)
+                locate_stamps(part).unlink(missing_ok=True)
+            return cls(place, columns, update and place.is_file(), file, stamps)
+        except OSError as error:
+            raise make_output_error(output, error) from error
+
+    @classmethod
+    def refuse_foreign_file(cls, output: str) -> None:
+        """Raise OutputError if an output is there, and neither empty nor one of this kind."""
+        file = Path(output)
+        if not file.is_file() or not file.stat().st_size:
+            return
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            first_line = content.find(b"\n") if issubclass(cls, TextWriter) else -1
+            if all(content.find(mark, 0, first_line if first_line > 0 else len(content)) >= 0 for mark in cls.marks):
+                return
+        raise OutputError(f"output={output} is there, and holds no predictions.", "Choose another name: output=FILE")
+
+    @classmethod
+    def read_table(cls, output: str) -> pd.DataFrame:
+        """Read what was written; numbers may be texts."""
+        raise NotImplementedError
 
     def __enter__(self) -> PredictionWriter:
         return self
@@ -235,115 +244,8 @@ class TextWriter(PredictionWriter):
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise _make_output_error(self.final or "-", error) from error
+            raise make_output_error(self.final or "-", error) from error
         self.complete += size
-
-
-class CsvWriter(TextWriter):
-    """A writer of CSV that is safe to open in a spreadsheet."""
-
-    def format_header(self) -> str:
-        """Return the header."""
-        return format_csv(pd.DataFrame(columns=self.columns))
-
-    def format_rows(self, rows: pd.DataFrame) -> str:
-        """Return the lines of rows."""
-        return format_csv(rows, header=False)
-
-    def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
-        """Yield complete rows, with numbers as text."""
-        for row in csv.reader(self.read_texts(place)):
-            yield dict(zip(self.columns, row, strict=True))
-
-    def read_texts(self, place: Path) -> Iterator[str]:
-        """Yield the text of each complete row, perhaps of several lines."""
-        complete, text = _measure_whole_lines(place, self.format_header(), quotes=True), ""
-        for line in islice(_read_lines(place, complete), 1, None):
-            text += line
-            if not text.count('"') % 2:
-                yield text
-                text = ""
-        os.truncate(place, complete)
-
-    def restore_paths(self, paths: list[str]) -> list[str]:
-        """Remove from paths what made them safe for a spreadsheet."""
-        return list(unescape_formulas(pd.DataFrame({"path": pd.Series(paths, dtype=object)}))["path"])
-
-
-class JsonLinesWriter(TextWriter):
-    """A writer of one JSON object a line; missing values of a failed file are null."""
-
-    def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
-        """Yield complete rows."""
-        for row in map(json.loads, self.read_texts(place)):
-            if list(row) != self.columns:
-                raise ValueError(list(row))
-            yield row
-
-    def read_texts(self, place: Path) -> Iterator[str]:
-        """Yield complete lines."""
-        complete = _measure_whole_lines(place, '{"path": ')
-        yield from _read_lines(place, complete)
-        os.truncate(place, complete)
-
-    def format_rows(self, rows: pd.DataFrame) -> str:
-        """Return the lines of rows."""
-        return "".join(f"{format_json(row)}\n" for row in list_objects(rows))
-
-
-class ParquetFileWriter(PredictionWriter):
-    """A writer of one Parquet file, at the end or when interrupted, because rows cannot be appended to Parquet."""
-
-    def path_of(self, file: str) -> str:
-        """Return the path of a file as Parquet can store it."""
-        return escape_path(file)
-
-    def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
-        """Yield the rows."""
-        self.earlier = pd.read_parquet(place)
-        if list(self.earlier) != self.columns:
-            raise ValueError(list(self.earlier))
-        yield from (dict(zip(self.columns, row, strict=True)) for row in self.earlier.itertuples(index=False))
-
-    def remove_rows(self, place: Path, paths: Collection[str]) -> None:
-        """Remove the rows of some files, of those in `kept`, from an earlier output."""
-        with atomic_write(place, alone=False) as part:
-            self.earlier[[path not in paths for path in self.kept]].to_parquet(part, index=False)
-
-    def start(self) -> None:
-        """Start with the earlier rows, if there are any."""
-        self.rows = [self.earlier] if self.kept else []
-
-    def write(self, rows: pd.DataFrame) -> None:
-        """Collect rows."""
-        self.rows.append(rows.assign(path=rows["path"].map(self.path_of)))
-        self.count += len(rows)
-
-    def close(self) -> None:
-        """Write all rows atomically."""
-        assert self.place is not None
-        table = pd.concat(self.rows, ignore_index=True) if self.rows else pd.DataFrame(columns=self.columns)
-        try:
-            with atomic_write(self.place) as part:
-                table.to_parquet(part, index=False)
-        except OSError as error:
-            raise _make_output_error(self.final, error) from error
-
-
-def read_predictions(output: str) -> pd.DataFrame:
-    """Read the predictions in a .csv or .jsonl file, or in a .parquet file or folder, which may be remote."""
-    suffix = Path(output).suffix.lower()
-    if suffix == ".csv":
-        table = read_csv(output, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
-    elif suffix == ".jsonl":
-        with open(output, encoding="utf-8", newline="\n") as lines:
-            table = pd.DataFrame(map(json.loads, lines))
-    else:
-        system, place = open_remote(output) if is_remote(output) else (None, output)
-        read: Any = parquet.read_table  # has no annotations
-        table = read(place, filesystem=system, partitioning=None).to_pandas()
-    numbers = [name for name in map(str, table) if is_number(name)]
-    return table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in numbers})
 
 
 def is_number(column: str) -> bool:
@@ -367,7 +269,7 @@ def format_json(row: Mapping[Hashable, Any]) -> str:
     return text if text.isprintable() else json.dumps(row)  # escapes the surrogates of names that are not UTF-8
 
 
-def _measure_whole_lines(file: Path, start: str, quotes: bool = False) -> int:
+def measure_whole_lines(file: Path, start: str, quotes: bool = False) -> int:
     """Return the size of a file up to the end of its last complete line; raise ValueError for another start.
 
     With `quotes`, a line break within quotes does not end a line.
@@ -385,13 +287,13 @@ def _measure_whole_lines(file: Path, start: str, quotes: bool = False) -> int:
     return complete
 
 
-def _read_lines(file: Path, size: int) -> Iterator[str]:
+def read_lines(file: Path, size: int) -> Iterator[str]:
     """Yield the lines in the first `size` bytes of a file."""
     with file.open("rb") as stream:
         while stream.tell() < size:
             yield stream.readline().decode("utf-8", errors="surrogateescape")
 
 
-def _make_output_error(output: str | Path | None, error: OSError) -> OutputError:
+def make_output_error(output: str | Path | None, error: OSError) -> OutputError:
     advice = "Free some space, or choose another file: output=FILE"
     return OutputError(f"output={output} cannot be written: {error.strerror or error}.", advice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.errors import ConfigError
+from avatar_bench.files.csv_io import unescape_formulas
 
 if TYPE_CHECKING:
+    from avatar_bench.inference.prediction_columns import PredictionColumns
     from avatar_bench.runs.decisions import DecisionRule
     from avatar_bench.runs.run import Run
 
@@ -68,6 +71,22 @@ def refuse_other_run(
         raise ConfigError(
             "update=true: the existing decisions were made with another target_error, costs, alpha or calibration.",
             "Choose another output, or remove update=true to decide on all files again.",
+        )
+
+
+def refuse_other_columns(name: str, columns: PredictionColumns, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Compute the columns of an entry again for earlier rows; raise ConfigError if they differ for a file."""
+    good = pd.DataFrame([row for row in rows if row["status"] == "ok"], columns=["path", "status", *columns.names])
+    again = columns.add_to(good[["path", "status"]], run)[[*columns.names]]
+    is_there = again.notna().any(axis=1)
+    # what a spreadsheet would run as a formula is preceded by a sign in CSV
+    before, after = (unescape_formulas(table[is_there].astype(object)) for table in (good[[*columns.names]], again))
+    if not before.equals(after):
+        options = [f"{name}.{each.name}" for each in fields(columns) if each.name != "enabled"]
+        raise ConfigError(
+            f"update=true: the {name} in the existing rows is another: "
+            f"{', '.join(['a file', *options])} or view has changed.",
+            "Choose another output, or remove update=true to predict all files again.",
         )
 
 

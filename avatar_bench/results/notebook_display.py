@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from avatar_bench.config.entries import find_entries
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.results.prediction_cautions import list_cautions
 
@@ -35,6 +36,7 @@ def format_pairs(pairs: Iterable[tuple[str, Any]]) -> str:
 
 
 def format_predictions(table: pd.DataFrame) -> str:
-    """Return rows of predictions with the cautions of every prediction."""
-    cautions = list_cautions(has_evidence="evidence" in table)
+    """Return rows of predictions with the cautions of every prediction, and of the further columns that they have."""
+    known: list[Any] = [entry.load_class() for entry in find_entries("prediction_column").values()]
+    cautions = list_cautions(each for each in known if {*each.names} <= {*table})
     return format_frame(table) + "".join(f"<p>{format_text(caution)}</p>" for caution in cautions)

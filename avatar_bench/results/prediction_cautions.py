@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from avatar_bench.i18n import _
 
 
-def list_cautions(has_evidence: bool) -> list[str]:
-    """Return the two cautions of every prediction, and that of evidence in files, in the current language."""
-    cautions = [
+def list_cautions(columns: Iterable[Any] = ()) -> list[str]:
+    """Return the two cautions of every prediction, and those of further PredictionColumns, in the current language."""
+    return [
         _("A prediction means that an image resembles the training images of a class; it does not prove its origin."),
         _("On sources other than those it was evaluated on, a network can be far less accurate."),
+        *(caution for each in columns for caution in each.list_cautions()),
     ]
-    evidence = _(
-        "Evidence is what a file says of itself: metadata can be forged or stripped, and a file without evidence may "
-        "be of any class."
-    )
-    return [*cautions, evidence] if has_evidence else cautions

@@ -11,6 +11,7 @@ from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.yaml_io import read_yaml
 
 ALL = "all"  # the view that leaves every class as it is
+DIRECTION = "higher_is_"  # before the class that a high score means
 SEPARATOR = "--"  # between the set and the view in the name of a folder
 
 
@@ -91,3 +92,9 @@ def find_meanings(classes: Sequence[str]) -> dict[str, list[str]]:
         if set(view.classes) == set(classes):
             return {new: list(dict.fromkeys([*old, new])) for new, old in view.classes.items()}
     return {}
+
+
+def name_classes(score: str) -> list[str]:
+    """Return the classes of a score with a direction: the one that is likelier the higher it is, and the other one."""
+    positive = score.removeprefix(DIRECTION)
+    return [positive, f"not_{positive}"]

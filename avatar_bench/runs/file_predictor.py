@@ -1,20 +1,19 @@
-"""Predictions on image files with decisions and evidence, as `predict` writes and `app` serves them."""
+"""Predictions on image files with decisions and further columns, as `predict` writes and `app` serves them."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from avatar_bench.console.memory import retain_freed_memory
-from avatar_bench.data.evidence.evidence_rules import EVIDENCE_COLUMNS
-from avatar_bench.inference.evidence_columns import add_evidence
 from avatar_bench.inference.precision_autotune import count_workers, tune_inference
 from avatar_bench.inference.prediction_table import DECISION_COLUMNS, list_prediction_columns
+from avatar_bench.inference.resume import refuse_other_columns, refuse_other_run
 from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.run import Run, set_threads
 from avatar_bench.runs.runtime_autotune import choose_runtime
@@ -44,14 +43,12 @@ class FilePredictor:
     run: Run
     settings: PredictConfig
     rule: DecisionRule | None
-    trust: str = ""  # PEM text
 
     @property
     def columns(self) -> list[str]:
         """Return the names of the columns of a table."""
-        has_evidence = self.settings.evidence.enabled
-        further = (*(DECISION_COLUMNS if self.rule else ()), *(EVIDENCE_COLUMNS if has_evidence else ()))
-        return [*list_prediction_columns(self.run.classes), *further]
+        further = (name for each in self.settings.find_columns().values() for name in each.names)
+        return [*list_prediction_columns(self.run.classes), *(DECISION_COLUMNS if self.rule else ()), *further]
 
     def predict(self, files: Sequence[str]) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions batch by batch, in order, see `Run.predict_files`."""
@@ -59,7 +56,15 @@ class FilePredictor:
         options = (settings.calibrated, settings.precision, self.rule, settings.neighbours)
         with closing(self.run.predict_files(files, *options)) as tables:
             for table in tables:
-                yield add_evidence(table, self.run.name_class, self.trust) if settings.evidence.enabled else table
+                for columns in settings.find_columns().values():
+                    table = columns.add_to(table, self.run)
+                yield table
+
+    def refuse_other_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raise ConfigError if earlier rows are not those of this run and these options."""
+        refuse_other_run(self.run, rows, self.settings.calibrated, self.settings.precision, self.rule)
+        for name, columns in self.settings.find_columns().items():
+            refuse_other_columns(name, columns, self.run, rows)
 
     @property
     def is_calibrated(self) -> bool:
@@ -74,9 +79,7 @@ class FilePredictor:
         return notes if "decisions" in self.run.provides else [*notes, NO_THRESHOLD]
 
 
-def open_file_predictor(
-    path: Path, settings: PredictConfig, n_files: int, trust: str = ""
-) -> tuple[FilePredictor, list[str]]:
+def open_file_predictor(path: Path, settings: PredictConfig, n_files: int) -> tuple[FilePredictor, list[str]]:
     """Return the predictor of a run, and what a user must know of its decisions.
 
     The choices of autotune for `n_files` are stored in the settings.
@@ -88,7 +91,7 @@ def open_file_predictor(
         from avatar_bench.runs.decisions import make_rule
 
         rule = make_rule(run, settings.target_error, settings.costs, settings.alpha, settings.per_class)
-    return FilePredictor(run, settings, rule, trust), rule.notes if rule else []
+    return FilePredictor(run, settings, rule), rule.notes if rule else []
 
 
 def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:

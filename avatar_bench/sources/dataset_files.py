@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from avatar_bench.data.dataset import OOD_PREFIX, make_ood_path
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.files.table_io import read_table, write_table
 from avatar_bench.sources.curation import CurationResult
-from avatar_bench.sources.dataset_kinds import OOD_PREFIX, make_ood_path
 from avatar_bench.sources.reader import DESCRIPTION_KEYS, Source
 from avatar_bench.sources.refusals import BLIND_SIDE, EXACT_KINDS, GROUP_PREFIX, Sides
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avatar_bench.data.dataset import Dataset, read_dataset, read_folder, read_images, read_manifest
+from avatar_bench.data.dataset import Dataset, make_ood_path, read_dataset, read_folder, read_images, read_manifest
 from avatar_bench.data.folders import is_image_folder, list_class_folders
 from avatar_bench.data.shards import open_shards
 from avatar_bench.errors import ConfigError, DataError
@@ -16,7 +16,6 @@ from avatar_bench.runs.record import RESERVED_SET_NAMES
 if TYPE_CHECKING:
     from avatar_bench.config.schema import ImagesConfig, ImageSetConfig
 
-OOD_PREFIX = "ood_"  # of manifests of out-of-domain sets
 _DEMO_OPTIONS = ("root", "sources", "blind_sources", "ood_sources", "prepare")  # that define the demo
 
 
@@ -57,11 +56,6 @@ def open_further_set(path: Path, name: str) -> Dataset:
         option = "data.blind" if name == "blind" else f"data.ood.{name}"
         raise DataError(f"{option}: {path} does not exist.", "Expected a folder of images or a manifest.")
     return read_images(path, name) if is_image_folder(path) else read_dataset(path, name)
-
-
-def make_ood_path(root: Path, name: str) -> Path:
-    """Return the path of an out-of-domain manifest: beside the others, because paths are relative."""
-    return root / f"{OOD_PREFIX}{name}.csv"
 
 
 def list_further_sets(options: ImagesConfig, root: Path | None = None) -> dict[str, Path]:

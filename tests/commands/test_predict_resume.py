@@ -19,8 +19,8 @@ from PIL import Image
 
 from avatar_bench.cli.app import main
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.inference.prediction_writer import read_predictions
 from avatar_bench.inference.resume import find_remaining
+from avatar_bench.reporting.prediction_outputs import read_predictions
 
 LINES = 900
 WAIT = 120  # seconds, for a machine that has much else to do

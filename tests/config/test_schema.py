@@ -59,7 +59,8 @@ def test_an_option_added_in_one_place_is_found_everywhere(tmp_path: Path) -> Non
 
     assert "  tiles=2                             tiles per side; 1 to 9\n" in run("predict", "--help").stdout
     assert run("completion", "query", "bash", "predict", "til").stdout.split() == ["tiles="]
-    page = run(code="from avatar_bench.cli.options_page import render_options; print(render_options())").stdout
+    script = ROOT / "scripts" / "options_page.py"
+    page = run(code=f"import runpy; print(runpy.run_path({str(script)!r})['render_options']())").stdout
     assert "| `tiles` | `2` | tiles per side; 1 to 9 |" in page
     assert "tiles: 3\n" in run("predict", "input=a", "output=a.csv", "tiles=3", "--cfg", "job").stdout
     for value, expected in (("10", "tiles=10: expected 1 to 9"), ("x", "tiles: expected a whole number, got x")):

@@ -1,4 +1,4 @@
-"""Catalogues: complete, each text in the one of its block, and with the same placeholders as the English."""
+"""Catalogues: complete, each text in the one of its block or plug-in, and with the same placeholders as the English."""
 
 from __future__ import annotations
 
@@ -14,35 +14,26 @@ import yaml
 from jinja2 import Environment, nodes
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.i18n import Catalogue, _, list_languages, load_catalogue, ngettext, use_language
+from avatar_bench.i18n import LANGUAGES, Catalogue, _, load_catalogue, ngettext, use_language
 
 PACKAGE = Path(__file__).parents[2] / "avatar_bench"
 BLOCKS, PLUGINS = PACKAGE / "evaluation" / "blocks", PACKAGE / "plugins"
-OTHERS = list_languages()[1:]
+OTHERS = LANGUAGES[1:]
 ENTRIES = ("data/corruptions", "metrics/ood_scores")  # their yaml translates its own title
 
 
 def find_home(file: Path) -> str:
-    """Return the block or the plug-in that a file belongs to, "" for none."""
-    folder = next((folder for folder in (BLOCKS, PLUGINS) if folder in file.parent.parents), None)
-    return file.relative_to(folder).parts[0] if folder else ""
+    """Return the block or plug-in that a file belongs to, "" for none."""
+    roots = (root for root in (BLOCKS, PLUGINS) if root in file.parents and file.parent != root)
+    return next((file.relative_to(root).parts[0] for root in roots), "")
 
 
 def collect_texts() -> dict[str, set[str]]:
     """Return every translatable text of the package with the blocks and plug-ins that have it."""
     found: dict[str, set[str]] = defaultdict(set)
     for file in PACKAGE.rglob("*.py"):
-        source = file.read_text(encoding="utf-8")
-        for call in ast.walk(ast.parse(source)) if "avatar_bench.i18n import" in source else ():
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("_", "ngettext"):
-                first = call.args[0]
-                if isinstance(first, ast.Constant):  # else a text of a declaration
-                    text = str(first.value)
-                    given = {keyword.arg for keyword in call.keywords} | (
-                        {"n"} if call.func.id == "ngettext" else set()
-                    )
-                    assert not given or places(text) <= given, f"{file}:{call.lineno}: places of {text!r}"
-                    found[text].add(find_home(file))
+        for text in list_calls(file):
+            found[text].add(find_home(file))
     for file in PACKAGE.rglob("*.jinja"):
         for node in Environment().parse(file.read_text(encoding="utf-8")).find_all(nodes.Call):
             if isinstance(node.node, nodes.Name) and node.node.name == "_" and isinstance(node.args[0], nodes.Const):
@@ -53,6 +44,19 @@ def collect_texts() -> dict[str, set[str]]:
         for text in list_texts(about):
             found[text].add(find_home(file))
     return found
+
+
+def list_calls(file: Path) -> Iterator[str]:
+    """Yield the texts that a module translates."""
+    source = file.read_text(encoding="utf-8")
+    for call in ast.walk(ast.parse(source)) if "avatar_bench.i18n import" in source else ():
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("_", "ngettext"):
+            first = call.args[0]
+            if isinstance(first, ast.Constant):  # else a text of a declaration
+                text = str(first.value)
+                given = {keyword.arg for keyword in call.keywords} | ({"n"} if call.func.id == "ngettext" else set())
+                assert not given or places(text) <= given, f"{file}:{call.lineno}: places of {text!r}"
+                yield text
 
 
 def list_texts(about: Mapping[str, Any]) -> Iterator[str]:

@@ -40,7 +40,7 @@ class OnnxNetwork(Options):
         from avatar_bench.inference.onnx_network import import_network
 
         stated = {name: value for name, value in vars(self).items() if value is not None}
-        return import_network(Path(stated.pop("file")), folder, stated)
+        return import_network(Path(stated.pop("file")), folder, stated, OnnxNetwork)
 
     @staticmethod
     def open(folder: Path, settings: dict[str, Any], accelerator: str, **common: Any) -> DatasetPredictor:

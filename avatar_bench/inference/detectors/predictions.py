@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING, Any
 from avatar_bench.config.options import Options, option, path_option
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import GuardError
+from avatar_bench.results.view import DIRECTION
 
 if TYPE_CHECKING:
     from avatar_bench.inference.table_predictor import TablePredictor
 
-DIRECTION = "higher_is_"  # before the class that a high score means
 _TABLE, _VARIED = "predictions.parquet", "varied.parquet"
-
-
-def name_classes(score: str) -> list[str]:
-    """Return the classes of a score with a direction: the one that is likelier the higher it is, and the other one."""
-    positive = score.removeprefix(DIRECTION)
-    return [positive, f"not_{positive}"]
 
 
 @dataclass(kw_only=True)

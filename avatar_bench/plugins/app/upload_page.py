@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from avatar_bench.data.evidence.content_credentials import explain_unverified
-from avatar_bench.data.evidence.evidence_rules import EVIDENCE, EVIDENCE_SAYS
 from avatar_bench.files.csv_io import format_csv
 from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
@@ -37,6 +34,7 @@ class UploadPage:
     def __init__(self, service: ImageService, language: str, most: int, is_local: bool) -> None:
         self.service, self.language, self.most, self.is_local = service, language, most, is_local
         self.settings = service.predictor.settings
+        self.columns = [*self.settings.find_columns().values()]
         self._environment = build_html_environment("avatar_bench.plugins.app")
         self._environment.globals |= {"_": _, "ABSTAIN": ABSTAIN, "phrase": phrase_prediction}
         self._environment.filters["class"] = describe_class
@@ -44,7 +42,7 @@ class UploadPage:
 
     def render(self) -> str:
         """Return the page without images."""
-        run, has_evidence = self.service.predictor.run, self.settings.evidence.enabled
+        run = self.service.predictor.run
         with use_language(self.language):
             return self._environment.get_template("app/page.html.jinja").render(
                 lang=self.language,
@@ -54,8 +52,8 @@ class UploadPage:
                 explained="" if self.service.predictor.rule else explain_phrases(),
                 cautions=[
                     describe_accuracy(run),
-                    *list_cautions(has_evidence),
-                    *(explain_unverified() if has_evidence else ()),
+                    *list_cautions(self.columns),
+                    *(note for each in self.columns for note in each.list_notes()),
                 ],
                 most=self.most,
             )
@@ -96,7 +94,7 @@ class UploadPage:
 
     def _render_review(self, answers: Sequence[ImageAnswer]) -> str:
         """Return the page for review that `predict output=FILE.html` writes."""
-        predictor, evidence = self.service.predictor, self.settings.evidence.enabled
+        predictor = self.service.predictor
         run, is_decided = predictor.run, predictor.rule is not None
         with use_language(self.language):
             content = PageContent(
@@ -109,10 +107,12 @@ class UploadPage:
                 has_paths=False,
                 target_error=self.settings.target_error,
                 has_decisions=is_decided,
-                has_evidence=evidence,
+                columns=self.columns,
             )
             images = [
-                ReviewedImage(one.row, one.sha256, start_row(str(one.row["path"]), one.sha256), one.image, None, ())
+                ReviewedImage(
+                    one.row, one.sha256, start_row(str(one.row["path"]), one.sha256), one.image, None, (), self.columns
+                )
                 for one in answers
                 if one.image is not None
             ]
@@ -122,16 +122,16 @@ class UploadPage:
     def _render_cards(self, answers: Sequence[ImageAnswer]) -> str:
         classes, is_calibrated = self.service.predictor.run.classes, self.service.predictor.is_calibrated
         return "".join(
-            self._render("card", one, classes, is_calibrated, self.settings.target_error, self._list_evidence(one))
+            self._render("card", one, classes, is_calibrated, self.settings.target_error, self._describe(one))
             for one in answers
         )
 
-    def _list_evidence(self, answer: ImageAnswer) -> list[dict[str, str]] | None:
-        """Return the evidence in a file; None if it was not asked for."""
-        if EVIDENCE_SAYS not in answer.row or answer.row[EVIDENCE] is None:
-            return None
-        found: list[dict[str, str]] = json.loads(str(answer.row[EVIDENCE]))
-        return found
+    def _describe(self, answer: ImageAnswer) -> list[tuple[str, str]]:
+        """Return what further columns say of an image, as terms with texts."""
+        if answer.row["status"] != "ok":
+            return []
+        with use_language(self.language):
+            return [pair for each in self.columns for pair in each.describe(answer.row, is_brief=True)]
 
     def _render(self, macro: str, *values: Any) -> str:
         with use_language(self.language):

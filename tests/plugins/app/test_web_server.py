@@ -32,9 +32,8 @@ pytest.importorskip("fastapi")
 import httpx
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.schema import PredictConfig
+from avatar_bench.config.schema import find_schema
 from avatar_bench.errors import OutputError
-from avatar_bench.plugins.app.command.app import AppConfig
 
 IMAGE_BYTES, BATCH_BYTES, MOST, CONNECTIONS = 300_000, 500_000, 40, 64
 NAME = "<img src=x onerror=alert(1)>.png"
@@ -52,9 +51,8 @@ def server(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     from avatar_bench.plugins.app.uploads import Uploads
     from avatar_bench.runs.file_predictor import open_file_predictor
 
-    settings = PredictConfig(
-        input="-", output="-", workers=0, batch_size=1, threads=1, evidence=AppConfig().evidence, precision="32"
-    )
+    settings: Any = find_schema("predict")(input="-", output="-", workers=0, batch_size=1, threads=1, precision="32")
+    settings.evidence.enabled = True
     predictor, _ = open_file_predictor(tiny_run, settings, 1)
     service = ImageService(predictor, folders["overlays"], queue=32, seconds=60)
     listener = web_server.open_socket("127.0.0.1", 0)

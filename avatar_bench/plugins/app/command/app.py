@@ -7,20 +7,15 @@ import sys
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig
 
 from avatar_bench.config.options import copy_option, option, path_option
-from avatar_bench.config.schema import EvidenceConfig, PredictConfig, PrepareConfig, ViewConfig
-from avatar_bench.data.evidence.content_credentials import read_trust
+from avatar_bench.config.schema import PredictConfig, PrepareConfig, ViewConfig, find_schema
 from avatar_bench.errors import ConfigError
 from avatar_bench.plugins.app.passwords import Passwords, hash_password
 from avatar_bench.runs.run_choice import choose_run
-
-
-@dataclass
-class AppEvidenceConfig(EvidenceConfig):
-    enabled: bool = copy_option(EvidenceConfig, "enabled", default=True)
 
 
 @dataclass
@@ -57,10 +52,10 @@ class AppConfig:
     precision: str = copy_option(PredictConfig, "precision")
     accelerator: str = copy_option(PredictConfig, "accelerator")
     threads: int | None = copy_option(PredictConfig, "threads")
-    evidence: AppEvidenceConfig = field(default_factory=AppEvidenceConfig)
     limits: AppLimitsConfig = field(default_factory=AppLimitsConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     allow: list[str] = copy_option(PredictConfig, "allow")
+    columns_enabled: ClassVar[bool] = True
 
 
 def check(cfg: DictConfig) -> None:
@@ -81,7 +76,9 @@ def execute(settings: AppConfig) -> None:
     if missing := [name for name in ("fastapi", "uvicorn", "python_multipart") if find_spec(name) is None]:
         raise ConfigError(f"app needs {missing[0]}.", "Install it: pip install 'avatar-bench[app]'")
     path = choose_run(settings.ckpt)
-    trust = read_trust(settings.evidence.trust)
+    options = _select_predict_options(settings)
+    for columns in options.find_columns().values():
+        columns.open()
     passwords = Passwords.read(Path(settings.auth)) if settings.auth else None
     from avatar_bench.plugins.app.uploads import Uploads, open_app_folder
 
@@ -95,7 +92,7 @@ def execute(settings: AppConfig) -> None:
 
         limits = settings.limits
         with web_server.open_socket(settings.host, settings.port) as listener:
-            predictor, notes = open_file_predictor(path, _select_predict_options(settings), 1, trust)
+            predictor, notes = open_file_predictor(path, options, 1)
             notes = [*notes, *predictor.load()]
             overlays = folders["overlays"] if settings.explain else None
             service = ImageService(predictor, overlays, limits.queue, limits.seconds)
@@ -113,9 +110,11 @@ def execute(settings: AppConfig) -> None:
 
 def _select_predict_options(settings: AppConfig) -> PredictConfig:
     """Return the options of predict with which every row is made."""
+    schema: Any = find_schema("predict")
     own = {each.name for each in fields(settings)} - {"explain"}  # here a switch, there a folder
-    shared = {each.name: getattr(settings, each.name) for each in fields(PredictConfig) if each.name in own}
-    return PredictConfig(**shared, input="-", output="-", batch_size=1, workers=0)
+    shared = {each.name: getattr(settings, each.name) for each in fields(schema) if each.name in own}
+    options: PredictConfig = schema(**shared, input="-", output="-", batch_size=1, workers=0)
+    return options
 
 
 def _read_password() -> str:

@@ -1,0 +1,95 @@
+"""Rules of what the metadata of an image file say of its class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from avatar_bench.audit.content_credentials import clean_text
+from avatar_bench.files.yaml_io import read_yaml
+
+STRENGTHS = ("strong", "moderate", "weak", "none")
+_GENERATED = "generated"
+EVIDENCE_SAYS = "evidence_says"  # column of the class that `conclude` returns
+MAX_EVIDENCE = 200  # characters of a value
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Rule of one kind of evidence: where it looks for what, and the class that it says.
+
+    `looks_for` holds pairs of places, see `read_metadata`, and a pattern, of which the matched part is all that is ever
+    shown. `says` is "" where it says nothing of a class. `is_doubt` means that no class but generated is concluded
+    beside it. `strength` is one of STRENGTHS; what a trusted signer states is strong.
+    """
+
+    name: str
+    what: str
+    looks_for: tuple[tuple[Sequence[str], str], ...]
+    strength: str
+    source: str
+    says: str = ""
+    is_doubt: bool = False
+
+    def find(self, metadata: Mapping[str, str]) -> Evidence | None:
+        """Return the evidence in the metadata of a file, the first that is found; None without any."""
+        for places, pattern in self.looks_for:
+            for place in places:
+                match = re.search(pattern, metadata.get(place, ""), re.IGNORECASE) if place in metadata else None
+                if match:
+                    strength = STRENGTHS[0] if place == "c2pa:trusted" and self.says else self.strength
+                    return Evidence(self, f"{place}: {clean_text(match[0], MAX_EVIDENCE)}", strength)
+        return None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a rule has found in a file: the place and the matched part as `value`, and its strength."""
+
+    rule: Rule
+    value: str
+    strength: str
+
+
+def _read_rules(file: Path) -> tuple[Rule, ...]:
+    """Return the rules of a file, with its groups of places, its terms and its sources in the place of their names."""
+    stated = read_yaml(file)
+    places, sources, terms = stated["places"], stated["sources"], dict[str, str]()
+
+    def expand(pattern: str) -> str:
+        return re.sub(r"<(\w+)>", lambda match: terms[match[1]], pattern)
+
+    for name, pattern in stated["terms"].items():
+        terms[name] = expand(pattern)  # may name those above
+    found = []
+    for name, rule in stated["rules"].items():
+        looks_for = tuple(
+            (tuple(place for each in part["in"] for place in places.get(each, [each])), expand(part["pattern"]))
+            for part in rule["looks_for"]
+        )
+        found.append(
+            Rule(name, **rule | {"looks_for": looks_for, "source": sources.get(rule["source"], rule["source"])})
+        )
+    return tuple(found)
+
+
+RULES = _read_rules(Path(__file__).with_suffix(".yaml"))
+
+
+def find_evidence(metadata: Mapping[str, str]) -> list[Evidence]:
+    """Return what each rule finds in the metadata of a file, in the order of RULES; no camera beside a generator."""
+    found = [each for each in (rule.find(metadata) for rule in RULES) if each]
+    is_generated = any(each.rule.says == _GENERATED for each in found)
+    return [each for each in found if not (is_generated and each.rule.name == "camera")]
+
+
+def conclude(found: Sequence[Evidence]) -> str:
+    """Return the class that the strongest evidence says; "" if it says none, contradicts itself or is in doubt."""
+    for strength in STRENGTHS:
+        said = {each.rule.says for each in found if each.strength == strength and each.rule.says}
+        if said:
+            is_doubtful = any(each.rule.is_doubt for each in found) and said != {_GENERATED}
+            return "" if len(said) > 1 or is_doubtful else said.pop()
+    return ""

@@ -1,0 +1,140 @@
+"""Metadata of an image file that say how it was made, which may be missing, forged or broken."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from PIL import Image
+
+from avatar_bench.audit.content_credentials import SOURCE_TYPE, read_manifest
+from avatar_bench.data.decoding import FORMATS
+
+MAX_TEXT = 2**16  # bytes of one text: a compressed one can expand a thousandfold
+MAX_TEXTS = 2**20  # bytes of all texts of a PNG
+MAX_CHUNKS = 2**16
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_XMP = (b"<rdf:RDF", b"</rdf:RDF>")
+_XMP_KEY, _XMP_TAG, _EXIF_IFD, _USER_COMMENT = "xml:com.adobe.xmp", 700, 0x8769, 0x9286
+# no tag of a place, a serial number, an owner or an artist
+_EXIF_TAGS = {"ImageDescription": 270, "Make": 271, "Model": 272, "Software": 305}
+_EXPOSURE_TAGS = (33434, 33437, 34855, 37386)  # exposure time, aperture, sensitivity, focal length
+_STATED_TYPE = re.compile(
+    rb"igital[sS]ource[tT]ype(?:\s+rdf:resource)?\s*(?:=\s*[\"']|>)\s*(?:https?://[\w./]{1,80}/)?" + SOURCE_TYPE
+)
+_XMP_NAMES = ("CreatorTool", "Credit", "Software")
+
+
+def read_metadata(data: bytes, trust: str = "") -> dict[str, str]:
+    """Read the texts in a file that may say how it was made, by place, without those that it lacks; never raise.
+
+    Places: "png:<key>" in lower case; "exif:Make", "exif:Model", "exif:Software", "exif:ImageDescription",
+    "exif:UserComment", and "exif:Camera", make and model where an exposure is stated as well; "comment" of a JPEG or
+    GIF; "xmp", the whole packet, and "xmp:CreatorTool", "xmp:Credit", "xmp:Software" and "xmp:DigitalSourceType", terms
+    of the IPTC vocabulary; "c2pa:<state>", see `read_manifest`, which `trust` is for. Each has MAX_TEXT bytes at most.
+    """
+    found: dict[str, str] = {}
+    for key, text in _read_png_texts(data):
+        found.setdefault(f"png:{_decode(key).lower()}", _decode(text))
+    packet = found.pop(f"png:{_XMP_KEY}", "").encode()
+    with suppress(Exception):  # Pillow raises almost any exception on broken tags
+        exif, comment, other = _open_tags(data)
+        packet = packet or other
+        found |= {"comment": _decode(comment)}
+        found |= {f"exif:{name}": text for name, text in _read_exif(exif).items()}
+    found |= _read_xmp(packet) | read_manifest(data, trust)
+    return {place: text for place, text in found.items() if text}
+
+
+def _open_tags(data: bytes) -> tuple[Image.Exif, bytes, bytes]:
+    """Return the EXIF, the comment and the XMP packet of a file."""
+    if data.startswith(_PNG):  # Pillow would decode the whole PNG to find tags at its end
+        exif = Image.Exif()
+        exif.load(next((chunk for kind, chunk in _read_png_chunks(data) if kind == b"eXIf"), b""))
+        return exif, b"", b""
+    with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+        exif, comment, packet = image.getexif(), image.info.get("comment", b""), image.info.get("xmp", b"")
+    packet = packet or exif.get(_XMP_TAG, b"")
+    if image.format == "GIF":  # stored as one piece, which Pillow does not read
+        packet = data[max(data.find(_XMP[0]), 0) :][:MAX_TEXT]
+    return exif, _encode(comment), _encode(packet)
+
+
+def _read_exif(exif: Image.Exif) -> dict[str, str]:
+    found = {}
+    for name, tag in _EXIF_TAGS.items():
+        found[name] = _decode(exif.get(tag, ""))
+        with suppress(ValueError):  # Pillow reads each byte as a letter, and many programs write UTF-8
+            found[name] = found[name].encode("latin-1").decode()
+    inner: Mapping[int, Any] = {}
+    with suppress(Exception):
+        inner = exif.get_ifd(_EXIF_IFD)
+    comment = inner.get(_USER_COMMENT, "")
+    if isinstance(comment, bytes):  # its first 8 bytes name the encoding, and its letters may have two bytes each
+        comment = comment[8 : 8 + 2 * MAX_TEXT].replace(b"\0", b"")
+    found["UserComment"] = _decode(comment)
+    if found["Make"] and any(tag in inner for tag in _EXPOSURE_TAGS):
+        found["Camera"] = f"{found['Make']} {found['Model']}"
+    return found
+
+
+def _read_xmp(packet: bytes) -> dict[str, str]:
+    """Find the properties in a packet by patterns: no XML is parsed, so that entities are never expanded."""
+    start = packet.find(_XMP[0])
+    end = packet.find(_XMP[1], start)
+    packet = packet[start : end if end > 0 else None][:MAX_TEXT] if start >= 0 else b""
+    terms = dict.fromkeys(match[1].decode() for match in islice(_STATED_TYPE.finditer(packet), 16))
+    found = {"xmp": _decode(packet), "xmp:DigitalSourceType": ", ".join(terms)}
+    for name in _XMP_NAMES:
+        match = re.search(rb"\b%s\s*(?:>|=\s*[\"'])([^<\"']{1,200})" % name.encode(), packet)
+        found[f"xmp:{name}"] = _decode(match[1]) if match else ""
+    return found
+
+
+def _encode(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _decode(value: object) -> str:
+    return value[:MAX_TEXT].decode("utf-8", "replace") if isinstance(value, bytes) else str(value)[:MAX_TEXT]
+
+
+def _read_png_texts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each key and text of a PNG, decompressed, up to MAX_TEXTS bytes of all texts."""
+    left = MAX_TEXTS
+    for kind, chunk in _read_png_chunks(data):
+        if kind not in (b"tEXt", b"zTXt", b"iTXt") or left <= 0:
+            continue
+        key, _, text = chunk.partition(b"\0")
+        if kind == b"iTXt":  # compression flag, method, language\0, translated key\0
+            packed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
+        else:
+            packed, text = kind == b"zTXt", text[1:] if kind == b"zTXt" else text
+        text = _unpack(text) if packed else text[:MAX_TEXT]
+        left -= len(text)
+        yield key[:80], text
+
+
+def _unpack(text: bytes) -> bytes:
+    with suppress(zlib.error):
+        return zlib.decompressobj().decompress(text, MAX_TEXT)
+    return b""
+
+
+def _read_png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield type and content of each chunk, without header and pixel chunks, up to the end of the file."""
+    start = len(_PNG) if data.startswith(_PNG) else len(data)
+    for _ in range(MAX_CHUNKS):
+        if start + 8 > len(data):
+            return
+        length, kind = struct.unpack_from(">I4s", data, start)
+        if kind not in (b"IHDR", b"IDAT", b"PLTE"):
+            yield kind, data[start + 8 : start + 8 + length]
+        start += 12 + length

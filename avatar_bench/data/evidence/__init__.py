@@ -1,1 +1,0 @@
-"""Evidence in image files: what their metadata admit, by one table of rules."""

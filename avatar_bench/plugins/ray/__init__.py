@@ -1,0 +1,1 @@
+"""Prediction of many files on a Ray cluster: `predict engine=ray`."""

@@ -1,0 +1,51 @@
+"""Predictions as CSV, which is also written to standard output."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from avatar_bench.files.csv_io import format_csv, read_csv, unescape_formulas
+from avatar_bench.inference.prediction_writer import TextWriter, measure_whole_lines, read_lines
+
+
+class CsvWriter(TextWriter):
+    """A writer of CSV that is safe to open in a spreadsheet."""
+
+    def format_header(self) -> str:
+        """Return the header."""
+        return format_csv(pd.DataFrame(columns=self.columns))
+
+    def format_rows(self, rows: pd.DataFrame) -> str:
+        """Return the lines of rows."""
+        return format_csv(rows, header=False)
+
+    def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
+        """Yield complete rows, with numbers as text."""
+        for row in csv.reader(self.read_texts(place)):
+            yield dict(zip(self.columns, row, strict=True))
+
+    def read_texts(self, place: Path) -> Iterator[str]:
+        """Yield the text of each complete row, perhaps of several lines."""
+        complete, text = measure_whole_lines(place, self.format_header(), quotes=True), ""
+        for line in islice(read_lines(place, complete), 1, None):
+            text += line
+            if not text.count('"') % 2:
+                yield text
+                text = ""
+        os.truncate(place, complete)
+
+    def restore_paths(self, paths: list[str]) -> list[str]:
+        """Remove from paths what made them safe for a spreadsheet."""
+        return list(unescape_formulas(pd.DataFrame({"path": pd.Series(paths, dtype=object)}))["path"])
+
+    @classmethod
+    def read_table(cls, output: str) -> pd.DataFrame:
+        """Read what was written, as texts."""
+        return read_csv(output, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")

@@ -1,0 +1,46 @@
+"""Predictions as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from avatar_bench.inference.prediction_writer import (
+    TextWriter,
+    format_json,
+    list_objects,
+    measure_whole_lines,
+    read_lines,
+)
+
+
+class JsonLinesWriter(TextWriter):
+    """A writer of one JSON object a line; missing values of a failed file are null."""
+
+    def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
+        """Yield complete rows."""
+        for row in map(json.loads, self.read_texts(place)):
+            if list(row) != self.columns:
+                raise ValueError(list(row))
+            yield row
+
+    def read_texts(self, place: Path) -> Iterator[str]:
+        """Yield complete lines."""
+        complete = measure_whole_lines(place, '{"path": ')
+        yield from read_lines(place, complete)
+        os.truncate(place, complete)
+
+    def format_rows(self, rows: pd.DataFrame) -> str:
+        """Return the lines of rows."""
+        return "".join(f"{format_json(row)}\n" for row in list_objects(rows))
+
+    @classmethod
+    def read_table(cls, output: str) -> pd.DataFrame:
+        """Read what was written."""
+        with open(output, encoding="utf-8", newline="\n") as lines:
+            return pd.DataFrame(map(json.loads, lines))

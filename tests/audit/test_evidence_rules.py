@@ -1,0 +1,62 @@
+"""Rules of evidence: their names, what they conclude together, and their table in the documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.audit.evidence_rules import RULES, conclude, find_evidence
+
+PAGE = Path(__file__).parents[2] / "docs" / "plugins" / "evidence.md"
+
+
+def conclude_from(**metadata: str) -> str:
+    return conclude(find_evidence({place.replace("_", ":"): text for place, text in metadata.items()}))
+
+
+def test_the_documentation_has_the_table_of_rules() -> None:
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `") and "http" in line]
+    assert rows == [
+        f"| `{rule.name}` | {rule.what} | {rule.says or 'nothing'} | {rule.strength} | [source]({rule.source}) |"
+        for rule in RULES
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "says"),
+    [
+        ("xmp_DigitalSourceType", "digitalCapture, trainedAlgorithmicMedia", "generated"),
+        ("xmp_DigitalSourceType", "compositeWithTrainedAlgorithmicMedia", ""),
+        ("xmp_DigitalSourceType", "print", ""),
+        ("c2pa_valid", "no source type; Adobe_Photoshop/25; signed by Adobe Inc.", ""),
+        ("c2pa_valid", "digitalCapture; trainedAlgorithmicMedia; signed by x", "real"),
+        ("c2pa_trusted", "digitalArt, trainedAlgorithmicMedia; x; signed by y", ""),
+        ("c2pa_unverified", "compositeWithTrainedAlgorithmicMedia, trainedAlgorithmicMedia; not verified", ""),
+        ("png_comment", "Created with GIMP, not with Midjourney", ""),
+        ("png_description", "a photo of Midjourney, Firefly and OpenAI", ""),
+        ("png_prompt", "please enter your name", ""),
+        ("png_parameters", "exposure 2", ""),
+        ("exif_UserComment", "Steps: 20 to the door", ""),
+        ("exif_Software", "Stable Diffusion XL", "generated"),
+        ("exif_Software", "DALLE-2", "generated"),
+        ("exif_Make", "Kendalle", ""),
+        ("exif_Camera", "Apple iPhone 15", "real"),
+    ],
+)
+def test_one_statement_says_what_its_rule_says(place: str, text: str, says: str) -> None:
+    assert conclude_from(**{place: text}) == says
+
+
+def test_the_strongest_evidence_decides_and_a_contradiction_says_nothing() -> None:
+    signed = "digitalCapture; Camera; signed by Maker"
+    assert conclude_from(c2pa_trusted=signed, xmp_DigitalSourceType="trainedAlgorithmicMedia") == "real"
+    assert conclude_from(c2pa_valid=signed, xmp_DigitalSourceType="trainedAlgorithmicMedia") == "generated"
+    assert conclude_from(c2pa_valid=signed, xmp_DigitalSourceType="digitalArt") == ""
+    assert conclude_from(c2pa_invalid="unreadable", exif_Camera="Canon EOS") == ""
+    assert conclude_from(c2pa_invalid="unreadable", exif_Software="NovelAI") == "generated"
+
+
+def test_the_camera_is_not_named_beside_a_generator() -> None:
+    found = find_evidence({"exif:Camera": "prompt: a portrait", "png:parameters": "Steps: 20"})
+    assert [each.rule.name for each in found] == ["stable_diffusion"]

@@ -1,0 +1,205 @@
+"""Metadata of image files: their place in each format, and files that are broken."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from avatar_bench.audit import file_metadata
+from avatar_bench.audit.evidence_rules import conclude, find_evidence
+from avatar_bench.audit.file_metadata import read_metadata
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # broken tags, which avatar_bench ignores too
+
+NEWSCODES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+STORE = b"\0\0\0\x40jumb\0\0\0\x1ejumdc2pa\0\x11\0\x10\x80\0\0\xaa\0\x38\x9bq\3c2pa\0\0\0\0\0"
+# a text of CBOR, followed at once by a key of 13 letters, whose head is the letter m
+ACTION = b"qdigitalSourceTypexF" + NEWSCODES.encode() + b"trainedAlgorithmicMediamsoftwareAgent"
+
+
+def saved(kind: str = "PNG", **options: object) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream := io.BytesIO(), kind, **options)
+    return stream.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def with_chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a PNG with one more chunk after its pixels."""
+    data = saved()
+    return data[:-12] + chunk(kind, content) + data[-12:]
+
+
+def xmp(inner: str) -> bytes:
+    return f"<x:xmpmeta><rdf:RDF><rdf:Description {inner}</rdf:RDF></x:xmpmeta>".encode()
+
+
+def with_store(kind: str) -> bytes:
+    """Return an image with a manifest store at the place of its format."""
+    data, store = saved(kind), STORE + ACTION
+    if kind == "PNG":
+        return with_chunk(b"caBX", store)
+    if kind == "WEBP":
+        body = data[12:] + b"C2PA" + struct.pack("<I", len(store)) + store
+        return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+    return data[:2] + b"\xff\xeb" + struct.pack(">H", len(store) + 10) + b"JP\0\1\0\0\0\1" + store + data[2:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
+def test_a_plain_image_says_nothing(kind: str) -> None:
+    assert read_metadata(saved(kind)) == {}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_manifest_is_found_without_a_package(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    found = find_evidence(read_metadata(with_store(kind)))
+    assert [each.rule.name for each in found] == ["c2pa_unverified_generated"]
+    assert (conclude(found), found[0].strength) == ("generated", "weak")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_broken_manifest_is_found_and_says_nothing(kind: str) -> None:
+    pytest.importorskip("c2pa", reason="c2pa-python is not installed")
+    found = find_evidence(read_metadata(with_store(kind)))
+    assert [each.value for each in found] == ["c2pa:invalid: unreadable"]
+    assert conclude(found) == ""
+
+
+@pytest.mark.parametrize("term", ["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "digitalCapture"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        'Iptc4xmpExt:DigitalSourceType="{}"/>',
+        "><Iptc4xmpExt:DigitalSourceType>\n{}</Iptc4xmpExt:DigitalSourceType></rdf:Description>",
+        '><Iptc4xmpExt:DigitalSourceType rdf:resource="{}"/></rdf:Description>',
+    ],
+)
+@pytest.mark.parametrize("prefix", [NEWSCODES, ""])
+def test_the_source_type_is_read_however_xmp_writes_it(form: str, prefix: str, term: str) -> None:
+    found = read_metadata(saved("JPEG", xmp=xmp(form.format(prefix + term))))
+    assert found["xmp:DigitalSourceType"] == term
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_xmp_is_read_in_every_format(kind: str) -> None:
+    packet = xmp(f'Iptc4xmpExt:DigitalSourceType="{NEWSCODES}digitalArt" xmp:CreatorTool="Krita 5"/>')
+    options: dict[str, object] = {"xmp": packet}
+    if kind == "PNG":
+        options = {"pnginfo": (info := PngImagePlugin.PngInfo())}
+        info.add_itxt("XML:com.adobe.xmp", packet.decode(), zip=True)
+    elif kind == "TIFF":
+        options = {"tiffinfo": {700: packet}}
+    found = read_metadata(saved(kind, **options))
+    assert (found["xmp:DigitalSourceType"], found["xmp:CreatorTool"]) == ("digitalArt", "Krita 5")
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (b"tEXt", b"parameters\0a portrait\nSteps: 20"),
+        (b"zTXt", b"parameters\0\0" + zlib.compress(b"a portrait\nSteps: 20")),
+        (b"iTXt", b"parameters\0\0\0\0\0a portrait\nSteps: 20"),
+        (b"iTXt", b"parameters\0\1\0en\0p\0" + zlib.compress(b"a portrait\nSteps: 20")),
+    ],
+)
+def test_texts_of_a_png_are_read_even_behind_its_pixels(kind: bytes, content: bytes) -> None:
+    assert read_metadata(with_chunk(kind, content)) == {"png:parameters": "a portrait\nSteps: 20"}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_exif_is_read_in_every_format(kind: str) -> None:
+    exif = Image.Exif()
+    exif.update({271: "Canon\0\n", 272: "EOS 5D", 305: "darktable 4"})
+    found = read_metadata(saved(kind, exif=exif))
+    assert [found[f"exif:{name}"].strip("\0\n") for name in ("Make", "Model", "Software")] == [
+        "Canon",
+        "EOS 5D",
+        "darktable 4",
+    ]
+    assert "exif:Camera" not in found
+
+
+def check(data: bytes) -> None:
+    found = read_metadata(data)
+    assert all(0 < len(text) <= file_metadata.MAX_TEXT for text in found.values())
+    assert all(each.value.isprintable() for each in find_evidence(found))
+
+
+def samples() -> dict[str, bytes]:
+    exif = Image.Exif()
+    exif.update({271: "Canon", 305: "darktable"})
+    options = {kind: {"exif": exif, "xmp": xmp('xmp:CreatorTool="Krita"/>')} for kind in ("JPEG", "WEBP", "AVIF")}
+    plain = {kind: saved(kind, **options.get(kind, {})) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF")}
+    text = with_chunk(b"zTXt", b"parameters\0\0" + zlib.compress(b"a portrait"))
+    return plain | {"text": text, "manifest": with_store("JPEG"), "png manifest": with_store("PNG")}
+
+
+@pytest.mark.parametrize("kind", samples())
+def test_no_cut_or_damage_raises(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, rng = samples()[kind], np.random.default_rng(0)
+    for length in rng.integers(0, len(data), 60):
+        check(data[:length])
+    for _ in range(120):
+        broken = np.frombuffer(data, np.uint8).copy()
+        broken[rng.integers(0, len(data), rng.integers(1, 20))] = rng.integers(0, 256)
+        check(broken.tobytes())
+
+
+def test_random_bytes_behind_any_signature_do_not_raise() -> None:
+    rng = np.random.default_rng(0)
+    for start in (
+        b"",
+        b"\xff\xd8\xff\xe1",
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF\xff\xff\xff\x7fWEBP",
+        b"GIF89a",
+        b"II*\0",
+        STORE,
+    ):
+        for length in (0, 1, 7, 8, 100, 5000):
+            check(start + rng.bytes(length))
+
+
+def test_lengths_that_promise_too_much_cost_nothing() -> None:
+    start = b"\x89PNG\r\n\x1a\n"
+    check(start + b"\xff\xff\xff\xfftEXtparameters\0x")
+    check(start + b"\0\0\0\0tEXt\0\0\0\0" * 100_000)
+    check(b"II*\0\x08\0\0\0\xff\xff" + b"\x31\1\2\0\xff\xff\xff\xff\0\0\0\0" * 100)
+
+
+def test_a_packed_text_is_unpacked_to_its_first_bytes_alone() -> None:
+    bomb = zlib.compress(bytes(50_000_000))
+    assert len(file_metadata._unpack(bomb)) == file_metadata.MAX_TEXT
+    before = time.perf_counter()
+    check(with_chunk(b"zTXt", b"parameters\0\0" + bomb))
+    assert time.perf_counter() - before < 1
+
+
+def test_many_packed_texts_are_unpacked_to_a_limit() -> None:
+    data, bomb = saved(), zlib.compress(b"a" * 100_000)
+    many = b"".join(chunk(b"zTXt", b"key%d\0\0" % number + bomb) for number in range(2000))
+    found = read_metadata(data[:-12] + many + data[-12:])
+    assert sum(map(len, found.values())) == file_metadata.MAX_TEXTS == 16 * file_metadata.MAX_TEXT
+
+
+def test_an_entity_is_never_expanded() -> None:
+    entities = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>'
+    bomb = entities + xmp('xmp:CreatorTool="&b;&b;"/>')
+    assert read_metadata(saved("JPEG", xmp=bomb))["xmp:CreatorTool"] == "&b;&b;"
+
+
+def test_a_broken_part_costs_no_other_part() -> None:
+    data = saved("PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    data = data[:-12] + chunk(b"zTXt", b"parameters\0\0no zlib") + chunk(b"tEXt", b"Software\0NovelAI\xff") + data[-12:]
+    assert conclude(find_evidence(read_metadata(data))) == "generated"

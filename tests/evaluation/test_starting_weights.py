@@ -1,0 +1,63 @@
+"""Tests of what the tags of published weights say, for every model of conf/model."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from avatar_bench.config.catalogue import find_choices
+from avatar_bench.evaluation.starting_weights import describe_pretraining, find_tag
+
+ONE = "labels of ImageNet-1k"
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("in1k", ONE),
+        ("fb_in1k", ONE),
+        ("augreg_in1k", ONE),
+        ("ra4_e3600_r224_in1k", ONE),
+        ("a1h_in1k", ONE),
+        ("augreg_in21k_ft_in1k", "labels of ImageNet-21k, then 1k"),
+        ("fb_in22k_ft_in1k_384", "labels of ImageNet-21k, then 1k"),
+        ("in12k_ft_in1k", "labels of ImageNet-12k, then 1k"),
+        ("lvd142m", "DINOv2 on LVD-142M"),
+        ("mae", "masked autoencoding on ImageNet-1k"),
+        ("fb_dino", "DINO on ImageNet-1k"),
+        ("fcmae_ft_in1k", "masked autoencoding on ImageNet-1k, then its labels"),
+        ("openai", "texts of 400 M images"),
+        ("clip_laion2b_augreg", "texts of LAION-2B"),
+        ("dinov3_lvd1689m", "DINOv3 on LVD-1689M"),
+        ("fb", "texts of images and videos of Perception Encoder"),
+        # a teacher, other images, another optimizer, a beginning without labels, a tag of several meanings
+        *(
+            (tag, "")
+            for tag in ("fb_dist_in1k", "ns_jft_in1k", "sam_in1k", "in1k_ft_in1k", "in22k_ft_in1k", "", "mine")
+        ),
+    ],
+)
+def test_a_tag_says_what_weights_were_trained_with(tag: str, expected: str) -> None:
+    assert describe_pretraining(tag) == expected
+
+
+def test_a_name_without_a_tag_stands_for_its_default_weights() -> None:
+    assert (find_tag("resnet18"), find_tag("vit_base_patch16_224.mae"), find_tag("none of timm")) == (
+        "a1_in1k",
+        "mae",
+        "",
+    )
+
+
+def test_the_weights_of_every_model_are_known_and_transformers_have_partners() -> None:
+    files = {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in find_choices("model").items()}
+    found = {
+        name: describe_pretraining(find_tag(each["model"]["backbone"]))
+        for name, each in files.items()
+        if name != "timm"
+    }
+    assert all(found.values())
+    partners = ("resnet50", "convnext_tiny_in1k", "mobilenetv3_small", "vit_small_in1k", "deit_small", "swin_tiny")
+    assert {found[name] for name in partners} == {ONE}
+    others = ("convnext_tiny", "vit_small", "dinov2_small", "mae_base", "clip_vit_b16", "clip_vit_b32")
+    assert len({found[name] for name in others} | {ONE}) == 7

@@ -1,0 +1,329 @@
+"""Tests of predict evidence=true: a file for each rule, signed, forged and hostile ones, and what is never copied."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import shutil
+import socket
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, PngImagePlugin
+
+from avatar_bench.audit.evidence_rules import RULES
+from avatar_bench.cli.app import main
+from avatar_bench.files.csv_io import read_csv
+from avatar_bench.runs.run import Run
+from tests.data.image_writers import chunk
+
+SECRETS = ("SECRET-PROMPT", "SECRET-SERIAL", "SECRET-OWNER", "SECRET-ARTIST", "59.93", "SECRET-JOB")
+PROMPT = f"a portrait of {SECRETS[0]}, oil on canvas, "
+A1111 = PROMPT + "\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1"
+COMFY = json.dumps({"3": {"class_type": "KSampler", "inputs": {"text": PROMPT}}})
+JOB = f"{PROMPT} --v 6 Job ID: 0a1b2c3d-0000-4000-8000-00000000000{SECRETS[5]}"
+TYPE = 'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{}"/>'
+MAKE, MODEL, SOFTWARE, DESCRIPTION, INNER, COMMENT = 271, 272, 305, 270, 0x8769, 0x9286
+has_c2pa = importlib.util.find_spec("c2pa") is not None
+needs_c2pa = pytest.mark.skipif(not has_c2pa, reason="c2pa-python is not installed")
+
+
+def image(kind: str = "JPEG", **options: Any) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream := io.BytesIO(), kind, **options)
+    return stream.getvalue()
+
+
+def texts(**found: str) -> bytes:
+    info = PngImagePlugin.PngInfo()
+    for key, text in found.items():
+        info.add_text(key.replace("_", "-") if key == "sd_metadata" else key, text)
+    return image("PNG", pnginfo=info)
+
+
+def exif(inner: dict[int, Any] | None = None, **tags: Any) -> Image.Exif:
+    """Return EXIF with what must never be copied, and these tags."""
+    found = Image.Exif()
+    found.update({315: "SECRET-ARTIST", 33432: "SECRET-OWNER"} | {globals()[name]: text for name, text in tags.items()})
+    found[INNER] = {0xA431: "SECRET-SERIAL", 0xA430: "SECRET-OWNER"} | (inner or {})
+    found[0x8825] = {1: "N", 2: (59.93, 0.0, 0.0)}
+    return found
+
+
+def xmp(inner: str) -> bytes:
+    return f"<x:xmpmeta><rdf:RDF><rdf:Description {inner}</rdf:RDF></x:xmpmeta>".encode()
+
+
+CAMERA = exif({33434: 0.01, 34855: 200}, MAKE="Canon", MODEL="EOS 5D")
+# the file, the class that is said, and the rules that find something
+FILES: dict[str, tuple[bytes, str, tuple[str, ...]]] = {
+    "plain.jpg": (image(), "", ()),
+    "a1111.png": (texts(parameters=A1111), "generated", ("stable_diffusion",)),
+    "a1111.jpg": (
+        image(exif=exif({COMMENT: b"UNICODE\0" + A1111.encode("utf-16-be")})),
+        "generated",
+        ("stable_diffusion",),
+    ),
+    "a1111.webp": (image("WEBP", xmp=xmp(f'exif:UserComment="{A1111}"/>')), "generated", ("stable_diffusion",)),
+    "swarm.png": (texts(parameters=json.dumps({"sui_image_params": PROMPT})), "generated", ("stable_diffusion",)),
+    "comfy.png": (texts(prompt=COMFY, workflow='{"nodes": []}'), "generated", ("comfyui",)),
+    "comfy.webp": (
+        image("WEBP", exif=exif(MAKE=f"workflow:{COMFY}", MODEL=f"prompt:{COMFY}")),
+        "generated",
+        ("comfyui",),
+    ),
+    "invoke.png": (texts(invokeai_metadata=json.dumps({"positive_prompt": PROMPT})), "generated", ("invokeai",)),
+    "dream.png": (texts(Dream=f'"{PROMPT}" -s 50 -S 7 -W512'), "generated", ("invokeai",)),
+    "novelai.png": (texts(Software="NovelAI", Description=PROMPT), "generated", ("novelai",)),
+    "signed.png": (texts(Comment=json.dumps({"prompt": PROMPT, "signed_hash": "x"})), "generated", ("novelai",)),
+    "midjourney.png": (texts(Description=JOB), "generated", ("midjourney",)),
+    "midjourney.jpg": (image(xmp=xmp(f'dc:description="{JOB}"/>')), "generated", ("midjourney",)),
+    "dalle.jpg": (image(exif=exif(SOFTWARE="DALL·E 3".encode())), "generated", ("dall_e",)),
+    "firefly.jpg": (image(xmp=xmp('xmp:CreatorTool="Adobe Firefly"/>')), "generated", ("firefly",)),
+    "flux.jpg": (
+        image(exif=exif(SOFTWARE="AI generated;txt2img;flux", MAKE="Black Forest Labs", DESCRIPTION=PROMPT)),
+        "generated",
+        ("other_generator",),
+    ),
+    "iptc.jpg": (image(xmp=xmp(TYPE.format("trainedAlgorithmicMedia"))), "generated", ("iptc_generated",)),
+    "film.jpg": (image(xmp=xmp(TYPE.format("negativeFilm"))), "real", ("iptc_captured",)),
+    "art.jpg": (image(xmp=xmp(TYPE.format("digitalArt"))), "drawing", ("iptc_drawn",)),
+    "camera.jpg": (image(exif=CAMERA), "real", ("camera",)),
+    "scan.jpg": (image(exif=exif(MAKE="EPSON", MODEL="Perfection")), "", ()),
+    "edited.jpg": (image(exif=exif(SOFTWARE="Adobe Photoshop 24.3")), "", ("editing_software",)),
+    # forged: the EXIF of a camera on a generated image, and on what says that it was edited by AI or drawn
+    "forged.jpg": (image(exif=CAMERA, comment=A1111), "generated", ("stable_diffusion",)),
+    "inpainted.jpg": (
+        image(exif=CAMERA, xmp=xmp(TYPE.format("compositeWithTrainedAlgorithmicMedia"))),
+        "",
+        ("iptc_ai_edited", "camera"),
+    ),
+    "contradiction.jpg": (image(exif=CAMERA, xmp=xmp(TYPE.format("digitalArt"))), "", ("iptc_drawn", "camera")),
+    # hostile: a part that is broken or huge costs its own rule alone
+    "bomb.png": (
+        image("PNG")[:-12] + chunk(b"zTXt", b"parameters\0\0" + zlib.compress(bytes(900_000))) + image("PNG")[-12:],
+        "",
+        (),
+    ),
+    "broken.png": (
+        image("PNG")[:-12]
+        + b"".join(chunk(b"tEXt", text) for text in (b"prompt\0\xff\xfe", b"Software\0NovelAI \xff\xff", b"\0", b""))
+        + image("PNG")[-12:],
+        "generated",
+        ("novelai",),
+    ),
+    "huge.jpg": (image(comment="Steps: 20, " * 5_000), "", ()),
+    "entities.jpg": (
+        image(xmp=b'<!DOCTYPE x [<!ENTITY a "trainedAlgorithmicMedia">]>' + xmp(TYPE.format("&a;"))),
+        "",
+        (),
+    ),
+    "page.html.jpg": (image(exif=exif(MAKE="<script>", MODEL="=1+1\r\n@x")), "", ()),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with every file of FILES, and one that is not an image."""
+    place = tmp_path / "mine"
+    place.mkdir()
+    for name, (data, *_) in FILES.items():
+        (place / name).write_bytes(data)
+    (place / "none.txt").write_text("Steps: 20, Sampler: Euler")
+    return place
+
+
+@pytest.fixture
+def predict(tiny_run: Path, tmp_path: Path) -> Callable[..., int]:
+    def run(given: object, output: str, *words: str) -> int:
+        options = f"ckpt={tiny_run}", f"input={given}", f"output={tmp_path / output}", "workers=0"
+        return main(["predict", *options, *words])
+
+    return run
+
+
+def read(file: Path) -> dict[str, tuple[str, list[dict[str, str]]]]:
+    """Return what each file of an output says, and its evidence."""
+    table = read_csv(file, keep_default_na=False)
+    good = table[table["status"] == "ok"]
+    names, found = good["path"].map(lambda path: Path(path).name), good["evidence"].map(json.loads)
+    return dict(zip(names, zip(good["evidence_says"], found, strict=True), strict=True))
+
+
+def test_each_rule_finds_its_files_and_copies_nothing_private(
+    predict: Callable[..., int], folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    assert predict(folder, "plain.csv") == 3
+    assert "forged" not in capsys.readouterr().err
+    assert predict(folder, "out.csv", "evidence=true") == 3
+    assert "forged or stripped" in capsys.readouterr().err
+    found = read(tmp_path / "out.csv")
+    assert {name: (says, tuple(each["rule"] for each in rows)) for name, (says, rows) in found.items()} == {
+        name: (says, rules) for name, (_, says, rules) in FILES.items()
+    }
+    text = (tmp_path / "out.csv").read_text(encoding="utf-8")
+    assert not [secret for secret in SECRETS if secret in text]
+    assert max(len(each["value"]) for _, rows in found.values() for each in rows) < 100
+    plain, table = (read_csv(tmp_path / name, keep_default_na=False) for name in ("plain.csv", "out.csv"))
+    assert list(table)[-2:] == ["evidence_says", "evidence"]
+    pd.testing.assert_frame_equal(table.iloc[:, :-2], plain)
+    assert table.loc[table["status"] == "error", ["evidence_says", "evidence"]].to_numpy().tolist() == [["", ""]]
+
+
+def test_every_rule_has_a_file() -> None:
+    found = {rule for _, _, rules in FILES.values() for rule in rules}
+    assert {rule.name for rule in RULES if not rule.name.startswith("c2pa")} == found
+
+
+def test_all_outputs_hold_the_same_evidence(predict: Callable[..., int], folder: Path, tmp_path: Path) -> None:
+    for ending in ("csv", "jsonl", "parquet"):
+        assert predict(folder, f"out.{ending}", "evidence=true") == 3
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    table = read_csv(tmp_path / "out.csv", keep_default_na=False)[["evidence_says", "evidence"]]
+    for other in (pd.DataFrame(lines), pd.read_parquet(tmp_path / "out.parquet")):
+        assert other[["evidence_says", "evidence"]].fillna("").to_numpy().tolist() == table.to_numpy().tolist()
+
+
+def test_the_class_is_that_of_the_view_or_empty_with_the_rule_kept(
+    predict: Callable[..., int], folder: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    assert predict(folder, "out.csv", "evidence=true", "view=photo_or_art") == 3
+    found = read(tmp_path / "out.csv")
+    assert found["camera.jpg"][0] == "photo"
+    assert found["art.jpg"][0] == "art"
+    assert found["iptc.jpg"][0] == ""
+    assert found["iptc.jpg"][1][0]["rule"] == "iptc_generated"
+    run = Run.open(tiny_run, class_map={"generated": "generated", "real": "photograph", "drawing": "sketch"})
+    assert [run.name_class(label) for label in ("generated", "real", "drawing", "")] == ["generated", "", "", ""]
+
+
+def test_update_continues_with_the_same_evidence_and_refuses_another(
+    predict: Callable[..., int], folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copy(folder / "forged.jpg", folder / "z\udcff.jpg")  # a name that is not UTF-8
+    for ending in ("csv", "jsonl"):
+        whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+        assert predict(folder, whole.name, "evidence=true", "batch_size=8") == 3
+        cut.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:20]))
+        assert predict(folder, cut.name, "evidence=true", "batch_size=8", "update=true") == 3
+        assert cut.read_bytes() == whole.read_bytes()
+        capsys.readouterr()
+        assert predict(folder, cut.name, "update=true") == 2
+        assert "does not have the columns" in capsys.readouterr().err
+    assert predict(folder, "whole.parquet", "evidence=true") == 3
+    assert predict(folder, "whole.parquet", "evidence=true", "update=true") == 3
+    capsys.readouterr()
+    (folder / "z\udcff.jpg").unlink()
+    predict(folder, "other.csv", "evidence=true")
+    rows = read_csv(tmp_path / "other.csv", dtype=str, keep_default_na=False)
+    rows.loc[rows["status"] == "ok", "evidence"] = "{}"
+    rows.to_csv(tmp_path / "other.csv", index=False)
+    capsys.readouterr()
+    assert predict(folder, "other.csv", "evidence=true", "update=true") == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("update=true: the evidence in the existing rows is another")
+    assert len(told) <= 3
+
+
+@needs_c2pa
+def test_a_signature_is_valid_trusted_broken_or_gone(predict: Callable[..., int], tmp_path: Path) -> None:
+    from tests.audit.signed_files import make_signer
+
+    signer, other, place = make_signer(), make_signer(), tmp_path / "signed"
+    generated = signer.sign(image(), "trainedAlgorithmicMedia")
+    tampered = bytearray(generated)
+    tampered[-20] ^= 1  # a pixel
+    Image.open(io.BytesIO(generated)).save(stripped := io.BytesIO(), "JPEG")
+    files = {
+        "generated": generated,
+        "png": signer.sign(image("PNG"), "trainedAlgorithmicMedia", "image/png"),
+        "edited": signer.sign(image(), parent=generated, generator="Photo Editor"),
+        "named": signer.sign(image(), parent=image(), generator="OpenAI-API"),
+        "unnamed": signer.sign(image(), parent=image(), generator="Photo Editor; trainedAlgorithmicMedia"),
+        "captured": signer.sign(image(), "digitalCapture"),
+        "filled": signer.sign(image(), "trainedAlgorithmicMedia", parent=signer.sign(image(), "digitalCapture")),
+        "drawn": signer.sign(image(), "digitalCreation"),
+        "composite": signer.sign(image(exif=CAMERA), "compositeWithTrainedAlgorithmicMedia"),
+        "tampered": bytes(tampered),
+        "stripped": stripped.getvalue(),
+    }
+    place.mkdir()
+    for name, data in files.items():
+        (place / name).write_bytes(data)
+    expected = {
+        "generated": ("generated", ["c2pa_generated"]),
+        "png": ("generated", ["c2pa_generated"]),
+        "edited": ("generated", ["c2pa_generated"]),
+        "named": ("generated", ["c2pa_generator"]),
+        "unnamed": ("", ["c2pa_signed"]),
+        "captured": ("real", ["c2pa_captured"]),
+        "filled": ("", ["c2pa_captured", "c2pa_ai_edited"]),
+        "drawn": ("drawing", ["c2pa_drawn"]),
+        "composite": ("", ["c2pa_ai_edited", "camera"]),
+        "tampered": ("", ["c2pa_invalid"]),
+        "stripped": ("", []),
+    }
+    for trusted in (signer, other):
+        (tmp_path / "trust.pem").write_bytes("# of a société\n".encode() + trusted.root)
+        assert predict(place, "out.csv", "evidence=true", f"evidence.trust={tmp_path / 'trust.pem'}") == 0
+        found = read(tmp_path / "out.csv")
+        assert {name: (says, [each["rule"] for each in rows]) for name, (says, rows) in found.items()} == expected
+        every = [each for _, rows in found.values() for each in rows]
+        strengths = {each["rule"]: (each["value"].split(": ")[0], each["strength"]) for each in every}
+        state = "c2pa:trusted" if trusted is signer else "c2pa:valid"
+        assert strengths["c2pa_generated"] == (state, "strong" if trusted is signer else "moderate")
+        assert strengths["c2pa_captured"] == (state, "strong" if trusted is signer else "weak")
+        assert strengths["c2pa_invalid"] == ("c2pa:invalid", "none")
+        assert found["png"][1][0]["value"] == f"{state}: trainedAlgorithmicMedia; Image Maker; signed by Test Press"
+    # without anyone to trust, the evidence in the existing rows is the same as with another's certificate
+    assert predict(place, "out.csv", "evidence=true", "update=true") == 0
+    (tmp_path / "trust.pem").write_bytes(signer.root)
+    assert predict(place, "out.csv", "evidence=true", "update=true", f"evidence.trust={tmp_path / 'trust.pem'}") == 2
+
+
+@needs_c2pa
+def test_no_remote_manifest_is_fetched(predict: Callable[..., int], tmp_path: Path, monkeypatch: Any) -> None:
+    from tests.audit.signed_files import make_signer
+
+    (tmp_path / "signed").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/manifest.c2pa"
+        both = make_signer().sign(image(), "trainedAlgorithmicMedia", remote=address)
+        (tmp_path / "signed" / "both.jpg").write_bytes(both)
+        alone = image(xmp=xmp(f'dcterms:provenance="{address}"/>'))
+        (tmp_path / "signed" / "alone.jpg").write_bytes(alone)
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "socket", None)  # of Python; the server hears of any other
+            assert predict(tmp_path / "signed", "out.csv", "evidence=true") == 0
+        with pytest.raises(TimeoutError):
+            server.accept()
+    found = read(tmp_path / "out.csv")
+    assert (found["both.jpg"][0], found["alone.jpg"]) == ("generated", ("", []))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["evidence.trust=FILE"], "evidence.trust requires evidence=true"),
+        (["evidence=true", "evidence.trust=FILE"], "it holds no certificates" if has_c2pa else "needs c2pa-python"),
+        (["evidence=true", "evidence.trust=GONE"], "No such file" if has_c2pa else "needs c2pa-python"),
+        (["evidence=maybe"], "evidence"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_three_lines(
+    words: list[str], told: str, predict: Callable[..., int], images: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "FILE").write_text("-----BEGIN CERTIFICATE-----\nnone\n")
+    given = [word.replace("=FILE", f"={tmp_path / 'FILE'}") for word in words]
+    assert predict(images / "blind" / "real", "out.csv", *given) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) <= 3
+    assert not (tmp_path / "out.csv").exists()

@@ -1,0 +1,242 @@
+"""Tests of predict engine=ray: the rows of the local command, through kills, on local and remote files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from avatar_bench.cli.app import main
+from avatar_bench.files.remote import open_remote
+from avatar_bench.plugins.ray.ray_prediction import _QUIET
+
+pytest.importorskip("ray")
+LONGEST = 240  # seconds, for a machine that has much else to do
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """498 links to images, a file that is none, and one that is empty."""
+    place = tmp_path_factory.mktemp("many")
+    files = sorted((images / "all").rglob("*.*"))
+    for number in range(498):
+        os.link(files[number % len(files)], place / f"{number:03}{files[number % len(files)].suffix}")
+    (place / "notes, 1.txt").write_text("no image")
+    (place / "empty.png").touch()
+    return place
+
+
+@pytest.fixture(scope="module")
+def words(tiny_run: Path) -> list[str]:
+    return ["predict", f"ckpt={tiny_run}", "precision=32", "runtime=torch", "batch_size=8"]
+
+
+@pytest.fixture(scope="module")
+def expected(words: list[str], folder: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    output = tmp_path_factory.mktemp("local") / "rows.parquet"
+    assert main([*words, f"input={folder}", f"output={output}", "workers=0"]) == 3
+    return pd.read_parquet(output)
+
+
+def compare(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    """Assert that two tables have the same rows, in any order, and numbers to 1e-6."""
+    found = found.sort_values("path", ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected.sort_values("path", ignore_index=True), rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start a command in a session of its own, with what it says in tmp_path/said."""
+    begun = []
+
+    def run(words: list[str]) -> subprocess.Popen[bytes]:
+        with (tmp_path / "said").open("wb") as said:
+            command = [sys.executable, "-m", "avatar_bench", *words]
+            begun.append(subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True))
+        return begun[-1]
+
+    yield run
+    for process in begun:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def many(words: list[str], folder: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """Return an output, and the words that predict each file eight times by two actors into it."""
+    output, names = tmp_path / "rows.parquet", tmp_path / "list.txt"
+    names.write_text("".join(f"{file}\n" for file in sorted(folder.iterdir()) for _ in range(8)))
+    return output, [*words, f"input=@{names}", f"output={output}", "engine=ray", "engine.actors=2"]
+
+
+def wait(condition: Callable[[], Any]) -> Any:
+    for _ in range(LONGEST * 10):
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"nothing after {LONGEST} s")
+
+
+def processes(name: str, session: int) -> list[int]:
+    """Return the processes of a session that Ray names so."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(place.name)) == session and name in (place / "cmdline").read_text(errors="replace"):
+                found.append(int(place.name))
+        except OSError:  # ended meanwhile
+            continue
+    return found
+
+
+def test_the_rows_are_those_of_the_local_command(
+    words: list[str], folder: Path, expected: pd.DataFrame, tmp_path: Path, capfd: Any
+) -> None:
+    output = tmp_path / "rows.parquet"
+    asked = [*words, f"input={folder}", f"output={output}", "engine=ray"]
+    assert main([*asked, "engine.actors=2"]) == 3
+    said = capfd.readouterr()
+    assert said.out == f"{output}: 498 predictions, 2 files that could not be read\n"
+    assert [line.split()[0] for line in said.err.splitlines()] == ["Computed", "A", "2"]
+    compare(pd.read_parquet(output), expected)
+    assert main(asked) == 5
+    assert "has predictions already" in capfd.readouterr().err
+    next(output.iterdir()).unlink()
+    next(output.iterdir()).write_bytes(b"PAR1 cut short")
+    assert main([*asked, "update=true"]) == 3
+    compare(pd.read_parquet(output), expected)
+
+
+def test_evidence_decisions_and_views_have_the_same_columns(words: list[str], images: Path, tmp_path: Path) -> None:
+    rows = []
+    costs = tmp_path / "costs.yaml"
+    costs.write_text("{generated: {not_generated: 3}, not_generated: {generated: 1}, abstain: .2}")
+    for engine in ("local", "ray"):
+        output = tmp_path / f"{engine}.parquet"
+        few = [f"input={images / 'blind'}", f"output={output}", f"engine={engine}"]
+        assert main([*words, *few, "evidence=true", f"costs={costs}", "view=generated_or_not"]) == 0
+        rows.append(pd.read_parquet(output))
+    compare(*rows)
+
+
+def test_a_killed_actor_is_replaced_and_a_killed_command_is_gone_on_with(
+    many: tuple[Path, list[str]], expected: pd.DataFrame, begin: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    output, asked = many
+    process = begin(asked)
+    actor = wait(lambda: processes("_Actor", process.pid))[0]
+    os.kill(actor, signal.SIGKILL)
+    wait(lambda: output.is_dir() and len(list(output.glob("*.parquet"))) >= 2)
+    wait(lambda: processes("_read_images", process.pid))  # rows are written while images are still read
+    process.kill()
+    process.wait()
+    wait(lambda: not processes("ray::", process.pid))
+    before = len(pd.read_parquet([file for file in output.iterdir() if file.read_bytes()[-4:] == b"PAR1"]))
+    assert 0 < before < 8 * len(expected)
+    assert main([*asked, "update=true"]) == 3
+    compare(pd.read_parquet(output), pd.concat([expected] * 8))
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster of two nodes on this machine, with a core each."""
+    for name, value in _QUIET.items():
+        monkeypatch.setenv(name, value)
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 2**28}
+    found = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    found.add_node(**node)
+    yield found
+    found.shutdown()
+
+
+def test_a_cluster_is_joined_and_a_machine_that_it_loses_costs_no_row(
+    many: tuple[Path, list[str]],
+    expected: pd.DataFrame,
+    cluster: Any,
+    begin: Callable[..., subprocess.Popen[bytes]],
+    tmp_path: Path,
+) -> None:
+    output, asked = many
+    process = begin([*asked, f"engine.address={cluster.address}"])
+    wait(lambda: output.is_dir() and len(list(output.glob("*.parquet"))) >= 1)
+    cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
+    assert process.wait(LONGEST) == 3, (tmp_path / "said").read_text()
+    compare(pd.read_parquet(output), pd.concat([expected] * 8))
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+    """An S3 server with a bucket named bucket, and a function that stops it, or starts it again."""
+    from moto.server import ThreadedMotoServer
+
+    found = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    found.start()
+    port = found.get_host_and_port()[1]
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    servers = [found]
+
+    def toggle() -> None:
+        if servers:
+            servers.pop().stop()
+        else:
+            servers.append(ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False))
+            servers[0].start()
+
+    yield toggle
+    if servers:
+        toggle()
+
+
+def test_remote_files_give_the_same_rows_though_their_server_stops_for_a_while(
+    server: Callable[[], Any],
+    words: list[str],
+    folder: Path,
+    expected: pd.DataFrame,
+    begin: Callable[..., subprocess.Popen[bytes]],
+    tmp_path: Path,
+) -> None:
+    address = "s3://bucket/my images"
+    system, place = open_remote(address)
+    for number, file in enumerate(sorted(folder.iterdir())):
+        with system.open_output_stream(f"{place}/{number % 3}/{file.name}") as stream:
+            stream.write(file.read_bytes())
+    output = "s3://bucket/out/rows.parquet"
+    process = begin([*words, f"input={address}", f"output={output}", "engine=ray", "engine.actors=2"])
+    written, into = open_remote(output)
+    wait(lambda: written.get_file_info(into).type.name == "Directory")
+    server()
+    time.sleep(10)
+    server()
+    assert process.wait(LONGEST) == 3, (tmp_path / "said").read_text()
+    rows = pd.read_parquet(into, filesystem=written)
+    assert rows["path"].str.startswith(f"{address}/").all()
+    rows["path"] = [str(folder / Path(path).name) for path in rows["path"]]
+    compare(rows, expected)
+
+
+def test_the_local_command_imports_no_ray(words: list[str], folder: Path, tmp_path: Path) -> None:
+    asked = [*words, f"input={next(folder.glob('001*'))}", f"output={tmp_path / 'one.csv'}"]
+    code = "import sys; from avatar_bench.cli.app import main; main(sys.argv[1:]); sys.exit('ray' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code, *asked], check=False)
+    assert ended.returncode == 0

@@ -1,0 +1,54 @@
+"""Definitions of metrics, in the report and in the pages of the blocks."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from avatar_bench.config.catalogue import list_blocks
+from avatar_bench.i18n import LANGUAGES, _, use_language
+from avatar_bench.reporting.page import write_report
+from avatar_bench.reporting.study import read_study
+from avatar_bench.results.declaration import declare_block
+
+DOCS = Path(__file__).parents[2] / "docs"
+ALL = list_blocks(("run", "comparison", "dataset"))
+TERMS = {term for block in ALL for term in declare_block(block).terms}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_report_shows_the_definitions_of_its_blocks(language: str, runs: Path, make: SimpleNamespace) -> None:
+    blocks = ("calibration", "out_of_domain", "gradcam")
+    for block in blocks:
+        make.result(runs / "good", block, "test", {"metric": make.accuracy(0.5)})
+    with use_language(language):
+        write_report(read_study(runs), runs / "report.html", language)
+        found = [pair for block in ("blind_test", *blocks) for pair in declare_block(block).terms.items()]
+        terms = [(_(term), _(meaning)) for term, meaning in found]
+    for file in ("report.html", "report.md"):
+        text = plain((runs / file).read_text(encoding="utf-8"))
+        for term, meaning in terms:
+            assert plain(meaning) in text, term
+            assert plain(term) in text
+
+
+def plain(text: str) -> str:
+    """Return a text without markup, be it HTML or Markdown."""
+    return html.unescape(re.sub(r"<[^>]+>|[`\\\\]", "", text))
+
+
+@pytest.mark.parametrize("block", ALL)
+def test_no_other_text_of_the_report_defines_a_term(block: str) -> None:
+    for term in TERMS | {"FPR@95", "kappa", "double fault", "`unbias`", "`n_required`", "Q"}:
+        pattern = rf"(?i)(^|\. |; ){re.escape(term)} (is|are|means|says) (the|a|how|1|an)\b"
+        assert not re.search(pattern, declare_block(block).reading)
+
+
+@pytest.mark.parametrize("block", [block for block in ALL if declare_block(block).terms])
+def test_the_page_of_a_block_links_to_its_definitions(block: str) -> None:
+    text = (DOCS / "blocks" / f"{block}.md").read_text(encoding="utf-8")
+    assert f"../definitions.md#{block}" in text
