@@ -59,7 +59,6 @@ def check_config(command: str, cfg: DictConfig) -> None:
         "train": check_train,
         "evaluate": check_evaluate,
         "predict": check_predict,
-        "app": _check_predictions,
         "prepare": check_prepare,
         "vary": check_vary,
         "calibrate": check_calibrate,
@@ -136,7 +135,8 @@ def check_evaluate(cfg: DictConfig) -> None:
 
 def check_predict(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of predict is invalid."""
-    _check_predictions(cfg)
+    _check_values(cfg)
+    check_predictions(cfg)
     is_page = find_writer(cfg.output).is_page
     if is_page and cfg["update"]:
         raise ConfigError("update=true: a page is written as a whole", "remove update=true, or write a table: FILE.csv")
@@ -195,9 +195,8 @@ def check_calibrate(cfg: DictConfig) -> None:
         )
 
 
-def _check_predictions(cfg: DictConfig) -> None:
+def check_predictions(cfg: DictConfig) -> None:
     """Raise ConfigError if an option that predict and app have is invalid."""
-    _check_values(cfg)
     supported = {"torch": ["32", "bf16", "16"]}
     supported |= {name: entry.about.get("precisions", ["32"]) for name, entry in find_entries("runtime").items()}
     known = supported.get(cfg.runtime) or sorted({kind for kinds in supported.values() for kind in kinds})

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, get_type_hints
 from omegaconf import MISSING
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
-from avatar_bench.config.entries import find_entries, find_entry
+from avatar_bench.config.entries import find_entries, find_entry, find_provider
 from avatar_bench.config.options import (
     Option,
     copy_option,
@@ -40,6 +40,11 @@ def _choose(*names: str) -> dict[str, Any]:
 def _end_in(*suffixes: str, other: str = "") -> dict[str, Any]:
     expected = f"a file that ends in {format_alternatives(suffixes)}" + (f", or {other}" if other else "")
     return {"check": lambda file: file == other or Path(file).suffix.lower() in suffixes, "expected": expected}
+
+
+def _is_export(file: str) -> bool:
+    name = Path(file).suffix[1:].lower()
+    return name in find_entries("export_format") or find_provider("export_format", name) is not None
 
 
 def _is_count(value: Any) -> bool:
@@ -409,42 +414,6 @@ class PredictConfig:
 
 
 @dataclass
-class AppLimitsConfig:
-    """What the app refuses beyond; images have at most 50 million pixels, as everywhere."""
-
-    image_mb: float = option(20.0, help="size of an image in MB; at most 256", range=(0.001, 256))
-    batch_mb: float = option(500.0, help="size of the images dropped at once in MB", **_POSITIVE)
-    batch_images: int = option(500, help="images dropped at once", **_COUNT)
-    queue: int = option(32, help="images, and uploads, that wait at once", **_COUNT)
-    seconds: float = option(60.0, help="for which an image waits, and an upload takes", **_POSITIVE)
-
-
-@dataclass
-class AppConfig:
-    ckpt: str | None = copy_option(PredictConfig, "ckpt", is_main=True)
-    host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine")
-    port: int = option(7860, help="0: any free one", range=(0, 65535))
-    names: list[str] = option([], help="further host names by which browsers reach it, such as avatars.example")
-    auth: str | None = path_option("file with a line NAME:HASH for each person, see hash; null: no passwords")
-    hash: str | None = option(None, help="ask for a password, print the line of this name for auth, and end")
-    lang: str = option("en", help="language of the page", **_LANGUAGE)
-    explain: bool = option(True, help="show the Grad-CAM of the predicted class")
-    calibrated: bool = copy_option(PredictConfig, "calibrated")
-    target_error: float | None = copy_option(PredictConfig, "target_error")
-    per_class: bool = copy_option(PredictConfig, "per_class")
-    costs: str | None = copy_option(PredictConfig, "costs")
-    alpha: float = copy_option(PredictConfig, "alpha")
-    runtime: str = copy_option(PredictConfig, "runtime")
-    precision: str = copy_option(PredictConfig, "precision")
-    accelerator: str = copy_option(PredictConfig, "accelerator")
-    threads: int | None = copy_option(PredictConfig, "threads")
-    limits: AppLimitsConfig = field(default_factory=AppLimitsConfig)
-    view: ViewConfig = field(default_factory=ViewConfig)
-    allow: list[str] = copy_option(PredictConfig, "allow")
-    columns_enabled: ClassVar[bool] = True
-
-
-@dataclass
 class PrepareSplitConfig(UnitsConfig):
     by: str = option("group", help="units that are never split up", **_SPLIT_BY)
     folds: int | None = option(None, help="one is test, the next val, others train; null: from data, else 10", **_FOLDS)
@@ -524,7 +493,8 @@ class ExportConfig:
     out: str | None = path_option(
         "file of the network (.xml: OpenVINO), its card a .json beside it; .html: a page that classifies; "
         "null: network.onnx in the run folder",
-        **_end_in(".safetensors", ".onnx", ".xml", ".html"),
+        check=_is_export,
+        expected="a file that ends in .safetensors, .onnx, .xml or .html",
     )
     lang: str = option("en", help="language of a page", **_LANGUAGE)
     target_error: float | None = copy_option(PredictConfig, "target_error", help=_PAGE_TARGET_ERROR)
@@ -559,7 +529,6 @@ SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
-    "app": AppConfig,
     "prepare": PrepareConfig,
     "vary": VaryConfig,
     "calibrate": CalibrateConfig,

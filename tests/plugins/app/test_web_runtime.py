@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.serving.web_runtime import BINARY, PACKAGE, SCRIPT, VERSION, load_web_runtime
+from avatar_bench.plugins.app.web_runtime import BINARY, PACKAGE, SCRIPT, VERSION, load_web_runtime
 
 MODULE = "/*! ONNX Runtime Web v9.8.7 */\nvar a=1,b=2;export{a as Tensor,b as env,c};\n//# sourceMappingURL=x.map\n"
 

@@ -21,8 +21,8 @@ from avatar_bench.cli.app import main
 from avatar_bench.data.equalise import resize_to_square
 from avatar_bench.errors import DataError
 from avatar_bench.inference import runtimes
-from avatar_bench.serving import browser_page
-from avatar_bench.serving.web_runtime import BINARY, SCRIPT, load_web_runtime
+from avatar_bench.plugins.app import browser_page
+from avatar_bench.plugins.app.web_runtime import BINARY, SCRIPT, load_web_runtime
 
 pytestmark = pytest.mark.skipif(bool(runtimes.find_missing_package("onnx")), reason="the extra export is not installed")
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import gradio
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, StreamingResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import avatar_bench
 from avatar_bench.errors import OutputError
 from avatar_bench.inference.prediction_writer import format_json
-from avatar_bench.serving.image_service import BusyError, ImageService
-from avatar_bench.serving.passwords import Passwords
-from avatar_bench.serving.request_guard import RequestGuard
-from avatar_bench.serving.upload_page import UploadPage
-from avatar_bench.serving.uploads import KEPT_SECONDS, Uploads
+from avatar_bench.plugins.app.image_service import BusyError, ImageService
+from avatar_bench.plugins.app.passwords import Passwords
+from avatar_bench.plugins.app.request_guard import RequestGuard
+from avatar_bench.plugins.app.upload_page import UploadPage
+from avatar_bench.plugins.app.uploads import Uploads
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OVERHEAD = 2**16  # bytes of a multipart body beside its files
 _SHUTDOWN_SECONDS = 2
-_TEMPLATES = Path(__file__).parent / "templates" / "app"
-_HEAD = '<script>document.documentElement.lang = "{}";</script><script>{}</script>'
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -63,18 +62,31 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
     """
 
     @asynccontextmanager
-    async def delete_old_uploads(app: FastAPI) -> AsyncIterator[None]:
-        async def delete_now_and_then() -> None:
-            while True:
-                await asyncio.sleep(KEPT_SECONDS / 10)
-                uploads.delete_old()
-
-        task = asyncio.create_task(delete_now_and_then())
+    async def close_service(app: FastAPI) -> AsyncIterator[None]:
         yield
-        task.cancel()
         service.close()
 
-    app = FastAPI(openapi_url=None, lifespan=delete_old_uploads)  # the pages of its documentation load from a CDN
+    app = FastAPI(openapi_url=None, lifespan=close_service)  # the pages of its documentation load from a CDN
+    page = UploadPage(service, language, batch, is_local)
+    shown = page.render()
+
+    async def receive_files(request: Request) -> AsyncIterator[list[Path]]:
+        async with uploads.receive(request, "files", batch) as files:
+            yield files  # until the response is complete
+
+    def stream(parts: AsyncIterator[str]) -> StreamingResponse:
+        async def list_lines() -> AsyncIterator[str]:
+            try:
+                async for part in parts:
+                    yield f"{json.dumps(part)}\n"
+            except BusyError:
+                yield f"{json.dumps(page.refuse())}\n"
+
+        return StreamingResponse(list_lines(), media_type="application/jsonl")
+
+    @app.get("/")
+    async def show_page() -> HTMLResponse:
+        return HTMLResponse(shown)
 
     @app.get("/api/health")
     async def show_health() -> dict[str, object]:
@@ -83,40 +95,21 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
 
     @app.post("/api/predict")
     async def predict(request: Request) -> Response:
-        (place,) = await uploads.save(request, "file", most=1)
-        try:
-            answer = await service.predict(place, place.name)
-        except BusyError:
-            raise HTTPException(503, "Too many requests at once. Try again.", {"retry-after": "1"}) from None
-        finally:
-            uploads.delete(place)
+        async with uploads.receive(request, "file", 1) as (file,):
+            try:
+                answer = await service.predict(file, file.name)
+            except BusyError:
+                raise HTTPException(503, "Too many requests at once. Try again.", {"retry-after": "1"}) from None
         return Response(f"{format_json(answer.row)}\n", media_type="application/json")
 
-    # in place of gradio's own, which saves one file for all who upload the same image
-    @app.post("/gradio_api/upload")
-    async def upload(request: Request) -> list[str]:
-        return [str(place) for place in await uploads.save(request, "files", most=batch)]
+    @app.post("/page/images")
+    async def show_images(files: list[Path] = Depends(receive_files)) -> StreamingResponse:  # noqa: B008
+        return stream(page.answer_each(files))
 
-    @app.get("/gradio_api/upload_progress")
-    async def show_progress() -> Response:
-        return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+    @app.post("/page/batch")
+    async def show_batch(files: list[Path] = Depends(receive_files)) -> StreamingResponse:  # noqa: B008
+        return stream(page.answer_batch(files))
 
-    page = UploadPage(service, uploads, language, batch, is_local).build(service.queue)
-    gradio.mount_gradio_app(
-        app,
-        page,
-        path="/",
-        footer_links=[],
-        run_history=False,
-        show_error=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        mcp_server=False,
-        pwa=False,
-        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=(_TEMPLATES / "app.css").read_text(encoding="utf-8"),
-        head=_HEAD.format(language, (_TEMPLATES / "sort.js").read_text(encoding="utf-8")),
-    )
     return app
 
 
@@ -130,7 +123,8 @@ def guard_app(
     service: ImageService,
 ) -> RequestGuard:
     """Return the app behind its guard; it is reached by the socket's address and by `names`."""
-    limits = {"/api/predict": image_bytes + _OVERHEAD, "/gradio_api/upload": batch_bytes + _OVERHEAD}
+    limits = {"/api/predict": image_bytes, "/page/images": batch_bytes, "/page/batch": batch_bytes}
+    limits = {path: size + _OVERHEAD for path, size in limits.items()}
     any_address = not is_loopback(listener)
     return RequestGuard(app, [*_LOOPBACK, *names], any_address, passwords, limits, service.queue, service.seconds)
 

@@ -17,6 +17,7 @@ from avatar_bench.data import decoding
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
+from avatar_bench.plugins.app.web_runtime import WebRuntime
 from avatar_bench.reporting.decision_words import explain_phrases, list_phrases, name_reasons, translate_class
 from avatar_bench.reporting.model_accuracy import describe_model
 from avatar_bench.results.prediction_cautions import list_cautions
@@ -31,9 +32,7 @@ from avatar_bench.runs.decisions import (
     DecisionRule,
 )
 from avatar_bench.runs.run import Run
-from avatar_bench.serving.web_runtime import WebRuntime
 
-DEFAULT_TARGET_ERROR = 0.05  # of a page of a run whose calibration allows it
 MAX_PAGE_MB = 60  # of more, browsers on phones run out of memory
 
 
@@ -49,12 +48,12 @@ def refuse_equalised(run: Run) -> None:
 def render_page(
     run: Run, rule: DecisionRule | None, runtime: WebRuntime, language: str, network: bytes, allow_large: bool = False
 ) -> bytes:
-    """Return the page of a run, whose `network` is the ONNX model of `encode_export`.
+    """Return the page of a run, whose `network` is its ONNX model.
 
     It decides by `rule`, if there is one. Raise ConfigError if the page is larger than MAX_PAGE_MB and `allow_large` is
     false.
     """
-    environment = build_html_environment()
+    environment = build_html_environment("avatar_bench.plugins.app")
     environment.globals |= {"_": _}
     environment.filters["class"] = translate_class
     vectors = rule.reference.embeddings.astype("<f4").tobytes() if rule and rule.reference else b""  # row by row

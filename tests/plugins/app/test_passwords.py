@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.serving.passwords import Passwords, hash_password
+from avatar_bench.plugins.app.passwords import Passwords, hash_password
 
 
 @pytest.fixture(scope="module")
