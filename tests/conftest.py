@@ -37,7 +37,7 @@ SHADE = 50  # of 255; with less, images of a class would be near-duplicates
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the tests a cache without trials: one that is kept for a run changes the digits of its predictions."""
+    """Set up a cache without trials: one that is kept for a run changes the digits of its predictions."""
     if "AVATAR_BENCH_CACHE" not in os.environ:  # pytest's workers inherit it
         folder = config.rootpath / ".pytest_cache" / "avatar_bench"
         shutil.rmtree(folder / "trials", ignore_errors=True)

@@ -96,12 +96,13 @@ def test_one_folder_adds_a_block_to_all_and_to_the_documentation(call: Call, tmp
     assert "confidence" in call("evaluate", "block=all", "--cfg", "job")
     folder = f"folders = [{str(tmp_path / 'my')!r}]"
     script = f"""
+import runpy
 from avatar_bench.config.entries import use_folders
 from avatar_bench.commands.completion import complete
-from avatar_bench.reporting.block_pages import render_definitions, render_index
 {folder}
+pages = runpy.run_path({str(ROOT / "scripts" / "block_pages.py")!r})
 with use_folders(folders):
-    print(render_index(), render_definitions(), complete(["evaluate", "block=conf"]))
+    print(pages["render_index"](), pages["render_definitions"](), complete(["evaluate", "block=conf"]))
     print(complete(["evaluate", "block=confidence", "block.confidence.thr"]))
 """
     printed = call(code=script)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = (".github", "avatar_bench", "conf", "docs", "scripts", "tests")
+FOLDERS = (".github", "avatar_bench", "conf", "docs", "scripts", "studies", "tests")
 FILES = ("README.md", "README.ru.md", "CONTRIBUTING.md", "SECURITY.md", "pyproject.toml", "constraints.txt", ".ci/run")
 ENDINGS = {".py", ".md", ".yaml", ".jinja", ".csv", ".toml", ".txt", ".ipynb", ""}
 OPENINGS = re.compile(r"(giv|gave|say|said|tell|told|hold|held)", re.IGNORECASE)

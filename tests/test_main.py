@@ -151,7 +151,7 @@ MISTAKES = [
     (["trian"], "did you mean train or pretrain?"),
     (["list", "modls"], "did you mean models"),
     (["evaluate", "splti=val"], "did you mean split?"),
-    (["evaluate", "transformers.power=2", "block=transformers"], "did you mean block.transformers.power?"),
+    (["evaluate", "significance.power=2", "block=significance"], "did you mean block.significance.power?"),
     (["predict", "inptu=x", "output=-"], "did you mean input?"),  # while other options are missing
     (["train", *DATA, "modle=resnet18"], "model"),
     (["train", *DATA, "data.fractoin=.5"], "did you mean"),

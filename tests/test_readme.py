@@ -17,6 +17,7 @@ import yaml
 import avatar_bench
 from avatar_bench.cli.app import main
 from avatar_bench.config import catalogue
+from avatar_bench.config.entries import find_entries, find_plugins, use_folders
 from avatar_bench.results.declaration import declare_block
 
 ROOT = Path(__file__).parents[1]
@@ -196,11 +197,12 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
 
 def test_the_gallery_shows_figures_of_blocks_and_no_other_file() -> None:
     text = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
-    entry = r"^### .*\[(\w+)\]\(blocks/\1\.md\), `(\w+)\.png`\n\n!\[.+\]\(images/gallery/\2\.png\)$"
+    entry = r"^### .*\[(\w+)\]\((?:blocks|studies)/\1\.md\), `(\w+)\.png`\n\n!\[.+\]\(images/gallery/\2\.png\)$"
     shown = re.findall(entry, text, re.MULTILINE)
     assert len(shown) == text.count("\n### ") == len(dict(shown))
-    for block, figure in shown:
-        assert declare_block(block).find_caption(figure) != figure.replace("_", " "), figure
+    with use_folders([ROOT / "studies" / "avatar_types"]):
+        for block, figure in shown:
+            assert declare_block(block).find_caption(figure) != figure.replace("_", " "), figure
     files = list((ROOT / "docs" / "images" / "gallery").iterdir())
     assert sorted(file.name for file in files) == sorted(f"{figure}.png" for _, figure in shown)
     assert max(file.stat().st_size for file in files) <= 60_000
@@ -208,7 +210,14 @@ def test_the_gallery_shows_figures_of_blocks_and_no_other_file() -> None:
 
 @pytest.mark.parametrize(
     ("folder", "names"),
-    [("commands", list(catalogue.find_commands())), ("blocks", ["index", *catalogue.find_choices("block")])],
+    [
+        (
+            "commands",
+            [name for name, entry in find_entries("command").items() if entry.package == "avatar_bench.commands"],
+        ),
+        ("plugins", list(find_plugins())),
+        ("blocks", ["index", *catalogue.find_choices("block")]),
+    ],
 )
-def test_every_command_and_block_has_its_page(folder: str, names: list[str]) -> None:
+def test_every_command_plugin_and_block_has_its_page(folder: str, names: list[str]) -> None:
     assert sorted(file.stem for file in (ROOT / "docs" / folder).glob("*.md")) == sorted(names)

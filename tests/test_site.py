@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHECKED = ("", "tutorial/", "options/", "commands/train/", "blocks/transformers/", "python/")  # by axe-core
+CHECKED = ("", "tutorial/", "options/", "commands/train/", "studies/transformers/", "python/")  # by axe-core
 ADDRESSES = "[...document.querySelectorAll('a[href], img[src]')].map(each => each.href || each.src)"
 SERIOUS = """async () => (await axe.run({resultTypes: ["violations"]})).violations
     .filter(each => ["serious", "critical"].includes(each.impact)).map(each => [each.id, each.nodes[0].html])"""

@@ -61,11 +61,9 @@ def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel: Path) -> None
     assert yamls | entries <= names
     assert {
         "avatar_bench/py.typed",
-        "avatar_bench/evaluation/blocks/transformers/history.csv",
-        "avatar_bench/evaluation/blocks/transformers/study.csv",
         "avatar_bench/reporting/templates/card.html.jinja",
     } <= names
-    assert not any(name.startswith(("tests/", "conf/", "docs/")) for name in names)
+    assert not any(name.startswith(("tests/", "conf/", "docs/", "studies/")) for name in names)
 
 
 def test_the_installed_command_is_the_wheels_own(program: Path, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from avatar_bench.config.overrides import NULL_VALUES, OVERRIDE, SWEEP_FUNCTION,
 from avatar_bench.config.schema import SWITCH, find_options, find_schema
 from avatar_bench.config.search_path import find_default_choices
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.hub_address import is_hub_address
 from avatar_bench.files.paths import suggest_slashes
+from avatar_bench.runs.run_choice import is_run_address
 
 # of sources, whose options their readers state
 _SOURCE_PATH, _SOURCE_PATHS = r"source\.[^.=]+\.(root|file|list|manifest)", r"source\.[^.=]+\.roots"
@@ -42,7 +42,7 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
     main = find_main_option(command)
     bare = [word for word in words if _is_bare(command, word)]
     for word in bare:
-        is_named = _exists(word) or word == "-" or word[:1] == "@" or set(word) & set("*?[") or is_hub_address(word)
+        is_named = _exists(word) or word == "-" or word[:1] == "@" or set(word) & set("*?[") or is_run_address(word)
         if main is None or not is_named:
             expected = f"a path, as {main}={word}, or " if main else ""
             missing = "no such file or folder; " if main else ""

@@ -14,6 +14,7 @@ from omegaconf import MISSING
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Option, copy_option, find_option, option, path_option
+from avatar_bench.i18n import LANGUAGES
 from avatar_bench.inference.detectors.onnx import OnnxNetwork
 from avatar_bench.inference.detectors.predictions import PredictionFile
 from avatar_bench.inference.detectors.timm import TimmModel
@@ -87,7 +88,9 @@ _SOURCES_OF: dict[str, Any] = {
     "expected": "every source in one unit only",
     "is_open": True,
 }
-_LANGUAGE, _SPLIT_BY, _EQUALISE = _choose("en", "ru"), _choose("group", "source", "generator"), _choose("jpeg")
+# of runs, behind other ways to name one: ", hf:OWNER/NAME"
+_ADDRESSES = "".join(f", {entry.summary.partition(': ')[0]}" for entry in find_entries("run_address").values())
+_LANGUAGE, _SPLIT_BY, _EQUALISE = _choose(*LANGUAGES), _choose("group", "source", "generator"), _choose("jpeg")
 _TABLES, _TABLES_HELP = (
     _choose("auto", "csv", "parquet"),
     "files of tables of images; auto: Parquet above a million rows",
@@ -374,7 +377,7 @@ class ViewConfig:
 @dataclass
 class EvaluateConfig:
     ckpt: Any = path_option(
-        "a run folder, a .ckpt file, a folder of runs, hf:OWNER/NAME, a list, or null: the newest run", is_main=True
+        f"a run folder, a .ckpt file, a folder of runs{_ADDRESSES}, a list, or null: the newest run", is_main=True
     )
     split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
     against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
@@ -409,7 +412,7 @@ class EngineConfig:
 @dataclass
 class PredictConfig:
     ckpt: str | None = path_option(
-        "a run folder, a .ckpt file, an ensemble's folder, hf:OWNER/NAME, or null: the newest run"
+        f"a run folder, a .ckpt file, an ensemble's folder{_ADDRESSES}, or null: the newest run"
     )
     input: Any = path_option(
         "a file, folder, glob, @list.txt, manifest, or - for paths on standard input; or a list of them",
@@ -516,7 +519,7 @@ class PrepareConfig:
 @dataclass
 class VaryConfig:
     out: str = path_option("folder of the images and their manifest", MISSING)
-    ckpt: str | None = path_option("a run, or hf:OWNER/NAME, for its input size and its data; null: size= and data=")
+    ckpt: str | None = path_option(f"a run{_ADDRESSES}: for its input size and its data; null: size= and data=")
     size: int | None = option(None, help="pixels per side of the input, without ckpt", **_SIDE)
     resize: str = option("squash", help="how images are brought to that size", **_choose("squash", "crop", "pad"))
     at: str = option("input", help="where corruptions are applied: to images of the input size, or of their own", **_AT)
@@ -528,7 +531,7 @@ class VaryConfig:
 @dataclass
 class CalibrateConfig:
     ckpt: str | None = path_option(
-        "a run folder, an ensemble's folder, hf:OWNER/NAME, or null: the newest run", is_main=True
+        f"a run folder, an ensemble's folder{_ADDRESSES}, or null: the newest run", is_main=True
     )
     split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
     data: ImageSetConfig = field(default_factory=ImageSetConfig)
@@ -548,7 +551,7 @@ class CalibrateConfig:
 
 @dataclass
 class ReportConfig:
-    runs: str = path_option("a folder of runs, or one run, or hf:OWNER/NAME", "runs", is_main=True)
+    runs: str = path_option(f"a folder of runs, or one run{_ADDRESSES}", "runs", is_main=True)
     out: str | None = path_option("the page; null: report.html in that folder", **_end_in(".html", ".htm"))
     lang: str = option("en", help="language of the report and its figures", **_LANGUAGE)
     view: ViewConfig = field(default_factory=ViewConfig)
@@ -557,7 +560,7 @@ class ReportConfig:
 @dataclass
 class ExportConfig:
     ckpt: str | None = path_option(
-        "a run folder, a .ckpt file, a soup's folder, hf:OWNER/NAME, or null: the newest run", is_main=True
+        f"a run folder, a .ckpt file, a soup's folder{_ADDRESSES}, or null: the newest run", is_main=True
     )
     out: str | None = path_option(
         "file of the network (.xml: OpenVINO), its card a .json beside it; .html: a page that classifies; "
@@ -602,14 +605,6 @@ class ImportConfig:
 
 
 @dataclass
-class PushConfig:
-    ckpt: str | None = path_option("a finished run folder, or null: the newest run", is_main=True)
-    to: str = path_option("hf:OWNER/NAME, or a new folder for the same files", MISSING)
-    private: bool = option(True, help="on the hub, only its owner may read it; false publishes it")
-    licence: str | None = option(None, help="licence of the run; null: those of its initial weights and its teacher")
-
-
-@dataclass
 class DoctorConfig:
     hub: bool = option(False, help="connect to the Hugging Face hub, to see whether it can be reached")
     format: str = option("text", help="of the output", **_choose("text", "json"))
@@ -626,7 +621,6 @@ SCHEMAS: dict[str, type] = {
     "calibrate": CalibrateConfig,
     "report": ReportConfig,
     "export": ExportConfig,
-    "push": PushConfig,
     "import": ImportConfig,
     "doctor": DoctorConfig,
 }

@@ -17,20 +17,20 @@ _SPACE = re.compile(r"\s+")
 _MARKS = re.compile(r"([\\`*_\[\]#!|~$])")
 
 
-def build_html_environment() -> Environment:
-    """Return an environment that escapes HTML.
+def build_html_environment(*packages: str) -> Environment:
+    """Return an environment that escapes HTML, with the templates of reports, then those of further packages.
 
     Its filter `sha256` is for a page's Content-Security-Policy, `code` for trusted text with code between backticks.
     """
-    environment = _build_environment(autoescape=True)
+    environment = _build_environment(*packages, autoescape=True)
     environment.filters["sha256"] = lambda text: base64.b64encode(bytes.fromhex(sha256_of_text(text))).decode()
     environment.filters["code"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", html.escape(text)))
     return environment
 
 
-def build_markdown_environment() -> Environment:
-    """Return an environment that escapes every value for Markdown and for HTML within Markdown."""
-    environment = _build_environment(autoescape=False, finalize=escape_markdown)
+def build_markdown_environment(*packages: str) -> Environment:
+    """Return an environment that escapes values for Markdown and HTML in it, with templates as for HTML."""
+    environment = _build_environment(*packages, autoescape=False, finalize=escape_markdown)
     environment.filters["code"] = _format_markdown_code
     return environment
 
@@ -46,8 +46,9 @@ def _escape(text: str) -> Markup:
     return Markup(_MARKS.sub(r"\\\1", html.escape(_SPACE.sub(" ", text), quote=False)))
 
 
-def _build_environment(**options: Any) -> Environment:
-    loader = ChoiceLoader([PackageLoader(f"avatar_bench.{name}") for name in ("reporting", "serving")])
+def _build_environment(*packages: str, **options: Any) -> Environment:
+    own = ("avatar_bench.reporting", "avatar_bench.serving")
+    loader = ChoiceLoader([PackageLoader(name) for name in (*own, *packages)])
     return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
 
 

@@ -14,7 +14,7 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
 
 _PACKAGE = Path(__file__).parents[1]
-_LANGUAGES = ("en", "ru")
+LANGUAGES = ("en", "ru")
 
 
 class Catalogue(gettext.NullTranslations):
@@ -43,11 +43,6 @@ class Catalogue(gettext.NullTranslations):
 
 _ENGLISH = Catalogue("en", {})
 _current: ContextVar[Catalogue] = ContextVar("catalogue", default=_ENGLISH)
-
-
-def list_languages() -> tuple[str, ...]:
-    """Return the available languages, English first."""
-    return _LANGUAGES
 
 
 def get_language() -> str:

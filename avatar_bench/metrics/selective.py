@@ -22,17 +22,11 @@ def risk_coverage(confidence: Reals, correct: ArrayLike, weights: Floats | None 
     return _risk_coverage(np.ones(len(order)) if weights is None else weights[..., order], last, wrong)
 
 
-def aurc(confidence: Reals, correct: ArrayLike, weights: Floats | None = None) -> Floats:
-    """Compute the area under the risk-coverage curve, (...), 0 to 1: the mean risk over each image's confidence.
+def build_aurc_statistic(confidence: Reals, correct: ArrayLike) -> OrderStatistic:
+    """Return the area under the risk-coverage curve as a statistic (B,), 0 to 1: the mean risk over each confidence.
 
     Uninformative confidence yields the error rate. Geifman and El-Yaniv, NeurIPS 2017; ties as in risk_coverage.
     """
-    statistic = build_aurc_statistic(confidence, correct)
-    return statistic(np.ones((1, len(confidence))))[0] if weights is None else statistic(weights)
-
-
-def build_aurc_statistic(confidence: Reals, correct: ArrayLike) -> OrderStatistic:
-    """Return `aurc` as a statistic (B,)."""
     order, last, wrong = _rank(confidence, correct)
 
     def compute(drawn: Floats) -> Floats:

@@ -23,7 +23,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 from avatar_bench.models.profiling import count_flops, count_layer_bytes, make_blank_image
 
 STEM, HEAD = "stem", "head"
-FAMILIES = ("convolutional", "transformer", "hybrid", "other")
 _SQUEEZE_TYPES = ("SqueezeExcite", "SEModule", "EffectiveSEModule")  # timm's classes of squeeze-and-excitation
 _CONV_OR_LINEAR = (nn.modules.conv._ConvNd, nn.Linear)
 _MATRIX_PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
@@ -69,28 +68,13 @@ def inspect_network(net: nn.Module, size: int) -> NetworkSummary:
     return NetworkSummary(stages, layers, len(path), _describe_traits(net, parts, layers, followed.attends))
 
 
-def find_longest_path(net: nn.Module, size: int) -> tuple[str, ...]:
-    """Return the layers with weights on the longest path from the image to the logits; the first path among equals.
-
-    Every convolution and linear layer on the path counts, including those of squeeze-and-excitation; layers on a
-    parallel branch, such as the convolution of a shortcut, do not. ResNet-18 thus has 18. `net` must be in eval mode.
-    """
-    path, logits = _follow_image(net, size)
-    found: tuple[str, ...] = path.reached[logits]
-    return found
-
-
-def detect_family(net: nn.Module, size: int) -> str:
-    """Return the family of a network, one of FAMILIES, by what mixes information across the image.
+def _classify_family(net: nn.Module, attends: bool) -> str:
+    """Return the family of a network by what mixes information across the image.
 
     Attention is a product of two matrices that are both computed from the image. A network with attention is a hybrid
     if the kernels of a convolution overlap, else a transformer, since the kernels that cut patches do not overlap. A
-    network without attention is convolutional if kernels overlap, else "other". `net` must be in eval mode.
+    network without attention is convolutional if kernels overlap, else "other".
     """
-    return _classify_family(net, _follow_image(net, size)[0].attends)
-
-
-def _classify_family(net: nn.Module, attends: bool) -> str:
     overlaps = any(
         any(side > step for side, step in zip(module.kernel_size, module.stride, strict=True))
         for module in _list_convolutions(net)
@@ -288,8 +272,10 @@ def _norm_kind(module: nn.Module) -> str:
 
 
 class _LongestPathMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A recorder of the layers with weights on the longest path from the image to each tensor.
+    """A recorder of the layers with weights on the longest path from the image to each tensor, the first among equals.
 
+    Convolutions and linear layers count, also those of squeeze-and-excitation; those of a parallel branch, such as a
+    shortcut, do not: ResNet-18 has 18.
     `owner` is the module of each weight and of each tensor computed from weights alone; `attends` is True once two
     tensors that both depend on the image have been multiplied as matrices.
     """

@@ -35,11 +35,6 @@ class TimedCall:
     threads: int
 
 
-def count_parameters(net: nn.Module) -> int:
-    """Count the parameters."""
-    return sum(parameter.numel() for parameter in net.parameters())
-
-
 def count_weight_bytes(net: nn.Module) -> int:
     """Count the bytes of all weights and running statistics (of batch norm)."""
     return sum(count_layer_bytes(net).values())
@@ -51,17 +46,6 @@ def count_layer_bytes(net: nn.Module) -> Counter[str]:
     for name, tensor in net.state_dict().items():
         found[name.rpartition(".")[0]] += tensor.numel() * tensor.element_size()
     return found
-
-
-def count_macs(net: nn.Module, size: int) -> int:
-    """Count the multiply-adds of convolutions and matrix products on one image of `size` pixels a side.
-
-    This is half of the FLOPs that torch counts, without normalisation, activations and pooling. `net` must be in eval
-    mode.
-    """
-    with count_flops(net) as counter:
-        net(make_blank_image(net, size))
-    return int(counter.get_total_flops()) // 2
 
 
 @contextmanager

@@ -31,12 +31,10 @@ METRICS = {
         for name in CLASSES
     ],
     "gradcam_wall": [],
-    "transformers": ["significant_pairs"],
 }
 TABLES = {
     "significance": ["pairs.csv"],
     "ensemble_diversity": ["pairs.csv"],
-    "transformers": ["recipes.csv", "protocol.csv"],
 }
 ENSEMBLES = ("soft_vote", "accuracy_ece", "greedy", "scaled_vote")
 ASKED = ["blind_test", "calibration", *METRICS]

@@ -13,7 +13,6 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.evaluation.block import Block
-from avatar_bench.evaluation.blocks import transformers
 from avatar_bench.evaluation.runner import BlockRunner
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.results.declaration import declare_block
@@ -21,7 +20,6 @@ from avatar_bench.results.declaration import declare_block
 CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
 WORD = re.compile(r"[A-Za-z]{3,}")
 DIGEST = re.compile(r"\b[0-9a-f]{12,}\b")
-PUBLISHED = [Path(transformers.__file__).with_name(name) for name in ("history.csv", "study.csv")]
 # names of methods, formats, options and units that Russian keeps
 _KEPT = """
 APS AUPR AURC AUROC AVIF Avatar BatchNorm Bouldin Brier CAM CPU CSV Calinski Carlo Cohen Davies ECE EXIF FLOPs FOLDER
@@ -108,11 +106,11 @@ def test_saved_numbers_have_no_language(evaluated: tuple[Path, list[str]]) -> No
     assert [file for file in files if CYRILLIC.search(file.read_text(encoding="utf-8"))] == []
 
 
-def find_english(runs: Path) -> dict[str, list[str]]:
-    """Return the texts of a Russian report with the words in them that are English and no names."""
+def find_english(runs: Path, *tables: Path) -> dict[str, list[str]]:
+    """Return the texts of a Russian report with the words in them that are English and no names, also in `tables`."""
     page = Texts()
     page.feed((runs / "report.html").read_text(encoding="utf-8").replace("<wbr>", ""))
-    names = dict.fromkeys(sorted(collect_names(runs), key=len, reverse=True))
+    names = dict.fromkeys(sorted(collect_names(runs, *tables), key=len, reverse=True))
     found: dict[str, list[str]] = {}
     for text in page.found:
         if text in names or "/" in text.split(" ")[0]:
@@ -126,7 +124,7 @@ def find_english(runs: Path) -> dict[str, list[str]]:
     return found
 
 
-def collect_names(runs: Path) -> list[str]:
+def collect_names(runs: Path, *tables: Path) -> list[str]:
     """Return the names in the results: of runs, sets, classes, blocks, metrics, columns, files and values in tables."""
     names = [runs.name, "first", "second", "drawing", "generated", "real", "main", "blind"]
     names += [*declare_block("overview").figures, *(folder.parent.name for folder in runs.rglob("ensemble.json"))]
@@ -138,7 +136,7 @@ def collect_names(runs: Path) -> list[str]:
     names += re.findall(r"[\w.]+", (runs / "first" / "config.yaml").read_text(encoding="utf-8"))
     saved_tables = [*runs.rglob("split.csv"), *runs.rglob("evaluation/**/*.csv")]
     names += [cell for file in saved_tables for cell in read_cells(file) if " " not in cell]
-    names += [cell for file in PUBLISHED for cell in read_cells(file)]
+    names += [cell for file in tables for cell in read_cells(file)]
     return [name for name in set(names) if len(name) > 2]
 
 

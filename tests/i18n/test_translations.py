@@ -14,11 +14,11 @@ import yaml
 from jinja2 import Environment, nodes
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.i18n import Catalogue, _, list_languages, load_catalogue, ngettext, use_language
+from avatar_bench.i18n import LANGUAGES, Catalogue, _, load_catalogue, ngettext, use_language
 
 PACKAGE = Path(__file__).parents[2] / "avatar_bench"
 BLOCKS, PLUGINS = PACKAGE / "evaluation" / "blocks", PACKAGE / "plugins"
-OTHERS = list_languages()[1:]
+OTHERS = LANGUAGES[1:]
 ENTRIES = ("data/corruptions", "metrics/ood_scores")  # their yaml translates its own title
 
 
@@ -32,17 +32,8 @@ def collect_texts() -> dict[str, set[str]]:
     """Return every translatable text of the package with the blocks and plug-ins that have it."""
     found: dict[str, set[str]] = defaultdict(set)
     for file in PACKAGE.rglob("*.py"):
-        source = file.read_text(encoding="utf-8")
-        for call in ast.walk(ast.parse(source)) if "avatar_bench.i18n import" in source else ():
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("_", "ngettext"):
-                first = call.args[0]
-                if isinstance(first, ast.Constant):  # else a text of a declaration
-                    text = str(first.value)
-                    given = {keyword.arg for keyword in call.keywords} | (
-                        {"n"} if call.func.id == "ngettext" else set()
-                    )
-                    assert not given or places(text) <= given, f"{file}:{call.lineno}: places of {text!r}"
-                    found[text].add(find_home(file))
+        for text in list_calls(file):
+            found[text].add(find_home(file))
     for file in PACKAGE.rglob("*.jinja"):
         for node in Environment().parse(file.read_text(encoding="utf-8")).find_all(nodes.Call):
             if isinstance(node.node, nodes.Name) and node.node.name == "_" and isinstance(node.args[0], nodes.Const):
@@ -53,6 +44,19 @@ def collect_texts() -> dict[str, set[str]]:
         for text in list_texts(about):
             found[text].add(find_home(file))
     return found
+
+
+def list_calls(file: Path) -> Iterator[str]:
+    """Yield the texts that a module translates."""
+    source = file.read_text(encoding="utf-8")
+    for call in ast.walk(ast.parse(source)) if "avatar_bench.i18n import" in source else ():
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("_", "ngettext"):
+            first = call.args[0]
+            if isinstance(first, ast.Constant):  # else a text of a declaration
+                text = str(first.value)
+                given = {keyword.arg for keyword in call.keywords} | ({"n"} if call.func.id == "ngettext" else set())
+                assert not given or places(text) <= given, f"{file}:{call.lineno}: places of {text!r}"
+                yield text
 
 
 def list_texts(about: Mapping[str, Any]) -> Iterator[str]:

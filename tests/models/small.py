@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avatar_bench.models.model_card import Card
+from avatar_bench.models.profiling import count_flops, make_blank_image
 
 PREPROCESSING = {"size": 32, "resize": "squash", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
 CARD = Card(classes=("a", "b", "c"), backbone="test_resnet", preprocessing=PREPROCESSING)
@@ -26,3 +27,10 @@ def normalised(batch: Tensor) -> Tensor:
 def side_of(net: Any) -> int:
     """Return the image side, in pixels, that a network of the fixture `network` accepts."""
     return int(net.patch_embed.img_size[0]) if hasattr(net, "patch_embed") else 64
+
+
+def count_macs(net: nn.Module, size: int) -> int:
+    """Count the multiply-adds of convolutions and matrix products on one image, half of the FLOPs that torch counts."""
+    with count_flops(net) as counter:
+        net(make_blank_image(net, size))
+    return int(counter.get_total_flops()) // 2

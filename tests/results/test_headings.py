@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from avatar_bench.config.entries import find_entries
-from avatar_bench.i18n import list_languages, use_language
+from avatar_bench.i18n import LANGUAGES, use_language
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.headings import _read_common, find_heading, find_interval_name, find_word
 from avatar_bench.results.result import Metric
@@ -51,7 +51,7 @@ def test_a_pattern_keeps_its_place() -> None:
 
 
 def test_one_block_has_no_two_names_with_the_same_words() -> None:
-    for language in list_languages():
+    for language in LANGUAGES:
         with use_language(language):
             for block in find_entries("block"):
                 names = {**_read_common()["headings"], **declare_block(block).headings}

@@ -30,7 +30,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "integrated_score": {"weights": {"speed": 0, "size": 0}},
 }
 LEFT_OUT = {  # they need a network, or runs that a sweep has trained
-    *("architecture", "cam_overlap", "efficiency", "gradcam", "gradcam_wall", "transformers"),
+    *("architecture", "cam_overlap", "efficiency", "gradcam", "gradcam_wall"),
     *("leave_one_source_out", "shots"),
 }
 

@@ -22,12 +22,13 @@ from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.efficiency import Efficiency, figures
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
-from avatar_bench.i18n import list_languages, use_language
+from avatar_bench.i18n import LANGUAGES, use_language
 from avatar_bench.inference.runtimes import find_missing_package
 from avatar_bench.models import profiling
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
+from tests.models.small import count_macs
 
 FAST: dict[str, Any] = {
     "batches": [1, 4],
@@ -110,7 +111,7 @@ def test_the_counts_are_those_of_the_network(saved: Path, tiny_run: Path) -> Non
     net = [value for name, value in weights.items() if name.startswith("net.")]
     assert said["weights_mb"]["value"] == pytest.approx(sum(v.numel() * v.element_size() for v in net) / 1e6)
     run = Run.open(tiny_run)
-    assert said["macs_g"]["value"] == pytest.approx(profiling.count_macs(run.predictor.module.net, 32) / 1e9)
+    assert said["macs_g"]["value"] == pytest.approx(count_macs(run.predictor.module.net, 32) / 1e9)
     assert said["peak_memory_mb"]["value"] > said["weights_mb"]["value"] + 4 * 3 * 32 * 32 / 1e6
 
 
@@ -356,7 +357,7 @@ def test_every_pass_begins_with_the_same_files(passes_of: Callable[..., Any]) ->
     assert len(set(longest)) == 7
 
 
-@pytest.mark.parametrize("language", list_languages())
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_the_legend_stays_inside_the_figure(language: str) -> None:
     times = {"latency_ms": 1.0, "latency_ms_p95": 2.0}
     rate = {"images_per_second": 5.0, "images_per_second_low": 4.0, "images_per_second_high": 6.0}

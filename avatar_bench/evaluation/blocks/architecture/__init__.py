@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.options import Options
-from avatar_bench.evaluation.model_traits import read_starting_weights
+from avatar_bench.evaluation.starting_weights import read_starting_weights
 from avatar_bench.models import first_layers
 from avatar_bench.models.inspection import inspect_network
 from avatar_bench.results.reasons import Reason

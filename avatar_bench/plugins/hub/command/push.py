@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from avatar_bench.config.schema import PushConfig
+from omegaconf import MISSING
+
+from avatar_bench.config.options import option, path_option
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.hub_address import is_hub_address
 from avatar_bench.files.output_folder import new_folder
 from avatar_bench.runs.record import ENSEMBLE, RECORD, is_imported
 from avatar_bench.runs.run_choice import choose_run
+
+
+@dataclass
+class PushConfig:
+    """Options of push."""
+
+    ckpt: str | None = path_option("a finished run folder, or null: the newest run", is_main=True)
+    to: str = path_option("hf:OWNER/NAME, or a new folder for the same files", MISSING)
+    private: bool = option(True, help="on the hub, only its owner may read it; false publishes it")
+    licence: str | None = option(None, help="licence of the run; null: those of its initial weights and its teacher")
+    benchmarks: dict[str, str] = path_option(
+        "{evaluated set: hf:OWNER/NAME} of benchmarks of the hub, for .eval_results", {}, is_open=True
+    )
 
 
 def execute(settings: PushConfig) -> None:
@@ -31,7 +47,7 @@ def execute(settings: PushConfig) -> None:
         size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
         address = str(out)
         if is_hub:
-            from avatar_bench.runs.hub_repository import upload_run
+            from avatar_bench.plugins.hub.hub_repository import upload_run
 
             address = upload_run(folder, settings.to, settings.private)
     seen = "" if not is_hub else "private, " if settings.private else "public, "
@@ -40,11 +56,13 @@ def execute(settings: PushConfig) -> None:
 
 def _write_files(path: Path, folder: Path, settings: PushConfig) -> None:
     """Write the files of a shared run and its card; print what is left out of the card."""
-    from avatar_bench.reporting.hub_card import render_hub_card
+    import yaml
+
+    from avatar_bench.plugins.hub.hub_card import list_eval_results, render_hub_card
+    from avatar_bench.plugins.hub.hub_repository import CARD_FILE, EVAL_RESULTS
+    from avatar_bench.plugins.hub.shared_run import write_shared_run
     from avatar_bench.reporting.study import read_run
-    from avatar_bench.runs.hub_repository import CARD_FILE
     from avatar_bench.runs.run import Run
-    from avatar_bench.runs.shared_run import write_shared_run
 
     model, problems = read_run(path)
     if model is None:
@@ -68,3 +86,6 @@ def _write_files(path: Path, folder: Path, settings: PushConfig) -> None:
     address = settings.to if is_hub_address(settings.to) else Path(settings.to).name
     text = render_hub_card(model, record, run.card, fit, address)
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
+    if entries := list_eval_results(model, settings.benchmarks):
+        (folder / EVAL_RESULTS).parent.mkdir()
+        (folder / EVAL_RESULTS).write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")

@@ -10,20 +10,14 @@ import pandas as pd
 
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.block import align_predictions, group_by_recipe, warn_unlabelled
-from avatar_bench.evaluation.blocks.transformers import study_tables as tables
 from avatar_bench.evaluation.intervals import metric_with_interval
-from avatar_bench.evaluation.model_traits import (
-    FAMILY,
-    UNKNOWN,
-    Traits,
-    find_crossed_pairs,
-    find_pairs,
-    read_traits,
-    tabulate_protocol,
-)
 from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
+from avatar_bench.evaluation.starting_weights import UNKNOWN
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
+
+from . import study_tables as tables
+from .recipe_traits import FAMILY, Traits, find_crossed_pairs, find_pairs, read_traits, tabulate_protocol
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset

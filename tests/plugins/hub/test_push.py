@@ -19,13 +19,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from huggingface_hub import parse_eval_result_entries
 
 from avatar_bench.cli.app import main
-from avatar_bench.commands import push
+from avatar_bench.plugins.hub.command import push
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import list_licences, read_record
 from tests.commands.conftest import Child
-from tests.commands.hub_server import TOKEN, Hub, Repository, serve_hub
+from tests.plugins.hub.hub_server import TOKEN, Hub, Repository, serve_hub
 
 NAME = "someone/avatars"
 ADDRESS = f"hf:{NAME}"
@@ -147,6 +148,32 @@ def test_the_card_states_the_saved_metrics_sources_failures_and_licences(
         "- Robustness",
     ):
         assert words in body, words
+
+
+def test_the_metrics_on_a_benchmark_of_the_hub_are_its_eval_results(
+    hub: Hub, evaluated: Path, shared: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = yaml.safe_load(shared["README.md"].decode().split("---\n", 2)[1])
+    assert main(["push", str(evaluated), f"to={ADDRESS}", "benchmarks={blind: hf:lab/avatar-test@v2}"]) == 0
+    ((_, files),) = hub.repositories[NAME].commits.items()
+    entries = parse_eval_result_entries(yaml.safe_load(files[".eval_results/avatar-bench.yaml"]))
+    assert {(entry.dataset_id, entry.dataset_revision) for entry in entries} == {("lab/avatar-test", "v2")}
+    index = metadata["model-index"][0]["results"][0]["metrics"]
+    assert {entry.task_id: entry.value for entry in entries} == {one["type"]: one["value"] for one in index}
+    notes = {entry.task_id: str(entry.notes) for entry in entries}
+    assert re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\] \(for these sources\), n = 42", notes["accuracy"]), notes
+    hub.repositories[NAME].commits.popitem()
+    hub.repositories[NAME].commit(files | {".eval_results/others.yaml": b"[]"})
+    assert main(["push", str(evaluated), f"to={ADDRESS}"]) == 0
+    kept = {name for name in list(hub.repositories[NAME].commits.values())[-1] if "eval" in name}
+    assert kept == {".eval_results/others.yaml"}
+    capsys.readouterr()
+    for value, reason in (
+        ("blnd: hf:a/b", "not evaluated on a set of this name; did you mean"),
+        ("blind: a/b", "expected hf:"),
+    ):
+        assert main(["push", str(evaluated), f"to={ADDRESS}", f"benchmarks={{{value}}}"]) == 2
+        assert reason in capsys.readouterr().err
 
 
 def test_a_pushed_run_predicts_the_same_and_knows_its_training_images(

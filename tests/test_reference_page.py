@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avatar_bench.cli.reference_page import render_reference
+from scripts.reference_page import render_reference
 
-PAGE = Path(__file__).parents[2] / "docs" / "python_reference.md"
+PAGE = Path(__file__).parents[1] / "docs" / "python_reference.md"
 
 
 def test_the_page_is_that_of_the_docstrings() -> None:

@@ -112,5 +112,5 @@ def _render_table(first: str, second: str, rows: Iterable[tuple[str, str, str]])
 
 
 if __name__ == "__main__":
-    page = Path(__file__).parents[2] / "docs" / "python_reference.md"
+    page = Path(__file__).parents[1] / "docs" / "python_reference.md"
     page.write_text(render_reference(), encoding="utf-8")

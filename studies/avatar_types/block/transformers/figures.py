@@ -11,13 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from avatar_bench.evaluation.model_scatter import set_log_axis
-from avatar_bench.evaluation.model_traits import PUBLISHED, SAM, SAM_AT_COST, SCRATCH, START
+from avatar_bench.evaluation.starting_weights import PUBLISHED, SCRATCH
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.models.inspection import FAMILIES
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 
+from .recipe_traits import SAM, SAM_AT_COST, START
+
+FAMILIES = ("convolutional", "transformer", "hybrid", "other")
 _MARKERS = dict(zip(FAMILIES, "osD^", strict=True))
 _SHADE = "#E0E0E0"
 

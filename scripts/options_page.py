@@ -33,5 +33,5 @@ def _render_table(rows: Iterable[Row]) -> str:
 
 
 if __name__ == "__main__":
-    page = Path(__file__).parents[2] / "docs" / "options.md"
+    page = Path(__file__).parents[1] / "docs" / "options.md"
     page.write_text(render_options(), encoding="utf-8")

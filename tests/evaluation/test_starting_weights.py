@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from avatar_bench.config.catalogue import find_choices
-from avatar_bench.evaluation.model_traits import describe_pretraining, find_tag
+from avatar_bench.evaluation.starting_weights import describe_pretraining, find_tag
 
 ONE = "labels of ImageNet-1k"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avatar_bench.cli.options_page import render_options
+from scripts.options_page import render_options
 
-PAGE = Path(__file__).parents[2] / "docs" / "options.md"
+PAGE = Path(__file__).parents[1] / "docs" / "options.md"
 
 
 def test_the_page_is_that_of_the_schema() -> None:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from avatar_bench.files.yaml_io import read_yaml
-from avatar_bench.models.inspection import detect_family
-from avatar_bench.models.profiling import count_macs, count_parameters
+from avatar_bench.evaluation.starting_weights import SCRATCH, UNKNOWN, StartingWeights, read_starting_weights
+from avatar_bench.models.inspection import inspect_network
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
-UNKNOWN = "?"
-SCRATCH, PUBLISHED, FILE = "scratch", "published", "file"
 SAM, SAM_AT_COST, START, FAMILY = "sam", "sam at equal cost", "start", "family"  # traits that a pair may differ in
-_SIZE_TAG = re.compile(r"[re]?\d+")  # image sizes and epochs in a tag of weights: r224, e300, 384
 _STAGE_SETTINGS = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
 _SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -31,31 +24,6 @@ _SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
 }
 # pairs may differ in these: seeds are resampled, and the device does not affect accuracy
 _IGNORED_SETTINGS = ("seeds", "device")
-
-
-class StartingWeights(NamedTuple):
-    """Weights that training started from: "scratch", "published", "file" or a pretraining method, with details.
-
-    `detail` is the tag of published weights, or the first digits of a file's SHA-256. `trained` describes the data and
-    labels of their training, so that the weights of two architectures can be compared; UNKNOWN if not known.
-    """
-
-    kind: str
-    detail: str = ""
-    trained: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.detail}".strip()
-
-    @property
-    def known(self) -> bool:
-        """Return whether the training of the weights is known."""
-        return self.trained != UNKNOWN
-
-    def is_comparable(self, other: StartingWeights) -> bool:
-        """Return whether another architecture's weights were trained on the same data and labels, as far as known."""
-        both_known = self.known and other.known
-        return self.kind == other.kind and (self.trained == other.trained or not both_known)
 
 
 @dataclass(frozen=True)
@@ -84,7 +52,7 @@ class Traits:
         Two architectures never share weights: there, weights trained on the same data and labels count as equal.
         """
         same = self.architecture == other.architecture
-        starts = self.start == other.start if same else self.start.is_comparable(other.start)
+        starts = self.start == other.start if same else _are_comparable(self.start, other.start)
         return [name for name, equal in ((SAM, self.sam == other.sam), (START, starts), (FAMILY, same)) if not equal]
 
     @property
@@ -111,7 +79,7 @@ def read_traits(runs: Sequence[Run]) -> Traits:
     first = runs[0]
     net = first.predictor.module.net
     size = first.preprocessing.size
-    kind, params, operations = detect_family(net, size), count_parameters(net), count_macs(net, size)
+    network = inspect_network(net, size)
     first.predictor.unload()
     own = [_read_settings(run) for run in runs]
     settings = {name: "; ".join(sorted({str(each[name]) for each in own})) for name in own[0]}
@@ -122,9 +90,9 @@ def read_traits(runs: Sequence[Run]) -> Traits:
     is_sam = optimizer.get("name") == "sam"
     return Traits(
         " ".join([first.card.backbone.partition(".")[0], *shape]),
-        kind,
-        params,
-        operations,
+        network.traits["family"],
+        int(network.layers["params"].sum()),
+        int(network.layers["macs"].sum()),
         read_starting_weights(first),
         f"rho {optimizer.get('rho')}{' adaptive' * bool(optimizer.get('adaptive'))}" if is_sam else "",
         settings,
@@ -173,6 +141,12 @@ def tabulate_protocol(names: Sequence[str], found: Sequence[Traits]) -> pd.DataF
     return pd.DataFrame(rows, columns=["setting", "value", "differs", "recipes", "names"])
 
 
+def _are_comparable(one: StartingWeights, other: StartingWeights) -> bool:
+    """Return whether weights of two architectures were trained on the same data and labels, as far as known."""
+    both_known = UNKNOWN not in (one.trained, other.trained)
+    return one.kind == other.kind and (one.trained == other.trained or not both_known)
+
+
 def _find_comparison(changed: str, first: Traits, second: Traits) -> str:
     """Return the trait that a pair compares; "" if its settings are unknown or differ otherwise."""
     one, other = first.settings, second.settings
@@ -196,23 +170,6 @@ def _read_options(run: Run) -> dict[str, Any]:
 def _is_regularisation(option: str) -> bool:
     """Return whether an option only drops parts of the network at random in training, leaving its shape unchanged."""
     return option.endswith("_rate") or option == "attn_drop"
-
-
-def read_starting_weights(run: Run) -> StartingWeights:
-    """Read which weights the training of a run started from."""
-    init = run.record.get("init") or {"weights": run.card.weights}
-    weights = str(init.get("weights") or "none")
-    if "sha256" in init:
-        method = init.get("method")
-        images = str(init.get("images_sha256", UNKNOWN))[:6]
-        trained = f"{method}, epochs {init.get('epochs', UNKNOWN)}, images {images}" if method else UNKNOWN
-        return StartingWeights(str(method or FILE), str(init["sha256"])[:6], trained)
-    if weights == "none":
-        return StartingWeights(SCRATCH)
-    tag = find_tag(run.card.backbone)
-    return StartingWeights(
-        PUBLISHED, tag + " by package" * (weights == "package"), describe_pretraining(tag) or UNKNOWN
-    )
 
 
 def _read_settings(run: Run) -> dict[str, str]:
@@ -267,26 +224,3 @@ def _format_value(value: Any) -> str:
 
 def _average(values: Sequence[Any]) -> float | None:
     return sum(values) / len(values) if values and all(isinstance(each, int | float) for each in values) else None
-
-
-def find_tag(backbone: str) -> str:
-    """Return the tag of the weights that timm loads by this name; its default tag if the name has none."""
-    if tag := backbone.partition(".")[2]:
-        return tag
-    import timm  # takes a second to import, and is not needed for names with a tag
-
-    config = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None  # type: ignore[attr-defined]
-    return str(config.tag or "") if config else ""
-
-
-def describe_pretraining(tag: str) -> str:
-    """Describe the data and labels behind a weights tag; "" if unknown, as with teachers or other data."""
-    known = _read_known_tags()
-    words = [word for word in tag.split("_") if word not in known["training_recipes"] and not _SIZE_TAG.fullmatch(word)]
-    stated = known["trained_with"]
-    return "" if tag in known["ambiguous"] else str(stated.get(tag, stated.get("_".join(words), "")))
-
-
-@cache
-def _read_known_tags() -> dict[str, Any]:
-    return dict(read_yaml(Path(__file__).with_name("weight_tags.yaml")))

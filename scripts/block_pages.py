@@ -50,4 +50,4 @@ def write_pages(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_pages(Path(__file__).parents[2])
+    write_pages(Path(__file__).parents[1])

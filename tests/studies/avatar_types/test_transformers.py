@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from itertools import combinations
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,17 +13,19 @@ import pandas as pd
 import pytest
 import timm
 
+from avatar_bench.config.entries import find_entry, use_folders
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.blocks.significance import Significance
-from avatar_bench.evaluation.blocks.transformers import Transformers, figures, warn_about_families
-from avatar_bench.evaluation.blocks.transformers.study_tables import build_study_table, read_published
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import calibration_errors
-from avatar_bench.models.inspection import FAMILIES
-from avatar_bench.models.profiling import count_macs
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Metric, Result
+from tests.models.small import count_macs
+
+with use_folders([Path(__file__).parents[3] / "studies" / "avatar_types"]):
+    transformers = find_entry("block", "transformers").load()
+figures, tables = (importlib.import_module(f"{transformers.__name__}.{name}") for name in ("figures", "study_tables"))
 
 SAM = {"name": "sam", "base": "adamw", "rho": 0.05, "adaptive": False, "weight_decay": 0.01}
 ADAMW = {"name": "adamw", "weight_decay": 0.01}
@@ -82,7 +86,7 @@ def compare(run, dataset_of):
             recipe, seed = key if isinstance(key, tuple) else (key, 1)
             runs.append(run(predictions, label=f"{recipe} {seed}", recipe=recipe, **{"seed": seed, **fields}))
         sets = [dataset_of(predictions) for predictions, _ in found.values()]
-        return (block or Transformers(resamples=200)).compare(runs, sets)
+        return (block or transformers.Transformers(resamples=200)).compare(runs, sets)
 
     return build
 
@@ -350,7 +354,7 @@ def test_a_pair_says_how_large_its_networks_are_and_warns_where_they_differ_much
     recipes = pd.DataFrame({"recipe": ["large", "small", "twice"], "params_m": [86.0, 6.0, 12.0]})
     recipes = recipes.assign(start="scratch", start_detail="", trained_with="")
     pairs = [("family", "large", "small"), ("family", "twice", "small"), ("start", "large", "twice")]
-    (said,) = warn_about_families(pd.DataFrame(pairs, columns=["changed", "a", "b"]), recipes)
+    (said,) = transformers.warn_about_families(pd.DataFrame(pairs, columns=["changed", "a", "b"]), recipes)
     assert format_reason(said, "transformers").endswith("large (86.0 M) − small (6.0 M).")
 
 
@@ -520,13 +524,13 @@ def test_the_numbers_in_the_chart_of_cost_can_be_read_where_recipes_are_equal(eq
 
 
 def test_every_published_figure_bears_its_source():
-    table = read_published("history")
+    table = tables.read_published("history")
     assert len(table) > 15
     assert table.notna().all(axis=None)
     assert table["year"].is_monotonic_increasing
     assert table["network"].is_unique
     assert table["published_top1"].between(0.5, 1).all()
-    assert set(table["family"]) <= set(FAMILIES)
+    assert set(table["family"]) <= set(figures.FAMILIES)
     assert table["paper"].str.startswith("https://").all()
     assert table["citation"].str.contains(r"\d{4}$").all()
 
@@ -552,7 +556,9 @@ def test_what_the_study_typed_in_stands_beside_the_same_networks_of_ours():
     recipes = pd.DataFrame(
         [(name, *made) for name, made in RECIPES.items()], columns=["recipe", "architecture", "trained_with", "sam"]
     ).assign(accuracy=0.6, accuracy_low=0.5, accuracy_high=0.7, params_m=9.0, latency_ms=20.0, n=240)
-    table = build_study_table(recipes.assign(start=np.where(recipes["trained_with"] == "", "scratch", "published")))
+    table = tables.build_study_table(
+        recipes.assign(start=np.where(recipes["trained_with"] == "", "scratch", "published"))
+    )
     beside = table.groupby(["block", "network"], sort=False)["recipe"].agg(lambda own: sorted(own.dropna())).to_dict()
     assert beside == {
         (22, "ResNet-50"): [],
@@ -603,4 +609,4 @@ def test_what_cannot_be_compared_is_refused(compare, answers, oracle):
     with pytest.raises(GuardError, match="wrong order"):
         compare({"a": (oracle("noisy"), {}), "b": (oracle(("permuted", (1, 2, 0))), {})})
     with pytest.raises(ConfigError, match=r"block\.transformers\.power=2"):
-        Transformers(power=2)
+        transformers.Transformers(power=2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from markupsafe import Markup
 
 from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.data.dataset import OTHER_PREFIX
+from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files import html
+from avatar_bench.files.hub_address import parse_hub_address
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import find_table, read_table
 from avatar_bench.i18n import _
@@ -50,8 +53,10 @@ def render_hub_card(
     `record` is that of the shared run, `card` that of its checkpoint; `model` has the saved results.
     """
     results = sorted(model.results.values(), key=lambda one: (one.result.set, one.declaration.order))
+    sets = {name: list(own) for name, own in groupby(results, lambda one: one.result.set)}
     licences = [record.licence] if record.licence else list_licences(vars(record))
-    environment = html.build_markdown_environment()
+    measured = {one.result.block for one in results}
+    environment = html.build_markdown_environment("avatar_bench.plugins.hub")
     environment.globals["_"] = _
     content = {
         "name": Path(address).name,
@@ -60,15 +65,16 @@ def render_hub_card(
         "record": record,
         "card": card,
         "sources": _tabulate_sources(model),
-        "sets": [
-            (name, _list_guards(results, name), list(_list_blocks(results, name)))
-            for name in dict.fromkeys(one.result.set for one in results)
-        ],
+        "sets": [(name, _list_guards(own), list(_list_blocks(own))) for name, own in sets.items()],
         "calibration": calibration,
         "fit": calibration.fit if calibration else TemperatureFit.parse(record.temperature_fit),
-        "warnings": _list_warnings(results),
+        "warnings": list(
+            dict.fromkeys(
+                (one.result.set, one.result.block, each.code) for one in results for each in one.result.warnings
+            )
+        ),
         "weakest": [(one.result.set, _tabulate_weakest(one)) for one in results if "per_source" in one.result.tables],
-        "unmeasured": [_(declare_block(name).title) for name in _list_unmeasured(results)],
+        "unmeasured": [_(declare_block(name).title) for name in list_blocks(("run",)) if name not in measured],
     }
     return environment.get_template("hub_card.md.jinja").render(content) + "\n"
 
@@ -89,9 +95,7 @@ def _render_metadata(
             metric_value=metric.value,
             metric_args={name: metric.plain.get(name) for name in _METRIC_ARGS},
         )
-        for one in results
-        for key in one.declaration.leaderboard
-        if (metric := one.result.metrics.get(key)) is not None and metric.value is not None
+        for one, key, metric in _list_ranked(results)
     ]
     known = " and ".join(licences)
     stated: dict[str, Any] = (
@@ -108,6 +112,41 @@ def _render_metadata(
         **stated if known else {},
     )
     return metadata.to_yaml()
+
+
+def list_eval_results(model: ReportedModel, benchmarks: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the metrics of the leaderboard on each set that is a benchmark of the hub, as its `.eval_results` are.
+
+    Raise ConfigError if a set was not evaluated, or if its benchmark is no address of the hub.
+    """
+    results = list(model.results.values())
+    entries = []
+    for name, address in benchmarks.items():
+        repository, revision = parse_hub_address(address, f"benchmarks.{name}")
+        if name not in (known := sorted({one.result.set for one in results})):
+            raise ConfigError(
+                f"benchmarks.{name}: the run was not evaluated on a set of this name{suggest_names(name, known)}",
+                f"Evaluated: {', '.join(known) or 'none'}.",
+            )
+        version = {"revision": revision} if revision else {}
+        entries += [
+            {
+                "dataset": {"id": repository, "task_id": key} | version,
+                "value": metric.value,
+                "notes": f"{format_metric_with_units(metric, one.result.block)}, n = {metric.n}",
+            }
+            for one, key, metric in _list_ranked(results)
+            if one.result.set == name
+        ]
+    return entries
+
+
+def _list_ranked(results: Sequence[SavedResult]) -> Iterator[tuple[SavedResult, str, Metric]]:
+    """Yield each metric of the leaderboard that has a value, with its result and its name."""
+    for one in results:
+        for key in one.declaration.leaderboard:
+            if (metric := one.result.metrics.get(key)) is not None and metric.value is not None:
+                yield one, key, metric
 
 
 def _tabulate_sources(model: ReportedModel) -> pd.DataFrame:
@@ -135,40 +174,25 @@ def _join(texts: pd.Series) -> str:
     return "; ".join(found[:_LISTED]) + "; ..." * (len(found) > _LISTED)
 
 
-def _list_guards(results: Sequence[SavedResult], name: str) -> list[str]:
-    """Return the guards that were switched off in the evaluation of a set."""
-    own = [one.result.provenance for one in results if one.result.set == name]
-    return sorted({guard for provenance in own for guard in provenance.get("allow") or ()})
+def _list_guards(results: Sequence[SavedResult]) -> list[str]:
+    """Return the guards that were switched off in any of these evaluations."""
+    return sorted({guard for one in results for guard in one.result.provenance.get("allow") or ()})
 
 
-def _list_blocks(results: Sequence[SavedResult], name: str) -> Iterator[tuple[str, int, list[tuple[str, ...]]]]:
-    """Yield the title of each block evaluated on a set, its number of images, and rows of its main metrics."""
-    for one in results:
-        if one.result.set == name and one.declaration.kind == "run":
-            block, metrics = one.result.block, one.result.metrics
-            rows: list[tuple[str, ...]] = [
-                (
-                    find_heading(key, block),
-                    _format_metric(metrics[key], block),
-                    str(metrics[key].n),
-                    find_interval_name(metrics[key]),
-                )
-                for key in select_metrics(one.declaration, [metrics])
-            ]
-            yield _(one.declaration.title), one.result.n, rows
+def _list_blocks(results: Sequence[SavedResult]) -> Iterator[tuple[str, int, list[tuple[str, str, str, str]]]]:
+    """Yield the title of each block, its number of images, and rows of its main metrics.
 
-
-def _format_metric(metric: Metric, block: str) -> str:
-    """Format a metric of a block, or the code of the reason why it has no value: values of reasons may be private."""
-    if metric.value is None:
-        return _("none: {why}", why=metric.reason.code if metric.reason else "")
-    return format_metric_with_units(metric, block)
-
-
-def _list_warnings(results: Sequence[SavedResult]) -> list[tuple[str, str, str]]:
-    """Return the set, the block and the code of each warning."""
-    found = [(one.result.set, one.result.block, each.code) for one in results for each in one.result.warnings]
-    return list(dict.fromkeys(found))
+    A metric without a value has the code of the reason alone: values of reasons may be private.
+    """
+    for one in (one for one in results if one.declaration.kind == "run"):
+        block, rows = one.result.block, []
+        for key in select_metrics(one.declaration, [one.result.metrics]):
+            metric = one.result.metrics[key]
+            value = format_metric_with_units(metric, block)
+            if metric.value is None and metric.reason:
+                value = _("none: {why}", why=metric.reason.code)
+            rows.append((find_heading(key, block), value, str(metric.n), find_interval_name(metric)))
+        yield _(one.declaration.title), one.result.n, rows
 
 
 def _tabulate_weakest(one: SavedResult) -> list[tuple[str, ...]]:
@@ -184,8 +208,3 @@ def _tabulate_weakest(one: SavedResult) -> list[tuple[str, ...]]:
         )
         for row in lowest.to_dict("records")
     ]
-
-
-def _list_unmeasured(results: Sequence[SavedResult]) -> list[str]:
-    measured = {one.result.block for one in results}
-    return [name for name in list_blocks(("run",)) if name not in measured]

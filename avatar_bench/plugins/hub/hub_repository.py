@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 CARD_FILE = "README.md"
+EVAL_RESULTS = ".eval_results/avatar-bench.yaml"
 _FILES = (RECORD, SHARED_WEIGHTS, CALIBRATION, REFERENCE, TRAINED_ON)  # of a run: no code, and no pickle
 _LOG_IN = "Needed: a connection and, to write or to read what is private, `hf auth login` or HF_TOKEN."
 
@@ -52,7 +53,7 @@ def upload_run(folder: Path, address: str, is_private: bool) -> str:
 
     Raise ConfigError if the repository holds something else, or is public against `is_private`.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import HfApi
 
     repository, revision = parse_hub_address(address, "to")
     if revision is not None:
@@ -66,14 +67,10 @@ def upload_run(folder: Path, address: str, is_private: bool) -> str:
             raise ConfigError(f"to={address} holds something else: {min(others)}.", "Choose another repository.")
         if is_private and not found.private:
             raise ConfigError(f"to={address} is public.", "Choose another, or publish the run with private=false.")
-        files = sorted(folder.iterdir())
-        stale = others & set(_FILES) - {file.name for file in files}  # such as the calibration of an earlier push
-        commit = api.create_commit(  # one commit, so that weights and card change together
-            repository,
-            [
-                *(CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files),
-                *(CommitOperationDelete(path_in_repo=name) for name in sorted(stale)),
-            ],
+        commit = api.upload_folder(  # one commit, so that weights and card change together
+            repo_id=repository,
+            folder_path=folder,
+            delete_patterns=[*_FILES, EVAL_RESULTS],  # if not written now, such as the calibration of an earlier push
             commit_message=f"Push by avatar-bench {avatar_bench.__version__}",
         )
         if found.private and not is_private:

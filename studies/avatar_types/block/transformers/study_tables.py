@@ -11,12 +11,14 @@ import pandas as pd
 
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
-from avatar_bench.evaluation.model_traits import FAMILY, SCRATCH, START, RecipePair, Traits
 from avatar_bench.evaluation.seeds import Recipes, build_statistic_of_runs
+from avatar_bench.evaluation.starting_weights import SCRATCH
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.metrics import calibration, classification
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
+
+from .recipe_traits import FAMILY, START, RecipePair, Traits
 
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
