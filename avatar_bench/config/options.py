@@ -19,7 +19,8 @@ class Option:
     (lowest, highest), both allowed, None for no limit. `check` returns whether a value is valid; `expected` describes
     the values that it accepts. `only_for` are the names in its group that use it, such as "sam" of an option of SAM;
     `entries` is the kind of entries whose names are its values. A path is taken as it is typed; an open mapping takes
-    any name. The main option of a command is the one whose paths may stand alone, without its name.
+    any name. The main option of a command is the one whose paths may stand alone, without its name. `example` is the
+    value that a message shows where there is none.
     """
 
     help: str
@@ -32,6 +33,7 @@ class Option:
     is_path: bool = False
     is_open: bool = False
     is_main: bool = False
+    example: str = "VALUE"
 
     def list_choices(self) -> list[Any]:
         """Return the allowed values, an empty list for any."""

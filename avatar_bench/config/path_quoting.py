@@ -116,8 +116,8 @@ def _quote_override(word: str, multirun: bool) -> str:
     if match is None:
         return word
     prefix, key, value = match["prefix"], match["key"], match["value"]
-    is_group = not any(find_options(key))
-    if is_group and not value.startswith("{") and any(find_options(f"{key}.{SWITCH}")):  # such as evidence=true
+    is_switch = any(each.name == SWITCH for each, _ in find_options(f"{key}.{SWITCH}"))
+    if is_switch and not value.startswith("{"):  # such as evidence=true
         return f"{prefix}{key}.{SWITCH}={value}"
     is_path, is_mapping = is_path_option(key), value.startswith("{")
     opened = any(known.is_open for _, known in find_options(key)) or re.fullmatch(_SOURCE_PATHS, key)

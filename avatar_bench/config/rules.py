@@ -11,7 +11,7 @@ from omegaconf import MISSING, Container, DictConfig, ListConfig, OmegaConf
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import find_entries, find_entry
-from avatar_bench.config.options import Option, get_default, iterate_options
+from avatar_bench.config.options import Option, find_option, get_default, iterate_options
 from avatar_bench.config.schema import (
     CORE,
     SWITCH,
@@ -20,6 +20,7 @@ from avatar_bench.config.schema import (
     OptimizerConfig,
     PredictConfig,
     TrainConfig,
+    find_schema,
     format_alternatives,
 )
 from avatar_bench.config.search_path import find_default_choices
@@ -77,10 +78,9 @@ def check_config(command: str, cfg: DictConfig) -> None:
 def check_required(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError with an example if options have no value."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
-        examples = {"input": "photos/", "output": "predictions.csv", "out": "net.onnx", "model.backbone": "resnet34"}
-        examples["to"] = "hf:OWNER/NAME"
-        examples |= {"kind": "predictions file=scores.csv", "out": "runs/detector"} if command == "import" else {}
-        values = " ".join(f"{option}={examples.get(option, 'VALUE')}" for option in missing)
+        found = [find_option(find_schema(command), name) for name in missing]
+        examples = [each[1].example if each else "VALUE" for each in found]
+        values = " ".join(f"{name}={example}" for name, example in zip(missing, examples, strict=True))
         raise ConfigError(
             f"{command} needs a value for {', '.join(missing)}",
             f"for example: avatar-bench {command} {values}",

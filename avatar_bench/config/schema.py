@@ -140,7 +140,7 @@ class ModeConfig:
 
 @dataclass
 class ModelConfig:
-    backbone: str = option(MISSING, help="a name of timm, or of your own backbone/")
+    backbone: str = option(MISSING, help="a name of timm, or of your own backbone/", example="resnet34")
     weights: str = option("hub", help="or a file of weights", **_WEIGHTS)
     package: dict[str, str] | None = option(None, help="pip distribution, file (glob), layout, licence")
     options: dict[str, Any] = option({}, help="of the network, e.g. drop_path_rate", is_open=True)
@@ -418,6 +418,7 @@ class PredictConfig:
         "a file, folder, glob, @list.txt, manifest, or - for paths on standard input; or a list of them",
         MISSING,
         is_main=True,
+        example="photos/",
     )
     output: str = path_option(
         "file of the predictions (.html: a page for review), or - for standard output; with engine=ray, a folder",
@@ -518,7 +519,7 @@ class PrepareConfig:
 
 @dataclass
 class VaryConfig:
-    out: str = path_option("folder of the images and their manifest", MISSING)
+    out: str = path_option("folder of the images and their manifest", MISSING, example="varied")
     ckpt: str | None = path_option(f"a run{_ADDRESSES}: for its input size and its data; null: size= and data=")
     size: int | None = option(None, help="pixels per side of the input, without ckpt", **_SIDE)
     resize: str = option("squash", help="how images are brought to that size", **_choose("squash", "crop", "pad"))
@@ -578,8 +579,8 @@ class ExportConfig:
 
 @dataclass
 class ImportConfig:
-    kind: str = option(MISSING, help="kind of the detector", **_DETECTOR)
-    out: str = path_option("run folder", MISSING)
+    kind: str = option(MISSING, help="kind of the detector", example="predictions file=scores.csv", **_DETECTOR)
+    out: str = path_option("run folder", MISSING, example="runs/detector")
     file: str | None = copy_option(PredictionFile, "file", default=None)
     folder: str | None = copy_option(TimmModel, "folder", default=None)
     columns: dict[str, Any] = copy_option(PredictionFile, "columns")

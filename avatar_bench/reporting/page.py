@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,18 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 import avatar_bench
+from avatar_bench.config.entries import find_entries
+from avatar_bench.console.progress import track
 from avatar_bench.errors import DataError, OutputError
 from avatar_bench.files import html
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.files.table_io import find_table
-from avatar_bench.i18n import _, get_language
+from avatar_bench.i18n import _, get_language, use_language
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting import block_sections, cautions, data_section
-from avatar_bench.reporting.figure_drawing import draw_missing_figures
 from avatar_bench.reporting.headline import format_headline
 from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
@@ -30,13 +33,16 @@ from avatar_bench.reporting.number_format import format_temperature
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.provenance import build_model_table, build_result_table
 from avatar_bench.reporting.ranking_tables import build_gain_tables, build_leaderboard_table, build_score_tables
-from avatar_bench.reporting.saved_result import Problem
+from avatar_bench.reporting.saved_result import Problem, SavedResult
 from avatar_bench.reporting.saved_tables import RunStyles
 from avatar_bench.reporting.study import ReportedModel, Study
+from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.declaration import declare_block
+from avatar_bench.results.result import has_figures, redraw
 from avatar_bench.runs.record import flatten_options
 
 MAX_PAGE_BYTES = 15_000_000  # bytes of the page
+_FEW_RESULTS = 8  # drawn faster than further processes start
 _LINK = 600  # maximum bytes of the link that replaces a figure
 _RUN_FILES = ("config.yaml", "run.json", "split.csv", "metrics.csv")
 
@@ -64,6 +70,40 @@ def write_report(study: Study, page: Path, language: str, largest: int = MAX_PAG
         plain_part.write_text(plain, encoding="utf-8")
         part.write_text(text, encoding="utf-8")
     return str(content["answers"][0])
+
+
+def draw_missing_figures(found: Iterable[SavedResult]) -> dict[Path, str]:
+    """Draw the figures of results in the current language where they are missing, and put them beside the others.
+
+    Return the reasons by folder where this failed. Those figures, and the ones of blocks that are not installed here,
+    stay in the language that they have.
+    """
+    language, known = get_language(), find_entries("block")
+    folders = [
+        saved.folder
+        for saved in found
+        if saved.result.block in known and not has_figures(saved.folder, saved.result.figures, language)
+    ]
+    if len(folders) <= _FEW_RESULTS:
+        reasons = [_redraw(folder, language) for folder in folders]
+    else:
+        for folder in folders:  # imported once, before the processes are forked
+            known[folder.name].load()
+        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
+            reasons = list(
+                track(pool.map(_redraw, folders, [language] * len(folders)), "figures", len(folders), "result")
+            )
+    return {folder: reason for folder, reason in zip(folders, reasons, strict=True) if reason}
+
+
+def _redraw(folder: Path, language: str) -> str:
+    """Draw the figures of one result; return "", or the reason of a failure, such as a table without a column."""
+    try:
+        with use_language(language):
+            redraw(folder, draw_figures, language)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""
 
 
 def _is_report(markdown: Path) -> bool:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,24 +19,9 @@ from avatar_bench.config import catalogue, entries
 from avatar_bench.config.entries import KINDS, find_entries, find_plugins
 from avatar_bench.errors import ConfigError
 from tests.commands.test_all_blocks import QUICK
+from tests.test_readme import examples
 
 PLUGINS = Path(entries.__file__).parents[1] / "plugins"
-COMMAND = '''"""greet: greet somebody."""
-
-from dataclasses import dataclass
-
-from avatar_bench.config.options import option
-
-
-@dataclass
-class GreetOptions:
-    name: str = option("you", help="whom", choices=("you", "all"))
-
-
-def execute(options):
-    print("hello", options.name)
-'''
-
 ASKED = {  # words that ask for something of each plug-in
     "app": [["app"], ["export", "out=page.html"]],
     "evidence": [["predict", "input=.", "evidence=true"]],
@@ -91,27 +77,60 @@ def test_a_plugin_of_another_package_is_listed_without_being_imported(
     assert "greetings" not in sys.modules
 
 
-def test_a_plugin_adds_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, monkeypatch)
-    write(tmp_path / "greetings" / "__init__.py", "")
-    write(tmp_path / "greetings" / "command" / "greet.py", COMMAND)
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which pip has installed the wheel of a plug-in with entries of docs/extending.md."""
+    folder = tmp_path_factory.mktemp("wheel")
+    wheel, about = folder / "ours-1-py3-none-any.whl", "ours-1.dist-info"
+    texts = {f"ours/{file.removeprefix('my/')}": body for file, body in examples("docs/extending.md", ("py",))}
+    entries = ("ours/command/count.py", "ours/prediction_column/size.py", "ours/prediction_output/md.py")
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in {
+            **{name: texts[name] for name in entries},
+            "ours/__init__.py": "",
+            "ours/about.yaml": "summary: sizes and counts\n",
+            f"{about}/METADATA": "Metadata-Version: 2.1\nName: ours\nVersion: 1\n",
+            f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{about}/entry_points.txt": "[avatar_bench.plugins]\nours = ours\n",
+            f"{about}/RECORD": "",
+        }.items():
+            archive.writestr(name, text)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target"]
+    subprocess.run([*pip, str(folder / "site"), str(wheel)], check=True)
+    return folder / "site"
 
+
+@pytest.mark.slow
+def test_a_wheel_adds_a_command_a_column_and_an_output(
+    installed: Path, tiny_run: Path, images: Path, tmp_path: Path
+) -> None:
     def call(*words: str) -> subprocess.CompletedProcess[str]:
-        paths = os.pathsep.join([str(tmp_path), str(PLUGINS.parents[1])])
+        paths = os.pathsep.join([str(installed), str(PLUGINS.parents[1])])
         command = [sys.executable, "-m", "avatar_bench", *words]
         environment = os.environ | {"PYTHONPATH": paths}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    assert "\n  greet       greet somebody\n" in call("--help").stdout
-    assert "name=you                            you | all; whom" in call("greet", "--help").stdout
-    assert call("greet", "name=all").stdout == "hello all\n"
-    wrong = call("greet", "name=none")
-    assert (wrong.returncode, wrong.stderr) == (2, "name=none: expected one of you, all\n")
+    assert "ours" in call("list", "plugins").stdout
+    assert re.search(r"\n  count +count the images of a manifest\n", call("--help").stdout)
+    assert (
+        "by=label                            label | source | split; column to count by"
+        in call("count", "--help").stdout
+    )
+    assert call("count", str(images / "blind.csv"), "by=label").stdout.count(" 14") == 3
+    wrong = call("count", "by=lable")
+    assert (wrong.returncode, wrong.stderr) == (2, "by=lable: expected one of label, source, split\n")
+    file = tmp_path / "out.md"
+    words = [f"ckpt={tiny_run}", f"input={images / 'blind'}", f"output={file}", "size=true", "workers=0"]
+    assert call("predict", *words).returncode == 0
+    header, _rule, *rows = file.read_text(encoding="utf-8").splitlines()
+    assert header.endswith("| size |")
+    assert len(rows) == 42
+    assert all(re.search(r"\| \d+x\d+ \|$", row) for row in rows)
 
 
 def test_the_name_of_another_entry_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch)
-    write(tmp_path / "greetings" / "command" / "train.py", COMMAND)
+    write(tmp_path / "greetings" / "command" / "train.py", "")
     with pytest.raises(ConfigError, match="avatar_bench already has a command train"):
         find_entries("command")
 

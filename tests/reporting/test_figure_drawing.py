@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from avatar_bench.i18n import use_language
-from avatar_bench.reporting import figure_drawing
-from avatar_bench.reporting.figure_drawing import draw_missing_figures
+from avatar_bench.reporting import page
+from avatar_bench.reporting.page import draw_missing_figures
 from avatar_bench.reporting.saved_result import SavedResult, read_saved
 from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.result import Result
@@ -30,7 +30,7 @@ def save(folder: Path) -> SavedResult:
 def test_figures_are_drawn_in_the_language_of_the_report(
     few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figure_drawing, "_FEW", few)  # 0: in processes
+    monkeypatch.setattr(page, "_FEW_RESULTS", few)  # 0: in processes
     saved = save(tmp_path)
     with use_language("ru"):
         assert draw_missing_figures([saved]) == {}

@@ -16,7 +16,6 @@ from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import ood_sets as reading
 from avatar_bench.evaluation.block import check_class_order
-from avatar_bench.evaluation.blocks.out_of_domain import ood_confidence as confidence
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.evaluation.ood_sets import OutOfDomainSet, tabulate_scores, tabulate_sets
 from avatar_bench.metrics import detection, plots, stats
@@ -36,6 +35,7 @@ Floats = NDArray[np.float64]
 DETECTION_METRICS = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
 SHIFTED_SET_LABELS = {"children_adults": "real", "simpsons": "drawing"}
 NEAR_SETS = ("animal_faces", "icons")
+_CONFIDENCE_STATISTICS = ("mean_confidence", "std_confidence")
 _FEW = 30  # images of a set below which its metrics are unreliable
 
 
@@ -90,7 +90,7 @@ class OutOfDomain(IntervalOptions):
         scores = _compute_scores(scorers, training, reference, everything)
         percentiles = {name: _rank(reference, predictions) for name, predictions in everything.items()}
         result = Result("out_of_domain", dataset.name, len(inside), run.classes)
-        measured, table = confidence.measure_confidence(self, dataset.name, inside, sets)
+        measured, table = _measure_confidence(self, dataset.name, inside, sets)
         flagged = self._measure_flagged(dataset.name, inside, sets, percentiles)
         result.metrics = flagged | self._compute_metrics(inside, sets, scores, missing) | measured
         result.tables = {
@@ -233,6 +233,43 @@ class OutOfDomain(IntervalOptions):
                 images.append(each.dataset.image(row))
                 places.append(starts[each.name] + row)
         return {"rows": np.array(places), **plots.make_thumbnails(images)}
+
+
+def _measure_confidence(
+    intervals: IntervalOptions, name: str, inside: Predictions, sets: Sequence[OutOfDomainSet]
+) -> tuple[dict[str, Metric], pd.DataFrame]:
+    """Return the metrics of confidence by set, and a table by set and predicted class, "" for all images."""
+    metrics: dict[str, Metric] = {}
+    rows = []
+    for of, kind, predictions in [(name, "in_domain", inside), *((s.name, s.kind, s.predictions) for s in sets)]:
+        found = _measure_set(intervals, kind, predictions)
+        metrics |= {f"{figure}/{of}": found[figure, ""] for figure in _CONFIDENCE_STATISTICS}
+        counts = np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist()
+        for label, n in [("", len(predictions)), *zip(predictions.classes, counts, strict=True)]:
+            row = {"set": of, "kind": kind, "class": label, "n": n, "share": n / len(predictions)}
+            for figure in _CONFIDENCE_STATISTICS:
+                metric = found[figure, label]
+                row |= {figure: metric.value, f"{figure}_low": metric.low, f"{figure}_high": metric.high}
+            rows.append(row)
+    numbers = [f"{figure}{end}" for figure in _CONFIDENCE_STATISTICS for end in ("", "_low", "_high")]
+    return metrics, pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
+
+
+def _measure_set(intervals: IntervalOptions, kind: str, predictions: Predictions) -> dict[tuple[str, str], Metric]:
+    """Return mean and standard deviation of the confidence by predicted class, with "" for all images."""
+    confidence, classes = predictions.confidence, predictions.classes
+    parts = np.column_stack([np.ones(len(predictions)), np.eye(len(classes))[predictions.predicted]])
+
+    def statistic(weights: Floats) -> Floats:
+        return np.hstack(stats.weighted_moments(weights, confidence, parts))
+
+    names = [(figure, label) for figure in _CONFIDENCE_STATISTICS for label in ("", *classes)]
+    keys = ["/".join(name) for name in names]
+    low_is_good = kind in ("near", "far")  # in the domain, confidence should match accuracy instead
+    better = {key: False if low_is_good and key.startswith(_CONFIDENCE_STATISTICS[0]) else None for key in keys}
+    why = Reason("too_few_predicted")
+    found = bootstrap_metrics(intervals, keys, statistic, predictions.units, better, reason=why)
+    return dict(zip(names, found.values(), strict=True))
 
 
 def _explain_missing(

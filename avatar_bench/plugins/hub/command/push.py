@@ -23,7 +23,7 @@ class PushConfig:
     """Options of push."""
 
     ckpt: str | None = path_option("a finished run folder, or null: the newest run", is_main=True)
-    to: str = path_option("hf:OWNER/NAME, or a new folder for the same files", MISSING)
+    to: str = path_option("hf:OWNER/NAME, or a new folder for the same files", MISSING, example="hf:OWNER/NAME")
     private: bool = option(True, help="on the hub, only its owner may read it; false publishes it")
     licence: str | None = option(None, help="licence of the run; null: those of its initial weights and its teacher")
     benchmarks: dict[str, str] = path_option(
