@@ -23,7 +23,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plugins",),
     ("commands",),
     tuple(f"config/{name}" for name in ("schema", "rules", "search_path", "path_quoting", "config_loader")),
-    ("serving",),
     ("reporting",),
     ("evaluation",),
     ("training",),  # opens the data set that it trains on

@@ -11,8 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.config import overrides
-from avatar_bench.config.catalogue import describe_choices, find_commands, find_conf_folder
-from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
+from avatar_bench.config.catalogue import describe_choices, find_commands, find_conf_folder, find_unused_groups
 from avatar_bench.config.entries import find_entry
 from avatar_bench.config.options import get_default, iterate_options
 from avatar_bench.config.path_quoting import find_main_option, name_bare_paths, quote_paths
@@ -52,9 +51,9 @@ def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         cfg = compose(command, quote_paths(given), return_hydra_config=True)
     chosen = cfg.hydra.runtime.choices
-    groups = {group: choice for group, choice in find_default_choices(command).items() if group.isidentifier()}
-    if command in COMMANDS_WITHOUT_MODE:
-        del groups["mode"]
+    unused = find_unused_groups(command)
+    choices = find_default_choices(command).items()
+    groups = {group: choice for group, choice in choices if group.isidentifier() and group not in unused}
     found: dict[str, list[Row]] = {"groups": []}
     for group, default in groups.items():
         names = [name for name in describe_choices(group) if name != "run" or command in _COMMANDS_WITH_RUN]

@@ -120,7 +120,6 @@ def _complete_option(command: str, before: Sequence[str], word: str, files: bool
     from hydra.core.global_hydra import GlobalHydra
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
-    from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
     from avatar_bench.config.options import find_option
     from avatar_bench.config.path_quoting import is_path_option
     from avatar_bench.config.schema import find_schema
@@ -136,7 +135,7 @@ def _complete_option(command: str, before: Sequence[str], word: str, files: bool
     with initialize_config_dir(str(catalogue.find_conf_folder()), version_base="1.3"):
         plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
         found = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))
-    hidden = r"(hydra|schema|mode)\b" if command in COMMANDS_WITHOUT_MODE else r"(hydra|schema)\b"
+    hidden = rf"({'|'.join(['hydra', 'schema', *catalogue.find_unused_groups(command)])})\b"
     own = [name for name in found if not re.match(hidden, name)]
     return sorted(name for name in own if not ("/" in name.partition("=")[0] or name.rstrip("=.") == "hydra_defaults"))
 

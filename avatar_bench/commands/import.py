@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,6 @@ from avatar_bench.console.terminal import print_line
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.output_folder import new_folder
 
-_GENERAL = ("kind", "out", "classes", "trained_on", "licence", "origin", "options", "allow")  # of any kind
-
 
 def execute(settings: ImportConfig) -> Path:
     """Write the run folder `out` of the detector that the options describe, and return it.
@@ -22,7 +21,8 @@ def execute(settings: ImportConfig) -> Path:
     empty, OutputError if it cannot be written; after an error, nothing is written.
     """
     entry = find_entry("detector", settings.kind, f"kind={settings.kind}")
-    own = {name: value for name, value in vars(settings).items() if name not in _GENERAL and value not in (None, {})}
+    general = {each.name for each in fields(ImportConfig)}
+    own = {name: value for name, value in vars(settings).items() if name not in general and value not in (None, {})}
     options: dict[str, Any] = own | settings.options
     out = Path(settings.out).expanduser()
     with new_folder(out) as part:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from avatar_bench.config.rules import check_train
 from avatar_bench.config.schema import TrainConfig
 from avatar_bench.files.table_io import use_table_format
-from avatar_bench.runs.record import METRIC
-from avatar_bench.training.job import run_job
+from avatar_bench.runs.record import METRIC, PROBE
+from avatar_bench.training.job import Job, run_job
 from avatar_bench.training.preparation import prepare_training
 
 
@@ -32,5 +33,17 @@ def execute(options: TrainConfig) -> TrainedRun:
     Raises AvatarBenchError of every kind; files already written are kept, with the reason in run.json.
     """
     with use_table_format(options.tables):
-        folder, record = run_job(OmegaConf.structured(options), "train", check_train, prepare_training)
+        cfg = OmegaConf.structured(options)
+        folder, record = run_job(cfg, "train", check_train, prepare_training, _create_job)
     return TrainedRun(folder, record.metrics[METRIC])
+
+
+def _create_job(settings: TrainConfig, *prepared: Any) -> Job:
+    """Import the class of the steps after `prepare`, and torch with it, and build it."""
+    if settings.mode.name == PROBE:
+        from avatar_bench.training.probe_job import ProbeJob
+
+        return ProbeJob(settings, *prepared)
+    from avatar_bench.training.classifier_job import ClassifierJob
+
+    return ClassifierJob(settings, *prepared)

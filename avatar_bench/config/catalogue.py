@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -63,6 +63,12 @@ def find_recipe(command: str) -> Path | None:
     """Return the yaml of which a command's configuration is composed, None if it has only the options of its class."""
     files = (folder / f"{command}.yaml" for folder in find_yaml_folders())
     return next((file for file in files if file.is_file()), None)
+
+
+def find_unused_groups(command: str | None) -> Mapping[str, str]:
+    """Return the groups that a command has not, although the yaml of a model may choose one, each with the reason."""
+    entry = find_entries("command").get(command or "")
+    return entry.about.get("unused_groups", {}) if entry else {}
 
 
 def find_groups() -> list[str]:

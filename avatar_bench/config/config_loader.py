@@ -18,14 +18,13 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from avatar_bench.config.catalogue import find_kinds_of_entries_alone
+from avatar_bench.config.catalogue import find_kinds_of_entries_alone, find_unused_groups
 from avatar_bench.config.validation import check_interpolations, check_values
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import MAX_YAML_DEPTH, read_checked_text
 
 MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDE_COMMAS = 1 << 16, 1000  # Hydra needs a second to parse such an override
 _SINGLE_RUN = "hydra.mode=RUN"  # which Hydra adds to the overrides of a single run
-COMMANDS_WITHOUT_MODE = ("pretrain",)  # they use a model's yaml, but not the training mode that it sets
 
 
 class GroupRepository(ConfigRepository):  # type: ignore[misc, unused-ignore]
@@ -57,8 +56,8 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
         """
         for word in overrides:
             _check_override(word)
-        if config_name in COMMANDS_WITHOUT_MODE:
-            overrides = _remove_mode(config_name, overrides)
+        for group, reason in find_unused_groups(config_name).items():
+            overrides = _remove_group(group, f"{config_name} has no {group}s; {reason}", overrides)
         asked, composed = (config_name, *overrides), self.composed
         if composed and asked == (*composed[0], _SINGLE_RUN):
             self.composed, cfg = None, composed[1]
@@ -101,12 +100,12 @@ def uninstall() -> None:
     del files.plain_load_config
 
 
-def _remove_mode(command: str, overrides: list[str]) -> list[str]:
-    """Remove the group `mode`, which the yaml of a model sets; raise ConfigError if it is overridden."""
+def _remove_group(group: str, reason: str, overrides: list[str]) -> list[str]:
+    """Remove a group, which the yaml of a model sets; raise ConfigError if it is overridden."""
     for word in overrides:
-        if word.lstrip("+").partition("=")[0].split(".")[0] == "mode":
-            raise ConfigError(f"{word}: {command} has no modes; it trains every layer")
-    return [*(word for word in overrides if word != "~mode"), "~mode"]
+        if word.lstrip("+").partition("=")[0].split(".")[0] == group:
+            raise ConfigError(f"{word}: {reason}")
+    return [*(word for word in overrides if word != f"~{group}"), f"~{group}"]
 
 
 def _load_within_limits(self: Any, config_path: str) -> ConfigResult:

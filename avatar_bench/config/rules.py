@@ -17,7 +17,6 @@ from avatar_bench.config.schema import (
     SWITCH,
     CalibrateConfig,
     ExportConfig,
-    OptimizerConfig,
     PredictConfig,
     TrainConfig,
     find_schema,
@@ -58,10 +57,8 @@ def check_config(command: str, cfg: DictConfig) -> None:
     OmegaConf.to_container(cfg, resolve=True)  # fail early on interpolations that cannot be resolved
     rules = {
         "train": check_train,
-        "pretrain": check_pretrain,
         "evaluate": check_evaluate,
         "predict": check_predict,
-        "app": _check_predictions,
         "prepare": check_prepare,
         "vary": check_vary,
         "calibrate": check_calibrate,
@@ -89,7 +86,7 @@ def check_required(command: str, cfg: DictConfig) -> None:
 
 def check_train(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of train is invalid."""
-    _check_training("train", cfg)
+    check_training("train", cfg)
     for name in cfg.data.augment.others:
         find_entry("augmentation", str(name), f"data.augment.others={{{name}: ...}}")
     if cfg.mode.name == PROBE:
@@ -109,27 +106,6 @@ def check_train(cfg: DictConfig) -> None:
             f"callbacks.swa={cfg.callbacks.swa}: the longest stage has {longest} epochs, so none would be averaged",
             "expected a smaller number, or more epochs",
         )
-
-
-def check_pretrain(cfg: DictConfig) -> None:
-    """Raise ConfigError if an option of pretrain is invalid."""
-    if cfg.optimizer.name == "sam":
-        raise ConfigError("optimizer=sam: pretrain supports every other optimizer")
-    for each, stated in iterate_options(OptimizerConfig):
-        value = cfg.optimizer[each.name]
-        if stated.only_for == ("sam",) and value is not None:
-            raise ConfigError(f"optimizer.{each.name}={value}: an option of sam, which pretrain does not support")
-    _check_training("pretrain", cfg)
-    if cfg.method.name == "simclr" and cfg.data.batch_size == 1:
-        raise ConfigError("data.batch_size=1: method=simclr contrasts each image with the others in its batch")
-    _check_warmup(cfg.optimizer.schedule, [cfg.epochs])
-    if cfg.optimizer.schedule.name == "plateau":
-        raise ConfigError(
-            "optimizer.schedule.name=plateau needs a loss on val, which pretrain does not compute",
-            "expected cosine or none",
-        )
-    if cfg.trainer.devices != 1 or cfg.trainer.strategy != "auto":
-        raise ConfigError("trainer.devices, trainer.strategy: pretrain runs on one device")
 
 
 def check_evaluate(cfg: DictConfig) -> None:
@@ -159,7 +135,8 @@ def check_evaluate(cfg: DictConfig) -> None:
 
 def check_predict(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of predict is invalid."""
-    _check_predictions(cfg)
+    _check_values(cfg)
+    check_predictions(cfg)
     is_page = find_writer(cfg.output).is_page
     if is_page and cfg["update"]:
         raise ConfigError("update=true: a page is written as a whole", "remove update=true, or write a table: FILE.csv")
@@ -218,9 +195,8 @@ def check_calibrate(cfg: DictConfig) -> None:
         )
 
 
-def _check_predictions(cfg: DictConfig) -> None:
+def check_predictions(cfg: DictConfig) -> None:
     """Raise ConfigError if an option that predict and app have is invalid."""
-    _check_values(cfg)
     supported = {"torch": ["32", "bf16", "16"]}
     supported |= {name: entry.about.get("precisions", ["32"]) for name, entry in find_entries("runtime").items()}
     known = supported.get(cfg.runtime) or sorted({kind for kinds in supported.values() for kind in kinds})
@@ -338,7 +314,7 @@ def _check_held_out(option: str, split: DictConfig) -> None:
         )
 
 
-def _check_training(command: str, cfg: DictConfig) -> None:
+def check_training(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError if an option that train and pretrain share is invalid."""
     _check_values(cfg)
     _check_data(cfg)
@@ -378,7 +354,7 @@ def _check_stages(cfg: DictConfig) -> None:
     if cfg.stage is not None and cfg.stage > len(stages):
         number = f"{len(stages)} stage" + "s" * (len(stages) > 1)
         raise ConfigError(f"stage={cfg.stage}: mode '{cfg.mode.name}' has {number}")
-    _check_warmup(cfg.optimizer.schedule, [cfg.epochs or stage.epochs for stage in stages[: cfg.stage]])
+    check_warmup(cfg.optimizer.schedule, [cfg.epochs or stage.epochs for stage in stages[: cfg.stage]])
 
 
 def _check_probe(cfg: DictConfig) -> None:
@@ -398,7 +374,7 @@ def _check_probe(cfg: DictConfig) -> None:
         )
 
 
-def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:
+def check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:
     """Raise ConfigError if the schedule would never lower the learning rate after its warm-up."""
     warmup = schedule.warmup_epochs
     if warmup and warmup >= min(epochs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING as REQUIRED
 from dataclasses import Field, dataclass, field, fields, make_dataclass
 from functools import cache
 from pathlib import Path
@@ -12,12 +13,17 @@ from typing import Any, ClassVar, get_type_hints
 from omegaconf import MISSING
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
-from avatar_bench.config.entries import find_entries, find_entry
-from avatar_bench.config.options import Option, copy_option, find_option, option, path_option
+from avatar_bench.config.entries import find_entries, find_entry, find_provider
+from avatar_bench.config.options import (
+    Option,
+    copy_option,
+    find_option,
+    get_default,
+    iterate_options,
+    option,
+    path_option,
+)
 from avatar_bench.i18n import LANGUAGES
-from avatar_bench.inference.detectors.onnx import OnnxNetwork
-from avatar_bench.inference.detectors.predictions import PredictionFile
-from avatar_bench.inference.detectors.timm import TimmModel
 from avatar_bench.inference.prediction_columns import PredictionColumns
 from avatar_bench.models.card_schema import MAX_LIST_ITEMS
 from avatar_bench.runs.record import PROBE
@@ -34,6 +40,11 @@ def _choose(*names: str) -> dict[str, Any]:
 def _end_in(*suffixes: str, other: str = "") -> dict[str, Any]:
     expected = f"a file that ends in {format_alternatives(suffixes)}" + (f", or {other}" if other else "")
     return {"check": lambda file: file == other or Path(file).suffix.lower() in suffixes, "expected": expected}
+
+
+def _is_export(file: str) -> bool:
+    name = Path(file).suffix[1:].lower()
+    return name in find_entries("export_format") or find_provider("export_format", name) is not None
 
 
 def _is_count(value: Any) -> bool:
@@ -82,7 +93,6 @@ _LAYERS: dict[str, Any] = {
     "check": lambda values: bool(values) and min(values) >= -1 and len(set(values)) == len(values) <= MAX_LIST_ITEMS,
     "expected": f"up to {MAX_LIST_ITEMS} different numbers of -1 or more",
 }
-_MULTIPLE: dict[str, Any] = {"check": lambda value: value >= 32 and value % 32 == 0, "expected": "a multiple of 32"}
 _SOURCES_OF: dict[str, Any] = {
     "check": lambda units: len(each := [name for names in units.values() for name in names]) == len(set(each)),
     "expected": "every source in one unit only",
@@ -103,7 +113,6 @@ _SCHEDULE: dict[str, Any] = {"choices": lambda: find_entries("schedule"), "entri
 _LOGGER: dict[str, Any] = {"choices": lambda: find_entries("logger"), "entries": "logger"}
 _RUNTIME: dict[str, Any] = {"choices": lambda: ["auto", "torch", *find_entries("runtime")]}
 _DETECTOR: dict[str, Any] = {"choices": lambda: find_entries("detector"), "entries": "detector"}
-_CONTRAST: dict[str, Any] = {"only_for": ("simclr", "dino")}
 _ALLOW = "names of guards to switch off"
 
 
@@ -310,52 +319,6 @@ class TrainConfig:
 
 
 @dataclass
-class MethodConfig:
-    name: str = option(MISSING, help="objective of the pretraining", **_choose("simclr", "dino", "mae"))
-    lr: float = option(MISSING, help="used unless lr= is set", **_POSITIVE)
-    temperature: float | None = option(None, help="of the loss or of the teacher", **_CONTRAST, **_POSITIVE)
-    projection: int | None = option(None, help="dimension of the projection head", **_CONTRAST, **_COUNT)
-    momentum: float | None = option(
-        None, help="initial momentum of the teacher; rises to 1", only_for=("dino",), **_PROBABILITY
-    )
-    local_views: int | None = option(None, help="small crops beside the two large ones", only_for=("dino",), **_NATURAL)
-    mask_ratio: float | None = option(None, help="fraction of patches that are masked", only_for=("mae",), **_INSIDE)
-    decoder_depth: int | None = option(None, help="blocks of the decoder", only_for=("mae",), **_COUNT)
-    decoder_width: int | None = option(None, help="features of the decoder", only_for=("mae",), **_MULTIPLE)
-    crop_scale: float = option(0.2, help="minimum area of a crop; for local views the maximum", **_FRACTION)
-    flip: float = option(0.0, help="probability of mirroring; 0: off", **_PROBABILITY)
-    jitter: float = option(0.5, help="strength of colour jitter", **_PROBABILITY)
-    grey: float = option(0.2, help="probability of a greyscale view", **_PROBABILITY)
-    blur: float = option(0.5, help="probability", **_PROBABILITY)
-
-
-@dataclass
-class ProbeConfig:
-    every: int = option(10, help="epochs between probes; the first is before training, the last after it", **_COUNT)
-    k: int = option(20, help="neighbours that vote", **_COUNT)
-
-
-@dataclass
-class PretrainConfig:
-    seed: int = option(42, help="training seed; the split has data.split.seed", **_SEED)
-    epochs: int = option(100, help="passes over the images", **_COUNT)
-    lr: float | None = option(None, help="null: the method's value", **_POSITIVE)
-    use_val: bool = option(False, help="also train on val, which train uses to choose its checkpoint")
-    lang: str = option("en", help="language of the curves", **_LANGUAGE)
-    out: str | None = path_option("output folder; null: below pretrained/")
-    resume: str | None = path_option("an interrupted pretraining to continue")
-    allow: list[str] = option([], help=_ALLOW, **_choose("pretraining", "near_duplicates", "test_images"))
-    data: SplitDataConfig = field(default_factory=SplitDataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    method: MethodConfig = field(default_factory=MethodConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    callbacks: ProgressConfig = field(default_factory=ProgressConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-
-
-@dataclass
 class WhereConfig:
     """A slice of a data set, by the slice names in slices.csv of error_bias."""
 
@@ -451,42 +414,6 @@ class PredictConfig:
 
 
 @dataclass
-class AppLimitsConfig:
-    """What the app refuses beyond; images have at most 50 million pixels, as everywhere."""
-
-    image_mb: float = option(20.0, help="size of an image in MB; at most 256", range=(0.001, 256))
-    batch_mb: float = option(500.0, help="size of the images dropped at once in MB", **_POSITIVE)
-    batch_images: int = option(500, help="images dropped at once", **_COUNT)
-    queue: int = option(32, help="images, and uploads, that wait at once", **_COUNT)
-    seconds: float = option(60.0, help="for which an image waits, and an upload takes", **_POSITIVE)
-
-
-@dataclass
-class AppConfig:
-    ckpt: str | None = copy_option(PredictConfig, "ckpt", is_main=True)
-    host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine")
-    port: int = option(7860, help="0: any free one", range=(0, 65535))
-    names: list[str] = option([], help="further host names by which browsers reach it, such as avatars.example")
-    auth: str | None = path_option("file with a line NAME:HASH for each person, see hash; null: no passwords")
-    hash: str | None = option(None, help="ask for a password, print the line of this name for auth, and end")
-    lang: str = option("en", help="language of the page", **_LANGUAGE)
-    explain: bool = option(True, help="show the Grad-CAM of the predicted class")
-    calibrated: bool = copy_option(PredictConfig, "calibrated")
-    target_error: float | None = copy_option(PredictConfig, "target_error")
-    per_class: bool = copy_option(PredictConfig, "per_class")
-    costs: str | None = copy_option(PredictConfig, "costs")
-    alpha: float = copy_option(PredictConfig, "alpha")
-    runtime: str = copy_option(PredictConfig, "runtime")
-    precision: str = copy_option(PredictConfig, "precision")
-    accelerator: str = copy_option(PredictConfig, "accelerator")
-    threads: int | None = copy_option(PredictConfig, "threads")
-    limits: AppLimitsConfig = field(default_factory=AppLimitsConfig)
-    view: ViewConfig = field(default_factory=ViewConfig)
-    allow: list[str] = copy_option(PredictConfig, "allow")
-    columns_enabled: ClassVar[bool] = True
-
-
-@dataclass
 class PrepareSplitConfig(UnitsConfig):
     by: str = option("group", help="units that are never split up", **_SPLIT_BY)
     folds: int | None = option(None, help="one is test, the next val, others train; null: from data, else 10", **_FOLDS)
@@ -566,7 +493,8 @@ class ExportConfig:
     out: str | None = path_option(
         "file of the network (.xml: OpenVINO), its card a .json beside it; .html: a page that classifies; "
         "null: network.onnx in the run folder",
-        **_end_in(".safetensors", ".onnx", ".xml", ".html"),
+        check=_is_export,
+        expected="a file that ends in .safetensors, .onnx, .xml or .html",
     )
     lang: str = option("en", help="language of a page", **_LANGUAGE)
     target_error: float | None = copy_option(PredictConfig, "target_error", help=_PAGE_TARGET_ERROR)
@@ -579,24 +507,10 @@ class ExportConfig:
 
 @dataclass
 class ImportConfig:
+    """Options of a detector of any kind; `find_schema` adds those of each kind."""
+
     kind: str = option(MISSING, help="kind of the detector", example="predictions file=scores.csv", **_DETECTOR)
     out: str = path_option("run folder", MISSING, example="runs/detector")
-    file: str | None = copy_option(PredictionFile, "file", default=None)
-    folder: str | None = copy_option(TimmModel, "folder", default=None)
-    columns: dict[str, Any] = copy_option(PredictionFile, "columns")
-    root: str | None = copy_option(PredictionFile, "root")
-    variations: str | None = copy_option(PredictionFile, "variations")
-    score: str | None = copy_option(OnnxNetwork, "score")
-    threshold: float | None = copy_option(PredictionFile, "threshold")
-    input: str | None = copy_option(OnnxNetwork, "input")
-    layout: str | None = copy_option(OnnxNetwork, "layout")
-    size: int | None = copy_option(OnnxNetwork, "size")
-    resize: str | None = copy_option(OnnxNetwork, "resize")
-    mean: list[float] | None = copy_option(OnnxNetwork, "mean")
-    std: list[float] | None = copy_option(OnnxNetwork, "std")
-    range: int | None = copy_option(OnnxNetwork, "range")
-    output: str | None = copy_option(OnnxNetwork, "output")
-    names: list[str] | None = copy_option(OnnxNetwork, "names")
     classes: dict[str, Any] = option({}, help="{its class: class of the data sets}; none: same names", is_open=True)
     trained_on: str | None = path_option("its training images: a manifest, or a list of SHA-256; null: unknown")
     licence: str | None = option(None, help="licence of the detector; null: unknown")
@@ -613,10 +527,8 @@ class DoctorConfig:
 
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
-    "pretrain": PretrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
-    "app": AppConfig,
     "prepare": PrepareConfig,
     "vary": VaryConfig,
     "calibrate": CalibrateConfig,
@@ -638,6 +550,9 @@ def find_schema(command: str) -> type:
     command, or its module cannot be used.
     """
     schema: Any = CORE[command] if command in CORE else find_entry("command", command).load_class()
+    if schema is ImportConfig:
+        detectors = [entry for entry in find_entries("detector").values() if entry.is_builtin]
+        schema = _add_options(schema, tuple(entry.load_class() for entry in detectors))
     SCHEMAS[command] = _add_entries(schema) if hasattr(schema, "columns_enabled") else schema
     return SCHEMAS[command]
 
@@ -672,6 +587,21 @@ def _extend(
         if schema.columns_enabled:
             owner = _derive(owner, {SWITCH: (bool, copy_option(owner, SWITCH, default=True))})
         made[name] = owner, field(default_factory=owner)
+    return _derive(schema, made)
+
+
+@cache
+def _add_options(schema: Any, owners: Sequence[Any]) -> Any:
+    """Return a schema with the options of others, none of them required, the first of those with one name."""
+    made: dict[str, tuple[Any, Any]] = {}
+    for owner in owners:
+        hints = get_type_hints(owner)
+        for each, _ in iterate_options(owner):
+            is_required = get_default(each) is REQUIRED
+            kind = hints[each.name] | None if is_required else hints[each.name]
+            made.setdefault(
+                each.name, (kind, copy_option(owner, each.name, **{"default": None} if is_required else {}))
+            )
     return _derive(schema, made)
 
 

@@ -22,7 +22,8 @@ from omegaconf.basecontainer import BaseContainer
 
 from avatar_bench.config import config_loader
 from avatar_bench.config.catalogue import find_choices, find_recipe, find_yaml_folders, list_blocks
-from avatar_bench.config.entries import find_entry
+from avatar_bench.config.entries import find_entry, find_provider
+from avatar_bench.config.options import find_option
 from avatar_bench.config.overrides import quote
 from avatar_bench.config.schema import CORE, SCHEMAS, DataConfig, find_schema
 from avatar_bench.console.terminal import print_line
@@ -59,7 +60,11 @@ def register(command: str = "", overrides: Sequence[str] = ()) -> None:
     config_loader.install()
     store = ConfigStore.instance()
     if command:
-        find_schema(command)
+        schema = find_schema(command)
+        for key, _, value in (word.partition("=") for word in overrides):
+            chosen = find_option(schema, key)
+            if chosen and chosen[1].entries and find_provider(chosen[1].entries, value):
+                find_entry(chosen[1].entries, value, f"{key}={value}")  # without it, its options would be unknown
         if find_recipe(command) is None:
             node: Any = {"defaults": [f"schema/{command}@_here_", "hydra_defaults", "_self_"]}
             store.store(name=command, node=node)

@@ -19,7 +19,7 @@ from avatar_bench.data.decoding import SUFFIXES, decode
 from avatar_bench.data.file_names import format_name
 from avatar_bench.data.folders import find_split_folders, list_class_folders, list_images, refuse_other_folders
 from avatar_bench.data.shard_files import locate_image
-from avatar_bench.data.user_tables import read_user_table
+from avatar_bench.data.user_tables import locate_rows, read_user_table
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import write_csv
@@ -190,9 +190,9 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
         place = file.parent / path
         # Path.is_file raises for a name that is too long
         if not os.path.isfile(place) and ((image := locate_image(place)) is place or not image.is_file()):
-            what = f"{file}, row {row + 1}: {format_name(path)} does not exist or is not a file."
+            what = f"{file}, {locate_rows(file, len(table))[row]}: {format_name(path)} does not exist or is not a file."
             raise DataError(what, suggest_slashes(path) or "Expected a file; paths are relative to the manifest.")
-    return _complete(table, file.parent, name or file.stem)
+    return _complete(table, file.parent, name or file.stem, file)
 
 
 def make_ood_path(root: Path, name: str) -> Path:
@@ -249,7 +249,7 @@ def _hash_file(file: Path) -> str:
         raise DataError(f"{format_name(str(file))}: cannot be read: {error.strerror}.") from error
 
 
-def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
+def _complete(frame: pd.DataFrame, root: Path, name: str, file: Path | None = None) -> Dataset:
     frame = frame.reindex(columns=[*DATASET_COLUMNS, *list_other_columns(frame)], fill_value="").astype(str)
     frame["label"] = frame["label"].str.strip()
     frame["sha256"] = frame["sha256"].str.strip().str.lower()
@@ -267,5 +267,6 @@ def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
     ):
         for row in np.flatnonzero(~is_valid)[:1]:
             path, value = format_name(str(frame["path"].iat[row])), format_name(repr(frame[column].iat[row]))
-            raise DataError(f"{name}, row {row + 1}, {path}: unknown {column} {value}.", f"Expected {expected}.")
+            place = f"{name}, {locate_rows(file, len(frame))[row]}" if file else name
+            raise DataError(f"{place}, {path}: unknown {column} {value}.", f"Expected {expected}.")
     return Dataset(name, root, frame)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,16 +307,6 @@ def mark_shared_images(dataset: Dataset, other: Dataset) -> NDArray[np.bool_]:
     is_shared = shared.to_numpy(copy=True)
     is_shared[[match.right for match in find_shared_images(other.available, dataset)]] = True
     return frame["group"].isin(set(frame["group"][is_shared])).to_numpy()
-
-
-def exclude_shared_images(dataset: Dataset, others: Mapping[str, Dataset]) -> tuple[Dataset, dict[str, int]]:
-    """Return the images that are in none of several datasets, and how many each dataset excluded."""
-    counts = {}
-    for name, other in others.items():
-        shared = mark_shared_images(dataset, other)
-        counts[name] = int(shared.sum())
-        dataset = dataset.take(~shared)
-    return dataset, counts
 
 
 @dataclass(frozen=True)

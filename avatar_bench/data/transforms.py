@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -142,62 +141,9 @@ class Augmentation:
         return varied
 
 
-@dataclass(frozen=True)
-class RandomViews:
-    """Several random views of one image, for self-supervised learning.
-
-    size: side in pixels of the `large` views, whose crops cover `crop_scale` to all of the image's area. local_size:
-    side of the `small` ones, whose crops cover 5 % to `crop_scale`. flip, grey, blur: probabilities. jitter: strength
-    of the colour jitter, which is applied with probability 0.8: brightness and contrast change by up to 0.8 times it,
-    saturation by 0.4, hue by 0.2. Caron et al., ICCV 2021, after Chen et al., ICML 2020.
-    """
-
-    size: int
-    crop_scale: float
-    large: int = 2
-    small: int = 0
-    local_size: int = 0
-    flip: float = 0.5
-    jitter: float = 0.5
-    grey: float = 0.2
-    blur: float = 0.5
-    _kinds: Any = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        scales = (self.crop_scale, 1.0), (min(0.05, self.crop_scale), self.crop_scale)
-        kinds = zip((self.large, self.small), (self.size, self.local_size), scales, strict=True)
-        composed = [(count, _compose_view(self, side, scale)) for count, side, scale in kinds if count]
-        object.__setattr__(self, "_kinds", composed)
-
-    def __call__(self, image: ImageArray, seed: int) -> list[ImageArray]:
-        """Return the views of (H, W, 3) uint8 RGB, large ones first; they depend only on `image` and `seed`."""
-        seeds = iter(np.random.default_rng(seed).integers(0, 2**31, self.large + self.small).tolist())
-        views = []
-        for count, compose in self._kinds:
-            for _ in range(count):
-                compose.set_random_seed(next(seeds))
-                views.append(compose(image=image)["image"])
-        return views
-
-
 def _check_range(name: str, value: float, highest: float) -> None:
     if not 0 <= value <= highest:
         raise ConfigError(f"data.augment.{name}: {value} is out of range.", f"Expected 0 (off) to {highest}.")
-
-
-def _compose_view(views: RandomViews, side: int, scale: tuple[float, float]) -> Any:
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    import albumentations
-
-    colours = (0.8 * views.jitter, 0.8 * views.jitter, 0.4 * views.jitter, 0.2 * views.jitter)
-    steps: list[Any] = [
-        albumentations.RandomResizedCrop((side, side), scale=scale, p=1),
-        albumentations.HorizontalFlip(p=views.flip),
-        albumentations.ColorJitter(*colours, p=0.8 if views.jitter else 0),
-        albumentations.ToGray(p=views.grey),
-        albumentations.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=views.blur),
-    ]
-    return albumentations.Compose([step for step in steps if step.p])
 
 
 def _compose(augmentation: Augmentation) -> Any:

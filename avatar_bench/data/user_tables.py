@@ -45,6 +45,17 @@ def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | No
     return table[columns].fillna("")
 
 
+def locate_rows(file: Path, n: int) -> list[str]:
+    """Return where each of the `n` rows of a table is in its file: "line 2", or "row 1" of one without lines."""
+    places: list[str] = []
+    if file.suffix.lower() != ".parquet":
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines)
+            # pandas skips blank lines
+            places = [f"line {reader.line_num}" for cells in reader if len(cells) > 1 or "".join(cells).strip()][1:]
+    return places if len(places) == n else [f"row {row + 1}" for row in range(n)]
+
+
 def _read_parquet(file: Path, needed: Sequence[str], known: Sequence[str] | None) -> pd.DataFrame:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -90,10 +101,12 @@ def _read_header(file: Path, needed: Sequence[str]) -> list[str]:
 def _refuse_long_rows(file: Path, columns: int) -> None:
     """Raise DataError for a row with text after its last column, as after a comma too many; pandas would drop it."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        for number, cells in enumerate(filter(None, csv.reader(lines))):  # the header is row 0
+        reader = csv.reader(lines)
+        for cells in filter(None, reader):
             if any(map(str.strip, cells[columns:])):
+                place = f"{format_name(str(file))}, line {reader.line_num}"
                 raise DataError(
-                    f"{format_name(str(file))}, row {number}: {len(cells)} cells, but the header has {columns}.",
+                    f"{place}: {len(cells)} cells, but the header has {columns}.",
                     'Remove the comma that is too many, or quote the cell that contains it: "Adobe, Inc"',
                 )
 

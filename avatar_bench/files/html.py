@@ -47,8 +47,7 @@ def _escape(text: str) -> Markup:
 
 
 def _build_environment(*packages: str, **options: Any) -> Environment:
-    own = ("avatar_bench.reporting", "avatar_bench.serving")
-    loader = ChoiceLoader([PackageLoader(name) for name in (*own, *packages)])
+    loader = ChoiceLoader([PackageLoader(name) for name in ("avatar_bench.reporting", *packages)])
     return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from avatar_bench.errors import ConfigError, DataError, OutputError
 from avatar_bench.files.lock import LockedError, exclusive_lock
 
+FILE_MANAGER_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # of a folder that a person sees as empty
+
 
 def refuse_foreign_folder(
     folder: Path, record: str = "", keys: Collection[str] = (), marker: str = "", option: str = "out"
@@ -29,14 +31,14 @@ def refuse_foreign_folder(
         raise DataError(f"{option}={folder} is a file.", f"Choose a new folder: {option}=DIR") from None
     except OSError as error:
         raise OutputError(f"{option}={folder} cannot be read: {error.strerror}.") from error
-    if not names or marker in names:
+    if marker in names or not set(names) - set(FILE_MANAGER_FILES):
         return
     with suppress(OSError, ValueError):
         content = json.loads((folder / record).read_text(encoding="utf-8")) if record in names else None
         if isinstance(content, dict) and content.keys() >= set(keys):
             return
     raise DataError(
-        f"{option}={folder} holds other files, such as {names[0]}.",
+        f"{option}={folder} holds other files, such as {min(set(names) - set(FILE_MANAGER_FILES))}.",
         f"Nothing was written. Choose a new or empty folder: {option}=DIR",
     )
 
@@ -62,6 +64,8 @@ def new_folder(out: Path, option: str = "out") -> Iterator[Path]:
                 part.mkdir()
                 yield part
                 if out.is_dir():
+                    for name in FILE_MANAGER_FILES:
+                        (out / name).unlink(missing_ok=True)
                     out.rmdir()
                 part.rename(out)
             finally:

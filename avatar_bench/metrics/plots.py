@@ -257,37 +257,6 @@ def draw_training_curves(table: pd.DataFrame, best: int | None = None) -> Figure
     return figure
 
 
-@use_style()
-def draw_pretraining_curves(table: pd.DataFrame) -> Figure:
-    """Draw a pretraining's metrics.csv: loss on the left, k-NN probe accuracy with 95 % intervals on the right.
-
-    The dashed line and its band are the network before training, epoch 0; without a probe the right half is omitted.
-    """
-    probed = table[table["probe/knn_accuracy"].notna()]
-    figure = create_figure(8.4 if len(probed) else 4.6, 3.3)
-    left, *rest = figure.subplots(1, 2 if len(probed) else 1, squeeze=False)[0]
-    left.plot(table["epoch"], table["train/loss"], "o-", color=get_colour(0), markersize=3)
-    left.set(xlabel=_("epoch"), ylabel=_("loss of the method"), title=_("Loss"))
-    left.grid(True)
-    for right in rest:
-        value, low, high = (probed[f"probe/knn_{name}"] for name in ("accuracy", "low", "high"))
-        right.axhspan(low.iat[0], high.iat[0], color=GREY, alpha=0.15, linewidth=0)
-        before = _("before training (band: 95 % interval)")
-        right.axhline(value.iat[0], color=GREY, linestyle="--", linewidth=1, label=before)
-        errors = np.maximum(0, [value - low, high - value])
-        line: dict[str, Any] = {"color": get_colour(1), "markersize": 3, "capsize": 2, "label": _("pretrained")}
-        right.errorbar(probed["epoch"], value, errors, fmt="o-", **line)
-        label = _("accuracy on {n} val images (%)", n=f"{probed['probe/n'].max():.0f}")
-        right.set(xlabel=_("epoch"), ylabel=label, title=_("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
-        format_percent_axis(right.yaxis)
-        right.grid(True)
-        right.legend(loc="best")
-    for axes in (left, *rest):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlim(-0.5, table["epoch"].max() + 0.5)
-    return figure
-
-
 def format_percent_axis(*axes: Axis) -> None:
     """Set round tick positions and format them in percent with all significant digits."""
     for axis in axes:

@@ -50,15 +50,16 @@ _RUN_FILES = ("config.yaml", "run.json", "split.csv", "metrics.csv")
 def write_report(study: Study, page: Path, language: str, largest: int = MAX_PAGE_BYTES) -> str:
     """Write the page, at most `largest` bytes, and a Markdown file of the same name; return the headline.
 
-    Raises OutputError where `page` is a folder, DataError where the Markdown file is there and no report, OSError where
+    Raises OutputError where `page` is a folder, DataError where one of the files is there and no report, OSError where
     one of them cannot be written; then both are as before.
     """
     if page.is_dir():
         raise OutputError(f"out={page} is a folder.", "Expected a file name, such as report.html.")
     markdown = page.with_suffix(".md")
-    if markdown.exists() and not _is_report(markdown):
-        reason = f"out={page}: {markdown}, which is no report, would be overwritten."
-        raise DataError(reason, "Choose another name: out=FILE.html")
+    for file in (page, markdown):
+        if file.exists() and not _is_report(file):
+            reason = f"out={page}: {file}, which is no report, would be overwritten."
+            raise DataError(reason, "Choose another name: out=FILE.html")
     for folder, why in draw_missing_figures(saved for __, saved in study.saved).items():
         where = Path(os.path.relpath(folder, study.root)).as_posix()
         study.problems.append(Problem("damaged", where, _("its figures cannot be drawn: {why}", why=why)))
@@ -106,10 +107,12 @@ def _redraw(folder: Path, language: str) -> str:
     return ""
 
 
-def _is_report(markdown: Path) -> bool:
-    """Return whether a Markdown file is a report: its last line names this package and its version."""
-    lines = markdown.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return bool(lines and re.fullmatch(r"avatar_bench \d\S*", lines[-1]))
+def _is_report(file: Path) -> bool:
+    """Return whether a file is a report: it names this package and its version, Markdown in its last line."""
+    text = file.read_text(encoding="utf-8", errors="replace").strip()
+    if file.suffix == ".md":
+        return bool(re.search(r"^avatar_bench \d\S*\Z", text, re.MULTILINE))
+    return bool(re.search(r'<p class="soft">avatar_bench \d[^<\s]*</p>', text))
 
 
 def _render_html(content: dict[str, Any], largest: int) -> str:

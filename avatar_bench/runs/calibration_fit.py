@@ -44,6 +44,12 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     targets = encode_targets(dataset, run.classes)
     rows = np.flatnonzero(targets >= 0)
     counts = dict(zip(run.classes, np.bincount(targets[rows], minlength=len(run.classes)).tolist(), strict=True))
+    if not len(rows) and dataset.classes:
+        raise DataError(
+            f"{dataset.name} has images of {', '.join(map(format_name, dataset.classes))}, but none of the classes of "
+            f"{run.name}: {', '.join(run.classes)}.",
+            "Rename its labels, or choose the run that has these classes: ckpt=RUN",
+        )
     _refuse_few(dataset.name, counts)
     own, targets = run.own_predictions(dataset).take(rows), targets[rows]
     if "embeddings" not in run.predictor.provides:  # an ensemble may have those of some members
@@ -108,7 +114,8 @@ def select_random(dataset: Dataset, allow: Collection[str]) -> Dataset:
         return dataset
     for row in np.flatnonzero(~sampled.isin(["random", "selected"])):
         raise DataError(
-            f"{dataset.name}, row {row + 1}: sampled is {format_name(str(sampled.iat[int(row)]))!r}.",
+            f"{dataset.name}, {format_name(str(dataset.frame['path'].iat[int(row)]))}: sampled is "
+            f"{format_name(str(sampled.iat[int(row)]))!r}.",
             "Expected random or selected, as in the manifest of a review page.",
         )
     if not (sampled == "random").any():

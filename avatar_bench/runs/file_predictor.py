@@ -36,6 +36,19 @@ NOT_CALIBRATED = (
 NOT_APPLIED = "Probabilities are as the network gives them: the interval of the fitted temperature contains 1."
 
 
+@dataclass
+class ComputeOptions:
+    """The options of predict that its speed depends on; "auto" and None are replaced by what is chosen."""
+
+    accelerator: str = "auto"
+    runtime: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    workers: int | None = None
+    batch_size: int = 64
+    allow: Sequence[str] = ()
+
+
 @dataclass(frozen=True)
 class FilePredictor:
     """Predictor of image files by a run and the options of predict; without a `rule`, there are no decisions."""
@@ -84,7 +97,11 @@ def open_file_predictor(path: Path, settings: PredictConfig, n_files: int) -> tu
 
     The choices of autotune for `n_files` are stored in the settings.
     """
-    run = _open_run(path, settings, n_files)
+    # what the calibration was computed with, and the embeddings of training images
+    if settings.target_error is not None or settings.costs is not None or settings.neighbours:
+        settings.runtime, settings.precision = "torch", "32"
+    run = open_tuned_run(path, settings, n_files)
+    set_view([run], settings.view.name, settings.view.classes)
     rule = None
     if settings.target_error is not None or settings.costs is not None:
         # not for every prediction: their statistics take as long to import as a third of all else
@@ -94,24 +111,25 @@ def open_file_predictor(path: Path, settings: PredictConfig, n_files: int) -> tu
     return FilePredictor(run, settings, rule), rule.notes if rule else []
 
 
-def _open_run(path: Path, settings: PredictConfig, n_files: int) -> Run:
-    def open_with(runtime: str) -> Run:
-        options = {"accelerator": settings.accelerator, "runtime": runtime, "batch_size": settings.batch_size}
-        return open_run(path, allow=frozenset(settings.allow), **options)
+def open_tuned_run(path: Path, options: ComputeOptions | PredictConfig, n_files: int, keeps_trial: bool = True) -> Run:
+    """Open a run to predict `n_files` files; what autotune chooses is stored in the options.
 
-    # what the calibration was computed with, and the embeddings of training images
-    if settings.target_error is not None or settings.costs is not None or settings.neighbours:
-        settings.runtime, settings.precision = "torch", "32"
+    Without `keeps_trial`, a trial of the runtimes that is made for it chooses for no other command.
+    """
+
+    def open_with(runtime: str) -> Run:
+        fields = {"accelerator": options.accelerator, "runtime": runtime, "batch_size": options.batch_size}
+        return open_run(path, allow=frozenset(options.allow), **fields)
+
     retain_freed_memory()
-    set_threads(settings.threads)
-    run = open_with("torch" if settings.runtime == "auto" else settings.runtime)
-    if settings.runtime == "auto":
-        settings.runtime, settings.precision = choose_runtime(run, open_with, settings.precision, n_files)
-        run = run if settings.runtime == "torch" else open_with(settings.runtime)
-    set_view([run], settings.view.name, settings.view.classes)
-    settings.precision = run.predictor.resolve_precision(settings.precision)
-    if settings.threads is None and settings.runtime == "torch":  # an exported network uses all threads itself
+    set_threads(options.threads)
+    run = open_with("torch" if options.runtime == "auto" else options.runtime)
+    if options.runtime == "auto":
+        options.runtime, options.precision = choose_runtime(run, open_with, options.precision, n_files, keeps_trial)
+        run = run if options.runtime == "torch" else open_with(options.runtime)
+    options.precision = run.predictor.resolve_precision(options.precision)
+    if options.threads is None and options.runtime == "torch":  # an exported network uses all threads itself
         set_threads(tune_inference(run.predictor.device).threads)
-    run.predictor.workers = count_workers() if settings.workers is None else settings.workers
-    settings.threads, settings.workers = torch.get_num_threads(), run.predictor.workers
+    run.predictor.workers = count_workers() if options.workers is None else options.workers
+    options.threads, options.workers = torch.get_num_threads(), run.predictor.workers
     return run

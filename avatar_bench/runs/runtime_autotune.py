@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -33,12 +33,14 @@ _N_IMAGES, _BATCH = 192, 64
 _TRIED = {"auto": ["32", "bf16"]}  # by the precision asked for
 
 
-def choose_runtime(run: Run, open_with: Callable[[str], Run], precision: str, n_files: int) -> tuple[str, str]:
+def choose_runtime(
+    run: Run, open_with: Callable[[str], Run], precision: str, n_files: int, keeps_trial: bool = True
+) -> tuple[str, str]:
     """Return the fastest installed runtime whose predictions on files agree with torch's, and its precision.
 
     `run` computes by torch, `open_with` opens it with another runtime; `precision` is that of predict, also "auto". The
     trial, on calibration images, is made once a run and machine, for at least FEWEST_FILES files. Without such images,
-    on a GPU, or if no other runtime has the precision, the runtime is torch.
+    on a GPU, or if no other runtime has the precision, the runtime is torch. Without `keeps_trial`, it is not kept.
     """
     able = {
         name: [kind for kind in entry.about.get("precisions", ["32"]) if kind in _TRIED.get(precision, [precision])]
@@ -58,6 +60,8 @@ def choose_runtime(run: Run, open_with: Callable[[str], Run], precision: str, n_
         return kept
     if n_files < FEWEST_FILES or run.images is None or not len(run.images.select_split("calibration")):
         return by_torch
+    if not keeps_trial:
+        return _try(run, open_with, tried)[0]
     with suppress(OSError):  # without a cache: another trial each time could change the predictions
         file.parent.mkdir(parents=True, exist_ok=True)
         with shared_lock(file.with_suffix(".lock")):
@@ -65,7 +69,7 @@ def choose_runtime(run: Run, open_with: Callable[[str], Run], precision: str, n_
                 return kept
             every = ", ".join(["torch", *installed])
             print_line(f"runtime=auto: comparing {every}, once for this run on this machine", file=sys.stderr)
-            chosen, seen = _try({"torch": run, **{name: open_with(name) for name in installed}}, tried)
+            chosen, seen = _try(run, open_with, tried)
             result = {"runtime": chosen[0], "precision": chosen[1], "seen": seen, "machine": describe_setup("cpu")}
             write_text(file, json.dumps(result, indent=1))
             return chosen
@@ -83,11 +87,11 @@ def _read_choice(file: Path, tried: Sequence[tuple[str, str]]) -> tuple[str, str
 
 
 def _try(
-    runs: Mapping[str, Run], tried: Sequence[tuple[str, str]]
+    run: Run, open_with: Callable[[str], Run], tried: Sequence[tuple[str, str]]
 ) -> tuple[tuple[str, str], dict[str, dict[str, float | str]]]:
     """Return the chosen runtime and precision, and what was seen of each: agreement, and seconds a batch."""
-    reference = runs["torch"].predictor
-    dataset = runs["torch"].dataset("calibration")
+    runs = {name: run if name == "torch" else open_with(name) for name, _ in tried}
+    reference, dataset = run.predictor, run.dataset("calibration")
     rows = np.sort(np.random.default_rng(0).permutation(len(dataset))[:_N_IMAGES])
     inputs = reference.preprocess([dataset.image(int(row)) for row in rows])
     batch = [part[:_BATCH] for part in inputs]

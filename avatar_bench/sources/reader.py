@@ -154,9 +154,9 @@ def read_rows(file: Path, needed: str) -> list[dict[str, str]]:
     if table.empty:
         raise DataError(f"{file} has no rows.", f"Expected one row for each {needed}.")
     rows: Any = table.apply(lambda column: column.str.strip()).to_dict("records")
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows):
         if row.get("split") and row["split"] not in SPLIT_FOLDERS:
-            reason = f"{file}, row {number}: unknown split {row['split']!r}."
+            reason = f"{file}, {user_tables.locate_rows(file, len(rows))[number]}: unknown split {row['split']!r}."
             raise DataError(reason, f"Expected one of {', '.join(SPLIT_FOLDERS)}, or nothing.")
     return list(rows)
 

@@ -20,17 +20,17 @@ from avatar_bench.inference.precision_autotune import tune_inference, tune_train
 from avatar_bench.runs.run import set_threads
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import PretrainConfig, TrainConfig, TrainerConfig
+    from avatar_bench.config.schema import TrainerConfig
     from avatar_bench.runs.record import RunRecord
 
 
-def seed_training(settings: TrainConfig | PretrainConfig) -> None:
+def seed_training(settings: Any) -> None:
     """Seed all random numbers and set the number of threads."""
     pl.seed_everything(settings.seed, verbose=False)
     set_threads(settings.trainer.threads)
 
 
-def describe_environment(settings: TrainConfig | PretrainConfig, record: RunRecord) -> None:
+def describe_environment(settings: Any, record: RunRecord) -> None:
     """Record accelerator, devices if several, precision, threads, workers, versions; print all but the versions."""
     record.device = {
         "accelerator": resolve_device(settings.trainer.accelerator),
@@ -43,7 +43,7 @@ def describe_environment(settings: TrainConfig | PretrainConfig, record: RunReco
     print_line("  " + ", ".join(f"{what} {value}" for what, value in record.device.items()), file=sys.stderr)
 
 
-def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, size: int, record: RunRecord) -> None:
+def choose_precision(settings: Any, net: nn.Module, size: int, record: RunRecord) -> None:
     """Replace trainer.precision=auto by the fastest precision here, or by the recorded one of a resumed run."""
     trainer = settings.trainer
     if trainer.precision != "auto":
@@ -58,7 +58,7 @@ def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, siz
     set_threads(trainer.threads)
 
 
-def resolve_batch_size(settings: TrainConfig | PretrainConfig) -> int:
+def resolve_batch_size(settings: Any) -> int:
     """Return the batch size for the device that the run uses."""
     size = settings.data.batch_size
     return int(size[resolve_torch_device(settings.trainer.accelerator)] if isinstance(size, dict) else size)

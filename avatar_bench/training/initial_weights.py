@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from torch import nn
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
@@ -122,26 +121,6 @@ def describe_weights(weights: str | PretrainedWeights) -> dict[str, Any]:
         return {"weights": weights}
     origin = {"weights": str(weights.file.absolute()), "sha256": weights.sha256}
     return origin | ({"ancestors": list(weights.ancestors)} if weights.ancestors else {})
-
-
-def list_pretraining_images(sides: Dataset, learning: Dataset, weights: str | PretrainedWeights) -> Dataset:
-    """Return all images that a pretraining from these weights will have used: its own and those of earlier trainings.
-
-    Images under another root get absolute paths. Raises GuardError if the image list of the weights is missing.
-    """
-    if isinstance(weights, str) or weights.card is None:
-        return learning
-    card, file, root = weights.card, weights.file, learning.root.absolute()
-    if isinstance(card, Pretraining):
-        earlier = read_split(card.find_image_list(file), Path(card.root))
-        # only a warning here: `train` refuses an overlap, since the list stays with the weights
-        check_pretraining_overlap(sides, earlier, file, allowed=True)
-    else:  # an exported run of the same split; others were refused
-        earlier = sides.select_split("train")
-    frame = earlier.frame if earlier.root.absolute() == root else earlier.absolute_frame
-    rows = pd.concat([learning.frame, frame.assign(split="earlier")], ignore_index=True).fillna("")
-    duplicates = rows.duplicated(["path", "sha256", "group", "stated_group"])
-    return Dataset(learning.name, learning.root, rows[~duplicates].reset_index(drop=True))
 
 
 def refuse_labelled_pretraining(

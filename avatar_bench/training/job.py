@@ -1,4 +1,4 @@
-"""One spine of train and pretrain: prepare, build, fit and finish, in a locked run folder, with a record of the end."""
+"""One spine of trainings: prepare, build, fit and finish, in a locked run folder, with a record of the end."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ def run_job(
     command: str,
     check: Callable[[DictConfig], None],
     prepare: Callable[[Any, RunRecord], tuple[Dataset, Dataset]],
+    create_job: Callable[[Any, Path, RunRecord, Dataset, Dataset], Job],
 ) -> tuple[Path, RunRecord]:
     """Run a new or resumed job in its folder and print its summary; return the folder and the record.
 
-    `prepare` reads the images, all and those to train on, and refuses what must not be trained on. A finished job is
-    left unchanged; the record is written whatever happens.
+    `prepare` reads the images, all and those to train on, and refuses what must not be trained on; `create_job` imports
+    torch. A finished job is left unchanged; the record is written whatever happens.
     """
     settings: Any = OmegaConf.to_object(_reopen_config(cfg, command, check) if cfg.resume else cfg)
     settings.resume = cfg.resume
@@ -63,28 +64,13 @@ def run_job(
         with _record_end(folder, cfg, record):
             images = prepare(settings, record)  # before torch is loaded and a run folder is made
             _start_record(folder, cfg, record)
-            job = _load_steps(command, settings)(settings, folder, record, *images)
+            job = create_job(settings, folder, record, *images)
             job.build()
             record.write(folder)
             job.fit()
             summary = job.finish()
         print_line(summary)
         return folder, record
-
-
-def _load_steps(command: str, settings: Any) -> Callable[..., Job]:
-    """Import the class of the steps after `prepare`, and torch with it."""
-    if command == "train" and settings.mode.name == PROBE:
-        from avatar_bench.training.probe_job import ProbeJob
-
-        return ProbeJob
-    if command == "train":
-        from avatar_bench.training.classifier_job import ClassifierJob
-
-        return ClassifierJob
-    from avatar_bench.training.ssl.pretraining_job import PretrainingJob
-
-    return PretrainingJob
 
 
 def _reopen_config(given: DictConfig, command: str, check: Callable[[DictConfig], None]) -> DictConfig:

@@ -13,16 +13,16 @@ from avatar_bench.data import leakage
 from avatar_bench.data.dataset import Dataset, list_files, read_split
 from avatar_bench.data.decoding import detect_formats
 from avatar_bench.data.label_spelling import describe_misspelt_labels, fold_spelling
-from avatar_bench.data.splits import SplitPlan, fingerprint_split, refuse_changed_split
+from avatar_bench.data.splits import SplitPlan, refuse_changed_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, suggest_names
 from avatar_bench.files.remote import is_remote as is_remote_address
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.runs.record import RECORD, RunRecord, locate_checkpoint
-from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset, open_further_set, open_images
+from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset, open_further_set
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import PretrainConfig, SplitDataConfig, TrainConfig
+    from avatar_bench.config.schema import SplitDataConfig, TrainConfig
 
 AUDIT_FOLDER = "audit"  # the folder beside a manifest where prepare writes its audit
 
@@ -51,48 +51,17 @@ def prepare_training(settings: TrainConfig, record: RunRecord) -> tuple[Dataset,
         leakage.refuse_format_shortcut(whole.frame["label"], formats)
     if settings.init_from:
         return whole, _load_earlier_split(whole, Path(settings.init_from), plan)
-    dataset = _split(whole, plan, settings.allow)
+    dataset = split_images(whole, plan, settings.allow)
     return whole, dataset.take((dataset.frame["label"] != "") | (dataset.frame["split"] == "train"), dataset.name)
 
 
-def prepare_pretraining(settings: PretrainConfig, record: RunRecord) -> tuple[Dataset, Dataset]:
-    """Return all images with their splits, and those to train on; print and record which are held out."""
-    data = settings.data
-    found = open_images(data)
-    leakage.refuse_changed_files(found)
-    plan = build_split_plan(data)
-    # labels are not used, so conflicting ones do not matter
-    sides = _split(found, plan, [*settings.allow, "label_conflict"])
-    allowed = "test_images" in settings.allow
-    wanted = ["train"] + ["val", "calibration"] * settings.use_val + ["test"] * allowed
-    learning = sides.take(sides.frame["split"].isin(wanted))
-    counts = sides.frame["split"].value_counts()
-    kept_out = {str(side): int(n) for side, n in counts.items() if side not in wanted}
-    if not allowed:
-        further = {name: open_further_set(path, name) for name, path in list_further_sets(data, found.root).items()}
-        learning, shared = leakage.exclude_shared_images(learning, further)
-        kept_out |= shared
-    if len(learning) < 2:
-        raise GuardError(
-            f"Only {len(learning)} of {len(found)} images of {found.name} are left to train on.",
-            "The others belong to its test, val, blind or ood sets, which are held out.",
-        )
-    record.split = asdict(plan) | {
-        "fingerprint": fingerprint_split(sides),
-        "counts": {str(side): int(n) for side, n in counts.items()},
-    }
-    record.images = {"learned_from": len(learning), "kept_out": kept_out}
-    unlabelled, without = int((learning.frame["label"] == "").sum()), ""
-    if 0 < unlabelled < len(learning):
-        record.images["unlabelled"] = unlabelled
-        without = f", {unlabelled} of them without a label"
-    held_out = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
-    chosen = f"training on {len(learning)} of {len(found)} images of {found.name}{without}"
-    print_line(f"{chosen}; held out: {held_out}", file=sys.stderr)
-    if allowed:
-        warning = "warning: training includes images of the test, blind and ood sets (allow=[test_images])"
-        print_line(warning, file=sys.stderr)
-    return sides, learning
+def split_images(whole: Dataset, plan: SplitPlan, allow: Sequence[str]) -> Dataset:
+    """Return the images used, with their split; print what was left out of it."""
+    notes: list[str] = []
+    dataset = leakage.split_without_leakage(whole, plan, allow, notes)
+    for note in notes:
+        print_line(f"warning: {note}", file=sys.stderr)
+    return dataset
 
 
 def build_split_plan(data: SplitDataConfig, **draw: Any) -> SplitPlan:
@@ -184,12 +153,3 @@ def _load_earlier_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
     kept_split = read_split(folder / "split.csv", whole.root)
     refuse_changed_split(kept_split, record.split.get("fingerprint"), folder / "split.csv")
     return Dataset(whole.name, whole.root, kept_split.frame)
-
-
-def _split(whole: Dataset, plan: SplitPlan, allow: Sequence[str]) -> Dataset:
-    """Return the images used, with their split; print what was left out of it."""
-    notes: list[str] = []
-    dataset = leakage.split_without_leakage(whole, plan, allow, notes)
-    for note in notes:
-        print_line(f"warning: {note}", file=sys.stderr)
-    return dataset

@@ -28,14 +28,14 @@ from avatar_bench.runs.record import RECORD, RECORD_KEYS, UNFINISHED_STATUSES, R
 from avatar_bench.sources.dataset_kinds import open_dataset
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import PretrainConfig, TrainConfig
+    from avatar_bench.config.schema import TrainConfig
 
 CONFIG, LOCK = "config.yaml", "run.lock"
 # options that do not change the weights
 IGNORED_OPTIONS = ("out", "lang", "callbacks.progress", "callbacks.save_minutes", "data.workers", "data.cache_gb")
 
 
-def choose_run_folder(settings: TrainConfig | PretrainConfig, command: str) -> Path:
+def choose_run_folder(settings: Any, command: str) -> Path:
     """Return the folder of a new job: for one of a sweep, below that of the sweep; else `out`, or a new one.
 
     The last is named by the experiment or the model, by the mode or the method, and by the time.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -27,16 +27,13 @@ from avatar_bench.training.module import Learner
 from avatar_bench.training.ranks import RankStrategy, prepare_process
 from avatar_bench.training.standard_callbacks import BatchProgressBar
 
-if TYPE_CHECKING:
-    from avatar_bench.config.schema import PretrainConfig, TrainConfig
-
 
 def run_trainer(
     module: pl.LightningModule,
     net: nn.Module,
     data: pl.LightningDataModule,
     folder: Path,
-    settings: TrainConfig | PretrainConfig,
+    settings: Any,
     epochs: int,
     own: Sequence[Callback],
     logger: Logger | None,
@@ -110,7 +107,7 @@ def end_loaders(dataset: Dataset) -> Iterator[None]:
         ManagedLoader.end()  # the traceback keeps the loader alive, and the next job of a sweep may need its memory
 
 
-def build_logger(folder: Path, settings: TrainConfig | PretrainConfig) -> Logger | None:
+def build_logger(folder: Path, settings: Any) -> Logger | None:
     """Build the experiment logger that the settings of a run choose; raise ConfigError if its package is missing."""
     options = asdict(settings)
     name = settings.logger.name

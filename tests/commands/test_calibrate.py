@@ -137,7 +137,8 @@ def test_images_of_the_fit_are_refused_and_so_are_their_copies(
         (lambda table: table[table["label"] != "real"], (), 3, "it lacks 4 images and images of real"),
         (lambda table: table, ("split=train",), 2, "more certain of the images"),
         (lambda table: table, ("view=nope",), 2, "no such view"),
-        (lambda table: table.assign(label="photo"), (), 3, "labelled image"),
+        (lambda table: table.assign(label="photo"), (), 3, "has images of photo, but none of the classes of "),
+        (lambda table: table.assign(label=""), (), 3, "has 0 labelled images"),
     ],
 )
 def test_what_cannot_be_fitted_is_said_and_nothing_is_written(

@@ -55,13 +55,13 @@ def test_a_package_that_is_too_old_or_missing_is_a_problem(
     installed = metadata.version
 
     def version(name: str) -> str:
-        if name in ("captum", "gradio"):
+        if name in ("captum", "c2pa-python"):
             raise metadata.PackageNotFoundError(name)
         return "0.4.1" if name == "timm" else installed(name)
 
     monkeypatch.setattr(metadata, "version", version)
     facts = diagnose(capsys, 2)
-    assert "app (gradio)" in facts["extras"]["not installed"]  # an extra is no problem
+    assert "provenance (c2pa-python)" in facts["extras"]["not installed"]  # an extra is no problem
     (first, what), (second, _) = sorted(facts["problems"])
     assert first == "captum: it is missing, and <1,>=0.8 is required."
     assert what == "pip install 'captum<1,>=0.8'"

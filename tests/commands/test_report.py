@@ -78,6 +78,18 @@ def test_a_place_that_cannot_be_written_is_told(runs: Path, capsys: pytest.Captu
     assert "is a folder" in capsys.readouterr().err
 
 
+def test_a_page_that_is_no_report_is_not_replaced(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = runs / "index.html"
+    page.write_text("<p>avatar_bench 1.0 is what I use</p>")
+    assert main(["report", f"runs={runs}", f"out={page}"]) == 3
+    assert f"out={page}: {page}, which is no report, would be overwritten." in capsys.readouterr().err
+    assert page.read_text() == "<p>avatar_bench 1.0 is what I use</p>"
+    assert not page.with_suffix(".md").exists()
+    page.unlink()
+    for _ in range(2):  # the second replaces the first
+        assert main(["report", f"runs={runs}", f"out={page}"]) == 0
+
+
 def test_a_markdown_file_that_is_no_report_is_not_replaced(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     readme, page = runs / "README.md", runs / "README.html"
     readme.write_text("# My project\n")

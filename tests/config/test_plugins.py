@@ -26,7 +26,7 @@ ASKED = {  # words that ask for something of each plug-in
     "app": [["app"], ["export", "out=page.html"]],
     "evidence": [["predict", "input=.", "evidence=true"]],
     "hub": [["push", "to=shared"], ["evaluate", "ckpt=hf:owner/name"]],
-    "hub_detectors": [["import", "kind=timm", "out=new"], ["import", "kind=transformers", "out=new"]],
+    "hub_detectors": [["import", f"kind={kind}", "folder=net", "out=new"] for kind in ("timm", "transformers")],
     "pretrain": [["pretrain"]],
     "ray": [["predict", "input=.", "output=out.parquet", "engine=ray"]],
 }

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from avatar_bench.config.catalogue import PLAIN_COMMANDS, find_choices, find_commands, find_recipe
 from avatar_bench.config.options import find_option, get_default, get_nested, iterate_options
-from avatar_bench.config.schema import CORE, SCHEMAS
+from avatar_bench.config.schema import find_schema
 from avatar_bench.files.yaml_io import read_yaml
 
 ROOT = Path(__file__).parents[2]
+COMMANDS = [name for name in find_commands() if name not in PLAIN_COMMANDS]
 
 
 def unstated(schema: type, place: str) -> Iterator[str]:
@@ -32,7 +34,7 @@ def unstated(schema: type, place: str) -> Iterator[str]:
 
 
 def test_every_option_is_stated_with_its_help() -> None:
-    assert [name for command, schema in SCHEMAS.items() for name in unstated(schema, command)] == []
+    assert [name for command in COMMANDS for name in unstated(find_schema(command), command)] == []
 
 
 def test_an_option_added_in_one_place_is_found_everywhere(tmp_path: Path) -> None:
@@ -78,13 +80,13 @@ def list_values(values: Any, place: str) -> Iterator[tuple[str, Any]]:
 def test_the_yaml_of_commands_and_groups_repeats_no_default() -> None:
     repeated = []
     groups = {"pretrain": ("method",), "train": ("callbacks", "logger", "mode", "model", "optimizer", "trainer")}
-    for command in CORE:
-        schema = SCHEMAS[command]
-        files = [file for group in groups.get(command, ()) for file in (ROOT / "conf" / group).glob("*.yaml")]
-        for file in [ROOT / "conf" / f"{command}.yaml", *files]:
-            at_top = file.parent.name == "conf" or "@package _global_" in file.read_text(encoding="utf-8")
+    for command in COMMANDS:
+        files = [file for group in groups.get(command, ()) for file in find_choices(group).values()]
+        recipe = find_recipe(command)
+        for file in [*([recipe] if recipe else []), *files]:
+            at_top = file == recipe or "@package _global_" in file.read_text(encoding="utf-8")
             for key, value in list_values(read_yaml(file) or {}, "" if at_top else f"{file.parent.name}."):
-                found = find_option(schema, key)
+                found = find_option(find_schema(command), key)
                 if found is not None and get_default(found[0]) == value:
                     repeated.append(f"{file.name}: {key}={value}")
     assert repeated == []
@@ -97,8 +99,9 @@ def test_the_yaml_of_commands_and_groups_repeats_no_default() -> None:
         ("train", "optimizer.options.beta", "options"),
         ("train", "data", None),
         ("report", "seed", None),
+        ("import", "columns.path", "columns"),  # of a detector
     ],
 )
 def test_an_option_is_found_by_its_key(command: str, key: str, name: str | None) -> None:
-    found = find_option(SCHEMAS[command], key)
+    found = find_option(find_schema(command), key)
     assert (found and found[0].name) == name

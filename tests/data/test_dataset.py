@@ -93,7 +93,7 @@ def test_a_fold_is_a_number_or_nothing(root: Path) -> None:
     assert frame["phash"].tolist() == ["00ff", ""]
     for wrong in ("-1", "one", "1.5"):
         (root / "m.csv").write_text(f"path,label,fold\na/4.png,a,0\nb/3.webp,b,{wrong}\n")
-        with pytest.raises(DataError, match=f"row 2, b/3.webp: unknown fold '{wrong}'"):
+        with pytest.raises(DataError, match=f"line 3, b/3.webp: unknown fold '{wrong}'"):
             read_manifest(root / "m.csv")
 
 
@@ -122,16 +122,17 @@ def test_a_comma_at_the_end_of_each_row_moves_no_column(root: Path) -> None:
         ("file,class\na,b\n", "no column path and label"),
         ("path\na/4.png\n", "no column label"),
         ("path,label\n", "no rows.\nExpected a row for each image"),
-        ("path,label\na/4.png,a\nnowhere.png,a\n", "row 2: nowhere.png does not exist"),
+        ('path,label\n\na/4.png,"a\nb"\n  \nnowhere.png,a\n', "line 6: nowhere.png does not exist"),
+        ("path,label\na/4.png,a\nnowhere.png,a\n", "line 3: nowhere.png does not exist"),
         ("path,label,split\na/4.png,a,training\n", "unknown split 'training'"),
         ('path,label\n"a/4.png,a\n', "cannot be read as CSV"),
-        ("path,label\nx,4.png,a\n", "row 1: 3 cells, but the header has 2.\nRemove the comma"),
-        ('path,label\n\na/4.png,"a\nb"\na/4.png,a,,x\n', "row 2: 4 cells"),
+        ("path,label\nx,4.png,a\n", "line 2: 3 cells, but the header has 2.\nRemove the comma"),
+        ('path,label\n\na/4.png,"a\nb"\na/4.png,a,,x\n', "line 5: 4 cells"),
         ("path,label,label\na/4.png,a,b\n", "the column label twice"),
         ("path,label\n" + "a" * 2**20 + ",a\n", "cannot be read as CSV"),
-        ("path,label\na\x1b[2J.png,a\n", "row 1: a\\x1b[2J.png does not exist"),
-        ("path,label\n/dev/zero,a\n", "row 1: /dev/zero does not exist"),
-        ("path,label\n../data,a\n", "row 1: ../data does not exist"),
+        ("path,label\na\x1b[2J.png,a\n", "line 2: a\\x1b[2J.png does not exist"),
+        ("path,label\n/dev/zero,a\n", "line 2: /dev/zero does not exist"),
+        ("path,label\n../data,a\n", "line 2: ../data does not exist"),
         ("path,label\na\0.png,a\n", "null bytes.\nSave it as CSV in UTF-8"),
         ("path,label" + ",x" * 2**16, "its first line is longer than 64 KiB"),
         ("x" * 2**20, "its first line is longer than 64 KiB"),

@@ -30,6 +30,20 @@ def test_an_empty_folder_and_a_missing_one_may_be_written(tmp_path: Path) -> Non
     refuse_foreign_folder(tmp_path / "missing")
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_a_folder_with_a_file_of_the_file_manager_alone_is_empty(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("")
+    refuse_foreign_folder(out)
+    with new_folder(out) as part:
+        (part / "run.json").write_text("{}")
+    assert [file.name for file in out.iterdir()] == ["run.json"]
+    (out / name).write_text("")
+    with pytest.raises(DataError, match="holds other files, such as run"):
+        refuse_foreign_folder(out)
+
+
 def test_a_new_folder_appears_whole_and_removes_what_a_killed_process_has_left(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     (tmp_path / "deep" / ".out.part" / "half").mkdir(parents=True)

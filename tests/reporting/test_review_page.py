@@ -261,7 +261,7 @@ def test_calibrate_refuses_images_that_were_all_selected_and_unknown_words(
     assert "none of its 42 images was drawn at random" in capsys.readouterr().err
     manifest.write_text(text.replace(",random", ",by hand", 1), encoding="utf-8")
     calibrate(run_copy, manifest, code=3)
-    assert "row 1: sampled is 'by hand'" in capsys.readouterr().err
+    assert re.search(r"\.(png|jpg|webp): sampled is 'by hand'", capsys.readouterr().err)
 
 
 @pytest.mark.slow

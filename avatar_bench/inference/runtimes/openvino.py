@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,12 @@ def serialise_network(model: Any, texts: Mapping[str, str] | None = None) -> Exp
 
 def read_network(network: ExportedNetwork) -> Any:
     """Load the model that `serialise_network` returned."""
-    return _import_openvino().Core().read_model(network.graph, network.weights)
+    return _get_core().read_model(network.graph, network.weights)
 
 
 def compute_outputs(model: Any, images: Tensor) -> list[NDArray[np.float32]]:
     """Compute all outputs for uint8 images (n, 3, S, S), in 32 bits."""
-    compiled = _import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = _get_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return list(compiled(_to_channels_last(images)).values())
 
 
@@ -115,7 +116,7 @@ def make_engine(model: Any, threads: int, precision: str = "32") -> Engine:
         "PERFORMANCE_HINT": "THROUGHPUT",  # streams of few threads, each with its own images
         "INFERENCE_NUM_THREADS": threads,
     }
-    queue = openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", settings))
+    queue = openvino.AsyncInferQueue(_get_core().compile_model(model, "CPU", settings))
 
     def compute(images: Tensor) -> NDArray[np.float32]:
         pixels, found = _to_channels_last(images), dict[int, NDArray[np.float32]]()
@@ -136,6 +137,16 @@ class _ChannelsLast(ExportModule):
 def _to_channels_last(images: Tensor) -> NDArray[np.uint8]:
     """Return images (n, 3, S, S) as (n, S, S, 3), without a copy if that is their memory layout."""
     return np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
+
+
+@cache
+def _get_core() -> Any:
+    """Return the only core of the process.
+
+    A core that computes sets a stack for signals, and restores the earlier one when it is deleted: the later of two
+    would restore that of the first, which is gone, and the end of a worker process would end this process.
+    """
+    return _import_openvino().Core()
 
 
 def _import_openvino() -> Any:

@@ -12,13 +12,12 @@ import pandas as pd
 
 from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset, write_split
 from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_file
-from avatar_bench.inference.export import encode_export
+from avatar_bench.inference.export_formats import describe_network, safetensors
 from avatar_bench.models.backbones import find_licence
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.record import SHARED_WEIGHTS, RunRecord
 from avatar_bench.runs.run import TRAINED_ON, Run
 
-_WEIGHTS = ".safetensors"
 # of the record, what holds no path, host or user
 _PASSED_ON = (
     *("status", "finished", "name", "model", "mode", "augmentation", "seed", "allow", "versions", "device", "classes"),
@@ -41,7 +40,8 @@ def write_shared_run(run: Run, folder: Path, licence: str | None = None) -> RunR
     card = replace(run.card, weights=Path(run.card.weights).name)
     known = {"checkpoint_sha256": run.checkpoint_sha256, "ancestors": run.ancestors, "allow": run.record.get("allow")}
     provenance = {name: value for name, value in known.items() if value}
-    weights = encode_export(Classifier(card, run.predictor.module.net), provenance, _WEIGHTS)[_WEIGHTS]
+    classifier = Classifier(card, run.predictor.module.net)
+    (weights,) = safetensors.encode(classifier, describe_network(classifier, provenance)).values()
     (folder / SHARED_WEIGHTS).write_bytes(weights)
     record = _select_values(run)
     record.licence = licence or record.licence

@@ -10,6 +10,7 @@ from typing import Any
 
 from avatar_bench.config.options import option, path_option
 from avatar_bench.data.folders import find_split_folders, raise_unreadable
+from avatar_bench.data.user_tables import locate_rows
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.sources.path_rules import compile_rules, match_rules
 from avatar_bench.sources.reader import (
@@ -161,12 +162,13 @@ def _merge(found: dict[str, str], row: Mapping[str, str]) -> dict[str, Any]:
 def _read_rows(file: Path, root: Path) -> dict[str, dict[str, str]]:
     """Return the rows of a manifest for files below `root`, by relative path."""
     rows: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(read_rows(file, "path"), start=1):
+    for number, row in enumerate(table := read_rows(file, "path")):
         path = Path(os.path.normpath(file.parent / row["path"]))
         if not path.is_relative_to(root):
             continue
         below = path.relative_to(root).as_posix()
         if below in rows:
-            raise DataError(f"{file}, row {number}: {row['path']} is listed twice.", "Expected one row a file.")
+            place = locate_rows(file, len(table))[number]
+            raise DataError(f"{file}, {place}: {row['path']} is listed twice.", "Expected one row a file.")
         rows[below] = row
     return rows

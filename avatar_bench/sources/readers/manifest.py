@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 
 from avatar_bench.config.options import path_option
+from avatar_bench.data.user_tables import locate_rows
 from avatar_bench.sources.reader import (
     SourceJob,
     SourceReader,
@@ -29,7 +30,8 @@ class Manifest(SourceReader):
         """
         file = resolve_path(self.file)
         seen: set[str] = set()
-        for number, row in enumerate(read_rows(file, "path"), start=1):
+        rows = read_rows(file, "path")
+        for place, row in zip(locate_rows(file, len(rows)), rows, strict=True):
             name, reason = row["path"], ""
             if name in seen:
                 reason = "listed twice"
@@ -38,7 +40,7 @@ class Manifest(SourceReader):
             elif not (row.get("label") or job.source["label"]):
                 reason = "has no label"
             if reason:
-                job.quarantine.append((f"{file.name}, row {number}: {name}", reason))
+                job.quarantine.append((f"{file.name}, {place}: {name}", reason))
             elif name not in job.done:
                 yield SourceImage(name=name, content=file.parent / name, **extract_fields(row))
             seen.add(name)

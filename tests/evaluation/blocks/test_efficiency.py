@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,15 +19,19 @@ import pytest
 import torch
 
 from avatar_bench.cli.app import main
+from avatar_bench.config.schema import PredictConfig
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.efficiency import Efficiency, figures
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
 from avatar_bench.i18n import LANGUAGES, use_language
+from avatar_bench.inference.precision_autotune import count_workers
 from avatar_bench.inference.runtimes import find_missing_package
 from avatar_bench.models import profiling
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
+from avatar_bench.runs import runtime_autotune
+from avatar_bench.runs.file_predictor import ComputeOptions
 from avatar_bench.runs.run import Run
 from tests.models.small import count_macs
 
@@ -40,6 +45,16 @@ FAST: dict[str, Any] = {
     "resamples": 100,
     "workers": [],
 }
+
+
+@pytest.fixture(autouse=True)
+def no_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return the function that times predict in a process, and replace it: its start takes seconds."""
+    passes = pd.DataFrame({"round": [0, 1], "images": [128, 128], "seconds": [0.5, 0.54]})
+    passes = passes.assign(command="predict", runtime="onnx", precision="32", threads=2, workers=2, batch=64)
+    real = timing.time_predict
+    monkeypatch.setattr(timing, "time_predict", lambda *given: passes[[*timing.SETTING, *timing.PASS_COLUMNS]])
+    return real
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +77,7 @@ def test_the_metrics_are_those_of_the_contract(saved: Path) -> None:
     kinds = ("latency_ms", "latency_ms_p95", "images_per_second")
     names = {f"{kind}/b{batch}" for kind in kinds for batch in (1, 4)}
     names |= {"params_m", "macs_g", "weights_mb", "peak_memory_mb", "noise", "end_to_end_images_per_second"}
-    names |= {"processor_share"}
+    names |= {"processor_share", "torch/end_to_end_images_per_second"}
     assert set(said["metrics"]) == names
     assert next(iter(said["metrics"])) == "end_to_end_images_per_second"
     for name, metric in said["metrics"].items():
@@ -84,11 +99,13 @@ def test_every_time_can_be_recomputed_from_the_saved_calls(saved: Path) -> None:
             assert metric["value"] == pytest.approx(value, rel=1e-6)
             assert metric["n"] == 3
             assert metric["low"] <= metric["value"] <= metric["high"]
-    passes = tables["passes"].query("workers == 0")
-    rates = passes["images"] / passes["seconds"]
-    assert said["metrics"]["end_to_end_images_per_second"]["value"] == pytest.approx(np.median(rates), rel=1e-6)
-    noise = tables["end_to_end"].set_index("workers").loc[0, "noise"]
-    assert noise == pytest.approx(rates.max() / rates.min() - 1, rel=1e-6)
+    for command, prefix in (("predict", ""), ("evaluate", "torch/")):
+        passes = tables["passes"].query("command == @command")
+        rates = passes["images"] / passes["seconds"]
+        found = said["metrics"][f"{prefix}end_to_end_images_per_second"]["value"]
+        assert found == pytest.approx(np.median(rates), rel=1e-6)
+        noise = tables["end_to_end"].set_index("command").loc[command, "noise"]
+        assert noise == pytest.approx(rates.max() / rates.min() - 1, rel=1e-6)
 
 
 def test_noise_can_be_recomputed_from_the_saved_calls(saved: Path) -> None:
@@ -156,7 +173,6 @@ def measured(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., R
         samples["processor_seconds"] = share * samples["seconds"]
         monkeypatch.setattr(timing, "time_network", lambda *given: samples)
         passes = pd.DataFrame({"workers": [2, 2], "round": [0, 1], "images": [100, 100], "seconds": [1.0, 1 + late]})
-        passes = passes.assign(runtime="onnx", precision="32", threads=1, batch=64)
         monkeypatch.setattr(timing, "time_files", lambda *given: passes)
         run = Run.open(tiny_run)
         return Efficiency(**FAST | options).evaluate(run, run.dataset("test"))
@@ -168,7 +184,8 @@ def test_steady_times_are_taken_as_they_are(measured: Callable[..., Result]) -> 
     result = measured(slower=0.05)
     assert result.metrics["latency_ms/b4"].value == pytest.approx(40)
     assert result.metrics["images_per_second/b1"].value == pytest.approx(100)
-    assert result.metrics["end_to_end_images_per_second"].value == pytest.approx((100 + 100 / 1.05) / 2)
+    assert result.metrics["torch/end_to_end_images_per_second"].value == pytest.approx((100 + 100 / 1.05) / 2)
+    assert result.metrics["end_to_end_images_per_second"].value == pytest.approx((256 + 256 / 1.08) / 2)
     assert result.metrics["end_to_end_images_per_second"].reason is None
     assert result.metrics["noise"].value == pytest.approx(0.05)
     assert result.warnings == []
@@ -179,13 +196,14 @@ def test_steady_times_are_taken_as_they_are(measured: Callable[..., Result]) -> 
 def test_passes_that_differ_are_told_in_warning_metric_and_table(measured: Callable[..., Result]) -> None:
     result = measured(slower=0.0, late=2.0)
     assert [format_reason(warning, "efficiency") for warning in result.warnings] == [
-        "End-to-end timing (workers: 2) is too noisy: passes differ by 200% (10% allowed)."
+        "End-to-end timing (torch, workers: 2) is too noisy: passes differ by 200% (10% allowed)."
     ]
-    assert result.metrics["end_to_end_images_per_second"].reason == Reason("noisy_passes")
+    assert result.metrics["torch/end_to_end_images_per_second"].reason == Reason("noisy_passes")
+    assert result.metrics["end_to_end_images_per_second"].reason is None
     assert result.metrics["latency_ms/b1"].value == pytest.approx(10)
     assert result.metrics["latency_ms/b1"].reason != Reason("noisy_passes")
-    assert result.tables["end_to_end"]["noise"].tolist() == pytest.approx([2.0])
-    assert not result.tables["end_to_end"]["steady"].any()
+    assert result.tables["end_to_end"]["noise"].tolist() == pytest.approx([0.08, 2.0])
+    assert result.tables["end_to_end"]["steady"].tolist() == [True, False]
     assert result.tables["latency"]["steady"].all()
 
 
@@ -225,11 +243,79 @@ def test_a_machine_that_computes_something_else_is_busy(tiny_run: Path, tmp_path
     assert "busy_machine" in [warning.code for warning in Result.load(tmp_path / "evaluation/test/efficiency").warnings]
 
 
-def test_the_main_figure_is_that_of_files(saved: Path) -> None:
+def test_the_main_figure_is_that_of_predict_and_torch_stands_beside(saved: Path) -> None:
     said, tables = read(saved)
-    first = tables["end_to_end"].iloc[0]
-    assert said["metrics"]["end_to_end_images_per_second"]["value"] == pytest.approx(first["images_per_second"])
-    assert (first["runtime"], first["precision"], first["workers"]) == ("torch", 32, 0)
+    deployed, by_torch = (row for _, row in tables["end_to_end"].iterrows())
+    values = {name: metric["value"] for name, metric in said["metrics"].items()}
+    assert values["end_to_end_images_per_second"] == pytest.approx(deployed["images_per_second"])
+    assert (deployed["command"], deployed["batch"], deployed["workers"]) == ("predict", 64, count_workers())
+    assert said["metrics"]["torch/end_to_end_images_per_second"]["value"] == pytest.approx(
+        by_torch["images_per_second"]
+    )
+    assert (by_torch["command"], by_torch["runtime"], by_torch["workers"]) == ("evaluate", "torch", 0)
+
+
+def test_the_options_timed_are_the_defaults_of_predict() -> None:
+    defaults = {each.name: each.default for each in fields(PredictConfig)}
+    assert vars(ComputeOptions()) == {name: defaults[name] for name in vars(ComputeOptions())} | {"allow": ()}
+
+
+@pytest.mark.skipif(bool(find_missing_package("onnx")), reason="the extra export is not installed")
+def test_the_runtime_timed_is_the_kept_one_and_a_trial_for_it_is_not_kept(
+    no_process: Callable[..., Any], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
+    run = Run.open(tiny_run, accelerator="cpu")
+    files = timing.draw_files(run.dataset("test"), 0)
+
+    def time_it() -> str:
+        passes = no_process(run, files, 3, 0.0, 100.0)
+        assert list(passes.columns) == [*timing.SETTING, *timing.PASS_COLUMNS]
+        assert passes["images"].tolist() == [64 * max(2, count_workers())] * 3
+        return str(passes["runtime"].iat[0])
+
+    def list_trials() -> list[Path]:
+        return [file for file in (tmp_path / "trials").glob("*.json") if "seen" in file.read_text()]
+
+    time_it()
+    assert list_trials() == []
+    monkeypatch.setattr(runtime_autotune, "FEWEST_FILES", 1)
+    words = [f"input={files[0]}", f"output={tmp_path / 'one.csv'}"]
+    assert main(["predict", f"ckpt={tiny_run}", *words]) == 0
+    (trial,) = list_trials()
+    trial.write_text(json.dumps(json.loads(trial.read_text()) | {"runtime": "onnx", "precision": "32"}))
+    assert time_it() == "onnx"
+
+
+@pytest.mark.parametrize(
+    ("script", "status"), [("kill -9 $$", "-9"), ("exit 3", "3"), ("exec sleep 60", "TimeoutExpired")]
+)
+def test_a_process_that_dies_costs_the_main_figure_alone(
+    script: str,
+    status: str,
+    no_process: Callable[..., Any],
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(timing, "MAX_PREDICT_SECONDS", 2)
+    monkeypatch.setattr(timing, "time_predict", no_process)
+    words = [f"block.efficiency.{name}={value}".replace(" ", "") for name, value in FAST.items()]
+    words += ["data.workers=0", f"out={tmp_path / 'out'}"]
+    assert main(["evaluate", f"ckpt={tiny_run}", "block=efficiency", *words]) == 0
+    assert f"`predict` could not be timed: its process ended with {status}." in capsys.readouterr().err
+    result = Result.load(tmp_path / "out/evaluation/test/efficiency")
+    deployed = result.metrics["end_to_end_images_per_second"]
+    assert deployed.value is None
+    assert deployed.reason is not None
+    assert deployed.reason.code == "predict_failed"
+    assert result.metrics["torch/end_to_end_images_per_second"].value
+    assert set(result.tables["end_to_end"]["command"]) == {"evaluate"}
 
 
 @pytest.mark.skipif(bool(find_missing_package("onnx")), reason="the extra export is not installed")
@@ -274,7 +360,7 @@ def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run: Path, monkeypatch: pyte
     latency = block._tabulate_latency(samples)
     found = block._build_metrics(
         latency.assign(noise=0.0),
-        pd.DataFrame([{"images_per_second": 1.0, "steady": True, "passes": 2}]).assign(
+        pd.DataFrame([{"command": "predict", "images_per_second": 1.0, "steady": True, "passes": 2}]).assign(
             images_per_second_low=0.9, images_per_second_high=1.1
         ),
         is_busy=False,
@@ -311,19 +397,16 @@ def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
         now, asked = [0.0], []
 
         class Stub(SimpleNamespace):
-            def predict_files(self, paths: list[str], precision: str) -> Any:
+            def predict_files(self, paths: list[str]) -> Any:
                 asked.append((self.workers, paths))
                 for start in range(0, len(paths), self.batch_size):
                     ready = start >= len(paths) - 2 * self.workers * self.batch_size
                     now[0] += 60.0 if start == 0 else 0.1 if ready else 2.0
                     yield paths[start : start + self.batch_size]
 
-        monkeypatch.setattr(timing, "list_files", lambda dataset: files)
         monkeypatch.setattr(timing, "time_batches", lambda batches: profiling.time_batches(batches, lambda: now[0]))
-        stub: Any = Stub(batch_size=8, workers=3)
-        dataset: Any = None
-        cases = {timing.FileSetting("torch", "32", 1, count, 8): stub for count in workers}
-        return timing.time_files(cases, dataset, passes, seconds, 0), asked
+        run: Any = SimpleNamespace(batch_size=8, predictor=Stub(batch_size=8, workers=3))
+        return timing.time_files(run, np.array([str(file) for file in files]), workers, passes, seconds), asked
 
     return give
 
@@ -361,7 +444,7 @@ def test_every_pass_begins_with_the_same_files(passes_of: Callable[..., Any]) ->
 def test_the_legend_stays_inside_the_figure(language: str) -> None:
     times = {"latency_ms": 1.0, "latency_ms_p95": 2.0}
     rate = {"images_per_second": 5.0, "images_per_second_low": 4.0, "images_per_second_high": 6.0}
-    kind = {"runtime": "openvino", "precision": "bf16"}
+    kind = {"runtime": "openvino", "precision": "bf16", "command": "predict"}
     settings = [("torch", 1, "run"), ("torch", 16, "run"), ("contiguous", 16, "run"), ("torch", 16, "copy")]
     rows = [
         {"runtime": runtime, "threads": threads, "network": network, "batch": batch, "device": "cpu"} | times | rate

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,3 +79,29 @@ def test_texts_are_kept_as_they_are(network: ExportedNetwork) -> None:
     text = json.dumps({"классы": ["a<b>", "'\"&é"]}, ensure_ascii=False)
     made = openvino.serialise_network(openvino.read_network(network), {"avatar_bench": text})
     assert openvino.read_network(made).get_rt_info(["avatar_bench"]).value == text
+
+
+TWO_ENGINES = """
+import os, signal, sys
+import torch
+from avatar_bench.inference.runtimes import ExportedNetwork, openvino
+
+network = ExportedNetwork(*(open(file, "rb").read() for file in sys.argv[1:]))
+engines = [openvino.load_engine(network, 1, precision) for precision in ("32", "bf16")]
+for engine in engines:
+    engine(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+del engine, engines[0], engines[0]
+signal.signal(signal.SIGCHLD, lambda *told: None)
+if os.fork() == 0:
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, there is no stack for signals")
+def test_a_process_lives_on_after_two_engines_when_a_worker_ends(network: ExportedNetwork, tmp_path: Path) -> None:
+    for name, content in (("net.xml", network.graph), ("net.bin", network.weights)):
+        (tmp_path / name).write_bytes(content)
+    command = [sys.executable, "-c", TWO_ENGINES, str(tmp_path / "net.xml"), str(tmp_path / "net.bin")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

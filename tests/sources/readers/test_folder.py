@@ -166,7 +166,7 @@ def test_a_manifest_is_understood_however_the_folder_is_written(tmp_path, monkey
     ("text", "told"),
     [
         ("file,label\na,b\n", "no column path"),
-        ("path,split\nreal/a.jpg,middle\n", "row 1: unknown split 'middle'"),
+        ("path,split\nreal/a.jpg,middle\n", "line 2: unknown split 'middle'"),
         ("path\n", "has no rows"),
         ("path\nset/real/a.jpg\nset/real/a.jpg\n", "listed twice"),
     ],

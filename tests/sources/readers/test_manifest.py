@@ -36,12 +36,12 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
     (tmp_path / "a.jpg").write_text("")
     _, quarantine = read(tmp_path, "path,label\na.jpg,real\na.jpg,drawing\nb.jpg,real\n,real\n")
     assert [reason for _, reason in quarantine] == ["listed twice", "does not exist", "does not exist"]
-    assert quarantine[1][0] == "m.csv, row 3: b.jpg"
+    assert quarantine[1][0] == "m.csv, line 4: b.jpg"
 
 
 def test_a_row_needs_a_class_unless_the_source_has_one(tmp_path):
     (tmp_path / "a.jpg").write_text("")
-    assert read(tmp_path, "path\na.jpg\n")[1] == [("m.csv, row 1: a.jpg", "has no label")]
+    assert read(tmp_path, "path\na.jpg\n")[1] == [("m.csv, line 2: a.jpg", "has no label")]
     assert len(read(tmp_path, "path\na.jpg\n", label="real")[0]) == 1
 
 

@@ -23,11 +23,11 @@ from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
-    from avatar_bench.inference.predictor import DatasetPredictor
     from avatar_bench.runs.run import Run
 
 MIN_PROCESSOR_SHARE = 0.9  # of the time of one thread, or others use the processor
 RUNTIME_TOLERANCE = 1e-4  # between a runtime's logits and torch's: absolute below 1, relative above
+_END_TO_END = "end_to_end_images_per_second"
 _LAYER_COUNTS = ("params", "bytes", "macs")
 _TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": True}  # metric -> higher is better
 
@@ -40,7 +40,7 @@ class Efficiency(IntervalOptions):
     setting over the same files, differ by more than `tolerance`.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("module",)
 
     resamples: int = option(2000, help="of the bootstrap, which draws whole rounds", range=(100, None))
@@ -87,7 +87,7 @@ class Efficiency(IntervalOptions):
             raise BlockError(f"{dataset.name} has no images, so the network cannot be timed.")
         result = Result("efficiency", dataset.name, len(dataset), run.classes)
         samples = self._time_network(run, result)
-        passes = timing.time_files(self._list_file_settings(run), dataset, self.passes, self.pass_seconds, self.seed)
+        passes, failure = self._time_files(run, dataset)
         latency, end_to_end = self._tabulate_latency(samples), self._tabulate_end_to_end(passes)
         latency["device"] = [timing.find_device(run, runtime) for runtime in latency["runtime"]]
         share = _find_processor_share(samples, latency)
@@ -101,7 +101,7 @@ class Efficiency(IntervalOptions):
         counts = {"params_m": params / 1e6, "macs_g": macs / 1e9, "weights_mb": stored / 1e6}
         counts["peak_memory_mb"] = memory["bytes"].max() / 1e6
         result.metrics = {name: Metric(float(value), 1, higher_is_better=False) for name, value in counts.items()}
-        result.metrics = self._build_metrics(latency, end_to_end, is_busy) | result.metrics
+        result.metrics = self._build_metrics(latency, end_to_end, is_busy, failure) | result.metrics
         if share is not None:
             result.metrics["processor_share"] = Metric(share, len(samples), higher_is_better=True)
         result.tables = {"latency": latency, "end_to_end": end_to_end, "samples": samples, "passes": passes}
@@ -109,13 +109,26 @@ class Efficiency(IntervalOptions):
         result.provenance = {"machine": profiling.describe_machine(run.predictor.device)}
         if is_busy:
             result.warnings.append(Reason("busy_machine", share=share, least=MIN_PROCESSOR_SHARE))
+        result.warnings += [failure] if failure else []
         result.warnings += self._warn_of_noise(latency, end_to_end)
         return result
 
-    def _list_file_settings(self, run: Run) -> dict[timing.FileSetting, DatasetPredictor]:
-        """Return the predictor on files to time, by setting: with the run's workers first."""
-        own = timing.FileSetting("torch", "32", torch.get_num_threads(), run.workers, run.batch_size)
-        return {own._replace(workers=workers): run.predictor for workers in dict.fromkeys([run.workers, *self.workers])}
+    def _time_files(self, run: Run, dataset: Dataset) -> tuple[pd.DataFrame, Reason | None]:
+        """Time predictions on files as `predict` makes them, then as `evaluate` does, by torch with the run's options.
+
+        Return one row per pass, and why predict has none.
+        """
+        files = timing.draw_files(dataset, self.seed)
+        workers = list(dict.fromkeys([run.workers, *self.workers]))
+        by_torch = timing.time_files(run, files, workers, self.passes, self.pass_seconds)
+        by_torch = by_torch.assign(
+            command="evaluate", runtime="torch", precision="32", threads=torch.get_num_threads(), batch=run.batch_size
+        )
+        rate = float((by_torch["images"] / by_torch["seconds"]).max())
+        deployed = timing.time_predict(run, files, self.passes, self.pass_seconds, rate)
+        if isinstance(deployed, Reason):
+            return by_torch[[*timing.SETTING, *timing.PASS_COLUMNS]], deployed
+        return pd.concat([deployed, by_torch[deployed.columns]], ignore_index=True), None
 
     def _time_network(self, run: Run, result: Result) -> pd.DataFrame:
         factories, distances = timing.prepare_runtimes(run, self.runtimes)
@@ -153,20 +166,23 @@ class Efficiency(IntervalOptions):
 
     def _tabulate_end_to_end(self, passes: pd.DataFrame) -> pd.DataFrame:
         """Return one row per setting: median images per second with its interval, and the noise."""
-        rows, name, setting = [], "images_per_second", list(timing.FileSetting._fields)
-        for case, part in passes.groupby(setting, sort=False):
+        rows, name = [], "images_per_second"
+        for case, part in passes.groupby(timing.SETTING, sort=False):
             rates = (part["images"] / part["seconds"]).to_numpy()
             found = bootstrap_metrics(self, [name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
             ends = (found.value, found.low, found.high, rates.max() / rates.min() - 1)
             rows.append((*case, int(part["images"].sum()), len(part), *ends))
-        columns = [*setting, "images", "passes", name, f"{name}_low", f"{name}_high", "noise"]
+        columns = [*timing.SETTING, "images", "passes", name, f"{name}_low", f"{name}_high", "noise"]
         table = pd.DataFrame(rows, columns=columns).astype({f"{name}_low": float, f"{name}_high": float})
         return table.assign(steady=table["noise"] <= self.tolerance)
 
-    def _build_metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame, is_busy: bool) -> dict[str, Metric]:
-        """Return the metric of the files, and those of each runtime's first number of threads.
+    def _build_metrics(
+        self, latency: pd.DataFrame, end_to_end: pd.DataFrame, is_busy: bool, failure: Reason | None = None
+    ) -> dict[str, Metric]:
+        """Return the metrics of the files, and those of each runtime's first number of threads.
 
-        Those of torch have no prefix.
+        Those of torch have no prefix, but for those of files, which are of `predict` first. `failure` is why it has
+        none.
         """
         noise, found = float(latency["noise"].max()), {}
         reason = None if noise <= self.tolerance else Reason("noisy_timings")
@@ -177,20 +193,24 @@ class Efficiency(IntervalOptions):
             prefix = "" if row["runtime"] == "torch" else f"{row['runtime']}/"
             for name, better in _TIMES.items():
                 found[f"{prefix}{name}/b{row['batch']}"] = _build_metric(row, name, "round", better, reason)
-        own = end_to_end.iloc[0]
-        if reason is None and not own["steady"]:
-            reason = Reason("noisy_passes")
-        deployed = _build_metric(own, "images_per_second", "pass", True, reason)
+        of_files = {_END_TO_END: Metric(None, 0, reason=failure)} if failure else {}
+        for __, row in end_to_end.drop_duplicates("command").iterrows():
+            doubt = reason or (None if row["steady"] else Reason("noisy_passes"))
+            prefix = "" if row["command"] == "predict" else "torch/"
+            of_files[f"{prefix}{_END_TO_END}"] = _build_metric(row, "images_per_second", "pass", True, doubt)
         rounds = int(latency["rounds"].min())
         noises = {"noise": Metric(noise, rounds, higher_is_better=False, floor=0.0)}
-        return {"end_to_end_images_per_second": deployed} | found | noises
+        return of_files | found | noises
 
     def _warn_of_noise(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> list[Reason]:
         noise, limit = float(latency["noise"].max()), self.tolerance
         doubts = [Reason("noisy_machine", noise=noise, tolerance=limit)] if noise > limit else []
         unsteady = end_to_end[end_to_end["noise"] > limit]
-        each = zip(unsteady["workers"], unsteady["noise"], strict=True)
-        return doubts + [Reason("noisy_files", workers=n, noise=noise, tolerance=limit) for n, noise in each]
+        each = zip(unsteady["runtime"], unsteady["workers"], unsteady["noise"], strict=True)
+        return doubts + [
+            Reason("noisy_files", runtime=runtime, workers=n, noise=noise, tolerance=limit)
+            for runtime, n, noise in each
+        ]
 
 
 def _find_processor_share(samples: pd.DataFrame, latency: pd.DataFrame) -> float | None:

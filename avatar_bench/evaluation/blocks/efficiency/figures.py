@@ -25,7 +25,7 @@ def draw_latency(table: pd.DataFrame, end_to_end: pd.DataFrame) -> Figure:
     """Draw the median latency by batch size with a bar up to its 95th percentile, and images per second with intervals.
 
     There is a line for each runtime and number of threads, and one for a copy of the network, which shows the machine's
-    noise. Diamonds are real files, end to end, at the run's batch size.
+    noise. Diamonds are real files, end to end, the first as `predict` makes them.
     """
     figure = plots.create_figure(8.4, 3.9)
     left, right = figure.subplots(1, 2)
@@ -69,12 +69,13 @@ def _draw_files(axes: Axes, table: pd.DataFrame, used: int) -> None:
     for index, (__, row) in enumerate(table.iterrows()):
         ends = [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
         style: dict[str, Any] = {"fmt": "D", "color": plots.get_colour(used + index), "markersize": 5, "capsize": 2}
-        style["label"] = _(
-            "real files: {runtime} {precision}, workers: {workers}",
+        setting = _(
+            "real files, {runtime} {precision}, workers: {workers}",
             runtime=row["runtime"],
             precision=row["precision"],
             workers=f"{row['workers']:.0f}",
         )
+        style["label"] = _("predict: {setting}", setting=setting) if row.get("command") == "predict" else setting
         axes.errorbar(row["batch"] * 1.06 ** (index + 1), row[name], ends, **style)
 
 

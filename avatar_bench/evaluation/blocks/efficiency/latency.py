@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,17 +23,20 @@ from torch import Tensor
 from avatar_bench.data.dataset import list_files
 from avatar_bench.data.shard_files import locate_image
 from avatar_bench.inference.runtimes import TORCH_RUNTIMES, Engine, prepare_engine
-from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved, use_threads
+from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved
+from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
-    from avatar_bench.inference.predictor import DatasetPredictor
     from avatar_bench.runs.run import Run
 
 CPU = "cpu"  # runtime name of torch on the CPU, timed beside torch on a GPU
 MIN_TIMED_BATCHES = 4  # batches timed in each pass over real files
-_MIN_PASSES = 3
-_PREFETCH_FACTOR = 2  # of torch's DataLoader: batches that each worker prepares in advance
+MIN_PASSES = 3
+MAX_PREDICT_SECONDS = 600  # of the process that times predict, with its trial of the runtimes
+PASS_COLUMNS = ["round", "images", "seconds"]
+PREFETCH_FACTOR = 2  # of torch's DataLoader: batches that each worker prepares in advance
+SETTING = ["command", "runtime", "precision", "threads", "workers", "batch"]  # of predictions on files
 _TEST_IMAGES = 4  # images on which the runtimes' logits are compared
 Factory = Callable[[int], Engine]
 
@@ -41,16 +48,6 @@ class TimedSetting(NamedTuple):
     batch: int
     threads: int
     network: str
-
-
-class FileSetting(NamedTuple):
-    """Setting of predictions on files to time; `batch` is in images."""
-
-    runtime: str
-    precision: str
-    threads: int
-    workers: int
-    batch: int
 
 
 def create_noise_images(run: Run, count: int) -> Tensor:
@@ -118,45 +115,73 @@ def time_network(
     return pd.concat([named, timed[["round", "seconds", "processor_seconds"]]], axis=1)
 
 
-def time_files(
-    cases: Mapping[FileSetting, DatasetPredictor], dataset: Dataset, passes: int, seconds: float, seed: int
-) -> pd.DataFrame:
-    """Time predictions on a dataset's files, decoding included; one row per pass: the setting, round, images, seconds.
+def draw_files(dataset: Dataset, seed: int) -> NDArray[np.str_]:
+    """Return the files of a dataset in a random order."""
+    return np.random.default_rng(seed).permutation([str(file) for file in list_files(dataset)])
+
+
+def time_files(run: Run, files: NDArray[np.str_], workers: Sequence[int], passes: int, seconds: float) -> pd.DataFrame:
+    """Time predictions on files by torch, decoding included; one row per pass: workers, round, images, seconds.
 
     A pass takes about `seconds` or more; if it takes more than twice as long, there are fewer passes, but at least 3.
-    At 0 seconds a pass is as short as possible. The settings take turns, and every pass starts with the same files in
-    the same order, repeated if the dataset is small: passes differ only by the state of the machine.
+    At 0 seconds a pass is as short as possible. The numbers of workers take turns, and every pass starts with the same
+    files in the same order, repeated if they are few: passes differ only by the state of the machine.
     """
-    files = np.random.default_rng(seed).permutation([str(file) for file in list_files(dataset)])
-    batches = dict.fromkeys(cases, MIN_TIMED_BATCHES)
-    for case in cases if seconds else ():
-        images, took = _time_pass(case, cases[case], files, MIN_TIMED_BATCHES)
-        batches[case] = max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / case.batch))
-    for file in files[: max(batches[case] * case.batch for case in cases)]:
-        locate_image(Path(file)).read_bytes()  # fills the system's file cache
-    rows: list[tuple[Any, ...]] = []
+    batches = dict.fromkeys(workers, MIN_TIMED_BATCHES)
+    for count in workers if seconds else ():
+        images, took = _time_pass(run, files, count, MIN_TIMED_BATCHES)
+        batches[count] = max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / run.batch_size))
+    fill_file_cache(files[: max(batches.values()) * run.batch_size])
+    rows: list[tuple[float, ...]] = []
     for turn in range(passes):
-        rows += [(*case, turn, *_time_pass(case, cases[case], files, batches[case])) for case in cases]
-        if turn + 1 >= _MIN_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(cases):
+        rows += [(count, turn, *_time_pass(run, files, count, batches[count])) for count in workers]
+        if turn + 1 >= MIN_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
             break
-    table = pd.DataFrame(rows, columns=[*FileSetting._fields, "round", "images", "seconds"])
+    table = pd.DataFrame(rows, columns=["workers", *PASS_COLUMNS])
     return table.astype({"workers": int, "round": int, "images": int})
 
 
-def _time_pass(
-    case: FileSetting, predictor: DatasetPredictor, files: NDArray[np.str_], batches: int
-) -> tuple[float, float]:
+def _time_pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) -> tuple[float, float]:
     """Return the number of timed images and their seconds, in the middle of a longer job.
 
     While workers start, batches arrive late and then all at once; at the end nothing is decoded beside the network.
     """
-    timed = copy.copy(predictor)  # shares the network
-    timed.workers, timed.batch_size = case.workers, case.batch
-    first, last = case.workers + 1, _PREFETCH_FACTOR * case.workers
-    asked = np.resize(files, case.batch * (first + batches + last)).tolist()
-    with use_threads(case.threads):
-        waiting = time_batches(timed.predict_files(asked, precision=case.precision))
-        # stop here: the last batches are decoded in the background but not timed
-        waits = np.array(list(islice(waiting, first + batches)))[first:]
+    timed = copy.copy(run.predictor)  # shares the network
+    timed.workers = workers
+    first, last = workers + 1, PREFETCH_FACTOR * workers
+    asked = np.resize(files, run.batch_size * (first + batches + last)).tolist()
+    # stop here: the last batches are decoded in the background but not timed
+    waits = np.array(list(islice(time_batches(timed.predict_files(asked)), first + batches)))[first:]
     images, seconds = waits.sum(axis=0).tolist()
     return images, seconds
+
+
+def fill_file_cache(files: Iterable[str]) -> None:
+    """Read files once, so that the disk's speed is not measured."""
+    for file in files:
+        locate_image(Path(file)).read_bytes()
+
+
+def time_predict(run: Run, files: NDArray[np.str_], passes: int, seconds: float, rate: float) -> pd.DataFrame | Reason:
+    """Time the predictions of `predict` on many such files; return one row per pass, or why there is none.
+
+    The columns are SETTING and PASS_COLUMNS. A process of its own computes them: the libraries of its runtime can end
+    it without ending this one. A pass takes about `seconds` at `rate` images per second, or less.
+    """
+    request: dict[str, Any] = {"run": os.fspath(run), "accelerator": run.accelerator, "allow": sorted(run.allow)}
+    request |= {"files": files.tolist(), "passes": passes, "seconds": seconds, "rate": rate}
+    try:
+        process = subprocess.run(
+            [sys.executable, "-m", f"{__package__}.predict_process"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=MAX_PREDICT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        status = getattr(error, "returncode", type(error).__name__)
+        return Reason("predict_failed", status=status)
+    said = json.loads(process.stdout.splitlines()[-1])
+    table = pd.DataFrame(said["passes"], columns=PASS_COLUMNS)
+    return table.assign(command="predict", **said["setting"])[[*SETTING, *PASS_COLUMNS]]

@@ -1,0 +1,1 @@
+"""Local web page that classifies images, with an HTTP API, and a page that does so in a browser."""

@@ -1,0 +1,42 @@
+"""Page that classifies images in a browser."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from avatar_bench.config.schema import ExportConfig
+from avatar_bench.errors import GuardError
+from avatar_bench.models.classifier import Classifier
+from avatar_bench.runs.run import Run
+
+_DEFAULT_TARGET_ERROR = 0.05  # of a page of a run whose calibration allows it
+
+
+def prepare(run: Run, options: ExportConfig) -> Callable[[Classifier, Mapping[str, str]], dict[str, bytes]]:
+    """Return the function that encodes the page of a network; print what a user must know of the page's decisions."""
+    from avatar_bench.inference.export_formats import onnx
+    from avatar_bench.plugins.app.browser_page import refuse_equalised, render_page
+    from avatar_bench.plugins.app.web_runtime import load_web_runtime
+    from avatar_bench.runs.decisions import make_rule
+
+    refuse_equalised(run)
+    rule = None
+    is_asked = options.target_error is not None or options.costs is not None
+    try:
+        target_error = options.target_error if is_asked else _DEFAULT_TARGET_ERROR
+        rule = make_rule(run, target_error, options.costs, options.alpha, options.per_class)
+    except GuardError as error:
+        if is_asked:
+            raise
+        print(f"The page makes no decisions: {error.lines[0]}", file=sys.stderr)
+    for note in rule.notes if rule else ():
+        print(note, file=sys.stderr)
+    runtime = load_web_runtime(Path(options.web_runtime) if options.web_runtime else None)
+
+    def encode(classifier: Classifier, texts: Mapping[str, str]) -> dict[str, bytes]:
+        (network,) = onnx.encode(classifier, texts).values()
+        return {".html": render_page(run, rule, runtime, options.lang, network, "large_page" in options.allow)}
+
+    return encode

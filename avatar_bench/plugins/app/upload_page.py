@@ -1,0 +1,138 @@
+"""Page of the app, on which images are dropped: a card for each image, and a table for many."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from avatar_bench.files.csv_io import format_csv
+from avatar_bench.files.html import build_html_environment
+from avatar_bench.i18n import _, use_language
+from avatar_bench.plugins.app.image_service import LARGE, SMALL, ImageAnswer, ImageService
+from avatar_bench.reporting.decision_words import ask_question, describe_class, explain_phrases, phrase_prediction
+from avatar_bench.reporting.model_accuracy import describe_accuracy, describe_model
+from avatar_bench.reporting.review_page import PageContent, ReviewedImage, render_page, start_row
+from avatar_bench.results.prediction_cautions import list_cautions
+from avatar_bench.runs.decision_costs import ABSTAIN
+
+MAX_CARDS = 12  # images shown one by one; of more, the table says more
+_SECONDS = 0.4  # between two updates of the progress
+
+
+class UploadPage:
+    """Page in one language on which at most `most` images at once are dropped, answered by a service.
+
+    `is_local` states that only this machine reaches it.
+    """
+
+    def __init__(self, service: ImageService, language: str, most: int, is_local: bool) -> None:
+        self.service, self.language, self.most, self.is_local = service, language, most, is_local
+        self.settings = service.predictor.settings
+        self.columns = [*self.settings.find_columns().values()]
+        self._environment = build_html_environment("avatar_bench.plugins.app")
+        self._environment.globals |= {"_": _, "ABSTAIN": ABSTAIN, "phrase": phrase_prediction}
+        self._environment.filters["class"] = describe_class
+        self._macros: Any = self._environment.get_template("app/answers.html.jinja").module
+
+    def render(self) -> str:
+        """Return the page without images."""
+        run = self.service.predictor.run
+        with use_language(self.language):
+            return self._environment.get_template("app/page.html.jinja").render(
+                lang=self.language,
+                question=ask_question(run.classes),
+                run=run.name,
+                is_local=self.is_local,
+                explained="" if self.service.predictor.rule else explain_phrases(),
+                cautions=[
+                    describe_accuracy(run),
+                    *list_cautions(self.columns),
+                    *(note for each in self.columns for note in each.list_notes()),
+                ],
+                most=self.most,
+            )
+
+    async def answer_each(self, files: Sequence[Path]) -> AsyncIterator[str]:
+        """Yield what the page shows of the first images, one by one, each time a further one is answered."""
+        answers, shown = [], files[:MAX_CARDS]
+        for done, file in enumerate(shown, start=1):
+            answers.append(await self._predict(file, LARGE))
+            is_last = done == len(shown)
+            state = ("too_many", len(files) - done) if is_last else ("progress", done, len(shown))
+            yield self._render(*state) + self._render_cards(answers)
+
+    async def answer_batch(self, files: Sequence[Path]) -> AsyncIterator[str]:
+        """Yield how many images are answered, now and then, and in the end the table of all."""
+        answers, told = [], 0.0
+        for file in files:
+            answers.append(await self._predict(file, SMALL))
+            if time.monotonic() - told > _SECONDS and len(answers) < len(files):
+                told = time.monotonic()
+                yield self._render("progress", len(answers), len(files))
+        table = pd.DataFrame([one.row for one in answers], columns=self.service.predictor.columns)
+        review = await asyncio.to_thread(self._render_review, answers)
+        links = [
+            base64.b64encode(text.encode(errors="surrogateescape")).decode() for text in (format_csv(table), review)
+        ]
+        yield self._render("batch", answers, self.service.predictor.run.classes, *links)
+
+    def refuse(self) -> str:
+        """Return what the page shows in place of an answer that would take too long."""
+        return self._render("busy")
+
+    async def _predict(self, file: Path, shown: tuple[int, int]) -> ImageAnswer:
+        try:
+            return await self.service.predict(file, file.name, shown)
+        finally:
+            file.unlink()
+
+    def _render_review(self, answers: Sequence[ImageAnswer]) -> str:
+        """Return the page for review that `predict output=FILE.html` writes."""
+        predictor = self.service.predictor
+        run, is_decided = predictor.run, predictor.rule is not None
+        with use_language(self.language):
+            content = PageContent(
+                name=run.name,
+                run=run.name,
+                classes=run.classes,
+                n_files=len(answers),
+                language=self.language,
+                model=describe_model(run, predictor.is_calibrated),
+                has_paths=False,
+                target_error=self.settings.target_error,
+                has_decisions=is_decided,
+                columns=self.columns,
+            )
+            images = [
+                ReviewedImage(
+                    one.row, one.sha256, start_row(str(one.row["path"]), one.sha256), one.image, None, (), self.columns
+                )
+                for one in answers
+                if one.image is not None
+            ]
+            failed = [(str(one.row["path"]), str(one.row["reason"])) for one in answers if one.image is None]
+            return render_page(content, images, failed)
+
+    def _render_cards(self, answers: Sequence[ImageAnswer]) -> str:
+        classes, is_calibrated = self.service.predictor.run.classes, self.service.predictor.is_calibrated
+        return "".join(
+            self._render("card", one, classes, is_calibrated, self.settings.target_error, self._describe(one))
+            for one in answers
+        )
+
+    def _describe(self, answer: ImageAnswer) -> list[tuple[str, str]]:
+        """Return what further columns say of an image, as terms with texts."""
+        if answer.row["status"] != "ok":
+            return []
+        with use_language(self.language):
+            return [pair for each in self.columns for pair in each.describe(answer.row, is_brief=True)]
+
+    def _render(self, macro: str, *values: Any) -> str:
+        with use_language(self.language):
+            return str(getattr(self._macros, macro)(*values))

@@ -1,0 +1,1 @@
+"""Detectors in the formats of timm and transformers, from folders or the Hugging Face hub."""

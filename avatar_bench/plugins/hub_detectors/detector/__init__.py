@@ -1,0 +1,1 @@
+"""Kinds of detectors of the plug-in."""

@@ -1,1 +1,0 @@
-"""What people use who do not program: pages made of predictions."""
