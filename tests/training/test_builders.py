@@ -24,7 +24,7 @@ KINDS = ("optimizer", "schedule", "logger", "callback")
 def my(tmp_path: Path) -> Path:
     """Folder with the entries of these kinds that docs/extending.md shows."""
     for file, body in examples("docs/extending.md", ("py", "yaml")):
-        if file.split("/")[1] in KINDS:
+        if set(KINDS) & set(file.split("/")):
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).write_text(body, encoding="utf-8")
     return tmp_path / "my"
