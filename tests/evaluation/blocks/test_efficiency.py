@@ -444,7 +444,7 @@ def test_every_pass_begins_with_the_same_files(passes_of: Callable[..., Any]) ->
 def test_the_legend_stays_inside_the_figure(language: str) -> None:
     times = {"latency_ms": 1.0, "latency_ms_p95": 2.0}
     rate = {"images_per_second": 5.0, "images_per_second_low": 4.0, "images_per_second_high": 6.0}
-    kind = {"runtime": "openvino", "precision": "bf16", "command": "predict"}
+    kind = {"runtime": "openvino", "precision": "bf16", "threads": 16, "command": "predict"}
     settings = [("torch", 1, "run"), ("torch", 16, "run"), ("contiguous", 16, "run"), ("torch", 16, "copy")]
     rows = [
         {"runtime": runtime, "threads": threads, "network": network, "batch": batch, "device": "cpu"} | times | rate

@@ -70,9 +70,10 @@ def _draw_files(axes: Axes, table: pd.DataFrame, used: int) -> None:
         ends = [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
         style: dict[str, Any] = {"fmt": "D", "color": plots.get_colour(used + index), "markersize": 5, "capsize": 2}
         setting = _(
-            "real files, {runtime} {precision}, workers: {workers}",
+            "real files, {runtime} {precision}, threads: {threads}, workers: {workers}",
             runtime=row["runtime"],
             precision=row["precision"],
+            threads=f"{row['threads']:.0f}",
             workers=f"{row['workers']:.0f}",
         )
         style["label"] = _("predict: {setting}", setting=setting) if row.get("command") == "predict" else setting
