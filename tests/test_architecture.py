@@ -68,6 +68,22 @@ NO_TORCH = (
 TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only where overlays are asked for
 # entries found by kind and name, such as noise, which is a corruption and an augmentation
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
+# at most so many lines and statements of each package; a commit that raises one says why
+BUDGETS: dict[tuple[str, ...], tuple[int, int]] = {
+    ("commands", "cli", "console"): (2380, 1680),
+    ("config",): (2580, 1680),
+    ("data",): (5060, 3300),
+    ("models",): (2520, 1560),
+    ("inference", "runs"): (6520, 4400),
+    ("reporting",): (3020, 2060),
+    ("results", "i18n", "files"): (2180, 1460),
+    ("metrics", "audit"): (5140, 3160),
+    ("sources",): (2840, 1980),
+    ("training",): (3240, 2140),
+    ("evaluation",): (11480, 7940),
+    ("plugins",): (3320, 2200),
+}
+MOST_MODULES = 388  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
 STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}
@@ -251,6 +267,22 @@ def test_no_modules_import_one_another(copy: Path) -> None:
     file = modules(copy)["data/splits"]
     file.write_text(f"{file.read_text(encoding='utf-8')}\nfrom avatar_bench.data import selection\n", encoding="utf-8")
     assert ["data/selection", "data/splits"] in circles(copy)
+
+
+@pytest.mark.parametrize("packages", BUDGETS, ids="+".join)
+def test_packages_stay_within_their_budgets(packages: tuple[str, ...]) -> None:
+    texts = [file.read_text(encoding="utf-8") for each in packages for file in (PACKAGE / each).rglob("*.py")]
+    lines = sum(len(text.splitlines()) for text in texts)
+    statements = sum(isinstance(node, ast.stmt) for text in texts for node in ast.walk(ast.parse(text)))
+    assert lines <= BUDGETS[packages][0]
+    assert statements <= BUDGETS[packages][1]
+
+
+def test_there_are_no_more_modules_than_planned() -> None:
+    packages = [name.split("/")[0] for name in modules(PACKAGE)]
+    assert len(packages) - packages.count("plugins") <= MOST_MODULES
+    budgeted = {each for some in BUDGETS for each in some}
+    assert set(packages) - budgeted == {"__init__", "__main__", "errors", "user_entries"}
 
 
 def test_names_keep_the_rules() -> None:
