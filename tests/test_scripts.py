@@ -15,7 +15,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DEMO = [f"runs/demo/{model}" for model in ("efficientnet_lite0", "efficientnet_lite1", "mobilenetv2")]
-PARTS = ("avatar_bench", "conf", "scripts", "tests", ".ci", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
+PARTS = (
+    "avatar_bench",
+    "conf",
+    "scripts",
+    "studies",
+    "tests",
+    ".ci",
+    "pyproject.toml",
+    "constraints.txt",
+    "README.md",
+    "LICENSE",
+)
 
 
 def call(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
