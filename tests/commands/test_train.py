@@ -720,7 +720,7 @@ def test_classes_that_differ_in_what_is_not_seen_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_row_with_a_comma_too_many_is_refused_by_its_number(
+def test_a_row_with_a_comma_too_many_is_refused_by_its_line(
     train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     header, *rows = manifest(images)[["path", "source", "label"]].to_csv(index=False).splitlines()
@@ -728,7 +728,7 @@ def test_a_row_with_a_comma_too_many_is_refused_by_its_number(
         odd = [*rows[: number - 1], rows[number - 1].replace(",", ",Adobe, Inc,", 1), *rows[number:]]
         (tmp_path / "all.csv").write_text("\n".join([header, *odd]), encoding="utf-8")
         train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
-        assert f"all.csv, row {number}: 5 cells, but the header has 3." in capsys.readouterr().err
+        assert f"all.csv, line {number + 1}: 5 cells, but the header has 3." in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
