@@ -77,12 +77,16 @@ def _list_rows(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collect
         value: Any = "..." if OmegaConf.is_missing(cfg, name) else cfg[name]
         kind: Any = OmegaConf.get_type(value) if isinstance(value, DictConfig) else None
         # chosen with its group, such as optimizer.name by optimizer=NAME
-        is_chosen = name in ("kind", "name") and get_default(each) is MISSING
+        is_chosen = bool(prefix) and name in ("kind", "name") and get_default(each) is MISSING
         if is_dataclass(kind):
             below += _list_rows(value, kind, f"{prefix}{name}.")
-        elif not (isinstance(value, DictConfig) and value) and f"{prefix}{name}" not in left_out and not is_chosen:
+        elif f"{prefix}{name}" not in left_out and not is_chosen:
             option = prefix.rstrip(".") if name == SWITCH else prefix + name
-            yield option, _format_value(value), notes.get(name, "")
+            yield (
+                option,
+                "{...}" if isinstance(value, DictConfig) and value else _format_value(value),
+                notes.get(name, ""),
+            )
     yield from below
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from avatar_bench.config import catalogue
@@ -123,7 +124,7 @@ def _complete_option(command: str, before: Sequence[str], word: str, files: bool
     from avatar_bench.config.options import find_option
     from avatar_bench.config.path_quoting import is_path_option
     from avatar_bench.config.schema import find_schema
-    from avatar_bench.config.search_path import register
+    from avatar_bench.config.search_path import find_default_choices, register
 
     option, equals, value = word.partition("=")
     if equals and is_path_option(option.lstrip("+")):
@@ -136,8 +137,8 @@ def _complete_option(command: str, before: Sequence[str], word: str, files: bool
         plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
         found = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))
     hidden = rf"({'|'.join(['hydra', 'schema', *catalogue.find_unused_groups(command)])})\b"
-    own = [name for name in found if not re.match(hidden, name)]
-    return sorted(name for name in own if not ("/" in name.partition("=")[0] or name.rstrip("=.") == "hydra_defaults"))
+    owned = {each.name for each in fields(find_schema(command))} | find_default_choices(command).keys()
+    return sorted(name for name in found if re.split("[=.@]", name)[0] in owned and not re.match(hidden, name))
 
 
 def _complete_path(option: str, value: str) -> list[str]:

@@ -38,6 +38,8 @@ def execute(settings: ExportConfig) -> None:
     known["ancestors"] = run.ancestors
     provenance = {"checkpoint_sha256": run.checkpoint_sha256} | {name: each for name, each in known.items() if each}
     exporter = entry.load()
+    if not (hasattr(exporter, "prepare") or hasattr(exporter, "encode")):
+        raise ConfigError(f"{entry.module} must define encode(classifier, texts), or prepare(run, options).")
     encode = exporter.prepare(run, settings) if hasattr(exporter, "prepare") else exporter.encode
     with open_bar("export", 2, "step") as bar:
         classifier = run.predictor.module
@@ -58,12 +60,14 @@ def execute(settings: ExportConfig) -> None:
 
 
 def _refuse_foreign_files(file: Path, card: Path) -> None:
-    """Raise ConfigError if the card, or the .bin file beside an .xml file, would overwrite a foreign file."""
+    """Raise ConfigError if `file`, its card, or the .bin file beside an .xml file would overwrite a foreign file."""
     try:
-        ours = not card.exists() or "avatar_bench" in read_json(card)
+        is_ours = not card.exists() or "avatar_bench" in read_json(card)
     except (OSError, ValueError, TypeError):
-        ours = False
-    if not ours:
+        is_ours = False
+    if file.exists() and not card.exists():
+        raise ConfigError(f"out={file} is there, without the card of an exported file.", "Choose another: out=FILE")
+    if not is_ours:
         raise ConfigError(f"out={file}: its card would overwrite {card}, which is no card.", "Choose another: out=FILE")
     weights = file.with_suffix(".bin")
     if file.suffix.lower() == ".xml" and weights.exists() and not file.exists():

@@ -65,6 +65,10 @@ class Plugin:
     def about(self) -> Mapping[str, Any]:
         """Return what its about.yaml says: `summary`, and the `extra` of pyproject.toml that it needs, if any."""
         file = self.folder / "about.yaml"
+        if not file.is_file():
+            raise ConfigError(
+                f"The package {self.package} is no plug-in: {file} is missing.", "Add it, or uninstall it."
+            )
         return _read_about(file, file.stat().st_mtime_ns)
 
 
@@ -122,8 +126,10 @@ class Entry:
 
     def load(self) -> ModuleType:
         """Import the module; raise ConfigError, with the reason, if a user's module cannot be imported."""
-        if self.is_builtin:
+        if self.package.startswith("avatar_bench."):
             return importlib.import_module(f"{self.package}.{self.name}")
+        if self.package:
+            return self._import(f"{self.package}.{self.name}")
         users = importlib.import_module(_USERS)
         users.__path__[:] = [str(folder) for folder in find_user_folders()]
         full = f"{_USERS}.{self.kind}.{self.name}"
@@ -132,13 +138,16 @@ class Entry:
             for name in [name for name in sys.modules if f"{name}.".startswith(f"{full}.")]:
                 del sys.modules[name]  # of another folder, or changed since
         importlib.invalidate_caches()  # the file may be as new as the import system's list of its folder
-        try:
-            module = importlib.import_module(full)
-        except Exception as error:  # a user's module may raise anything
-            reason = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"{self.kind}={self.name}: {self.module} cannot be imported: {reason}") from error
+        module = self._import(full)
         vars(module)["_digest"] = self.digest
         return module
+
+    def _import(self, full: str) -> ModuleType:
+        try:
+            return importlib.import_module(full)
+        except Exception as error:  # a module of somebody else may raise anything
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{self.kind}={self.name}: {self.module} cannot be imported: {reason}") from error
 
     def load_class(self) -> type:
         """Return the dataclass of the module; raise ConfigError unless it defines exactly one public one.
@@ -189,7 +198,7 @@ class Entry:
         except AvatarBenchError:
             raise
         except Exception as error:  # a user's module may raise anything
-            if self.is_builtin:
+            if self.package.startswith("avatar_bench."):
                 raise
             reason = f"{self.kind} {self.name}: {self.module} failed: {type(error).__name__}: {error}"
             raise ConfigError(reason, "AVATAR_BENCH_DEBUG=1 shows the traceback.") from error
@@ -197,13 +206,14 @@ class Entry:
 
 def find_plugins() -> dict[str, Plugin]:
     """Return the plug-ins by name, sorted, those of installed packages among them, without importing any."""
-    folders = [(folder.parent, f"avatar_bench.plugins.{folder.parent.name}") for folder in _list_abouts()]
-    folders += [(folder, package) for folder, package in _find_installed(PLUGIN_GROUP, tuple(sys.path))]
-    return {folder.name: Plugin(folder.name, folder, package) for folder, package in sorted(folders)}
+    own = [file.parent for file in _list_abouts()]
+    found = [Plugin(folder.name, folder, f"avatar_bench.plugins.{folder.name}") for folder in own]
+    found += [Plugin(*each) for each in _find_installed(PLUGIN_GROUP, tuple(sys.path))]
+    return {plugin.name: plugin for plugin in sorted(found, key=lambda plugin: plugin.name)}
 
 
 def find_provider(kind: str, name: str) -> str | None:
-    """Return the plug-in of this project that provides an entry, whether or not it is there; None for no such entry."""
+    """Return the plug-in or study of this project that provides an entry, there or not; None for no such entry."""
     index = read_yaml(_PACKAGE / "plugins" / "index.yaml")
     return next((plugin for plugin, provided in index.items() if name in provided.get(kind, ())), None)
 
@@ -247,7 +257,9 @@ def find_entry(kind: str, name: str, asked: str = "") -> Entry:
 
 
 def describe_missing(plugin: str) -> str:
-    """Return what to say of something that a plug-in provides which is not there."""
+    """Return what to say of something that a plug-in provides which is not there, or a folder of studies/."""
+    if "/" in plugin:
+        return f"this is of {plugin} of the repository: add -cd {plugin}"
     return f"this is of the plug-in {plugin}, which is not part of this installation."
 
 
@@ -271,7 +283,7 @@ def find_user_folders() -> list[Path]:
     for folder in named:
         if not folder.is_dir():
             raise ConfigError(f"{FOLDERS_VARIABLE}: no such folder: {folder}")
-    return named + [folder for folder, _ in _find_installed(ENTRY_POINT_GROUP, tuple(sys.path))]
+    return named + [folder for _, folder, _ in _find_installed(ENTRY_POINT_GROUP, tuple(sys.path))]
 
 
 @contextmanager
@@ -311,10 +323,10 @@ def _read_about(file: Path, changed: int) -> Mapping[str, Any]:
 
 
 @cache
-def _find_installed(group: str, path: tuple[str, ...]) -> list[tuple[Path, str]]:
-    """Return the folders of the packages on Python's path that state an entry point of a group, with their names.
+def _find_installed(group: str, path: tuple[str, ...]) -> list[tuple[str, Path, str]]:
+    """Return the entry points of a group of the packages on Python's path: name, folder and package of each.
 
-    Reading the entry points takes milliseconds.
+    Reading them takes milliseconds.
     """
     from importlib.metadata import entry_points
     from importlib.util import find_spec
@@ -328,5 +340,5 @@ def _find_installed(group: str, path: tuple[str, ...]) -> list[tuple[Path, str]]
             continue
         if spec is not None:
             places = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]
-            found += [(Path(place), point.module) for place in places]
+            found += [(point.name, Path(place), point.module) for place in places]
     return found

@@ -384,7 +384,7 @@ class PredictConfig:
         example="photos/",
     )
     output: str = path_option(
-        "file of the predictions (.html: a page for review), or - for standard output; with engine=ray, a folder",
+        "file of the predictions (.html: a page for review; engine=ray: a folder), or - for standard output",
         "-",
     )
     calibrated: bool = option(True, help="scale by the run's temperature")

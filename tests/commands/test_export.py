@@ -156,6 +156,17 @@ def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: P
         np.testing.assert_allclose(probabilities, scaled, atol=1e-4)
 
 
+@pytest.mark.parametrize("suffix", ["html", "onnx", "safetensors"])
+def test_a_file_of_somebody_else_is_not_replaced(
+    suffix: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / f"mine.{suffix}"
+    file.write_text("mine")
+    assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 2
+    assert f"mine.{suffix} is there, without the card" in capsys.readouterr().err
+    assert [file.read_text(), len(list(tmp_path.iterdir()))] == ["mine", 1]
+
+
 @pytest.mark.skipif(bool(runtimes.find_missing_package("openvino")), reason="the extra openvino is not installed")
 def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
     import openvino
@@ -164,6 +175,7 @@ def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_pat
     weights = file.with_suffix(".bin")
     for earlier in (file, weights):
         earlier.write_bytes(b"earlier")
+    file.with_suffix(".json").write_text('{"avatar_bench": "0.3.0"}')
     assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0
     run = Run.open(tiny_run, accelerator="cpu")
     core = openvino.Core()
@@ -224,6 +236,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(
 ) -> None:
     file = tmp_path / "net.safetensors"
     file.write_bytes(b"earlier")
+    file.with_suffix(".json").write_text('{"avatar_bench": "0.3.0"}')
 
     def full(number: int) -> None:
         raise OSError(28, "No space left on device")
@@ -231,7 +244,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(
     monkeypatch.setattr("os.fsync", full)
     assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 5
     assert "No space left" in capsys.readouterr().err
-    assert [one.name for one in tmp_path.iterdir()] == ["net.safetensors"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["net.json", "net.safetensors"]
     assert file.read_bytes() == b"earlier"
 
 

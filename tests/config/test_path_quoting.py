@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from avatar_bench.cli.app import main
+from avatar_bench.config.catalogue import PLAIN_COMMANDS, find_commands
 from avatar_bench.config.path_quoting import find_main_option, make_words, name_bare_paths, quote_paths
-from avatar_bench.config.schema import CORE
 from avatar_bench.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("_in_empty_folder")
@@ -24,9 +24,9 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_main_option_of_a_command_is_a_path() -> None:
-    found = {command: find_main_option(command) for command in CORE}
+    found = {command: find_main_option(command) for command in find_commands() if command not in PLAIN_COMMANDS}
     assert {command: name for command, name in found.items() if name} == {
-        **dict.fromkeys(("app", "evaluate", "calibrate", "export"), "ckpt"),
+        **dict.fromkeys(("app", "evaluate", "calibrate", "export", "push"), "ckpt"),
         "predict": "input",
         "report": "runs",
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from avatar_bench.errors import ConfigError
 
+MIN_CHARACTERS = 12  # of a password
 _N, _R, _P = 2**14, 8, 5  # 16 MiB and about 0.2 s a password, as OWASP advises
 _LINE = re.compile(rf"(?P<name>[^\s:]+):scrypt\${_N}\${_R}\${_P}\$(?P<salt>[0-9a-f]{{32}})\$(?P<key>[0-9a-f]{{64}})")
 
@@ -19,8 +20,8 @@ def hash_password(name: str, password: str) -> str:
     """Return the line of the password file, NAME:HASH; raise ConfigError for a name that it cannot hold."""
     if not re.fullmatch(r"[^\s:]+", name):
         raise ConfigError(f"hash={name!r}: expected a name without spaces and colons.")
-    if not password:
-        raise ConfigError("The password is empty.", "Expected one of twelve characters or more.")
+    if len(password) < MIN_CHARACTERS:
+        raise ConfigError(f"The password has fewer than {MIN_CHARACTERS} characters.", "Choose a longer one.")
     salt = secrets.token_bytes(16)
     return f"{name}:scrypt${_N}${_R}${_P}${salt.hex()}${_derive_key(password, salt).hex()}"
 

@@ -29,7 +29,7 @@ from avatar_bench.errors import ConfigError
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Options of a method, as in conf/method; 0 for options of other methods."""
+    """Options of a method, as in method/ of the plug-in; 0 for options of other methods."""
 
     name: str
     temperature: float = 0.0

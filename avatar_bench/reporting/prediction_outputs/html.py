@@ -39,7 +39,7 @@ class ReviewWriter(PredictionWriter):
     """A writer of a page for review, which is written once all rows are there, or not at all."""
 
     is_page = True
-    marks = (b'class="cards"',)
+    marks = (b'class="cards" data-key=',)
 
     @classmethod
     def open(cls, predictor: FilePredictor, n_files: int, stamps: Mapping[str, Stamp | None]) -> ReviewWriter:

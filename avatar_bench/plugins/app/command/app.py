@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import sys
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
@@ -38,7 +39,12 @@ class AppConfig:
     ckpt: str | None = copy_option(PredictConfig, "ckpt", is_main=True)
     host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine")
     port: int = option(7860, help="0: any free one", range=(0, 65535))
-    names: list[str] = option([], help="further host names by which browsers reach it, such as avatars.example")
+    names: list[str] = option(
+        [],
+        help="further host names by which browsers reach it",
+        check=lambda names: all(re.fullmatch(r"[\w.-]+", name) for name in names),
+        expected="host names such as avatars.example",
+    )
     auth: str | None = path_option("file with a line NAME:HASH for each person, see hash; null: no passwords")
     hash: str | None = option(None, help="ask for a password, print the line of this name for auth, and end")
     lang: str = copy_option(PredictConfig, "lang", help="language of the page")
