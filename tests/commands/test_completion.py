@@ -97,3 +97,9 @@ def test_bash_completes(words: str, expected: list[str]) -> None:
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
     )
     assert done.stdout.split() == expected
+
+
+def test_only_what_a_command_knows_is_offered() -> None:
+    assert complete(["report", "ru"]) == ["runs="]
+    assert complete(["push", "t"]) == ["to="]
+    assert "kind=" in complete(["import", ""])

@@ -49,7 +49,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder / "greetings" / "__init__.py", "raise RuntimeError('imported')\n")
     write(folder / "greetings" / "about.yaml", "summary: greetings of all kinds\n")
     write(folder / "greetings-1.dist-info" / "METADATA", "Name: greetings\nVersion: 1\n")
-    write(folder / "greetings-1.dist-info" / "entry_points.txt", "[avatar_bench.plugins]\ngreetings = greetings\n")
+    write(folder / "greetings-1.dist-info" / "entry_points.txt", "[avatar_bench.plugins]\nhello = greetings\n")
     monkeypatch.syspath_prepend(folder)
 
 
@@ -72,7 +72,7 @@ def test_a_plugin_of_another_package_is_listed_without_being_imported(
 ) -> None:
     install(tmp_path, monkeypatch)
     assert main(["list", "plugins"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("greetings")]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("hello ")]
     assert line.split(maxsplit=1)[1] == "greetings of all kinds"
     assert "greetings" not in sys.modules
 
@@ -126,6 +126,23 @@ def test_a_wheel_adds_a_command_a_column_and_an_output(
     assert header.endswith("| dimensions |")
     assert len(rows) == 42
     assert all(re.search(r"\| \d+x\d+ \|$", row) for row in rows)
+
+
+def test_a_plugin_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(tmp_path, monkeypatch)
+    write(tmp_path / "greetings" / "command" / "greet.py", '"""greet: greet."""\n')
+    assert main(["greet"]) == 2
+    assert "greet.py cannot be imported: RuntimeError: imported" in capsys.readouterr().err
+    (tmp_path / "greetings" / "about.yaml").unlink()
+    assert main(["list", "plugins"]) == 2
+    assert "The package greetings is no plug-in" in capsys.readouterr().err
+
+
+def test_what_a_study_provides_is_of_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "block=transformers"]) == 2
+    assert "add -cd studies/avatar_types" in capsys.readouterr().err
 
 
 def test_the_name_of_another_entry_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
