@@ -213,7 +213,7 @@ def test_an_interrupted_page_leaves_the_earlier_one(
         return tabulate(self, files, *given)
 
     tabulate, page = NetworkPredictor.tabulate, tmp_path / "page.html"
-    page.write_text(earlier := '<ol class="cards">')
+    page.write_text(earlier := '<ol class="cards" data-key="1">')
     monkeypatch.setattr(NetworkPredictor, "tabulate", stop_late)
     words = ["workers=0", "batch_size=8"]
     assert main(["predict", f"ckpt={run}", f"input={batch}", f"output={page}", *words]) == 130
