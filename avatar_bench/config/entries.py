@@ -324,15 +324,11 @@ def _read_about(file: Path, changed: int) -> Mapping[str, Any]:
 
 @cache
 def _find_installed(group: str, path: tuple[str, ...]) -> list[tuple[str, Path, str]]:
-    """Return the entry points of a group of the packages on Python's path: name, folder and package of each.
-
-    Reading them takes milliseconds.
-    """
-    from importlib.metadata import entry_points
+    """Return the entry points of a group of the packages on Python's path: name, folder and package of each."""
     from importlib.util import find_spec
 
     found = []
-    for point in entry_points(group=group):
+    for point in _read_entry_points(path).select(group=group):
         try:
             spec = find_spec(point.module)
         except Exception as error:  # a broken third-party package must not stop the command
@@ -342,3 +338,10 @@ def _find_installed(group: str, path: tuple[str, ...]) -> list[tuple[str, Path, 
             places = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]
             found += [(point.name, Path(place), point.module) for place in places]
     return found
+
+
+@cache
+def _read_entry_points(path: tuple[str, ...]) -> Any:
+    from importlib.metadata import entry_points
+
+    return entry_points()  # of all groups at once: it reads a file of each package
