@@ -71,7 +71,7 @@ FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS: dict[tuple[str, ...], tuple[int, int]] = {
     ("commands", "cli", "console"): (2380, 1680),
-    ("config",): (2580, 1680),
+    ("config",): (2600, 1700),
     ("data",): (5060, 3300),
     ("models",): (2520, 1560),
     ("inference", "runs"): (6520, 4400),
