@@ -38,7 +38,7 @@ def test_the_block_is_known_with_the_folder_alone(runs: Path, study: Path, capsy
     assert main(["list", "blocks", "-cd", str(study)]) == 0
     assert "transformers" in capsys.readouterr().out
     assert main(["evaluate", f"ckpt={runs}", "block=transformers"]) == 2
-    assert "block=transformers: no such block" in capsys.readouterr().err
+    assert "block=transformers: this is of studies/avatar_types of the repository: add -cd" in capsys.readouterr().err
     words = ["-cd", str(study), "transformers.power=2", "block=transformers"]
     assert main(["evaluate", f"ckpt={runs}", *words]) == 2
     assert "did you mean block.transformers.power?" in capsys.readouterr().err
