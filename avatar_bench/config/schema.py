@@ -57,12 +57,12 @@ def format_alternatives(names: Sequence[str]) -> str:
 
 
 # what option() is told of values that several options accept
-_COUNT: dict[str, Any] = {"check": lambda value: value >= 1, "expected": "at least 1"}
+COUNT: dict[str, Any] = {"check": lambda value: value >= 1, "expected": "at least 1"}
 _NATURAL: dict[str, Any] = {"check": lambda value: value >= 0, "expected": "0 or more"}
-_POSITIVE: dict[str, Any] = {"check": lambda value: 0 < value < math.inf, "expected": "more than 0"}
-_FRACTION: dict[str, Any] = {"check": lambda value: 0 < value <= 1, "expected": "more than 0 and at most 1"}
-_PROBABILITY: dict[str, Any] = {"check": lambda value: 0 <= value <= 1, "expected": "from 0 to 1"}
-_INSIDE: dict[str, Any] = {"check": lambda value: 0 < value < 1, "expected": "between 0 and 1"}
+POSITIVE: dict[str, Any] = {"check": lambda value: 0 < value < math.inf, "expected": "more than 0"}
+FRACTION: dict[str, Any] = {"check": lambda value: 0 < value <= 1, "expected": "more than 0 and at most 1"}
+PROBABILITY: dict[str, Any] = {"check": lambda value: 0 <= value <= 1, "expected": "from 0 to 1"}
+INSIDE: dict[str, Any] = {"check": lambda value: 0 < value < 1, "expected": "between 0 and 1"}
 _TARGET_ERROR = "decide, or abstain so often that at most this fraction of the answers is incorrect; null: no decisions"
 _PAGE_TARGET_ERROR = "as in predict, for a page; null: .05 if the run's calibration has enough images for it"
 _PER_CLASS = "target_error holds for the answers of each class, not for all together"
@@ -121,17 +121,17 @@ class StageConfig:
     """One training stage."""
 
     unfreeze: Any = option("all", help="layers to train", **_UNFREEZE)
-    epochs: int = option(MISSING, help="passes over the images", **_COUNT)
-    lr: float = option(MISSING, help="learning rate of the head", **_POSITIVE)
+    epochs: int = option(MISSING, help="passes over the images", **COUNT)
+    lr: float = option(MISSING, help="learning rate of the head", **POSITIVE)
 
 
 @dataclass
 class ModeConfig:
     name: str = option(MISSING, help="name of the mode")
     stages: list[StageConfig] = option(MISSING, help="stages of the training: {unfreeze, epochs, lr} of each")
-    shots: int | None = option(None, help="images per class of the training split; null: all", **_COUNT)
+    shots: int | None = option(None, help="images per class of the training split; null: all", **COUNT)
     val_shots: int | None = option(
-        None, help="images per class of val, which are not counted in shots; null: as many as shots", **_COUNT
+        None, help="images per class of val, which are not counted in shots; null: as many as shots", **COUNT
     )
     balance: str = option(
         "sampler", help="how unequal classes and sources are balanced", **_choose("sampler", "source", "loss", "none")
@@ -165,21 +165,21 @@ class UnitsConfig:
 class SplitConfig(UnitsConfig):
     folds: int = option(10, help="one fold is test, the next one val, the others train", **_FOLDS)
     by: str | None = option(None, help="null: as the data set states, or group", **_SPLIT_BY)
-    at_least: int = option(20, help="minimum images of a held-out unit in a sweep, after data.limit", **_COUNT)
+    at_least: int = option(20, help="minimum images of a held-out unit in a sweep, after data.limit", **COUNT)
     units: dict[str, list[str]] = option({}, help="sources held out together: {UNIT: [SOURCE, ...]}", **_SOURCES_OF)
     val_by: str | None = option(None, help="what val and train do not share; null: group", **_VAL_BY)
-    train_sources: int | None = option(None, help="sources per class in train, drawn by seed; null: all", **_COUNT)
+    train_sources: int | None = option(None, help="sources per class in train, drawn by seed; null: all", **COUNT)
 
 
 @dataclass
 class AugmentConfig:
-    flip: float = option(0.0, help="probability of mirroring; 0: off", **_PROBABILITY)
+    flip: float = option(0.0, help="probability of mirroring; 0: off", **PROBABILITY)
     jitter: list[float] = option([0.0] * 4, help="brightness, contrast, saturation, hue", **_JITTER)
     rotation: float = option(0.0, help="degrees, in both directions; 0: off", **_ANGLE)
-    noise: float = option(0.0, help="maximum standard deviation, as a fraction of 255; 0: off", **_PROBABILITY)
+    noise: float = option(0.0, help="maximum standard deviation, as a fraction of 255; 0: off", **PROBABILITY)
     randaugment: int = option(0, help="magnitude of two random changes of colour or geometry; 0: off", range=(0, 30))
     delivery: float = option(
-        0.0, help="probability of re-encoding as web platforms do, at the image's own size; 0: off", **_PROBABILITY
+        0.0, help="probability of re-encoding as web platforms do, at the image's own size; 0: off", **PROBABILITY
     )
     mixup: float = option(0.0, help="alpha of the Beta distribution; 0: off", **_NATURAL)
     cutmix: float = option(0.0, help="alpha of the Beta distribution; 0: off; beside mixup, half each", **_NATURAL)
@@ -193,7 +193,7 @@ class ImageSetConfig:
     root: str | None = path_option("folder of images", only_for=("folder",))
     manifest: str | None = path_option("a CSV with columns path,label", only_for=("manifest",))
     shards: str | None = path_option("folder or address of shards written by prepare", only_for=("shards",))
-    shards_gb: float = option(50.0, help="GB of remote shards kept on this machine", only_for=("shards",), **_POSITIVE)
+    shards_gb: float = option(50.0, help="GB of remote shards kept on this machine", only_for=("shards",), **POSITIVE)
     sources: dict[str, Any] = option({}, help="for data=demo: its sources, see conf/source")
     blind_sources: list[str] = option([], help="for data=demo: sources of its blind set")
     ood_sources: dict[str, list[str]] = option({}, help="for data=demo: its out-of-domain sets")
@@ -217,16 +217,16 @@ class ImagesConfig(ImageSetConfig):
 class SplitDataConfig(ImagesConfig):
     split: SplitConfig = field(default_factory=SplitConfig)
     fold: int = option(0, help="index of the test fold", **_NATURAL)
-    fraction: float = option(1.0, help="of the training split", **_FRACTION)
-    val_fraction: float = option(1.0, help="of the val split", **_FRACTION)
-    limit: int | None = option(None, help="images drawn from the whole set before it is split", **_COUNT)
+    fraction: float = option(1.0, help="of the training split", **FRACTION)
+    val_fraction: float = option(1.0, help="of the val split", **FRACTION)
+    limit: int | None = option(None, help="images drawn from the whole set before it is split", **COUNT)
 
 
 @dataclass
 class DataConfig(SplitDataConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    shuffle_shards: int = option(64, help="shards whose images are shuffled together", only_for=("shards",), **_COUNT)
-    augmented_copies: int | None = option(None, help="fixed copies per image; null: anew each epoch", **_COUNT)
+    shuffle_shards: int = option(64, help="shards whose images are shuffled together", only_for=("shards",), **COUNT)
+    augmented_copies: int | None = option(None, help="fixed copies per image; null: anew each epoch", **COUNT)
 
 
 @dataclass
@@ -247,7 +247,7 @@ class OptimizerConfig:
     rho: float | None = copy_option(SAM, "rho", default=None, only_for=("sam",))
     adaptive: bool | None = copy_option(SAM, "adaptive", default=None, only_for=("sam",))
     base: str | None = option(None, help="base optimizer, any of the others", only_for=("sam",), **_OPTIMIZER)
-    layer_decay: float | None = option(None, help="factor of the rate per layer away from the head", **_FRACTION)
+    layer_decay: float | None = option(None, help="factor of the rate per layer away from the head", **FRACTION)
     decay_norms: bool = option(True, help="also decay norms, biases, tokens and position embeddings")
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
@@ -262,13 +262,13 @@ class TrainerConfig:
     precision: str = option(
         "32", help="auto: chosen by autotune", **_choose("32", "auto", "amp", "16-mixed", "bf16-mixed")
     )
-    max_epochs: int | None = option(None, help="limit for each stage", **_COUNT)
-    limit_batches: int | None = option(None, help="limit for each epoch", **_COUNT)
+    max_epochs: int | None = option(None, help="limit for each stage", **COUNT)
+    limit_batches: int | None = option(None, help="limit for each epoch", **COUNT)
     threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)
     channels_last: bool = option(True, help="memory format that is faster for convolutions")
     compile: bool = option(False, help="compile the network before training")
-    gradient_clip: float | None = option(None, help="maximum norm of the gradient", **_POSITIVE)
-    accumulate: int = option(1, help="batches per optimizer step", **_COUNT)
+    gradient_clip: float | None = option(None, help="maximum norm of the gradient", **POSITIVE)
+    accumulate: int = option(1, help="batches per optimizer step", **COUNT)
 
 
 @dataclass
@@ -280,8 +280,8 @@ class ProgressConfig:
 
 @dataclass
 class CallbacksConfig(ProgressConfig):
-    early_stopping: int | None = option(None, help="epochs without improvement of val macro-F1", **_COUNT)
-    ema: float | None = option(None, help="decay of the averaged weights", **_INSIDE)
+    early_stopping: int | None = option(None, help="epochs without improvement of val macro-F1", **COUNT)
+    ema: float | None = option(None, help="decay of the averaged weights", **INSIDE)
     swa: int | None = option(None, help="average the epoch weights from this epoch of a stage on", **_NATURAL)
 
 
@@ -296,9 +296,9 @@ class LoggerConfig:
 @dataclass
 class TrainConfig:
     seed: int = option(42, help="training seed; the split has data.split.seed", **_SEED)
-    stage: int | None = option(None, help="last stage of the mode to train; null: all", **_COUNT)
-    epochs: int | None = option(None, help="of every stage; null: the mode's value", **_COUNT)
-    lr: float | None = option(None, help="of every stage; null: the mode's value", **_POSITIVE)
+    stage: int | None = option(None, help="last stage of the mode to train; null: all", **COUNT)
+    epochs: int | None = option(None, help="of every stage; null: the mode's value", **COUNT)
+    lr: float | None = option(None, help="of every stage; null: the mode's value", **POSITIVE)
     label_smoothing: float = option(0.0, help="part of each target that goes to all classes", **_SMOOTHING)
     lang: str = option("en", help="language of the curves", **_LANGUAGE)
     tables: str = option("auto", help=_TABLES_HELP, **_TABLES)
@@ -344,7 +344,7 @@ class EvaluateConfig:
     )
     split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
     against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
-    alpha: float = option(0.05, help="significance level of against", **_INSIDE)
+    alpha: float = option(0.05, help="significance level of against", **INSIDE)
     out: str | None = path_option("folder of the results; null: the run's folder")
     allow: list[str] = option(
         [],
@@ -388,17 +388,17 @@ class PredictConfig:
         "-",
     )
     calibrated: bool = option(True, help="scale by the run's temperature")
-    target_error: float | None = option(None, help=_TARGET_ERROR, **_INSIDE)
+    target_error: float | None = option(None, help=_TARGET_ERROR, **INSIDE)
     per_class: bool = option(False, help=_PER_CLASS)
     costs: str | None = path_option("yaml with the cost of each answer: decide by least expected cost; null: none")
-    alpha: float = option(0.1, help="fraction of images whose prediction_set misses the true class", **_INSIDE)
+    alpha: float = option(0.1, help="fraction of images whose prediction_set misses the true class", **INSIDE)
     runtime: str = option("auto", help="all but torch on the CPU; auto: the fastest that agrees with torch", **_RUNTIME)
     precision: str = option("auto", help="auto: chosen by autotune", **_choose("auto", "32", "bf16", "16", "int8"))
     update: bool = option(False, help="continue an incomplete output")
     explain: str | None = path_option("folder for the Grad-CAM of each image, which a page shows too; null: none")
     neighbours: bool = option(False, help="a page shows the nearest training images of each image")
     lang: str = option("en", help="language of a page for review", **_LANGUAGE)
-    batch_size: int = option(64, help="images per batch", **_COUNT)
+    batch_size: int = option(64, help="images per batch", **COUNT)
     workers: int | None = option(None, help="image-loading processes; null: one per core, at most 8", **_WORKERS)
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **_THREADS)
@@ -421,8 +421,8 @@ class PrepareSplitConfig(UnitsConfig):
 
 @dataclass
 class CapConfig:
-    per_class: int | None = option(None, help="maximum images per class; null: all", **_COUNT)
-    per_source: int | None = option(None, help="maximum images per source; null: all", **_COUNT)
+    per_class: int | None = option(None, help="maximum images per class; null: all", **COUNT)
+    per_source: int | None = option(None, help="maximum images per source; null: all", **COUNT)
 
 
 @dataclass
@@ -433,7 +433,7 @@ class PrepareConfig:
     tables: str = option("auto", help=_TABLES_HELP, **_TABLES)
     equalise: str | None = option(None, help="re-encode all images alike; null: keep the files", **_EQUALISE)
     out_format: str = option("files", help="shards: also write OUT/shards, tar files", **_choose("files", "shards"))
-    shard_mb: float = option(100.0, help="MB of a shard of out_format=shards", **_POSITIVE)
+    shard_mb: float = option(100.0, help="MB of a shard of out_format=shards", **POSITIVE)
     blind: list[str] = option([], help="sources of the external test set, blind.csv")
     against: dict[str, str] = path_option("{name: folder or manifest} of images to exclude", {}, is_open=True)
     split: PrepareSplitConfig = field(default_factory=PrepareSplitConfig)
@@ -463,7 +463,7 @@ class CalibrateConfig:
     )
     split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
     data: ImageSetConfig = field(default_factory=ImageSetConfig)
-    target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **_INSIDE)
+    target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **INSIDE)
     per_class: bool = option(False, help=_PER_CLASS)
     view: ViewConfig = field(default_factory=ViewConfig)
     allow: list[str] = option(
@@ -471,7 +471,7 @@ class CalibrateConfig:
         help=_ALLOW,
         **_choose("overlap", "near_duplicates", "missing_rows", "upload", "detector_changed", "selected"),
     )
-    batch_size: int = option(32, help="images per batch", **_COUNT)
+    batch_size: int = option(32, help="images per batch", **COUNT)
     workers: int = option(2, help="image-loading processes", **_WORKERS)
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig
 
 from avatar_bench.config.options import copy_option, option, path_option
-from avatar_bench.config.schema import PredictConfig, PrepareConfig, ViewConfig, find_schema
+from avatar_bench.config.schema import COUNT, POSITIVE, PredictConfig, ViewConfig, find_schema
 from avatar_bench.errors import ConfigError
 from avatar_bench.plugins.app.passwords import Passwords, hash_password
 from avatar_bench.runs.run_choice import choose_run
@@ -24,14 +24,10 @@ class AppLimitsConfig:
     """What the app refuses beyond; images have at most 50 million pixels, as everywhere."""
 
     image_mb: float = option(20.0, help="size of an image in MB; at most 256", range=(0.001, 256))
-    batch_mb: float = copy_option(
-        PrepareConfig, "shard_mb", default=500.0, help="size of the images dropped at once in MB"
-    )
-    batch_images: int = copy_option(PredictConfig, "batch_size", default=500, help="images dropped at once")
-    queue: int = copy_option(PredictConfig, "batch_size", default=32, help="images, and uploads, that wait at once")
-    seconds: float = copy_option(
-        PrepareConfig, "shard_mb", default=60.0, help="for which an image waits, and an upload takes"
-    )
+    batch_mb: float = option(500.0, help="size of the images dropped at once in MB", **POSITIVE)
+    batch_images: int = option(500, help="images dropped at once", **COUNT)
+    queue: int = option(32, help="images, and uploads, that wait at once", **COUNT)
+    seconds: float = option(60.0, help="for which an image waits, and an upload takes", **POSITIVE)
 
 
 @dataclass

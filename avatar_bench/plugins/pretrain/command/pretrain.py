@@ -11,8 +11,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from avatar_bench.config.options import copy_option, iterate_options, option, path_option
 from avatar_bench.config.rules import check_training, check_warmup
 from avatar_bench.config.schema import (
+    COUNT,
+    FRACTION,
+    INSIDE,
+    POSITIVE,
+    PROBABILITY,
     AugmentConfig,
-    CallbacksConfig,
     LoggerConfig,
     ModelConfig,
     OptimizerConfig,
@@ -25,7 +29,6 @@ from avatar_bench.config.schema import (
 )
 from avatar_bench.errors import ConfigError
 
-_COUNT: dict[str, Any] = {"check": lambda value: value >= 1, "expected": "at least 1"}
 _UNUSED: dict[str, Any] = {"help": "of sam, which pretrain does not support", "only_for": ()}
 _MULTIPLE: dict[str, Any] = {"check": lambda value: value >= 32 and value % 32 == 0, "expected": "a multiple of 32"}
 _METHODS, _CONTRAST = ("simclr", "dino", "mae"), ("simclr", "dino")
@@ -36,26 +39,22 @@ _GUARDS = ("pretraining", "near_duplicates", "test_images")
 class MethodConfig:
     name: str = option(MISSING, help="objective of the pretraining", choices=_METHODS, expected="simclr, dino or mae")
     lr: float = copy_option(StageConfig, "lr", help="used unless lr= is set")
-    temperature: float | None = copy_option(TrainConfig, "lr", help="of the loss or of the teacher", only_for=_CONTRAST)
-    projection: int | None = option(None, help="dimension of the projection head", only_for=_CONTRAST, **_COUNT)
-    momentum: float | None = copy_option(
-        AugmentConfig, "flip", default=None, help="initial momentum of the teacher; rises to 1", only_for=("dino",)
+    temperature: float | None = option(None, help="of the loss or of the teacher", only_for=_CONTRAST, **POSITIVE)
+    projection: int | None = option(None, help="dimension of the projection head", only_for=_CONTRAST, **COUNT)
+    momentum: float | None = option(
+        None, help="initial momentum of the teacher; rises to 1", only_for=("dino",), **PROBABILITY
     )
     local_views: int | None = option(
         None, help="small crops beside the two large ones", only_for=("dino",), range=(0, None)
     )
-    mask_ratio: float | None = copy_option(
-        CallbacksConfig, "ema", help="fraction of patches that are masked", only_for=("mae",)
-    )
-    decoder_depth: int | None = option(None, help="blocks of the decoder", only_for=("mae",), **_COUNT)
+    mask_ratio: float | None = option(None, help="fraction of patches that are masked", only_for=("mae",), **INSIDE)
+    decoder_depth: int | None = option(None, help="blocks of the decoder", only_for=("mae",), **COUNT)
     decoder_width: int | None = option(None, help="features of the decoder", only_for=("mae",), **_MULTIPLE)
-    crop_scale: float = copy_option(
-        SplitDataConfig, "fraction", default=0.2, help="minimum area of a crop; for local views the maximum"
-    )
+    crop_scale: float = option(0.2, help="minimum area of a crop; for local views the maximum", **FRACTION)
     flip: float = copy_option(AugmentConfig, "flip")
-    jitter: float = copy_option(AugmentConfig, "flip", default=0.5, help="strength of colour jitter")
-    grey: float = copy_option(AugmentConfig, "flip", default=0.2, help="probability of a greyscale view")
-    blur: float = copy_option(AugmentConfig, "flip", default=0.5, help="probability")
+    jitter: float = option(0.5, help="strength of colour jitter", **PROBABILITY)
+    grey: float = option(0.2, help="probability of a greyscale view", **PROBABILITY)
+    blur: float = option(0.5, help="probability", **PROBABILITY)
 
 
 @dataclass
@@ -69,8 +68,8 @@ class PretrainOptimizerConfig(OptimizerConfig):
 
 @dataclass
 class ProbeConfig:
-    every: int = option(10, help="epochs between probes; the first is before training, the last after it", **_COUNT)
-    k: int = option(20, help="neighbours that vote", **_COUNT)
+    every: int = option(10, help="epochs between probes; the first is before training, the last after it", **COUNT)
+    k: int = option(20, help="neighbours that vote", **COUNT)
 
 
 @dataclass
