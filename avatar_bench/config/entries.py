@@ -87,6 +87,11 @@ class Entry:
         return bool(self.package)
 
     @property
+    def is_of_project(self) -> bool:
+        """Return whether the entry is of this project: an error of its code is a bug of ours."""
+        return self.package.startswith("avatar_bench.")
+
+    @property
     def is_folder(self) -> bool:
         """Return whether the entry is a folder, with __init__.py and about.yaml, not a single module."""
         return self.module.name == "__init__.py"
@@ -126,10 +131,9 @@ class Entry:
 
     def load(self) -> ModuleType:
         """Import the module; raise ConfigError, with the reason, if a user's module cannot be imported."""
-        if self.package.startswith("avatar_bench."):
-            return importlib.import_module(f"{self.package}.{self.name}")
         if self.package:
-            return self._import(f"{self.package}.{self.name}")
+            full = f"{self.package}.{self.name}"
+            return importlib.import_module(full) if self.is_of_project else self._import(full)
         users = importlib.import_module(_USERS)
         users.__path__[:] = [str(folder) for folder in find_user_folders()]
         full = f"{_USERS}.{self.kind}.{self.name}"
@@ -198,7 +202,7 @@ class Entry:
         except AvatarBenchError:
             raise
         except Exception as error:  # a user's module may raise anything
-            if self.package.startswith("avatar_bench."):
+            if self.is_of_project:
                 raise
             reason = f"{self.kind} {self.name}: {self.module} failed: {type(error).__name__}: {error}"
             raise ConfigError(reason, "AVATAR_BENCH_DEBUG=1 shows the traceback.") from error
