@@ -1,10 +1,10 @@
-# The command avatar-bench for CPU, or for CUDA: --build-arg TORCH=cu130. See docs/container.md.
+# The command avatar-bench for CPU, or for CUDA: --build-arg TORCH=cu130. See docs/install.md#container.
 ARG BASE=debian:13.6-slim
 FROM ${BASE}
 
 # build of torch that uv's --torch-backend names; empty: the package index's own
 ARG TORCH=cpu
-ARG EXTRAS=demo,app,export,audit
+ARG EXTRAS=demo,app,export,audit,pretrain
 ARG UV=0.13.9
 
 RUN apt-get update \

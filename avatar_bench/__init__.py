@@ -43,7 +43,7 @@ def load(run: StrPath) -> Run:
     The network is loaded when it is first used. Raises CheckpointError if there is no run at that place.
     """
     from avatar_bench.runs.ensembles import open_run
-    from avatar_bench.runs.run_choice import locate_run
+    from avatar_bench.runs.record import locate_run
 
     return open_run(locate_run(os.fspath(run)))
 

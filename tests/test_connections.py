@@ -55,7 +55,7 @@ def test_no_command_connects_anywhere(tiny_run: Path, images: Path, small: list[
         ["prepare", "source=folder", f"source.folder.root={folder}", f"out={tmp_path / 'data'}"]
         + [f"block.data_audit.{option}" for option in quick],
         ["train", *[word for word in small if word != "logger=none"], "logger=tensorboard", f"out={tmp_path / 'new'}"],
-        ["evaluate", at, "block=[blind_test,calibration,decision,embedding,gradcam,efficiency,error_bias]"],
+        ["evaluate", at, "block=[blind_test,calibration,decision,clusters,gradcam,efficiency,error_bias]"],
         ["report", f"runs={tmp_path}", f"out={tmp_path / 'report.html'}"],
         ["calibrate", at, "split=val"],
         *(

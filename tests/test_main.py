@@ -171,7 +171,8 @@ MISTAKES = [
     (["train", *DATA, "epochs=[1"], "cannot parse epochs=[1"),
     (["train", *DATA, "model"], "option=value"),
     (["train", "--epochs", "3"], "option=value"),
-    (["train", *DATA, "-cd", "nowhere"], "nowhere"),
+    (["train", *DATA, "-cd", "nowhere"], "-cd nowhere: there is no such folder"),
+    (["list", "blocks", "-cd", "nowhere"], "-cd nowhere: there is no such folder"),
     (["train", *DATA, "seed=1,2", "-m", "--cfg", "job"], "--multirun"),
     (["train", *DATA, "-m"], "-m: no option has more than one value"),
     (["train", *DATA, "data.root={a: b}", "data=[folder]", "data.split=3"], "data.split"),
@@ -321,9 +322,9 @@ def test_nine_models_needs_no_flag_and_takes_other_options_along(stub: Callable[
 def test_attention_trains_all_by_one_protocol(stub: Callable[..., Any]) -> None:
     calls = stub("train")
     assert main(["train", *DATA, "sweep=attention", "model.weights=none", "seed=3"]) == 0
-    found = {(call["model"]["backbone"].split("_")[0], call["optimizer"]["name"]) for call in calls}
-    assert found == {(net, step) for net in ("mobilenetv3", "deit") for step in ("adamw", "sam")}
-    kept = [call["mode"] | call["optimizer"]["schedule"] for call in calls]
+    found = {(call["model"]["backbone"].split("_")[0], call["optimizer"]["rho"]) for call in calls}
+    assert found == {(net, rho) for net in ("mobilenetv3", "deit") for rho in (None, 0.05)}
+    kept = [call["mode"] | call["schedule"] for call in calls]
     assert len(kept) == 4
     assert all(each == kept[0] for each in kept)
     assert kept[0]["balance"] == "sampler"

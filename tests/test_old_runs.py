@@ -74,12 +74,14 @@ def test_saved_results_are_reported_and_a_sweep_is_compared(old: Path, capsys: p
     assert main(["list", "runs", "runs"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in ("runs/run", "lr0.004", "lr0.005", "imported", "interrupted"))
-    words = ["ckpt=runs/sweep", "split=blind", "block=[significance,ensemble]"]
+    words = ["ckpt=runs/sweep", "split=blind", "block=[significance,ensemble]", "data.workers=0"]
+    words += [f"block.{block}.resamples=100" for block in ("significance", "ensemble")]
     assert main(["evaluate", *words, "again=true"]) == 0
 
 
 def test_a_data_set_is_recognised_and_updated(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["source=folder", "source.folder.root=images/blind", "out=dataset", "allow=[shortcut]"]
+    words += [f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "label_errors=false")]
     before = (old / "dataset/manifest.csv").read_bytes()
     assert main(["prepare", *words]) == 0
     assert (old / "dataset/manifest.csv").read_bytes() == before

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hydra._internal.utils import get_args_parser
 from hydra.core.plugins import Plugins
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 
@@ -24,17 +23,6 @@ def test_hydra_takes_no_launcher_from_outside_its_namespace() -> None:
     """Replaced in cli/sweep.py."""
     with pytest.raises(RuntimeError, match="not the hydra_plugins package"):
         Plugins.instance()._instantiate(OmegaConf.create({"_target_": "avatar_bench.cli.sweep.TrackedLauncher"}))
-
-
-def test_hydra_builds_what_a_configuration_names() -> None:
-    """Replaced in config/config_loader.py."""
-    assert instantiate({"_target_": "tempfile.gettempdir"})
-
-
-def test_omegaconf_expands_aliases(tmp_path: Path) -> None:
-    """Replaced in config/config_loader.py."""
-    (tmp_path / "a.yaml").write_text("a: &a [1, 2]\nb: [*a, *a]\n", encoding="utf-8")
-    assert OmegaConf.load(tmp_path / "a.yaml").b == [[1, 2], [1, 2]]
 
 
 def test_the_launcher_of_submitit_raises_at_the_first_killed_job(

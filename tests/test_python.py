@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hydra._internal.hydra
 import numpy as np
 import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
@@ -29,8 +31,7 @@ from PIL import Image
 import avatar_bench
 from avatar_bench.cli.app import main
 from avatar_bench.cli.python_calls import keep_process_state
-from avatar_bench.config import config_loader
-from avatar_bench.config.search_path import keep_hydra_state
+from avatar_bench.config.composition import keep_hydra_state
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, DataError
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
@@ -51,7 +52,7 @@ def list_process_state() -> dict[str, Any]:
         "hydra": GlobalHydra.instance().hydra,
         "configurations": str(ConfigStore.instance().repo),
         "plugins": dict(Plugins.instance().class_name_to_class),
-        "has its loader": config_loader.is_installed(),
+        "has its loader": hydra._internal.hydra.ConfigLoaderImpl,
         "resolver": OmegaConf.has_resolver("units"),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)],
         "warnings": list(warnings.filters),
@@ -70,8 +71,7 @@ def _unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "own.yaml").write_text("where: {_target_: pathlib.Path}\n")
     with keep_hydra_state():
-        if config_loader.is_installed():  # by commands of other tests
-            config_loader.uninstall()
+        hydra._internal.hydra.ConfigLoaderImpl = ConfigLoaderImpl  # type: ignore[misc, attr-defined, unused-ignore]
         initialize_config_dir(str(tmp_path / "app"), version_base="1.3")
         before = list_process_state()
         yield
@@ -79,7 +79,7 @@ def _unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         new = after["loggers"].keys() - before["loggers"].keys()  # of libraries that are imported meanwhile
         after["loggers"] = {name: level for name, level in after["loggers"].items() if name not in new}
         assert after == before
-        assert compose("own").where["_target_"] == "pathlib.Path"  # which our loader would refuse
+        assert compose("own").where["_target_"] == "pathlib.Path"
 
 
 @pytest.fixture

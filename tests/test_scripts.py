@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -130,4 +131,6 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
 def test_the_test_script_hands_its_arguments_to_pytest(checkout: Path) -> None:
     done = call(checkout, "./scripts/test", "tests/runs/test_record.py", "-q")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout.splitlines()[-1]
+    passed, took = done.stdout.splitlines()[-2:]
+    assert " passed" in passed
+    assert re.fullmatch(r"Took \d+ min \d+ s", took)

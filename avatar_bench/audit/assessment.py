@@ -30,6 +30,5 @@ class Assessment:
 
     def format(self) -> tuple[str, list[str]]:
         """Return the answer and its reasons in the current language."""
-        return format_reason(Reason(self.suitable), AUDIT_BLOCK), [
-            format_reason(reason, AUDIT_BLOCK) for reason in self.reasons
-        ]
+        answer, *reasons = (format_reason(each, AUDIT_BLOCK) for each in (Reason(self.suitable), *self.reasons))
+        return answer, reasons

@@ -26,7 +26,6 @@ _PACKED_TYPE = re.compile(rb"igital[sS]ource[tT]ype/" + SOURCE_TYPE)
 _TERM = re.compile(SOURCE_TYPE)
 _GENERATED, _EDITED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 _ORIGINAL = re.compile("[cC]apture|Film|digitalArt|digitalCreation")
-_MAX_MANIFESTS = 32  # of the chain of files that an image was made from
 
 
 def read_manifest(data: bytes, trust: str = "") -> dict[str, str]:
@@ -80,7 +79,7 @@ def _list_source_types(store: Mapping[str, Any]) -> Iterator[str]:
     A part that was generated makes an image a composite.
     """
     left, seen = [(store["active_manifest"], True)], set[str]()
-    while left and len(seen) < _MAX_MANIFESTS:
+    while left:
         name, is_whole = left.pop(0)
         if name in seen or name not in store["manifests"]:
             continue

@@ -1,4 +1,4 @@
-"""Data card: a page, in Markdown and HTML, with the contents and the assessment of a data set."""
+"""Data card: a page, in Markdown and HTML, with contents, charts of counts and assessment of a data set."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from PIL import Image
 
 from avatar_bench.audit.assessment import AUDIT_BLOCK, Assessment
-from avatar_bench.audit.count_charts import draw_counts
 from avatar_bench.data.decoding import decode
 from avatar_bench.files import html
 from avatar_bench.files.table_io import find_table, read_table
@@ -68,6 +70,37 @@ def has_card(folder: Path, language: str) -> bool:
         return False
     with page.open(encoding="utf-8") as lines:
         return f'<html lang="{language}">' in lines.read(200)
+
+
+@plots.use_style()
+def draw_counts(images: pd.DataFrame, splits: Sequence[str]) -> Figure:
+    """Draw image counts by class, split and source: bars stacked by class, with the total at the end.
+
+    `images` has one row per image with label, source and split; `splits` is the order of the splits. Classes missing
+    from the first split come last, so that the others keep their colours. Only the 40 largest sources are shown, and
+    none if none is known.
+    """
+    first = set(images["label"][images["split"] == splits[0]])
+    classes = sorted(set(images["label"]), key=lambda label: (label not in first, label))
+    by_class = pd.crosstab(images["label"], images["label"]).reindex(index=classes, columns=classes)
+    by_split = pd.crosstab(images["split"], images["label"]).reindex(index=list(splits), columns=classes)
+    by_source = pd.crosstab(images["source"], images["label"]).reindex(columns=classes)
+    order = np.lexsort((-by_source.sum(axis=1), by_source.to_numpy().argmax(axis=1)))
+    largest = by_source.sum(axis=1).nlargest(plots.MAX_BARS).index
+    by_source = by_source.iloc[order].loc[lambda table: table.index.isin(largest)]
+    has_sources = by_source.index.astype(str).str.len().any()
+    rows = max(len(by_class) + len(by_split) + 4, len(by_source))
+    figure = plots.create_figure(8.4 if has_sources else 4.4, 1.5 + 0.22 * rows)
+    grid = figure.add_gridspec(2, 2 if has_sources else 1, height_ratios=[len(by_class) + 1, len(by_split) + 1])
+    _draw_stack(figure.add_subplot(grid[0, 0]), by_class, _("By class"))
+    _draw_stack(figure.add_subplot(grid[1, 0]), by_split, _("By split")).set_xlabel(_("images"))
+    if has_sources:
+        _draw_stack(figure.add_subplot(grid[:, 1]), by_source, _("By source")).set_xlabel(_("images"))
+    handles = [
+        Patch(color=plots.get_colour(index), label=plots.shorten_name(name)) for index, name in enumerate(classes)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
+    return figure
 
 
 def _collect_content(
@@ -196,3 +229,18 @@ def _embed_figure(file: Path) -> Markup:
         stream = io.BytesIO()
         image.convert("RGB").save(stream, "WEBP", quality=86)
     return Markup("data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode())
+
+
+def _draw_stack(axes: Axes, counts: pd.DataFrame, title: str) -> Axes:
+    """Draw one bar per row, the first on top, stacked by class (columns)."""
+    values = counts.fillna(0).to_numpy()
+    starts = np.cumsum(values, axis=1) - values
+    rows = np.arange(len(counts))
+    for index in range(values.shape[1]):
+        axes.barh(rows, values[:, index], left=starts[:, index], color=plots.get_colour(index), height=0.72)
+    for row, total in enumerate(values.sum(axis=1)):
+        axes.annotate(f"{total:,.0f}", (total, row), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(rows, [plots.shorten_name(str(name) or _("not known"), 30) for name in counts.index])
+    axes.set(title=title, xlim=(0, 1.16 * values.sum(axis=1).max()), ylim=(len(rows) - 0.4, -0.6))
+    axes.grid(axis="x")
+    return axes

@@ -37,8 +37,7 @@ class Rule:
         """Return the evidence in the metadata of a file, the first that is found; None without any."""
         for places, pattern in self.looks_for:
             for place in places:
-                match = re.search(pattern, metadata.get(place, ""), re.IGNORECASE) if place in metadata else None
-                if match:
+                if match := re.search(pattern, metadata[place], re.IGNORECASE) if place in metadata else None:
                     strength = STRENGTHS[0] if place == "c2pa:trusted" and self.says else self.strength
                     return Evidence(self, f"{place}: {clean_text(match[0], MAX_EVIDENCE)}", strength)
         return None
@@ -69,9 +68,8 @@ def _read_rules(file: Path) -> tuple[Rule, ...]:
             (tuple(place for each in part["in"] for place in places.get(each, [each])), expand(part["pattern"]))
             for part in rule["looks_for"]
         )
-        found.append(
-            Rule(name, **rule | {"looks_for": looks_for, "source": sources.get(rule["source"], rule["source"])})
-        )
+        source = sources.get(rule["source"], rule["source"])
+        found.append(Rule(name, **rule | {"looks_for": looks_for, "source": source}))
     return tuple(found)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -13,12 +12,14 @@ from typing import Any
 
 from PIL import Image
 
-from avatar_bench.audit.content_credentials import SOURCE_TYPE, read_manifest
+from avatar_bench.audit.content_credentials import SOURCE_TYPE, clean_text, read_manifest
 from avatar_bench.data.decoding import FORMATS
+from avatar_bench.data.file_structure import iterate_png_chunks
 
+# columns in which the audit shows the metadata of an image
+HINTS = ("c2pa", "iptc_digital_source_type", "png_text", "exif_software", "exif_make", "exif_model", "xmp_creator_tool")
 MAX_TEXT = 2**16  # bytes of one text: a compressed one can expand a thousandfold
 MAX_TEXTS = 2**20  # bytes of all texts of a PNG
-MAX_CHUNKS = 2**16
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _XMP = (b"<rdf:RDF", b"</rdf:RDF>")
@@ -29,7 +30,11 @@ _EXPOSURE_TAGS = (33434, 33437, 34855, 37386)  # exposure time, aperture, sensit
 _STATED_TYPE = re.compile(
     rb"igital[sS]ource[tT]ype(?:\s+rdf:resource)?\s*(?:=\s*[\"']|>)\s*(?:https?://[\w./]{1,80}/)?" + SOURCE_TYPE
 )
-_XMP_NAMES = ("CreatorTool", "Credit", "Software")
+# those of generators first: AUTOMATIC1111, ComfyUI, InvokeAI
+_GENERATOR_KEYS = ("parameters", "prompt", "workflow", "invokeai_metadata", "invokeai_graph", "sd-metadata", "dream")
+_PNG_KEYS = (*_GENERATOR_KEYS, "comment", "software", "description", "title", "source")
+_PLACES = {"iptc_digital_source_type": "xmp:DigitalSourceType", "xmp_creator_tool": "xmp:CreatorTool"}
+_PLACES |= {"exif_software": "exif:Software", "exif_make": "exif:Make", "exif_model": "exif:Model"}
 
 
 def read_metadata(data: bytes, trust: str = "") -> dict[str, str]:
@@ -51,6 +56,20 @@ def read_metadata(data: bytes, trust: str = "") -> dict[str, str]:
         found |= {f"exif:{name}": text for name, text in _read_exif(exif).items()}
     found |= _read_xmp(packet) | read_manifest(data, trust)
     return {place: text for place, text in found.items() if text}
+
+
+def select_hints(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return a short text for each of HINTS, "" where a file has none, from what `read_metadata` has read.
+
+    `c2pa`: the state of the manifest and what it states; `iptc_digital_source_type`: terms of the IPTC vocabulary in
+    XMP; `png_text`: "key: value" of the texts that generators and editors write; the others: the tags of these names.
+    """
+    state, signed = next(((place, text) for place, text in metadata.items() if place.startswith("c2pa:")), ("", ""))
+    texts = {key: clean_text(metadata[f"png:{key}"]) for key in _PNG_KEYS if f"png:{key}" in metadata}
+    found = {name: clean_text(metadata.get(place, "")) for name, place in _PLACES.items()}
+    found["c2pa"] = clean_text(f"{state.removeprefix('c2pa:')}: {signed}", 3 * len(signed)) if state else ""
+    found["png_text"] = "; ".join(f"{key}: {text}" for key, text in texts.items())
+    return {name: found[name] for name in HINTS}
 
 
 def _open_tags(data: bytes) -> tuple[Image.Exif, bytes, bytes]:
@@ -92,7 +111,7 @@ def _read_xmp(packet: bytes) -> dict[str, str]:
     packet = packet[start : end if end > 0 else None][:MAX_TEXT] if start >= 0 else b""
     terms = dict.fromkeys(match[1].decode() for match in islice(_STATED_TYPE.finditer(packet), 16))
     found = {"xmp": _decode(packet), "xmp:DigitalSourceType": ", ".join(terms)}
-    for name in _XMP_NAMES:
+    for name in ("CreatorTool", "Credit", "Software"):
         match = re.search(rb"\b%s\s*(?:>|=\s*[\"'])([^<\"']{1,200})" % name.encode(), packet)
         found[f"xmp:{name}"] = _decode(match[1]) if match else ""
     return found
@@ -129,12 +148,6 @@ def _unpack(text: bytes) -> bytes:
 
 
 def _read_png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield type and content of each chunk, without header and pixel chunks, up to the end of the file."""
-    start = len(_PNG) if data.startswith(_PNG) else len(data)
-    for _ in range(MAX_CHUNKS):
-        if start + 8 > len(data):
-            return
-        length, kind = struct.unpack_from(">I4s", data, start)
-        if kind not in (b"IHDR", b"IDAT", b"PLTE"):
-            yield kind, data[start + 8 : start + 8 + length]
-        start += 12 + length
+    """Yield type and content of each chunk of a PNG, without those of its pixels; none for another format."""
+    chunks = iterate_png_chunks(data) if data.startswith(_PNG) else ()
+    return ((kind, data[start:end]) for kind, start, end in chunks if kind not in (b"IDAT", b"fdAT"))

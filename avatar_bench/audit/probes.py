@@ -45,34 +45,32 @@ class ProbeResult(NamedTuple):
     by_class: dict[str, Metric]
 
 
-def probe(frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings | None = None) -> ProbeResult:
+def probe(frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings) -> ProbeResult:
     """Predict `label` from numeric, boolean or categorical columns by gradient boosting, out of fold.
 
     `frame` has `label` and `group` besides the columns. Intervals come from a bootstrap of whole groups over the
     out-of-fold scores, with the learner fixed. All metrics are None with a reason where there are fewer than two
     classes or a class has fewer than two groups.
     """
-    return _cross_validate(frame, _prepare_features(frame, columns), _fit_boosting, settings or ProbeSettings())
+    return _cross_validate(frame, _prepare_features(frame, columns), _fit_boosting, settings)
 
 
-def probe_source(frame: pd.DataFrame, settings: ProbeSettings | None = None) -> ProbeResult:
+def probe_source(frame: pd.DataFrame, settings: ProbeSettings) -> ProbeResult:
     """Predict `label` from the source, by its frequency in each class in the other folds; "" means not known."""
     known = frame[frame["source"] != ""]
     if known.empty:
         return _make_missing(Reason("no_source"))
-    return _cross_validate(known, known[["source"]], _fit_frequencies, settings or ProbeSettings())
+    return _cross_validate(known, known[["source"]], _fit_frequencies, settings)
 
 
-def probe_single_properties(
-    frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings | None = None
-) -> pd.DataFrame:
+def probe_single_properties(frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings) -> pd.DataFrame:
     """Probe each property alone by a decision tree; return a row per property, the highest AUROC first.
 
     Columns: property, class (with the highest AUROC), auroc, low, high, balanced_accuracy.
     """
     rows = []
     for column in columns:
-        result = _cross_validate(frame, _prepare_features(frame, [column]), _fit_tree, settings or ProbeSettings())
+        result = _cross_validate(frame, _prepare_features(frame, [column]), _fit_tree, settings)
         auroc = result.auroc
         best = next((name for name, one in result.by_class.items() if one == auroc), "")
         rows.append((column, best, auroc.value, auroc.low, auroc.high, result.balanced_accuracy.value))
@@ -144,8 +142,7 @@ def _fit_boosting(train: pd.DataFrame, targets: Codes, test: pd.DataFrame, class
     scores[:, present] = model.fit(train, targets).predict_proba(test) / priors[present]
     # Reweight to equal class priors: a class that is rare in the training folds would otherwise score low in the fold
     # where it is frequent, and the pooled scores would fall below chance where the features are uninformative.
-    balanced: Floats = scores / scores.sum(axis=1, keepdims=True)
-    return balanced
+    return np.asarray(scores / scores.sum(axis=1, keepdims=True))
 
 
 def _fit_tree(train: pd.DataFrame, targets: Codes, test: pd.DataFrame, classes: int) -> Floats:

@@ -12,8 +12,7 @@ from PIL import Image
 from scipy.fft import dctn, rfft2
 
 from avatar_bench.audit.evidence_rules import EVIDENCE_SAYS, conclude, find_evidence
-from avatar_bench.audit.file_metadata import read_metadata
-from avatar_bench.audit.provenance_hints import HINTS, select_hints
+from avatar_bench.audit.file_metadata import read_metadata, select_hints
 from avatar_bench.data.decoding import FORMATS, decode_bytes
 from avatar_bench.data.image_slices import estimate_jpeg_quality
 
@@ -35,7 +34,6 @@ RESIDUAL = (
     *(f"neighbour_{direction}" for direction in ("right", "below", "diagonal")),
     "blockiness",
 )
-PROPERTY_COLUMNS = (*METADATA, *APPEARANCE, *COLOUR, *RESIDUAL, *HINTS, EVIDENCE_SAYS)
 
 GREY_TOLERANCE = 8  # levels of 255; JPEG's chroma rounding shifts the channels of a grey image by a few
 SHARPNESS_SIDE = 96  # at 256, most avatars are enlarged and the measure depends on size (rank correlation .6)
@@ -55,7 +53,7 @@ _SUBSAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:
 
 
 def measure(data: bytes, name: str = "") -> dict[str, Value]:
-    """Measure the content of a file: a value for each of PROPERTY_COLUMNS.
+    """Measure the content of a file: METADATA, APPEARANCE, COLOUR, RESIDUAL, HINTS and EVIDENCE_SAYS.
 
     Their functions below document the values, and `select_hints` and `conclude` those of the metadata.
     Raises DataError, with `name`, where the content is not an image.

@@ -1,9 +1,10 @@
-"""Audit of a data set: measured properties, summaries by class, and the assessment with its reasons."""
+"""Audit of a data set: measured properties, summaries by class, shared provenance, and the assessment with reasons."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ import pandas as pd
 
 from avatar_bench.audit.assessment import Assessment
 from avatar_bench.audit.evidence_rules import EVIDENCE_SAYS
+from avatar_bench.audit.file_metadata import HINTS
 from avatar_bench.audit.properties import APPEARANCE, METADATA, find_outliers, measure
-from avatar_bench.audit.provenance_hints import HINTS
 from avatar_bench.console.progress import track
-from avatar_bench.data.dataset import Dataset, list_files
+from avatar_bench.data.dataset import OTHER_PREFIX, Dataset, list_files
 from avatar_bench.data.decoding import decode_bytes
 from avatar_bench.data.duplicates import ImageSet, find_matches
 from avatar_bench.data.equalise import equalise_bytes
 from avatar_bench.data.fingerprints import Fingerprint, fingerprint_files
+from avatar_bench.data.splits import name_origins
 from avatar_bench.errors import DataError
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
@@ -41,6 +43,12 @@ MANY_COPIES = 0.10
 MANY_OUTLIERS = 0.05
 # A class three times as large as another dominates accuracy; balanced metrics and a sampler are needed.
 MAX_CLASS_RATIO = 3.0
+SHARED_TABLE = "shared_provenance"
+_SHOWN = 3  # values that are named in warnings; the table has all
+# words that stand for a missing name, as in "various diffusion models" or "photographers not named"
+_UNKNOWN = re.compile(
+    r"unknown|various|not (?:named|stated|known|documented)|see the manifest|^(?:others?|none|n/?a|)$", re.IGNORECASE
+)
 
 
 def measure_images(dataset: Dataset, resize: str | None = None) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
@@ -53,8 +61,7 @@ def measure_images(dataset: Dataset, resize: str | None = None) -> tuple[pd.Data
     files = list_files(dataset)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = pool.map(lambda file: _measure_file(file, resize), files)
-        description = "measure images" + " after equalising" * (resize is not None)
-        measured = list(track(jobs, description, len(files)))
+        measured = list(track(jobs, "measure images" + " after equalising" * (resize is not None), len(files)))
     usable = [index for index, values in enumerate(measured) if isinstance(values, dict)]
     bad = [(str(dataset.frame["path"].iat[i]), why) for i, why in enumerate(measured) if isinstance(why, str)]
     if not usable:
@@ -112,15 +119,18 @@ def assess(
     `matches` has left, right and conflict of each pair of copies, None where copies were not searched for.
     """
     matches = pd.DataFrame(columns=["left", "right", "conflict"]) if matches is None else matches
-    counts = frame["label"].value_counts()
-    if len(counts) < 2:
-        return Assessment("not_asked", [Reason("one_class" if len(counts) else "no_class")])
+    classes = frame["label"].nunique()
+    if classes < 2:
+        return Assessment("not_asked", [Reason("one_class" if classes else "no_class")])
+    pairs = matches[matches["conflict"].astype(bool)], matches
+    conflicts, copies = (len(set(part["left"]) | set(part["right"])) for part in pairs)
     grave = [*_find_small_classes(frame), *_find_shortcut(file_alone, SHORTCUT_AUROC)]
-    conflicts = _count_involved(matches[matches["conflict"].astype(bool)]) / len(frame)
-    grave += [Reason("many_conflicts", share=conflicts)] if conflicts > MANY_CONFLICTS else []
+    if conflicts / len(frame) > MANY_CONFLICTS:
+        grave.append(Reason("many_conflicts", share=conflicts / len(frame)))
+    cautions = _find_cautions(frame, source_alone, conflicts, copies)
     if grave:
-        return Assessment("no", [*grave, *_find_cautions(frame, source_alone, matches)])
-    cautions = [*_find_shortcut(file_alone, NOTABLE_AUROC), *_find_cautions(frame, source_alone, matches)]
+        return Assessment("no", [*grave, *cautions])
+    cautions = [*_find_shortcut(file_alone, NOTABLE_AUROC), *cautions]
     return Assessment("with_care" if cautions else "yes", cautions)
 
 
@@ -129,6 +139,33 @@ def find_single_source_classes(frame: pd.DataFrame, column: str = "source") -> l
     known = frame[frame[column] != ""]
     kinds = known.groupby("label")[column].nunique()
     return [str(label) for label in kinds.index[kinds == 1]]
+
+
+def compare_provenance(
+    training: Dataset, external: Dataset, units: Mapping[str, Sequence[str]]
+) -> tuple[pd.DataFrame, list[Reason]]:
+    """Return field, value and classes of what both sets share, with the number of images of each, and warnings.
+
+    The warnings name what is shared, and say of how many images nothing is known. `units` joins sources of one
+    publisher. Several names of authors are compared one by one.
+    """
+    ours, theirs = (_list_values(dataset, units) for dataset in (training, external))
+    keys = ["field", "value"]
+    counts = {"training": ours.groupby(keys)["row"].nunique(), "external": theirs.groupby(keys)["row"].nunique()}
+    classes = pd.concat([ours, theirs]).groupby(keys)["label"].agg(lambda labels: ", ".join(sorted(set(labels) - {""})))
+    shared = pd.concat(counts, axis=1, join="inner").join(classes.rename("classes")).reset_index()
+    shared = shared.sort_values(["external", *keys], ascending=[False, True, True], ignore_index=True)
+    warnings = [
+        Reason("shared", classes=classes or "?", field=field, value=value, n=n, m=m, set=external.name)
+        for field, value, n, m, classes in shared.head(_SHOWN).itertuples(index=False)
+    ]
+    if more := len(shared) - len(warnings):
+        warnings.append(Reason("more_shared", n=more, table=SHARED_TABLE))
+    unknown = [len(training) - ours["row"].nunique(), len(external) - theirs["row"].nunique()]
+    if any(unknown):
+        sizes = {"all": len(training), "set": external.name, "all_external": len(external)}
+        warnings.append(Reason("provenance_unknown", n=unknown[0], m=unknown[1], **sizes))
+    return shared, warnings
 
 
 def _measure_file(file: Path, resize: str | None) -> dict[str, Any] | str:
@@ -169,9 +206,8 @@ def _find_shortcut(file_alone: Metric, threshold: float) -> list[Reason]:
     return [Reason("file", value=value) if low is None else Reason("file_with_interval", value=value, low=low)]
 
 
-def _find_cautions(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFrame) -> list[Reason]:
+def _find_cautions(frame: pd.DataFrame, source_alone: Metric, conflicts: int, copies: int) -> list[Reason]:
     counts, n = frame["label"].value_counts(), len(frame)
-    conflicts, copies = _count_involved(matches[matches["conflict"].astype(bool)]), _count_involved(matches) / n
     odd = float((frame["outlier"] != "").mean())
     unknown = sorted(set(counts.index) - set(frame["label"][frame["source"] != ""]))
     cautions = [Reason("one_source", name=label) for label in find_single_source_classes(frame)]
@@ -185,12 +221,24 @@ def _find_cautions(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFr
     if counts.iloc[0] > MAX_CLASS_RATIO * counts.iloc[-1]:
         (most, largest), (least, smallest) = counts.iloc[[0, -1]].items()
         cautions.append(Reason("unbalanced", n=largest, most=most, m=smallest, least=least))
-    if copies > MANY_COPIES:
-        cautions.append(Reason("copies", share=copies))
+    if copies / n > MANY_COPIES:
+        cautions.append(Reason("copies", share=copies / n))
     if odd > MANY_OUTLIERS:
         cautions.append(Reason("outliers", share=odd))
     return cautions
 
 
-def _count_involved(matches: pd.DataFrame) -> int:
-    return len(set(matches["left"]) | set(matches["right"]))
+def _list_values(dataset: Dataset, units: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return row, label, field and value of everything that is known, several rows for several authors."""
+    frame = dataset.frame
+    known = {name: frame.get(OTHER_PREFIX + name, pd.Series("", frame.index)) for name in ("url", "author")}
+    known |= {"generator": frame["generator"], "origin": name_origins(frame, units)}
+    known["url"] = known["url"].str.rstrip("/")
+    known["author"] = known["author"].str.replace(r"\([^)]*\)", "", regex=True).str.split(r"[,;]|\band\b", regex=True)
+    parts = [
+        pd.DataFrame({"row": range(len(frame)), "label": frame["label"].to_numpy(), "field": field, "value": values})
+        for field, values in known.items()
+    ]
+    table = pd.concat(parts).explode("value")
+    table["value"] = table["value"].fillna("").str.strip()
+    return table[~table["value"].str.contains(_UNKNOWN)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import logging
 import os
 import signal
 import sys
@@ -55,8 +56,8 @@ def _dispatch(words: list[str]) -> int:
     elif command == "--version" or "--version" in rest:
         print(f"avatar-bench {__version__}")
     elif command not in (known := entries.find_entries("command")):
-        if (plugin := entries.find_provider("command", command)) is not None:
-            raise ConfigError(f"{command}: {entries.describe_missing(plugin)}")
+        if missing := entries.explain_missing("command", command):
+            raise ConfigError(f"{command}: {missing}")
         nearest = suggest_names(command, known, "")
         raise ConfigError(f"{command}: no such command{nearest}", f"commands: {' '.join(known)}")
     elif command in catalogue.PLAIN_COMMANDS:
@@ -102,7 +103,7 @@ def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path 
     import hydra
 
     from avatar_bench.cli.task import CommandTask, JobError
-    from avatar_bench.config.search_path import register
+    from avatar_bench.config.composition import register
 
     register(command, quoted)
     job = CommandTask(command)
@@ -128,8 +129,9 @@ def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path 
 
 @contextmanager
 def _hydra_environment(words: list[str]) -> Iterator[None]:
-    """Set sys.argv for Hydra, and make it raise errors instead of printing them."""
-    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    """Set sys.argv for Hydra, and make it raise errors instead of printing them; undo what --info does to logging."""
+    argv, full_error, root = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger()
+    handlers, level = list(root.handlers), root.level
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["avatar-bench", *words], "1"
     if sys.version_info >= (3, 14):  # checks the help of options, which of hydra-core 1.3.8 is no string: hydra#3121
         argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]
@@ -137,6 +139,8 @@ def _hydra_environment(words: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = argv
+        root.handlers[:] = handlers
+        root.setLevel(level)
         os.environ.pop("HYDRA_FULL_ERROR") if full_error is None else os.environ.update(HYDRA_FULL_ERROR=full_error)
 
 

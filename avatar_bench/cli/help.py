@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.config import overrides
 from avatar_bench.config.catalogue import describe_choices, find_commands, find_conf_folder, find_unused_groups
+from avatar_bench.config.composition import find_default_choices, register
 from avatar_bench.config.entries import find_entry
 from avatar_bench.config.options import get_default, iterate_options
 from avatar_bench.config.path_quoting import find_main_option, name_bare_paths, quote_paths
 from avatar_bench.config.schema import SWITCH, find_schema
-from avatar_bench.config.search_path import find_default_choices, register
+from avatar_bench.runs.record import flatten_options
 
 Row = tuple[str, str, str]  # an option, its value and what is known of it
 _COMMANDS_WITH_RUN = ("evaluate", "vary", "calibrate")  # that accept data=run
@@ -43,11 +43,7 @@ def format_help(command: str, words: Sequence[str] = ()) -> str:
 def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]]:
     """Return the groups and the options of a command, then those of each block, by title, with their values."""
     register(command, words)
-    flags, others = overrides.split_flags(words)
-    given = name_bare_paths(command, others)
-    folders = [flags[place + 1] for place, flag in enumerate(flags) if flag in ("-cd", "--config-dir")]
-    if folders:
-        given = [*given, f"hydra.searchpath=[{','.join(overrides.quote(os.path.abspath(one)) for one in folders)}]"]
+    given = name_bare_paths(command, overrides.split_flags(words)[1])
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         cfg = compose(command, quote_paths(given), return_hydra_config=True)
     chosen = cfg.hydra.runtime.choices
@@ -70,7 +66,7 @@ def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]
 
 def _list_rows(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collection[str] = ()) -> Iterator[Row]:
     """Yield a row for each option, top-level options before nested ones."""
-    notes = {each.name: stated.describe() for each, stated in iterate_options(schema)}
+    known = {each.name: stated for each, stated in iterate_options(schema)}
     below: list[Row] = []
     for each in fields(schema):
         name = each.name
@@ -82,11 +78,13 @@ def _list_rows(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collect
             below += _list_rows(value, kind, f"{prefix}{name}.")
         elif f"{prefix}{name}" not in left_out and not is_chosen:
             option = prefix.rstrip(".") if name == SWITCH else prefix + name
-            yield (
-                option,
-                "{...}" if isinstance(value, DictConfig) and value else _format_value(value),
-                notes.get(name, ""),
-            )
+            shown = "{...}" if isinstance(value, DictConfig) and value else _format_value(value)
+            yield option, shown, known[name].describe() if name in known else ""
+    names, values = [each.name for each in fields(schema)], cast(dict[str, Any], OmegaConf.to_container(cfg))
+    for key, node in values.items():  # the arguments of nodes, which the choices state
+        if key not in names if prefix else key in left_out and key in known and known[key].is_open:
+            arguments = flatten_options(node, f"{prefix}{key}")
+            below += [(option, _format_value(value), "") for option, value in arguments.items() if value != {}]
     yield from below
 
 

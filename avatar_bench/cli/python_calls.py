@@ -59,7 +59,7 @@ def keep_process_state() -> Iterator[None]:
     """Restore what a command changes in the process: Hydra, warnings, logging and the threads of torch."""
     import torch
 
-    from avatar_bench.config.search_path import keep_hydra_state
+    from avatar_bench.config.composition import keep_hydra_state
 
     threads = torch.get_num_threads()
     with keep_hydra_state(), keep_filters():

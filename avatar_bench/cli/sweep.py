@@ -30,7 +30,7 @@ from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, ListedRun, Run
 
 JOBS_COLUMNS = ("job", "status", "val macro-F1", "n", "seconds", "reason")
 JOBS_FILE, OPTUNA_RESULTS = "jobs.csv", "optimization_results.yaml"  # the second is Optuna's
-_BROKEN_POOL_ERRORS = ("TerminatedWorkerError", "BrokenProcessPool", "WorkerCrashedError")  # joblib's, and Ray's
+_KILLED_ERRORS = ("TerminatedWorkerError", "WorkerCrashedError")  # joblib's, and Ray's
 
 
 @dataclass
@@ -126,7 +126,7 @@ class TrackedLauncher(Launcher):
             with wait_for_all_jobs(self.launcher):
                 done = self.launcher.launch(job_overrides, initial_job_idx)
         except Exception as error:
-            if type(error).__name__ not in _BROKEN_POOL_ERRORS:
+            if type(error).__name__ not in _KILLED_ERRORS:
                 raise
             raise JobError(
                 "A process of this sweep was killed from outside, which ended the jobs running in parallel.",

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from avatar_bench.config.schema import CalibrateConfig
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import CheckpointError, OutputError
-from avatar_bench.runs.run_choice import choose_run
+from avatar_bench.runs.record import choose_run
 from avatar_bench.sources.dataset_kinds import open_dataset
 
 if TYPE_CHECKING:
-    from avatar_bench.metrics.risk_control import AnsweringThreshold
+    from avatar_bench.metrics.selective import AnsweringThreshold
 
 
 def execute(settings: CalibrateConfig) -> None:
@@ -29,9 +29,8 @@ def execute(settings: CalibrateConfig) -> None:
     from avatar_bench.runs.calibration_fit import fit_calibration, select_random
     from avatar_bench.runs.decisions import make_decision_rule
     from avatar_bench.runs.ensembles import open_run
-    from avatar_bench.runs.run import set_threads
+    from avatar_bench.runs.run import set_threads, set_view
     from avatar_bench.runs.saved_calibration import CALIBRATION
-    from avatar_bench.runs.view_choice import set_view
 
     set_threads(settings.threads)
     options = {name: getattr(settings, name) for name in ("accelerator", "workers", "batch_size")}
@@ -80,7 +79,7 @@ def execute(settings: CalibrateConfig) -> None:
 
 def _advise(unmet: Sequence[AnsweringThreshold], folder: Path, per_class: bool) -> str:
     """Return what to do where no threshold meets the target error."""
-    from avatar_bench.metrics.risk_control import upper_bound
+    from avatar_bench.metrics.selective import upper_bound
 
     bound = math.ceil(100 * max(upper_bound(one.n_errors, one.n) for one in unmet)) / 100
     more = f"label more images (avatar-bench predict {shlex.quote(f'ckpt={folder}')} input=FOLDER output=review.html), "

@@ -12,69 +12,7 @@ from avatar_bench.config import catalogue
 from avatar_bench.config.overrides import HYDRA_FLAGS
 from avatar_bench.errors import ConfigError
 
-BASH = r"""
-_avatar_bench() {
-    local words=() word line i
-    for ((i = 0; i <= COMP_CWORD; i++)); do  # readline splits words at = and :, which are part of them
-        word=${COMP_WORDS[i]}
-        if ((${#words[@]})) && [[ $word == [=:]* || ${words[-1]} == *[=:] && $glued == 1 ]]; then
-            words[-1]+=$word
-        else
-            words+=("$word")
-        fi
-        local glued=0
-        [[ $word == *[=:] ]] && glued=1
-    done
-    local cut=1
-    [[ ${words[1]} == -m && ${words[2]} == avatar_bench ]] && cut=3
-    [[ $cut == 1 && ${words[0]} == *python* ]] && return
-    local program=("${words[@]:0:cut}") current=${words[-1]}
-    local prefix=${current%"${current##*[=:]}"}
-    COMPREPLY=()
-    while IFS= read -r line; do
-        COMPREPLY+=("${line#"$prefix"}")
-    done < <("${program[@]}" completion query bash "${words[@]:cut}" 2>/dev/null)
-    [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=./] ]] && compopt -o nospace 2>/dev/null
-    return 0
-}
-complete -o default -F _avatar_bench avatar-bench
-for _avatar_bench_python in python python3; do  # keep an existing completion
-    complete -p $_avatar_bench_python &>/dev/null || complete -o default -F _avatar_bench $_avatar_bench_python
-done
-unset _avatar_bench_python
-"""
-ZSH = r"""
-#compdef avatar-bench
-_avatar_bench() {
-    local -a found
-    local cut=1
-    [[ ${words[2]} == -m && ${words[3]} == avatar_bench ]] && cut=3
-    if [[ $cut == 1 && ${words[1]} == *python* ]]; then _files; return; fi
-    local -a program=("${words[@]:0:$cut}") given=("${words[@]:$cut:$((CURRENT - cut))}")
-    found=("${(@f)$("${program[@]}" completion query zsh "${(@Q)given}" 2>/dev/null)}")
-    if [[ -n ${found[1]} ]]; then
-        compadd -S '' -- "${found[@]}"
-    else
-        compset -P '*='
-        _files
-    fi
-}
-compdef _avatar_bench avatar-bench
-(( ${+_comps[python]} )) || compdef _avatar_bench python python3
-"""
-FISH = r"""
-function __avatar_bench
-    set -l words (commandline -opc) (commandline -ct)
-    if test "$words[2]" = -m
-        $words[1..3] completion query fish $words[4..-1] 2>/dev/null
-    else
-        $words[1] completion query fish $words[2..-1] 2>/dev/null
-    end
-end
-complete -c avatar-bench -f -a '(__avatar_bench)'
-complete -c python -c python3 -n 'string match -q -- "*-m avatar_bench *" (commandline -p)' -f -a '(__avatar_bench)'
-"""
-SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+SHELLS = ("bash", "zsh", "fish")  # completion.SHELL, beside this file, is the script of each
 _EXAMPLE = 'eval "$(avatar-bench completion bash)"'
 
 
@@ -89,7 +27,7 @@ def execute(words: Sequence[str]) -> None:
     elif shell == "query" and rest:
         print("\n".join(complete(rest[1:] or [""], files=rest[0] == "fish")))
     elif shell in SHELLS:
-        print(SHELLS[shell].strip())
+        print(Path(__file__).with_suffix(f".{shell}").read_text(encoding="utf-8").strip())
     else:
         raise ConfigError(f"completion {shell}: expected bash, zsh or fish", f"for example: {_EXAMPLE}")
 
@@ -99,7 +37,7 @@ def complete(words: Sequence[str], files: bool = False) -> list[str]:
     *before, word = words
     if not before:
         return _filter_by_prefix(word, [*catalogue.find_commands(), "--help", "--version"])
-    kinds = {"list": [*catalogue.LISTED_GROUPS, "runs"], "completion": list(SHELLS)}
+    kinds = {"list": [*catalogue.LISTED_GROUPS, "runs"], "completion": SHELLS}
     if before[0] in kinds:
         return _filter_by_prefix(word, kinds[before[0]] if len(before) == 1 else [])
     if word.startswith("-"):
@@ -121,10 +59,10 @@ def _complete_option(command: str, before: Sequence[str], word: str, files: bool
     from hydra.core.global_hydra import GlobalHydra
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
+    from avatar_bench.config.composition import find_default_choices, register
     from avatar_bench.config.options import find_option
     from avatar_bench.config.path_quoting import is_path_option
     from avatar_bench.config.schema import find_schema
-    from avatar_bench.config.search_path import find_default_choices, register
 
     option, equals, value = word.partition("=")
     if equals and is_path_option(option.lstrip("+")):

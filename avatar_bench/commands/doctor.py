@@ -7,13 +7,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
 from packaging.requirements import Requirement
 
 import avatar_bench
@@ -26,23 +26,14 @@ from avatar_bench.files.package_files import find_archive_folder
 from avatar_bench.files.paths import cache_root
 from avatar_bench.files.yaml_io import read_yaml
 
-_OURS = "avatar-bench"
 _FREE_GB, _MEMORY_GB, _SHARED_GB = 2, 2, 0.5  # with less, a small training is likely to fail
 _SHARED_MEMORY = Path("/dev/shm")
 _CONTRIBUTORS = ("dev", "docs")  # extras that no user misses
 _SHOWN = ("torch", "torchvision", "timm")  # packages whose versions matter most
 _VARIABLES = ("AVATAR_BENCH_CACHE", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 
-
-@dataclass(frozen=True)
-class _PackageState:
-    """Required package: its accepted versions, the installed one (None: missing), and the extra ("": every user's)."""
-
-    name: str
-    expected: str
-    installed: str | None
-    extra: str
-    is_accepted: bool
+Facts = dict[str, dict[str, Any]]
+Problems = list[AvatarBenchError]
 
 
 def execute(settings: DoctorConfig) -> None:
@@ -50,17 +41,9 @@ def execute(settings: DoctorConfig) -> None:
 
     Raise ConfigError if packages, devices or the hub cannot be used, else OutputError if disk, cache or memory cannot.
     """
-    problems: list[AvatarBenchError] = []
-    packages = _check_requirements()
-    facts: dict[str, Any] = {
-        "versions": _describe_versions(packages, problems),
-        "extras": _describe_extras(packages),
-        "devices": _describe_devices(problems),
-        "memory": _describe_memory(problems),
-        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        **{name: _describe_folder(name, place, problems) for name, place in _list_folders().items()},
-        "weights": _describe_weights(settings.hub, problems),
-    }
+    problems: Problems = []
+    facts = _describe_packages(problems) | _describe_machine(problems) | _describe_folders(problems)
+    facts["weights"] = _describe_weights(settings.hub, problems)
     if settings.format == "json":
         print(json.dumps(facts | {"problems": [list(one.lines) for one in problems]}, indent=1, ensure_ascii=False))
     else:
@@ -73,142 +56,117 @@ def execute(settings: DoctorConfig) -> None:
             print("\nno problem found")
     sys.stdout.flush()  # before the error on standard error
     if problems:
-        kind = next((type(one) for one in problems if isinstance(one, ConfigError)), OutputError)
+        kind = ConfigError if any(isinstance(one, ConfigError) for one in problems) else OutputError
         raise kind(f"{format_count(len(problems), 'problem')}, described above.")
 
 
-def _check_requirements() -> list[_PackageState]:
-    """Return the state of every required package on this Python; an empty list if this package is not installed."""
+def _describe_packages(problems: Problems) -> Facts:
+    """Return the versions that matter most and the extras, with what they lack, by the metadata of this package."""
+    required: list[Requirement] = []
+    extras = [""]  # the first is of all users
     try:
-        known = metadata.metadata(_OURS)
-    except metadata.PackageNotFoundError:  # only its folder is on the path
-        return []
-    required = [Requirement(line) for line in known.get_all("Requires-Dist") or []]
-    extras = ["", *(known.get_all("Provides-Extra") or [])]
-    return [state for extra in extras for state in _check_extra(required, extra)]
-
-
-def _check_extra(required: list[Requirement], extra: str) -> Iterator[_PackageState]:
-    for each in required:
-        is_of_all = each.marker is None or each.marker.evaluate({"extra": ""})
-        is_of_extra = each.marker is not None and each.marker.evaluate({"extra": extra})
-        if each.name == _OURS or not (is_of_extra and not is_of_all if extra else is_of_all):
-            continue
-        try:
-            installed = metadata.version(each.name)
-        except metadata.PackageNotFoundError:
-            installed = None
-        accepted = installed is not None and each.specifier.contains(installed, prereleases=True)
-        yield _PackageState(each.name, str(each.specifier), installed, extra, accepted)
-
-
-def _describe_versions(packages: list[_PackageState], problems: list[AvatarBenchError]) -> dict[str, str]:
-    """Return the versions that matter most; add a problem for each package that is missing or of another version."""
-    if not packages:
+        known = metadata.metadata("avatar-bench")
+        required = [Requirement(line) for line in known.get_all("Requires-Dist", [])]
+        extras += [name for name in known.get_all("Provides-Extra", []) if name not in _CONTRIBUTORS]
+    except metadata.PackageNotFoundError:
         reason = "avatar-bench is not installed: this Python only finds its folder."
         problems.append(ConfigError(reason, "In the clone: pip install ."))
-    for each in {each.name: each for each in reversed(packages) if each.extra not in _CONTRIBUTORS}.values():
-        if not each.is_accepted and (each.installed or not each.extra):
-            state = f"{each.installed} is installed" if each.installed else "it is missing"
-            reason = f"{each.name}: {state}, and {each.expected or 'any version'} is required."
-            problems.append(ConfigError(reason, f"pip install '{each.name}{each.expected}'"))
-    known = {each.name: each.installed or "missing" for each in packages}
-    own = {"avatar-bench": avatar_bench.__version__, "python": platform.python_version()}
-    return own | {"system": platform.platform(terse=True)} | {name: known[name] for name in _SHOWN if name in known}
-
-
-def _describe_extras(packages: list[_PackageState]) -> dict[str, list[str]]:
-    """Return which extras are installed, and what the others lack."""
-    lacking: dict[str, list[str]] = {each.extra: [] for each in packages if each.extra not in ("", *_CONTRIBUTORS)}
-    for each in packages:
-        if each.extra in lacking and each.installed is None:
-            lacking[each.extra].append(each.name)
+    installed: dict[str, str | None] = {}
+    lacking: dict[str, list[str]] = {}
+    for extra in extras:
+        for each in required:
+            of_extra, of_all = (each.marker is None or each.marker.evaluate({"extra": name}) for name in (extra, ""))
+            if each.name == "avatar-bench" or not of_extra or (extra and of_all):
+                continue
+            version = None
+            with suppress(metadata.PackageNotFoundError):
+                version = metadata.version(each.name)
+            if extra:
+                lacking.setdefault(extra, []).extend([] if version else [each.name])
+            is_accepted = each.specifier.contains(version, prereleases=True) if version else bool(extra)
+            if each.name not in installed and not is_accepted:
+                state = f"{version} is installed" if version else "it is missing"
+                reason = f"{each.name}: {state}, and {each.specifier or 'any version'} is required."
+                problems.append(ConfigError(reason, f"pip install '{each.name}{each.specifier}'"))
+            installed.setdefault(each.name, version)
+    system = {"python": platform.python_version(), "system": platform.platform(terse=True)}
+    shown = {name: installed[name] or "missing" for name in _SHOWN if name in installed}
     return {
-        "installed": [name for name, lacks in lacking.items() if not lacks],
-        "not installed": [f"{name} ({' '.join(lacks)})" for name, lacks in lacking.items() if lacks],
+        "versions": {"avatar-bench": avatar_bench.__version__, **system, **shown},
+        "extras": {
+            "installed": [name for name, lacks in lacking.items() if not lacks],
+            "not installed": [f"{name} ({' '.join(lacks)})" for name, lacks in lacking.items() if lacks],
+        },
     }
 
 
-def _describe_devices(problems: list[AvatarBenchError]) -> dict[str, Any]:
-    """Return the cores, threads and GPUs; add a problem if torch cannot be imported, or cannot use a GPU."""
-    cores = {"cores": count_cores(), "cores of the machine": os.cpu_count()}
+def _describe_machine(problems: Problems) -> Facts:
+    """Return the cores, threads and GPUs that can be used, the memory, and variables that change what commands do."""
+    devices: dict[str, Any] = {"cores": count_cores(), "cores of the machine": os.cpu_count()}
     try:
         import torch
     except Exception as error:  # a missing library of the system, of several types
         reason = f"torch cannot be imported: {' '.join(str(error).split())[:200]}"
         problems.append(ConfigError(reason, "pip install --force-reinstall torch torchvision"))
-        return cores
-    gpus = ["mps"] if torch.backends.mps.is_available() else []
-    if torch.cuda.is_available():
-        cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    else:
+        cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
         gpus = [f"{card.name} ({card.total_memory / 1e9:.0f} GB)" for card in cards]
-    elif shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
-        reason = f"There is a GPU driver (nvidia-smi), and torch {torch.__version__}, built for {built}, cannot use it."
-        problems.append(ConfigError(reason, "Install a build of torch that fits the driver, see docs/install.md."))
-    return cores | {"torch threads": torch.get_num_threads(), "GPUs": gpus}
-
-
-def _describe_memory(problems: list[AvatarBenchError]) -> dict[str, float]:
+        devices["torch threads"] = torch.get_num_threads()
+        devices["GPUs"] = gpus or ["mps"] * torch.backends.mps.is_available()
+        if not gpus and shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+            built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
+            reason = (
+                f"There is a GPU driver (nvidia-smi), and torch {torch.__version__}, built for {built}, cannot use it."
+            )
+            problems.append(ConfigError(reason, "Install a build of torch that fits the driver, see docs/install.md."))
     usable, free = (round(size / 1e9, 1) for size in measure_memory())
     if usable < _MEMORY_GB:
         advice = "Allow more, or use data.workers=0 and a small data.batch_size."
         problems.append(OutputError(f"Only {usable} GB of memory may be used.", advice))
-    return {"usable GB": usable, "free GB": free}
+    environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    return {"devices": devices, "memory": {"usable GB": usable, "free GB": free}, "environment": environment}
 
 
-def _list_folders() -> dict[str, Path]:
-    """Return the folders that commands write to."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    found = {"cache": cache_root(), "hub cache": Path(HF_HUB_CACHE), "this folder": Path.cwd()}
-    return found | ({"shared memory": _SHARED_MEMORY} if _SHARED_MEMORY.is_dir() else {})
-
-
-def _describe_folder(name: str, place: Path, problems: list[AvatarBenchError]) -> dict[str, Any]:
-    """Return a folder's path, size if it is a cache, and free space; add a problem if it is full or closed."""
-    there = next(folder for folder in (place, *place.parents) if folder.exists())
-    free = round(shutil.disk_usage(there).free / 1e9, 1)
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        advice = {
-            "cache": "Choose another folder: AVATAR_BENCH_CACHE=DIR",
-            "hub cache": "Choose another folder: HF_HOME=DIR",
-            "shared memory": "Processes that load images need it: make it a tmpfs of mode 1777.",
-        }
-        problems.append(OutputError(f"{place} cannot be written.", advice.get(name, "Work in another folder.")))
-    elif place == _SHARED_MEMORY and free < _SHARED_GB:
-        reason = f"{place}, the shared memory, has only {free} GB free."
-        needs = "Loading images in processes needs it: use data.workers=0, or docker run --shm-size=2g."
-        problems.append(OutputError(reason, needs))
-    elif place != _SHARED_MEMORY and free < _FREE_GB:
-        problems.append(OutputError(f"{place}: only {free} GB are free.", "Free some space, or use another disk."))
-    size = {"size GB": round(_measure_size(place) / 1e9, 1)} if "cache" in name else {}
-    return {"path": str(place), **size, "free GB": free}
-
-
-def _measure_size(folder: Path) -> int:
-    """Return the bytes of the files below a folder; a link counts as nothing."""
-    size = 0
-    for file in folder.rglob("*"):
-        with suppress(OSError):  # deleted meanwhile
-            size += file.lstat().st_size * (file.is_file() and not file.is_symlink())
-    return size
+def _describe_folders(problems: Problems) -> Facts:
+    """Return the path of each folder, its free space and, of a cache, its size."""
+    places = {  # that commands write to, with what to do where one cannot be written
+        "cache": (cache_root(), "Choose another folder: AVATAR_BENCH_CACHE=DIR"),
+        "hub cache": (Path(HF_HUB_CACHE), "Choose another folder: HF_HOME=DIR"),
+        "this folder": (Path.cwd(), "Work in another folder."),
+    }
+    if _SHARED_MEMORY.is_dir():
+        advice = "Processes that load images need it: make it a tmpfs of mode 1777."
+        places["shared memory"] = (_SHARED_MEMORY, advice)
+    facts = {}
+    for name, (place, advice) in places.items():
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
+        free = round(shutil.disk_usage(there).free / 1e9, 1)
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            problems.append(OutputError(f"{place} cannot be written.", advice))
+        elif name == "shared memory" and free < _SHARED_GB:
+            needs = "Loading images in processes needs it: use data.workers=0, or docker run --shm-size=2g."
+            problems.append(OutputError(f"{place}, the shared memory, has only {free} GB free.", needs))
+        elif name != "shared memory" and free < _FREE_GB:
+            problems.append(OutputError(f"{place}: only {free} GB are free.", "Free some space, or use another disk."))
+        size = 0
+        for file in place.rglob("*") if "cache" in name else ():
+            with suppress(OSError):  # deleted meanwhile
+                size += file.lstat().st_size * (file.is_file() and not file.is_symlink())
+        sizes = {"size GB": round(size / 1e9, 1)} if "cache" in name else {}
+        facts[name] = {"path": str(place), **sizes, "free GB": free}
+    return facts
 
 
-def _describe_weights(ask_hub: bool, problems: list[AvatarBenchError]) -> dict[str, Any]:
-    """Return which pretrained weights can be had: from packages, and from the hub, which is asked only on request.
-
-    Add a problem if it is asked and does not answer.
-    """
-    import huggingface_hub
-    from huggingface_hub.constants import ENDPOINT
-
-    recipes = {name: read_yaml(file).get("model", {}).get("package") for name, file in find_choices("model").items()}
-    packages = {name: package for name, package in recipes.items() if package}
-    folders = {name: find_archive_folder(one["distribution"], one["version"]) for name, one in packages.items()}
-    cached: list[str] = []
+def _describe_weights(ask_hub: bool, problems: Problems) -> dict[str, Any]:
+    """Return which pretrained weights can be had: from packages, and from the hub, which is asked only on request."""
+    models = {name: read_yaml(file).get("model", {}) for name, file in find_choices("model").items()}
+    packages = {name: model["package"] for name, model in models.items() if model.get("package")}
+    is_cached = {
+        name: find_archive_folder(one["distribution"], one["version"]).is_dir() for name, one in packages.items()
+    }
+    from_hub: list[str] = []
     with suppress(huggingface_hub.CacheNotFound):
-        cached = sorted(repo.repo_id for repo in huggingface_hub.scan_cache_dir().repos if repo.repo_type == "model")
+        from_hub = sorted(one.repo_id for one in huggingface_hub.scan_cache_dir().repos if one.repo_type == "model")
     hub = "not asked (hub=true asks it)"
     if ask_hub:
         try:
@@ -219,8 +177,8 @@ def _describe_weights(ask_hub: bool, problems: list[AvatarBenchError]) -> dict[s
             advice = "Use a model of a package, see `weights` above, or a file: model.weights=PATH"
             problems.append(ConfigError(f"{hub}.", advice))
     return {
-        "from pip, cached": [name for name, folder in folders.items() if folder.is_dir()],
-        "from pip, when first used": [name for name, folder in folders.items() if not folder.is_dir()],
+        "from pip, cached": [name for name, is_there in is_cached.items() if is_there],
+        "from pip, when first used": [name for name, is_there in is_cached.items() if not is_there],
         "hub": hub,
-        "from the hub, cached": cached,
+        "from the hub, cached": from_hub,
     }

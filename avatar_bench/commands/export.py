@@ -10,8 +10,7 @@ from avatar_bench.console.progress import open_bar
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.lock import prepare_output
-from avatar_bench.runs.record import read_json
-from avatar_bench.runs.run_choice import choose_run
+from avatar_bench.runs.record import choose_run, read_json
 
 
 def execute(settings: ExportConfig) -> None:

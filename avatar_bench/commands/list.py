@@ -26,7 +26,7 @@ def execute(words: Sequence[str]) -> None:
         group = _find_group(kind)
         found = describe_choices(group) | (describe_augmentation_steps() if group == "augmentation" else {})
         width = max(map(len, found), default=0)
-        print("\n".join(f"{name:{width}}  {what}".rstrip() for name, what in found.items()))
+        print("\n".join(f"{name:{width}}  {what}".rstrip() for name, what in found.items()) or "none")
     else:
         print("avatar-bench list KIND, one of:\n  " + "\n  ".join([*LISTED_GROUPS, "runs [FOLDER]"]))
 

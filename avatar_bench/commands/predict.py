@@ -17,10 +17,9 @@ from avatar_bench.files.remote import is_remote
 from avatar_bench.inference.input_files import find_input_files
 from avatar_bench.inference.prediction_writer import MAX_PAGE_IMAGES
 from avatar_bench.reporting.prediction_outputs import find_writer
-from avatar_bench.results.prediction_cautions import list_cautions
+from avatar_bench.results.display import list_cautions
 from avatar_bench.runs.engines import PredictionJob, make_engine
-from avatar_bench.runs.record import RECORD, is_imported
-from avatar_bench.runs.run_choice import choose_run
+from avatar_bench.runs.record import RECORD, choose_run, is_imported
 
 if TYPE_CHECKING:
     import pandas as pd

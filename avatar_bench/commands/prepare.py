@@ -19,9 +19,8 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.files.table_io import use_table_format
 from avatar_bench.i18n import use_language
-from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import format_reason
-from avatar_bench.results.result import Result, has_figures, redraw
+from avatar_bench.results.result import Result, draw_figures, has_figures, redraw
 from avatar_bench.sources.build import DatasetRecipe, build_dataset, demo_root
 
 
@@ -77,16 +76,16 @@ def _make_recipe(settings: PrepareConfig) -> DatasetRecipe:
     data = {} if settings.source else settings.data
     own, split = data.get("prepare") or {}, settings.split
     return DatasetRecipe(
-        settings.source or data.get("sources") or {},
-        tuple(dict.fromkeys([*(data.get("blind_sources") or []), *settings.blind])),
-        settings.equalise or own.get("equalise"),
-        {name: str(Path(path).expanduser().absolute()) for name, path in settings.against.items()},
-        settings.cap.per_class,
-        settings.cap.per_source,
-        SplitPlan(
+        sources=settings.source or data.get("sources") or {},
+        blind=tuple(dict.fromkeys([*(data.get("blind_sources") or []), *settings.blind])),
+        equalise=settings.equalise or own.get("equalise"),
+        against={name: str(Path(path).expanduser().absolute()) for name, path in settings.against.items()},
+        per_class=settings.cap.per_class,
+        per_source=settings.cap.per_source,
+        plan=SplitPlan(
             split.seed, split.folds or own.get("folds") or DEFAULT_FOLDS, by=split.by, held_out=tuple(split.held_out)
         ),
-        {name: tuple(names) for name, names in (data.get("ood_sources") or {}).items()},
+        ood={name: tuple(names) for name, names in (data.get("ood_sources") or {}).items()},
     )
 
 

@@ -10,7 +10,7 @@ from avatar_bench.errors import OutputError
 from avatar_bench.i18n import use_language
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
-from avatar_bench.runs.run_choice import locate_run
+from avatar_bench.runs.record import locate_run
 
 
 def execute(settings: ReportConfig) -> Path:

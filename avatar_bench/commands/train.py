@@ -8,12 +8,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from avatar_bench.config.rules import check_train
+from avatar_bench.config.rules import check_config
 from avatar_bench.config.schema import TrainConfig
 from avatar_bench.files.table_io import use_table_format
 from avatar_bench.runs.record import METRIC, PROBE
+from avatar_bench.training.admission import admit_images
 from avatar_bench.training.job import Job, run_job
-from avatar_bench.training.preparation import prepare_training
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def execute(options: TrainConfig) -> TrainedRun:
     """
     with use_table_format(options.tables):
         cfg = OmegaConf.structured(options)
-        folder, record = run_job(cfg, "train", check_train, prepare_training, _create_job)
+        folder, record = run_job(cfg, "train", check_config, admit_images, _create_job)
     return TrainedRun(folder, record.metrics[METRIC])
 
 

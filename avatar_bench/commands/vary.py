@@ -17,7 +17,7 @@ from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.robustness import Robustness
 from avatar_bench.files.lock import LockedError, exclusive_lock
-from avatar_bench.runs.run_choice import choose_run
+from avatar_bench.runs.record import choose_run
 from avatar_bench.sources.dataset_kinds import open_images
 
 if TYPE_CHECKING:
@@ -35,7 +35,12 @@ def execute(settings: VaryConfig) -> None:
     """
     block = registry.build_block(_BLOCK, settings.block[_BLOCK])
     assert isinstance(block, Robustness)
-    run = _open_run(settings)
+    run = None
+    if settings.ckpt is not None:
+        path = choose_run(settings.ckpt)
+        from avatar_bench.runs.ensembles import open_run
+
+        run = open_run(path)
     dataset = run.dataset(settings.split) if settings.data.kind == "run" and run else open_images(settings.data)
     preprocessing = _find_preprocessing(settings, run)
     prepare = preprocessing if settings.at == "input" else None
@@ -54,15 +59,6 @@ def execute(settings: VaryConfig) -> None:
         raise OutputError(f"out={settings.out} cannot be written: {error.strerror or error}.") from error
     kept = f", {len(files) - new} kept from before" if new < len(files) else ""
     print_line(f"{files.out / MANIFEST}: {len(files)} files of {len(dataset)} images{kept}")
-
-
-def _open_run(settings: VaryConfig) -> Run | None:
-    if settings.ckpt is None:
-        return None
-    path = choose_run(settings.ckpt)
-    from avatar_bench.runs.ensembles import open_run
-
-    return open_run(path)
 
 
 def _find_preprocessing(settings: VaryConfig, run: Run | None) -> Preprocessing | None:

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from itertools import islice
 from pathlib import Path
 
 from avatar_bench.config.entries import KINDS, Entry, find_entries, find_plugins, find_user_folders
 
+_LISTED = (
+    *("model", "backbone", "mode", "block", "experiment", "sweep", "source", "data", "view", "optimizer", "schedule"),
+    *("trainer", "callbacks", "logger", "corruption", "augmentation", "ood_score", "runtime", "detector", "plugin"),
+    *("command", "engine", "prediction_column", "prediction_output", "run_address", "export_format"),
+)
 # kinds that `list` accepts, and the yaml group of each
-LISTED_GROUPS = {
-    "models": "model",
-    "backbones": "backbone",
-    "modes": "mode",
-    "blocks": "block",
-    "experiments": "experiment",
-    "sweeps": "sweep",
-    "sources": "source",
-    "datasets": "data",
-    "views": "view",
-    "optimizers": "optimizer",
-    "schedules": "schedule",
-    "trainers": "trainer",
-    "callbacks": "callbacks",
-    "loggers": "logger",
-    "corruptions": "corruption",
-    "augmentations": "augmentation",
-    "ood_scores": "ood_score",
-    "runtimes": "runtime",
-    "detectors": "detector",
-    "plugins": "plugin",
-}
-
-
+_PLURALS = {"data": "datasets", "callbacks": "callbacks", "run_address": "run_addresses"}
+LISTED_GROUPS = {_PLURALS.get(group, f"{group}s"): group for group in _LISTED}
 PLAIN_COMMANDS = ("list", "completion")  # they read their words themselves, without Hydra, and answer at once
 LAST = 1000  # order of a block that declares none
 ALL_BLOCKS = "all blocks of one run, then those that compare runs; blocks that cannot run are skipped and listed"
@@ -55,7 +37,8 @@ def find_commands() -> dict[str, str]:
     found = {}
     for name, entry in find_entries("command").items():
         recipe = find_recipe(name)
-        found[name] = read_summary(recipe) if recipe else entry.summary.removeprefix(f"{name}: ")
+        summary = read_summary(recipe) if recipe else entry.summary.removeprefix(f"{name}: ")
+        found[name] = summary[:1].upper() + summary[1:]
     return found
 
 
@@ -114,7 +97,9 @@ def describe_choices(group: str) -> dict[str, str]:
     Those of augmentation are steps, which the choices combine: see `describe_augmentation_steps`; those of source are
     kinds, of which a choice names one.
     """
-    kind = group.removesuffix("s")
+    kind = group if group in KINDS else group.removesuffix("s")
+    if group == "command":
+        return find_commands()
     if group == "plugin":
         return {name: str(plugin.about["summary"]) for name, plugin in find_plugins().items()}
     entries = find_entries(kind) if kind in KINDS and kind not in ("augmentation", "source") else {}
@@ -134,7 +119,7 @@ def describe_augmentation_steps() -> dict[str, str]:
 def read_summary(yaml: Path) -> str:
     """Return the summary of a yaml file: its first comment other than `# @package`."""
     with yaml.open(encoding="utf-8", errors="replace") as lines:
-        for line in islice(iter(lambda: lines.readline(1000), ""), 100):
+        for line in lines:
             if line.startswith("#") and "@package" not in line:
                 return line.lstrip("# ").strip().rstrip(".")
             if line.strip() and not line.startswith("#"):

@@ -1,8 +1,8 @@
 """Entries of each kind: blocks, commands, corruptions and so on, of the core, of a plug-in or in the folders of users.
 
-An entry is a module with a yaml beside it, NAME.py and NAME.yaml, or a folder NAME with __init__.py and about.yaml.
-Those of a plug-in are in KIND/ of its folder, which has an about.yaml, in plugins/ or in an installed package; those of
-users are in KIND/ of a folder given by -cd, by AVATAR_BENCH_CONF or by an installed package.
+An entry is a module with a yaml beside it, NAME.py and NAME.yaml, or a folder NAME with __init__.py and about.yaml; of
+the core, also a class. Those of a plug-in are in KIND/ of its folder, which has an about.yaml, in plugins/ or in an
+installed package; those of users are in KIND/ of a folder given by -cd, AVATAR_BENCH_CONF or an installed package.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from avatar_bench.config.options import get_nested, name_options
+from avatar_bench.config.options import get_nested, name_entry, name_options, refuse_unknown_options
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import AvatarBenchError, ConfigError, suggest_names
 from avatar_bench.files.hashes import sha256_of_bytes
@@ -28,18 +28,15 @@ from avatar_bench.files.yaml_io import read_yaml
 
 ENTRY_POINT_GROUP, PLUGIN_GROUP = "avatar_bench.conf", "avatar_bench.plugins"
 FOLDERS_VARIABLE = "AVATAR_BENCH_CONF"
-# folder of the core's entries of each kind, in the package; all entries of some kinds are of plug-ins
+# folder of the core's entries of each kind, in the package, or module with a class for each, such as NoiseCorruption;
+# all entries of some kinds are of plug-ins
 KINDS = {
     "command": "commands",
     "block": "evaluation/blocks",
     "backbone": "models/backbones",
-    "corruption": "data/corruptions",
-    "augmentation": "data/augmentations",
-    "optimizer": "training/optimizers",
-    "schedule": "training/schedules",
-    "logger": "training/loggers",
-    "callback": "training/callbacks",
-    "ood_score": "metrics/ood_scores",
+    "corruption": "data/corruption_kinds.py",
+    "augmentation": "data/augmentation_steps.py",
+    "ood_score": "metrics/ood_scores.py",
     "runtime": "inference/runtimes",
     "detector": "inference/detectors",
     "source": "sources/readers",
@@ -74,12 +71,16 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Entry:
-    """Entry of a kind: its module, its yaml where it has one, and the package of its folder, "" for one of a user."""
+    """Entry of a kind: its module, its yaml where it has one, and the package of its folder, "" for one of a user.
+
+    `member` is the name of its class, if the module has several entries; its package is the module then.
+    """
 
     kind: str
     name: str
     module: Path
     package: str
+    member: str = ""
 
     @property
     def is_builtin(self) -> bool:
@@ -104,16 +105,19 @@ class Entry:
     @property
     def about(self) -> Mapping[str, Any]:
         """Return what its yaml says, without importing the module; raise ConfigError if the yaml is invalid."""
-        return _read_about(self.yaml, self.yaml.stat().st_mtime_ns) if self.yaml.is_file() else {}
+        about = _read_about(self.yaml, self.yaml.stat().st_mtime_ns) if self.yaml.is_file() else {}
+        return about.get(self.name, {}) if self.member else about
 
     @property
     def summary(self) -> str:
-        """Return the `summary` of its yaml; else the first line of the module's docstring, without importing it."""
+        """Return the `summary` of its yaml; else the first line of its docstring, without importing the module."""
         stated = self.about.get("summary") or (self.kind == "block" and self.about.get("title"))
         if stated:
             return str(stated)
         try:
-            text = ast.get_docstring(ast.parse(self.module.read_bytes())) or ""
+            tree = ast.parse(self.module.read_bytes())
+            node = next(each for each in (tree, *tree.body) if getattr(each, "name", "") == self.member)
+            text = ast.get_docstring(node) or ""  # type: ignore[arg-type]
         except (SyntaxError, ValueError) as error:  # told by name when the entry is used
             return f"cannot be imported: {type(error).__name__}, line {getattr(error, 'lineno', None) or 1}"
         return text.partition("\n")[0].rstrip(".")
@@ -129,29 +133,28 @@ class Entry:
         """Return 12 hex digits that change with the code of the entry."""
         return self.sha256[:12]
 
-    def load(self) -> ModuleType:
-        """Import the module; raise ConfigError, with the reason, if a user's module cannot be imported."""
-        if self.package:
-            full = f"{self.package}.{self.name}"
-            return importlib.import_module(full) if self.is_of_project else self._import(full)
-        users = importlib.import_module(_USERS)
-        users.__path__[:] = [str(folder) for folder in find_user_folders()]
-        full = f"{_USERS}.{self.kind}.{self.name}"
-        known = sys.modules.get(full)
-        if known is not None and (known.__file__, vars(known).get("_digest")) != (str(self.module), self.digest):
-            for name in [name for name in sys.modules if f"{name}.".startswith(f"{full}.")]:
-                del sys.modules[name]  # of another folder, or changed since
-        importlib.invalidate_caches()  # the file may be as new as the import system's list of its folder
-        module = self._import(full)
-        vars(module)["_digest"] = self.digest
-        return module
-
-    def _import(self, full: str) -> ModuleType:
-        try:
+    def load(self) -> Any:
+        """Import the module, or the class in it; raise ConfigError, with the reason, if a user's cannot be imported."""
+        if self.member:
+            return getattr(importlib.import_module(self.package), self.member)
+        full = f"{self.package or f'{_USERS}.{self.kind}'}.{self.name}"
+        if self.is_of_project:
             return importlib.import_module(full)
+        if not self.package:
+            users = importlib.import_module(_USERS)
+            users.__path__[:] = [str(folder) for folder in find_user_folders()]
+            known = sys.modules.get(full)
+            if known is not None and (known.__file__, vars(known).get("_digest")) != (str(self.module), self.digest):
+                for name in [name for name in sys.modules if f"{name}.".startswith(f"{full}.")]:
+                    del sys.modules[name]  # of another folder, or changed since
+            importlib.invalidate_caches()  # the file may be as new as the import system's list of its folder
+        try:
+            module = importlib.import_module(full)
         except Exception as error:  # a module of somebody else may raise anything
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{self.kind}={self.name}: {self.module} cannot be imported: {reason}") from error
+        vars(module)["_digest"] = self.digest
+        return module
 
     def load_class(self) -> type:
         """Return the dataclass of the module; raise ConfigError unless it defines exactly one public one.
@@ -159,13 +162,12 @@ class Entry:
         Those that another one holds as the options of a field are parts of it.
         """
         module = self.load()
-        found = [
-            member
-            for name, member in inspect.getmembers(module, inspect.isclass)
-            if is_dataclass(member) and member.__module__ == module.__name__ and not name.startswith("_")
-        ]
-        parts = [get_nested(each) for owner in found for each in fields(owner)]
-        found = [owner for owner in found if owner not in parts]
+        if self.member:
+            return module  # type: ignore[no-any-return]
+        public = [owner for name, owner in inspect.getmembers(module, inspect.isclass) if not name.startswith("_")]
+        stated = [owner for owner in public if is_dataclass(owner) and owner.__module__ == module.__name__]
+        parts = [get_nested(each) for owner in stated for each in fields(owner)]
+        found = [owner for owner in stated if owner not in parts]
         if len(found) != 1:
             raise ConfigError(f"{self.module} must define one public dataclass, not {len(found)}.")
         return found[0]
@@ -174,17 +176,11 @@ class Entry:
         """Build the dataclass of the module with its options; raise ConfigError for an unknown or invalid one."""
         owner = self.load_class()
         if not isinstance(options, Mapping | None):
-            raise ConfigError(
-                f"{name_options(owner)}={options}: expected its options, such as {{}} or {{name: value}}."
-            )
+            what = f"{name_options(owner)}={options}: expected its options, such as {{}} or {{name: value}}."
+            raise ConfigError(what)
         given = dict(options or {})
         known = [each.name for each in fields(owner)]
-        for name in given:
-            if name not in known:
-                raise ConfigError(
-                    f"{name_options(owner)}.{name}: there is no such option{suggest_names(name, known)}",
-                    f"Options of {self.kind} {self.name}: {', '.join(known) or 'none'}.",
-                )
+        refuse_unknown_options(name_options(owner), given, known, f"{self.kind} {self.name}")
         for each in fields(owner):
             default, value = each.default, given.get(each.name)
             if isinstance(default, int | float) and not isinstance(value, int | float | None):
@@ -210,16 +206,23 @@ class Entry:
 
 def find_plugins() -> dict[str, Plugin]:
     """Return the plug-ins by name, sorted, those of installed packages among them, without importing any."""
-    own = [file.parent for file in _list_abouts()]
+    own = [file.parent for file in (_PACKAGE / "plugins").glob("*/about.yaml")]
     found = [Plugin(folder.name, folder, f"avatar_bench.plugins.{folder.name}") for folder in own]
-    found += [Plugin(*each) for each in _find_installed(PLUGIN_GROUP, tuple(sys.path))]
+    found += [Plugin(*each[1:]) for each in _find_installed(tuple(sys.path)) if each[0] == PLUGIN_GROUP]
     return {plugin.name: plugin for plugin in sorted(found, key=lambda plugin: plugin.name)}
 
 
-def find_provider(kind: str, name: str) -> str | None:
-    """Return the plug-in or study of this project that provides an entry, there or not; None for no such entry."""
-    index = read_yaml(_PACKAGE / "plugins" / "index.yaml")
-    return next((plugin for plugin, provided in index.items() if name in provided.get(kind, ())), None)
+def explain_missing(kind: str, name: str) -> str | None:
+    """Return what to say of an entry, or of kind "option", that a plug-in that is not there, or a study, provides.
+
+    None for a name that none of them provides.
+    """
+    file = _PACKAGE / "plugins" / "index.yaml"
+    provided = _read_about(file, file.stat().st_mtime_ns) if file.is_file() else {}
+    plugin = next((plugin for plugin in provided.keys() - find_plugins() if name in provided[plugin].get(kind, ())), "")
+    if "/" in plugin:
+        return f"this is of {plugin} of the repository: add -cd {plugin}"
+    return f"this is of the plug-in {plugin}, which is not part of this installation." if plugin else None
 
 
 def find_entries(kind: str) -> dict[str, Entry]:
@@ -228,30 +231,28 @@ def find_entries(kind: str) -> dict[str, Entry]:
     Raise ConfigError if one of a plug-in or of a user has the name of another one. Of two users' folders, the first
     wins.
     """
-    package = f"avatar_bench.{KINDS[kind].replace('/', '.')}"
-    found = {entry.name: entry for entry in _list_entries(kind, _PACKAGE / KINDS[kind], package)}
-    others = [(plugin.folder, f"{plugin.package}.{kind}") for plugin in find_plugins().values()]
-    others += [(folder, "") for folder in reversed(find_user_folders())]
-    for folder, package in others:
-        for entry in _list_entries(kind, folder / kind, package):
-            if entry.name in found and found[entry.name].is_builtin:
-                raise ConfigError(
-                    f"{entry.module}: avatar_bench already has a {kind} {entry.name}.", f"Rename your {kind}."
-                )
-            found[entry.name] = entry
-    return dict(sorted(found.items()))
+    users = (entry for folder in reversed(find_user_folders()) for entry in _list_entries(kind, folder / kind, ""))
+    return _combine_entries(_find_built_in_entries(kind, tuple(sys.path)).values(), users)
+
+
+def find_renamed(kind: str) -> dict[str, str]:
+    """Return the names that entries had in the version before, `former_names` in their yaml, each with that of now."""
+    found = find_entries(kind)
+    stated = {former: name for name, entry in found.items() for former in entry.about.get("former_names", ())}
+    return {former: name for former, name in stated.items() if former not in found}
 
 
 def find_entry(kind: str, name: str, asked: str = "") -> Entry:
-    """Return an entry by name; raise ConfigError, with the folders searched, if there is none.
+    """Return an entry by name, or by a former name; raise ConfigError, with the folders searched, if there is none.
 
     `asked` is the option that named it, KIND=NAME by default.
     """
     found = find_entries(kind)
+    name = name if name in found else find_renamed(kind).get(name, name)
     if name not in found:
         asked = asked or f"{kind}={name}"
-        if (plugin := find_provider(kind, name)) is not None:
-            raise ConfigError(f"{asked}: {describe_missing(plugin)}")
+        if missing := explain_missing(kind, name):
+            raise ConfigError(f"{asked}: {missing}")
         raise ConfigError(
             f"{asked}: there is no {kind} named {name!r}{suggest_names(name, found)}",
             f"There are: {', '.join(found) or 'none'}.",
@@ -260,16 +261,12 @@ def find_entry(kind: str, name: str, asked: str = "") -> Entry:
     return found[name]
 
 
-def describe_missing(plugin: str) -> str:
-    """Return what to say of something that a plug-in provides which is not there, or a folder of studies/."""
-    if "/" in plugin:
-        return f"this is of {plugin} of the repository: add -cd {plugin}"
-    return f"this is of the plug-in {plugin}, which is not part of this installation."
-
-
 def is_of_user(module: str) -> bool:
-    """Return whether a module, by its full name, belongs to an entry of a user."""
-    return module.startswith(f"{_USERS}.")
+    """Return whether a module, by its full name, belongs to an entry of a user, or is in the folder of one."""
+    top = module.partition(".")[0]
+    file = Path(getattr(sys.modules.get(top), "__file__", None) or "")  # TOP.py, or TOP/__init__.py
+    in_folder = top != "avatar_bench" and not set(file.parents[:2]).isdisjoint(find_user_folders())
+    return in_folder or module.startswith(f"{_USERS}.")
 
 
 def describe_folders(kind: str) -> str:
@@ -287,7 +284,8 @@ def find_user_folders() -> list[Path]:
     for folder in named:
         if not folder.is_dir():
             raise ConfigError(f"{FOLDERS_VARIABLE}: no such folder: {folder}")
-    return named + [folder for _, folder, _ in _find_installed(ENTRY_POINT_GROUP, tuple(sys.path))]
+    installed = _find_installed(tuple(sys.path))
+    return named + [folder for group, _, folder, _ in installed if group == ENTRY_POINT_GROUP]
 
 
 @contextmanager
@@ -306,16 +304,34 @@ def _split_variable() -> list[str]:
     return [part for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
 
 
-def _list_entries(kind: str, folder: Path, package: str) -> Iterator[Entry]:
-    for file in sorted([*folder.glob("[a-zA-Z]*.py"), *folder.glob("[a-zA-Z]*/__init__.py")]):
-        name = file.parent.name if file.name == "__init__.py" else file.stem
-        if name.isidentifier():
-            yield Entry(kind, name, file, package)
+def _combine_entries(found: Iterable[Entry], others: Iterable[Entry]) -> dict[str, Entry]:
+    """Return entries by name, sorted; raise ConfigError if one of the others has the name of one of the project."""
+    known = {entry.name: entry for entry in found}
+    for entry in others:
+        if entry.name in known and known[entry.name].is_builtin:
+            reason = f"{entry.module}: avatar_bench already has a {entry.kind} {entry.name}."
+            raise ConfigError(reason, f"Rename your {entry.kind}.")
+        known[entry.name] = entry
+    return dict(sorted(known.items()))
 
 
 @cache
-def _list_abouts() -> list[Path]:
-    return sorted((_PACKAGE / "plugins").glob("*/about.yaml"))
+def _find_built_in_entries(kind: str, path: tuple[str, ...]) -> dict[str, Entry]:
+    own, plugins = KINDS[kind].removesuffix(".py"), find_plugins().values()
+    core = _list_entries(kind, _PACKAGE / KINDS[kind], f"avatar_bench.{own.replace('/', '.')}")
+    others = (_list_entries(kind, plugin.folder / kind, f"{plugin.package}.{kind}") for plugin in plugins)
+    return _combine_entries(core, chain.from_iterable(others))
+
+
+def _list_entries(kind: str, place: Path, package: str) -> Iterator[Entry]:
+    """Yield the entries in a folder, or the classes of a module that end in their kind, but for their base."""
+    if place.suffix:
+        classes = (node.name for node in ast.parse(place.read_bytes()).body if isinstance(node, ast.ClassDef))
+        yield from (Entry(kind, name, place, package, each) for each in classes if (name := name_entry(each, kind)))
+    for file in sorted([*place.glob("[a-zA-Z]*.py"), *place.glob("[a-zA-Z]*/__init__.py")]):
+        name = file.parent.name if file.name == "__init__.py" else file.stem
+        if name.isidentifier():
+            yield Entry(kind, name, file, package)
 
 
 @cache
@@ -327,12 +343,16 @@ def _read_about(file: Path, changed: int) -> Mapping[str, Any]:
 
 
 @cache
-def _find_installed(group: str, path: tuple[str, ...]) -> list[tuple[str, Path, str]]:
-    """Return the entry points of a group of the packages on Python's path: name, folder and package of each."""
+def _find_installed(path: tuple[str, ...]) -> list[tuple[str, str, Path, str]]:
+    """Return our entry points of the packages on Python's path: group, name, folder and package of each."""
+    files = (file for folder in path for file in Path(folder).glob("*-info/entry_points.txt"))
+    if not any("[avatar_bench." in file.read_text(encoding="utf-8", errors="replace") for file in files):
+        return []
+    from importlib.metadata import entry_points  # its import takes a tenth of `--help`
     from importlib.util import find_spec
 
     found = []
-    for point in _read_entry_points(path).select(group=group):
+    for point in (*entry_points(group=ENTRY_POINT_GROUP), *entry_points(group=PLUGIN_GROUP)):
         try:
             spec = find_spec(point.module)
         except Exception as error:  # a broken third-party package must not stop the command
@@ -340,12 +360,5 @@ def _find_installed(group: str, path: tuple[str, ...]) -> list[tuple[str, Path, 
             continue
         if spec is not None:
             places = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]
-            found += [(point.name, Path(place), point.module) for place in places]
+            found += [(point.group, point.name, Path(place), point.module) for place in places]
     return found
-
-
-@cache
-def _read_entry_points(path: tuple[str, ...]) -> Any:
-    from importlib.metadata import entry_points
-
-    return entry_points()  # of all groups at once: it reads a file of each package

@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from avatar_bench.config.catalogue import find_choices
-from avatar_bench.config.entries import describe_missing, find_entries, find_provider, is_of_user
-from avatar_bench.config.validation import truncate
+from avatar_bench.config.entries import explain_missing, find_renamed, is_of_user
 from avatar_bench.console.terminal import escape_control_characters, hide_credentials
 from avatar_bench.errors import AvatarBenchError, ConfigError, OutputError, suggest_names
 
-MAX_LINE_CHARACTERS = 4000  # fifty paths
 _MAX_LISTED_OPTIONS = 40
 _DISK_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT),
@@ -28,11 +26,9 @@ _OUT_OF_MEMORY = re.compile(
 _WORKER_KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|is killed by signal)")
 
 _EXTRAS = {
-    "hydra/launcher": {
-        **dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), "sweeps"),
-        "ray": "ray-launcher",
-    },
-    "hydra/sweeper": {"optuna": "optuna"},
+    **dict.fromkeys([f"hydra/launcher={name}" for name in ("joblib", "submitit_local", "submitit_slurm")], "sweeps"),
+    "hydra/launcher=ray": "ray-launcher",
+    "hydra/sweeper=optuna": "optuna",
 }
 
 
@@ -46,9 +42,7 @@ def explain(error: BaseException) -> tuple[tuple[str, ...], int]:
 def format_error(error: BaseException) -> tuple[tuple[str, ...], int]:
     """Return the message lines and exit code of an error, printable and without passwords."""
     lines, code = _describe_error(error)
-    return tuple(
-        truncate(escape_control_characters(hide_credentials(line)), MAX_LINE_CHARACTERS) for line in lines
-    ), code
+    return tuple(escape_control_characters(hide_credentials(line)) for line in lines), code
 
 
 def find_user_error(error: BaseException) -> AvatarBenchError | None:
@@ -65,8 +59,6 @@ def _describe_error(error: BaseException) -> tuple[tuple[str, ...], int]:
         return _drop_details(ours.lines), ours.exit_code
     if _is_hydra_error(error):
         return _describe_config_error(error), 2
-    if type(error).__module__.startswith("yaml."):
-        return (f"a yaml file cannot be read: {' '.join(str(error).split())}",), 2
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return (f"{str(error.filename)[:100]}...: {error.strerror}",), 2
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
@@ -76,23 +68,20 @@ def _describe_error(error: BaseException) -> tuple[tuple[str, ...], int]:
     text = " ".join(str(error).split())[:300]
     passed = traceback.walk_tb(error.__traceback__)
     places = [(frame, line) for frame, line in passed if is_of_user(frame.f_globals.get("__name__", ""))]
-    if places:  # the innermost line of a user's entry
+    if places:  # the innermost line of a user's code
         frame, line = places[-1]
         return (f"{frame.f_code.co_filename}, line {line}: {type(error).__name__}: {text}",), 2
     hint = "please report it with the command and the output under AVATAR_BENCH_DEBUG=1"
     return (f"internal error: {type(error).__name__}: {text} ({hint})",), 1
 
 
-def _was_receiving_from_worker(error: BaseException) -> bool:
-    """Return whether an image-loading process ended while it handed over a batch, before torch has noticed."""
-    frames = (frame.f_globals.get("__name__") for frame, _line in traceback.walk_tb(error.__traceback__))
-    return isinstance(error, ConnectionError | EOFError) and "torch.multiprocessing.reductions" in frames
-
-
 def _describe_shortage(error: BaseException) -> tuple[str, ...]:
     """Return a message if memory ran out or a worker was killed, else (); only the error's text shows which."""
     text = str(error)
-    if _WORKER_KILLED.search(text) or _was_receiving_from_worker(error):
+    modules = (frame.f_globals.get("__name__") for frame, _line in traceback.walk_tb(error.__traceback__))
+    if _WORKER_KILLED.search(text) or (  # torch may not have noticed that a process ended while it handed over a batch
+        isinstance(error, ConnectionError | EOFError) and "torch.multiprocessing.reductions" in modules
+    ):
         less = "If memory ran out, use workers=0 (data.workers=0 of train) or a smaller batch_size."
         return "An image-loading process was killed from outside.", less
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text) or getattr(error, "errno", None) == errno.ENOMEM:
@@ -146,14 +135,14 @@ def _drop_details(lines: Sequence[str]) -> tuple[str, ...]:
 
 
 def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...]:
-    if extra := _EXTRAS.get(group, {}).get(name):
+    if extra := _EXTRAS.get(f"{group}={name}"):
         return f"{group}={name}: its package is not installed", f'install it: pip install "avatar-bench[{extra}]"'
-    if plugin := find_provider(group, name):
-        return (f"{group}={name}: {describe_missing(plugin)}",)
+    if missing := explain_missing(group, name):
+        return (f"{group}={name}: {missing}",)
     head, _, place = f"{group}/{name}".partition("/")
     if head == "data" and Path(place).exists():
-        kind, option = ("folder", "root") if Path(place).is_dir() else ("manifest", "manifest")
-        return f"data={place}: no such data", f"for images of your own: data={kind} data.{option}={place}"
+        own = "data=folder data.root" if Path(place).is_dir() else "data=manifest data.manifest"
+        return f"data={place}: no such data", f"for images of your own: {own}={place}"
     listed = text.partition("Available options")[2].partition("search path:")[0]
     known = list(find_choices(group)) or re.findall(r"^\t(\S+)$", listed, re.MULTILINE)  # such as hydra/launcher
     what = f"{group}={name}: no such {group}{suggest_names(name, known, '')}"
@@ -162,18 +151,18 @@ def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...
 
 def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ...]:
     """Return a message with the nearest known options and the options of its level, or of its name elsewhere."""
-    column = option.partition(".")[0]
-    if column not in find_entries("prediction_column") and (plugin := find_provider("prediction_column", column)):
-        return (f"{option}: {describe_missing(plugin)}",)
+    parts, last = option.split("."), option.rpartition(".")[2]
+    if parts[0] == "block" and (now := find_renamed("block").get(former := "".join(parts[1:2]))):
+        return f"{option}: block '{former}' is now '{now}'", f"its options: avatar-bench evaluate block={now} --help"
+    if absent := explain_missing("option", parts[0]):
+        return (f"{option}: {absent}",)
     siblings = getattr(error.__cause__, "parent_node", None)
     # get, as an option that is still missing raises on siblings[key]
     known = {str(key): siblings.get(key) for key in siblings if key != "hydra"} if isinstance(siblings, Mapping) else {}
     missing = re.search(r"Key '([^']+)'", str(error.__cause__))
-    name = missing[1] if missing else option.rpartition(".")[2]
-    parts = option.split(".")
+    name = missing[1] if missing else last
     level = ".".join(parts[: parts.index(name)] if name in parts else parts[:-1])
     groups = {group: values for group, values in known.items() if isinstance(values, Mapping) and name in values}
-    last = option.rpartition(".")[2]
     if not level and name != last and last in known:
         lines = [f"{option}: no such option; did you mean {last}?"]
     elif not level and groups:
@@ -199,10 +188,8 @@ def _describe_wrong_type(override: str, error: BaseException) -> tuple[str, ...]
     if "is not a ListConfig" in cause:
         return (f"{option}: expected a list, got {value}", f"Write it in brackets: '{option}=[{value}]'")
     if "DictConfig with" in cause or "to Dict[" in cause:
-        return (
-            f"{option}: expected names with values, got {value}",
-            f"Write them in braces: '{option}={{NAME: VALUE}}'",
-        )
+        what = f"{option}: expected names with values, got {value}"
+        return what, f"Write them in braces: '{option}={{NAME: VALUE}}'"
     if "is not Optional" in cause:
         return (f"{option}: expected a value, got {value}",)
     return (f"{option}: invalid value {value}: {cause}",)

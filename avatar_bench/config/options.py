@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
-from avatar_bench.errors import ConfigError
+from avatar_bench.errors import ConfigError, suggest_names
 
 _KEY = "option"  # of the metadata of a field
 
@@ -79,12 +81,10 @@ def copy_option(owner: type, name: str, **changed: Any) -> Any:
 
 
 def _make_field(default: Any, stated: Option) -> Any:
-    known = {_KEY: stated}
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata=known)
-    if callable(default):
-        return field(default_factory=default, metadata=known)
-    return field(default=default, metadata=known)
+    make = partial(type(default), default) if isinstance(default, list | dict) else default
+    if callable(make):
+        return field(default_factory=make, metadata={_KEY: stated})
+    return field(default=default, metadata={_KEY: stated})
 
 
 @dataclass(kw_only=True)
@@ -130,7 +130,24 @@ def get_default(each: Field[Any]) -> Any:
 def name_options(owner: type) -> str:
     """Return where the options of an entry stand: "block.robustness" for a class in .../blocks/robustness."""
     *_, kind, name = owner.__module__.split(".")
-    return f"{kind.removesuffix('s')}.{name}"
+    each = name.removesuffix("s")
+    own = name_entry(owner.__name__, each) if each != name else ""  # of one of several of a module
+    return f"{each}.{own}" if own else f"{kind.removesuffix('s')}.{name}"
+
+
+def name_entry(owner: str, kind: str) -> str:
+    """Return the name that a class has as an entry of a kind, such as knn of KnnOodScore; "" for another class."""
+    ending = "".join(map(str.capitalize, kind.split("_")))
+    words = re.findall("[A-Z][a-z]*", owner.removesuffix(ending)) if owner.endswith(ending) else []
+    return "_".join(words).lower()
+
+
+def refuse_unknown_options(place: str, given: Iterable[str], known: Collection[str], owner: str) -> None:
+    """Raise ConfigError, with the nearest name, unless all names given are options of `owner`, which are at `place`."""
+    for name in given:
+        if name not in known:
+            reason = f"{place}.{name}: there is no such option{suggest_names(name, known)}"
+            raise ConfigError(reason, f"Options of {owner}: {', '.join(known) or 'none'}.")
 
 
 def _describe_range(low: float | None, high: float | None) -> str:

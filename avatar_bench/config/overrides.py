@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from avatar_bench.config.validation import escape_interpolations
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.files.paths import make_folder_name
@@ -38,33 +39,49 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        if word.startswith("-") and word != "-":
-            flags += [word, *_take_arguments(word, rest)]
-        else:
+        if not word.startswith("-") or word == "-":
             others.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        if name not in HYDRA_FLAGS and Path(word).exists():
+            raise ConfigError(f"{word}: no such flag", f"write the file of that name as ./{word}")
+        if name not in HYDRA_FLAGS:
+            raise ConfigError(
+                f"{word}: no such flag; write options as option=value, without dashes",
+                f"flags: {' '.join(HYDRA_FLAGS)} --help",
+            )
+        flags.append(word)
+        if (allowed := HYDRA_FLAGS[name]) is not None:
+            if not equals and rest:
+                flags.append(value := rest.pop(0))
+            if not value or (allowed and value not in allowed):
+                raise ConfigError(f"{name} requires a value" + (f", one of: {' '.join(allowed)}" if allowed else ""))
     return flags, others
 
 
 def find_config_folders(words: Sequence[str]) -> list[str]:
-    """Return the folders given by -cd and by hydra.searchpath, from all words of a command line."""
+    """Return the folders given by -cd and by hydra.searchpath, from all words of a command line.
+
+    Raise ConfigError if one of -cd is missing.
+    """
     flagged = [word for flag, word in pairwise(words) if flag in ("-cd", "--config-dir")]
-    searched = [
-        word.partition("=")[2].strip("[]") for word in words if word.lstrip("+").startswith("hydra.searchpath=")
-    ]
-    listed = [part.strip(" '\"").removeprefix("file://") for each in searched for part in each.split(",")]
-    return [*flagged, *filter(None, listed)]
+    if missing := [word for word in flagged if not Path(word).expanduser().is_dir()]:
+        raise ConfigError(f"-cd {missing[0]}: there is no such folder", "expected a folder of yaml and entries")
+    listed = _split(words).get("hydra.searchpath", "").strip("[]").split(",")
+    return [*flagged, *filter(None, (part.strip(" '\"").removeprefix("file://") for part in listed))]
 
 
 def is_multirun(flags: Sequence[str], overrides: Sequence[str]) -> bool:
     """Return whether several jobs are requested: by a flag, by sweep= or by hydra.mode."""
-    swept = any(_find_sweep_choice(word) or word == "hydra.mode=MULTIRUN" for word in overrides)
-    return swept or "-m" in flags or "--multirun" in flags
+    given = _split(overrides)
+    is_asked = given.get("sweep", "") not in NULL_VALUES or given.get("hydra.mode") == "MULTIRUN"
+    return is_asked or not {"-m", "--multirun"}.isdisjoint(flags)
 
 
 def quote(value: str) -> str:
     """Quote a string so that neither Hydra's grammar nor OmegaConf's interpolation changes it."""
-    literal = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)
-    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), literal)
+    text = escape_interpolations(value)
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
     return f"'{escaped}'"
 
 
@@ -78,26 +95,22 @@ def expand_home(value: str) -> str:
 
 def choose_sweep_folder(overrides: Sequence[str]) -> Path:
     """Return the folder of a sweep of train: `out`, else runs/ and the name of the sweep or its swept options."""
-    given = dict(word.lstrip("+").partition("=")[::2] for word in overrides)
-    if given.get("out", "") not in NULL_VALUES:
-        return Path(expand_home(given["out"]))
-    name = next(filter(None, map(_find_sweep_choice, overrides)), None)
-    if (
-        not name
-        and not _find_swept_options(overrides)
-        and not any(word.startswith(("hydra", "+hydra")) for word in overrides)
-    ):
+    given = _split(overrides)
+    out, name = given.get("out", ""), given.get("sweep", "")
+    if out not in NULL_VALUES:
+        return Path(expand_home(out))
+    if name in NULL_VALUES:
+        name = "-".join(_find_swept_options(given))
+    if not name and not any(key.startswith("hydra") for key in given):
         raise ConfigError("-m: no option has more than one value", "for example: avatar-bench train -m seed=1,2,3")
-    return Path("runs") / re.sub(r"[^\w.-]+", "-", name or "-".join(_find_swept_options(overrides)) or "sweep")
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", name or "sweep")
 
 
 def make_sweep_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
     """Return Hydra's overrides for the folder of a sweep and for naming its jobs by the options that differ."""
-    swept = _find_swept_options(overrides)
-    fixed = [
-        key for key in map(_get_option, overrides) if key not in swept and not key.startswith(("hydra.", "hydra/"))
-    ]
-    names = ",".join(dict.fromkeys(fixed))
+    given = _split(overrides)
+    own = [*_find_swept_options(given), *(key for key in given if key.startswith(("hydra.", "hydra/")))]
+    names = ",".join(key for key in given if key not in own)
     return [f"hydra.sweep.dir={quote(str(folder))}", f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
 
 
@@ -120,37 +133,13 @@ def _name_value(key: str, value: str) -> str:
     return name if name[:_NAME_CHARACTERS] == plain else f"{name[:_NAME_CHARACTERS]}-{sha256_of_text(plain)[:4]}"
 
 
-def _take_arguments(flag: str, rest: list[str]) -> list[str]:
-    name, equals, text = flag.partition("=")
-    if name not in HYDRA_FLAGS and Path(flag).exists():
-        raise ConfigError(f"{flag}: no such flag", f"write the file of that name as ./{flag}")
-    if name not in HYDRA_FLAGS:
-        raise ConfigError(
-            f"{flag}: no such flag; write options as option=value, without dashes",
-            f"flags: {' '.join(HYDRA_FLAGS)} --help",
-        )
-    allowed = HYDRA_FLAGS[name]
-    if allowed is None:
-        return []
-    value = text if equals else (rest[0] if rest else "")
-    if not value or (allowed and value not in allowed):
-        raise ConfigError(f"{name} requires a value" + (f", one of: {' '.join(allowed)}" if allowed else ""))
-    return [] if equals else [rest.pop(0)]
+def _split(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the value of each option, as it is written."""
+    return dict(word.lstrip("+~").partition("=")[::2] for word in overrides)
 
 
-def _find_sweep_choice(word: str) -> str | None:
-    key, _, value = word.lstrip("+").partition("=")
-    return value if key == "sweep" and value not in NULL_VALUES else None
-
-
-def _get_option(word: str) -> str:
-    return word.lstrip("+~").partition("=")[0]
-
-
-def _find_swept_options(overrides: Sequence[str]) -> list[str]:
-    return [_get_option(word) for word in overrides if _is_swept(*word.partition("=")[::2])]
-
-
-def _is_swept(key: str, value: str) -> bool:
-    outside = re.sub(r"""'(\\.|[^'\\])*'|"(\\.|[^"\\])*"|\[[^]]*\]|\{[^}]*\}""", "", value)
-    return key != "out" and ("," in outside or bool(SWEEP_FUNCTION.match(value)))
+def _find_swept_options(given: Mapping[str, str]) -> list[str]:
+    """Return the options with several values: with a comma outside of quotes and brackets, or a function of Hydra."""
+    inside = r"""'(\\.|[^'\\])*'|"(\\.|[^"\\])*"|\[[^]]*\]|\{[^}]*\}"""
+    outside = {key: re.sub(inside, "", value) for key, value in given.items() if key != "out"}
+    return [key for key, value in outside.items() if "," in value or SWEEP_FUNCTION.match(value)]

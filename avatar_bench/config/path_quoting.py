@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.config.catalogue import find_choices, find_groups
+from avatar_bench.config.composition import find_default_choices
 from avatar_bench.config.options import find_option, iterate_options
 from avatar_bench.config.overrides import NULL_VALUES, OVERRIDE, SWEEP_FUNCTION, expand_home, quote
 from avatar_bench.config.schema import SWITCH, find_options, find_schema
-from avatar_bench.config.search_path import find_default_choices
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.paths import suggest_slashes
-from avatar_bench.runs.run_choice import is_run_address
+from avatar_bench.runs.record import is_run_address
 
 # of sources, whose options their readers state
 _SOURCE_PATH, _SOURCE_PATHS = r"source\.[^.=]+\.(root|file|list|manifest)", r"source\.[^.=]+\.roots"
@@ -65,11 +65,8 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
 
 def make_words(options: Mapping[str, Any]) -> list[str]:
     """Return options as the words of a command line: Python's values, and names with __ or . between the levels."""
-    words = []
-    for key, value in options.items():
-        name = key.replace("__", ".")
-        words.append(f"{name}={_format_value(value, is_path_option(name))}")
-    return words
+    named = {key.replace("__", "."): value for key, value in options.items()}
+    return [f"{name}={_format_value(value, is_path_option(name))}" for name, value in named.items()]
 
 
 def _format_value(value: Any, is_path: bool) -> str:
@@ -78,15 +75,14 @@ def _format_value(value: Any, is_path: bool) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, os.PathLike):
+    if isinstance(value, str | os.PathLike):
         value = os.fspath(value)
-    if isinstance(value, str):
         is_word = _PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false", "nan", "inf")
         return value if is_path or is_word else quote(value)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name}: {_format_value(each, is_path)}" for name, each in value.items()) + "}"
     if isinstance(value, Iterable):
-        return "[" + ",".join(_format_value(each, is_path) for each in value) + "]"
+        return f"[{','.join(_format_value(each, is_path) for each in value)}]"
     return str(value)
 
 
@@ -116,12 +112,12 @@ def _quote_override(word: str, multirun: bool) -> str:
     if match is None:
         return word
     prefix, key, value = match["prefix"], match["key"], match["value"]
-    is_switch = any(each.name == SWITCH for each, _ in find_options(f"{key}.{SWITCH}"))
-    if is_switch and not value.startswith("{"):  # such as evidence=true
-        return f"{prefix}{key}.{SWITCH}={value}"
     is_path, is_mapping = is_path_option(key), value.startswith("{")
+    if not is_mapping and any(each.name == SWITCH for each, _ in find_options(f"{key}.{SWITCH}")):
+        return f"{prefix}{key}.{SWITCH}={value}"  # such as evidence=true
     opened = any(known.is_open for _, known in find_options(key)) or re.fullmatch(_SOURCE_PATHS, key)
-    if (opened and not is_path) or (is_mapping and key.startswith("block.")):
+    is_choice = not is_mapping and key in find_groups()  # such as schedule=cosine
+    if (opened and not is_path and not is_choice) or (is_mapping and key.startswith("block.")):
         return f"{prefix or '++'}{key}={value}"  # ++: Hydra's struct mode closes a dict to new names
     if value in NULL_VALUES or not is_path:
         return word
@@ -133,9 +129,8 @@ def _quote_override(word: str, multirun: bool) -> str:
 def _quote_value(key: str, value: str, multirun: bool) -> str:
     if Path(value).exists():
         return _quote_path(value)
-    takes_lists = any(each.type == "Any" for each, _ in find_options(key))
-    if takes_lists and value.startswith("[") and value.endswith("]"):
-        return "[" + ",".join(map(_quote_path, _split_elements(value[1:-1]))) + "]"
+    if value.startswith("[") and value.endswith("]") and any(each.type == "Any" for each, _ in find_options(key)):
+        return f"[{','.join(map(_quote_path, _split_elements(value[1:-1])))}]"
     if multirun and key != "out":
         if SWEEP_FUNCTION.match(value):
             return value
@@ -150,15 +145,13 @@ def _quote_mapping(key: str, text: str) -> str:
     inside = text.strip()[1:].removesuffix("}")
     before, *parts = re.split(r"""(?:^|,)\s*("[^"]*"|'[^']*'|[\w .-]+?)\s*:\s*""", inside)
     names = [name.strip("\"' ") for name in parts[::2]]
-    for name in [before] * bool(before.strip()) + names:
-        if not re.fullmatch(r"[\w.-]+", name) or name == before:
-            raise ConfigError(
-                f"{key}: cannot read a name and a path from {name.strip()!r}",
-                f"expected names of letters, digits and . - _, each with its path: '{key}={{NAME: PATH}}'",
-            )
-    return (
-        "{" + ", ".join(f"{name}: {_quote_path(value)}" for name, value in zip(names, parts[1::2], strict=True)) + "}"
-    )
+    if wrong := [*filter(None, [before.strip()]), *(name for name in names if not re.fullmatch(r"[\w.-]+", name))]:
+        raise ConfigError(
+            f"{key}: cannot read a name and a path from {wrong[0]!r}",
+            f"expected names of letters, digits and . - _, each with its path: '{key}={{NAME: PATH}}'",
+        )
+    pairs = zip(names, map(_quote_path, parts[1::2]), strict=True)
+    return f"{{{', '.join(f'{name}: {path}' for name, path in pairs)}}}"
 
 
 def _split_elements(text: str) -> list[str]:
@@ -166,8 +159,7 @@ def _split_elements(text: str) -> list[str]:
     pieces = re.findall(r"""(\s*"[^"]*"\s*|\s*'[^']*'\s*|[^,]*)(?:,|$)""", text)[:-1] if text else []
     elements: list[str] = []
     while pieces:
-        ends = [n for n in range(len(pieces), 1, -1) if Path(expand_home(",".join(pieces[:n]))).exists()]
-        end = ends[0] if ends else 1
+        end = next((n for n in range(len(pieces), 1, -1) if _exists(",".join(pieces[:n]))), 1)
         elements.append(",".join(pieces[:end]).strip())
         pieces = pieces[end:]
     return elements

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING as REQUIRED
-from dataclasses import Field, dataclass, field, fields, make_dataclass
+from dataclasses import Field, dataclass, field, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, get_type_hints
 from omegaconf import MISSING
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
-from avatar_bench.config.entries import find_entries, find_entry, find_provider
+from avatar_bench.config.entries import explain_missing, find_entries, find_entry
 from avatar_bench.config.options import (
     Option,
     copy_option,
@@ -27,10 +27,16 @@ from avatar_bench.i18n import LANGUAGES
 from avatar_bench.inference.prediction_columns import PredictionColumns
 from avatar_bench.models.card_schema import MAX_LIST_ITEMS
 from avatar_bench.runs.record import PROBE
-from avatar_bench.training.optimizers.sam import SAM
-from avatar_bench.training.optimizers.sgd import SGD
-from avatar_bench.training.schedules.cosine import Cosine
-from avatar_bench.training.schedules.plateau import Plateau
+
+
+def format_alternatives(names: Sequence[str]) -> str:
+    """Return names as "a, b or c"."""
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+
+
+# what option() is told of the values that an option accepts
+def _accept(expected: str, check: Callable[[Any], bool], **known: Any) -> dict[str, Any]:
+    return {"expected": expected, "check": check, **known}
 
 
 def _choose(*names: str) -> dict[str, Any]:
@@ -39,81 +45,67 @@ def _choose(*names: str) -> dict[str, Any]:
 
 def _end_in(*suffixes: str, other: str = "") -> dict[str, Any]:
     expected = f"a file that ends in {format_alternatives(suffixes)}" + (f", or {other}" if other else "")
-    return {"check": lambda file: file == other or Path(file).suffix.lower() in suffixes, "expected": expected}
+    return _accept(expected, lambda file: file == other or Path(file).suffix.lower() in suffixes)
+
+
+def _allow(*guards: str) -> Any:
+    return option([], help="names of guards to switch off", **_choose(*guards))
 
 
 def _is_export(file: str) -> bool:
     name = Path(file).suffix[1:].lower()
-    return name in find_entries("export_format") or find_provider("export_format", name) is not None
+    return name in find_entries("export_format") or explain_missing("export_format", name) is not None
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def format_alternatives(names: Sequence[str]) -> str:
-    """Return names as "a, b or c"."""
-    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
-
-
-# what option() is told of values that several options accept
-COUNT: dict[str, Any] = {"check": lambda value: value >= 1, "expected": "at least 1"}
-_NATURAL: dict[str, Any] = {"check": lambda value: value >= 0, "expected": "0 or more"}
-POSITIVE: dict[str, Any] = {"check": lambda value: 0 < value < math.inf, "expected": "more than 0"}
-FRACTION: dict[str, Any] = {"check": lambda value: 0 < value <= 1, "expected": "more than 0 and at most 1"}
-PROBABILITY: dict[str, Any] = {"check": lambda value: 0 <= value <= 1, "expected": "from 0 to 1"}
-INSIDE: dict[str, Any] = {"check": lambda value: 0 < value < 1, "expected": "between 0 and 1"}
+COUNT = _accept("at least 1", lambda value: value >= 1)
+_NATURAL = _accept("0 or more", lambda value: value >= 0)
+POSITIVE = _accept("more than 0", lambda value: 0 < value < math.inf)
+FRACTION = _accept("more than 0 and at most 1", lambda value: 0 < value <= 1)
+PROBABILITY = _accept("from 0 to 1", lambda value: 0 <= value <= 1)
+INSIDE = _accept("between 0 and 1", lambda value: 0 < value < 1)
 _TARGET_ERROR = "decide, or abstain so often that at most this fraction of the answers is incorrect; null: no decisions"
 _PAGE_TARGET_ERROR = "as in predict, for a page; null: .05 if the run's calibration has enough images for it"
 _PER_CLASS = "target_error holds for the answers of each class, not for all together"
-_SEED: dict[str, Any] = {"check": lambda value: 0 <= value < 2**32, "expected": "from 0 to 4294967295"}
-_WORKERS: dict[str, Any] = {"check": lambda value: 0 <= value <= 256, "expected": "from 0 to 256 processes"}
-_THREADS: dict[str, Any] = {"check": lambda value: 1 <= value <= 1024, "expected": "from 1 to 1024 threads"}
-_SIDE: dict[str, Any] = {"check": lambda value: 1 <= value <= 4096, "expected": "from 1 to 4096 pixels"}
-_FOLDS: dict[str, Any] = {"check": lambda value: value >= 3, "expected": "at least 3: test, val and train"}
-_ANGLE: dict[str, Any] = {"check": lambda value: 0 <= value <= 180, "expected": "from 0 to 180 degrees"}
-_SMOOTHING: dict[str, Any] = {"check": lambda value: 0 <= value < 1, "expected": "0 or more and less than 1"}
-_JITTER: dict[str, Any] = {
-    "check": lambda values: len(values) == 4 and min(values) >= 0,
-    "expected": "four numbers, 0 or more",
-}
-_BATCH: dict[str, Any] = {
-    "check": lambda value: all(map(_is_count, value.values() if isinstance(value, Mapping) else [value])),
-    "expected": "a whole number of at least 1, or {cpu: N, cuda: N}",
-}
-_UNFREEZE: dict[str, Any] = {
-    "check": lambda value: value in ("classifier", "all") or _is_count(value),
-    "expected": "classifier, all, or a number of layer groups counted from the head",
-}
-_STRENGTHS: dict[str, Any] = {
-    "check": lambda values: bool(values) and all(0 < value < math.inf for value in values),
-    "expected": "one or more numbers above 0",
-}
-_LAYERS: dict[str, Any] = {
-    "check": lambda values: bool(values) and min(values) >= -1 and len(set(values)) == len(values) <= MAX_LIST_ITEMS,
-    "expected": f"up to {MAX_LIST_ITEMS} different numbers of -1 or more",
-}
-_SOURCES_OF: dict[str, Any] = {
-    "check": lambda units: len(each := [name for names in units.values() for name in names]) == len(set(each)),
-    "expected": "every source in one unit only",
-    "is_open": True,
-}
+_SEED = _accept("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+_WORKERS = _accept("from 0 to 256 processes", lambda value: 0 <= value <= 256)
+_THREADS = _accept("from 1 to 1024 threads", lambda value: 1 <= value <= 1024)
+_SIDE = _accept("from 1 to 4096 pixels", lambda value: 1 <= value <= 4096)
+_FOLDS = _accept("at least 3: test, val and train", lambda value: value >= 3)
+_ANGLE = _accept("from 0 to 180 degrees", lambda value: 0 <= value <= 180)
+_SMOOTHING = _accept("0 or more and less than 1", lambda value: 0 <= value < 1)
+_JITTER = _accept("four numbers, 0 or more", lambda values: len(values) == 4 and min(values) >= 0)
+_BATCH = _accept(
+    "a whole number of at least 1, or {cpu: N, cuda: N}",
+    lambda value: all(map(_is_count, value.values() if isinstance(value, Mapping) else [value])),
+)
+_UNFREEZE = _accept(
+    "classifier, all, or a number of layer groups counted from the head",
+    lambda value: value in ("classifier", "all") or _is_count(value),
+)
+_STRENGTHS = _accept(
+    "one or more numbers above 0", lambda values: bool(values) and all(0 < value < math.inf for value in values)
+)
+_LAYERS = _accept(
+    f"up to {MAX_LIST_ITEMS} different numbers of -1 or more",
+    lambda values: bool(values) and min(values) >= -1 and len(set(values)) == len(values) <= MAX_LIST_ITEMS,
+)
+_SOURCES_OF = _accept(
+    "every source in one unit only",
+    lambda units: len(each := [name for names in units.values() for name in names]) == len(set(each)),
+    is_open=True,
+)
 # of runs, behind other ways to name one: ", hf:OWNER/NAME"
 _ADDRESSES = "".join(f", {entry.summary.partition(': ')[0]}" for entry in find_entries("run_address").values())
 _LANGUAGE, _SPLIT_BY, _EQUALISE = _choose(*LANGUAGES), _choose("group", "source", "generator"), _choose("jpeg")
-_TABLES, _TABLES_HELP = (
-    _choose("auto", "csv", "parquet"),
-    "files of tables of images; auto: Parquet above a million rows",
-)
-_VAL_BY = _choose("group", "source")
+_TABLES = _choose("auto", "csv", "parquet") | {"help": "files of tables of images; auto: Parquet above a million rows"}
 _ACCELERATOR, _AT = _choose("auto", "cpu", "gpu"), _choose("input", "native")
-_WEIGHTS: dict[str, Any] = {"choices": WEIGHTS_CHOICES, "is_path": True}
-_OPTIMIZER: dict[str, Any] = {"choices": lambda: find_entries("optimizer"), "entries": "optimizer"}
-_SCHEDULE: dict[str, Any] = {"choices": lambda: find_entries("schedule"), "entries": "schedule"}
-_LOGGER: dict[str, Any] = {"choices": lambda: find_entries("logger"), "entries": "logger"}
+_WEIGHTS = {"choices": WEIGHTS_CHOICES, "is_path": True}
 _RUNTIME: dict[str, Any] = {"choices": lambda: ["auto", "torch", *find_entries("runtime")]}
 _DETECTOR: dict[str, Any] = {"choices": lambda: find_entries("detector"), "entries": "detector"}
-_ALLOW = "names of guards to switch off"
 
 
 @dataclass
@@ -167,7 +159,7 @@ class SplitConfig(UnitsConfig):
     by: str | None = option(None, help="null: as the data set states, or group", **_SPLIT_BY)
     at_least: int = option(20, help="minimum images of a held-out unit in a sweep, after data.limit", **COUNT)
     units: dict[str, list[str]] = option({}, help="sources held out together: {UNIT: [SOURCE, ...]}", **_SOURCES_OF)
-    val_by: str | None = option(None, help="what val and train do not share; null: group", **_VAL_BY)
+    val_by: str | None = option(None, help="what val and train do not share; null: group", **_choose("group", "source"))
     train_sources: int | None = option(None, help="sources per class in train, drawn by seed; null: all", **COUNT)
 
 
@@ -229,27 +221,22 @@ class DataConfig(SplitDataConfig):
     augmented_copies: int | None = option(None, help="fixed copies per image; null: anew each epoch", **COUNT)
 
 
-@dataclass
-class ScheduleConfig:
-    name: str = option("none", help="learning rate schedule", **_SCHEDULE)
-    options: dict[str, Any] = option({}, help="of a schedule of your own", is_open=True)
-    warmup_epochs: float = copy_option(Cosine, "warmup_epochs", only_for=("cosine",))
-    factor: float = copy_option(Plateau, "factor", only_for=("plateau",))
-    patience: int = copy_option(Plateau, "patience", only_for=("plateau",))
+# groups that take any name, and the option that gets what is set beside the others: arguments, and nodes by name
+OPEN_GROUPS = {"optimizer": "options", "callbacks": "others"}
 
 
 @dataclass
 class OptimizerConfig:
-    name: str = option(MISSING, help="optimizer", **_OPTIMIZER)
-    options: dict[str, Any] = option({}, help="of an optimizer of your own, or of the base of sam", is_open=True)
+    name: str | None = option(None, help="a name of timm.optim.list_optimizers(); unused with _target_")
+    _target_: str | None = option(None, help="class of an optimizer, such as torch.optim.NAdam; null: by name")
+    options: dict[str, Any] = option({}, help="its arguments, as optimizer.momentum=.8 sets them", is_open=True)
     weight_decay: float = option(0.01, help="0: off", **_NATURAL)
-    momentum: float = copy_option(SGD, "momentum", only_for=("sgd", "sam"))
-    rho: float | None = copy_option(SAM, "rho", default=None, only_for=("sam",))
-    adaptive: bool | None = copy_option(SAM, "adaptive", default=None, only_for=("sam",))
-    base: str | None = option(None, help="base optimizer, any of the others", only_for=("sam",), **_OPTIMIZER)
     layer_decay: float | None = option(None, help="factor of the rate per layer away from the head", **FRACTION)
     decay_norms: bool = option(True, help="also decay norms, biases, tokens and position embeddings")
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    rho: float | None = option(
+        None, help="radius of sharpness-aware minimisation, ten times as large if adaptive; null: off", **POSITIVE
+    )
+    adaptive: bool = option(False, help="with rho: scale the perturbation by each weight's size")
 
 
 @dataclass
@@ -269,28 +256,14 @@ class TrainerConfig:
     compile: bool = option(False, help="compile the network before training")
     gradient_clip: float | None = option(None, help="maximum norm of the gradient", **POSITIVE)
     accumulate: int = option(1, help="batches per optimizer step", **COUNT)
+    plugins: dict[str, Any] = option({}, help="of Lightning, by name: {NAME: {_target_: CLASS}}", is_open=True)
 
 
 @dataclass
-class ProgressConfig:
-    others: dict[str, Any] = option({}, help="callbacks of your own: {name: {option: value}}", is_open=True)
+class CallbacksConfig:
+    others: dict[str, Any] = option({}, help="by name, as callbacks.NAME._target_=CLASS sets them", is_open=True)
     save_minutes: float = option(5.0, help="minutes between checkpoints in an epoch; 0: after every step", **_NATURAL)
     progress: bool = option(True, help="progress bar on a terminal")
-
-
-@dataclass
-class CallbacksConfig(ProgressConfig):
-    early_stopping: int | None = option(None, help="epochs without improvement of val macro-F1", **COUNT)
-    ema: float | None = option(None, help="decay of the averaged weights", **INSIDE)
-    swa: int | None = option(None, help="average the epoch weights from this epoch of a stage on", **_NATURAL)
-
-
-@dataclass
-class LoggerConfig:
-    name: str = option(MISSING, help="logger", **_LOGGER)
-    options: dict[str, Any] = option({}, help="of a logger of your own", is_open=True)
-    project: str = option("avatar_bench", help="project in wandb, experiment in mlflow")
-    offline: bool = option(True, help="for wandb: upload nothing")
 
 
 @dataclass
@@ -301,21 +274,20 @@ class TrainConfig:
     lr: float | None = option(None, help="of every stage; null: the mode's value", **POSITIVE)
     label_smoothing: float = option(0.0, help="part of each target that goes to all classes", **_SMOOTHING)
     lang: str = option("en", help="language of the curves", **_LANGUAGE)
-    tables: str = option("auto", help=_TABLES_HELP, **_TABLES)
+    tables: str = option("auto", **_TABLES)
     out: str | None = path_option("run folder; in a sweep, the folder of its jobs")
     init_from: str | None = path_option("a run whose weights to start from")
     teacher: str | None = path_option("a run or an ensemble whose answers replace the labels of the training images")
     resume: str | None = path_option("an interrupted run to continue")
-    allow: list[str] = option(
-        [], help=_ALLOW, **_choose("near_duplicates", "label_conflict", "shortcut", "pretraining")
-    )
+    allow: list[str] = _allow("near_duplicates", "label_conflict", "shortcut", "pretraining")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     mode: ModeConfig = field(default_factory=ModeConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    schedule: dict[str, Any] = option({}, help="{_target_: CLASS} of a learning-rate schedule", is_open=True)
+    logger: dict[str, Any] = option({}, help="loggers of Lightning by name: {NAME: {_target_: CLASS}}", is_open=True)
 
 
 @dataclass
@@ -346,17 +318,13 @@ class EvaluateConfig:
     against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
     alpha: float = option(0.05, help="significance level of against", **INSIDE)
     out: str | None = path_option("folder of the results; null: the run's folder")
-    allow: list[str] = option(
-        [],
-        help=_ALLOW,
-        **_choose(
-            *("overlap", "near_duplicates", "permutation", "shortcut", "missing_rows", "upload", "detector_changed")
-        ),
+    allow: list[str] = _allow(
+        "overlap", "near_duplicates", "permutation", "shortcut", "missing_rows", "upload", "detector_changed"
     )
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: torch's default", **_THREADS)
     lang: str = option("en", help="language of figures, warnings and reasons", **_LANGUAGE)
-    tables: str = option("auto", help=_TABLES_HELP, **_TABLES)
+    tables: str = option("auto", **_TABLES)
     where: WhereConfig = field(default_factory=WhereConfig)  # evaluate only a slice of the images
     view: ViewConfig = field(default_factory=ViewConfig)
     again: bool = option(False, help="evaluate again even if results are up to date")
@@ -404,7 +372,7 @@ class PredictConfig:
     threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **_THREADS)
     view: ViewConfig = field(default_factory=ViewConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    allow: list[str] = option([], help=_ALLOW, **_choose("upload", "detector_changed"))
+    allow: list[str] = _allow("upload", "detector_changed")
     columns_enabled: ClassVar[bool] = False  # of the entries of prediction_column, unless they are turned on
 
     def find_columns(self) -> dict[str, PredictionColumns]:
@@ -430,7 +398,7 @@ class PrepareConfig:
     out: str | None = path_option("data set folder; null with data=demo: the cache folder")
     update: bool = option(False, help="add what has changed; no image changes its split")
     lang: str = option("en", help="language of the data card and the audit's figures", **_LANGUAGE)
-    tables: str = option("auto", help=_TABLES_HELP, **_TABLES)
+    tables: str = option("auto", **_TABLES)
     equalise: str | None = option(None, help="re-encode all images alike; null: keep the files", **_EQUALISE)
     out_format: str = option("files", help="shards: also write OUT/shards, tar files", **_choose("files", "shards"))
     shard_mb: float = option(100.0, help="MB of a shard of out_format=shards", **POSITIVE)
@@ -438,7 +406,7 @@ class PrepareConfig:
     against: dict[str, str] = path_option("{name: folder or manifest} of images to exclude", {}, is_open=True)
     split: PrepareSplitConfig = field(default_factory=PrepareSplitConfig)
     cap: CapConfig = field(default_factory=CapConfig)
-    allow: list[str] = option([], help=_ALLOW, **_choose("shortcut", "removed"))
+    allow: list[str] = _allow("shortcut", "removed")
     data: dict[str, Any] = option({}, help="the data set to build, instead of sources")
     source: dict[str, Any] = option({}, help="options of the sources")
     block: dict[str, Any] = option({}, help="options of data_audit")
@@ -466,11 +434,7 @@ class CalibrateConfig:
     target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **INSIDE)
     per_class: bool = option(False, help=_PER_CLASS)
     view: ViewConfig = field(default_factory=ViewConfig)
-    allow: list[str] = option(
-        [],
-        help=_ALLOW,
-        **_choose("overlap", "near_duplicates", "missing_rows", "upload", "detector_changed", "selected"),
-    )
+    allow: list[str] = _allow("overlap", "near_duplicates", "missing_rows", "upload", "detector_changed", "selected")
     batch_size: int = option(32, help="images per batch", **COUNT)
     workers: int = option(2, help="image-loading processes", **_WORKERS)
     accelerator: str = option("auto", help="device", **_ACCELERATOR)
@@ -502,7 +466,7 @@ class ExportConfig:
     costs: str | None = copy_option(PredictConfig, "costs")
     alpha: float = copy_option(PredictConfig, "alpha")
     web_runtime: str | None = path_option("folder of npm's onnxruntime-web, for a page; null: by npm, then the cache")
-    allow: list[str] = option([], help=_ALLOW, **_choose("large_page"))
+    allow: list[str] = _allow("large_page")
 
 
 @dataclass
@@ -516,7 +480,7 @@ class ImportConfig:
     licence: str | None = option(None, help="licence of the detector; null: unknown")
     origin: str | None = option(None, help="where the detector comes from; null: unknown")
     options: dict[str, Any] = option({}, help="of a detector of your own", is_open=True)
-    allow: list[str] = option([], help=_ALLOW, **_choose("missing_rows", "upload"))
+    allow: list[str] = _allow("missing_rows", "upload")
 
 
 @dataclass
@@ -539,7 +503,6 @@ SCHEMAS: dict[str, type] = {
 }
 CORE = dict(SCHEMAS)
 
-
 SWITCH = "enabled"  # the option that turns a group of options on, which is set by GROUP=true
 
 
@@ -551,36 +514,28 @@ def find_schema(command: str) -> type:
     """
     schema: Any = CORE[command] if command in CORE else find_entry("command", command).load_class()
     if schema is ImportConfig:
-        detectors = [entry for entry in find_entries("detector").values() if entry.is_builtin]
-        schema = _add_options(schema, tuple(entry.load_class() for entry in detectors))
-    SCHEMAS[command] = _add_entries(schema) if hasattr(schema, "columns_enabled") else schema
-    return SCHEMAS[command]
+        schema = _add_options(schema, _load_classes("detector"))
+    elif hasattr(schema, "columns_enabled"):
+        suffixes = tuple(f".{name}" for name in find_entries("prediction_output"))
+        schema = _add_columns(schema, _load_classes("prediction_column"), _load_classes("engine"), suffixes)
+    SCHEMAS[command] = schema
+    return schema  # type: ignore[no-any-return]
 
 
-def _add_entries(schema: Any) -> Any:
-    """Return a schema with the options of the entries of columns, and with the engines and outputs of predict."""
-    classes = [
-        tuple((name, entry.load_class()) for name, entry in find_entries(kind).items())
-        for kind in ("engine", "prediction_column")
-    ]
-    return _extend(schema, *classes, tuple(f".{name}" for name in find_entries("prediction_output")))
+def _load_classes(kind: str) -> tuple[tuple[str, Any], ...]:
+    """Return the classes of entries by name; of detectors, those of users have their options elsewhere."""
+    entries = (entry for entry in find_entries(kind).values() if entry.is_builtin or kind != "detector")
+    return tuple((entry.name, entry.load_class()) for entry in entries)
 
 
 @cache
-def _extend(
-    schema: Any, engines: Sequence[tuple[str, Any]], columns: Sequence[tuple[str, Any]], suffixes: Sequence[str]
+def _add_columns(
+    schema: Any, columns: Sequence[tuple[str, Any]], engines: Sequence[tuple[str, Any]], suffixes: Sequence[str]
 ) -> Any:
+    """Return a schema with the options of the entries of columns, and with the engines and outputs of predict."""
     made: dict[str, tuple[Any, Any]] = {}
     if schema is PredictConfig:
-        known: dict[str, tuple[Any, Any]] = {
-            "name": (str, copy_option(EngineConfig, "name", **_choose(*dict(engines))))
-        }
-        for _, owner in engines:
-            hints = get_type_hints(owner)
-            for each in fields(owner):
-                users = [other for other, its in engines if any(one.name == each.name for one in fields(its))]
-                known[each.name] = hints[each.name], copy_option(owner, each.name, only_for=tuple(users))
-        engine = _derive(EngineConfig, known)
+        engine = _add_options(EngineConfig, engines)
         made["output"] = str, copy_option(schema, "output", **_end_in(*suffixes, other="-"))
         made["engine"] = engine, field(default_factory=engine)
     for name, owner in columns:
@@ -591,17 +546,19 @@ def _extend(
 
 
 @cache
-def _add_options(schema: Any, owners: Sequence[Any]) -> Any:
-    """Return a schema with the options of others, none of them required, the first of those with one name."""
+def _add_options(schema: Any, owners: Sequence[tuple[str, Any]]) -> Any:
+    """Return a schema with the options of entries, none of them required, the first of those with one name."""
     made: dict[str, tuple[Any, Any]] = {}
-    for owner in owners:
+    if schema is EngineConfig:
+        made["name"] = str, copy_option(schema, "name", **_choose(*dict(owners)))
+    for _, owner in owners:
         hints = get_type_hints(owner)
         for each, _ in iterate_options(owner):
-            is_required = get_default(each) is REQUIRED
-            kind = hints[each.name] | None if is_required else hints[each.name]
-            made.setdefault(
-                each.name, (kind, copy_option(owner, each.name, **{"default": None} if is_required else {}))
-            )
+            changed: dict[str, Any] = {"default": None} if get_default(each) is REQUIRED else {}
+            kind = hints[each.name] | None if changed else hints[each.name]
+            if schema is EngineConfig:
+                changed["only_for"] = tuple(name for name, other in owners if find_option(other, each.name))
+            made.setdefault(each.name, (kind, copy_option(owner, each.name, **changed)))
     return _derive(schema, made)
 
 

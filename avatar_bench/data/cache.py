@@ -105,8 +105,10 @@ class ImageCache(ArrayCache):
     """Cache of images after one preprocessing, uint8 (size, size, 3), keyed by the SHA-256 of the source file."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
-        folder = cache_root() / PREPARED_FOLDER / _hash_settings(preprocessing)
-        super().__init__(folder, (preprocessing.size, preprocessing.size, 3), np.uint8)
+        # everything that the cached pixels depend on besides the file: settings and library versions
+        how = (preprocessing.size, preprocessing.resize, preprocessing.equalise)
+        key = sha256_of_text(repr((how, __version__, PIL.__version__, cv2.__version__)))[:16]
+        super().__init__(cache_root() / PREPARED_FOLDER / key, (preprocessing.size, preprocessing.size, 3), np.uint8)
         self.preprocessing = preprocessing
 
     def read(self, file: Path, digest: str) -> ImageArray:
@@ -130,12 +132,6 @@ def open_image_cache(hashes: Collection[str], preprocessing: Preprocessing, giga
         print_line(f"warning: preprocessed images are not cached ({reason}); see data.cache_gb", file=sys.stderr)
         return None
     return cache
-
-
-def _hash_settings(preprocessing: Preprocessing) -> str:
-    """Return a key of everything that the cached pixels depend on besides the file: settings and library versions."""
-    how = (preprocessing.size, preprocessing.resize, preprocessing.equalise)
-    return sha256_of_text(repr((how, __version__, PIL.__version__, cv2.__version__)))[:16]
 
 
 def _compute_checksum(values: NDArray[Any]) -> bytes:

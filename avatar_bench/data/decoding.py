@@ -6,7 +6,6 @@ import ctypes
 import io
 import os
 import re
-import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,7 +24,7 @@ from avatar_bench.data.file_structure import (
     is_png_truncated,
     shorten_webp,
 )
-from avatar_bench.data.shard_files import locate_image
+from avatar_bench.data.shard_files import locate_image, measure_size
 from avatar_bench.errors import DataError
 from avatar_bench.files.remote import is_remote, read_remote
 
@@ -119,10 +118,9 @@ def read_content(path: str, name: str) -> bytes:
 def read_bytes(file: Path, name: str) -> bytes:
     """Read a file within the size limit of images; raise DataError, starting with `name`, for any other."""
     try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would block, a device may never end
+        if (size := measure_size(file)) is None:  # reading a pipe would block, a device may never end
             raise DataError(f"{name}: not a regular file.")
-        _check_bytes(status.st_size, name)
+        _check_bytes(size, name)
         return file.read_bytes()
     except (OSError, ValueError) as error:
         raise _explain_unreadable(error, name) from error
@@ -130,10 +128,7 @@ def read_bytes(file: Path, name: str) -> bytes:
 
 def find_limits(kind: str = "") -> tuple[int, int]:
     """Return the most bytes and pixels of an image of a format, "" for an unknown one."""
-    return (
-        min(MAX_IMAGE_BYTES, _MAX_BYTES_BY_FORMAT.get(kind, MAX_IMAGE_BYTES)),
-        min(MAX_IMAGE_PIXELS, _MAX_PIXELS_BY_FORMAT.get(kind, MAX_IMAGE_PIXELS)),
-    )
+    return _MAX_BYTES_BY_FORMAT.get(kind, MAX_IMAGE_BYTES), _MAX_PIXELS_BY_FORMAT.get(kind, MAX_IMAGE_PIXELS)
 
 
 def detect_formats(files: Iterable[Path]) -> list[str]:
@@ -161,7 +156,8 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
                 raise ValueError("it has fewer pixels than its header states")
             if kind == "WEBP" and _has_spare_zeros(data):
                 raise ValueError(ENDS_IN_ZEROS)
-            return np.array(_apply_orientation(_to_rgb(image, kind, data, ground), _read_orientation(image)))
+            found, turn = _to_rgb(image, kind, data, ground), _find_turn(image)
+            return np.array(found if turn is None else found.transpose(turn))
     except (DataError, MemoryError):  # a lack of memory is not the file's fault
         raise
     except Image.DecompressionBombError as error:
@@ -268,15 +264,11 @@ def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
         image.info["transparency"] = colour * 255 // (2**depth - 1)
 
 
-def _read_orientation(image: Image.Image) -> object:
-    """Return the EXIF orientation of a loaded image, None if its EXIF is broken. Pillow rotates TIFFs on loading."""
+def _find_turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns a loaded image upright by its EXIF, None if that is broken. Pillow rotates TIFFs on loading."""
     if any(len(image.info.get(key, "")) > 2 * MAX_EXIF_BYTES for key in ("exif", "Raw profile type exif")):
         return None
     with suppress(Exception):
-        return image.getexif().get(_ORIENTATION)
+        orientation = image.getexif().get(_ORIENTATION)
+        return _ORIENTATION_TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
     return None
-
-
-def _apply_orientation(image: Image.Image, orientation: object) -> Image.Image:
-    turn = _ORIENTATION_TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)

@@ -51,12 +51,21 @@ def is_png_truncated(data: bytes) -> bool:
     sides = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
     lacking = sum((1 + (columns * bits + 7) // 8) * rows for columns, rows in sides if columns > 0 and rows > 0)
     stream = zlib.decompressobj()
-    for kind, start, end in _iterate_chunks(data):
+    for kind, start, end in iterate_png_chunks(data):
         left = data[start:end] if kind == b"IDAT" else b""
         while left and lacking > 0:
             lacking -= len(stream.decompress(left, 2**20))
             left = stream.unconsumed_tail
     return bool(lacking > 0)
+
+
+def iterate_png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and end of the content of each chunk of a PNG, up to the last one."""
+    start, kind = 8, b""
+    while start + 8 <= len(data) and kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, start)
+        yield kind, start + 8, start + 8 + length
+        start += 12 + length
 
 
 def shorten_webp(data: bytes) -> bytes:
@@ -99,7 +108,7 @@ def _check_jpeg(data: bytes) -> None:
 def _check_png(data: bytes) -> None:
     """Check each chunk's CRC as well: Pillow's decoder accepts chunks with flipped bits."""
     kinds: Counter[bytes] = Counter()
-    for kind, start, end in _iterate_chunks(data):
+    for kind, start, end in iterate_png_chunks(data):
         kinds[kind] += 1
         is_complete = end + 4 <= len(data)
         _raise_if(not is_complete, "it is truncated, or its end was never written")
@@ -113,15 +122,6 @@ def _check_png(data: bytes) -> None:
         )
         _raise_if(kinds[b"iCCP"] > 1, "it has several colour profiles")
     _raise_if(not kinds[b"IEND"], "it is truncated, or its end was never written")
-
-
-def _iterate_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start and end of the content of each chunk, up to the last one."""
-    start, kind = 8, b""
-    while start + 8 <= len(data) and kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", data, start)
-        yield kind, start + 8, start + 8 + length
-        start += 12 + length
 
 
 def _check_gif(data: bytes) -> None:

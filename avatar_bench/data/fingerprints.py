@@ -16,6 +16,7 @@ from PIL import Image
 
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.equalise import hash_pixels
+from avatar_bench.data.shard_files import measure_size
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_bytes
@@ -90,7 +91,7 @@ def read_fingerprints(file: Path) -> list[Fingerprint] | None:
 
 def _are_small(files: Sequence[Path]) -> bool:
     """Return whether threads would lose more time to the interpreter lock than they gain, for a sample."""
-    some = [file.stat().st_size for file in files[:: max(1, len(files) // 20)] if file.is_file()]
+    some = [measure_size(file) or 0 for file in files[:: max(1, len(files) // 20)] if file.is_file()]
     return bool(some) and sum(some) / len(some) < _SMALL_FILE_BYTES
 
 

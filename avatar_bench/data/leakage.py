@@ -123,7 +123,12 @@ def fingerprint_dataset(dataset: Dataset) -> list[Fingerprint]:
     cache_file = cache_root() / FINGERPRINT_FOLDER / key
     if (cached := read_fingerprints(cache_file)) is not None:
         return cached
-    prints = _require_fingerprints(dataset, _fingerprint_all(files))
+    found: list[Fingerprint | DataError] = []
+    with open_bar("search for copies", len(files)) as bar:
+        for start in range(0, len(files), _FILES_PER_STEP):
+            found += fingerprint_files(files[start : start + _FILES_PER_STEP])
+            bar.update(len(found) - bar.n)
+    prints = _require_fingerprints(dataset, found)
     with suppress(OSError):  # a full disk only costs time
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         write_fingerprints(prints, cache_file)
@@ -155,15 +160,6 @@ def _split_divided_rows(
     if "near_duplicates" not in allow:
         _refuse_split_duplicates(frame, used.frame.set_index("place")["split"], matches)
     return used
-
-
-def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint | DataError]:
-    prints = []
-    with open_bar("search for copies", len(files)) as bar:
-        for start in range(0, len(files), _FILES_PER_STEP):
-            prints += fingerprint_files(files[start : start + _FILES_PER_STEP])
-            bar.update(len(prints) - bar.n)
-    return prints
 
 
 def _require_fingerprints(dataset: Dataset, prints: Sequence[Fingerprint | DataError]) -> list[Fingerprint]:

@@ -138,19 +138,6 @@ class EmbeddingDataset(TorchDataset[dict[str, Any]]):
         return {"embedding": self.embeddings[view, row], "target": self.targets[row], "row": row}
 
 
-def build_evaluation_loader(
-    dataset: Dataset,
-    classes: Sequence[str],
-    preprocessing: Preprocessing,
-    batch_size: int,
-    workers: int,
-    cache: ImageCache | None = None,
-) -> DataLoader[dict[str, Any]]:
-    """Build a loader of every image of a dataset once, in order, unaugmented."""
-    images = build_image_dataset(dataset, classes, preprocessing, cache=cache)
-    return build_loader(images, batch_size, workers)
-
-
 def build_varied_loader(
     dataset: Dataset,
     classes: Sequence[str],
@@ -184,7 +171,7 @@ def build_readable_loader(
 def build_loader(
     images: TorchDataset[dict[str, Any]], batch_size: int, workers: int, **options: Any
 ) -> DataLoader[dict[str, Any]]:
-    """Build a loader that does not consume the global random state.
+    """Build a loader, of every image once and in order by default, that does not consume the global random state.
 
     Its batches contain images as uint8 (N, 3, S, S), or (N, K, 3, S, S), in channels-last memory, as decoded.
     """

@@ -51,7 +51,9 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = N
         rows = np.flatnonzero(keep & (frame["split"] == split))
         drawn = rows
         if fraction < 1:
-            drawn = drawn[_draw_fraction(frame.iloc[drawn], fraction, plan.seed)]
+            some = frame.iloc[drawn]
+            n = max(some["label"].nunique(), round(fraction * len(some)))  # at least one for each class
+            drawn = drawn[draw_stratified_rows(some, n, plan.seed)]
         if shots is not None:
             drawn = drawn[draw_shots(frame["label"].iloc[drawn], shots, plan.draw_seed)]
         keep[np.setdiff1d(rows, drawn)] = False
@@ -248,11 +250,6 @@ def _take_fold(frame: pd.DataFrame, plan: SplitPlan, own: int) -> NDArray[np.str
     split[fold == plan.fold] = "test"
     split[fold == (plan.fold + 1) % own] = "val"
     return split
-
-
-def _draw_fraction(frame: pd.DataFrame, fraction: float, seed: int) -> NDArray[np.int64]:
-    """Draw a fraction of the rows, at least as many as there are classes."""
-    return draw_stratified_rows(frame, max(frame["label"].nunique(), round(fraction * len(frame))), seed)
 
 
 def _check_parts(whole: Dataset, used: Dataset) -> None:

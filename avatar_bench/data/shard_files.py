@@ -41,11 +41,6 @@ class ShardedImage(WindowsPath if os.name == "nt" else PosixPath):  # type: igno
         """Open the content as a binary stream."""
         return io.BytesIO(self.read_bytes())
 
-    def stat(self, **options: Any) -> os.stat_result:
-        """Return the status of a regular file of the member's size."""
-        size = _find_member(*self._divide())[1]
-        return os.stat_result((stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, size, 0, 0, 0))
-
     def is_file(self) -> bool:
         """Return whether the image can be read; shards that are still to be fetched are taken on trust."""
         shard, name = self._divide()
@@ -61,6 +56,14 @@ class ShardedImage(WindowsPath if os.name == "nt" else PosixPath):  # type: igno
         """Return the shard and the name of the member."""
         folder, _, name = self.as_posix().partition(f"{SHARD_SUFFIX}/")
         return Path(folder + SHARD_SUFFIX), name
+
+
+def measure_size(file: Path) -> int | None:
+    """Return the size of an image in bytes, be it a file or inside a shard; None for anything but a regular file."""
+    if isinstance(file, ShardedImage):
+        return _find_member(*file._divide())[1]
+    status = file.stat()
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def locate_image(path: Path) -> Path:

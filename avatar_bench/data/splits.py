@@ -67,7 +67,12 @@ def assign_splits(
         held_out = name_units(pd.Series(plan.held_out, dtype=object), plan.units)
         frame = frame.assign(**{plan.by: name_units(frame[plan.by], plan.units)})
         plan = replace(plan, held_out=tuple(held_out))
-    allowed = _pin_groups(frame[frame["split"] != ""], plan.folds) if stated else {}
+    allowed: dict[str, Sequence[int]] = {}
+    if stated:
+        pinned = frame[frame["split"] != ""]
+        check_groups(pinned)
+        sides = zip(pinned["group"], pinned["split"], strict=True)
+        allowed = {group: _list_allowed_folds(split, plan.folds) for group, split in sides}
     allowed |= {group: _list_allowed_folds(split, plan.folds, fold) for group, (split, fold) in (earlier or {}).items()}
     left_out = np.zeros(len(frame), dtype=bool)
     if plan.by in HOLD_OUT_UNITS:
@@ -215,13 +220,6 @@ def _check_units(frame: pd.DataFrame, plan: SplitPlan, option: str) -> None:
 def _list_allowed_folds(split: str, folds: int, fold: int = -1) -> Sequence[int]:
     """Return the folds that an image of one side may be in."""
     return (fold,) if fold >= 0 else {"test": (0,), "train": range(2, folds)}.get(split, (1,))
-
-
-def _pin_groups(stated: pd.DataFrame, folds: int) -> dict[str, Sequence[int]]:
-    check_groups(stated)
-    return {
-        group: _list_allowed_folds(split, folds) for group, split in zip(stated["group"], stated["split"], strict=True)
-    }
 
 
 def _mark_held_out(

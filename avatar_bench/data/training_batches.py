@@ -14,14 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.loaders import (
-    EmbeddingDataset,
-    ImageDataset,
-    build_evaluation_loader,
-    build_image_dataset,
-    build_loader,
-    encode_targets,
-)
+from avatar_bench.data.loaders import EmbeddingDataset, ImageDataset, build_image_dataset, build_loader, encode_targets
 from avatar_bench.data.shards import number_shards
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import ConfigError
@@ -208,9 +201,8 @@ class DataModule(pl.LightningDataModule):
 
     def plain(self, images: Dataset) -> DataLoader[dict[str, Any]]:
         """Build a loader of every image of a dataset once, in order, unaugmented."""
-        return build_evaluation_loader(
-            images, self.classes, self.preprocessing, self.batch_size, self.workers, cache=self.cache
-        )
+        loaded = build_image_dataset(images, self.classes, self.preprocessing, cache=self.cache)
+        return build_loader(loaded, self.batch_size, self.workers)
 
     def fixed_copies_loader(self, views: int) -> DataLoader[dict[str, Any]]:
         """Build a loader of every training image, in order, in its first fixed augmentation, then in the next."""

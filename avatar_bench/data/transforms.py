@@ -16,6 +16,7 @@ from avatar_bench.errors import CheckpointError, ConfigError
 
 EQUALISERS = ("jpeg",)
 AUGMENTATIONS = ("flip", "jitter", "rotation", "noise", "randaugment")  # in the order in which they are applied
+_HIGHEST: dict[str, float] = {"flip": 1, "rotation": 180, "noise": 1, "randaugment": 30, "delivery": 1}
 DELIVERY = "delivery"  # applied before all of them, to the image as stored
 
 
@@ -90,15 +91,13 @@ class Augmentation:
     _others: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_range("flip", self.flip, 1)
-        _check_range("rotation", self.rotation, 180)
-        _check_range("noise", self.noise, 1)
-        _check_range("randaugment", self.randaugment, 30)
-        _check_range("delivery", self.delivery, 1)
         if len(self.jitter) != 4:
             raise ConfigError(f"data.augment.jitter: expected 4 numbers, not {len(self.jitter)}.")
-        for value, highest in zip(self.jitter, (1, 1, 1, 0.5), strict=True):
-            _check_range("jitter", value, highest)
+        given = [(name, getattr(self, name), most) for name, most in _HIGHEST.items()]
+        given += [("jitter", value, most) for value, most in zip(self.jitter, (1, 1, 1, 0.5), strict=True)]
+        for name, value, most in given:
+            if not 0 <= value <= most:
+                raise ConfigError(f"data.augment.{name}: {value} is out of range.", f"Expected 0 (off) to {most}.")
         # Built here rather than on the first call, so that worker processes inherit the import, which takes a second.
         object.__setattr__(self, "_compose", _compose(self))
         object.__setattr__(self, "_delivery", find_entry("augmentation", DELIVERY).load() if self.delivery else None)
@@ -124,7 +123,7 @@ class Augmentation:
         if self._delivery is None:
             return None
         rng = np.random.default_rng([seed, 1])
-        return partial(self._delivery.deliver, rng=rng) if self._delivery.is_drawn(self.delivery, rng) else None
+        return partial(self._delivery.deliver, rng=rng) if rng.random() < self.delivery else None
 
     def __call__(self, image: ImageArray, seed: int) -> ImageArray:
         """Augment (H, W, 3) uint8 RGB, same shape; the result depends only on `image` and `seed` (>= 0)."""
@@ -139,11 +138,6 @@ class Augmentation:
                 if varied.shape != image.shape or varied.dtype != np.uint8:
                     raise ValueError(f"it returned {varied.dtype} {varied.shape} for uint8 {image.shape}")
         return varied
-
-
-def _check_range(name: str, value: float, highest: float) -> None:
-    if not 0 <= value <= highest:
-        raise ConfigError(f"data.augment.{name}: {value} is out of range.", f"Expected 0 (off) to {highest}.")
 
 
 def _compose(augmentation: Augmentation) -> Any:

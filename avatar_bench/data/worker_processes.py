@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
-from avatar_bench.console.memory import trim_memory
+from avatar_bench.console.machine import trim_memory
 from avatar_bench.console.signals import block_termination, ignore_termination
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.errors import BlockError, GuardError
-from avatar_bench.metrics import class_order, classification
+from avatar_bench.errors import BlockError, DataError, GuardError
+from avatar_bench.metrics import accuracy_tests, classification
 from avatar_bench.metrics.units import encode
 from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.results.predictions import Predictions
-    from avatar_bench.results.result import Result
+    from avatar_bench.results.result import Metric, Result
     from avatar_bench.runs.run import Run
 
 
@@ -43,6 +43,7 @@ class CompareBlock(Protocol):
     """Comparison of several Runs, each on the Dataset at the same position; otherwise like a RunBlock.
 
     It is left out only if no run has what it needs or if one lacks decisions, and warns of the runs that it leaves out.
+    A RunBlock may compare runs, too: its kind is run, and several runs have the comparison beside the results of each.
     With `reads_results`, it reads the saved results of the runs and is computed again when they change. With
     `takes_ensembles`, it runs last and also compares the saved ensembles of the runs. Both are false where absent.
     """
@@ -76,6 +77,11 @@ class SidesBlock(DatasetBlock, Protocol):
 Block = RunBlock | CompareBlock | DatasetBlock
 
 
+def compares(block: Block, n: int) -> TypeGuard[CompareBlock]:
+    """Return whether a block compares `n` runs; one that evaluates single runs, too, compares several only."""
+    return isinstance(block, CompareBlock) and (n > 1 or not isinstance(block, RunBlock))
+
+
 def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2) -> list[Predictions]:
     """Return each run's predictions on the common set: images of known class, in the same order.
 
@@ -105,6 +111,28 @@ def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum:
     found = [predictions.reorder(runs[0].classes) for predictions in asked]
     rows = labelled_rows(found[0], first)
     return [_align_rows(one, first, dataset, rows) for one, dataset in zip(found, datasets, strict=True)]
+
+
+def join_parts(*parts: Callable[[], Result]) -> Result:
+    """Compute the parts of a Result, which has as many images as the first; one that is refused is left out.
+
+    A warning gives the reason; raise the first BlockError if all are refused.
+    """
+    found, refused = [], []
+    for compute in parts:
+        try:
+            found.append(compute())
+        except BlockError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    result, *others = found
+    for other in others:
+        for name in ("metrics", "tables", "arrays", "provenance"):
+            setattr(result, name, getattr(result, name) | getattr(other, name))
+        result.warnings += [warning for warning in other.warnings if warning not in result.warnings]
+    result.warnings += [Reason("part_left_out", why=error.lines[0]) for error in refused]
+    return result
 
 
 def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[int]]:
@@ -152,6 +180,11 @@ def tabulate_predictions(predictions: Predictions, with_probabilities: bool = Fa
     return table.join(pd.DataFrame(predictions.probabilities, columns=[f"prob_{name}" for name in predictions.classes]))
 
 
+def make_columns(name: str, metric: Metric, prefix: str = "") -> dict[str, float | None]:
+    """Return columns of a table: the value of a metric by `name`, its interval as low and high after `prefix`."""
+    return {name: metric.value, f"{prefix}low": metric.low, f"{prefix}high": metric.high}
+
+
 def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:
     """Raise GuardError if another order of the class names explains the predictions significantly better.
 
@@ -163,7 +196,7 @@ def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> 
     known = predictions.targets >= 0
     targets, predicted, classes = predictions.targets[known], predictions.predicted[known], predictions.classes
     confusion = classification.confusion_matrix(targets, predicted, len(classes))
-    order = class_order.find_class_permutation(confusion)
+    order = accuracy_tests.find_class_permutation(confusion)
     if order is not None:
         total = confusion.sum()
         named, reordered = confusion.trace() / total, confusion[list(order), range(len(order))].sum() / total
@@ -173,6 +206,27 @@ def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> 
             f"By the network's predictions, {', '.join(moved)}.",
             "Check the labels of this set and the class order of the checkpoint, or pass allow=[permutation].",
         )
+
+
+def read_ood_sets(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
+    """Read every out-of-domain set with its Predictions, by name.
+
+    Raise BlockError if a folder is missing or an image is broken, so that other blocks go on; raise GuardError like the
+    run.
+    """
+    name, found = "", {}
+    try:
+        for name, other in run.ood.items():
+            found[name] = other, run.predictions(other)
+        return found
+    except (GuardError, BlockError):
+        raise
+    except DataError as error:
+        which = f"The out-of-domain set {name}" if name else "An out-of-domain set"
+        raise BlockError(
+            f"{which} cannot be used: {error.lines[0]}",
+            f"Repair it, or pass another folder: 'data.ood={{{name or 'NAME'}: FOLDER}}'",
+        ) from error
 
 
 def _align_rows(predictions: Predictions, first: Dataset, dataset: Dataset, rows: NDArray[np.intp]) -> Predictions:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from avatar_bench.config.entries import find_entry
+from avatar_bench.config.entries import find_entry, find_renamed
 from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import DataError, RegressionError
 from avatar_bench.evaluation.result_writer import ResultWriter
@@ -31,8 +32,15 @@ class EarlierResults:
 
         Raise DataError if there are none, or if one is damaged or has other classes.
         """
-        names = [self.place / name for name in ("", *(f"evaluation/{folder.name}/{block}" for block in blocks))]
-        found = {one.block: one for place in names if (one := _load(place)) is not None and one.block in blocks}
+        renamed = find_renamed("block")
+        names = [*blocks, *(former for former, block in renamed.items() if block in blocks)]
+        places = [self.place, *(self.place / f"evaluation/{folder.name}/{name}" for name in names)]
+        found: dict[str, Result] = {}
+        for one in filter(None, map(_load, places)):
+            block = renamed.get(one.block, one.block)
+            if block in blocks:  # results of blocks that have become one are joined
+                joined = found.setdefault(block, replace(one, block=block))
+                joined.metrics = one.metrics | joined.metrics
         if not found:
             have = sorted({file.parent.name for file in self.place.rglob(METRICS_FILE)} - {AGAINST_FOLDER})
             raise DataError(

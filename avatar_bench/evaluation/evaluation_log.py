@@ -5,10 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from avatar_bench.files.lock import shared_lock
 from avatar_bench.results.result import Result
@@ -51,25 +50,8 @@ def log_result(result: Result, folder: Path, command: str) -> None:
         "where": {name: value for name, value in (about.get("where") or {}).items() if value is not None},
         "options": about.get("options"),
     }
-    _append_lines(folder, [entry | {"set": name, "fingerprint": digest} for digest, name in sets.items()])
-
-
-def count_evaluations(logs: Iterable[Path]) -> dict[str, SetUse]:
-    """Count the evaluations in logs by the fingerprint of the set; a copied run adds nothing."""
-    seen: dict[str, set[tuple[str, str]]] = {}
-    for log in logs:
-        for digest, evaluation in _read_lines(log):
-            seen.setdefault(digest, set()).update(evaluation)
-    return {digest: SetUse(len(found), len({run for __, run in found})) for digest, found in seen.items()}
-
-
-def find_logs(root: Path) -> list[Path]:
-    """Find the logs of the runs, comparisons and ensembles in a folder of runs."""
-    return [log for below in _RUNS_BELOW for log in root.glob(f"{below}evaluation/{LOG_FILE}")]
-
-
-def _append_lines(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    lines = "".join(f"{json.dumps(entry, ensure_ascii=False)}\n" for entry in entries)
+    entries = [entry | {"set": name, "fingerprint": digest} for digest, name in sets.items()]
+    lines = "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in entries)
     with shared_lock(folder / _LOCK), (folder / LOG_FILE).open("a+b") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
@@ -77,16 +59,24 @@ def _append_lines(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
         file.write(lines.encode())
 
 
-def _read_lines(log: Path) -> Iterator[tuple[str, set[tuple[str, str]]]]:
-    """Yield fingerprint and evaluations, by command and checkpoint, of each line; damaged ones are ignored."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:
-        return
-    for line in lines:
+def count_evaluations(logs: Iterable[Path]) -> dict[str, SetUse]:
+    """Count the evaluations in logs by the fingerprint of the set; a copied run adds nothing."""
+    seen: dict[str, set[tuple[str, str]]] = {}
+    for log in logs:
         try:
-            entry = json.loads(line)
-            runs = [str(run["checkpoint_sha256"]) for run in entry["runs"]]
-            yield str(entry["fingerprint"]), {(str(entry["command"]), run) for run in runs}
-        except (ValueError, KeyError, TypeError, RecursionError):
+            lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError:
             continue
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                runs = {(str(entry["command"]), str(run["checkpoint_sha256"])) for run in entry["runs"]}
+                seen.setdefault(str(entry["fingerprint"]), set()).update(runs)
+            except (ValueError, KeyError, TypeError, RecursionError):  # a damaged line
+                continue
+    return {digest: SetUse(len(found), len({run for __, run in found})) for digest, found in seen.items()}
+
+
+def find_logs(root: Path) -> list[Path]:
+    """Find the logs of the runs, comparisons and ensembles in a folder of runs."""
+    return [log for below in _RUNS_BELOW for log in root.glob(f"{below}evaluation/{LOG_FILE}")]

@@ -20,6 +20,8 @@ Bounds = tuple[ArrayLike, ArrayLike]
 UNBOUNDED: Bounds = (-np.inf, np.inf)
 PROPORTION: Bounds = (0.0, 1.0)
 DIFFERENCE: Bounds = (-1.0, 1.0)  # of two proportions
+# of an option that is a proportion
+OPEN_FRACTION: Any = {"check": lambda value: 0 < value < 1, "expected": "above 0 and below 1"}
 _ROUNDING = 1e-12  # differences between resamples that come from summing in another order
 
 
@@ -27,9 +29,7 @@ _ROUNDING = 1e-12  # differences between resamples that come from summing in ano
 class IntervalOptions(Options):
     """Options of the confidence intervals of a block."""
 
-    level: float = option(
-        0.95, help="of every interval", check=lambda level: 0 < level < 1, expected="above 0 and below 1"
-    )
+    level: float = option(0.95, help="of every interval", **OPEN_FRACTION)
     resamples: int = option(2000, help="of the bootstrap, which draws whole sources or groups", range=(100, None))
     seed: int = option(0, help="of the bootstrap", range=(0, None))
 
@@ -51,8 +51,7 @@ def compute_proportion(
     inside = np.ones(len(sampled), dtype=bool) if among is None else among
     here = sampled.these.take(inside)
     ends = stats.proportion_interval(hits[inside], here.codes, options.resamples, options.level, options.seed)
-    metric = Metric(float(np.mean(hits[inside])), int(inside.sum()), higher_is_better=higher_is_better, floor=floor)
-    return _add_intervals(options, metric, ends, np.where(inside, hits, np.nan), sampled)
+    return _make_proportion(options, np.where(inside, hits, np.nan), ends, sampled, higher_is_better, floor)
 
 
 def compute_proportions(
@@ -69,15 +68,11 @@ def compute_proportions(
     sampled = as_units(units)
     codes = sampled.these.codes
     ends = stats.proportion_intervals(hits, codes, options.resamples, options.level, options.seed)
-    metrics = []
-    for column, own in zip(hits.T, ends, strict=True):
-        n = int((~np.isnan(column)).sum())
-        if not n:
-            metrics.append(Metric(None, 0, higher_is_better=higher_is_better, reason=Reason("no_images"), floor=floor))
-            continue
-        metric = Metric(float(np.nanmean(column)), n, higher_is_better=higher_is_better, floor=floor)
-        metrics.append(_add_intervals(options, metric, own, column, sampled))
-    return metrics
+    none = Metric(None, 0, higher_is_better=higher_is_better, reason=Reason("no_images"), floor=floor)
+    return [
+        none if np.isnan(column).all() else _make_proportion(options, column, own, sampled, higher_is_better, floor)
+        for column, own in zip(hits.T, ends, strict=True)
+    ]
 
 
 def bootstrap_metrics(
@@ -173,10 +168,17 @@ def mark_single_source(metric: Metric, units: Units) -> Metric:
     return replace(metric, reason=Reason("one_source")) if is_marked else metric
 
 
-def _add_intervals(
-    options: IntervalOptions, metric: Metric, ends: stats.Interval, hits: NDArray[np.float64], units: Units
+def _make_proportion(
+    options: IntervalOptions,
+    hits: NDArray[np.float64],
+    ends: stats.Interval,
+    units: Units,
+    higher_is_better: bool | None,
+    floor: float | None,
 ) -> Metric:
     """Return the proportion of hits (N,), NaN outside, with its interval for these sources, and that for new ones."""
+    n = int((~np.isnan(hits)).sum())
+    metric = Metric(float(np.nanmean(hits)), n, higher_is_better=higher_is_better, floor=floor)
     these = replace(metric, **_describe(ends), population=units.these.population)
     if units.sources is None or units.is_single[~np.isnan(hits)].any():
         return mark_single_source(these, units)

@@ -5,29 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
-from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions
+from avatar_bench.evaluation.intervals import DIFFERENCE, OPEN_FRACTION, IntervalOptions
 from avatar_bench.evaluation.seeds import Recipes
 from avatar_bench.metrics import paired_tests
 from avatar_bench.metrics.units import Units
 from avatar_bench.results.reasons import Reason
 
 Floats = NDArray[np.float64]
-_INSIDE: Any = {"check": lambda value: 0 < value < 1, "expected": "above 0 and below 1"}
 
 
 @dataclass(kw_only=True)
 class PairwiseOptions(IntervalOptions):
     """Options of the pairwise comparison of recipes."""
 
-    alpha: float = option(0.05, help="significance level, after Holm's correction for all pairs", **_INSIDE)
-    power: float = option(0.8, help="probability of detection that `n_required` and others assume", **_INSIDE)
+    alpha: float = option(0.05, help="significance level, after Holm's correction for all pairs", **OPEN_FRACTION)
+    power: float = option(0.8, help="probability of detection that `n_required` and others assume", **OPEN_FRACTION)
 
 
 def compare_pair(

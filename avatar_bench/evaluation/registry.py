@@ -26,11 +26,6 @@ def build_block(name: str, options: Mapping[str, Any] | None = None) -> Block:
     return block
 
 
-def is_user_block(name: str) -> bool:
-    """Return whether a block comes from a user's folder."""
-    return not find_entry("block", name).is_builtin
-
-
 def hash_user_code(name: str, block: Block) -> str | None:
     """Return hex digits that change with a user's block, corruption or OOD score; None if it uses none of a user.
 

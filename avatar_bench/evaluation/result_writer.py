@@ -19,9 +19,8 @@ from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import OutputError
 from avatar_bench.evaluation.evaluation_log import list_external_sets, log_result
 from avatar_bench.i18n import use_language
-from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import format_reason
-from avatar_bench.results.result import Result, has_figures, redraw
+from avatar_bench.results.result import Result, draw_figures, has_figures, redraw
 from avatar_bench.results.view import ALL
 
 _MAX_PRINTED_WARNINGS = 5

@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import avatar_bench
+from avatar_bench.config.entries import find_entry
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset
 from avatar_bench.data.file_names import format_names
 from avatar_bench.data.image_slices import assign_slices
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock, SidesBlock
+from avatar_bench.evaluation.block import Block, DatasetBlock, RunBlock, SidesBlock, compares
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.metrics.units import NEW_SOURCES
 from avatar_bench.models.model_card import has_outside_labels
 from avatar_bench.results.reasons import Reason, format_reason
-from avatar_bench.results.result import METRICS_FILE, Metric, Result
+from avatar_bench.results.result import METRICS_FILE, Result
 from avatar_bench.results.view import View
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class BlockRunner:
     def __call__(self, name: str, block: Block, saving: ResultWriter) -> Result:
         """Return the saved Result if nothing has changed; otherwise compute a new one and pass it to `saving`."""
         folder = self.folder / name
-        if registry.is_user_block(name) or getattr(block, "reads_results", False):
+        if not find_entry("block", name).is_builtin or getattr(block, "reads_results", False):
             saving.finish()  # the block reads saved results
         origin = self._describe_inputs(name, block)
         result = None if self.settings.again else self._load_current(folder, origin)
@@ -72,15 +73,15 @@ class BlockRunner:
             run.asked.clear()
         started, before = time.monotonic(), sum(run.predictor.seconds for run in self.runs)
         result = self._run_block(name, block)
-        leakage = _warn_of_overlap(self.runs, self.datasets)
+        pairs = list(zip(self.runs, self.datasets, strict=False))  # a data set alone has no runs
+        leakage = _warn_of_overlap(pairs)
         leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
-        searched = zip(self.runs, self.datasets, strict=False)
         leakage += dict.fromkeys(
-            warning for run, dataset in searched for warning in run.leakage.list_warnings(dataset.whole)
+            warning for run, dataset in pairs for warning in run.leakage.list_warnings(dataset.whole)
         )
         leakage += [
             Reason("missing_rows", run=run.label or run.name, n=missing)
-            for run, dataset in zip(self.runs, self.datasets, strict=False)
+            for run, dataset in pairs
             if (missing := run.unanswered.get(dataset.name))
         ]
         leakage += _warn_of_population(self.runs, self.datasets, result)
@@ -92,16 +93,17 @@ class BlockRunner:
             result.warnings.append(Reason("left_out_of_view", n=left, all=whole, view=self.view.name))
         # these are always printed, however many other warnings there are
         result.provenance["leakage"] = [warning.plain for warning in leakage]
-        result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
-        result.provenance["evaluated"] = self._list_external_sets()
+        passes = sum(run.predictor.seconds for run in self.runs) - before
+        result.provenance |= origin | self._describe_sources(block)
         result.provenance |= {
+            "data_places": self.data_places,
+            "evaluated": self._list_external_sets(),
             "view": self.view.name,
             "version": avatar_bench.__version__,
             "torch": metadata.version("torch"),
+            "seconds": round(time.monotonic() - started, 3),
+            "seconds_of_passes": round(passes, 3),
         }
-        result.provenance["seconds"] = round(time.monotonic() - started, 3)
-        passes = sum(run.predictor.seconds for run in self.runs) - before
-        result.provenance["seconds_of_passes"] = round(passes, 3)
         saving.add(result, folder)
         return result
 
@@ -135,7 +137,7 @@ class BlockRunner:
             if lacking and (need == "decisions" or len(lacking) == len(self.runs)):
                 raise BlockError(format_reason(Reason(f"lacks_{need}", run=lacking[0].label or lacking[0].name)))
         try:
-            if isinstance(block, CompareBlock):
+            if compares(block, len(self.runs)):
                 result = block.compare(self.runs, self.datasets)
             elif isinstance(block, DatasetBlock):
                 result = block.audit(self.datasets[0])
@@ -143,6 +145,7 @@ class BlockRunner:
                 if isinstance(block, SidesBlock) and training is not None:
                     block.compare_sides(result, training, self.datasets[0], self.runs[0].units)
             else:
+                assert isinstance(block, RunBlock)
                 result = block.evaluate(self.runs[0], self.datasets[0])
             if not isinstance(result, Result):
                 raise TypeError(f"it returned {type(result).__name__}, not a Result")
@@ -150,7 +153,7 @@ class BlockRunner:
         except AvatarBenchError:
             raise
         except Exception as error:
-            if not registry.is_user_block(name):
+            if find_entry("block", name).is_builtin:
                 raise
             reason = f"block={name}: {inspect.getfile(type(block))} failed: {type(error).__name__}: {error}"
             raise ConfigError(reason, "This is a user block; AVATAR_BENCH_DEBUG=1 shows the traceback.") from error
@@ -173,7 +176,7 @@ class BlockRunner:
         if (code := registry.hash_user_code(name, block)) is not None:
             found["code"] = code  # a user may forget to raise the version
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
-        if isinstance(block, CompareBlock):
+        if compares(block, len(self.runs)):
             named = [{"label": run.label, "recipe": run.recipe} | _collect_provenance(run) for run in self.runs]
             return found | {"compared": [run | part for run, part in zip(named, parts, strict=True)]}
         if isinstance(block, DatasetBlock):
@@ -183,7 +186,7 @@ class BlockRunner:
 
     def _describe_sources(self, block: Block) -> dict[str, Any]:
         """Return the inputs of a Result that are known only after it is computed."""
-        if not isinstance(block, CompareBlock):
+        if not compares(block, len(self.runs)):
             run = next(iter(self.runs), None)
             return {"run": _locate(run), "sets": run.used} if run else {"sets": {}}
         found: dict[str, Any] = {"runs": [_locate(run) for run in self.runs], "sets": [run.used for run in self.runs]}
@@ -225,10 +228,10 @@ class BlockRunner:
         return result if now == [each for __, each in used] else None
 
 
-def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Reason]:
+def _warn_of_overlap(pairs: Sequence[tuple[Run, Dataset]]) -> list[Reason]:
     """Return warnings with the numbers of images that pretraining or the choice of the epoch used, by run if needed."""
     labels: dict[Reason, list[str]] = {}
-    for run, dataset in zip(runs, datasets, strict=False):  # a data set alone has no runs
+    for run, dataset in pairs:
         counts = {
             "overlap_with_pretraining": run.leakage.count_pretraining_overlap(dataset),
             "overlap_with_val": run.leakage.count_val_overlap(dataset),
@@ -237,7 +240,7 @@ def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[R
             if seen:
                 labels.setdefault(Reason(code, n=seen, all=len(dataset)), []).append(run.label)
     return [
-        warning if len(names) == len(runs) else Reason("of_runs", runs=names, reason=warning)
+        warning if len(names) == len(pairs) else Reason("of_runs", runs=names, reason=warning)
         for warning, names in labels.items()
     ]
 
@@ -250,7 +253,8 @@ def _warn_of_population(runs: Sequence[Run], datasets: Sequence[Dataset], result
     known = origins[origins != ""]
     if known.empty:
         return [Reason("sources_unknown")]
-    if not any(metric.population == NEW_SOURCES or _is_single(metric) for metric in result.metrics.values()):
+    single_source = {metric.reason.code for metric in result.metrics.values() if metric.reason} & {"one_source"}
+    if not single_source and all(metric.population != NEW_SOURCES for metric in result.metrics.values()):
         return []
     seen = known[known.isin(frozenset().union(*(run.seen_origins for run in runs)))]
     of_class = origins.groupby(labels).nunique()
@@ -260,10 +264,6 @@ def _warn_of_population(runs: Sequence[Run], datasets: Sequence[Dataset], result
         names = sorted(set(seen))
         warnings.append(Reason("sources_seen", n=len(seen), all=len(datasets[0]), names=format_names(names, 5)))
     return warnings
-
-
-def _is_single(metric: Metric) -> bool:
-    return metric.reason is not None and metric.reason.code == "one_source"
 
 
 def _warn_of_unchecked(run: Run) -> list[Reason]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.evaluation.intervals import (
     PROPORTION,
@@ -163,6 +163,13 @@ def group_across_options(runs: Sequence[Run], *options: str) -> dict[str, list[i
         for row, word in zip(alike, words, strict=True):
             names[row] = f"{name} {word}".strip()
     return dict(zip(names, found.values(), strict=True))
+
+
+def weigh_doublings(numbers: ArrayLike) -> Floats:
+    """Return the weights of values at these numbers that yield the slope of a least-squares line over their log2."""
+    centred = np.log2(np.asarray(numbers, dtype=np.float64))
+    centred -= centred.mean()
+    return np.asarray(centred / (centred**2).sum())
 
 
 def _find_shared_words(runs: Sequence[Run]) -> str:

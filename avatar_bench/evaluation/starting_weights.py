@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from avatar_bench.files.yaml_io import read_yaml
 
@@ -59,14 +59,10 @@ def find_tag(backbone: str) -> str:
     return str(config.tag or "") if config else ""
 
 
+@cache
 def describe_pretraining(tag: str) -> str:
     """Describe the data and labels behind a weights tag; "" if unknown, as with teachers or other data."""
-    known = _read_known_tags()
+    known = read_yaml(Path(__file__).with_name("weight_tags.yaml"))
     words = [word for word in tag.split("_") if word not in known["training_recipes"] and not _SIZE_TAG.fullmatch(word)]
     stated = known["trained_with"]
     return "" if tag in known["ambiguous"] else str(stated.get(tag, stated.get("_".join(words), "")))
-
-
-@cache
-def _read_known_tags() -> dict[str, Any]:
-    return dict(read_yaml(Path(__file__).with_name("weight_tags.yaml")))

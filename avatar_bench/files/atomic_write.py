@@ -21,7 +21,8 @@ def atomic_write(file: Path, alone: bool = True, sync: bool = True) -> Iterator[
     try:
         yield part
         if sync:
-            sync_to_disk(part)
+            with part.open("rb+") as stream:
+                os.fsync(stream.fileno())
         part.replace(file)
     except BaseException as error:
         part.unlink(missing_ok=True)
@@ -41,9 +42,3 @@ def remove_parts(folder: Path) -> None:
     for part in folder.rglob("*.part"):
         if part.is_file():
             part.unlink()
-
-
-def sync_to_disk(file: Path) -> None:
-    """Flush a file's content to disk, so that a power failure does not leave an empty file under its name."""
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())

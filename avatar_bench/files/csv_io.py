@@ -10,28 +10,21 @@ from typing import Any
 
 import pandas as pd
 
-# Spreadsheets run text after one of these signs, even behind quotes and spaces, which they ignore. Some separate cells
-# by semicolons or tabs instead of commas, so a cell may start after one of those too.
-_FORMULA_SIGNS = "=+\\-@＝＋－＠﹦﹢﹣﹫−"
-_SEPARATORS = ";\\t\\r\\n"
-_IGNORED = rf"(?:['\"‘’“”\ufeff\u200b]|[^\S{_SEPARATORS}])*"
-_NUMBER = rf"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?:\Z|[{_SEPARATORS}])"
-_DASH = rf"-(?:\Z|[{_SEPARATORS}])"  # marks an empty cell in a table
-_FORMULA = rf"(?={_IGNORED}[{_FORMULA_SIGNS}])(?!{_NUMBER}|{_DASH})"
-_CONTROL = rf"(?='*[{_SEPARATORS[1:]}])"
+# Spreadsheets run a cell that starts with one of these signs; numbers and a single dash, an empty cell of a table, are
+# harmless. A cell that starts with ' and such a sign gets a further ', so that it is read back as it was.
+_FORMULA = r"(?='*[=+\-@\t\r])(?!(?:[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|-)\Z)"
+_UNESCAPED, _ESCAPED = re.compile(_FORMULA), re.compile(f"'{_FORMULA}")
 _ROWS_PER_PART = 2**14  # escaped at a time, so that a large table is not copied
-_UNESCAPED = re.compile(rf"^{_CONTROL}|(^|[{_SEPARATORS}]){_FORMULA}")
-_ESCAPED = re.compile(rf"^'{_CONTROL}|(^|[{_SEPARATORS}])'{_FORMULA}")
 
 
 def escape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a ' before each text, header or part that a spreadsheet would run; numbers stay."""
-    return _map_texts(frame, lambda text: _UNESCAPED.sub(r"\1'", text))
+    """Return the table with a ' before each text or header that a spreadsheet would run; numbers stay."""
+    return _map_texts(frame, lambda text: f"'{text}" if _UNESCAPED.match(text) else text)
 
 
 def unescape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the table without the escapes of `escape_formulas`."""
-    return _map_texts(frame, lambda text: _ESCAPED.sub(r"\1", text) if "'" in text else text)
+    return _map_texts(frame, lambda text: text[1:] if _ESCAPED.match(text) else text)
 
 
 def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:

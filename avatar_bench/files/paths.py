@@ -1,4 +1,4 @@
-"""Folder names and locations."""
+"""Folder names, locations and addresses: hf:OWNER/NAME[@REVISION] is a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import re
 from pathlib import Path
 
 import platformdirs
+
+from avatar_bench.errors import ConfigError
+
+HUB = "hf:"
+_HUB_ADDRESS = re.compile(r"hf:(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 
 
 def make_folder_name(text: str) -> str:
@@ -32,3 +37,16 @@ def find_unused_folder(stamp: Path) -> Path:
 def cache_root() -> Path:
     """Return the folder for downloads: AVATAR_BENCH_CACHE if set, else the user's cache folder."""
     return Path(os.environ.get("AVATAR_BENCH_CACHE") or platformdirs.user_cache_dir("avatar_bench")).expanduser()
+
+
+def is_hub_address(text: str) -> bool:
+    """Return whether a text is meant as an address of the hub."""
+    return text.startswith(HUB)
+
+
+def parse_hub_address(text: str, option: str) -> tuple[str, str | None]:
+    """Return the repository of an address and its revision, None without one; raise ConfigError for another text."""
+    match = _HUB_ADDRESS.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{option}={text}: expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION.")
+    return match[1], match[2]

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -31,12 +30,8 @@ def use_table_format(name: str) -> Iterator[None]:
 
 def name_table(table: pd.DataFrame, name: str) -> str:
     """Return the file name of a table: NAME.csv or, of a table of images (with a column path), NAME.parquet."""
-    wanted, is_large = _format.get(), len(table) > MAX_CSV_ROWS
-    return (
-        f"{name}.parquet"
-        if "path" in table and (wanted == "parquet" or (wanted == "auto" and is_large))
-        else f"{name}.csv"
-    )
+    is_parquet = _format.get() == "parquet" or (_format.get() == "auto" and len(table) > MAX_CSV_ROWS)
+    return f"{name}.parquet" if "path" in table and is_parquet else f"{name}.csv"
 
 
 def find_table(file: Path) -> Path:
@@ -75,20 +70,14 @@ def read_table(
 
 
 def _read_parquet(file: Path, columns: Sequence[str] | None, rows: int | None, as_text: bool) -> pd.DataFrame:
-    import pyarrow as pa
+    import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(file) as stored:  # type: ignore[no-untyped-call]
-        if rows is None:
+    if rows is not None:
+        table = ds.dataset(file, format="parquet").head(rows, columns=columns)  # type: ignore[no-untyped-call]
+    else:
+        with pq.ParquetFile(file) as stored:  # type: ignore[no-untyped-call]
             table = stored.read(columns)
-        else:
-            table = (
-                stored.schema_arrow.empty_table()
-                if columns is None
-                else stored.schema_arrow.empty_table().select(columns)
-            )
-            for batch in islice(stored.iter_batches(max(1, rows), columns=columns), 1):
-                table = pa.Table.from_batches([batch])
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, integer_object_nulls=as_text)
     if as_text:
         return frame.astype(object).where(frame.notna(), "").astype(str)

@@ -1,4 +1,4 @@
-"""Reading of YAML files within limits on size and depth, without aliases."""
+"""Reading of YAML files of others: of limited size and depth, without aliases, as plain values."""
 
 from __future__ import annotations
 
@@ -17,41 +17,22 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(file: Path) -> Any:
-    """Read a YAML file as plain values; raise ConfigError with its name if `read_checked_text` does."""
-    text = read_checked_text(file)
+    """Read a YAML file as plain values; raise ConfigError with its name if it is none, or exceeds the limits."""
     try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise _make_read_error(file, error) from error
-
-
-def read_checked_text(file: Path) -> str:
-    """Return the text of a YAML file within the limits; raise ConfigError with its name for any other."""
-    try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{file} is not a regular file.", "Expected a YAML file.")
+        if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe would block
+            raise ValueError("it is not a regular file")
         with file.open("rb") as stream:
             data = stream.read(MAX_YAML_BYTES + 1)
         if len(data) > MAX_YAML_BYTES:
-            raise _make_limit_error(file, f"it is larger than {MAX_YAML_BYTES} bytes")
-        text = data.decode("utf-8")
-        depth = 0
+            raise ValueError(f"it is larger than {MAX_YAML_BYTES} bytes")
+        text, depth = data.decode("utf-8"), 0
         for event in yaml.parse(text, _Loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_YAML_DEPTH:
-                raise _make_limit_error(file, f"it is nested more than {MAX_YAML_DEPTH} deep")
+                raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
             if isinstance(event, yaml.AliasEvent):  # aliases of aliases multiply, and a list may contain itself
-                raise _make_limit_error(file, f"it uses an alias, *{event.anchor}")
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _make_read_error(file, error) from error
-    return text
-
-
-def _make_limit_error(file: Path, why: str) -> ConfigError:
-    return ConfigError(f"{file}: {why}.", "Such files are refused: write values out, and put long lists into a CSV.")
-
-
-def _make_read_error(file: Path, error: Exception) -> ConfigError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-    return ConfigError(f"{file} cannot be read as YAML: {reason}")
+                raise ValueError(f"it uses an alias, *{event.anchor}")
+        return yaml.load(text, _Loader)
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise ConfigError(f"{file} cannot be read as YAML: {reason}") from error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,11 @@ from numpy.typing import NDArray
 
 from avatar_bench.data.equalise import hash_pixels
 from avatar_bench.errors import BlockError, DataError
-from avatar_bench.inference.answer_store import AnswerStore
 from avatar_bench.inference.predictor import DecodedImages
 from avatar_bench.inference.probabilities import ImproperError, normalise_rows
 
 MAX_FAILURES = 20  # images in a row
+_AT_ONCE = 500  # keys in one query; SQLite allows 999
 
 Answer = NDArray[np.float64] | str  # probabilities (C,), or the reason for a failure
 
@@ -49,39 +52,34 @@ class AskedPredictor:
         Raise DataError if the detector fails on MAX_FAILURES images in a row.
         """
         keys = [hash_pixels(image) for image in images]
-        known = self.store.read(keys)
-        new = {
-            key: image
-            for key, image in zip(keys, images, strict=True)
-            if key not in known and key not in self._failures
-        }
+        answers: dict[str, Answer] = {**self._failures, **self.store.read(keys)}
+        new = [(key, image) for key, image in dict(zip(keys, images, strict=True)).items() if key not in answers]
         size = max(1, int(getattr(self.detector, "batch_size", 1)))
         for first in range(0, len(new), size):
-            some = dict(list(new.items())[first : first + size])
-            answers = self._ask(list(some.values()))
-            if len(some) > 1 and isinstance(answers, str):  # which image it failed on is not known
-                for key, image in some.items():
-                    self._keep([key], self._ask([image]), known)
+            some = new[first : first + size]
+            found = self._ask([image for _, image in some])
+            if len(some) > 1 and isinstance(found, str):  # which image it failed on is not known
+                for key, image in some:
+                    answers |= self._keep([key], self._ask([image]))
             else:
-                self._keep(list(some), answers, known)
-        return [known[key] if key in known else self._failures[key] for key in keys]
+                answers |= self._keep([key for key, _ in some], found)
+        return [answers[key] for key in keys]
 
-    def _keep(
-        self, keys: Sequence[str], answers: NDArray[np.float64] | str, known: dict[str, NDArray[np.float64]]
-    ) -> None:
-        if not isinstance(answers, str):
-            rows = dict(zip(keys, answers, strict=True))
+    def _keep(self, keys: Sequence[str], found: NDArray[np.float64] | str) -> dict[str, Answer]:
+        """Keep the probabilities of images, or the reason for a failure, and return them by image."""
+        if not isinstance(found, str):
+            rows = dict(zip(keys, found, strict=True))
             self.store.write(rows)
-            known |= rows
             self._failed_in_a_row = 0
-            return
-        self._failures |= dict.fromkeys(keys, answers)
+            return dict(rows)
+        self._failures |= dict.fromkeys(keys, found)
         self._failed_in_a_row += len(keys)
         if self._failed_in_a_row >= MAX_FAILURES:
             raise DataError(
-                f"{self.name} failed on {self._failed_in_a_row} images in a row, the last time: {answers}.",
+                f"{self.name} failed on {self._failed_in_a_row} images in a row, the last time: {found}.",
                 "Its answers so far are kept: once it works again, run the same command to go on.",
             )
+        return dict.fromkeys(keys, found)
 
     def _ask(self, images: DecodedImages) -> NDArray[np.float64] | str:
         try:
@@ -95,3 +93,33 @@ class AskedPredictor:
             return normalise_rows(found)
         except ImproperError as error:
             return f"it returned no probabilities: their sum is {error.total:.6g}"
+
+
+class AnswerStore:
+    """Rows of probabilities by the hash of an image, in an SQLite file that is created with the first answer."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def read(self, keys: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Return the known answers among the keys."""
+        if not self.file.is_file():
+            return {}
+        found: dict[str, NDArray[np.float64]] = {}
+        with closing(self._connect()) as connection:
+            for first in range(0, len(keys), _AT_ONCE):
+                some = keys[first : first + _AT_ONCE]
+                query = f"SELECT image, probabilities FROM answers WHERE image IN ({','.join('?' * len(some))})"
+                found |= {key: np.frombuffer(row, dtype="<f8") for key, row in connection.execute(query, some)}
+        return found
+
+    def write(self, answers: dict[str, NDArray[np.float64]]) -> None:
+        """Add answers; they are on disk when this returns."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with closing(self._connect()) as connection, connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS answers (image TEXT PRIMARY KEY, probabilities BLOB)")
+            rows = [(key, np.asarray(row, dtype="<f8").tobytes()) for key, row in answers.items()]
+            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.file, timeout=60)

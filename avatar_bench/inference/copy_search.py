@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -49,12 +48,13 @@ def search_aligned_copies(known: Dataset, dataset: Dataset) -> list[Match] | Rea
         return Reason("no_weights_to_align", model=MODEL)
     sets = [list(images.frame["sha256"]) for images in (known, dataset)]
     file = cache_root() / COPIES_FOLDER / "matches" / sha256_of_text(repr([*_list_versions(recipe), *sets]))[:32]
-    if (matches := _read_matches(file)) is None:
-        matches = _search(known, dataset, recipe)
-        with suppress(OSError):  # a full disk only costs time
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(file, alone=False) as part:
-                part.write_text(json.dumps(matches), encoding="ascii")
+    with suppress(OSError, ValueError, TypeError):  # missing or damaged: searched again
+        return [Match(*values) for values in json.loads(file.read_text(encoding="ascii"))]
+    matches = _search(known, dataset, recipe)
+    with suppress(OSError):  # a full disk only costs time
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file, alone=False) as part:
+            part.write_text(json.dumps(matches), encoding="ascii")
     return matches
 
 
@@ -108,11 +108,3 @@ def _crop(image: ImageArray) -> ImageArray:
 def _list_versions(recipe: dict[str, Any]) -> list[Any]:
     """Return everything, besides the images, that features and matches depend on."""
     return [sorted(recipe["package"].items()), __version__, cv2.__version__]
-
-
-def _read_matches(file: Path) -> list[Match] | None:
-    """Read the matches of two sets; None if they are missing or damaged."""
-    try:
-        return [Match(*values) for values in json.loads(file.read_text(encoding="ascii"))]
-    except (OSError, ValueError, TypeError):
-        return None

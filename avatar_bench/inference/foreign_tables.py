@@ -1,26 +1,36 @@
-"""Tables of probabilities or scores of images, written by others."""
+"""Tables of probabilities or scores of images, written by others: their check, and prediction by them."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import expit
 
-from avatar_bench.data.dataset import hash_files
+from avatar_bench.data.corruptions import Variation
+from avatar_bench.data.dataset import Dataset, hash_files
+from avatar_bench.data.decoding import read_content
+from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.user_tables import MAX_TABLE_BYTES, read_user_table
 from avatar_bench.data.variation_set import CLEAN, RECIPE
-from avatar_bench.errors import CheckpointError, ConfigError, DataError, suggest_names
-from avatar_bench.inference.probabilities import MAX_SUM_ERROR, ImproperError, normalise_rows
-from avatar_bench.inference.score_scale import ScoreScale
+from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, suggest_names
+from avatar_bench.files.hashes import sha256_of_bytes
+from avatar_bench.inference.predictor import DatasetPredictor
+from avatar_bench.inference.probabilities import (
+    MAX_SUM_ERROR,
+    ImproperError,
+    ScoreScale,
+    compute_logarithms,
+    normalise_rows,
+)
+from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.view import name_classes
 
 _COLUMNS = ("path", "sha256", "score", "status")  # beside prob_<class>
@@ -80,7 +90,15 @@ def read_probabilities(
     if classes:
         if score is not None:
             raise ConfigError(f"score={score}: {file} has probabilities, columns prob_<class>.")
-        values = _normalise_rows(_read_numbers(table[columns], file), file)
+        numbers = _read_numbers(table[columns], file)
+        try:
+            values = normalise_rows(numbers)
+        except ImproperError as error:
+            raise DataError(
+                f"{file}: {error.n} of {len(numbers)} rows are no probabilities, first row {error.row + 1}, "
+                f"whose sum is {error.total:.6g}.",
+                f"Expected numbers from 0 to 1 whose sum is 1 within {MAX_SUM_ERROR}.",
+            ) from error
         return pd.DataFrame(values, table.index, columns), {"classes": classes}
     if "score" not in table:
         raise DataError(
@@ -92,7 +110,10 @@ def read_probabilities(
     classes = name_classes(score)
     scores = _read_numbers(table[["score"]], file)[:, 0]
     scale = ScoreScale.of(scores, threshold)
-    values = _convert_scores(scores, scale, threshold)
+    if scale.is_probability and threshold is None:
+        values = np.column_stack([scores, 1 - scores])
+    else:
+        values = scale.to_probabilities(scores, threshold)
     settings = {"classes": classes, "score": score, "threshold": threshold, "scale": asdict(scale)}
     return pd.DataFrame(values, table.index, [f"prob_{name}" for name in classes]), settings
 
@@ -139,6 +160,66 @@ def read_variations(manifest: Path, predicted: pd.Series) -> VariedFiles:
     return VariedFiles(kept, len(lacking), recipe.get("preprocessing"))
 
 
+@dataclass(eq=False, kw_only=True)
+class TablePredictor(DatasetPredictor):
+    """Saved probabilities (N, C) of images by the SHA-256 of their files, `hashes` (N,).
+
+    `varied` has those of varied images: by the key of the variation, the row of each image, by its SHA-256.
+    """
+
+    hashes: pd.Index
+    probabilities: NDArray[np.float64]
+    varied: Mapping[str, pd.Series] = field(default_factory=dict)
+    provides: frozenset[str] = frozenset({"predictions"})
+    computes_logits: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if self.varied:
+            self.provides = self.provides | {"variations"}
+
+    def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
+        """Return which images of a dataset are in the table, (N,)."""
+        return np.asarray(dataset.frame["sha256"].isin(self.hashes))
+
+    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
+        """Look up the Predictions under each variation; raise BlockError if one, or an image, was not imported."""
+        refuse_changed_files(dataset)
+        digests, found = pd.Index(dataset.frame["sha256"]), []
+        none = np.zeros((len(dataset), 0), dtype=np.float32)
+        for variation in variations:
+            if variation is None:
+                rows = self.hashes.get_indexer(digests)
+            elif variation.key in self.varied:
+                rows = self.varied[variation.key].reindex(digests, fill_value=-1).to_numpy()
+            else:
+                raise BlockError(
+                    f"{self.name} has no predictions of images with {variation.key}, which were not imported.",
+                    "Choose the corruptions, severities and resolution (at) with which vary made them.",
+                )
+            if (rows < 0).any():
+                path = dataset.frame["path"].iat[int(np.flatnonzero(rows < 0)[0])]
+                raise BlockError(f"{self.name} has no prediction of {path}, an image of {dataset.name}.")
+            logits = compute_logarithms(self.probabilities[rows])
+            found.append(self.describe(dataset, logits, none, has_logits=False))
+        return found
+
+    def predict_files(
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
+    ) -> Generator[pd.DataFrame, None, None]:
+        """Yield the table of predictions of image files batch by batch, in order."""
+        for first in range(0, len(paths), self.batch_size):
+            seen, found = [], []
+            for path in paths[first : first + self.batch_size]:
+                try:
+                    row = self.hashes.get_indexer(pd.Index([sha256_of_bytes(read_content(path, path))]))[0]
+                    reason = "" if row >= 0 else "not among the imported predictions"
+                except DataError as error:
+                    reason = error.lines[0]
+                seen.append((path, reason))
+                found += [] if reason else [row]
+            yield self.tabulate(seen, compute_logarithms(self.probabilities[found]), calibrated)
+
+
 def _rename_columns(table: pd.DataFrame, columns: Mapping[str, str], file: Path) -> pd.DataFrame:
     for ours, theirs in columns.items():
         if ours not in _COLUMNS and not ours.startswith("prob_"):
@@ -177,23 +258,3 @@ def _read_number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-def _normalise_rows(values: NDArray[np.float64], file: Path) -> NDArray[np.float64]:
-    """Divide each row of probabilities by its sum; raise DataError where that is not 1 within MAX_SUM_ERROR."""
-    try:
-        return normalise_rows(values)
-    except ImproperError as error:
-        raise DataError(
-            f"{file}: {error.n} of {len(values)} rows are no probabilities, first row {error.row + 1}, "
-            f"whose sum is {error.total:.6g}.",
-            f"Expected numbers from 0 to 1 whose sum is 1 within {MAX_SUM_ERROR}.",
-        ) from error
-
-
-def _convert_scores(scores: NDArray[np.float64], scale: ScoreScale, threshold: float | None) -> NDArray[np.float64]:
-    """Map scores (N,) to the probabilities (N, 2) of a class and of the other one, the threshold to 1/2."""
-    if scale.is_probability and threshold is None:
-        return np.column_stack([scores, 1 - scores])
-    shifted = scale.to_log_odds(scores, threshold)
-    return np.column_stack([expit(shifted), expit(-shifted)])

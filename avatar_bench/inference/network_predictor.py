@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,12 +18,17 @@ from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import refuse_changed_files
-from avatar_bench.data.loaders import build_evaluation_loader, build_varied_loader, encode_targets
+from avatar_bench.data.loaders import build_image_dataset, build_loader, build_varied_loader, encode_targets
 from avatar_bench.errors import ConfigError
-from avatar_bench.inference.export_cache import load_or_export
-from avatar_bench.inference.precision_autotune import DTYPES, tune_inference
+from avatar_bench.inference.autotune import DTYPES, tune_inference
 from avatar_bench.inference.predictor import DatasetPredictor, choose_device
-from avatar_bench.inference.runtimes import Engine, ExportedNetwork, find_runtime, refuse_missing_package
+from avatar_bench.inference.runtimes import (
+    Engine,
+    ExportedNetwork,
+    find_runtime,
+    load_or_export,
+    refuse_missing_package,
+)
 from avatar_bench.results.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -73,54 +77,45 @@ class NetworkPredictor(DatasetPredictor):
             return "32"
         return tune_inference(self.device).precision
 
-    def predict_dataset(self, dataset: Dataset) -> Predictions:
-        """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
+    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
+        """Compute the Predictions under each variation; each image is decoded once."""
         refuse_changed_files(dataset)
         workers = self.count_workers(len(dataset))
-        batches = build_evaluation_loader(dataset, self.classes, self.preprocessings[0], self.batch_size, workers)
-        outputs = []
-        with self._time_pass(), open_bar(dataset.name, len(dataset)) as bar:
+        source = dataset, self.classes, self.preprocessings[0]
+        if varied := [variation for variation in variations if variation is not None]:
+            batches = build_varied_loader(*source, varied, self.batch_size, workers)
+        else:
+            batches = build_loader(build_image_dataset(*source), self.batch_size, workers)
+        outputs: list[list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = [[] for _ in variations]
+        self.load()
+        started = time.monotonic()
+        with open_bar(dataset.name, len(dataset)) as bar:
             for batch in batches:
-                outputs.append(self.forward(batch["image"]))
-                bar.update(len(batch["image"]))
-        logits, embeddings = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-        return self.describe(dataset, logits, embeddings)
-
-    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
-        """Compute the Predictions under each variation, without embeddings; each image is decoded once."""
-        refuse_changed_files(dataset)
-        workers = self.count_workers(len(dataset))
-        size = self.batch_size
-        batches = build_varied_loader(dataset, self.classes, self.preprocessings[0], variations, size, workers)
-        outputs: list[list[NDArray[np.float32]]] = [[] for _ in variations]
-        with self._time_pass(), open_bar(dataset.name, len(dataset)) as bar:
-            for batch in batches:
+                images = batch["image"] if varied else batch["image"][:, None]
                 # one variation at a time: other images in the batch would change the last digits
-                for index, logits in enumerate(outputs):
-                    logits.append(self.forward(batch["image"][:, index])[0])
-                bar.update(len(batch["image"]))
-        none = np.zeros((len(dataset), 0), dtype=np.float32)
-        return [self.describe(dataset, np.concatenate(logits), none) for logits in outputs]
-
-    def forward(self, images: torch.Tensor, precision: str = "32") -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Compute logits (n, C) and embeddings (n, D) of uint8 images (n, 3, S, S) with torch."""
-        kind = DTYPES.get(precision)
-        autocast = torch.autocast(self.device, dtype=kind or torch.bfloat16, enabled=kind is not None)
-        with torch.inference_mode(), autocast:
-            logits, embeddings = self.module(images.to(self.device, non_blocking=True))
-        return logits.float().cpu().numpy(), embeddings.float().cpu().numpy()
+                for index, found in enumerate(outputs):
+                    logits, embeddings = self.compute_outputs([images[:, index]])
+                    found.append((logits, embeddings[:, :0] if varied else embeddings))
+                bar.update(len(images))
+        self._seconds += time.monotonic() - started
+        parts = [[np.concatenate(each) for each in zip(*found, strict=True)] for found in outputs]
+        return [self.describe(dataset, logits, embeddings) for logits, embeddings in parts]
 
     def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
         """Compute the logits (n, C) with the runtime; `images` is one batch, uint8 (n, 3, S, S)."""
         if self.runtime != "torch":
             return self._get_engine(precision)[0](images[0])
-        return self.forward(images[0], precision)[0]
+        return self.compute_outputs(images, precision)[0]
 
     def compute_outputs(
         self, images: Sequence[torch.Tensor], precision: str = "32"
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Compute logits (n, C) and embeddings (n, D) with torch; `images` is one batch, uint8 (n, 3, S, S)."""
-        return self.forward(images[0], precision)
+        kind = DTYPES.get(precision)
+        autocast = torch.autocast(self.device, dtype=kind or torch.bfloat16, enabled=kind is not None)
+        with torch.inference_mode(), autocast:
+            logits, embeddings = self.module(images[0].to(self.device, non_blocking=True))
+        return logits.float().cpu().numpy(), embeddings.float().cpu().numpy()
 
     def load(self, precision: str = "32") -> list[str]:
         """Load the network and return notices to print; raise CheckpointError if it cannot be loaded."""
@@ -133,14 +128,6 @@ class NetworkPredictor(DatasetPredictor):
     def unload(self) -> None:
         """Release the network from memory; it is loaded again when needed."""
         self.__dict__.pop("module", None)
-
-    @contextmanager
-    def _time_pass(self) -> Iterator[None]:
-        """Add the duration of the body of the `with` to the inference time; the network is loaded before."""
-        self.load()
-        started = time.monotonic()
-        yield
-        self._seconds += time.monotonic() - started
 
     def _get_engine(self, precision: str) -> tuple[Engine, str]:
         """Return the engine of the exported network and a notice to print, created once per precision."""
@@ -167,7 +154,6 @@ class NetworkPredictor(DatasetPredictor):
         sample = dataset.take(np.sort(np.random.default_rng(0).permutation(len(dataset))[:_N_QUANTISATION_IMAGES]))
         refuse_changed_files(sample)
         images, targets = self.read_inputs(sample, range(len(sample))), encode_targets(sample, self.classes)
-        network: ExportedNetwork = find_runtime(self.runtime).quantise_network(
-            self._load_export("float"), images, targets
-        )
-        return network
+        network = self._load_export("float")
+        quantised: ExportedNetwork = find_runtime(self.runtime).quantise_network(network, images, targets)
+        return quantised

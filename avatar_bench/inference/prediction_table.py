@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.results.notebook_display import format_predictions
+from avatar_bench.results.display import format_predictions
 from avatar_bench.results.predictions import Predictions, to_string_array
 
 DECISION_COLUMNS = ("decision", "decision_reason", "prediction_set", "ood_percentile")  # of runs/decisions
@@ -57,16 +57,15 @@ def tabulate_predictions(
     targets = np.full(len(good), -1, dtype=np.int64)
     paths = to_string_array(good)
     predictions = Predictions(classes, logits, none, targets, paths, paths, paths, temperature)
-    probabilities = predictions.probabilities
-    rows, k = [], 0
+    columns, rows = list_prediction_columns(classes)[1:], []
+    predicted = zip(predictions.predicted, predictions.probabilities, strict=True)
     for _, reason in files:
-        row: dict[str, Any] = {"status": "error" if reason else "ok", "reason": reason}
+        values: list[Any] = ["error" if reason else "ok", reason]
         if not reason:
-            row |= {"prediction": classes[int(predictions.predicted[k])], "confidence": probabilities[k].max()}
-            row |= {f"prob_{name}": probabilities[k, c] for c, name in enumerate(classes)}
-            k += 1
-        rows.append(row)
-    table = pd.DataFrame(rows, columns=list_prediction_columns(classes)[1:])
+            best, chances = next(predicted)
+            values += [classes[best], chances.max(), *chances]
+        rows.append(dict(zip(columns, values, strict=False)))
+    table = pd.DataFrame(rows, columns=columns)
     if embeddings is not None:
         vectors = iter(embeddings)
         table[EMBEDDING] = pd.Series([None if reason else next(vectors) for _, reason in files], dtype=object)

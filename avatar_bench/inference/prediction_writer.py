@@ -21,7 +21,7 @@ from pyarrow.lib import ArrowInvalid
 from avatar_bench.console.signals import ignore_termination
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.inference.file_stamps import Stamp, find_outdated, load_stamps, locate_stamps, save_stamps
+from avatar_bench.inference.resume import Stamp, find_outdated, load_stamps, locate_stamps, save_stamps
 
 if TYPE_CHECKING:
     from avatar_bench.runs.file_predictor import FilePredictor
@@ -65,8 +65,9 @@ class PredictionWriter:
         stamps: Mapping[str, Stamp | None] | None = None,
     ) -> None:
         self.place, self.columns, self.final = place, columns, final
-        self.outdated = 0
-        self._forget()
+        self.outdated = self.bad = 0
+        self.kept: list[str] = []
+        self.last: deque[dict[str, Any]] = deque(maxlen=CHECKED_ROWS)
         earlier: dict[str, Stamp | None] = {}
         current = {self.path_of(file): stamp for file, stamp in (stamps or {}).items()}
         if resume and place is not None:
@@ -76,7 +77,6 @@ class PredictionWriter:
                 if outdated := set(find_outdated(current, earlier, self.kept, written)):
                     self.outdated = sum(path in outdated for path in self.kept)
                     self.remove_rows(place, outdated)
-                    self._forget()
                     self._keep(place)
             except (ValueError, TypeError, KeyError, ArrowInvalid, csv.Error, NotImplementedError) as error:
                 reason = f"update=true: {place} does not have the columns of this run, or is damaged."
@@ -153,13 +153,10 @@ class PredictionWriter:
         """Remove the rows of some files, of those in `kept`, from an earlier output."""
         raise NotImplementedError
 
-    def _forget(self) -> None:
-        self.kept: list[str] = []
-        self.bad = 0
-        self.last: deque[dict[str, Any]] = deque(maxlen=CHECKED_ROWS)
-
     def _keep(self, place: Path) -> None:
         """Read the rows of an earlier output; raise an error, of several types, for any other file."""
+        self.kept, self.bad = [], 0
+        self.last.clear()
         for row in self.read_rows(place):
             self.kept.append(row["path"])
             self.bad += row["status"] == "error"
@@ -269,29 +266,26 @@ def format_json(row: Mapping[Hashable, Any]) -> str:
     return text if text.isprintable() else json.dumps(row)  # escapes the surrogates of names that are not UTF-8
 
 
-def measure_whole_lines(file: Path, start: str, quotes: bool = False) -> int:
-    """Return the size of a file up to the end of its last complete line; raise ValueError for another start.
+def read_whole_lines(file: Path, start: str, quotes: bool = False) -> Iterator[str]:
+    """Yield each complete line of a file, and truncate an incomplete one; raise ValueError for another start.
 
     With `quotes`, a line break within quotes does not end a line.
     """
-    complete = size = open_quotes = 0
+    complete = open_quotes = 0
+    parts: list[bytes] = []
     with file.open("rb") as stream:
         if not start.encode().startswith(stream.read(len(start.encode()))):
             raise ValueError(start)
         stream.seek(0)
         for line in stream:
-            size += len(line)
+            parts.append(line)
             open_quotes ^= line.count(b'"') & 1 if quotes else 0
             if line.endswith(b"\n") and not open_quotes:
-                complete = size
-    return complete
-
-
-def read_lines(file: Path, size: int) -> Iterator[str]:
-    """Yield the lines in the first `size` bytes of a file."""
-    with file.open("rb") as stream:
-        while stream.tell() < size:
-            yield stream.readline().decode("utf-8", errors="surrogateescape")
+                text = b"".join(parts)
+                yield text.decode("utf-8", errors="surrogateescape")
+                complete += len(text)
+                parts.clear()
+    os.truncate(file, complete)
 
 
 def make_output_error(output: str | Path | None, error: OSError) -> OutputError:

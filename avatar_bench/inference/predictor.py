@@ -1,10 +1,12 @@
-"""Predictors, which compute class probabilities of images."""
+"""Predictors, which compute class probabilities of images, and the cache of their Predictions."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,14 +24,16 @@ from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.data.loaders import ReadFiles, build_readable_loader, encode_targets, to_tensor
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.worker_processes import iterate_batches
-from avatar_bench.errors import BlockError, ConfigError, DataError
+from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
+from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.inference.prediction_table import tabulate_predictions
-from avatar_bench.inference.probabilities import ImproperError, normalise_rows
+from avatar_bench.inference.probabilities import ImproperError, compute_logarithms, normalise_rows
 from avatar_bench.results.predictions import Predictions, to_string_array
 
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
 
+_VARIATIONS_PER_PASS = 8  # variations of a batch in memory at once: 39 MB for 32 images of 224 px
 DecodedImages = Sequence[ImageArray]  # decoded, each (H, W, 3) RGB of any size
 
 
@@ -53,7 +57,8 @@ class DatasetPredictor:
 
     Logits are divided by the temperature; those of a score with a fitted threshold are shifted by `bias` before.
     `preprocessings` are the distinct transforms of its networks. `workers` processes read images in batches of
-    `batch_size`. `provides` are the needs of blocks that it meets, see evaluation/block.
+    `batch_size`. `provides` are the needs of blocks that it meets, see evaluation/block. `computes_logits` states
+    whether it computes logits from preprocessed images; else images are passed on as they are, or looked up.
     """
 
     name: str
@@ -64,12 +69,8 @@ class DatasetPredictor:
     workers: int = 2
     batch_size: int = 32
     provides: frozenset[str] = frozenset({"predictions", "pixels", "variations", "embeddings"})
+    computes_logits: bool = field(default=True, init=False)
     _seconds: float = field(default=0.0, init=False)
-
-    @property
-    def computes_logits(self) -> bool:
-        """Return whether `compute_logits` computes logits from preprocessed images."""
-        return True
 
     @property
     def seconds(self) -> float:
@@ -92,10 +93,13 @@ class DatasetPredictor:
 
     def predict_dataset(self, dataset: Dataset) -> Predictions:
         """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
-        raise NotImplementedError
+        return self.predict_variations(dataset, [None])[0]
 
-    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
-        """Compute the Predictions of a dataset under each variation, without embeddings."""
+    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
+        """Compute the Predictions of a dataset under each variation, without embeddings.
+
+        [None] stands for the images as they are, with embeddings. Raise GuardError if a file has changed.
+        """
         raise NotImplementedError
 
     def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
@@ -212,17 +216,13 @@ class ForeignPredictor(DatasetPredictor):
     """
 
     predictor: Predictor
+    computes_logits: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if not hasattr(self.predictor, "embed"):
             self.provides = self.provides - {"embeddings"}
         if hasattr(self.predictor, "preprocessing"):
             self.preprocessings = (self.predictor.preprocessing,)
-
-    @property
-    def computes_logits(self) -> bool:
-        """Return False: images are passed on as they are."""
-        return False
 
     def predict(self, images: DecodedImages) -> NDArray[np.float64]:
         """Compute the probabilities (N, C) of decoded images; raise DataError if they are none."""
@@ -244,10 +244,6 @@ class ForeignPredictor(DatasetPredictor):
         for first in track(range(0, len(dataset), self.batch_size), dataset.name, unit="batch"):
             answers += each([dataset.image(row) for row in range(first, min(first + self.batch_size, len(dataset)))])
         return np.array([not isinstance(answer, str) for answer in answers], dtype=bool)
-
-    def predict_dataset(self, dataset: Dataset) -> Predictions:
-        """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
-        return self.predict_variations(dataset, [None])[0]
 
     def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
         """Compute the Predictions under each variation of the decoded images; None is none, with embeddings."""
@@ -279,22 +275,17 @@ class ForeignPredictor(DatasetPredictor):
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order."""
         for first in range(0, len(paths), self.batch_size):
-            images, reasons = [], {}
-            asked = paths[first : first + self.batch_size]
-            for row, path in enumerate(asked):
-                image, reason = try_decode(path)
-                if image is None:
-                    reasons[row] = reason
-                else:
-                    images.append(image)
-            readable = [row for row in range(len(asked)) if row not in reasons]
-            answers = self._compute_each(images) if images else []
-            reasons |= {row: one for row, one in zip(readable, answers, strict=True) if isinstance(one, str)}
-            found = [answer for answer in answers if not isinstance(answer, str)]
-            logits = np.reshape(found, (len(found), len(self.classes)))
-            shown = [image for image, one in zip(images, answers, strict=True) if not isinstance(one, str)]
-            seen = [(path, reasons.get(row, "")) for row, path in enumerate(asked)]
-            embeddings = np.asarray(self.predictor.embed(shown)) if embedded and shown else None  # type: ignore[attr-defined]
+            batch = paths[first : first + self.batch_size]
+            decoded = [try_decode(path) for path in batch]
+            images = [image for image, _ in decoded if image is not None]
+            answers = iter(self._compute_each(images) if images else [])
+            outcomes = [reason if image is None else next(answers) for image, reason in decoded]
+            seen = [(path, one if isinstance(one, str) else "") for path, one in zip(batch, outcomes, strict=True)]
+            found = [one for one in outcomes if not isinstance(one, str)]
+            logits, embeddings = np.reshape(found, (len(found), len(self.classes))), None
+            if embedded and found:
+                shown = [image for (image, _), one in zip(decoded, outcomes, strict=True) if not isinstance(one, str)]
+                embeddings = np.asarray(self.predictor.embed(shown))  # type: ignore[attr-defined]
             yield self.tabulate(seen, logits, calibrated, embeddings)
 
     def _compute_each(self, images: DecodedImages) -> list[NDArray[np.floating] | str]:
@@ -316,9 +307,61 @@ class ForeignPredictor(DatasetPredictor):
         return np.asarray(predict_logits(images), dtype=np.float32)
 
 
-def compute_logarithms(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logarithms of probabilities, finite also for 0."""
-    return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)))
+class PredictionCache:
+    """Predictions of a predictor, each computed once and saved in a folder or, without one, kept in memory.
+
+    They are saved as they are computed, so that a calibration leaves them valid, and returned calibrated.
+    `sha256` identifies the predictor's weights, `preprocessing` is the one on its card.
+    """
+
+    def __init__(
+        self, predictor: DatasetPredictor, folder: Path | None, sha256: str, preprocessing: Mapping[str, Any]
+    ) -> None:
+        self.predictor = predictor
+        self.folder = folder
+        self._identity = [sha256, json.dumps(preprocessing, sort_keys=True)]
+        self._memory: dict[str, Predictions] = {}
+
+    def predict(self, dataset: Dataset) -> Predictions:
+        """Return the Predictions of a dataset, loaded or computed."""
+        return self.predict_variations(dataset, [None])[0]
+
+    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
+        """Return the Predictions of a dataset under each variation, loaded or computed; [None] is none."""
+        keys = {variation: self._build_key(dataset, variation) for variation in variations}
+        found = {variation: cached for variation, key in keys.items() if (cached := self._load(key, dataset))}
+        missing = [variation for variation in keys if variation not in found]
+        for first in range(0, len(missing), _VARIATIONS_PER_PASS):
+            chunk = missing[first : first + _VARIATIONS_PER_PASS]
+            for variation, predictions in zip(chunk, self.predictor.predict_variations(dataset, chunk), strict=True):
+                found[variation] = self._save(keys[variation], predictions)
+        return [self.predictor.adjust(found[variation]) for variation in variations]
+
+    def _build_key(self, dataset: Dataset, variation: Variation | None) -> str:
+        """Build the key of Predictions: a hash of everything on which they depend."""
+        columns = dataset.frame[["path", "label", "group", "source"]].to_csv(index=False)
+        sha256, preprocessing = self._identity
+        key = [sha256, dataset.fingerprint, preprocessing, columns, *([variation.key] if variation else [])]
+        return sha256_of_text(repr(key))[:24]
+
+    def _load(self, key: str, dataset: Dataset) -> Predictions | None:
+        if self.folder is None:
+            return self._memory.get(key)
+        try:
+            cached = Predictions.load(self.folder / f"{key}.npz")
+        except CheckpointError:  # missing or damaged: computed again
+            return None
+        paths = to_string_array(dataset.frame["path"])
+        ours = cached.classes == tuple(self.predictor.classes) and np.array_equal(cached.paths, paths)
+        return cached if ours else None
+
+    def _save(self, key: str, predictions: Predictions) -> Predictions:
+        if self.folder is None:
+            self._memory[key] = predictions
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            predictions.save(self.folder / f"{key}.npz")
+        return predictions
 
 
 def choose_device(accelerator: str) -> str:

@@ -14,41 +14,33 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.metrics.classification import accuracy, confusion_matrix
-from avatar_bench.metrics.ratios import ratio
+from avatar_bench.metrics.stats import ratio
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer]
 
 
-def agreement(predictions: ArrayLike) -> Floats:
-    """Compute the proportion of images with equal predictions, (...), 0 to 1."""
-    return accuracy(predictions)
-
-
-def kappa(predictions: ArrayLike) -> Floats:
+def kappa(predictions: Floats) -> Floats:
     """Compute Cohen's kappa, (...), -1 to 1; NaN if both always predict the same single class.
 
     Cohen, Educ. Psychol. Meas. 20 (1960) 37.
     """
-    table = np.asarray(predictions, dtype=np.float64)
-    total = table.sum(axis=(-2, -1))
-    expected = ratio((table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1), total**2)
-    return ratio(agreement(table) - expected, 1 - expected)
+    total = predictions.sum(axis=(-2, -1))
+    expected = ratio((predictions.sum(axis=-1) * predictions.sum(axis=-2)).sum(axis=-1), total**2)
+    return ratio(accuracy(predictions) - expected, 1 - expected)
 
 
-def disagreement(hits: ArrayLike) -> Floats:
+def disagreement(hits: Floats) -> Floats:
     """Compute the proportion of images that exactly one of the two classifies correctly, (...), 0 to 1."""
-    table = np.asarray(hits, dtype=np.float64)
-    return ratio(table[..., 0, 1] + table[..., 1, 0], table.sum(axis=(-2, -1)))
+    return ratio(hits[..., 0, 1] + hits[..., 1, 0], hits.sum(axis=(-2, -1)))
 
 
-def double_fault(hits: ArrayLike) -> Floats:
+def double_fault(hits: Floats) -> Floats:
     """Compute the proportion of images that both misclassify, (...), 0 to 1."""
-    table = np.asarray(hits, dtype=np.float64)
-    return ratio(table[..., 0, 0], table.sum(axis=(-2, -1)))
+    return ratio(hits[..., 0, 0], hits.sum(axis=(-2, -1)))
 
 
-def q_statistic(hits: ArrayLike) -> Floats:
+def q_statistic(hits: Floats) -> Floats:
     """Compute Yule's Q of correctness, (...), -1 to 1, 0 for independent errors.
 
     NaN if both products of opposite counts are 0, for example if one of the two is always correct.
@@ -57,16 +49,15 @@ def q_statistic(hits: ArrayLike) -> Floats:
     return ratio(same - apart, same + apart)
 
 
-def error_correlation(hits: ArrayLike) -> Floats:
+def error_correlation(hits: Floats) -> Floats:
     """Compute Pearson's correlation (phi) of the error indicators, (...); NaN if one of them is constant."""
     same, apart = _products(hits)
-    table = np.asarray(hits, dtype=np.float64)
-    margins = table.sum(axis=-1).prod(axis=-1) * table.sum(axis=-2).prod(axis=-1)
+    margins = hits.sum(axis=-1).prod(axis=-1) * hits.sum(axis=-2).prod(axis=-1)
     return ratio(same - apart, np.sqrt(margins))
 
 
-PREDICTION_MEASURES: dict[str, Callable[[ArrayLike], Floats]] = {"agreement": agreement, "kappa": kappa}
-CORRECTNESS_MEASURES: dict[str, Callable[[ArrayLike], Floats]] = {
+PREDICTION_MEASURES: dict[str, Callable[[Floats], Floats]] = {"agreement": accuracy, "kappa": kappa}
+CORRECTNESS_MEASURES: dict[str, Callable[[Floats], Floats]] = {
     "disagreement": disagreement,
     "q_statistic": q_statistic,
     "double_fault": double_fault,
@@ -96,6 +87,5 @@ def probability_correlation(ours: ArrayLike, theirs: ArrayLike) -> float:
     return float(a @ b) / spread if spread > 1e-12 else float("nan")
 
 
-def _products(hits: ArrayLike) -> tuple[Floats, Floats]:
-    table = np.asarray(hits, dtype=np.float64)
-    return table[..., 0, 0] * table[..., 1, 1], table[..., 0, 1] * table[..., 1, 0]
+def _products(hits: Floats) -> tuple[Floats, Floats]:
+    return hits[..., 0, 0] * hits[..., 1, 1], hits[..., 0, 1] * hits[..., 1, 0]

@@ -49,7 +49,8 @@ def accuracy_ece(logits: Floats, targets: Targets, groups: ArrayLike) -> Averagi
     """
     temperatures = _fit_temperatures(logits, targets, groups)
     scaled = np.asarray(softmax(logits / temperatures[:, None, None], axis=2))
-    scores = [_score_accuracy_ece(member, targets) for member in scaled]
+    outcomes = zip(scaled.max(axis=2), scaled.argmax(axis=2) == targets, strict=True)
+    scores = [float(correct.mean() * (1 - calibration.ece(confidence, correct))) for confidence, correct in outcomes]
     return _normalise_weights(np.array(scores) if any(scores) else np.ones(len(logits)))
 
 
@@ -120,15 +121,8 @@ def select_greedy_soup(scores: Sequence[float], score_average: Callable[[list[in
 
 
 def _fit_temperatures(logits: Floats, targets: Targets, groups: ArrayLike) -> Floats:
-    fits = [calibration.fit_temperature_of_logits(member, targets, groups) for member in logits]
-    return np.array([fit.value for fit in fits])
+    return np.array([calibration.fit_temperature_of_logits(member, targets, groups).value for member in logits])
 
 
 def _normalise_weights(weights: Floats) -> AveragingWeights:
     return AveragingWeights(weights / weights.sum(), np.ones(len(weights)))
-
-
-def _score_accuracy_ece(probabilities: Floats, targets: Targets) -> float:
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    error = calibration.ece(confidence, correct)
-    return float(correct.mean() * (1 - error))

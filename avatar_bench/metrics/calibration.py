@@ -1,7 +1,6 @@
-"""Calibration of probabilities: losses, calibration errors, noise floor and temperature scaling.
+"""Calibration of probabilities and scores: losses, calibration errors, noise floor, temperature and Platt scaling.
 
-The calibration errors accept stacked targets (..., N), or weights (B, N), the counts of each image in B resamples. The
-tests compare them with scikit-learn and torchmetrics.
+The tests compare the calibration errors with scikit-learn and torchmetrics.
 """
 
 from __future__ import annotations
@@ -9,15 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, hstack
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax
 
-from avatar_bench.metrics.ratios import ratio
-from avatar_bench.metrics.stats import SumStatistic, bootstrap_interval
+from avatar_bench.metrics.stats import SumStatistic, bootstrap_interval, ratio
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
@@ -26,6 +24,7 @@ ECE_KINDS = ("ece_10", "ece_15", "ece_adaptive", "ece_classwise")
 ECE_BINS = 15  # of every kind but ece_10; Guo et al.
 _TEMPERATURE_GRID = np.geomspace(*TEMPERATURE_RANGE, 161)  # steps of 3.8 %: locally a parabola
 _LIKELIHOOD_RATIO = 3.841  # 95 % quantile of chi-squared with one degree of freedom
+_FAR_OUT = 3.0  # interquartile ranges from a quartile to its fence; Tukey, Exploratory Data Analysis (1977)
 _CHUNK_ELEMENTS = 4_000_000  # values in memory at once: 32 MB
 
 
@@ -42,29 +41,16 @@ def fit_temperature(logits: ArrayLike, targets: NDArray[np.integer]) -> float:
     """
     if len(targets) == 0:
         raise ValueError("a temperature cannot be fitted without images")
+    return _find_minimum(lambda temperature: nll(logits, targets, temperature), *TEMPERATURE_RANGE)
+
+
+def _find_minimum(loss: Callable[[float], float], low: float, high: float) -> float:
+    """Return the temperature between two with the least loss."""
     from scipy.optimize import minimize_scalar  # imported here, since predicting does not need it
 
     optimum = minimize_scalar(
-        lambda log_t: nll(logits, targets, float(np.exp(log_t))),
-        bounds=tuple(np.log(TEMPERATURE_RANGE)),
-        method="bounded",
-        options={"xatol": 1e-7},
-    )
-    return float(np.clip(np.exp(optimum.x), *TEMPERATURE_RANGE))
-
-
-def fit_merged_temperature(loss: Callable[[float], float]) -> float:
-    """Fit the temperature, .05 to 20, that minimises a loss which may have several minima, as that of merged classes.
-
-    The best of a grid is refined.
-    """
-    from scipy.optimize import minimize_scalar
-
-    best = int(np.argmin([loss(float(temperature)) for temperature in _TEMPERATURE_GRID]))
-    ends = _TEMPERATURE_GRID[[max(best - 1, 0), min(best + 1, len(_TEMPERATURE_GRID) - 1)]]
-    optimum = minimize_scalar(
         lambda log_t: loss(float(np.exp(log_t))),
-        bounds=(float(np.log(ends[0])), float(np.log(ends[1]))),
+        bounds=(float(np.log(low)), float(np.log(high))),
         method="bounded",
         options={"xatol": 1e-7},
     )
@@ -124,12 +110,16 @@ def fit_temperature_of_logits(logits: ArrayLike, targets: NDArray[np.integer], g
 def fit_temperature_of_losses(losses: Callable[[float], Floats], groups: ArrayLike) -> TemperatureFit:
     """Fit the temperature, .05 to 20, of the least mean loss, with its interval, which decides whether to apply it.
 
-    `losses` returns the loss of each image (N,) at a temperature, see `fit_merged_temperature`. The interval is that of
-    refits on resampled groups (N,), widened to the temperatures whose likelihood ratio, a group counting once, is not
-    significant: where no image is incorrect, all resamples agree.
+    `losses` returns the loss of each image (N,) at a temperature. Their mean may have several minima, as that of merged
+    classes: the best of a grid is refined. The interval is that of refits on resampled groups (N,), widened to the
+    temperatures whose likelihood ratio, a group counting once, is not significant: where no image is incorrect, all
+    resamples agree.
     """
-    fitted = fit_merged_temperature(lambda temperature: float(losses(temperature).mean()))
-    grid = np.column_stack([losses(float(temperature)) for temperature in _TEMPERATURE_GRID])
+    columns = [losses(float(temperature)) for temperature in _TEMPERATURE_GRID]
+    best = int(np.argmin([column.mean() for column in columns]))
+    ends = _TEMPERATURE_GRID[[max(best - 1, 0), min(best + 1, len(columns) - 1)]]
+    fitted = _find_minimum(lambda temperature: float(losses(temperature).mean()), *ends.tolist())
+    grid = np.column_stack(columns)
     low, high = bootstrap_interval(SumStatistic(grid, _locate_minima), groups)
     means = grid.mean(axis=0)
     likely = _TEMPERATURE_GRID[2 * len(np.unique(groups)) * (means - means.min()) <= _LIKELIHOOD_RATIO]
@@ -184,25 +174,23 @@ def assign_bins(confidence: Reals, edges: Reals) -> NDArray[np.intp]:
     return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, max(0, len(edges) - 2))
 
 
-def ece(confidence: Reals, correct: ArrayLike, edges: Reals | None = None, weights: Floats | None = None) -> Floats:
+def ece(confidence: Reals, correct: ArrayLike) -> Floats:
     """Compute the expected calibration error, 0 to 1: the mean absolute gap of confidence and accuracy over the bins.
 
-    The bins are 15 of equal width unless `edges` are given. `confidence` is (N,); the result has the leading shape of
-    `correct` (..., N) or `weights` (..., N).
+    The bins are 15 of equal width. `confidence` is (N,); the result has the leading shape of `correct` (..., N).
     Naeini et al., AAAI 2015.
     """
-    used = equal_width_edges(ECE_BINS) if edges is None else edges
-    return np.asarray(np.abs(_bin_gaps(confidence, correct, used, weights)).sum(axis=-1))
+    return np.asarray(np.abs(_bin_gaps(confidence, correct, equal_width_edges(ECE_BINS))).sum(axis=-1))
 
 
-def bin_gaps(probabilities: Reals, targets: NDArray[np.integer], weights: Floats | None = None) -> list[Floats]:
+def bin_gaps(probabilities: Reals, targets: NDArray[np.integer]) -> list[Floats]:
     """Compute the gap of each bin, accuracy minus confidence times its fraction of images, for each of ECE_KINDS.
 
-    Each array is (..., bins), its absolute values sum to the error; `targets` or `weights` are (..., N). The bins are
-    10 and 15 equal-width and 15 equal-mass bins (Nguyen and O'Connor, EMNLP 2015) of the predicted class, and 15
-    equal-width bins of each class's probability, divided by the number of classes (Kull et al., NeurIPS 2019).
+    Each array is (..., bins) for targets (..., N), its absolute values sum to the error. The bins are 10 and 15
+    equal-width and 15 equal-mass bins (Nguyen and O'Connor, EMNLP 2015) of the predicted class, and 15 equal-width
+    bins of each class's probability, divided by the number of classes (Kull et al., NeurIPS 2019).
     """
-    gaps = [_bin_gaps(*kind, weights) for kind in _list_bins(probabilities, targets)]
+    gaps = [_bin_gaps(*kind) for kind in _list_bins(probabilities, targets)]
     top, by_class = gaps[: len(ECE_KINDS) - 1], gaps[len(ECE_KINDS) - 1 :]
     return [*top, np.concatenate(by_class, axis=-1) / len(by_class)]
 
@@ -215,9 +203,9 @@ def _list_bins(probabilities: Reals, targets: NDArray[np.integer]) -> list[tuple
     return [*((confidence, correct, edges) for edges in kinds), *by_class]
 
 
-def calibration_errors(probabilities: Reals, targets: NDArray[np.integer], weights: Floats | None = None) -> Floats:
-    """Compute the errors of ECE_KINDS, (..., 4), from `bin_gaps`, for targets (..., N) or weights (..., N)."""
-    return np.stack([np.abs(gaps).sum(axis=-1) for gaps in bin_gaps(probabilities, targets, weights)], axis=-1)
+def calibration_errors(probabilities: Reals, targets: NDArray[np.integer]) -> Floats:
+    """Compute the errors of ECE_KINDS, (..., 4), from `bin_gaps`, for targets (..., N)."""
+    return np.stack([np.abs(gaps).sum(axis=-1) for gaps in bin_gaps(probabilities, targets)], axis=-1)
 
 
 def make_deviation_statistic(probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike) -> SumStatistic:
@@ -301,17 +289,75 @@ def reliability_bins(confidence: Reals, correct: NDArray[np.bool_], edges: Reals
     return dict(zip(keys, (np.arange(size), edges[:-1], edges[1:], count, *means), strict=True))
 
 
-def _bin_gaps(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats | None) -> Floats:
+def _bin_gaps(confidence: Reals, correct: ArrayLike, edges: Reals) -> Floats:
     """Compute each bin's sum of correctness minus confidence, divided by the number of images, (..., bins)."""
     if np.ndim(correct) > 1:
         bins = assign_bins(confidence, edges)
         member = np.eye(int(bins.max()) + 1)[bins]
         return np.asarray((np.asarray(correct, dtype=np.float64) - confidence) @ member / len(confidence))
-    weight = np.ones(len(confidence)) if weights is None else weights
-    return np.asarray(weight @ _place_gaps(confidence, correct, edges) / weight.sum(axis=-1, keepdims=True))
+    return np.asarray(np.ones(len(confidence)) @ _place_gaps(confidence, correct, edges) / len(confidence))
 
 
 def _place_gaps(confidence: Reals, correct: ArrayLike, edges: Reals) -> Any:
     """Return correctness minus confidence of each image in the column of its bin, sparse (N, bins)."""
     bins, gap = assign_bins(confidence, edges), np.asarray(correct, dtype=np.float64) - confidence
     return csr_array((gap, bins, np.arange(len(bins) + 1)), shape=(len(bins), int(bins.max()) + 1))
+
+
+class PlattScaling(NamedTuple):
+    """Log-odds `slope` * score + `intercept`; `steepness` is the slope for an interquartile range of the scores."""
+
+    slope: float
+    intercept: float
+    steepness: float
+
+
+def fit_platt(scores: ArrayLike, positive: ArrayLike) -> PlattScaling:
+    """Fit the scaling of scores (N,) with the largest likelihood of which images are positive, (N,) bool.
+
+    Outliers count as scores at the fences. The steepness has the range of 1 / temperature, so that it ends there where
+    all images are separated, or where higher scores are no likelier positive. Raise ValueError if all scores are equal
+    or if one kind of image is absent. Platt, Advances in Large Margin Classifiers (1999) 61.
+    """
+    score, mask = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    if len(np.unique(score)) < 2 or mask.all() or not mask.any():
+        raise ValueError("a scaling needs two scores, and images of both kinds")
+    from scipy.optimize import minimize  # imported here, since predicting does not need it
+
+    middle, quarters = np.median(score), np.quantile(score, [0.25, 0.75])
+    unit = float(quarters[1] - quarters[0]) or float(score.std())
+    scaled = (np.clip(score, *find_fences(score)) - middle) / unit
+
+    def compute_loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        log_odds = parameters[0] * scaled + parameters[1]
+        losses, gaps = np.logaddexp(0, log_odds) - mask * log_odds, expit(log_odds) - mask
+        return float(losses.mean()), np.array([(gaps * scaled).mean(), gaps.mean()])
+
+    least, most = TEMPERATURE_RANGE
+    steepness, level = minimize(
+        compute_loss,
+        np.array([1.0, 0.0]),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(1 / most, 1 / least), (None, None)],
+        options={"ftol": 1e-15, "gtol": 1e-9},
+    ).x
+    return PlattScaling(float(steepness / unit), float(level - steepness * middle / unit), float(steepness))
+
+
+def find_fences(scores: ArrayLike) -> tuple[float, float]:
+    """Return the ends beyond which scores are outliers; the least and the largest if half of all are equal."""
+    score = np.asarray(scores, dtype=np.float64)
+    low, high = np.quantile(score, [0.25, 0.75])
+    if low == high:
+        return float(score.min()), float(score.max())
+    return float(low - _FAR_OUT * (high - low)), float(high + _FAR_OUT * (high - low))
+
+
+def compute_balanced_accuracy(scores: ArrayLike, positive: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
+    """Compute the balanced accuracy, 0 to 1, of scores (N,) for positive (N,) bool images at thresholds (T,)."""
+    score, mask = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    inside, outside = np.sort(score[mask]), np.sort(score[~mask])
+    recall = 1 - np.searchsorted(inside, thresholds, "left") / len(inside)
+    specificity = np.searchsorted(outside, thresholds, "left") / len(outside)
+    return np.asarray((recall + specificity) / 2)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from avatar_bench.metrics.ratios import nan_mean, ratio
-from avatar_bench.metrics.stats import JoinedStatistic, OrderStatistic, SumStatistic
+from avatar_bench.metrics.stats import JoinedStatistic, OrderStatistic, SumStatistic, nan_mean, ratio
 
 Floats = NDArray[np.float64]
 
@@ -38,54 +37,49 @@ def build_confusion_statistic(
     )
 
 
-def accuracy(confusion: ArrayLike) -> Floats:
+def accuracy(confusion: Floats) -> Floats:
     """Compute the accuracy, (...), 0 to 1."""
-    table = np.asarray(confusion, dtype=np.float64)
-    return ratio(_correct_counts(table).sum(axis=-1), table.sum(axis=(-2, -1)))
+    return ratio(_correct_counts(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
 
 
-def recall(confusion: ArrayLike) -> Floats:
+def recall(confusion: Floats) -> Floats:
     """Compute the recall of each class, (..., C); NaN for an absent class."""
-    table = np.asarray(confusion, dtype=np.float64)
-    return ratio(_correct_counts(table), table.sum(axis=-1))
+    return ratio(_correct_counts(confusion), confusion.sum(axis=-1))
 
 
-def precision(confusion: ArrayLike) -> Floats:
+def precision(confusion: Floats) -> Floats:
     """Compute the precision of each class, (..., C).
 
     NaN for a class that is absent from the targets or never predicted.
     """
-    table = np.asarray(confusion, dtype=np.float64)
-    return np.where(_is_present(table), ratio(_correct_counts(table), table.sum(axis=-2)), np.nan)
+    return np.where(_is_present(confusion), ratio(_correct_counts(confusion), confusion.sum(axis=-2)), np.nan)
 
 
-def f1(confusion: ArrayLike) -> Floats:
+def f1(confusion: Floats) -> Floats:
     """Compute the F1 of each class, (..., C); NaN for an absent class, 0 for one never predicted."""
-    table = np.asarray(confusion, dtype=np.float64)
-    score = ratio(2 * _correct_counts(table), table.sum(axis=-1) + table.sum(axis=-2))
-    return np.where(_is_present(table), score, np.nan)
+    score = ratio(2 * _correct_counts(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2))
+    return np.where(_is_present(confusion), score, np.nan)
 
 
-def balanced_accuracy(confusion: ArrayLike) -> Floats:
+def balanced_accuracy(confusion: Floats) -> Floats:
     """Compute the mean recall over the classes that are present in the targets, (...)."""
     return nan_mean(recall(confusion), axis=-1)
 
 
-def macro_precision(confusion: ArrayLike) -> Floats:
+def macro_precision(confusion: Floats) -> Floats:
     """Compute the mean precision over the classes that are present in the targets, (...).
 
     A class that is never predicted counts as 0, as with scikit-learn's `zero_division=0`.
     """
-    table = np.asarray(confusion, dtype=np.float64)
-    return nan_mean(np.where(_is_present(table), np.nan_to_num(precision(table)), np.nan), axis=-1)
+    return nan_mean(np.where(_is_present(confusion), np.nan_to_num(precision(confusion)), np.nan), axis=-1)
 
 
-def macro_f1(confusion: ArrayLike) -> Floats:
+def macro_f1(confusion: Floats) -> Floats:
     """Compute the mean F1 over the classes that are present in the targets, (...)."""
     return nan_mean(f1(confusion), axis=-1)
 
 
-def mcc(confusion: ArrayLike) -> Floats:
+def mcc(confusion: Floats) -> Floats:
     """Compute Matthews' correlation coefficient, (...), -1 to 1.
 
     0 if all predictions are one class, NaN if all targets are. Gorodkin, Comput. Biol. Chem. 28 (2004) 367.
@@ -100,19 +94,38 @@ def mcc(confusion: ArrayLike) -> Floats:
     return np.where(spread_target > 0, score, np.nan)
 
 
-def auroc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> Floats:
-    """Compute the AUROC: the probability that a positive image scores above a negative one, ties counting half.
+def prediction_shifts(before: Floats, after: Floats) -> Floats:
+    """Compute the change of each prediction's frequency in class k when class k is transformed, (..., C, C), -1 to 1.
 
-    `scores` and `positive` (bool) are (N,); the result is (), or (B,) for weights (B, N). NaN if one kind is absent.
+    If only class k is transformed, the predictions of the others do not change; so a single pass over all transformed
+    images covers every class, and row k is the effect of transforming class k.
+    `before` and `after` (..., C, C) count the same images, targets by predictions. Rows sum to 0; those of absent
+    classes are NaN.
     """
-    statistic = build_auroc_statistic(scores, positive)
-    if weights is None:
-        return np.asarray(statistic(np.ones((1, len(np.asarray(scores)))))[0])
-    return statistic(np.asarray(weights, dtype=np.float64))
+    return ratio(after - before, before.sum(axis=-1, keepdims=True))
+
+
+def bias(moved: Floats) -> Floats:
+    """Compute the mean shift to each predicted class over the present classes, each transformed alone, (..., C).
+
+    Above 0 the network takes the transformation for a sign of the class; at 0 as many images leave the class as join
+    it. The values sum to 0. NaN if fewer than two classes are present.
+    """
+    present = (~np.isnan(moved).any(axis=-1)).sum(axis=-1)[..., None]
+    mean = np.nansum(moved, axis=-2) / np.maximum(present, 1)
+    return np.where(present >= 2, mean, np.nan)
+
+
+def fragility(moved: Floats) -> Floats:
+    """Compute the recall that each class loses when only it is transformed, (..., C), -1 to 1; NaN if absent."""
+    return np.asarray(0.0 - _correct_counts(moved))
 
 
 def build_auroc_statistic(scores: ArrayLike, positive: ArrayLike) -> OrderStatistic:
-    """Return `auroc` as a statistic (B,)."""
+    """Return the AUROC as a statistic (B,): the probability that a positive image scores above a negative one.
+
+    Ties count half. `scores` and `positive` (bool) are (N,). NaN if one kind is absent.
+    """
     score, mask = np.asarray(scores), np.asarray(positive, dtype=bool)
     inside, outside = (rows[np.argsort(score[rows])] for rows in (np.flatnonzero(mask), np.flatnonzero(~mask)))
     first = np.searchsorted(score[outside], score[inside], "left")
@@ -147,7 +160,7 @@ def build_auroc_statistics(scores: Floats, targets: NDArray[np.integer]) -> list
     return [build_auroc_statistic(column, targets == index) for index, column in enumerate(scores.T)]
 
 
-MACRO_METRICS: dict[str, Callable[[ArrayLike], Floats]] = {  # one value over all classes, besides the accuracy
+MACRO_METRICS: dict[str, Callable[[Floats], Floats]] = {  # one value over all classes, besides the accuracy
     "balanced_accuracy": balanced_accuracy,
     "macro_precision": macro_precision,
     "macro_f1": macro_f1,

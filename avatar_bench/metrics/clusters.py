@@ -1,7 +1,7 @@
 """Cluster quality of embeddings, from sums over pairs of images.
 
-Functions with `weights` (B, N), the counts of each image in B resamples, return (B, ...); an image is never compared
-with itself or its copies. `labels` (N,) are integers; class k is the k-th of their sorted values.
+`weights` (B, N) are the counts of each image in B resamples; an image is never compared with itself or its copies.
+`labels` (N,) are integers; class k is the k-th of their sorted values.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from avatar_bench.metrics.neighbourhoods import Indices, distances, find_neighbours, purity
-from avatar_bench.metrics.ratios import ratio
+from avatar_bench.metrics.neighbours import Indices, distances, find_neighbours, purity
+from avatar_bench.metrics.stats import ratio
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
@@ -47,7 +47,9 @@ class EmbeddingSpace:
     @cached_property
     def products(self) -> Floats:
         """Return the inner products of all pairs of centred embeddings, (N, N)."""
-        return gram(self.embeddings)
+        centred = np.asarray(self.embeddings, dtype=np.float64)
+        centred = centred - centred.mean(axis=0)  # otherwise rounding dominates for clusters far from the origin
+        return np.asarray(centred @ centred.T)
 
     @cached_property
     def neighbour_rows(self) -> Indices:
@@ -64,67 +66,60 @@ class EmbeddingSpace:
 
     def global_scores(self, labels: Labels, weights: ArrayLike | None = None) -> Floats:
         """Compute separation ratio, Davies-Bouldin and Calinski-Harabasz, (3,), or (B, 3) for weights (B, N)."""
-        indices = [index(self.products, labels, weights) for index in (davies_bouldin, calinski_harabasz)]
-        return np.stack([separation_ratio(self.euclidean, labels, weights), *indices], axis=-1)
+        drawn = np.ones((1, len(labels))) if weights is None else np.asarray(weights, dtype=np.float64)
+        indices = [index(self.products, labels, drawn) for index in (davies_bouldin, calinski_harabasz)]
+        scores = np.stack([separation_ratio(self.euclidean, labels, drawn), *indices], axis=-1)
+        return scores[0] if weights is None else scores
 
 
-def gram(embeddings: ArrayLike) -> Floats:
-    """Compute the inner products (N, N) of embeddings (N, D) about their mean."""
-    centred = np.asarray(embeddings, dtype=np.float64)
-    centred = centred - centred.mean(axis=0)  # otherwise rounding dominates for clusters far from the origin
-    return np.asarray(centred @ centred.T)
-
-
-def mean_distances(between: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Compute the mean distance of images for all pairs of classes, (..., K, K), without self-distances.
+def mean_distances(between: Floats, labels: Labels) -> Floats:
+    """Compute the mean distance of images for all pairs of classes, (K, K), without self-distances.
 
     `between` (N, N) are distances. NaN on the diagonal for a class of one image.
     """
-    given = _default_weights(weights, len(labels))
-    return _squeeze(ratio(_pair_sums(between, labels, given), _pair_counts(labels, given)), weights)
+    once = np.ones((1, len(labels)))
+    return np.asarray(ratio(_pair_sums(between, labels, once), _pair_counts(labels, once))[0])
 
 
-def separation_ratio(between: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Compute mean between-class / mean within-class distance over all pairs of images, (...); 1: no separation."""
-    given = _default_weights(weights, len(labels))
-    sums, pairs = _pair_sums(between, labels, given), _pair_counts(labels, given)
+def separation_ratio(between: Floats, labels: Labels, weights: Floats) -> Floats:
+    """Compute mean between-class / mean within-class distance over all pairs of images, (B,); 1: no separation."""
+    sums, pairs = _pair_sums(between, labels, weights), _pair_counts(labels, weights)
     own = np.eye(sums.shape[-1], dtype=bool)
     inside = ratio(sums[:, own].sum(axis=1), pairs[:, own].sum(axis=1))
-    return _squeeze(ratio(ratio(sums[:, ~own].sum(axis=1), pairs[:, ~own].sum(axis=1)), inside), weights)
+    return ratio(ratio(sums[:, ~own].sum(axis=1), pairs[:, ~own].sum(axis=1)), inside)
 
 
-def calinski_harabasz(products: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Compute the Calinski-Harabasz index, (...), from inner products (N, N); higher is better.
+def calinski_harabasz(products: Floats, labels: Labels, weights: Floats) -> Floats:
+    """Compute the Calinski-Harabasz index, (B,), from inner products (N, N); higher is better.
 
     Calinski and Harabasz, Commun. Stat. 3 (1974) 1.
     """
-    given = _default_weights(weights, len(labels))
-    sums, total = _pair_sums(products, labels, given), given.sum(axis=1)
-    size = given @ _one_hot(labels)
+    sums, total = _pair_sums(products, labels, weights), weights.sum(axis=1)
+    size = weights @ _one_hot(labels)
     explained = ratio(np.diagonal(sums, axis1=1, axis2=2), size).sum(axis=1)
-    within = given @ products.diagonal() - explained
+    within = weights @ products.diagonal() - explained
     spread = explained - sums.sum(axis=(1, 2)) / total
     classes = size.shape[1]
-    return _squeeze(ratio(spread * (total - classes), within * (classes - 1)), weights)
+    return ratio(spread * (total - classes), within * (classes - 1))
 
 
-def davies_bouldin(products: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Compute the Davies-Bouldin index, (...), from inner products (N, N); lower is better.
+def davies_bouldin(products: Floats, labels: Labels, weights: Floats) -> Floats:
+    """Compute the Davies-Bouldin index, (B,), from inner products (N, N); lower is better.
 
     It is the mean over classes of the worst (scatter + scatter) / distance of centroids.
     Davies and Bouldin, IEEE TPAMI 1 (1979) 224.
     """
-    given, member = _default_weights(weights, len(labels)), _one_hot(labels)
-    size = given @ member
-    centre = ratio(_class_sums(products, labels, given), size[..., None])  # (B, K, N): centroid times image
-    inner = ratio((centre * given[:, None, :]) @ member, size[:, None, :])  # (B, K, K): centroid times centroid
+    member = _one_hot(labels)
+    size = weights @ member
+    centre = ratio(_class_sums(products, labels, weights), size[..., None])  # (B, K, N): centroid times image
+    inner = ratio((centre * weights[:, None, :]) @ member, size[:, None, :])  # (B, K, K): centroid times centroid
     norm = np.diagonal(inner, axis1=1, axis2=2)
     apart = np.sqrt(np.maximum(0.0, norm[:, :, None] + norm[:, None, :] - 2 * inner))
     away = np.sqrt(np.maximum(0.0, products.diagonal() - 2 * centre + norm[..., None]))  # of images from centroids
-    scatter = ratio(np.einsum("bkn,bn,nk->bk", away, given, member), size)
+    scatter = ratio(np.einsum("bkn,bn,nk->bk", away, weights, member), size)
     worst = ratio(scatter[:, :, None] + scatter[:, None, :], apart)
     own = np.eye(size.shape[1], dtype=bool)
-    return _squeeze(np.where(own, -np.inf, worst).max(axis=2).mean(axis=1), weights)
+    return np.asarray(np.where(own, -np.inf, worst).max(axis=2).mean(axis=1))
 
 
 def silhouettes_within(between: Floats, labels: Labels, within: Labels) -> Floats:
@@ -178,14 +173,6 @@ def permute_labels(
         for own, other in zip(parts, generator.permutation(len(parts)), strict=True):
             permuted[own] = np.resize(generator.permutation(labels[parts[other]]), len(own))
     return permuted
-
-
-def _default_weights(weights: ArrayLike | None, n: int) -> Floats:
-    return np.ones((1, n)) if weights is None else np.asarray(weights, dtype=np.float64)
-
-
-def _squeeze(values: Floats, weights: ArrayLike | None) -> Floats:
-    return values[0] if weights is None else values
 
 
 def _one_hot(labels: Labels) -> Floats:

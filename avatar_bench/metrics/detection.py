@@ -1,21 +1,23 @@
-"""Metrics of out-of-distribution detection.
+"""Metrics and operating points of a score that detects positive images, such as those out of domain.
 
-A higher score means that an image is more likely out of domain. Out-of-domain images are the positive ones.
+A higher score means that an image is more likely positive.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from avatar_bench.metrics.ratios import ratio
-from avatar_bench.metrics.stats import OrderStatistic
+from avatar_bench.metrics.stats import OrderStatistic, ratio
 
 Floats = NDArray[np.float64]
+Reals = NDArray[np.floating]
 FPR_RECALL = 0.95
+_ROUNDING = 1e-12  # 19 of 20 must pass as 95 % in spite of it
 
 
 class RocCurve(NamedTuple):
@@ -32,24 +34,24 @@ class RocCurve(NamedTuple):
     prevalence: float
 
 
-def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> RocCurve:
-    """Compute the ROC curve of scores (N,) for positive (N,) bool images; weights (B, N) return a stack of B curves."""
-    score, mask = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
-    order, trace = _sort(score, mask)
-    return trace((np.ones(len(score)) if weights is None else np.asarray(weights, dtype=np.float64))[..., order])
-
-
 def build_roc_statistic(
     scores: ArrayLike, positive: ArrayLike, measures: Sequence[Callable[[RocCurve], Floats]]
 ) -> OrderStatistic:
     """Return K measures of the ROC curve, each a function to (B,), as a statistic (B, K)."""
-    order, trace = _sort(np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool))
+    score, mask = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    inside, outside = (rows[np.argsort(score[rows])] for rows in map(np.flatnonzero, (mask, ~mask)))
+    steps = np.unique(score[inside])[::-1] if len(inside) else np.array([np.inf])
+    found = [np.searchsorted(score[inside], steps, "left")]
+    alarms = [np.searchsorted(score[outside], steps, "left"), np.searchsorted(score[outside], steps, "right")]
+    prevalence = float(mask.mean())
 
     def compute(weights: Floats) -> Floats:
-        curve = trace(weights)
+        own, others = np.split(weights, [len(inside)], axis=-1)
+        (recall,), (rate, above) = _fractions_above(own, found), _fractions_above(others, alarms)
+        curve = RocCurve(recall, rate, above, prevalence)
         return np.column_stack([measure(curve) for measure in measures])
 
-    return OrderStatistic(order, compute)
+    return OrderStatistic(np.concatenate([inside, outside]), compute)
 
 
 def auroc(curve: RocCurve) -> Floats:
@@ -74,24 +76,47 @@ def fpr95(curve: RocCurve) -> Floats:
 
     The threshold is the highest with a recall of 95 % or more.
     """
-    first = (curve.recall >= FPR_RECALL - 1e-12).argmax(axis=-1)[..., None]  # 19 of 20 must pass in spite of rounding
-    return np.asarray(np.take_along_axis(curve.false_positive_rate + 0 * curve.recall, first, axis=-1)[..., 0])
+    return _find_point(curve, FPR_RECALL)[1]
 
 
-def _sort(scores: Floats, positive: NDArray[np.bool_]) -> tuple[NDArray[np.intp], Callable[[Floats], RocCurve]]:
-    """Return the positive images, then the others, each by score, and the curve of weights (..., N) in this order."""
-    inside, outside = (rows[np.argsort(scores[rows])] for rows in map(np.flatnonzero, (positive, ~positive)))
-    steps = np.unique(scores[inside])[::-1] if len(inside) else np.array([np.inf])
-    sides: tuple[Literal["left"], Literal["right"]] = ("left", "right")
-    places = [[np.searchsorted(scores[rows], steps, side) for side in sides] for rows in (inside, outside)]
-    prevalence = float(positive.mean())
+def compute_recall_at(curve: RocCurve, rate: float) -> Floats:
+    """Compute the largest recall (...) at a false positive rate of at most `rate`; 0 if every threshold exceeds it.
 
-    def trace(weights: Floats) -> RocCurve:
-        parts = np.split(weights, [len(inside)], axis=-1)
-        (recall, _), (rate, above) = (_fractions_above(part, at) for part, at in zip(parts, places, strict=True))
-        return RocCurve(recall, rate, above, prevalence)
+    NaN where the curve has no positive or no negative image.
+    """
+    allowed = curve.false_positive_rate <= rate + _ROUNDING
+    found = np.where(allowed, curve.recall, 0.0).max(axis=-1)
+    return np.asarray(found + 0 * curve.false_positive_rate[..., 0] + 0 * curve.recall[..., 0])
 
-    return np.concatenate([inside, outside]), trace
+
+def compute_precision_at(curve: RocCurve, recall: float) -> Floats:
+    """Compute the precision (...) at the highest threshold with a recall of at least `recall`, above 0 to 1.
+
+    The fraction of positive images is `curve.prevalence`, also in resamples.
+    """
+    found, alarms = _find_point(curve, recall)
+    hits = curve.prevalence * found
+    return ratio(hits, hits + (1 - curve.prevalence) * alarms)
+
+
+def find_threshold(scores: Reals, positive: NDArray[np.bool_], rate: float) -> float:
+    """Return the lowest score (N,) of a positive image from which at most `rate` of the negative ones score.
+
+    Infinite if there is none: the highest scores are those of negative images.
+    """
+    steps = np.unique(scores[positive])
+    negative = np.sort(scores[~positive])
+    alarms = 1 - np.searchsorted(negative, steps, "left") / len(negative)
+    allowed = steps[alarms <= rate + _ROUNDING]
+    return float(allowed[0]) if len(allowed) else math.inf
+
+
+def _find_point(curve: RocCurve, recall: float) -> tuple[Floats, Floats]:
+    """Return recall and false positive rate (...) at the highest threshold with a recall of at least `recall`."""
+    first = (curve.recall >= recall - _ROUNDING).argmax(axis=-1)[..., None]
+    rates = curve.recall + 0 * curve.false_positive_rate, curve.false_positive_rate + 0 * curve.recall  # NaN spreads
+    found, alarms = (np.take_along_axis(rate, first, axis=-1)[..., 0] for rate in rates)
+    return found, alarms
 
 
 def _fractions_above(weights: Floats, places: Sequence[NDArray[np.intp]]) -> tuple[Floats, ...]:

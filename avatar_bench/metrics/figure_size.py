@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib.axis import Axis
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -51,7 +49,7 @@ def _list_properties(figure: Figure) -> Iterator[Property]:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             for label in axis.get_ticklabels()[:1]:
-                yield partial(_set_label_size, axis), label.get_fontsize()
+                yield lambda size, axis=axis: axis.set_tick_params(labelsize=size), label.get_fontsize()  # type: ignore[misc]
     for text in figure.findobj(Text):
         yield text.set_fontsize, text.get_fontsize()
     for line in figure.findobj(Line2D):
@@ -59,18 +57,9 @@ def _list_properties(figure: Figure) -> Iterator[Property]:
         yield line.set_markersize, line.get_markersize()
     if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
         for pad in ("w_pad", "h_pad"):
-            yield partial(_set_pad, engine, pad), engine.get()[pad]
+            yield lambda size, pad=pad: engine.set(**{pad: size}), engine.get()[pad]  # type: ignore[misc]
     for collection in figure.findobj(Collection):
         yield collection.set_linewidth, np.asarray(collection.get_linewidth())
-
-
-def _set_label_size(axis: Axis, size: float) -> None:
-    axis.set_tick_params(labelsize=size)
-
-
-def _set_pad(engine: ConstrainedLayoutEngine, name: str, size: float) -> None:
-    options: dict[str, Any] = {name: size}
-    engine.set(**options)
 
 
 def _count_collisions(figure: Figure) -> float:

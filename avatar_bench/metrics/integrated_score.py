@@ -1,9 +1,11 @@
-"""Ranking of models by several qualities: scaling, weighted means, ranks, Pareto front and random weights.
+"""Ranking of models by several qualities: scaling, weighted means, ranks and Pareto front.
 
-M models have Q qualities each; leading dimensions `...` are resamples or weightings.
+M models have Q qualities each; leading dimensions `...` are draws or weightings.
 """
 
 from __future__ import annotations
+
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,14 +66,18 @@ def pareto_front(normalised: ArrayLike) -> NDArray[np.bool_]:
     return np.asarray(~beaten.any(axis=1))
 
 
-def draw_weights(weightings: int, qualities: int, seed: int = 0) -> Floats:
-    """Draw weights (W, Q) uniformly from the simplex: Dirichlet(1, ..., 1)."""
-    return np.random.default_rng(seed).dirichlet(np.ones(qualities), weightings)
+def draw_from_interval(
+    normal: ArrayLike, value: float, low: float, high: float, level: float = 0.95, log: bool = False
+) -> Floats:
+    """Map standard normal numbers to numbers with the median `value` and the quantiles `low` and `high` at `level`.
 
-
-def draw_counts(units: int, resamples: int, generator: np.random.Generator) -> Floats:
-    """Draw bootstrap counts of units, (B, units)."""
-    return generator.multinomial(units, np.full(units, 1 / units), resamples).astype(np.float64)
+    Each side is half a normal distribution (split normal), with `log` on a logarithmic scale.
+    """
+    if log:
+        below, above = (float(np.log(end / value)) for end in (low, high))
+        return np.asarray(value * np.exp(draw_from_interval(normal, 0.0, below, above, level)))
+    number = np.asarray(normal, dtype=np.float64) / NormalDist().inv_cdf((1 + level) / 2)
+    return np.asarray(value + number * np.where(number > 0, max(high - value, 0.0), max(value - low, 0.0)))
 
 
 def rank_interval(rank: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:

@@ -14,8 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import binom, binomtest, norm
 
 from avatar_bench.metrics import stats
-from avatar_bench.metrics.ratios import ratio
-from avatar_bench.metrics.units import Units
+from avatar_bench.metrics.stats import ratio
+from avatar_bench.metrics.units import Units, encode
 
 Floats = NDArray[np.float64]
 
@@ -52,8 +52,7 @@ def find_least_p(units: int) -> float:
 
 def sum_by_group(values: ArrayLike, groups: ArrayLike) -> NDArray[np.int64]:
     """Sum integers (N,) by group (N,), in the order of the sorted groups."""
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    return np.rint(np.bincount(member, np.asarray(values, dtype=np.float64))).astype(np.int64)
+    return np.rint(np.bincount(encode(groups), np.asarray(values, dtype=np.float64))).astype(np.int64)
 
 
 def design_effect(gains: ArrayLike, groups: ArrayLike) -> float:
@@ -64,8 +63,7 @@ def design_effect(gains: ArrayLike, groups: ArrayLike) -> float:
     """
     gain = np.asarray(gains, dtype=np.float64)
     spread = float((gain**2).sum())
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    return max(1.0, float((np.bincount(member, gain) ** 2).sum()) / spread) if spread else 1.0
+    return max(1.0, float((np.bincount(encode(groups), gain) ** 2).sum()) / spread) if spread else 1.0
 
 
 def resample_groups_and_seeds(
@@ -96,16 +94,13 @@ def resample_groups_and_seeds(
     return np.column_stack(columns)
 
 
-def resample_units(
-    drawn: Floats, seed: int = 0, units: ArrayLike | None = None, classes: ArrayLike | None = None
-) -> Floats:
+def resample_units(drawn: Floats, seed: int, units: ArrayLike, classes: ArrayLike) -> Floats:
     """Compute the mean of K values in B resamples (B, K) when their units (K,) are resampled too, (B,).
 
-    By default each value is a unit. All values of a drawn unit count. With `classes` (K,), it is the mean over classes
-    of the means of their values, and units are drawn within each stratum; NaN where a class is not drawn.
+    All values of a drawn unit count. It is the mean over `classes` (K,) of the means of their values, and units are
+    drawn within each stratum; NaN where a class is not drawn.
     """
-    unit = np.arange(drawn.shape[1]) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
-    kind = np.zeros(len(unit), int) if classes is None else np.unique(np.asarray(classes), return_inverse=True)[1]
+    unit, kind = encode(units), encode(classes)
     generator, strata = np.random.default_rng((seed, 2)), find_strata(unit, kind)
     weights = np.zeros((len(drawn), unit.max() + 1))
     for stratum in np.unique(strata):
@@ -118,7 +113,7 @@ def resample_units(
 
 def find_strata(units: ArrayLike, classes: ArrayLike) -> NDArray[np.int64]:
     """Return the stratum of each of K values, (K,): its class, joined with the classes that share a unit with it."""
-    unit, kind = (np.unique(np.asarray(names), return_inverse=True)[1] for names in (units, classes))
+    unit, kind = encode(units), encode(classes)
     first = kind + unit.max() + 1  # the nodes of classes follow those of units
     size = int(first.max()) + 1
     edges = coo_array((np.ones(len(unit)), (unit, first)), shape=(size, size))

@@ -21,12 +21,11 @@ from matplotlib.font_manager import fontManager
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from avatar_bench.i18n import _
-from avatar_bench.metrics.ratios import ratio
 
 Floats = NDArray[np.float64]
 
@@ -58,6 +57,7 @@ MAX_BARS = 40
 CHART = {"Comment": "chart"}  # in a PNG without photos, whose colours a dark page inverts
 _override: ContextVar[Any] = ContextVar("override", default={})  # noqa: B039  # never changed
 _SPLIT_LINES: dict[str, Literal["--", "-"]] = {"train": "--", "val": "-"}  # line styles of their curves
+_MARKED: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2}  # the line of what was chosen
 _THUMBNAIL_PIXELS = 360  # of the longer side, enough for a grid cell at 300 dpi
 # offsets in points from a marker to its number, nearest first, starting at the upper right
 _RINGS = np.arange(10.0, 90.0, 4.0)
@@ -147,69 +147,6 @@ def frame_true_classes(axes: Axes, targets: Sequence[int]) -> None:
 
 
 @use_style()
-def draw_confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
-    """Draw counts and row percentages, (C, C) targets by predictions; an absent class has dashes."""
-    counts = np.asarray(confusion)
-    totals = counts.sum(axis=1, keepdims=True)
-    share = ratio(counts, totals)
-    side = 2.7 + 0.6 * len(classes)
-    figure, axes = create_axes(side + 1.0, side)
-    texts = np.char.add(np.char.mod("%.0f\n", counts), format_cells("%.0f%%", 100 * share))
-    image = draw_cells(axes, np.nan_to_num(share), texts, 8, vmin=0, vmax=1, aspect="equal")
-    names = shorten_names(classes, 18)
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), [f"{name}\nn = {n:.0f}" for name, n in zip(names, totals[:, 0], strict=True)])
-    axes.set(xlabel=_("predicted class"), ylabel=_("true class"))
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
-    return figure
-
-
-@use_style()
-def draw_interval_bars(
-    names: Sequence[str],
-    values: ArrayLike,
-    lows: ArrayLike,
-    highs: ArrayLike,
-    ns: ArrayLike,
-    *,
-    label: str,
-    kinds: Sequence[str] | None = None,
-    chance: float | None = None,
-) -> Figure:
-    """Draw proportions, 0 to 1, as horizontal bars with their intervals and n, the first on top.
-
-    `label` is the axis label; `kinds` colour the bars, with a legend; a line marks `chance`. A NaN value leaves its row
-    empty, a NaN end omits its interval. More than 40 bars are not legible: select the relevant ones.
-    """
-    value, low, high = (np.asarray(numbers, dtype=float) for numbers in (values, lows, highs))
-    rows = np.arange(len(names))
-    order = list(dict.fromkeys(kinds or [""]))
-    shown = shorten_names(order)
-    per_line = max(1, min(4, 70 // (6 + max(map(len, shown)))))
-    figure, axes = create_axes(6.6, 1.3 + 0.27 * len(names) + 0.2 * math.ceil(len(order) / per_line))
-    colours = [get_colour(order.index(kind)) for kind in kinds or [""] * len(names)]
-    axes.barh(rows, np.nan_to_num(value), color=colours, alpha=0.75, height=0.72)
-    known = ~np.isnan(low) & ~np.isnan(high)
-    axes.hlines(rows[known], low[known], high[known], color="black", linewidth=1.1)
-    for end in (low, high):
-        axes.plot(end[known], rows[known], "|", color="black", markersize=4)
-    for row, n in zip(rows.tolist(), np.asarray(ns), strict=True):
-        axes.text(1.015, row, f"{n:.0f}", va="center", fontsize=8, color="#404040")
-    _annotate_above(axes, "n", 1.015, "left")
-    if chance is not None:
-        axes.axvline(chance, color="black", linestyle="--", linewidth=1)
-        _annotate_above(axes, _("chance"), chance, "center")
-    axes.set_yticks(rows, shorten_names(names, 34))
-    axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel=label)
-    format_percent_axis(axes.xaxis)
-    axes.grid(axis="x")
-    if kinds:
-        handles = [Patch(color=get_colour(i), alpha=0.75, label=kind) for i, kind in enumerate(shown)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=per_line)
-    return figure
-
-
-@use_style()
 def draw_gallery(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], columns: int = 4) -> Figure:
     """Draw a grid of images (H, W, 3), at least one, of any sizes, each with a title of up to four lines."""
     columns = min(columns, len(images))
@@ -243,16 +180,19 @@ def draw_training_curves(table: pd.DataFrame, best: int | None = None) -> Figure
     _draw_metrics(right, table, {"accuracy": get_colour(0), "macro_f1": get_colour(1)})
     right.set(ylabel=_("accuracy, macro-F1 (%)"), title=_("Accuracy and macro-F1"), ylim=(0, 1.02))
     format_percent_axis(right.yaxis)
-    marked: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2}
+    stages = table["stage"].to_numpy() if "stage" in table else np.array([])
     for axes in (left, right):
-        _mark_stages(axes, table)
+        for row in np.flatnonzero(stages[1:] != stages[:-1]):
+            axes.axvline(row + 1.5, color=GREY, linewidth=1)
+            text, place = _("stage {k}", k=stages[row + 1]), axes.get_xaxis_transform()
+            axes.text(row + 1.55, 0.02, text, transform=place, fontsize=8, color=GREY)
         for row in np.flatnonzero(table["epoch"] == best):
-            axes.axvline(row + 1, **marked)
+            axes.axvline(row + 1, **_MARKED)
     handles: list[Artist] = [
         Line2D([], [], color="black", linestyle=style, label=split) for split, style in _SPLIT_LINES.items()
     ]
     handles += [Patch(color=get_colour(0), label=_("accuracy")), Patch(color=get_colour(1), label=_("macro-F1"))]
-    handles += [Line2D([], [], **marked, label=_("best epoch ({k})", k=best))] * (best is not None)
+    handles += [Line2D([], [], **_MARKED, label=_("best epoch ({k})", k=best))] * (best is not None)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
@@ -271,15 +211,6 @@ def draw_legend(figure: Figure, columns: int, *others: Artist) -> None:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     handles |= {str(other.get_label()): other for other in others}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
-
-
-def frame_risk_coverage(axes: Axes, table: pd.DataFrame) -> None:
-    """Label and scale a chart of risk by coverage, whose `table` has `coverage` and `high`, the upper ends."""
-    most = float(table.loc[table["coverage"] >= 0.25, "high"].max())  # the most confident few have wide intervals
-    axes.set_ylim(0, 1.1 * max(0.05, most))
-    axes.set(xlabel=_("images answered, most confident first (%)"), ylabel=_("error rate among answered images (%)"))
-    format_percent_axis(axes.xaxis, axes.yaxis)
-    axes.grid(True)
 
 
 def shorten_name(name: str, width: int = 24) -> str:
@@ -317,11 +248,6 @@ def _cut(name: str, width: int, head: int) -> str:
     return f"{name[:head]}…{name[len(name) - tail :]}"
 
 
-def _annotate_above(axes: Axes, text: str, x: float, align: Literal["left", "center"]) -> None:
-    place = axes.get_xaxis_transform()
-    axes.annotate(text, (x, 1), (0, 3), place, "offset points", ha=align, fontsize=8, color="#404040")
-
-
 def make_thumbnails(images: Iterable[NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
     """Return the thumbnails of images by names for arrays of a result, from which `list_thumbnails` reads them."""
     return {f"image_{place:03}": make_thumbnail(image) for place, image in enumerate(images)}
@@ -348,16 +274,15 @@ def _draw_choice_of_strength(table: pd.DataFrame) -> Figure:
     right.plot(table["C"], table["cv/balanced_accuracy"], "o-", color=get_colour(0), markersize=3)
     right.set(ylabel=_("balanced accuracy, %"), title=_("Held-out sources or groups"), ylim=(0, 1.02))
     format_percent_axis(right.yaxis)
-    marked: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2}
     chosen = table.loc[table["val/loss"].notna(), "C"].iloc[0]
     for axes in (left, right):
         edges = table["C"].min() / 2, table["C"].max() * 2
         axes.set(xscale="log", xlabel=_("C (inverse strength of regularisation)"), xlim=edges)
-        axes.axvline(chosen, **marked)
+        axes.axvline(chosen, **_MARKED)
         axes.grid(True)
     validated = _("cross-validation; bars: standard error over folds")
     handles = [Line2D([], [], color=GREY, marker="o", markersize=3, label=validated)]
-    handles.append(Line2D([], [], **marked, label=_("chosen C ({value})", value=f"{chosen:g}")))
+    handles.append(Line2D([], [], **_MARKED, label=_("chosen C ({value})", value=f"{chosen:g}")))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
@@ -374,14 +299,6 @@ def _draw_metrics(axes: Axes, table: pd.DataFrame, metrics: dict[str, str]) -> N
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.5, max(len(table), 1) + 0.5)
     axes.grid(True)
-
-
-def _mark_stages(axes: Axes, table: pd.DataFrame) -> None:
-    stages = table["stage"].to_numpy() if "stage" in table else np.array([])
-    for row in np.flatnonzero(stages[1:] != stages[:-1]):
-        axes.axvline(row + 1.5, color=GREY, linewidth=1)
-        text, place = _("stage {k}", k=stages[row + 1]), axes.get_xaxis_transform()
-        axes.text(row + 1.55, 0.02, text, transform=place, fontsize=8, color=GREY)
 
 
 def number_points(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:

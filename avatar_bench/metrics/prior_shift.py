@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
-from avatar_bench.metrics.classification import accuracy as _accuracy
-from avatar_bench.metrics.classification import macro_f1 as _macro_f1
-from avatar_bench.metrics.ratios import ratio
+from avatar_bench.metrics import classification
+from avatar_bench.metrics.stats import ratio
 
 Floats = NDArray[np.float64]
 _TOLERANCE = 1e-7  # of an estimated proportion
 _RESAMPLE_TOLERANCE = 1e-4  # of resamples, whose spread is much larger
 PRIOR_PREFIXES = ("", "corrected/", "estimated/")  # of metric names: no correction, known priors, estimated priors
+_METRICS = {"accuracy": classification.accuracy, "macro_f1": classification.macro_f1}
 PRIOR_SHIFT_COLUMNS = (
-    *(f"{prefix}{metric}" for metric in ("accuracy", "macro_f1") for prefix in PRIOR_PREFIXES),
+    *(f"{prefix}{metric}" for metric in _METRICS for prefix in PRIOR_PREFIXES),
     *(f"{prefix}gain" for prefix in PRIOR_PREFIXES[1:]),
     "prior_error",
 )
@@ -68,23 +68,17 @@ def correct_prior(logits: ArrayLike, training: ArrayLike, prior: ArrayLike) -> F
 
 
 def estimate_prior(
-    probabilities: ArrayLike,
-    training: ArrayLike,
-    weights: ArrayLike | None = None,
-    start: ArrayLike | None = None,
-    tolerance: float = 1e-6,
-    iterations: int = 300,
+    probabilities: Floats, training: Floats, weights: Floats, start: Floats, tolerance: float, iterations: int = 300
 ) -> Floats:
     """Estimate the class proportions (B, C) of unlabelled images by maximum likelihood, with expectation maximisation.
 
-    `probabilities` (N, C) are posteriors under the proportions of training (C,), `weights` (B, N) the counts of images,
-    1 by default. It stops when no proportion changes by more than `tolerance`; a row of NaN weights returns NaN.
+    `probabilities` (N, C) are posteriors under the proportions of training (C,), `weights` (B, N) the counts of images.
+    It begins with the proportions `start` (C,) and stops when none changes by more than `tolerance`; a row of NaN
+    weights returns NaN.
     Saerens, Latinne and Decaestecker, Neural Comput. 14 (2002) 21, eq. 2.9.
     """
-    train = np.asarray(training, dtype=np.float64)
-    likelihood = np.asarray(probabilities, dtype=np.float64) / train
-    given = np.ones((1, len(likelihood))) if weights is None else np.asarray(weights, dtype=np.float64)
-    part = given / given.sum(axis=1, keepdims=True)
+    likelihood = probabilities / training
+    part = weights / weights.sum(axis=1, keepdims=True)
     evidence = np.empty_like(part)  # reused by all steps, since allocation is slower than the arithmetic
 
     def step(prior: Floats) -> Floats:
@@ -92,7 +86,7 @@ def estimate_prior(
         np.maximum(evidence, np.finfo(float).tiny, out=evidence)
         return np.asarray(prior * (np.divide(part, evidence, out=evidence) @ likelihood))
 
-    prior = np.array(np.broadcast_to(train if start is None else np.asarray(start), (len(part), len(train))))
+    prior = np.array(np.broadcast_to(start, (len(part), len(training))))
     for _ in range(iterations):
         once = step(prior)
         if not (np.abs(once - prior) > tolerance).any():
@@ -139,7 +133,7 @@ class PriorShiftStatistic:
         shift = np.log(np.maximum(estimate, np.finfo(float).tiny) / self.training)
         estimated = (self.logits + shift[:, None, :]).argmax(axis=2)
         tables = [self._confusion(weights, each) for each in (self.logits.argmax(axis=1), known, estimated)]
-        accuracy, macro_f1 = (np.stack([metric(table) for table in tables]) for metric in (_accuracy, _macro_f1))
+        accuracy, macro_f1 = (np.stack([metric(table) for table in tables]) for metric in _METRICS.values())
         gains = accuracy[1:] - accuracy[:1]
         error = np.abs(estimate - self.prior).sum(axis=1) / 2
         return np.column_stack([*accuracy, *macro_f1, *gains, error, estimate])
@@ -147,8 +141,7 @@ class PriorShiftStatistic:
     @cached_property
     def _start(self) -> Floats:
         """Return the estimate from all images, the starting point for resamples."""
-        estimate: Floats = self._estimate(np.ones((1, len(self.targets))), self.training, _TOLERANCE)[0]
-        return estimate
+        return np.asarray(self._estimate(np.ones((1, len(self.targets))), self.training, _TOLERANCE)[0])
 
     def _estimate(self, weights: Floats, start: Floats, tolerance: float) -> Floats:
         mixed = reweight_images(weights, self.targets, self.prior)
@@ -176,4 +169,4 @@ def guessing_floor(column: str, training: Floats, prior: Floats) -> float:
         return float(np.abs(training - prior).sum() / 2)
     guesses = np.eye(len(prior))[prior.argmax()] if prefix else np.full(len(prior), 1 / len(prior))
     table = prior[:, None] * guesses
-    return float(_accuracy(table) if metric == "accuracy" else _macro_f1(table))
+    return float(_METRICS[metric](table))

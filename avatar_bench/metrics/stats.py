@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.stats import norm, t
 
-from avatar_bench.metrics.ratios import ratio
 from avatar_bench.metrics.units import Units, as_units, encode
 
 Floats = NDArray[np.float64]
@@ -21,6 +20,17 @@ Statistic = Callable[[Floats], Floats]
 _CHUNK_ELEMENTS = 4_000_000  # weights in memory at once: 32 MB
 _CACHED_ELEMENTS = 100_000
 _SMALLEST_VARIANCE = 1e-12  # below, all sources agree up to rounding
+
+
+def ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
+    """Divide arrays, broadcast; NaN where `whole` is not above 0."""
+    above, below = np.broadcast_arrays(np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64))
+    return np.asarray(np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0))
+
+
+def nan_mean(values: Floats, axis: int | None = None) -> Floats:
+    """Compute the mean without NaN; NaN, without a warning, if all values are NaN."""
+    return ratio(np.nansum(values, axis=axis), (~np.isnan(values)).sum(axis=axis))
 
 
 @dataclass(frozen=True)
@@ -208,13 +218,32 @@ def proportion_interval(
     Wilson's interval if every group has one image, else a bootstrap over groups. If all resamples agree (all images
     agree, or there is one group), Wilson's interval over the groups is used instead. `n` is the number of groups.
     """
-    hit = np.asarray(hits, dtype=np.float64)
-    units = len(np.unique(np.asarray(groups)))
-    low = high = np.full((), np.nan)  # not needed where every group has one image
-    if units != len(hit):
-        mean = build_mean_statistic(hit[:, None]).then(np.ravel)
-        low, high = bootstrap_interval(mean, groups, resamples, level, seed)
-    return _choose_interval(hit, units, low, high, level)
+    return proportion_intervals(np.asarray(hits, dtype=np.float64)[:, None], groups, resamples, level, seed)[0]
+
+
+def proportion_intervals(
+    hits: Floats, groups: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> list[Interval]:
+    """Compute the interval of the proportion in each column of hits (N, K), 0 or 1, or NaN for images of no interest.
+
+    Of each column it is that of `proportion_interval`, but for whole resamples of all N images, drawn once for all K;
+    of a column without an image, Wilson's (0, 1).
+    """
+    group = np.asarray(groups)
+    lows = highs = np.full(hits.shape[1], np.nan)  # not needed where every group has one image
+    if len(np.unique(group)) != len(hits):
+        lows, highs = bootstrap_interval(build_mean_statistic(hits), group, resamples, level, seed)
+    found = []
+    for column, low, high in zip(hits.T, lows, highs, strict=True):
+        there = ~np.isnan(column)
+        hit, units = column[there], len(np.unique(group[there]))
+        if units == len(hit):
+            found.append(Interval(*wilson(int(hit.sum()), units, level), units, "wilson"))
+        elif not low < high:
+            found.append(Interval(*wilson(units * float(hit.mean()), units, level), units, "wilson by group"))
+        else:
+            found.append(Interval(float(low), float(high), units, "bootstrap by group"))
+    return found
 
 
 def proportion_interval_of_sources(hits: ArrayLike, units: Units, level: float = 0.95) -> Interval:
@@ -239,61 +268,16 @@ def balanced_interval_of_sources(correct: ArrayLike, units: Units, level: float 
     `proportion_interval_of_sources`, with the common degrees of freedom of all sources.
     """
     hit, strata = np.asarray(correct, dtype=np.float64), encode(units.strata)
-    below, above, recalls = [], [], []
+    found = []
     for stratum in range(int(strata.max()) + 1):
         own = np.where(strata == stratum, hit, np.nan)
         effective, recall = _count_effective(own, units), float(np.nanmean(own))
         low, high = wilson(effective * recall, effective, level, max(1, units.degrees_of_freedom))
-        recalls.append(recall)
-        below.append(recall - low)
-        above.append(high - recall)
+        found.append((recall, recall - low, high - recall))
+    recalls, below, above = zip(*found, strict=True)
     value, classes = float(np.mean(recalls)), len(recalls)
     ends = value - math.hypot(*below) / classes, value + math.hypot(*above) / classes
     return Interval(*ends, units.count, "wilson by source")
-
-
-def _count_effective(hit: Floats, units: Units) -> float:
-    """Return the number of independent images with the variance of the proportion of hits (N,) between sources."""
-    inside = ~np.isnan(hit)
-    value, strata = float(hit[inside].mean()), units.strata_of_units
-    assert strata is not None
-    residuals = np.bincount(units.codes, np.where(inside, hit - value, 0.0), units.count)
-    sizes = np.bincount(strata)
-    centred = residuals - (np.bincount(strata, residuals) / sizes)[strata]
-    sizes = np.maximum(sizes, 2)[strata]  # a stratum of one source has no residual
-    variance = float((sizes / (sizes - 1) * centred**2).sum()) / int(inside.sum()) ** 2
-    if variance < _SMALLEST_VARIANCE:
-        return units.take(inside).count
-    return min(int(inside.sum()), value * (1 - value) / variance)
-
-
-def proportion_intervals(
-    hits: Floats, groups: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0
-) -> list[Interval]:
-    """Compute the interval of the proportion in each column of hits (N, K), 0 or 1, or NaN for images of no interest.
-
-    Of each column it is that of `proportion_interval`, but for whole resamples of all N images, drawn once for all K;
-    of a column without an image, Wilson's (0, 1).
-    """
-    group = np.asarray(groups)
-    lows = highs = np.full(hits.shape[1], np.nan)  # not needed where every group has one image
-    if len(np.unique(group)) != len(hits):
-        lows, highs = bootstrap_interval(build_mean_statistic(hits), group, resamples, level, seed)
-    found = []
-    for place, column in enumerate(hits.T):
-        there = ~np.isnan(column)
-        units = len(np.unique(group[there]))
-        found.append(_choose_interval(column[there], units, lows[place], highs[place], level))
-    return found
-
-
-def _choose_interval(hit: Floats, units: int, low: Floats, high: Floats, level: float) -> Interval:
-    """Return the bootstrap interval of a proportion, or Wilson's where it is exact or where all resamples agree."""
-    if units == len(hit):
-        return Interval(*wilson(int(hit.sum()), units, level), units, "wilson")
-    if not low < high:
-        return Interval(*wilson(units * float(hit.mean()), units, level), units, "wilson by group")
-    return Interval(float(low), float(high), units, "bootstrap by group")
 
 
 def weighted_moments(weights: Floats, values: NDArray[np.floating], parts: ArrayLike) -> tuple[Floats, Floats]:
@@ -319,13 +303,6 @@ def difference_interval(a: tuple[float, float, float], b: tuple[float, float, fl
     return difference - math.hypot(a[0] - a[1], b[2] - b[0]), difference + math.hypot(a[2] - a[0], b[0] - b[1])
 
 
-def _by_group(statistic: Statistic, member: NDArray[np.integer]) -> Statistic:
-    """Return the statistic of the weights of groups, (B, G), instead of those of images in them."""
-    if isinstance(statistic, SumStatistic | OrderStatistic | JoinedStatistic):
-        return statistic.by_group(member)
-    return lambda counts: statistic(counts.take(member, axis=1))  # many times as fast as indexing
-
-
 def quantiles(values: ArrayLike, levels: Sequence[float], weights: ArrayLike) -> NDArray[np.float64]:
     """Compute quantiles (B, K) at K levels, 0 to 1, of values (N,) repeated by integer `weights` (B, N).
 
@@ -342,3 +319,25 @@ def quantiles(values: ArrayLike, levels: Sequence[float], weights: ArrayLike) ->
         for whole in (np.floor(rank), np.ceil(rank))
     )
     return np.where(total > 0, below + (above - below) * (rank - np.floor(rank)), np.nan)
+
+
+def _by_group(statistic: Statistic, member: NDArray[np.integer]) -> Statistic:
+    """Return the statistic of the weights of groups, (B, G), instead of those of images in them."""
+    if isinstance(statistic, SumStatistic | OrderStatistic | JoinedStatistic):
+        return statistic.by_group(member)
+    return lambda counts: statistic(counts.take(member, axis=1))  # many times as fast as indexing
+
+
+def _count_effective(hit: Floats, units: Units) -> float:
+    """Return the number of independent images with the variance of the proportion of hits (N,) between sources."""
+    inside = ~np.isnan(hit)
+    value, strata = float(hit[inside].mean()), units.strata_of_units
+    assert strata is not None
+    residuals = np.bincount(units.codes, np.where(inside, hit - value, 0.0), units.count)
+    sizes = np.bincount(strata)
+    centred = residuals - (np.bincount(strata, residuals) / sizes)[strata]
+    sizes = np.maximum(sizes, 2)[strata]  # a stratum of one source has no residual
+    variance = float((sizes / (sizes - 1) * centred**2).sum()) / int(inside.sum()) ** 2
+    if variance < _SMALLEST_VARIANCE:
+        return units.take(inside).count
+    return min(int(inside.sum()), value * (1 - value) / variance)

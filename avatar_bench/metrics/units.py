@@ -43,7 +43,8 @@ class Units:
         """Return the unit of each image, (N,), from 0: its source within its class, or else its group."""
         if self.sources is None:
             return encode(self.groups)
-        return encode(_pair(encode(self.strata), encode(self.sources)))
+        strata, sources = encode(self.strata), encode(self.sources)
+        return encode(strata * (int(sources.max(initial=0)) + 1) + sources)
 
     @cached_property
     def count(self) -> int:
@@ -117,7 +118,3 @@ def encode(labels: ArrayLike | None) -> UnitCodes:
     values = np.asarray(labels)
     # half of the memory of np.unique
     return pd.factorize(values if values.dtype.kind in "iub" else values.astype(object), sort=True)[0]
-
-
-def _pair(first: UnitCodes, second: UnitCodes) -> UnitCodes:
-    return first * (int(second.max(initial=0)) + 1) + second

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from avatar_bench.console.progress import track
 from avatar_bench.errors import BlockError
@@ -102,10 +103,11 @@ def compute_grad_cam(
     net.net.get_submodule(layer.name).register_forward_hook(
         lambda module, inputs, output: layer.from_map(probe(layer.to_map(output)), output)
     )
-    attributor, wanted, maps = LayerGradCam(lambda batch: net(batch)[0], probe), torch.as_tensor(classes), []
-    for rows in track(_slice_batches(len(images), batch_size), "maps", unit="batch"):
-        batch, target = images[rows].to(net.device), wanted[rows].to(net.device)
-        maps.append(attributor.attribute(batch, target=target, relu_attributions=rectify).detach()[:, 0].float().cpu())
+    attributor, maps = LayerGradCam(lambda batch: net(batch)[0], probe), []
+    batches = list(zip(torch.split(images, batch_size), torch.split(torch.as_tensor(classes), batch_size), strict=True))
+    for batch, target in track(batches, "maps", unit="batch"):
+        given = {"target": target.to(net.device), "relu_attributions": rectify}
+        maps.append(attributor.attribute(batch.to(net.device), **given).detach()[:, 0].float().cpu())
     return torch.cat(maps).numpy()
 
 
@@ -121,13 +123,17 @@ def compute_attention_rollout(classifier: Classifier, images: Tensor, batch_size
     net = _copy_frozen(classifier)
     layers, side = _find_attention_layers(net, images[:1])
     flow: list[Tensor] = []
+
+    def accumulate(module: nn.Module, inputs: Any, weights: Tensor) -> None:
+        """Replace the rollout (N, T, T) to the input tokens by that after a layer with weights (N, heads, T, T)."""
+        mixed = (weights.float().mean(dim=1) + torch.eye(weights.shape[-1], device=weights.device)) / 2
+        flow.append(mixed @ flow.pop() if flow else mixed)
+
     for layer in layers:
-        layer.register_forward_hook(
-            lambda module, inputs, weights: flow.append(_accumulate_attention(weights, flow.pop() if flow else None))
-        )
+        layer.register_forward_hook(accumulate)
     maps = []
-    for rows in track(_slice_batches(len(images), batch_size) if layers else [], "attention", unit="batch"):
-        net(images[rows].to(net.device))
+    for batch in track(torch.split(images, batch_size) if layers else [], "attention", unit="batch"):
+        net(batch.to(net.device))
         maps.append(flow.pop()[:, 0, -(side**2) :].reshape(-1, side, side).cpu())
     return torch.cat(maps).numpy() if maps else None
 
@@ -172,11 +178,9 @@ def compute_replacement_curves(
     https://arxiv.org/abs/1806.07421. Probabilities are scaled by the card's temperature.
     """
     counts = np.round(np.linspace(0, ranks[0].size, steps + 1)).astype(int).tolist()
-    curves = []
-    for rows in track(_slice_batches(len(start), batch_size), "replacement curves", unit="batch"):
-        first, last, order, wanted = (
-            torch.as_tensor(part)[rows].to(classifier.device) for part in (start, end, ranks, classes)
-        )
+    curves, parts = [], [torch.split(torch.as_tensor(part), batch_size) for part in (start, end, ranks, classes)]
+    for batch in track(list(zip(*parts, strict=True)), "replacement curves", unit="batch"):
+        first, last, order, wanted = (part.to(classifier.device) for part in batch)
         with torch.inference_mode():
             logits = [classifier(torch.where(order[:, None] < count, last, first))[0] for count in counts]
             scores = torch.softmax(torch.stack(logits, dim=1).double() / classifier.card.temperature, dim=2)
@@ -191,11 +195,9 @@ def make_baseline(images: Tensor, kind: str) -> Tensor:
     """
     if kind == "mean":
         return images.float().mean(dim=(2, 3), keepdim=True).round().to(torch.uint8).expand_as(images)
-    from torchvision.transforms.v2.functional import (  # type: ignore[attr-defined]  # torchvision exports no types
-        gaussian_blur,
-    )
+    from torchvision.transforms.v2 import functional
 
-    return gaussian_blur(images, kernel_size=[11, 11], sigma=[5.0, 5.0])  # type: ignore[no-any-return]
+    return functional.gaussian_blur(images, kernel_size=[11, 11], sigma=[5.0, 5.0])  # type: ignore[attr-defined, no-any-return]
 
 
 def find_layout(
@@ -216,10 +218,6 @@ def find_layout(
         if prefix in (0, getattr(net, "num_prefix_tokens", 0)):
             return SpatialLayer(name, "tokens", (cells, cells), prefix, last)
     return None
-
-
-def _slice_batches(n: int, size: int) -> list[slice]:
-    return [slice(first, first + size) for first in range(0, n, size)]
 
 
 def _copy_frozen(classifier: Classifier) -> Classifier:
@@ -261,24 +259,17 @@ def _find_attention_layers(net: Classifier, image: Tensor) -> tuple[list[nn.Modu
     reads = getattr(net.net, "cls_token", None) is not None and getattr(net.net, "global_pool", None) == "token"
     if not reads or not passed or len(passed) < len(layers):
         return [], 0
-    shapes: list[tuple[int, ...]] = []
     for layer in layers:
         layer.fused_attn = False
-    hooks = [
-        layer.attn_drop.register_forward_hook(lambda module, inputs, found: shapes.append(tuple(found.shape)))
-        for layer in layers
-    ]
-    net(image.to(net.device))
-    for hook in hooks:
-        hook.remove()
+    shapes: list[tuple[int, ...]] = []
+
+    def record_shape(module: nn.Module, inputs: Any, weights: Any) -> None:
+        if module in passed:
+            shapes.append(tuple(weights.shape))
+
+    with register_module_forward_hook(record_shape):
+        net(image.to(net.device))
     tokens, prefix = shapes[0][-1], int(getattr(net.net, "num_prefix_tokens", 1))
     side = math.isqrt(tokens - prefix)
     whole = len(shapes) == len(layers) and {shape[-2:] for shape in shapes} == {(prefix + side**2,) * 2}
     return (passed, side) if whole else ([], 0)
-
-
-def _accumulate_attention(weights: Tensor, before: Tensor | None) -> Tensor:
-    """Return the rollout (N, T, T) to the input tokens after a layer with attention weights (N, heads, T, T)."""
-    eye = torch.eye(weights.shape[-1], device=weights.device)
-    mixed = (weights.float().mean(dim=1) + eye) / 2
-    return mixed if before is None else mixed @ before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -17,32 +16,29 @@ from timm.data.config import resolve_model_data_config
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from avatar_bench.config.catalogue import WEIGHTS_CHOICES
 from avatar_bench.config.entries import Entry, describe_folders, find_entries
 from avatar_bench.errors import CheckpointError, ConfigError, suggest_names
 from avatar_bench.files import package_files
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
 from avatar_bench.models.card_schema import MAX_IMAGE_SIDE, NETWORK_OPTIONS, find_option_fault
-from avatar_bench.models.pooled_stages import POOLED_OPTION, pool_stages
-from avatar_bench.models.pretrained_backbone import PretrainedWeights, read_weights, refuse_other_network
-from avatar_bench.models.user_networks import build_user_network, refuse_unfit_network
+from avatar_bench.models.pretrained_backbone import PretrainedWeights, refuse_other_network
 from avatar_bench.models.weight_formats import read_state
+from avatar_bench.models.wrapped_networks import POOLED_OPTION, build_user_network, pool_stages, refuse_unfit_network
 
 
 def create_backbone(
     name: str,
     classes: int,
-    weights: str | PretrainedWeights = "none",
+    weights: PretrainedWeights | str = "none",
     package: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build the network `name`, a user's or else timm's, with a new classifier of `classes` outputs.
 
     `weights` is "hub" (timm downloads them), "none" (random), "package" (from an installable package, described by
-    `package`: distribution, version, file, layout, licence), or a .safetensors or .pth file, as its path or already
-    read.
-    `options` are those of the network; with POOLED_OPTION among them, its embedding pools these layers. Raises
-    ConfigError for an unknown name or unavailable weights, CheckpointError for a file that does not fit.
+    `package`: distribution, version, file, layout, licence), or the contents of a file. `options` are those of the
+    network; with POOLED_OPTION among them, its embedding pools these layers. Raises ConfigError for an unknown name or
+    unavailable weights, CheckpointError for a file that does not fit.
     """
     if POOLED_OPTION in (options := dict(options or {})):
         layers = options.pop(POOLED_OPTION)
@@ -54,7 +50,8 @@ def create_backbone(
             "Choose model.weights=none (random) or model.weights=PATH (.safetensors or .pth).",
         )
     net = build_user_network(own, classes, options) if own else _create_timm(name, classes, weights, options)
-    if not isinstance(net.get_classifier(), nn.Module):  # type: ignore[operator]
+    head = net.get_classifier()  # type: ignore[operator]
+    if not isinstance(head, nn.Module):
         raise ConfigError(
             f"model.backbone={name} has several classifiers, trained together by distillation.",
             "Choose a network with one classifier, such as the variant without distillation.",
@@ -68,12 +65,13 @@ def create_backbone(
         archive = package_files.fetch_archive(package["distribution"], package["version"], sha256=package.get("sha256"))
         file = package_files.extract_member(archive, package["file"])
         _load_weights(net, convert_state(read_state(file, old=True), package["layout"], net), file)
-    elif isinstance(weights, PretrainedWeights) or weights not in WEIGHTS_CHOICES:
-        begun = weights if isinstance(weights, PretrainedWeights) else read_weights(Path(weights))
-        refuse_other_network(begun, name, options)
-        _load_weights(net, begun.tensors, begun.file)
-    if weights != "none":
-        _reset_classifier(net)
+    elif isinstance(weights, PretrainedWeights):
+        refuse_other_network(weights, name, options)
+        _load_weights(net, weights.tensors, weights.file)
+    if weights != "none" and isinstance(head, nn.Linear | nn.Conv2d):
+        # By its fan-in: several timm families initialise by fan-out, which for three classes gives weights of +-0.58.
+        # The first loss is then above 5 instead of log 3, and a frozen network spends its epochs undoing that.
+        head.reset_parameters()
     return net
 
 
@@ -92,9 +90,7 @@ def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[st
         refuse_unfit_network(own, options, size)
         return dict(options)
     config = timm.get_pretrained_cfg(name)  # type: ignore[attr-defined]  # not marked as exported
-    if config is None or not config.fixed_input_size:
-        return dict(options)
-    if _accepts_size(name, options, size):
+    if config is None or not config.fixed_input_size or _accepts_size(name, options, size):
         return dict(options)
     if "img_size" in options:
         raise ConfigError(
@@ -103,12 +99,8 @@ def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[st
         )
     if _accepts_size(name, {**options, "img_size": size}, size):
         return {**options, "img_size": size}
-    native = config.input_size[-1]
-    near = [
-        side
-        for side in _list_near_sizes(name, size, options, native)
-        if _accepts_size(name, {**options, "img_size": side}, side)
-    ]
+    sides = _list_near_sizes(name, size, options, config.input_size[-1])
+    near = [side for side in sides if _accepts_size(name, {**options, "img_size": side}, side)]
     if not near:  # no size fits: building the network will report what is wrong with the options
         return dict(options)
     raise ConfigError(
@@ -135,21 +127,26 @@ def convert_state(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> d
     """Rename the keys of a state dict from another library's layout to timm's."""
     if layout == "timm":
         return dict(state)
-    if layout == "efficientnet_pytorch":
-        return _convert_efficientnet(state, net)
-    if layout == "mobilenetv2_pytorch":
-        return _convert_mobilenetv2(state, net)
-    raise ConfigError(
-        f"model.package.layout={layout} is not known.",
-        "Expected timm, efficientnet_pytorch or mobilenetv2_pytorch.",
-    )
+    if layout not in ("efficientnet_pytorch", "mobilenetv2_pytorch"):
+        expected = "Expected timm, efficientnet_pytorch or mobilenetv2_pytorch."
+        raise ConfigError(f"model.package.layout={layout} is not known.", expected)
+    # they have timm's layers in timm's order; the classifiers come last, and either may lack one
+    pairs = list(zip(net.state_dict(), state.items(), strict=False))
+    if any(own.rpartition(".")[2] != key.rpartition(".")[2] for own, (key, _) in pairs):
+        raise CheckpointError(f"model.package.layout={layout}: the weights stand in another order than its library's.")
+    return {own: value for own, (_, value) in pairs if not own.startswith("classifier.")}
 
 
 def _find_own(name: str, options: Mapping[str, Any]) -> Entry | None:
     """Return the user's entry of a network, None for one of timm; raise ConfigError for an unknown name or option."""
     own = find_entries("backbone").get(name)
     if own is None and not timm.is_model(name):  # timm itself would also accept the address of a hub, or a folder
-        raise _explain_unknown(name)
+        known = [*timm.list_models(), *find_entries("backbone")]
+        nearest = suggest_names(name.split(".")[0], known, "; see timm.list_models() for the names")
+        raise ConfigError(
+            f"model.backbone: neither timm nor your own folders have a network named {name!r}{nearest}",
+            describe_folders("backbone"),
+        )
     if fault := find_option_fault(options, () if own else NETWORK_OPTIONS):
         raise ConfigError(f"model.options: {fault}.", *[] if own else [f"Known: {' '.join(sorted(NETWORK_OPTIONS))}."])
     return own
@@ -161,7 +158,16 @@ def _create_timm(name: str, classes: int, weights: str | PretrainedWeights, opti
     try:
         return timm.create_model(name, pretrained=weights == "hub", num_classes=classes, **options)
     except Exception as error:  # timm and the hub client raise many types, none of them ours
-        raise _explain_failure(name, weights, error) from error
+        if weights != "hub":
+            reason = f"model.backbone={name} cannot be built: {str(error).splitlines()[0]}"
+            raise ConfigError(reason, "Check model.options.") from error
+        hub, offline = huggingface_hub.constants.ENDPOINT, huggingface_hub.constants.HF_HUB_OFFLINE
+        why = f"no connection to {hub}, and nothing cached" if offline else type(error).__name__
+        raise ConfigError(
+            f"model.weights=hub: the weights of {name} could not be downloaded ({why}).",
+            "Go online, or choose model.weights=PATH (.safetensors or .pth), model.weights=none (random),",
+            "or model.weights=package with a model that has one: efficientnet_lite0, _lite1, _lite2, mobilenetv2.",
+        ) from error
 
 
 def _accepts_size(name: str, options: Mapping[str, Any], size: int) -> bool:
@@ -201,31 +207,12 @@ def _use_cache_if_offline() -> None:
             huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
-def _explain_unknown(name: str) -> ConfigError:
-    known = [*timm.list_models(), *find_entries("backbone")]
-    nearest = suggest_names(name.split(".")[0], known, "; see timm.list_models() for the names")
-    return ConfigError(
-        f"model.backbone: neither timm nor your own folders have a network named {name!r}{nearest}",
-        describe_folders("backbone"),
-    )
-
-
-def _explain_failure(name: str, weights: str | PretrainedWeights, error: Exception) -> ConfigError:
-    if weights == "hub":
-        hub, offline = huggingface_hub.constants.ENDPOINT, huggingface_hub.constants.HF_HUB_OFFLINE
-        why = f"no connection to {hub}, and nothing cached" if offline else type(error).__name__
-        return ConfigError(
-            f"model.weights=hub: the weights of {name} could not be downloaded ({why}).",
-            "Go online, or choose model.weights=PATH (.safetensors or .pth), model.weights=none (random),",
-            "or model.weights=package with a model that has one: efficientnet_lite0, _lite1, _lite2, mobilenetv2.",
-        )
-    return ConfigError(f"model.backbone={name} cannot be built: {str(error).splitlines()[0]}", "Check model.options.")
-
-
 def _load_weights(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     """Load all weights but the classifier's, whose classes differ; resample them to the network's image size."""
     own = net.state_dict()
-    head = {f"{name}.{key}" for name in _list_classifier_names(net) for key in ("weight", "bias")}
+    classifier = net.get_classifier()  # type: ignore[operator]  # timm's interface
+    names = [name for name, module in net.named_modules() if module is classifier]
+    head = {f"{name}.{key}" for name in names for key in ("weight", "bias")}
     # a ViT that averages its patches has a norm after it, which weights trained with another pooling lack
     head |= {key for key in own.keys() - state.keys() if key.startswith("fc_norm.")}
     missing, wrong = _find_incompatible(own, state, head)
@@ -270,68 +257,3 @@ def _convert_by_timm(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, T
     except Exception:  # the weights may be anything
         found = state
     return {key: value for key, value in found.items() if isinstance(value, Tensor)}
-
-
-def _reset_classifier(net: nn.Module) -> None:
-    """Initialise the new classifier by its fan-in.
-
-    Several timm families initialise by fan-out, which for three classes gives weights of +-0.58: the first loss is then
-    above 5 instead of log 3, and a frozen network spends its epochs undoing that.
-    """
-    head = net.get_classifier()  # type: ignore[operator]
-    if isinstance(head, nn.Linear | nn.Conv2d):
-        head.reset_parameters()
-
-
-def _list_classifier_names(net: nn.Module) -> list[str]:
-    head = net.get_classifier()  # type: ignore[operator]  # timm's interface
-    return [name for name, module in net.named_modules() if module is head]
-
-
-def _list_block_names(net: nn.Module) -> list[str]:
-    names = (name for name, _ in net.named_modules())
-    return [name for name in names if re.fullmatch(r"blocks\.\d+\.\d+", name)]
-
-
-_DEPTHWISE = {
-    "_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2",
-}  # fmt: skip
-_INVERTED = {
-    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3",
-}  # fmt: skip
-_EFFICIENTNET_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-
-
-def _convert_efficientnet(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    blocks = _list_block_names(net)
-    converted = {}
-    for key, value in state.items():
-        parts = key.split(".")
-        if parts[0] == "_blocks":
-            block = blocks[int(parts[1])]
-            names = _DEPTHWISE if block.startswith("blocks.0.") else _INVERTED
-            converted[".".join([block, names[parts[2]], *parts[3:]])] = value
-        elif parts[0] in _EFFICIENTNET_ENDS:
-            converted[".".join([_EFFICIENTNET_ENDS[parts[0]], *parts[1:]])] = value
-    return converted
-
-
-# position in the block's nn.Sequential -> timm's name; the first block has no expansion
-_MOBILENET_FIRST = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
-_MOBILENET_BLOCK = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "6": "conv_pwl", "7": "bn3"}
-
-
-def _convert_mobilenetv2(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    blocks = _list_block_names(net)
-    ends = {0: {"0": "conv_stem", "1": "bn1"}, len(blocks) + 1: {"0": "conv_head", "1": "bn2"}}
-    converted = {}
-    for key, value in state.items():
-        _, number, *rest = key.split(".")
-        index = int(number)
-        if index in ends:
-            converted[".".join([ends[index][rest[0]], *rest[1:]])] = value
-        else:
-            names = _MOBILENET_FIRST if index == 1 else _MOBILENET_BLOCK
-            converted[".".join([blocks[index - 1], names[rest[1]], *rest[2:]])] = value
-    return converted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 MAX_CLASSES = 1000
@@ -26,25 +26,19 @@ CardRule = tuple[Callable[[Any], bool], str]  # a check of a value, and the same
 
 
 def find_card_fault(card: Mapping[str, Any]) -> str:
-    """Describe what is wrong with a card; return "" for a valid card."""
-    return find_value_fault(card) or find_class_fault(card["classes"]) or find_option_fault(card.get("options", {}))
-
-
-def find_value_fault(card: Mapping[str, Any]) -> str:
-    """Describe the first value with a wrong type or range, or missing from the preprocessing; "" if there is none."""
-    for name, (holds, expected) in _CARD.items():
-        if name in card and not holds(card[name]):
-            return f"its {name} is {_shorten(card[name])}; expected {expected}"
-    lacking = next((name for name in ("mean", "std", "size", "resize") if name not in card["preprocessing"]), None)
-    return f"its preprocessing has no '{lacking}'" if lacking else ""
+    """Describe what is wrong with the card of a classifier, or of weights without one; return "" for a valid card."""
+    if fault := _find_fault(card, _CARD):
+        return fault
+    for name in ("mean", "std", "size", "resize"):
+        if name not in card["preprocessing"]:
+            return f"its preprocessing has no '{name}'"
+    fault = find_class_fault(card["classes"]) if "classes" in card else ""
+    return fault or find_option_fault(card.get("options", {}))
 
 
 def find_setting_fault(settings: Mapping[str, Any]) -> str:
     """Describe the first setting of an imported detector with a wrong type or range; return "" if there is none."""
-    for name, (holds, expected) in _SETTINGS.items():
-        if settings.get(name) is not None and not holds(settings[name]):
-            return f"its {name} is {_shorten(settings[name])}; expected {expected}"
-    return ""
+    return _find_fault({name: value for name, value in settings.items() if value is not None}, _SETTINGS)
 
 
 def find_class_fault(classes: Sequence[str]) -> str:
@@ -71,22 +65,37 @@ def find_option_fault(options: Mapping[str, Any], known: Collection[str] = ()) -
     return ""
 
 
-def find_ancestor_fault(value: Any) -> str:
-    """Describe what is wrong with the training history of weights; return "" for a valid history."""
-    fault = f"its ancestors are {_shorten(value)}; expected a short list of training steps"
-    return "" if _are_ancestors(value) else fault
+def are_ancestors(value: Any) -> bool:
+    """Return whether a value is the training history of weights: a list of steps."""
+    return isinstance(value, list) and all(
+        type(step) is dict
+        and {"method", "sha256"} <= step.keys() <= _STEP.keys()
+        and all(_STEP[name](stated) for name, stated in step.items())
+        for step in value
+    )
 
 
-def _is_text(value: Any, length: int = MAX_CARD_TEXT_LENGTH) -> bool:
-    return type(value) is str and len(value) <= length
+def _find_fault(values: Mapping[str, Any], rules: Mapping[str, CardRule]) -> str:
+    for name, (holds, expected) in rules.items():
+        if name in values and not holds(values[name]):
+            return f"its {name} is {_shorten(values[name])}; expected {expected}"
+    return ""
 
 
-def _is_integer(value: Any, low: int, high: int) -> bool:
+def _is_text(value: Any) -> bool:
+    return type(value) is str and len(value) <= MAX_CARD_TEXT_LENGTH
+
+
+def _is_integer(value: Any, low: int = 0, high: int = 2**63) -> bool:
     return type(value) is int and low <= value <= high
 
 
-def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
-    return type(value) in (int, float) and low < value < high and abs(value) <= 1e9
+def _is_number(value: Any, low: float = -math.inf) -> bool:
+    return type(value) in (int, float) and low < value and abs(value) <= 1e9
+
+
+def _are_triples(values: Iterable[Any]) -> bool:
+    return all(isinstance(one, list | tuple) and len(one) == 3 and all(map(_is_number, one)) for one in values)
 
 
 def _is_scalar(value: Any) -> bool:
@@ -97,8 +106,7 @@ def _is_scalar(value: Any) -> bool:
 def _is_preprocessing(value: Any) -> bool:
     if type(value) is not dict or not value.keys() <= {"size", "resize", "mean", "std", "equalise"}:
         return False
-    triples = [value[name] for name in ("mean", "std") if name in value]
-    whole = all(isinstance(one, list | tuple) and len(one) == 3 and all(map(_is_number, one)) for one in triples)
+    whole = _are_triples(value[name] for name in ("mean", "std") if name in value)
     return whole and _is_integer(value.get("size", 1), 1, MAX_IMAGE_SIDE) and _is_text(value.get("resize", ""))
 
 
@@ -106,10 +114,7 @@ def _is_timm_transform(value: Any) -> bool:
     if type(value) is not dict or not value.keys() <= {*_TIMM_TEXTS, "input_size", "crop_pct", "mean", "std"}:
         return False
     size, crop = value.get("input_size", ()), value.get("crop_pct", 1)
-    whole = all(
-        isinstance(one, list | tuple) and len(one) == 3 and all(map(_is_number, one))
-        for one in (size, *(value[name] for name in ("mean", "std") if name in value))
-    )
+    whole = _are_triples([size, *(value[name] for name in ("mean", "std") if name in value)])
     fits = whole and _is_number(crop, 0) and all(1 <= side / min(crop, 1) <= MAX_IMAGE_SIDE for side in size[1:])
     return fits and all(_is_text(value[name]) for name in _TIMM_TEXTS if name in value)
 
@@ -124,14 +129,6 @@ def _is_versions(value: Any) -> bool:
     return all(_is_text(name) and _is_text(version) for name, version in pairs)
 
 
-def _are_ancestors(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) > 100:
-        return False
-    return all(type(one) is dict and {"method", "sha256"} <= one.keys() <= _STEP.keys() for one in value) and all(
-        _STEP[name](said) for one in value for name, said in one.items()
-    )
-
-
 def _is_names(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(type(name) is str for name in value)
 
@@ -140,36 +137,30 @@ def _shorten(value: Any) -> str:
     return ascii(value)[:80]
 
 
-_NETWORK_NAME = re.compile(r"[\w.]+", re.ASCII)
 _STEP: dict[str, Callable[[Any], bool]] = {  # a step in the training history
     **dict.fromkeys(("method", "sha256", "split_fingerprint", "data_fingerprint"), _is_text),
-    "images": lambda value: _is_integer(value, 0, 2**31),
-    "allow": lambda value: _is_names(value) and len(value) <= 100,
+    "images": _is_integer,
+    "allow": _is_names,
 }
 _TEXT: CardRule = (_is_text, f"a string of at most {MAX_CARD_TEXT_LENGTH} characters")
+_STRING: CardRule = (lambda value: type(value) is str, "a string")
+_COUNT: CardRule = (_is_integer, "an integer of 0 or more")
 _CARD: dict[str, CardRule] = {
     "classes": (_is_names, "a list of strings"),
-    "backbone": (lambda value: _is_text(value) and bool(_NETWORK_NAME.fullmatch(value)), "the name of a network"),
+    "backbone": (lambda value: _is_text(value) and bool(re.fullmatch(r"[\w.]+", value, re.A)), "the name of a network"),
     "preprocessing": (
         _is_preprocessing,
         f"size up to {MAX_IMAGE_SIDE}, resize, mean and std of three numbers, equalise",
     ),
     "options": (lambda value: type(value) is dict and all(map(_is_text, value)), "a mapping of options"),
-    "weights": (lambda value: _is_text(value, 4096), "a string"),
-    "mode": _TEXT,
     "stage": (lambda value: _is_integer(value, 1, 1000), "an integer from 1 to 1000"),
-    "seed": (lambda value: _is_integer(value, 0, 2**63), "an integer of 0 or more"),
-    "split_fingerprint": _TEXT,
-    "data_fingerprint": _TEXT,
     "temperature": (lambda value: _is_number(value, 0), "a number above 0"),
-    "method": _TEXT,
-    "epochs": (lambda value: _is_integer(value, 0, 2**31), "an integer of 0 or more"),
-    "root": (lambda value: _is_text(value, 4096), "a string"),
-    "images": (lambda value: _is_integer(value, 0, 2**31), "an integer of 0 or more"),
-    "images_sha256": _TEXT,
-    "ancestors": (_are_ancestors, "a short list of training steps"),
+    "ancestors": (are_ancestors, "a list of training steps"),
     "versions": (_is_versions, "a short mapping of versions"),
-    "schema": (lambda value: _is_integer(value, 1, 2**31), "an integer"),
+    "schema": (_is_integer, "an integer"),
+    **dict.fromkeys(("mode", "split_fingerprint", "data_fingerprint", "method", "images_sha256"), _TEXT),
+    **dict.fromkeys(("weights", "root"), _STRING),
+    **dict.fromkeys(("seed", "epochs", "images"), _COUNT),
 }
 _TIMM_TEXTS = ("interpolation", "crop_mode")
 _SETTINGS: dict[str, CardRule] = {  # of an imported detector, where they are stated

@@ -1,32 +1,41 @@
-"""Stages, layers and depth of a network, found by inspection and two forward passes."""
+"""Stages, layers and depth of a network, and filters and feature maps of its first layers, found by forward passes."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
+from avatar_bench.models.attribution import find_layout
 from avatar_bench.models.profiling import count_flops, count_layer_bytes, make_blank_image
+
+if TYPE_CHECKING:
+    from avatar_bench.models.classifier import Classifier
 
 STEM, HEAD = "stem", "head"
 _SQUEEZE_TYPES = ("SqueezeExcite", "SEModule", "EffectiveSEModule")  # timm's classes of squeeze-and-excitation
+_NORMS = {"layer": nn.LayerNorm, "group": nn.GroupNorm, "RMS": nn.RMSNorm, "instance": _InstanceNorm}
+_NORMS |= {"batch": _NormBase}  # of which those of instances are a kind
 _CONV_OR_LINEAR = (nn.modules.conv._ConvNd, nn.Linear)
 _MATRIX_PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
 Shape = tuple[int, ...]
+Float32Array = NDArray[np.float32]
+MAX_STAGES = 2  # stages to show after the first convolution
 
 
 class NetworkSummary(NamedTuple):
@@ -48,6 +57,14 @@ class NetworkSummary(NamedTuple):
     traits: dict[str, Any]
 
 
+class FeatureMaps(NamedTuple):
+    """Outputs of the module `layer` for N images: `maps` (N, k, h, w) of the selected `channels` (k,)."""
+
+    layer: str
+    channels: NDArray[np.int64]
+    maps: Float32Array
+
+
 def inspect_network(net: nn.Module, size: int) -> NetworkSummary:
     """Return the stages, layers and traits of a network in eval mode, for an image of `size` pixels a side.
 
@@ -57,15 +74,64 @@ def inspect_network(net: nn.Module, size: int) -> NetworkSummary:
     parts = _group_stages(net)
     stage_of = _assign_stages(net, parts)
     inputs, shapes, macs = _trace_shapes(net, size)
-    followed, logits = _follow_image(net, size)
-    path = followed.reached[logits]
+    path, attends = _follow_image(net, size)
     layers = _tabulate_layers(net, stage_of, inputs, shapes, macs, Counter(path))
     order = dict.fromkeys(layers["stage"])
     rows = [
         _describe_stage(net, name, parts.get(name, ()), layers[layers["stage"] == name], shapes, size) for name in order
     ]
     stages = pd.DataFrame(rows).astype({"stride": "Int64"})
-    return NetworkSummary(stages, layers, len(path), _describe_traits(net, parts, layers, followed.attends))
+    return NetworkSummary(stages, layers, len(path), _describe_traits(net, parts, layers, attends))
+
+
+def find_first_convolution(net: nn.Module, size: int) -> str | None:
+    """Return the name of the layer that reads the image, or None if it is not a convolution of three channels.
+
+    In a transformer this is the patch embedding. `net` must be in eval mode.
+    """
+    ran: list[nn.Module] = []
+    names = {module: name for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    with torch.inference_mode(), register_module_forward_pre_hook(lambda module, inputs: ran.append(module)):
+        net(make_blank_image(net, size))
+    first = next((module for module in ran if module in names), None)
+    return names[first] if isinstance(first, nn.Conv2d) and first.in_channels == 3 else None
+
+
+@torch.inference_mode()
+def compute_feature_maps(
+    classifier: Classifier, images: Tensor, convolution: str | None, most: int
+) -> list[FeatureMaps]:
+    """Compute the maps of the first convolution, if there is one, and of the first stages that timm lists.
+
+    Selects in each the `most` channels that vary most over the uint8 images (N, 3, S, S), in descending order. Skips a
+    stage whose output does not have the channels and the reduction that timm states.
+    """
+    net: Any = classifier.net
+    listed = [dict(stage) for stage in getattr(net, "feature_info", None) or []]
+    stages = [stage for stage in listed if is_stage(net.get_submodule(stage["module"]))][:MAX_STAGES]
+    names = [*([convolution] if convolution else []), *(stage["module"] for stage in stages)]
+    wanted = {net.get_submodule(name): name for name in names}
+    kept: dict[str, Tensor] = {}
+
+    def keep_output(module: nn.Module, inputs: Any, output: Any) -> None:
+        if module in wanted and isinstance(output, Tensor):
+            kept[wanted[module]] = output.clone()  # the next module may work in place
+
+    with register_module_forward_hook(keep_output):
+        classifier(images.to(classifier.device))
+    found = [(convolution, kept[convolution])] if convolution else []
+    for stage in stages:
+        if (output := kept.get(stage["module"])) is not None:
+            layer = find_layout(net, stage, tuple(output.shape), images.shape[-1])
+            if layer is not None and layer.name != convolution:
+                found.append((layer.name, layer.to_map(output)))
+    maps = []
+    for name, output in found:
+        values = output.float().cpu()
+        spread = values.transpose(0, 1).flatten(1).std(dim=1, correction=0)
+        channels = torch.argsort(spread, descending=True, stable=True)[:most]
+        maps.append(FeatureMaps(name, channels.numpy(), values[:, channels].numpy()))
+    return maps
 
 
 def _classify_family(net: nn.Module, attends: bool) -> str:
@@ -84,16 +150,16 @@ def _classify_family(net: nn.Module, attends: bool) -> str:
     return "convolutional" if overlaps else "other"
 
 
-def _follow_image(net: nn.Module, size: int) -> tuple[_LongestPathMode, Tensor]:
-    """Trace an image through a network; return the trace and the logits."""
-    image, path = make_blank_image(net, size), _LongestPathMode()
-    path.reached[image] = ()
+def _follow_image(net: nn.Module, size: int) -> tuple[tuple[str, ...], bool]:
+    """Return the layers on the longest path from an image to the logits, and whether the network has attention."""
+    image, trace = make_blank_image(net, size), _LongestPathMode()
+    trace.reached[image] = ()
     for name, tensor in [*net.named_buffers(), *net.named_parameters()]:
-        path.owner[tensor] = name.rpartition(".")[0]
+        trace.owner[tensor] = name.rpartition(".")[0]
     # this backend splits fused attention into matrix products
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), path:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), trace:
         logits = net(image)
-    return path, logits
+    return trace.reached[logits], trace.attends
 
 
 def _group_stages(net: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -106,7 +172,7 @@ def _group_stages(net: nn.Module) -> dict[str, tuple[str, ...]]:
     runs: list[list[str]] = []
     for name in filter(lambda name: is_stage(modules[name]), names):
         last = runs[-1][-1] if runs else None
-        if last and _is_single_block(modules[name]) and type(modules[name]) is type(modules[last]):
+        if last and _list_blocks(modules[name]) == [modules[name]] and type(modules[name]) is type(modules[last]):
             runs[-1].append(name)
         else:
             runs.append([name])
@@ -115,11 +181,7 @@ def _group_stages(net: nn.Module) -> dict[str, tuple[str, ...]]:
 
 def is_stage(module: nn.Module) -> bool:
     """Check whether a module that timm lists is a stage, rather than a plain layer or a norm of the stem."""
-    return bool([*module.children()]) and bool([*module.parameters()]) and not _is_norm(module)
-
-
-def _is_single_block(module: nn.Module) -> bool:
-    return _list_blocks(module) == [module]
+    return bool([*module.children()]) and bool([*module.parameters()]) and not _name_norm(module)
 
 
 def _list_blocks(module: nn.Module) -> list[nn.Module]:
@@ -147,27 +209,26 @@ def _assign_stages(net: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[s
 
 def _trace_shapes(net: nn.Module, size: int) -> tuple[dict[str, Shape], dict[str, Shape], Counter[str]]:
     """Return the input and output shapes of every module, in the order they start, and the MACs of every module."""
+    names = {module: name for name, module in net.named_modules()}
     inputs: dict[str, Shape] = {}
     shapes: dict[str, Shape] = {}
-    with count_flops(net) as counter, ExitStack() as hooks:
-        for name, module in net.named_modules():
-            # partial, because a lambda would see only the last name
-            hooks.enter_context(module.register_forward_pre_hook(partial(_record_input, inputs, name)))
-            hooks.enter_context(module.register_forward_hook(partial(_record_output, shapes, name)))
+
+    def record_input(module: nn.Module, given: Any) -> None:
+        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+        if module in names:  # not one that the network makes while it runs
+            inputs.setdefault(names[module], tuple(tensors[0].shape[1:]) if tensors else ())
+
+    def record_output(module: nn.Module, given: Any, output: Any) -> None:
+        if module in names:
+            tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+            shapes[names[module]] = tuple(tensors[-1].shape[1:])
+
+    hooks = register_module_forward_pre_hook(record_input), register_module_forward_hook(record_output)
+    with count_flops(net) as counter, hooks[0], hooks[1]:
         net(make_blank_image(net, size))
     root = type(net).__name__
     flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items() if name != "Global"}
     return inputs, shapes, Counter({name.removeprefix(root).removeprefix("."): n // 2 for name, n in flops.items()})
-
-
-def _record_input(shapes: dict[str, Shape], name: str, module: nn.Module, inputs: Any) -> None:
-    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    shapes.setdefault(name, tuple(tensors[0].shape[1:]) if tensors else ())
-
-
-def _record_output(shapes: dict[str, Shape], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-    tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-    shapes[name] = tuple(tensors[-1].shape[1:])
 
 
 def _tabulate_layers(
@@ -214,16 +275,17 @@ def _describe_stage(
     units = [unit for name in names for unit in _list_blocks(net.get_submodule(name))]
     ran = [name for name in (names or part["module"]) if name in shapes and name]
     output = shapes[ran[-1]] if ran else None
+    span = names or list(dict.fromkeys(name.split(".")[0] for name in part["module"] if name))
     return {
         "stage": stage,
-        "module": _format_span(names or list(dict.fromkeys(name.split(".")[0] for name in part["module"] if name))),
+        "module": " to ".join(span if len(span) < 2 else (span[0], span[-1])),  # "blocks.0 to blocks.11"
         "blocks": len(units),
         "block_type": _join_types(units or [module for module in inner if isinstance(module, _CONV_OR_LINEAR)]),
         "params": int(part["params"].sum()),
         "macs": int(part["macs"].sum()),
         "output": _format_sides(output),
         "stride": _find_stride(net, names, output, size),
-        "normalisation": _join_types(module for module in inner if _is_norm(module)),
+        "normalisation": _join_types(module for module in inner if _name_norm(module)),
         "activation": _join_types(module for module in inner if _is_activation(module)),
     }
 
@@ -233,6 +295,7 @@ def _describe_traits(
 ) -> dict[str, Any]:
     modules = [*net.modules()]
     units = [unit for names in parts.values() for name in names for unit in _list_blocks(net.get_submodule(name))]
+    commonest = Counter(type(unit).__name__ for unit in units).most_common(2)
     kernels = sorted({one.kernel_size for one in _list_convolutions(net) if 1 < one.groups == one.in_channels})
     windows = [
         _format_sides(module.window_size) for module in modules if isinstance(getattr(module, "window_size", 0), tuple)
@@ -241,34 +304,23 @@ def _describe_traits(
     cuts = first[(first["kernel"] == first["stride"]) & (first["kernel"] != "1 x 1")]
     return {
         "family": _classify_family(net, attends),
-        "core_block": _find_core_blocks([type(unit).__name__ for unit in units]),
+        # a block that occurs once is a stem or a transition
+        "core_block": ", ".join(name for name, n in commonest if n > 1 or name == commonest[0][0]),
         "squeeze_excitation": sum(type(module).__name__ in _SQUEEZE_TYPES for module in modules),
         "depthwise": ", ".join(map(_format_sides, kernels)),
         "attention": "" if not attends else f"windows of {windows[0]}" if windows else "self-attention",
         "patch": "".join(cuts["kernel"]),
-        "normalisation": ", ".join(_rank_names(kind for module in modules if (kind := _norm_kind(module)))),
-        "activation": ", ".join(_rank_names(type(module).__name__ for module in modules if _is_activation(module))),
+        "normalisation": _join_by_count(kind for module in modules if (kind := _name_norm(module))),
+        "activation": _join_by_count(type(module).__name__ for module in modules if _is_activation(module)),
     }
-
-
-def _find_core_blocks(blocks: Sequence[str]) -> str:
-    """Return the two commonest blocks; a block that occurs once is a stem or a transition."""
-    found = Counter(blocks).most_common(2)
-    return ", ".join(name for name, n in found if n > 1 or name == found[0][0])
 
 
 def _list_convolutions(net: nn.Module) -> list[nn.modules.conv._ConvNd]:
     return [module for module in net.modules() if isinstance(module, nn.modules.conv._ConvNd)]
 
 
-def _rank_names(names: Iterable[str]) -> list[str]:
-    return [name for name, _ in Counter(names).most_common()]
-
-
-def _norm_kind(module: nn.Module) -> str:
-    kinds = {"layer": nn.LayerNorm, "group": nn.GroupNorm, "RMS": nn.RMSNorm, "instance": _InstanceNorm}
-    found = next((kind for kind, one in kinds.items() if isinstance(module, one)), "")
-    return found or ("batch" if isinstance(module, _NormBase) else "")
+def _join_by_count(names: Iterable[str]) -> str:
+    return ", ".join(name for name, _ in Counter(names).most_common())
 
 
 class _LongestPathMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -302,8 +354,9 @@ class _LongestPathMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
 
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, _NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)
+def _name_norm(module: nn.Module) -> str:
+    """Return the kind of a norm; "" for another module."""
+    return next((kind for kind, one in _NORMS.items() if isinstance(module, one)), "")
 
 
 def _is_activation(module: nn.Module) -> bool:
@@ -313,11 +366,6 @@ def _is_activation(module: nn.Module) -> bool:
 
 def _join_types(modules: Iterable[nn.Module]) -> str:
     return ", ".join(dict.fromkeys(type(module).__name__ for module in modules))
-
-
-def _format_span(names: Sequence[str]) -> str:
-    """Format a range of modules, such as "blocks.0 to blocks.11"."""
-    return f"{names[0]} to {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def _format_sides(sides: Any) -> str:

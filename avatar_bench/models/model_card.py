@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.errors import CheckpointError
-from avatar_bench.models.card_schema import find_ancestor_fault, find_card_fault
+from avatar_bench.models.card_schema import are_ancestors, find_card_fault
 from avatar_bench.models.checkpoint import CARD_KEY
 from avatar_bench.models.weight_formats import read_plain_json
 
@@ -39,9 +39,9 @@ class Card:
     schema: int = CARD_SCHEMA
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Any, file: Path) -> Card:
+    def from_checkpoint(cls, checkpoint: Mapping[str, Any], file: Path) -> Card:
         """Read and check the card of a loaded checkpoint; raise CheckpointError if it is not one of avatar_bench."""
-        card = checkpoint.get(CARD_KEY) if isinstance(checkpoint, dict) else None
+        card = checkpoint.get(CARD_KEY)
         known = {item.name for item in fields(cls)}
         if isinstance(card, dict) and "classes" in card and card.get("schema") != CARD_SCHEMA:
             raise CheckpointError(
@@ -66,7 +66,7 @@ def read_provenance(texts: Mapping[str, str], file: Path) -> dict[str, Any]:
     found = read_plain_json(texts.get(PROVENANCE_KEY, "{}"))
     provenance = found if isinstance(found, dict) else {}
     ancestors, allow = provenance.get("ancestors", []), provenance.get("allow", [])
-    if find_ancestor_fault(ancestors) or not isinstance(allow, list):
+    if not are_ancestors(ancestors) or not isinstance(allow, list):
         raise CheckpointError(f"{file}: its provenance is damaged, or was made by hand.")
     return {"ancestors": ancestors, "allow": allow}
 

@@ -17,7 +17,7 @@ from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.models.card_schema import find_option_fault, find_value_fault
+from avatar_bench.models.card_schema import find_card_fault
 from avatar_bench.models.checkpoint import CARD_KEY, encode_weights, verify_checksum
 from avatar_bench.models.model_card import Card, describe_training, read_provenance
 from avatar_bench.models.weight_formats import describe_error, read_plain_json, read_safetensors, read_state
@@ -149,8 +149,8 @@ def _read_with_card(file: Path) -> tuple[dict[str, Tensor], dict[str, str], dict
         if PRETRAINING_KEY in texts or CARD_KEY in texts:
             verify_checksum(tensors, texts)
         cards = {key: read_plain_json(texts[key]) for key in (PRETRAINING_KEY, CARD_KEY) if key in texts}
-        if PRETRAINING_KEY in cards:
-            _check_card(cards[PRETRAINING_KEY])
+        if PRETRAINING_KEY in cards and (fault := _find_fault(cards[PRETRAINING_KEY])):
+            raise ValueError(fault)
     except Exception as error:  # errors of many types, from safetensors, json and this package
         raise CheckpointError(f"{file} cannot be read as pretrained weights: {describe_error(error)}.") from error
     return tensors, texts, cards
@@ -172,12 +172,11 @@ def _format_options(options: Mapping[str, Any]) -> str:
     return f"{{{', '.join(f'{name}: {json.dumps(value)}' for name, value in sorted(options.items()))}}}"
 
 
-def _check_card(card: Any) -> None:
-    """Raise ValueError if the text of a file is not a valid card."""
+def _find_fault(card: Any) -> str:
+    """Describe what is wrong with a card of a file; return "" for a valid one."""
     if isinstance(card, dict) and "method" in card and card.get("schema") != PRETRAINING_SCHEMA:
-        raise ValueError(f"its card is not of schema {PRETRAINING_SCHEMA}, which this version reads: pretrain again")
+        return f"its card is not of schema {PRETRAINING_SCHEMA}, which this version reads: pretrain again"
     known = {item.name for item in fields(Pretraining)}
     if not isinstance(card, dict) or not {"backbone", "method", "preprocessing"} <= card.keys() <= known:
-        raise ValueError("its card has missing or unknown entries")
-    if fault := find_value_fault(card) or find_option_fault(card.get("options", {})):
-        raise ValueError(fault)
+        return "its card has missing or unknown entries"
+    return find_card_fault(card)

@@ -82,17 +82,6 @@ def trace_memory(net: nn.Module, images: Tensor) -> pd.DataFrame:
     return pd.DataFrame(counter.steps, columns=["operation", "bytes"])
 
 
-@contextmanager
-def use_threads(count: int) -> Iterator[None]:
-    """Set the number of torch threads inside a `with`, and restore it afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def time_interleaved(
     jobs: Sequence[TimedCall],
     rounds: int,
@@ -144,14 +133,17 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def _time_calls(job: TimedCall, calls: int, usual: float, clock: Callable[[], float]) -> list[tuple[float, float]]:
-    took = []
-    with use_threads(job.threads):
+    took, threads = [], torch.get_num_threads()
+    torch.set_num_threads(job.threads)
+    try:
         if usual < _SHORT:
             job.call()
         for _ in range(calls):
             start, used = clock(), time.process_time()
             job.call()
             took.append((clock() - start, time.process_time() - used))
+    finally:
+        torch.set_num_threads(threads)
     return took
 
 

@@ -24,7 +24,19 @@ class Stage:
 
 def freeze(net: nn.Module, unfreeze: str | int) -> list[str]:
     """Freeze all layers but those of `unfreeze`; return the names of the trained parameters in the network's order."""
-    wanted = set(_list_trained_names(net, unfreeze))
+    if unfreeze == "classifier":
+        head = {id(parameter) for parameter in net.get_classifier().parameters()}  # type: ignore[operator]
+        wanted = {name for name, parameter in net.named_parameters() if id(parameter) in head}
+    elif unfreeze == "all":
+        wanted = {name for name, _ in net.named_parameters()}
+    else:
+        groups = list_layer_groups(net)
+        if not isinstance(unfreeze, int) or not 1 <= unfreeze <= len(groups):
+            raise ConfigError(
+                f"mode.stages: unfreeze={unfreeze!r} is invalid for this network.",
+                f"Expected classifier, all, or 1 to {len(groups)} layer groups, counted from the head.",
+            )
+        wanted = {name for group in groups[-unfreeze:] for name in group}
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in wanted)
     return [name for name, _ in net.named_parameters() if name in wanted]
@@ -55,18 +67,3 @@ def list_layer_groups(net: nn.Module) -> list[list[str]]:
     """List the parameter names of timm's coarse layer groups, from the stem to the head."""
     groups = timm.models.group_parameters(net, net.group_matcher(coarse=True))  # type: ignore[operator]
     return [groups[key] for key in sorted(groups)]
-
-
-def _list_trained_names(net: nn.Module, unfreeze: str | int) -> list[str]:
-    if unfreeze == "all":
-        return [name for name, _ in net.named_parameters()]
-    if unfreeze == "classifier":
-        own = {id(parameter) for parameter in net.get_classifier().parameters()}  # type: ignore[operator]
-        return [name for name, parameter in net.named_parameters() if id(parameter) in own]
-    groups = list_layer_groups(net)
-    if not isinstance(unfreeze, int) or not 1 <= unfreeze <= len(groups):
-        raise ConfigError(
-            f"mode.stages: unfreeze={unfreeze!r} is invalid for this network.",
-            f"Expected classifier, all, or 1 to {len(groups)} layer groups, counted from the head.",
-        )
-    return [name for group in groups[-unfreeze:] for name in group]

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from avatar_bench.i18n import _
-from avatar_bench.reporting.cautions import split_warnings
-from avatar_bench.reporting.number_format import format_metric, make_metric_cell
-from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_result import MAX_SHOWN_ROWS, SavedResult
-from avatar_bench.reporting.saved_tables import RunStyles, lay_out, transpose
-from avatar_bench.reporting.study import ReportedModel, Study
-from avatar_bench.reporting.tables import BETTER, Table, TableRow, fit_scale, make_column
-from avatar_bench.results.declaration import Declaration, TableDeclaration, declare_block
+from avatar_bench.reporting.study import Study
+from avatar_bench.reporting.tables import (
+    Table,
+    TableRow,
+    fit_scale,
+    format_metric,
+    lay_out,
+    make_column,
+    make_columns,
+    make_metric_cell,
+    make_metric_column,
+    transpose,
+)
+from avatar_bench.results.declaration import Declaration, TableDeclaration
 from avatar_bench.results.headings import find_heading, find_interval_name, find_word
-from avatar_bench.results.result import Metric
+from avatar_bench.results.result import Metric, Result
 
 _MAX_METRICS = 8  # metrics shown for a block without patterns
+_SCORE_COLUMNS = ("run", "complete", "score", "rank", "share_first", "pareto", "missing")  # on the first screen
+_GAIN_COLUMNS = ("strategy", "members", "accuracy", "macro_f1", "gain")
 _WIDE, _FEW = 10, 9  # a table with more columns is transposed if it has so few rows
 
 
@@ -49,122 +58,46 @@ class SetSection:
     not_evaluated: list[str] = field(default_factory=list)
 
 
-@dataclass
-class BlockSection:
-    """Section of a block: title, how to read it, definitions, and one part per set."""
-
-    block: str
-    title: str
-    reading: str
-    terms: list[tuple[str, str]]
-    parts: list[SetSection]
+def build_sections(study: Study, compares: bool) -> list[tuple[Declaration, list[SetSection]]]:
+    """Return the sections of blocks that compare runs, or that evaluate one, with all models side by side."""
+    build = _build_comparison_parts if compares else _build_run_parts
+    return [(block, list(build(study, block))) for block in study.list_blocks(compares)]
 
 
-def build_comparison_sections(study: Study, links: PageLinks, styles: RunStyles) -> list[BlockSection]:
-    """Return a section for each block that compares runs."""
-    return [
-        _build_section(one, _build_comparison_parts(study, one, links, styles))
-        for one in _order_blocks({block for __, block in study.comparisons})
-    ]
+def build_summary_tables(study: Study) -> Iterator[Table]:
+    """Yield what the first screen shows besides leaderboards: integrated scores, then gains of ensembles."""
+    note = _("The gain is relative to the single model chosen on val.")
+    for block, name, title, columns, notes in (
+        ("integrated_score", "scores", _("Integrated score on {set}"), _SCORE_COLUMNS, None),
+        ("ensemble", "strategies", _("Gain of ensembles on {set}"), _GAIN_COLUMNS, note),
+    ):
+        for of in study.sets:
+            saved = study.comparisons.get((of, block))
+            if saved is not None and (table := saved.result.tables.get(name)) is not None:
+                shown = lay_out(table, block, f"{name}_{of}", title.format(set=of), study.styles, columns)
+                shown.href, shown.notes = study.link_files(saved).get(name), notes
+                yield shown
 
 
-def build_run_sections(study: Study, links: PageLinks, styles: RunStyles) -> list[BlockSection]:
-    """Return a section for each block that evaluates one run, with all models side by side."""
-    return [
-        _build_section(one, _build_run_parts(study, one, links, styles))
-        for one in _order_blocks({block for model in study.models for __, block in model.results})
-    ]
-
-
-def _order_blocks(blocks: Iterable[str]) -> list[Declaration]:
-    return sorted(map(declare_block, blocks), key=lambda one: (one.order, one.name))
-
-
-def _build_section(block: Declaration, parts: Iterable[SetSection]) -> BlockSection:
-    reading = _(block.reading) if block.reading else _("The metrics are shown as the block saved them.")
-    if not block.is_known:
-        reading = _("This block is not installed here: add its folder, -cd DIR. Its metrics are as it saved them.")
-    terms = [(_(term), _(meaning)) for term, meaning in block.terms.items()]
-    return BlockSection(block.name, _(block.title), reading, terms, list(parts))
-
-
-def build_metric_table(model: ReportedModel) -> Table:
-    """Return a table of all metrics of a model, one row per metric."""
-    columns = [make_column(text) for text in (_("metric"), _("block"), _("set"))]
-    columns += [make_column(_("value"), True, bars=False), make_column("n", True)]
-    columns += [make_column(text) for text in (_("interval"), _("units"), _("population"), _("better"))]
+def build_metric_table(name: str, caption: str, results: Sequence[Result], of_model: bool = False) -> Table:
+    """Return a table of all metrics of results, one row per metric; those of a model are of several blocks and sets."""
     better = {True: _("high"), False: _("low"), None: ""}
+    texts = [_("value"), "n", _("interval"), _("units"), _("population")]
+    if of_model:
+        texts = [_("block"), _("set"), *texts, _("better")]
+    columns = make_columns(_("metric"), *texts, numbers=(_("value"), "n"))
     rows = []
-    for (of, block), saved in model.results.items():
-        for name, metric in saved.result.metrics.items():
-            cells = [name, block, of, make_metric_cell(metric, block), metric.n, *_make_unit_cells(metric)]
-            rows.append(TableRow([*cells, better[metric.higher_is_better]]))
-    return Table(f"metrics_{model.label}", _("All metrics of {model}", model=model.label), columns, rows)
-
-
-def _build_comparison_parts(
-    study: Study, block: Declaration, links: PageLinks, styles: RunStyles
-) -> Iterator[SetSection]:
-    for name in study.sets:
-        saved = study.comparisons.get((name, block.name))
-        if saved is None:
-            continue
-        addresses = links.link_files(saved)
-        warnings, not_evaluated = split_warnings(study, saved)
-        part = SetSection(name, warnings=warnings, not_evaluated=not_evaluated)
-        tables = [*_build_saved_tables(saved, addresses, part, styles), _build_all_metrics_table(saved)]
-        part.tables = sorted(tables, key=lambda table: not table.main)
-        part.figures = {
-            figure: [_build_figure(saved, figure, links, "")] for figure in block.order_figures(saved.result.figures)
-        }
-        yield part
-
-
-def _build_run_parts(study: Study, block: Declaration, links: PageLinks, styles: RunStyles) -> Iterator[SetSection]:
-    for name in study.sets:
-        found = study.of_block(name, block.name)
-        if not found:
-            continue
-        part = SetSection(name)
-        for fingerprint in dict.fromkeys(saved.fingerprint for saved in found.values()):
-            same = {label: saved for label, saved in found.items() if saved.fingerprint == fingerprint}
-            part.tables.append(
-                _build_side_by_side_table(same, block, name, fingerprint if len(same) < len(found) else "", styles)
-            )
-        figures = {figure for saved in found.values() for figure in saved.result.figures}
-        for figure in block.order_figures(figures):
-            owners = [(label, saved) for label, saved in found.items() if figure in saved.result.figures]
-            part.figures[figure] = [_build_figure(saved, figure, links, label) for label, saved in owners]
-        part.folders = [
-            (_("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), links.link(saved.folder / folder))
-            for label, saved in found.items()
-            for folder, n in saved.image_folders.items()
-        ]
-        yield part
-
-
-def _build_side_by_side_table(
-    found: dict[str, SavedResult], block: Declaration, name: str, fingerprint: str, styles: RunStyles
-) -> Table:
-    """Return a table of the main metrics of a block, one row per model."""
-    metrics = select_metrics(block, [saved.result.metrics for saved in found.values()])
-    columns = [make_column(_("model"))]
-    for metric in metrics:
-        known = next(one.result.metrics[metric] for one in found.values() if metric in one.result.metrics)
-        heading = find_heading(metric, block.name)
-        columns.append(make_column(heading, True, BETTER[known.higher_is_better], key=metric))
-    rows = []
-    for label, saved in found.items():
-        cells = [make_metric_cell(saved.result.metrics.get(metric), block.name) for metric in metrics]
-        earlier = saved.result.provenance.get("against")
-        beside = {"soft": _("compared with {place}", place=earlier)} if earlier else {}
-        rows.append(TableRow([{"text": label, **styles[label], **beside}, *cells], label))
-    fit_scale(columns[1:], [TableRow(row.cells[1:]) for row in rows])
-    n = next(iter(found.values())).result.n
-    text = _("Main metrics on {set}, {n} images", set=name, n=n)
-    if fingerprint:
-        text = _("{images}, only fingerprint {fingerprint}", images=text, fingerprint=fingerprint)
-    return Table(f"{block.name}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
+    for result in results:
+        for key, metric in result.metrics.items():
+            cells = [make_metric_cell(metric, result.block), metric.n, *_describe_interval(metric)]
+            if of_model:
+                cells = [result.block, result.set, *cells, better[metric.higher_is_better]]
+            rows.append(TableRow([key, *cells]))
+    if of_model:
+        columns[3]["bars"] = False
+    else:
+        fit_scale(columns, rows)
+    return Table(name, caption, columns, rows)
 
 
 def select_metrics(block: Declaration, found: Sequence[dict[str, Any]]) -> list[str]:
@@ -177,20 +110,61 @@ def select_metrics(block: Declaration, found: Sequence[dict[str, Any]]) -> list[
     return [name for name, pattern in first.items() if name.count("/") == pattern.count("/")] or names[:_MAX_METRICS]
 
 
-def _build_all_metrics_table(saved: SavedResult) -> Table:
-    result = saved.result
-    columns = [make_column(_("metric")), make_column(_("value"), True), make_column("n", True)]
-    columns += [make_column(text) for text in (_("interval"), _("units"), _("population"))]
-    rows = [
-        TableRow([name, make_metric_cell(one, result.block), one.n, *_make_unit_cells(one)])
-        for name, one in result.metrics.items()
-    ]
-    fit_scale(columns[1:2], [TableRow(row.cells[1:2]) for row in rows])
-    text = _("All metrics on {set}", set=result.set)
-    return Table(f"{result.block}_{result.set}", text, columns, rows)
+def _build_comparison_parts(study: Study, block: Declaration) -> Iterator[SetSection]:
+    for name in study.sets:
+        if (saved := study.comparisons.get((name, block.name))) is None:
+            continue
+        warnings, not_evaluated = study.split_warnings(saved)
+        part = SetSection(name, warnings=warnings, not_evaluated=not_evaluated)
+        text = _("All metrics on {set}", set=name)
+        tables = [
+            *_build_saved_tables(study, saved, part),
+            build_metric_table(f"{block.name}_{name}", text, [saved.result]),
+        ]
+        part.tables = sorted(tables, key=lambda table: not table.main)
+        part.figures = _build_figures(study, block, {"": saved})
+        yield part
 
 
-def _make_unit_cells(metric: Metric) -> list[str]:
+def _build_run_parts(study: Study, block: Declaration) -> Iterator[SetSection]:
+    for name in study.sets:
+        if not (found := study.of_block(name, block.name)):
+            continue
+        part = SetSection(name, figures=_build_figures(study, block, found))
+        groups = study.group_by_images(name, block.name)
+        for same in groups:
+            fingerprint = next(iter(same.values())).fingerprint if len(groups) > 1 else ""
+            part.tables.append(_build_side_by_side_table(study, same, block, name, fingerprint))
+        part.folders = [
+            (_("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), study.link(saved.folder / folder))
+            for label, saved in found.items()
+            for folder, n in saved.image_folders.items()
+        ]
+        yield part
+
+
+def _build_side_by_side_table(
+    study: Study, found: dict[str, SavedResult], block: Declaration, name: str, fingerprint: str
+) -> Table:
+    """Return a table of the main metrics of a block, one row per model."""
+    by_model = {label: saved.result.metrics for label, saved in found.items()}
+    metrics = select_metrics(block, list(by_model.values()))
+    columns = [make_column(_("model"))]
+    columns += [make_metric_column(key, block.name, (known.get(key) for known in by_model.values())) for key in metrics]
+    rows = []
+    for label, saved in found.items():
+        cells = [make_metric_cell(by_model[label].get(key), block.name) for key in metrics]
+        earlier = saved.result.provenance.get("against")
+        beside = {"soft": _("compared with {place}", place=earlier)} if earlier else {}
+        rows.append(TableRow([{"text": label, **study.styles[label], **beside}, *cells], label))
+    fit_scale(columns, rows)
+    text = _("Main metrics on {set}, {n} images", set=name, n=next(iter(found.values())).result.n)
+    if fingerprint:
+        text = _("{images}, only fingerprint {fingerprint}", images=text, fingerprint=fingerprint)
+    return Table(f"{block.name}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
+
+
+def _describe_interval(metric: Metric) -> list[str]:
     """Return the method of a metric's interval, its number of units, and the population, as text."""
     if not metric.interval:
         return ["", "", ""]
@@ -199,20 +173,18 @@ def _make_unit_cells(metric: Metric) -> list[str]:
     return [find_interval_name(metric), f"{stated['units']} ({find_heading(stated['unit'])})", population]
 
 
-def _build_saved_tables(
-    saved: SavedResult, addresses: dict[str, str], part: SetSection, styles: RunStyles
-) -> Iterator[Table]:
+def _build_saved_tables(study: Study, saved: SavedResult, part: SetSection) -> Iterator[Table]:
     """Yield the short tables of a comparison, and add links to the long ones."""
-    block, of = saved.result.block, saved.result.set
+    block, of, links = saved.result.block, saved.result.set, study.link_files(saved)
     for name, table in saved.result.tables.items():
-        href = addresses.get(name)
+        href = links.get(name)
         if not len(table):
             continue
         if len(table) <= MAX_SHOWN_ROWS:
             declared = saved.declaration.tables.get(name, TableDeclaration())
             title = _(declared.title) if declared.title else saved.declaration.find_caption(name)
             text = _("{table}, on {set}", table=title, set=of)
-            shown = lay_out(table, block, f"{block}_{of}_{name}", text, styles, declared.columns)
+            shown = lay_out(table, block, f"{block}_{of}_{name}", text, study.styles, declared.columns)
             shown.href, shown.notes = href, _("The CSV has more columns.") if declared.columns else None
             shown = transpose(shown) if len(shown.columns) > _WIDE and len(shown.rows) <= _FEW else shown
             shown.main = declared.open
@@ -221,15 +193,24 @@ def _build_saved_tables(
             part.links.append((href.rpartition("/")[2], href))
 
 
-def _build_figure(saved: SavedResult, figure: str, links: PageLinks, label: str) -> ReportFigure:
-    """Return a figure; its alternative text is the caption, model, set, and main metric of its result."""
-    result, stem, caption = saved.result, saved.find_figure(figure), saved.declaration.find_caption(figure)
-    if label:
-        alt = _("{what}, {model}, on {set}.", what=caption, model=label, set=result.set)
-    else:
-        alt = _("{what}, all models, on {set}.", what=caption, set=result.set)
-    for name, metric in list(result.metrics.items())[:1]:
-        alt += f" {find_heading(name, result.block)}: {format_metric(metric, result.block)}."
-    png, svg = (Path(f"{stem}{suffix}") for suffix in (".png", ".svg"))
-    png_link, svg_link = (links.link(file) if file.is_file() else None for file in (png, svg))
-    return ReportFigure(png, alt, label or caption, png_link, svg_link, label or None)
+def _build_figures(study: Study, block: Declaration, found: dict[str, SavedResult]) -> dict[str, list[ReportFigure]]:
+    """Return the figures of results by name, in reading order; the label of a comparison is "".
+
+    The alternative text of a figure is its caption, model, set, and the main metric of its result.
+    """
+    figures: dict[str, list[ReportFigure]] = {}
+    for name in block.order_figures({name for saved in found.values() for name in saved.result.figures}):
+        caption = block.find_caption(name)
+        for label, saved in found.items():
+            if name not in saved.result.figures:
+                continue
+            text = _("{what}, {model}, on {set}.") if label else _("{what}, all models, on {set}.")
+            alt = text.format(what=caption, model=label, set=saved.result.set)
+            for key, metric in list(saved.result.metrics.items())[:1]:
+                alt += f" {find_heading(key, block.name)}: {format_metric(metric, block.name)}."
+            stem = saved.find_figure(name)
+            png, svg = (Path(f"{stem}{suffix}") for suffix in (".png", ".svg"))
+            png_link, svg_link = (study.link(file) if file.is_file() else None for file in (png, svg))
+            figure = ReportFigure(png, alt, label or caption, png_link, svg_link, label or None)
+            figures.setdefault(name, []).append(figure)
+    return figures

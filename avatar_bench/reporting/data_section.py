@@ -6,31 +6,19 @@ import io
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
 from avatar_bench.audit.assessment import Assessment
-from avatar_bench.audit.count_charts import draw_counts
+from avatar_bench.audit.data_card import draw_counts
 from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs, list_external_sets
 from avatar_bench.files.table_io import read_table
 from avatar_bench.i18n import _, ngettext
 from avatar_bench.metrics.plots import CHART
 from avatar_bench.reporting.inline_images import QUALITY_STEPS, InlineImage, shrink
-from avatar_bench.reporting.number_format import make_value_cell
-from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel, Study
-from avatar_bench.reporting.tables import Table, TableRow, make_column
+from avatar_bench.reporting.tables import Table, TableRow, make_column, make_value_cell
 from avatar_bench.results.result import Result
-
-
-class CountChart(NamedTuple):
-    """Chart of image counts in the page, with alternative text and caption."""
-
-    image: InlineImage
-    alt: str
-    caption: str
-
 
 _SPLIT_ORDER = ("train", "val", "calibration", "test")
 
@@ -38,42 +26,45 @@ _SPLIT_ORDER = ("train", "val", "calibration", "test")
 def build_split_tables(study: Study) -> list[Table]:
     """Return tables of image counts by class, source and split; runs with the same split share tables."""
     tables = []
-    for number, (fingerprint, names, table) in enumerate(_read_splits(study), start=1):
-        tag = "" if number == 1 else f"_{number}"
-        by_class = _("Images by class; split {fingerprint} of {models}", fingerprint=fingerprint, models=names)
+    for number, (fingerprint, models, table) in enumerate(_read_splits(study), start=1):
+        by_class = _("Images by class; split {fingerprint} of {models}", fingerprint=fingerprint, models=models)
         by_source = _(
-            "Images by class and source; split {fingerprint} of {models}", fingerprint=fingerprint, models=names
+            "Images by class and source; split {fingerprint} of {models}", fingerprint=fingerprint, models=models
         )
-        tables.append(_build_count_table(table, ["label"], f"classes{tag}", by_class))
-        if table["source"].fillna("").ne("").any():
-            tables.append(_build_count_table(table, ["label", "source"], f"sources{tag}", by_source))
+        tag, heads = f"_{number}" * (number > 1), {"label": _("class"), "source": _("source")}
+        for name, caption, by in (("classes", by_class, ["label"]), ("sources", by_source, ["label", "source"])):
+            if "source" not in by or (table["source"] != "").any():
+                counts = pd.crosstab([table[key] for key in by], table["split"])[_order_splits(table["split"])]
+                counts[_("all")] = counts.sum(axis=1)
+                tables.append(_lay_out_counts(counts.reset_index().rename(columns=heads), len(by), name + tag, caption))
     return tables
 
 
-def draw_count_charts(study: Study) -> list[CountChart]:
-    """Draw image counts by class, split and source; runs with the same split share a chart."""
+def draw_count_charts(study: Study) -> list[tuple[InlineImage, str, str]]:
+    """Draw image counts by class, split and source, with alternative text and caption; a chart for each split."""
     charts = []
     for fingerprint, names, table in _read_splits(study):
         text = _("Images of {models} by class, split and source", models=names)
         stream = io.BytesIO()
         draw_counts(table, _order_splits(table["split"])).savefig(stream, format="png", dpi=200, metadata=CHART)
         stream.seek(0)
-        image = shrink(stream, *QUALITY_STEPS[0])
-        if image is not None:
-            charts.append(CountChart(image, text, f"{text}; {_('split')} {fingerprint}"))
+        if (image := shrink(stream, *QUALITY_STEPS[0])) is not None:
+            charts.append((image, text, f"{text}; {_('split')} {fingerprint}"))
     return charts
 
 
 def build_set_tables(study: Study) -> Iterator[Table]:
     """Yield a table of the sources of each evaluated set, as counted by blind_test."""
+    heads = {"target": _("class"), "source": _("source"), "n": _("images"), "groups": _("groups")}
     for name in study.sets:
-        first: dict[str, SavedResult] = {}
-        for saved in study.of_block(name, "blind_test").values():
-            first.setdefault(saved.fingerprint, saved)
-        for number, saved in enumerate(first.values(), start=1):
+        for number, same in enumerate(study.group_by_images(name, "blind_test"), start=1):
+            saved = next(iter(same.values()))
             table = saved.result.tables.get("per_source")
-            if table is not None and {"target", "source", "n", "groups"} <= set(table):
-                yield _build_source_table(table, saved, f"set_{name}" + f"_{number}" * (number > 1))
+            if table is not None and heads.keys() <= set(table):
+                text = _("Contents of {set}: {n} images, fingerprint {fingerprint}")
+                caption = text.format(set=name, n=saved.result.n, fingerprint=saved.fingerprint)
+                counts = table.sort_values(["target", "source"])[list(heads)].rename(columns=heads)
+                yield _lay_out_counts(counts, 2, f"set_{name}" + f"_{number}" * (number > 1), caption)
 
 
 def describe_uses(study: Study) -> list[str]:
@@ -110,16 +101,9 @@ def find_assessment(study: Study) -> tuple[str, list[str]] | None:
     return None
 
 
-def _build_source_table(table: pd.DataFrame, saved: SavedResult, name: str) -> Table:
-    counts = table.sort_values(["target", "source"])[["target", "source", "n", "groups"]]
-    columns = [make_column(_("class")), make_column(_("source"))]
-    columns += [make_column(_("images"), True), make_column(_("groups"), True)]
-    caption = _(
-        "Contents of {set}: {n} images, fingerprint {fingerprint}",
-        set=saved.result.set,
-        n=saved.result.n,
-        fingerprint=saved.fingerprint,
-    )
+def _lay_out_counts(counts: pd.DataFrame, n_texts: int, name: str, caption: str) -> Table:
+    """Return counts, of which the first columns are texts, as a table."""
+    columns = [make_column(str(head), place >= n_texts) for place, head in enumerate(counts)]
     rows = [TableRow([make_value_cell(value) for value in row]) for row in counts.astype(object).to_numpy().tolist()]
     return Table(name, caption, columns, rows)
 
@@ -135,18 +119,6 @@ def _read_splits(study: Study) -> Iterator[tuple[str, str, pd.DataFrame]]:
             table = read_table(models[0].folder / "split.csv", texts=None)
             if {"label", "source", "split"} <= set(table):
                 yield fingerprint, ", ".join(model.label for model in models), table
-
-
-def _build_count_table(table: pd.DataFrame, by: list[str], name: str, caption: str) -> Table:
-    counts = pd.crosstab([table[key] for key in by], table["split"])
-    sides = _order_splits(table["split"])
-    heads = {"label": _("class"), "source": _("source")}
-    columns = [make_column(heads[key]) for key in by] + [make_column(side, True) for side in [*sides, _("all")]]
-    rows = []
-    for key, row in counts[sides].iterrows():
-        names = list(key) if isinstance(key, tuple) else [key]
-        rows.append(TableRow([*(str(part) for part in names), *(int(count) for count in row), int(row.sum())]))
-    return Table(name, caption, columns, rows)
 
 
 def _order_splits(split: pd.Series) -> list[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.loaders import to_tensor
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.evaluation.activation_figures import render_overlay
+from avatar_bench.evaluation.blocks.gradcam.map_overlays import render_overlay
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.paths import make_folder_name

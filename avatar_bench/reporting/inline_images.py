@@ -18,7 +18,6 @@ MAX_FIGURE_BYTES = 8_500_000  # bytes of WebP; base64 adds a third, and the page
 MAX_FIGURES = 180  # figures in a page: each takes 0.1 s, and more are not useful in one page
 QUALITY_STEPS = ((1000, 70), (800, 50), (600, 35))  # width in pixels and quality, tried in turn where space is short
 _MAX_ASPECT = 4  # maximum ratio of height to width
-_MAX_PIXELS = 400_000_000  # larger figures are not opened
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,13 @@ def inline_figures(
     with ThreadPoolExecutor() as pool:  # Pillow releases the GIL
         shrunk = pool.map(lambda file: shrink(file, *QUALITY_STEPS[0]), unique)
         images = {file: image for file, image in zip(unique, shrunk, strict=True) if image is not None}
+    over = sum(len(image.data) for image in images.values()) - budget
     for width, quality in QUALITY_STEPS[1:]:
-        images = _shrink_largest(images, budget, width, quality)
+        for file, image in sorted(images.items(), key=lambda pair: -len(pair[1].data)):
+            resized = shrink(io.BytesIO(image.data), width, quality) if over > 0 else None
+            if resized is not None and len(resized.data) < len(image.data):
+                over -= len(image.data) - len(resized.data)
+                images[file] = replace(resized, is_chart=image.is_chart)
     room, fitting = budget, {}
     for file, image in images.items():
         if len(image.data) <= room:
@@ -65,10 +69,12 @@ def shrink(source: Path | io.BytesIO, width: int, quality: int) -> InlineImage |
     """Return a figure as WebP at most `width` pixels wide; None where it cannot be read."""
     try:
         with Image.open(source) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                return None
             is_chart = image.info.items() >= CHART.items()
-            return replace(encode(_reduce(_flatten_on_white(image), width), quality), is_chart=is_chart)
+            opaque = _flatten_on_white(image)
+        factor = min(opaque.width // width, 4)
+        reduced = opaque.reduce(factor) if factor > 1 else opaque  # first by a whole factor, many times faster
+        reduced.thumbnail((width, _MAX_ASPECT * width), Image.Resampling.BILINEAR)
+        return replace(encode(reduced, quality), is_chart=is_chart)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 
@@ -80,14 +86,6 @@ def encode(image: Image.Image, quality: int) -> InlineImage:
     return InlineImage(stream.getvalue(), *image.size)
 
 
-def _reduce(image: Image.Image, width: int) -> Image.Image:
-    """Resize an image, first by an integer factor, which is many times faster."""
-    factor = min(image.width // width, 4)
-    image = image.reduce(factor) if factor > 1 else image
-    image.thumbnail((width, _MAX_ASPECT * width), Image.Resampling.BILINEAR)
-    return image
-
-
 def _flatten_on_white(image: Image.Image) -> Image.Image:
     """Return an image with its transparency on white: matplotlib writes an alpha channel even where all is opaque."""
     if "A" not in image.getbands() or image.getchannel("A").getextrema()[0] == 255:
@@ -95,17 +93,3 @@ def _flatten_on_white(image: Image.Image) -> Image.Image:
     plate = Image.new("RGB", image.size, "white")
     plate.paste(image, mask=image.getchannel("A"))
     return plate
-
-
-def _shrink_largest(images: dict[Path, InlineImage], budget: int, width: int, quality: int) -> dict[Path, InlineImage]:
-    """Resize the largest images again until all fit."""
-    over = sum(len(image.data) for image in images.values()) - budget
-    smaller = dict(images)
-    for file in sorted(images, key=lambda file: -len(images[file].data)):
-        if over <= 0:
-            break
-        resized = shrink(io.BytesIO(images[file].data), width, quality)
-        if resized is not None and len(resized.data) < len(images[file].data):
-            over -= len(images[file].data) - len(resized.data)
-            smaller[file] = replace(resized, is_chart=images[file].is_chart)
-    return smaller

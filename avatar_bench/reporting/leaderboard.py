@@ -1,7 +1,8 @@
-"""Leaderboards: models evaluated on each set, with ranks, ties, and a comparison with guessing."""
+"""Leaderboards: models evaluated on each set, with ranks, ties, and a comparison with guessing, and their tables."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,22 @@ from typing import Any
 import pandas as pd
 
 from avatar_bench.i18n import _
-from avatar_bench.metrics.guessing import beats_guessing, find_better_than_guessing, widen_low
+from avatar_bench.metrics.accuracy_tests import beats_guessing, find_better_than_guessing, widen_low
+from avatar_bench.metrics.units import NEW_SOURCES, THESE_IMAGES, THESE_SOURCES
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel, Study
-from avatar_bench.results.declaration import declare_block
+from avatar_bench.reporting.tables import (
+    Cell,
+    RunStyles,
+    Table,
+    TableRow,
+    find_ends,
+    make_column,
+    make_interval_cell,
+    make_metric_cell,
+    make_metric_column,
+)
+from avatar_bench.results.headings import find_heading
 from avatar_bench.results.result import Metric
 
 Metrics = dict[str, Metric | None]
@@ -43,24 +56,40 @@ class LeaderboardRow:
     reason: str | None = None
     seeds: tuple[str, ...] = ()
 
+    def find_value(self, metric: str) -> float:
+        """Return the value of a metric, -1 without one."""
+        found = self.metrics[metric]
+        return -1.0 if found is None or found.value is None else found.value
+
+    def find_bounds(self, metric: str) -> tuple[float, float]:
+        """Return the ends of the interval of a metric, by default its value; without one, nan exceeds nothing."""
+        found = self.metrics[metric]
+        if found is None or found.value is None:
+            return math.nan, math.nan
+        return found.value if found.low is None else found.low, found.value if found.high is None else found.high
+
 
 @dataclass(frozen=True)
 class Leaderboard:
     """Models evaluated on the same images, sorted by rank; below a recipe its seeds.
 
-    `is_tested`: ties come from paired tests; otherwise from overlapping intervals of single models. `ranked_by` is the
-    metric of the ranks: accuracy, or balanced accuracy in a view that merges classes, which are then unequal in size.
+    `ranked_by` is the metric of the ranks: accuracy, or balanced accuracy in a view that merges classes, which are then
+    unequal in size. `ranking` is empty where no paired tests were run.
     """
 
     name: str
     fingerprint: str
     n: int
     rows: list[LeaderboardRow]
-    is_tested: bool
-    ranking: Ranking | None
+    ranking: Ranking
     detectable: Metric | None
     blocks: Mapping[str, str]  # of each metric shown, in order
-    ranked_by: str = "accuracy"
+    ranked_by: str
+
+    @property
+    def is_tested(self) -> bool:
+        """Return whether ties come from paired tests, otherwise from overlapping intervals of single models."""
+        return bool(self.ranking)
 
     @property
     def names(self) -> list[str]:
@@ -72,80 +101,76 @@ class Leaderboard:
         """Return the ranked runs or recipes that are not significantly better than guessing."""
         return [name for name in self.names if all(row.is_guessing for row in self.rows if row.name == name)]
 
+    def find_row(self, name: str) -> LeaderboardRow:
+        """Return the row of a ranked run or recipe: the first of its name."""
+        return next(row for row in self.rows if row.name == name)
+
 
 def build_leaderboards(study: Study) -> list[Leaderboard]:
     """Return a leaderboard per set, several where models were evaluated on different images under one name."""
-    leaderboards = []
-    for name in study.sets:
-        evaluated = study.of_block(name, "blind_test")
-        for fingerprint in dict.fromkeys(saved.fingerprint for saved in evaluated.values()):
-            same = {label: saved for label, saved in evaluated.items() if saved.fingerprint == fingerprint}
-            leaderboards.append(_build_leaderboard(study, name, fingerprint, same))
-    return leaderboards
+    return [
+        _build_leaderboard(study, name, same)
+        for name in study.sets
+        for same in study.group_by_images(name, "blind_test")
+    ]
 
 
-def _build_leaderboard(study: Study, name: str, fingerprint: str, evaluated: dict[str, SavedResult]) -> Leaderboard:
-    runs = [model for model in study.runs if model.label in evaluated]
-    ensembles = [model for model in study.models if model.label in evaluated and model not in runs]
+def _build_leaderboard(study: Study, name: str, evaluated: dict[str, SavedResult]) -> Leaderboard:
     is_merged = any(len(merged) > 1 for saved in evaluated.values() for merged in saved.merged_classes.values())
     ranked_by = "balanced_accuracy" if is_merged else "accuracy"
-    ranking = _find_ranking(study, name, runs) if ranked_by == "accuracy" else None  # paired tests compare accuracy
-    if not runs:
-        runs, ensembles = ensembles, []
-    if ranking is None:
-        rows = _rank_by_intervals(runs, name, ranked_by)
+    blocks = {metric: block.name for block in study.list_blocks() for metric in block.leaderboard}
+    unranked = []
+    for model in study.models:
+        if model.label in evaluated:
+            found = {block: saved.result.metrics for (of, block), saved in model.results.items() if of == name}
+            metrics = {key: found.get(block, {}).get(key) for key, block in blocks.items()}
+            unranked.append(LeaderboardRow(model, model.label, metrics))
+    ranked = [row for row in unranked if row.model.kind == "run"]
+    ranking = {} if is_merged else _find_ranking(study, name, ranked)  # paired tests compare accuracy
+    ranked = ranked or unranked
+    if ranking:
+        ranked = [*ranked, *(row for row in unranked if row not in ranked and row.name in ranking)]
+        rows = [_rank_by_tests(row, ranking) for row in ranked]
     else:
-        within = [model for model in ensembles if model.label in ranking]
-        rows = [_rank_by_tests(model, ranking, name) for model in [*runs, *within]]
-        ensembles = [model for model in ensembles if model not in within]
-    order = {entry: place for place, entry in enumerate(ranking or ())}
+        rows = _rank_by_intervals(ranked, ranked_by)
+    order = {entry: place for place, entry in enumerate(ranking)}
     rows = _mark_guessing(rows, ranking)
-    rows.sort(key=lambda row: (order.get(row.name, 0), -_find_value(row, ranked_by)))
-    rows = list(_gather_seeds(rows, ranking or {}))
-    is_tied = _is_tied_by_letters if ranking is not None else partial(_is_tied_by_intervals, metric=ranked_by)
+    rows.sort(key=lambda row: (order.get(row.name, 0), -row.find_value(ranked_by)))
+    rows = list(_gather_seeds(rows, ranking))
     able = [row for row in rows if not row.is_guessing and row.first is not None]
+    is_tied = _is_tied_by_letters if ranking else partial(_is_tied_by_intervals, metric=ranked_by)
     rows = [replace(row, is_best=row in able and is_tied(able[0], row)) for row in rows]
-    source = evaluated[rows[0].model.label] if ranking is None else study.comparisons[name, "significance"]
+    source = (study.comparisons[name, "significance"] if ranking else evaluated[rows[0].model.label]).result
     reason = _("combines the runs, not ranked")
-    others = _mark_guessing(_rank_by_intervals(ensembles, name, ranked_by))
-    unranked = [replace(row, first=None, last=None, reason=reason) for row in others]
-    rows += sorted(unranked, key=lambda row: _find_value(row, ranked_by), reverse=True)
-    detectable, blocks = source.result.metrics.get("detectable_difference"), _list_metrics(study.models)
-    is_tested = ranking is not None
-    return Leaderboard(name, fingerprint, source.result.n, rows, is_tested, ranking, detectable, blocks, ranked_by)
+    others = _mark_guessing([replace(row, reason=reason) for row in unranked if row not in ranked], {})
+    rows += sorted(others, key=lambda row: row.find_value(ranked_by), reverse=True)
+    fingerprint, detectable = next(iter(evaluated.values())).fingerprint, source.metrics.get("detectable_difference")
+    return Leaderboard(name, fingerprint, source.n, rows, ranking, detectable, blocks, ranked_by)
 
 
-def _find_ranking(study: Study, name: str, models: Sequence[ReportedModel]) -> Ranking | None:
-    """Return the ranking by paired tests, None where it does not cover these runs."""
+def _find_ranking(study: Study, name: str, runs: Sequence[LeaderboardRow]) -> Ranking:
+    """Return the ranking by paired tests, empty where it does not cover these runs."""
     saved = study.comparisons.get((name, "significance"))
     table = saved.result.tables.get("ranking") if saved else None
-    if table is None or not models or not set(_RANKING_COLUMNS) <= set(table):
-        return None
+    if table is None or not set(_RANKING_COLUMNS) <= set(table):
+        return {}
     found: Ranking = {str(row["recipe"]): {str(key): row[key] for key in row} for row in table.to_dict("records")}
-    return found if all({model.recipe, model.label} & set(found) for model in models) else None
+    return found if runs and all({row.model.recipe, row.name} & set(found) for row in runs) else {}
 
 
-def _rank_by_tests(model: ReportedModel, ranking: Ranking, name: str) -> LeaderboardRow:
-    entry = model.recipe if model.recipe in ranking else model.label
-    place = ranking[entry]
-    first, last = (int(place[key]) for key in ("rank_low", "rank_high"))
-    return LeaderboardRow(
-        model, entry, _collect_metrics(model, name), first=first, last=last, letters=str(place["letters"])
-    )
+def _rank_by_tests(row: LeaderboardRow, ranking: Ranking) -> LeaderboardRow:
+    entry = row.model.recipe if row.model.recipe in ranking else row.name
+    first, last = (int(ranking[entry][key]) for key in ("rank_low", "rank_high"))
+    return replace(row, name=entry, first=first, last=last, letters=str(ranking[entry]["letters"]))
 
 
-def _rank_by_intervals(models: Sequence[ReportedModel], name: str, metric: str) -> list[LeaderboardRow]:
+def _rank_by_intervals(rows: Sequence[LeaderboardRow], metric: str) -> list[LeaderboardRow]:
     """Rank by overlapping intervals, which is more cautious than a paired test and does not replace one."""
-    metrics = {model.label: _collect_metrics(model, name) for model in models}
-    bounds = {label: _find_bounds(row_metrics[metric]) for label, row_metrics in metrics.items()}
-    rows = []
-    for model in models:
-        own, row_metrics = bounds[model.label], metrics[model.label]
-        others = [other for label, other in bounds.items() if label != model.label and other is not None]
-        first = None if own is None else 1 + sum(low > own[1] for low, __ in others)
-        last = None if own is None else 1 + sum(high >= own[0] for __, high in others)
-        rows.append(LeaderboardRow(model, model.label, row_metrics, first=first, last=last))
-    return rows
+    ranked, bounds = [], [row.find_bounds(metric) for row in rows]
+    for row, (low, high) in zip(rows, bounds, strict=True):
+        above, reaching = sum(other > high for other, __ in bounds), sum(other >= low for __, other in bounds)
+        ranked.append(replace(row, first=1 + above, last=reaching) if reaching else row)
+    return ranked
 
 
 def _is_tied_by_letters(first: LeaderboardRow, row: LeaderboardRow) -> bool:
@@ -154,13 +179,12 @@ def _is_tied_by_letters(first: LeaderboardRow, row: LeaderboardRow) -> bool:
 
 
 def _is_tied_by_intervals(first: LeaderboardRow, row: LeaderboardRow, metric: str) -> bool:
-    best, own = _find_bounds(first.metrics[metric]), _find_bounds(row.metrics[metric])
-    return best is not None and own is not None and own[1] >= best[0]
+    return row.find_bounds(metric)[1] >= first.find_bounds(metric)[0]
 
 
-def _mark_guessing(rows: Sequence[LeaderboardRow], ranking: Ranking | None = None) -> list[LeaderboardRow]:
+def _mark_guessing(rows: Sequence[LeaderboardRow], ranking: Ranking) -> list[LeaderboardRow]:
     """Mark rows that are not significantly better than guessing: as the ranking states, else by Holm over the rows."""
-    better = [(ranking or {}).get(row.name, {}).get("better_than_guessing") for row in rows]
+    better = [ranking.get(row.name, {}).get("better_than_guessing") for row in rows]
     if not all(isinstance(one, bool) for one in better):
         better = find_better_than_guessing([partial(_is_better, row.metrics["balanced_accuracy"]) for row in rows])
     return [replace(row, is_guessing=one is False) for row, one in zip(rows, better, strict=True)]
@@ -181,13 +205,11 @@ def _gather_seeds(rows: Iterable[LeaderboardRow], ranking: Ranking) -> Iterator[
         if len(runs) > 1:
             metrics = {key: _average([row.metrics[key] for row in runs], key, ranking[name]) for key in runs[0].metrics}
             yield replace(runs[0], metrics=metrics, seeds=tuple(row.model.label for row in runs))
-            runs = [
-                replace(
-                    row, first=None, last=None, letters="", reason=_("seed {seed}", seed=row.model.record.get("seed"))
-                )
-                for row in runs
-            ]
-        yield from runs
+            for row in runs:
+                reason = _("seed {seed}", seed=row.model.record.get("seed"))
+                yield replace(row, first=None, last=None, letters="", reason=reason)
+        else:
+            yield from runs
 
 
 def _average(found: Sequence[Metric | None], key: str, place: Mapping[str, Any]) -> Metric | None:
@@ -205,24 +227,68 @@ def _average(found: Sequence[Metric | None], key: str, place: Mapping[str, Any])
     return replace(first, value=float(place[key]), low=low, high=high, **stated)
 
 
-def _collect_metrics(model: ReportedModel, name: str) -> Metrics:
-    found = {metric: model.results.get((name, block)) for metric, block in _list_metrics([model]).items()}
-    return {metric: saved.result.metrics.get(metric) if saved else None for metric, saved in found.items()}
+def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
+    """Return a leaderboard as a table: one row per model with its rank and ties or a reason, and main metrics."""
+    columns = [make_column(_("model")), make_column(_("rank"), True, "lower")]
+    blocks = {key: block for key, block in board.blocks.items() if any(row.metrics[key] for row in board.rows)}
+    columns += [
+        make_metric_column(key, block, (row.metrics[key] for row in board.rows)) for key, block in blocks.items()
+    ]
+    rows = []
+    for row in board.rows:
+        cells = [make_metric_cell(row.metrics[key], block) for key, block in blocks.items()]
+        lead = [_make_label_cell(row, styles), _make_rank_cell(row)]
+        rows.append(TableRow([*lead, *cells], list(row.seeds) or row.model.label, row.is_best))
+    ranked = [metric for row in board.rows if (metric := row.metrics[board.ranked_by]) is not None]
+    if any(metric.these_sources for metric in ranked):
+        heading = find_heading(board.ranked_by, board.blocks[board.ranked_by])
+        columns.append(make_column(_("{metric}, for these sources", metric=heading), True))
+        for row, shown in zip(board.rows, rows, strict=True):
+            shown.cells.append(_make_cell_of_these(row.metrics[board.ranked_by]))
+    for one in columns:
+        one["bars"] = False
+    if len(columns) > 2:  # one drawing per row shows the order
+        ends = find_ends(row.cells[2] for row in rows)
+        columns[2] |= {"bars": True, "start": min(ends), "stop": max(ends)} if ends else {}
+    caption = _("Leaderboard on {set}: {n} images, fingerprint {fingerprint}")
+    text = caption.format(set=board.name, n=board.n, fingerprint=board.fingerprint)
+    notes = _describe_population(ranked)
+    if board.ranked_by == "balanced_accuracy":
+        ranks = _(
+            "Ranked by balanced accuracy: the view merges classes, which are then unequal in size. Ranks are the "
+            "ranges that overlapping intervals allow; paired tests, in the block significance, compare accuracy."
+        )
+        notes = f"{notes} {ranks}".lstrip()
+    return Table(f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, notes or None, compact=True)
 
 
-def _list_metrics(models: Iterable[ReportedModel]) -> dict[str, str]:
-    """Return the metrics of the leaderboard with their blocks, as the blocks with results declare them."""
-    evaluated = {block for model in models for __, block in model.results} | {"blind_test"}
-    declared = sorted((declare_block(block) for block in evaluated), key=lambda one: (one.order, one.name))
-    return dict(reversed([(metric, one.name) for one in reversed(declared) for metric in reversed(one.leaderboard)]))
+def _describe_population(ranked: Sequence[Metric]) -> str:
+    """Return for which population the intervals and ties of a leaderboard speak; "" if none states it."""
+    populations = {metric.population for metric in ranked}
+    if populations == {NEW_SOURCES}:
+        return _("Intervals and ties are for new sources: whole sources are resampled, within each class.")
+    if populations == {THESE_SOURCES}:
+        return _("Intervals and ties are for new images of these sources.")
+    if THESE_IMAGES in populations:
+        return _("Intervals and ties are for these images: their sources are unknown.")
+    return ""
 
 
-def _find_bounds(metric: Metric | None) -> tuple[float, float] | None:
-    if metric is None or metric.value is None:
+def _make_cell_of_these(metric: Metric | None) -> Cell | None:
+    """Return the value of a metric with its interval for these sources; None without one."""
+    if metric is None or metric.value is None or metric.these_sources is None:
         return None
-    return (metric.value if metric.low is None else metric.low, metric.value if metric.high is None else metric.high)
+    return make_interval_cell(metric.value, *(float(metric.these_sources[end]) for end in ("low", "high")))
 
 
-def _find_value(row: LeaderboardRow, name: str) -> float:
-    metric = row.metrics[name]
-    return metric.value if metric is not None and metric.value is not None else -1.0
+def _make_label_cell(row: LeaderboardRow, styles: RunStyles) -> Cell:
+    label = {"text": row.name if row.seeds else row.model.label, **styles[row.model.label]}
+    mean = _("mean over {n} seeds, below", n=len(row.seeds)) if row.seeds else ""
+    beside = mean or row.model.describe_briefly()
+    return label | ({"soft": beside} if beside else {})
+
+
+def _make_rank_cell(row: LeaderboardRow) -> Cell | None:
+    if row.is_guessing or row.reason:
+        return {"value": None, "reason": row.reason or _("not significantly better than guessing")}
+    return None if row.first is None else {"first": row.first, "last": row.last, "letters": row.letters}

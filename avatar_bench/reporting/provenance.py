@@ -1,4 +1,4 @@
-"""Provenance of every number: run, checkpoint, images and version."""
+"""Tables of what the report is made of: models, the provenance of results, warnings, and unusable items."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics.rounding import format_number
-from avatar_bench.reporting.number_format import Cell, format_temperature
-from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.study import ReportedModel, Study
-from avatar_bench.reporting.tables import Table, TableRow, make_column
+from avatar_bench.reporting.tables import Cell, Table, TableRow, format_temperature, make_columns
 from avatar_bench.results.result import METRICS_FILE
 
 _SHORT = 12  # digits shown of a hash; the CSV has all
@@ -18,10 +16,11 @@ _SHORT = 12  # digits shown of a hash; the CSV has all
 
 def build_model_table(study: Study) -> Table:
     """Return a table of models: origin, checkpoint, seed, data, versions and number of results."""
-    columns = [make_column(text) for text in (_("model"), _("kind"), _("licence"), _("training data"))]
-    columns += [make_column(_("calibrated on")), make_column(_("checkpoint, SHA-256")), make_column(_("seed"), True)]
-    columns += [make_column(text) for text in (_("data fingerprints"), _("version"), _("torch"))]
-    columns.append(make_column(_("results"), True))
+    columns = make_columns(
+        *(_("model"), _("kind"), _("licence"), _("training data"), _("calibrated on"), _("checkpoint, SHA-256")),
+        *(_("seed"), _("data fingerprints"), _("version"), _("torch"), _("results")),
+        numbers=(_("seed"), _("results")),
+    )
     rows = []
     for model in study.models:
         found = [saved.result.provenance for saved in model.results.values()]
@@ -33,12 +32,13 @@ def build_model_table(study: Study) -> Table:
     return Table("models", _("Evaluated models"), columns, rows)
 
 
-def build_result_table(study: Study, links: PageLinks) -> Table:
+def build_result_table(study: Study) -> Table:
     """Return a table of results, the source of every number of their block, set and model."""
-    columns = [make_column(text) for text in (_("model"), _("set"), _("block"))]
-    columns += [make_column(_("images"), True), make_column(_("checkpoint, SHA-256"))]
-    columns += [make_column(_("data fingerprint")), make_column(_("seed"), True), make_column(_("version"))]
-    columns += [make_column(_("torch")), make_column(_("block version"), True), make_column(_("file"))]
+    columns = make_columns(
+        *(_("model"), _("set"), _("block"), _("images"), _("checkpoint, SHA-256"), _("data fingerprint")),
+        *(_("seed"), _("version"), _("torch"), _("block version"), _("file")),
+        numbers=(_("images"), _("seed"), _("block version")),
+    )
     rows = []
     for model, saved in study.saved:
         result, provenance = saved.result, saved.result.provenance
@@ -50,10 +50,30 @@ def build_result_table(study: Study, links: PageLinks) -> Table:
             *(model.label if model else _("comparison"), result.set, result.block, result.n),
             *(_make_hash_cell(checkpoints), prints, seeds, str(provenance.get("version", ""))),
             *(str(provenance.get("torch", "")), provenance.get("block_version")),
-            {"text": METRICS_FILE, "href": links.link(saved.folder / METRICS_FILE)},
+            {"text": METRICS_FILE, "href": study.link(saved.folder / METRICS_FILE)},
         ]
         rows.append(TableRow(cells, model.label if model else None))
     return Table("provenance", _("All results with checkpoint, images and version"), columns, rows)
+
+
+def build_warning_table(study: Study) -> Table:
+    """Return a table of the warnings of the blocks, each text once per block and set."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for model, saved in study.saved:
+        for text in study.split_warnings(saved)[0]:
+            key = (saved.result.block, saved.result.set, text)
+            found.setdefault(key, []).append(model.label if model else _("all"))
+    columns = make_columns(_("warning"), _("block"), _("set"), _("models"))
+    rows = [TableRow([words, block, name, ", ".join(models)]) for (block, name, words), models in sorted(found.items())]
+    return Table("warnings", _("Warnings of the blocks"), columns, rows)
+
+
+def build_problem_table(study: Study) -> Table:
+    """Return a table of unfinished, missing, damaged and foreign items."""
+    kinds = {"unfinished": _("unfinished"), "missing": _("missing"), "damaged": _("damaged"), "foreign": _("foreign")}
+    columns = make_columns(_("what"), _("where"), _("model"), _("why"))
+    rows = [TableRow([kinds[one.kind], one.locate(study.root), one.model, one.why]) for one in study.problems]
+    return Table("problems", _("Unfinished, missing, damaged or foreign items"), columns, rows)
 
 
 def _describe_calibration(model: ReportedModel) -> str:

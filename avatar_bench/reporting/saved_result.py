@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,12 +64,16 @@ class SavedResult:
 
 @dataclass(frozen=True)
 class Problem:
-    """Unfinished, missing, damaged or foreign item (`kind`), with its place, reason and `model`."""
+    """Unfinished, missing, damaged or foreign item (`kind`), with its folder, reason and `model`."""
 
     kind: str
-    where: str
+    folder: Path
     why: str
     model: str = ""
+
+    def locate(self, root: Path) -> str:
+        """Return the path of its folder relative to `root`."""
+        return Path(os.path.relpath(self.folder, root)).as_posix()
 
 
 def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
@@ -88,13 +93,13 @@ def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
         result.set = View(str(result.provenance.get("view", ALL))).name_set(result.set)
         result.tables = {Path(name).stem: read_table(folder / name, rows=MAX_SHOWN_ROWS + 1) for name in tables}
     except FileNotFoundError:
-        return Problem("damaged", str(folder), _("{file} is missing", file=METRICS_FILE))
+        return Problem("damaged", folder, _("{file} is missing", file=METRICS_FILE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        return Problem("damaged", str(folder), _("it cannot be read: {why}", why=why))
+        return Problem("damaged", folder, _("it cannot be read: {why}", why=why))
     if result.block != folder.name:
         why = _("{file} belongs to the block {block}", file=METRICS_FILE, block=result.block)
-        return Problem("foreign", str(folder), why)
+        return Problem("foreign", folder, why)
     return SavedResult(folder, result, files, missing)
 
 

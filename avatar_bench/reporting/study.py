@@ -5,36 +5,41 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from avatar_bench.audit.assessment import AUDIT_BLOCK
+from avatar_bench.config.entries import find_renamed
 from avatar_bench.errors import AvatarBenchError, DataError
 from avatar_bench.i18n import _
+from avatar_bench.metrics import plots
+from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting.saved_result import Problem, SavedResult, read_evaluation
+from avatar_bench.reporting.tables import RunStyles
+from avatar_bench.results.declaration import Declaration, declare_block
+from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import AGAINST_FOLDER
 from avatar_bench.results.view import ALL, SEPARATOR
-from avatar_bench.runs.labels import label_runs
+from avatar_bench.runs.labels import LabelledRun, label_runs
 from avatar_bench.runs.record import ENSEMBLE, IMPORTED, RECORD, USABLE_STATUSES, read_config, read_record
 from avatar_bench.runs.saved_calibration import BY_TRAIN, SavedCalibration, read_calibration
 
-SET_ORDER = ("blind", "test", "val", "calibration")  # order of sets: the most informative about new images first
+_SET_ORDER = ("blind", "test", "val", "calibration")  # order of sets: the most informative about new images first
 
 ResultKey = tuple[str, str]  # set, block
 
 
 @dataclass(frozen=True)
-class ReportedModel:
+class ReportedModel(LabelledRun):
     """Evaluated run or ensemble with its results by set and block."""
 
-    label: str
-    recipe: str
-    kind: str  # run, ensemble or soup
-    folder: Path
-    record: dict[str, Any]
-    config: dict[str, Any]
+    kind: str = "run"  # or ensemble, soup
     results: dict[ResultKey, SavedResult] = field(default_factory=dict)
     calibration: SavedCalibration | None = None  # on a user's images
 
@@ -43,19 +48,30 @@ class ReportedModel:
         """Return whether it was made elsewhere."""
         return self.record.get("status") == IMPORTED
 
+    @property
+    def teacher(self) -> str:
+        """Return the run whose answers it was trained on, as text; "" without one."""
+        stated = (self.record.get("init") or {}).get("teacher") or {}
+        name = "/".join(Path(str(stated.get("run", ""))).parts[-2:])
+        return _("teacher: {name}", name=name) if name else ""
+
     def describe_origin(self) -> tuple[str, str, str]:
         """Return the kind and the licence of the model, and whether the images that it was trained on are known."""
         if not self.is_imported:
-            learned = ", " + _("teacher: {name}", name=self.teacher) if self.teacher else ""
-            return _("trained here") + learned, "", _("known")
+            return ", ".join(filter(None, [_("trained here"), self.teacher])), "", _("known")
         licence, known = str(self.record.get("licence") or ""), self.record.get("trained_on")
         return f"{_('imported')}: {self.record.get('kind')}", licence, _("known") if known else _("unknown")
 
-    @property
-    def teacher(self) -> str:
-        """Return the name of the run whose answers it was trained on, "" without one."""
-        stated = (self.record.get("init") or {}).get("teacher") or {}
-        return "/".join(Path(str(stated.get("run", ""))).parts[-2:])
+    def describe_briefly(self) -> str:
+        """Return what tells the model from a run that was trained here on labels alone: its kind, origin or teacher."""
+        if self.kind != "run":
+            return _("weight soup") if self.kind == "soup" else _("ensemble")
+        if not self.is_imported:
+            return self.teacher
+        kind, licence, training = self.describe_origin()
+        size = (self.record.get("detector") or {}).get("parameters")
+        parameters = _("{number} M parameters", number=format_number(size / 1e6)) if size else ""
+        return ", ".join(filter(None, [kind, licence, parameters, f"{_('training data')}: {training}"]))
 
     @property
     def checkpoint(self) -> str:
@@ -73,6 +89,7 @@ class Study:
     """Models, comparisons and problems found in a folder, in one `view`; paths in `problems` are relative to it.
 
     `audits` are the results of data_audit in any view, since it does not depend on the classes that a view merges.
+    `page_folder` is the folder of the page, which links to the files.
     """
 
     root: Path
@@ -81,6 +98,7 @@ class Study:
     problems: list[Problem]
     view: str = ALL
     audits: tuple[SavedResult, ...] = ()
+    page_folder: Path = Path()
 
     @property
     def runs(self) -> list[ReportedModel]:
@@ -91,9 +109,7 @@ class Study:
     def sets(self) -> list[str]:
         """Return the names of the evaluated sets, `blind` first."""
         names = {saved.result.set for __, saved in self.saved}
-        plain = {name: name.partition(SEPARATOR)[0] for name in names}
-        places = {name: place for place, name in enumerate(SET_ORDER)}
-        return sorted(names, key=lambda name: (places.get(plain[name], len(SET_ORDER)), name))
+        return sorted(names, key=lambda name: (*(name.partition(SEPARATOR)[0] != one for one in _SET_ORDER), name))
 
     @property
     def saved(self) -> Iterator[tuple[ReportedModel | None, SavedResult]]:
@@ -101,10 +117,59 @@ class Study:
         yield from ((None, saved) for saved in self.comparisons.values())
         yield from ((model, saved) for model in self.models for saved in model.results.values())
 
+    def list_blocks(self, compares: bool = False) -> list[Declaration]:
+        """Return the blocks that evaluate one run, or that compare runs, in the order of the report."""
+        names = {saved.result.block for model, saved in self.saved if (model is None) is compares}
+        return sorted(map(declare_block, names), key=lambda block: (block.order, block.name))
+
+    @cached_property
+    def styles(self) -> RunStyles:
+        """Return the colour and marker of each model's recipe, in all figures and tables."""
+        recipes = list(dict.fromkeys(model.recipe for model in self.models))
+        looks = [{"color": plots.get_colour(k), "marker": plots.get_marker(k)} for k in range(len(recipes))]
+        return {model.label: looks[recipes.index(model.recipe)] for model in self.models}
+
     def of_block(self, name: str, block: str) -> dict[str, SavedResult]:
         """Return the results of a block on a set by model label."""
-        found = {model.label: model.results.get((name, block)) for model in self.models}
-        return {label: saved for label, saved in found.items() if saved is not None}
+        return {model.label: model.results[name, block] for model in self.models if (name, block) in model.results}
+
+    def group_by_images(self, name: str, block: str) -> list[dict[str, SavedResult]]:
+        """Return the results of a block on a set by model label, apart for different images under one name."""
+        groups: dict[str, dict[str, SavedResult]] = {}
+        for label, saved in self.of_block(name, block).items():
+            groups.setdefault(saved.fingerprint, {})[label] = saved
+        return list(groups.values())
+
+    def split_warnings(self, saved: SavedResult) -> tuple[list[str], list[str]]:
+        """Return the warnings of a result in the current language, and the blocks that were not evaluated.
+
+        A block that other models have a result of is followed by the runs that lack it: "gradcam (soup)". Charts lack
+        what these blocks have not evaluated, so they are not named.
+        """
+        texts, missing = [], []
+        for warning in saved.result.warnings:
+            if warning.code == "not_evaluated":
+                runs = ", ".join(warning.values["runs"])
+                missing += [
+                    f"{block} ({runs})" if self.of_block(saved.result.set, block) else block
+                    for block in warning.values["blocks"]
+                ]
+            elif warning.code != "charts_left_out":
+                texts.append(format_reason(warning, saved.result.block))
+        return texts, missing
+
+    def link(self, path: Path) -> str:
+        """Return the link from the page to a file or folder, which is not copied."""
+        return quote(Path(os.path.relpath(path.resolve(), self.page_folder.resolve())).as_posix())
+
+    def link_files(self, saved: SavedResult) -> dict[str, str]:
+        """Return the link to each existing file of a result by file name, to a table by its stem."""
+        folder = self.link(saved.folder)
+        return {
+            name.removesuffix(".csv").removesuffix(".parquet"): f"{folder}/{quote(name)}"
+            for name in saved.files
+            if name not in saved.missing_files
+        }
 
 
 def read_study(root: Path, view: str | None = None, classes: Mapping[str, Sequence[str]] | None = None) -> Study:
@@ -115,33 +180,27 @@ def read_study(root: Path, view: str | None = None, classes: Mapping[str, Sequen
     """
     if not root.is_dir():
         raise DataError(f"runs={root}: there is no such folder.", "Expected a folder of runs, as written by train.")
-    problems: list[Problem] = []
-    runs = list(_read_runs(root, problems))
-    models = [*runs, *_read_ensembles(root, runs, problems)]
+    reader = _StudyReader(root, view, classes)
+    problems = reader.problems
+    models = reader.read_runs()
+    models += reader.read_ensembles(models)
     saved = [] if _is_model(root) else read_evaluation(root, True)  # the evaluation of a run contains no comparisons
-    without_run = (one for one in saved if _find_run(one) is None)
-    comparisons = _collect_usable(root, _check_comparisons(without_run, models), problems)
+    without_run = [one for one in saved if _find_run(one) is None]
+    comparisons = reader.select_usable(without_run, partial(_explain_foreign_comparison, models))
     if not models:
         raise DataError(
             f"runs={root} contains no run to report" + (f": {problems[0].why}" if problems else "."),
             f"Expected a folder of run folders, each with its {RECORD}, as written by train.",
             f"See: avatar-bench list runs {root}",
         )
-    if not comparisons and not any(model.results for model in models):
+    everything = [*comparisons.values(), *(saved for model in models for saved in model.results.values())]
+    if not everything:
         raise DataError(
             f"runs={root}: no result can be read: {problems[0].why}"
             if problems
             else f"runs={root}: no run has been evaluated yet, so there is nothing to report.",
             f"Run: avatar-bench evaluate {shlex.quote(f'ckpt={root}')} block=all",
         )
-    if classes:
-        stated = {name: list(merged) for name, merged in classes.items()}
-        comparisons = _drop_other_views(root, comparisons, view, stated, problems)
-        models = [
-            replace(model, results=_drop_other_views(root, model.results, view, stated, problems, model.label))
-            for model in models
-        ]
-    everything = [*comparisons.values(), *(saved for model in models for saved in model.results.values())]
     by_view = {saved.view: saved.result.classes for saved in everything}
     views = sorted(by_view, key=lambda name: (name != ALL, -len(by_view[name]), name))  # the finest first
     if not view:  # the first in which every model with results has some
@@ -155,72 +214,135 @@ def read_study(root: Path, view: str | None = None, classes: Mapping[str, Sequen
         )
     audits = tuple(saved for saved in everything if saved.result.block == AUDIT_BLOCK)
     models = [replace(model, results=_select_view(model.results, view)) for model in models]
-    problems += _find_missing(root, models)
+    reader.note_missing_results(models)
     return Study(root, models, _select_view(comparisons, view), problems, view, audits)
 
 
 def read_run(folder: Path) -> tuple[ReportedModel | None, list[Problem]]:
     """Return the run in a folder with its usable results in every view, None if it is unfinished, and the problems."""
-    problems: list[Problem] = []
-    return next((model for model in _read_runs(folder, problems) if model.folder == folder), None), problems
+    reader = _StudyReader(folder)
+    return next((model for model in reader.read_runs() if model.folder == folder), None), reader.problems
 
 
-def _drop_other_views(
-    root: Path,
-    results: Mapping[ResultKey, SavedResult],
-    view: str | None,
-    classes: Mapping[str, list[str]],
-    problems: list[Problem],
-    label: str = "",
-) -> dict[ResultKey, SavedResult]:
-    """Return the results without those of a view of this name that merges other classes."""
-    other = {key for key, one in results.items() if one.view == view and one.merged_classes != classes}
-    why = _("its view merges other classes: evaluate it again")
-    problems += [Problem("foreign", _make_relative(results[key].folder, root), why, label) for key in sorted(other)]
-    return {key: one for key, one in results.items() if key not in other}
+class _StudyReader:
+    """Reader of the models and results below a folder, which notes the `problems` in them.
+
+    With the `classes` of a view, a result of another view of this name is a problem.
+    """
+
+    def __init__(self, root: Path, view: str | None = None, classes: Mapping[str, Sequence[str]] | None = None) -> None:
+        self.root, self.view = root, view
+        self.classes = {name: list(names) for name, names in (classes or {}).items()}
+        self.problems: list[Problem] = []
+
+    def note(self, kind: str, folder: Path, why: str, model: str = "") -> None:
+        """Add a problem."""
+        self.problems.append(Problem(kind, folder, why, model))
+
+    def read_runs(self) -> list[ReportedModel]:
+        """Return the finished runs, the oldest first: comparisons label and colour them in that order.
+
+        Runs elsewhere are included where `evaluate out=DIR` wrote their results below the folder.
+        """
+        own, finished = _find_folders(self.root, RECORD), []
+        elsewhere = self._find_results_elsewhere(own)
+        for folder in dict.fromkeys([*own, *elsewhere]):
+            try:
+                record = read_record(folder)
+            except AvatarBenchError as error:
+                self.note("damaged", folder, error.lines[0])
+                continue
+            if record.get("status") in USABLE_STATUSES:
+                finished.append((str(record.get("started", "")), str(folder), folder))
+            else:
+                self.note("unfinished", folder, _("its status is {status}", status=record.get("status", "unknown")))
+        models = []
+        for one in label_runs([folder for *__, folder in sorted(finished)]):
+            model = ReportedModel(**vars(one))
+            found = [*elsewhere.get(one.folder, ()), *(read_evaluation(one.folder) if one.folder in own else ())]
+            models.append(self._add_results(model, found))
+        return models
+
+    def read_ensembles(self, runs: Sequence[ReportedModel]) -> list[ReportedModel]:
+        """Return the ensembles whose members are among the runs as they are now."""
+        models = []
+        for folder in _find_folders(self.root, ENSEMBLE):
+            try:
+                record = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+                kind, members = str(record["kind"]), [dict(member) for member in record["members"]]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self.note("damaged", folder, str(error))
+                continue
+            reasons = list(_find_changed_members(folder, members, runs))
+            for why in reasons:
+                self.note("foreign", folder, why, folder.name)
+            if not reasons:
+                model = ReportedModel(folder, folder.name, folder.name, record, read_config(folder), kind)
+                models.append(self._add_results(model, read_evaluation(folder)))
+        return models
+
+    def select_usable(
+        self, found: Iterable[SavedResult | Problem], explain_foreign: Callable[[SavedResult], str], label: str = ""
+    ) -> dict[ResultKey, SavedResult]:
+        """Return the results that can be read, and for which `explain_foreign` returns ""; note the others."""
+        results = {}
+        for one in found:
+            if isinstance(one, Problem):
+                self.problems.append(replace(one, model=label))
+            elif why := explain_foreign(one):
+                self.note("foreign", one.folder, why, label)
+            elif self.classes and one.view == self.view and one.merged_classes != self.classes:
+                self.note("foreign", one.folder, _("its view merges other classes: evaluate it again"), label)
+            else:
+                results[one.result.set, one.result.block] = one
+                if one.missing_files:
+                    why = _("missing files: {names}", names=", ".join(one.missing_files))
+                    self.note("missing", one.folder, why, label)
+        return results
+
+    def note_missing_results(self, models: Sequence[ReportedModel]) -> None:
+        """Note the results of other runs that a run lacks."""
+        runs = [model for model in models if model.kind == "run"]
+        left_out = {AGAINST_FOLDER, *find_renamed("block")}  # a result under a former name is shown, but not expected
+        expected = sorted({(name, block) for one in runs for name, block in one.results if block not in left_out})
+        for model in runs:
+            lacking = [key for key in expected if key not in model.results]
+            for name, keys in groupby(lacking, key=itemgetter(0)):
+                why = _(
+                    "not evaluated on {name} by: {blocks}", name=name, blocks=", ".join(block for __, block in keys)
+                )
+                self.note("missing", model.folder, why, model.label)
+
+    def _find_results_elsewhere(self, own: Sequence[Path]) -> dict[Path, list[SavedResult]]:
+        """Return the results that are not in a run folder, by the run in their provenance."""
+        known = {folder.resolve(): folder for folder in own}
+        found: dict[Path, list[SavedResult]] = {}
+        for place in sorted(folder.parent for folder in self.root.rglob("evaluation")):
+            for one in () if _is_model(place) else read_evaluation(place):
+                if isinstance(one, SavedResult) and (run := _find_run(one)) is not None:
+                    found.setdefault(known.get(run.resolve(), run), []).append(one)
+                elif isinstance(one, Problem) and place != self.root:  # those of `root` come with its comparisons
+                    self.problems.append(one)
+        return found
+
+    def _add_results(self, model: ReportedModel, found: Iterable[SavedResult | Problem]) -> ReportedModel:
+        """Return a model with its calibration on a user's images and its usable results."""
+        try:
+            calibration = read_calibration(model.folder)
+            if calibration is not None and calibration.by != BY_TRAIN:
+                model = replace(model, calibration=calibration)
+        except AvatarBenchError as error:
+            self.note("damaged", model.folder, error.lines[0], model.label)
+        results = self.select_usable(found, partial(_explain_foreign_result, model), model.label)
+        return replace(model, results=results)
 
 
 def _select_view(results: Mapping[ResultKey, SavedResult], view: str) -> dict[ResultKey, SavedResult]:
     return {key: saved for key, saved in results.items() if saved.view == view}
 
 
-def _read_runs(root: Path, problems: list[Problem]) -> Iterator[ReportedModel]:
-    """Yield the finished runs below a folder, the oldest first: comparisons label and colour them in that order.
-
-    Runs elsewhere are included where `evaluate out=DIR` wrote their results below the folder.
-    """
-    own, finished = _find_folders(root, RECORD), []
-    elsewhere = _find_results_elsewhere(root, own, problems)
-    for folder in [*own, *(place for place in elsewhere if place not in own)]:
-        try:
-            record = read_record(folder)
-        except AvatarBenchError as error:
-            problems.append(Problem("damaged", _make_relative(folder, root), error.lines[0]))
-            continue
-        if record.get("status") in USABLE_STATUSES:
-            finished.append((str(record.get("started", "")), str(folder), folder))
-        else:
-            why = _("its status is {status}", status=record.get("status", "unknown"))
-            problems.append(Problem("unfinished", _make_relative(folder, root), why))
-    for one in label_runs([folder for *__, folder in sorted(finished)]):
-        model = ReportedModel(one.label, one.recipe, "run", one.folder, one.record, one.config)
-        model = replace(model, calibration=_read_calibration(model, root, problems))
-        found = [*elsewhere.get(one.folder, ()), *(read_evaluation(one.folder) if one.folder in own else ())]
-        model.results.update(_collect_usable(root, _check_checkpoint(found, model), problems, one.label))
-        yield model
-
-
-def _find_results_elsewhere(root: Path, own: Sequence[Path], problems: list[Problem]) -> dict[Path, list[SavedResult]]:
-    """Return the results below a folder that are not in a run folder, by the run in their provenance."""
-    known = {folder.resolve(): folder for folder in own}
-    found: dict[Path, list[SavedResult]] = {}
-    for place in sorted(folder.parent for folder in root.rglob("evaluation")):
-        for one in () if _is_model(place) else read_evaluation(place):
-            if isinstance(one, SavedResult) and (run := _find_run(one)) is not None:
-                found.setdefault(known.get(run.resolve(), run), []).append(one)
-            elif isinstance(one, Problem) and place != root:  # those of `root` are reported with its comparisons
-                problems.append(Problem(one.kind, _make_relative(Path(one.where), root), one.why))
-    return found
+def _find_folders(root: Path, file: str) -> list[Path]:
+    return sorted({found.parent for found in root.rglob(file)})
 
 
 def _find_run(one: SavedResult | Problem) -> Path | None:
@@ -231,33 +353,6 @@ def _find_run(one: SavedResult | Problem) -> Path | None:
 
 def _is_model(folder: Path) -> bool:
     return (folder / RECORD).is_file() or (folder / ENSEMBLE).is_file()
-
-
-def _read_ensembles(root: Path, runs: Sequence[ReportedModel], problems: list[Problem]) -> Iterator[ReportedModel]:
-    for folder in _find_folders(root, ENSEMBLE):
-        try:
-            record = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
-            kind, members = str(record["kind"]), [dict(member) for member in record["members"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(Problem("damaged", _make_relative(folder, root), str(error)))
-            continue
-        reasons = list(_find_changed_members(folder, members, runs))
-        problems += [Problem("foreign", _make_relative(folder, root), why, folder.name) for why in reasons]
-        if not reasons:
-            model = ReportedModel(folder.name, folder.name, kind, folder, record, read_config(folder))
-            model = replace(model, calibration=_read_calibration(model, root, problems))
-            found = _check_checkpoint(read_evaluation(folder), model)
-            model.results.update(_collect_usable(root, found, problems, model.label))
-            yield model
-
-
-def _read_calibration(model: ReportedModel, root: Path, problems: list[Problem]) -> SavedCalibration | None:
-    try:
-        found = read_calibration(model.folder)
-        return None if found is None or found.by == BY_TRAIN else found
-    except AvatarBenchError as error:
-        problems.append(Problem("damaged", _make_relative(model.folder, root), error.lines[0], model.label))
-        return None
 
 
 def _find_changed_members(
@@ -274,86 +369,32 @@ def _find_changed_members(
         if run is None:
             yield _("its member {member} is missing", member=member.get("run"))
         else:
-            own = run.checkpoint[:12]
-            yield _(
-                "its member {member} had the checkpoint {theirs}, that run now has {own}",
-                member=run.label,
-                theirs=theirs[:12],
-                own=own,
-            )
+            text = _("its member {member} had the checkpoint {theirs}, that run now has {own}")
+            yield text.format(member=run.label, theirs=theirs[:12], own=run.checkpoint[:12])
 
 
-def _find_folders(root: Path, file: str) -> list[Path]:
-    return sorted({found.parent for found in root.rglob(file)})
+def _explain_foreign_result(model: ReportedModel, saved: SavedResult) -> str:
+    """Return why a result is of another checkpoint or calibration than the model's, "" if it is the model's."""
+    theirs, own = saved.result.provenance.get("checkpoint_sha256"), model.checkpoint
+    if theirs and own and theirs != own:
+        return _("its checkpoint is {theirs}, that of the run is {own}", theirs=theirs[:12], own=own[:12])
+    if theirs and saved.result.provenance.get("calibration_sha256") != model.weights[1]:
+        return _("it was computed with another calibration: evaluate it again")
+    return ""
 
 
-def _check_checkpoint(found: Iterable[SavedResult | Problem], model: ReportedModel) -> Iterator[SavedResult | Problem]:
-    """Yield results, with a Problem instead of those of another checkpoint or calibration than the model's."""
-    for one in found:
-        about = one.result.provenance if isinstance(one, SavedResult) else {}
-        theirs, (own, calibration) = about.get("checkpoint_sha256"), model.weights
-        if isinstance(one, SavedResult) and theirs and own and theirs != own:
-            why = _("its checkpoint is {theirs}, that of the run is {own}", theirs=theirs[:12], own=own[:12])
-            yield Problem("foreign", str(one.folder), why)
-        elif isinstance(one, SavedResult) and theirs and about.get("calibration_sha256") != calibration:
-            yield Problem("foreign", str(one.folder), _("it was computed with another calibration: evaluate it again"))
-        else:
-            yield one
-
-
-def _check_comparisons(
-    found: Iterable[SavedResult | Problem], models: Sequence[ReportedModel]
-) -> Iterator[SavedResult | Problem]:
-    """Yield comparisons, with a Problem instead of those with unknown checkpoints or other calibrations.
+def _explain_foreign_comparison(models: Sequence[ReportedModel], saved: SavedResult) -> str:
+    """Return why a comparison is of unknown checkpoints or other calibrations, "" if it is of these models.
 
     Ensembles count by their results.
     """
     weights = {model.weights for model in models}
-    results = (saved.result for model in models for saved in model.results.values() if model.kind != "run")
+    results = (one.result for model in models for one in model.results.values() if model.kind != "run")
     known = {model.checkpoint for model in models} | {one.provenance.get("checkpoint_sha256") for one in results}
-    for one in found:
-        runs = one.result.provenance.get("compared") or () if isinstance(one, SavedResult) else ()
-        unknown = {str(run.get("checkpoint_sha256") or "") for run in runs if isinstance(run, dict)} - known - {""}
-        if isinstance(one, SavedResult) and unknown:
-            why = _("it compares checkpoints that are missing here: {names}", names=", ".join(sorted(unknown)))
-            yield Problem("foreign", str(one.folder), why)
-        elif isinstance(one, SavedResult) and any(
-            (run.get("checkpoint_sha256"), run.get("calibration_sha256")) not in weights
-            for run in runs
-            if isinstance(run, dict) and run.get("checkpoint_sha256") in {checkpoint for checkpoint, _sha256 in weights}
-        ):
-            yield Problem("foreign", str(one.folder), _("it was computed with another calibration: evaluate it again"))
-        else:
-            yield one
-
-
-def _collect_usable(
-    root: Path, found: Iterable[SavedResult | Problem], problems: list[Problem], label: str = ""
-) -> dict[ResultKey, SavedResult]:
-    """Return the readable results; add the unreadable ones and missing files to `problems`."""
-    results = {}
-    for one in found:
-        if isinstance(one, Problem):
-            problems.append(Problem(one.kind, _make_relative(Path(one.where), root), one.why, label))
-            continue
-        results[one.result.set, one.result.block] = one
-        if one.missing_files:
-            why = _("missing files: {names}", names=", ".join(one.missing_files))
-            problems.append(Problem("missing", _make_relative(one.folder, root), why, label))
-    return results
-
-
-def _find_missing(root: Path, models: Sequence[ReportedModel]) -> Iterator[Problem]:
-    """Yield a Problem for the results of other runs that a run lacks."""
-    runs = [model for model in models if model.kind == "run"]
-    expected = sorted({(name, block) for model in runs for name, block in model.results if block != AGAINST_FOLDER})
-    for model in runs:
-        for name in sorted({name for name, __ in expected}):
-            blocks = [block for there, block in expected if there == name and (name, block) not in model.results]
-            if blocks:
-                why = _("not evaluated on {name} by: {blocks}", name=name, blocks=", ".join(blocks))
-                yield Problem("missing", _make_relative(model.folder, root), why, model.label)
-
-
-def _make_relative(folder: Path, root: Path) -> str:
-    return Path(os.path.relpath(folder, root)).as_posix()
+    runs = [run for run in saved.result.provenance.get("compared") or () if isinstance(run, dict)]
+    if unknown := {str(run.get("checkpoint_sha256") or "") for run in runs} - known - {""}:
+        return _("it compares checkpoints that are missing here: {names}", names=", ".join(sorted(unknown)))
+    compared = {(run.get("checkpoint_sha256"), run.get("calibration_sha256")) for run in runs}
+    if any(checkpoint in dict(weights) for checkpoint, __ in compared - weights):
+        return _("it was computed with another calibration: evaluate it again")
+    return ""

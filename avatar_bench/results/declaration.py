@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from avatar_bench.config.catalogue import LAST
-from avatar_bench.config.entries import find_entries
+from avatar_bench.config.entries import find_entries, find_renamed
 from avatar_bench.errors import ConfigError
 from avatar_bench.i18n import _
 
@@ -36,8 +36,7 @@ class QualityDeclaration:
     """Quality that an overall score of a run can count: a metric of a block, or the mean of those matching a pattern.
 
     `worst` and `best` are the values that count as 0 and 1; a `worst` of None is that of random guessing. With `log`,
-    equal ratios are equal steps. `images` is TABLE.COLUMN of the saved values per image that the metric is the mean of:
-    its interval is resampled from them, by group.
+    equal ratios are equal steps.
     """
 
     block: str
@@ -45,7 +44,6 @@ class QualityDeclaration:
     best: float
     worst: float | None = None
     log: bool = False
-    images: str = ""
 
     def __post_init__(self) -> None:
         for end in (self.best, self.worst):
@@ -60,7 +58,8 @@ class Declaration:
     `metrics` are patterns of those in its table of the report, `leaderboard` and `overview` of those there; `qualities`
     are those of a run that it measures; `terms` defines metrics; `headings` are readable names of metrics and columns
     ("%s" is the rest of a name), `words` those of texts in tables; `figures` are captions by name in reading order ("*"
-    matches any part of a name; {name} in a caption is that of the last one).
+    matches any part of a name; {name} in a caption is that of the last one). `former_names` are those of one
+    version ago, also of blocks that have become part of it.
     """
 
     name: str
@@ -75,11 +74,13 @@ class Declaration:
     overview: tuple[str, ...] = ()
     qualities: Mapping[str, QualityDeclaration] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
+    charts: Mapping[str, Any] = field(default_factory=dict)  # read by `read_charts`
     tables: Mapping[str, TableDeclaration] = field(default_factory=dict)
     headings: Mapping[str, str] = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
     terms: Mapping[str, str] = field(default_factory=dict)
     reasons: Mapping[str, Any] = field(default_factory=dict)
+    former_names: tuple[str, ...] = ()
     is_known: bool = True
 
     def find_caption(self, figure: str) -> str:
@@ -101,11 +102,12 @@ class Declaration:
 
 
 def declare_block(name: str) -> Declaration:
-    """Return the declaration of a block; one without texts if no such block is known here.
+    """Return the declaration of a block, also by a former name; one without texts if no such block is known here.
 
     Raise ConfigError if its about.yaml has an unknown key or a value of another form.
     """
-    entry = find_entries("block").get(name)
+    found = find_entries("block")
+    entry = found.get(name) or found.get(find_renamed("block").get(name, ""))
     if entry is None:
         return Declaration(name, title=name, is_known=False)
     about = {"title": name, **entry.about}

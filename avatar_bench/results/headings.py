@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from avatar_bench.results.result import Metric
 
 _FILE = Path(__file__).with_suffix(".yaml")
+_read_names = cache(read_yaml)
 
 
 def find_heading(name: str, block: str = "") -> str:
@@ -56,11 +57,6 @@ def _load_names(part: str, block: str, folders: tuple[Path, ...]) -> Mapping[str
     corruptions = {name: str(entry.about.get("title", name)) for name, entry in find_entries("corruption").items()}
     others = (getattr(declare_block(name), part) for name in find_entries("block"))
     names: dict[str, str] = {}
-    for declared in (getattr(declare_block(block), part), _read_common().get(part, {}), corruptions, *others):
+    for declared in (getattr(declare_block(block), part), _read_names(_FILE).get(part, {}), corruptions, *others):
         names = names | {name: words for name, words in declared.items() if name not in names}
     return names
-
-
-@cache
-def _read_common() -> Mapping[str, Mapping[str, str]]:
-    return dict(read_yaml(_FILE))

@@ -16,7 +16,7 @@ from avatar_bench.errors import CheckpointError, DivergedError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.checkpoint_container import open_stored_archive
 from avatar_bench.metrics.units import Units, encode
-from avatar_bench.results.notebook_display import format_predictions
+from avatar_bench.results.display import format_predictions
 
 FloatArray = NDArray[np.floating]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,12 @@ from avatar_bench.i18n import _, get_title, ngettext
 from avatar_bench.results.declaration import declare_block
 
 _FILE = Path(__file__).with_suffix(".yaml")
+_read_texts = cache(read_yaml)
+
+
+def _map(change: Callable[[Any], Any], value: Any) -> Any:
+    """Change a value, or each one of a list; a tuple becomes a list, as in JSON."""
+    return [_map(change, one) for one in value] if isinstance(value, list | tuple) else change(value)
 
 
 @dataclass(frozen=True, init=False)
@@ -29,13 +35,15 @@ class Reason:
     values: Mapping[str, Any] = field(hash=False)
 
     def __init__(self, code: str, /, **values: Any) -> None:
+        unpack = partial(_map, lambda one: one.item() if hasattr(one, "item") else one)  # numpy's numbers
         object.__setattr__(self, "code", code)
-        object.__setattr__(self, "values", {name: _make_plain(value) for name, value in values.items()})
+        object.__setattr__(self, "values", {name: unpack(value) for name, value in values.items()})
 
     @property
     def plain(self) -> dict[str, Any]:
         """Return the reason as saved in metrics.json: the code and its values, in one mapping."""
-        return {"code": self.code, **{name: _save_value(value) for name, value in self.values.items()}}
+        save = partial(_map, lambda one: one.plain if isinstance(one, Reason) else one)
+        return {"code": self.code, **{name: save(value) for name, value in self.values.items()}}
 
     def __str__(self) -> str:
         """Return the reason as saved in a cell of a table, which `parse_cell` reads."""
@@ -44,7 +52,8 @@ class Reason:
     @classmethod
     def parse(cls, saved: Mapping[str, Any]) -> Reason:
         """Return a reason saved as a mapping."""
-        return cls(str(saved["code"]), **{name: _read_value(value) for name, value in saved.items() if name != "code"})
+        read = partial(_map, lambda one: cls.parse(one) if isinstance(one, dict) else one)
+        return cls(str(saved["code"]), **{name: read(value) for name, value in saved.items() if name != "code"})
 
     @classmethod
     def parse_cell(cls, text: Any) -> Reason | None:
@@ -57,7 +66,7 @@ def format_reason(reason: Reason, block: str = "") -> str:
 
     Reasons among the values are those of the block in the value `block`, if there is one.
     """
-    text = {**_read_common_texts(), **declare_block(block).reasons}.get(reason.code)
+    text = {**_read_texts(_FILE), **declare_block(block).reasons}.get(reason.code)
     values = {name: _format_value(value, reason.values.get("block", block)) for name, value in reason.values.items()}
     with suppress(KeyError):  # an earlier version has saved other values
         if isinstance(text, dict):
@@ -68,32 +77,8 @@ def format_reason(reason: Reason, block: str = "") -> str:
     return " ".join([title, *(f"{name}={value}" for name, value in values.items())])
 
 
-@cache
-def _read_common_texts() -> dict[str, Any]:
-    return dict(read_yaml(_FILE))
-
-
 def _format_value(value: Any, block: str) -> Any:
     if isinstance(value, list):
         between = "; " if any(isinstance(one, Reason) for one in value) else ", "
         return between.join(str(_format_value(one, block)) for one in value)
     return format_reason(value, block) if isinstance(value, Reason) else value
-
-
-def _make_plain(value: Any) -> Any:
-    """Return a value as JSON keeps it: numpy's numbers as Python's, tuples as lists."""
-    if isinstance(value, list | tuple):
-        return [_make_plain(one) for one in value]
-    return value.item() if hasattr(value, "item") else value
-
-
-def _save_value(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_save_value(one) for one in value]
-    return value.plain if isinstance(value, Reason) else value
-
-
-def _read_value(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_read_value(one) for one in value]
-    return Reason.parse(value) if isinstance(value, dict) else value

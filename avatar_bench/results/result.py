@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import json
 import math
 import re
@@ -19,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from avatar_bench.config.entries import find_entry
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.table_io import name_table, read_table, write_table
 from avatar_bench.i18n import _, use_language
 from avatar_bench.metrics.rounding import format_value
 from avatar_bench.metrics.units import NEW_SOURCES, THESE_SOURCES
-from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.declaration import declare_block
+from avatar_bench.results.display import format_frame, format_pairs, format_text
 from avatar_bench.results.headings import find_heading
-from avatar_bench.results.notebook_display import format_frame, format_pairs, format_text
 from avatar_bench.results.reasons import Reason, format_reason
 
 if TYPE_CHECKING:
@@ -321,6 +322,17 @@ class Result:
             "provenance": self.provenance,
         }
         return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def draw_figures(result: Result) -> Mapping[str, Figure]:
+    """Draw the figures of a saved Result with arrays, declared and programmed by its block, in the current language."""
+    entry = find_entry("block", result.block)
+    figures: dict[str, Figure] = importlib.import_module("avatar_bench.evaluation.charts").draw_charts(result)
+    if entry.is_folder and entry.module.with_name("figures.py").is_file():
+        module = entry.load()
+        with entry.explain_failure():
+            figures |= importlib.import_module(f"{module.__name__}.figures").draw(result)
+    return {name: figures[name] for name in declare_block(result.block).order_figures(figures)}
 
 
 def _find_text_columns(table: pd.DataFrame) -> list[str]:

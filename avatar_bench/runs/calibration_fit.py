@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.console.terminal import format_count
+from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.dataset import OTHER_PREFIX, Dataset
 from avatar_bench.data.file_names import format_name
 from avatar_bench.data.leakage import group_copies, match_copies
 from avatar_bench.data.loaders import encode_targets
-from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
-from avatar_bench.data.splits import assign_folds
+from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES, suggest_calibration_options
+from avatar_bench.data.splits import SplitPlan, assign_folds
 from avatar_bench.errors import DataError
 from avatar_bench.metrics.calibration import (
     TEMPERATURE_RANGE,
+    PlattScaling,
     TemperatureFit,
+    compute_balanced_accuracy,
+    fit_platt,
+    fit_temperature_of_logits,
     fit_temperature_of_losses,
     image_losses,
 )
-from avatar_bench.metrics.knn import compute_distances
-from avatar_bench.metrics.platt import PlattScaling, compute_balanced_accuracy, fit_platt
+from avatar_bench.metrics.neighbours import compute_distances
 from avatar_bench.results.predictions import Predictions
+from avatar_bench.results.view import View
 from avatar_bench.runs.decisions import NEIGHBOURS, rank_distances, rank_embeddings
 from avatar_bench.runs.imported import ImportedRun
 from avatar_bench.runs.run import Run
-from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration, ScoreThreshold
+from avatar_bench.runs.saved_calibration import BY_TRAIN, DecisionImages, OodReference, SavedCalibration, ScoreThreshold
 
 _NEAR_END = 1.001  # ratio of temperatures: the search does not reach the ends of its range
 SAMPLED = f"{OTHER_PREFIX}sampled"  # column of the manifest of a review page: how an image was chosen
@@ -70,7 +76,9 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     if scaling is not None:  # the slope of a score is arbitrary, so that no interval speaks for 1
         temperature, notes = 1 / scaling.slope, _note_end(1 / scaling.steepness)
     else:
-        fit = _fit_temperature(merge, targets, groups, fitted)
+        fit = fit_temperature_of_losses(
+            lambda value: image_losses(merge(value).logits[fitted], targets[fitted], value), groups[fitted]
+        )
         temperature, notes = fit.value, _note_end(fit.fitted)
     decisions = None
     if is_reference is not None:
@@ -90,17 +98,51 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     )
 
 
-def _fit_temperature(
-    merge: Callable[[float], Predictions],
-    targets: NDArray[np.int64],
-    groups: NDArray[np.str_],
-    fitted: NDArray[np.bool_],
-) -> TemperatureFit:
-    """Fit the temperature of merged classes on the images (N,) that it is fitted on."""
-    return fit_temperature_of_losses(
-        lambda temperature: image_losses(merge(temperature).logits[fitted], targets[fitted], temperature),
-        groups[fitted],
-    )
+def fit_temperature(
+    dataset: Dataset, plan: SplitPlan, predict: Callable[[Dataset], Predictions]
+) -> tuple[TemperatureFit | None, DecisionImages | None]:
+    """Fit the temperature of a new network on the calibration images of its data set, which was split by a plan.
+
+    `predict` returns the Predictions of images at temperature 1. If the images are enough to be divided, return what
+    decisions are made of too. Warn if they are too few, or if the temperature is not applied.
+    """
+    calibration = dataset.select_split("calibration")
+    if len(calibration) >= MIN_CALIBRATION_IMAGES and len(calibration.classes) > 1:
+        predictions = predict(calibration)
+        is_reference = mark_reference(calibration.frame)
+        fitted = predictions if is_reference is None else predictions.take(np.flatnonzero(is_reference))
+        fit = fit_temperature_of_logits(fitted.logits, fitted.targets, fitted.groups)
+        if not fit.is_applied:
+            print_line(f"warning: temperature {fit}", file=sys.stderr)
+        if is_reference is None:
+            return fit, None
+        return fit, describe_images(replace(predictions, temperature=fit.value), is_reference, predictions.groups)
+    few = format_count(len(calibration), "calibration image")
+    if not len(calibration):
+        val = format_count(len(dataset.select_split("val")), "val image")
+        few = f"half of {val} is fewer than {MIN_CALIBRATION_IMAGES}"
+    more = suggest_calibration_options(dataset, plan)
+    warning = f"too few images to fit a temperature ({few}); it stays 1. To fit one, {more}"
+    print_line(f"warning: {warning}", file=sys.stderr)
+    return None, None
+
+
+def write_calibration(
+    folder: Path, images: Dataset, classes: tuple[str, ...], sha256: str, fit: TemperatureFit, decisions: DecisionImages
+) -> None:
+    """Write the calibration that a training has fitted on `images` for the checkpoint with this SHA-256."""
+    SavedCalibration(
+        checkpoint_sha256=sha256,
+        view=View().name,
+        temperature=fit.value,
+        threshold=None,
+        n={name: int((images.frame["label"] == name).sum()) for name in classes},
+        images=images,
+        fingerprint=images.fingerprint,
+        by=BY_TRAIN,
+        fit=fit,
+        decisions=decisions,
+    ).write(folder)
 
 
 def select_random(dataset: Dataset, allow: Collection[str]) -> Dataset:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
 from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.inference.prediction_table import DECISION_COLUMNS
 from avatar_bench.metrics.conformal import lac_scores, select_targets, threshold
-from avatar_bench.metrics.knn import compute_distances
-from avatar_bench.metrics.risk_control import (
+from avatar_bench.metrics.neighbours import compute_distances
+from avatar_bench.metrics.selective import (
     AnsweringThreshold,
     count_required,
     draw_of_groups,
@@ -25,12 +26,12 @@ from avatar_bench.metrics.risk_control import (
 )
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.view import View
-from avatar_bench.runs.decision_costs import ABSTAIN, read_costs
 from avatar_bench.runs.saved_calibration import CALIBRATION, OodReference, SavedCalibration
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
+ABSTAIN = "abstain"  # the decision for no class
 CONFIDENT, UNSURE, UNLIKE, COST = "confident", "unsure", "unlike_training_data", "cost"  # reasons of decisions
 NEIGHBOURS = 5  # the distance to the fifth counts
 MAX_OOD_PERCENTILE = 99.0  # beyond it, an image is unlike the reference images
@@ -114,7 +115,7 @@ class DecisionRule:
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """Scored images (N,) of a calibration in a view: confidence, predicted and true class, group and part.
+    """Scored images (N,) of a calibration in a view: true class, group and part.
 
     `probabilities` are (N, C). `is_like` states whether an image is like the reference.
     """
@@ -125,21 +126,6 @@ class ScoredImages:
     groups: NDArray[np.str_]
     is_reference: NDArray[np.bool_]
     is_like: NDArray[np.bool_]
-
-    @property
-    def score(self) -> NDArray[np.float64]:
-        """Return the confidence of each image."""
-        return np.asarray(self.probabilities.max(axis=1))
-
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        """Return the index of the predicted class of each image."""
-        return np.asarray(self.probabilities.argmax(axis=1))
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Return whether each predicted class is the true one."""
-        return np.asarray(self.predicted == self.targets)
 
     @property
     def is_fit(self) -> NDArray[np.bool_]:
@@ -159,10 +145,20 @@ def explain_unmet(fit: AnsweringThreshold, target: float) -> Reason:
 def make_rule(
     run: Run, target_error: float | None, costs: str | None, alpha: float, per_class: bool
 ) -> DecisionRule | None:
-    """Return the rule that is asked for: by a target error, by the costs in a file, or None for none."""
+    """Return the rule that is asked for: by a target error, of least expected cost by a file, or None for none.
+
+    Without a calibration for it, a rule by costs has no prediction sets and no out-of-domain percentiles. Raise
+    GuardError if the run was calibrated in another view.
+    """
     if target_error is not None:
         return make_decision_rule(run, target_error, alpha, per_class)
-    return make_cost_rule(run, Path(costs), alpha) if costs is not None else None
+    if costs is None:
+        return None
+    values, saved = read_costs(Path(costs), run.classes), run.decision_calibration
+    if saved is None or saved.decisions is None:
+        return DecisionRule(run.classes, None, None, costs=values)
+    scored = score_images(run, saved)
+    return DecisionRule(scored.classes, _fit_sets(scored, alpha), saved.decisions.reference, costs=values)
 
 
 def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_class: bool = False) -> DecisionRule:
@@ -183,33 +179,22 @@ def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_cl
         )
     scored = score_images(run, saved)
     fit, pilot = scored.is_fit, draw_of_groups(scored.groups) & scored.is_reference
-    predicted = {name: scored.predicted == place for place, name in enumerate(scored.classes)}
-    parts = predicted if per_class else {"": np.ones(len(fit), dtype=bool)}
-    _refuse_few(run, {name: int((part & scored.is_like & fit).sum()) for name, part in parts.items()}, target_error)
+    score, predicted = scored.probabilities.max(axis=1), scored.probabilities.argmax(axis=1)
+    correct = predicted == scored.targets
+    parts = {"": scored.is_like}
+    if per_class:
+        parts = {name: scored.is_like & (predicted == place) for place, name in enumerate(scored.classes)}
+    _refuse_few(run, {name: int((part & fit).sum()) for name, part in parts.items()}, target_error)
     thresholds = {}
     for name, part in parts.items():
-        known, new = (np.flatnonzero(part & scored.is_like & rows) for rows in (pilot, fit))
-        score, correct = scored.score, scored.correct
+        known, new = part & pilot, part & fit
         thresholds[name] = fit_answering_threshold(score[known], correct[known], score[new], correct[new], target_error)
     reference = saved.decisions.reference if saved.decisions else None
     return DecisionRule(scored.classes, _fit_sets(scored, alpha), reference, target_error, thresholds)
 
 
-def make_cost_rule(run: Run, file: Path, alpha: float = 0.1) -> DecisionRule:
-    """Return the rule of least expected cost, by the costs in a file, see `read_costs`.
-
-    Without a calibration for it, there are no prediction sets and no out-of-domain percentiles. Raise GuardError if the
-    run was calibrated in another view.
-    """
-    costs, saved = read_costs(file, run.classes), run.decision_calibration
-    if saved is None or saved.decisions is None:
-        return DecisionRule(run.classes, None, None, costs=costs)
-    scored = score_images(run, saved)
-    return DecisionRule(scored.classes, _fit_sets(scored, alpha), saved.decisions.reference, costs=costs)
-
-
 def _fit_sets(scored: ScoredImages, alpha: float) -> float:
-    scores = lac_scores(scored.probabilities, scored.score)
+    scores = lac_scores(scored.probabilities, scored.probabilities.max(axis=1))
     return threshold(select_targets(scores, scored.targets)[scored.is_fit], alpha)
 
 
@@ -235,10 +220,8 @@ def score_images(run: Run, saved: SavedCalibration) -> ScoredImages:
         raise ConfigError(f"{run.name} has the class {faults[0]!r}, which decisions and prediction sets cannot name.")
     found, frame = saved.decisions, saved.images.frame
     if found is None:
-        none = np.zeros(0, dtype=bool)
-        return ScoredImages(
-            run.classes, np.zeros((0, len(run.classes))), none.astype(int), none.astype(str), none, none
-        )
+        none, no_flags = np.zeros((0, len(run.classes))), np.zeros(0, dtype=bool)
+        return ScoredImages(run.classes, none, np.zeros(0, int), np.zeros(0, str), no_flags, no_flags)
     probabilities, classes = found.probabilities, found.classes
     labels = frame["label"].to_numpy()
     if saved.view == View().name != run.view.name:
@@ -272,3 +255,34 @@ def rank_distances(reference: OodReference, distances: NDArray[np.float64]) -> N
     """Compute what percentage, (N,) from 0 to 100, of the reference images has no larger distance."""
     ranked = np.sort(reference.distances)
     return 100.0 * np.searchsorted(ranked, distances, side="right") / len(ranked)
+
+
+def read_costs(file: Path, classes: Sequence[str]) -> NDArray[np.float64]:
+    """Read the costs (C + 1, C) of answering each class, and in the last row of abstaining, by true class.
+
+    The file is a yaml: answered class -> true class -> cost, and `abstain` -> one cost; that of a correct answer is 0
+    unless it is stated. Raise ConfigError if a cost is missing or no number of 0 or more, or a class is unknown.
+    """
+
+    def name_keys(values: Any) -> dict[str, Any]:
+        return {str(name): value for name, value in values.items()} if isinstance(values, dict) else {}
+
+    def refuse(fault: str) -> NoReturn:
+        raise ConfigError(
+            f"costs={file}: {fault}.",
+            f"Expected for each of {', '.join(classes)} the costs, 0 or more, of answering it by true class, such as",
+            f"{{{classes[0]}: {{{classes[1]}: 5, ...}}, ..., {ABSTAIN}: 1}}",
+        )
+
+    def read(cost: Any, where: str) -> float:
+        if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < math.inf:
+            refuse(f"{where} is {'missing' if cost is None else cost}")
+        return float(cost)
+
+    stated = name_keys(read_yaml(file))
+    rows = {name: {name: 0, **name_keys(stated.get(name))} for name in classes}
+    unknown = set(stated) - {*classes, ABSTAIN} | {true for row in rows.values() for true in row} - set(classes)
+    if unknown:
+        refuse(f"{min(unknown)} is no class of the run")
+    costs = [[read(row.get(true), f"{name}: {{{true}: ...}}") for true in classes] for name, row in rows.items()]
+    return np.array([*costs, [read(stated.get(ABSTAIN), ABSTAIN)] * len(classes)])

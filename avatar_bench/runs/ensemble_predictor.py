@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.inference.prediction_table import EMBEDDING
-from avatar_bench.inference.predictor import DatasetPredictor, compute_logarithms
+from avatar_bench.inference.predictor import DatasetPredictor, PredictionCache
+from avatar_bench.inference.probabilities import compute_logarithms
 from avatar_bench.metrics.averaging import AveragingWeights, average_logits
 from avatar_bench.results.predictions import Predictions
-from avatar_bench.runs.prediction_cache import PredictionCache
 
 
 @dataclass(eq=False, kw_only=True)
@@ -30,13 +30,9 @@ class EnsemblePredictor(DatasetPredictor):
     mix: AveragingWeights
 
     def __post_init__(self) -> None:
-        provided = [member.predictor.provides for member in self.members]
-        self.provides = frozenset.intersection(*provided) - {"module"}
-
-    @property
-    def computes_logits(self) -> bool:
-        """Return whether every member computes logits from preprocessed images."""
-        return all(member.predictor.computes_logits for member in self.members)
+        predictors = [member.predictor for member in self.members]
+        self.provides = frozenset.intersection(*(each.provides for each in predictors)) - {"module"}
+        self.computes_logits = all(each.computes_logits for each in predictors)
 
     def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
         """Return which images of a dataset every member has predictions of, (N,)."""
@@ -52,14 +48,11 @@ class EnsemblePredictor(DatasetPredictor):
         """Return the device, the same for all members."""
         return self.members[0].predictor.device
 
-    def predict_dataset(self, dataset: Dataset) -> Predictions:
-        """Average the members' Predictions of a dataset."""
-        return self._combine([member.predict(dataset) for member in self.members])
-
-    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
+    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
         """Average the members' Predictions of a dataset under each variation."""
         varied = [member.predict_variations(dataset, variations) for member in self.members]
-        return [self._combine(each) for each in zip(*varied, strict=True)]
+        ordered = [[one.reorder(self.classes) for one in each] for each in zip(*varied, strict=True)]
+        return [combine_predictions(each, self.mix, self.temperature) for each in ordered]
 
     def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
         """Compute the average of the members' logits, (n, C), see `average_logits`."""
@@ -119,9 +112,6 @@ class EnsemblePredictor(DatasetPredictor):
         orders = [[member.predictor.classes.index(name) for name in self.classes] for member in self.members]
         reordered = [own[:, order] for own, order in zip(logits, orders, strict=True)]
         return average_logits(np.stack(reordered), self.mix).astype(np.float32)
-
-    def _combine(self, predictions: Sequence[Predictions]) -> Predictions:
-        return combine_predictions([one.reorder(self.classes) for one in predictions], self.mix, self.temperature)
 
 
 def combine_predictions(members: Sequence[Predictions], mix: AveragingWeights, temperature: float) -> Predictions:

@@ -47,9 +47,7 @@ def open_run(path: str | Path, **options: Any) -> Run:
 
     Raises CheckpointError if there is none, or if a member of an ensemble is missing or has changed.
     """
-    location = Path(path)
-    folder = location.parent if location.name == ENSEMBLE else location
-    return _open(folder, options) if os.path.isfile(folder / ENSEMBLE) else _open_single(location, options)
+    return _open(Path(path), options)
 
 
 def save_ensemble(folder: Path, description: Mapping[str, Any]) -> Path:
@@ -80,12 +78,12 @@ def describe_ensemble(
 
     `fit` states how the temperature was fitted, and whether it is applied.
     """
-    rows = [
-        (str(run.checkpoint), run.checkpoint_sha256, float(weight), float(own))
-        for run, weight, own in zip(runs, mix.weights, mix.temperatures, strict=True)
+    rows = zip(runs, mix.weights.tolist(), mix.temperatures.tolist(), strict=True)
+    members = [
+        dict(zip(_MEMBER_KEYS, (str(run.checkpoint), run.checkpoint_sha256, weight, own), strict=True))
+        for run, weight, own in rows
         if weight > 0
     ]
-    members = [dict(zip(_MEMBER_KEYS, row, strict=True)) for row in rows]
     stated = {"temperature": float(temperature), "temperature_fit": fit.plain if fit else None}
     return {"kind": kind, "members": members, **stated, "classes": list(classes)}
 
@@ -127,8 +125,8 @@ class CombinedRun(Run):
         members = [member.leakage for member in self.members]
         own = [*([self.images] if self.images else []), *(images for member in members for images in member.own)]
         used = [network for member in members for network in member.used]
-        if self.calibration_images is not None:
-            used.append(UsedImages(self.known_labels, calibration=self.calibration_images))
+        if self.saved_calibration is not None:
+            used.append(UsedImages(self.known_labels, calibration=self.saved_calibration.images))
         return Leakage(used, own, self.allow, copy_search.search_aligned_copies)
 
     @property
@@ -217,10 +215,13 @@ class WeightSoup(CombinedRun):
         return classifier
 
 
-def _open(folder: Path, options: Mapping[str, Any], depth: int = 1) -> CombinedRun:
+def _open(path: Path, options: Mapping[str, Any], depth: int = 0) -> Run:
+    folder = path.parent if path.name == ENSEMBLE else path
+    if not os.path.isfile(folder / ENSEMBLE):
+        return (ImportedRun if is_imported(path) else Run).open(path, **options)
     description = _read(folder)
     shared = {name: value for name, value in options.items() if name not in _SINGLE_RUN_OPTIONS}
-    members = tuple(_open_member(folder, member, shared, depth) for member in description["members"])
+    members = tuple(_open_member(folder, member, shared, depth + 1) for member in description["members"])
     rows = [(float(member["weight"]), float(member["temperature"])) for member in description["members"]]
     mix = AveragingWeights(*np.array(rows).T)
     fields = {"members": members, "mix": mix, "fitted": float(description["temperature"]), **options}
@@ -229,10 +230,6 @@ def _open(folder: Path, options: Mapping[str, Any], depth: int = 1) -> CombinedR
     if description["kind"] == "soup":
         return WeightSoup(*location, **fields)
     return EnsembleRun(*location, **fields, order=tuple(description["classes"]))
-
-
-def _open_single(path: Path, options: Mapping[str, Any]) -> Run:
-    return (ImportedRun if is_imported(path) else Run).open(path, **options)
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -258,12 +255,11 @@ def _open_member(folder: Path, description: Mapping[str, Any], options: Mapping[
     path = Path(os.path.normpath(folder / str(description["run"])))
     if not path.exists():
         raise CheckpointError(f"{folder / ENSEMBLE}: its member {path} is missing.", _REBUILD_HINT)
-    inner = path.parent if path.name == ENSEMBLE else path
-    is_ensemble = (inner / ENSEMBLE).is_file()
+    is_ensemble = path.name == ENSEMBLE or (path / ENSEMBLE).is_file()
     if is_ensemble and depth == MAX_ENSEMBLE_DEPTH:  # an ensemble could also contain itself
         reason = f"{folder / ENSEMBLE}: ensembles of ensembles of ensembles are not supported."
         raise CheckpointError(reason, _REBUILD_HINT)
-    run = _open(inner, options, depth + 1) if is_ensemble else _open_single(path, options)
+    run = _open(path, options, depth)
     if run.checkpoint_sha256 != description["checkpoint_sha256"]:
         raise CheckpointError(f"{folder / ENSEMBLE}: its member {path} has changed since.", _REBUILD_HINT)
     return run

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from avatar_bench.console.memory import retain_freed_memory
-from avatar_bench.inference.precision_autotune import count_workers, tune_inference
+from avatar_bench.console.machine import retain_freed_memory
+from avatar_bench.inference.autotune import choose_runtime, count_workers, tune_inference
 from avatar_bench.inference.prediction_table import DECISION_COLUMNS, list_prediction_columns
 from avatar_bench.inference.resume import refuse_other_columns, refuse_other_run
 from avatar_bench.runs.ensembles import open_run
-from avatar_bench.runs.run import Run, set_threads
-from avatar_bench.runs.runtime_autotune import choose_runtime
-from avatar_bench.runs.view_choice import set_view
+from avatar_bench.runs.run import Run, set_threads, set_view
 
 if TYPE_CHECKING:
     import pandas as pd

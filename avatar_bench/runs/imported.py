@@ -19,7 +19,7 @@ from avatar_bench.errors import CheckpointError, DataError
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
 from avatar_bench.inference.detectors import CONTENTS, open_detector
 from avatar_bench.inference.predictor import DatasetPredictor
-from avatar_bench.inference.score_scale import ScoreScale
+from avatar_bench.inference.probabilities import ScoreScale
 from avatar_bench.models.card_schema import find_class_fault, find_setting_fault
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.reasons import Reason
@@ -145,28 +145,25 @@ def write_training_images(file: Path, target: Path) -> Dataset:
 
     Of a manifest that states splits, these are the images of train. Raise DataError if the file is neither.
     """
-    images = _read_training_images(file)
-    kept = images.frame["split"].isin(["train", ""])
-    images = Dataset("trained_on", images.root.absolute(), images.frame[kept].assign(split="train"))
-    write_split(images, target)
-    return images
-
-
-def _read_training_images(file: Path) -> Dataset:
     if file.suffix.lower() == ".csv":
         frame = read_user_table(file, [], DATASET_COLUMNS)
-        if "sha256" not in frame:
-            return read_manifest(file, "trained_on", ["path"])
     else:
         try:
             frame = pd.DataFrame({"sha256": file.read_text(encoding="utf-8").split()})
         except (OSError, ValueError) as error:
             raise DataError(f"trained_on={file} cannot be read: {error}.") from error
-    frame = frame.reindex(columns=DATASET_COLUMNS, fill_value="")
-    frame["sha256"] = frame["sha256"].str.lower()
-    if frame.empty or not frame["sha256"].str.fullmatch("[0-9a-f]{64}").all():
-        raise DataError(
-            f"trained_on={file} is no list of SHA-256.",
-            "Expected a manifest (.csv with a column path or sha256), or a text file with 64 hex digits per image.",
-        )
-    return Dataset("trained_on", file.parent, frame)
+    if "sha256" in frame:
+        frame = frame.reindex(columns=DATASET_COLUMNS, fill_value="")
+        frame["sha256"] = frame["sha256"].str.lower()
+        if frame.empty or not frame["sha256"].str.fullmatch("[0-9a-f]{64}").all():
+            raise DataError(
+                f"trained_on={file} is no list of SHA-256.",
+                "Expected a manifest (.csv with a column path or sha256), or a text file with 64 hex digits per image.",
+            )
+        images = Dataset("trained_on", file.parent, frame)
+    else:
+        images = read_manifest(file, "trained_on", ["path"])
+    kept = images.frame["split"].isin(["train", ""])
+    images = Dataset("trained_on", images.root.absolute(), images.frame[kept].assign(split="train"))
+    write_split(images, target)
+    return images

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from avatar_bench.config.entries import explain_missing, find_entries, find_entry
 from avatar_bench.console.terminal import escape_control_characters, print_line
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.files.atomic_write import write_text
@@ -146,20 +147,23 @@ class ListedRun:
     @property
     def macro_f1(self) -> str:
         """Return val macro-F1 with four decimals, or a dash."""
-        metrics = self.data.get("metrics")
-        return _format_number(metrics.get(METRIC) if isinstance(metrics, dict) else None, ".4f")
+        return self._format(".4f", "metrics", METRIC)
 
     @property
     def n_val(self) -> str:
         """Return the number of val images, or a dash."""
-        split = self.data.get("split")
-        counts = split.get("counts") if isinstance(split, dict) else None
-        return _format_number(counts.get("val") if isinstance(counts, dict) else None, ".0f")
+        return self._format(".0f", "split", "counts", "val")
 
     @property
     def seconds(self) -> str:
         """Return the duration of the run in whole seconds, or a dash."""
-        return _format_number(self.data.get("seconds"), ".0f")
+        return self._format(".0f", "seconds")
+
+    def _format(self, form: str, *keys: str) -> str:
+        value: Any = self.data
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return format(value, form) if isinstance(value, int | float) else "-"
 
     def choice(self, group: str, key: str) -> str:
         """Return a name from run.json, else from the run's config.yaml, else a dash."""
@@ -254,19 +258,41 @@ def find_runs(root: Path) -> list[Path]:
     return sorted(runs, key=lambda folder: (records[folder].get("started", ""), str(folder)))
 
 
-def find_newest_run(root: Path) -> Path:
-    """Find the newest run folder below `root` with a best checkpoint; raise CheckpointError if there is none."""
+def choose_newest_run(root: Path = Path("runs")) -> Path:
+    """Return the newest run folder below `root` with a best checkpoint and name it on stderr.
+
+    Raise CheckpointError if there is none.
+    """
     runs = [folder for folder in find_runs(root) if (folder / "checkpoints" / BEST_CHECKPOINT).is_file()]
     if not runs:
         raise CheckpointError(f"There is no run with a checkpoint below {root}/.", "Train one first, or set ckpt=RUN")
+    print_line(f"ckpt={runs[-1]} (the newest run)", file=sys.stderr)
     return runs[-1]
 
 
-def choose_newest_run() -> Path:
-    """Return the newest run below runs/ and name it on stderr; raise CheckpointError if there is none."""
-    newest = find_newest_run(Path("runs"))
-    print_line(f"ckpt={newest} (the newest run)", file=sys.stderr)
-    return newest
+def choose_run(ckpt: str | None) -> Path:
+    """Return the path of the run that ckpt= names, by default of the newest; raise CheckpointError if it is no run."""
+    path = locate_run(ckpt) if ckpt else choose_newest_run()
+    check_run(path)  # fail before torch is loaded
+    return path
+
+
+def locate_run(place: str, option: str = "ckpt") -> Path:
+    """Return a path, or the folder of the run at an address such as hf:OWNER/NAME, fetched by the entry of its prefix.
+
+    Raise ConfigError, with the name of the plug-in, if the entry is of one that is not there.
+    """
+    if not is_run_address(place):
+        return Path(place)
+    entry = find_entry("run_address", place.partition(":")[0], f"{option}={place}")
+    with entry.explain_failure():
+        return Path(entry.load().fetch_run(place, option))
+
+
+def is_run_address(text: str) -> bool:
+    """Return whether a text begins as the addresses of an entry do, or of a plug-in that is not there."""
+    prefix, colon, _ = text.partition(":")
+    return bool(colon) and (prefix in find_entries("run_address") or explain_missing("run_address", prefix) is not None)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -319,13 +345,17 @@ def _refuse_constant(word: str) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read a run folder's config.yaml as plain values; return {} if it is missing or unreadable."""
+    """Read a run folder's config.yaml as plain values; return {} if it is missing or unreadable.
+
+    Raise ConfigError if it names code to run.
+    """
+    from avatar_bench.config.validation import check_run_config
     from avatar_bench.files.yaml_io import read_yaml  # imports yaml, which most commands do without
 
+    config = None
     with suppress(ConfigError):
         config = read_yaml(folder / "config.yaml")
-        return config if isinstance(config, dict) else {}
-    return {}
+    return check_run_config(config, folder / "config.yaml") if isinstance(config, dict) else {}
 
 
 def flatten_options(values: Any, key: str = "") -> dict[str, Any]:
@@ -341,7 +371,3 @@ def format_table(rows: Sequence[tuple[str, ...]]) -> str:
     rows = [tuple(map(escape_control_characters, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def _format_number(value: Any, form: str) -> str:
-    return format(value, form) if isinstance(value, int | float) else "-"

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 import avatar_bench
 from avatar_bench.console.terminal import escape_control_characters
@@ -27,6 +25,7 @@ from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.splits import name_origins, refuse_changed_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, GuardError
+from avatar_bench.files.csv_io import read_csv
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import find_table
@@ -38,17 +37,16 @@ from avatar_bench.inference.prediction_table import (
     list_prediction_columns,
     merge_probabilities,
 )
-from avatar_bench.inference.predictor import DatasetPredictor, ForeignPredictor, Predictor
+from avatar_bench.inference.predictor import DatasetPredictor, ForeignPredictor, PredictionCache, Predictor
 from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.metrics.units import encode
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.models.model_card import Card
-from avatar_bench.results.notebook_display import format_pairs
+from avatar_bench.results.display import format_pairs
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import AGAINST_FOLDER, METRICS_FILE, Result
-from avatar_bench.results.view import View
-from avatar_bench.runs.prediction_cache import PredictionCache
+from avatar_bench.results.view import View, read_views
 from avatar_bench.runs.record import (
     BEST_CHECKPOINT,
     METRIC,
@@ -110,7 +108,10 @@ class Run:
         Raises CheckpointError if there is none.
         """
         checkpoint, folder = locate_checkpoint(Path(path))
-        return cls(checkpoint, folder, read_record(folder) if folder else {}, **options)
+        run = cls(checkpoint, folder, read_record(folder) if folder else {}, **options)
+        if folder:
+            run.config = read_config(folder)  # refuses one that names code to run
+        return run
 
     @classmethod
     def from_predictor(cls, predictor: Predictor, folder: Path | None = None, **options: Any) -> Run:
@@ -251,8 +252,7 @@ class Run:
 
         Raise CheckpointError if it is damaged or belongs to another checkpoint.
         """
-        found = self._read_calibration()
-        return None if found is None or found.by == BY_TRAIN else self._check_calibration(found)
+        return self._read_calibration(with_decisions=False)
 
     @cached_property
     def decision_calibration(self) -> SavedCalibration | None:
@@ -260,21 +260,20 @@ class Run:
 
         None and errors are those of `saved_calibration`.
         """
-        found = self._read_calibration(with_decisions=True)
-        return None if found is None else self._check_calibration(found)
+        return self._read_calibration(with_decisions=True)
 
-    def _read_calibration(self, with_decisions: bool = False) -> SavedCalibration | None:
+    def _read_calibration(self, with_decisions: bool) -> SavedCalibration | None:
         if self.folder is None or self.is_other_checkpoint:
             return None
-        return read_calibration(self.folder, with_decisions)
-
-    def _check_calibration(self, found: SavedCalibration) -> SavedCalibration:
-        if found.checkpoint_sha256 != self.checkpoint_sha256:
+        saved = read_calibration(self.folder, with_decisions)
+        if saved is None or (saved.by == BY_TRAIN and not with_decisions):
+            return None
+        if saved.checkpoint_sha256 != self.checkpoint_sha256:
             raise CheckpointError(
                 f"{self.folder}/{CALIBRATION} was fitted on another checkpoint than that of the run.",
                 "Calibrate the run again (avatar-bench calibrate), or delete the file.",
             )
-        return found
+        return saved
 
     @property
     def seed(self) -> int:
@@ -319,11 +318,6 @@ class Run:
         return self._read_list(TRAINED_ON, "trained_on", "that it was trained on")
 
     @property
-    def calibration_images(self) -> Dataset | None:
-        """Return the images that `calibrate` was fitted on; None if there are none."""
-        return self.saved_calibration.images if self.saved_calibration else None
-
-    @property
     def unknown_training(self) -> Reason | None:
         """Return a warning if the images used in training are unknown, so that overlap with them is not found."""
         is_known = self.images is not None or self.trained_on is not None
@@ -343,7 +337,7 @@ class Run:
             self.images,
             self.pretraining,
             self.trained_on,
-            self.calibration_images,
+            self.saved_calibration.images if self.saved_calibration else None,
             is_val_used=not self.record.get("probe"),  # its C is chosen on training images
         )
         own = [self.images] if self.images else []
@@ -443,22 +437,18 @@ class Run:
         Raises GuardError if the dataset has labels outside the run's classes, or overlaps with training images. In a
         view, the whole data set is predicted, so that nothing is computed again for another view.
         """
-        merged = self._merge(self.own_predictions(dataset), dataset)
-        return _state_origins(merged, self._find_new_origins(dataset))
+        return self._present([self.cache.predict(self._admit(dataset))], dataset)[0]
 
     def own_predictions(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of a dataset in the network's own classes, which no view merges."""
-        return self._select(self.cache.predict(self._admit(dataset)), dataset)
+        return _select(self.cache.predict(self._admit(dataset)), dataset)
 
     def variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
         """Return the Predictions of a dataset under each variation, without embeddings; cached like `predictions`.
 
         Each image is decoded once for several variations. Raises the same errors as `predictions`.
         """
-        whole = self._admit(dataset)
-        found = self.cache.predict_variations(whole, variations)
-        origins = self._find_new_origins(dataset)
-        return [_state_origins(self._merge(self._select(one, dataset), dataset), origins) for one in found]
+        return self._present(self.cache.predict_variations(self._admit(dataset), variations), dataset)
 
     def calibration(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of the calibration half of val, the only data for fitting when `dataset` is evaluated.
@@ -468,8 +458,7 @@ class Run:
         """
         held_out = self._require_split("calibration")
         self.leakage.refuse_overlap_with_fit(dataset, held_out)
-        whole = self._admit(held_out, is_fitting=True)
-        return self._merge(self._select(self.cache.predict(whole), held_out), held_out)
+        return self._present([self.cache.predict(self._admit(held_out, is_fitting=True))], held_out)[0]
 
     def training(self) -> Predictions:
         """Return the Predictions of the training images, for statistics of in-domain data.
@@ -531,7 +520,7 @@ class Run:
         """
         if self.folder is None:
             raise CheckpointError(f"{self.checkpoint} is not in a run folder, so it has no results.")
-        folder = self.folder / "evaluation" / self._name_folder(name) / block
+        folder = self.folder / "evaluation" / self.view.name_set(make_folder_name(name)) / block
         if not (folder / METRICS_FILE).is_file():
             raise DataError(
                 f"{folder} has no result of {block} on {name}.", f'Evaluate it first: run.evaluate("{block}", ...).'
@@ -540,16 +529,16 @@ class Run:
 
     def saved(self, block: str, name: str) -> Result | None:
         """Read the Result of a block on a set; None if it is missing, damaged, or of other weights or calibration."""
-        folder = self._results_path
-        result = Result.load_if_complete(folder / self._name_folder(name) / block) if folder else None
+        folder = self._find_results(name)
+        result = Result.load_if_complete(folder / block) if folder else None
         own = {"checkpoint_sha256": self.checkpoint_sha256, "calibration_sha256": self.calibration_sha256}
         ours = result is not None and all(result.provenance.get(key) == digest for key, digest in own.items())
         return result if ours else None
 
     def hash_results(self, name: str) -> dict[str, str]:
         """Compute the SHA-256 of the metrics.json of each block saved for a set, by the block's name."""
-        folder = self._results_path
-        files = sorted((folder / self._name_folder(name)).glob("[!.]*/metrics.json")) if folder else []
+        folder = self._find_results(name)
+        files = sorted(folder.glob(f"[!.]*/{METRICS_FILE}")) if folder else []
         digests = {file.parent.name: sha256_of_file(file) for file in files}
         return {block: digest for block, digest in digests.items() if block != AGAINST_FOLDER}
 
@@ -560,10 +549,10 @@ class Run:
 
     @cached_property
     def history(self) -> pd.DataFrame | None:
-        """Return the run's metrics.csv, one row per epoch; None if it is missing or unreadable."""
+        """Return the metrics.csv of the run, a row per epoch; None if it is missing or unreadable."""
         file = self.folder / "metrics.csv" if self.folder else None
         try:
-            return pd.read_csv(file) if file and file.is_file() else None
+            return read_csv(file) if file and file.is_file() else None
         except (OSError, ValueError):
             return None
 
@@ -583,9 +572,10 @@ class Run:
             )
         return read_split(file, Path(str(stated.get("root"))))
 
-    @property
-    def _results_path(self) -> Path | None:
-        return self.results_folder or (self.folder and self.folder / "evaluation")
+    def _find_results(self, name: str) -> Path | None:
+        """Return the folder of the Results on a set; None for a run without a folder."""
+        root = self.results_folder or (self.folder and self.folder / "evaluation")
+        return root and root / self.view.name_set(make_folder_name(name))
 
     @property
     def _keeps_classes(self) -> bool:
@@ -599,26 +589,24 @@ class Run:
         self.asked[dataset.whole.fingerprint] = dataset.whole.name
         return dataset.whole
 
-    def _select(self, predictions: Predictions, dataset: Dataset) -> Predictions:
-        """Return the Predictions of a data set from those of the whole one."""
-        return predictions.take(dataset.origin[1]) if dataset.origin else predictions
+    def _present(self, computed: Sequence[Predictions], dataset: Dataset) -> list[Predictions]:
+        """Return the Predictions of a data set, from those of the whole one, with the classes of the view.
 
-    def _merge(self, predictions: Predictions, dataset: Dataset) -> Predictions:
-        """Return the Predictions of a data set with the classes of the view."""
-        if self._keeps_classes and not dataset.origin:
-            return predictions
-        targets = encode_targets(dataset, self.classes)  # of the view, whose classes may have the names of the run's
-        return (
-            replace(predictions, targets=targets)
-            if self._keeps_classes
-            else predictions.merge(self.merged_classes, targets)
-        )
-
-    def _find_new_origins(self, dataset: Dataset) -> NDArray[np.intp] | None:
-        """Return the codes of the images' origins, (N,); None unless most are of sources that training has not used."""
+        They state the origins of the images unless most are of sources that training has used.
+        """
+        found = [_select(each, dataset) for each in computed]
+        if dataset.origin or not self._keeps_classes:
+            # of the view, whose classes may have the names of the run's
+            targets = encode_targets(dataset, self.classes)
+            if self._keeps_classes:
+                found = [replace(each, targets=targets) for each in found]
+            else:
+                found = [each.merge(self.merged_classes, targets) for each in found]
         origins = self.name_origins(dataset)
         known = origins[origins != ""]
-        return encode(origins) if len(known) and known.isin(self.seen_origins).mean() < 0.5 else None
+        if len(known) and known.isin(self.seen_origins).mean() < 0.5:
+            found = [replace(each, origins=encode(origins)) for each in found]
+        return found
 
     def name_origins(self, dataset: Dataset) -> pd.Series:
         """Return the source of each image, those of one publisher joined; "" where it is unknown."""
@@ -637,9 +625,6 @@ class Run:
         if used is None:
             return frozenset()
         return frozenset(self.name_origins(used.take(used.frame["split"] != "test"))) - {""}
-
-    def _name_folder(self, name: str) -> str:
-        return self.view.name_set(make_folder_name(name))
 
     @property
     def _other_paths(self) -> dict[str, str]:
@@ -684,11 +669,59 @@ class Run:
         return self.dataset(split)
 
 
-def _state_origins(predictions: Predictions, origins: NDArray[np.intp] | None) -> Predictions:
-    return predictions if origins is None else replace(predictions, origins=origins)
+def _select(predictions: Predictions, dataset: Dataset) -> Predictions:
+    """Return the Predictions of a data set from those of the whole one."""
+    return predictions.take(dataset.origin[1]) if dataset.origin else predictions
 
 
 def set_threads(threads: int | None) -> None:
     """Set torch's number of threads; None keeps torch's default."""
     if threads:
         torch.set_num_threads(threads)
+
+
+def set_view(runs: Sequence[Run], name: str | None, classes: Mapping[str, Any]) -> View:
+    """Set the view of every run and return it: the named one, or the finest in which every run has the same classes.
+
+    If there is none, every class is as it is. Raise ConfigError if a run cannot answer the view.
+    """
+    if name is not None:
+        view = View.parse(name, classes)
+        for run in runs:
+            if view.assign(run.meanings) is None:
+                raise ConfigError(_explain_unanswerable(run, view), _list_answerable(run))
+    else:
+        view, has_plain = View(), _can_answer(runs, View())
+        if not has_plain or len({frozenset(run.known_labels) for run in runs}) > 1:
+            found = [each for each in read_views().values() if each.classes and _can_answer(runs, each)]
+            if not found and not has_plain:
+                names = ", ".join(run.label or run.name for run in runs)
+                raise ConfigError(
+                    f"There is no view that {names} can answer.",
+                    f"{runs[0].label or runs[0].name}: {_list_answerable(runs[0])}",
+                    "Add one to view/ of your own folder: -cd DIR",
+                )
+            view = found[0] if found else view
+    for run in runs:
+        run.view = view
+    return view
+
+
+def _can_answer(runs: Sequence[Run], view: View) -> bool:
+    return all(view.assign(run.meanings) is not None for run in runs)
+
+
+def _explain_unanswerable(run: Run, view: View) -> str:
+    """Return why a run cannot answer a view: one of its classes stands for several of the view, or one is missing."""
+    name = run.label or run.name
+    for own, stands_for in run.meanings.items():
+        if len({view.find_class(each) for each in stands_for}) > 1:
+            return f"view={view.name}: {name} cannot answer it, since its class {own} is {' or '.join(stands_for)}."
+    known = {view.find_class(each) for stands_for in run.meanings.values() for each in stands_for}
+    missing = next(each for each in view.classes if each not in known)
+    return f"view={view.name}: {name} cannot answer it, since it does not know the class {missing}."
+
+
+def _list_answerable(run: Run) -> str:
+    names = [f"view={view.name}" for view in read_views().values() if _can_answer([run], view)]
+    return f"It can answer {', '.join(names)}." if names else "It can answer no view."

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -19,10 +19,11 @@ from avatar_bench.console.progress import track
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import list_files, read_dataset
 from avatar_bench.data.decoding import decode
-from avatar_bench.data.fingerprints import fingerprint_files
+from avatar_bench.data.duplicates import ImageSet
+from avatar_bench.data.fingerprints import Fingerprint, fingerprint_files
 from avatar_bench.data.splits import DEFAULT_FOLDS, SplitPlan
 from avatar_bench.errors import ConfigError, DataError, GuardError, OutputError, suggest_names
-from avatar_bench.files.atomic_write import remove_parts
+from avatar_bench.files.atomic_write import remove_parts, write_text
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.lock import shared_lock
 from avatar_bench.files.output_folder import refuse_foreign_folder
@@ -38,13 +39,12 @@ from avatar_bench.sources.dataset_files import (
     read_recipe,
     read_sides,
     summarise_dataset,
-    write_recipe,
     write_tables,
 )
 from avatar_bench.sources.reader import Source, SourceJob, hash_state, open_reader, read_images
 from avatar_bench.sources.readers.package import download_packages
 from avatar_bench.sources.refusals import OtherSet, Sides
-from avatar_bench.sources.store import SourceJournal, StoreOptions, delete_images, list_unwanted, store_image
+from avatar_bench.sources.store import SourceJournal, delete_images, list_unwanted, store_image
 
 RECIPE_VERSION = 2  # of the image processing; to increase when stored images would change
 MAX_REMOVED = 10  # images that an update may remove without allow=[removed]
@@ -53,23 +53,17 @@ _ROWS_PER_PART = 2_000  # of a table of images, while it is read: as rows they n
 THREADS = min(8, os.cpu_count() or 1)  # for reading, decoding and hashing
 
 
-@dataclass(frozen=True)
-class DatasetRecipe:
-    """Sources of a dataset and how to combine them.
+@dataclass(frozen=True, kw_only=True)
+class DatasetRecipe(CurationRules):
+    """Sources of a dataset, with the rules for selecting their images.
 
-    `sources` maps names to the yaml of conf/source; those in `blind` form its external test set, those in `ood` the
-    out-of-domain set of each name. `equalise` is "jpeg", or None to keep files unchanged. `against` maps names to
-    folders or manifests whose images the dataset must not contain.
+    `sources` maps names to the yaml of conf/source. `equalise` is "jpeg", or None to keep files unchanged. `against`
+    maps names to folders or manifests whose images the dataset must not contain.
     """
 
     sources: Mapping[str, Source]
-    blind: tuple[str, ...] = ()
     equalise: str | None = None
     against: Mapping[str, str] = field(default_factory=dict)
-    per_class: int | None = None
-    per_source: int | None = None
-    plan: SplitPlan = field(default_factory=lambda: SplitPlan(by="group"))
-    ood: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Return the recipe as JSON values; `ood` is omitted if empty, for datasets of earlier versions."""
@@ -95,15 +89,13 @@ def ensure_demo(data: Mapping[str, Any]) -> DatasetSummary:
     """
     own = data.get("prepare") or {}
     recipe = DatasetRecipe(
-        data["sources"],
-        tuple(data["blind_sources"]),
-        own.get("equalise"),
+        sources=data["sources"],
+        blind=tuple(data["blind_sources"]),
+        equalise=own.get("equalise"),
         plan=SplitPlan(by="group", folds=own.get("folds") or DEFAULT_FOLDS),
         ood={name: tuple(sources) for name, sources in (data.get("ood_sources") or {}).items()},
     )
-    if data.get("root"):
-        return build_dataset(recipe, Path(data["root"]))
-    return build_dataset(recipe, demo_root(), afresh=True)
+    return build_dataset(recipe, Path(data.get("root") or demo_root()), afresh=not data.get("root"))
 
 
 def build_dataset(
@@ -134,7 +126,7 @@ def build_dataset(
             earlier = {} if afresh else read_sides(out)
             curated, removed = _assemble(out, recipe, states, earlier, update, afresh or allow_removed)
             write_tables(out, recipe.sources, curated, earlier)
-            write_recipe(out, wanted)
+            write_text(out / RECIPE_FILE, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
             _print_notes(curated)
     except OSError as error:
         reason = f"{out} cannot be written: {error.strerror or error}"
@@ -213,11 +205,17 @@ def _assemble(
     remove_parts(out / "images")
     download_packages([open_reader(name, source) for name, source in recipe.sources.items()])
     journals = {name: _store_source(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
-    unwanted = _list_unwanted(out, journals, allow_removed)
-    rules = CurationRules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan, recipe.ood)
+    stored = (row["path"] for journal in journals.values() for row in journal.rows if "path" in row)
+    unwanted = list_unwanted((out / WORK_FOLDER).glob("*.jsonl"), out, set(stored))
+    lost = sorted(filter(None, unwanted.values()))
+    if len(lost) > MAX_REMOVED and not allow_removed:
+        raise GuardError(
+            f"{out}: {len(lost)} of its images are no longer in their sources, such as {lost[0]}.",
+            "Nothing was removed. Restore the sources, or remove the images with allow=[removed]",
+        )
     others = [_read_other_set(name, Path(path)) for name, path in recipe.against.items()]
     # the table is no variable here, so that its columns are forgotten as soon as they are not needed
-    curated = curate(_tabulate(recipe, journals), rules, lambda path: decode(out / path), others, earlier)
+    curated = curate(_tabulate(recipe, journals), recipe, lambda path: decode(out / path), others, earlier)
     refused = [(f"{name}: {file}", reason) for name in recipe.sources for file, reason in _list_refused(journals[name])]
     curated.refused = refused + curated.refused
     if curated.frame["blind"].all():
@@ -228,28 +226,7 @@ def _assemble(
     for file in (out / WORK_FOLDER).glob("*.jsonl"):
         if file.stem not in recipe.sources:
             file.unlink()
-    return curated, sum(map(bool, unwanted.values()))
-
-
-def _list_unwanted(out: Path, journals: Mapping[str, SourceJournal], allow_removed: bool) -> dict[str, str]:
-    """Return the images to delete, with the names of those that are lost; raise GuardError if too many are lost."""
-    wanted = {row["path"] for journal in journals.values() for row in journal.rows if "path" in row}
-    unwanted = list_unwanted((out / WORK_FOLDER).glob("*.jsonl"), out, wanted)
-    lost = sorted(filter(None, unwanted.values()))
-    if len(lost) > MAX_REMOVED and not allow_removed:
-        raise GuardError(
-            f"{out}: {len(lost)} of its images are no longer in their sources, such as {lost[0]}.",
-            "Nothing was removed. Restore the sources, or remove the images with allow=[removed]",
-        )
-    return unwanted
-
-
-def _check_held_out_sources(recipe: DatasetRecipe, stored: pd.DataFrame) -> None:
-    known = sorted(set(stored["source"]) | set(recipe.sources))
-    if unknown := sorted(set(recipe.held_out_sources) - set(known)):
-        option = "blind" if unknown[0] in recipe.blind else "ood"
-        reason = f"{option}: there is no source {unknown[0]!r}{suggest_names(unknown[0], known)}"
-        raise ConfigError(reason, f"There are: {', '.join(known)}")
+    return curated, len(lost)
 
 
 def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, update: bool) -> SourceJournal:
@@ -266,8 +243,7 @@ def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, updat
     place.mkdir(parents=True, exist_ok=True)
     refused: list[tuple[str, str]] = []
     job = SourceJob(name, source, place, {row["name"] for row in journal.rows}, refused)
-    options = StoreOptions(name, source["label"], recipe.equalise, bool(source.get("rasterise")))
-    rows = _map_in_order(lambda image: store_image(image, options, out), read_images(job))
+    rows = _map_in_order(lambda image: store_image(image, name, source, recipe.equalise, out), read_images(job))
     for row in track(rows, name):
         journal.add(row)
     if not any("path" in row for row in journal.rows):
@@ -306,7 +282,11 @@ def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> p
             own.append(pd.DataFrame(several))
         parts.append(pd.concat(own).sort_values("origin", kind="stable"))
     table = pd.concat(parts, ignore_index=True).astype(dict.fromkeys(SHARED_COLUMNS, "category"))
-    _check_held_out_sources(recipe, table)
+    known = sorted(set(table["source"]) | set(recipe.sources))
+    if unknown := sorted(set(recipe.held_out_sources) - set(known)):
+        option = "blind" if unknown[0] in recipe.blind else "ood"
+        reason = f"{option}: there is no source {unknown[0]!r}{suggest_names(unknown[0], known)}"
+        raise ConfigError(reason, f"There are: {', '.join(known)}")
     return table
 
 
@@ -330,11 +310,9 @@ def _read_other_set(name: str, path: Path) -> OtherSet:
     dataset = read_dataset(path, name)
     prints = fingerprint_files(list_files(dataset))
     rows = [row for row, found in enumerate(prints) if not isinstance(found, DataError)]
-    frame = dataset.frame.iloc[rows]
-
-    paths, labels, sha256s = (frame[column].tolist() for column in ("path", "label", "sha256"))
-    fingerprints: list[Any] = [prints[row] for row in rows]
-    return OtherSet(name, paths, labels, sha256s, fingerprints, lambda row: dataset.image(rows[row]))
+    frame, fingerprints = dataset.frame.iloc[rows], cast("list[Fingerprint]", [prints[row] for row in rows])
+    images = ImageSet.of(frame["sha256"], fingerprints, lambda row: dataset.image(rows[row]))
+    return OtherSet(name, frame["path"].tolist(), frame["label"].tolist(), images)
 
 
 def _print_notes(curated: CurationResult) -> None:

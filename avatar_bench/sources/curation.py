@@ -37,7 +37,7 @@ class CurationRules:
     blind: tuple[str, ...] = ()
     per_class: int | None = None
     per_source: int | None = None
-    plan: SplitPlan = field(default_factory=SplitPlan)
+    plan: SplitPlan = field(default_factory=lambda: SplitPlan(by="group"))
     ood: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -95,8 +95,7 @@ def _find_matches(
     """Find the copies within the images, and the rows that are in another set too, each with the first match."""
     shared: dict[int, tuple[OtherSet, Match]] = {}
     for other in others:
-        theirs = ImageSet.of(other.sha256s, other.fingerprints, other.image)
-        for match in find_matches_between(images, theirs):
+        for match in find_matches_between(images, other.images):
             shared.setdefault(match.left, (other, match))
     return find_matches(images), shared
 

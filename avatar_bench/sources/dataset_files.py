@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from avatar_bench.data.dataset import OOD_PREFIX, make_ood_path
-from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.files.table_io import read_table, write_table
 from avatar_bench.sources.curation import CurationResult
@@ -22,7 +21,7 @@ MANIFEST_COLUMNS = (
     *("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", "width", "height"),
     *("format", "jpeg_quality", "licence", "author", "url", "source_file"),
 )
-RECIPE_FILE, RECIPE_KEYS = "recipe.json", ("version", "recipe", "states")
+RECIPE_FILE, RECIPE_KEYS = "recipe.json", ("version", "recipe", "states")  # written last: it marks a finished set
 WORK_FOLDER = ".prepare"  # journals, downloads, sides and the lock
 SIDES_FILE = f"{WORK_FOLDER}/sides.csv"
 DESCRIPTION_COLUMNS = DESCRIPTION_KEYS[1:]  # without the label, which images may state themselves
@@ -61,11 +60,6 @@ def read_recipe(out: Path) -> dict[str, Any] | None:
         return dict(json.loads((out / RECIPE_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def write_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
-    """Write the recipe, which marks the dataset as finished."""
-    write_text(out / RECIPE_FILE, json.dumps(recipe, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_sides(out: Path) -> Sides:
@@ -129,11 +123,8 @@ def _tabulate_sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
 
 def summarise_dataset(out: Path, built: bool) -> DatasetSummary:
     """Count the images of a dataset from its files."""
-    counts = [
-        read_table(out / file, ["label"], texts=None)["label"].value_counts(sort=False)
-        for file in ("manifest.csv", "blind.csv")
-    ]
-    seen, blind = ({str(label): int(number) for label, number in count.sort_index().items()} for count in counts)
+    labels = (read_table(out / file, ["label"], texts=None)["label"] for file in ("manifest.csv", "blind.csv"))
+    seen, blind = ({str(label): int(n) for label, n in column.value_counts().sort_index().items()} for column in labels)
     ood = {name: len(read_table(file, ["path"], texts=None)) for name, file in list_ood_files(out).items()}
     pairs = read_csv(out / "duplicates.csv")
     copies = pairs["kind"].isin(EXACT_KINDS) & ~pairs["conflict"].astype(bool)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -53,20 +53,6 @@ class Host:
     free_at: float = 0.0  # on the monotonic clock
     responded: bool = False
     failure: str = ""  # why no more requests are sent
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def take_turn(self, pause: float) -> float:
-        """Reserve the next time for a request and return the seconds until then."""
-        with self.lock:
-            now = time.monotonic()
-            start = max(now, self.free_at)
-            self.free_at = start + pause
-            return start - now
-
-    def delay(self, seconds: float) -> None:
-        """Delay all requests to this server for some seconds."""
-        with self.lock:
-            self.free_at = max(self.free_at, time.monotonic() + seconds)
 
 
 class DownloadError(Exception):
@@ -96,7 +82,11 @@ class Downloader:
 
     def fetch(self, address: Address) -> Path:
         """Return the file at an address, downloaded unless it exists already; raise DownloadError on failure."""
-        url = _parse_url(address.url)
+        url = urlsplit("")
+        with suppress(ValueError):
+            url = urlsplit(address.url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise DownloadError("not an http or https URL")
         name = sha256_of_text(repr(tuple(address)))[:24]
         target = self.place / f"{name}{Path(url.path).suffix[:8]}"
         if target.is_file():
@@ -118,7 +108,10 @@ class Downloader:
         for attempt in count(1):
             if host.failure:
                 raise DownloadError(host.failure)
-            self._wait(host.take_turn(self.options.pause))
+            with self._lock:
+                start = max(time.monotonic(), host.free_at)
+                host.free_at = start + self.options.pause
+            self._wait(start - time.monotonic())
             try:
                 self._request(url, part, host)
                 return
@@ -127,8 +120,9 @@ class Downloader:
                     place = urlsplit(url).netloc.rpartition("@")[2]  # without user name and password
                     host.failure = "" if host.responded else f"{place} cannot be reached: {error}"
                     raise DownloadError(f"{error}, {attempt} attempts") from error
-                if error.wait is not None:
-                    host.delay(error.wait)
+                if error.wait is not None:  # of all requests to this server
+                    with self._lock:
+                        host.free_at = max(host.free_at, time.monotonic() + error.wait)
                 self._wait(error.wait if error.wait is not None else BACKOFF_SECONDS * 2 ** (attempt - 1))
 
     def _wait(self, seconds: float) -> None:
@@ -215,14 +209,6 @@ def _make_pool(options: RequestOptions, proxy: str | None) -> urllib3.PoolManage
     if proxy is None:
         return urllib3.PoolManager(**settings)
     return urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", **settings)
-
-
-def _parse_url(address: str) -> SplitResult:
-    with suppress(ValueError):
-        url = urlsplit(address)
-        if url.scheme in ("http", "https") and url.hostname:
-            return url
-    raise DownloadError("not an http or https URL")
 
 
 def _tag_file(part: Path) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 from avatar_bench.config.entries import describe_folders, find_entries, find_entry
@@ -14,13 +16,37 @@ from avatar_bench.data import user_tables
 from avatar_bench.data.folders import SPLIT_FOLDERS
 from avatar_bench.errors import ConfigError, DataError, suggest_names
 from avatar_bench.files.hashes import sha256_of_text
-from avatar_bench.sources.source_image import SourceImage
 
 Source = Mapping[str, Any]  # a yaml of conf/source
+CropBox = tuple[float, float, float]
 DESCRIPTION_KEYS = ("label", "licence", "author", "generator", "homepage")  # options of every source that describe it
 COMMON_KEYS = ("kind", *DESCRIPTION_KEYS, "rasterise")
 # columns that are fields of a SourceImage
 IMAGE_COLUMNS = ("label", "source", "generator", "licence", "author", "url", "split")
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """Image of a source as found, with its metadata; an empty string means unknown.
+
+    `name` is its unique path within the source, with suffix. `content` is its file, which is never modified, or its
+    bytes. `box` is (left, top, side) of the square to crop, as fractions of width, height and width; None means the
+    whole image. `group` names images of the source that must stay on one side of a split; `shared_group` does so across
+    sources.
+    """
+
+    name: str
+    content: Path | bytes
+    label: str = ""  # "": the source's own
+    source: str = ""  # "": the source's own name
+    box: CropBox | None = None
+    group: str = ""
+    shared_group: str = ""
+    generator: str = ""
+    licence: str = ""
+    author: str = ""
+    url: str = ""
+    split: str = ""
 
 
 @dataclass
@@ -86,22 +112,16 @@ def open_reader(name: str, source: Source) -> SourceReader:
             raise ConfigError(f"source.{name}.{key}={source[key]}: expected a string.")
     if not isinstance(source.get("rasterise") or False, bool):
         raise ConfigError(f"source.{name}.rasterise={source['rasterise']}: expected true or false.")
-    for each in fields(owner):
-        if each.default is MISSING and each.default_factory is MISSING:
-            _check_alternatives(name, source, [each.name])
-    if owner.alternatives:
-        _check_alternatives(name, source, owner.alternatives)
+    required = [(each.name,) for each in fields(owner) if each.default is MISSING and each.default_factory is MISSING]
+    for keys in filter(None, (*required, owner.alternatives)):
+        given = [key for key in keys if source.get(key) not in (None, "", [], {})]
+        if len(given) != 1:
+            problem = f"has several of them: {' and '.join(given)}" if given else "has no input"
+            expected = " or ".join(f"source.{name}.{key}=" for key in keys)
+            raise ConfigError(f"source.{name} {problem}.", f"Expected {'one of ' if len(keys) > 1 else ''}{expected}")
     reader: SourceReader = owner(**{key: source[key] for key in options if source.get(key) is not None})
     reader.check(name, source)
     return reader
-
-
-def _check_alternatives(name: str, source: Source, keys: Sequence[str]) -> None:
-    given = [key for key in keys if source.get(key) not in (None, "", [], {})]
-    if len(given) != 1:
-        problem = f"has several of them: {' and '.join(given)}" if given else "has no input"
-        expected = " or ".join(f"source.{name}.{key}=" for key in keys)
-        raise ConfigError(f"source.{name} {problem}.", f"Expected {'one of ' if len(keys) > 1 else ''}{expected}")
 
 
 def read_images(job: SourceJob) -> Iterator[SourceImage]:
@@ -165,3 +185,14 @@ def extract_fields(row: Mapping[str, str]) -> dict[str, Any]:
     """Return a row of a table as fields of a SourceImage; its group applies across sources."""
     fields = {key: row[key] for key in IMAGE_COLUMNS if row.get(key)}
     return fields | ({"shared_group": row["group"]} if row.get("group") else {})
+
+
+def import_package(name: str) -> ModuleType:
+    """Import a package of the demo, which draws; raise DataError if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise DataError(
+            f"drawing needs the package {name.partition('.')[0]}, which is not installed.",
+            "Install the demo's packages: pip install 'avatar-bench[demo]'",
+        ) from error

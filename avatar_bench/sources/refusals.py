@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.data.duplicates import Match, join_groups
-from avatar_bench.data.fingerprints import Fingerprint
+from avatar_bench.data.duplicates import ImageSet, Match, join_groups
 
 EXACT_KINDS = ("bytes", "pixels")
 BLIND_SIDE = "blind"  # side of images held out of training: the external test set and the out-of-domain sets
@@ -18,19 +17,16 @@ GROUP_PREFIX = "group "  # of the keys of Sides for groups stated by a source
 Side = tuple[str, int]  # split or BLIND_SIDE, and fold or -1
 Sides = Mapping[str, Side]  # by the SHA-256 of the original file, or by GROUP_PREFIX and the group
 _SIDE_COLUMNS = ["group", "stated_group", "origin_sha256", "blind", "known"]  # of all columns these decide on sides
-Opener = Callable[[int], NDArray[np.uint8]]  # returns the decoded image of a row
 
 
 @dataclass(frozen=True)
 class OtherSet:
-    """Fingerprints of a set that must share no image with the dataset."""
+    """A set that must share no image with the dataset."""
 
     name: str
     paths: Sequence[str]
     labels: Sequence[str]
-    sha256s: Sequence[str]
-    fingerprints: Sequence[Fingerprint]
-    image: Opener
+    images: ImageSet
 
 
 def find_copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int], dict[int, str]]:
@@ -56,8 +52,6 @@ def find_copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int
 
 def find_moved_rows(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
     """Return the rows that were held out of training before and no longer are, or the other way round."""
-    if not earlier:
-        return {}
     rows = enumerate(zip(stored["origin_sha256"], stored["blind"], stored["known"], strict=True))
     reasons = {False: "was held out of training before", True: "was in the training data before"}
     return {row: reasons[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}

@@ -19,57 +19,42 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatar_bench.audit.properties import measure_metadata
-from avatar_bench.data.decoding import MAX_IMAGE_BYTES, decode_bytes, detect_format
+from avatar_bench.data.decoding import decode_bytes, detect_format, read_bytes
 from avatar_bench.data.equalise import equalise_bytes
 from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write, write_text
 from avatar_bench.files.hashes import sha256_of_bytes
-from avatar_bench.sources.drawn_avatars import rasterise
-from avatar_bench.sources.source_image import SourceImage, crop_square
+from avatar_bench.sources.reader import CropBox, Source, SourceImage, import_package
 
 # Transparent images get one of these when re-encoded: a white background would reveal drawings.
 BACKGROUNDS = ("white", "white", "white", "#eceff1", "#f5efe6", "#dbe7f3", "#cfe3d4", "#f2d9d9", "#d9d4e8", "#b8c4cc")
+RASTER_WIDTH = 256  # pixels, the largest size of an equalised image
 EXTENSIONS = {name: f".{name.lower()}" for name in ("PNG", "WEBP", "GIF", "AVIF", "BMP")}
 EXTENSIONS |= {"JPEG": ".jpg", "TIFF": ".tif"}
 
 
-@dataclass(frozen=True)
-class StoreOptions:
-    """Processing of one source's images before they are stored.
+def store_image(
+    source_image: SourceImage, name: str, source: Source, equalise: str | None, folder: Path
+) -> dict[str, Any]:
+    """Store one image of the source `name` in `folder`/images/<label>/<source>/ and return its row.
 
-    `equalise`: "jpeg", or None to keep each file unchanged. `rasterise`: whether SVG is rendered; otherwise it is
-    refused.
+    `equalise` is "jpeg", or None to keep the file unchanged: it is then hard-linked if possible, else copied. A row of
+    an unusable image has the `reason`. Raise OSError if the folder cannot be written.
     """
-
-    source: str
-    label: str
-    equalise: str | None = None
-    rasterise: bool = False
-
-
-def store_image(source_image: SourceImage, options: StoreOptions, folder: Path) -> dict[str, Any]:
-    """Store one image in `folder`/images/<label>/<source>/ and return its row, or a row with the `reason` of failure.
-
-    An unchanged file is hard-linked if possible, else copied. Raise OSError if the folder cannot be written.
-    """
-    file = source_image.content if isinstance(source_image.content, Path) else None
+    content = source_image.content
     try:
-        if file is not None and file.stat().st_size > MAX_IMAGE_BYTES:
-            raise ValueError(f"larger than {MAX_IMAGE_BYTES // 2**20} MiB.")
-        original_bytes = source_image.read()
-        data, image = _convert(source_image, original_bytes, options)
-    except (DataError, ValueError, OSError) as error:
+        original_bytes = content if isinstance(content, bytes) else read_bytes(content, source_image.name)
+        data, image = _convert(source_image, original_bytes, bool(source.get("rasterise")), equalise)
+    except (DataError, ValueError) as error:
         reason = error.lines[0] if isinstance(error, DataError) else str(error)
-        if isinstance(error, OSError) and error.strerror:
-            reason = f"cannot be read: {error.strerror}."
         return {"name": source_image.name, "reason": reason.removeprefix(f"{source_image.name}: ")}
     sha256, kind = sha256_of_bytes(data), detect_format(data)
     # without separators, spaces and characters special to shells or Hydra
-    names = (source_image.label or options.label, source_image.source or options.source)
-    label, source = (re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_" for name in names)
-    path = f"images/{label}/{source}/{sha256[:20]}{EXTENSIONS[kind]}"
-    _save(data, file if data is original_bytes else None, folder / path)
+    names = (source_image.label or source["label"], source_image.source or name)
+    place = "/".join(re.sub(r"[^\w.-]+", "_", part).lstrip(".") or "_" for part in names)
+    path = f"images/{place}/{sha256[:20]}{EXTENSIONS[kind]}"
+    _save(data, content if isinstance(content, Path) and data is original_bytes else None, folder / path)
     prints = fingerprint_image(image)
     known = {key: value for key, value in asdict(source_image).items() if isinstance(value, str) and key != "name"}
     return {
@@ -129,14 +114,33 @@ class SourceJournal:
         """Return whether a complete journal lists images that its reader could not get."""
         return bool(_read_last_line(file).get("refused"))
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Append one image."""
-        _append_entry(self.file, row)
+    def add(self, entry: dict[str, Any]) -> None:
+        """Append an entry, such as the row of an image."""
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(_format_line(entry))
 
     def close(self, refused: list[tuple[str, str]]) -> None:
         """Mark the source as complete, with the images that its reader refused."""
         self.refused, self.complete = list(refused), True
-        _append_entry(self.file, {"complete": True, "refused": refused})
+        self.add({"complete": True, "refused": refused})
+
+
+def rasterise(svg: str, width: int = RASTER_WIDTH) -> Image.Image:
+    """Render an SVG as an RGBA image of `width` pixels; raise ValueError if it is not an SVG.
+
+    System fonts are excluded, so that drawings look the same on every machine.
+    """
+    resvg = import_package("resvg_py")
+    return Image.open(io.BytesIO(bytes(resvg.svg_to_bytes(svg_string=svg, width=width, skip_system_fonts=True))))
+
+
+def crop_square(image: NDArray[np.uint8], box: CropBox) -> NDArray[np.uint8]:
+    """Return the square of an image, (H, W, 3), given by `box`, shifted to lie within it."""
+    height, width = image.shape[:2]
+    side = min(height, width, max(1, round(box[2] * width)))
+    left = min(round(box[0] * width), width - side)
+    top = min(round(box[1] * height), height - side)
+    return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
 def list_unwanted(journals: Iterable[Path], folder: Path, wanted: Set[str]) -> dict[str, str]:
@@ -169,17 +173,18 @@ def delete_images(folder: Path, paths: Iterable[str]) -> None:
 
 
 def _convert(
-    source_image: SourceImage, original_bytes: bytes, options: StoreOptions
+    source_image: SourceImage, original_bytes: bytes, is_rasterised: bool, equalise: str | None
 ) -> tuple[bytes, NDArray[np.uint8]]:
     """Return the bytes to store and their pixels; `original_bytes` if stored unchanged."""
     data = original_bytes
-    if options.rasterise and source_image.name.lower().endswith(".svg"):
+    if is_rasterised and source_image.name.lower().endswith(".svg"):
         data = _encode_png(rasterise(original_bytes.decode("utf-8")))
-    if options.equalise is None and source_image.box is None:
+    if equalise is None and source_image.box is None:
         return data, decode_bytes(data, source_image.name)
     draw = random.Random(original_bytes)
-    image = crop_square(decode_bytes(data, source_image.name, ground=draw.choice(BACKGROUNDS)), source_image.box)
-    converted = equalise_bytes(image, "crop") if options.equalise else _encode_png(Image.fromarray(image))
+    image = decode_bytes(data, source_image.name, ground=draw.choice(BACKGROUNDS))
+    image = image if source_image.box is None else crop_square(image, source_image.box)
+    converted = equalise_bytes(image, "crop") if equalise else _encode_png(Image.fromarray(image))
     return converted, decode_bytes(converted, source_image.name)
 
 
@@ -235,11 +240,6 @@ def _list_stored(file: Path) -> Iterator[tuple[str, str]]:
     for entry in _read_lines(file):
         if path := entry.get("path") or entry.get("stored"):
             yield path, entry.get("name") or entry["former"]
-
-
-def _append_entry(file: Path, entry: dict[str, Any]) -> None:
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(_format_line(entry))
 
 
 def _format_line(entry: dict[str, Any]) -> str:

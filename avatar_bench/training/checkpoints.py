@@ -138,14 +138,11 @@ class CheckpointProgress:
     is_stopped: bool
 
     @classmethod
-    def read(cls, file: Path, staged: bool = True) -> CheckpointProgress:
-        """Read the position from a checkpoint; raise CheckpointError if training cannot resume from it.
-
-        Pretraining is not `staged`: its checkpoints have no card.
-        """
+    def read(cls, file: Path) -> CheckpointProgress:
+        """Read the position from a checkpoint, in stage 1 without a card; raise CheckpointError if it holds none."""
         verify_checkpoint(file)
         checkpoint = read_checkpoint(file)
-        stage = Card.from_checkpoint(checkpoint, file).stage if staged else 1
+        stage = Card.from_checkpoint(checkpoint, file).stage if CARD_KEY in checkpoint else 1
         try:
             epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
             stored = checkpoint.get(PROGRESS_KEY, {"batches": 0, "stopped": False})
@@ -154,7 +151,7 @@ class CheckpointProgress:
             raise CheckpointError(f"{file} holds no training state to resume from.") from error
 
 
-def find_newest_checkpoint(folder: Path, staged: bool = True) -> tuple[Path | None, CheckpointProgress | None]:
+def find_newest_checkpoint(folder: Path) -> tuple[Path | None, CheckpointProgress | None]:
     """Find the checkpoint to resume from (last.ckpt, else before.ckpt) and its position; None if none was written.
 
     Raises CheckpointError if every checkpoint that was written is damaged.
@@ -162,7 +159,7 @@ def find_newest_checkpoint(folder: Path, staged: bool = True) -> tuple[Path | No
     damage = None
     for file in (folder / LAST_CHECKPOINT, folder / PREVIOUS_CHECKPOINT):
         try:
-            at = CheckpointProgress.read(file, staged) if file.is_file() else None
+            at = CheckpointProgress.read(file) if file.is_file() else None
         except CheckpointError as error:
             damage = damage or error
             continue

@@ -16,7 +16,7 @@ import avatar_bench
 from avatar_bench.console.terminal import print_line
 from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.errors import ConfigError
-from avatar_bench.inference.precision_autotune import tune_inference, tune_training
+from avatar_bench.inference.autotune import tune_inference, tune_training
 from avatar_bench.runs.run import set_threads
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from avatar_bench.config.error_messages import format_error
-from avatar_bench.config.validation import read_run_config
+from avatar_bench.config.validation import NODES, read_run_config, refuse_outward_nodes
 from avatar_bench.console.progress import use_progress
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import Dataset
@@ -44,7 +44,7 @@ class Job(Protocol):
 def run_job(
     cfg: DictConfig,
     command: str,
-    check: Callable[[DictConfig], None],
+    check: Callable[[str, DictConfig], None],
     prepare: Callable[[Any, RunRecord], tuple[Dataset, Dataset]],
     create_job: Callable[[Any, Path, RunRecord, Dataset, Dataset], Job],
 ) -> tuple[Path, RunRecord]:
@@ -73,28 +73,36 @@ def run_job(
         return folder, record
 
 
-def _reopen_config(given: DictConfig, command: str, check: Callable[[DictConfig], None]) -> DictConfig:
-    """Read the configuration of an interrupted run; raise ConfigError if other options are given with resume=."""
+def _reopen_config(given: DictConfig, command: str, check: Callable[[str, DictConfig], None]) -> DictConfig:
+    """Read the configuration of an interrupted run; raise ConfigError if other options are given with resume=.
+
+    The options of nodes may be given again: they are trusted then.
+    """
     folder = Path(given.resume)
     if not (folder / RECORD).is_file() or not (folder / CONFIG).is_file():
         raise CheckpointError(f"resume={folder} is not a run folder.", f"Expected a folder made by {command}.")
     if (maker := RunRecord.read(folder).command or "train") != command:
         raise CheckpointError(f"resume={folder} was made by {maker}.", f"avatar-bench {maker} resume={folder}")
-    others = [item for item in HydraConfig.get().overrides.task if not item.startswith(("resume=", "~mode"))]
+    words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume=", "~mode"))]
+    others = [word for word in words if not word.lstrip("+").startswith(NODES)]
+    file, typed = folder / CONFIG, OmegaConf.to_container(given, resolve=True)
+    try:
+        stored = {} if others else read_run_config(file, typed)  # type: ignore[arg-type]
+        cfg: Any = OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(given)), stored)
+        others += [word for name in NODES for word in words if name in word and cfg[name] != given[name]]
+        if not others:
+            refuse_outward_nodes(stored, typed)
+            check(command, cfg)
+    except (OmegaConfBaseException, ConfigError) as error:
+        lines = error.lines if isinstance(error, ConfigError) else str(error).splitlines()
+        raise ConfigError(f"{file}: {lines[0].removeprefix(f'{file}: ')}", *lines[1:3]) from error
     if others:
         weights = f"init_from={folder}" if command == "train" else f"model.weights={folder / BACKBONE_FILE}"
         raise ConfigError(
             f"resume= uses the run's own configuration; {others[0]} cannot change it.",
             f"Remove the option, or start a new run from its weights: {weights}",
         )
-    file = folder / CONFIG
-    try:
-        cfg = OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(given)), read_run_config(file))
-        check(cfg)  # type: ignore[arg-type]
-    except (OmegaConfBaseException, ConfigError) as error:
-        lines = error.lines if isinstance(error, ConfigError) else str(error).splitlines()
-        raise ConfigError(f"{file}: {lines[0].removeprefix(f'{file}: ')}", *lines[1:3]) from error
-    return cfg  # type: ignore[return-value]
+    return cfg  # type: ignore[no-any-return]
 
 
 def _start_record(folder: Path, cfg: DictConfig, record: RunRecord) -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import get_total_norm
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
@@ -22,20 +21,20 @@ from torchvision.transforms.v2 import (  # type: ignore[attr-defined]  # it does
     RandomChoice,
 )
 
+from avatar_bench.config.instantiate import build
 from avatar_bench.errors import DivergedError
 from avatar_bench.metrics.classification import accuracy, macro_f1
 from avatar_bench.models.checkpoint import CARD_KEY
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.stages import Stage, freeze, set_frozen_to_eval
-from avatar_bench.training.builders import build_from
 from avatar_bench.training.optimization import (
     TrainingOptions,
+    build_optimizer,
     build_parameter_groups,
     freeze_statistics,
     perturb_weights,
 )
-from avatar_bench.training.optimizers.sam import SAM
 
 
 class TrainableModule(pl.LightningModule):
@@ -50,11 +49,11 @@ class TrainableModule(pl.LightningModule):
         # nor in 16 bits
         fused = trainer is None or not trainer.gradient_clip_val or trainer.precision == "32-true"
         fused = fused and all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
-        optimizer = build_from(options.optimizer, Optimizer, groups, lr, options.weight_decay, fused)
-        steps = int(trainer.estimated_stepping_batches) if trainer else 0
-        schedule = build_from(options.schedule, LRScheduler | None, optimizer, steps, epochs)
-        if schedule is None:
+        optimizer = build_optimizer(groups, options, lr, fused)
+        if not options.schedule:
             return optimizer
+        steps = int(trainer.estimated_stepping_batches) if trainer else 0
+        schedule = build("schedule", options.schedule, LRScheduler, optimizer, steps=steps, epochs=epochs)
         form: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
         if isinstance(schedule, ReduceLROnPlateau):
             never = sys.maxsize  # Lightning would step it after the epoch's checkpoint, which would lack that step
@@ -140,7 +139,7 @@ class Learner(Classifier, TrainableModule):
     @property
     def passes_per_step(self) -> int:
         """Return the number of forward and backward passes per optimizer step: 2 with SAM, else 1."""
-        return 2 if isinstance(self.options.optimizer, SAM) else 1
+        return 1 if self.options.rho is None else 2
 
     def begin(self, stage: Stage) -> list[str]:
         """Freeze all layers but those of `stage`; return the names of the trained parameters."""
@@ -231,13 +230,13 @@ class Learner(Classifier, TrainableModule):
         first pass. Only their direction counts, so a GradScaler's factor has no effect. Lightning then unscales, clips
         and applies the new gradients.
         """
-        sam, loss, batches = self.options.optimizer, first(), self.step_batches
-        assert isinstance(sam, SAM)
+        options, loss, batches = self.options, first(), self.step_batches
+        assert options.rho is not None
         self.step_batches = []
         gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
         if not torch.isfinite(get_total_norm(gradients)):
             return loss  # a GradScaler skips the step; without one, the next loss is not finite and raises
-        with perturb_weights(optimizer, sam.rho, sam.adaptive), freeze_statistics(self.net):
+        with perturb_weights(optimizer, options.rho, options.adaptive), freeze_statistics(self.net):
             self.second_pass = True
             for index, batch in enumerate(batches):
                 self.seed_noise(index)

@@ -1,29 +1,43 @@
-"""Optimisation of a network: learning rate and weight decay of each parameter, and the passes of SAM."""
+"""Optimisation of a network: its optimizer, the rate and decay of each parameter, a schedule, and the passes of SAM."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # it does not declare its exports
+from timm.optim import (  # type: ignore[attr-defined]  # it does not declare its exports
+    get_optimizer_class,
+    list_optimizers,
+    param_groups_layer_decay,
+)
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
+from avatar_bench.config.instantiate import build, check_arguments, check_node
+from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.models.stages import list_tracking_norms
-from avatar_bench.training.builders import OptimizerBuilder, ScheduleBuilder
-from avatar_bench.training.optimizers.adamw import AdamW
-from avatar_bench.training.schedules.none import NoSchedule
+
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import OptimizerConfig
+
+_FUSED = ("adam", "adamw", "sgd", "momentum", "nesterov")  # timm's names of optimizers that torch has fused
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Training options: optimizer, schedule and regularisation, as in conf/optimizer."""
+    """Training options: optimizer, by name or as a node with `_target_`, schedule and regularisation."""
 
     seed: int
-    optimizer: OptimizerBuilder = field(default_factory=AdamW)
-    schedule: ScheduleBuilder = field(default_factory=NoSchedule)
+    optimizer: str | Mapping[str, Any] = "adamw"
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of an optimizer by name
+    schedule: Mapping[str, Any] = field(default_factory=dict)  # empty: a constant rate
+    rho: float | None = None  # of sharpness-aware minimisation
+    adaptive: bool = False
     weight_decay: float = 0.01
     layer_decay: float | None = None
     decay_norms: bool = True
@@ -31,6 +45,57 @@ class TrainingOptions:
     mixup: float = 0.0
     cutmix: float = 0.0
     class_weights: Sequence[float] | None = None
+
+
+def read_optimization(optimizer: OptimizerConfig, schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of TrainingOptions that the options of conf/optimizer and conf/schedule choose."""
+    kept = ("weight_decay", "layer_decay", "decay_norms", "rho", "adaptive")
+    found = {name: getattr(optimizer, name) for name in kept} | {"schedule": schedule}
+    if optimizer._target_ is not None:
+        return found | {"optimizer": {"_target_": optimizer._target_, **optimizer.options}}
+    return found | {"optimizer": optimizer.name, "arguments": optimizer.options}
+
+
+def check_optimizer(options: OptimizerConfig) -> None:
+    """Raise ConfigError unless there is such an optimizer, with arguments of these names."""
+    known: Any = list_optimizers()
+    if options._target_ is not None:
+        check_node("optimizer", {"_target_": options._target_, **options.options})
+    elif options.name not in known:
+        raise ConfigError(
+            f"optimizer.name={options.name}: there is no such optimizer{suggest_names(str(options.name), known)}",
+            "There are those of timm.optim.list_optimizers(); for another: optimizer._target_=CLASS",
+        )
+    else:
+        check_arguments("optimizer", get_optimizer_class(str(options.name), bind_defaults=False), list(options.options))
+
+
+def build_optimizer(groups: Sequence[Mapping[str, Any]], options: TrainingOptions, lr: float, fused: bool) -> Optimizer:
+    """Build the optimizer of parameter groups, each of which may have an `lr` or `weight_decay` of its own.
+
+    `fused` is whether the implementation may be torch's fused one, where timm's optimizer of that name has one.
+    """
+    given = [{"lr": lr, "weight_decay": options.weight_decay, **group} for group in groups]
+    node = options.optimizer
+    if isinstance(node, str):
+        may_be_fused = {"fused": fused} if node in _FUSED else {}
+        node = {"_target_": "timm.optim.create_optimizer_v2", "opt": node, **may_be_fused, **options.arguments}
+    built: Optimizer = build("optimizer", {"lr": lr, **node}, Optimizer, given)
+    return built
+
+
+class WarmupCosine(LambdaLR):
+    """Cosine schedule over all steps of a stage, stepped after each of them; `warmup_epochs` may be fractional."""
+
+    def __init__(self, optimizer: Optimizer, steps: int, epochs: int, warmup_epochs: float = 0) -> None:
+        warmup = int(steps * warmup_epochs / max(1, epochs))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+        super().__init__(optimizer, factor)
 
 
 def build_parameter_groups(net: nn.Module, options: TrainingOptions, lr: float) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,16 +22,20 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.metrics.classification import accuracy, confusion_matrix, macro_f1
 from avatar_bench.models.checkpoint import CARD_KEY, write_checkpoint
-from avatar_bench.models.pooled_stages import LAST_EMBEDDING, POOLED_OPTION
 from avatar_bench.models.stages import Stage
+from avatar_bench.models.wrapped_networks import LAST_EMBEDDING, POOLED_OPTION
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.runs.record import METRIC
 from avatar_bench.training.classifier_job import ClassifierJob
 from avatar_bench.training.environment import read_versions
-from avatar_bench.training.feature_cache import compute_features
+from avatar_bench.training.features import compute_features
 from avatar_bench.training.probe import Fold, LinearHead, LogisticProblem, Rows, choose_strength, divide_images
-from avatar_bench.training.trainer import build_logger, end_loaders
+from avatar_bench.training.trainer import build_loggers, end_loaders
 
+if TYPE_CHECKING:
+    pass
+
+FEATURES_FOLDER = "features"  # in the cache
 VAL_COLUMNS = ("val/loss", "val/accuracy", METRIC)
 
 
@@ -146,7 +150,11 @@ class ProbeJob(ClassifierJob):
         copied = [(_repeat(rows, targets, views), _repeat(held_out, targets, views)) for rows, held_out in folds]
         table = problem.cross_validate(mode.C, copied)
         chosen = choose_strength(table)
-        _warn_at_end(table["C"].tolist(), chosen)
+        strengths = table["C"].tolist()
+        if len(strengths) > 1 and chosen in (strengths[0], strengths[-1]):
+            end, other = ("smallest", chosen / 10) if chosen == strengths[0] else ("largest", chosen * 10)
+            warning = f"C={chosen:g} is the {end} of mode.C: add a value beyond, such as {other:g}"
+            print_line(f"warning: {warning}", file=sys.stderr)
         head = problem.fit_head(chosen)
         self.record.stages = [
             {"stage": 1, "unfreeze": "classifier", "trained_parameters": head.weight.size + head.bias.size}
@@ -184,19 +192,10 @@ class ProbeJob(ClassifierJob):
             for row, is_chosen in zip(rows, chosen, strict=True):
                 values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if value == value)
                 print_line(f"{values}  (chosen)" if is_chosen else values, file=sys.stderr)
-        if (logger := build_logger(self.folder, self.settings)) is not None:
+        for logger in build_loggers(self.folder, self.settings):
             for step, row in enumerate(rows):
                 logger.log_metrics({name: value for name, value in row.items() if value == value}, step)
             logger.finalize("success")
-
-
-def _warn_at_end(strengths: list[float], chosen: float) -> None:
-    """Warn if the chosen C is the first or the last of several in ascending order."""
-    if len(strengths) > 1 and chosen in (strengths[0], strengths[-1]):
-        end, other = ("smallest", chosen / 10) if chosen == strengths[0] else ("largest", chosen * 10)
-        print_line(
-            f"warning: C={chosen:g} is the {end} of mode.C: add a value beyond, such as {other:g}", file=sys.stderr
-        )
 
 
 def _repeat(rows: Rows, targets: NDArray[np.int64], views: int) -> Rows:

@@ -19,7 +19,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers.multiprocessing import _GlobalStateSnapshot, _MultiProcessingLauncher
 from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
-from avatar_bench.console.memory import retain_freed_memory
+from avatar_bench.console.machine import retain_freed_memory
 from avatar_bench.console.signals import block_termination
 from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.errors import OutputError

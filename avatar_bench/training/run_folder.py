@@ -1,4 +1,4 @@
-"""Run folders: their names, locks and first records, and resuming jobs of a sweep."""
+"""Run folders: their names, locks and records of a training, and resuming jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -19,16 +20,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from avatar_bench.config.overrides import name_job
 from avatar_bench.config.validation import read_run_config
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, tabulate_split
+from avatar_bench.data.splits import fingerprint_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
 from avatar_bench.files.lock import LockedError, exclusive_lock
 from avatar_bench.files.output_folder import refuse_foreign_folder
 from avatar_bench.files.paths import find_unused_folder, make_folder_name
+from avatar_bench.files.table_io import write_table
 from avatar_bench.runs.record import RECORD, RECORD_KEYS, UNFINISHED_STATUSES, RunRecord, flatten_options
-from avatar_bench.sources.dataset_kinds import open_dataset
+from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
 
 if TYPE_CHECKING:
     from avatar_bench.config.schema import TrainConfig
+    from avatar_bench.data.training_batches import DataModule
+    from avatar_bench.training.module import Learner
+    from avatar_bench.training.origin import Origin
 
 CONFIG, LOCK = "config.yaml", "run.lock"
 # options that do not change the weights
@@ -152,15 +159,16 @@ def _name_owner(folder: Path) -> str:
 def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> None:
     """Raise ConfigError naming the options if a folder has a run with another configuration."""
     schema = OmegaConf.structured(schema_class)  # an option newer than the run gets its default
+    given: Any = OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True)
     try:
-        stored = OmegaConf.to_container(OmegaConf.merge(schema, read_run_config(folder / CONFIG)), resolve=True)
+        stored = OmegaConf.to_container(OmegaConf.merge(schema, read_run_config(folder / CONFIG, given)), resolve=True)
         theirs = flatten_options(stored)
     except OmegaConfBaseException as error:
         raise ConfigError(
             f"{folder} contains a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}.",
             "Remove the folder to train again, or choose another: out=DIR",
         ) from error
-    ours = flatten_options(OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True))
+    ours = flatten_options(given)
     other = [key for key in {**ours, **theirs} if key not in IGNORED_OPTIONS and ours.get(key) != theirs.get(key)]
     if other:
         changes = [f"{key} is {theirs.get(key)} there, {ours.get(key)} here" for key in other[:3]]
@@ -194,3 +202,68 @@ def _read_git_commit() -> str | None:
         return (head.parent / text[5:]).read_text(encoding="utf-8").strip() if text.startswith("ref: ") else text
     except OSError:
         return None
+
+
+def keep_split(dataset: Dataset, folder: Path, record: RunRecord) -> None:
+    """Write split.csv, and its fingerprint into the record; raise GuardError if that has another one."""
+    fingerprint = fingerprint_split(dataset)
+    if record.split.get("fingerprint", fingerprint) != fingerprint:
+        raise GuardError(
+            f"resume={folder}: the images or their split have changed since the run was started.",
+            "Restore them, or start a new run.",
+        )
+    write_table(tabulate_split(dataset), folder / "split.csv")
+    record.split["fingerprint"] = fingerprint
+
+
+def describe(
+    settings: TrainConfig,
+    record: RunRecord,
+    origin: Origin,
+    whole: Dataset,
+    dataset: Dataset,
+    data: DataModule,
+    learner: Learner,
+) -> None:
+    """Describe a training on `dataset`, a subset of `whole`, in its record, and print the counts of its images."""
+    inherited = origin.earlier.record.get("resembles") if origin.earlier else []
+    record.resembles = None if inherited is None else sorted({*inherited, *data.augmentation.resembles})
+    _report_counts(dataset, data.classes, settings)
+    # absolute paths, so that `evaluate` finds the sets from any folder
+    sets = {name: str(path.absolute()) for name, path in list_further_sets(settings.data, dataset.root).items()}
+    record.data = {
+        "kind": settings.data.kind,
+        "blind": sets.pop("blind", None),
+        "ood": sets,
+        "root": str(dataset.root.absolute()),
+        "fingerprint": whole.fingerprint,
+    }
+    record.classes = list(data.classes)
+    record.split |= {
+        "counts": {split: int(n) for split, n in dataset.frame["split"].value_counts().items()},
+        "train_counts": dict(zip(data.classes, data.counts.tolist(), strict=True)),
+    }
+    record.balance, record.batch_size = settings.mode.balance, data.batch_size
+    record.passes_per_step, record.stages = learner.passes_per_step, record.stages or []
+
+
+def _report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
+    table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
+    count = format_count(len(dataset), "image")
+    print_line(f"{count} of {dataset.name} by class (balance: {settings.mode.balance})", file=sys.stderr)
+    for split in (split for split in DATASET_SPLITS if split in table):
+        counts = ", ".join(f"{name} {n}" for name, n in table[split].items())
+        print_line(f"  {split}: {counts}", file=sys.stderr)
+    shots = settings.mode.shots
+    if shots and (fewest := int(table["train"].min())) < shots:
+        print_line(f"warning: {format_count(fewest, 'shot')} per class instead of {shots}", file=sys.stderr)
+    for split in ("val", "calibration", "test"):
+        if split == "calibration" and split not in table:
+            continue  # the temperature has a warning of its own
+        missing = [name for name in classes if split not in table or table.at[name, split] == 0]
+        if missing:
+            print_line(
+                f"warning: no {split} image of {', '.join(missing)}: add some, or split again: data.split.by=group "
+                "data.split.folds=3",
+                file=sys.stderr,
+            )

@@ -15,9 +15,12 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from avatar_bench.audit import properties
+from avatar_bench.audit.evidence_rules import EVIDENCE_SAYS
+from avatar_bench.audit.file_metadata import HINTS
 from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL, find_outliers, measure
 from avatar_bench.errors import DataError
 
+PROPERTY_COLUMNS = (*METADATA, *APPEARANCE, *COLOUR, *RESIDUAL, *HINTS, EVIDENCE_SAYS)
 AVATARS = Path(__file__).parents[3] / "shared" / "data"
 
 
@@ -198,7 +201,7 @@ def test_blocks_are_found_in_the_crop_of_a_large_image() -> None:
 @pytest.mark.parametrize("flat", [True, False])
 def test_every_value_is_finite_whatever_the_size(size: tuple[int, int], flat: bool) -> None:
     found = measure(saved(np.full((*size, 3), 7, np.uint8) if flat else noise(*size)))
-    assert tuple(found) == properties.PROPERTY_COLUMNS
+    assert tuple(found) == PROPERTY_COLUMNS
     assert all(np.isfinite(found[name]) for name in (*APPEARANCE, *COLOUR, *RESIDUAL))
     assert {type(value) for value in found.values()} <= {int, float, str, bool}
     assert len(RESIDUAL) == 43
@@ -219,11 +222,11 @@ def test_a_file_that_is_no_image_is_named() -> None:
 
 
 def test_every_property_has_its_column() -> None:
-    assert tuple(measure(saved(noise()))) == properties.PROPERTY_COLUMNS
+    assert tuple(measure(saved(noise()))) == PROPERTY_COLUMNS
 
 
 def test_no_files_have_no_outliers() -> None:
-    assert find_outliers(pd.DataFrame(columns=list(properties.PROPERTY_COLUMNS))).empty
+    assert find_outliers(pd.DataFrame(columns=list(PROPERTY_COLUMNS))).empty
 
 
 def test_outliers_are_named_and_ordinary_images_are_not() -> None:

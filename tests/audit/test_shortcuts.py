@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from avatar_bench.audit import shortcuts
+from avatar_bench.audit.file_metadata import HINTS
 from avatar_bench.audit.properties import APPEARANCE, METADATA
-from avatar_bench.audit.provenance_hints import HINTS
 from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import DataError

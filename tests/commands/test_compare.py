@@ -20,21 +20,23 @@ CLASSES = ("drawing", "generated", "real")
 METRICS = {
     "overview": [],
     "significance": [],
-    "ensemble": [f"{kind}/{name}" for kind in ("accuracy", "macro_f1", "gain") for name in ("soft_vote", "soup")],
-    "ensemble_diversity": [
+    "ensemble": [
+        *(f"{kind}/{name}" for kind in ("accuracy", "macro_f1", "gain") for name in ("soft_vote", "soup")),
         *("agreement", "kappa", "disagreement", "q_statistic", "double_fault", "error_correlation"),
     ],
-    "cam_overlap": [
-        f"{before}{kind}/{name}"
-        for before in ("", "null/")
-        for kind in ("iou_top20", "iou_half", "pearson", "spearman")
-        for name in CLASSES
+    "gradcam": [
+        "unanimous",
+        *(
+            f"{before}{kind}/{name}"
+            for before in ("", "null/")
+            for kind in ("iou_top20", "iou_half", "pearson", "spearman")
+            for name in CLASSES
+        ),
     ],
-    "gradcam_wall": [],
 }
 TABLES = {
     "significance": ["pairs.csv"],
-    "ensemble_diversity": ["pairs.csv"],
+    "ensemble": ["pairs.csv"],
 }
 ENSEMBLES = ("soft_vote", "accuracy_ece", "greedy", "scaled_vote")
 ASKED = ["blind_test", "calibration", *METRICS]
@@ -54,7 +56,15 @@ def many(train: Callable[..., Path], tiny_run: Path, tmp_path_factory: pytest.Te
 @pytest.fixture(scope="module")
 def words(many: Path) -> list[str]:
     block = f"block=[{','.join(ASKED)}]"
-    return ["evaluate", f"ckpt={many}", block, "data.workers=0", *QUICK, "block.cam_overlap.images=9"]
+    return [
+        "evaluate",
+        f"ckpt={many}",
+        block,
+        "data.workers=0",
+        *QUICK,
+        "block.gradcam.images=9",
+        "block.gradcam.steps=2",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -157,21 +167,26 @@ def test_a_comparison_on_another_split_replaces_nothing(
     for k, run in enumerate((tiny_run, tiny_run, other, other)):
         shutil.copytree(run, tmp_path / "many" / f"r{k}", ignore=left)
 
-    def compare(*numbers: int, block: str = "ensemble_diversity") -> int:
+    def compare(*numbers: int, block: str = "ensemble") -> int:
         runs = ",".join(str(tmp_path / "many" / f"r{k}") for k in numbers)
         return main(["evaluate", f"ckpt=[{runs}]", f"block={block}", "data.workers=0"])
 
     assert compare(0, 1) == 0
-    file = tmp_path / "many" / "evaluation" / "test" / "ensemble_diversity" / "metrics.json"
+    file = tmp_path / "many" / "evaluation" / "test" / "ensemble" / "metrics.json"
     before = file.read_bytes()
     capsys.readouterr()
-    for block in ("ensemble_diversity", "overview"):
+    for block in ("ensemble", "overview"):
         assert compare(2, 3, block=block) == 2
         many = tmp_path / "many"
         told = f"already contains results for other images, from {many / 'r0'}, {many / 'r1'}."
         assert told in capsys.readouterr().err
     assert file.read_bytes() == before
-    assert [folder.name for folder in file.parent.parent.iterdir()] == ["ensemble_diversity"]
+    assert [folder.name for folder in file.parent.parent.iterdir()] == ["ensemble"]
+    few = ["block.gradcam.images=3", "block.gradcam.steps=2", "block.gradcam.random_weights=1"]
+    assert main(["evaluate", f"ckpt=[{many / 'r0'},{many / 'r2'}]", "block=gradcam", "data.workers=0", *few]) == 0
+    err = capsys.readouterr().err
+    assert f"skipped: {many / 'evaluation' / 'test' / 'gradcam'}: " in err
+    assert (many / "r2" / "evaluation" / "test" / "gradcam" / "metrics.json").is_file()
 
 
 def test_what_an_ensemble_that_was_made_on_the_way_cannot_do_is_named_and_no_error(

@@ -83,7 +83,7 @@ def test_bash_completes(words: str, expected: list[str]) -> None:
     script = f"""
     avatar-bench() {{ '{sys.executable}' -m avatar_bench "$@"; }}
     python() {{ '{sys.executable}' "$@"; }}
-    {SHELLS["bash"]}
+    {(ROOT / "avatar_bench/commands/completion.bash").read_text(encoding="utf-8")}
     COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
     _avatar_bench 2>/dev/null
     printf '%s\\n' "${{COMPREPLY[@]}}"

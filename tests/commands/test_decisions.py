@@ -21,7 +21,7 @@ from sklearn.metrics.pairwise import cosine_distances
 
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_dataset
-from avatar_bench.metrics.risk_control import draw_of_groups
+from avatar_bench.metrics.selective import draw_of_groups
 from avatar_bench.runs import saved_calibration
 from avatar_bench.runs.run import Run
 from tests.conftest import SOURCES, draw_set

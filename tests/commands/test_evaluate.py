@@ -421,8 +421,8 @@ def test_predictions_are_kept_and_used_again(
     assert evaluate(run_copy) == 0
     first = result(run_copy, "test")
     calls = []
-    forward = NetworkPredictor.forward
-    monkeypatch.setattr(NetworkPredictor, "forward", lambda *given: calls.append(1) or forward(*given))
+    compute = NetworkPredictor.compute_outputs
+    monkeypatch.setattr(NetworkPredictor, "compute_outputs", lambda *given: calls.append(1) or compute(*given))
     assert evaluate(run_copy) == 0
     assert calls == []
     assert result(run_copy, "test").metrics == first.metrics
@@ -720,7 +720,7 @@ def test_a_block_that_cannot_be_used_ends_the_command_where_it_was_asked_for(
 def test_a_list_of_blocks_runs_to_its_end_and_then_ends_with_three(
     run_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = "block=[out_of_domain,significance,ensemble_diversity,architecture]"
+    words = "block=[out_of_domain,significance,ensemble,architecture]"
     assert main(["evaluate", f"ckpt={run_copy}", words, "data.workers=0"]) == 3
     out, err = capsys.readouterr()
     place = run_copy / "evaluation" / "test"
@@ -730,9 +730,7 @@ def test_a_list_of_blocks_runs_to_its_end_and_then_ends_with_three(
     assert len(lines) == 2  # a line for each reason
     assert lines[0].startswith(f"{place / 'out_of_domain'}: ")
     both = f"{run_copy.parent / 'evaluation' / 'test' / 'significance'}, "
-    assert lines[1].startswith(
-        both + str(run_copy.parent / "evaluation" / "test" / "ensemble_diversity: This block compares")
-    )
+    assert lines[1].startswith(both + str(run_copy.parent / "evaluation" / "test" / "ensemble: This block compares"))
 
 
 def test_of_several_runs_all_that_can_be_had_is_written_whatever_cannot(
@@ -821,7 +819,7 @@ def test_block_all_takes_in_the_blocks_of_users(
 ) -> None:
     words = ["evaluate", "-cd", str(own_block.parent), f"ckpt={run_copy}"]
     monkeypatch.setattr(
-        "avatar_bench.commands.evaluate.BlockRunner.__call__", lambda runner, name, block, writer: named.append(name)
+        "avatar_bench.evaluation.runner.BlockRunner.__call__", lambda runner, name, block, writer: named.append(name)
     )
     monkeypatch.setattr("avatar_bench.commands.evaluate._refuse_failed_audits", lambda *_: None)
     named: list[str] = []

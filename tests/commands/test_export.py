@@ -87,7 +87,7 @@ def test_the_weights_are_called_as_in_timm_and_stand_beside_their_card(exported:
 
 
 def test_an_exported_network_is_where_a_training_may_begin(exported: Path, tiny_run: Path) -> None:
-    net = create_backbone(Run.open(tiny_run).card.backbone, 5, str(exported))
+    net = create_backbone(Run.open(tiny_run).card.backbone, 5, read_weights(exported))
     own = Run.open(tiny_run).predictor.module.net.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in net.state_dict().items() if not name.startswith("fc."))
 

@@ -16,6 +16,7 @@ from avatar_bench.evaluation.block import Block
 from avatar_bench.evaluation.runner import BlockRunner
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.results.declaration import declare_block
+from tests.commands.test_all_blocks import QUICK, QUICK_COMPARISONS
 
 CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
 WORD = re.compile(r"[A-Za-z]{3,}")
@@ -31,12 +32,6 @@ knn latency logit macro mahalanobis max metrics msp nats npz overlays patches pn
 slice spearman split squeeze svg test timm top torch train unbias val worst yaml
 """
 KEPT = set(_KEPT.split())
-QUICK = [
-    *("block.robustness.severities=[3]", "block.robustness.delivery=[web]", "block.clusters.permutations=2"),
-    *("block.gradcam.images=6", "block.gradcam.steps=3", "block.gradcam.random_weights=1"),
-    *("block.efficiency.batches=[1]", "block.efficiency.rounds=3", "block.efficiency.seconds=.05"),
-    *("block.efficiency.passes=2", "block.efficiency.pass_seconds=0", "block.efficiency.threads=[1]"),
-]
 
 
 class Texts(HTMLParser):
@@ -67,7 +62,7 @@ def evaluated(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     runs = tmp_path_factory.mktemp("languages") / "runs"
     for name in ("first", "second"):
         shutil.copytree(tiny_run, runs / name, ignore=shutil.ignore_patterns("evaluation"))
-    words = ["evaluate", f"ckpt={runs}", "block=all", "data.workers=0", *QUICK]
+    words = ["evaluate", f"ckpt={runs}", "block=all", "data.workers=0", *QUICK, *QUICK_COMPARISONS]
     assert main(words) == 0
     return runs, words
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,14 +265,14 @@ def test_a_file_that_is_missing_from_a_list_costs_its_row(
 
 def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let networks return a score of an image without a grey below 1 that is not finite."""
-    compute = NetworkPredictor.forward
+    compute = NetworkPredictor.compute_outputs
 
-    def forward(self: NetworkPredictor, images: torch.Tensor, precision: str = "32") -> Any:
+    def compute_outputs(self: NetworkPredictor, images: Sequence[torch.Tensor], precision: str = "32") -> Any:
         logits, embeddings = compute(self, images, precision)
-        logits[images.amax(dim=(1, 2, 3)).numpy() == 0, 1] = np.nan
+        logits[images[0].amax(dim=(1, 2, 3)).numpy() == 0, 1] = np.nan
         return logits, embeddings
 
-    monkeypatch.setattr(NetworkPredictor, "forward", forward)
+    monkeypatch.setattr(NetworkPredictor, "compute_outputs", compute_outputs)
 
 
 def test_a_score_that_is_not_finite_costs_its_row_alone(

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from avatar_bench.cli.app import main
+from avatar_bench.inference import autotune
 from avatar_bench.inference.runtimes import find_missing_package
-from avatar_bench.runs import runtime_autotune
 from avatar_bench.runs.ensembles import save_ensemble
 from avatar_bench.runs.run import Run
 
@@ -146,7 +146,7 @@ def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(
 
     few, has_compared, chosen = predict_and_tell()
     assert (has_compared, chosen) == (False, "torch")
-    monkeypatch.setattr(runtime_autotune, "FEWEST_FILES", 2)
+    monkeypatch.setattr(autotune, "FEWEST_FILES", 2)
     found, has_compared, chosen = predict_and_tell()
     assert has_compared
     assert apart(found, few) < 1e-4
@@ -170,7 +170,7 @@ def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(
 def test_auto_is_torch_for_a_checkpoint_without_calibration_images(
     tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    monkeypatch.setattr(runtime_autotune, "FEWEST_FILES", 1)
+    monkeypatch.setattr(autotune, "FEWEST_FILES", 1)
     alone = Path(shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt"))
     predict_table(alone, images, tmp_path / "o.csv")
     assert "Computed with runtime=torch" in capsys.readouterr().err

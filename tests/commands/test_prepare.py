@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 import avatar_bench.commands.prepare
 from avatar_bench.cli.app import main
 from avatar_bench.config.catalogue import find_conf_folder
-from avatar_bench.config.search_path import register
+from avatar_bench.config.composition import register
 from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.sources.build import WORK_FOLDER, demo_root
 from avatar_bench.sources.reader import open_reader
@@ -264,6 +264,7 @@ def test_train_takes_over_the_split_and_the_folds(prepared, train, tmp_path):
         assert set(test) == set(manifest.index[manifest["fold"] == fold])
 
 
+@pytest.mark.slow
 def test_a_source_that_has_grown_is_taken_in_by_an_update_alone(images, tmp_path, capsys):
     root, out = tmp_path / "photos", tmp_path / "set"
     shutil.copytree(images / "all", root)

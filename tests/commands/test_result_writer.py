@@ -181,6 +181,7 @@ def test_a_block_that_reads_results_finds_all_of_them(
     assert main(["evaluate", *words]) == 0
     found = Result.load(next(run_copy.parent.rglob("evaluation/test/overview")))
     assert [sorted(read) for read in found.provenance["read"]] == [["blind_test"]]
+    assert found.tables["history"]["val/loss"].notna().all()  # of metrics.csv
     assert all(metric.value is not None for metric in found.metrics.values())
 
 

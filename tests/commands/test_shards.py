@@ -28,7 +28,10 @@ def prepared(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared data set with some eight shards; never write into it."""
     out = tmp_path_factory.mktemp("prepared") / "set"
     words = ["source=manifest", f"source.manifest.file={images / 'all.csv'}", f"out={out}", "allow=[shortcut]"]
-    assert main(["prepare", *words, "out_format=shards", "shard_mb=0.1"]) == 0
+    quick = [
+        f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
+    ]
+    assert main(["prepare", *words, *quick, "out_format=shards", "shard_mb=0.1"]) == 0
     return out
 
 

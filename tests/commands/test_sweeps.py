@@ -31,7 +31,7 @@ from avatar_bench.cli.task import JobError
 from avatar_bench.errors import DivergedError
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
-from avatar_bench.training.standard_callbacks import MetricsHistory
+from avatar_bench.training.trainer import MetricsHistory
 
 BACKBONE = "test_resnet.r160_in1k"
 WAIT = 500  # seconds, for a machine that has much else to do

@@ -20,15 +20,17 @@ from tests.commands.test_all_blocks import METRICS, QUICK
 CONVOLUTIONAL = ("convnext_", "efficientnet", "mobilenet", "resnet", "timm")
 FOUNDATION = ("dinov3_", "pe_", "siglip2_", "clip_vit_l14", "eva02_")  # the smallest of each: in the slow test below
 MODELS = [name for name in find_choices("model") if not name.startswith((*CONVOLUTIONAL, *FOUNDATION))]
+CUTS = {("vit", "eva02", "deit"): "depth=2", ("swin", "convnext"): "depths=[1,1,1,1]"}
 GAINS = ("deletion_gain_rollout", "insertion_gain_rollout")
 
 
 def words_for(model: str, small: list[str], *more: str) -> list[str]:
-    """Return the options of a small training of a model without weights, a plain ViT of which is cut to two blocks."""
+    """Return the options of a small training of a model without weights, cut to two blocks, or one in each stage."""
     recipe = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]
     side = 56 if "patch14" in recipe["backbone"] else 64
     kept = [word for word in small if not word.startswith(("model", "data.image_size"))]
-    cut = ["+model.options.depth=2"] if recipe["backbone"].startswith(("vit", "eva02")) else []
+    cut = [f"+model.options.{size}" for names, size in CUTS.items() if recipe["backbone"].startswith(names)]
+    cut = [] if any("model.options.depth" in word for word in more) else cut
     return ["train", *kept, f"model={model}", "model.weights=none", f"data.image_size={side}", *cut, *more]
 
 

@@ -28,6 +28,7 @@ def runs(tiny_run: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.mark.slow
 def test_it_is_in_every_table_and_in_the_report_under_its_title(runs: Path, tmp_path: Path) -> None:
     mine = ["-cd", str(tmp_path / "mine")]
     quick = [f"block.{name}.resamples=100" for name in ("robustness", "calibration")]

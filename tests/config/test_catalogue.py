@@ -40,7 +40,7 @@ def test_groups_and_their_choices_are_those_of_conf() -> None:
 
 
 def test_commands_tell_what_they_do() -> None:
-    assert find_commands()["list"] == "print the available choices or runs, one per line"
+    assert find_commands()["list"] == "Print the available choices or runs, one per line"
     assert all(find_commands().values())
 
 

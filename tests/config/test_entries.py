@@ -54,6 +54,13 @@ def test_an_entry_is_built_with_its_options(folder: Path) -> None:
         find_entry("corruption", "mine").build(3)  # type: ignore[arg-type]
 
 
+def test_an_option_of_one_of_several_in_a_module_is_named_with_its_entry() -> None:
+    with pytest.raises(ConfigError, match=r"ood_score\.knn\.k=0: expected 1 or more"):
+        find_entry("ood_score", "knn").build({"k": 0})
+    with pytest.raises(ConfigError, match=r"ood_score\.max_logit\.k: there is no such option"):
+        find_entry("ood_score", "max_logit").build({"k": 1})
+
+
 def test_modules_of_one_entry_import_one_another(folder: Path) -> None:
     write(folder / "block" / "mine" / "__init__.py", "from . import parts\nvalue = parts.value\n")
     write(folder / "block" / "mine" / "parts.py", "value = 3\n")
@@ -61,20 +68,20 @@ def test_modules_of_one_entry_import_one_another(folder: Path) -> None:
 
 
 def test_an_entry_that_cannot_be_imported_is_one_clear_error(folder: Path) -> None:
-    write(folder / "callback" / "broken.py", "import no_such_module\n")
-    with pytest.raises(ConfigError, match=r"callback=broken: .*broken\.py cannot be imported: ModuleNotFoundError"):
-        find_entry("callback", "broken").load()
-    write(folder / "callback" / "empty.py", "")
+    write(folder / "ood_score" / "broken.py", "import no_such_module\n")
+    with pytest.raises(ConfigError, match=r"ood_score=broken: .*broken\.py cannot be imported: ModuleNotFoundError"):
+        find_entry("ood_score", "broken").load()
+    write(folder / "ood_score" / "empty.py", "")
     with pytest.raises(ConfigError, match="must define one public dataclass, not 0"):
-        find_entry("callback", "empty").load_class()
+        find_entry("ood_score", "empty").load_class()
 
 
 def test_an_unknown_name_lists_the_known_ones_and_the_folders_searched(folder: Path) -> None:
-    write(folder / "callback" / "mine.py", OPTIONS)
+    write(folder / "ood_score" / "mine.py", OPTIONS)
     with pytest.raises(ConfigError) as error:
-        find_entry("callback", "mime")
+        find_entry("ood_score", "mime")
     assert "did you mean mine?" in str(error.value)
-    assert f"Searched {folder / 'callback'}." in str(error.value)
+    assert f"Searched {folder / 'ood_score'}." in str(error.value)
 
 
 def test_the_name_of_a_built_in_entry_is_refused(folder: Path) -> None:
@@ -88,20 +95,20 @@ def test_the_first_folder_wins_and_its_module_is_the_one_imported(
 ) -> None:
     monkeypatch.delenv(FOLDERS_VARIABLE, raising=False)
     for name, value in (("one", 1), ("two", 2)):
-        write(tmp_path / name / "callback" / "mine.py", f"value = {value}\n")
+        write(tmp_path / name / "ood_score" / "mine.py", f"value = {value}\n")
     with use_folders([tmp_path / "two"]):
-        assert find_entry("callback", "mine").load().value == 2  # type: ignore[attr-defined]
+        assert find_entry("ood_score", "mine").load().value == 2  # type: ignore[attr-defined]
         with use_folders([tmp_path / "one"]):
-            assert find_entry("callback", "mine").load().value == 1  # type: ignore[attr-defined]
+            assert find_entry("ood_score", "mine").load().value == 1  # type: ignore[attr-defined]
     assert FOLDERS_VARIABLE not in os.environ
-    assert "mine" not in find_entries("callback")
+    assert "mine" not in find_entries("ood_score")
 
 
 def test_another_process_finds_users_modules_by_their_names(folder: Path) -> None:
     import subprocess
 
-    write(folder / "callback" / "mine.py", "value = 7\n")
-    script = "import avatar_bench.user_entries.callback.mine as mine; assert mine.value == 7"
+    write(folder / "ood_score" / "mine.py", "value = 7\n")
+    script = "import avatar_bench.user_entries.ood_score.mine as mine; assert mine.value == 7"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -26,9 +26,11 @@ ASKED = {  # words that ask for something of each plug-in
     "app": [["app"], ["export", "ckpt=run", "out=page.html"]],
     "evidence": [["predict", "ckpt=run", "input=.", "evidence=true"]],
     "hub": [["push", "ckpt=run", "to=shared"], ["evaluate", "ckpt=hf:owner/name"]],
-    "hub_detectors": [["import", f"kind={kind}", "folder=net", "out=new"] for kind in ("timm", "transformers")],
+    "hub_detectors": [["import", f"kind={kind}", "folder=net", "out=new"] for kind in ("onnx", "timm", "transformers")],
     "pretrain": [["pretrain"]],
-    "ray": [["predict", "ckpt=run", "input=.", "output=out.parquet", "engine=ray"]],
+    "ray": [
+        ["predict", "ckpt=run", "input=.", "output=out.parquet", words] for words in ("engine=ray", "engine.actors=2")
+    ],
 }
 WALK = """
 import json, sys
@@ -42,6 +44,12 @@ for words in json.loads(sys.stdin.read()):
 def write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
+
+
+def copy_package(root: Path, *left_out: str) -> None:
+    """Copy the package and conf/ below `root`, without what the patterns name."""
+    for name in ("avatar_bench", "conf"):
+        shutil.copytree(PLUGINS.parents[1] / name, root / name, ignore=shutil.ignore_patterns(*left_out))
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +72,8 @@ def test_the_index_names_what_the_folders_provide() -> None:
         }
         for name in names
     }
-    assert provided == {name: index[name] for name in names}
+    stated = {name: {kind: found for kind, found in index[name].items() if kind != "option"} for name in names}
+    assert provided == stated
 
 
 def test_a_plugin_of_another_package_is_listed_without_being_imported(
@@ -111,7 +120,7 @@ def test_a_wheel_adds_a_command_a_column_and_an_output(
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     assert "ours" in call("list", "plugins").stdout
-    assert re.search(r"\n  count +count the images of a manifest\n", call("--help").stdout)
+    assert re.search(r"\n  count +Count the images of a manifest\n", call("--help").stdout)
     assert (
         "by=label                            label | source | split; column to count by"
         in call("count", "--help").stdout
@@ -163,6 +172,14 @@ def test_what_is_missing_is_of_a_plugin(monkeypatch: pytest.MonkeyPatch, capsys:
         assert f"{name}: this is of the plug-in {plugin}, which is not" in capsys.readouterr().err
 
 
+def test_without_the_folder_of_plugins_their_commands_are_unknown(tmp_path: Path) -> None:
+    copy_package(tmp_path, "__pycache__", "plugins")
+    words = [sys.executable, "-m", "avatar_bench", "push"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "push: no such command")
+
+
 def test_the_plugins_have_a_summary_and_an_extra_that_exists() -> None:
     import tomllib
 
@@ -180,9 +197,7 @@ def test_everything_else_works_without_plugins(
     plugins: list[str], small: list[str], tiny_run: Path, images: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "copy"
-    left_out = shutil.ignore_patterns("__pycache__")
-    for name in ("avatar_bench", "conf"):
-        shutil.copytree(PLUGINS.parents[1] / name, root / name, ignore=left_out)
+    copy_package(root, "*.pyc.*")  # with its bytecode, but no file of it that is being written
     for name in plugins:
         shutil.rmtree(root / "avatar_bench" / "plugins" / name)
     shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))

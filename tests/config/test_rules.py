@@ -12,10 +12,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.catalogue import PLAIN_COMMANDS, find_choices, find_commands, find_conf_folder
+from avatar_bench.config.composition import register
 from avatar_bench.config.options import find_option
 from avatar_bench.config.rules import check_config
 from avatar_bench.config.schema import find_schema
-from avatar_bench.config.search_path import register
 from avatar_bench.errors import ConfigError
 from avatar_bench.training import environment
 
@@ -30,7 +30,7 @@ BASE = {
 
 @pytest.fixture(autouse=True)
 def _hydra() -> Iterator[None]:
-    register()  # before Hydra is initialized, as the program does
+    register("train")  # before Hydra is initialized, as the program does
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         yield
 
@@ -132,36 +132,46 @@ def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_m
             "data.root=images requires data=folder, but data.kind is manifest",
         ),
         ("train", ["data=run", "data.root=null"], "for evaluate"),
-        ("train", ["optimizer.schedule.name=step"], "There are: cosine, none, plateau."),
         ("train", ["optimizer.weight_decay=-1"], "optimizer.weight_decay=-1"),
         ("train", ["optimizer=sam", "optimizer.rho=0"], "optimizer.rho=0.0: expected more than 0"),
-        ("train", ["optimizer=sam", "optimizer.base=lion"], "optimizer.base=lion: there is no optimizer named 'lion'"),
-        ("train", ["optimizer=sam", "optimizer.base=sam"], "optimizer.base=sam: expected another optimizer"),
-        ("train", ["optimizer.momentum=1"], "optimizer.momentum=1.0: expected 0 or more and less than 1"),
-        ("train", ["optimizer.schedule.factor=0"], "optimizer.schedule.factor=0.0: expected between 0 and 1"),
-        ("train", ["++optimizer.options={beta: 1}"], "optimizer.options.beta: there is no such option"),
-        ("train", ["optimizer=sgd", "++optimizer.options={momentum: 2}"], "momentum=2: expected 0 or more"),
-        ("train", ["++logger.options={tag: x}"], "Options of logger csv: none."),
-        ("train", ["++callbacks.others={mine: {}}"], "callbacks.others.mine: there is no callback named 'mine'"),
-        ("train", ["++callbacks.others={ema: {decay: .9}}"], "Use callbacks.ema=VALUE."),
-        ("train", ["optimizer.rho=.1"], "optimizer.rho=0.1 requires optimizer=sam"),
-        ("train", ["optimizer.adaptive=false"], "optimizer.adaptive=False requires optimizer=sam"),
-        ("train", ["optimizer=sam", "optimizer.base=null"], "requires optimizer.base"),
-        ("train", ["optimizer.name=sam"], "optimizer=sam requires optimizer.rho=VALUE"),
-        ("train", ["optimizer.schedule.warmup_epochs=1"], "warmup_epochs=1.0 requires optimizer.schedule.name=cosine"),
+        ("train", ["optimizer.name=lio"], "there is no such optimizer; did you mean lion"),
         (
             "train",
-            ["optimizer.schedule.name=cosine", "optimizer.schedule.warmup_epochs=3", "epochs=3"],
+            ["optimizer.weigth_decay=0"],
+            "there is no such option; did you mean weight_decay?",
+        ),
+        ("train", ["++optimizer.options={bets: 1}"], "optimizer.bets: there is no such option; did you mean betas?"),
+        ("train", ["optimizer._target_=torch.optim.NAdamm"], "optimizer._target_=torch.optim.NAdamm: Module"),
+        ("train", ["optimizer._target_=torch.optim.NAdam", "optimizer.momentum=1"], "did you mean momentum_decay?"),
+        ("train", ["++logger.csv.tag=x"], "logger.csv.tag: there is no such option"),
+        ("train", ["++logger.mine.every=1"], "logger.mine={'every': 1}: expected {_target_: CLASS, ...}"),
+        (
+            "train",
+            ["callbacks.mine._target_=no_such.Thing"],
+            "mine._target_=no_such.Thing: ModuleNotFoundError",
+        ),
+        ("train", ["schedule=cosine", "schedule.warmup_epochs=x"], "schedule.warmup_epochs=x: expected 0 or more"),
+        ("train", ["callbacks.ema=.9"], "it is now callbacks=ema callbacks.ema.decay=VALUE"),
+        ("train", ["callbacks.early_stopping=3"], "callbacks.early_stopping.patience=VALUE"),
+        ("train", ["optimizer=sam", "optimizer.base=sgd"], "it is now optimizer.name"),
+        ("train", ["optimizer.schedule.name=cosine"], "it is now schedule=NAME"),
+        ("train", ["++logger.project=a"], "it is now logger=wandb logger.wandb.project=VALUE"),
+        ("train", ["callbacks.progres=false"], "callbacks.progres: no such option; did you mean progress?"),
+        ("train", ["optimizer.adaptive=true"], "optimizer.adaptive=true requires optimizer.rho=VALUE"),
+        ("train", ["++schedule.warmup_epochs=1"], "schedule={'warmup_epochs': 1}: expected {_target_: CLASS, ...}"),
+        (
+            "train",
+            ["schedule=cosine", "schedule.warmup_epochs=3", "epochs=3"],
             "expected fewer than the 3 epochs",
         ),
-        ("train", ["optimizer.schedule.factor=.1"], "factor=0.1 requires optimizer.schedule.name=plateau"),
+        ("train", ["schedule=cosine", "++schedule.factor=.1"], "schedule.factor: there is no such option"),
         ("train", ["trainer.precision=16"], "trainer.precision=16"),
         ("train", ["data.augmented_copies=0"], "data.augmented_copies"),
         ("train", ["data.cache_gb=-1"], "data.cache_gb"),
         ("train", ["model.weights=nowhere.pth"], "no such file"),
         ("train", ["model.weights=hubb"], "did you mean hub?"),
-        ("train", ["callbacks.ema=.9", "callbacks.swa=1"], "exclude each other"),
-        ("train", ["callbacks.ema=1"], "between 0 and 1"),
+        ("train", ["callbacks=[ema,swa]"], "exclude each other"),
+        ("train", ["callbacks=ema", "callbacks.ema.decay=1"], "between 0 and 1"),
         ("train", ["callbacks=swa", "epochs=2"], "the longest stage has 2 epochs"),
         ("train", ["init_from=a", "resume=b"], "exclude each other"),
         ("train", ["model=timm"], "model.backbone=resnet34"),

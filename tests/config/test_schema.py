@@ -39,7 +39,7 @@ def test_every_option_is_stated_with_its_help() -> None:
 
 def test_an_option_added_in_one_place_is_found_everywhere(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(ROOT / "avatar_bench", copy / "avatar_bench", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "avatar_bench", copy / "avatar_bench", ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copytree(ROOT / "conf", copy / "conf")
     schema = copy / "avatar_bench" / "config" / "schema.py"
     text, place = schema.read_text(encoding="utf-8"), "class PredictConfig:\n"
@@ -79,7 +79,10 @@ def list_values(values: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 def test_the_yaml_of_commands_and_groups_repeats_no_default() -> None:
     repeated = []
-    groups = {"pretrain": ("method",), "train": ("callbacks", "logger", "mode", "model", "optimizer", "trainer")}
+    groups = {
+        "pretrain": ("method",),
+        "train": ("callbacks", "logger", "mode", "model", "optimizer", "schedule", "trainer"),
+    }
     for command in COMMANDS:
         files = [file for group in groups.get(command, ()) for file in find_choices(group).values()]
         recipe = find_recipe(command)

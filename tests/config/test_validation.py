@@ -1,9 +1,8 @@
-"""Tests of config validation: no object is built from options, and none exposes environment variables."""
+"""Tests of config validation: a run folder names no code, and no option exposes environment variables."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,18 @@ from typing import Any
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.validation import ALLOWED_TARGETS, check_values, escape_interpolations
+from avatar_bench.config.catalogue import find_choices
+from avatar_bench.config.entries import use_folders
+from avatar_bench.config.instantiate import check_node
+from avatar_bench.config.validation import (
+    check_run_config,
+    check_values,
+    escape_interpolations,
+    refuse_outward_nodes,
+    rename_options,
+)
 from avatar_bench.errors import ConfigError
+from avatar_bench.files.yaml_io import read_yaml
 
 MARK = "it-ran"
 
@@ -60,6 +69,17 @@ def gadgets() -> dict[str, dict[str, Any]]:
         "hydra.utils.get_method": ["os.system"],
         "functools.partial": [{"_target_": "hydra.utils.get_method", "path": "os.system"}, f"touch {MARK}"],
         "evil.Class": [],
+        # by way of the libraries whose classes a run folder may name
+        "torch.os.system": [f"touch {MARK}"],
+        "torch.utils.collect_env.run": [f"touch {MARK}"],
+        "torch.optim.optimizer.os.system": [f"touch {MARK}"],
+        "torch.optim.lr_scheduler.types.FunctionType": [],
+        "torch.optim.lr_scheduler.partial": [],
+        "torch.optim.swa_utils.AveragedModel": [],
+        "timm.optim._optim_factory.importlib.import_module": ["evil"],
+        "timm.optim.create_optimizer_v2": [],
+        "pytorch_lightning.callbacks.lambda_function.Callable": [],
+        "pytorch_lightning.loggers.csv_logs.os.system": [f"touch {MARK}"],
     }
     return {target: {"_target_": target, "_args_": arguments} for target, arguments in calls.items()}
 
@@ -81,133 +101,144 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def option(gadget: Any) -> list[str]:
-    return [f"model.options={inline({'a': gadget})}"]
+PLACES: dict[str, Callable[[Any], Any]] = {
+    "optimizer": lambda gadget: gadget,
+    "optimizer.options.a": lambda gadget: gadget,
+    "schedule": lambda gadget: gadget,
+    "schedule.nested": lambda gadget: {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": gadget},
+    "logger.csv": lambda gadget: gadget,
+    "callbacks.others.a": lambda gadget: {"_target_": "pytorch_lightning.callbacks.LambdaCallback", "setup": [gadget]},
+    "trainer.plugins.a": lambda gadget: gadget,
+    "model.backbone": lambda gadget: gadget,
+    "model.options.a": lambda gadget: [{"b": gadget}],
+}
 
 
-def added(gadget: Any) -> list[str]:
-    return [f"+data.prepare.a={inline(gadget)}"]
-
-
-def folder(gadget: Any) -> list[str]:
-    put("model/evil.yaml", {"model": {"backbone": "resnet18", "options": {"a": [gadget]}}}, "# @package _global_\n")
-    return ["-cd", "conf", "model=evil"]
-
-
-def launcher(gadget: Any) -> list[str]:
-    return ["-m", "seed=1,2", f"+hydra.launcher={inline(gadget)}"]
-
-
-def launcher_yaml(gadget: Any) -> list[str]:
-    put("hydra/launcher/evil.yaml", gadget)
-    return ["-m", "seed=1,2", "-cd", "conf", "hydra/launcher=evil"]
-
-
-def sweeper(gadget: Any) -> list[str]:
-    return ["-m", "seed=1,2", f"+hydra.sweeper={inline(gadget)}"]
-
-
-def sampler(gadget: Any) -> list[str]:
-    pytest.importorskip("optuna")
-    return ["sweep=search", f"+hydra.sweeper.sampler={inline({'gamma': gadget})}"]
-
-
-def callbacks(gadget: Any) -> list[str]:
-    return [f"+hydra.callbacks.a={inline(gadget)}"]
-
-
-def callbacks_yaml(gadget: Any) -> list[str]:
-    put("hydra/callbacks/evil.yaml", {"a": gadget})
-    return ["-cd", "conf", "+hydra/callbacks=evil"]
-
-
-def logging(gadget: Any) -> list[str]:
-    handler = {"()": gadget["_target_"], "a": gadget["_args_"]}
-    written = {"version": 1, "handlers": {"a": handler}, "root": {"handlers": ["a"]}}
-    put("hydra/job_logging/evil.yaml", written)
-    put("hydra/hydra_logging/evil.yaml", written)
-    return ["-cd", "conf", "hydra/job_logging=evil", "hydra/hydra_logging=evil"]
-
-
-def resolver(gadget: Any) -> list[str]:
-    return [f"+hydra.callbacks=${{oc.create:{inline({'a': gadget})}}}"]
-
-
-def resumed(gadget: Any) -> list[str]:
+def write_run(place: str, gadget: Any) -> None:
+    """Write the folder of an interrupted run of somebody else, with a gadget at a place of its configuration."""
     Path("run/checkpoints").mkdir(parents=True)
+    Path("run/checkpoints/best.ckpt").touch()
     Path("run/run.json").write_text('{"status": "interrupted"}')
-    Path("run/config.yaml").write_text(json.dumps({"model": {"options": {"a": gadget}}}))
-    return ["resume=run"]
-
-
-WAYS: tuple[Callable[[Any], list[str]], ...] = (
-    *(option, added, folder, launcher, launcher_yaml, sweeper),
-    *(sampler, callbacks, callbacks_yaml, logging, resolver, resumed),
-)
-
-
-def put(name: str, content: Any, header: str = "") -> None:
-    file = Path("conf") / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(header + json.dumps(content))
-
-
-def inline(value: Any) -> str:
-    """Write a value in Hydra's grammar."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{inline(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(inline, value)) + "]"
-    quoted = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", " ") if isinstance(value, str) else value
-    return f"'{quoted}'" if isinstance(value, str) else json.dumps(value)
+    value = PLACES[place](gadget)
+    for key in reversed(place.split(".")):
+        value = {key: value}
+    Path("run/config.yaml").write_text(json.dumps(value))
 
 
 def nothing_ran(here: Path) -> bool:
     return not (here / MARK).exists() and (here / "kept").is_dir() and "evil" not in sys.modules
 
 
-def refused(words: list[str], here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    unread = ["data=folder", "data.root=none"] * ("resume=run" not in words)  # in case the gadget passes
-    assert main(["train", *unread, *words]) == 2
+def refused(words: list[str], here: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """Check that a command ends with 2, in three lines, and ran nothing; return what it said."""
+    assert main(words) == 2
     told = capfd.readouterr()
     assert told.out == ""
     assert 1 <= len(told.err.splitlines()) <= 3, told.err
     assert "Traceback" not in told.err
-    assert any(word in told.err for word in ("_target_", "_args_", "hydra.", "interpolation", "${")), told.err
     assert nothing_ran(here)
+    return told.err
+
+
+COMMANDS = (
+    ["train", "resume=run"],
+    ["train", "data=folder", "data.root=none", "init_from=run"],
+    ["evaluate", "ckpt=run"],
+    ["predict", "ckpt=run", "input=evil.py"],
+)
 
 
 @pytest.mark.parametrize("target", GADGETS)
-def test_a_gadget_is_never_built(target: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    way = WAYS[list(GADGETS).index(target) % len(WAYS)]
-    refused(way(GADGETS[target]), here, capfd)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize("target", ["os.system", "functools.partial", "evil.Class"])
-def test_no_gadget_is_built_in_any_way(
-    target: str, way: Callable[[Any], list[str]], here: Path, capfd: pytest.CaptureFixture[str]
+def test_a_run_folder_that_names_code_is_refused_by_its_name(
+    target: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    refused(way(GADGETS[target]), here, capfd)
+    write_run(list(PLACES)[list(GADGETS).index(target) % len(PLACES)], GADGETS[target])
+    told = refused(["train", "resume=run"], here, capfd)
+    assert any(f"_target_={name}: a run folder cannot name code" in told for name in (target, "pathlib.Path"))
 
 
-@pytest.mark.parametrize("way", [option, callbacks, launcher_yaml, logging], ids=lambda way: way.__name__)
-def test_a_gadget_is_not_built_in_a_process_of_its_own(way: Callable[[Any], list[str]], here: Path) -> None:
-    words = [sys.executable, "-m", "avatar_bench", "train", *way(GADGETS["os.system"])]
-    found = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout) == (2, "")
-    assert 1 <= len(found.stderr.splitlines()) <= 3
-    assert nothing_ran(here)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:2]))
+def test_no_command_takes_code_of_a_run_at_any_place(
+    place: str, words: list[str], here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_run(place, GADGETS["os.system"])
+    assert "_target_=os.system: a run folder cannot name code" in refused(words, here, capfd)
 
 
-def test_a_swept_gadget_is_not_built(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    refused(["-m", "+data.prepare._target_=os.getcwd,os.getpid", "out=sweep"], here, capfd)
+def test_a_run_may_name_what_the_yaml_of_the_project_or_of_a_folder_of_the_user_names(here: Path) -> None:
+    file = here / "config.yaml"
+    known = ["torch.optim.NAdam", "timm.optim.Lion", "torch.optim.lr_scheduler.StepLR"]
+    known += ["pytorch_lightning.callbacks.Timer", "pytorch_lightning.loggers.CSVLogger"]
+    known += ["avatar_bench.training.optimization.WarmupCosine"]
+    check_run_config({"a": [{"_target_": target} for target in known]}, file)
+    own = {"schedule": {"_target_": "evil.Class"}}
+    with pytest.raises(ConfigError, match="cannot name code"):
+        check_run_config(own, file)
+    (here / "my" / "schedule").mkdir(parents=True)
+    (here / "my" / "schedule" / "mine.yaml").write_text("# mine\n_target_: evil.Class\n")
+    with use_folders([here / "my"]):
+        check_run_config(own, file)
+    (here / "schedules").mkdir()
+    (here / "schedules" / "config.yaml").write_text("a: {_target_: evil.Class}\n")  # no group: may be a run folder
+    with use_folders([here]), pytest.raises(ConfigError, match="cannot name code"):
+        check_run_config(own, file)
+    assert "evil" not in sys.modules
+
+
+CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "{folder}", "name": "", "version": "{logs}"}
+
+
+@pytest.mark.parametrize(
+    ("node", "key"),
+    [
+        ({"_target_": "pytorch_lightning.loggers.CometLogger"}, "_target_"),
+        ({"_target_": "pytorch_lightning.loggers.WandbLogger", "offline": False}, "_target_"),
+        ({"_target_": "pytorch_lightning.loggers.wandb.WandbLogger"}, "_target_"),
+        (CSV | {"save_dir": "/tmp"}, "save_dir"),
+        (CSV | {"save_dir": "elsewhere"}, "save_dir"),
+        (CSV | {"save_dir": "{folder}/../elsewhere"}, "save_dir"),
+        (CSV | {"save_dir": ["elsewhere"]}, "save_dir"),
+        (CSV | {"version": "~/elsewhere"}, "version"),
+        (CSV | {"name": "s3://bucket"}, "name"),
+        ({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "dirpath": "elsewhere"}, "dirpath"),
+        ({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "filename": "../elsewhere"}, "filename"),
+        ({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "_args_": ["elsewhere"]}, "_args_"),
+    ],
+)
+def test_a_run_that_is_resumed_writes_into_its_folder_alone_and_asks_no_network(node: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        refuse_outward_nodes({"logger": {"a": node}}, {})
+    assert f"logger.a.{key}=" in error.value.lines[0]
+    assert "repeat the options of logger beside resume=" in error.value.lines[1]
+    refuse_outward_nodes({"logger": {"a": node}}, {"logger": {"a": node}})  # the user has typed it
+
+
+def test_usual_nodes_of_a_run_are_resumed_without_being_typed() -> None:
+    others = {"stop": {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val/loss"}}
+    others |= {"timer": {"_target_": "pytorch_lightning.callbacks.Timer", "duration": "00:08:00:00"}}
+    loggers = {
+        name: read_yaml(find_choices("logger")[name])[name] for name in ("csv", "mlflow", "tensorboard", "wandb")
+    }
+    refuse_outward_nodes({"callbacks": {"others": others}, "logger": loggers | {"mine": CSV | {"name": "mine"}}}, {})
+
+
+def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_run("logger.csv", CSV | {"save_dir": "/tmp"})
+    assert "logger.csv.save_dir=/tmp: a run folder cannot choose it" in refused(["train", "resume=run"], here, capfd)
+    told = refused(["train", "resume=run", "logger.csv.save_dir=/tmp"], here, capfd)
+    assert "cannot choose it" not in told  # but it lacks other options
+    assert "needs a value" in told
+    told = refused(["train", "resume=run", "logger.csv.save_dir=/"], here, capfd)
+    assert "logger.csv.save_dir=/ cannot change it" in told
 
 
 def test_optuna_calls_no_function_of_the_options(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optuna")
-    refused(["sweep=search", "hydra.sweeper.custom_search_space=evil.Class"], here, capfd)
+    words = ["sweep=search", "hydra.sweeper.custom_search_space=evil.Class"]
+    assert "hydra." in refused(["train", "data=folder", "data.root=none", *words], here, capfd)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +249,6 @@ def test_optuna_calls_no_function_of_the_options(here: Path, capfd: pytest.Captu
         "hydra.job.chdir=true",
         "+hydra.job.env_set.LD_PRELOAD=evil.so",
         "hydra.job.env_copy=[HOME]",
-        "hydra.searchpath=[pkg://evil]",
         "hydra/job_logging=default",
     ],
 )
@@ -226,7 +256,7 @@ def test_hydra_writes_no_file_runs_no_module_and_copies_no_variable(
     word: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(here.rglob("*"))
-    refused([word], here, capfd)
+    assert "hydra." in refused(["train", "data=folder", "data.root=none", word], here, capfd)
     assert sorted(here.rglob("*")) == before
 
 
@@ -234,7 +264,7 @@ def test_hydra_writes_no_file_runs_no_module_and_copies_no_variable(
     "word",
     [
         "data.name=${oc.env:CANARY}",
-        "logger.project=${oc.env:CANARY}",
+        "logger=wandb logger.wandb.project=${oc.env:CANARY}",
         "model=${oc.env:CANARY}",
         "+model.options.a=${oc.decode:${oc.env:CANARY}}",
         "+model.options.a=${oc.select:no,${oc.env:CANARY}}",
@@ -254,17 +284,6 @@ def test_what_the_environment_holds_is_never_told(
     assert not any("tweet" in str(path) for path in here.rglob("*"))
 
 
-def test_the_launchers_and_sweepers_of_the_extras_may_stand_at_their_places() -> None:
-    for option, targets in ALLOWED_TARGETS.items():
-        for target in targets:
-            tree: dict[str, Any] = {"_target_": target}
-            for key in reversed(option.split(".")):
-                tree = {key: tree}
-            check_values(tree)
-            with pytest.raises(ConfigError, match="cannot name an object"):
-                check_values({"elsewhere": {"_target_": target}})
-
-
 @pytest.mark.parametrize(
     "text", ["${a.b}/c", "${..a}", "${hydra:job.name}", "${now:%Y}", "${units:source}", r"\${oc.env:A}"]
 )
@@ -277,3 +296,39 @@ def test_what_is_literal_resolves_to_itself() -> None:
 
     values = {"a": ["${oc.env:HOME}", r"c:\${x}", r"\\${y}", "$", 1, None]}
     assert OmegaConf.to_container(OmegaConf.create(escape_interpolations(values)), resolve=True) == values
+
+
+def test_the_options_of_an_earlier_version_are_those_of_now() -> None:
+    schedule = {"name": "cosine", "options": {}, "warmup_epochs": 1.0, "factor": 0.5, "patience": 1}
+    optimizer = {"name": "sam", "base": "sgd", "momentum": 0.8, "rho": 0.1, "adaptive": None, "weight_decay": 0.2}
+    callbacks = {"early_stopping": 2, "ema": 0.9, "swa": None, "others": {}, "progress": False}
+    logger = {"name": "wandb", "options": {}, "project": "mine", "offline": False}
+    found = rename_options(
+        {"seed": 1, "optimizer": optimizer | {"schedule": schedule}, "callbacks": callbacks, "logger": logger}
+    )
+    assert found["seed"] == 1
+    options = {"momentum": 0.8, "nesterov": True}
+    now = {"name": "sgd", "rho": 0.1, "adaptive": False, "weight_decay": 0.2}
+    assert found["optimizer"] == now | {"options": options}
+    assert found["schedule"]["warmup_epochs"] == 1.0
+    assert found["schedule"].keys() == {"_target_", "steps", "epochs", "warmup_epochs"}
+    assert found["callbacks"].keys() == {"others", "progress"}
+    others = found["callbacks"]["others"]
+    assert (others["early_stopping"]["patience"], others["ema"]["decay"]) == (2, 0.9)
+    assert "swa" not in others
+    assert (found["logger"]["wandb"]["project"], found["logger"]["wandb"]["offline"]) == ("mine", False)
+    assert found["logger"]["wandb"]["name"] == "{name}"
+    assert rename_options(found) == found
+
+
+def test_a_logger_or_schedule_of_a_former_kind_is_refused_when_its_run_is_resumed() -> None:
+    given = {
+        "optimizer": {"name": "adamw", "schedule": {"name": "stairs"}},
+        "callbacks": {},
+        "logger": {"name": "lines"},
+    }
+    found = rename_options(given)
+    for option, node in (("schedule", found["schedule"]), ("logger.lines", found["logger"]["lines"])):
+        with pytest.raises(ConfigError, match=r"expected \{_target_: CLASS"):
+            check_node(option, node)
+    assert rename_options({"optimizer": 3, "callbacks": "x"}) == {"optimizer": 3, "callbacks": "x"}

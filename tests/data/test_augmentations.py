@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from avatar_bench.config.catalogue import find_choices
-from avatar_bench.data.augmentations import delivery
+from avatar_bench.data.augmentation_steps import DeliveryAugmentation
 from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.delivery import DELIVERY_TIERS, UNTRAINED_TIER
@@ -51,7 +51,7 @@ def test_a_chain_encodes_once_or_twice_within_its_ranges(photo: Any, saved: Save
     chains = []
     for seed in range(120):
         before = len(saved)
-        found = delivery.deliver(photo, np.random.default_rng(seed))
+        found = DeliveryAugmentation.deliver(photo, np.random.default_rng(seed))
         chains.append(saved[before:])
         assert found.dtype == np.uint8
         assert found.shape == (*chains[-1][-1][1][::-1], 3)
@@ -72,7 +72,7 @@ def test_a_chain_encodes_once_or_twice_within_its_ranges(photo: Any, saved: Save
 def test_blocks_are_moved_by_cutting_off_1_to_7_rows_and_columns(saved: Saved) -> None:
     small = np.zeros((50, 60, 3), np.uint8)  # is not scaled, as it is smaller than any side
     for seed in range(200):
-        delivery.deliver(small, np.random.default_rng(seed))
+        DeliveryAugmentation.deliver(small, np.random.default_rng(seed))
         assert saved[0][1] in {(60, 50), *((60 - x, 50 - y) for x in range(1, 8) for y in range(1, 8))}
         saved.clear()
 
@@ -80,7 +80,7 @@ def test_blocks_are_moved_by_cutting_off_1_to_7_rows_and_columns(saved: Saved) -
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 7, 3), (1, 3000, 3), (900, 40, 3)])
 def test_a_chain_takes_images_of_any_shape(shape: tuple[int, int, int]) -> None:
     for seed in range(20):
-        found = delivery.deliver(np.full(shape, 90, np.uint8), np.random.default_rng(seed))
+        found = DeliveryAugmentation.deliver(np.full(shape, 90, np.uint8), np.random.default_rng(seed))
         assert np.abs(found.astype(int) - 90).max() <= 3
 
 
@@ -141,13 +141,13 @@ def test_delivered_batches_are_those_of_the_seed_with_any_workers_cache_or_fixed
 
 def test_delivery_acts_before_the_image_is_resized(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: set[tuple[int, ...]] = set()
-    deliver: Callable[..., Any] = delivery.deliver
+    deliver: Callable[..., Any] = DeliveryAugmentation.deliver
 
     def keep(image: Any, rng: np.random.Generator) -> Any:
         sizes.add(image.shape)
         return deliver(image, rng)
 
-    monkeypatch.setattr(delivery, "deliver", keep)
+    monkeypatch.setattr(DeliveryAugmentation, "deliver", keep)
     whole = read_manifest(images / "all.csv")
     few = Dataset("few", whole.root, whole.frame[:8].assign(split="train"))
     options: dict[str, Any] = {"seed": 0, "batch_size": 8, "workers": 0, "balance": "none"}

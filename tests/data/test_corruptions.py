@@ -193,7 +193,7 @@ def test_the_keys_of_cached_predictions_are_those_of_before(monkeypatch: pytest.
         *("noise 15 at input", "blur (5, 1.1) at input", "brightness 1.5 at input"),
         *("rotation 15 at input", "jpeg 30 at input"),
     ]
-    monkeypatch.setattr("avatar_bench.data.corruptions.noise.PARAMETERS", (5, 10, 16, 25, 40))
+    monkeypatch.setattr("avatar_bench.data.corruption_kinds.NoiseCorruption.PARAMETERS", (5, 10, 16, 25, 40))
     assert Corruption("noise", 3).key == "noise 16 at input"
 
 

@@ -13,7 +13,7 @@ import torch
 
 from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset, read_manifest
-from avatar_bench.data.loaders import ReadableImageDataset, build_evaluation_loader, encode_targets
+from avatar_bench.data.loaders import ReadableImageDataset, build_image_dataset, build_loader, encode_targets
 from avatar_bench.data.training_batches import DataModule, EpochSampler, RankBatches, weigh_sources
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import ConfigError, DataError
@@ -225,7 +225,7 @@ def test_an_unreadable_file_stops_training_and_costs_a_prediction_its_row(uneven
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     uneven.frame.loc[0, "path"] = str(tmp_path / "broken.png")
     with pytest.raises(DataError, match=r"broken\.png"):
-        list(build_evaluation_loader(uneven, CLASSES, PREPROCESSING, 16, 0))
+        list(build_loader(build_image_dataset(uneven, CLASSES, PREPROCESSING), 16, 0))
     images = ReadableImageDataset([str(tmp_path / "broken.png"), str(uneven.file(1))], [PREPROCESSING])
     assert images[0]["row"] == 0
     assert images[0]["reason"]

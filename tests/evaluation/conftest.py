@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 
 from avatar_bench.data.leakage import Leakage
 from avatar_bench.errors import BlockError
-from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.predictions import Predictions, to_string_array
-from avatar_bench.results.result import Result
+from avatar_bench.results.result import Result, draw_figures
 from avatar_bench.results.view import View
 
 CLASSES = ("drawing", "generated", "real")

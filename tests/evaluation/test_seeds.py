@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avatar_bench.evaluation.intervals import IntervalOptions
-from avatar_bench.evaluation.seeds import Recipes, group_across_options, warn_about_seeds
+from avatar_bench.evaluation.seeds import Recipes, group_across_options, warn_about_seeds, weigh_doublings
 from avatar_bench.metrics.units import Units
 from avatar_bench.results.reasons import Reason
 
@@ -49,6 +49,11 @@ def test_families_that_differ_in_many_options_are_named_by_their_folders(run, fo
     runs = [run(folder=Path(name) if name else None) for name in folders]
     runs[2].config["data"] = {"augment": {"flip": 0, "noise": 1, "rotation": 2}}
     assert list(group_across_options(runs, "mode.shots")) == names
+
+
+def test_the_slope_is_that_of_a_least_squares_line_over_doublings():
+    numbers, values = [5, 10, 40], np.array([0.5, 0.62, 0.7])
+    assert values @ weigh_doublings(numbers) == pytest.approx(np.polyfit(np.log2(numbers), values, 1)[0])
 
 
 def test_recipes_of_one_seed_and_of_the_same_seed_twice_are_said():

@@ -100,16 +100,14 @@ def test_a_bomb_is_refused_soon_and_in_little_memory(make: Callable[[Path], None
     assert peak < 20 * MAX_YAML_BYTES
 
 
-@bombs
-def test_a_bomb_in_a_folder_of_yaml_ends_the_command(
+@pytest.mark.parametrize("make", [binary, huge_number, unreadable, tagged], ids=lambda make: make.__name__)
+def test_what_is_no_yaml_in_a_folder_of_ones_own_ends_the_command(
     make: Callable[[Path], None], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf" / "mode").mkdir(parents=True)
     make(tmp_path / "conf" / "mode" / "bomb.yaml")
-    begun = time.process_time()
     assert main(["train", "data=folder", "data.root=none", "-cd", "conf", "mode=bomb"]) == 2
-    assert time.process_time() - begun < 3
     told = capfd.readouterr().err
     assert "bomb" in told
     assert len(told.splitlines()) <= 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import string
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,6 @@ from avatar_bench.i18n import LANGUAGES, Catalogue, _, load_catalogue, ngettext,
 PACKAGE = Path(__file__).parents[2] / "avatar_bench"
 BLOCKS, PLUGINS = PACKAGE / "evaluation" / "blocks", PACKAGE / "plugins"
 OTHERS = LANGUAGES[1:]
-ENTRIES = ("data/corruptions", "metrics/ood_scores")  # their yaml translates its own title
 
 
 def find_home(file: Path) -> str:
@@ -65,8 +65,18 @@ def list_texts(about: Mapping[str, Any]) -> Iterator[str]:
     for part in ("figures", "headings", "words"):
         yield from about.get(part, {}).values()
     yield from (table["title"] for table in about.get("tables", {}).values() if "title" in table)
+    yield from (text for chart in about.get("charts", {}).values() for text in list_labels(chart))
     yield from (text for pair in about.get("terms", {}).items() for text in pair)
     yield from (text["one"] if isinstance(text, dict) else text for text in about.get("reasons", {}).values())
+
+
+def list_labels(chart: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the labels of a declared chart, without lines of text that are columns alone."""
+    named = [chart[key] for key in ("x", "y", "value") if isinstance(chart.get(key), dict)]
+    for labels in (*named, chart.get("lines", {})):
+        yield from filter(None, labels.values())
+    yield from filter(None, [chart.get("label")])
+    yield from (text for text in chart.get("text", ()) if re.sub(r"{.*?}", "", text).strip(", "))
 
 
 def places(text: str) -> set[str]:

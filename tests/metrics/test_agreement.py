@@ -31,7 +31,7 @@ def test_kappa_equals_sklearn_and_statsmodels(pair):
     answers = confusion_matrix(first, second, 3)
     assert agreement.kappa(answers) == pytest.approx(sk.cohen_kappa_score(first, second))
     assert agreement.kappa(answers) == pytest.approx(cohens_kappa(answers).kappa)
-    assert agreement.agreement(answers) == pytest.approx(sk.accuracy_score(first, second))
+    assert agreement.PREDICTION_MEASURES["agreement"](answers) == pytest.approx(sk.accuracy_score(first, second))
 
 
 def test_q_equals_that_of_the_odds_ratio_of_statsmodels(pair):
@@ -90,7 +90,7 @@ def test_networks_that_are_always_wrong_fail_together():
 
 def test_networks_that_say_one_class_have_no_kappa():
     table = confusion_matrix(np.zeros(5, int), np.zeros(5, int), 3)
-    assert agreement.agreement(table) == 1
+    assert agreement.PREDICTION_MEASURES["agreement"](table) == 1
     assert np.isnan(agreement.kappa(table))
 
 

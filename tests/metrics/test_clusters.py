@@ -16,7 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from avatar_bench.metrics import clusters
-from avatar_bench.metrics.neighbourhoods import distances
+from avatar_bench.metrics.neighbours import distances
 
 
 def two_scales(n=90, apart=0.8, seed=0):
@@ -24,6 +24,11 @@ def two_scales(n=90, apart=0.8, seed=0):
     rng = np.random.default_rng(seed)
     labels = np.array([0, 2, 5])[np.arange(n) % 3]
     return rng.normal(size=(n, 12)) * (1 + labels[:, None] / 5) + apart * labels[:, None] + 100, labels
+
+
+def once(labels):
+    """Return weights (1, N) that count each image once."""
+    return np.ones((1, len(labels)))
 
 
 def replicated(x, labels, seed=0):
@@ -34,16 +39,17 @@ def replicated(x, labels, seed=0):
 
 def test_davies_bouldin_and_calinski_harabasz_equal_sklearn():
     x, labels = two_scales()
-    products = clusters.gram(x)
-    assert clusters.davies_bouldin(products, labels) == pytest.approx(sk.davies_bouldin_score(x, labels), rel=1e-9)
+    products = clusters.EmbeddingSpace(x, ()).products
+    expected = sk.davies_bouldin_score(x, labels)
+    assert clusters.davies_bouldin(products, labels, once(labels)) == pytest.approx([expected], rel=1e-9)
     expected = sk.calinski_harabasz_score(x, labels)
-    assert clusters.calinski_harabasz(products, labels) == pytest.approx(expected, rel=1e-9)
+    assert clusters.calinski_harabasz(products, labels, once(labels)) == pytest.approx([expected], rel=1e-9)
 
 
 def test_weights_count_as_copies():
     x, labels = two_scales()
     weights, copies, names = replicated(x, labels)
-    products = clusters.gram(x)
+    products = clusters.EmbeddingSpace(x, ()).products
     assert clusters.davies_bouldin(products, labels, weights) == pytest.approx(
         [sk.davies_bouldin_score(copies, names)], rel=1e-9
     )
@@ -65,7 +71,7 @@ def by_hand(x, labels, origin):
 def test_separation_ratio_is_between_over_within_without_self_distances():
     x, labels = two_scales(30)
     between, within = by_hand(x, labels, np.arange(30))
-    assert clusters.separation_ratio(distances(x), labels) == pytest.approx(between / within, rel=1e-9)
+    assert clusters.separation_ratio(distances(x), labels, once(labels)) == pytest.approx([between / within])
     weights, copies, names = replicated(x, labels)
     origin = np.repeat(np.arange(30), weights[0].astype(int))
     between, within = by_hand(copies, names, origin)
@@ -89,7 +95,7 @@ def test_mean_distances_are_those_of_pairs():
 def test_a_resample_without_a_class_gives_nan_where_the_figure_needs_it():
     x, labels = two_scales(30)
     weights = (labels != 5).astype(float)[None]
-    products = clusters.gram(x)
+    products = clusters.EmbeddingSpace(x, ()).products
     assert np.isnan(clusters.davies_bouldin(products, labels, weights)).all()
     assert np.isnan(clusters.calinski_harabasz(products, labels, weights)).all()
 
@@ -97,8 +103,9 @@ def test_a_resample_without_a_class_gives_nan_where_the_figure_needs_it():
 def test_one_point_a_class_parts_without_end():
     x = np.repeat(np.array([[0.0, 0.0], [3.0, 4.0]]), 5, axis=0)
     labels = np.repeat([0, 1], 5)
-    assert clusters.davies_bouldin(clusters.gram(x), labels) == pytest.approx(0, abs=1e-6)
-    assert np.isnan(clusters.separation_ratio(distances(x), labels))  # nothing to divide by
+    products = clusters.EmbeddingSpace(x, ()).products
+    assert clusters.davies_bouldin(products, labels, once(labels)) == pytest.approx([0], abs=1e-6)
+    assert np.isnan(clusters.separation_ratio(distances(x), labels, once(labels))).all()  # nothing to divide by
 
 
 def test_silhouettes_and_purity_by_image_equal_sklearn():

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 from sklearn.covariance import LedoitWolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from avatar_bench.config.entries import find_entries
-from avatar_bench.metrics import detection
-from avatar_bench.metrics.ood_scores.mahalanobis import MAX_CONDITION
+from avatar_bench.metrics import detection, selective
+from avatar_bench.metrics.ood_scores import MAX_CONDITION
+
+
+def roc(scores, positive, weights=None):
+    """Return the curve that the measures of a statistic get, of all images or of each row of weights."""
+    curves = []
+    statistic = detection.build_roc_statistic(scores, positive, [lambda curve: curves.append(curve) or curve.recall])
+    drawn = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=float)
+    statistic(np.atleast_2d(drawn))
+    (curve,) = curves
+    return curve if drawn.ndim > 1 else curve._replace(**{name: getattr(curve, name)[0] for name in curve._fields[:3]})
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +78,7 @@ def test_scores_and_their_auroc_equal_those_of_pytorch_ood(name, features):
         theirs = theirs * 2 * len(features[0])  # it halves the distance, and leaves the covariance a sum
     np.testing.assert_allclose(mine, theirs, rtol=1e-2 if name == "mahalanobis" else 1e-5)  # a float32 inverse
     expected = sk.roc_auc_score(outside, theirs)
-    assert detection.auroc(detection.roc(mine, outside)) == pytest.approx(expected, abs=1e-3)
+    assert detection.auroc(roc(mine, outside)) == pytest.approx(expected, abs=1e-3)
     assert 0.5 < expected < 1 or name in ("msp", "max_logit", "energy")
 
 
@@ -152,20 +164,18 @@ def test_aupr_and_fpr_equal_sklearn_with_and_without_ties(rounded):
     positive = rng.random(200) < 0.3
     scores = rng.normal(size=200) + positive
     scores = np.round(scores, 1) if rounded else scores
-    assert detection.aupr(detection.roc(scores, positive)) == pytest.approx(
-        sk.average_precision_score(positive, scores)
-    )
+    assert detection.aupr(roc(scores, positive)) == pytest.approx(sk.average_precision_score(positive, scores))
     alarm, recall, _ = sk.roc_curve(positive, scores, drop_intermediate=False)
-    assert detection.fpr95(detection.roc(scores, positive)) == pytest.approx(alarm[recall >= 0.95].min())
-    assert detection.auroc(detection.roc(scores, positive)) == pytest.approx(sk.roc_auc_score(positive, scores))
+    assert detection.fpr95(roc(scores, positive)) == pytest.approx(alarm[recall >= 0.95].min())
+    assert detection.auroc(roc(scores, positive)) == pytest.approx(sk.roc_auc_score(positive, scores))
     weights = rng.integers(0, 3, (4, 200)).astype(float)
     expected = [sk.roc_auc_score(positive, scores, sample_weight=row) for row in weights]
-    assert detection.auroc(detection.roc(scores, positive, weights)) == pytest.approx(expected)
-    for row, found in zip(weights, detection.fpr95(detection.roc(scores, positive, weights)), strict=True):
+    assert detection.auroc(roc(scores, positive, weights)) == pytest.approx(expected)
+    for row, found in zip(weights, detection.fpr95(roc(scores, positive, weights)), strict=True):
         alarm, recall, _ = sk.roc_curve(positive, scores, sample_weight=row, drop_intermediate=False)
         assert found == pytest.approx(alarm[recall >= 0.95 - 1e-12].min())
     share = positive.mean()
-    for row, found in zip(weights, detection.aupr(detection.roc(scores, positive, weights)), strict=True):
+    for row, found in zip(weights, detection.aupr(roc(scores, positive, weights)), strict=True):
         kept = np.where(positive, row * share / row[positive].sum(), row * (1 - share) / row[~positive].sum())
         assert found == pytest.approx(sk.average_precision_score(positive, scores, sample_weight=kept))
 
@@ -177,26 +187,80 @@ def test_fpr_equals_pytorch_ood():
     positive = np.arange(140) < 40
     scores = rng.normal(size=140) + positive
     expected = functional.fpr_at_tpr(torch.tensor(scores), torch.tensor(np.where(positive, -1, 0)))
-    assert detection.fpr95(detection.roc(scores, positive)) == pytest.approx(float(expected))
+    assert detection.fpr95(roc(scores, positive)) == pytest.approx(float(expected))
 
 
 def test_a_perfect_score_and_one_that_knows_nothing_end_the_scales():
     positive = np.arange(40) < 10
-    assert (detection.aupr(detection.roc(positive, positive)), detection.fpr95(detection.roc(positive, positive))) == (
+    assert (detection.aupr(roc(positive, positive)), detection.fpr95(roc(positive, positive))) == (
         1,
         0,
     )
-    assert detection.aupr(detection.roc(np.zeros(40), positive)) == pytest.approx(0.25)
-    assert detection.fpr95(detection.roc(np.zeros(40), positive)) == 1
+    assert detection.aupr(roc(np.zeros(40), positive)) == pytest.approx(0.25)
+    assert detection.fpr95(roc(np.zeros(40), positive)) == 1
 
 
 def test_without_both_kinds_there_is_no_figure():
     for positive in (np.ones(3, bool), np.zeros(3, bool)):
-        assert np.isnan(detection.auroc(detection.roc([1, 2, 3], positive)))
-        assert np.isnan(detection.aupr(detection.roc([1, 2, 3], positive)))
-        assert np.isnan(detection.fpr95(detection.roc([1, 2, 3], positive)))
+        assert np.isnan(detection.auroc(roc([1, 2, 3], positive)))
+        assert np.isnan(detection.aupr(roc([1, 2, 3], positive)))
+        assert np.isnan(detection.fpr95(roc([1, 2, 3], positive)))
     weights = np.array([[1, 1, 0.0], [0, 0, 1], [1, 1, 1]])
     for figure in (detection.auroc, detection.aupr, detection.fpr95):
         np.testing.assert_array_equal(
-            np.isnan(figure(detection.roc([1, 2, 3], [True, True, False], weights))), [True, True, False]
+            np.isnan(figure(roc([1, 2, 3], [True, True, False], weights))), [True, True, False]
         )
+
+
+def drawn(n=200, distinct=40, seed=0):
+    rng = np.random.default_rng(seed)
+    positive = np.arange(n) % 3 == 0
+    return np.round((rng.normal(size=n) + positive) * distinct / 4), positive
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.3, 1.0])
+def test_recall_at_a_rate_of_false_alarms_is_that_of_scikit_learn(rate):
+    scores, positive = drawn()
+    alarms, recalls, thresholds = sk.roc_curve(positive, scores, drop_intermediate=False)
+    allowed = alarms <= rate + 1e-12
+    assert detection.compute_recall_at(roc(scores, positive), rate) == pytest.approx(recalls[allowed].max())
+    threshold = detection.find_threshold(scores, positive, rate)
+    assert (scores[positive] >= threshold).mean() == pytest.approx(recalls[allowed].max())
+    assert (scores[~positive] >= threshold).mean() <= rate + 1e-12
+    assert threshold in thresholds or not (scores >= threshold).any()
+
+
+@pytest.mark.parametrize("recall", [0.025, 0.5, 0.9, 1.0])
+def test_precision_at_a_recall_is_that_of_scikit_learn(recall):
+    scores, positive = drawn(seed=1)
+    precisions, recalls, _ = sk.precision_recall_curve(positive, scores)
+    expected = precisions[recalls >= recall - 1e-12][-1]  # recalls fall: the last one is of the highest threshold
+    found = detection.compute_precision_at(roc(scores, positive), recall)
+    assert found == pytest.approx(expected)
+
+
+def test_resamples_are_those_of_the_resampled_images():
+    scores, positive = drawn(60, seed=2)
+    rows = np.random.default_rng(3).integers(0, 60, 60)
+    curve = roc(scores, positive, np.bincount(rows, minlength=60)[None].astype(float))
+    again = roc(scores[rows], positive[rows])
+    assert detection.compute_recall_at(curve, 0.1)[0] == pytest.approx(detection.compute_recall_at(again, 0.1))
+
+
+def test_equal_scores_and_absent_images_are_no_finding():
+    positive = np.array([True, False, True, False])
+    equal = roc(np.ones(4), positive)
+    assert detection.compute_recall_at(equal, 0.5) == 0
+    assert detection.compute_recall_at(equal, 1.0) == 1
+    assert detection.compute_precision_at(equal, 0.1) == pytest.approx(0.5)
+    assert detection.find_threshold(np.ones(4), positive, 0.5) == math.inf
+    only = roc(np.arange(4.0), positive, np.array([[1.0, 0, 1, 0], [0, 1, 0, 1]]))  # one kind in each draw
+    assert np.isnan(detection.compute_recall_at(only, 0.5)).all()
+    assert np.isnan(detection.compute_precision_at(only, 0.5)[1])
+
+
+@pytest.mark.parametrize(("rate", "level", "n"), [(0.01, 0.95, 299), (0.001, 0.95, 2995), (0.5, 0.5, 1)])
+def test_the_images_required_are_the_fewest_of_the_exact_binomial_test(rate, level, n):
+    assert selective.count_required(rate, level) == n
+    assert binomtest(0, n, rate, "less").pvalue <= 1 - level + 1e-12
+    assert n == 1 or binomtest(0, n - 1, rate, "less").pvalue > 1 - level

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from scipy.stats import kstest
+from scipy import stats
 from sklearn.preprocessing import MinMaxScaler
 
 from avatar_bench.metrics import integrated_score, paired_tests
@@ -90,19 +90,22 @@ def test_equal_models_are_both_on_the_front_and_a_dominated_one_never() -> None:
     assert integrated_score.pareto_front([[1, 0], [1, 0], [0.9, 0], [0, 1]]).tolist() == [True, True, False, True]
 
 
-def test_random_weights_are_uniform_on_the_simplex() -> None:
-    drawn = integrated_score.draw_weights(4000, 3, seed=1)
-    assert drawn.sum(axis=1) == pytest.approx(1)
-    # a coordinate of a uniform point of the triangle has the distribution 1 - (1 - x)^2
-    assert kstest(drawn[:, 0], lambda x: 1 - (1 - x) ** 2).pvalue > 0.01
-    assert (integrated_score.draw_weights(5, 3, seed=1) == integrated_score.draw_weights(5, 3, seed=1)).all()
+@pytest.mark.parametrize("log", [False, True])
+def test_draws_have_the_median_and_the_quantiles_of_the_interval(log):
+    normal = stats.norm.ppf((np.arange(9999) + 0.5) / 9999)
+    drawn = integrated_score.draw_from_interval(normal, 0.8, 0.6, 0.85, 0.9, log)
+    assert np.quantile(drawn, [0.05, 0.5, 0.95]) == pytest.approx([0.6, 0.8, 0.85], abs=1e-4)
+    below = stats.norm.cdf(*np.log([0.7, 0.8]), np.log(0.8 / 0.6) / stats.norm.ppf(0.95))
+    expected = below if log else stats.norm.cdf(0.7, 0.8, 0.2 / stats.norm.ppf(0.95))
+    assert (drawn < 0.7).mean() == pytest.approx(expected, abs=1e-3)
 
 
-def test_resampled_counts_draw_as_many_as_there_are() -> None:
-    counts = integrated_score.draw_counts(40, 3000, np.random.default_rng(0))
-    assert (counts.sum(axis=1) == 40).all()
-    assert counts.mean(axis=0) == pytest.approx(1, abs=0.1)
-    assert counts.var() == pytest.approx(1 - 1 / 40, abs=0.02)
+def test_an_end_on_the_wrong_side_counts_as_the_value():
+    assert integrated_score.draw_from_interval([-2, 0, 2], 0.5, 0.6, 0.7).tolist() == pytest.approx(
+        [0.5, 0.5, 0.5 + 0.4 / 1.959964]
+    )
+    assert integrated_score.draw_from_interval([-2, 0, 2], 0.5, 0.5, 0.5).tolist() == [0.5] * 3
+    assert np.isnan(integrated_score.draw_from_interval([-2, 0, 2], np.nan, np.nan, np.nan)).all()
 
 
 def test_a_rank_interval_ends_at_ranks() -> None:

@@ -162,15 +162,15 @@ def test_letters_go_on_after_z():
 
 def test_a_mean_over_units_that_are_drawn_holds_what_they_differ_by():
     exact = np.tile([0.1, 0.5, 0.9], (4000, 1))
-    drawn = paired_tests.resample_units(exact)
+    drawn = paired_tests.resample_units(exact, 0, ["a", "b", "c"], ["x"] * 3)
     assert drawn.mean() == pytest.approx(0.5, abs=0.01)
     assert drawn.std() == pytest.approx(np.std([0.1, 0.5, 0.9]) / 3**0.5, abs=0.01)
-    np.testing.assert_allclose(paired_tests.resample_units(exact[:, :1]), 0.1)
+    np.testing.assert_allclose(paired_tests.resample_units(exact[:, :1], 0, ["a"], ["x"]), 0.1)
 
 
 def test_units_are_drawn_within_classes_and_classes_have_equal_weight():
     exact = np.tile([0.0, 1.0, 0.6, 0.6, 0.6], (4000, 1))
-    drawn = paired_tests.resample_units(exact, classes=[0, 0, 1, 1, 1])
+    drawn = paired_tests.resample_units(exact, 0, range(5), [0, 0, 1, 1, 1])
     values, counts = np.unique(drawn.round(6), return_counts=True)
     np.testing.assert_allclose(values, [0.3, 0.55, 0.8])
     np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
@@ -181,7 +181,7 @@ def test_a_unit_of_several_classes_is_drawn_in_all_of_them_at_once():
     strata = paired_tests.find_strata(units, classes)
     assert len(set(strata[:4])) == 1
     assert len(set(strata[4:])) == 1
-    drawn = paired_tests.resample_units(np.tile([1.0, 1, 0, 0], (500, 1)), units=units[:4], classes=classes[:4])
+    drawn = paired_tests.resample_units(np.tile([1.0, 1, 0, 0], (500, 1)), 0, units[:4], classes[:4])
     expected = {
         (lab / (lab + a) + lab / (lab + b)) / 2
         for lab, a, b in product(range(4), repeat=3)

@@ -19,38 +19,6 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(mpl.text.Text)]
 
 
-@pytest.mark.parametrize("size", [2, 3, 12])
-def test_a_confusion_matrix_of_any_size_is_drawn_whole(size, inside):
-    counts = np.random.default_rng(0).integers(0, 5000, (size, size))
-    assert inside(plots.draw_confusion_matrix(counts, NAMES[:size]))
-
-
-def test_a_confusion_matrix_shows_counts_and_shares_of_the_row():
-    said = texts(plots.draw_confusion_matrix([[3, 1], [0, 0]], ["a", "b"]))
-    assert {"3\n75%", "1\n25%", "0\n-"} <= set(said)
-    assert {"a\nn = 4", "b\nn = 0"} <= set(said)
-
-
-@pytest.mark.parametrize("size", [1, 2, 30])
-def test_interval_bars_are_drawn_whole_with_unknown_values(size, inside):
-    values = np.linspace(0.2, 1, size)
-    values[-1] = np.nan
-    names = (NAMES * 3)[:size]
-    figure = plots.draw_interval_bars(
-        names, values, values - 0.1, values, np.arange(size) * 400, label="recall (%)", kinds=names, chance=1 / 3
-    )
-    assert "chance" in texts(figure)
-    assert inside(figure)
-
-
-def test_interval_bars_draw_each_interval_at_its_ends():
-    figure = plots.draw_interval_bars(
-        ["a", "b"], [0.5, 0.8], [0.4, np.nan], [0.6, np.nan], [9, 1], label="accuracy (%)"
-    )
-    [lines] = [c for c in figure.axes[0].collections if isinstance(c, mpl.collections.LineCollection)]
-    np.testing.assert_allclose(lines.get_segments(), [[[0.4, 0], [0.6, 0]]])
-
-
 @pytest.mark.parametrize("count", [1, 3, 11])
 def test_a_gallery_takes_images_of_any_shape(count, inside):
     generator = np.random.default_rng(0)
@@ -117,7 +85,7 @@ def test_curves_leave_out_epochs_without_a_value():
 
 def test_figures_are_fit_for_print_and_leave_the_settings_alone():
     before = dict(mpl.rcParams)
-    assert plots.draw_confusion_matrix(np.eye(2), ["a", "b"]).get_dpi() == 300
+    assert plots.draw_gallery([np.zeros((2, 2, 3), np.uint8)], ["a"]).get_dpi() == 300
     assert dict(mpl.rcParams) == before
 
 

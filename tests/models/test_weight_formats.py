@@ -154,6 +154,7 @@ BOMBS: dict[str, Callable[[Path], Any]] = {
     "deep": lambda file: _zip(file, b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b"."),
     "itself": lambda file: _zip(file, b"\x80\x02]q\x00h\x00a."),
     "twice": lambda file: _twice(file),
+    "long": lambda file: _zip(file, b"\x80\x02" + b"}" * 9 * 2**20 + b"."),
     "many": lambda file: _zip(file, b"\x80\x02}.", {f"data/{number}": b"" for number in range(20_001)}),
 }
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from avatar_bench.reporting.headline import format_headline as answer
+from avatar_bench.reporting.first_screen import format_headline as answer
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study

@@ -18,7 +18,7 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.i18n import use_language
-from avatar_bench.reporting.page import Slugs, write_report
+from avatar_bench.reporting.page import make_slugs, write_report
 from avatar_bench.reporting.study import read_study
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
@@ -290,6 +290,14 @@ def test_a_page_in_russian_says_so(runs: Path) -> None:
     assert ("html", {"lang": "ru"}) in page.tags
 
 
+@pytest.mark.parametrize("members", [5, [5], "x"])
+def test_members_that_are_none_are_not_named(members: object, runs: Path) -> None:
+    file = runs / "good" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"members": members}))
+    write_report(read_study(runs), runs / "report.html", "en")
+    assert "good" in (runs / "report.html").read_text(encoding="utf-8")
+
+
 def test_an_ensemble_names_its_members_by_their_labels(runs: Path, make: SimpleNamespace) -> None:
     folder = runs / "ensembles" / "soft_vote"
     folder.mkdir(parents=True)
@@ -319,7 +327,7 @@ def test_the_leaderboard_has_macro_f1_and_marks_ensembles(runs: Path, make: Simp
 
 
 def test_slugs_are_stable_and_apart() -> None:
-    slug = Slugs()
+    slug = make_slugs()
     assert slug("model", "A b") == "model-a-b"
     assert slug("model", "a-b") != "model-a-b"
     assert slug("model", "A b") == "model-a-b"

@@ -16,7 +16,7 @@ from avatar_bench.reporting.study import Study, read_study
 
 
 def told(study: Study) -> set[tuple[str, str]]:
-    return {(one.kind, one.where) for one in study.problems}
+    return {(one.kind, one.locate(study.root)) for one in study.problems}
 
 
 def test_runs_are_found_in_the_order_in_which_they_started_with_their_results(runs: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_table_that_is_gone_is_missing_and_the_numbers_stay(runs: Path) -> Non
 def test_blocks_of_other_runs_that_a_run_lacks_are_missing(runs: Path, make: SimpleNamespace) -> None:
     make.result(runs / "good", "robustness", "blind")
     (problem,) = read_study(runs).problems
-    assert (problem.kind, problem.where) == ("missing", "poor")
+    assert (problem.kind, problem.folder) == ("missing", runs / "poor")
     assert "blind" in problem.why
     assert "robustness" in problem.why
 
@@ -167,7 +167,7 @@ def test_results_that_lie_elsewhere_are_of_the_run_that_they_name(
         name: [("test", "blind_test")] for name in ("good", "poor")
     }
     assert list(study.comparisons) == [("test", "significance")]
-    assert [(problem.kind, Path(problem.where).name) for problem in study.problems] == [("damaged", "gone")]
+    assert [(problem.kind, problem.folder.name) for problem in study.problems] == [("damaged", "gone")]
     make.result(runs, "robustness", "test", metrics, run=str(runs / "good"), checkpoint_sha256=make.checkpoint("good"))
     assert ("test", "robustness") in read_study(runs).models[0].results
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import avatar_bench.results
 from avatar_bench.config.entries import find_entries
+from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.i18n import LANGUAGES, use_language
 from avatar_bench.results.declaration import declare_block
-from avatar_bench.results.headings import _read_common, find_heading, find_interval_name, find_word
+from avatar_bench.results.headings import find_heading, find_interval_name, find_word
 from avatar_bench.results.result import Metric
+
+COMMON = read_yaml(Path(avatar_bench.results.__file__).with_name("headings.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +51,7 @@ def test_names_are_in_the_current_language() -> None:
 
 
 def test_a_pattern_keeps_its_place() -> None:
-    headings = [_read_common()["headings"], *(declare_block(block).headings for block in find_entries("block"))]
+    headings = [COMMON["headings"], *(declare_block(block).headings for block in find_entries("block"))]
     for name, text in ((name, text) for known in headings for name, text in known.items()):
         assert text.count("%s") == name.count("%s"), name
 
@@ -54,7 +60,7 @@ def test_one_block_has_no_two_names_with_the_same_words() -> None:
     for language in LANGUAGES:
         with use_language(language):
             for block in find_entries("block"):
-                names = {**_read_common()["headings"], **declare_block(block).headings}
+                names = {**COMMON["headings"], **declare_block(block).headings}
                 words = [find_heading(name, block) for name in names if "%s" not in name]
                 twice = {text for text in words if words.count(text) > 1} - {"run", "model", "модель"}
                 assert sorted(twice) == [], (language, block)

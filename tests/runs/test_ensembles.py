@@ -118,7 +118,7 @@ def test_predictions_are_kept_in_the_ensembles_folder(
     ensemble = open_run(folder)
     ensemble.predictions(ensemble.dataset("test"))
     assert len(list((folder / "predictions").glob("*.npz"))) == 1
-    monkeypatch.setattr(EnsemblePredictor, "predict_dataset", None)
+    monkeypatch.setattr(EnsemblePredictor, "predict_variations", None)
     assert len(open_run(folder).predictions(ensemble.dataset("test"))) == len(ensemble.dataset("test"))
 
 

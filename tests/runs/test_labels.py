@@ -84,7 +84,7 @@ def test_a_run_is_called_by_its_experiment_its_shots_its_start_and_what_was_held
             make(
                 "s",
                 {"name": "resnet18", "init": {"method": "simclr"}},
-                optimizer={"name": "sam", "rho": 0.5, "adaptive": True},
+                optimizer={"name": "adamw", "rho": 0.5, "adaptive": True},
             ),
             make("c", {"name": "resnet18"}, data={"split": {"held_out": ["tabler"]}}),
         ]

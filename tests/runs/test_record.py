@@ -1,4 +1,4 @@
-"""Run records, complete and damaged."""
+"""Run records, complete and damaged, and the choice of the run that a command works on."""
 
 from __future__ import annotations
 
@@ -13,9 +13,19 @@ from typing import Any
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.errors import CheckpointError
+from avatar_bench.config import entries
+from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.runs import record as records
-from avatar_bench.runs.record import SCHEMA, RunRecord, find_runs, format_table, read_record, read_records
+from avatar_bench.runs.record import (
+    SCHEMA,
+    RunRecord,
+    find_runs,
+    format_table,
+    is_run_address,
+    locate_run,
+    read_record,
+    read_records,
+)
 
 
 def write(folder: Path, text: str) -> None:
@@ -170,3 +180,28 @@ def test_an_address_is_refused_and_never_asked(
         assert "Download it first" in told, (command, told)
         assert len(told.splitlines()) <= 3
     assert requests == []
+
+
+@pytest.mark.parametrize("place", ["runs/one", "C:/runs/one", "a: b", ":", "s3://bucket/run"])
+def test_what_no_entry_opens_is_a_path(place: str) -> None:
+    assert not is_run_address(place)
+    assert locate_run(place) == Path(place)
+
+
+def test_an_entry_of_a_user_opens_the_addresses_that_begin_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "run_address").mkdir()
+    (tmp_path / "run_address" / "lab.py").write_text(
+        "def fetch_run(address, option):\n    return {'ckpt': '/a', 'runs': '/b'}[option] + address[4:]\n"
+    )
+    with entries.use_folders([tmp_path]):
+        assert (locate_run("lab:/x"), locate_run("lab:/x", "runs")) == (Path("/a/x"), Path("/b/x"))
+        with pytest.raises(ConfigError, match=r"run_address lab: .*lab.py failed: KeyError: 'to'"):
+            locate_run("lab:/x", "to")
+
+
+def test_an_address_of_a_plugin_that_is_missing_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "find_plugins", dict)
+    monkeypatch.syspath_prepend(tmp_path)  # for another path, entries are found anew
+    assert is_run_address("hf:someone/avatars")
+    with pytest.raises(ConfigError, match=r"ckpt=hf:someone/avatars: .* plug-in hub"):
+        locate_run("hf:someone/avatars")

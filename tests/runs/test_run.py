@@ -24,7 +24,7 @@ from avatar_bench.data.leakage import find_shared_images
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.models.model_card import Card
-from avatar_bench.runs.record import RunRecord, find_newest_run, find_runs
+from avatar_bench.runs.record import RunRecord, choose_newest_run, find_runs
 from avatar_bench.runs.run import Run
 
 
@@ -86,7 +86,7 @@ def test_predictions_are_in_the_datasets_order_and_kept(run_copy: Path, monkeypa
     assert made.temperature == run.temperature
     assert made.correct.mean() > 0.9
     assert len(list((run_copy / "predictions").glob("*.npz"))) == 1
-    monkeypatch.setattr(NetworkPredictor, "forward", None)
+    monkeypatch.setattr(NetworkPredictor, "compute_outputs", None)
     kept = Run.open(run_copy).predictions(dataset)
     np.testing.assert_array_equal(kept.logits, made.logits)
     np.testing.assert_array_equal(kept.embeddings, made.embeddings)
@@ -309,14 +309,14 @@ def test_runs_are_found_at_any_depth_the_newest_last(
         if name != "bare":
             shutil.copy(best(tiny_run), best(tmp_path / name))
     assert [run.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)] == ["c/old", "a/b/new", "bare"]
-    assert find_newest_run(tmp_path).name == "new"
+    assert choose_newest_run(tmp_path).name == "new"
     assert find_runs(tmp_path / "nowhere") == []
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "run.json").write_text('{"status": "fin')
-    assert find_newest_run(tmp_path).name == "new"
+    assert choose_newest_run(tmp_path).name == "new"
     assert f"skipped: {tmp_path / 'damaged' / 'run.json'} cannot be read" in capsys.readouterr().err
     with pytest.raises(CheckpointError):
-        find_newest_run(tmp_path / "bare")
+        choose_newest_run(tmp_path / "bare")
 
 
 def test_images_that_are_gone_are_named(run_copy: Path, images: Path, tmp_path: Path) -> None:

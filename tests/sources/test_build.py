@@ -94,7 +94,7 @@ def two():
 
 
 def test_a_data_set_holds_what_its_sources_gave(index, tmp_path, two):
-    summary = build_dataset(DatasetRecipe(two, ("b",)), tmp_path / "out")
+    summary = build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out")
     assert (summary.counts, summary.blind, summary.built) == ({"real": 3}, {"drawing": 3}, True)
     manifest, blind = (pd.read_csv(tmp_path / "out" / name) for name in ("manifest.csv", "blind.csv"))
     assert tuple(manifest.columns) == tuple(blind.columns) == MANIFEST_COLUMNS
@@ -114,25 +114,25 @@ def test_a_data_set_holds_what_its_sources_gave(index, tmp_path, two):
 
 
 def test_a_second_run_downloads_and_builds_nothing(index, tmp_path, two, monkeypatch):
-    first = build_dataset(DatasetRecipe(two, ("b",)), tmp_path / "out")
+    first = build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out")
     monkeypatch.setattr(package_files, "_download", lambda *_: pytest.fail("downloaded again"))
-    second = build_dataset(DatasetRecipe(two, ("b",)), tmp_path / "out")
+    second = build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out")
     assert not second.built
     assert second.counts == first.counts
     assert str(second).startswith("already complete")
-    assert not build_dataset(DatasetRecipe(two, ("b",)), tmp_path / "out", update=True).built  # nothing has changed
+    assert not build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out", update=True).built
 
 
 def test_the_same_recipe_gives_the_same_bytes(index, tmp_path, two):
-    build_dataset(DatasetRecipe(two), tmp_path / "one")
-    build_dataset(DatasetRecipe(two), tmp_path / "two")
+    build_dataset(DatasetRecipe(sources=two), tmp_path / "one")
+    build_dataset(DatasetRecipe(sources=two), tmp_path / "two")
     assert (tmp_path / "one" / "manifest.csv").read_bytes() == (tmp_path / "two" / "manifest.csv").read_bytes()
 
 
 def test_a_table_that_is_read_in_parts_is_the_same(index, tmp_path, two, monkeypatch):
-    build_dataset(DatasetRecipe(two), tmp_path / "whole")
+    build_dataset(DatasetRecipe(sources=two), tmp_path / "whole")
     monkeypatch.setattr(build, "_ROWS_PER_PART", 2)
-    build_dataset(DatasetRecipe(two), tmp_path / "parts")
+    build_dataset(DatasetRecipe(sources=two), tmp_path / "parts")
     for name in ("manifest.csv", "blind.csv", "sources.csv", "duplicates.csv", "quarantine.csv"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -140,27 +140,27 @@ def test_a_table_that_is_read_in_parts_is_the_same(index, tmp_path, two, monkeyp
 def test_an_sdist_is_read_like_a_wheel(index, tmp_path):
     make_sdist(index, {"static/avatars/f1.png": photo(1), "static/logo.png": photo(2)})
     found = {"s": source("face-sdist", "real", archive="sdist", files={"*/avatars/*.png": None})}
-    assert build_dataset(DatasetRecipe(found), tmp_path / "out").counts == {"real": 1}
+    assert build_dataset(DatasetRecipe(sources=found), tmp_path / "out").counts == {"real": 1}
 
 
 def test_a_package_that_cannot_be_had_is_named_and_leaves_nothing(index, tmp_path):
     with pytest.raises(DataError, match=r"face-none==1\.0") as caught:
-        build_dataset(DatasetRecipe({"n": source("face-none", "real")}), tmp_path / "out")
+        build_dataset(DatasetRecipe(sources={"n": source("face-none", "real")}), tmp_path / "out")
     assert len(caught.value.lines) <= 3
     assert [file.name for file in (tmp_path / "out").iterdir()] == [WORK_FOLDER]
 
 
 def test_an_archive_of_another_hash_is_refused(index, tmp_path):
     with pytest.raises(DataError, match="face-a"):
-        build_dataset(DatasetRecipe({"a": source("face-a", "real", sha256="0" * 64)}), tmp_path / "out")
+        build_dataset(DatasetRecipe(sources={"a": source("face-a", "real", sha256="0" * 64)}), tmp_path / "out")
     right = hashlib.sha256((index / "face_a-1.0-py3-none-any.whl").read_bytes()).hexdigest()
-    assert build_dataset(DatasetRecipe({"a": source("face-a", "real", sha256=right)}), tmp_path / "out").built
+    assert build_dataset(DatasetRecipe(sources={"a": source("face-a", "real", sha256=right)}), tmp_path / "out").built
 
 
 def test_an_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path):
     make_wheel(index, "face-copy", {"copy.png": photo(b"face-a0", kind="WEBP"), "own.png": photo(7)})
     recipe = {"copy": source("face-copy", "real"), "a": source("face-a", "real")}
-    summary = build_dataset(DatasetRecipe(recipe, ("copy",)), tmp_path / "out")
+    summary = build_dataset(DatasetRecipe(sources=recipe, blind=("copy",)), tmp_path / "out")
     assert (summary.counts, summary.blind, summary.quarantined) == ({"real": 3}, {"real": 1}, 1)
     left_out = pd.read_csv(tmp_path / "out" / "quarantine.csv")
     assert left_out["file"][0] == "copy: face_copy/copy.png"
@@ -171,26 +171,26 @@ def test_an_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path
 def test_before_and_after_of_a_template_share_a_group(index, tmp_path):
     make_wheel(index, "face-pairs", {f"{name}.png": photo(name.encode()) for name in ("x-1", "x-2", "y-1", "z-1")})
     pairs = source("face-pairs", "generated", group=r"^(.+)-\d+$", groups={"z-1": "someone"})
-    build_dataset(DatasetRecipe({"p": pairs}), tmp_path / "out")
+    build_dataset(DatasetRecipe(sources={"p": pairs}), tmp_path / "out")
     assert list(pd.read_csv(tmp_path / "out" / "manifest.csv")["group"]) == ["p:x", "p:x", "p:y", "someone"]
 
 
 def test_the_file_name_tells_the_generator(index, tmp_path):
     made = source("face-a", "generated", generator="unknown", generators={"1*": "one", "*1*": "never"})
-    build_dataset(DatasetRecipe({"a": made}), tmp_path / "out")
+    build_dataset(DatasetRecipe(sources={"a": made}), tmp_path / "out")
     assert list(pd.read_csv(tmp_path / "out" / "manifest.csv")["generator"]) == ["unknown", "one", "unknown"]
 
 
 def test_a_broken_image_and_a_glob_without_a_file_are_put_down(index, tmp_path):
     make_wheel(index, "face-broken", {"good.png": photo(1), "broken.png": photo(2)[:60], "text.png": b"no image"})
     files = {"*.png": None, "*.bmp": None}
-    summary = build_dataset(DatasetRecipe({"b": source("face-broken", "real", files=files)}), tmp_path / "out")
+    summary = build_dataset(DatasetRecipe(sources={"b": source("face-broken", "real", files=files)}), tmp_path / "out")
     assert (summary.counts, summary.quarantined) == ({"real": 1}, 3)
 
 
 def test_images_of_one_name_in_two_folders_are_both_kept(index, tmp_path):
     make_wheel(index, "face-twins", {"one/1.png": photo(1), "two/1.png": photo(2)})
-    build_dataset(DatasetRecipe({"t": source("face-twins", "real")}), tmp_path / "out")
+    build_dataset(DatasetRecipe(sources={"t": source("face-twins", "real")}), tmp_path / "out")
     manifest = pd.read_csv(tmp_path / "out" / "manifest.csv")
     assert list(manifest["source_file"]) == ["face_twins/one/1.png", "face_twins/two/1.png"]
     assert manifest["path"].nunique() == 2
@@ -200,24 +200,24 @@ def test_a_folder_of_something_else_is_not_touched(index, tmp_path, two):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")
     with pytest.raises(DataError, match="holds other files"):
-        build_dataset(DatasetRecipe(two), tmp_path / "out", update=True)
+        build_dataset(DatasetRecipe(sources=two), tmp_path / "out", update=True)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
 
 
 def test_another_recipe_changes_a_data_set_only_when_told_to(index, tmp_path, two):
-    build_dataset(DatasetRecipe({"a": two["a"]}), tmp_path / "out")
+    build_dataset(DatasetRecipe(sources={"a": two["a"]}), tmp_path / "out")
     with pytest.raises(OutputError, match="update=true"):
-        build_dataset(DatasetRecipe(two), tmp_path / "out")
-    assert build_dataset(DatasetRecipe(two), tmp_path / "out", update=True).counts == {"drawing": 3, "real": 3}
-    assert build_dataset(DatasetRecipe({"a": two["a"]}), tmp_path / "out", update=True).removed == 3
+        build_dataset(DatasetRecipe(sources=two), tmp_path / "out")
+    assert build_dataset(DatasetRecipe(sources=two), tmp_path / "out", update=True).counts == {"drawing": 3, "real": 3}
+    assert build_dataset(DatasetRecipe(sources={"a": two["a"]}), tmp_path / "out", update=True).removed == 3
 
 
 def test_a_stored_image_that_was_deleted_is_stored_again(index, tmp_path, two):
-    build_dataset(DatasetRecipe(two), tmp_path / "out")
+    build_dataset(DatasetRecipe(sources=two), tmp_path / "out")
     lost = tmp_path / "out" / pd.read_csv(tmp_path / "out" / "manifest.csv")["path"][2]
     before = (lost.read_bytes(), (tmp_path / "out" / "manifest.csv").read_bytes())
     lost.unlink()
-    assert build_dataset(DatasetRecipe(two), tmp_path / "out").built
+    assert build_dataset(DatasetRecipe(sources=two), tmp_path / "out").built
     assert (lost.read_bytes(), (tmp_path / "out" / "manifest.csv").read_bytes()) == before
 
 
@@ -230,7 +230,9 @@ def test_an_update_asks_servers_again_for_what_they_refused(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         known = {"label": "real", "licence": "CC0", "author": "", "generator": "", "homepage": "", "pause": 0.0}
         base = f"http://127.0.0.1:{server.server_port}"
-        recipe = DatasetRecipe({"u": {"kind": "urls", "base": base, "names": ["{0..1}.png"], "retries": 0} | known})
+        recipe = DatasetRecipe(
+            sources={"u": {"kind": "urls", "base": base, "names": ["{0..1}.png"], "retries": 0} | known}
+        )
         assert build_dataset(recipe, tmp_path / "out").quarantined == 1
         (served / "1.png").write_bytes(photo(1))
         assert not build_dataset(recipe, tmp_path / "out").built
@@ -241,19 +243,19 @@ def test_an_update_asks_servers_again_for_what_they_refused(tmp_path):
 
 
 def test_an_update_may_not_turn_what_was_trained_on_into_a_blind_set(index, tmp_path, two):
-    build_dataset(DatasetRecipe(two), tmp_path / "out")
+    build_dataset(DatasetRecipe(sources=two), tmp_path / "out")
     with pytest.raises(OutputError, match="blind must stay"):
-        build_dataset(DatasetRecipe(two, ("b",)), tmp_path / "out", update=True)
+        build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out", update=True)
     with pytest.raises(OutputError, match="split must stay"):
-        build_dataset(DatasetRecipe(two, plan=SplitPlan(seed=1, by="group")), tmp_path / "out", update=True)
+        build_dataset(DatasetRecipe(sources=two, plan=SplitPlan(seed=1, by="group")), tmp_path / "out", update=True)
 
 
 def test_a_build_that_fails_leaves_the_data_set_as_it_was(index, tmp_path, two):
-    build_dataset(DatasetRecipe(two), tmp_path / "out")
+    build_dataset(DatasetRecipe(sources=two), tmp_path / "out")
     before = {file: (tmp_path / "out" / file).read_bytes() for file in ("recipe.json", "manifest.csv")}
     with pytest.raises(DataError, match=r"source\.a yielded no usable image"):
         build_dataset(
-            DatasetRecipe({"a": source("face-a", "real", files={"*.bmp": None})}), tmp_path / "out", update=True
+            DatasetRecipe(sources={"a": source("face-a", "real", files={"*.bmp": None})}), tmp_path / "out", update=True
         )
     assert {file: (tmp_path / "out" / file).read_bytes() for file in before} == before
 
@@ -274,7 +276,7 @@ def test_the_demo_goes_to_the_cache_and_follows_its_recipe(index, tmp_path, two)
 )
 def test_a_recipe_that_makes_no_sense_is_refused(change, said, tmp_path):
     with pytest.raises(ConfigError, match=said):
-        build_dataset(DatasetRecipe({"a": source("face-a", "real", **change)}), tmp_path / "out")
+        build_dataset(DatasetRecipe(sources={"a": source("face-a", "real", **change)}), tmp_path / "out")
 
 
 def test_a_drawn_source_is_drawn_the_same_each_time(tmp_path):
@@ -291,8 +293,8 @@ def test_a_drawn_source_is_drawn_the_same_each_time(tmp_path):
             **known,
         }
     }
-    build_dataset(DatasetRecipe(drawn), tmp_path / "one")
-    build_dataset(DatasetRecipe(drawn), tmp_path / "two")
+    build_dataset(DatasetRecipe(sources=drawn), tmp_path / "one")
+    build_dataset(DatasetRecipe(sources=drawn), tmp_path / "two")
     one, two = (pd.read_csv(tmp_path / name / "manifest.csv") for name in ("one", "two"))
     assert list(one["sha256"]) == list(two["sha256"])
     assert list(one["group"]) == ["d:dylan"] * 2 + ["d:lorelei"] * 2

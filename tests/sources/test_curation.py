@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from avatar_bench.data.duplicates import ImageSet
 from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError
@@ -58,8 +59,8 @@ class Shelf:
 
     def other(self, name: str) -> OtherSet:
         prints = [fingerprint_image(image) for image in self.images]
-        columns = ([row[key] for row in self.rows] for key in ("path", "label", "sha256"))
-        return OtherSet(name, *columns, prints, self.images.__getitem__)
+        paths, labels, sha256s = ([row[key] for row in self.rows] for key in ("path", "label", "sha256"))
+        return OtherSet(name, paths, labels, ImageSet.of(sha256s, prints, self.images.__getitem__))
 
 
 @pytest.fixture

@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 from torch.nn import functional
 
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import DivergedError
+from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.models.backbones import create_backbone
 from avatar_bench.models.stages import Stage
 from avatar_bench.training.module import Learner
 from avatar_bench.training.optimization import TrainingOptions
-from avatar_bench.training.optimizers.adam import Adam
-from avatar_bench.training.optimizers.adamw import AdamW
-from avatar_bench.training.optimizers.sgd import SGD
-from avatar_bench.training.schedules.cosine import Cosine
-from avatar_bench.training.schedules.plateau import Plateau
 from tests.models.small import CARD, images, normalised
+
+COSINE, PLATEAU = (read_yaml(find_choices("schedule")[name]) for name in ("cosine", "plateau"))
 
 
 def tiny(**options: Any) -> Learner:
@@ -93,15 +93,24 @@ def test_val_metrics_equal_those_of_sklearn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("builder", "kind"),
-    [(AdamW(), torch.optim.AdamW), (Adam(), torch.optim.Adam), (SGD(momentum=0.8), torch.optim.SGD)],
+    ("optimizer", "arguments", "kind"),
+    [
+        ("adamw", {}, torch.optim.AdamW),
+        ("adam", {}, torch.optim.Adam),
+        ("sgd", {"momentum": 0.8}, torch.optim.SGD),
+        ("lion", {}, timm.optim.Lion),
+        ({"_target_": "torch.optim.NAdam", "lr": 5.0, "_partial_": True}, {}, torch.optim.NAdam),
+    ],
 )
-def test_each_optimizer_takes_the_layers_that_learn_alone(builder: Any, kind: type) -> None:
-    classifier = tiny(optimizer=builder, weight_decay=0.03)
+def test_each_optimizer_takes_the_layers_that_learn_alone(
+    optimizer: Any, arguments: dict[str, Any], kind: type
+) -> None:
+    classifier = tiny(optimizer=optimizer, arguments=arguments, weight_decay=0.03)
     classifier.begin(Stage("classifier", 1, 0.02))
-    optimizer = classifier.configure_optimizers()
-    assert type(optimizer) is kind
-    (group,) = optimizer.param_groups
+    built = classifier.configure_optimizers()
+    assert type(built) is kind
+    (group,) = built.param_groups
+    assert group.get("fused") in ({True} if optimizer in ("adamw", "adam", "sgd") else {None})
     assert [parameter.shape for parameter in group["params"]] == [(3, 96), (3,)]
     assert (group["lr"], group["weight_decay"]) == (0.02, 0.03)
     if kind is torch.optim.SGD:
@@ -110,20 +119,20 @@ def test_each_optimizer_takes_the_layers_that_learn_alone(builder: Any, kind: ty
 
 def test_adamw_decays_apart_from_the_gradient_and_adam_through_it() -> None:
     moved = {}
-    for builder in (AdamW(), Adam()):
+    for name in ("adamw", "adam"):
         parameter = torch.nn.Parameter(torch.tensor([2.0]))
-        classifier = tiny(optimizer=builder, weight_decay=0.5)
+        classifier = tiny(optimizer=name, weight_decay=0.5)
         classifier.net = torch.nn.ParameterList([parameter])
         classifier.stage = Stage("all", 1, 0.1)
         parameter.grad = torch.tensor([0.0])
         classifier.configure_optimizers().step()
-        moved[type(builder)] = float(parameter.detach())
-    assert moved[AdamW] == pytest.approx(2.0 * (1 - 0.1 * 0.5))
-    assert moved[Adam] == pytest.approx(2.0 - 0.1, abs=1e-6)
+        moved[name] = float(parameter.detach())
+    assert moved["adamw"] == pytest.approx(2.0 * (1 - 0.1 * 0.5))
+    assert moved["adam"] == pytest.approx(2.0 - 0.1, abs=1e-6)
 
 
 def test_cosine_warms_up_and_falls_to_nothing() -> None:
-    classifier = tiny(schedule=Cosine(warmup_epochs=1))
+    classifier = tiny(schedule=COSINE | {"warmup_epochs": 1})
     classifier.begin(Stage("classifier", 4, 1.0))
     classifier._trainer = SimpleNamespace(estimated_stepping_batches=40, gradient_clip_val=None)  # type: ignore[assignment]
     built = classifier.configure_optimizers()
@@ -140,7 +149,7 @@ def test_cosine_warms_up_and_falls_to_nothing() -> None:
 
 @pytest.mark.parametrize(("epochs", "first"), [(0.5, 1 / 6), (0.04, 1.0)])
 def test_a_part_of_an_epoch_can_warm_up(epochs: float, first: float) -> None:
-    classifier = tiny(schedule=Cosine(warmup_epochs=epochs))
+    classifier = tiny(schedule=COSINE | {"warmup_epochs": epochs})
     classifier.begin(Stage("classifier", 4, 1.0))
     classifier._trainer = SimpleNamespace(estimated_stepping_batches=40, gradient_clip_val=None)  # type: ignore[assignment]
     assert classifier.configure_optimizers()["optimizer"].param_groups[0]["lr"] == pytest.approx(first)
@@ -156,7 +165,7 @@ def test_features_are_computed_once_where_no_dropout_would_change_them(option: s
 
 
 def test_plateau_waits_for_its_patience() -> None:
-    classifier = tiny(schedule=Plateau(factor=0.25, patience=2))
+    classifier = tiny(schedule=PLATEAU | {"factor": 0.25, "patience": 2})
     classifier.begin(Stage("classifier", 4, 1.0))
     built = classifier.configure_optimizers()
     assert built["lr_scheduler"]["monitor"] == "val/loss"

@@ -20,6 +20,7 @@ from avatar_bench.inference import runtimes
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
 from avatar_bench.training.probe import choose_strength
+from tests.commands.test_all_blocks import QUICK
 
 Train = Callable[..., Path]
 PROBE = ("mode=probe", "epochs=null", "lr=null")
@@ -173,8 +174,9 @@ def test_every_command_takes_a_probe_of_several_layers(pooled: Path, tmp_path: P
     file = tmp_path / "net.onnx"
     assert main(["export", f"ckpt={pooled}", f"out={file}"]) == 0  # it compares with torch to 1e-4
     assert main(["export", f"ckpt={pooled}", f"out={tmp_path / 'net.safetensors'}"]) == 0
-    blocks = "block=[blind_test,gradcam,clusters,out_of_domain,architecture,efficiency]"
-    assert main(["evaluate", f"ckpt={pooled}", blocks, "skip_unusable=true"]) == 0
+    blocks = ("blind_test", "gradcam", "clusters", "out_of_domain", "architecture", "efficiency")
+    words = ["data.workers=0", *(word for word in QUICK if word.split(".")[1] in blocks)]
+    assert main(["evaluate", f"ckpt={pooled}", f"block=[{','.join(blocks)}]", "skip_unusable=true", *words]) == 0
     for block in ("blind_test", "gradcam", "clusters", "architecture", "efficiency"):
         assert (pooled / "evaluation" / "test" / block / "metrics.json").is_file()
     image = f"input={pooled / 'curves.png'}"
@@ -192,7 +194,8 @@ def test_debug_fits_a_few_images_of_each_class(train: Train, tmp_path: Path) -> 
     ("word", "reason"),
     [
         ("epochs=3", "without epochs"),
-        ("callbacks.ema=0.9", "without epochs"),
+        ("callbacks=ema", "without epochs"),
+        ("schedule=cosine", "solver of its own"),
         ("optimizer.weight_decay=0", "solver of its own"),
         ("data.augment.mixup=0.2", "single classes"),
         ("mode.layers=[-2]", "numbers of -1 or more"),

@@ -20,10 +20,7 @@ from torchvision.transforms.v2 import MixUp
 from avatar_bench.errors import DivergedError
 from avatar_bench.models.stages import Stage
 from avatar_bench.training.module import Learner
-from avatar_bench.training.optimization import TrainingOptions, freeze_statistics, perturb_weights
-from avatar_bench.training.optimizers.adamw import AdamW
-from avatar_bench.training.optimizers.sam import SAM
-from avatar_bench.training.optimizers.sgd import SGD
+from avatar_bench.training.optimization import TrainingOptions, build_optimizer, freeze_statistics, perturb_weights
 from tests.models.small import CARD, images, normalised
 
 CURVATURE, START = np.array([1.0, 10.0, 0.5]), np.array([0.4, -0.3, 2.0])
@@ -46,13 +43,17 @@ def by_hand(base: str, adaptive: bool, steps: int, rho: float, lr: float, decay:
     return w
 
 
-@pytest.mark.parametrize("base", [AdamW(), SGD(momentum=0.8)], ids=["adamw", "sgd"])
+def make_optimizer(weights: nn.Parameter, name: str, lr: float, decay: float = 0.0, **arguments: Any) -> Any:
+    options = TrainingOptions(seed=0, optimizer=name, arguments=arguments, weight_decay=decay)
+    return build_optimizer([{"params": [weights]}], options, lr, fused=True)
+
+
+@pytest.mark.parametrize("base", ["adamw", "sgd"])
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_steps_on_a_quadratic_equal_those_by_hand(base: Any, adaptive: bool) -> None:
+def test_steps_on_a_quadratic_equal_those_by_hand(base: str, adaptive: bool) -> None:
     weights = nn.Parameter(torch.tensor(START))
     curvature = torch.tensor(CURVATURE)
-    builder = SAM(rho=0.2, adaptive=adaptive, base=base)
-    optimizer = builder.build([{"params": [weights]}], 0.01, 0.1, fused=True)
+    optimizer = make_optimizer(weights, base, 0.01, 0.1, **({"momentum": 0.8} if base == "sgd" else {}))
     for _ in range(4):
         optimizer.zero_grad()
         (curvature * weights**2 / 2).sum().backward()
@@ -62,13 +63,13 @@ def test_steps_on_a_quadratic_equal_those_by_hand(base: Any, adaptive: bool) -> 
             (curvature * weights**2 / 2).sum().backward()
         assert torch.equal(weights, before)
         optimizer.step()
-    expected = by_hand("sgd" if isinstance(base, SGD) else "adamw", adaptive, steps=4, rho=0.2, lr=0.01, decay=0.1)
+    expected = by_hand(base, adaptive, steps=4, rho=0.2, lr=0.01, decay=0.1)
     np.testing.assert_allclose(weights.detach().numpy(), expected, atol=1e-6)
 
 
 def test_at_a_gradient_of_nothing_the_weights_stay() -> None:
     weights = nn.Parameter(torch.zeros(2))
-    optimizer = SGD().build([{"params": [weights]}], 0.1, 0.01, fused=True)
+    optimizer = make_optimizer(weights, "sgd", 0.1, 0.01)
     (weights**2).sum().backward()
     with perturb_weights(optimizer, 0.2, adaptive=False):
         assert weights.tolist() == [0, 0]
@@ -82,7 +83,7 @@ def test_of_two_minima_the_flatter_is_found(rho: float | None, minimum: float) -
         return torch.minimum(15 * weight**2, (weight - 2) ** 2 / 2) / 2
 
     # plain descent ends in either
-    optimizer = SGD(momentum=0.0).build([{"params": [weight]}], 0.125, 0.0, fused=True)
+    optimizer = make_optimizer(weight, "sgd", 0.125, momentum=0.0, nesterov=False)
     for _ in range(200):
         optimizer.zero_grad()
         loss().backward()
@@ -114,8 +115,8 @@ BATCHES = [
 
 def small_learner(rho: float = 0.1, adaptive: bool = False) -> Learner:
     torch.manual_seed(0)
-    builder = SAM(rho=rho, adaptive=adaptive, base=SGD())
-    learner = Learner(CARD, Small(), TrainingOptions(seed=3, optimizer=builder, weight_decay=0.1, mixup=0.4))
+    options = TrainingOptions(seed=3, optimizer="sgd", rho=rho, adaptive=adaptive, weight_decay=0.1, mixup=0.4)
+    learner = Learner(CARD, Small(), options)
     learner.stage = Stage("all", 1, 0.1)
     return learner
 

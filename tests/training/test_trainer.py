@@ -27,14 +27,14 @@ from avatar_bench.models.checkpoint import hash_weights, verify_checkpoint
 from avatar_bench.models.stages import set_frozen_to_eval
 from avatar_bench.results.result import Result
 from avatar_bench.training import environment
-from avatar_bench.training.callbacks.swa import estimate_statistics
 from avatar_bench.training.checkpoints import finish_checkpoint
 from avatar_bench.training.classifier_job import ClassifierJob
 from avatar_bench.training.environment import resolve_precision
 from avatar_bench.training.module import Learner
+from avatar_bench.training.weight_averaging import estimate_statistics
 
 Train = Callable[..., Path]
-ONE_STEP = ("trainer.limit_batches=1", "optimizer=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0", "lr=1")
+ONE_STEP = ("trainer.limit_batches=1", "optimizer._target_=torch.optim.SGD", "optimizer.weight_decay=0", "lr=1")
 
 
 def checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
@@ -80,15 +80,15 @@ def test_gradients_are_accumulated_over_batches(train: Train, tmp_path: Path) ->
 
 
 def test_plateau_lowers_the_rate_when_val_loss_does_not_fall(train: Train, tmp_path: Path) -> None:
-    plateau = "optimizer.schedule={name: plateau, factor: 0.5, patience: 0}"
-    run = train(tmp_path / "run", "mode=frozen", "lr=1e-6", "epochs=4", plateau)
+    plateau = ("schedule=plateau", "schedule.factor=0.5", "schedule.patience=0")
+    run = train(tmp_path / "run", "mode=frozen", "lr=1e-6", "epochs=4", *plateau)
     found = rates(run)
     assert found[0] == 1e-6
     assert found[-1] in (2.5e-7, 1.25e-7)  # the row of an epoch is written before or after its step
 
 
 def test_cosine_ends_at_nothing(train: Train, tmp_path: Path) -> None:
-    run = train(tmp_path / "run", "lr=0.01", "epochs=3", "optimizer.schedule.name=cosine")
+    run = train(tmp_path / "run", "lr=0.01", "epochs=3", "schedule=cosine")
     found = rates(run)
     assert found[0] > found[1] > found[2]
     assert found[2] == pytest.approx(0, abs=1e-9)
@@ -101,7 +101,7 @@ def test_early_stopping_ends_a_stage_that_gains_nothing(train: Train, tmp_path: 
 
 def test_swa_is_the_mean_of_the_epochs_weights(train: Train, tmp_path: Path) -> None:
     runs = {n: train(tmp_path / f"plain{n}", f"epochs={n}") for n in (1, 2)}
-    averaged = parameters(train(tmp_path / "swa", "epochs=2", "callbacks.swa=0"))
+    averaged = parameters(train(tmp_path / "swa", "epochs=2", "callbacks=swa", "callbacks.swa.start=0"))
     first, second = parameters(runs[1]), parameters(runs[2])
     for key, value in averaged.items():
         torch.testing.assert_close(value, (first[key] + second[key]) / 2, rtol=1e-4, atol=1e-6)
@@ -134,7 +134,7 @@ def test_swa_estimates_batch_norm_statistics_as_torch_does_and_leaves_frozen_one
 
 def test_swa_evaluates_each_epoch_with_the_average_that_includes_it(train: Train, tmp_path: Path) -> None:
     plain = train(tmp_path / "plain", "epochs=3", "lr=1e-3")
-    late = train(tmp_path / "late", "epochs=3", "lr=1e-3", "callbacks.swa=1")
+    late = train(tmp_path / "late", "epochs=3", "lr=1e-3", "callbacks=swa", "callbacks.swa.start=1")
     found, expected = (pd.read_csv(run / "metrics.csv") for run in (late, plain))
     pd.testing.assert_frame_equal(found[:2], expected[:2])  # no average, and an average of one
     assert found["val/loss"][2] != expected["val/loss"][2]
@@ -142,13 +142,14 @@ def test_swa_evaluates_each_epoch_with_the_average_that_includes_it(train: Train
 
 def test_ema_begins_with_the_first_step_and_keeps_its_share(train: Train, tmp_path: Path) -> None:
     steps = {n: parameters(train(tmp_path / f"plain{n}", f"trainer.limit_batches={n}")) for n in (1, 2)}
-    averaged = parameters(train(tmp_path / "ema", "trainer.limit_batches=2", "callbacks.ema=0.75"))
+    words = ("trainer.limit_batches=2", "callbacks=ema", "callbacks.ema.decay=0.75")
+    averaged = parameters(train(tmp_path / "ema", *words))
     for key, value in averaged.items():
         decay = 2 / 11  # below 0.75, after one step
         torch.testing.assert_close(value, decay * steps[1][key] + (1 - decay) * steps[2][key], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("words", [[], ["callbacks=ema"], ["callbacks.swa=0"]])
+@pytest.mark.parametrize("words", [[], ["callbacks=ema"], ["callbacks=swa", "callbacks.swa.start=0"]])
 def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words: list[str], train: Train, tmp_path: Path) -> None:
     run = train(tmp_path / "run", "epochs=2", "lr=1e-3", *words)
     assert main(["evaluate", f"ckpt={run}", "split=val", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0

@@ -101,8 +101,7 @@ def open_detector(
         kind: Any = entry.load_class()
         found: DatasetPredictor = kind.open(folder / CONTENTS, settings, accelerator, **common)
         return found
-    from avatar_bench.inference.answer_store import AnswerStore
-    from avatar_bench.inference.asked_predictor import AskedPredictor
+    from avatar_bench.inference.asked_predictor import AnswerStore, AskedPredictor
     from avatar_bench.inference.predictor import ForeignPredictor
 
     if entry.sha256 != settings.get("sha256") and "detector_changed" not in allow:

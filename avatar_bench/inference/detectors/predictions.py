@@ -13,7 +13,7 @@ from avatar_bench.errors import GuardError
 from avatar_bench.results.view import DIRECTION
 
 if TYPE_CHECKING:
-    from avatar_bench.inference.table_predictor import TablePredictor
+    from avatar_bench.inference.foreign_tables import TablePredictor
 
 _TABLE, _VARIED = "predictions.parquet", "varied.parquet"
 
@@ -77,7 +77,7 @@ class PredictionFile(Options):
         import pandas as pd
 
         from avatar_bench.data.transforms import Preprocessing
-        from avatar_bench.inference.table_predictor import TablePredictor
+        from avatar_bench.inference.foreign_tables import TablePredictor
 
         table = pd.read_parquet(folder / _TABLE)
         hashes = pd.Index(table["sha256"])

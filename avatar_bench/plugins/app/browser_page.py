@@ -18,11 +18,16 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
 from avatar_bench.plugins.app.web_runtime import WebRuntime
-from avatar_bench.reporting.decision_words import explain_phrases, list_phrases, name_reasons, translate_class
-from avatar_bench.reporting.model_accuracy import describe_model
-from avatar_bench.results.prediction_cautions import list_cautions
-from avatar_bench.runs.decision_costs import ABSTAIN
+from avatar_bench.reporting.prediction_words import (
+    describe_model,
+    explain_phrases,
+    list_phrases,
+    name_reasons,
+    translate_class,
+)
+from avatar_bench.results.display import list_cautions
 from avatar_bench.runs.decisions import (
+    ABSTAIN,
     CONFIDENT,
     COST,
     MAX_OOD_PERCENTILE,
@@ -68,7 +73,7 @@ def render_page(
             runtime=runtime,
             expression=Markup(runtime.expression),  # checked to end no script
             blobs=blobs,
-            cautions=[*describe_model(run, run.is_calibrated), *list_cautions()],
+            cautions=[describe_model(run, run.is_calibrated), *list_cautions()],
             explained="" if rule else explain_phrases(),
             formats=list(decoding.FORMATS),
             version=avatar_bench.__version__,

@@ -15,11 +15,16 @@ from avatar_bench.files.csv_io import format_csv
 from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
 from avatar_bench.plugins.app.image_service import LARGE, SMALL, ImageAnswer, ImageService
-from avatar_bench.reporting.decision_words import ask_question, describe_class, explain_phrases, phrase_prediction
-from avatar_bench.reporting.model_accuracy import describe_accuracy, describe_model
-from avatar_bench.reporting.review_page import PageContent, ReviewedImage, render_page, start_row
-from avatar_bench.results.prediction_cautions import list_cautions
-from avatar_bench.runs.decision_costs import ABSTAIN
+from avatar_bench.reporting.prediction_outputs.html import ReviewedImage, render_page
+from avatar_bench.reporting.prediction_words import (
+    ask_question,
+    describe_accuracy,
+    describe_class,
+    explain_phrases,
+    phrase_prediction,
+)
+from avatar_bench.results.display import list_cautions
+from avatar_bench.runs.decisions import ABSTAIN
 
 MAX_CARDS = 12  # images shown one by one; of more, the table says more
 _SECONDS = 0.4  # between two updates of the progress
@@ -95,29 +100,11 @@ class UploadPage:
     def _render_review(self, answers: Sequence[ImageAnswer]) -> str:
         """Return the page for review that `predict output=FILE.html` writes."""
         predictor = self.service.predictor
-        run, is_decided = predictor.run, predictor.rule is not None
-        with use_language(self.language):
-            content = PageContent(
-                name=run.name,
-                run=run.name,
-                classes=run.classes,
-                n_files=len(answers),
-                language=self.language,
-                model=describe_model(run, predictor.is_calibrated),
-                has_paths=False,
-                target_error=self.settings.target_error,
-                has_decisions=is_decided,
-                columns=self.columns,
-            )
-            images = [
-                ReviewedImage(
-                    one.row, one.sha256, start_row(str(one.row["path"]), one.sha256), one.image, None, (), self.columns
-                )
-                for one in answers
-                if one.image is not None
-            ]
-            failed = [(str(one.row["path"]), str(one.row["reason"])) for one in answers if one.image is None]
-            return render_page(content, images, failed)
+        images = [
+            ReviewedImage(one.row, one.sha256, one.image, self.columns) for one in answers if one.image is not None
+        ]
+        failed = [(str(one.row["path"]), str(one.row["reason"])) for one in answers if one.image is None]
+        return render_page(predictor, predictor.run.name, self.language, images, failed, has_paths=False)
 
     def _render_cards(self, answers: Sequence[ImageAnswer]) -> str:
         classes, is_calibrated = self.service.predictor.run.classes, self.service.predictor.is_calibrated

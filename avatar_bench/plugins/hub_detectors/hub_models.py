@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.files.hub_address import is_hub_address, parse_hub_address
+from avatar_bench.files.paths import is_hub_address, parse_hub_address
 from avatar_bench.inference.predictor import choose_device
-from avatar_bench.inference.timm_transform import build_transform, read_class_names, select_transform
 from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
-from avatar_bench.models.incompatible_weights import limit_size
+from avatar_bench.models.classifier import limit_size
+from avatar_bench.plugins.hub_detectors.timm_config import build_transform, read_class_names, select_transform
 
 # what is copied: no code, and no pickle
 _FILES = ("config.json", "preprocessor_config.json", "model.safetensors.index.json", "*.safetensors")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, default_collate
 from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset, list_files
 from avatar_bench.data.equalise import ImageArray
-from avatar_bench.data.loaders import ImageDataset, build_evaluation_loader, build_loader
+from avatar_bench.data.loaders import ImageDataset, build_image_dataset, build_loader
 from avatar_bench.data.training_batches import EpochSampler
 from avatar_bench.data.transforms import Preprocessing
 
@@ -105,7 +105,8 @@ class MultiViewDataModule(pl.LightningDataModule):
 
     def plain_loader(self, images: Dataset) -> DataLoader[dict[str, Any]]:
         """Return a loader of every image of a dataset once, in order, without augmentation."""
-        return build_evaluation_loader(images, (), self.preprocessing, self.batch_size, self.workers, cache=self.cache)
+        loaded = build_image_dataset(images, (), self.preprocessing, cache=self.cache)
+        return build_loader(loaded, self.batch_size, self.workers)
 
 
 def _collate_views(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from torchmetrics import MeanMetric
 from avatar_bench.console.progress import track
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.metrics.knn import predict_by_knn
+from avatar_bench.metrics.neighbours import predict_by_knn
 from avatar_bench.metrics.stats import proportion_interval
 from avatar_bench.plugins.pretrain.methods import DINO, Method
 from avatar_bench.training.module import TrainableModule
 from avatar_bench.training.optimization import TrainingOptions, build_head_groups, build_parameter_groups
-from avatar_bench.training.standard_callbacks import write_history
+from avatar_bench.training.trainer import write_history
 
 KNN_ACCURACY = "probe/knn_accuracy"
 PROBE_COLUMNS = (KNN_ACCURACY, "probe/knn_low", "probe/knn_high", "probe/n")

@@ -13,7 +13,7 @@ from avatar_bench.data.splits import fingerprint_split
 from avatar_bench.errors import GuardError
 from avatar_bench.runs.record import RunRecord
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_further_set, open_images
-from avatar_bench.training.preparation import build_split_plan, split_images
+from avatar_bench.training.admission import build_split_plan, split_images
 
 if TYPE_CHECKING:
     from avatar_bench.plugins.pretrain.command.pretrain import PretrainConfig

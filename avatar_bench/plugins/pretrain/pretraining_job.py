@@ -35,17 +35,16 @@ from avatar_bench.plugins.pretrain.pretrainer import (
 )
 from avatar_bench.runs.record import RunRecord
 from avatar_bench.training import environment
-from avatar_bench.training.builders import load_optimization
 from avatar_bench.training.checkpoints import find_newest_checkpoint
-from avatar_bench.training.initial_weights import (
-    build_preprocessing,
+from avatar_bench.training.network import build_preprocessing
+from avatar_bench.training.optimization import TrainingOptions, read_optimization
+from avatar_bench.training.origin import (
     check_pretraining_overlap,
     describe_weights,
     refuse_labelled_pretraining,
     resolve_weights,
 )
-from avatar_bench.training.optimization import TrainingOptions
-from avatar_bench.training.trainer import build_logger, end_loaders, run_trainer
+from avatar_bench.training.trainer import build_loggers, end_loaders, run_trainer
 
 if TYPE_CHECKING:
     from avatar_bench.plugins.pretrain.command.pretrain import PretrainConfig
@@ -106,13 +105,13 @@ class PretrainingJob:
     def fit(self) -> None:
         """Train the backbone in one stage; write checkpoints/last.ckpt and metrics.csv."""
         settings, folder, module = self.settings, self.folder, self.module
-        newest = find_newest_checkpoint(folder / "checkpoints", staged=False) if settings.resume else (None, None)
+        newest = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
         resume, at = newest
         self.data.position = (at.epochs, at.batches) if at else (0, 0)
-        logger = build_logger(folder, settings)
+        loggers = build_loggers(folder, settings)
         history = PretrainingHistory(folder, self.probe, settings.callbacks.progress)
         with end_loaders(self.images), self.record.add_duration("train_seconds"):
-            run_trainer(module, module.method, self.data, folder, settings, module.epochs, [history], logger, resume)
+            run_trainer(module, module.method, self.data, folder, settings, module.epochs, [history], loggers, resume)
 
     def finish(self) -> str:
         """Write the backbone with its card and the curves, complete the record, and return a summary."""
@@ -170,7 +169,7 @@ class PretrainingJob:
         preprocessing = build_preprocessing(net, data, weights.card if isinstance(weights, PretrainedWeights) else None)
         environment.choose_precision(settings, net, preprocessing.size, self.record)
         method = create_method(net, preprocessing.size, options, pretrained=weights != "none")
-        training = TrainingOptions(seed=settings.seed, **load_optimization(asdict(settings.optimizer)))
+        training = TrainingOptions(seed=settings.seed, **read_optimization(settings.optimizer, settings.schedule))
         epochs = min(settings.epochs, settings.trainer.max_epochs or sys.maxsize)
         rate = settings.lr or settings.method.lr
         return Pretrainer(method, preprocessing, training, rate, epochs), preprocessing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from avatar_bench.files.csv_io import format_csv, read_csv, unescape_formulas
-from avatar_bench.inference.prediction_writer import TextWriter, measure_whole_lines, read_lines
+from avatar_bench.inference.prediction_writer import TextWriter, read_whole_lines
 
 
 class CsvWriter(TextWriter):
@@ -32,14 +31,8 @@ class CsvWriter(TextWriter):
             yield dict(zip(self.columns, row, strict=True))
 
     def read_texts(self, place: Path) -> Iterator[str]:
-        """Yield the text of each complete row, perhaps of several lines."""
-        complete, text = measure_whole_lines(place, self.format_header(), quotes=True), ""
-        for line in islice(read_lines(place, complete), 1, None):
-            text += line
-            if not text.count('"') % 2:
-                yield text
-                text = ""
-        os.truncate(place, complete)
+        """Return the text of each complete row, perhaps of several lines."""
+        return islice(read_whole_lines(place, self.format_header(), quotes=True), 1, None)
 
     def restore_paths(self, paths: list[str]) -> list[str]:
         """Remove from paths what made them safe for a spreadsheet."""

@@ -1,38 +1,98 @@
-"""A page for the review of predictions."""
+"""Page for the review of predictions: images in order of need, labelled by keyboard, and a manifest of the labels."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
+import avatar_bench
+from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.decoding import decode_bytes, read_bytes
 from avatar_bench.data.file_names import find_name_problem, format_name
 from avatar_bench.errors import ConfigError, DataError, OutputError
 from avatar_bench.files.atomic_write import write_text
-from avatar_bench.files.hashes import sha256_of_bytes
-from avatar_bench.i18n import use_language
-from avatar_bench.inference.file_stamps import Stamp
+from avatar_bench.files.csv_io import format_csv
+from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text
+from avatar_bench.files.html import build_html_environment
+from avatar_bench.i18n import _, use_language
+from avatar_bench.inference.prediction_columns import PredictionColumns
 from avatar_bench.inference.prediction_table import EMBEDDING
 from avatar_bench.inference.prediction_writer import PredictionWriter, list_objects
-from avatar_bench.metrics.knn import find_nearest
+from avatar_bench.inference.resume import Stamp
+from avatar_bench.metrics.neighbours import find_nearest
 from avatar_bench.reporting.grad_cam_overlays import read_overlay
 from avatar_bench.reporting.inline_images import InlineImage, encode
-from avatar_bench.reporting.model_accuracy import describe_model
-from avatar_bench.reporting.review_page import PageContent, ReviewedImage, render_page, start_row
+from avatar_bench.reporting.prediction_words import describe_model, name_reasons, phrase_prediction, translate_class
+from avatar_bench.results.display import list_cautions
+from avatar_bench.runs.decisions import ABSTAIN, MAX_OOD_PERCENTILE
 
 if TYPE_CHECKING:
     from avatar_bench.runs.file_predictor import FilePredictor
 
+# images of the random sample that the page asks for: half of them, 50, serve `calibrate` for thresholds of decisions,
+# which need 45 answered without an error for a target_error of .05
+SAMPLE = 100
+NEEDS = "abstained", "unlike", "contradicted"  # why an image needs review, the most urgent first
+NEAREST = 3  # training images shown beside an image
 _FEW = 500  # a page of more images has smaller ones
 _LARGE, _SMALL, _NEIGHBOUR = (320, 75), (200, 60), (96, 50)  # pixels of the longer side, quality
-NEAREST = 3  # training images shown beside an image
+
+
+@dataclass(frozen=True)
+class ReviewedImage:
+    """One image of the page, with its row in the table of predictions."""
+
+    row: Mapping[Hashable, Any]
+    sha256: str
+    image: InlineImage
+    columns: Sequence[PredictionColumns]
+    overlay: InlineImage | None = None
+    nearest: Sequence[tuple[InlineImage, str, str]] = ()  # training images with class and source
+
+    @property
+    def prediction(self) -> str:
+        """Return the predicted class, "" if a score has no threshold."""
+        return _get_text(self.row, "prediction")
+
+    @property
+    def needs(self) -> list[str]:
+        """Return those of NEEDS that hold."""
+        percentile = self.row.get("ood_percentile")
+        is_unlike = percentile is not None and float(percentile) > MAX_OOD_PERCENTILE
+        claims = {each.find_claim(self.row) for each in self.columns} - {"", self.prediction}
+        found = _get_text(self.row, "decision") == ABSTAIN, is_unlike, bool(claims)
+        return [need for need, holds in zip(NEEDS, found, strict=True) if holds]
+
+    @property
+    def confidence(self) -> float:
+        """Return the largest probability."""
+        return max(float(self.row[name]) for name in map(str, self.row) if name.startswith("prob_"))
+
+    @property
+    def decision(self) -> str:
+        """Return what was decided, and why, in the current language; "" without decisions."""
+        decision = _get_text(self.row, "decision")
+        reason = name_reasons().get(_get_text(self.row, "decision_reason"), "")
+        return f"{_('abstained') if decision == ABSTAIN else translate_class(decision)}: {reason}" if decision else ""
+
+    @property
+    def possible(self) -> list[str]:
+        """Return the classes of the prediction set."""
+        return [name for name in _get_text(self.row, "prediction_set").split("|") if name]
+
+    @property
+    def further(self) -> list[tuple[str, str]]:
+        """Return what further columns say, as terms with texts, in the current language."""
+        return [pair for each in self.columns for pair in each.describe(self.row)]
 
 
 class ReviewWriter(PredictionWriter):
@@ -44,33 +104,18 @@ class ReviewWriter(PredictionWriter):
     @classmethod
     def open(cls, predictor: FilePredictor, n_files: int, stamps: Mapping[str, Stamp | None]) -> ReviewWriter:
         """Return the writer of a page of `n_files`, for which the training images may be embedded."""
-        run, settings = predictor.run, predictor.settings
-        first = settings.input[0] if isinstance(settings.input, list) else settings.input
-        training = None
+        return cls(predictor, n_files)
+
+    def __init__(self, predictor: FilePredictor, n_files: int) -> None:
+        super().__init__(None, predictor.columns)
+        self.predictor, run, settings = predictor, predictor.run, predictor.settings
+        self._shown = _LARGE if n_files <= _FEW else _SMALL
+        self._columns = [*settings.find_columns().values()]
+        self._training: tuple[Dataset, NDArray[np.floating]] | None = None  # with embeddings (M, D)
         if settings.neighbours:
             if "embeddings" not in run.predictor.provides:
                 raise ConfigError(f"neighbours=true: {run.name} computes no embeddings.", "Remove neighbours=true.")
-            training = run.dataset("train"), run.training().embeddings
-        with use_language(settings.lang):
-            model = describe_model(run, predictor.is_calibrated)
-        content = PageContent(
-            name=os.path.basename(os.path.abspath(first)),
-            run=run.name,
-            classes=run.classes,
-            n_files=n_files,
-            language=settings.lang,
-            model=model,
-            target_error=settings.target_error,
-            has_decisions=predictor.rule is not None,
-            columns=[*settings.find_columns().values()],
-            overlays=Path(settings.explain) if settings.explain else None,
-            training=training,
-        )
-        return cls(Path(settings.output), predictor.columns, content)
-
-    def __init__(self, file: Path, columns: list[str], content: PageContent) -> None:
-        super().__init__(None, columns)
-        self.file, self.content = file, content
+            self._training = run.dataset("train"), run.training().embeddings
         self._training_images: dict[int, tuple[InlineImage, str, str]] = {}
 
     def start(self) -> None:
@@ -82,9 +127,8 @@ class ReviewWriter(PredictionWriter):
         """Collect rows, with the images that the page shows."""
         good = rows[(rows["status"] == "ok").to_numpy()]
         nearest: Sequence[Sequence[int]] = [()] * len(good)
-        if self.content.training is not None and len(good):
-            embeddings = np.stack(list(good[EMBEDDING]))
-            nearest = find_nearest(self.content.training[1], embeddings, NEAREST).tolist()
+        if self._training is not None and len(good):
+            nearest = find_nearest(self._training[1], np.stack(list(good[EMBEDDING])), NEAREST).tolist()
         found = dict(zip(good.index, nearest, strict=True))
         for index, row in zip(rows.index, list_objects(rows), strict=True):
             path = str(row["path"])
@@ -98,41 +142,104 @@ class ReviewWriter(PredictionWriter):
                 self.failed.append((format_name(path), str(error).removeprefix(f"{format_name(path)}: ")))
         self.count += len(rows)
 
-    def close(self) -> None:
-        """Do nothing: `__exit__` writes the page."""
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is not None:
             return
-        with use_language(self.content.language):
-            page = render_page(self.content, self.images, self.failed)
+        settings, file = self.predictor.settings, Path(self.predictor.settings.output)
+        first = settings.input[0] if isinstance(settings.input, list) else settings.input
+        name = os.path.basename(os.path.abspath(first))
+        page = render_page(self.predictor, name, settings.lang, self.images, self.failed)
         try:
-            write_text(self.file, page)
+            write_text(file, page)
         except OSError as error:
-            raise OutputError(f"output={self.file} cannot be written: {error.strerror or error}.") from error
+            raise OutputError(f"output={file} cannot be written: {error.strerror or error}.") from error
 
     def _read(self, path: str, row: Mapping[Hashable, Any], nearest: Sequence[int]) -> ReviewedImage:
-        name, overlays = format_name(path), self.content.overlays
+        name, overlays = format_name(path), self.predictor.settings.explain
         data = read_bytes(Path(path), name)
-        sha256 = sha256_of_bytes(data)
-        native = Image.fromarray(decode_bytes(data, name))
         return ReviewedImage(
-            row=row,
-            sha256=sha256,
-            row_start=start_row(os.path.abspath(path), sha256),
-            image=_shrink(native, *(_LARGE if self.content.n_files <= _FEW else _SMALL)),
-            overlay=read_overlay(overlays, path) if overlays is not None else None,
-            nearest=[self._read_training_image(k) for k in nearest],
-            columns=self.content.columns,
+            row,
+            sha256_of_bytes(data),
+            _shrink(Image.fromarray(decode_bytes(data, name)), *self._shown),
+            self._columns,
+            read_overlay(Path(overlays), path) if overlays else None,
+            [self._read_training_image(k) for k in nearest],
         )
 
     def _read_training_image(self, k: int) -> tuple[InlineImage, str, str]:
-        assert self.content.training is not None
-        dataset = self.content.training[0]
+        assert self._training is not None
+        dataset = self._training[0]
         if k not in self._training_images:  # an image may be near to many
             label, source = map(str, dataset.frame.loc[k, ["label", "source"]])
             self._training_images[k] = _shrink(Image.fromarray(dataset.image(k)), *_NEIGHBOUR), label, source
         return self._training_images[k]
+
+
+def render_page(
+    predictor: FilePredictor,
+    name: str,
+    language: str,
+    images: Sequence[ReviewedImage],
+    failed: Sequence[tuple[str, str]],
+    has_paths: bool = True,
+) -> str:
+    """Return the page on images of this name, in order of need for review, each with a place in a random order.
+
+    The order depends on the images and classes alone, and so does the key of the labels that the browser keeps, which
+    survive another page on the same images. Without `has_paths`, images are known by their names alone.
+    """
+    run, settings = predictor.run, predictor.settings
+    key = sha256_of_text(repr([run.classes, [one.sha256 for one in images]]))[:16]
+    places = np.random.default_rng(int(key, 16)).permutation(len(images)) + 1
+    pairs = sorted(zip(images, places.tolist(), strict=True), key=lambda pair: _rank_need(pair[0]))
+    parents = [os.path.dirname(os.path.abspath(one.row["path"])) for one in images]
+    folder = os.path.commonpath(parents) if parents and has_paths else ""
+
+    def start_row(one: ReviewedImage) -> str:
+        path = str(one.row["path"])
+        return _format_cells(os.path.abspath(path) if has_paths else path, one.sha256)
+
+    environment = build_html_environment()
+    environment.globals |= {"_": _, "phrase": phrase_prediction}
+    environment.filters["class"] = translate_class
+    with use_language(language):
+        return environment.get_template("review.html.jinja").render(
+            name=name,
+            run=run,
+            settings=settings,
+            has_decisions=predictor.rule is not None,
+            has_overlays=any(one.overlay for one in images),
+            lang=language,
+            key=key,
+            pairs=pairs,
+            failed=failed,
+            folder=format_name(folder),
+            shorten=lambda path: format_name(os.path.relpath(os.path.abspath(path), folder) if folder else path),
+            start_row=start_row,
+            cells=[_format_cells(name) for name in run.classes],
+            sample=min(SAMPLE, len(images)),
+            cautions=[describe_model(run, predictor.is_calibrated), *list_cautions(settings.find_columns().values())],
+            needs={
+                "abstained": _("abstained"),
+                "unlike": _("unlike the training images"),
+                "contradicted": _("the file says otherwise"),
+            },
+            counts={need: sum(need in one.needs for one in images) for need in NEEDS},
+            version=avatar_bench.__version__,
+        )
+
+
+def _rank_need(one: ReviewedImage) -> tuple[int, float]:
+    return NEEDS.index(one.needs[0]) if one.needs else len(NEEDS), one.confidence
+
+
+def _format_cells(*values: str) -> str:
+    """Return values as cells of a row of the manifest."""
+    return format_csv(pd.DataFrame([values]), header=False).removesuffix("\n")
+
+
+def _get_text(row: Mapping[Hashable, Any], name: str) -> str:
+    return str(row.get(name) or "")
 
 
 def _shrink(image: Image.Image, side: int, quality: int) -> InlineImage:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from avatar_bench.inference.prediction_writer import (
-    TextWriter,
-    format_json,
-    list_objects,
-    measure_whole_lines,
-    read_lines,
-)
+from avatar_bench.inference.prediction_writer import TextWriter, format_json, list_objects, read_whole_lines
 
 
 class JsonLinesWriter(TextWriter):
@@ -30,10 +23,8 @@ class JsonLinesWriter(TextWriter):
             yield row
 
     def read_texts(self, place: Path) -> Iterator[str]:
-        """Yield complete lines."""
-        complete = measure_whole_lines(place, '{"path": ')
-        yield from read_lines(place, complete)
-        os.truncate(place, complete)
+        """Return complete lines."""
+        return read_whole_lines(place, '{"path": ')
 
     def format_rows(self, rows: pd.DataFrame) -> str:
         """Return the lines of rows."""

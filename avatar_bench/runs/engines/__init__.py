@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from avatar_bench.config.schema import EngineConfig, PredictConfig
-    from avatar_bench.inference.file_stamps import Stamp
-    from avatar_bench.inference.prediction_parts import PredictionParts
     from avatar_bench.inference.prediction_writer import PredictionWriter
+    from avatar_bench.inference.resume import Stamp
     from avatar_bench.runs.file_predictor import FilePredictor
     from avatar_bench.runs.run import Run
 
@@ -44,6 +43,16 @@ class RowCounts(NamedTuple):
     outdated: int = 0
 
 
+class WrittenRows(Protocol):
+    """Output of an engine: how many rows it holds so far; a page is written as a whole."""
+
+    is_page: ClassVar[bool]
+
+    @property
+    def count(self) -> int:
+        """Return the number of rows."""
+
+
 class Engine(Protocol):
     """What the dataclass of an entry has besides options; `reported` are further options of predict that it states."""
 
@@ -66,7 +75,7 @@ def make_engine(options: EngineConfig) -> Engine:
 
 
 @contextmanager
-def report_interruption(rows: PredictionWriter | PredictionParts, output: str) -> Iterator[None]:
+def report_interruption(rows: WrittenRows, output: str) -> Iterator[None]:
     """Print how many rows are written if the work is interrupted."""
     try:
         yield

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, ClassVar
 
 from avatar_bench.errors import ConfigError
@@ -36,8 +36,7 @@ class LocalEngine:
     def write_rows(self, job: PredictionJob) -> RowCounts:
         """Write the missing rows and those of changed files."""
         from avatar_bench.console.progress import open_bar
-        from avatar_bench.inference.file_stamps import read_stamp
-        from avatar_bench.inference.resume import find_remaining
+        from avatar_bench.inference.resume import find_remaining, read_stamp
         from avatar_bench.runs.file_predictor import open_file_predictor
 
         settings, files = job.settings, job.files
@@ -54,7 +53,8 @@ class LocalEngine:
                         draw(table)
                     yield table
 
-        begun = None if settings.update else _start_now(predict_files(files))
+        begun = None if settings.update else predict_files(files)
+        first = list(islice(begun, 1)) if begun else []
         for note in [*notes, *predictor.load()]:  # a bad checkpoint fails before the output is opened
             print(note, file=sys.stderr)
         ok = errors = 0
@@ -65,23 +65,11 @@ class LocalEngine:
             predictor.refuse_other_rows(rows.last)
             todo, again = find_remaining(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
             kept = len(files) - len(todo) + again
-            with open_bar("predict", len(files), done=kept) as bar, closing(begun or predict_files(todo)) as batches:
-                for batch in batches:
+            with open_bar("predict", len(files), done=kept) as bar, closing(begun or predict_files(todo)) as others:
+                for batch in chain(first, others):
                     batch, again = batch[again:], max(0, again - len(batch))
                     rows.add(batch)
                     bar.update(len(batch))
                     good = int((batch["status"] == "ok").sum())
                     ok, errors = ok + good, errors + len(batch) - good
         return RowCounts(ok, errors, kept, rows.bad, rows.outdated)
-
-
-def _start_now(batches: Generator[pd.DataFrame, None, None]) -> Generator[pd.DataFrame, None, None]:
-    """Return the same batches after computing the first one."""
-    first = list(islice(batches, 1))
-
-    def all_of_them() -> Generator[pd.DataFrame, None, None]:
-        with closing(batches):
-            yield from first
-            yield from batches
-
-    return all_of_them()

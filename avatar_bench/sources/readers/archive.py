@@ -23,6 +23,7 @@ from avatar_bench.errors import DataError
 from avatar_bench.sources.download import Address, check_hash, download_file
 from avatar_bench.sources.reader import (
     Source,
+    SourceImage,
     SourceJob,
     SourceReader,
     hash_facts,
@@ -30,7 +31,6 @@ from avatar_bench.sources.reader import (
     resolve_path,
 )
 from avatar_bench.sources.readers.folder import ImageFolder
-from avatar_bench.sources.source_image import SourceImage
 
 MAX_RATIO = 200  # of unpacked to packed size: images hardly compress, so a larger ratio indicates a zip bomb
 ALWAYS_ALLOWED_BYTES = 2**26  # may be unpacked at any ratio

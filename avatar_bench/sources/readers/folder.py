@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from avatar_bench.config.options import option, path_option
 from avatar_bench.data.folders import find_split_folders, raise_unreadable
 from avatar_bench.data.user_tables import locate_rows
-from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.path_rules import compile_rules, match_rules
+from avatar_bench.errors import ConfigError, DataError, suggest_names
 from avatar_bench.sources.reader import (
     Source,
+    SourceImage,
     SourceJob,
     SourceReader,
     extract_fields,
@@ -23,8 +24,9 @@ from avatar_bench.sources.reader import (
     read_stamp,
     resolve_path,
 )
-from avatar_bench.sources.source_image import SourceImage
 
+OUTCOME_KEYS = ("label", "source", "group", "generator")
+_GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 IGNORED_FILES = ("thumbs.db", "desktop.ini", "icon\r")  # written by file managers; hidden files are skipped too
 
 
@@ -72,7 +74,11 @@ class ImageFolder(SourceReader):
                 else:
                     found = {} if job.source["label"] else _parse_folders(below, splits)
                 known = {"source": source} | {key: value for key, value in found.items() if value}
-                yield SourceImage(name=name, content=root / below, **_merge(known, row))
+                listed = extract_fields(row)
+                for key in ("label", "split"):
+                    if known.get(key) and listed.get(key, known[key]) != known[key]:
+                        raise ValueError(f"{key} is {known[key]} by its path, {listed[key]} in the manifest")
+                yield SourceImage(name=name, content=root / below, **known | listed)
             except ValueError as error:
                 job.quarantine.append((name, str(error)))
         missing = f"listed in {manifest.name if manifest else ''}, missing in {root.name}"
@@ -150,15 +156,6 @@ def _parse_folders(below: str, splits: list[str]) -> dict[str, str]:
     return {"label": folders[0], "source": folders[1] if len(folders) > 1 else "", "split": split}
 
 
-def _merge(found: dict[str, str], row: Mapping[str, str]) -> dict[str, Any]:
-    """Merge the fields from the path of an image with those of the manifest; raise ValueError on a contradiction."""
-    listed = extract_fields(row)
-    for key in ("label", "split"):
-        if found.get(key) and listed.get(key, found[key]) != found[key]:
-            raise ValueError(f"{key} is {found[key]} by its path, {listed[key]} in the manifest")
-    return found | listed
-
-
 def _read_rows(file: Path, root: Path) -> dict[str, dict[str, str]]:
     """Return the rows of a manifest for files below `root`, by relative path."""
     rows: dict[str, dict[str, str]] = {}
@@ -172,3 +169,58 @@ def _read_rows(file: Path, root: Path) -> dict[str, dict[str, str]]:
             raise DataError(f"{file}, {place}: {row['path']} is listed twice.", "Expected one row a file.")
         rows[below] = row
     return rows
+
+
+class PathRule(NamedTuple):
+    """A pattern for whole paths, and the fields of the paths that match."""
+
+    pattern: re.Pattern[str]
+    outcome: dict[str, str]
+
+
+def compile_rules(name: str, rules: Sequence[Mapping[str, Any]]) -> list[PathRule]:
+    """Compile the rules of a source; raise ConfigError for an invalid rule."""
+    return [_compile_rule(f"source.{name}.rules: rule {number}", rule) for number, rule in enumerate(rules, start=1)]
+
+
+def match_rules(path: str, rules: Sequence[PathRule]) -> dict[str, str]:
+    """Return the fields of a path ("/" between folders) by the rules; raise ValueError if none match or two differ."""
+    found: dict[int, dict[str, str]] = {}
+    for number, rule in enumerate(rules, start=1):
+        if match := rule.pattern.fullmatch(path):
+            named = {key: value for key, value in match.groupdict().items() if value and key in OUTCOME_KEYS}
+            found[number] = rule.outcome | named
+    if not found:
+        raise ValueError("no rule matches")
+    first, outcome = next(iter(found.items()))
+    for number, other in found.items():
+        if other != outcome:
+            raise ValueError(f"ambiguous: rules {first} and {number} differ")
+    return outcome
+
+
+def translate_glob(glob: str) -> str:
+    """Translate a glob to a regular expression for whole paths: `*` and `?` stay in a folder, `**` crosses folders."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\])", glob)
+    for number, part in enumerate(parts):
+        inner = part[1:-1].replace("\\", r"\\")
+        letters = f"(?!/)[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]"
+        parts[number] = _GLOB.get(part) or (letters if number % 2 else re.escape(part))
+    return "".join(parts)
+
+
+def _compile_rule(where: str, rule: Mapping[str, Any]) -> PathRule:
+    known = ("glob", "regex", *OUTCOME_KEYS)
+    for key in rule:
+        if key not in known:
+            nearest = suggest_names(str(key), known, f"; expected {', '.join(known)}")
+            raise ConfigError(f"{where} has no option {key}{nearest}")
+    given = [key for key in ("glob", "regex") if rule.get(key)]
+    if len(given) != 1:
+        raise ConfigError(f"{where} needs either glob or regex.", "For example: {glob: 'faces/**', label: real}")
+    text = str(rule[given[0]])
+    try:
+        pattern = re.compile(translate_glob(text) if given == ["glob"] else text)
+    except re.error as error:
+        raise ConfigError(f"{where}: {given[0]} {text!r} is invalid: {error}.") from error
+    return PathRule(pattern, {key: str(rule[key]) for key in OUTCOME_KEYS if rule.get(key)})

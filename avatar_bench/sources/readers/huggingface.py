@@ -17,13 +17,13 @@ from avatar_bench.config.options import option, path_option
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.sources.reader import (
     Source,
+    SourceImage,
     SourceJob,
     SourceReader,
     hash_facts,
     read_stamp,
     resolve_path,
 )
-from avatar_bench.sources.source_image import SourceImage
 
 BATCH_ROWS = 64  # rows in memory at once
 MAGIC_BYTES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
@@ -124,7 +124,9 @@ class HuggingFace(SourceReader):
                 known = file.schema_arrow.names
                 if missing := [column for column in columns if column not in known]:
                     raise DataError(f"{shard} has no column {missing[0]}.", f"It has: {', '.join(known)}.")
-                names = _read_class_names(file.schema_arrow, self.label_column)
+                described = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+                feature = described.get("info", {}).get("features", {}).get(self.label_column, {})  # a ClassLabel's
+                names = list(feature.get("names", [])) if isinstance(feature, dict) else []
                 batches = file.iter_batches(BATCH_ROWS, columns=columns)
                 for row, values in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches)):
                     yield row, values, names
@@ -152,13 +154,6 @@ class HuggingFace(SourceReader):
         columns = {"group": self.group_column, "generator": self.generator_column}
         known: dict[str, Any] = {key: str(values[column] or "") for key, column in columns.items() if column}
         return SourceImage(name=f"{at}{suffix}", content=content, label=label, **known)
-
-
-def _read_class_names(schema: Any, column: str | None) -> list[str]:
-    """Read the names of a ClassLabel column from the metadata of a shard."""
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = described.get("info", {}).get("features", {}).get(column, {})
-    return list(feature.get("names", [])) if isinstance(feature, dict) else []
 
 
 def _read_content(image: Any, shard: Path) -> tuple[bytes, str]:

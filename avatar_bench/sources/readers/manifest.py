@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass
 from avatar_bench.config.options import path_option
 from avatar_bench.data.user_tables import locate_rows
 from avatar_bench.sources.reader import (
+    SourceImage,
     SourceJob,
     SourceReader,
     extract_fields,
@@ -16,7 +17,6 @@ from avatar_bench.sources.reader import (
     read_stamp,
     resolve_path,
 )
-from avatar_bench.sources.source_image import SourceImage
 
 
 @dataclass(kw_only=True)

@@ -13,8 +13,7 @@ from avatar_bench.config.options import option
 from avatar_bench.console.progress import track
 from avatar_bench.errors import ConfigError
 from avatar_bench.files import package_files
-from avatar_bench.sources.reader import Source, SourceJob, SourceReader, find_group
-from avatar_bench.sources.source_image import SourceImage
+from avatar_bench.sources.reader import Source, SourceImage, SourceJob, SourceReader, find_group
 
 
 def download_packages(readers: Sequence[SourceReader]) -> None:
@@ -60,20 +59,18 @@ class Package(SourceReader):
             boxes |= {name: box for name in fitting if name not in boxes}
             if not fitting:
                 job.quarantine.append((f"{archive.name}: {pattern}", "not in the archive"))
+        named = (self.generators or {}).items()
         for name, data in package_files.read_members(archive, {name for name in boxes if name not in job.done}):
-            yield self._make_image(name, data, boxes[name])
+            stem, box = Path(name).stem, boxes[name]
+            yield SourceImage(
+                name=name,
+                content=data,
+                box=tuple(box) if box else None,
+                group=find_group(self.group, name) or stem,
+                shared_group=(self.groups or {}).get(stem, ""),
+                generator=next((each for glob, each in named if package_files.filter_names([stem.lower()], glob)), ""),
+            )
 
     def fetch_archive(self) -> Path:
         """Return the archive in the cache, downloaded unless it is there; raise DataError if that fails."""
         return package_files.fetch_archive(self.distribution, self.version, self.archive, self.sha256, self.tag)
-
-    def _make_image(self, name: str, data: bytes, box: Any) -> SourceImage:
-        stem, named = Path(name).stem, (self.generators or {}).items()
-        return SourceImage(
-            name=name,
-            content=data,
-            box=tuple(box) if box else None,
-            group=find_group(self.group, name) or stem,
-            shared_group=(self.groups or {}).get(stem, ""),
-            generator=next((name for glob, name in named if package_files.filter_names([stem.lower()], glob)), ""),
-        )

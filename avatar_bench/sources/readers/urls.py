@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import product
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from avatar_bench import __version__
 from avatar_bench.config.options import option, path_option
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.sources.download import Address, Downloader, DownloadError, RequestOptions
 from avatar_bench.sources.reader import (
     Source,
+    SourceImage,
     SourceJob,
     SourceReader,
     extract_fields,
@@ -26,7 +25,6 @@ from avatar_bench.sources.reader import (
     read_rows,
     resolve_path,
 )
-from avatar_bench.sources.source_image import SourceImage
 
 
 class ImageDownload(NamedTuple):
@@ -61,18 +59,17 @@ class Urls(SourceReader):
         listed = _list_downloads(self)
         wanted = [one for one in listed if one.name not in job.done]
         homepage = job.source.get("homepage")
-        agent = f"avatar_bench/{__version__}"
-        agent += f" (research data set; source {homepage})" if homepage else ""
+        agent = RequestOptions.agent + (f" (research data set; source {homepage})" if homepage else "")
         limits = {name: getattr(self, name) for name in ("per_host", "pause", "retries", "timeout")}
         loader = Downloader(job.place, RequestOptions(**limits, max_bytes=round(self.max_mib * 2**20), agent=agent))
         had, reason = len(wanted) < len(listed), ""
-        for one, future in zip(wanted, _fetch_in_background(loader, wanted, self.parallel), strict=True):
-            if isinstance(error := future.exception(), DownloadError):
-                reason = reason or f"{one.address.url}: {error}"
-                job.quarantine.append((one.name, str(error)))
+        for one, content in zip(wanted, _fetch_in_background(loader, wanted, self.parallel), strict=True):
+            if isinstance(content, DownloadError):
+                reason = reason or f"{one.address.url}: {content}"
+                job.quarantine.append((one.name, str(content)))
                 continue
             had = True
-            yield SourceImage(name=one.name, content=future.result(), **one.known)
+            yield SourceImage(name=one.name, content=content, **one.known)
         if reason and not had:
             again = "Check the connection and run the same command again."
             raise DataError(f"source.{job.name}: nothing could be downloaded.", reason, again)
@@ -94,48 +91,40 @@ class Urls(SourceReader):
         return hash_facts([file.read_bytes()]) if file and file.is_file() else ""
 
 
-def _fetch_in_background(loader: Downloader, wanted: Sequence[ImageDownload], workers: int) -> Iterator[Future[Path]]:
-    """Download in several threads; yield the finished futures in order, then stop the threads.
+def _fetch_in_background(
+    loader: Downloader, wanted: Sequence[ImageDownload], workers: int
+) -> Iterator[Path | DownloadError]:
+    """Download in several threads; yield the files or errors in order, then stop the threads.
 
     They are daemons: unlike those of an executor, they do not make an interrupted program wait for a slow server.
     """
-    futures: list[Future[Path]] = [Future() for _ in wanted]
-    tasks, lock = iter(zip(wanted, futures, strict=True)), threading.Lock()
 
-    def work() -> None:
-        while not loader.stop.is_set():
-            with lock:
-                one, future = next(tasks, (None, None))
-            if one is None or future is None:
-                return
-            try:
-                future.set_result(loader.fetch(one.address))
-            except BaseException as error:
-                future.set_exception(error)
+    def fetch(download: ImageDownload) -> Path | DownloadError:
+        try:
+            return loader.fetch(download.address)
+        except DownloadError as error:
+            return error
 
-    for _ in range(min(workers, len(wanted))):
-        threading.Thread(target=work, daemon=True).start()
-    try:
-        for future in futures:
-            future.exception()  # waits
-            yield future
-    finally:
-        loader.stop.set()
+    with ThreadPool(max(1, min(workers, len(wanted)))) as pool:
+        try:
+            yield from pool.imap(fetch, wanted)
+        finally:
+            loader.stop.set()
 
 
 def expand_pattern(name: str) -> list[str]:
     """List the names that a pattern with {a,b} and {0..99} matches (a leading 0 keeps the width)."""
-    parts = re.split(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}", name)
-    choices = [_expand_braces(part) if number % 2 else [part] for number, part in enumerate(parts)]
+    choices = []
+    for number, part in enumerate(re.split(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}", name)):
+        first, _, last = part.partition("..")
+        if number % 2 == 0:  # between braces
+            choices.append([part])
+        elif "," in part:
+            choices.append(part.split(","))
+        else:
+            width = len(first) if first.startswith("0") else 0
+            choices.append([f"{index:0{width}}" for index in range(int(first), int(last) + 1)])
     return ["".join(words) for words in product(*choices)]
-
-
-def _expand_braces(text: str) -> list[str]:
-    if "," in text:
-        return text.split(",")
-    first, last = text.split("..")
-    width = len(first) if first.startswith("0") else 0
-    return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
 
 
 def _list_downloads(reader: Urls) -> list[ImageDownload]:
@@ -150,7 +139,13 @@ def _list_downloads(reader: Urls) -> list[ImageDownload]:
             for url in expand_pattern(text)
         ]
     else:
-        found = list(_list_named(str(reader.base), reader.names))
+        boxes = reader.names if isinstance(reader.names, Mapping) else dict.fromkeys(reader.names)
+        folder = str(reader.base).rstrip("/") + "/"
+        found = [
+            ImageDownload(name, Address(urljoin(folder, quote(name))), {"box": tuple(box)} if box else {})
+            for pattern, box in boxes.items()
+            for name in expand_pattern(pattern)
+        ]
     seen: set[str | Address] = set()
     kept = []
     for one in found:
@@ -159,14 +154,6 @@ def _list_downloads(reader: Urls) -> list[ImageDownload]:
             kept.append(one._replace(known={"group": group} | one.known))
         seen |= {one.name, one.address}
     return kept
-
-
-def _list_named(base: str, names: Any) -> Iterator[ImageDownload]:
-    boxes: Mapping[str, Any] = names if isinstance(names, Mapping) else dict.fromkeys(names)
-    for pattern, box in boxes.items():
-        for name in expand_pattern(pattern):
-            known = {"box": tuple(box)} if box else {}
-            yield ImageDownload(name, Address(urljoin(base.rstrip("/") + "/", quote(name))), known)
 
 
 def _read_list(file: Path) -> Iterator[ImageDownload]:

@@ -18,8 +18,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.evaluation.blocks.architecture import Architecture, figures
 from avatar_bench.i18n import use_language
-from avatar_bench.models.first_layers import FeatureMaps
-from avatar_bench.models.inspection import inspect_network
+from avatar_bench.models.inspection import FeatureMaps, inspect_network
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.run import Run
 

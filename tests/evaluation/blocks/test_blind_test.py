@@ -21,9 +21,9 @@ from avatar_bench.evaluation.block import check_class_order
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.metrics.units import encode
-from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.predictions import Predictions, to_string_array
 from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.results.result import draw_figures
 
 CLASSES = ("drawing", "generated", "real")
 

@@ -22,12 +22,12 @@ from avatar_bench.data.corruptions import list_corruptions
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.blocks.calibration import Calibration, error_tables
+from avatar_bench.evaluation.blocks.calibration import Calibration, calibration_tables
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import ECE_KINDS, TemperatureFit, calibration_errors, fit_temperature
-from avatar_bench.metrics.risk_control import draw_of_groups
-from avatar_bench.results.block_figures import draw_figures
+from avatar_bench.metrics.selective import draw_of_groups
 from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.results.result import draw_figures
 from avatar_bench.runs.saved_calibration import DecisionImages, SavedCalibration
 
 KINDS = list_corruptions()
@@ -434,7 +434,9 @@ def test_the_intervals_of_calibration_errors_hold_those_of_the_population(scale,
     groups = [f"g{i // images}" for i in range(n)]
     for rows in np.arange(60 * n).reshape(60, n):
         evaluated = make_predictions(targets[rows], logits[rows], groups=groups)
-        found = error_tables.compute_errors(block, evaluated, "", error_tables.tabulate_floors(block, evaluated))
+        found = calibration_tables.compute_errors(
+            block, evaluated, "", calibration_tables.tabulate_floors(block, evaluated)
+        )
         low, value, high = np.array([(found[kind].low, found[kind].value, found[kind].high) for kind in ECE_KINDS]).T
         held.append((low - 1e-3 <= truth) & (truth <= high + 1e-3))
         assert ((low >= 0) & (low <= value) & (value <= high) & (high <= 1)).all()
@@ -455,7 +457,7 @@ def test_floors_are_higher_where_the_images_of_a_group_agree(make_predictions):
     block, apart = Calibration(resamples=500), make_predictions(targets, logits)
     together = replace(apart, groups=np.repeat(apart.groups[:75], 4))
     alone = make_predictions(targets[::4], logits[::4])
-    floors = [error_tables.tabulate_floors(block, part)["floor"] for part in (apart, together, alone)]
+    floors = [calibration_tables.tabulate_floors(block, part)["floor"] for part in (apart, together, alone)]
     assert (floors[1] > 1.5 * floors[0]).all()
     np.testing.assert_allclose(floors[1][[0, 1, 3]], floors[2][[0, 1, 3]], rtol=0.08)  # the copies tell nothing new
 

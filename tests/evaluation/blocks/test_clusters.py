@@ -19,14 +19,14 @@ from sklearn.preprocessing import StandardScaler
 from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.blocks.clusters import CLUSTER_METRICS, SOURCE_METRICS, Clusters
-from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import draw_figures
 
 
 @pytest.fixture
 def evaluate_block(fake_run, dataset_of):
     def build(predictions, training=None, **options):
-        block = Clusters(**{"resamples": 200, "permutations": 3} | options)
+        block = Clusters(**{"resamples": 200, "permutations": 3, "method": "pca"} | options)
         return block.evaluate(fake_run(predictions, training=training), dataset_of(predictions))
 
     return build
@@ -74,7 +74,7 @@ def test_silhouettes_and_indices_equal_sklearn_on_what_is_saved(saved):
         "calinski_harabasz": sk.calinski_harabasz_score(x, labels),
     }
     assert {name: said[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    assert list(said) == [*CLUSTER_METRICS, *SOURCE_METRICS]
+    assert list(said) == [*CLUSTER_METRICS, *SOURCE_METRICS, "trustworthiness"]
 
 
 def test_the_separation_ratio_equals_scipy_on_what_is_saved(saved):
@@ -147,7 +147,7 @@ def test_saved_distances_are_means_over_pairs(saved, folder):
         for of, to in ((table.index[0], table.columns[1]), (table.index[-1], table.columns[-1])):
             far = cdist(x[key == of], x[key == to])
             assert table.loc[of, to] == pytest.approx(far[far > 1e-9].mean(), abs=1e-6)
-    assert {file.stem for file in folder.glob("*.png")} == {"silhouettes", "distances", "source_distances"}
+    assert {file.stem for file in folder.glob("*.png")} == {"silhouettes", "distances", "source_distances", "pca"}
 
 
 def test_every_figure_lies_in_its_interval_and_above_its_floor_where_classes_part(evaluate_block, oracle):
@@ -207,13 +207,23 @@ def test_a_class_of_one_image_or_one_group_is_no_obstacle(evaluate_block, make_p
     assert "-" in [text.get_text() for text in draw_saved(result)["distances"].axes[0].texts]
 
 
-def test_sets_without_two_classes_or_distances_are_refused(evaluate_block, make_predictions):
+def test_sets_without_two_classes_or_distances_have_maps_alone(evaluate_block, make_predictions, draw_saved):
+    for given, why in (
+        (by_source(make_predictions).take(np.arange(0, 240, 6)), "two classes"),
+        (make_predictions(np.arange(30) % 3, np.zeros((30, 3))), "equal"),
+        (make_predictions(np.full(30, -1), np.zeros((30, 3))), "known"),
+    ):
+        result = evaluate_block(given)
+        assert why in next(one.values["why"] for one in result.warnings if one.code == "part_left_out")
+        assert [*result.metrics] == ["trustworthiness"]
+        assert [*draw_saved(result)] == ["pca"]
+
+
+def test_a_set_too_small_for_maps_has_the_separation_alone_or_is_refused(evaluate_block, make_predictions):
+    few = by_source(make_predictions).take(np.arange(6))
+    assert "points" not in evaluate_block(few).tables
     with pytest.raises(BlockError, match="two classes"):
-        evaluate_block(by_source(make_predictions).take(np.arange(0, 240, 6)))
-    with pytest.raises(BlockError, match="equal"):
-        evaluate_block(make_predictions(np.arange(30) % 3, np.zeros((30, 3))))
-    with pytest.raises(BlockError, match="known"):
-        evaluate_block(make_predictions(np.full(30, -1), np.zeros((30, 3))))
+        evaluate_block(few.take(np.arange(2)))
 
 
 def test_few_groups_that_mix_classes_hand_their_mix_on_or_are_refused_in_words(evaluate_block, make_predictions):

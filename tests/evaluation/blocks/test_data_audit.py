@@ -17,11 +17,11 @@ from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.blocks.data_audit import DataAudit, label_errors
+from avatar_bench.evaluation.blocks import data_audit
+from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.i18n import use_language
-from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason, format_reason
-from avatar_bench.results.result import Result
+from avatar_bench.results.result import Result, draw_figures
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 FAST = {"resamples": 100, "label_errors": False}
@@ -172,7 +172,7 @@ def labelled(n: int = 90) -> tuple[np.ndarray, pd.DataFrame]:
 
 def test_a_wrong_label_is_suspected_first() -> None:
     pytest.importorskip("cleanlab")
-    table = label_errors.find_suspects(*labelled(), ProbeSettings())
+    table = data_audit.find_suspects(*labelled(), ProbeSettings())
     assert table.iloc[0][["path", "label", "suggested"]].tolist() == ["4.png", "a", "b"]
     assert table["quality"].iloc[0] < 0.5
     assert len(table) <= 3
@@ -180,26 +180,26 @@ def test_a_wrong_label_is_suspected_first() -> None:
 
 def test_label_errors_are_left_out_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = labelled()[1]
-    assert label_errors.explain_skip("efficientnet_lite0", frame, False) == Reason("not_requested")
-    monkeypatch.setattr(label_errors.importlib.util, "find_spec", lambda name: None)
-    assert label_errors.explain_skip("efficientnet_lite0", frame, None) == Reason("no_cleanlab")
-    monkeypatch.setattr(label_errors.importlib.util, "find_spec", lambda name: name)
+    assert data_audit.explain_skip("efficientnet_lite0", frame, False) == Reason("not_requested")
+    monkeypatch.setattr(data_audit.importlib.util, "find_spec", lambda name: None)
+    assert data_audit.explain_skip("efficientnet_lite0", frame, None) == Reason("no_cleanlab")
+    monkeypatch.setattr(data_audit.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
-    assert label_errors.explain_skip("efficientnet_lite0", frame, None).code == "no_weights"
-    assert label_errors.explain_skip("efficientnet_lite0", frame, True) is None
-    assert label_errors.explain_skip("efficientnet_lite0", frame.head(6), True) == Reason("few_groups_for_labels", n=5)
+    assert data_audit.explain_skip("efficientnet_lite0", frame, None).code == "no_weights"
+    assert data_audit.explain_skip("efficientnet_lite0", frame, True) is None
+    assert data_audit.explain_skip("efficientnet_lite0", frame.head(6), True) == Reason("few_groups_for_labels", n=5)
 
 
 def test_a_model_without_package_weights_cannot_look_for_label_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label_errors.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(data_audit.importlib.util, "find_spec", lambda name: name)
     with pytest.raises(ConfigError, match="features=resnet18"):
-        label_errors.explain_skip("resnet18", labelled()[1], True)
+        data_audit.explain_skip("resnet18", labelled()[1], True)
 
 
 def test_suspects_are_kept_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pd.DataFrame({"path": ["x"], "label": ["a"], "source": ["s"], "suggested": ["b"], "quality": [0.1]})
     for name, answer in (("explain_skip", None), ("compute_features", np.zeros((24, 2))), ("find_suspects", table)):
-        monkeypatch.setattr(label_errors, name, lambda *given, answer=answer: answer)
+        monkeypatch.setattr(data_audit, name, lambda *given, answer=answer: answer)
     result = DataAudit(equalised=False, resamples=100).audit(planted(tmp_path, {"a": "png", "b": "png"}, n=12))
     assert result.tables["suspects"] is table
     assert result.provenance["label_errors"] == {"code": "suspects", "n": 1, "all": 24}
@@ -215,7 +215,7 @@ def test_embeddings_are_those_of_the_frozen_network(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(backbones, "create_backbone", lambda *given: net)
     dataset = planted(tmp_path, {"a": "png"}, n=4)
     rows = np.array([0, 1, 2, 3, 0])
-    features = label_errors.compute_features(dataset, rows, "efficientnet_lite0")
+    features = data_audit.compute_features(dataset, rows, "efficientnet_lite0")
     assert features.shape == (5, net.num_features)
     assert features[0] == pytest.approx(features[4], abs=1e-5)
     assert not np.allclose(features[0], features[1])
@@ -246,8 +246,10 @@ def test_the_audit_of_an_external_set_names_the_sources_that_training_has(
     record = json.loads((run_copy / "run.json").read_text())
     record["data"]["blind"] = str(tmp_path / "blind.csv")
     (run_copy / "run.json").write_text(json.dumps(record))
-    quick = [f"block.data_audit.{option}" for option in ("resamples=100", "equalised=false", "label_errors=false")]
-    words = [f"ckpt={run_copy}", "block=data_audit", "allow=[shortcut]", *quick]
+    quick = [
+        f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
+    ]
+    words = [f"ckpt={run_copy}", "block=data_audit", "data.workers=0", "allow=[shortcut]", *quick]
     assert main(["evaluate", *words, "split=blind"]) == 0
     saved = json.loads((run_copy / "evaluation/blind/data_audit/metrics.json").read_text())
     warning = next(each for each in saved["warnings"] if each["code"] == "shared")

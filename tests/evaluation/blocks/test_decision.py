@@ -15,8 +15,8 @@ from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation.blocks.decision import Decision
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
-from avatar_bench.metrics.knn import compute_distances
-from avatar_bench.metrics.risk_control import AnsweringThreshold
+from avatar_bench.metrics.neighbours import compute_distances
+from avatar_bench.metrics.selective import AnsweringThreshold
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.runs.decisions import NEIGHBOURS, DecisionRule, explain_unmet
 from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,17 +22,18 @@ import torch
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.schema import PredictConfig
+from avatar_bench.data.dataset import list_files
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.efficiency import Efficiency, figures
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
 from avatar_bench.i18n import LANGUAGES, use_language
-from avatar_bench.inference.precision_autotune import count_workers
+from avatar_bench.inference import autotune
+from avatar_bench.inference.autotune import count_workers
 from avatar_bench.inference.runtimes import find_missing_package
 from avatar_bench.models import profiling
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
-from avatar_bench.runs import runtime_autotune
 from avatar_bench.runs.file_predictor import ComputeOptions
 from avatar_bench.runs.run import Run
 from tests.models.small import count_macs
@@ -231,11 +234,12 @@ def test_a_busy_machine_is_told_in_warning_metrics_and_tables(measured: Callable
     assert not result.tables["end_to_end"]["steady"].any()
 
 
+@pytest.mark.slow
 def test_a_machine_that_computes_something_else_is_busy(tiny_run: Path, tmp_path: Path) -> None:
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * (os.cpu_count() or 1))]
     words = [f"block.efficiency.{name}={value}".replace(" ", "") for name, value in FAST.items()]
     try:
-        words += ["block.efficiency.rounds=5", "block.efficiency.seconds=1", "data.workers=0", f"out={tmp_path}"]
+        words += ["block.efficiency.rounds=5", "block.efficiency.seconds=.3", "data.workers=0", f"out={tmp_path}"]
         assert main(["evaluate", f"ckpt={tiny_run}", "block=efficiency", *words]) == 0
     finally:
         for other in others:
@@ -261,12 +265,13 @@ def test_the_options_timed_are_the_defaults_of_predict() -> None:
 
 
 @pytest.mark.skipif(bool(find_missing_package("onnx")), reason="the extra export is not installed")
+@pytest.mark.slow
 def test_the_runtime_timed_is_the_kept_one_and_a_trial_for_it_is_not_kept(
     no_process: Callable[..., Any], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
     run = Run.open(tiny_run, accelerator="cpu")
-    files = timing.draw_files(run.dataset("test"), 0)
+    files = np.array([str(file) for file in list_files(run.dataset("test"))])
 
     def time_it() -> str:
         passes = no_process(run, files, 3, 0.0, 100.0)
@@ -279,7 +284,7 @@ def test_the_runtime_timed_is_the_kept_one_and_a_trial_for_it_is_not_kept(
 
     time_it()
     assert list_trials() == []
-    monkeypatch.setattr(runtime_autotune, "FEWEST_FILES", 1)
+    monkeypatch.setattr(autotune, "FEWEST_FILES", 1)
     words = [f"input={files[0]}", f"output={tmp_path / 'one.csv'}"]
     assert main(["predict", f"ckpt={tiny_run}", *words]) == 0
     (trial,) = list_trials()
@@ -451,14 +456,26 @@ def test_the_legend_stays_inside_the_figure(language: str) -> None:
         for runtime, threads, network in settings
         for batch in (1, 8)
     ]
+    end_to_end = [kind | {"workers": workers, "batch": 32} | rate for workers in (16, 0)]
+    tables = {"latency": pd.DataFrame(rows), "end_to_end": pd.DataFrame(end_to_end)}
     with use_language(language):
-        figure = figures.draw_latency(
-            pd.DataFrame(rows), pd.DataFrame([kind | {"workers": workers, "batch": 32} | rate for workers in (16, 0)])
-        )
+        figure = figures.draw(Result("efficiency", "blind", 0, ("real",), tables=tables))["latency"]
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
     assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
     assert figure.bbox.y0 <= legend.y0
+
+
+def test_a_set_whose_images_are_gone_is_refused(
+    train: Callable[..., Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    run = train(tmp_path / "run", f"data.manifest={tmp_path / 'images' / 'all.csv'}")
+    shutil.rmtree(tmp_path / "images")
+    capsys.readouterr()
+    assert main(["evaluate", f"ckpt={run}", "block=efficiency"]) == 3
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"{tmp_path}/images/\S+: cannot be read: No such file or directory\.\n", said)
 
 
 def test_a_set_without_images_is_refused(dataset_of: Any, make_predictions: Any) -> None:

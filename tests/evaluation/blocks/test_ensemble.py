@@ -28,6 +28,8 @@ from avatar_bench.runs.labels import label_runs
 FAST = {"resamples": 200}
 SET = SimpleNamespace(name="test")
 SIGNALS = (1.6, 1.2, 0.9)
+STRATEGY_FIGURES = {"gain", "weights", "contribution"}
+PAIR_FIGURES = {"kappa", "error_correlation", "double_fault", "kappa_error"}
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +283,7 @@ def test_accuracy_and_macro_f1_are_drawn_with_their_gains(voters, draw_saved):
     ):
         drawn = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
         names = [name for name in ("single", *STRATEGIES) if f"{kind}/{name}" in result.metrics]
-        assert sorted(drawn) == pytest.approx(sorted(100 * result.metrics[f"{kind}/{name}"].value for name in names))
+        assert sorted(drawn) == pytest.approx(sorted(result.metrics[f"{kind}/{name}"].value for name in names))
         segments = [part for lines in axes.collections for part in lines.get_segments()]
         assert len(segments) == len(names)
     assert "macro-F1" in macro_f1.get_xlabel()
@@ -356,13 +358,13 @@ def test_weights_are_fitted_on_what_all_hold_out_and_none_has_learned(voters):
     held = runs[1].calibration(None).take(np.arange(120)[::-1][10:])
     runs[1].images, runs[1].calibration = replace(runs[1].images, frame=turned), lambda dataset: held
     found = weight_fitting.read_held_out(runs, datasets)
-    assert len(found) == 110
+    assert len(found.dataset) == 110
     for one in found.predictions:
         np.testing.assert_array_equal(one.targets, np.arange(110) % 3)
     np.testing.assert_array_equal(found.logits[1], held.logits[::-1])
 
 
-def test_too_few_common_images_or_a_missing_class_are_refused_with_a_way_out(voters):
+def test_of_too_few_common_images_or_a_missing_class_pairs_are_left_and_a_way_out(voters):
     for options in ({"held": 19}, {"held": 60}):
         runs, datasets = voters(2, **options)
         if options["held"] == 60:
@@ -373,9 +375,13 @@ def test_too_few_common_images_or_a_missing_class_are_refused_with_a_way_out(vot
             held = runs[0].calibration(None)
             runs[0].calibration = lambda dataset, held=held: held.take(held.targets != 2)
         with pytest.raises(BlockError, match="too few calibration images") as caught:
-            EnsembleBlock(**FAST).compare(runs, datasets)
+            weight_fitting.read_held_out(runs, datasets)
         assert len(caught.value.lines) == 3
         assert ("none of 'real'" in caught.value.lines[0]) == (options["held"] == 60)
+        result = EnsembleBlock(**FAST).compare(runs, datasets)
+        assert result.warnings[0] == Reason("not_fitted", why=" ".join(caught.value.lines))
+        assert set(result.tables) == {"pairs", "answers"}
+        assert "ensembles" not in result.provenance
 
 
 def test_one_run_is_refused(voters):
@@ -408,8 +414,20 @@ def test_figures_are_drawn_in_russian_too(voters, draw_saved):
     result = EnsembleBlock(**FAST).compare(*voters())
     with use_language("ru"):
         drawn = draw_saved(result)
-    assert set(drawn) == {"gain", "weights", "contribution"}
+    assert set(drawn) == STRATEGY_FIGURES | PAIR_FIGURES
     assert "мягкое голосование" in [tick.get_text() for tick in drawn["gain"].axes[0].get_yticklabels()]
+
+
+def test_results_of_one_version_ago_are_drawn(voters, draw_saved):
+    """Those of ensemble have no pairs, those of ensemble_diversity no strategies."""
+    result = EnsembleBlock(**FAST).compare(*voters())
+    of_pairs = ("pairs", "answers")
+    before = replace(result, tables={name: one for name, one in result.tables.items() if name not in of_pairs})
+    before.arrays = {name: one for name, one in result.arrays.items() if name != "runs"}
+    assert set(draw_saved(before)) == STRATEGY_FIGURES
+    tables = {name: result.tables[name] for name in of_pairs}
+    other = replace(result, block="ensemble_diversity", tables=tables, arrays={"runs": result.arrays["runs"]})
+    assert set(draw_saved(other)) == PAIR_FIGURES
 
 
 @pytest.fixture(scope="module")

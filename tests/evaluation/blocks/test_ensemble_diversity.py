@@ -1,4 +1,4 @@
-"""Tests of the block ensemble_diversity: its means and pairs, recomputed from what it saves, and at its edges."""
+"""Tests of pairs of runs in the block ensemble: means and pairs, recomputed from what it saves, and at its edges."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import Table2x2
 
 from avatar_bench.errors import BlockError, GuardError
-from avatar_bench.evaluation.blocks.ensemble_diversity import EnsembleDiversity, figures
+from avatar_bench.evaluation.blocks.ensemble import EnsembleBlock, figures
+from avatar_bench.evaluation.charts import draw_charts
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.agreement import MEASURES
 from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Result
 
 FAST = {"resamples": 200}
 
@@ -26,8 +28,9 @@ def compare(fake_run, dataset_of):
 
     def call(predictions, **options):
         labels = [f"run {number}" for number in range(len(predictions))]
-        runs = [fake_run(one, label=label, recipe=label) for one, label in zip(predictions, labels, strict=True)]
-        return EnsembleDiversity(**FAST | options).compare(runs, [dataset_of(one) for one in predictions])
+        pairs = zip(predictions, labels, strict=True)
+        runs = [fake_run(one, images=None, label=label, recipe=label) for one, label in pairs]
+        return EnsembleBlock(**FAST | options).compare(runs, [dataset_of(one) for one in predictions])
 
     return call
 
@@ -49,7 +52,7 @@ def noisy(make_predictions):
 
 @pytest.fixture(scope="module")
 def saved(compare, noisy, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compared") / "ensemble_diversity"
+    folder = tmp_path_factory.mktemp("compared") / "ensemble"
     compare(noisy()).save(folder)
     return folder, json.loads((folder / "metrics.json").read_text())["metrics"]
 
@@ -88,6 +91,14 @@ def test_the_metrics_are_the_means_over_the_pairs_with_intervals_by_group(saved)
     for name in MEASURES:
         assert told[name]["low"] < told[name]["value"] < told[name]["high"]
         assert (told[name]["n"], told[name]["units"], told[name]["interval"]) == (240, 120, "bootstrap by group")
+
+
+def test_runs_without_calibration_images_are_compared_in_pairs_and_it_is_said(saved):
+    folder, told = saved
+    assert set(told) == {*MEASURES, "probability_correlation"}
+    assert not (folder / "strategies.csv").exists()
+    warnings = json.loads((folder / "metrics.json").read_text())["warnings"]
+    assert [one["code"] for one in warnings] == ["not_fitted"]
 
 
 def test_two_perfect_runs_agree_and_have_no_q(compare, oracle, tmp_path):
@@ -167,5 +178,8 @@ def test_seeds_of_one_recipe_differ_in_the_chart_of_kappa():
 
 def test_rows_of_a_matrix_of_similar_names_differ():
     labels = [f"mobilenetv3_small few_shot 10 shots · seed {seed} of a long sweep" for seed in range(1, 10)]
-    figure = figures.draw_pairs(pd.Series(np.zeros(36)), labels, "kappa", True)
+    pairs = pd.DataFrame(combinations(labels, 2), columns=["a", "b"]).assign(
+        kappa=0.0, error_correlation=0.0, double_fault=0.0
+    )
+    figure = draw_charts(Result("ensemble", "blind", 10, ("a", "b"), tables={"pairs": pairs}))["kappa"]
     assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == 8

@@ -14,12 +14,11 @@ from scipy.stats import fisher_exact
 from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.blocks.error_bias import ErrorBias
-from avatar_bench.evaluation.blocks.error_bias.bias_tables import describe_slice
+from avatar_bench.evaluation.blocks.error_bias import ErrorBias, describe_slice
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
-from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.results.result import draw_figures
 
 STORED = {"width": "200", "height": "300", "format": "PNG"}
 
@@ -257,7 +256,8 @@ def test_classes_and_sources_named_by_digits_are_drawn(oracle, evaluate_block, d
     given = replace(oracle("noisy"), classes=("0", "1", "2"), sources=np.array([str(i % 4) for i in range(240)]))
     figures = draw_saved(evaluate_block(given))
     assert [label.get_text() for label in figures["bias_map"].axes[0].get_xticklabels()] == ["0", "1", "2"]
-    assert "source 3 (0)" in [label.get_text() for label in figures["weakest_slices"].axes[0].get_yticklabels()]
+    rows = [label.get_text() for label in figures["weakest_slices"].axes[0].get_yticklabels()]
+    assert "source 3 (0) (n = 20)" in rows
 
 
 def test_confidence_is_in_percent_and_its_legend_beside_the_bars(oracle, evaluate_block, draw_saved):

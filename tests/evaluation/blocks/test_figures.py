@@ -42,7 +42,7 @@ def whole(drawn, inside):
 @pytest.mark.parametrize("language", ["en", "ru"])
 @pytest.mark.parametrize(
     ("block", "recipes"),
-    [("ensemble_diversity", 1), ("ensemble_diversity", 3), ("significance", 1), ("significance", 3), ("shots", 3)],
+    [("ensemble", 1), ("ensemble", 3), ("significance", 1), ("significance", 3), ("shots", 3)],
 )
 def test_figures_of_seeds_of_similar_recipes_are_whole(
     block, recipes, language, fake_run, dataset_of, answered, inside, draw_saved
@@ -50,6 +50,7 @@ def test_figures_of_seeds_of_similar_recipes_are_whole(
     runs = [
         fake_run(
             answered(3 * place + seed),
+            images=None,
             label=f"{recipe} · seed {seed}",
             recipe=recipe,
             seed=seed,
@@ -67,13 +68,12 @@ def test_figures_of_seeds_of_similar_recipes_are_whole(
 
 @pytest.mark.parametrize("language", ["en", "ru"])
 @pytest.mark.parametrize("temperature", [1.0, 1.3])
-@pytest.mark.parametrize("block", ["calibration", "decision", "error_bias", "clusters", "embedding"])
+@pytest.mark.parametrize("block", ["calibration", "decision", "error_bias", "clusters"])
 def test_figures_of_one_run_are_whole(block, temperature, language, fake_run, dataset_of, answered, inside, draw_saved):
     evaluated = answered(3, temperature)
     stored = {"width": [f"{60 + 7 * i}" for i in range(180)], "format": ["PNG", "JPEG", "JPEG"] * 60}
     stored |= {"height": stored["width"], "jpeg_quality": ["", "40", "92"] * 60}
     run = fake_run(evaluated, calibration=answered(9))
-    options = {} if block == "embedding" else {"resamples": 100}
-    result = registry.build_block(block, options).evaluate(run, dataset_of(evaluated, **stored))
+    result = registry.build_block(block, {"resamples": 100}).evaluate(run, dataset_of(evaluated, **stored))
     with use_language(language):
         whole(draw_saved(result), inside)

@@ -22,9 +22,8 @@ from torch import nn
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation.activation_figures import render_overlay
-from avatar_bench.evaluation.blocks.gradcam import GradCam, figures
-from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import CURVE_NAMES, FAITHFULNESS_GAINS, SANITY_METRIC
+from avatar_bench.evaluation.blocks.gradcam import FAITHFULNESS_GAINS, SANITY_METRIC, GradCam, figures
+from avatar_bench.evaluation.blocks.gradcam.map_overlays import render_overlay
 from avatar_bench.evaluation.registry import build_block
 from avatar_bench.i18n import use_language
 from avatar_bench.models import attribution, backbones
@@ -32,11 +31,12 @@ from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.predictions import to_string_array
 from avatar_bench.results.reasons import Reason
-from avatar_bench.results.result import Result
+from avatar_bench.results.result import Result, draw_figures
 from avatar_bench.runs.run import Run
 
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 BACKBONE = "test_resnet"
+CURVE_NAMES = ("deletion", "insertion", "deletion_random", "insertion_random")
 
 
 @pytest.fixture(scope="module")
@@ -218,9 +218,8 @@ def test_the_figure_of_random_weights_is_drawn_whole_for_few_of_them(inside, net
 
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_the_curves_are_drawn_whole(inside, saved, language):
-    result = Result.load(saved[0])
     with use_language(language):
-        figure = figures.draw_curves(result.tables["curves"], result.metrics, 0.95)
+        figure = draw_figures(Result.load(saved[0], arrays=True))["curves"]
     assert inside(figure)
     assert all("95%" in axes.get_title() for axes in figure.axes)
 
@@ -313,6 +312,11 @@ def test_a_set_without_classes_and_a_network_without_maps_are_refused(evaluate_b
         ("random_weights", 0, "1 or more"),
         ("gallery", -1, "0 or more"),
         ("resamples", 1, "100 or more"),
+        ("overlap_of", "truth", "one of target, prediction"),
+        ("collage", 0, "1 or more"),
+        ("wall", 7, "1 to 6"),
+        ("wall_of", "truth", "one of target, prediction"),
+        ("seed", -1, "0 or more"),
     ],
 )
 def test_a_wrong_option_is_told_by_name(option, value, expected):

@@ -22,10 +22,10 @@ from avatar_bench.evaluation.blocks.out_of_domain import DETECTION_METRICS, OutO
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.averaging import AveragingWeights
-from avatar_bench.metrics.risk_control import AnsweringThreshold
-from avatar_bench.results.block_figures import draw_figures
+from avatar_bench.metrics.selective import AnsweringThreshold
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.results.result import draw_figures
 from avatar_bench.runs.decisions import DecisionRule
 from avatar_bench.runs.ensemble_predictor import combine_predictions
 from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration
@@ -479,16 +479,15 @@ def test_a_covariance_that_had_to_be_shrunk_is_said(world):
     assert not is_said(scores=["knn"])
 
 
-def test_no_line_of_chance_strikes_a_figure_through_and_wide_scores_have_a_logarithmic_axis(
-    world, calibrated, draw_saved
-):
+def test_chance_is_named_above_each_panel_and_wide_scores_have_a_logarithmic_axis(world, calibrated, draw_saved):
     run, dataset = world(**calibrated())
     training = run.training()
     training.embeddings[:, -1] = 1e-3 * training.embeddings[:, -1]
     drawn = draw_saved(OutOfDomain(resamples=100).evaluate(run, dataset))
     for axes in drawn["auroc"].axes:
-        assert len(axes.texts) == len(SCORES)
-        assert all(text.get_position()[0] > 1 for text in axes.texts)
+        (level,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+        assert (level.get_xdata()[0], [text.get_text() for text in axes.texts]) == (0.5, ["chance"])
+        assert len(axes.get_yticks()) == len(SCORES)
     scales = {axes.get_ylabel(): axes.get_xscale() for axes in drawn["scores"].axes if axes.get_ylabel()}
     assert scales == dict.fromkeys(scales, "linear") | {"Mahalanobis": "log"}
     assert len(scales) == len(SCORES)

@@ -17,11 +17,10 @@ from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.blocks import significance
 from avatar_bench.evaluation.blocks.significance import Significance
 from avatar_bench.evaluation.seeds import Recipes
-from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.metrics import paired_tests, plots, stats
 from avatar_bench.metrics.units import Units
-from avatar_bench.results.block_figures import draw_figures
 from avatar_bench.results.reasons import Reason, format_reason
-from avatar_bench.results.result import Result
+from avatar_bench.results.result import Result, draw_figures
 
 
 def say(result):
@@ -85,6 +84,8 @@ def test_a_perfect_oracle_is_told_from_a_uniform_one_and_the_ranking_says_so(com
     assert ranking.loc["guess", "low"] < 1 / 3 < ranking.loc["guess", "high"]
     assert list(ranking["letters"]) == ["a", "b"]
     assert list(ranking["rank_high"]) == [1, 2]
+    colours = [line.get_color() for line in draw_figures(result)["ranking"].axes[0].lines if line.get_marker() == "o"]
+    assert colours == [plots.get_colour(1), plots.get_colour(0)]  # by run, not by rank
     assert result.metrics["best_accuracy"].low == pytest.approx(stats.wilson(240, 240)[0])
 
 

@@ -57,7 +57,7 @@ def read(tmp_path, file, done=(), **options):
 )
 def test_every_kind_of_archive_is_read_like_a_folder(tmp_path, make):
     images, quarantine = read(tmp_path, make(tmp_path / "packed.bin"), root="set")
-    assert [(one.name, one.label, one.read()) for one in images] == [
+    assert [(one.name, one.label, one.content.read_bytes()) for one in images] == [
         ("drawing/b.svg", "drawing", b"b"),
         ("real/a.jpg", "real", b"a"),
     ]

@@ -1,9 +1,22 @@
 """Tests of drawn avatars as a source."""
 
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from avatar_bench.data.duplicates import ImageSet, find_matches
+from avatar_bench.data.fingerprints import fingerprint_image
+from avatar_bench.errors import DataError
 from avatar_bench.sources.reader import SourceJob
 from avatar_bench.sources.readers.drawn import DrawnImages
+from avatar_bench.sources.store import rasterise
+
+
+def draw(drawer, count, styles=None):
+    return DrawnImages(drawer=drawer, count=count, styles=styles).read(SourceJob("own", {}, Path()))
 
 
 def test_avatars_that_are_stored_are_not_drawn_again(tmp_path):
@@ -15,3 +28,53 @@ def test_avatars_that_are_stored_are_not_drawn_again(tmp_path):
         "000.svg",
         "002.svg",
     ]
+
+
+@pytest.mark.parametrize(("drawer", "package"), [("python_avatars", "python_avatars"), ("multiavatar", "multiavatar")])
+def test_each_drawer_draws_different_avatars_that_stay_the_same(drawer, package):
+    pytest.importorskip(package)
+    first, again = (list(draw(drawer, 4)) for _ in range(2))
+    assert len({one.content for one in first}) == 4
+    assert first == again
+    assert all(one.name.endswith(".svg") and one.content.startswith(b"<svg") for one in first)
+
+
+@pytest.mark.parametrize(("drawer", "kinds"), [("icons", 18), ("textures", 6)])
+def test_icons_and_textures_are_drawn_alike_each_time_and_unlike_each_other(drawer, kinds):
+    pytest.importorskip("resvg_py")
+    first, again = (list(draw(drawer, 36)) for _ in range(2))
+    assert first == again
+    assert len({one.name.partition("_")[2] for one in first}) == kinds
+    images = [np.asarray(rasterise(one.content.decode(), 64).convert("RGB")) for one in first]
+    assert all(image.std() > 4 for image in images)  # none is blank
+    prints = [fingerprint_image(image) for image in images]
+    keys = [str(number) for number in range(36)]
+    assert not find_matches(ImageSet.of(keys, prints, images.__getitem__))
+
+
+def test_dicebear_names_style_licence_and_artist():
+    pytest.importorskip("dicebear")
+    pytest.importorskip("dicebear_styles")
+    images = list(draw("dicebear", 2, ["lorelei", "micah"]))
+    assert [one.name for one in images] == ["lorelei_00.svg", "lorelei_01.svg", "micah_00.svg", "micah_01.svg"]
+    assert {one.group for one in images} == {"lorelei", "micah"}
+    assert all(one.licence and one.author and one.url for one in images)
+
+
+def test_drawing_leaves_the_global_random_numbers_alone():
+    pytest.importorskip("python_avatars")
+    random.seed(1)
+    before = random.getstate()
+    list(draw("python_avatars", 2))
+    assert random.getstate() == before
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "multiavatar.multiavatar", None)
+    with pytest.raises(DataError, match=r"multiavatar, which is not installed.*\n.*\[demo\]"):
+        list(draw("multiavatar", 1))
+
+
+def test_an_unknown_drawer_is_refused_with_those_there_are():
+    with pytest.raises(DataError, match="Expected one of dicebear, python_avatars, multiavatar, icons, textures"):
+        draw("rembrandt", 1)

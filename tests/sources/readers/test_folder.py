@@ -1,6 +1,8 @@
 """Tests of images in folders of one's own."""
 
+import glob
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +11,13 @@ import pytest
 
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.sources.reader import SourceJob
-from avatar_bench.sources.readers.folder import ImageFolder, _explain_unusable
+from avatar_bench.sources.readers.folder import (
+    ImageFolder,
+    _explain_unusable,
+    compile_rules,
+    match_rules,
+    translate_glob,
+)
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
@@ -36,7 +44,7 @@ def test_class_folders_give_class_and_source_in_the_order_of_paths(tmp_path):
         ("real/b.jpg", "real", ""),
         ("real/phone/deep/a.jpg", "real", "phone"),
     ]
-    assert images[0].read() == b"drawing/c.svg"
+    assert images[0].content.read_bytes() == b"drawing/c.svg"
     assert quarantine == []
 
 
@@ -216,3 +224,41 @@ def test_links_that_lead_in_a_circle_are_put_aside(tmp_path):
     (tmp_path / "real" / "a.png").symlink_to("b.png")
     (tmp_path / "real" / "b.png").symlink_to("a.png")
     assert _explain_unusable(tmp_path / "real" / "a.png", "real/a.png", tmp_path) == "a broken link"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "fits_not"),
+    [
+        ("*.jpg", ["a.jpg", ".jpg"], ["x/a.jpg", "a.jpg.png", "a_jpg"]),
+        ("**/*.jpg", ["a.jpg", "x/a.jpg", "x/y/a.jpg"], ["a.png"]),
+        ("faces/**", ["faces/a", "faces/b/c"], ["face/a", "faces", "my/faces/a"]),
+        ("img?.[jp]*", ["img1.jpg", "img2.png"], ["img10.jpg", "img1.gif", "img/.jpg"]),
+        ("[!a]x", ["bx"], ["ax", "/x"]),
+        ("a+b(1).png", ["a+b(1).png"], ["aab1.png"]),
+        ("x/**/y", ["x/y", "x/a/b/y"], ["xy", "x/ay"]),
+    ],
+)
+def test_a_glob_fits_whole_paths(pattern, fits, fits_not):
+    compiled = re.compile(translate_glob(pattern))
+    assert [path for path in fits if not compiled.fullmatch(path)] == []
+    assert [path for path in fits_not if compiled.fullmatch(path)] == []
+
+
+@pytest.mark.skipif(not hasattr(glob, "translate"), reason="the standard library translates globs since Python 3.13")
+@pytest.mark.parametrize("pattern", ["*.jpg", "**/*.jpg", "a/*/b?.png", "[ab]/x", "[!ab]x/y"])
+def test_globs_mean_what_the_standard_library_means(pattern):
+    theirs = re.compile(glob.translate(pattern, recursive=True, include_hidden=True))
+    paths = ["a.jpg", "x/a.jpg", "x/y/a.jpg", "a/q/b1.png", "a/b1.png", "a/x", "b/x", "c/x", "cx/y", "ax/y"]
+    mine = re.compile(translate_glob(pattern))
+    assert [bool(mine.fullmatch(path)) for path in paths] == [bool(theirs.match(path)) for path in paths]
+
+
+def test_two_rules_of_one_outcome_are_no_contradiction():
+    rules = compile_rules("own", [{"glob": "a/*", "label": "real"}, {"regex": "(?P<label>real)|a/b", "label": "real"}])
+    assert match_rules("a/b", rules) == {"label": "real"}
+
+
+def test_a_named_group_counts_more_than_the_rule_and_an_empty_one_less():
+    rules = compile_rules("own", [{"regex": r"(?P<label>\w+)?/(?P<source>\w+)/.*", "label": "real"}])
+    assert match_rules("drawing/tux/1.png", rules) == {"label": "drawing", "source": "tux"}
+    assert match_rules("/tux/1.png", rules) == {"label": "real", "source": "tux"}

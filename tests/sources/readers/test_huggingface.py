@@ -35,7 +35,7 @@ def test_shards_are_read_by_name_with_the_classes_of_their_metadata(tmp_path):
     shard(tmp_path / "data/train-0.parquet", images, [0, 1], ["real", "fake"], person=["anna", None])
     shard(tmp_path / "data/test-0.parquet", images, [0, 1], ["real", "fake"])
     samples, quarantine = read(tmp_path, root=str(tmp_path), pattern="data/train-*.parquet")
-    assert [(one.name, one.label, one.read()) for one in samples] == [
+    assert [(one.name, one.label, one.content) for one in samples] == [
         ("data/train-0/000000.jpg", "real", b"a"),
         ("data/train-0/000001.png", "fake", PNG + b"b"),
         ("data/train-1/000000.png", "fake", PNG),
@@ -48,7 +48,7 @@ def test_images_may_be_bytes_or_paths_beside_the_shard_and_no_others(tmp_path):
     shard(tmp_path / "bytes.parquet", [PNG], ["real"])
     shard(tmp_path / "paths.parquet", ["a.png", "../a.png", None], ["real"] * 3)
     samples, quarantine = read(tmp_path, files=[str(tmp_path / "bytes.parquet"), str(tmp_path / "paths.parquet")])
-    assert [(one.name, one.read()) for one in samples] == [("bytes/000000.png", PNG), ("paths/000000.png", PNG)]
+    assert [(one.name, one.content) for one in samples] == [("bytes/000000.png", PNG), ("paths/000000.png", PNG)]
     assert quarantine == [("paths/000001", "../a.png is not a file beside the shard"), ("paths/000002", "has no image")]
 
 

@@ -31,7 +31,7 @@ def read(tmp_path, done=(), **options):
 def test_the_files_that_globs_name_come_as_they_are_each_by_the_first_glob_that_fits(tmp_path):
     files = {"*/anna-1.png": [0.1, 0.2, 0.5], "*.png": None, "*.svg": None, "*.gif": None}
     images, quarantine = read(tmp_path, files=files)
-    assert [(one.name, one.read(), one.box) for one in images] == [
+    assert [(one.name, one.content, one.box) for one in images] == [
         ("faces/anna-1.png", b"faces/anna-1.png", (0.1, 0.2, 0.5)),
         ("faces/anna-2.png", b"faces/anna-2.png", None),
         ("faces/flux_bob.svg", b"faces/flux_bob.svg", None),

@@ -178,7 +178,7 @@ def test_images_come_in_the_order_of_their_names_however_the_downloads_end(tmp_p
     threading.Timer(0.3, server.release.set).start()
     images, quarantine = read(tmp_path, base=server.base, names=names)
     assert [one.name for one in images] == ["stalls/a.jpg", *(f"good/{n}.jpg" for n in range(10)), "broken/z.jpg"]
-    assert images[3].read() == b"/good/2.jpg"
+    assert images[3].content.read_bytes() == b"/good/2.jpg"
     assert images[0].content.suffix == ".jpg"
     assert quarantine == []
 
@@ -194,10 +194,10 @@ def test_it_says_honestly_who_asks(tmp_path, server):
 def test_a_proxy_of_the_environment_is_used_but_where_it_shall_not(tmp_path, server, monkeypatch):
     monkeypatch.setenv("http_proxy", server.base)
     (image,), _ = read(tmp_path, urls=["http://images.example/1.jpg"])
-    assert image.read() == b"http://images.example/1.jpg"
+    assert image.content.read_bytes() == b"http://images.example/1.jpg"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     (image,), _ = read(tmp_path, urls=[f"{server.base}/good/1"])
-    assert image.read() == b"/good/1"
+    assert image.content.read_bytes() == b"/good/1"
 
 
 def test_what_is_not_there_is_quarantined_at_once(tmp_path, server):
@@ -207,7 +207,7 @@ def test_what_is_not_there_is_quarantined_at_once(tmp_path, server):
 
 def test_a_server_that_asks_to_wait_is_left_alone_that_long(tmp_path, server):
     images, _ = read(tmp_path, base=server.base, names=["busy/1", "good/{0..5}"], parallel=1)
-    assert images[0].read() == b"at last"
+    assert images[0].content.read_bytes() == b"at last"
     times = [at for _, _, at in server.requests]
     assert times[1] - times[0] >= 0.4
 
@@ -219,17 +219,17 @@ def test_a_wait_that_is_too_long_is_not_waited(tmp_path, server):
 
 def test_errors_of_a_moment_are_tried_again(tmp_path, server):
     (image,), _ = read(tmp_path, urls=[f"{server.base}/broken/1"])
-    assert image.read() == b"mended"
+    assert image.content.read_bytes() == b"mended"
 
 
 def test_a_server_that_stalls_is_asked_again(tmp_path, server):
     (image,), _ = read(tmp_path, urls=[f"{server.base}/stalls/1"], timeout=0.2)
-    assert image.read() == b"awake"
+    assert image.content.read_bytes() == b"awake"
 
 
 def test_a_download_that_was_cut_goes_on_where_it_stopped(tmp_path, server):
     (image,), _ = read(tmp_path, urls=[f"{server.base}/cut/1"])
-    assert image.read() == BODY
+    assert image.content.read_bytes() == BODY
     asked = server.requests[1][1]
     assert (asked["Range"], asked["If-Range"]) == ("bytes=5000-", '"one"')
 
@@ -238,18 +238,18 @@ def test_one_that_was_interrupted_goes_on_in_the_next_run(tmp_path, server):
     with pytest.raises(DataError, match="cut off after 5000 bytes"):
         read(tmp_path, urls=[f"{server.base}/cut/1"], retries=0)
     (image,), _ = read(tmp_path, urls=[f"{server.base}/cut/1"], retries=0)
-    assert image.read() == BODY
+    assert image.content.read_bytes() == BODY
     assert server.requests[1][1]["Range"] == "bytes=5000-"
 
 
 def test_a_file_that_changed_meanwhile_is_read_anew(tmp_path, server):
     (image,), _ = read(tmp_path, urls=[f"{server.base}/cut/changed"])
-    assert image.read() == BODY
+    assert image.content.read_bytes() == BODY
 
 
 def test_a_range_that_is_another_than_asked_is_not_joined(tmp_path, server):
     (image,), _ = read(tmp_path, urls=[f"{server.base}/wrongrange/1"])
-    assert image.read() == BODY
+    assert image.content.read_bytes() == BODY
 
 
 def test_a_server_that_lies_about_the_length_is_given_up(tmp_path, server):
@@ -264,7 +264,7 @@ def test_what_is_too_large_is_not_downloaded(tmp_path, server, kind):
 
 def test_redirects_are_followed_on_the_web_alone(tmp_path, server):
     images, quarantine = read(tmp_path, base=server.base, names=["moved/1", "tofile/1", "circle/1"])
-    assert [one.read() for one in images] == [b"/good/moved"]
+    assert [one.content.read_bytes() for one in images] == [b"/good/moved"]
     assert [name for name, _ in quarantine] == ["tofile/1", "circle/1"]
     assert quarantine[0][1] == "redirects to something that is not an http or https URL"
     assert "redirect" in quarantine[1][1]
@@ -282,7 +282,7 @@ def test_the_sha256_is_checked(tmp_path, server):
     right = hashlib.sha256(b"/good/1").hexdigest()
     urls = {f"{server.base}/good/1": right, f"{server.base}/good/2": right}
     images, ((_, reason),) = read(tmp_path, urls=urls)
-    assert [one.read() for one in images] == [b"/good/1"]
+    assert [one.content.read_bytes() for one in images] == [b"/good/1"]
     assert reason.endswith(f"expected {right}")
 
 
@@ -365,7 +365,7 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server):
     url, digest = f"{server.base}/content/set.zip", hashlib.sha256(server.content).hexdigest()
     packed = SourceJob("packed", {"label": ""}, tmp_path)
     (image,) = Archive(url=url, sha256=digest).read(packed)
-    assert (image.name, image.label, image.read()) == ("real/a.jpg", "real", b"a")
+    assert (image.name, image.label, image.content.read_bytes()) == ("real/a.jpg", "real", b"a")
     with pytest.raises(DataError, match="could not be downloaded: its sha256 is"):
         list(Archive(url=url, sha256="0" * 64).read(packed))
 

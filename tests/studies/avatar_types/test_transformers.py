@@ -27,7 +27,7 @@ with use_folders([Path(__file__).parents[3] / "studies" / "avatar_types"]):
     transformers = find_entry("block", "transformers").load()
 figures, tables = (importlib.import_module(f"{transformers.__name__}.{name}") for name in ("figures", "study_tables"))
 
-SAM = {"name": "sam", "base": "adamw", "rho": 0.05, "adaptive": False, "weight_decay": 0.01}
+SAM = {"name": "adamw", "rho": 0.05, "adaptive": False, "weight_decay": 0.01}
 ADAMW = {"name": "adamw", "weight_decay": 0.01}
 SIMCLR = {"weights": "/runs/weights.pt", "sha256": "ab" * 32, "method": "simclr"}
 NETS = {"vit": ("test_vit.r160_in1k", 160), "resnet": ("test_resnet.r160_in1k", 64)}
@@ -64,7 +64,7 @@ def run(fake_run, nets):
             "trainer": {"accelerator": "auto", "devices": 1, "limit_batches": fields.pop("limit_batches", None)},
         }
         config["data"] |= fields.pop("data", {})
-        config["callbacks"] = fields.pop("callbacks", {})
+        config |= {group: fields.pop(group, {}) for group in ("callbacks", "schedule")}
         whole = copy.deepcopy(RECORD) | {"init": init or {"weights": "none"}} | dict(record)
         plain = {
             "predictor": SimpleNamespace(module=SimpleNamespace(net=nets[net]), unload=lambda: None),
@@ -156,7 +156,7 @@ def test_sam_is_also_compared_with_what_as_many_passes_give_without_it(compare, 
         ["family", "another network", "as dear", "4, 6"],
         ["family", "another network", "not known", "4, 6"],
     ]
-    early = {"callbacks": {"early_stopping": 3}}
+    early = {"callbacks": {"others": {"early_stopping": {"patience": 3}}}}
     planned = {
         "sam": (answers(0.75), {**of(2, 2, optimizer=SAM), **early}),
         "dear": (answers(0.8), {**of(1, 4), **early}),
@@ -164,15 +164,12 @@ def test_sam_is_also_compared_with_what_as_many_passes_give_without_it(compare, 
     assert len(compare(planned).tables["pairs"]) == 0
 
 
-def test_an_option_that_the_optimizer_or_the_schedule_does_not_read_parts_no_pair(compare, answers):
-    schedule = {"name": "cosine", "warmup_epochs": 1, "factor": 0.5}
-    plain = {"optimizer": ADAMW | {"momentum": 0.9, "schedule": schedule}}
-    sam = {"optimizer": SAM | {"momentum": 0.5, "schedule": schedule | {"factor": 0.1}}}
-    result = compare({"plain": (answers(0.7), plain), "sam": (answers(0.7, 1), sam)})
-    assert len(result.tables["pairs"]) == 1
-    settings = result.tables["protocol"].set_index("setting")["value"]
-    assert settings["schedule"] == "name cosine, warmup_epochs 1"
-    assert settings["momentum"] == "none"
+def test_recipes_of_another_schedule_are_no_pair(compare, answers):
+    cosine = {"_target_": "avatar_bench.training.optimization.WarmupCosine", "warmup_epochs": 1}
+    for schedule, n in ((cosine, 1), (cosine | {"warmup_epochs": 2}, 0)):
+        plain, sam = {"optimizer": ADAMW, "schedule": cosine}, {"optimizer": SAM, "schedule": schedule}
+        result = compare({"plain": (answers(0.7), plain), "sam": (answers(0.7, 1), sam)})
+        assert len(result.tables["pairs"]) == n
 
 
 @pytest.mark.parametrize(

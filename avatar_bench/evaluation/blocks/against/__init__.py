@@ -15,11 +15,11 @@ from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.intervals import bootstrap_metrics
 from avatar_bench.evaluation.seeds import Recipes
 from avatar_bench.metrics import classification, stats
+from avatar_bench.metrics.stats import Floats
 from avatar_bench.metrics.units import NEW_SOURCES, Units
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import AGAINST_FOLDER, Metric, Result
 
-Floats = NDArray[np.float64]
 NEW, EARLIER = "new", "earlier"
 _SHARED_COLUMNS = ("path", "target", "group", "source", "origin")
 _OVERALL_METRICS = {"accuracy": classification.accuracy, **classification.MACRO_METRICS}

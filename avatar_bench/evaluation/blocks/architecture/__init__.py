@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.options import Options
 from avatar_bench.evaluation.starting_weights import read_starting_weights
-from avatar_bench.models import first_layers
+from avatar_bench.models import inspection
 from avatar_bench.models.inspection import inspect_network
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -44,11 +44,12 @@ class Architecture(Options):
         traits = anatomy.traits | {"pretraining": str(start), "trained_with": start.trained}
         result.tables = {"traits": pd.DataFrame([traits]), "stages": anatomy.stages, "layers": anatomy.layers}
         result.provenance = {"backbone": run.card.backbone, "network": type(net).__name__}
-        name = first_layers.find_first_convolution(net, size)
+        name = inspection.find_first_convolution(net, size)
         if name is None:
             result.warnings.append(Reason("no_first_convolution"))
         else:
-            result.arrays["filters"] = {"layer": np.array(name), "weights": first_layers.get_filters(net, name)}
+            weights = net.get_parameter(f"{name}.weight").detach().float().cpu().numpy().copy()
+            result.arrays["filters"] = {"layer": np.array(name), "weights": weights}
         found = _collect_feature_maps(run, dataset.available, name)
         if isinstance(found, Reason):
             result.warnings.append(found)
@@ -64,7 +65,7 @@ def _collect_feature_maps(run: Run, dataset: Dataset, convolution: str | None) -
     if not rows:
         return Reason("no_images")
     images = run.predictor.read_inputs(dataset, rows)
-    maps = first_layers.compute_feature_maps(run.predictor.module, images, convolution, MAX_CHANNELS)
+    maps = inspection.compute_feature_maps(run.predictor.module, images, convolution, MAX_CHANNELS)
     if not maps:
         return Reason("no_spatial_output")
     return {

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.models.first_layers import FeatureMaps
-from avatar_bench.models.inspection import HEAD, STEM
+from avatar_bench.models.inspection import HEAD, STEM, FeatureMaps
 from avatar_bench.results.result import Result
 
 _BOX_HEIGHT = 0.68  # height of a stage's box; a row has height 1
@@ -24,6 +23,7 @@ _MAX_FILTERS, _FILTERS_PER_ROW = 64, 16  # filters in the figure
 _STAGE_COLOURS = {STEM: plots.get_colour(5), HEAD: plots.get_colour(1)}
 
 
+@plots.use_style()
 def draw(result: Result) -> dict[str, Figure]:
     """Draw the diagram, and the filters and feature maps where there are some."""
     size, depth = (int(result.metrics[name].value or 0) for name in ("input_size", "depth"))
@@ -38,7 +38,6 @@ def draw(result: Result) -> dict[str, Figure]:
     return drawn
 
 
-@plots.use_style()
 def draw_diagram(stages: pd.DataFrame, name: str, depth: int, size: int, classes: int) -> Figure:
     """Draw a box per stage, from the image of `size` pixels down to the classes, with its proportion of the cost."""
     count = len(stages)
@@ -60,7 +59,6 @@ def draw_diagram(stages: pd.DataFrame, name: str, depth: int, size: int, classes
     return figure
 
 
-@plots.use_style()
 def draw_filters(weights: NDArray[np.float32], layer: str) -> Figure:
     """Draw filters (K, 3, h, w) in colour, those of the largest norm first, each scaled to its largest weight."""
     norms = np.linalg.norm(weights.reshape(len(weights), -1), axis=1)
@@ -78,7 +76,6 @@ def draw_filters(weights: NDArray[np.float32], layer: str) -> Figure:
     return figure
 
 
-@plots.use_style()
 def draw_feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Sequence[FeatureMaps]) -> Figure:
     """Draw one row per image (N, S, S, 3): the image, then the feature maps of each layer, one column per channel.
 

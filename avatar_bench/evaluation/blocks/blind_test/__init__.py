@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,7 +20,7 @@ from avatar_bench.evaluation.intervals import (
     state_units,
 )
 from avatar_bench.metrics import classification, detection, paired_tests, plots, stats
-from avatar_bench.metrics.guessing import beats_guessing, guessing_level
+from avatar_bench.metrics.accuracy_tests import beats_guessing, guessing_level
 from avatar_bench.metrics.units import NEW_SOURCES
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -63,7 +62,11 @@ class BlindTest(IntervalOptions):
         table = table.assign(sha256=dataset.frame["sha256"].to_numpy()[rows])
         result.warnings = _collect_warnings(predictions, len(asked))
         if "decisions" not in run.provides:
-            result.metrics = _drop_decision_metrics(result.metrics) | self._compute_average_precision(predictions)
+            unknown = Reason("without_threshold")
+            for name, one in result.metrics.items():
+                if not name.startswith(("chance", "majority_share", "auroc")):  # it needs decisions
+                    result.metrics[name] = Metric(None, 0, higher_is_better=one.higher_is_better, reason=unknown)
+            result.metrics |= self._compute_average_precision(predictions)
             result.tables = {"predictions": table.drop(columns=["prediction", "confidence", "correct"])}
             return result
         check_class_order(predictions, run.allow)
@@ -155,16 +158,6 @@ class BlindTest(IntervalOptions):
             rows.append((*kind, len(own), share.units, share.value, share.low, share.high, error))
         columns = ["source", "target", "n", "groups", "accuracy", "low", "high", "most_common_error"]
         return pd.DataFrame(rows, columns=columns)
-
-
-def _drop_decision_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Return the metrics, without a value for those that need decisions."""
-    kept = ("chance", "majority_share", "auroc")
-    unknown = Reason("without_threshold")
-    return {
-        name: one if name.startswith(kept) else Metric(None, 0, higher_is_better=one.higher_is_better, reason=unknown)
-        for name, one in metrics.items()
-    }
 
 
 def _tabulate_confusion(predictions: Predictions) -> pd.DataFrame:

@@ -14,14 +14,9 @@ from avatar_bench.config.options import option
 from avatar_bench.data.corruptions import SEVERITIES, Corruption, list_corruptions
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
-from avatar_bench.evaluation.blocks.calibration.conformal_sets import ConformalSets, draw_uniforms, has_lost_coverage
-from avatar_bench.evaluation.blocks.calibration.error_tables import (
-    compute_errors,
-    compute_temperatures,
-    tabulate_floors,
-    tabulate_reliability,
-)
-from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics
+from avatar_bench.evaluation.blocks.calibration import calibration_tables as tables
+from avatar_bench.evaluation.blocks.calibration.calibration_tables import ConformalSets
+from avatar_bench.evaluation.intervals import OPEN_FRACTION, PROPORTION, IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import calibration, selective, stats
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
@@ -33,7 +28,6 @@ if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
 
-Floats = NDArray[np.float64]
 _ECE_15_INDEX = calibration.ECE_KINDS.index("ece_15")
 _HEADLINE = "scaled/ece_15"  # of the probabilities that a user gets; the raw ones stand beside
 _TOLERANCE = 1.02  # ratio of temperatures; rounding on another machine changes it less
@@ -49,10 +43,7 @@ class Calibration(IntervalOptions):
     resamples: int = option(2000, help="of the bootstrap and the noise floor", range=(100, None))
     seed: int = option(0, help="of the bootstrap, the noise floor, and the randomisation of APS", range=(0, None))
     alpha: float = option(
-        0.1,
-        help="error rate of conformal sets: fraction that may miss the true class",
-        check=lambda alpha: 0 < alpha < 1,
-        expected="above 0 and below 1",
+        0.1, help="error rate of conformal sets: fraction that may miss the true class", **OPEN_FRACTION
     )
     severity: int = option(
         0,
@@ -84,12 +75,18 @@ class Calibration(IntervalOptions):
         sets = ConformalSets.fit(fit, self.alpha, self.seed) if fit else None
         shifted = {dataset.name: predictions, **dict(self._predict_shifted(run, dataset, rows))}
         result = Result("calibration", dataset.name, len(rows), predictions.classes)
-        self._evaluate_confidence(result, predictions)
+        floors = []
+        for prefix, evaluated in {"scaled/": predictions, "": predictions.uncalibrated}.items():
+            floors.append(tables.tabulate_floors(self, evaluated, prefix))
+            result.metrics |= tables.compute_errors(self, evaluated, prefix, floors[-1])
+            name = "reliability_scaled" if prefix else "reliability"
+            result.tables[name] = tables.tabulate_reliability(self, evaluated)
+        result.tables["floors"] = pd.concat(floors, ignore_index=True)
         result.metrics = {_HEADLINE: result.metrics[_HEADLINE]} | result.metrics
-        result.metrics |= compute_temperatures(self, run.temperature, held_out)
+        result.metrics |= tables.compute_temperatures(self, run.temperature, held_out)
         area = stats.JoinedStatistic([selective.build_aurc_statistic(predictions.confidence, predictions.correct)])
-        floors = {"aurc": float(1 - predictions.correct.mean())}
-        result.metrics |= bootstrap_metrics(self, ["aurc"], area, predictions.units, False, floors, bounds=PROPORTION)
+        error = {"aurc": float(1 - predictions.correct.mean())}
+        result.metrics |= bootstrap_metrics(self, ["aurc"], area, predictions.units, False, error, bounds=PROPORTION)
         self._evaluate_sets(result, predictions, sets)
         self._evaluate_shift(result, shifted, sets)
         result.arrays = _collect_arrays(shifted, held_out, fit, self.seed)
@@ -98,15 +95,6 @@ class Calibration(IntervalOptions):
         if self.severity and self.corruptions and "pixels" not in run.provides:
             result.warnings.append(Reason("no_corruptions", run=run.name))
         return result
-
-    def _evaluate_confidence(self, result: Result, predictions: Predictions) -> None:
-        """Add the errors, their floors and the reliability tables to the result."""
-        floors = []
-        for prefix, evaluated in {"scaled/": predictions, "": predictions.uncalibrated}.items():
-            floors.append(tabulate_floors(self, evaluated, prefix))
-            result.metrics |= compute_errors(self, evaluated, prefix, floors[-1])
-            result.tables["reliability_scaled" if prefix else "reliability"] = tabulate_reliability(self, evaluated)
-        result.tables["floors"] = pd.concat(floors, ignore_index=True)
 
     def _evaluate_sets(self, result: Result, predictions: Predictions, sets: ConformalSets | None) -> None:
         """Add coverage and size of the conformal sets to the result, overall and by class."""
@@ -126,14 +114,14 @@ class Calibration(IntervalOptions):
         rows = [self._build_shift_row(name, predictions, sets) for name, predictions in shifted.items()]
         result.tables["shift"] = pd.DataFrame(rows)
         for row in rows if sets else []:
-            if has_lost_coverage(row, self.level):
+            if tables.has_lost_coverage(row, self.level):
                 name, lac, aps = row["set"], row["coverage_lac"], row["coverage_aps"]
                 of = Reason(name) if name in (self.corruptions or []) else name  # a Reason is shown by its title
                 result.warnings.append(Reason("lost_coverage", name=of, lac=lac, aps=aps, share=1 - self.alpha))
 
     def _build_shift_row(self, name: str, evaluated: Predictions, sets: ConformalSets | None) -> dict[str, Any]:
         found = calibration.calibration_errors(evaluated.probabilities, evaluated.targets)
-        floor = tabulate_floors(self, evaluated).iloc[_ECE_15_INDEX]
+        floor = tables.tabulate_floors(self, evaluated).iloc[_ECE_15_INDEX]
         row = {
             "set": name,
             "n": len(evaluated),
@@ -199,7 +187,7 @@ def _collect_arrays(
             "logits": part.logits,
             "targets": part.targets,
             "groups": part.groups,
-            "uniforms": draw_uniforms(len(part), seed, name != "predictions"),
+            "uniforms": tables.draw_uniforms(len(part), seed, name != "predictions"),
         }
         for name, part in evaluated.items()
     }

@@ -1,10 +1,12 @@
-"""Block clusters: separation of the true classes in a run's embeddings, and of sources within a class."""
+"""Block clusters: separation of classes, and of sources within a class, in a run's embeddings, and maps of these."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,12 +14,18 @@ from numpy.typing import NDArray
 
 from avatar_bench.audit.probes import sample_rows
 from avatar_bench.config.options import option
-from avatar_bench.errors import BlockError, DataError
-from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
+from avatar_bench.errors import BlockError, ConfigError, DataError
+from avatar_bench.evaluation.block import (
+    check_class_order,
+    join_parts,
+    labelled_rows,
+    tabulate_predictions,
+    warn_unlabelled,
+)
+from avatar_bench.evaluation.blocks.clusters.embedding_maps import build_maps
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.metrics import clusters, neighbourhoods, stats
+from avatar_bench.metrics import clusters, neighbours, stats
 from avatar_bench.metrics.clusters import EmbeddingSpace
-from avatar_bench.metrics.knn import predict_by_knn
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -37,9 +45,9 @@ _PROBE_NEIGHBOURS = 20  # neighbours in the k-NN probe, as in pretraining
 
 @dataclass(kw_only=True)
 class Clusters(IntervalOptions):
-    """Evaluation of how well a run's embeddings cluster by true class."""
+    """Evaluation of how well a run's embeddings cluster by true class, and their two-dimensional maps."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("predictions", "embeddings")
 
     neighbors: int = option(10, help="of kNN purity", range=(1, None))
@@ -47,29 +55,70 @@ class Clusters(IntervalOptions):
     permutations: int = option(5, help="label permutations for the chance levels", range=(1, None))
     limit: int = option(2000, help="maximum number of images, drawn stratified by class", range=(10, None))
     sources: int = option(20, help="rows of the source heatmap, the largest sources", range=(2, None))
-    seed: int = option(0, help="of the bootstrap, the folds, the permutations and the draw", range=(0, None))
+    method: Any = option(
+        "tsne",
+        help="of the map, or a list of methods; umap needs umap-learn",
+        choices=("tsne", "pca", "umap"),
+        check=bool,
+        expected="tsne, pca, umap, or a list of them",
+    )
+    perplexity: float = option(
+        30.0, help="of t-SNE: approximate number of neighbours; lowered for few images", range=(1, None)
+    )
+    umap_neighbors: int = option(15, help="of UMAP; lowered for few images", range=(2, None))
+    trust_neighbors: int = option(5, help="neighbours on the map for trustworthiness", range=(1, None))
+    named_sources: int = option(
+        10, help="largest sources, which have their own colour on the map; the others are grey", range=(0, None)
+    )
+    seed: int = option(0, help="of the bootstrap, the folds, the permutations, the draw and the maps", range=(0, None))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "umap" in self.methods and find_spec("umap") is None:
+            raise ConfigError(
+                "block.clusters.method=umap: the package umap-learn is not installed.",
+                "Install it (pip install 'avatar-bench[umap]'), or choose tsne or pca.",
+            )
+
+    @property
+    def methods(self) -> list[str]:
+        """Return the methods of the maps, each once."""
+        return [self.method] if isinstance(self.method, str) else list(dict.fromkeys(self.method))
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute separation by class, that of sources within classes, distances and silhouettes.
+        """Compute separation and maps; a part whose images are too few is left out with a warning.
 
-        Raise BlockError if fewer than two classes have two images, or all embeddings are equal; GuardError if the class
-        names are in the wrong order.
+        Raise BlockError if both are, GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
+        check_class_order(asked, run.allow)
+        return join_parts(
+            partial(self._measure_separation, run, dataset, asked), partial(build_maps, self, asked, dataset.name)
+        )
+
+    def _measure_separation(self, run: Run, dataset: Dataset, asked: Predictions) -> Result:
+        """Compute separation by class, that of sources within classes, distances and silhouettes.
+
+        Raise BlockError if fewer than two classes have two images, or all embeddings are equal.
+        """
         labelled = asked.take(labelled_rows(asked, dataset))
-        check_class_order(labelled, run.allow)
         sampled = labelled.take(sample_rows(pd.DataFrame({"label": labelled.targets}), self.limit, self.seed))
-        _require_classes(sampled, dataset)
+        if (np.bincount(sampled.targets) >= 2).sum() < 2:
+            raise BlockError(
+                f"{dataset.name}: at least two classes with two images each are needed to measure separation."
+            )
+        if (sampled.embeddings == sampled.embeddings[0]).all():
+            raise BlockError(f"{dataset.name}: all embeddings are equal, so distances cannot be compared.")
         space = EmbeddingSpace(sampled.embeddings, sampled.groups, self.neighbors)
-        target = np.array(sampled.classes)[sampled.targets]
-        about = {"path": sampled.paths, "target": target, "source": sampled.sources, "group": sampled.groups}
-        images = pd.DataFrame(about)
+        images = tabulate_predictions(sampled)[["path", "target", "source", "group"]].copy()
         result = Result("clusters", dataset.name, len(sampled), run.classes)
         result.metrics = self._evaluate_classes(space, sampled, images, run)
         result.metrics |= self._evaluate_sources(space, sampled, images)
         result.tables = {"images": images, "distances": _tabulate_distances(space.euclidean, images["target"])}
         result.arrays["embeddings"] = {"embeddings": sampled.embeddings}
-        labels = _label_largest_sources(images, self.sources)
+        named = images[images["source"] != ""]
+        labels = named["target"] + ": " + named["source"]
+        labels = labels[labels.isin(labels.value_counts().index[: self.sources])]
         if labels.nunique() > 1:
             rows = labels.index.to_numpy(dtype=np.intp)
             result.tables["source_distances"] = _tabulate_distances(space.euclidean[np.ix_(rows, rows)], labels)
@@ -94,7 +143,6 @@ class Clusters(IntervalOptions):
         noise = [np.append(np.nanmean(space.image_scores(one), axis=0), space.global_scores(one)) for one in permuted]
         names = [*METRICS_BY_IMAGE, *OVERALL_METRICS]
         better = {name: name != "davies_bouldin" for name in names}
-
         means = stats.build_mean_statistic(each)
 
         def statistic(weights: Floats) -> Floats:
@@ -131,7 +179,7 @@ class Clusters(IntervalOptions):
             why = Reason("no_training_images", why=error.lines[0])
             return Metric(None, len(np.unique(sampled.groups)), reason=why)
         names, known = np.array(sampled.classes), training.embeddings
-        predicted = predict_by_knn(known, names[training.targets], sampled.embeddings, _PROBE_NEIGHBOURS)
+        predicted = neighbours.predict_by_knn(known, names[training.targets], sampled.embeddings, _PROBE_NEIGHBOURS)
         images["knn"] = predicted
         floor = float(np.mean([np.mean(predicted == names[labels]) for labels in permuted]))
         return compute_proportion(self, predicted == images["target"].to_numpy(), sampled.units, floor=floor)
@@ -146,11 +194,11 @@ class Clusters(IntervalOptions):
             return dict.fromkeys(SOURCE_METRICS, none)
         between, groups, targets = space.euclidean[np.ix_(rows, rows)], sampled.groups[rows], sampled.targets[rows]
         sources = np.unique(sampled.sources[rows], return_inverse=True)[1]
-        near = neighbourhoods.find_neighbours(between, groups, self.neighbors, within=targets)
+        near = neighbours.find_neighbours(between, groups, self.neighbors, within=targets)
 
         def score(labels: Labels) -> Floats:
             alone = clusters.silhouettes_within(between, labels, targets)
-            return np.column_stack([alone, neighbourhoods.purity(near, labels)])
+            return np.column_stack([alone, neighbours.purity(near, labels)])
 
         each = score(sources)
         noise = [np.nanmean(score(one), axis=0) for one in self._permute_labels(sources, groups, within=targets)]
@@ -173,23 +221,9 @@ def _average_floors(names: Sequence[str], noise: list[Floats]) -> dict[str, floa
     return {name: float(mean) for name, mean in zip(names, means, strict=True) if np.isfinite(mean)}
 
 
-def _require_classes(sampled: Predictions, dataset: Dataset) -> None:
-    if (np.bincount(sampled.targets) >= 2).sum() < 2:
-        raise BlockError(f"{dataset.name}: at least two classes with two images each are needed to measure separation.")
-    if (sampled.embeddings == sampled.embeddings[0]).all():
-        raise BlockError(f"{dataset.name}: all embeddings are equal, so distances cannot be compared.")
-
-
 def _tabulate_distances(between: Floats, labels: pd.Series[str]) -> pd.DataFrame:
     """Tabulate the mean distance of each two labels, one row and one column each, in alphabetical order."""
     names, codes = np.unique(labels.to_numpy(dtype=str), return_inverse=True)
     table = pd.DataFrame(clusters.mean_distances(between, codes), columns=list(names))
     table.insert(0, "of", names, allow_duplicates=True)
     return table
-
-
-def _label_largest_sources(images: pd.DataFrame, most: int) -> pd.Series[str]:
-    """Return "class: source" of the images of the largest sources, by row."""
-    named = images[images["source"] != ""]
-    labels = named["target"] + ": " + named["source"]
-    return labels[labels.isin(labels.value_counts().index[:most])]

@@ -1,4 +1,4 @@
-"""Figures of clusters: silhouettes by class, and heatmaps of mean distances."""
+"""Figures of clusters: silhouettes by class, heatmaps of mean distances, and maps coloured by class and by source."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
+from avatar_bench.results.headings import find_word
 from avatar_bench.results.result import Result
+
+_MARKERS = "s^Dv<>PX"  # without the circle, which marks classes
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw the silhouettes, and the distances between classes and, if several are known, between sources."""
-    distances = {name: table for name, table in result.tables.items() if name.endswith("distances")}
-    silhouettes = {"silhouettes": _draw_silhouettes(result.tables["images"], result.classes)}
-    return silhouettes | {name: _draw_distances(table) for name, table in distances.items()}
+    """Draw silhouettes, and a map by method; either may be absent."""
+    drawn = {}
+    if "distances" in result.tables:
+        drawn["silhouettes"] = _draw_silhouettes(result.tables["images"], result.classes)
+    if "points" in result.tables:
+        saved = result.arrays.get("points") or result.arrays["embeddings"]  # of an earlier version
+        for number, method in enumerate(saved["methods"].tolist()):
+            table = result.tables[f"points_{method}" if number else "points"]
+            drawn[method] = _draw_maps(table, result.classes, method, int(saved["named_sources"]))
+    return drawn
 
 
 @plots.use_style()
@@ -46,17 +56,40 @@ def _draw_silhouettes(images: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 
 @plots.use_style()
-def _draw_distances(table: pd.DataFrame) -> Figure:
-    """Draw the mean distance of each two classes or sources, `of` and one column each; a dash marks a missing value."""
-    names = plots.shorten_names(table["of"].astype(str), 30)
-    value = table[table.columns[1:]].to_numpy(dtype=np.float64)
-    few = len(names) < 6
-    side = 1.8 + (0.75 if few else 0.36) * len(names)
-    decimals = max(0, 2 - int(np.floor(np.log10(np.nanmax(value)))))
-    figure, axes = plots.create_axes(side + 1.6, side)
-    texts = plots.format_cells(f"%.{decimals}f", value)
-    image = plots.draw_cells(axes, value, texts, 8 if few else 6, cmap="Blues_r", aspect="equal")
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    figure.colorbar(image, ax=axes, shrink=0.8, label=_("mean distance of two embeddings"))
+def _draw_maps(table: pd.DataFrame, classes: Sequence[str], method: str, named: int) -> Figure:
+    """Draw the points of images by true class, left, and by source, right, where the largest are named."""
+    points = table.fillna({"target": "", "source": ""})
+    rows = -(-max(len(classes), min(named, points["source"].nunique()) + 1) // 2)
+    figure = plots.create_figure(8.6, 4.7 + 0.15 * rows)
+    by_class, by_source = figure.subplots(1, 2, sharex=True, sharey=True)
+    _draw_points(by_class, points[points["target"] == ""], plots.GREY, "o", _("not known"))
+    for index, (name, shown) in enumerate(zip(classes, plots.shorten_names(classes), strict=True)):
+        _draw_points(by_class, points[points["target"] == name], plots.get_colour(index), "o", shown)
+    _draw_sources(by_source, points, named)
+    by_class.set_title(_("by class"))
+    by_source.set_title(_("by source"))
+    for axes in (by_class, by_source):
+        axes.set(xticks=[], yticks=[], xlabel=_("{method}, first axis", method=find_word(method, "clusters")))
+        axes.set_box_aspect(1)
+        axes.set_anchor("N")  # leaves the room below the square for the legend
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, fontsize=7, handletextpad=0.2)
+    by_class.set_ylabel(_("{method}, second axis", method=find_word(method, "clusters")))
     return figure
+
+
+def _draw_sources(axes: Axes, points: pd.DataFrame, named: int) -> None:
+    sources = points["source"]
+    names, counts = np.unique(sources[sources != ""].to_numpy(str), return_counts=True)
+    largest = names[np.argsort(-counts, kind="stable")][:named].tolist()
+    for index, (name, shown) in enumerate(zip(largest, plots.shorten_names(largest), strict=True)):
+        marker = _MARKERS[(index + index // len(plots.PALETTE)) % len(_MARKERS)]
+        _draw_points(axes, points[sources == name], plots.get_colour(index), marker, shown)
+    others = len(names) - len(largest)
+    label = _("{n} others", n=others) if others else _("not known")
+    _draw_points(axes, points[~sources.isin(largest)], "#BBBBBB", ".", label)
+
+
+def _draw_points(axes: Axes, points: pd.DataFrame, colour: str, marker: str, name: str) -> None:
+    if len(points):
+        label = f"{name} ({len(points)})"
+        axes.scatter(points["x"], points["y"], s=11, c=colour, marker=marker, alpha=0.75, linewidths=0, label=label)

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from avatar_bench.audit import probes
+from avatar_bench.audit.file_metadata import HINTS
 from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
-from avatar_bench.audit.provenance_hints import HINTS
-from avatar_bench.audit.shared_provenance import SHARED_TABLE, compare_provenance
-from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
+from avatar_bench.audit.shortcuts import (
+    SHARED_TABLE,
+    assess,
+    compare_provenance,
+    count_hints,
+    cross_tabulate,
+    find_copies,
+    measure_images,
+    summarise,
+)
 from avatar_bench.config.options import option
+from avatar_bench.console.progress import track
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.errors import DataError
+from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation.block import warn_unlabelled
-from avatar_bench.evaluation.blocks.data_audit import label_errors
 from avatar_bench.evaluation.intervals import IntervalOptions
+from avatar_bench.models.package_features import compute_package_features, has_weights, read_package_recipe
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 PROBE_PROPERTIES = {"metadata": METADATA, "appearance": APPEARANCE, "colour": COLOUR, "residual": RESIDUAL}
 _PROPERTY_COLUMNS = ("path", "label", "source", *METADATA, *APPEARANCE, *HINTS, "outlier")
+MIN_GROUPS = 5  # per class, to find label errors: with fewer, some folds lack the class
+_BATCH, _SIZE = 32, 224
 
 
 @dataclass(kw_only=True)
@@ -116,14 +129,75 @@ class DataAudit(IntervalOptions):
             result.warnings.insert(0, Reason("assessment", answer=Reason(assessment.suitable), why=why))
 
     def _find_label_errors(self, result: Result, drawn: Dataset, frame: pd.DataFrame) -> None:
-        reason = label_errors.explain_skip(self.features, frame, self.label_errors)
+        reason = explain_skip(self.features, frame, self.label_errors)
         if reason:
             result.provenance["label_errors"] = reason.plain
             return
-        embeddings = label_errors.compute_features(drawn, frame["row"].to_numpy(), self.features)
-        table = label_errors.find_suspects(embeddings, frame, self._plan)
+        embeddings = compute_features(drawn, frame["row"].to_numpy(), self.features)
+        table = find_suspects(embeddings, frame, self._plan)
         result.tables["suspects"] = table
         result.provenance["label_errors"] = Reason("suspects", n=len(table), all=len(frame)).plain
+
+
+def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> Reason | None:
+    """Return why label errors are not searched for, None if they are.
+
+    `fetch` False: not requested; None: only with what is installed and cached.
+    """
+    if fetch is False:
+        return Reason("not_requested")
+    if importlib.util.find_spec("cleanlab") is None:
+        return Reason("no_cleanlab")
+    groups = frame.groupby("label")["group"].nunique()
+    if len(groups) < 2 or groups.min() < MIN_GROUPS:
+        return Reason("few_groups_for_labels", n=MIN_GROUPS)
+    recipe = _require_recipe(model)
+    return Reason("no_weights", model=model) if fetch is None and not has_weights(recipe) else None
+
+
+def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np.float32]:
+    """Compute pre-logits features (N, D) of the images at `rows` with the package weights of a conf/model entry."""
+    from avatar_bench.data.transforms import Preprocessing  # imported here because most audits do not need it
+
+    resize = Preprocessing(_SIZE, "squash", (0, 0, 0), (1, 1, 1))
+    starts = track(range(0, len(rows), _BATCH), "features", unit="batch")
+    batches = (np.stack([resize(dataset.image(int(row))) for row in rows[start : start + _BATCH]]) for start in starts)
+    return compute_package_features(_require_recipe(model), batches)
+
+
+def find_suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: probes.ProbeSettings) -> pd.DataFrame:
+    """Find images that are probably mislabelled, the likeliest first: path, label, source, suggested, quality.
+
+    `quality` is the probability, 0 to 1, that the features give to the image's label: out-of-fold, by logistic
+    regression, cross-validated by group. Confident learning finds labels that contradict these probabilities; labels
+    found by both of its rules are returned. Northcutt et al., J. Artif. Intell. Res. 70 (2021).
+    """
+    from cleanlab.filter import find_label_issues  # type: ignore[import-untyped]
+    from cleanlab.rank import get_label_quality_scores  # type: ignore[import-untyped]
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    labels = frame["label"].astype("category")
+    codes = np.asarray(labels.cat.codes, dtype=np.int64)
+    learner: Any = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))  # type: ignore[no-untyped-call]
+    split: Any = StratifiedGroupKFold(min(plan.folds, MIN_GROUPS), shuffle=True, random_state=plan.seed)  # type: ignore[no-untyped-call]
+    chances = cross_val_predict(learner, features, codes, groups=frame["group"], cv=split, method="predict_proba")
+    issues = find_label_issues(codes, chances, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1)
+    quality = get_label_quality_scores(codes, chances)
+    suggested = np.asarray(labels.cat.categories)[chances.argmax(axis=1)]
+    table: pd.DataFrame = frame.iloc[issues][["path", "label", "source"]]
+    return table.assign(suggested=suggested[issues], quality=quality[issues])
+
+
+def _require_recipe(model: str) -> dict[str, Any]:
+    if recipe := read_package_recipe(model):
+        return recipe
+    raise ConfigError(
+        f"block.data_audit.features={model}: no model of this name has package weights.",
+        "Expected efficientnet_lite0 or another with `package` in its conf/model yaml.",
+    )
 
 
 def _name_metrics(found: dict[str, probes.ProbeResult], prefix: str) -> dict[str, Metric]:

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
-from avatar_bench.evaluation.blocks.decision import answer_tables, operating_tables
+from avatar_bench.evaluation.block import check_class_order, labelled_rows, read_ood_sets, warn_unlabelled
+from avatar_bench.evaluation.blocks.decision import decision_tables as tables
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
-from avatar_bench.evaluation.ood_sets import read_ood_sets
 from avatar_bench.metrics import selective, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -68,15 +66,18 @@ class Decision(IntervalOptions):
         result = Result("decision", dataset.name, len(predictions), predictions.classes)
         result.warnings = warn_unlabelled(len(asked) - len(predictions), len(asked))
         further = self._read_further_sets(run, dataset, result)
-        sets = {dataset.name: predictions, **{name: one for name, (__, one) in further.items()}}
-        for one in sets.values():
+        sets = {dataset.name: (dataset, predictions), **further}
+        for __, one in sets.values():
             check_class_order(one, run.allow)
-        labelled = {name: known for name, one in sets.items() if len(known := one.take(one.targets >= 0))}
-        datasets = {dataset.name: dataset, **{name: other for name, (other, __) in further.items()}}
-        rules = self._make_rules(run, datasets.values(), result)
-        recalls, points = operating_tables.compute_operating_points(self, predictions, self.false_alarms)
+        labelled = {name: known for name, (__, one) in sets.items() if len(known := one.take(one.targets >= 0))}
+        rules = self._make_rules(run, [other for other, __ in sets.values()], result)
+        recalls, points = tables.compute_operating_points(self, predictions, self.false_alarms)
         result.tables |= points
-        columns = {name: self._read_columns(one, dataset, asked.targets >= 0) for name, one in datasets.items()}
+        columns = {}
+        for name, (images, _found) in sets.items():  # further sets may lack some
+            names = [each for each in self.slices if images is dataset or each in image_slices.list_columns(images)]
+            columns[name] = image_slices.assign_columns(images, names, "block.decision.slices")
+        columns[dataset.name] = columns[dataset.name][asked.targets >= 0]
         self._decide(result, sets, columns, rules)
         result.metrics |= self._compute_costs(labelled) | recalls
         result.tables["risk_coverage"] = self._tabulate_risk(labelled)
@@ -113,38 +114,30 @@ class Decision(IntervalOptions):
                 run.leakage.refuse_overlap_with_fit(dataset, calibration.images)
         return found
 
-    def _read_columns(self, one: Dataset, dataset: Dataset, labelled: NDArray[np.bool_]) -> pd.DataFrame:
-        """Return the columns to slice by: of the set all, for its labelled images, of further ones those they have."""
-        if one is dataset:
-            found = image_slices.assign_columns(dataset, self.slices, "block.decision.slices")
-            return found[labelled].reset_index(drop=True)
-        names = [name for name in self.slices if name in image_slices.list_columns(one)]
-        return image_slices.assign_columns(one, names, "block.decision.slices")
-
     def _decide(
         self,
         result: Result,
-        sets: Mapping[str, Predictions],
+        sets: FurtherSets,
         columns: Mapping[str, pd.DataFrame],
         rules: Mapping[float, DecisionRule],
     ) -> None:
         """Add thresholds, coverage and error of each set at each target, and what these do not keep, to the result."""
-        tables: dict[str, list[pd.DataFrame]] = {"sets": [], "slices": [], "gaps": []}
+        rows_by_kind: dict[str, list[pd.DataFrame]] = {"sets": [], "slices": [], "gaps": []}
         for target, rule in rules.items():
-            for name, one in sets.items():
-                parts = answer_tables.list_parts(one, columns[name])
-                found, metrics = answer_tables.decide(self, name, one, rule, target, parts)
+            for name, (__, one) in sets.items():
+                parts = tables.list_parts(one, columns[name])
+                found, metrics = tables.decide(self, name, one, rule, target, parts)
                 end = "" if name == result.set else f"/{name}"
                 result.metrics |= {f"{key}{end}": metric for key, metric in metrics.items()}
-                result.warnings += answer_tables.warn_of_set(found["sets"], is_further=bool(end))
+                result.warnings += tables.warn_of_set(found["sets"], is_further=bool(end))
                 for kind, rows in found.items():
-                    tables[kind] += [rows] if len(rows) else []
+                    rows_by_kind[kind] += [rows] if len(rows) else []
             if np.isinf(rule.thresholds[""].value):
                 result.warnings.append(explain_unmet(rule.thresholds[""], target))
-        result.metrics |= answer_tables.compute_bounds(rules)
         if rules:
-            result.tables["thresholds"] = answer_tables.tabulate_thresholds(rules)
-            result.tables |= {kind: pd.concat(parts, ignore_index=True) for kind, parts in tables.items() if parts}
+            result.tables["thresholds"], bounds = tables.describe_thresholds(rules)
+            result.metrics |= bounds
+        result.tables |= {kind: pd.concat(rows, ignore_index=True) for kind, rows in rows_by_kind.items() if rows}
 
     def _compute_costs(self, sets: Mapping[str, Predictions]) -> dict[str, Metric]:
         """Compute the mean cost on each set; its floor is that of the better of answering all or none."""
@@ -172,7 +165,7 @@ class Decision(IntervalOptions):
 
     def _tabulate_costs(self, sets: Mapping[str, Predictions]) -> pd.DataFrame:
         """Tabulate the mean cost of each set over the cost of abstaining, up to that of guessing."""
-        tables = []
+        parts = []
         for name, one in sets.items():
             costs = np.linspace(0, 1 - 1 / len(one.classes), _COSTS)
             losses = selective.abstention_losses(one.confidence, one.correct, costs)
@@ -188,5 +181,5 @@ class Decision(IntervalOptions):
                 "answer_all": float(1 - one.correct.mean()),
                 "best": selective.best_abstention_costs(one.confidence, one.correct, costs),
             }
-            tables.append(pd.DataFrame(columns))
-        return pd.concat(tables, ignore_index=True)
+            parts.append(pd.DataFrame(columns))
+        return pd.concat(parts, ignore_index=True)

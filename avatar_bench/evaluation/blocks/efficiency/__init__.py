@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 
 from avatar_bench.config.options import option
+from avatar_bench.data.dataset import list_files
+from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, metric_with_interval
@@ -85,12 +87,17 @@ class Efficiency(IntervalOptions):
         """Compute counts and timings with intervals; reads the dataset's files, not its labels."""
         if len(dataset) == 0:
             raise BlockError(f"{dataset.name} has no images, so the network cannot be timed.")
+        refuse_changed_files(dataset)  # one that is gone would end the timing
         result = Result("efficiency", dataset.name, len(dataset), run.classes)
         samples = self._time_network(run, result)
         passes, failure = self._time_files(run, dataset)
         latency, end_to_end = self._tabulate_latency(samples), self._tabulate_end_to_end(passes)
         latency["device"] = [timing.find_device(run, runtime) for runtime in latency["runtime"]]
-        share = _find_processor_share(samples, latency)
+        # processor time of calls by one thread, which is below their time where other programs take turns on it;
+        # several threads also use it while they wait
+        on_cpu = set(latency["runtime"][latency["device"] == "cpu"])
+        single = samples[samples["runtime"].isin(on_cpu) & (samples["threads"] == 1)]
+        share = float(single["processor_seconds"].sum() / single["seconds"].sum()) if len(single) else None
         is_busy = share is not None and share < MIN_PROCESSOR_SHARE
         latency["steady"] = latency["noise"].max() <= self.tolerance and not is_busy
         end_to_end["steady"] &= not is_busy
@@ -118,7 +125,7 @@ class Efficiency(IntervalOptions):
 
         Return one row per pass, and why predict has none.
         """
-        files = timing.draw_files(dataset, self.seed)
+        files = np.random.default_rng(self.seed).permutation([str(file) for file in list_files(dataset)])
         workers = list(dict.fromkeys([run.workers, *self.workers]))
         by_torch = timing.time_files(run, files, workers, self.passes, self.pass_seconds)
         by_torch = by_torch.assign(
@@ -211,16 +218,6 @@ class Efficiency(IntervalOptions):
             Reason("noisy_files", runtime=runtime, workers=n, noise=noise, tolerance=limit)
             for runtime, n, noise in each
         ]
-
-
-def _find_processor_share(samples: pd.DataFrame, latency: pd.DataFrame) -> float | None:
-    """Return the processor time of calls by one thread of the CPU, as a fraction of their time; None without any.
-
-    Where other programs take turns on the processor it is below 1. Several threads also use it while they wait.
-    """
-    on_cpu = set(latency["runtime"][latency["device"] == "cpu"])
-    single = samples[samples["runtime"].isin(on_cpu) & (samples["threads"] == 1)]
-    return float(single["processor_seconds"].sum() / single["seconds"].sum()) if len(single) else None
 
 
 def _build_metric(row: pd.Series, name: str, unit: str, better: bool, reason: Reason | None) -> Metric:

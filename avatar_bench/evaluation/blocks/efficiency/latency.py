@@ -8,7 +8,9 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,14 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avatar_bench.data.dataset import list_files
 from avatar_bench.data.shard_files import locate_image
+from avatar_bench.inference.autotune import FEWEST_FILES
 from avatar_bench.inference.runtimes import TORCH_RUNTIMES, Engine, prepare_engine
 from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved
 from avatar_bench.results.reasons import Reason
+from avatar_bench.runs.file_predictor import ComputeOptions, open_tuned_run
 
 if TYPE_CHECKING:
-    from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
 
 CPU = "cpu"  # runtime name of torch on the CPU, timed beside torch on a GPU
@@ -115,11 +117,6 @@ def time_network(
     return pd.concat([named, timed[["round", "seconds", "processor_seconds"]]], axis=1)
 
 
-def draw_files(dataset: Dataset, seed: int) -> NDArray[np.str_]:
-    """Return the files of a dataset in a random order."""
-    return np.random.default_rng(seed).permutation([str(file) for file in list_files(dataset)])
-
-
 def time_files(run: Run, files: NDArray[np.str_], workers: Sequence[int], passes: int, seconds: float) -> pd.DataFrame:
     """Time predictions on files by torch, decoding included; one row per pass: workers, round, images, seconds.
 
@@ -172,7 +169,7 @@ def time_predict(run: Run, files: NDArray[np.str_], passes: int, seconds: float,
     request |= {"files": files.tolist(), "passes": passes, "seconds": seconds, "rate": rate}
     try:
         process = subprocess.run(
-            [sys.executable, "-m", f"{__package__}.predict_process"],
+            [sys.executable, "-c", f"from {__name__} import answer_request; answer_request()"],
             input=json.dumps(request),
             capture_output=True,
             text=True,
@@ -185,3 +182,41 @@ def time_predict(run: Run, files: NDArray[np.str_], passes: int, seconds: float,
     said = json.loads(process.stdout.splitlines()[-1])
     table = pd.DataFrame(said["passes"], columns=PASS_COLUMNS)
     return table.assign(command="predict", **said["setting"])[[*SETTING, *PASS_COLUMNS]]
+
+
+def answer_request() -> None:
+    """Answer the request of `time_predict` on standard input: write its setting and passes to standard output."""
+    json.dump(_time_request(json.load(sys.stdin)), sys.stdout)
+
+
+def _time_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the setting with which `predict` computes on many files, and the round, images and seconds of each pass.
+
+    The passes follow one another in the middle of one job, see `time_files`. Each predicts the same files.
+    """
+    options = ComputeOptions(accelerator=request["accelerator"], allow=request["allow"])
+    run = open_tuned_run(Path(request["run"]), options, FEWEST_FILES, keeps_trial=False)
+    size, workers = options.batch_size, options.workers or 0
+    # as many batches as workers, which may deliver them all at once
+    batches = max(2, workers, math.ceil(request["seconds"] * request["rate"] / size))
+    files = np.resize(request["files"], batches * size)
+    fill_file_cache(set(files.tolist()))
+    asked = np.resize(files, size * (workers + 1 + request["passes"] * batches + PREFETCH_FACTOR * workers))
+    with closing(run.predict_files(asked.tolist(), precision=options.precision)) as tables:
+        waits = time_batches(tables)
+        deque(islice(waits, workers + 1), maxlen=0)
+        passes = list(_time_passes(waits, batches, request["passes"], request["seconds"]))
+    setting = {"runtime": options.runtime, "precision": options.precision, "threads": options.threads}
+    return {"setting": setting | {"workers": workers, "batch": size}, "passes": passes}
+
+
+def _time_passes(
+    waits: Iterator[tuple[int, float]], batches: int, passes: int, seconds: float
+) -> Iterator[tuple[int, int, float]]:
+    total = 0.0
+    for number in range(passes):
+        images, took = np.sum(list(islice(waits, batches)), axis=0).tolist()
+        yield number, int(images), took
+        total += took
+        if number + 1 >= MIN_PASSES and total > 2 * seconds * passes:
+            break

@@ -1,18 +1,20 @@
-"""Block ensemble: gain from averaging several runs over the single best run on val."""
+"""ensemble: gain from averaging several runs over the single best run on val, and how alike their errors are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from itertools import combinations
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
+from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import align_predictions, labelled_rows
-from avatar_bench.evaluation.blocks.ensemble import strategy_tables as tables
+from avatar_bench.evaluation.blocks.ensemble import ensemble_tables as tables
 from avatar_bench.evaluation.blocks.ensemble import weight_fitting as fitting
 from avatar_bench.evaluation.intervals import (
     DIFFERENCE,
@@ -23,11 +25,12 @@ from avatar_bench.evaluation.intervals import (
 )
 from avatar_bench.evaluation.seeds import build_statistic_of_runs
 from avatar_bench.metrics import calibration, classification, stats
+from avatar_bench.metrics.agreement import MEASURES
 from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities, find_best_member
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
-from avatar_bench.runs import ensembles
 from avatar_bench.runs.ensemble_predictor import combine_predictions
+from avatar_bench.runs.ensembles import describe_ensemble
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -37,14 +40,15 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
 SINGLE, SOUP = "single", "soup"
+_BETTER = dict.fromkeys(MEASURES, False) | {"agreement": None, "kappa": None, "disagreement": None}
 _FEW_IMAGES = 100  # with fewer held-out images, weights and choices are close to random
 
 
 @dataclass(kw_only=True)
 class EnsembleBlock(IntervalOptions):
-    """Averages of several runs, each compared with the single run that is best on the held-out images."""
+    """Averages of several runs, compared with the single run that is best on the held-out images, and pairs of runs."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     soup: bool = option(
@@ -52,36 +56,93 @@ class EnsembleBlock(IntervalOptions):
     )
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute accuracy, gain and calibration of each strategy, each run's contribution, and the ensembles to save.
+        """Compute how alike the runs are, and, where they share held-out images, the strategies and ensembles to save.
 
-        Raise BlockError if the runs cannot be compared or have too few held-out images in common, GuardError if the
-        class names of one are in the wrong order or if the set contains images that weights are fitted on.
+        Raise BlockError if the runs cannot be compared, GuardError if the class names of one are in the wrong order or
+        if the set contains images that weights are fitted on.
         """
-        held = fitting.read_held_out(runs, datasets)
-        fitted = fitting.fit_strategies(held)  # before the evaluated set is used
-        single = find_best_member(held.logits, held.targets)
+        held, why = None, ""
+        try:
+            held = fitting.read_held_out(runs, datasets)
+        except BlockError as error:  # pairs of runs need no weights
+            why = " ".join(error.lines)
         aligned = align_predictions(runs, datasets)
-        plain = [one.uncalibrated for one in aligned]
-        logits = np.stack([one.logits for one in plain])
-        entries = {SINGLE: aligned[single]}
-        entries |= {name: combine_predictions(plain, one.mix, one.temperature) for name, one in fitted.items()}
-        mixes, fits = {name: one.mix for name, one in fitted.items()}, {name: one.fit for name, one in fitted.items()}
-        soup = fitting.average_weights(runs, held) if self.soup else None
-        if soup is not None:
-            found = soup.run.predictions(datasets[0]).reorder(runs[0].classes)
-            entries[SOUP] = found.take(labelled_rows(found, datasets[0]))
-            shares = np.isin(np.arange(len(runs)), soup.averaged) / len(soup.averaged)
-            mixes[SOUP], fits[SOUP] = AveragingWeights(shares, np.ones(len(runs))), soup.fit
         labels = [run.label for run in runs]
         result = Result("ensemble", datasets[0].name, len(aligned[0]), aligned[0].classes)
-        result.metrics = self._compute_metrics(entries) | self._compute_contributions(labels, logits, aligned[0])
-        result.tables = tables.build_tables(result.metrics, entries, mixes, fits, labels, held, single, 1 - self.level)
-        result.arrays = _collect_arrays(runs, logits, aligned, held)
-        result.warnings = _collect_warnings(result.tables["strategies"], len(held), labels[single], soup, runs)
-        if left_out := [name for name, fit in fits.items() if not fit.is_applied]:
-            result.warnings.append(Reason("temperature_not_applied", names=left_out))
-        result.provenance = _build_provenance(runs, fitted, soup, single, aligned[0].classes)
+        if held is None:
+            result.warnings.append(Reason("not_fitted", why=why))
+        else:
+            self._compare_strategies(result, runs, datasets[0], aligned, held)
+        pairs = result.tables["pairs"] = tables.tabulate_pairs(aligned, labels)
+        result.metrics |= self._average_measures(aligned, pairs)
+        result.tables["answers"] = tables.tabulate_answers(aligned, labels)
+        result.arrays["runs"] = {"run": np.array(labels), "recipe": np.array([run.recipe for run in runs])}
+        for name, n in pairs[list(MEASURES)].isna().sum().items():
+            if 0 < n < len(pairs):
+                result.warnings.append(Reason("undefined_pairs", name=name, n=int(n), all=len(pairs)))
         return result
+
+    def _compare_strategies(
+        self,
+        result: Result,
+        runs: Sequence[Run],
+        dataset: Dataset,
+        aligned: Sequence[Predictions],
+        held: fitting.HeldOutPredictions,
+    ) -> None:
+        """Add accuracy, gain and calibration of each strategy, each run's contribution, and the ensembles to save."""
+        single = find_best_member(held.logits, held.targets)
+        labels = [run.label for run in runs]
+        plain = [one.uncalibrated for one in aligned]
+        logits = np.stack([one.logits for one in plain])
+        fitted = fitting.fit_strategies(held)
+        entries = {SINGLE: aligned[single]}
+        entries |= {name: combine_predictions(plain, one.mix, one.temperature) for name, one in fitted.items()}
+        described = {
+            name: describe_ensemble("ensemble", runs, one.mix, one.temperature, result.classes, one.fit)
+            for name, one in fitted.items()
+        }
+        result.provenance = {"single": labels[single], "ensembles": described}
+        soup = fitting.average_weights(runs, held) if self.soup else None
+        if soup is not None:
+            one = soup.run
+            found = one.predictions(dataset).reorder(runs[0].classes)
+            entries[SOUP] = found.take(labelled_rows(found, dataset))
+            shares = np.isin(np.arange(len(runs)), soup.averaged) / len(soup.averaged)
+            fitted[SOUP] = fitting.FittedMix(AveragingWeights(shares, np.ones(len(runs))), soup.fit)
+            described[SOUP] = describe_ensemble("soup", one.members, one.mix, one.fitted, one.classes, soup.fit)
+            candidates, inside = ([labels[place] for place in some] for some in (soup.candidates, soup.averaged))
+            result.provenance["soup"] = {"backbone": one.card.backbone, "candidates": candidates, "kept": inside}
+        result.metrics = self._compute_metrics(entries) | self._compute_contributions(labels, logits, aligned[0])
+        result.tables = tables.build_tables(result.metrics, entries, fitted, labels, held, single, 1 - self.level)
+        first, names = aligned[0], {"run": np.array(labels), "recipe": np.array([run.recipe for run in runs])}
+        temperatures = np.array([one.temperature for one in aligned])
+        members = {"logits": logits, "targets": first.targets, "groups": first.groups, "temperatures": temperatures}
+        calibrating = {"logits": held.logits, "targets": held.targets, "groups": held.groups}
+        result.arrays = {"members": members | names, "calibration": calibrating}
+        strategies = result.tables["strategies"]
+        if not (strategies["significant"] & (strategies["gain"] > 0)).any():
+            result.warnings.append(Reason("no_significant_gain", name=labels[single]))
+        if len(held.dataset) < _FEW_IMAGES:
+            result.warnings.append(Reason("few_held_out", n=len(held.dataset)))
+        if soup is not None and len(soup.averaged) == 1:
+            about = {"name": inside[0], "n": len(candidates), "backbone": soup.run.card.backbone}
+            result.warnings.append(Reason("soup_of_one", **about))
+        if left_out := [name for name, one in fitted.items() if not one.fit.is_applied]:
+            result.warnings.append(Reason("temperature_not_applied", names=left_out))
+
+    def _average_measures(self, aligned: Sequence[Predictions], pairs: pd.DataFrame) -> dict[str, Metric]:
+        """Compute the mean of each measure over all `pairs` of runs, with intervals."""
+        columns = [tables.build_pair_statistic(*two) for two in combinations(aligned, 2)]
+
+        def statistic(weights: Floats) -> Floats:
+            return stats.nan_mean(np.stack([column(weights) for column in columns]), axis=0)
+
+        units, none = aligned[0].units, Reason("undefined_for_all_pairs")
+        found = bootstrap_metrics(self, MEASURES, statistic, units, _BETTER, reason=none, bounds=DIFFERENCE)
+        mean = float(stats.nan_mean(pairs["probability_correlation"].to_numpy()))
+        value, reason = (None, Reason("constant_probabilities")) if np.isnan(mean) else (mean, None)
+        return found | {"probability_correlation": Metric(value, len(units), higher_is_better=False, reason=reason)}
 
     def _compute_metrics(self, entries: Mapping[str, Predictions]) -> dict[str, Metric]:
         """Compute the metrics of each strategy and of the single run; those of a missing soup are null."""
@@ -129,46 +190,3 @@ def _vote(logits: Reals) -> NDArray[np.intp]:
 def _subtract_last(statistic: stats.SumStatistic) -> stats.SumStatistic:
     """Return the statistic of each column (B, K) minus the last."""
     return statistic.then(lambda found: found[:, :-1] - found[:, -1:])
-
-
-def _collect_arrays(
-    runs: Sequence[Run], logits: Reals, aligned: Sequence[Predictions], held: fitting.HeldOutPredictions
-) -> dict[str, dict[str, NDArray[np.generic]]]:
-    """Return the arrays from which every metric can be recomputed, with the label and recipe of each run."""
-    first = aligned[0]
-    own = np.array([one.temperature for one in aligned])
-    members = {"logits": logits, "targets": first.targets, "groups": first.groups, "temperatures": own}
-    members |= {"run": np.array([run.label for run in runs]), "recipe": np.array([run.recipe for run in runs])}
-    return {"members": members, "calibration": {"logits": held.logits, "targets": held.targets, "groups": held.groups}}
-
-
-def _collect_warnings(
-    strategies: pd.DataFrame, held: int, single: str, soup: fitting.FittedSoup | None, runs: Sequence[Run]
-) -> list[Reason]:
-    is_better = strategies["significant"] & (strategies["gain"] > 0)
-    found = [] if is_better.any() else [Reason("no_significant_gain", name=single)]
-    found += [Reason("few_held_out", n=held)] if held < _FEW_IMAGES else []
-    if soup is not None and len(soup.averaged) == 1:
-        first = runs[soup.averaged[0]]
-        found.append(Reason("soup_of_one", name=first.label, n=len(soup.candidates), backbone=first.card.backbone))
-    return found
-
-
-def _build_provenance(
-    runs: Sequence[Run],
-    fitted: Mapping[str, fitting.FittedMix],
-    soup: fitting.FittedSoup | None,
-    single: int,
-    classes: tuple[str, ...],
-) -> dict[str, Any]:
-    describe = ensembles.describe_ensemble
-    found = {
-        name: describe("ensemble", runs, one.mix, one.temperature, classes, one.fit) for name, one in fitted.items()
-    }
-    provenance: dict[str, Any] = {"single": runs[single].label, "ensembles": found}
-    if soup is not None:
-        one = soup.run
-        found[SOUP] = describe("soup", one.members, one.mix, one.fitted, one.classes, soup.fit)
-        candidates, inside = ([runs[place].label for place in some] for some in (soup.candidates, soup.averaged))
-        provenance["soup"] = {"backbone": one.card.backbone, "candidates": candidates, "kept": inside}
-    return provenance

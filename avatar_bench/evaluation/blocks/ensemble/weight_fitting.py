@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,28 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOutPredictions:
-    """Images in the calibration half of every run, and each run's predictions on them."""
+    """Images in the calibration half of every run, and each run's predictions on them.
+
+    `logits` (M, N, C) are those of M runs, `targets` and `groups` (N,) those of the images.
+    """
 
     dataset: Dataset
     predictions: list[Predictions]
-
-    @cached_property
-    def logits(self) -> NDArray[np.float64]:
-        """Return the logits (M, N, C) of M runs."""
-        return np.stack([one.uncalibrated.logits for one in self.predictions]).astype(np.float64)
-
-    @property
-    def targets(self) -> NDArray[np.int64]:
-        """Return the class (N,) of each image."""
-        return self.predictions[0].targets
-
-    @property
-    def groups(self) -> NDArray[np.str_]:
-        """Return the group (N,) of each image."""
-        return self.predictions[0].groups
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+    logits: NDArray[np.float64]
+    targets: NDArray[np.int64]
+    groups: NDArray[np.str_]
 
 
 class FittedMix(NamedTuple):
@@ -103,7 +90,9 @@ def read_held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOutPr
         place = pd.Series(np.arange(len(part)), part.frame["sha256"])
         rows = place[~place.index.duplicated()].loc[keys].to_numpy()
         found[run] = predictions.take(rows)
-    return HeldOutPredictions(dataset, [found[place].reorder(runs[0].classes) for place in range(len(runs))])
+    aligned = [found[place].reorder(runs[0].classes) for place in range(len(runs))]
+    logits = np.stack([one.uncalibrated.logits for one in aligned]).astype(np.float64)
+    return HeldOutPredictions(dataset, aligned, logits, aligned[0].targets, aligned[0].groups)
 
 
 def fit_strategies(held: HeldOutPredictions) -> dict[str, FittedMix]:

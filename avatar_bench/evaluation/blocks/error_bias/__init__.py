@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,18 @@ from numpy.typing import NDArray
 from avatar_bench.config.options import option
 from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation import ood_sets as reading
-from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
-from avatar_bench.evaluation.blocks.error_bias import bias_tables as tables
+from avatar_bench.evaluation.block import (
+    check_class_order,
+    labelled_rows,
+    make_columns,
+    read_ood_sets,
+    tabulate_predictions,
+    warn_unlabelled,
+)
 from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.evaluation.slice_gaps import make_gap_metric
-from avatar_bench.metrics import error_bias as chance
-from avatar_bench.metrics import stats
+from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap, make_gap_metric
+from avatar_bench.metrics import accuracy_tests as chance
+from avatar_bench.metrics import classification, stats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -34,6 +39,17 @@ _COLUMNS = [
     *("by", "slice", "target", "n", "groups", "accuracy", "low", "high", "low_joint", "high_joint"),
     *("rest", "p", "p_adjusted", "mean_confidence", "most_common_error"),
 ]
+_OOD_COLUMNS = ["set", "path", "group", "prediction", "confidence"]
+
+
+class Slice(NamedTuple):
+    """Images (N,) of one slice: those of one true class, or of all its classes if `target` is ""."""
+
+    by: str
+    name: str
+    target: str
+    images: NDArray[np.bool_]
+    others: NDArray[np.bool_]
 
 
 @dataclass(kw_only=True)
@@ -58,12 +74,16 @@ class ErrorBias(IntervalOptions):
         rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
-        ood, why = _read_ood_predictions(run)
+        why = Reason("no_ood_set")
+        try:
+            ood = {name: one for name, (__, one) in read_ood_sets(run).items()}
+        except BlockError as error:
+            ood, why = {}, Reason("ood_set_unreadable", why=error.lines[0])
         asked_for = image_slices.assign_columns(dataset, self.slices, "block.error_bias.slices")
         kinds = image_slices.assign_slices(dataset)
         kinds = kinds.join(asked_for.drop(columns=[name for name in asked_for if name in kinds]))
         kinds = kinds.iloc[rows].reset_index(drop=True)
-        parts = list(tables.cut_slices(predictions, kinds))
+        parts = list(_cut_slices(predictions, kinds))
         table, floor = self._build_slices_table(predictions, parts)
         result = Result("error_bias", dataset.name, len(rows), predictions.classes)
         result.metrics = {
@@ -71,16 +91,19 @@ class ErrorBias(IntervalOptions):
             "unbias": self._compute_unbias(ood, len(predictions.classes), why),
             **self._compute_confidence(predictions),
         }
-        gaps = tables.tabulate_gaps(self, predictions, parts, self.minimum)
+        gaps = _tabulate_gaps(self, predictions, parts, self.minimum)
         result.metrics |= self._list_gaps(gaps)
         images = tabulate_predictions(predictions).drop(columns="source")
         result.tables = {
             "slices": table,
             "gaps": gaps,
-            "confusion_by_slice": tables.build_confusion_table(predictions, parts),
+            "confusion_by_slice": _tabulate_confusion(predictions, parts),
             "images": images.join(kinds.drop(columns=[name for name in kinds if name in images])),
-            "ood_predictions": tables.build_ood_table(ood),
+            "ood_predictions": pd.DataFrame(columns=_OOD_COLUMNS),
         }
+        if ood:
+            seen = [tabulate_predictions(one).assign(set=name)[_OOD_COLUMNS] for name, one in ood.items()]
+            result.tables["ood_predictions"] = pd.concat(seen, ignore_index=True)
         result.warnings = warn_unlabelled(len(asked) - result.n, len(asked)) + _list_warnings(result.metrics, table)
         return result
 
@@ -100,7 +123,6 @@ class ErrorBias(IntervalOptions):
             return Metric(None, 0, reason=why)
         chosen = np.eye(classes)[np.concatenate([predictions.predicted for predictions in ood.values()])]
         groups = np.concatenate([predictions.groups for predictions in ood.values()])
-
         statistic = stats.build_mean_statistic(chosen).then(lambda shares: 1 - shares.max(axis=1, keepdims=True))
         return bootstrap_metrics(self, ["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
 
@@ -113,11 +135,10 @@ class ErrorBias(IntervalOptions):
             return np.column_stack([mean[:, :1], spread[:, :1], mean[:, 1:]])
 
         floors = dict.fromkeys(("mean_confidence_correct", "mean_confidence_incorrect"), float(sure.mean()))
-        names, reason = list(_CONFIDENCE_METRICS), Reason("no_such_predictions")
-        units = predictions.units
-        return bootstrap_metrics(self, names, statistic, units, _CONFIDENCE_METRICS, floors, reason, PROPORTION)
+        names, about = list(_CONFIDENCE_METRICS), (_CONFIDENCE_METRICS, floors, Reason("no_such_predictions"))
+        return bootstrap_metrics(self, names, statistic, predictions.units, *about, PROPORTION)
 
-    def _build_slices_table(self, predictions: Predictions, parts: list[tables.Slice]) -> tuple[pd.DataFrame, float]:
+    def _build_slices_table(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
         """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest.
 
         A slice of few images, or one that holds all images of its class, is not tested: it has no p.
@@ -139,15 +160,19 @@ class ErrorBias(IntervalOptions):
         table["significant"] = table["p_adjusted"] < 1 - self.level
         return table.sort_values("accuracy", kind="stable", ignore_index=True), floor
 
-    def _build_row(self, predictions: Predictions, each: tables.Slice) -> dict[str, object]:
+    def _build_row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
         own = predictions.take(each.images)
         share = compute_proportion(self, own.correct, own.units.these)
         wrong = own.predicted[~own.correct]
-        row: dict[str, object] = dict(
-            zip(_COLUMNS, (*each[:3], len(own), share.units, share.value, share.low, share.high), strict=False)
-        )
-        row |= {"rest": tables.compute_rest_accuracy(predictions, each), "mean_confidence": own.confidence.mean()}
-        return row | {"most_common_error": own.classes[np.bincount(wrong).argmax()] if len(wrong) else ""}
+        return {
+            **dict(zip(("by", "slice", "target"), each, strict=False)),
+            "n": len(own),
+            "groups": share.units,
+            **make_columns("accuracy", share),
+            "rest": _compute_rest_accuracy(predictions, each),
+            "mean_confidence": own.confidence.mean(),
+            "most_common_error": own.classes[np.bincount(wrong).argmax()] if len(wrong) else "",
+        }
 
     def _find_worst(self, table: pd.DataFrame, floor: float) -> Metric:
         tested = table[table["p"].notna()]
@@ -159,13 +184,55 @@ class ErrorBias(IntervalOptions):
         return Metric(value, groups, low, high, "Bonferroni by group", floor=floor)
 
 
-def _read_ood_predictions(run: Run) -> tuple[dict[str, Predictions], Reason]:
-    """Return the predictions for each out-of-domain set, and why there are none."""
-    try:
-        found = reading.read_ood_sets(run)
-    except BlockError as error:
-        return {}, Reason("ood_set_unreadable", why=error.lines[0])
-    return {name: predictions for name, (__, predictions) in found.items()}, Reason("no_ood_set")
+def describe_slice(row: pd.Series) -> Reason:
+    """Return the label of a row of the table of slices: property, slice and true class."""
+    code = "slice_of_class" if row["target"] else "slice"
+    return Reason(code, by=Reason(row["by"]), name=row["slice"], target=row["target"])
+
+
+def _cut_slices(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
+    """Yield the slices of each column: one for each true class, and the whole slice if it holds several."""
+    for by in kinds:
+        values = kinds[by].to_numpy(str)
+        for name in sorted(set(values) - {""}):
+            inside = values == name
+            labels = np.unique(predictions.targets[inside])
+            if len(labels) > 1:
+                yield Slice(str(by), name, "", inside, ~inside)
+            for index in labels:
+                own = predictions.targets == index
+                yield Slice(str(by), name, predictions.classes[index], inside & own, ~inside & own)
+
+
+def _compute_rest_accuracy(predictions: Predictions, each: Slice) -> float:
+    """Compute the accuracy of the other images at the class mix of the slice; NaN if one of its classes has none."""
+    classes = len(predictions.classes)
+    mix = np.bincount(predictions.targets[each.images], minlength=classes)
+    others = predictions.take(each.others)
+    recall = classification.recall(classification.confusion_matrix(others.targets, others.predicted, classes))
+    return float(recall[mix > 0] @ mix[mix > 0] / mix.sum())
+
+
+def _tabulate_gaps(block: IntervalOptions, predictions: Predictions, parts: list[Slice], minimum: int) -> pd.DataFrame:
+    """Tabulate, by column and true class, the largest difference of accuracy between slices of `minimum` images."""
+    rows, correct = [], predictions.correct[:, None]
+    for by, target in dict.fromkeys((each.by, each.target) for each in parts):
+        own = [each for each in parts if (each.by, each.target) == (by, target)]
+        hits = np.where(np.stack([each.images for each in own], axis=1), correct, np.nan)
+        gap = find_gap(block, [each.name for each in own], hits, predictions.group_codes, minimum)
+        rows += [{"by": by, "target": target, **gap}] if gap else []
+    return pd.DataFrame(rows, columns=["by", "target", *GAP_COLUMNS])
+
+
+def _tabulate_confusion(predictions: Predictions, parts: list[Slice]) -> pd.DataFrame:
+    """Count the predictions for each slice by true class; rows with `by` "class" count all images."""
+    names, rows = predictions.classes, []
+    whole = [("class", name, name, predictions.targets == index) for index, name in enumerate(names)]
+    for *about, images in [*whole, *(part[:4] for part in parts if part.target)]:
+        if images.any():
+            counts = np.bincount(predictions.predicted[images], minlength=len(names))
+            rows.append((*about, int(counts.sum()), *counts))
+    return pd.DataFrame(rows, columns=["by", "slice", "target", "n", *(f"predicted_{name}" for name in names)])
 
 
 def _list_warnings(metrics: Mapping[str, Metric], table: pd.DataFrame) -> list[Reason]:
@@ -174,7 +241,7 @@ def _list_warnings(metrics: Mapping[str, Metric], table: pd.DataFrame) -> list[R
     found = [] if unbias.value is None else [Reason("unbias_alone", value=unbias.value, chance=unbias.floor)]
     if table["significant"].any():
         tested = table[table["p"].notna()]
-        name = tables.describe_slice(tested.iloc[0])
+        name = describe_slice(tested.iloc[0])
         found.append(Reason("weakest", n=len(tested), name=name, accuracy=worst.value, floor=worst.floor))
         found.append(Reason("differing", found=table["significant"].sum(), n=len(tested)))
     return found

@@ -1,7 +1,8 @@
-"""gradcam: which regions of an image drive the prediction of a run, and how faithful its Grad-CAM maps are."""
+"""gradcam: the regions that drive the predictions of a run, how faithful its maps are, and how those of runs agree."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -14,20 +15,20 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.data.selection import draw_stratified_rows
-from avatar_bench.evaluation.activation_figures import render_overlay
-from avatar_bench.evaluation.block import check_class_order, labelled_rows
-from avatar_bench.evaluation.blocks.gradcam import faithfulness_tables as tables
-from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import (
-    FAITHFULNESS_GAINS,
-    ROLLOUT_SUFFIX,
-    SANITY_METRIC,
-    MapArrays,
+from avatar_bench.errors import ConfigError
+from avatar_bench.evaluation.block import (
+    align_predictions,
+    check_class_order,
+    join_parts,
+    labelled_rows,
+    tabulate_predictions,
 )
-from avatar_bench.evaluation.class_activation import warn_about_maps
+from avatar_bench.evaluation.blocks.gradcam.map_overlays import render_overlay
+from avatar_bench.evaluation.blocks.gradcam.run_comparison import build_wall, compare_overlap, warn_about_maps
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.files.paths import make_folder_name
-from avatar_bench.metrics import faithfulness as numbers
 from avatar_bench.metrics import plots, stats
+from avatar_bench.metrics.attribution_maps import area_under_curve, rank_correlation, rank_pixels
 from avatar_bench.models import attribution
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -39,26 +40,37 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
+FAITHFULNESS_GAINS = ("deletion_gain", "insertion_gain")
+SANITY_METRIC = "sanity_correlation"
+_ROLLOUT = "_rollout"  # suffix of names that belong to attention rollout instead of Grad-CAM
 _BETTER = {"deletion": False, "insertion": True, **dict.fromkeys(FAITHFULNESS_GAINS, True), SANITY_METRIC: False}
-_BETTER |= {f"{name}{ROLLOUT_SUFFIX}": better for name, better in _BETTER.items() if name != SANITY_METRIC}
+_BETTER |= {f"{name}{_ROLLOUT}": better for name, better in _BETTER.items() if name != SANITY_METRIC}
 _FILLS = ("mean", "blur")
+_MAPPED_CLASSES = ("target", "prediction")
 _BATCH_SIZE = 64  # images whose pixels are ranked at once: 100 MB at 224 px
 _MOST_SHOWN = 6  # images in the sanity figure
 _MOST_LETTERS = 40  # of the image's name in the file name of its overlay
 _SHOWN_PIXELS = 224  # side of an image in the figures
 
+MapArrays = dict[str, NDArray[np.float32]]
+
 
 @dataclass(kw_only=True)
 class GradCam(IntervalOptions):
-    """Faithfulness of the Grad-CAM maps of a run: change in probability as highlighted pixels are deleted or inserted.
+    """Grad-CAM maps: their faithfulness in a run, and the maps of several runs, beside each other and their overlap.
 
-    For a run with a class token, attention rollout is evaluated too.
+    For a run with a class token, attention rollout is evaluated too. `resamples` is also the number of permutations of
+    maps among images, the null of an overlap.
     """
 
     version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "module", "own_classes")
 
-    images: int = option(60, help="images drawn, stratified by class; run time is proportional", range=(1, None))
+    images: int = option(
+        60,
+        help="images drawn, stratified by class, for an overlap at most one per group; run time is proportional",
+        range=(1, None),
+    )
     steps: int = option(10, help="steps of deletion and insertion", range=(2, None))
     deletion_to: str = option(
         "mean", help="replacement of deleted pixels: mean (the image's mean colour) | blur", choices=_FILLS
@@ -67,13 +79,35 @@ class GradCam(IntervalOptions):
     random_weights: int = option(
         4, help="networks with more and more layers randomised from the head down; the last: all", range=(1, None)
     )
-    gallery: int = option(2, help="images shown per class, as many correct as incorrect; 0: none", range=(0, None))
+    gallery: int = option(
+        2,
+        help="images shown per class, as many correct as incorrect, or from least to most overlap; 0: none",
+        range=(0, None),
+    )
     overlays: int | None = option(
         None,
         help="images saved with their map as an overlay; null: all images drawn or shown; 0: none",
         range=(0, None),
         expected="0 or more, or null for all",
     )
+    overlap_of: str = option(
+        "target",
+        help="class of the maps whose overlap is measured: target (true class) | prediction (each network's own)",
+        choices=_MAPPED_CLASSES,
+    )
+    collage: int = option(6, help="images per class of several runs, in the collage of the class", range=(1, None))
+    wall: int = option(3, help="images per class of several runs, in the wall of all classes", range=(1, None))
+    wall_of: str = option(
+        "prediction",
+        help="class of the maps of wall and collages: prediction (each network's own) | target (true class)",
+        choices=_MAPPED_CLASSES,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.wall > self.collage:
+            expected = f"1 to {self.collage}, the images of a class"
+            raise ConfigError(f"block.gradcam.wall={self.wall}: expected {expected}.")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute maps, faithfulness and sanity of a draw of labelled images; further errors are only shown.
@@ -89,7 +123,7 @@ class GradCam(IntervalOptions):
         predictions, inputs, n = asked.take(every), run.predictor.read_inputs(dataset, every), len(drawn)
         layer = attribution.find_spatial_layer(run.predictor.module, inputs)
         maps = _compute_maps(run, layer, inputs, predictions)
-        evaluated = {"": maps["predicted"][:n]} | ({ROLLOUT_SUFFIX: maps["rollout"][:n]} if "rollout" in maps else {})
+        evaluated = {"": maps["predicted"][:n]} | ({_ROLLOUT: maps["rollout"][:n]} if "rollout" in maps else {})
         curves = self._compute_curves(run, inputs[:n], evaluated, predictions.predicted[:n])
         sanity = self._compute_sanity(run, layer, inputs[:n], predictions.predicted[:n])
         result = Result("gradcam", dataset.name, n, run.classes)
@@ -99,24 +133,32 @@ class GradCam(IntervalOptions):
         about |= {"classes": np.array(run.classes, dtype=np.str_), "drawn": np.arange(len(predictions)) < n}
         shown = self._collect_shown(pixels, predictions, n)
         result.arrays = {"maps": maps | about, "curves": curves, "sanity": sanity, "shown": shown}
-        images, groups = tables.tabulate_images(predictions, curves, sanity), predictions.groups[:n]
+        images, groups = _tabulate_images(predictions, curves, sanity), predictions.groups[:n]
         images["overlay"] = ""
         for row, (image, path) in enumerate(zip(pixels[: self.overlays], predictions.paths, strict=False)):
             name = f"overlays/{row + 1:04d}_{make_folder_name(PurePath(path).stem)[:_MOST_LETTERS]}"
             result.images[name] = render_overlay(image, maps["predicted"][row])
             images.loc[row, "overlay"] = f"{name}.png"
-
         result.tables = {
             "images": images,
-            "curves": tables.tabulate_curves(curves, groups, self),
-            "sanity": tables.tabulate_sanity(sanity, groups, self),
+            "curves": _tabulate_curves(curves, groups, self),
+            "sanity": _tabulate_sanity(sanity, groups, self),
         }
         result.metrics = self._compute_metrics(images[:n], curves, sanity, groups)
         result.warnings = warn_about_maps(layer, maps["predicted"][:n])
         for name, metric in result.metrics.items():
-            if name.removesuffix(ROLLOUT_SUFFIX) in FAITHFULNESS_GAINS and (metric.low is None or metric.low <= 0):
+            if name.removesuffix(_ROLLOUT) in FAITHFULNESS_GAINS and (metric.low is None or metric.low <= 0):
                 result.warnings.append(Reason("not_better_than_random", name=name))
         return result
+
+    def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
+        """Compute the overlap of the runs' raw maps with its null, and maps of the same images side by side.
+
+        Runs without a layer with a spatial map are left out with a warning; a single one with maps has no overlap.
+        Raise BlockError like `align_predictions`, and if no run has maps.
+        """
+        given = (self, runs, datasets, align_predictions(runs, datasets))
+        return join_parts(partial(compare_overlap, *given), partial(build_wall, *given))
 
     def _find_errors(self, predictions: Predictions, drawn: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the rows of the most confident errors of each class outside the draw."""
@@ -140,7 +182,7 @@ class GradCam(IntervalOptions):
                 attribution.make_baseline(batch, kind) for kind in (self.deletion_to, self.insertion_from)
             )
             for ending, part in shown.items():
-                ranks = numbers.rank_pixels(part[rows], images.shape[-1], rng)
+                ranks = rank_pixels(part[rows], images.shape[-1], rng)
                 for kind, start, end in (("deletion", batch, empty), ("insertion", blurred, batch)):
                     about = (ranks, classes[rows], self.steps, run.batch_size)
                     curves = attribution.compute_replacement_curves(run.predictor.module, start, end, *about)
@@ -164,13 +206,13 @@ class GradCam(IntervalOptions):
     def _compute_metrics(
         self, images: pd.DataFrame, curves: MapArrays, sanity: MapArrays, groups: NDArray[np.str_]
     ) -> dict[str, Metric]:
-        kinds = tables.list_suffixes(curves)
-        names = [*curves, *(f"{gain}{ending}" for ending in kinds for gain in FAITHFULNESS_GAINS), SANITY_METRIC]
-        values = images[names].to_numpy(dtype=np.float64)
-        floors = {f"{gain}{ending}": 0.0 for ending in kinds for gain in FAITHFULNESS_GAINS}
+        kinds = _list_suffixes(curves)
+        gains = [f"{gain}{ending}" for ending in kinds for gain in FAITHFULNESS_GAINS]
+        names = [*curves, *gains, SANITY_METRIC]
+        values, floors = images[names].to_numpy(dtype=np.float64), dict.fromkeys(gains, 0.0)
         for kind in ("deletion", "insertion"):
             floors |= dict.fromkeys((f"{kind}{ending}" for ending in kinds), float(images[f"{kind}_random"].mean()))
-        chance = np.abs(numbers.rank_correlation(sanity["trained"], sanity["chance"]))
+        chance = np.abs(rank_correlation(sanity["trained"], sanity["chance"]))
         if not np.isnan(chance).all():
             floors[SANITY_METRIC] = float(np.nanmean(chance))
         better, why = {name: _BETTER.get(name) for name in names}, Reason("constant_maps")
@@ -208,3 +250,46 @@ def _compute_maps(run: Run, layer: attribution.SpatialLayer, inputs: Tensor, pre
         true[wrong] = attribution.compute_grad_cam(run.predictor.module, layer, inputs[wrong], targets, run.batch_size)
     rollout = attribution.compute_attention_rollout(run.predictor.module, inputs, run.batch_size)
     return {"predicted": predicted, "true": true} | ({} if rollout is None else {"rollout": rollout})
+
+
+def _list_suffixes(curves: MapArrays) -> tuple[str, ...]:
+    """Return the name suffix of each kind of map: "" for Grad-CAM, and _ROLLOUT if there is a rollout."""
+    return ("", _ROLLOUT) if f"deletion{_ROLLOUT}" in curves else ("",)
+
+
+def _tabulate_images(predictions: Predictions, faded: MapArrays, found: MapArrays) -> pd.DataFrame:
+    """Return one row per image; errors added for the gallery only have no metrics."""
+    n = len(faded["deletion"])
+    areas = {name: area_under_curve(curve) for name, curve in faded.items()}
+    for ending in _list_suffixes(faded):
+        areas[f"deletion_gain{ending}"] = areas["deletion_random"] - areas[f"deletion{ending}"]
+        areas[f"insertion_gain{ending}"] = areas[f"insertion{ending}"] - areas["insertion_random"]
+    areas[SANITY_METRIC] = np.abs(rank_correlation(found["trained"], found["randomised"][-1]))
+    table = tabulate_predictions(predictions).assign(drawn=np.arange(len(predictions)) < n)
+    return table.join(pd.DataFrame(areas))
+
+
+def _tabulate_curves(found: MapArrays, groups: NDArray[np.str_], options: IntervalOptions) -> pd.DataFrame:
+    """Compute the mean of each curve (n, steps + 1) by step, with its interval."""
+    values = np.concatenate([*found.values()], axis=1).astype(np.float64)
+    points = values.shape[1] // len(found)
+    shares = np.tile(np.linspace(0, 1, points), len(found))
+    table = pd.DataFrame({"curve": np.repeat([*found], points), "share": shares, "probability": values.mean(axis=0)})
+    return _add_intervals(table, values, groups, options)
+
+
+def _tabulate_sanity(found: MapArrays, groups: NDArray[np.str_], options: IntervalOptions) -> pd.DataFrame:
+    """Compute the mean correlation with the maps of each network with random weights, with its interval."""
+    correlations = np.abs([rank_correlation(found["trained"], maps) for maps in found["randomised"]]).T
+    mean = stats.build_mean_statistic(correlations)(np.ones((1, len(correlations))))[0]
+    table = pd.DataFrame({name: found[name] for name in ("groups_randomised", "groups")} | {"correlation": mean})
+    return _add_intervals(table, correlations, groups, options)
+
+
+def _add_intervals(
+    table: pd.DataFrame, values: NDArray[np.float64], groups: NDArray[np.str_], options: IntervalOptions
+) -> pd.DataFrame:
+    """Add the ends of the intervals of the means of columns (n, K), and their numbers of values, to K rows."""
+    mean = stats.build_mean_statistic(values)
+    low, high = stats.bootstrap_interval(mean, groups, options.resamples, options.level, options.seed)
+    return table.assign(low=low, high=high, n=(~np.isnan(values)).sum(axis=0))

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.activation_figures import EVIDENCE_COLORMAP, Arrays, draw_overlay
-from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import SANITY_METRIC
+from avatar_bench.evaluation.blocks.gradcam import SANITY_METRIC, comparison_figures
+from avatar_bench.evaluation.blocks.gradcam.map_overlays import EVIDENCE_COLORMAP, Arrays, draw_overlay
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric, Result
@@ -26,7 +26,9 @@ _SIGNED_COLORMAP = "coolwarm"
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw the curves, the sanity check, and the maps over images of each class unless none is to be shown."""
+    """Draw the figures of a comparison of runs; or, of one run, its curves, sanity check and images with their maps."""
+    if "curves" not in result.arrays:
+        return comparison_figures.draw(result)
     maps, shown, floor = result.arrays["maps"], result.arrays["shown"], result.metrics[SANITY_METRIC].floor
     images = dict(zip(shown["rows"].tolist(), shown["images"], strict=True))
     drawn = {
@@ -130,12 +132,12 @@ def _draw_explanation(
     cells[0].set_title(f"{target}\n{text}", fontsize=7.5)
     if "rollout" in maps:
         *cells, last = cells
-        draw_overlay(last, image, maps["rollout"][row], EVIDENCE_COLORMAP)
+        draw_overlay(last, image, maps["rollout"][row])
         last.set_title(_("attention\nrollout"), fontsize=7.5)
-    draw_overlay(cells[1], image, maps["predicted"][row], EVIDENCE_COLORMAP)
+    draw_overlay(cells[1], image, maps["predicted"][row])
     cells[1].set_title(_("predicted:\n{name}", name=guess), fontsize=7.5)
     if len(cells) > 2:
-        draw_overlay(cells[2], image, maps["true"][row], EVIDENCE_COLORMAP)
+        draw_overlay(cells[2], image, maps["true"][row])
         cells[2].set_title(_("true:\n{name}", name=target), fontsize=7.5)
 
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
 from avatar_bench.config.entries import find_entries
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.block import group_by_recipe
 from avatar_bench.evaluation.blocks.integrated_score import score_tables as tables
-from avatar_bench.evaluation.blocks.integrated_score.score_inputs import (
-    Reading,
-    average_over_seeds,
-    count_units,
-    find_qualities,
-    read_qualities,
-    resample_qualities,
-)
+from avatar_bench.evaluation.blocks.integrated_score.score_inputs import Reading, find_qualities, read_qualities
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.metrics import integrated_score
+from avatar_bench.metrics.stats import Floats
 from avatar_bench.results.declaration import QualityDeclaration
 from avatar_bench.results.predictions import to_string_array
 from avatar_bench.results.reasons import Reason
@@ -33,8 +28,6 @@ from avatar_bench.results.result import Metric, Result
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
-
-Floats = NDArray[np.float64]
 
 
 def _list_weights() -> dict[str, float]:
@@ -49,7 +42,7 @@ def _list_ranges() -> dict[str, list[float | None]]:
 class IntegratedScore(IntervalOptions):
     """Ranking of models by the weighted mean of their qualities, each scaled from 0 (worst) to 1."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads_results: ClassVar[bool] = True
 
     weights: dict[str, float] = option(_list_weights, help="of the qualities that blocks declare; 0: not used")
@@ -95,15 +88,15 @@ class IntegratedScore(IntervalOptions):
                 f"{others[0].label} has the classes {found}, {runs[0].label} {known}.",
                 "Compare runs with the same classes.",
             )
-        readings = [read_qualities(run, name, self.qualities, self.ood_score) for run in runs]
+        readings = [read_qualities(run, name, self.ood_score) for run in runs]
         settings = self._tabulate_settings(readings, len(classes))
         self._check_directions(runs, readings, settings)
         models = self._score_models(runs, readings, settings)
         scores = tables.build_scores_table(models, runs, readings, self.level)
         result = Result("integrated_score", name, len(datasets[0]), classes)
-        result.metrics = _build_metrics(scores, count_units(readings, name))
+        result.metrics = self._build_metrics(scores, len(datasets[0]), readings)
         result.tables = {
-            "scores": tables.sort_by_score(scores),
+            "scores": scores.sort_values("score", ascending=False, kind="stable", ignore_index=True),
             "raw": tables.build_runs_table(runs, readings),
             "models": tables.build_models_table(models),
             "qualities": settings,
@@ -115,7 +108,7 @@ class IntegratedScore(IntervalOptions):
         return result
 
     def _tabulate_settings(self, readings: Sequence[Reading], classes: int) -> pd.DataFrame:
-        """Tabulate the metric, weight and range of each quality, and whether it is resampled."""
+        """Tabulate the metric, weight and range of each quality, and whether it is drawn."""
         rows = []
         for key, quality in find_qualities().items():
             worst, best = self.ranges[key]
@@ -129,7 +122,7 @@ class IntegratedScore(IntervalOptions):
                     "worst": guessing if worst is None else worst,
                     "best": best,
                     "log": quality.log,
-                    "resampled": any(reading[key].resampled for reading in readings),
+                    "resampled": key in self.qualities and any(reading[key].is_uncertain for reading in readings),
                     "scale": self.scale,
                 }
             )
@@ -151,24 +144,54 @@ class IntegratedScore(IntervalOptions):
     def _score_models(
         self, runs: Sequence[Run], readings: Sequence[Reading], settings: pd.DataFrame
     ) -> tables.ScoredModels:
-        """Score the models, and the complete ones again by resample and by random weighting."""
+        """Score the models, and the complete ones again by draw and by random weighting."""
         recipes = group_by_recipe(runs).items()
         members = {runs[own[0]].label if len(own) == 1 else name: own for name, own in recipes}
         values = np.array([[reading[key].value for key in self.qualities] for reading in readings])
         means = np.stack([values[own].mean(axis=0) for own in members.values()])
         complete = ~np.isnan(means).any(axis=1)
-        resampled = resample_qualities(readings, self.qualities, self.resamples, self.seed)
-        drawn = average_over_seeds(resampled, list(members.values()), self.seed)
+        drawn = self._draw_models(readings, list(members.values()))
         ends = np.quantile(drawn, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
         used = settings[settings["weight"] > 0]
         normalised, redrawn = (_normalise(each, complete, used) for each in (means, drawn))
         weights = used["weight"].to_numpy()
         score, scores = (integrated_score.weighted_mean(each, weights) for each in (normalised, redrawn))
-        others = integrated_score.draw_weights(self.weightings, len(weights), self.seed)[:, None]
-        weighted = integrated_score.weighted_mean(normalised[complete], others)
+        # uniform on the simplex
+        others = np.random.default_rng(self.seed).dirichlet(np.ones(len(weights)), self.weightings)
+        weighted = integrated_score.weighted_mean(normalised[complete], others[:, None])
         return tables.ScoredModels(
             self.qualities, members, means, ends, normalised, score, scores[:, complete], weighted
         )
+
+    def _draw_models(self, readings: Sequence[Reading], members: Sequence[Sequence[int]]) -> Floats:
+        """Draw the qualities of each model, (B, M, Q), from the intervals of its runs, and its runs with replacement.
+
+        Qualities of the same images share the draw: all are better or worse at once. Models do not: none depends on the
+        others.
+        """
+        drawn = np.empty((self.resamples, len(members), len(self.qualities)))
+        levels = stats.norm.ppf((np.arange(self.resamples) + 0.5) / self.resamples)
+        for model, own in enumerate(members):
+            generator = np.random.default_rng((self.seed, model))
+            shares = generator.multinomial(len(own), np.full(len(own), 1 / len(own)), self.resamples) / len(own)
+            images = [readings[own[0]][key].images for key in self.qualities]
+            normal = {each: generator.permutation(levels) for each in dict.fromkeys(images)}
+            for column, key in enumerate(self.qualities):
+                values = [readings[run][key].draw(normal[images[column]]) for run in own]
+                drawn[:, model, column] = (shares * np.column_stack(values)).sum(axis=1)
+        return drawn
+
+    def _build_metrics(self, scores: pd.DataFrame, n: int, readings: Sequence[Reading]) -> dict[str, Metric]:
+        """Return the score of each model on n images; its units are the fewest of a quality."""
+        found = {}
+        drawn = [reading[key] for reading in readings for key in self.qualities if reading[key].is_uncertain]
+        units = min((quality.units for quality in drawn), default=None)
+        for row in scores.to_dict("records"):
+            method = f"drawn from intervals by {'seed and ' * (row['seeds'] > 1)}group"
+            ends, reason = (row["score"], row["score_low"], row["score_high"]), Reason.parse_cell(row["missing"])
+            metric = metric_with_interval(*ends, n if row["complete"] else 0, method, reason=reason)
+            found[f"score/{row['run']}"] = replace(metric, units=units) if metric.interval else metric
+        return found
 
     def _collect_warnings(self, runs: Sequence[Run], readings: Sequence[Reading], result: Result) -> Iterator[Reason]:
         """Warn of models that are not ranked, values that cannot be compared, and values outside their fixed range."""
@@ -198,16 +221,6 @@ def _normalise(values: Floats, complete: NDArray[np.bool_], settings: pd.DataFra
         for about, column in zip(settings.to_dict("records"), np.moveaxis(values, -1, 0), strict=True)
     ]
     return np.stack(columns, axis=-1)
-
-
-def _build_metrics(scores: pd.DataFrame, units: int) -> dict[str, Metric]:
-    """Return the score of each model; `units` are the resampled groups."""
-    found = {}
-    for row in scores.to_dict("records"):
-        method = "bootstrap by seed and group" if row["seeds"] > 1 else "bootstrap by group"
-        ends, n = (row["score"], row["score_low"], row["score_high"]), units if row["complete"] else 0
-        found[f"score/{row['run']}"] = metric_with_interval(*ends, n, method, reason=Reason.parse_cell(row["missing"]))
-    return found
 
 
 def _is_valid_range(quality: QualityDeclaration, ends: Sequence[float | None]) -> bool:

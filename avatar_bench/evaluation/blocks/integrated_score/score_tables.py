@@ -11,14 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.blocks.integrated_score.score_inputs import Reading
-from avatar_bench.evaluation.model_scatter import tabulate_runs
+from avatar_bench.evaluation.model_figures import tabulate_runs
 from avatar_bench.metrics import integrated_score, paired_tests
+from avatar_bench.metrics.stats import Floats
 from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class ScoredModels:
     """M models by name with the positions of the runs of each, their Q qualities and scores.
 
     `values` (M, Q) are the measured qualities, `ends` (2, M, Q) their intervals, `normalised` (M, Q) lie from 0 to 1;
-    `score` is (M,). `drawn` (B, K) are the scores of the K complete models by resample, `weighted` (W, K) by random
-    weighting.
+    `score` is (M,). `drawn` (B, K) are the scores of the K complete models by draw from the intervals, `weighted`
+    (W, K) by random weighting.
     """
 
     qualities: tuple[str, ...]
@@ -60,24 +59,18 @@ def build_scores_table(
     models: ScoredModels, runs: Sequence[Run], readings: Sequence[Reading], level: float
 ) -> pd.DataFrame:
     """Return score, ranks, Pareto front and qualities of each model, in their order."""
-    table = pd.DataFrame({"run": list(models.members), "seeds": [len(own) for own in models.members.values()]})
+    members = models.members.values()
+    table = pd.DataFrame({"run": list(models.members), "seeds": [len(own) for own in members]})
     table = table.assign(complete=models.complete, score=models.score).join(_rank_models(models, level))
     table["pareto"] = models.find_front(*models.qualities)
-    for key, column in zip(models.qualities, models.normalised.T, strict=True):
-        table[f"normalised/{key}"] = column
-    members = models.members.values()
+    table[[f"normalised/{key}" for key in models.qualities]] = models.normalised
     table["missing"] = [_list_missing(own, runs, readings, models.qualities) for own in members]
     table["data_fingerprint"] = [_join_fingerprints([readings[run] for run in own]) for own in members]
     return table
 
 
-def sort_by_score(table: pd.DataFrame) -> pd.DataFrame:
-    """Sort the best first, incomplete models last."""
-    return table.sort_values("score", ascending=False, kind="stable", na_position="last", ignore_index=True)
-
-
 def build_ranks_table(models: ScoredModels) -> pd.DataFrame:
-    """Count how often each complete model has each rank, by resample and by random weighting, as proportions."""
+    """Count how often each complete model has each rank, by draw and by random weighting, as proportions."""
     names = models.ranked_names
     return pd.DataFrame(
         {
@@ -110,24 +103,18 @@ def build_models_table(models: ScoredModels) -> pd.DataFrame:
 
 def _rank_models(models: ScoredModels, level: float) -> pd.DataFrame:
     """Return a row for each complete model, by its position: interval of its score, and its ranks."""
-    low, high = np.quantile(models.drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    table = pd.DataFrame(index=np.flatnonzero(models.complete))
+    table["score_low"], table["score_high"] = np.quantile(models.drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     by_chance, by_weight = paired_tests.ranks(models.drawn), paired_tests.ranks(models.weighted)
-    chance_low, chance_high = integrated_score.rank_interval(by_chance, level)
-    weight_low, weight_high = integrated_score.rank_interval(by_weight, level)
-    ranks = {
-        "rank": paired_tests.ranks(models.score[models.complete]),
-        "rank_low": chance_low,
-        "rank_high": chance_high,
-        "weighted_rank_low": weight_low,
-        "weighted_rank_median": integrated_score.rank_interval(by_weight, 0.0)[0],
-        "weighted_rank_high": weight_high,
-    }
-    shares = {
-        "share_first": integrated_score.rank_shares(by_weight)[:, :1].ravel(),
-        "share_first_resampled": integrated_score.rank_shares(by_chance)[:, :1].ravel(),
-    }
-    table = pd.DataFrame({"score_low": low, "score_high": high} | ranks | shares, np.flatnonzero(models.complete))
-    return table.astype(dict.fromkeys(ranks, "Int64"))
+    table["rank"] = paired_tests.ranks(models.score[models.complete])
+    table["rank_low"], table["rank_high"] = integrated_score.rank_interval(by_chance, level)
+    table["weighted_rank_low"], high = integrated_score.rank_interval(by_weight, level)
+    table["weighted_rank_median"] = integrated_score.rank_interval(by_weight, 0.0)[0]
+    table["weighted_rank_high"] = high
+    table = table.astype(dict.fromkeys(table.filter(like="rank"), "Int64"))
+    table["share_first"] = integrated_score.rank_shares(by_weight)[:, :1].ravel()
+    table["share_first_resampled"] = integrated_score.rank_shares(by_chance)[:, :1].ravel()
+    return table
 
 
 def _list_missing(

@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
+from avatar_bench.data.splits import HOLD_OUT_UNITS, find_units
 from avatar_bench.errors import BlockError, suggest_names
 from avatar_bench.evaluation.blocks.leave_one_source_out import held_out_sources as sources
 from avatar_bench.evaluation.blocks.leave_one_source_out import recipe_summary
 from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import Cell, Cells
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
-from avatar_bench.evaluation.seeds import warn_about_seeds
+from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
+from avatar_bench.metrics.stats import Floats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(kw_only=True)
@@ -45,7 +44,8 @@ class LeaveOneSourceOut(IntervalOptions):
         Raise BlockError if no run held out a source, if the data set holds no image of the held-out sources, or if
         `base` is not one of the recipes.
         """
-        kept = [place for place, run in enumerate(runs) if sources.holds_out_sources(run)]
+        splits = [sources.read_split_options(run) for run in runs]
+        kept = [place for place, split in enumerate(splits) if split.get("by") in HOLD_OUT_UNITS]
         if not kept:
             raise BlockError(
                 f"None of the {len(runs)} runs held out a source or generator.",
@@ -56,8 +56,14 @@ class LeaveOneSourceOut(IntervalOptions):
         if not cells:
             raise BlockError(f"{sets[0].name} has no image of the held-out sources: evaluate the runs on split=test.")
         classes = used[0].classes
-        drawn = {cell: sources.build_recipes(cell, members).draw(self) for cell, members in cells.items()}
-        matrix = self._build_matrix(cells, drawn, classes, sources.list_units(used))
+        recipes = {
+            cell: Recipes.of({cell.recipe: range(len(members))}, *zip(*members, strict=True))
+            for cell, members in cells.items()
+        }
+        drawn = {cell: own.draw(self) for cell, own in recipes.items()}
+        matrix = self._build_matrix(cells, recipes, drawn, classes)
+        unit_of = dict(pair for place in kept for pair in find_units(splits[place].get("units") or {}).items())
+        matrix.insert(3, "unit", matrix["source"].replace(unit_of))
         n = int(matrix.drop_duplicates(["source", "target"])["n"].sum())
         result = Result("leave_one_source_out", sets[0].name, n, classes)
         base = self._choose_base(list(dict.fromkeys(matrix["recipe"])))
@@ -90,28 +96,26 @@ class LeaveOneSourceOut(IntervalOptions):
         return found[0]
 
     def _build_matrix(
-        self, cells: Cells, drawn: Mapping[Cell, Floats], classes: Sequence[str], unit_of: Mapping[str, str]
+        self, cells: Cells, recipes: Mapping[Cell, Recipes], drawn: Mapping[Cell, Floats], classes: Sequence[str]
     ) -> pd.DataFrame:
         """Return recall and the proportion of each predicted class for each recipe and source.
 
         The ends `low_joint` and `high_joint` hold at once for all sources of a recipe that count (Bonferroni).
         """
         rows = []
-        is_counted = {cell: len(members[0][1].targets) >= self.minimum for cell, members in cells.items()}
-        tests = Counter(cell.recipe for cell, counted in is_counted.items() if counted)
-        for cell, members in cells.items():
-            recipes, counted = sources.build_recipes(cell, members), is_counted[cell]
-            metric = recipes.accuracies(self, drawn[cell])[cell.recipe]
-            n = recipes.right.shape[1]
-            taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in members]
-            ends: list[object] = [metric.value, metric.low, metric.high, np.nan, np.nan, metric.interval]
-            if counted:
+        tests = Counter(cell.recipe for cell, own in recipes.items() if own.right.shape[1] >= self.minimum)
+        for cell, own in recipes.items():
+            metric = own.accuracies(self, drawn[cell])[cell.recipe]
+            seeds, n = own.right.shape
+            joint: tuple[float | None, float | None] = np.nan, np.nan
+            if n >= self.minimum:
                 strict = replace(self, level=1 - (1 - self.level) / tests[cell.recipe])
-                joint = recipes.accuracies(strict, drawn[cell])[cell.recipe]
-                ends[3:5] = joint.low, joint.high
-            groups, unit = recipes.units.usable.count, unit_of.get(cell.source, cell.source)
-            rows.append((*cell, unit, len(taken), n, groups, *ends, counted, *np.mean(taken, axis=0)))
-        columns = ["recipe", "source", "target", "unit", "seeds", "n", "groups", "recall", "low", "high"]
+                strictly = own.accuracies(strict, drawn[cell])[cell.recipe]
+                joint = strictly.low, strictly.high
+            ends = metric.value, metric.low, metric.high, *joint, metric.interval
+            taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in cells[cell]]
+            rows.append((*cell, seeds, n, own.units.usable.count, *ends, n >= self.minimum, *np.mean(taken, axis=0)))
+        columns = [*Cell._fields, "seeds", "n", "groups", "recall", "low", "high"]
         columns += ["low_joint", "high_joint", "interval", "counted"]
         return pd.DataFrame(rows, columns=[*columns, *(f"predicted_as_{name}" for name in classes)])
 
@@ -134,11 +138,10 @@ class LeaveOneSourceOut(IntervalOptions):
                 )
             for name, better in (("in_domain", True), ("train_seconds", False)):
                 value, n = float(row[name]), int(row["sources"])
-                none = np.isnan(value)
-                metric = Metric(
-                    None if none else value, n, higher_is_better=better, reason=unknown[name] if none else None
+                none = Metric(None, n, higher_is_better=better, reason=unknown[name])
+                found[name + endings[row["recipe"]]] = (
+                    none if np.isnan(value) else replace(none, value=value, reason=None)
                 )
-                found[name + endings[row["recipe"]]] = metric
         twice = matrix.duplicated(["recipe", "source"], keep=False)
         for (__, row), is_twice in zip(matrix.iterrows(), twice, strict=True):
             source = f"{row['source']} {row['target']}" if is_twice else row["source"]

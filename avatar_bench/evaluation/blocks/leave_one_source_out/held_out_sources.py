@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.data.splits import HOLD_OUT_UNITS, find_units, name_units
+from avatar_bench.data.splits import name_units
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.seeds import Recipes, group_across_options
+from avatar_bench.evaluation.block import tabulate_predictions
+from avatar_bench.evaluation.seeds import group_across_options
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -37,16 +38,6 @@ def read_split_options(run: Run) -> dict[str, Any]:
     return (run.config.get("data") or {}).get("split") or {}
 
 
-def holds_out_sources(run: Run) -> bool:
-    """Return whether a run's test set consists of sources or generators that were held out of training."""
-    return read_split_options(run).get("by") in HOLD_OUT_UNITS
-
-
-def list_units(runs: Sequence[Run]) -> dict[str, str]:
-    """Return the unit of each source that was held out together with others."""
-    return dict(pair for run in runs for pair in find_units(read_split_options(run).get("units") or {}).items())
-
-
 def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
     """Return the predictions of each run for each class of its held-out sources, with images and classes aligned.
 
@@ -67,21 +58,15 @@ def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
     return found
 
 
-def build_recipes(cell: Cell, members: Sequence[tuple[Run, Predictions]]) -> Recipes:
-    """Combine the predictions of one cell's runs into one recipe."""
-    runs, found = [run for run, _ in members], [predictions for _, predictions in members]
-    return Recipes.of({cell.recipe: range(len(runs))}, runs, found)
-
-
 def build_images_table(cells: Mapping[Cell, Sequence[tuple[Run, Predictions]]]) -> pd.DataFrame:
     """Return a row for each image and run; the block's numbers can be recomputed from it."""
-    parts = []
-    for cell, members in cells.items():
-        for run, one in members:
-            predicted = np.array(one.classes)[one.predicted]
-            columns = {"path": one.paths, "group": one.groups, "prediction": predicted, "correct": one.correct}
-            parts.append(pd.DataFrame(cell._asdict() | {"seed": run.seed} | columns))
-    return pd.concat(parts, ignore_index=True)
+    columns = ["path", "group", "prediction", "correct"]
+    parts = [
+        tabulate_predictions(one)[columns].assign(**cell._asdict(), seed=run.seed)
+        for cell, members in cells.items()
+        for run, one in members
+    ]
+    return pd.concat(parts, ignore_index=True)[[*Cell._fields, "seed", *columns]]
 
 
 def _split_predictions(run: Run, dataset: Dataset, first: Run) -> Iterator[tuple[str, str, Predictions]]:

@@ -17,7 +17,7 @@ from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import
     read_split_options,
 )
 from avatar_bench.evaluation.intervals import IntervalOptions
-from avatar_bench.evaluation.seeds import group_across_options
+from avatar_bench.evaluation.seeds import group_across_options, weigh_doublings
 from avatar_bench.metrics import paired_tests, stats
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def build_summary(
     for recipe in dict.fromkeys(matrix["recipe"]):
         own = counted[counted["recipe"] == recipe]
         common = _find_common(counted, cells, base, recipe) if recipe != base else []
-        pair = [own.set_index(_KEY).loc[common].reset_index(), _select(counted, base).loc[common].reset_index()]
+        pair = [_select(counted, name).loc[common].reset_index() for name in (recipe, base)]
         ours, theirs = (_resample_mean(options, table, drawn) for table in pair)
         mean = _summarise(options, own, _resample_mean(options, own, drawn), is_recall=True)
         gain = _summarise(options, pair[0], ours - theirs)
@@ -87,24 +87,20 @@ def build_curve(
         means = [_resample_mean(options, table, drawn) for table in tables]
         estimates = [_summarise(options, tables[0], mean, is_recall=True)[:3] for mean in means]
         rows += [(curve, n, len(common), *estimate) for (n, __), estimate in zip(points, estimates, strict=True)]
-        doublings = np.log2([n for n, __ in points])
-        slope = (doublings - doublings.mean()) / ((doublings - doublings.mean()) ** 2).sum()
+        slope = weigh_doublings([n for n, __ in points])
         gains[curve] = _summarise(options, tables[0], np.column_stack(means) @ slope)
     return pd.DataFrame(rows, columns=["recipe", "train_sources", "sources", "mean", "low", "high"]), gains
 
 
 def _compute_costs(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
-    """Return the mean accuracy on val and the mean training time of each recipe; NaN if none is recorded."""
-    found = [(_read_in_domain_accuracy(run), run.record.get("train_seconds")) for run in runs]
-    costs = pd.DataFrame(found, columns=["in_domain", "train_seconds"], dtype=np.float64)
+    """Return the mean accuracy on val, of sources of training, and the mean training time of each recipe, or NaN."""
+    found = []
+    for run in runs:
+        accuracy, val_by = (run.record.get("metrics") or {}).get("val/accuracy"), read_split_options(run).get("val_by")
+        found.append((None if val_by == "source" else accuracy, run.record.get("train_seconds")))
+    costs = pd.DataFrame(found, dtype=np.float64)
     means = {name: costs.iloc[places].mean() for name, places in group_across_options(runs, HELD_OUT).items()}
-    return {name: (float(mean["in_domain"]), float(mean["train_seconds"])) for name, mean in means.items()}
-
-
-def _read_in_domain_accuracy(run: Run) -> float | None:
-    """Return the accuracy on val; None if it has other sources than training."""
-    is_known = read_split_options(run).get("val_by") != "source"
-    return (run.record.get("metrics") or {}).get("val/accuracy") if is_known else None
+    return {name: (float(accuracy), float(seconds)) for name, (accuracy, seconds) in means.items()}
 
 
 def _select(counted: pd.DataFrame, recipe: str) -> pd.DataFrame:

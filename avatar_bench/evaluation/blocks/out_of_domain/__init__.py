@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,11 @@ from numpy.typing import NDArray
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, ConfigError
-from avatar_bench.evaluation import ood_sets as reading
-from avatar_bench.evaluation.block import check_class_order
+from avatar_bench.evaluation.block import check_class_order, make_columns, read_ood_sets
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.evaluation.ood_sets import OutOfDomainSet, tabulate_scores, tabulate_sets
 from avatar_bench.metrics import detection, plots, stats
-from avatar_bench.metrics.ood_scores import OodScore
-from avatar_bench.metrics.ood_scores.decision import DecisionDistance
+from avatar_bench.metrics.ood_scores import DecisionOodScore, OodScore
+from avatar_bench.metrics.stats import Floats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs.decisions import MAX_OOD_PERCENTILE, NEIGHBOURS, rank_embeddings
@@ -31,12 +30,28 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-Floats = NDArray[np.float64]
 DETECTION_METRICS = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
 SHIFTED_SET_LABELS = {"children_adults": "real", "simpsons": "drawing"}
 NEAR_SETS = ("animal_faces", "icons")
+IN_DOMAIN = "in_domain"  # kind of the evaluated set
+_OUTSIDE = ("near", "far")  # kinds of sets without a class of the run
+_ORDER = {"near": 0, "far": 0, "shifted": 1, IN_DOMAIN: 2}  # of kinds in the metrics
 _CONFIDENCE_STATISTICS = ("mean_confidence", "std_confidence")
 _FEW = 30  # images of a set below which its metrics are unreliable
+
+
+class OutOfDomainSet(NamedTuple):
+    """Set outside the domain, or the evaluated one: its kind (near, far, shifted), images and predictions."""
+
+    name: str
+    kind: str
+    dataset: Dataset
+    predictions: Predictions
+
+    @property
+    def should_reject(self) -> NDArray[np.bool_]:
+        """Mark the images that deserve low confidence: those of no class, and misclassified ones."""
+        return ~self.predictions.correct
 
 
 @dataclass(kw_only=True)
@@ -76,30 +91,36 @@ class OutOfDomain(IntervalOptions):
         GuardError if the class names are in the wrong order, or if decisions are fitted on images of a set.
         """
         sets = self._read_sets(run, dataset)
-        inside = run.predictions(dataset)
+        inside = OutOfDomainSet(dataset.name, IN_DOMAIN, dataset, run.predictions(dataset))
         training: Predictions | None = None
         with suppress(BlockError):  # they are unknown
             training = run.training()
-        everything = {"in_domain": inside, **{each.name: each.predictions for each in sets}}
-        for predictions in everything.values():
-            check_class_order(predictions, run.allow)
-        reference = _read_reference(run, [dataset, *(each.dataset for each in sets)])
+        everything = [inside, *sets]
+        for each in everything:
+            check_class_order(each.predictions, run.allow)
+        reference = _read_reference(run, everything)
         scorers = self._build_scores()
-        missing = _explain_missing(scorers, everything.values(), training, reference)
+        missing = _explain_missing(scorers, everything, training, reference)
         scorers = {name: scorer for name, scorer in scorers.items() if name not in missing}
         scores = _compute_scores(scorers, training, reference, everything)
-        percentiles = {name: _rank(reference, predictions) for name, predictions in everything.items()}
-        result = Result("out_of_domain", dataset.name, len(inside), run.classes)
-        measured, table = _measure_confidence(self, dataset.name, inside, sets)
-        flagged = self._measure_flagged(dataset.name, inside, sets, percentiles)
-        result.metrics = flagged | self._compute_metrics(inside, sets, scores, missing) | measured
+        percentiles = [
+            np.full(len(each.predictions), np.nan)
+            if reference is None
+            else rank_embeddings(reference, each.predictions.embeddings)
+            for each in everything
+        ]
+        result = Result("out_of_domain", dataset.name, len(inside.predictions), run.classes)
+        measured, table = _measure_confidence(self, everything)
+        flagged = self._measure_flagged(everything, percentiles)
+        result.metrics = flagged | self._compute_metrics(everything, scores, missing) | measured
+        rows = zip(everything, scores, percentiles, strict=True)
         result.tables = {
-            "sets": tabulate_sets(dataset.name, inside, sets),
+            "sets": pd.DataFrame([_build_set_row(each) for each in everything]),
             "confidence": table,
-            "scores": tabulate_scores(dataset.name, inside, sets, scores, percentiles),
+            "scores": pd.concat([_build_score_rows(*row) for row in rows], ignore_index=True),
         }
         if self.gallery and any(each.should_reject.any() for each in sets):
-            result.arrays["gallery"] = self._select_images(sets, start=len(inside))
+            result.arrays["gallery"] = self._select_images(sets, start=len(inside.predictions))
         for why in dict.fromkeys(missing.values()):
             names = [name for name, reason in missing.items() if reason == why]
             result.warnings.append(Reason("not_computed", scores=names, why=why))
@@ -109,7 +130,7 @@ class OutOfDomain(IntervalOptions):
         return result
 
     def _read_sets(self, run: Run, dataset: Dataset) -> list[OutOfDomainSet]:
-        found = reading.read_ood_sets(run)
+        found = read_ood_sets(run)
         if not found:
             raise BlockError(
                 "The run has no out-of-domain set.", "Add one with 'data.ood={name: FOLDER}' in evaluate or train."
@@ -149,72 +170,61 @@ class OutOfDomain(IntervalOptions):
         options = {"knn": {"k": self.k}} | self.options
         return {name: find_entry("ood_score", name).build(options.get(name)) for name in self.scores}
 
-    def _measure_flagged(
-        self, name: str, inside: Predictions, sets: Sequence[OutOfDomainSet], percentiles: Mapping[str, Floats]
-    ) -> dict[str, Metric]:
+    def _measure_flagged(self, sets: Sequence[OutOfDomainSet], percentiles: Sequence[Floats]) -> dict[str, Metric]:
         """Return the fraction of each set that decisions flag as unlike the reference, the evaluated set last.
 
         The floor of a set outside the domain is the fraction of the evaluated one: what a rule flags that sees nothing.
         """
         found: dict[str, Metric] = {}
-        floor = float((percentiles["in_domain"] > MAX_OOD_PERCENTILE).mean())
-        parts = [(one.name, one.name, one.kind != "shifted", one.predictions) for one in sets]
-        parts.sort(key=lambda part: not part[2])
-        for key, of, is_outside, predictions in [*parts, ("in_domain", name, False, inside)]:
-            if np.isnan(percentiles[key]).any():
+        floor = float((percentiles[0] > MAX_OOD_PERCENTILE).mean())
+        for each, percentile in sorted(zip(sets, percentiles, strict=True), key=lambda pair: _ORDER[pair[0].kind]):
+            is_outside = each.kind in _OUTSIDE
+            if np.isnan(percentile).any():
                 metric = Metric(None, 0, higher_is_better=is_outside, reason=Reason("needs_reference"))
             else:
-                flags, chance = percentiles[key] > MAX_OOD_PERCENTILE, floor if is_outside else None
-                metric = compute_proportion(self, flags, predictions.units, is_outside, chance)
-            found[f"flagged/{of}"] = metric
+                chance = floor if is_outside else None
+                flags = percentile > MAX_OOD_PERCENTILE
+                metric = compute_proportion(self, flags, each.predictions.units, is_outside, chance)
+            found[f"flagged/{each.name}"] = metric
         return found
 
     def _compute_metrics(
-        self,
-        inside: Predictions,
-        sets: Sequence[OutOfDomainSet],
-        scores: Mapping[str, pd.DataFrame],
-        missing: Mapping[str, Reason],
+        self, everything: Sequence[OutOfDomainSet], scores: Sequence[pd.DataFrame], missing: Mapping[str, Reason]
     ) -> dict[str, Metric]:
+        inside, *sets = everything
+        classes = inside.predictions.classes
         found: dict[str, Metric] = {}
-        for each in sets:
-            if each.kind != "shifted":
-                found |= self._compute_detection(inside, each, scores["in_domain"], scores[each.name])
-                for score, why in missing.items():
-                    found |= {
-                        f"{figure}/{each.name}/{score}": Metric(None, 0, higher_is_better=figure != "fpr95", reason=why)
-                        for figure in DETECTION_METRICS
-                    }
-        classes = inside.classes
+        for each, of_set in zip(sets, scores[1:], strict=True):
+            if each.kind in _OUTSIDE:
+                found |= self._compute_detection(inside, each, scores[0], of_set)
+                for (score, why), name in product(missing.items(), DETECTION_METRICS):
+                    metric = Metric(None, 0, higher_is_better=name != "fpr95", reason=why)
+                    found[f"{name}/{each.name}/{score}"] = metric
         for each in sets:
             known = each.predictions.take(each.predictions.targets >= 0)
             if len(known):
-                found[f"accuracy/{each.name}"] = compute_proportion(
-                    self, known.correct, known.units, floor=1 / len(classes)
-                )
-        for each in sets:
-            for index, name in enumerate(classes):
-                share = compute_proportion(
-                    self, each.predictions.predicted == index, each.predictions.units, higher_is_better=None
-                )
-                found[f"share/{each.name}/{name}"] = share
+                metric = compute_proportion(self, known.correct, known.units, floor=1 / len(classes))
+                found[f"accuracy/{each.name}"] = metric
+        for each, (index, name) in product(sets, enumerate(classes)):
+            chosen = each.predictions.predicted == index
+            found[f"share/{each.name}/{name}"] = compute_proportion(self, chosen, each.predictions.units, None)
         return found
 
     def _compute_detection(
-        self, inside: Predictions, each: OutOfDomainSet, domain: pd.DataFrame, outside_domain: pd.DataFrame
+        self, inside: OutOfDomainSet, each: OutOfDomainSet, domain: pd.DataFrame, outside_domain: pd.DataFrame
     ) -> dict[str, Metric]:
         both = pd.concat([domain, outside_domain], ignore_index=True)
         if both.empty:
             return {}
         outside = np.arange(len(both)) >= len(domain)
         floor = {"auroc": 0.5, "aupr": float(outside.mean()), "fpr95": detection.FPR_RECALL}
-        names = [(figure, score) for score in both for figure in DETECTION_METRICS]
-        measures = list(DETECTION_METRICS.values())
-        parts = [detection.build_roc_statistic(both[score], outside, measures) for score in both]
-        keys = {f"{figure}/{each.name}/{score}": figure for figure, score in names}
-        better = {key: figure != "fpr95" for key, figure in keys.items()}
-        floors = {key: floor[figure] for key, figure in keys.items()}
-        groups = np.concatenate([inside.groups, each.predictions.groups])
+        parts = [
+            detection.build_roc_statistic(both[score], outside, list(DETECTION_METRICS.values())) for score in both
+        ]
+        keys = {f"{name}/{each.name}/{score}": name for score in both for name in DETECTION_METRICS}
+        better = {key: name != "fpr95" for key, name in keys.items()}
+        floors = {key: floor[name] for key, name in keys.items()}
+        groups = np.concatenate([inside.predictions.groups, each.predictions.groups])
         return bootstrap_metrics(self, list(keys), stats.JoinedStatistic(parts), groups, better, floors)
 
     def _select_images(self, sets: Sequence[OutOfDomainSet], start: int) -> dict[str, NDArray[Any]]:
@@ -224,7 +234,7 @@ class OutOfDomain(IntervalOptions):
         """
         lengths = [len(each.predictions) for each in sets]
         starts = dict(zip((each.name for each in sets), np.cumsum([start, *lengths]), strict=False))
-        asked = [each for each in sets if each.kind != "shifted"] or [each for each in sets if each.should_reject.any()]
+        asked = [each for each in sets if each.kind in _OUTSIDE] or [each for each in sets if each.should_reject.any()]
         images, places = [], []
         for place, each in enumerate(asked):
             number = len(range(place, self.gallery, len(asked)))  # equally many of each
@@ -236,96 +246,122 @@ class OutOfDomain(IntervalOptions):
 
 
 def _measure_confidence(
-    intervals: IntervalOptions, name: str, inside: Predictions, sets: Sequence[OutOfDomainSet]
+    intervals: IntervalOptions, sets: Sequence[OutOfDomainSet]
 ) -> tuple[dict[str, Metric], pd.DataFrame]:
     """Return the metrics of confidence by set, and a table by set and predicted class, "" for all images."""
     metrics: dict[str, Metric] = {}
     rows = []
-    for of, kind, predictions in [(name, "in_domain", inside), *((s.name, s.kind, s.predictions) for s in sets)]:
-        found = _measure_set(intervals, kind, predictions)
-        metrics |= {f"{figure}/{of}": found[figure, ""] for figure in _CONFIDENCE_STATISTICS}
+    for each in sets:
+        predictions, found = each.predictions, _measure_set(intervals, each)
+        metrics |= {f"{name}/{each.name}": found[f"{name}/"] for name in _CONFIDENCE_STATISTICS}
         counts = np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist()
         for label, n in [("", len(predictions)), *zip(predictions.classes, counts, strict=True)]:
-            row = {"set": of, "kind": kind, "class": label, "n": n, "share": n / len(predictions)}
-            for figure in _CONFIDENCE_STATISTICS:
-                metric = found[figure, label]
-                row |= {figure: metric.value, f"{figure}_low": metric.low, f"{figure}_high": metric.high}
+            row = {"set": each.name, "kind": each.kind, "class": label, "n": n, "share": n / len(predictions)}
+            for name in _CONFIDENCE_STATISTICS:
+                row |= make_columns(name, found[f"{name}/{label}"], f"{name}_")
             rows.append(row)
-    numbers = [f"{figure}{end}" for figure in _CONFIDENCE_STATISTICS for end in ("", "_low", "_high")]
+    numbers = [f"{name}{end}" for name in _CONFIDENCE_STATISTICS for end in ("", "_low", "_high")]
     return metrics, pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
 
-def _measure_set(intervals: IntervalOptions, kind: str, predictions: Predictions) -> dict[tuple[str, str], Metric]:
-    """Return mean and standard deviation of the confidence by predicted class, with "" for all images."""
+def _measure_set(intervals: IntervalOptions, each: OutOfDomainSet) -> dict[str, Metric]:
+    """Return mean and standard deviation of the confidence by "/" and predicted class, nothing for all images."""
+    predictions = each.predictions
     confidence, classes = predictions.confidence, predictions.classes
     parts = np.column_stack([np.ones(len(predictions)), np.eye(len(classes))[predictions.predicted]])
 
     def statistic(weights: Floats) -> Floats:
         return np.hstack(stats.weighted_moments(weights, confidence, parts))
 
-    names = [(figure, label) for figure in _CONFIDENCE_STATISTICS for label in ("", *classes)]
-    keys = ["/".join(name) for name in names]
-    low_is_good = kind in ("near", "far")  # in the domain, confidence should match accuracy instead
-    better = {key: False if low_is_good and key.startswith(_CONFIDENCE_STATISTICS[0]) else None for key in keys}
+    names = [f"{name}/{label}" for name in _CONFIDENCE_STATISTICS for label in ("", *classes)]
+    low_is_good = each.kind in _OUTSIDE  # in the domain, confidence should match accuracy instead
+    better = {name: False if low_is_good and name.startswith(_CONFIDENCE_STATISTICS[0]) else None for name in names}
     why = Reason("too_few_predicted")
-    found = bootstrap_metrics(intervals, keys, statistic, predictions.units, better, reason=why)
-    return dict(zip(names, found.values(), strict=True))
+    return bootstrap_metrics(intervals, names, statistic, predictions.units, better, reason=why)
 
 
 def _explain_missing(
     scorers: Mapping[str, OodScore],
-    found: Collection[Predictions],
+    sets: Sequence[OutOfDomainSet],
     training: Predictions | None,
     reference: OodReference | None,
 ) -> dict[str, Reason]:
     """Return why each score that cannot be computed is missing, by name."""
-    has_logits, why = all(predictions.has_logits for predictions in found), {}
+    has_logits, why = all(each.predictions.has_logits for each in sets), {}
     for name, scorer in scorers.items():
         if scorer.needs_training and training is None:
             why[name] = Reason("needs_training")
-        elif isinstance(scorer, DecisionDistance) and reference is None:
+        elif isinstance(scorer, DecisionOodScore) and reference is None:
             why[name] = Reason("needs_reference")
         elif scorer.needs_logits and not has_logits:
             why[name] = Reason("needs_logits")
     return why
 
 
-def _read_reference(run: Run, datasets: Sequence[Dataset]) -> OodReference | None:
+def _read_reference(run: Run, sets: Sequence[OutOfDomainSet]) -> OodReference | None:
     """Return the reference images of decisions, if any; raise GuardError if they are fitted on images of a set."""
     saved = run.decision_calibration
     if saved is None or saved.decisions is None or saved.decisions.reference is None:
         return None
-    for dataset in datasets:
-        run.leakage.refuse_overlap_with_fit(dataset, saved.images)
+    for each in sets:
+        run.leakage.refuse_overlap_with_fit(each.dataset, saved.images)
     return saved.decisions.reference
-
-
-def _rank(reference: OodReference | None, predictions: Predictions) -> Floats:
-    """Return the percentile of each image, (N,), NaN without a reference."""
-    if reference is None:
-        return np.full(len(predictions), np.nan)
-    return rank_embeddings(reference, predictions.embeddings)
 
 
 def _compute_scores(
     scorers: Mapping[str, OodScore],
     training: Predictions | None,
     reference: OodReference | None,
-    everything: Mapping[str, Predictions],
-) -> dict[str, pd.DataFrame]:
+    sets: Sequence[OutOfDomainSet],
+) -> list[pd.DataFrame]:
     """Compute the scores of each set, one column each; raise ConfigError if one of a user fails."""
-    columns: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in everything}
+    columns: list[dict[str, Floats]] = [{} for __ in sets]
     for score, scorer in scorers.items():
         with find_entry("ood_score", score).explain_failure():
             if training is not None and scorer.needs_training:
                 scorer.fit(training.uncalibrated)
-            if reference is not None and isinstance(scorer, DecisionDistance):
+            if reference is not None and isinstance(scorer, DecisionOodScore):
                 scorer.use(reference.embeddings, NEIGHBOURS)
-            for name, predictions in everything.items():
-                values = columns[name][score] = np.asarray(scorer.score(predictions.uncalibrated), dtype=np.float64)
-                if values.shape != (len(predictions),) or not np.isfinite(values).all():
-                    raise ValueError(f"score must return a finite number for each of {len(predictions)} images")
-    return {name: pd.DataFrame(found) for name, found in columns.items()}
+            for each, own in zip(sets, columns, strict=True):
+                n = len(each.predictions)
+                values = own[score] = np.asarray(scorer.score(each.predictions.uncalibrated), dtype=np.float64)
+                if values.shape != (n,) or not np.isfinite(values).all():
+                    raise ValueError(f"score must return a finite number for each of {n} images")
+    return [pd.DataFrame(own) for own in columns]
+
+
+def _build_set_row(each: OutOfDomainSet) -> dict[str, object]:
+    predictions = each.predictions
+    known = predictions.targets >= 0
+    labels = sorted({predictions.classes[target] for target in predictions.targets[known]})
+    shares = np.bincount(predictions.predicted, minlength=len(predictions.classes)) / len(predictions)
+    return {
+        "set": each.name,
+        "kind": each.kind,
+        "label": "|".join(labels),
+        "n": len(predictions),
+        "groups": len(np.unique(predictions.groups)),
+        "accuracy": predictions.correct[known].mean() if known.any() else np.nan,
+        "mean_confidence": predictions.confidence.mean(),
+        **{f"share_{label}": share for label, share in zip(predictions.classes, shares, strict=True)},
+    }
+
+
+def _build_score_rows(each: OutOfDomainSet, scores: pd.DataFrame, percentiles: Floats) -> pd.DataFrame:
+    """Return one row per image with its scores and percentile."""
+    predictions = each.predictions
+    names = np.array([*predictions.classes, ""])  # the last one stands for unknown (-1)
+    rows = {
+        "set": each.name,
+        "kind": each.kind,
+        "path": predictions.paths,
+        "group": predictions.groups,
+        "target": names[predictions.targets],
+        "prediction": names[predictions.predicted],
+        "ood_percentile": percentiles,
+        "confidence": predictions.confidence,
+    }
+    return pd.concat([pd.DataFrame(rows), scores], axis=1)
 
 
 def _warn_about_set(training: Predictions | None, each: OutOfDomainSet) -> Iterator[Reason]:

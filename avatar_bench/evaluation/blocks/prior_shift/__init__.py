@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
+from avatar_bench.evaluation.block import (
+    check_class_order,
+    labelled_rows,
+    make_columns,
+    tabulate_predictions,
+    warn_unlabelled,
+)
 from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import prior_shift
+from avatar_bench.metrics.stats import Floats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -24,8 +30,6 @@ if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
-
-Floats = NDArray[np.float64]
 
 
 _DEFAULT_MIXES: dict[str, dict[str, float] | None] = {
@@ -74,7 +78,10 @@ class PriorShift(IntervalOptions):
         """
         asked = run.predictions(dataset)
         predictions = asked.take(labelled_rows(asked, dataset))
-        _require_each_class(predictions, dataset)
+        if absent := sorted(set(predictions.classes) - {predictions.classes[each] for each in predictions.targets}):
+            raise BlockError(
+                f"{dataset.name} has no image of class {absent[0]!r}, so it cannot be weighted to include that class."
+            )
         check_class_order(predictions, run.allow)
         mixes = self._select_mixes(run)
         training, origin = self._read_training_shares(run)
@@ -171,15 +178,6 @@ def _sum_by_class(run: Run, values: Mapping[str, float]) -> Floats:
     return np.asarray(found / found.sum())
 
 
-def _require_each_class(predictions: Predictions, dataset: Dataset) -> None:
-    absent = sorted(set(predictions.classes) - {predictions.classes[target] for target in predictions.targets})
-    if absent:
-        name = repr(absent[0])
-        raise BlockError(
-            f"{dataset.name} has no image of class {name}, so it cannot be weighted to include that class."
-        )
-
-
 def _build_row(
     mix: str, frequent: str, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]
 ) -> dict[str, Any]:
@@ -187,7 +185,7 @@ def _build_row(
     row: dict[str, Any] = {"mix": mix, "frequent": frequent, **shares}
     for column in prior_shift.PRIOR_SHIFT_COLUMNS:
         name = column.replace("/", "_")
-        row |= {name: found[column].value, f"{name}_low": found[column].low, f"{name}_high": found[column].high}
+        row |= make_columns(name, found[column], f"{name}_")
     for figure in ("accuracy", "macro_f1"):
         row[f"majority_{figure}"] = prior_shift.guessing_floor(f"corrected/{figure}", prior, prior)
     return row
@@ -196,7 +194,6 @@ def _build_row(
 def _build_priors(
     mix: str, training: Floats, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]
 ) -> pd.DataFrame:
-    table = pd.DataFrame({"mix": mix, "class": classes, "share": prior, "training": training})
-    for column, part in {"estimated": "value", "low": "low", "high": "high"}.items():
-        table[column] = [getattr(found[f"estimate/{name}"], part) for name in classes]
-    return table
+    estimated = [make_columns("estimated", found[f"estimate/{name}"]) for name in classes]
+    shares = pd.DataFrame({"mix": mix, "class": classes, "share": prior, "training": training})
+    return shares.join(pd.DataFrame(estimated))

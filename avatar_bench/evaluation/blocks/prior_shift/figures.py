@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from avatar_bench.evaluation import charts
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.prior_shift import PRIOR_PREFIXES, guessing_floor, make_prior
@@ -22,6 +22,7 @@ _LINES = ({"marker": "o", "ls": "-"}, {"marker": "s", "ls": "-"}, {"marker": "^"
 _STYLES: dict[str, dict[str, Any]] = dict(zip(PRIOR_PREFIXES, _LINES, strict=True))
 
 
+@plots.use_style()
 def draw(result: Result) -> dict[str, Figure]:
     """Draw accuracy and macro-F1 under each mix, and against the proportion of each class if it is varied."""
     table = result.tables["mixes"]
@@ -32,7 +33,6 @@ def draw(result: Result) -> dict[str, Figure]:
     return drawn
 
 
-@plots.use_style()
 def _draw_mixes(table: pd.DataFrame) -> Figure:
     """Draw accuracy and macro-F1 under each mix with intervals, and those of always predicting the majority class.
 
@@ -45,10 +45,9 @@ def _draw_mixes(table: pd.DataFrame) -> Figure:
     place = np.arange(len(table))
     for axes, (measure, title) in zip(figure.subplots(1, 2, sharey=True), _name_measures().items(), strict=True):
         for offset, way in zip((-0.2, 0.0, 0.2), PRIOR_PREFIXES, strict=True):
-            value, low, high = _read_columns(table, way, measure)
-            ink = plots.GREY if way == PRIOR_PREFIXES[0] else "black"
-            axes.vlines(place + offset, low, high, color=ink, linewidth=1.1)
-            axes.plot(place + offset, value, **_STYLES[way] | {"ls": ""}, color=ink, markersize=5)
+            own, ink = _read_columns(table, way, measure), plots.GREY if way == PRIOR_PREFIXES[0] else "black"
+            axes.vlines(place + offset, own["low"], own["high"], color=ink, linewidth=1.1)
+            axes.plot(place + offset, own["value"], **_STYLES[way] | {"ls": ""}, color=ink, markersize=5)
         majority, line = table[f"majority_{measure}"].astype(float), {"linestyle": "--", "linewidth": 1}
         axes.hlines(majority, place - 0.35, place + 0.35, color="black", **line)
         axes.set_xticks(place, [_format_mix(row, named) for __, row in table.iterrows()])
@@ -60,7 +59,6 @@ def _draw_mixes(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@plots.use_style()
 def _draw_shares(table: pd.DataFrame, classes: Sequence[str], training: pd.Series) -> Figure:
     """Draw accuracy, and below it macro-F1, over the proportion of each class, with the rest split equally.
 
@@ -73,7 +71,14 @@ def _draw_shares(table: pd.DataFrame, classes: Sequence[str], training: pd.Serie
     for row, (measure, title) in zip(grid, _name_measures().items(), strict=True):
         for index, (axes, name) in enumerate(zip(row, shown, strict=True)):
             own = table[table["frequent"] == name].sort_values(f"share_{name}")
-            _draw_panel(axes, own, name, measure, plots.get_colour(index))
+            for way in PRIOR_PREFIXES:
+                curve = _read_columns(own, way, measure).assign(share=own[f"share_{name}"])
+                ink = plots.GREY if way == PRIOR_PREFIXES[0] else plots.get_colour(index)
+                alpha = 0 if way == PRIOR_PREFIXES[-1] else 0.18  # a third band would hide the others
+                charts.draw_band(axes, curve, "share", "value", color=ink, alpha=alpha, markersize=3.5, **_STYLES[way])
+            axes.set(xlim=(0, 1), ylim=(0, 1.02))
+            plots.format_percent_axis(axes.xaxis, axes.yaxis)
+            axes.grid(True)
             priors = [make_prior(index, share, len(classes)) for share in grid_shares]
             commonest = [guessing_floor(f"corrected/{measure}", prior, prior) for prior in priors]
             axes.plot(grid_shares, commonest, "--", color="black", linewidth=1)
@@ -100,24 +105,12 @@ def _format_mix(row: pd.Series, classes: Sequence[str]) -> str:
     return "\n".join([plots.shorten_name(str(row["mix"]), 16), *lines, *["…"] * (len(shares) > _MOST)])
 
 
-def _draw_panel(axes: Axes, own: pd.DataFrame, name: str, measure: str, colour: str) -> None:
-    share = own[f"share_{name}"].to_numpy()
-    for way in PRIOR_PREFIXES:
-        value, low, high = _read_columns(own, way, measure)
-        ink = plots.GREY if way == PRIOR_PREFIXES[0] else colour
-        if way != PRIOR_PREFIXES[-1]:  # a third band would hide the others
-            axes.fill_between(share, low, high, color=ink, alpha=0.18, linewidth=0)
-        axes.plot(share, value, color=ink, markersize=3.5, **_STYLES[way])
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    plots.format_percent_axis(axes.xaxis, axes.yaxis)
-    axes.grid(True)
-
-
-def _read_columns(table: pd.DataFrame, way: str, measure: str) -> list[Any]:
-    """Return a measure with both ends of its interval, equal to the value if there is no interval."""
+def _read_columns(table: pd.DataFrame, way: str, measure: str) -> pd.DataFrame:
+    """Return value, low and high of a measure; both ends are equal to the value if there is no interval."""
     name = f"{way}{measure}".replace("/", "_")
-    value = table[name].astype(float)
-    return [value, *(table[f"{name}_{end}"].astype(float).fillna(value) for end in ("low", "high"))]
+    columns = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
+    found = table[list(columns)].rename(columns=columns).astype(float)
+    return found.assign(**{end: found[end].fillna(found["value"]) for end in ("low", "high")})
 
 
 def _build_handles(lines: bool) -> list[Line2D]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,11 +24,17 @@ from avatar_bench.data.corruptions import (
 )
 from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
 from avatar_bench.errors import ConfigError
-from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
-from avatar_bench.evaluation.blocks.robustness import severity_tables as tables
+from avatar_bench.evaluation.block import (
+    check_class_order,
+    labelled_rows,
+    make_columns,
+    tabulate_predictions,
+    warn_unlabelled,
+)
 from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions, bootstrap_metrics, compute_proportions
 from avatar_bench.metrics import classification, plots, stats
-from avatar_bench.metrics.robustness import bias, fragility, prediction_shifts
+from avatar_bench.metrics.classification import bias, fragility, prediction_shifts
+from avatar_bench.metrics.stats import Floats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -37,7 +43,6 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-Floats = NDArray[np.float64]
 PredictionsByVariation = Mapping[str, "Predictions"]  # by variation: "clean", "noise/3", "delivery/web"
 MEAN_METRICS = ("robustness", "mean_over_severities")
 
@@ -99,24 +104,26 @@ class Robustness(IntervalOptions):
         one_class = self._compute_one_class(found)
         result = Result("robustness", dataset.name, len(rows), clean.classes)
         result.metrics = self._collect_metrics(accuracies, self._compute_paired(found), one_class)
-        recalls = {}
-        for index, name in enumerate(clean.classes):
-            if len(own := np.flatnonzero(clean.targets == index)):
-                recalls[name] = self._compute_accuracies({kind: one.take(own) for kind, one in found.items()})
         resembled = run.record.get("resembles")
+        by_kind = _tabulate_variations(result.metrics, accuracies, variations, len(rows), resembled)
         result.tables = {
-            "severities": tables.tabulate_severities(accuracies, variations, len(rows), resembled),
-            "recalls": tables.tabulate_recalls(recalls, clean),
-            "bias": tables.tabulate_bias(one_class, self.kinds, clean.classes),
-            "one_class": tables.count_moved_predictions(found, self.kinds),
+            "severities": pd.DataFrame(by_kind["severities"]),
+            "recalls": self._tabulate_recalls(found),
+            "bias": self._tabulate_one_class(one_class, clean.classes),
+            "one_class": _count_moved_predictions(found, self.kinds),
             "predictions": pd.concat(
                 [tabulate_predictions(one).assign(variation=name) for name, one in found.items()], ignore_index=True
             ).drop(columns="source"),
         }
         if self.delivery:
-            result.tables["delivery"] = tables.tabulate_delivery(result.metrics, self.delivery, len(rows), resembled)
+            result.tables["delivery"] = pd.DataFrame(by_kind["delivery"])
         result.arrays["images"] = _select_images(run, dataset, rows, found, variations)
-        result.warnings = _list_warnings(clean, len(asked), accuracies["clean"])
+        result.warnings = warn_unlabelled(len(asked) - len(clean), len(asked))
+        counts = np.bincount(clean.targets, minlength=len(clean.classes))
+        absent = [name for name, n in zip(clean.classes, counts, strict=True) if not n]
+        result.warnings += [Reason("class_absent", name=name) for name in absent]
+        if (low := accuracies["clean"].low) is not None and low <= 1 / len(clean.classes):
+            result.warnings.append(Reason("clean_near_chance"))
         return result
 
     def list_variations(self) -> dict[str, Variation]:
@@ -175,7 +182,10 @@ class Robustness(IntervalOptions):
             higher_is_better={name: not name.startswith("drop/") for name in names},
             floors=dict.fromkeys(MEAN_METRICS, 1 / len(found["clean"].classes)),
             reason=Reason("never_correct"),
-            bounds=_find_bounds(names),
+            bounds=(
+                np.array([-1.0 if name.startswith("drop/") else 0.0 for name in names]),
+                np.array([np.inf if name.startswith("relative/") else 1.0 for name in names]),
+            ),
         )
 
     def _derive_metrics(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -196,8 +206,7 @@ class Robustness(IntervalOptions):
 
     def _compute_one_class(self, found: PredictionsByVariation) -> dict[tuple[str, str, str], Metric]:
         """Return the metrics of the one-class test by ("bias" or "fragility", corruption or "" for the mean, class)."""
-        clean, size = found["clean"], len(found["clean"].classes)
-
+        clean = found["clean"]
         pairs = [(clean.targets, found[name].predicted) for name in ("clean", *(f"{kind}/3" for kind in self.kinds))]
 
         def measure(tables: Floats) -> Floats:
@@ -214,18 +223,30 @@ class Robustness(IntervalOptions):
         keys = list(product(("bias", "fragility"), kinds, clean.classes))
         names = [repr(key) for key in keys]
         better = {name: None if key[0] == "bias" else False for name, key in zip(names, keys, strict=True)}
-        statistic = classification.build_confusion_statistic(pairs, size, measure)
-        found_by_name = bootstrap_metrics(
-            self, names, statistic, clean.units, better, floors=dict.fromkeys(names, 0.0), bounds=DIFFERENCE
-        )
-        return dict(zip(keys, found_by_name.values(), strict=True))
+        statistic = classification.build_confusion_statistic(pairs, len(clean.classes), measure)
+        floors = dict.fromkeys(names, 0.0)
+        metrics = bootstrap_metrics(self, names, statistic, clean.units, better, floors, bounds=DIFFERENCE)
+        return dict(zip(keys, metrics.values(), strict=True))
 
+    def _tabulate_recalls(self, found: PredictionsByVariation) -> pd.DataFrame:
+        """Return the recall of each class under each variation; absent classes have no row."""
+        rows, clean = [], found["clean"]
+        for index, name in enumerate(clean.classes):
+            if len(own := np.flatnonzero(clean.targets == index)):
+                recalls = self._compute_accuracies({kind: one.take(own) for kind, one in found.items()})
+                rows += [
+                    {"variation": variation, "class": name, **_make_cells("recall", metric, len(own))}
+                    for variation, metric in recalls.items()
+                ]
+        return pd.DataFrame(rows)
 
-def _find_bounds(names: Sequence[str]) -> tuple[Floats, Floats]:
-    """Return the least and the largest possible value of accuracies, drops and relative accuracies, by name."""
-    lows = [-1.0 if name.startswith("drop/") else 0.0 for name in names]
-    highs = [np.inf if name.startswith("relative/") else 1.0 for name in names]
-    return np.array(lows), np.array(highs)
+    def _tabulate_one_class(self, found: Mapping[tuple[str, str, str], Metric], classes: Sequence[str]) -> pd.DataFrame:
+        """Return bias and fragility of each class under each corruption at severity 3."""
+        rows = []
+        for kind, name in product(self.kinds, classes):
+            both = [make_columns(what, found[what, kind, name], f"{what}_") for what in ("bias", "fragility")]
+            rows.append({"corruption": kind, "class": name, **both[0], **both[1]})
+        return pd.DataFrame(rows)
 
 
 def _select_images(
@@ -247,10 +268,44 @@ def _select_images(
     return {"rows": typical + len(rows) * np.arange(len(found)), **shown}
 
 
-def _list_warnings(clean: Predictions, asked: int, accuracy: Metric) -> list[Reason]:
-    found = warn_unlabelled(asked - len(clean), asked)
-    counts = np.bincount(clean.targets, minlength=len(clean.classes))
-    found += [Reason("class_absent", name=name) for name, n in zip(clean.classes, counts, strict=True) if not n]
-    if accuracy.low is not None and accuracy.low <= 1 / len(clean.classes):
-        found.append(Reason("clean_near_chance"))
-    return found
+def _tabulate_variations(
+    metrics: Mapping[str, Metric],
+    accuracies: Mapping[str, Metric],
+    variations: Mapping[str, Variation],
+    n: int,
+    resembled: Collection[str] | None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Return accuracy by corruption and severity, clean as severity 0, and by tier of delivery with its drop.
+
+    `resembled` are the variations that the augmentation of training resembles, None if unknown.
+    """
+    clean = {"corruption": "clean", "severity": 0, "parameter": "", **_make_cells("accuracy", accuracies["clean"], n)}
+    severities, tiers = [clean], list[dict[str, Any]]()
+    for name, one in variations.items():
+        cells, key = _make_cells("accuracy", accuracies[name], n), one.kind if isinstance(one, Corruption) else name
+        mark = {"resembled": None if resembled is None else key in resembled}
+        if isinstance(one, Corruption):
+            row = {"corruption": one.kind, "severity": one.severity, "parameter": str(one.parameter)}
+            severities.append(row | cells | mark)
+        else:
+            drop = make_columns("drop", metrics[f"drop/{name}"], "drop_")
+            tiers.append({"tier": name.removeprefix("delivery/"), **cells, **drop, **mark})
+    return {"severities": severities, "delivery": tiers}
+
+
+def _count_moved_predictions(found: PredictionsByVariation, kinds: Sequence[str]) -> pd.DataFrame:
+    """Count the predictions for each class's images, clean and when that class is corrupted at severity 3."""
+    clean, rows = found["clean"], []
+    for kind in kinds:
+        before, after = (
+            classification.confusion_matrix(clean.targets, one.predicted, len(clean.classes)).astype(int)
+            for one in (clean, found[f"{kind}/3"])
+        )
+        for target, prediction in np.ndindex(before.shape):
+            names = clean.classes[target], clean.classes[prediction]
+            rows.append((kind, *names, before[target, prediction], after[target, prediction]))
+    return pd.DataFrame(rows, columns=["corruption", "transformed", "prediction", "clean", "corrupted"])
+
+
+def _make_cells(name: str, metric: Metric, n: int) -> dict[str, Any]:
+    return {**make_columns(name, metric), "n": n, **metric.inference}

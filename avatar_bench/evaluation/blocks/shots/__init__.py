@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import align_predictions, warn_unlabelled
 from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions, metric_with_interval
-from avatar_bench.evaluation.seeds import Recipes, build_statistic_of_runs, group_across_options, warn_about_seeds
+from avatar_bench.evaluation.seeds import (
+    Recipes,
+    build_statistic_of_runs,
+    group_across_options,
+    warn_about_seeds,
+    weigh_doublings,
+)
 from avatar_bench.metrics import classification
+from avatar_bench.metrics.stats import Floats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import INFERENCE_COLUMNS, Metric, Result
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
-    from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-Floats = NDArray[np.float64]
 
-
-class Point(NamedTuple):
-    """Point of a learning curve: the recipe and the number of training images per class."""
-
-    recipe: str
-    shots: int
+Points = dict[tuple[str, int], list[int]]  # runs of each recipe and number of training images per class
 
 
 @dataclass(kw_only=True)
@@ -54,11 +53,16 @@ class Shots(IntervalOptions):
         used, sets = [runs[place] for place in places], [datasets[place] for place in places]
         found = align_predictions(used, sets)
         points = _group_points(used)
-        recipes = Recipes.of({f"{p.recipe}/{p.shots}": places for p, places in points.items()}, used, found)
+        members = {f"{recipe}/{shots}": own for (recipe, shots), own in points.items()}
+        recipes = Recipes.of(members, used, found)
         f1 = build_statistic_of_runs(found, classification.macro_f1)
         drawn = {"accuracy": recipes.draw(self), "macro_f1": recipes.draw(self, f1)}
         result = Result("shots", sets[0].name, len(found[0]), found[0].classes)
-        by_run = result.tables["runs"] = _build_runs_table(used, points, found)
+        point_of = {place: point for point, own in points.items() for place in own}
+        of_runs = f1(np.ones((1, len(found[0]))))[0]
+        rows = [(*point_of[k], run.label, run.seed, found[k].correct.mean(), of_runs[k]) for k, run in enumerate(used)]
+        by_run = pd.DataFrame(rows, columns=["recipe", "shots", "run", "seed", "accuracy", "macro_f1"])
+        result.tables["runs"] = by_run
         curve = result.tables["curve"] = self._build_curve(points, recipes, drawn, by_run)
         # the expected accuracy of a uniform guess, and the macro-F1 of its expected confusion matrix
         classes, mix = result.classes, np.unique(found[0].targets, return_counts=True)[1] / result.n
@@ -75,7 +79,7 @@ class Shots(IntervalOptions):
         return result
 
     def _build_curve(
-        self, points: Mapping[Point, Sequence[int]], recipes: Recipes, drawn: Mapping[str, Floats], by_run: pd.DataFrame
+        self, points: Points, recipes: Recipes, drawn: Mapping[str, Floats], by_run: pd.DataFrame
     ) -> pd.DataFrame:
         accuracies = recipes.accuracies(self, drawn["accuracy"]).values()
         rows = []
@@ -94,10 +98,7 @@ class Shots(IntervalOptions):
         found = {}
         for recipe, rows in curve.groupby("recipe", sort=False).indices.items():
             if len(rows) > 1:
-                # the weights of the values that yield the slope of a least-squares line over log2(shots)
-                doublings = np.log2(curve["shots"].to_numpy(dtype=np.float64)[rows])
-                centred = doublings - doublings.mean()
-                slope = centred / (centred**2).sum()
+                slope = weigh_doublings(curve["shots"].to_numpy()[rows])
                 name = "gain_per_doubling" if _has_one_recipe(curve) else f"gain_per_doubling/{recipe}"
                 value, n = float(curve["accuracy"].to_numpy()[rows] @ slope), int(curve["n"].iloc[0])
                 ends = recipes.find_ends(value, drawn[:, rows] @ slope, self.level, DIFFERENCE)
@@ -110,23 +111,13 @@ def _read_shots(run: Run) -> int:
     return int((run.config.get("mode") or {}).get("shots") or 0)
 
 
-def _group_points(runs: Sequence[Run]) -> dict[Point, list[int]]:
+def _group_points(runs: Sequence[Run]) -> Points:
     """Return the runs of each point, by recipe and then by number of shots."""
-    found: dict[Point, list[int]] = {}
+    found: Points = {}
     for recipe, places in group_across_options(runs, "mode.shots").items():
         for place in sorted(places, key=lambda place: _read_shots(runs[place])):
-            found.setdefault(Point(recipe, _read_shots(runs[place])), []).append(place)
+            found.setdefault((recipe, _read_shots(runs[place])), []).append(place)
     return found
-
-
-def _build_runs_table(
-    runs: Sequence[Run], points: Mapping[Point, Sequence[int]], found: Sequence[Predictions]
-) -> pd.DataFrame:
-    """Return a row for each run, in the order of the runs."""
-    point_of = {place: point for point, places in points.items() for place in places}
-    f1 = build_statistic_of_runs(found, classification.macro_f1)(np.ones((1, len(found[0]))))[0]
-    numbers = [(*point_of[k], run.label, run.seed, found[k].correct.mean(), f1[k]) for k, run in enumerate(runs)]
-    return pd.DataFrame(numbers, columns=["recipe", "shots", "run", "seed", "accuracy", "macro_f1"])
 
 
 def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float], recipes: Recipes) -> dict[str, Metric]:

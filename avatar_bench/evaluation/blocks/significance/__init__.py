@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.block import align_predictions, group_by_recipe, warn_unlabelled
 from avatar_bench.evaluation.intervals import metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, build_statistic_of_runs, warn_about_seeds
 from avatar_bench.metrics import classification, paired_tests, stats
-from avatar_bench.metrics.guessing import beats_guessing, find_better_than_guessing, guessing_level
+from avatar_bench.metrics.accuracy_tests import beats_guessing, find_better_than_guessing, guessing_level
+from avatar_bench.metrics.stats import Floats
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(kw_only=True)
@@ -114,9 +112,12 @@ class Significance(recipe_pairs.PairwiseOptions):
         needed = None if np.isnan(closest["n_required"]) else float(closest["n_required"])
         equal = Reason("equally_accurate") if needed is None else None
         few = Reason("too_few_discordant") if detectable is None else None
+        is_unknown = ranking["better_than_guessing"].isna().any()
+        unknown = Reason("too_few_classes") if is_unknown else None
+        better = None if is_unknown else float(ranking["better_than_guessing"].sum())
         return {
             "significant_pairs": Metric(float(pairs["significant"].sum()), len(pairs), higher_is_better=None),
-            "better_than_guessing": _count_better_than_guessing(ranking),
+            "better_than_guessing": Metric(better, len(ranking), higher_is_better=None, reason=unknown),
             "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
             "gain_over_second": recipes.state(metric_with_interval(*gain, n, f"paired {recipes.method}")),
             "detectable_difference": recipes.state(Metric(detectable, n, higher_is_better=False, reason=few)),
@@ -135,7 +136,9 @@ def _build_ranking(
     names = [recipes.names[place] for place in order]
     metrics = [accuracies[name] for name in names]
     places = np.quantile(paired_tests.ranks(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
-    significant = _find_significant(pairs, names)
+    significant = np.zeros((len(names), len(names)), dtype=bool)
+    a, b = (pd.Index(names).get_indexer(pairs.loc[pairs["significant"], column]) for column in ("a", "b"))
+    significant[a, b] = significant[b, a] = True
     table = pd.DataFrame({"recipe": names, "seeds": recipes.sizes[order]})
     table = table.assign(n=recipes.right.shape[1], **metrics[0].inference)
     beside = [metric.these_sources or {} for metric in metrics]
@@ -147,22 +150,6 @@ def _build_ranking(
     table["rank_low"], table["rank_high"] = places[:, order]
     letters = paired_tests.assign_letters(paired_tests.find_tie_groups(significant), len(names))
     return table.assign(tied_with_best=~significant[0], letters=letters)
-
-
-def _find_significant(pairs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which pairs of recipes differ significantly, (R, R)."""
-    index = pd.Index(names)
-    a, b = (index.get_indexer(pairs.loc[pairs["significant"], column]) for column in ("a", "b"))
-    significant = np.zeros((len(names), len(names)), dtype=bool)
-    significant[a, b] = significant[b, a] = True
-    return significant
-
-
-def _count_better_than_guessing(ranking: pd.DataFrame) -> Metric:
-    found, n = ranking["better_than_guessing"], len(ranking)
-    if found.isna().any():
-        return Metric(None, n, higher_is_better=None, reason=Reason("too_few_classes"))
-    return Metric(float(found.sum()), n, higher_is_better=None)
 
 
 def _warn_about_guessing(ranking: pd.DataFrame) -> list[Reason]:

@@ -1,4 +1,4 @@
-"""Figures of significance: the ranking with its ties, and the pairwise differences."""
+"""Figure of significance: the pairwise differences."""
 
 from __future__ import annotations
 
@@ -15,52 +15,12 @@ from avatar_bench.results.result import Result
 _SMALLEST = 0.05  # of accuracy: lower limit of the range of the colour map
 
 
+@plots.use_style()
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw the ranking, with the colours of the recipes in the order of the runs, and the differences."""
-    ranking, names = result.tables["ranking"], list(dict.fromkeys(result.arrays["answers"]["recipe"].tolist()))
-    return {
-        "ranking": draw_ranking(ranking, names),
-        "differences": draw_differences(result.tables["pairs"], list(ranking["recipe"])),
-    }
+    """Draw the differences, the recipes in the order of the ranking."""
+    return {"differences": draw_differences(result.tables["pairs"], list(result.tables["ranking"]["recipe"]))}
 
 
-@plots.use_style()
-def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Draw the accuracy of each recipe with its interval, the best at the top, and a line through tied recipes.
-
-    Hollow markers are recipes not significantly better than guessing, as the title explains. `names` is the order of
-    the recipes that fixes their colours.
-    """
-    rows = np.arange(len(table))
-    guess = table["better_than_guessing"].eq(False).to_numpy()
-    letters = sorted(set("".join(table["letters"])) - set("0123456789")) if len(table) else []
-    figure = plots.create_figure(6.8, 1.3 + 0.32 * len(table))
-    axes, ties = figure.subplots(1, 2, sharey=True, width_ratios=[1, max(0.24, 0.03 + 0.05 * len(letters))])
-    for row, each in zip(rows.tolist(), table.itertuples(), strict=True):
-        place = list(names).index(str(each.recipe))
-        colour, mark = plots.get_colour(place), plots.get_marker(place)
-        axes.hlines(row, each.low, each.high, color=colour, linewidth=1.6)
-        inside = "white" if guess[row] else colour
-        axes.plot(each.accuracy, row, mark, color=colour, markersize=5.5, markerfacecolor=inside)
-    if guess.any():
-        axes.set_title(_("hollow: not significantly better than guessing"), loc="left", fontsize=9)
-    shown = zip(plots.shorten_names(table["recipe"], 32), table["seeds"], strict=True)
-    axes.set_yticks(rows, [name + ("" if n == 1 else "\n" + _("{n} seeds", n=n)) for name, n in shown])
-    axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("accuracy (%)"))
-    plots.format_percent_axis(axes.xaxis)
-    axes.grid(axis="x")
-    for column, letter in enumerate(letters):
-        own = rows[table["letters"].str.contains(letter).to_numpy()]
-        # dots mark the tied recipes: the line also crosses recipes that are not tied
-        ties.plot([column] * len(own), own, "o-", color="black", linewidth=1.2, markersize=4)
-        ties.annotate(letter, (column, own[0]), (0, 4), textcoords="offset points", ha="center", fontsize=8)
-    ties.set(xlim=(-0.7, len(letters) - 0.3), xticks=[], xlabel=_("ties"))
-    ties.spines[:].set_visible(False)
-    ties.tick_params(left=False, labelleft=False)
-    return figure
-
-
-@plots.use_style()
 def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     """Draw the difference in accuracy (points), row minus column, of every two recipes; a star if significant."""
     place = {name: index for index, name in enumerate(order)}

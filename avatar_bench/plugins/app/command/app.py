@@ -16,7 +16,7 @@ from avatar_bench.config.options import copy_option, option, path_option
 from avatar_bench.config.schema import COUNT, POSITIVE, PredictConfig, ViewConfig, find_schema
 from avatar_bench.errors import ConfigError
 from avatar_bench.plugins.app.passwords import Passwords, hash_password
-from avatar_bench.runs.run_choice import choose_run
+from avatar_bench.runs.record import choose_run
 
 
 @dataclass

@@ -105,7 +105,7 @@ class EvidenceColumns(PredictionColumns):
         from markupsafe import Markup
 
         from avatar_bench.data.file_names import format_name
-        from avatar_bench.reporting.decision_words import describe_class, translate_class
+        from avatar_bench.reporting.prediction_words import describe_class, translate_class
 
         if is_brief and row.get(_FOUND) is None:  # the file has gone since it was predicted
             return []

@@ -12,10 +12,9 @@ from omegaconf import MISSING
 from avatar_bench.config.options import option, path_option
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import CheckpointError
-from avatar_bench.files.hub_address import is_hub_address
 from avatar_bench.files.output_folder import new_folder
-from avatar_bench.runs.record import ENSEMBLE, RECORD, is_imported
-from avatar_bench.runs.run_choice import choose_run
+from avatar_bench.files.paths import is_hub_address
+from avatar_bench.runs.record import ENSEMBLE, RECORD, choose_run, is_imported
 
 
 @dataclass
@@ -68,7 +67,7 @@ def _write_files(path: Path, folder: Path, settings: PushConfig) -> None:
     if model is None:
         raise CheckpointError(f"ckpt={path}: {problems[0].why}.", f"Finish it: avatar-bench train resume={path}")
     for problem in problems:
-        print_line(f"left out of the card: {problem.where}: {problem.why}", file=sys.stderr)
+        print_line(f"left out of the card: {problem.locate(path)}: {problem.why}", file=sys.stderr)
     if not model.results:
         print_line(f"not evaluated, as the card says: avatar-bench evaluate ckpt={path} block=all", file=sys.stderr)
     run = Run.open(path, accelerator="cpu")

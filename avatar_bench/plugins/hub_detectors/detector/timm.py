@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avatar_bench.config.options import Options, copy_option, path_option
-from avatar_bench.inference.detectors.onnx import OnnxNetwork
+from avatar_bench.plugins.hub_detectors.detector.onnx import OnnxNetwork
 
 if TYPE_CHECKING:
     from avatar_bench.inference.predictor import DatasetPredictor

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from avatar_bench.config.options import copy_option, iterate_options, option, path_option
-from avatar_bench.config.rules import check_training, check_warmup
+from avatar_bench.config.options import copy_option, option, path_option
+from avatar_bench.config.rules import check_config, check_training, check_warmup
 from avatar_bench.config.schema import (
     COUNT,
     FRACTION,
@@ -17,10 +18,9 @@ from avatar_bench.config.schema import (
     POSITIVE,
     PROBABILITY,
     AugmentConfig,
-    LoggerConfig,
+    CallbacksConfig,
     ModelConfig,
     OptimizerConfig,
-    ProgressConfig,
     SplitDataConfig,
     StageConfig,
     TrainConfig,
@@ -29,7 +29,6 @@ from avatar_bench.config.schema import (
 )
 from avatar_bench.errors import ConfigError
 
-_UNUSED: dict[str, Any] = {"help": "of sam, which pretrain does not support", "only_for": ()}
 _MULTIPLE: dict[str, Any] = {"check": lambda value: value >= 32 and value % 32 == 0, "expected": "a multiple of 32"}
 _METHODS, _CONTRAST = ("simclr", "dino", "mae"), ("simclr", "dino")
 _GUARDS = ("pretraining", "near_duplicates", "test_images")
@@ -58,15 +57,6 @@ class MethodConfig:
 
 
 @dataclass
-class PretrainOptimizerConfig(OptimizerConfig):
-    """Options of an optimizer; `check` refuses those of sam with a message of its own."""
-
-    rho: float | None = copy_option(OptimizerConfig, "rho", **_UNUSED)
-    adaptive: bool | None = copy_option(OptimizerConfig, "adaptive", **_UNUSED)
-    base: str | None = copy_option(OptimizerConfig, "base", **_UNUSED)
-
-
-@dataclass
 class ProbeConfig:
     every: int = option(10, help="epochs between probes; the first is before training, the last after it", **COUNT)
     k: int = option(20, help="neighbours that vote", **COUNT)
@@ -85,30 +75,24 @@ class PretrainConfig:
     data: SplitDataConfig = field(default_factory=SplitDataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
-    optimizer: PretrainOptimizerConfig = field(default_factory=PretrainOptimizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: dict[str, Any] = copy_option(TrainConfig, "schedule")
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    callbacks: ProgressConfig = field(default_factory=ProgressConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    logger: dict[str, Any] = copy_option(TrainConfig, "logger")
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise ConfigError if an option is invalid."""
-    if cfg.optimizer.name == "sam":
-        raise ConfigError("optimizer=sam: pretrain supports every other optimizer")
-    for each, stated in iterate_options(OptimizerConfig):
-        value = cfg.optimizer[each.name]
-        if stated.only_for == ("sam",) and value is not None:
-            raise ConfigError(f"optimizer.{each.name}={value}: an option of sam, which pretrain does not support")
+    """Raise ConfigError if an option is invalid, or lightly is missing."""
+    if find_spec("lightly") is None:
+        raise ConfigError("pretrain needs lightly, which is not installed.", "pip install 'avatar-bench[pretrain]'")
+    if cfg.optimizer.rho is not None:
+        raise ConfigError(f"optimizer.rho={cfg.optimizer.rho}: an option of sam, which pretrain does not support")
     check_training("pretrain", cfg)
     if cfg.method.name == "simclr" and cfg.data.batch_size == 1:
         raise ConfigError("data.batch_size=1: method=simclr contrasts each image with the others in its batch")
-    check_warmup(cfg.optimizer.schedule, [cfg.epochs])
-    if cfg.optimizer.schedule.name == "plateau":
-        raise ConfigError(
-            "optimizer.schedule.name=plateau needs a loss on val, which pretrain does not compute",
-            "expected cosine or none",
-        )
+    check_warmup(cfg.schedule, [cfg.epochs])
     if cfg.trainer.devices != 1 or cfg.trainer.strategy != "auto":
         raise ConfigError("trainer.devices, trainer.strategy: pretrain runs on one device")
 
@@ -121,7 +105,7 @@ def execute(options: PretrainConfig) -> float:
     from avatar_bench.plugins.pretrain.pretraining_images import prepare_pretraining
     from avatar_bench.training.job import run_job
 
-    _, record = run_job(OmegaConf.structured(options), "pretrain", check, prepare_pretraining, _create_job)
+    _, record = run_job(OmegaConf.structured(options), "pretrain", check_config, prepare_pretraining, _create_job)
     return record.metrics.get("probe/knn_accuracy", np.nan)
 
 

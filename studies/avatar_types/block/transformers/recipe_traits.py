@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 
 SAM, SAM_AT_COST, START, FAMILY = "sam", "sam at equal cost", "start", "family"  # traits that a pair may differ in
 _STAGE_SETTINGS = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
-_SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "cosine": ("name", "warmup_epochs", "options"),
-    "plateau": ("name", "factor", "patience", "options"),
-}
 # pairs may differ in these: seeds are resampled, and the device does not affect accuracy
 _IGNORED_SETTINGS = ("seeds", "device")
 
@@ -87,7 +82,7 @@ def read_traits(runs: Sequence[Run]) -> Traits:
     # options that change the shape of the network, which stands without its weights' tag
     shape = [f"{name}={value}" for name, value in sorted(_read_options(first).items()) if not _is_regularisation(name)]
     optimizer = first.config.get("optimizer") or {}
-    is_sam = optimizer.get("name") == "sam"
+    is_sam = optimizer.get("rho") is not None
     return Traits(
         " ".join([first.card.backbone.partition(".")[0], *shape]),
         network.traits["family"],
@@ -178,9 +173,7 @@ def _read_settings(run: Run) -> dict[str, str]:
     data, optimizer = config.get("data") or {}, config.get("optimizer") or {}
     split, stages = record.get("split") or {}, record.get("stages") or []
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
-    schedule = optimizer.get("schedule") or {}
-    of_schedule = _SCHEDULE_SETTINGS.get(str(schedule.get("name")), tuple(schedule))
-    base = optimizer.get("base") if optimizer.get("name") == "sam" else optimizer.get("name")
+    others = dict(callbacks.get("others") or {})
     # the parts that are on, so that a part added in a later version makes no difference
     parts = (data.get("augment") or {}).items()
     active = {name: each for name, each in parts if (any(each) if isinstance(each, list) else each)}
@@ -197,15 +190,14 @@ def _read_settings(run: Run) -> dict[str, str]:
         "augmentation": (active or None) if data.get("augment") else UNKNOWN,
         "views": data.get("augmented_copies", data.get("views")),  # by the name of earlier versions
         "label_smoothing": config.get("label_smoothing", UNKNOWN),
-        "optimizer": base or UNKNOWN,
-        "momentum": optimizer.get("momentum") if base == "sgd" else None,
+        "optimizer": optimizer.get("_target_") or optimizer.get("name") or UNKNOWN,
         **{name: optimizer.get(name) for name in ("weight_decay", "layer_decay", "decay_norms")},
         "optimizer_options": optimizer.get("options") or None,
-        "schedule": {name: schedule[name] for name in of_schedule if schedule.get(name) not in (None, {})} or None,
+        "schedule": config.get("schedule") or None,
         **{name: trainer.get(name) for name in ("gradient_clip", "accumulate", "devices", "limit_batches")},
         "regularisation": {k: v for k, v in sorted(_read_options(run).items()) if _is_regularisation(k)} or None,
-        **{name: callbacks.get(name) for name in ("early_stopping", "ema", "swa")},
-        "other_callbacks": callbacks.get("others") or None,
+        **{name: others.pop(name, None) for name in ("early_stopping", "ema", "swa")},
+        "other_callbacks": others or None,
         "init_from": "yes" if config.get("init_from") else None,
         "device": record.get("device", UNKNOWN),
     }

@@ -1,0 +1,267 @@
+"""Tables of decision: operating points of each class against the others, and answers at target errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.evaluation.block import make_columns
+from avatar_bench.evaluation.intervals import (
+    DIFFERENCE,
+    PROPORTION,
+    bootstrap_metrics,
+    compute_proportion,
+    compute_proportions,
+    mark_single_source,
+    state_both,
+    state_units,
+)
+from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap
+from avatar_bench.metrics import detection, selective, stats
+from avatar_bench.metrics.stats import Floats
+from avatar_bench.metrics.units import Units
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Metric
+from avatar_bench.runs.decisions import ABSTAIN, UNLIKE, DecisionRule, explain_unmet
+
+if TYPE_CHECKING:
+    from avatar_bench.evaluation.blocks.decision import Decision
+    from avatar_bench.evaluation.intervals import IntervalOptions
+    from avatar_bench.results.predictions import Predictions
+
+Reals = NDArray[np.floating]
+_ALARM_RATES = np.linspace(0, 1, 41) ** 2  # of the ROC curve: dense where it matters
+_RECALLS = np.arange(1, 41) / 40  # of the precision-recall curve
+_ROUNDING = 1e-12
+_POINT_COLUMNS = [
+    *("class", "false_alarms", "recall", "low", "high", "threshold", "n", "others", "other_groups"),
+    *("seen", "seen_high", "n_required"),
+]
+_PROPORTIONS = {"coverage": "answered", "error": "errors"}  # of the images of a part, and what each counts
+
+
+class Part(NamedTuple):
+    """Images (N,) of a slice of a set: the column by which it is sliced, and its value there; "" for all images."""
+
+    by: str
+    name: str
+    images: NDArray[np.bool_]
+
+
+def compute_operating_points(
+    block: IntervalOptions, predictions: Predictions, rates: Sequence[float]
+) -> tuple[dict[str, Metric], dict[str, pd.DataFrame]]:
+    """Compute the recall of each class at each rate of false alarms, and the tables of points and of both curves.
+
+    The score of a class is its probability. A metric is null if the images of other classes are too few to show that
+    false alarms are that rare, or if one side is absent; the table of points has it all the same.
+    """
+    metrics: dict[str, Metric] = {}
+    points: list[tuple[object, ...]] = []
+    curves: dict[str, list[pd.DataFrame]] = {}
+    for index, name in enumerate(predictions.classes):
+        positive, scores = predictions.targets == index, predictions.probabilities[:, index]
+        if positive.all() or not positive.any():
+            absent = Reason("only_class" if positive.all() else "class_absent", name=name)
+            metrics |= {f"recall_at/{rate:g}/{name}": Metric(None, 0, reason=absent) for rate in rates}
+            continue
+        units = predictions.units.usable
+        found = _compute_curves(block, scores, positive, units, rates)
+        statistic = detection.build_roc_statistic(scores, positive, _build_recalls(rates))
+        these = bootstrap_metrics(block, [str(rate) for rate in rates], statistic, units.these)
+        for rate, (value, low, high, method) in zip(rates, found.itertuples(index=False), strict=False):
+            threshold = detection.find_threshold(scores, positive, rate)
+            seen = compute_proportion(block, scores[~positive] >= threshold, predictions.group_codes[~positive])
+            n, required = seen.units or 0, selective.count_required(rate, block.level)
+            threshold = threshold if np.isfinite(threshold) else np.nan  # none keeps the rate
+            counts = int(positive.sum()), int((~positive).sum()), n
+            alarms = seen.value or 0.0, seen.high or 0.0
+            points.append((name, rate, value, low, high, threshold, *counts, *alarms, required))
+            few = Reason("few_others", n=n, rate=rate, required=required)
+            metric = Metric(value, len(units), low, high, method, floor=rate)
+            metric = mark_single_source(state_units(metric, units), predictions.units)
+            if units.sources is not None:
+                metric = state_both(these[str(rate)], metric)
+            metrics[f"recall_at/{rate:g}/{name}"] = metric if n >= required else Metric(None, n, reason=few)
+        ends = found[["value", "low", "high"]].iloc[len(rates) :]
+        for kind, x, y, grid, part in (
+            ("roc", "false_alarms", "recall", _ALARM_RATES, ends[: len(_ALARM_RATES)]),
+            ("precision_recall", "recall", "precision", _RECALLS, ends[len(_ALARM_RATES) :]),
+        ):
+            curve = {"class": name, x: grid, y: part["value"], "low": part["low"], "high": part["high"]}
+            curves.setdefault(kind, []).append(pd.DataFrame(curve))
+    tables = {"operating_points": pd.DataFrame(points, columns=_POINT_COLUMNS)}
+    return metrics, tables | {kind: pd.concat(parts, ignore_index=True) for kind, parts in curves.items()}
+
+
+def _compute_curves(
+    block: IntervalOptions, scores: Reals, positive: NDArray[np.bool_], units: Units, rates: Sequence[float]
+) -> pd.DataFrame:
+    """Compute the recall at `rates`, that at _ALARM_RATES, and the precision at _RECALLS: value, low, high, method.
+
+    Intervals are bootstraps by unit, in which thresholds are chosen anew. Where all resamples agree, as at a recall of
+    1, it is Wilson's interval over the units of the images found.
+    """
+    recalls = _build_recalls((*rates, *_ALARM_RATES))
+    precisions = [partial(detection.compute_precision_at, recall=recall) for recall in _RECALLS]
+    statistic = detection.build_roc_statistic(scores, positive, [*recalls, *precisions])
+    values = statistic(np.ones((1, len(scores))))[0]
+    lows, highs = stats.bootstrap_interval(
+        statistic, units, block.resamples, block.level, block.seed, bounds=PROPORTION
+    )
+    counts = units.take(positive).count * np.append(np.ones(len(rates) + len(_ALARM_RATES)), _RECALLS)
+    collapsed = ~(highs - lows > _ROUNDING)
+    for place in np.flatnonzero(collapsed).tolist():
+        n = max(1, round(counts[place]))
+        lows[place], highs[place] = stats.wilson(n * values[place], n, block.level)
+    methods = np.where(collapsed, f"wilson by {units.drawn}", f"bootstrap by {units.drawn}")
+    return pd.DataFrame({"value": values, "low": lows, "high": highs, "method": methods})
+
+
+def _build_recalls(rates: Sequence[float]) -> list[partial[Floats]]:
+    return [partial(detection.compute_recall_at, rate=rate) for rate in rates]
+
+
+def describe_thresholds(rules: Mapping[float, DecisionRule]) -> tuple[pd.DataFrame, dict[str, Metric]]:
+    """Return the confidence threshold of each target, with the images of its fit and the bound of the error there.
+
+    The metrics are the bounds.
+    """
+    rows, metrics = [], {}
+    for target, rule in rules.items():
+        one = rule.thresholds[""]
+        value, bound, metric = one.value, one.bound, Metric(one.bound, one.answered, higher_is_better=False)
+        if np.isinf(one.value):
+            value, bound = np.nan, np.nan
+            metric = Metric(None, one.n, higher_is_better=False, reason=explain_unmet(one, target))
+        metrics[f"bound/{target:g}"] = metric
+        rows.append((target, value, one.n, one.n_errors, one.answered, one.errors, bound, rule.reference is not None))
+    columns = ["target_error", "threshold", "n", "n_errors", "answered", "errors", "bound", "unlike_rule"]
+    return pd.DataFrame(rows, columns=columns), metrics
+
+
+def list_parts(predictions: Predictions, columns: pd.DataFrame) -> list[Part]:
+    """Return the slices of a set by true class, predicted class and source, and by these columns (N, K) of strings."""
+    found = []
+    for by, places in (("class", predictions.targets), ("prediction", predictions.predicted)):
+        found += [Part(by, name, places == index) for index, name in enumerate(predictions.classes)]
+    for by, values in {"source": predictions.sources, **{str(by): columns[by].to_numpy(str) for by in columns}}.items():
+        found += [Part(by, str(name), values == name) for name in np.unique(values) if name]
+    return [part for part in found if part.images.any()]
+
+
+def tabulate_gaps(
+    block: IntervalOptions,
+    about: Mapping[str, Any],
+    predictions: Predictions,
+    answered: NDArray[np.bool_],
+    parts: Sequence[Part],
+    minimum: int,
+) -> pd.DataFrame:
+    """Tabulate the largest difference of coverage and of error between slices of a column, each of `minimum` images.
+
+    Rows begin with `about`. Slices of the error are those of answered images.
+    """
+    counted = answered & (predictions.targets >= 0)
+    rows = []
+    for by in dict.fromkeys(part.by for part in parts):
+        own = [part for part in parts if part.by == by]
+        names, member = [part.name for part in own], np.stack([part.images for part in own], axis=1)
+        for measure, shown, hits in (
+            ("coverage", member, answered),
+            ("error", member & counted[:, None], ~predictions.correct),
+        ):
+            values = np.where(shown, hits[:, None], np.nan).astype(np.float64)
+            gap = find_gap(block, names, values, predictions.group_codes, minimum)
+            rows += [{**about, "by": by, "measure": measure, **gap}] if gap else []
+    return pd.DataFrame(rows, columns=[*about, "by", "measure", *GAP_COLUMNS])
+
+
+def warn_of_set(rows: pd.DataFrame, is_further: bool) -> list[Reason]:
+    """Return whether a set breaks the promise, and what abstaining on unlike images saves on a further set."""
+    found = []
+    own = rows.iloc[0]
+    name, target = own["set"], own["target_error"]
+    if own["fails"]:
+        ends = {"low": own["error_low"], "high": own["error_high"]}
+        found.append(Reason("promise_broken", name=name, target=target, error=own["error"], **ends))
+    if is_further and len(rows) == 2:
+        plain = rows.iloc[1]
+        shares = {"before": plain["coverage"], "after": own["coverage"]}
+        if plain["errors"] > 0 and own["answered"] > 0:
+            errors = {"error_before": plain["error"], "error_after": own["error"]}
+            found.append(Reason("unlike_images", name=name, target=target, n=own["unlike"], **shares, **errors))
+        elif np.isnan(plain["error"]) and plain["answered"] > 0:  # no image has a class, so every answer is an error
+            found.append(Reason("unlike_images_of_no_class", name=name, target=target, **shares))
+    return found
+
+
+def decide(
+    block: Decision, name: str, predictions: Predictions, rule: DecisionRule, target: float, parts: Sequence[Part]
+) -> tuple[dict[str, pd.DataFrame], dict[str, Metric]]:
+    """Return the tables of a set, with and without the rule on unlike images, of its slices and gaps, and its metrics.
+
+    The names of the metrics have no set. Images without a known class count as answered or not, and have no error.
+    """
+    labelled = predictions.targets >= 0
+    everything = Part("", "", np.ones(len(predictions), dtype=bool))
+    table = rule.decide(predictions.probabilities, predictions.embeddings)
+    answered, unlike = (table["decision"] != ABSTAIN).to_numpy(), (table["decision_reason"] == UNLIKE).to_numpy()
+    counts = _count(block, predictions, answered, [everything, *parts], target)
+    none = Reason("nothing_answered" if labelled.any() else "no_known_class")
+    metrics = {}
+    for kind, metric in zip(_PROPORTIONS, counts[0][1], strict=True):
+        better = replace(metric, higher_is_better=kind == "coverage")
+        metrics[f"{kind}/{target:g}"] = replace(better, reason=none) if metric.value is None else better
+    has_rule, about = rule.reference is not None, {"target_error": target, "set": name}
+    rows = [{**about, "unlike_rule": has_rule, **counts[0][0], "unlike": int(unlike.sum())}]
+    if has_rule:
+        plain = replace(rule, reference=None).decide(predictions.probabilities, None)
+        always = (plain["decision"] != ABSTAIN).to_numpy()
+        row, __ = _count(block, predictions, always, [everything], target)[0]
+        rows.append({**about, "unlike_rule": False, **row, "unlike": 0})
+        if labelled.any():  # by how much the rule lowers the error among answered images, paired
+            errors = [np.where(rows & labelled, ~predictions.correct, np.nan) for rows in (always, answered)]
+            means = stats.build_mean_statistic(np.stack(errors, axis=1))
+            saved = means.then(lambda both: both[:, :1] - both[:, 1:])
+            key, why = [f"saved/{target:g}"], Reason("nothing_answered")
+            metrics |= bootstrap_metrics(block, key, saved, predictions.units, reason=why, bounds=DIFFERENCE)
+    slices = [
+        {**about, "by": part.by, "slice": part.name, **row} for part, (row, __) in zip(parts, counts[1:], strict=True)
+    ]
+    gaps = tabulate_gaps(block, about, predictions, answered, parts, block.minimum)
+    return {"sets": pd.DataFrame(rows), "slices": pd.DataFrame(slices), "gaps": gaps}, metrics
+
+
+def _count(
+    block: IntervalOptions, predictions: Predictions, answered: NDArray[np.bool_], parts: Sequence[Part], target: float
+) -> list[tuple[dict[str, Any], list[Metric]]]:
+    """Count answered images and errors of each part, with the intervals of both proportions; NaN without an image.
+
+    The metrics of a part are both proportions.
+    """
+    member = np.stack([part.images for part in parts], axis=1)
+    counted = member & (answered & (predictions.targets >= 0))[:, None]
+    columns = np.concatenate(
+        [np.where(member, answered[:, None], np.nan), np.where(counted, ~predictions.correct[:, None], np.nan)], axis=1
+    )
+    metrics = compute_proportions(block, columns, predictions.units)
+    rows = []
+    for place, part in enumerate(parts):
+        row: dict[str, Any] = {"n": int(part.images.sum())}
+        both = [metrics[place], metrics[len(parts) + place]]
+        for (kind, total), metric, hits in zip(_PROPORTIONS.items(), both, columns.T[place :: len(parts)], strict=True):
+            ends = make_columns(kind, metric, f"{kind}_")
+            row |= {total: int(np.nansum(hits))} | {
+                end: np.nan if value is None else value for end, value in ends.items()
+            }
+        for kind, metric in zip(_PROPORTIONS, both, strict=True):
+            row |= {f"{kind}_{name}": value for name, value in metric.inference.items()}
+        rows.append((row | {"excess": row["error"] - target, "fails": row["error_low"] > target}, both))
+    return rows

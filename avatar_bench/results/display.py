@@ -1,0 +1,51 @@
+"""What is shown of runs, results and predictions: HTML for notebooks, and the cautions of every prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from avatar_bench.config.entries import find_entries
+from avatar_bench.console.terminal import escape_control_characters
+from avatar_bench.i18n import _
+
+_MAX_ROWS = 20
+
+
+def format_text(text: object) -> str:
+    """Return a text as one escaped line, which may hold names from files."""
+    return escape(escape_control_characters(text))
+
+
+def format_frame(table: pd.DataFrame, header: bool = True) -> str:
+    """Return the first rows of a table, and the number of rows if there are more."""
+    shown = table.head(_MAX_ROWS).map(
+        lambda value: escape_control_characters(value) if isinstance(value, str) else value
+    )
+    text = shown.to_html(header=header, index=False, border=0, na_rep="", float_format="{:.3f}".format)
+    return text if len(table) <= _MAX_ROWS else f"{text}<p>{_MAX_ROWS} of {len(table):,} rows</p>"
+
+
+def format_pairs(pairs: Iterable[tuple[str, Any]]) -> str:
+    """Return names with their values as a table of two columns, without those that are unknown or empty."""
+    known = [(name, value) for name, value in pairs if value not in (None, "")]
+    return format_frame(pd.DataFrame(known), header=False)
+
+
+def format_predictions(table: pd.DataFrame) -> str:
+    """Return rows of predictions with the cautions of every prediction, and of the further columns that they have."""
+    known: list[Any] = [entry.load_class() for entry in find_entries("prediction_column").values()]
+    cautions = list_cautions(each for each in known if {*each.names} <= {*table})
+    return format_frame(table) + "".join(f"<p>{format_text(caution)}</p>" for caution in cautions)
+
+
+def list_cautions(columns: Iterable[Any] = ()) -> list[str]:
+    """Return the two cautions of every prediction, and those of further PredictionColumns, in the current language."""
+    return [
+        _("A prediction means that an image resembles the training images of a class; it does not prove its origin."),
+        _("On sources other than those it was evaluated on, a network can be far less accurate."),
+        *(caution for each in columns for caution in each.list_cautions()),
+    ]

@@ -1,0 +1,136 @@
+"""Features of a frozen network: of all images of a stage at once, or of single images with a cache."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import PIL
+import timm
+import torch
+from numpy.typing import NDArray
+
+from avatar_bench import __version__
+from avatar_bench.config.entries import find_entries
+from avatar_bench.console.progress import track
+from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.data.cache import ArrayCache
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.loaders import build_image_dataset, build_loader
+from avatar_bench.data.training_batches import DataModule
+from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
+from avatar_bench.files.paths import cache_root
+from avatar_bench.models.checkpoint import hash_weights
+from avatar_bench.training.environment import resolve_precision, resolve_torch_device
+from avatar_bench.training.module import Learner
+
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import TrainConfig
+
+FEATURES_FOLDER = "features"  # in the cache
+MAX_FEATURE_BYTES = 2**30  # bytes of the features of a stage
+
+
+def keep_features(learner: Learner, data: DataModule, settings: TrainConfig) -> int:
+    """Add the features of a stage to its data; return for how many augmented copies of each image, 0 for none."""
+    data.embeddings = None
+    views = min(data.augmented_copies or 0, learner.stage.epochs) if data.augmentation.is_active else 1
+    if not learner.is_trained_on_embeddings or not views or settings.trainer.limit_batches is not None:
+        return 0
+    if views * len(data.train_set) * learner.embedding_bytes > MAX_FEATURE_BYTES:
+        warning = f"features of {views} augmented copies do not fit in memory and are computed in each epoch"
+        print_line(f"warning: {warning}", file=sys.stderr)
+        return 0
+    batches = data.fixed_copies_loader(views) if data.augmentation.is_active else data.plain(data.train_set)
+    train = embed(learner, batches, settings).reshape(views, len(data.train_set), -1)
+    data.embeddings = {"train": train, "val": embed(learner, data.plain(data.val_set), settings)[None]}
+    what = format_count(len(data.train_set), "image") + f", in {views} augmented copies each," * (views > 1)
+    print_line(f"  the features of {what} are computed once for all epochs", file=sys.stderr)
+    return views
+
+
+def embed(learner: Learner, batches: Iterable[dict[str, Any]], settings: TrainConfig) -> NDArray[np.float32]:
+    """Compute the embeddings (N, D) of batches of images with the learner in eval mode."""
+    return np.concatenate(list(iterate_embeddings(learner, batches, settings)))
+
+
+@torch.inference_mode()
+def iterate_embeddings(
+    learner: Learner, batches: Iterable[dict[str, Any]], settings: TrainConfig
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the embeddings (n, D) of each batch of images with the learner in eval mode."""
+    options = settings.trainer
+    learner.eval().to(resolve_torch_device(options.accelerator))
+    if options.channels_last:
+        learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    reduced = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision(options))
+    with torch.autocast(learner.device.type, reduced or torch.bfloat16, enabled=reduced is not None):
+        for batch in track(batches, "features", unit="batch"):
+            yield learner(batch["image"].to(learner.device))[1].float().cpu().numpy()
+
+
+def compute_features(
+    learner: Learner, data: DataModule, images: Dataset, settings: TrainConfig, copies: int = 0
+) -> tuple[NDArray[np.float32], int]:
+    """Return the features (V, N, D) of images, and how many of them were computed now; the others were in the cache.
+
+    Without `copies` there is one view, unaugmented; else one for each augmented copy, which depends only on the image
+    and the number of the copy. Every batch is kept as soon as it is computed.
+    """
+    hashes, views = list(images.frame["sha256"]), max(copies, 1)
+    keys = [sha256_of_text(f"{digest} {copy}") if copies else digest for copy in range(views) for digest in hashes]
+    cache = _open_cache(learner, data, keys, settings, bool(copies))
+    features = np.empty((len(keys), learner.embedding_bytes // 4), dtype=np.float32)
+    missing = []
+    for place, key in enumerate(keys):
+        if cache is not None and (found := cache.load(key)) is not None:
+            features[place] = found
+        else:
+            missing.append(place)
+    if missing:
+        seeds = np.array([int(key[:7], 16) for key in keys]).reshape(views, len(hashes))
+        augmented = {"augmentation": data.augmentation, "view_seeds": seeds} if copies else {}
+        loaded = build_image_dataset(images, data.classes, data.preprocessing, cache=data.cache, **augmented)
+        items = [(place % len(hashes), place // len(hashes)) for place in missing]
+        batches = build_loader(loaded, data.batch_size, data.workers, sampler=items)
+        done = 0
+        for batch in iterate_embeddings(learner, batches, settings):
+            for place, values in zip(missing[done : done + len(batch)], batch, strict=True):
+                features[place] = values
+                if cache is not None:
+                    cache.store(keys[place], values)
+            done += len(batch)
+    return features.reshape(views, len(hashes), -1), len(missing)
+
+
+def _open_cache(
+    learner: Learner, data: DataModule, keys: list[str], settings: TrainConfig, augments: bool
+) -> ArrayCache | None:
+    """Open the cache of the features of one network; None, with a warning, if it has no room for these images.
+
+    Augmentations of users are code, which may change under the same options: their copies are not cached.
+    """
+    limit = settings.data.cache_gb
+    if not limit or (augments and data.augmentation.others):
+        return None
+    own = find_entries("backbone").get(learner.card.backbone)
+    head = {id(parameter) for parameter in learner.net.get_classifier().parameters()}  # type: ignore[operator]
+    heads = {name for name, parameter in learner.net.named_parameters() if id(parameter) in head}
+    body = {name: tensor for name, tensor in learner.net.state_dict().items() if name not in heads}
+    preprocessing = sorted(learner.card.preprocessing.items())
+    how = [
+        *(hash_weights(body), learner.card.backbone, sorted(learner.card.options.items()), preprocessing),
+        *(resolve_torch_device(settings.trainer.accelerator), resolve_precision(settings.trainer)),
+        data.augmentation if augments else None,
+        sha256_of_file(own.module) if own else None,
+        *(__version__, torch.__version__, timm.__version__, PIL.__version__, cv2.__version__),
+    ]
+    folder = cache_root() / FEATURES_FOLDER / sha256_of_text(repr(how))[:16]
+    cache = ArrayCache(folder, (learner.embedding_bytes // 4,), np.float32)
+    if reason := cache.reserve(keys, int(limit * 2**30)):
+        print_line(f"warning: features are not cached ({reason}); see data.cache_gb", file=sys.stderr)
+        return None
+    return cache

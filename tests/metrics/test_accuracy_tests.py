@@ -1,0 +1,214 @@
+"""Tests of what chance makes of slices, against exact tests and by simulation."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from scipy.stats import fisher_exact, hypergeom
+from sklearn.metrics import balanced_accuracy_score
+
+from avatar_bench.metrics import accuracy_tests, classification, stats
+from avatar_bench.metrics.accuracy_tests import beats_guessing, guessing_level
+
+
+def distant(total, hits, size, seen):
+    """Return the exact chance of a number of hits as far from the expected one as that seen."""
+    dealt = hypergeom(total, hits, size)
+    outcomes = np.arange(size + 1)
+    far = np.abs(outcomes - dealt.mean()) >= abs(seen - dealt.mean()) - 1e-9
+    return dealt.pmf(outcomes[far]).sum()
+
+
+def test_one_slice_of_single_images_has_the_exact_p_value_of_its_distance():
+    correct = np.arange(60) % 10 > 1
+    member = np.zeros((60, 1), bool)
+    member[:20] = True
+    correct[:8] = False
+    accuracies = accuracy_tests.slice_accuracies(correct, np.zeros(60), np.arange(60), member, 20_000, seed=1)
+    seen, dealt = accuracies.observed, accuracies.drawn
+    inside, outside = correct[:20], correct[20:]
+    assert seen[0] == inside.mean()
+    p, adjusted = accuracy_tests.max_t_p_values(accuracies)
+    assert p[0] == adjusted[0] == pytest.approx(distant(60, correct.sum(), 20, inside.sum()), abs=0.01)
+    table = [[inside.sum(), 20 - inside.sum()], [outside.sum(), 40 - outside.sum()]]
+    assert p[0] == pytest.approx(fisher_exact(table).pvalue, abs=0.01)
+    expected = hypergeom(60, correct.sum(), 20)
+    assert dealt.mean() * 20 == pytest.approx(expected.mean(), abs=0.05)
+    assert dealt.std() * 20 == pytest.approx(expected.std(), rel=0.03)
+
+
+def test_equally_distant_accuracies_are_ties_whatever_the_seed():
+    correct, member = np.ones(60, bool), (np.arange(60) < 20)[:, None]
+    correct[[*range(6), *range(20, 26)]] = False  # 16 correct are expected: 14 and 18 are equally distant
+    exact = distant(60, 48, 20, 14)
+    assert exact == pytest.approx(0.304, abs=1e-3)
+    for seed in range(8):
+        accuracies = accuracy_tests.slice_accuracies(correct, np.zeros(60), np.arange(60), member, 2000, seed)
+        assert accuracy_tests.max_t_p_values(accuracies)[0] == pytest.approx(exact, abs=0.04)
+
+
+def test_centre_and_spread_are_those_of_all_permutations():
+    correct, strata, groups = [1, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1], [0, 1, 1, 2, 3, 4]
+    members = np.array([[1, 1, 0, 0, 1, 0], [0, 1, 1, 1, 1, 1]], bool).T
+    rates = [(*first, *second) for first in permutations((1, 0.5, 1)) for second in permutations((0, 0))]
+    every = np.array([[np.array(rate)[groups][member].mean() for member in members.T] for rate in rates])
+    accuracies = accuracy_tests.slice_accuracies(correct, strata, groups, members, 10)
+    np.testing.assert_allclose(accuracies.centre, every.mean(axis=0))
+    np.testing.assert_allclose(accuracies.spread, every.std(axis=0))
+
+
+def test_where_the_distribution_is_skewed_the_p_value_is_not_fishers():
+    correct, member = np.arange(71) > 1, (np.arange(71) < 48)[:, None]  # both errors are in the slice
+    p, _ = accuracy_tests.max_t_p_values(
+        accuracy_tests.slice_accuracies(correct, np.zeros(71), np.arange(71), member, 20_000)
+    )
+    assert p[0] == pytest.approx(distant(71, 69, 48, 46), abs=0.01) == pytest.approx(0.556, abs=0.01)
+    assert fisher_exact([[46, 2], [23, 0]]).pvalue == pytest.approx(1)
+
+
+def test_accuracy_is_dealt_within_a_class_alone():
+    strata = np.arange(40) % 2
+    members = np.stack([strata == 0, strata == 1, np.arange(40) < 10], axis=1)
+    accuracies = accuracy_tests.slice_accuracies(strata == 0, strata, np.arange(40), members, 50)
+    np.testing.assert_allclose(accuracies.observed, [1, 0, 0.5])
+    np.testing.assert_allclose(accuracies.drawn, np.tile([1, 0, 0.5], (50, 1)))
+    assert np.array_equal(accuracy_tests.max_t_p_values(accuracies)[0], [1, 1, 1])
+
+
+def test_images_of_a_group_are_one_finding():
+    groups = np.repeat(np.arange(12), 5)
+    correct = ~np.isin(groups, [0, 1])
+    member = np.isin(groups, [0, 1, 2])[:, None]
+    by_group, _ = accuracy_tests.max_t_p_values(
+        accuracy_tests.slice_accuracies(correct, np.zeros(60), groups, member, 5000)
+    )
+    exact = hypergeom(12, 2, 3).pmf(2)
+    assert by_group[0] == pytest.approx(exact, abs=0.01)
+    by_image, _ = accuracy_tests.max_t_p_values(
+        accuracy_tests.slice_accuracies(correct, np.zeros(60), np.arange(60), member, 5000)
+    )
+    assert by_image[0] < 0.01 < by_group[0]
+
+
+def test_chance_finds_a_slice_among_many_no_more_often_than_it_may():
+    rng = np.random.default_rng(0)
+    found = []
+    for trial in range(200):
+        correct, members = rng.random(120) < 0.8, rng.random((120, 12)) < 0.3
+        p, adjusted = accuracy_tests.max_t_p_values(
+            accuracy_tests.slice_accuracies(correct, np.arange(120) % 3, np.arange(120), members, 199, trial)
+        )
+        found.append((p.min() <= 0.05, adjusted.min() <= 0.05))
+    plain, adjusted = np.mean(found, axis=0)
+    assert plain > 0.3
+    assert adjusted == pytest.approx(0.05, abs=0.04)
+
+
+def test_a_true_difference_is_found_among_many():
+    rng = np.random.default_rng(0)
+    members = rng.random((400, 12)) < 0.3
+    correct = rng.random(400) < np.where(members[:, 3], 0.5, 0.95)
+    _, adjusted = accuracy_tests.max_t_p_values(
+        accuracy_tests.slice_accuracies(correct, np.arange(400) % 3, np.arange(400), members, 999)
+    )
+    assert adjusted.argmin() == 3
+    assert adjusted[3] == 1 / 1000
+
+
+def test_many_draws_are_made_in_parts_that_make_a_whole(monkeypatch):
+    about = (np.arange(30) % 4 > 0, np.arange(30) % 2, np.arange(30), (np.arange(30) < 9)[:, None], 500)
+    whole = accuracy_tests.slice_accuracies(*about)[1]
+    monkeypatch.setattr(accuracy_tests, "_CHUNK_ELEMENTS", 700)
+    np.testing.assert_array_equal(accuracy_tests.slice_accuracies(*about)[1], whole)
+
+
+def test_one_image_is_no_finding():
+    accuracies = accuracy_tests.slice_accuracies([True], [0], ["a"], [[True]], 100)
+    assert [part[0] for part in accuracy_tests.max_t_p_values(accuracies)] == [1, 1]
+
+
+SETS = {"balanced": [100, 100, 100], "unbalanced": [240, 45, 15], "two of three classes": [150, 0, 150]}
+
+
+def exceeds_guessing(targets, predicted, groups=None, resamples=400):
+    """Compute what blind_test saves of a balanced accuracy, and ask whether it exceeds guessing."""
+    groups = np.arange(len(targets)) if groups is None else groups
+
+    def statistic(weights):
+        return classification.balanced_accuracy(classification.confusion_matrix(targets, predicted, 3, weights))
+
+    value = float(statistic(np.ones((1, len(targets))))[0])
+    low, high = map(float, stats.bootstrap_interval(statistic, groups, resamples))
+    ends = low if low < high else None
+    return beats_guessing(value, ends, len(np.unique(groups)), guessing_level(targets))
+
+
+@pytest.fixture(params=SETS.values(), ids=SETS)
+def targets(request):
+    return np.repeat(np.arange(3), request.param)
+
+
+def test_the_level_is_one_over_the_classes_that_the_set_holds():
+    assert guessing_level([0, 1, 2, 2, 2]) == 1 / 3
+    assert guessing_level(["real", "drawing"]) == 1 / 2
+    assert guessing_level([1, 1, 1]) is None
+    assert guessing_level([]) is None
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_no_predictions_made_without_the_image_are_expected_above_the_level(targets):
+    rng = np.random.default_rng(0)
+    level = guessing_level(targets)
+    for chances in ([1, 0, 0], [0, 0, 1], [1 / 3, 1 / 3, 1 / 3], [0.7, 0.1, 0.2]):
+        drawn = [balanced_accuracy_score(targets, rng.choice(3, len(targets), p=chances)) for _ in range(400)]
+        assert np.mean(drawn) < level + 4 * np.std(drawn) / 20 + 1e-9
+
+
+@pytest.mark.parametrize("constant", [0, 1, 2])
+def test_a_constant_predictor_never_beats_guessing(targets, constant):
+    assert exceeds_guessing(targets, np.full(len(targets), constant)) is False
+
+
+def test_a_random_predictor_rarely_beats_guessing_and_an_informed_one_does(targets):
+    rng = np.random.default_rng(1)
+    found = [exceeds_guessing(targets, rng.integers(0, 3, len(targets))) for _ in range(200)]
+    assert sum(found) <= 12  # 5 expected at most, of a two-sided level of 95 %
+    informed = np.where(rng.random(len(targets)) < 0.5, targets, rng.integers(0, 3, len(targets)))
+    assert exceeds_guessing(targets, informed) is True
+
+
+def test_the_majority_class_alone_is_guessing_however_often_it_is_correct():
+    targets = np.repeat([0, 1, 2], [290, 5, 5])
+    assert np.mean(targets == 0) > 0.95
+    assert exceeds_guessing(targets, np.zeros(300, dtype=int)) is False
+
+
+def test_groups_that_repeat_count_once():
+    """Predictions that are random by group look skilful if every image counts separately."""
+    rng = np.random.default_rng(2)
+    groups = np.repeat(np.arange(15), 20)
+    targets = groups % 3
+    by_group, by_image = [], []
+    for _ in range(100):
+        predicted = rng.integers(0, 3, 15)[groups]
+        by_group.append(exceeds_guessing(targets, predicted, groups))
+        by_image.append(exceeds_guessing(targets, predicted))
+    assert sum(by_image) > 25
+    assert sum(by_group) <= 12
+
+
+def test_without_an_interval_wilson_over_the_units_decides():
+    assert beats_guessing(1.0, None, 300, 1 / 3) is True  # a perfect predictor
+    assert beats_guessing(1 / 3, None, 10**9, 1 / 3) is False
+    assert beats_guessing(1.0, None, 2, 1 / 2) is False  # two images, both named correctly: one guess in four does that
+    assert beats_guessing(0.0, None, 300, 1 / 3) is False
+
+
+def test_an_interval_that_ends_at_the_level_holds_it():
+    assert beats_guessing(0.5, 1 / 3, 300, 1 / 3) is False
+    assert beats_guessing(0.5, 0.1 + 0.2, 300, 0.3) is False
+    assert beats_guessing(0.5, 0.34, 300, 1 / 3) is True
+    assert beats_guessing(0.2, 0.1, 300, 1 / 3) is False  # below it as well
+    assert beats_guessing(0.9, 0.8, 300, None) is None

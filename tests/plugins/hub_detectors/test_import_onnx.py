@@ -1,0 +1,241 @@
+"""import of ONNX networks: ours without options, those of others as they state their inputs and outputs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.special import expit, softmax
+
+from avatar_bench.cli.app import main
+from avatar_bench.data.dataset import read_manifest
+from avatar_bench.data.equalise import resize_to_square
+from avatar_bench.runs.ensembles import open_run
+from avatar_bench.runs.run import Run
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+CLASSES = ["drawing", "generated", "real"]
+WEIGHTS = np.array([[3.0, -1, 0], [0, 2, -2], [-1, 0, 1]], np.float32)
+STATED = ["size=24", "resize=pad", "mean=[.5,.4,.3]", "std=[.2,.3,.4]", "range=1", "output=logits"]
+NAMES = f"names=[{','.join(CLASSES)}]"
+
+
+def build(
+    file: Path, layout: str = "NCHW", n: int = 3, domain: str = "", outside: str = "", shape: tuple[Any, ...] = ()
+) -> Path:
+    """Write a network that multiplies the mean colour by WEIGHTS."""
+    helper, numbers = onnx.helper, onnx.TensorProto.FLOAT
+    sides = shape or (("n", 3, "s", "s") if layout == "NCHW" else ("n", "s", "s", 3))
+    axes = [2, 3] if layout == "NCHW" else [1, 2]
+    weights = onnx.numpy_helper.from_array(np.ascontiguousarray(WEIGHTS[:, :n]), "weights")
+    if outside:
+        onnx.external_data_helper.set_external_data(weights, outside)
+        (file.parent / outside).write_bytes(weights.raw_data)
+        weights.ClearField("raw_data")
+        weights.data_location = onnx.TensorProto.EXTERNAL
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["colour"], keepdims=0),
+        helper.make_node("MatMul", ["colour", "weights"], ["found"], domain=domain),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("pixels", numbers, sides)],
+        [helper.make_tensor_value_info("found", numbers, ("n", n))],
+        [onnx.numpy_helper.from_array(np.array(axes, np.int64), "axes"), weights],
+    )
+    opsets = [helper.make_opsetid("", 18)] + [helper.make_opsetid(domain, 1)] * bool(domain)
+    file.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+    return file
+
+
+def compute(images: Path) -> NDArray[np.float64]:
+    """Return the reference logits of the blind set, as STATED."""
+    blind = read_manifest(images / "blind.csv")
+    squares = np.stack([resize_to_square(blind.image(row), 24, "pad") for row in range(len(blind))]) / 255
+    return ((squares - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.4]).mean(axis=(1, 2)) @ WEIGHTS
+
+
+def importing(file: Path, out: Path, *words: str) -> list[str]:
+    return ["import", "kind=onnx", f"file={file}", f"out={out}", *words]
+
+
+@pytest.mark.parametrize(("layout", "outside"), [("NCHW", ""), ("NHWC", "weights.bin")])
+def test_a_network_computes_as_it_is_stated(layout: str, outside: str, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    file = build(tmp_path / "there" / "net.onnx", layout, outside=outside)
+    assert main(importing(file, tmp_path / "run", *STATED, NAMES)) == 0
+    shutil.rmtree(tmp_path / "there")  # the run folder is whole
+    blind = read_manifest(images / "blind.csv")
+    found = open_run(tmp_path / "run").predictions(blind)
+    np.testing.assert_allclose(found.logits, compute(images), atol=1e-4)
+    table = open_run(tmp_path / "run").predict([blind.file(row) for row in range(5)])
+    probabilities = table[[f"prob_{name}" for name in CLASSES]].to_numpy(float)
+    np.testing.assert_allclose(probabilities, softmax(compute(images), axis=1)[:5], atol=1e-5)
+
+
+@pytest.mark.parametrize("output", ["score", "logits"])
+def test_one_output_is_a_score_with_a_direction(output: str, images: Path, tmp_path: Path) -> None:
+    file = build(tmp_path / "net.onnx", n=1)
+    words = [*STATED[:-1], f"output={output}", "score=higher_is_drawing", "threshold=0.5"]
+    assert main(importing(file, tmp_path / "run", *words)) == 0
+    run = open_run(tmp_path / "run")
+    assert run.classes == ("drawing", "not_drawing")
+    blind = read_manifest(images / "blind.csv")
+    found = run.predictor.predict([blind.image(row) for row in range(len(blind))])
+    np.testing.assert_allclose(found[:, 0], expit(compute(images)[:, 0] - 0.5), atol=1e-5)
+
+
+def test_a_probability_as_score_has_its_threshold_at_one_half(images: Path, tmp_path: Path) -> None:
+    model = onnx.load(build(tmp_path / "net.onnx", n=1))
+    output = model.graph.output[0]
+    model.graph.node.append(onnx.helper.make_node("Sigmoid", [output.name], ["p"]))
+    output.name = "p"
+    onnx.save(model, tmp_path / "net.onnx")
+    words = [*STATED[:-1], "output=probabilities", "score=higher_is_drawing", "threshold=0.2"]
+    assert main(importing(tmp_path / "net.onnx", tmp_path / "run", *words)) == 0
+    blind = read_manifest(images / "blind.csv")
+    found = open_run(tmp_path / "run").predictor.predict([blind.image(row) for row in range(len(blind))])
+    np.testing.assert_allclose(found[:, 0], expit(compute(images)[:, 0] - np.log(0.2 / 0.8)), atol=1e-5)
+
+
+def test_an_image_without_a_finite_probability_is_an_error_and_the_others_are_predicted(
+    images: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(build(tmp_path / "net.onnx"))
+    output = model.graph.output[0]
+    model.graph.node.append(onnx.helper.make_node("Div", [output.name, output.name], ["ratio"]))  # 0 by 0 is no number
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["ratio"], ["p"], axis=1))
+    output.name = "p"
+    onnx.save(model, tmp_path / "net.onnx")
+    words = ["size=24", "resize=pad", "mean=[0,0,0]", "std=[1,1,1]", "range=1", "output=probabilities", NAMES]
+    assert main(importing(tmp_path / "net.onnx", tmp_path / "run", *words)) == 0
+    Image.new("RGB", (40, 40)).save(black := tmp_path / "black.png")
+    Image.new("RGB", (40, 40), (255, 100, 90)).save(other := tmp_path / "other.png")
+    given = ["predict", f"ckpt={tmp_path / 'run'}", f"input=[{other},{black},{other}]"]
+    assert main([*given, f"output={tmp_path / 'out.csv'}"]) == 3
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table["status"].tolist() == ["ok", "error"]
+    assert "The network returns no probabilities" in table["reason"][1]
+
+
+def test_a_network_with_a_fixed_batch_is_filled_up(images: Path, tmp_path: Path) -> None:
+    file = build(tmp_path / "net.onnx", shape=(4, 3, 24, 24))
+    words = [word for word in STATED if not word.startswith("size")]  # the shape states it
+    assert main(importing(file, tmp_path / "run", *words, NAMES)) == 0
+    found = open_run(tmp_path / "run").predictions(read_manifest(images / "blind.csv"))
+    np.testing.assert_allclose(found.logits, compute(images), atol=1e-4)
+
+
+def test_metadata_of_the_file_state_what_options_would(images: Path, tmp_path: Path) -> None:
+    model = onnx.load(build(tmp_path / "plain.onnx"))
+    texts = dict(word.split("=") for word in [*STATED, NAMES])
+    names = texts.pop("names")
+    onnx.helper.set_model_props(model, texts | {"names": json.dumps(names.strip("[]").split(","))})
+    for entry in model.metadata_props:  # JSON has no .5
+        entry.value = entry.value.replace("[.", "[0.").replace(",.", ",0.")
+    onnx.save(model, tmp_path / "net.onnx")
+    assert main(importing(tmp_path / "net.onnx", tmp_path / "run")) == 0
+    found = open_run(tmp_path / "run").predictions(read_manifest(images / "blind.csv"))
+    np.testing.assert_allclose(found.logits, compute(images), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "code", "reason"),
+    [
+        ({}, [], 2, "does not state size, resize, mean, std, range, output, names"),
+        ({}, [*STATED, NAMES, "input=images"], 2, "input=images: the network has no such input"),
+        ({}, [*STATED, "names=[a,b]"], 2, "returns 3 finite numbers an image for 2 classes"),
+        ({}, [*STATED, NAMES, "layout=NHWC"], 2, "layout=NHWC does not fit"),
+        ({}, [*STATED[:-1], NAMES, "output=probabilities"], 2, "returns no probabilities"),
+        ({"shape": ("n", 3, 32, 32)}, [*STATED, NAMES], 2, "size=24: the network expects squares of another size"),
+        ({"domain": "mine"}, [*STATED, NAMES], 3, "needs custom operators of mine"),
+        ({"outside": "../weights.bin"}, [*STATED, NAMES], 3, "lies outside its folder"),
+        ({"n": 1}, [*STATED, NAMES], 2, "returns 1 finite numbers"),
+    ],
+)
+def test_a_network_that_cannot_be_used_is_refused_and_nothing_written(
+    given: dict[str, Any], words: list[str], code: int, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    file = build(tmp_path / "there" / "net.onnx", **given)
+    assert main(importing(file, tmp_path / "run", *words)) == code
+    error = capsys.readouterr().err
+    assert reason in error
+    assert len(error.strip().splitlines()) <= 3
+    if code == 2:
+        assert "The network expects pixels tensor(float)" in error
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob(".run*"))
+
+
+def test_a_pickle_is_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.onnx").write_bytes(pickle.dumps({"weights": [1, 2]}))
+    assert main(importing(tmp_path / "net.onnx", tmp_path / "run", *STATED, NAMES)) == 3
+    assert "cannot be read as ONNX" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of the tiny run's exported network."""
+    folder = tmp_path_factory.mktemp("exported")
+    assert main(["export", f"ckpt={tiny_run}", f"out={folder / 'net.onnx'}"]) == 0
+    known = f"trained_on={tiny_run / 'split.csv'}"
+    assert main(importing(folder / "net.onnx", folder / "run", known)) == 0
+    return folder / "run"
+
+
+def test_an_exported_network_of_ours_needs_no_option(exported: Path, tiny_run: Path, images: Path) -> None:
+    blind = read_manifest(images / "blind.csv")
+    ours, theirs = Run.open(tiny_run), open_run(exported)
+    assert theirs.classes == ours.classes
+    one, other = ours.predictions(blind), theirs.predictions(blind)
+    np.testing.assert_allclose(one.logits, other.logits, atol=1e-4)
+    np.testing.assert_allclose(one.embeddings, other.embeddings, atol=1e-4)
+    assert other.has_logits
+    assert one.temperature == other.temperature != 1
+    words = [blind.file(row) for row in range(3)]
+    for calibrated in (True, False):
+        tables = [each.predict(words, calibrated, "32") for each in (ours, theirs)]
+        np.testing.assert_allclose(*(table.iloc[:, 3:].select_dtypes("number") for table in tables), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_exported_network_has_the_metrics_of_its_run(
+    exported: Path, tiny_run: Path, images: Path, tmp_path: Path
+) -> None:
+    data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.name=new", "data.workers=0"]
+    for name, ckpt in (("ours", tiny_run), ("theirs", exported)):
+        words = [f"out={tmp_path / name}", "block=all", "block.robustness.severities=[3]", *data]
+        assert main(["evaluate", f"ckpt={ckpt}", *words]) == 0
+    compared = 0
+    for file in (tmp_path / "theirs" / "evaluation" / "new").glob("*/metrics.json"):
+        ours = tmp_path / "ours" / file.relative_to(tmp_path / "theirs")
+        metrics = [json.loads(each.read_text(encoding="utf-8"))["metrics"] for each in (ours, file)]
+        for name in metrics[0].keys() & metrics[1].keys():
+            one, other = (each[name]["value"] for each in metrics)
+            tolerance = 0.01 if name == "trustworthiness" else 1e-4  # t-SNE amplifies differences of the last digit
+            if one is not None and other is not None:
+                assert one == pytest.approx(other, abs=tolerance), (file.parent.name, name)
+                compared += 1
+    assert compared > 100
+    saved = {file.parent.name for file in (tmp_path / "theirs").rglob("metrics.json")}
+    assert {"blind_test", "robustness", "calibration", "clusters", "error_bias", "prior_shift"} <= saved
+    pd.testing.assert_frame_equal(
+        *(
+            pd.read_csv(tmp_path / name / "evaluation" / "new" / "blind_test" / "confusion.csv")
+            for name in ("ours", "theirs")
+        )
+    )

@@ -1,0 +1,55 @@
+"""Words of pages: the question, predictions by their probability, and the accuracy of the model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.cli.app import main
+from avatar_bench.i18n import use_language
+from avatar_bench.reporting.prediction_words import ask_question, describe_accuracy, phrase_prediction, translate_class
+from avatar_bench.runs.ensembles import open_run
+
+
+@pytest.mark.parametrize(
+    ("classes", "question"),
+    [
+        (("drawing", "generated", "real"), "Is this avatar a real photo, a drawing, or AI-generated?"),
+        (("cat", "dog"), "Which class is this image of: cat or dog?"),
+        (("generated", "photo", "cat"), "Which class is this image of: AI-generated, photo or cat?"),
+        (tuple("abcde"), "Which of 5 classes is this image of?"),
+    ],
+)
+def test_the_question_names_the_classes_of_the_run(classes: tuple[str, ...], question: str) -> None:
+    assert ask_question(classes) == question
+
+
+@pytest.mark.parametrize(
+    ("probability", "words"),
+    [(0.96, "Prediction: cat"), (0.9, "Prediction: cat"), (0.6, "Probably: cat"), (0.595, "Not sure, perhaps: cat")],
+)
+def test_a_prediction_is_worded_by_its_probability(probability: float, words: str) -> None:
+    assert phrase_prediction("cat", probability) == words
+
+
+def test_classes_of_a_user_keep_their_names_in_russian() -> None:
+    with use_language("ru"):
+        assert [translate_class(name) for name in ("real", "cat")] == ["настоящее фото", "cat"]
+
+
+def test_the_accuracy_is_that_on_external_images_or_else_on_those_of_training(
+    tiny_run: Path, images: Path, tmp_path: Path
+) -> None:
+    found = shutil.ignore_patterns("evaluation", "predictions")
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run", ignore=found))
+    assert "set aside from its training sources" in describe_accuracy(open_run(run))
+    words = ["evaluate", f"ckpt={run}", "split=blind", "block.blind_test.resamples=100", "data.workers=0"]
+    assert main(words) == 0
+    assert "Accuracy of this model on blind (n = 42): " in describe_accuracy(open_run(run))
+    (run / "run.json").unlink()
+    shutil.rmtree(run / "evaluation")
+    assert describe_accuracy(open_run(run / "checkpoints" / "best.ckpt")) == (
+        "The accuracy of this model is not measured."
+    )
