@@ -79,14 +79,16 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
         self.repository = FileRepository(config_search_path)
-        self.composed: tuple[Any, DictConfig] | None = None  # by Hydra to find out whether to sweep, and its arguments
+        # by Hydra to find out whether to sweep, or why it could not be composed, after the arguments
+        self.composed: tuple[Any, DictConfig | Exception] | None = None
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **options: Any
     ) -> DictConfig:
         """Compose a configuration; raise ConfigError if it could expose a secret, or changes what Hydra must not.
 
-        Hydra composes every configuration twice, first to read hydra.mode alone: that of a single run is used again.
+        Hydra composes every configuration twice, first to read hydra.mode alone: that of a single run is used again,
+        and what stood against it is said again.
         """
         for word in overrides:
             check_interpolations(word, word)
@@ -98,16 +100,23 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
         asked, composed = (config_name, *overrides), self.composed
         if composed and asked == (*composed[0], _SINGLE_RUN):
             self.composed, cfg = None, composed[1]
+            if isinstance(cfg, Exception):
+                raise cfg
             parsed = OverridesParser.create().parse_overrides(overrides)
             self.validate_sweep_overrides_legal(parsed, RunMode.RUN, options.get("from_shell", True))
             cfg.hydra.mode = RunMode.RUN
             cfg.hydra.overrides.hydra.append(_SINGLE_RUN)
             return cfg
-        cfg = super().load_configuration(config_name, overrides, *args, **options)
-        values = OmegaConf.to_container(cfg, resolve=False)
-        assert isinstance(values, dict)
-        check_values(values)
-        self.composed = None if options.get("validate_sweep_overrides", True) else (asked, cfg)
+        reads_mode = not options.get("validate_sweep_overrides", True)
+        try:
+            cfg = super().load_configuration(config_name, overrides, *args, **options)
+            values = OmegaConf.to_container(cfg, resolve=False)
+            assert isinstance(values, dict)
+            check_values(values)
+        except Exception as error:
+            self.composed = (asked, error) if reads_mode else None
+            raise
+        self.composed = (asked, cfg) if reads_mode else None
         return cfg
 
 
