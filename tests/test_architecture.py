@@ -72,9 +72,9 @@ FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS: dict[tuple[str, ...], tuple[int, int]] = {
     ("commands", "cli", "console"): (2_070, 1_510),
-    ("config",): (2_650, 1_790),
+    ("config",): (2_635, 1_790),
     ("data",): (4_950, 3_230),
-    ("models",): (2_300, 1_440),
+    ("models",): (2_350, 1_470),
     ("inference", "runs"): (5_770, 3_840),
     ("reporting",): (2_690, 1_850),
     ("results", "i18n", "files"): (2_080, 1_380),

@@ -63,7 +63,7 @@ def find_groups() -> list[str]:
 
 def find_kinds_of_entries_alone() -> set[str]:
     """Return the kinds of entries whose folders are no groups of Hydra: their yaml files are no options."""
-    return {kind for kind in KINDS if kind != "block" and not (find_conf_folder() / kind).is_dir()}
+    return {kind for kind in (*KINDS, "backbone") if kind != "block" and not (find_conf_folder() / kind).is_dir()}
 
 
 def find_choices(group: str) -> dict[str, Path]:

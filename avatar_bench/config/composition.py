@@ -85,7 +85,7 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **options: Any
     ) -> DictConfig:
-        """Compose a configuration; raise ConfigError if it could expose a secret, or changes what Hydra must not.
+        """Compose a configuration; raise ConfigError if it could expose a secret.
 
         Hydra composes every configuration twice, first to read hydra.mode alone: that of a single run is used again,
         and what stood against it is said again.

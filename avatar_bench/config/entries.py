@@ -33,7 +33,6 @@ FOLDERS_VARIABLE = "AVATAR_BENCH_CONF"
 KINDS = {
     "command": "commands",
     "block": "evaluation/blocks",
-    "backbone": "models/backbones",
     "corruption": "data/corruption_kinds.py",
     "augmentation": "data/augmentation_steps.py",
     "ood_score": "metrics/ood_scores.py",

@@ -354,7 +354,7 @@ def _check_model(model: DictConfig) -> None:
             f"model.weights={model.weights}: no such file{suggest_names(model.weights, WEIGHTS_CHOICES, '')}",
             f"expected {format_alternatives(WEIGHTS_CHOICES)}, or a .safetensors or .pth file",
         )
-    known = () if model.backbone in find_entries("backbone") else NETWORK_OPTIONS
+    known = () if model.backbone in find_choices("backbone") else NETWORK_OPTIONS
     if fault := find_option_fault(OmegaConf.to_container(model.options), known):  # type: ignore[arg-type]
         raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(NETWORK_OPTIONS))}")
 

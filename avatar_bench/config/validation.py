@@ -25,17 +25,6 @@ _KINDS = {
 }
 _LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")  # the others ask the network, or write where they are told
 _FOLDER_ARGUMENTS = ("dirpath", "save_dir")
-FIXED_HYDRA_OPTIONS: dict[str, Any] = {  # Hydra's own options that build objects, write files or read the environment
-    "hydra_logging": {"version": 1, "root": None, "disable_existing_loggers": False},
-    "job_logging": {"version": 1, "root": None, "disable_existing_loggers": False},
-    "run": {"dir": "."},
-    "output_subdir": None,
-    "job.chdir": None,
-    "job.env_set": {},
-    "job.env_copy": [],
-    "sweep.subdir": ".",
-    "sweeper.custom_search_space": None,
-}
 _COMMAND_LINE_NODES = ("hydra.overrides", "hydra.job")  # these hold command line words, which are checked as such
 ALLOWED_RESOLVERS = ("hydra", "now", "python_version", "units")  # none of them exposes environment variables
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
@@ -43,19 +32,10 @@ _ALLOWED_INTERPOLATION = re.compile(rf"\s*(?:\.*[\w.\[\]/-]+\s*\}}|(?:{'|'.join(
 
 
 def check_values(values: Mapping[Any, Any]) -> None:
-    """Raise ConfigError if what Hydra composed, unresolved, could expose a secret, or changes what Hydra must not."""
+    """Raise ConfigError if what Hydra composed, unresolved, could expose a secret."""
     for around, key, value in _walk_values(values):
         if isinstance(value, str) and not around.startswith(_COMMAND_LINE_NODES):
             check_interpolations(f"{around}.{key}={truncate(value)}".lstrip("."), value)
-    for option, kept in FIXED_HYDRA_OPTIONS.items() if "hydra" in values else ():
-        value = values["hydra"]
-        for key in option.split("."):
-            value = value.get(key, kept) if isinstance(value, Mapping) else value
-        if value != kept:
-            raise ConfigError(
-                f"hydra.{option} cannot be changed.",
-                "Of Hydra's options only hydra.launcher, hydra.sweeper, hydra.mode and hydra.searchpath can be set.",
-            )
 
 
 def check_run_config(stored: Mapping[str, Any], file: Path, typed: Any = ()) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,21 @@ from timm.data.config import resolve_model_data_config
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from avatar_bench.config.entries import Entry, describe_folders, find_entries
+from avatar_bench.config.catalogue import find_choices
+from avatar_bench.config.entries import describe_folders
 from avatar_bench.errors import CheckpointError, ConfigError, suggest_names
 from avatar_bench.files import package_files
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
 from avatar_bench.models.card_schema import MAX_IMAGE_SIDE, NETWORK_OPTIONS, find_option_fault
 from avatar_bench.models.pretrained_backbone import PretrainedWeights, refuse_other_network
 from avatar_bench.models.weight_formats import read_state
-from avatar_bench.models.wrapped_networks import POOLED_OPTION, build_user_network, pool_stages, refuse_unfit_network
+from avatar_bench.models.wrapped_networks import (
+    POOLED_OPTION,
+    NetworkNode,
+    build_user_network,
+    pool_stages,
+    refuse_unfit_network,
+)
 
 
 def create_backbone(
@@ -85,7 +91,7 @@ def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[st
         others = {key: value for key, value in options.items() if key != POOLED_OPTION}
         return resolve_options(name, others, size) | {POOLED_OPTION: options[POOLED_OPTION]}
     if own := _find_own(name, options):
-        if "img_size" in (each.name for each in fields(own.load_class())):
+        if "img_size" in own.arguments:
             options = {"img_size": size, **options}
         refuse_unfit_network(own, options, size)
         return dict(options)
@@ -137,19 +143,20 @@ def convert_state(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> d
     return {own: value for own, (_, value) in pairs if not own.startswith("classifier.")}
 
 
-def _find_own(name: str, options: Mapping[str, Any]) -> Entry | None:
-    """Return the user's entry of a network, None for one of timm; raise ConfigError for an unknown name or option."""
-    own = find_entries("backbone").get(name)
-    if own is None and not timm.is_model(name):  # timm itself would also accept the address of a hub, or a folder
-        known = [*timm.list_models(), *find_entries("backbone")]
+def _find_own(name: str, options: Mapping[str, Any]) -> NetworkNode | None:
+    """Return the user's network of a name, None for one of timm; raise ConfigError for an unknown name or option."""
+    own = find_choices("backbone")
+    if name not in own and not timm.is_model(name):  # timm itself would also accept the address of a hub, or a folder
+        known = [*timm.list_models(), *own]
         nearest = suggest_names(name.split(".")[0], known, "; see timm.list_models() for the names")
         raise ConfigError(
             f"model.backbone: neither timm nor your own folders have a network named {name!r}{nearest}",
             describe_folders("backbone"),
         )
-    if fault := find_option_fault(options, () if own else NETWORK_OPTIONS):
-        raise ConfigError(f"model.options: {fault}.", *[] if own else [f"Known: {' '.join(sorted(NETWORK_OPTIONS))}."])
-    return own
+    if fault := find_option_fault(options, () if name in own else NETWORK_OPTIONS):
+        hint = [] if name in own else [f"Known: {' '.join(sorted(NETWORK_OPTIONS))}."]
+        raise ConfigError(f"model.options: {fault}.", *hint)
+    return NetworkNode.read(own[name]) if name in own else None
 
 
 def _create_timm(name: str, classes: int, weights: str | PretrainedWeights, options: Mapping[str, Any]) -> nn.Module:

@@ -57,7 +57,7 @@ def find_option_fault(options: Mapping[str, Any], known: Collection[str] = ()) -
     `known` are the allowed names. By default any is: the options of a user's backbone are known only once it is found.
     """
     for name, value in options.items():
-        if known and name not in known:
+        if (known and name not in known) or name.startswith("_"):  # as the keys by which Hydra builds objects do
             return f"the network option {_shorten(name)} is not allowed in a checkpoint"
         values = value if isinstance(value, list | tuple) else [value]
         if len(values) > MAX_LIST_ITEMS or not all(map(_is_scalar, values)):

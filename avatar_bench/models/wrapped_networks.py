@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from avatar_bench.config.entries import Entry
-from avatar_bench.errors import ConfigError
+from avatar_bench.config.instantiate import build, check_node
+from avatar_bench.config.validation import TARGET
+from avatar_bench.errors import AvatarBenchError, ConfigError
+from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
+from avatar_bench.files.yaml_io import read_yaml
 
 POOLED_OPTION = "pooled_layers"  # of a card's network options
 LAST_EMBEDDING = -1  # among the layers: the embedding that the network's own classifier would see
@@ -128,39 +133,76 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], net: nn.Module) -> dict[st
     return {f"body.{name}": tensor for name, tensor in state.items()}
 
 
-def build_user_network(entry: Entry, classes: int, options: Mapping[str, Any]) -> nn.Module:
-    """Build the network of a user's entry, with timm's interface; without classifier if `classes` is 0.
+@dataclass(frozen=True)
+class NetworkNode:
+    """A user's network, which the file backbone/NAME.yaml states as {_target_: CLASS, argument: value, ...}.
+
+    The text {classes} in an argument stands for their number, and `options` of the model replace arguments. A network
+    without timm's interface names its last layer, `classifier`, and its last layer with a map, `feature_layer`.
+    """
+
+    file: Path
+    arguments: Mapping[str, Any]
+    layers: tuple[str, str] | None
+
+    @classmethod
+    def read(cls, file: Path) -> NetworkNode:
+        """Read the node of a file; raise ConfigError if it names no class."""
+        stated = read_yaml(file)
+        if not isinstance(stated, dict) or not isinstance(stated.get(TARGET), str):
+            raise ConfigError(f"{file}: expected {TARGET}: CLASS and its arguments.", "See docs/extending.md.")
+        classifier, feature_layer = (stated.pop(key, None) for key in ("classifier", "feature_layer"))
+        return cls(file, stated, (classifier, feature_layer) if classifier and feature_layer else None)
+
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of the yaml and of all modules of the user's folder."""
+        modules = sorted(self.file.parents[1].rglob("*.py"))
+        return sha256_of_text(" ".join(sha256_of_file(file) for file in (self.file, *modules)))
+
+    def build(self, classes: int, options: Mapping[str, Any]) -> nn.Module:
+        """Build the network with random weights; raise ConfigError, with the reason, if that is not possible."""
+        option, node = f"backbone.{self.file.stem}", {**self.arguments, **options}
+        check_node(option, node)
+        return build(option, node, nn.Module, classes=classes)  # type: ignore[no-any-return]
+
+
+def build_user_network(node: NetworkNode, classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """Build the network of a user, with timm's interface; without classifier if `classes` is 0.
 
     Raises ConfigError, with the reason, if it cannot be built.
     """
-    owner = entry.build(options)
     # torch's fused transformer layer cannot be exported, and hides its products where operations are counted
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.device("cpu"):  # on the meta device, code that reads values of tensors would fail
             # a plain module is built with a classifier, which is then removed
-            return _add_interface(owner, owner.build(classes or int(hasattr(owner, "classifier"))), classes > 0)
-    except Exception as error:  # a user's code may raise anything
-        raise _explain(entry, f"cannot be built: {error or type(error).__name__}") from error
+            return _add_interface(node, node.build(classes or int(node.layers is not None), options), classes > 0)
+    except AvatarBenchError:
+        raise
+    except Exception as error:  # of names of layers
+        raise _explain(node, f"cannot be built: {error or type(error).__name__}") from error
 
 
 @torch.no_grad()
-def refuse_unfit_network(entry: Entry, options: Mapping[str, Any], size: int) -> None:
+def refuse_unfit_network(node: NetworkNode, options: Mapping[str, Any], size: int) -> None:
     """Raise ConfigError unless a user's network maps images of `size` pixels to logits by its classifier."""
-    owner, images = entry.build(options), torch.rand(2, 3, size, size)
+    images = torch.rand(2, 3, size, size)
     try:
-        net: Any = owner.build(3).eval()
+        net: Any = node.build(3, options).eval()
         logits = net(images)
-        net = _add_interface(owner, net)
+        net = _add_interface(node, net)
         embeddings = net.forward_head(net.forward_features(images), pre_logits=True)
         again = net.get_classifier()(embeddings)
+    except AvatarBenchError:
+        raise
     except Exception as error:  # a user's code may raise anything
-        raise _explain(entry, f"cannot be used on images of {size} pixels: {error or type(error).__name__}") from error
+        raise _explain(node, f"cannot be used on images of {size} pixels: {error or type(error).__name__}") from error
     shape = tuple(getattr(logits, "shape", ())) or type(logits).__name__
     if shape != (2, 3):
-        raise _explain(entry, f"returns {shape} for 2 images and 3 classes, not logits (2, 3).")
+        raise _explain(node, f"returns {shape} for 2 images and 3 classes, not logits (2, 3).")
     if again.shape != logits.shape or not torch.allclose(again, logits, rtol=1e-3, atol=1e-4):
-        raise _explain(entry, "changes the outputs of its classifier, which must be its last layer.")
+        raise _explain(node, "changes the outputs of its classifier, which must be its last layer.")
 
 
 def pool_stages(body: nn.Module, layers: object, classes: int, name: str) -> PooledStages:
@@ -186,20 +228,17 @@ def sort_layers(layers: Sequence[int]) -> list[int]:
     return sorted(layers, key=lambda layer: (layer == LAST_EMBEDDING, layer))
 
 
-def _add_interface(owner: Any, net: nn.Module, has_head: bool = True) -> nn.Module:
-    if hasattr(owner, "classifier"):
-        return PlainNetwork(net, owner.classifier, owner.feature_layer, has_head)
+def _add_interface(node: NetworkNode, net: nn.Module, has_head: bool = True) -> nn.Module:
+    if node.layers:
+        return PlainNetwork(net, *node.layers, has_head)
     if missing := [name for name in _INTERFACE if not hasattr(net, name)]:
-        raise TypeError(
-            f"{type(owner).__name__} names no classifier and no feature_layer, and its network lacks timm's "
-            + ", ".join(missing)
-        )
+        raise TypeError(f"no classifier and feature_layer are stated, and it lacks timm's {', '.join(missing)}")
     return net
 
 
-def _explain(entry: Entry, fault: str) -> ConfigError:
+def _explain(node: NetworkNode, fault: str) -> ConfigError:
     return ConfigError(
-        f"model.backbone={entry.name}: the network {fault.splitlines()[0]}", f"Check {entry.module} and model.options."
+        f"model.backbone={node.file.stem}: the network {fault.splitlines()[0]}", f"Check {node.file} and model.options."
     )
 
 

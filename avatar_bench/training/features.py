@@ -14,16 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from avatar_bench import __version__
-from avatar_bench.config.entries import find_entries
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.console.progress import track
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.cache import ArrayCache
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.loaders import build_image_dataset, build_loader
 from avatar_bench.data.training_batches import DataModule
-from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
+from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.files.paths import cache_root
 from avatar_bench.models.checkpoint import hash_weights
+from avatar_bench.models.wrapped_networks import NetworkNode
 from avatar_bench.training.environment import resolve_precision, resolve_torch_device
 from avatar_bench.training.module import Learner
 
@@ -116,7 +117,7 @@ def _open_cache(
     limit = settings.data.cache_gb
     if not limit or (augments and data.augmentation.others):
         return None
-    own = find_entries("backbone").get(learner.card.backbone)
+    own = find_choices("backbone").get(learner.card.backbone)
     head = {id(parameter) for parameter in learner.net.get_classifier().parameters()}  # type: ignore[operator]
     heads = {name for name, parameter in learner.net.named_parameters() if id(parameter) in head}
     body = {name: tensor for name, tensor in learner.net.state_dict().items() if name not in heads}
@@ -125,7 +126,7 @@ def _open_cache(
         *(hash_weights(body), learner.card.backbone, sorted(learner.card.options.items()), preprocessing),
         *(resolve_torch_device(settings.trainer.accelerator), resolve_precision(settings.trainer)),
         data.augmentation if augments else None,
-        sha256_of_file(own.module) if own else None,
+        NetworkNode.read(own).sha256 if own else None,
         *(__version__, torch.__version__, timm.__version__, PIL.__version__, cv2.__version__),
     ]
     folder = cache_root() / FEATURES_FOLDER / sha256_of_text(repr(how))[:16]

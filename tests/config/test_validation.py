@@ -235,31 +235,6 @@ def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(
     assert "logger.csv.save_dir=/ cannot change it" in told
 
 
-def test_optuna_calls_no_function_of_the_options(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("optuna")
-    words = ["sweep=search", "hydra.sweeper.custom_search_space=evil.Class"]
-    assert "hydra." in refused(["train", "data=folder", "data.root=none", *words], here, capfd)
-
-
-@pytest.mark.parametrize(
-    "word",
-    [
-        "hydra.output_subdir=sub",
-        "hydra.run.dir=elsewhere",
-        "hydra.job.chdir=true",
-        "+hydra.job.env_set.LD_PRELOAD=evil.so",
-        "hydra.job.env_copy=[HOME]",
-        "hydra/job_logging=default",
-    ],
-)
-def test_hydra_writes_no_file_runs_no_module_and_copies_no_variable(
-    word: str, here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    before = sorted(here.rglob("*"))
-    assert "hydra." in refused(["train", "data=folder", "data.root=none", word], here, capfd)
-    assert sorted(here.rglob("*")) == before
-
-
 @pytest.mark.parametrize(
     "word",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from avatar_bench.config.entries import FOLDERS_VARIABLE, find_entry
+from avatar_bench.config.catalogue import find_choices
+from avatar_bench.config.entries import FOLDERS_VARIABLE
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.inference.runtimes.onnx import export_onnx
 from avatar_bench.models.attribution import SpatialLayer, compute_grad_cam, find_spatial_layer
@@ -23,38 +25,26 @@ from avatar_bench.models.inspection import inspect_network
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.pretrained_backbone import read_weights
 from avatar_bench.models.stages import freeze, list_layer_groups
-from avatar_bench.models.wrapped_networks import PlainNetwork
+from avatar_bench.models.wrapped_networks import NetworkNode, PlainNetwork
 from tests.models.small import CARD, PREPROCESSING, images
 
-PLAIN = """
+MODULE = """
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import ClassVar
-from torch import nn
-
-@dataclass
-class Plain:
-    width: int = 4
-    feature_layer: ClassVar[str] = "layers.body"
-    classifier: ClassVar[str] = "layers.out"
-
-    def build(self, classes):
-        body = nn.Sequential(nn.Conv2d(3, 2, 3, 4), nn.ReLU(), nn.BatchNorm2d(2), nn.Conv2d(2, self.width, 1))
-        ends = {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "out": nn.Linear(self.width, classes)}
-        return nn.Sequential(OrderedDict(layers=nn.Sequential(OrderedDict(body=body, **ends))))
-"""
-TOKENS = """
-from dataclasses import dataclass
-from typing import ClassVar
+import timm
 import torch
 from torch import nn
 
-class Net(nn.Module):
-    def __init__(self, classes, side):
+def build_plain(classes, width=4):
+    body = nn.Sequential(nn.Conv2d(3, 2, 3, 4), nn.ReLU(), nn.BatchNorm2d(2), nn.Conv2d(2, width, 1))
+    ends = {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "out": nn.Linear(width, classes)}
+    return nn.Sequential(OrderedDict(layers=nn.Sequential(OrderedDict(body=body, **ends))))
+
+class Tokens(nn.Module):
+    def __init__(self, classes, img_size):
         super().__init__()
         self.cut = nn.Conv2d(3, 8, 8, 8)
         self.token = nn.Parameter(torch.randn(1, 1, 8))
-        self.position = nn.Parameter(torch.randn(1, (side // 8) ** 2 + 1, 8))
+        self.position = nn.Parameter(torch.randn(1, (img_size // 8) ** 2 + 1, 8))
         rates = [rate.item() for rate in torch.linspace(0, 0.1, 2)]
         self.blocks = nn.Sequential(*[nn.TransformerEncoderLayer(8, 2, 16, rate, batch_first=True) for rate in rates])
         self.out = nn.Linear(8, classes)
@@ -63,42 +53,33 @@ class Net(nn.Module):
         x = self.cut(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
         return self.out(self.blocks(x).mean(1))
-
-@dataclass
-class Tokens:
-    img_size: int = 224
-    feature_layer: ClassVar[str] = "blocks"
-    classifier: ClassVar[str] = "out"
-
-    def build(self, classes):
-        return Net(classes, self.img_size)
 """
-LIKE_TIMM = """
-from dataclasses import dataclass
-import timm
-
-@dataclass
-class LikeTimm:
-    drop_rate: float = 0.0
-
-    def build(self, classes):
-        return timm.create_model("test_resnet", num_classes=classes, drop_rate=self.drop_rate)
-"""
+NODES = {
+    "plain": {"_target_": "MODULE.build_plain", "classes": "{classes}", "classifier": "layers.out"}
+    | {"feature_layer": "layers.body"},
+    "tokens": {"_target_": "MODULE.Tokens", "classes": "{classes}", "img_size": 224, "classifier": "out"}
+    | {"feature_layer": "blocks"},
+    "like_timm": {"_target_": "timm.create_model", "model_name": "test_resnet", "num_classes": "{classes}"},
+}
+Write = Callable[..., str]
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that writes a module into the backbone/ of a user's folder."""
-    folder = tmp_path / "my" / "backbone"
-    folder.mkdir(parents=True)
-    monkeypatch.setenv(FOLDERS_VARIABLE, str(folder.parent))
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Return a function that writes a module and nodes of backbone/ into a user's folder, and the module's name."""
+    folder = tmp_path / "my"
+    (folder / "backbone").mkdir(parents=True)
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(folder))
 
-    def add(name: str, text: str) -> None:
-        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    def add(text: str = MODULE, nodes: dict[str, dict[str, object]] = NODES) -> str:
+        module = f"networks_{len(list(folder.glob('*.py')))}_{tmp_path.name}"  # one of its own: Python keeps modules
+        (folder / f"{module}.py").write_text(text, encoding="utf-8")
+        for name, node in nodes.items():
+            text = json.dumps(node).replace("MODULE", module)
+            (folder / "backbone" / f"{name}.yaml").write_text(f"# a network for tests\n{text}\n", encoding="utf-8")
+        return module
 
-    add("plain", PLAIN)
-    add("tokens", TOKENS)
-    add("like_timm", LIKE_TIMM)
+    add()
     return add
 
 
@@ -111,7 +92,8 @@ def classifier_of(name: str) -> Classifier:
 
 @pytest.mark.usefixtures("write")
 def test_a_plain_network_computes_what_its_module_does() -> None:
-    module, batch = find_entry("backbone", "plain").build({"width": 6}).build(3).eval(), torch.randn(2, 3, 32, 32)
+    node = NetworkNode.read(find_choices("backbone")["plain"])
+    module, batch = node.build(3, {"width": 6}).eval(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         logits, pooled = module(batch), module.layers[:3](batch)
         net = PlainNetwork(module, "layers.out", "layers.body").eval()
@@ -181,7 +163,7 @@ def test_weights_of_the_module_and_of_a_pretraining_are_read(prefix: str, tmp_pa
     def read(module: nn.Module) -> dict[str, Tensor]:
         return {f"{prefix}{key}": each for key, each in module.state_dict().items() if "out" not in key}
 
-    other = find_entry("backbone", "plain").build().build(7)
+    other = NetworkNode.read(find_choices("backbone")["plain"]).build(7, {})
     save_file(read(other), tmp_path / "weights.safetensors")
     net = create_backbone("plain", 3, read_weights(tmp_path / "weights.safetensors"))
     assert all(
@@ -203,36 +185,56 @@ def test_the_hub_has_no_weights_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "key", "value", "told"),
     [
-        ("from torch import nn", "import no_such_module", "cannot be imported.*no_such_module"),
-        ("nn.Linear(self.width, classes)", "nn.Linear(self.width, 7)", r"returns \(2, 7\)"),
-        ("self.width, classes)}", "self.width, classes), 'more': nn.Softmax(1)}", "must be its last layer"),
-        ('"layers.out"', '"layers.pool"', "AdaptiveAvgPool2d; expected the last nn.Linear"),
-        ('"layers.body"', '"layers.missing"', "missing"),
-        ("    classifier: ", "    other: ", "lacks timm's forward_features"),
-        ("nn.Flatten()", "nn.Identity()", "on images of 32 pixels"),
-        ("def build(", "def make(", "no attribute 'build'"),
+        ("import timm", "import no_such_module", "", "", "no_such_module"),
+        ("nn.Linear(width, classes)", "nn.Linear(width, 7)", "", "", r"returns \(2, 7\)"),
+        ("classes)}", "classes), 'more': nn.Softmax(1)}", "", "", "must be its last layer"),
+        ("nn.Flatten()", "nn.Identity()", "", "", "on images of 32 pixels"),
+        ("", "", "classifier", "layers.pool", "AdaptiveAvgPool2d; expected the last nn.Linear"),
+        ("", "", "feature_layer", "layers.missing", "missing"),
+        ("", "", "classifier", None, "lacks timm's forward_features"),
+        ("", "", "_target_", "MODULE.build_other", "build_other"),
+        ("", "", "_target_", None, "expected _target_: CLASS"),
+        ("", "", "_target_", "collections.OrderedDict", "OrderedDict"),
+        ("", "", "depth", 3, "depth"),
+        ("", "", "width", "wide", "TypeError"),
     ],
 )
-def test_a_wrong_network_is_refused_with_the_reason(write: Callable[..., None], old: str, new: str, told: str) -> None:
-    write("wrong", PLAIN.replace(old, new))
+def test_a_wrong_network_is_refused_with_the_reason(
+    write: Write, old: str, new: str, key: str, value: object, told: str
+) -> None:
+    write(MODULE.replace(old, new), {"wrong": NODES["plain"] | ({key: value} if key else {})})
     with pytest.raises(ConfigError, match=told) as caught:
         resolve_options("wrong", {}, 32)
     assert "wrong" in str(caught.value)
     assert len(caught.value.lines) <= 3
 
 
-def test_options_are_those_of_its_dataclass(write: Callable[..., None]) -> None:
-    with pytest.raises(ConfigError, match="did you mean width"):
-        resolve_options("plain", {"widht": 3}, 32)
-    with pytest.raises(ConfigError, match="expected a word, a list or a number"):
-        resolve_options("plain", {"width": {"a": 1}}, 32)
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"widht": 3}, "did you mean width"),
+        ({"width": {"a": 1}}, "expected a word, a list or a number"),
+        ({"_target_": "os.system"}, "_target_. is not allowed"),
+        ({"_args_": ["true"]}, "_args_. is not allowed"),
+    ],
+)
+@pytest.mark.usefixtures("write")
+def test_options_are_the_arguments_of_its_class(options: dict[str, object], told: str) -> None:
+    for use in (lambda: resolve_options("plain", options, 32), lambda: create_backbone("plain", 3, options=options)):
+        with pytest.raises(ConfigError, match=told):
+            use()
 
 
-def test_a_run_names_the_backbone_that_it_lacks(
-    write: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_text_in_the_users_folder_is_another_network(write: Write) -> None:
+    node = NetworkNode.read(find_choices("backbone")["plain"])
+    before = node.sha256
+    write(MODULE + "# changed", {})
+    assert node.sha256 != before
+
+
+def test_a_run_names_the_backbone_that_it_lacks(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier, file = classifier_of("plain"), tmp_path / "x.ckpt"
     torch.save(
         {
@@ -252,9 +254,9 @@ def test_a_run_names_the_backbone_that_it_lacks(
         assert len(caught.value.lines) == 3
 
 
-def test_a_network_for_one_number_of_images_cannot_be_exported(write: Callable[..., None]) -> None:
+def test_a_network_for_one_number_of_images_cannot_be_exported(write: Write) -> None:
     pytest.importorskip("onnxscript")
-    write("fixed", TOKENS.replace("x.shape[0]", "len(x)"))
+    write(MODULE.replace("x.shape[0]", "len(x)"), {"fixed": NODES["tokens"]})
     with pytest.raises(ConfigError, match="number of images"):
         export_onnx(classifier_of("fixed"), 32)
 
