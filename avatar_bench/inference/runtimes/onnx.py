@@ -70,4 +70,6 @@ def export_onnx(classifier: nn.Module, size: int, temperature: float | None = No
         assert program is not None
         shape: Any = program.model.graph.inputs[0].shape
         assert not isinstance(shape[0], int), "its code fixes the number of images."
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # torch's stack traces, with folders of this machine
     return bytes(program.model_proto.SerializeToString())
