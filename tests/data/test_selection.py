@@ -14,7 +14,6 @@ from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset
 from avatar_bench.data.selection import (
     MIN_CALIBRATION_IMAGES,
     add_unlabelled_images,
-    draw_shots,
     draw_stratified_rows,
     split_dataset,
     suggest_calibration_options,
@@ -55,13 +54,13 @@ def test_a_tenth_is_test_a_tenth_is_val_in_halves_and_the_rest_train() -> None:
     assert counts["calibration"] == pytest.approx(0.05, abs=0.01)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_group_stands_on_two_sides_and_val_is_halved_by_group(seed: int) -> None:
     used = split_dataset(dataset(seed=seed), SplitPlan(seed=seed))
     assert used.frame.groupby("group")["split"].nunique().max() == 1
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_every_side_has_the_classes_in_the_shares_of_the_whole(seed: int) -> None:
     whole = dataset(4000, seed=seed)
     expected = whole.frame["label"].value_counts(normalize=True)
@@ -70,14 +69,7 @@ def test_every_side_has_the_classes_in_the_shares_of_the_whole(seed: int) -> Non
     assert (found - expected).abs().to_numpy().max() < 0.04  # halves of a tenth, of whole groups
 
 
-def test_every_side_has_the_sources_in_the_shares_of_the_whole() -> None:
-    whole = dataset(4000)
-    found = pd.crosstab(split_dataset(whole, SplitPlan()).frame["split"], whole.frame["source"], normalize="index")
-    expected = whole.frame["source"].value_counts(normalize=True)
-    assert (found.loc[["train", "test"]] - expected).abs().to_numpy().max() < 0.02
-
-
-@pytest.mark.parametrize("folds", [3, 5, 10])
+@pytest.mark.parametrize("folds", [3, 10])
 def test_the_test_sets_of_all_folds_are_the_whole_each_image_once(folds: int) -> None:
     whole = dataset(600)
     sides = [split_dataset(whole, SplitPlan(folds=folds, fold=fold)) for fold in range(folds)]
@@ -97,16 +89,7 @@ def test_the_seed_fixes_the_split_and_the_order_of_rows_does_not_matter() -> Non
     assert paths(first, "test") == paths(split_dataset(shuffled, SplitPlan(seed=3)), "test")
 
 
-def test_the_fingerprint_changes_when_an_image_changes_sides_and_not_with_order() -> None:
-    used = split_dataset(dataset(100), SplitPlan())
-    turned = used.take(np.arange(len(used))[::-1])
-    moved = used.take(np.arange(len(used)))
-    moved.frame.loc[0, "split"] = "test" if moved.frame.loc[0, "split"] != "test" else "train"
-    assert fingerprint_split(used) == fingerprint_split(turned)
-    assert fingerprint_split(used) != fingerprint_split(moved)
-
-
-@pytest.mark.parametrize("fraction", [0.25, 0.5])
+@pytest.mark.parametrize("fraction", [0.25])
 def test_a_fraction_of_train_keeps_its_shares_and_leaves_the_other_sides_alone(fraction: float) -> None:
     whole = dataset(2000)
     full, part = (split_dataset(whole, SplitPlan(fraction=share)) for share in (1.0, fraction))
@@ -114,14 +97,6 @@ def test_a_fraction_of_train_keeps_its_shares_and_leaves_the_other_sides_alone(f
     assert paths(part, "train") < paths(full, "train")
     assert (shares(part).loc["train"] - shares(full).loc["train"]).abs().to_numpy().max() < 0.005
     for side in ("val", "calibration", "test"):
-        assert paths(part, side) == paths(full, side)
-
-
-def test_a_fraction_of_val_leaves_calibration_alone() -> None:
-    whole = dataset(2000)
-    full, part = (split_dataset(whole, SplitPlan(val_fraction=share)) for share in (1.0, 1 / 3))
-    assert len(part.select_split("val")) == round(len(full.select_split("val")) / 3)
-    for side in ("train", "calibration", "test"):
         assert paths(part, side) == paths(full, side)
 
 
@@ -149,15 +124,7 @@ def test_few_shot_takes_equal_shots_per_class_by_the_seed_of_training() -> None:
     assert paths(draws[0], "train") != paths(draws[2], "train")
 
 
-def test_few_shot_takes_all_of_a_class_that_has_fewer() -> None:
-    labels = ["a"] * 3 + ["b"] * 30
-    rows = draw_shots(labels, 5, seed=0)
-    assert [labels[row] for row in rows] == ["a"] * 3 + ["b"] * 5
-    assert len(set(rows)) == 8
-    assert draw_shots([], 5, seed=0).tolist() == []
-
-
-@pytest.mark.parametrize("n", [1, 3, 10, 57, 99])
+@pytest.mark.parametrize("n", [1, 57])
 def test_a_stratified_draw_is_of_n_rows_each_class_within_one_of_its_share(n: int) -> None:
     frame = dataset(100).frame
     rows = draw_stratified_rows(frame, n, seed=0)
@@ -178,16 +145,6 @@ def test_a_stated_split_is_kept_and_its_val_halved() -> None:
     assert paths(used, "val") | paths(used, "calibration") == paths(stated, "val")
     assert abs(len(used.select_split("val")) - len(used.select_split("calibration"))) <= 40
     assert split_dataset(whole, SplitPlan(seed=9)).frame["split"].tolist() == whole.frame["split"].tolist()
-
-
-def test_a_stated_train_and_test_gives_val_from_train() -> None:
-    whole = split_dataset(dataset(800), SplitPlan())
-    sides = whole.frame["split"].where(whole.frame["split"] == "test", "train")
-    used = split_dataset(Dataset(whole.name, whole.root, whole.frame.assign(split=sides)), SplitPlan())
-    assert paths(used, "test") == paths(whole, "test")
-    assert len(used.select_split("val")) + len(used.select_split("calibration")) == pytest.approx(
-        0.1 * 0.9 * 800, abs=25
-    )
 
 
 def test_a_split_stated_for_some_images_alone_is_refused() -> None:
@@ -216,32 +173,6 @@ def test_a_class_that_train_lacks_is_refused_by_name() -> None:
 def test_a_fold_that_is_not_there_is_refused(plan: SplitPlan) -> None:
     with pytest.raises(ConfigError, match=f"fold={plan.fold}"):
         split_dataset(dataset(100), plan)
-
-
-def test_the_only_val_images_choose_the_checkpoint() -> None:
-    whole = dataset(60, largest=1, split="train")
-    whole.frame.loc[[0, 1], "split"] = "val"
-    whole.frame.loc[[0, 1], "group"] = "one"
-    for seed in range(4):
-        used = split_dataset(whole, SplitPlan(seed=seed))
-        assert (len(used.select_split("val")), len(used.select_split("calibration"))) == (2, 0)
-
-
-@pytest.mark.parametrize(("n", "halved"), [(36, False), (44, True)])
-def test_val_is_halved_only_where_its_half_is_enough_to_fit_on(n: int, halved: bool) -> None:
-    whole = dataset(120, largest=1, split="train")
-    whole.frame.loc[whole.frame.index[:n], "split"] = "val"
-    used = split_dataset(whole, SplitPlan())
-    assert len(used.select_split("calibration")) == pytest.approx(halved * n / 2, abs=2)
-    assert len(used.select_split("val")) + len(used.select_split("calibration")) == n
-
-
-def test_a_set_of_too_few_groups_for_val_is_refused_before_training() -> None:
-    whole = dataset(60)
-    whole.frame["group"] = whole.frame["label"]
-    whole.frame["source"] = ""
-    with pytest.raises(GuardError, match="val is empty"):
-        split_dataset(whole, SplitPlan(seed=1))
 
 
 def stated(whole: Dataset, folds: int = 10, split: bool = True) -> Dataset:
@@ -283,13 +214,6 @@ def test_an_option_that_a_stated_split_leaves_without_effect_is_refused(plan: Sp
     assert split_dataset(whole, replace(plan, by="group", held_out=())).frame["split"].nunique() == 4
 
 
-def test_another_seed_is_said_to_leave_a_stated_test_set_alone() -> None:
-    whole, notes = stated(dataset(600)), list[str]()
-    used = split_dataset(whole, SplitPlan(seed=5), notes)
-    assert paths(used, "test") == paths(whole, "test")
-    assert any("data.split.seed" in note for note in notes)
-
-
 def test_a_held_out_source_is_all_of_test_and_no_image_of_it_is_in_train_or_val() -> None:
     notes = list[str]()
     whole = stated(dataset(600))  # by= splits anew, whatever is stated
@@ -314,23 +238,6 @@ def with_undivided(plan: SplitPlan, n: int = 100, change: dict[int, dict[str, st
     return add_unlabelled_images(used, used.frame["group"].to_numpy(str), others, plan, [])
 
 
-@pytest.mark.parametrize("fraction", [0.25, 0.5, 1])
-def test_a_fraction_of_train_is_drawn_of_images_without_a_label_too(fraction: float) -> None:
-    full, part = (with_undivided(SplitPlan(fraction=share)) for share in (1, fraction))
-    drawn = [{path for path in paths(used, "train") if path.startswith("other/")} for used in (full, part)]
-    assert [len(one) for one in drawn] == [100, round(100 * fraction)]
-    assert drawn[1] <= drawn[0]
-
-
-def test_an_image_without_a_label_goes_to_the_side_of_its_group_whatever_the_fraction() -> None:
-    used = split_dataset(dataset(600, largest=1), SplitPlan(fraction=0.5))
-    groups = {name: used.select_split(name).frame["group"].iat[0] for name in ("test", "val", "calibration")}
-    change = {row: {"group": group} for row, group in enumerate(groups.values())}
-    added = with_undivided(SplitPlan(fraction=0.5), change=change)
-    for row, name in enumerate(groups):
-        assert f"other/{row}.png" in paths(added, name)
-
-
 def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side() -> None:
     plan = SplitPlan(by="source", held_out=("real0",))
     used = split_dataset(dataset(600, largest=1), plan)
@@ -350,7 +257,7 @@ def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side() -> None:
     check_groups(added.frame)
 
 
-@pytest.mark.parametrize(("n", "folds"), [(390, 9), (240, 5), (130, 3), (90, 0)])
+@pytest.mark.parametrize(("n", "folds"), [(240, 5), (90, 0)])
 def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n: int, folds: int) -> None:
     stated = dataset(n).frame.assign(split="train")  # as a prepared set states it
     images, plan = Dataset("drawn", Path("images"), stated), SplitPlan()
@@ -370,18 +277,7 @@ def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n:
         )
 
 
-@pytest.mark.parametrize(("n", "groups"), [(240, 6), (300, 11), (390, 8)])
-def test_what_is_advised_for_calibration_leaves_every_class_on_every_side(n: int, groups: int) -> None:
-    frame = dataset(n).frame.reset_index(drop=True)
-    of_class = frame["label"] == frame["label"].iloc[0]
-    few = (of_class.cumsum() % groups).astype(str)  # a fold may have one of these, which val or calibration lacks
-    images = Dataset("drawn", Path("images"), frame.assign(group=frame["group"].where(~of_class, few)))
-    advice = suggest_calibration_options(images, SplitPlan())
-    used = split_dataset(images, SplitPlan(by="group", folds=int(advice.rpartition("=")[2])))
-    assert all(used.select_split(side).classes == images.classes for side in ("train", "val", "calibration", "test"))
-
-
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_val_by_source_consists_of_whole_sources_and_every_class_is_in_val_and_in_train(seed: int) -> None:
     whole = dataset(seed=seed)
     plain = split_dataset(whole, SplitPlan(seed=seed))
@@ -394,26 +290,6 @@ def test_val_by_source_consists_of_whole_sources_and_every_class_is_in_val_and_i
         assert set(rows["split"]) == {"train", "val", "calibration", "test"}
     assert fingerprint_split(used) == fingerprint_split(split_dataset(whole, SplitPlan(seed=seed, val_by="source")))
     assert len(used) == len(whole)
-
-
-def test_val_by_source_leaves_out_what_a_group_joins_to_its_sources() -> None:
-    whole = dataset()
-    first = whole.frame.drop_duplicates("source").index  # one image of each source, in a group of all
-    whole.frame.loc[first, "group"] = "mixed"
-    notes: list[str] = []
-    used = split_dataset(whole, SplitPlan(val_by="source"), notes)
-    check_groups(used.frame)
-    assert 0 < len(whole) - len(used) <= len(first)
-    assert any(note.startswith("left out because") for note in notes)
-
-
-def test_val_by_source_takes_the_place_of_a_stated_val_and_keeps_the_stated_test() -> None:
-    whole = dataset()
-    whole.frame["split"] = np.array(["train", "val", "test"])[whole.frame["group"].str[5:].astype(int) % 3]
-    used = split_dataset(whole, SplitPlan(val_by="source"))
-    assert paths(used, "test") == paths(whole, "test")
-    val = set(used.select_split("val").frame["source"])
-    assert val.isdisjoint(used.select_split("train").frame["source"])
 
 
 def test_val_by_source_refuses_a_class_of_one_source_and_names_it() -> None:
