@@ -36,12 +36,6 @@ def test_a_bar_shows_count_rate_and_time_left_and_is_removed(monkeypatch: pytest
     assert shown[-1].strip() == ""  # the line is empty again
 
 
-def test_a_bar_waits_for_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = use_terminal(monkeypatch, delay=2)
-    list(track(range(3), "faces"))
-    assert terminal.getvalue().strip() == ""
-
-
 def test_no_bar_is_shown_where_it_is_turned_off_or_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
