@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import io
+import shutil
 import threading
 import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -54,17 +55,33 @@ def source(distribution, label, archive="wheel", **more):
     return {"kind": "package", "label": label, **known, **found, **more}
 
 
+@pytest.fixture(scope="module")
+def downloaded(tmp_path_factory):
+    """Two packages in index/, and as pip downloaded them in cache/; never write into it."""
+    root = tmp_path_factory.mktemp("packages")
+    (root / "index").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        use_packages(patch, root)
+        for name in ("face-a", "face-b"):
+            contents = {f"{number}.png": photo(f"{name}{number}".encode()) for number in range(3)}
+            make_wheel(root / "index", name, contents)
+            package_files.fetch_archive(name, "1.0")
+    return root
+
+
+def use_packages(patch, root):
+    """Restrict pip to the packages of a folder, and keep its downloads there."""
+    patch.setenv("PIP_NO_INDEX", "1")
+    patch.setenv("PIP_FIND_LINKS", str(root / "index"))
+    patch.setenv("AVATAR_BENCH_CACHE", str(root / "cache"))
+
+
 @pytest.fixture
-def index(tmp_path, monkeypatch):
-    """Restrict pip to packages in this folder, and keep its downloads below the test's own folder."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    for name in ("face-a", "face-b"):
-        make_wheel(folder, name, {f"{number}.png": photo(f"{name}{number}".encode()) for number in range(3)})
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
-    return folder
+def index(downloaded, tmp_path, monkeypatch):
+    """A folder of packages of the test's own, beside its cache."""
+    shutil.copytree(downloaded, tmp_path, dirs_exist_ok=True)
+    use_packages(monkeypatch, tmp_path)
+    return tmp_path / "index"
 
 
 @pytest.fixture
@@ -111,6 +128,7 @@ def test_a_table_that_is_read_in_parts_is_the_same(index, tmp_path, two, monkeyp
 
 
 def test_an_archive_of_another_hash_is_refused(index, tmp_path):
+    shutil.rmtree(tmp_path / "cache")
     with pytest.raises(DataError, match="face-a"):
         build_dataset(DatasetRecipe(sources={"a": source("face-a", "real", sha256="0" * 64)}), tmp_path / "out")
     right = hashlib.sha256((index / "face_a-1.0-py3-none-any.whl").read_bytes()).hexdigest()
