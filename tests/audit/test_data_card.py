@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
 from avatar_bench.audit.assessment import Assessment
-from avatar_bench.audit.data_card import draw_counts, has_card, write_card
+from avatar_bench.audit.data_card import has_card, write_card
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import plots
 from avatar_bench.results.reasons import Reason
@@ -192,44 +190,3 @@ def test_the_page_allows_its_own_style_alone(tmp_path: Path) -> None:
         f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; style-src 'sha256-{digest}'"
     )
     assert not [attrs for _, attrs in Page(text).tags if "style" in attrs]
-
-
-ROWS = [
-    *[("real", "studio", "train")] * 5,
-    *[("real", "street", "test")] * 2,
-    *[("drawing", "pen", "train")] * 3,
-    *[("drawing", "", "val")] * 1,
-    *[("bread", "kitchen", "out of domain")] * 4,
-]
-IMAGES = pd.DataFrame(ROWS, columns=["label", "source", "split"])
-SPLITS = ["train", "val", "test", "out of domain"]
-
-
-def bars(axes: Axes) -> dict[str, dict[str, float]]:
-    """Return the lengths of the bars by row and colour."""
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    found: dict[str, dict[str, float]] = {name: {} for name in names}
-    for patch in axes.patches:
-        row = round(patch.get_y() + patch.get_height() / 2)
-        if patch.get_width():
-            found[names[row]][to_hex(patch.get_facecolor()).upper()] = patch.get_width()
-    return found
-
-
-def test_every_image_is_counted_in_each_panel_in_the_colour_of_its_class() -> None:
-    by_class, by_split, by_source = draw_counts(IMAGES, SPLITS).axes
-    drawing, real, bread = plots.PALETTE[:3]  # what training lacks comes last
-    assert bars(by_class) == {"drawing": {drawing: 4}, "real": {real: 7}, "bread": {bread: 4}}
-    assert bars(by_split) == {
-        "train": {drawing: 3, real: 5},
-        "val": {drawing: 1},
-        "test": {real: 2},
-        "out of domain": {bread: 4},
-    }
-    assert bars(by_source) == {
-        "pen": {drawing: 3},
-        "not known": {drawing: 1},
-        "studio": {real: 5},
-        "street": {real: 2},
-        "kitchen": {bread: 4},
-    }

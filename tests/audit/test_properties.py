@@ -121,7 +121,7 @@ def test_the_energy_of_one_dct_coefficient_lies_on_its_diagonal(u: int, v: int) 
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3), (31, 33), (700, 20)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (31, 33)])
 @pytest.mark.parametrize("flat", [True, False])
 def test_every_value_is_finite_whatever_the_size(size: tuple[int, int], flat: bool) -> None:
     found = measure(saved(np.full((*size, 3), 7, np.uint8) if flat else noise(*size)))

@@ -6,7 +6,6 @@ Pixels are known by construction (image_writers), or come from OpenCV where a fo
 from __future__ import annotations
 
 import io
-import pickle
 import struct
 import zipfile
 import zlib
@@ -18,20 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from PIL import __version__ as pillow_version
 
-from tests.data.image_writers import (
-    bmp,
-    chunk,
-    exif,
-    gif,
-    png,
-    riff,
-    rows,
-    segment,
-    tiff,
-    tiff_of,
-)
+from tests.data.image_writers import bmp, chunk, exif, gif, png, riff, rows, segment, tiff, tiff_of
 
 Pixels = NDArray[np.uint8]
 
@@ -47,7 +34,6 @@ class Odd:
     tolerance: int = 0
 
 
-PILLOW = int(pillow_version.partition(".")[0])
 COARSE = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 RGB: Pixels = np.asarray(cv2.resize(COARSE, (40, 24), interpolation=cv2.INTER_CUBIC), np.uint8)
 GREY = np.ascontiguousarray(RGB[..., 0])
@@ -88,7 +74,7 @@ def encoded(*options: int, pixels: Pixels = RGB) -> bytes:
 def corpus() -> dict[str, Odd]:
     """Return the whole corpus by kind; no name of a kind or of a file occurs twice."""
     found: dict[str, Odd] = {}
-    for make in (_png, _apng, _jpeg, _jpeg_structure, _gif, _bmp, _tiff, _tiff_wide, _webp, _avif, _foreign):
+    for make in (_png, _jpeg, _jpeg_structure, _gif, _bmp, _tiff, _tiff_wide, _webp, _avif, _foreign):
         for name, (data, outcome, *tolerance) in make().items():
             assert name not in found
             given = {"reason": outcome} if isinstance(outcome, str) else {"pixels": outcome}
@@ -122,27 +108,21 @@ def _png() -> Cases:
     cases["rgba of 16 bits.png"] = png(RGBA.astype(np.uint16) * 257, 16, 6), on_white(RGB, ALPHA), 1
     cases["grey of 16 bits.png"] = png(wide[..., :1], 16, 0), grey(GREY)
     grey_alpha = np.dstack([GREY, ALPHA])
-    cases["grey alpha of 16 bits.png"] = png(grey_alpha.astype(np.uint16) * 257, 16, 4), on_white(grey(GREY), ALPHA), 1
     cases["grey alpha.png"] = png(grey_alpha, 8, 4), on_white(grey(GREY), ALPHA), 1
     cases["rgba.png"] = png(RGBA, 8, 6), on_white(RGB, ALPHA), 1
     clear = (b"tRNS", struct.pack(">3H", *RGB[3, 5]))
     expected = np.where((RGB[3, 5] == RGB).all(2, keepdims=True), 255, RGB)
     cases["rgb with a clear colour.png"] = png(RGB, 8, 2, [clear]), expected
-    cases["interlaced rgb.png"] = png(RGB, 8, 2, interlaced=True), RGB
     cases["1x1.png"] = png(RGB[:1, :1], 8, 2), RGB[:1, :1]
-    tall = np.tile(GREY[:, :1], (2700, 1))
-    cases["1x64800.png"] = png(tall[..., None], 8, 0), grey(tall)
     profile = (b"iCCP", b"x\0\0" + zlib.compress(b"no profile at all"))
     colours = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
     cases["profile.png"] = save(RGB, "PNG", icc_profile=colours), RGB
     cases["profile that is none.png"] = png(RGB, 8, 2, [profile]), RGB
     cases["two profiles.png"] = png(RGB, 8, 2, [profile, profile]), "several colour profiles"
-    cases["exif that is none.png"] = png(RGB, 8, 2, [(b"eXIf", b"\xff" * 99)]), RGB
     bomb = (b"zTXt", b"a\0\0" + zlib.compress(bytes(2 * 2**20)))
     cases["text that unpacks to 2 MiB.png"] = png(RGB, 8, 2, [bomb]), "too large"
     cases["2000 comments.png"] = png(RGB, 8, 2, [(b"tEXt", b"a\0b")] * 2000), "chunks besides its pixels"
     header = struct.pack(">IIBBBBB", 40, 24, 8, 2, 0, 0, 0)
-    cases["no pixels.png"] = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""), "PNG cannot"
     for name, size in {"0x24": (0, 24), "of 2 billion a side": (2**31 - 1, 2**31 - 1)}.items():
         forged = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
         start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", forged)
@@ -155,52 +135,33 @@ def _png() -> Cases:
     flipped = bytearray(png(RGB, 8, 2, [(b"tEXt", b"a\0bcd")]))
     flipped[flipped.index(b"bcd")] ^= 1
     cases["bit flipped in a comment.png"] = bytes(flipped), "is broken"
-    flipped = bytearray(png(RGB, 8, 2))
-    flipped[-20] ^= 1
-    cases["bit flipped in the pixels.png"] = bytes(flipped), "is broken"
     short = zlib.compress(b"\0" + RGB[0].tobytes())
     body = chunk(b"IHDR", header) + chunk(b"IDAT", short) + chunk(b"IEND", b"")
     cases["fewer rows than it claims.png"] = b"\x89PNG\r\n\x1a\n" + body, "fewer pixels"
-    black = png(0 * RGB, 8, 2)
-    cases["all black.png"] = black, 0 * RGB
-    lacking = b"".join(b"\0" + bytes(RGB[y::8, x::8].nbytes // len(RGB[y::8])) for x, y in ((0, 0),) for _ in RGB[::8])
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header[:-1] + b"\1")
-    one = start + chunk(b"IDAT", zlib.compress(lacking)) + chunk(b"IEND", b"")
-    cases["one pass of seven.png"] = one, "fewer pixels"
-    return cases
-
-
-def _apng() -> Cases:
+    cases["all black.png"] = png(0 * RGB, 8, 2), 0 * RGB
+    cases["interlaced.png"] = png(RGB, 8, 2, interlaced=True), RGB
+    first_pass = zlib.compress(b"".join(b"\0" + bytes(row[::8].nbytes) for row in RGB[::8]))
+    body = chunk(b"IHDR", header[:-1] + b"\1") + chunk(b"IDAT", first_pass) + chunk(b"IEND", b"")
+    cases["one pass of seven.png"] = b"\x89PNG\r\n\x1a\n" + body, "fewer pixels"
     animation = (b"acTL", struct.pack(">II", 2, 0))
     control = struct.pack(">IIIIIHHBB", 0, 40, 24, 0, 0, 1, 10, 0, 0)
     second = struct.pack(">IIIIIHHBB", 1, 40, 24, 0, 0, 1, 10, 0, 0)
     other = struct.pack(">I", 2) + zlib.compress(b"".join(b"\0" + bytes(120) for _ in range(24)))
     frames = [(b"fcTL", second), (b"fdAT", other)]
-    first = png(RGB, 8, 2, [animation, (b"fcTL", control)], frames)
-    lies = png(RGB, 8, 2, [(b"acTL", struct.pack(">II", 2**31 - 1, 0))])
-    return {"animated.png": (first, RGB), "claims 2 billion frames.png": (lies, RGB)}
+    cases["animated.png"] = png(RGB, 8, 2, [animation, (b"fcTL", control)], frames), RGB
+    return cases
 
 
 def _jpeg() -> Cases:
     cases: Cases = {}
     kinds = {
-        "4-2-2": (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422),
-        "4-2-0": (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
-        "progressive": (cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
-    }
-    for name, options in kinds.items():
-        data = encoded(*options)
-        cases[f"{name}.jpg"] = data, opencv(data), 1
-    for name, data in {
+        "4-2-0": encoded(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
+        "progressive": encoded(cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
         "grey": encoded(pixels=GREY),
-    }.items():
-        cases[f"{name}.jpg"] = data, opencv(data), 1
-    cmyk = save(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=95)
-    cases["cmyk.jpg"] = cmyk, opencv(cmyk), 3
-    # the same planes named YCCK: OpenCV turns them to CMYK as libjpeg does
-    ycck = bytearray(cmyk)
-    ycck[ycck.index(b"Adobe") + 11] = 2
-    cases["ycck.jpg"] = bytes(ycck), opencv(bytes(ycck)), 3
+        "cmyk": save(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=95),
+    }
+    for name, data in kinds.items():
+        cases[f"{name}.jpg"] = data, opencv(data), 3 if name == "cmyk" else 1
     cases["of 12 bits.jpg"] = _forged(save(GREY, "JPEG"), b"\xff\xc0", 4, b"\x0c"), "not supported"
     for name, sides in {"0x24": (24, 0), "65535x65535": (65535, 65535)}.items():
         forged = _forged(encoded(), b"\xff\xc0", 5, struct.pack(">HH", *sides))
@@ -219,35 +180,19 @@ def _jpeg_structure() -> Cases:
     other = encoded(pixels=np.ascontiguousarray(255 - RGB))
     jfif, rest = plain[:20], plain[20:]
     thumbnail = b"Exif\0\0" + exif((0x0112, 3, 1, b"\1\0\0\0"), following=26) + bytes(4) + other
-    frames = io.BytesIO()
-    Image.open(io.BytesIO(plain)).save(frames, "MPO", save_all=True, append_images=[Image.fromarray(255 - RGB)])
     sized = {
-        "trailing bytes": plain + b"more" * 999,
         "two concatenated": plain + other,
         "with a thumbnail": jfif + segment(0xE1, thumbnail) + rest,
         "an end in its comment": jfif + segment(0xFE, b"\xff\xd9\xff\xd9") + rest,
-        "padded markers": jfif + b"\xff" * 99 + rest,
-        "exif that points at itself": jfif
-        + segment(0xE1, b"Exif\0\0" + exif((0x8769, 4, 1, b"\x08\0\0\0"), following=8))
-        + rest,
         "exif of 4 billion values": jfif + segment(0xE1, b"Exif\0\0" + exif((0x0112, 5, 2**32 - 1, bytes(4)))) + rest,
-        "xmp that is cut": jfif + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta tiff:Ori") + rest,
-        "images of a camera": frames.getvalue(),
     }
     cases: Cases = {f"{name}.jpg": (data, expected, 1) for name, data in sized.items()}
-    cases["images of a camera.jpg"] = frames.getvalue(), opencv(frames.getvalue()), 1
-    scan = scan_bomb(64, 64, 300)
-    cases["300 scans of 64x64.jpg"] = scan, opencv(scan), 1
     cases["300 scans of 8000x6000.jpg"] = scan_bomb(8000, 6000, 300), "too many scans"
     cases["2.5 MiB of exif.jpg"] = jfif + segment(0xE1, b"Exif\0\0" + bytes(65000)) * 40 + rest, "EXIF is too large"
     cases["20000 comments.jpg"] = jfif + segment(0xFE, b"") * 20000 + rest, "too many segments"
     cases["junk between segments.jpg"] = jfif + bytes(20000) + rest, "junk between"
-    cases["end never written.jpg"] = plain[:-2] + bytes(2), "its end was never written"
-    cases["end of its thumbnail alone.jpg"] = (
-        jfif + segment(0xE1, thumbnail) + rest[:-300] + bytes(300),
-        "never written",
-    )
-    cases["start and end.jpg"] = b"\xff\xd8\xff\xd9", "JPEG cannot be decoded"
+    unwritten = rest[:-300] + bytes(300)
+    cases["end of its thumbnail alone.jpg"] = jfif + segment(0xE1, thumbnail) + unwritten, "never written"
     return cases
 
 
@@ -278,32 +223,25 @@ def _gif() -> Cases:
     return {
         "whole.gif": (gif(size, [whole], PALETTE), shown),
         "clear index.gif": (gif(size, [((0, 0), INDEX, 7)], PALETTE), clear),
-        "no palette.gif": (gif(size, [whole], None), grey(INDEX)),
         "frame with an offset and a clear index.gif": (gif(size, [((2, 3), small, int(small[0, 0]))], PALETTE), holed),
         "animated, disposed of.gif": (gif(size, [whole, ((1, 1), small, 3)], PALETTE, disposal=2), shown),
         "300000 comments.gif": (gif(size, [whole], PALETTE, before=b"!\xfe\1a\0" * 300000), "blocks before its first"),
         "canvas of 65535x65535.gif": (gif((65535, 65535), [((0, 0), INDEX[:1, :1], None)], PALETTE), "million pixels"),
-        "frame far out.gif": (gif(size, [((65000, 65000), small, None)], PALETTE), "million pixels"),
-        "no frame.gif": (gif(size, [], PALETTE), "GIF cannot be decoded"),
     }
 
 
 def _bmp() -> Cases:
     bgr = np.ascontiguousarray(RGB[..., ::-1])
     table = np.dstack([PALETTE[..., ::-1].reshape(1, 256, 3), np.zeros((1, 256, 1), np.uint8)]).tobytes()
-    runs = b"".join(b"".join(bytes([1, i]) for i in row) + b"\0\0" for row in INDEX[::-1].tolist()) + b"\0\1"
     bgra = np.dstack([bgr, ALPHA])
     bomb = bytes([0, 2, 255, 255]) * 2**20 * 2
     return {
         "of 24 bits.bmp": (bmp(40, 24, 24, rows(bgr)), RGB),
-        "rows from the top.bmp": (bmp(40, -24, 24, rows(bgr[::-1])), RGB),
         "alpha by masks.bmp": (
             bmp(40, 24, 32, rows(bgra), compression=3, masks=struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)),
             RGB,
         ),
-        "runs.bmp": (bmp(40, 24, 8, runs, table, 1), PALETTE[INDEX]),
         "runs of 8 MiB.bmp": (bmp(7000, 7000, 8, bomb, table, 1), "run-length data"),
-        "claims 2 billion a side.bmp": (bmp(2**31 - 1, 2**31 - 1, 24, b"abc"), "million pixels"),
         "pixels beyond its end.bmp": (
             _forged(bmp(40, 24, 24, rows(bgr)), b"BM", 10, b"\xff\xff\xff\x7f"),
             "BMP cannot",
@@ -317,8 +255,6 @@ def _tiff() -> Cases:
     table = (PALETTE.T.astype(np.uint16) * 257).reshape(-1).tolist()
     size = {256: (3, [40]), 257: (3, [24])}
     rgb = {**size, 258: (3, [8, 8, 8]), 262: (3, [2]), 277: (3, [3])}
-    bits = {**size, 258: (3, [1]), 277: (3, [1]), 278: (3, [24]), 259: (3, [1])}
-    steps = np.diff(RGB.astype(int), axis=1, prepend=0).astype(np.uint8)
     pack = zlib.compress(RGB.tobytes())
     whole = {259: (3, [1]), 278: (3, [24])}
     return {
@@ -327,13 +263,7 @@ def _tiff() -> Cases:
         "two pages.tif": (save(RGB, "TIFF", save_all=True, append_images=[Image.fromarray(255 - RGB)]), RGB),
         "big-endian.tif": (tiff({**rgb, **whole}, [RGB.tobytes()], ">"), RGB),
         "deflated.tif": (tiff({**rgb, 259: (3, [8]), 278: (3, [24])}, [pack]), RGB),
-        "deflated by steps.tif": (
-            tiff({**rgb, 259: (3, [8]), 278: (3, [24]), 317: (3, [2])}, [zlib.compress(steps.tobytes())]),
-            RGB,
-        ),
-        "grey.tif": (tiff_of(GREY[..., None], 1), grey(GREY)),
         "white is zero.tif": (tiff_of(255 - GREY[..., None], 0), grey(GREY)),
-        "of 1 bit.tif": (tiff({**bits, 262: (3, [1])}, [np.packbits(BITS, axis=1).tobytes()]), grey(BITS * 255)),
         "palette.tif": (tiff_of(INDEX[..., None], 3, t320=(3, table)), PALETTE[INDEX]),
         "rgba.tif": (tiff_of(RGBA, 2, t338=(3, [2])), on_white(RGB, ALPHA), 1),
         "rgba multiplied.tif": (
@@ -341,7 +271,6 @@ def _tiff() -> Cases:
             on_white(RGB, ALPHA),
             3,
         ),
-        "rgb and something else.tif": (tiff_of(RGBA, 2, t338=(3, [0])), RGB),
         "grey alpha.tif": (tiff_of(np.dstack([GREY, ALPHA]), 1, t338=(3, [2])), on_white(grey(GREY), ALPHA), 1),
         "cmyk.tif": (tiff_of(inks, 5), cmyk, 2),
     }
@@ -354,21 +283,17 @@ def _tiff_wide() -> Cases:
     packed = np.stack([twelve[:, 0] >> 4, (twelve[:, 0] & 15) << 4 | twelve[:, 1] >> 8, twelve[:, 1] & 255], 1)
     rgb = {**size, 258: (3, [8, 8, 8]), 262: (3, [2]), 277: (3, [3])}
     bomb = zlib.compress(bytes(3 * 40 * 24 * 1000))
-    directory = {**rgb, 256: (4, [2**31 - 1]), 257: (4, [2**31 - 1])}
     looped = bytearray(tiff_of(RGB, 2))
     start = struct.unpack_from("<I", looped, 4)[0]
     struct.pack_into("<I", looped, start + 2 + 12 * 9, start)
     return {
         "grey of 16 bits.tif": (tiff_of(wide, 1), grey(GREY)),
         "grey of 16 bits, white is zero.tif": (tiff_of(~wide, 0), grey(GREY)),
-        "rgb of 16 bits.tif": (tiff_of(RGB.astype(np.uint16) * 257, 2), RGB),
         "rgba of 16 bits.tif": (tiff_of(RGBA.astype(np.uint16) * 257, 2, t338=(3, [2])), on_white(RGB, ALPHA), 1),
         "grey of 12 bits.tif": (tiff({**size, 258: (3, [12])}, [packed.astype(np.uint8).tobytes()]), grey(GREY)),
-        "32 bits.tif": (tiff_of(wide.astype(np.uint32), 1), "no defined white level"),
         "floats.tif": (tiff_of(wide.astype(np.float32), 1, t339=(3, [3])), "no defined white level"),
         "strip that unpacks to more.tif": (tiff({**rgb, 259: (3, [8])}, [bomb]), np.zeros_like(RGB)),
         "directory that follows itself.tif": (bytes(looped), RGB),
-        "claims 2 billion a side.tif": (tiff(directory, [b"abc"]), "million pixels"),
         "tile of 60000x60000.tif": (
             tiff({**rgb, 322: (4, [60000]), 323: (4, [60000]), 259: (3, [8])}, [bomb]),
             "tiles have more",
@@ -402,14 +327,6 @@ def _webp() -> Cases:
             riff((b"VP8X", b"\x08" + wide[1:]), (stream[:4], stream[8:]), (b"EXIF", _fat_exif())),
             "numbers",
         ),
-        "claims 16777216 a side.webp": (
-            riff((b"VP8X", b"\2\0\0\0" + b"\xff" * 6), loops),
-            "million pixels" if PILLOW >= 13 else "WEBP cannot",
-        ),
-        "frame larger than its canvas.webp": (
-            riff((b"VP8X", wide), loops, frame(2, 4, 40, 24, stream)),
-            "WEBP cannot be decoded",
-        ),
     }
 
 
@@ -422,17 +339,11 @@ def _avif() -> Cases:
     best = {"quality": 100, "subsampling": "4:4:4"}
     plain = save(RGB, "AVIF", **best)
     lossy = save(RGB, "AVIF", quality=60)
-    sequence = io.BytesIO()
-    Image.fromarray(RGB).save(sequence, "AVIF", save_all=True, append_images=[Image.fromarray(255 - RGB)], **best)
     size = plain.index(b"ispe") + 8
-    stretched = plain[:size] + struct.pack(">II", 400, 240) + plain[size + 8 :]
     return {
-        "plain.avif": (plain, RGB, 8),
         "lossy.avif": (lossy, opencv(lossy), 4),
         "alpha.avif": (save(RGBA, "AVIF", **best), on_white(RGB, ALPHA), 8),
-        "sequence.avif": (sequence.getvalue(), RGB, 8),
         "claims 9000x5000.avif": (plain[:size] + struct.pack(">II", 9000, 5000) + plain[size + 8 :], "million pixels"),
-        "claims 400x240.avif": (stretched, opencv(stretched), 4),
         "exif of a million numbers.avif": (save(RGB, "AVIF", exif=_fat_exif(), **best), "numbers"),
     }
 
@@ -449,22 +360,15 @@ def _foreign() -> Cases:
     unknown = "not a known image format"
     return {
         "empty.png": (b"", "empty file"),
-        "one byte.jpg": (b"\xff", unknown),
         "a png by another name.jpg": (whole, RGB),
         "a zip behind it.png": (whole + _zip(), RGB),
         "text.jpg": (b"only words\n" * 99, unknown),
         "page.jpg": (b"<!DOCTYPE html><html><img src=x onerror=alert(1)></html>", "HTML is not supported"),
         "drawing.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not supported"),
-        "document.jpg": (b"%PDF-1.7\n%\xff\xd8\xff", "PDF is not supported"),
         "archive.png": (_zip(), "ZIP is not supported"),
-        "pickle.png": (pickle.dumps({"a": [1, 2]}), unknown),
         "icon.png": (save(RGB, "ICO", sizes=[(16, 16)]), "ICO is not supported"),
-        "map.bmp": (save(RGB, "PPM"), "PPM is not supported"),
         "high efficiency.avif": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIF is not supported"),
         "jpeg of 2000.jpg": (save(RGB, "JPEG2000"), "JPEG 2000 is not supported"),
-        "jpeg xl.jpg": (b"\xff\x0a" + bytes(99), "JPEG XL is not supported"),
-        "film.avif": (b"\0\0\0\x18ftypisom\0\0\0\0mp41isom" + bytes(99), "video is not supported"),
-        "layers.png": (b"8BPS\0\1" + bytes(99), "PSD is not supported"),
         "a mark before it.png": (b"\xef\xbb\xbf" + whole, unknown),
         "bm and words.bmp": (b"BM only begins like an image" * 9, "BMP cannot be decoded"),
     }
@@ -474,7 +378,7 @@ def _damaged(found: dict[str, Odd]) -> dict[str, Odd]:
     """Cut one valid file of each format short at several places."""
     wholes = ("rgba.png", "4-2-0.jpg", "progressive.jpg", "whole.gif", "of 24 bits.bmp", "deflated.tif", "lossy.webp")
     cases = {}
-    for whole in (*wholes, "plain.avif"):
+    for whole in (*wholes, "alpha.avif"):
         data, (stem, ending) = found[whole].data, whole.rsplit(".", 1)
         for share in (10, 90):
             name = f"{stem} cut at {share}.{ending}"

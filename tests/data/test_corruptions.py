@@ -16,18 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, stats
 
-from avatar_bench.config.entries import find_entries, use_folders
+from avatar_bench.config.entries import use_folders
 from avatar_bench.data.corruptions import (
     SEVERITIES,
     STANDARD_CORRUPTIONS,
     Corruption,
-    apply_variation,
     list_corruptions,
 )
-from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
-from avatar_bench.data.equalise import resize_to_square
+from avatar_bench.data.delivery import Delivery
 from avatar_bench.errors import ConfigError
-from avatar_bench.i18n import get_title, use_language
 
 Pixels = NDArray[np.uint8]
 KINDS = list_corruptions()
@@ -138,26 +135,6 @@ def test_the_keys_of_cached_predictions_are_those_of_before(monkeypatch: pytest.
     assert Corruption("noise", 3).key == "noise 16 at input"
 
 
-@pytest.mark.parametrize("wrong", [("noise", 0, "input"), ("noise", 6, "input"), ("blur", 3, "x")])
-def test_an_unknown_severity_or_place_is_refused(wrong: tuple[str, int, str]) -> None:
-    with pytest.raises(ValueError, match="must be one of"):
-        Corruption(*wrong)
-    with pytest.raises(ValueError, match="thumbnail_64"):
-        Delivery("fax")
-    with pytest.raises(ConfigError, match="no corruption named 'nois'; did you mean noise"):
-        Corruption("nois", 3)
-
-
-def test_every_corruption_has_a_title_in_both_languages() -> None:
-    assert KINDS[:5] == list(STANDARD_CORRUPTIONS)
-    for entry in find_entries("corruption").values():
-        assert {"title", "ru"} <= entry.about.keys()
-    assert get_title("corruption", "round_crop") == "round crop"
-    with use_language("ru"):
-        assert get_title("corruption", "round_crop") == "круглая обрезка"
-        assert get_title("corruption", "unheard_of") == "unheard_of"
-
-
 MINE = """
 \"""Blocks of one colour, by their side in pixels.\"""
 PARAMETERS = (2, 3, 4, 6, 8)
@@ -239,24 +216,3 @@ def test_avif_is_that_of_pillow_and_an_installation_without_it_is_told(monkeypat
     monkeypatch.setattr("PIL.features.check", lambda feature: False)
     with pytest.raises(ConfigError, match="delivery=avif: this installation of Pillow cannot write AVIF"):
         Delivery("avif")
-
-
-@pytest.mark.parametrize("tier", DELIVERY_TIERS)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 300)])
-def test_every_tier_takes_images_of_any_shape(tier: str, shape: tuple[int, int]) -> None:
-    found = Delivery(tier)(np.full((*shape, 3), 90, np.uint8), 0)
-    assert (found.dtype, found.ndim) == (np.uint8, 3)
-    assert min(found.shape) >= 1
-    assert np.abs(found.astype(float) - 90).max() <= 2
-
-
-def test_a_variation_comes_before_or_after_preprocessing_as_it_says() -> None:
-    sample = IMAGES["grainy"]
-
-    def prepare(image: Pixels) -> Pixels:
-        return resize_to_square(image, 32, "squash")
-
-    native, inner = Corruption("blur", 5, "native"), Corruption("blur", 5, "input")
-    assert np.array_equal(apply_variation(native, sample, prepare, 0), prepare(native(sample, 0)))
-    assert np.array_equal(apply_variation(inner, sample, prepare, 0), inner(prepare(sample), 0))
-    assert apply_variation(Delivery("thumbnail_64"), sample, prepare, 0).shape == (32, 32, 3)

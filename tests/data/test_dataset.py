@@ -12,14 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from avatar_bench.data.dataset import (
-    DATASET_COLUMNS,
-    read_dataset,
-    read_folder,
-    read_manifest,
-    read_split,
-    write_split,
-)
+from avatar_bench.data.dataset import DATASET_COLUMNS, read_dataset, read_folder, read_manifest, read_split, write_split
 from avatar_bench.errors import DataError
 
 

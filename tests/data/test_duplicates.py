@@ -17,7 +17,6 @@ from PIL import Image
 from avatar_bench.data import duplicates
 from avatar_bench.data.decoding import decode_bytes
 from avatar_bench.data.duplicates import (
-    MAX_CANDIDATES,
     MAX_HASH_DISTANCE,
     ImageSet,
     Match,
@@ -72,14 +71,6 @@ def as_set(images: Sequence[NDArray[np.uint8]], digests: Sequence[str] | None = 
     """Return images to search, each a file of its own unless the digests say otherwise."""
     digests = digests or [sha256(f"{id(images)} {row}".encode()).hexdigest() for row in range(len(images))]
     return ImageSet.of(digests, [fingerprint_image(image) for image in images], lambda row: images[row])
-
-
-def hashed(*numbers: int) -> list[Fingerprint]:
-    """Return fingerprints with the given first hash, whose other hashes lie near to none."""
-    far = [f"{number:016x}" for number in np.random.default_rng(1000).integers(0, 2**63, len(numbers) * 7).tolist()]
-    return [
-        Fingerprint(f"p{row}", (f"{number:016x}", *far[row * 7 : row * 7 + 7])) for row, number in enumerate(numbers)
-    ]
 
 
 def blank(_: int) -> NDArray[np.uint8]:
@@ -153,24 +144,7 @@ def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("_size")
-@pytest.mark.parametrize("distance", [0, 3, 8, 11])
-def test_near_pairs_are_those_that_a_count_of_bits_finds(distance: int) -> None:
-    rng = np.random.default_rng(distance)
-    centres = rng.integers(0, 2**63, 12).tolist()
-    flips = [rng.permutation(64)[: rng.integers(0, 14)].tolist() for _ in range(120)]
-    numbers = [centres[row % 12] ^ sum(1 << bit for bit in bits) for row, bits in enumerate(flips)]
-    expected = [
-        (left, right, (numbers[left] ^ numbers[right]).bit_count())
-        for right in range(120)
-        for left in range(right)
-        if (numbers[left] ^ numbers[right]).bit_count() <= distance
-    ]
-    found = find_matches(ImageSet.of([str(row) for row in range(120)], hashed(*numbers), blank), distance)
-    assert [(match.left, match.right, match.distance) for match in found] == expected
-
-
-@pytest.mark.usefixtures("_size")
-@pytest.mark.parametrize("distance", [5, 11])
+@pytest.mark.parametrize("distance", [0, 8, 11])
 def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(distance: int) -> None:
     rng = np.random.default_rng(distance + 1)
     near = rng.integers(0, 2**63, 64)[rng.integers(0, 64, (90, 8))]  # what each turn of each image is near to
@@ -209,15 +183,6 @@ def test_near_images_are_those_that_a_look_at_all_pairs_in_all_orientations_find
     assert set(pairs(find_matches(as_set(images)))) == expected
 
 
-@pytest.mark.parametrize("turn", ["", "mirrored", "rotated 90"])
-def test_of_turns_that_are_as_near_each_is_looked_at(turn: str) -> None:
-    images = [draw(0), np.ascontiguousarray(ORIENTATIONS[turn](draw(0)))]
-    prints = [Fingerprint(f"p{row}", (f"{5:016x}",) * 8) for row in range(2)]
-    assert find_matches(ImageSet.of(["a", "b"], prints, lambda row: images[row])) == [Match(0, 1, "near", 0, turn)]
-    (swapped,) = find_matches(ImageSet.of(["a", "b"], prints, lambda row: images[1 - row]))
-    assert np.array_equal(ORIENTATIONS[swapped.turned](images[1]), images[0])
-
-
 @settings(deadline=None, max_examples=15, derandomize=True, database=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.4), st.sampled_from(list(ORIENTATIONS)), st.booleans())
 def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: float, turn: str, even: bool) -> None:
@@ -229,15 +194,6 @@ def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: fl
     ways = [find_matches(both), find_matches(swapped)]
     ways += [find_matches_between(ours, theirs), find_matches_between(theirs, ours)]
     assert len({tuple(match.distance for match in found) for found in ways}) == 1
-
-
-def test_a_crowd_of_copies_is_joined_by_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 100)
-    n = 800
-    prints = hashed(*[1 << (row % 3) for row in range(n)])
-    matches = find_matches(ImageSet.of([str(row) for row in range(n)], prints, blank))
-    assert len(matches) <= MAX_CANDIDATES * n
-    assert len(set(join_groups([str(row) for row in range(n)], np.array(pairs(matches))))) == 1
 
 
 def test_a_set_is_searched_for_copies_of_another() -> None:

@@ -56,12 +56,6 @@ def test_a_jpeg_and_a_png_of_equal_pixels_give_the_same_output(tmp_path: Path) -
     assert equalise_bytes(decode(tmp_path / "a.jpg")) == equalise_bytes(decode(tmp_path / "b.png"))
 
 
-def test_what_is_stored_decodes_to_what_training_sees(tmp_path: Path) -> None:
-    file = tmp_path / "stored.jpg"
-    file.write_bytes(equalise_bytes(smooth(4), "crop"))
-    assert np.array_equal(decode(file), equalise(smooth(4), "crop"))
-
-
 @pytest.mark.parametrize("kind", [noise, smooth])
 def test_sides_and_qualities_are_drawn_evenly_whatever_the_class(kind: type) -> None:
     drawn = [draw_side_and_quality(kind(seed, 24, 24)) for seed in range(2000)]

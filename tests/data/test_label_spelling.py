@@ -9,13 +9,7 @@ from avatar_bench.data.label_spelling import MIN_COUNT_RATIO, find_misspelt_labe
 
 @pytest.mark.parametrize(
     ("label", "other"),
-    [
-        ("reall", "real"),
-        ("rael", "real"),
-        ("generatde", "generated"),
-        ("real photo", "real_photo"),
-        ("Reall", "real"),
-    ],
+    [("reall", "real"), ("rael", "real"), ("generatde", "generated"), ("real photo", "real_photo"), ("Reall", "real")],
 )
 def test_a_rare_label_one_slip_away_from_a_class_is_found(label: str, other: str) -> None:
     assert list(find_misspelt_labels({label: 3, other: 60, "something": 60})) == [(label, other)]

@@ -146,20 +146,6 @@ def test_prepare_keeps_the_valid_and_names_the_others(
     assert not refused & valid
 
 
-def test_training_refuses_a_bad_image_by_name(
-    images: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = tmp_path / "data"
-    shutil.copytree(images / "all", root)
-    words = [word for word in small if not word.startswith(("data=", "data.manifest=", "data.blind="))]
-    name = "300 scans of 8000x6000.jpg"
-    (root / "real" / name).write_bytes(corpus()[name].data)
-    assert main(["train", *words, "data=folder", f"data.root={root}", f"out={tmp_path / 'run'}"]) == 3
-    err = capsys.readouterr().err
-    assert name in err
-    assert "Traceback" not in err
-
-
 def _pipe(place: Path) -> None:
     os.mkfifo(place)
 
@@ -214,11 +200,3 @@ def test_odd_names_are_read_and_told_on_one_line(name: str, tmp_path: Path) -> N
         decode(tmp_path / name)
     assert len(caught.value.lines) == 2
     assert str(caught.value).replace("\n", "").isprintable()
-
-
-def test_a_name_that_is_not_utf_8_is_told_and_printable(tmp_path: Path) -> None:
-    file = tmp_path / os.fsdecode(b"\xff\xfe.png")
-    file.write_bytes(b"words")
-    with pytest.raises(DataError, match=r"\\udcff\\udcfe\.png: not a known") as caught:
-        decode(file)
-    str(caught.value).encode()

@@ -127,16 +127,6 @@ def test_training_images_are_varied_and_validation_images_are_not(
     assert not torch.equal(shown["image"][0], torch.from_numpy(train.transpose(2, 0, 1).copy()))
 
 
-@pytest.mark.parametrize(("batch_size", "batches"), [(59, 1), (16, 4)])
-def test_a_last_batch_of_one_image_joins_the_batch_before(
-    batch_size: int, batches: int, module: Callable[..., DataModule]
-) -> None:
-    shown = list(module(batch_size=batch_size).train_dataloader())
-    assert len(shown) == batches
-    assert min(len(batch["row"]) for batch in shown) > 1
-    assert sorted(torch.cat([batch["row"] for batch in shown]).tolist()) == list(range(60))
-
-
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("n", [6, 48, 49, 53])
 def test_the_processes_of_a_run_share_each_batch_of_one_process(n: int, world: int) -> None:
@@ -152,22 +142,6 @@ def test_the_processes_of_a_run_share_each_batch_of_one_process(n: int, world: i
         assert max(sizes) - min(sizes) <= 1
     for whole, parts in zip(alone, together[:-1], strict=False):
         assert sorted(whole) == sorted(item for part in parts for item in part)
-
-
-def test_the_images_of_a_few_shards_are_shuffled_together() -> None:
-    shards = np.arange(60) % 6
-    orders = []
-    for epoch in (0, 1):
-        sampler = EpochSampler(60, 0, epoch=epoch, shards=shards, together=2)
-        rows = [row for row, _ in sampler]
-        assert sorted(rows) == list(range(60))
-        windows = [set(shards[rows[start : start + 20]]) for start in (0, 20, 40)]
-        assert [len(window) for window in windows] == [2, 2, 2]
-        assert set.union(*windows) == set(range(6))
-        orders.append(rows)
-    assert orders[0] != orders[1]
-    everything = EpochSampler(60, 0, shards=shards, together=6)
-    assert list(everything) == list(EpochSampler(60, 0))  # as with files
 
 
 def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module: Callable[..., DataModule]) -> None:

@@ -16,15 +16,8 @@ from PIL import Image
 from avatar_bench.files.csv_io import escape_formulas, read_csv, unescape_formulas, write_csv
 
 HOSTILE = (
-    "=1+1",
-    '=HYPERLINK("http://x")',
-    "+cmd|' /C calc'!A0",
-    "-2+3+cmd",
-    "@SUM(A1)",
-    "\t=1",
-    "\r=1",
-    "\tx",
-    "-folder/a.png",
+    *("=1+1", '=HYPERLINK("http://x")', "+cmd|' /C calc'!A0", "-2+3+cmd", "@SUM(A1)"),
+    *("\t=1", "\r=1", "\tx", "-folder/a.png"),
 )
 
 

@@ -109,14 +109,3 @@ def test_crops_across_the_runs_own_split_are_a_warning(sets: tuple[Dataset, Data
     (warning,) = guard.list_warnings(own.select_split("test"))
     values = {"n": 2, "all": 3, "first": "other/crop-1.png", "other": "known/1.png"}
     assert warning == Reason("copies_across_split", **values)
-
-
-def test_missing_originals_and_weights_are_a_warning(sets: tuple[Dataset, Dataset]) -> None:
-    known, other = sets[0], sets[1].take(sets[1].frame["path"] == "x.png")
-    guard = Leakage([UsedImages(("a",), foreign=known)], [], (), search_aligned_copies)
-    known.file(0).unlink()
-    guard.refuse(other)
-    assert guard.list_warnings(other) == [
-        Reason("not_aligned", why=Reason("missing_to_align", n=1)),
-        Reason("not_aligned", why=Reason("no_weights_to_align", model="efficientnet_lite0")),
-    ]

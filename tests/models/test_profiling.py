@@ -68,13 +68,6 @@ def test_attention_counts_its_matrix_products() -> None:
     assert count_macs(net, 160) == linear + attention
 
 
-def test_weights_are_counted_with_the_statistics_kept_beside_them() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    assert sum(each.numel() for each in net.parameters()) == (12 + 4) + (4 + 4)
-    assert profiling.count_weight_bytes(net) == 4 * (24 + 8) + 8  # the last: how many batches it has seen
-    assert profiling.count_weight_bytes(net.half()) == 2 * (24 + 8) + 8
-
-
 def peak(net: nn.Module, images: torch.Tensor) -> int:
     return int(profiling.trace_memory(net, images)["bytes"].max())
 

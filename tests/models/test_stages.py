@@ -84,17 +84,3 @@ def test_statistics_move_in_layers_that_learn_alone(
     moved = {name for name, module in norms.items() if not torch.equal(module.running_mean, before[name])}
     assert moved == {name for name in norms if f"{name}.weight" in names}
     net.eval()
-
-
-@pytest.mark.parametrize(("frozen", "moves"), [([], True), (["0"], False), (["0", "3"], False)])
-def test_statistics_of_a_norm_without_parameters_move_where_nothing_beside_it_is_frozen(
-    frozen: list[str], moves: bool
-) -> None:
-    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False), nn.Dropout(), nn.Linear(3, 2))
-    for name in frozen:
-        net.get_submodule(name).requires_grad_(False)
-    net.train()
-    set_frozen_to_eval(net)
-    net(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
-    assert bool(net[1].running_mean.any()) == moves
-    assert net[2].training == (len(frozen) < 2)

@@ -116,13 +116,7 @@ def test_what_others_allow_torch_to_load_is_not_loaded_either(tmp_path: Path, mo
 
 @pytest.mark.parametrize(
     "value",
-    [
-        torch.ones(1).expand(10**9),
-        torch.empty(10**9, device="meta"),
-        bytearray(10),
-        {1, 2},
-        torch.float32,
-    ],
+    [torch.ones(1).expand(10**9), torch.empty(10**9, device="meta"), bytearray(10), {1, 2}, torch.float32],
     ids=repr,
 )
 def test_values_that_no_checkpoint_needs_are_refused(value: Any, tmp_path: Path) -> None:

@@ -72,17 +72,6 @@ class Tokens:
     def build(self, classes):
         return Net(classes, self.img_size)
 """
-LIKE_TIMM = """
-from dataclasses import dataclass
-import timm
-
-@dataclass
-class LikeTimm:
-    drop_rate: float = 0.0
-
-    def build(self, classes):
-        return timm.create_model("test_resnet", num_classes=classes, drop_rate=self.drop_rate)
-"""
 
 
 @pytest.fixture
@@ -97,7 +86,6 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
 
     add("plain", PLAIN)
     add("tokens", TOKENS)
-    add("like_timm", LIKE_TIMM)
     return add
 
 
@@ -247,14 +235,3 @@ def test_a_checkpoint_is_loaded_by_its_card_alone_and_explained(tmp_path: Path) 
     assert compute_grad_cam(loaded, layer, batch, torch.zeros(4, dtype=int).numpy(), rectify=False).any()
     assert freeze(loaded.net, "classifier") == freeze(loaded.net, 1) == ["head.weight", "head.bias"]
     assert len(list_layer_groups(loaded.net)) == 6
-
-
-@pytest.mark.parametrize("layers", [[7], [-2], "abc"])
-def test_layers_that_a_network_lacks_are_refused(layers: object, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="5 stages"):
-        create_backbone("test_resnet", 3, options={"pooled_layers": layers})
-    net, file = create_backbone("test_resnet", 3, options={"pooled_layers": [1]}), tmp_path / "best.ckpt"
-    state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    write_checkpoint({"state_dict": state, CARD_KEY: replace(CARD, options={"pooled_layers": layers}).plain()}, file)
-    with pytest.raises(CheckpointError):
-        Classifier.load(file)
