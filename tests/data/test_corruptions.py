@@ -23,7 +23,7 @@ from avatar_bench.data.corruptions import (
     Corruption,
     list_corruptions,
 )
-from avatar_bench.data.delivery import Delivery
+from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
 from avatar_bench.errors import ConfigError
 
 Pixels = NDArray[np.uint8]
@@ -216,3 +216,12 @@ def test_avif_is_that_of_pillow_and_an_installation_without_it_is_told(monkeypat
     monkeypatch.setattr("PIL.features.check", lambda feature: False)
     with pytest.raises(ConfigError, match="delivery=avif: this installation of Pillow cannot write AVIF"):
         Delivery("avif")
+
+
+@pytest.mark.parametrize("tier", DELIVERY_TIERS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300)])
+def test_every_tier_takes_images_of_any_shape(tier: str, shape: tuple[int, int]) -> None:
+    found = Delivery(tier)(np.full((*shape, 3), 90, np.uint8), 0)
+    assert (found.dtype, found.ndim) == (np.uint8, 3)
+    assert min(found.shape) >= 1
+    assert np.abs(found.astype(float) - 90).max() <= 2

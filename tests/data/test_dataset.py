@@ -178,3 +178,10 @@ def test_a_stated_hash_is_believed_only_where_it_is_whole(root: Path) -> None:
     hashes = read_manifest(root / "hashed.csv").frame["sha256"].tolist()
     assert hashes[0] == "f" * 64
     assert hashes[1] == hashlib.sha256((root / "b" / "3.webp").read_bytes()).hexdigest()
+
+
+def test_hidden_files_and_folders_are_no_images(root: Path) -> None:
+    for hidden in (root / ".cache" / "a.png", root / "a" / ".thumbnails" / "b.png"):
+        hidden.parent.mkdir()
+        shutil.copy(root / "a" / "4.png", hidden)
+    assert len(read_folder(root)) == 4

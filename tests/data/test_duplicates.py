@@ -212,3 +212,12 @@ def test_a_chain_of_pairs_makes_one_group() -> None:
     assert list(join_groups(["c", "b", "a", "d", "c"], np.array([[0, 1], [1, 2]]))) == ["a", "a", "a", "d", "a"]
     assert list(join_groups(["b", "a"], np.empty((0, 2), dtype=int))) == ["b", "a"]
     assert list(join_groups([], np.empty((0, 2), dtype=int))) == []
+
+
+def test_many_blocks_of_rows_find_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [COPIES["jpeg"](draw(seed % 20)) if seed % 3 else draw(seed % 20) for seed in range(50)]
+    whole = find_matches(as_set(images))
+    for limit in ("_ROWS_PER_CHUNK", "_WINDOWS_PER_CHUNK", "_CANDIDATES_PER_CHUNK", "_THUMBNAILS_PER_CHUNK"):
+        monkeypatch.setattr(duplicates, limit, 7)
+    assert whole
+    assert find_matches(as_set(images)) == whole

@@ -258,3 +258,23 @@ def test_train_sources_are_drawn_for_each_class_and_nested_and_share_one_test_se
     held_out = split_dataset(whole, replace(plan, train_sources=1, val_by="source"))
     assert not set(held_out.select_split("val").frame["source"]) & set(held_out.select_split("train").frame["source"])
     assert set(held_out.select_split("val").frame["label"]) == {"drawing", "generated", "real"}
+
+
+@pytest.mark.parametrize(("n", "halved"), [(36, False), (44, True)])
+def test_val_is_halved_only_where_its_half_is_enough_to_fit_on(n: int, halved: bool) -> None:
+    whole = dataset(120, largest=1, split="train")
+    whole.frame.loc[whole.frame.index[:n], "split"] = "val"
+    used = split_dataset(whole, SplitPlan())
+    assert len(used.select_split("calibration")) == pytest.approx(halved * n / 2, abs=2)
+    assert len(used.select_split("val")) + len(used.select_split("calibration")) == n
+
+
+def test_val_by_source_leaves_out_what_a_group_joins_to_its_sources() -> None:
+    whole = dataset()
+    first = whole.frame.drop_duplicates("source").index  # one image of each source, in a group of all
+    whole.frame.loc[first, "group"] = "mixed"
+    notes: list[str] = []
+    used = split_dataset(whole, SplitPlan(val_by="source"), notes)
+    check_groups(used.frame)
+    assert 0 < len(whole) - len(used) <= len(first)
+    assert any(note.startswith("left out because") for note in notes)

@@ -222,3 +222,15 @@ def test_an_augmentation_of_a_user_comes_last_and_leaves_the_draws_of_the_others
 def test_a_wrong_augmentation_of_a_user_is_said(others: dict[str, Any], reason: str, own: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape(reason)):
         Augmentation(others=others)
+
+
+def test_enlarging_is_cubic(sample: Pixels) -> None:
+    expected = cv2.resize(sample, (160, 160), interpolation=cv2.INTER_CUBIC)
+    assert np.array_equal(preprocessing(160, "squash")(sample), expected)
+
+
+def test_flip_mirrors_at_its_probability(sample: Pixels) -> None:
+    assert np.array_equal(Augmentation(flip=1)(sample, seed=0), sample[:, ::-1])
+    half = Augmentation(flip=0.5)
+    flips = sum(not np.array_equal(half(sample, seed), sample) for seed in range(400))
+    assert 150 < flips < 250  # five standard deviations

@@ -13,6 +13,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
+from avatar_bench.errors import BlockError
 from avatar_bench.models.attribution import (
     SpatialLayer,
     compute_attention_rollout,
@@ -210,3 +211,11 @@ def test_a_void_image_keeps_its_colour_or_its_coarse_shape():
     expected = (images[0, 0, 15:26, 15:26].numpy() * weights).sum()
     assert float(blurred[0, 0, 20, 20]) == pytest.approx(expected, abs=1)
     assert blurred.dtype == flat.dtype == torch.uint8
+
+
+def test_a_network_without_a_map_is_refused_in_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier("resnet18")
+    monkeypatch.setattr(model.net, "feature_info", [])
+    with pytest.raises(BlockError, match="Grad-CAM") as caught:
+        find_spatial_layer(model, samples(1, 128))
+    assert len(caught.value.lines) == 2

@@ -219,3 +219,19 @@ def test_an_image_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
     sides = earlier_of(shelf.curate(CurationRules(blind=("z",), plan=PLAN)))
     shelf.rows[40] |= {"source": "a", "recipe_source": "a"}
     assert shelf.curate(earlier=sides).refused == [("a: 40", "was held out of training before")]
+
+
+def test_a_near_copy_is_found_through_any_exact_copy(shelf: Shelf) -> None:
+    shelf.rows = [{**row, "source": "z", "recipe_source": "z"} if row["path"] == "a/0" else row for row in shelf.rows]
+    shelf.add(shelf.images[0], source="a")  # the exact copy in training comes later than the blind one
+    shelf.add(brighter(shelf.images[0])[:, ::-1], source="z")
+    curated = shelf.curate(CurationRules(blind=("z",), plan=PLAN))
+    assert not curated.frame["blind"].any()
+    assert "a/40" in set(curated.frame["path"])
+
+
+def test_the_blind_set_loses_the_whole_group_of_what_the_rest_holds(shelf: Shelf) -> None:
+    shelf.add(brighter(shelf.images[0]), source="z", group="z:anna")
+    shelf.add(face(8), source="z", group="z:anna")
+    curated = shelf.curate(CurationRules(blind=("z",), plan=PLAN))
+    assert {name for name, _ in curated.refused} == {"z: 40", "z: 41"}

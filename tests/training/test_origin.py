@@ -87,3 +87,11 @@ def test_what_chose_and_calibrated_a_teacher_is_no_test_set_of_its_student(
     swapped.to_csv(tmp_path / "swapped.csv", index=False)
     teach(tmp_path / "refused", tmp_path / "swapped.csv", code=3)
     assert "24 of 24 test images overlap with the pretraining data of" in capfd.readouterr().err
+
+
+def test_a_teacher_of_other_classes_is_refused(images, teach, tmp_path, capfd):
+    rows = pd.read_csv(images / "all.csv").query("label != 'real'")
+    rows["path"] = [str(images / path) for path in rows["path"]]
+    rows.to_csv(tmp_path / "two.csv", index=False)
+    teach(tmp_path / "run", tmp_path / "two.csv", "data.split.folds=4", code=2)
+    assert "has the classes drawing, generated, real, the data set drawing, generated." in capfd.readouterr().err

@@ -21,6 +21,8 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from avatar_bench.cli.app import main
+from avatar_bench.config.schema import TrainerConfig
+from avatar_bench.errors import ConfigError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.checkpoint import hash_weights, verify_checkpoint
 from avatar_bench.models.stages import set_frozen_to_eval
@@ -28,6 +30,7 @@ from avatar_bench.results.result import Result
 from avatar_bench.training import environment
 from avatar_bench.training.checkpoints import finish_checkpoint
 from avatar_bench.training.classifier_job import ClassifierJob
+from avatar_bench.training.environment import resolve_precision
 from avatar_bench.training.module import Learner
 from avatar_bench.training.weight_averaging import estimate_statistics
 
@@ -207,3 +210,11 @@ def test_finishing_writes_the_temperature_and_leaves_the_weights(run_copy: Path)
     assert weights == hash_weights(before["state_dict"]) == hash_weights(after["state_dict"])
     assert digest == sha256_of_file(file)
     verify_checkpoint(file)
+
+
+def test_names_of_precisions_are_lightnings() -> None:
+    assert resolve_precision(TrainerConfig(precision="32")) == "32-true"
+    assert resolve_precision(TrainerConfig(accelerator="cpu", precision="amp")) == "32-true"
+    assert resolve_precision(TrainerConfig(accelerator="gpu", precision="16-mixed")) == "16-mixed"
+    with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
+        resolve_precision(TrainerConfig(accelerator="cpu", precision="16-mixed"))
