@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from avatar_bench.audit.assessment import Assessment
-from avatar_bench.audit.data_card import has_card, write_card
-from avatar_bench.i18n import use_language
+from avatar_bench.audit.data_card import write_card
 from avatar_bench.metrics import plots
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result, redraw
@@ -159,22 +158,6 @@ def test_the_card_begins_with_the_assessment(kind: str, request: pytest.FixtureR
         assert part in words.replace("`", "").replace("**", "")
     assert "data.blind=DIR/blind.csv data.equalise=jpeg" in words
     assert "is this set suitable" not in words  # it stands above, in its own words
-
-
-def test_the_card_speaks_russian(tmp_path: Path) -> None:
-    write_set(tmp_path)
-    with use_language("ru"):
-        markdown, page = (file.read_text(encoding="utf-8") for file in write_card(tmp_path, audited(tmp_path)))
-    assert (has_card(tmp_path, "ru"), has_card(tmp_path, "en")) == (True, False)
-    assert "](audit/ru/aurocs.png)" in markdown
-    assert '<html lang="ru">' in page
-    for text in (Page(page).words, markdown):
-        assert "Пригоден ли этот набор для обучения и оценки классификаторов?" in text
-        assert "класс выдаёт сам файл" in text
-        assert "Исключённые файлы" in text
-        assert "от 0.91 до 0.95" in text
-        assert "What" not in text
-        assert "the file alone" not in text
 
 
 def test_the_page_allows_its_own_style_alone(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from avatar_bench.audit import probes
-from avatar_bench.audit.probes import ProbeSettings, probe, probe_single_properties, probe_source, sample_rows
+from avatar_bench.audit.probes import ProbeSettings, probe, probe_single_properties, probe_source
 from avatar_bench.results.reasons import Reason
 
 PLAN = ProbeSettings(resamples=50)
@@ -84,13 +84,3 @@ def test_a_source_of_one_class_tells_it_and_a_mixed_one_does_not() -> None:
     assert probe_source(data.assign(source=data["label"] + "s"), settings=PLAN).auroc.value == 1.0
     assert probe_source(data, settings=PLAN).auroc.value == pytest.approx(0.5, abs=0.05)
     assert probe_source(data.assign(source=""), settings=PLAN).auroc.reason == Reason("no_source")
-
-
-def test_a_draw_keeps_the_shares_of_the_classes_and_depends_on_its_seed() -> None:
-    data = pd.DataFrame({"label": ["a"] * 800 + ["b"] * 190 + ["c"] * 10})
-    rows = sample_rows(data, 100, seed=1)
-    assert data["label"].iloc[rows].value_counts().to_dict() == {"a": 80, "b": 19, "c": 1}
-    assert (np.diff(rows) > 0).all()
-    assert (sample_rows(data, 100, seed=1) == rows).all()
-    assert (sample_rows(data, 100, seed=2) != rows).any()
-    assert len(sample_rows(data, 1000)) == 1000

@@ -1,4 +1,4 @@
-"""Tests of avatar_bench.data.decoding: every format to the right pixels, every broken file to a reason."""
+"""Tests of avatar_bench.data.decoding: orientation, limits and what is unreadable; formats: test_odd_images.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from avatar_bench.errors import DataError
 from tests.data.image_writers import png
 from tests.data.odd_images import RGB, save
 
-# pytest resets the filter that decode.py sets when it is imported; a subprocess below checks that one.
+# pytest resets the filter that decoding.py sets when it is imported; a subprocess of test_odd_images.py checks it.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),

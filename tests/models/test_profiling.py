@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -107,18 +106,3 @@ def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew() -> None:
     seen.clear()
     time_interleaved([job("a", 1.0), job("b", 1.0), job("c", 1.0)], rounds=8, seconds=8.0, clock=clock)
     assert ["".join(seen[9 + 3 * number :][:3]) for number in range(8)] == turns
-
-
-def test_threads_are_set_for_each_job_and_set_back() -> None:
-    before, seen = torch.get_num_threads(), []
-    jobs = [TimedCall(lambda: seen.append(torch.get_num_threads()), count) for count in (before, before + 1)]
-    time_interleaved(jobs, rounds=3, seconds=0.0)
-    assert set(seen) == {before, before + 1}
-    assert torch.get_num_threads() == before
-
-    def fail() -> Any:
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        time_interleaved([TimedCall(fail, before + 1)], rounds=1, seconds=0.0)
-    assert torch.get_num_threads() == before

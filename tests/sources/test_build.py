@@ -18,7 +18,7 @@ from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, OutputError
 from avatar_bench.files import package_files
 from avatar_bench.sources import build
-from avatar_bench.sources.build import DatasetRecipe, build_dataset, demo_root, ensure_demo
+from avatar_bench.sources.build import DatasetRecipe, build_dataset
 from avatar_bench.sources.dataset_files import MANIFEST_COLUMNS
 
 
@@ -109,16 +109,6 @@ def test_a_data_set_holds_what_its_sources_gave(index, tmp_path, two):
     assert len(read_dataset(tmp_path / "out" / "blind.csv")) == 3
 
 
-def test_a_second_run_downloads_and_builds_nothing(index, tmp_path, two, monkeypatch):
-    first = build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out")
-    monkeypatch.setattr(package_files, "_download", lambda *_: pytest.fail("downloaded again"))
-    second = build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out")
-    assert not second.built
-    assert second.counts == first.counts
-    assert str(second).startswith("already complete")
-    assert not build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out", update=True).built
-
-
 def test_a_table_that_is_read_in_parts_is_the_same(index, tmp_path, two, monkeypatch):
     build_dataset(DatasetRecipe(sources=two), tmp_path / "whole")
     monkeypatch.setattr(build, "_ROWS_PER_PART", 2)
@@ -144,14 +134,6 @@ def test_an_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path
     assert left_out["file"][0] == "copy: face_copy/copy.png"
     assert left_out["reason"][0].startswith("is a near-duplicate or in a group of a: face_a/0.png")
     assert list(pd.read_csv(tmp_path / "out" / "blind.csv")["source_file"]) == ["face_copy/own.png"]
-
-
-def test_another_recipe_changes_a_data_set_only_when_told_to(index, tmp_path, two):
-    build_dataset(DatasetRecipe(sources={"a": two["a"]}), tmp_path / "out")
-    with pytest.raises(OutputError, match="update=true"):
-        build_dataset(DatasetRecipe(sources=two), tmp_path / "out")
-    assert build_dataset(DatasetRecipe(sources=two), tmp_path / "out", update=True).counts == {"drawing": 3, "real": 3}
-    assert build_dataset(DatasetRecipe(sources={"a": two["a"]}), tmp_path / "out", update=True).removed == 3
 
 
 def test_a_stored_image_that_was_deleted_is_stored_again(index, tmp_path, two):
@@ -200,10 +182,3 @@ def test_a_build_that_fails_leaves_the_data_set_as_it_was(index, tmp_path, two):
             DatasetRecipe(sources={"a": source("face-a", "real", files={"*.bmp": None})}), tmp_path / "out", update=True
         )
     assert {file: (tmp_path / "out" / file).read_bytes() for file in before} == before
-
-
-def test_the_demo_goes_to_the_cache_and_follows_its_recipe(index, tmp_path, two):
-    data = {"root": None, "sources": two, "blind_sources": ["b"]}
-    assert ensure_demo(data).out == demo_root() == tmp_path / "cache" / "demo"
-    assert not ensure_demo(data).built
-    assert ensure_demo({**data, "blind_sources": []}).built

@@ -22,12 +22,6 @@ def found(net: Any, **options: Any) -> dict[str, tuple[float, float]]:
     return dict(rates)
 
 
-def test_by_default_all_learn_at_one_rate_and_decay(network: Callable[[str], Any]) -> None:
-    net = network("deit_tiny")
-    freeze(net, "all")
-    assert found(net) == {name: (1.0, 0.3) for name, _ in net.named_parameters()}
-
-
 def test_the_rate_of_a_vit_falls_from_its_head_block_by_block(network: Callable[[str], Any]) -> None:
     net = network("deit_tiny")
     freeze(net, "all")

@@ -18,14 +18,6 @@ def draw(drawer, count, styles=None):
     return DrawnImages(drawer=drawer, count=count, styles=styles).read(SourceJob("own", {}, Path()))
 
 
-def test_avatars_that_are_stored_are_not_drawn_again(tmp_path):
-    pytest.importorskip("multiavatar")
-    source = DrawnImages(drawer="multiavatar", count=3)
-    names = [one.name for one in source.read(SourceJob("own", {}, tmp_path))]
-    assert names == ["000.svg", "001.svg", "002.svg"]
-    assert [one.name for one in source.read(SourceJob("own", {}, tmp_path, {"001.svg"}))] == ["000.svg", "002.svg"]
-
-
 @pytest.mark.parametrize(("drawer", "package"), [("python_avatars", "python_avatars"), ("multiavatar", "multiavatar")])
 def test_each_drawer_draws_different_avatars_that_stay_the_same(drawer, package):
     pytest.importorskip(package)
