@@ -104,14 +104,13 @@ def rows(samples: Pixels) -> bytes:
 def gif(
     size: tuple[int, int],
     frames: Iterable[tuple[tuple[int, int], Pixels, int | None]],
-    palette: Pixels | None,
+    palette: Pixels,
     disposal: int = 0,
     before: bytes = b"",
 ) -> bytes:
     """Write a GIF: each frame is where it lies (left, top), its indices (H, W), and the index that is transparent."""
-    table = b"" if palette is None else palette.tobytes()
-    bits = max(len(table) // 3 - 1, 1).bit_length() - 1
-    flags = 0 if palette is None else 0x80 | bits
+    table = palette.tobytes()
+    flags = 0x80 | max(len(palette) - 1, 1).bit_length() - 1
     body = b"GIF89a" + struct.pack("<HHBBB", *size, flags, 0, 0) + table + before
     for (left, top), indices, clear in frames:
         control = disposal << 2 | (clear is not None)
@@ -144,8 +143,7 @@ def segment(marker: int, data: bytes) -> bytes:
     return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
 
 
-def exif(*entries: tuple[int, int, int, bytes], order: str = "<", following: int = 0) -> bytes:
+def exif(*entries: tuple[int, int, int, bytes], following: int = 0) -> bytes:
     """Write a TIFF header and a directory of entries (tag, type, count, four bytes)."""
-    mark = b"II*\0" if order == "<" else b"MM\0*"
-    body = b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries)
-    return mark + struct.pack(order + "IH", 8, len(entries)) + body + struct.pack(order + "I", following)
+    body = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", following)

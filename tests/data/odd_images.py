@@ -139,6 +139,7 @@ def _png() -> Cases:
     body = chunk(b"IHDR", header) + chunk(b"IDAT", short) + chunk(b"IEND", b"")
     cases["fewer rows than it claims.png"] = b"\x89PNG\r\n\x1a\n" + body, "fewer pixels"
     cases["all black.png"] = png(0 * RGB, 8, 2), 0 * RGB
+    cases["all black, in pieces.png"] = png(0 * RGB, 8, 2, pieces=3), 0 * RGB
     cases["interlaced.png"] = png(RGB, 8, 2, interlaced=True), RGB
     first_pass = zlib.compress(b"".join(b"\0" + bytes(row[::8].nbytes) for row in RGB[::8]))
     body = chunk(b"IHDR", header[:-1] + b"\1") + chunk(b"IDAT", first_pass) + chunk(b"IEND", b"")
