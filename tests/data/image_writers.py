@@ -48,31 +48,26 @@ def _packed(row: NDArray[np.integer], depth: int) -> bytes:
     return np.packbits(bits.astype(np.uint8).reshape(-1)).tobytes()
 
 
-def tiff(
-    tags: dict[int, tuple[int, Sequence[int]]], data: Sequence[bytes], order: str = "<", big: bool = False
-) -> bytes:
-    """Write a TIFF of one directory: tag to (type, values); `data` are its strips or tiles."""
-    blocks, place = [], 16 if big else 8
+def tiff(tags: dict[int, tuple[int, Sequence[int]]], data: Sequence[bytes], order: str = "<") -> bytes:
+    """Write a TIFF of one directory: tag to (type, values); `data` are its strips."""
+    blocks, place = [], 8
     for block in data:
         blocks.append(place)
         place += len(block)
-    tiled = 322 in tags
-    where, lengths = (324, 325) if tiled else (273, 279)
+    where, lengths = (324, 325) if 322 in tags else (273, 279)
     full = {where: (4, blocks), lengths: (4, [len(block) for block in data]), **tags}
     entries, extra = b"", b""
-    start = place + (8 if big else 2) + len(full) * (20 if big else 12) + (8 if big else 4)
+    start = place + 2 + len(full) * 12 + 4
     for tag, (kind, values) in sorted(full.items()):
         letter = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B", 11: "f", 12: "d", 16: "Q"}.get(kind, "I")
         content = struct.pack(order + letter * len(values), *values)
         count = len(values) // 2 if kind == 5 else len(values)
-        width = 8 if big else 4
-        if len(content) > width:
-            extra, content = extra + content, struct.pack(order + ("Q" if big else "I"), start + len(extra))
-        entries += struct.pack(order + ("HHQ" if big else "HHI"), tag, kind, count) + content.ljust(width, b"\0")
+        if len(content) > 4:
+            extra, content = extra + content, struct.pack(order + "I", start + len(extra))
+        entries += struct.pack(order + "HHI", tag, kind, count) + content.ljust(4, b"\0")
     mark = b"II" if order == "<" else b"MM"
-    head = struct.pack(order + "HHHQ", 43, 8, 0, place) if big else struct.pack(order + "HI", 42, place)
-    number = struct.pack(order + ("Q" if big else "H"), len(full))
-    return mark + head + b"".join(data) + number + entries + bytes(8 if big else 4) + extra
+    head = struct.pack(order + "HI", 42, place)
+    return mark + head + b"".join(data) + struct.pack(order + "H", len(full)) + entries + bytes(4) + extra
 
 
 def tiff_of(samples: NDArray[np.generic], photometric: int, **more: tuple[int, Sequence[int]]) -> bytes:
@@ -109,22 +104,19 @@ def rows(samples: Pixels) -> bytes:
 def gif(
     size: tuple[int, int],
     frames: Iterable[tuple[tuple[int, int], Pixels, int | None]],
-    palette: Pixels | None,
+    palette: Pixels,
     disposal: int = 0,
     before: bytes = b"",
-    interlaced: bool = False,
 ) -> bytes:
     """Write a GIF: each frame is where it lies (left, top), its indices (H, W), and the index that is transparent."""
-    table = b"" if palette is None else palette.tobytes()
-    bits = max(len(table) // 3 - 1, 1).bit_length() - 1
-    flags = 0 if palette is None else 0x80 | bits
+    table = palette.tobytes()
+    flags = 0x80 | max(len(palette) - 1, 1).bit_length() - 1
     body = b"GIF89a" + struct.pack("<HHBBB", *size, flags, 0, 0) + table + before
     for (left, top), indices, clear in frames:
         control = disposal << 2 | (clear is not None)
         body += b"!\xf9\x04" + struct.pack("<BHB", control, 5, clear or 0) + b"\0"
-        body += b"," + struct.pack("<HHHHB", left, top, *indices.shape[::-1], 0x40 if interlaced else 0)
-        order = [y for a, b in ((0, 8), (4, 8), (2, 4), (1, 2)) for y in range(a, len(indices), b)]
-        body += _lzw(indices[order] if interlaced else indices)
+        body += b"," + struct.pack("<HHHHB", left, top, *indices.shape[::-1], 0)
+        body += _lzw(indices)
     return body + b";"
 
 
@@ -151,8 +143,7 @@ def segment(marker: int, data: bytes) -> bytes:
     return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
 
 
-def exif(*entries: tuple[int, int, int, bytes], order: str = "<", following: int = 0) -> bytes:
+def exif(*entries: tuple[int, int, int, bytes], following: int = 0) -> bytes:
     """Write a TIFF header and a directory of entries (tag, type, count, four bytes)."""
-    mark = b"II*\0" if order == "<" else b"MM\0*"
-    body = b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries)
-    return mark + struct.pack(order + "IH", 8, len(entries)) + body + struct.pack(order + "I", following)
+    body = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", following)

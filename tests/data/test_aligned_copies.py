@@ -53,11 +53,6 @@ def test_each_kind_of_copy_is_confirmed(kind: str) -> None:
         assert is_copy(sketch(draw(seed)), sketch(copy)), seed
 
 
-def test_a_smaller_brighter_and_rougher_crop_is_confirmed() -> None:
-    crop = KINDS["cropped to 90 %"](draw(0), np.random.default_rng(0)).resize((90, 90))
-    assert is_copy(sketch(draw(0)), sketch(crop.point(lambda level: 0.8 * level + 40)))
-
-
 @pytest.mark.parametrize("variant", [{"eyes": 1}, {"hair": 1}, {"eyes": 1, "hair": 1}])
 @pytest.mark.parametrize("kind", ["cropped to 90 %", "turned by 3 degrees", "grey"])
 def test_a_variant_of_the_same_template_is_no_copy(variant: dict[str, int], kind: str) -> None:
@@ -71,10 +66,6 @@ def test_other_and_empty_images_are_no_copies() -> None:
     assert not any(is_copy(sketch(draw(seed)), sketch(draw(seed + 10))) for seed in range(8))
     assert not is_copy(sketch(empty), sketch(empty))
     assert not is_copy(sketch(draw(0)), sketch(Image.new("RGB", (1, 400))))
-
-
-def test_a_piece_of_less_than_half_the_side_is_no_copy() -> None:
-    assert not is_copy(sketch(draw(0)), sketch(draw(0).crop((50, 50, 110, 110)).resize((160, 160))))
 
 
 def test_the_residual_is_the_difference_of_the_worst_part_in_contrasts() -> None:

@@ -16,25 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, stats
 
-from avatar_bench.config.entries import find_entries, use_folders
+from avatar_bench.config.entries import use_folders
 from avatar_bench.data.corruptions import (
-    RESOLUTIONS,
     SEVERITIES,
     STANDARD_CORRUPTIONS,
     Corruption,
-    apply_variation,
-    derive_seed,
     list_corruptions,
 )
-from avatar_bench.data.decoding import decode
 from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
-from avatar_bench.data.equalise import resize_to_square
 from avatar_bench.errors import ConfigError
-from avatar_bench.i18n import get_title, use_language
 
 Pixels = NDArray[np.uint8]
 KINDS = list_corruptions()
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "blind"
 
 
 def smooth(height: int = 96, width: int = 80, seed: int = 0) -> Pixels:
@@ -63,21 +56,11 @@ def distances(sample: Pixels, kind: str) -> NDArray[np.float64]:
     return np.array([np.abs(one.astype(float) - sample).mean() for one in corrupted])
 
 
-@pytest.mark.parametrize(("kind", "name"), list(product(KINDS, IMAGES)))
+@pytest.mark.parametrize(("kind", "name"), list(product(KINDS, ["smooth", "grainy"])))
 def test_each_severity_is_farther_from_the_clean_image(kind: str, name: str) -> None:
     found = distances(IMAGES[name], kind)
     assert found[0] > 0
     assert (np.diff(found) > 0).all(), found
-
-
-@pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/blind is missing")
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_severity_is_farther_from_real_images_too(kind: str) -> None:
-    files = [file for folder in sorted(SHARED.iterdir()) for file in sorted(folder.iterdir())[::20]]
-    found = np.array([distances(resize_to_square(decode(file), 224, "squash"), kind) for file in files])
-    assert len(files) >= 12
-    assert (np.diff(found, axis=1) > 0).all()
 
 
 def test_noise_of_severity_3_is_gaussian_of_15_levels_in_every_channel_by_itself() -> None:
@@ -87,21 +70,6 @@ def test_noise_of_severity_3_is_gaussian_of_15_levels_in_every_channel_by_itself
     spread = residual + np.random.default_rng(0).uniform(-0.5, 0.5, residual.shape)  # undoes the rounding
     assert stats.kstest(spread.ravel() / 15, "norm").pvalue > 0.01
     assert np.abs(np.corrcoef(residual.reshape(-1, 3).T) - np.eye(3)).max() < 0.02
-
-
-def test_noise_is_rounded_and_clipped_and_never_wraps_round() -> None:
-    pattern = np.random.default_rng(3).standard_normal((64, 64, 3), dtype=np.float32).astype(float)
-    for shade in (0, 5, 128, 255):
-        noisy = Corruption("noise", 3)(np.full((64, 64, 3), shade, np.uint8), seed=3)
-        assert np.abs(noisy - np.clip(shade + 15 * pattern, 0, 255)).max() <= 0.5 + 1e-4
-
-
-def test_the_noise_of_an_image_is_one_pattern_of_growing_strength() -> None:
-    grey = np.full((64, 64, 3), 128, np.uint8)
-    weak, strong = (Corruption("noise", k)(grey, seed=5).astype(float) - 128 for k in (1, 4))
-    assert np.abs(strong - 5 * weak).max() <= 0.5 + 5 * 0.5
-    assert np.array_equal(Corruption("noise", 1)(grey, seed=5), Corruption("noise", 1)(grey, seed=5))
-    assert not np.array_equal(Corruption("noise", 1)(grey, seed=5), Corruption("noise", 1)(grey, seed=6))
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -122,12 +90,6 @@ def test_brightness_of_severity_3_is_one_and_a_half_times_the_value_of_hsv(name:
     assert np.abs(Corruption("brightness", 3)(sample, 0) - expected).max() <= 0.5 + 1e-3
 
 
-def test_brightness_leaves_black_and_white_alone() -> None:
-    for shade in (0, 255):
-        plain = np.full((4, 4, 3), shade, np.uint8)
-        assert np.array_equal(Corruption("brightness", 5)(plain, 0), plain)
-
-
 def test_rotation_of_severity_3_is_15_degrees_counter_clockwise_about_the_centre_and_mirrors_the_border() -> None:
     sample = IMAGES["smooth"].astype(float)
     height, width, _ = sample.shape
@@ -144,20 +106,6 @@ def test_rotation_of_severity_3_is_15_degrees_counter_clockwise_about_the_centre
     assert np.abs(found - expected).max() <= 4  # OpenCV interpolates at steps of 1/32 pixel
 
 
-def test_a_mark_right_of_the_centre_rises_when_the_image_turns() -> None:
-    sample = np.zeros((101, 101, 3), np.uint8)
-    sample[48:53, 78:83] = 255  # 30 pixels right of the centre
-    row, column = ndimage.center_of_mass(Corruption("rotation", 3)(sample, 0)[..., 0])
-    assert row - 50 == pytest.approx(-30 * np.sin(np.radians(15)), abs=0.1)
-    assert column - 50 == pytest.approx(30 * np.cos(np.radians(15)), abs=0.1)
-
-
-def test_rotation_brings_no_new_colour_into_the_corners() -> None:
-    sample = np.full((64, 64, 3), (200, 30, 90), np.uint8)
-    for severity in SEVERITIES:
-        assert np.array_equal(Corruption("rotation", severity)(sample, 0), sample)
-
-
 @pytest.mark.parametrize("name", IMAGES)
 def test_jpeg_of_severity_3_is_quality_30_with_halved_colour(name: str) -> None:
     options = [cv2.IMWRITE_JPEG_QUALITY, 30, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
@@ -166,25 +114,15 @@ def test_jpeg_of_severity_3_is_quality_30_with_halved_colour(name: str) -> None:
     assert np.abs(Corruption("jpeg", 3)(IMAGES[name], 0) - expected).max() <= 2
 
 
-@pytest.mark.parametrize(("kind", "severity"), list(product(KINDS, SEVERITIES)))
-@pytest.mark.parametrize("shape", [(1, 1), (8, 8), (1, 300), (3, 2), (17, 41)])
-def test_a_corrupted_image_keeps_its_size_and_the_image_given_stays_as_it_is(
-    kind: str, severity: int, shape: tuple[int, int]
-) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (17, 41)])
+def test_a_corrupted_image_keeps_its_size_and_the_image_given_stays_as_it_is(kind: str, shape: tuple[int, int]) -> None:
+    severity = 5
     sample = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     before = sample.copy()
     found = Corruption(kind, severity)(sample, 0)
     assert (found.shape, found.dtype) == (sample.shape, np.uint8)
     assert np.array_equal(sample, before)
-
-
-def test_variations_are_picklable_and_their_keys_tell_them_all_apart() -> None:
-    every = [
-        *(Corruption(*one) for one in product(KINDS, SEVERITIES, RESOLUTIONS)),
-        *map(Delivery, DELIVERY_TIERS),
-    ]
-    assert len({variation.key for variation in every}) == len(every) == 9 * 5 * 2 + 8
-    assert [pickle.loads(pickle.dumps(variation)) for variation in every] == every
 
 
 def test_the_keys_of_cached_predictions_are_those_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,63 +133,6 @@ def test_the_keys_of_cached_predictions_are_those_of_before(monkeypatch: pytest.
     ]
     monkeypatch.setattr("avatar_bench.data.corruption_kinds.NoiseCorruption.PARAMETERS", (5, 10, 16, 25, 40))
     assert Corruption("noise", 3).key == "noise 16 at input"
-
-
-@pytest.mark.parametrize("wrong", [("noise", 0, "input"), ("noise", 6, "input"), ("blur", 3, "x")])
-def test_an_unknown_severity_or_place_is_refused(wrong: tuple[str, int, str]) -> None:
-    with pytest.raises(ValueError, match="must be one of"):
-        Corruption(*wrong)
-    with pytest.raises(ValueError, match="thumbnail_64"):
-        Delivery("fax")
-    with pytest.raises(ConfigError, match="no corruption named 'nois'; did you mean noise"):
-        Corruption("nois", 3)
-
-
-def test_every_corruption_has_a_title_in_both_languages() -> None:
-    assert KINDS[:5] == list(STANDARD_CORRUPTIONS)
-    for entry in find_entries("corruption").values():
-        assert {"title", "ru"} <= entry.about.keys()
-    assert get_title("corruption", "round_crop") == "round crop"
-    with use_language("ru"):
-        assert get_title("corruption", "round_crop") == "круглая обрезка"
-        assert get_title("corruption", "unheard_of") == "unheard_of"
-
-
-@pytest.mark.parametrize("kind", ["round_crop", "sticker", "text_overlay", "colour_filter"])
-def test_what_is_drawn_depends_on_image_and_seed_alone(kind: str) -> None:
-    sample, corruption = IMAGES["smooth"], Corruption(kind, 4)
-    drawn = [corruption(sample, seed) for seed in range(12)]
-    np.random.seed(5)  # the global state must not matter
-    assert all(np.array_equal(corruption(sample, seed), drawn[seed]) for seed in reversed(range(12)))
-    assert len({one.tobytes() for one in drawn}) > 3
-
-
-@pytest.mark.parametrize(("kind", "seed"), list(product(["round_crop", "sticker", "text_overlay"], range(20))))
-def test_each_severity_is_farther_whatever_the_seed(kind: str, seed: int) -> None:
-    for sample in (IMAGES["smooth"], np.repeat(grainy()[..., :1], 3, axis=2), smooth(160, 60)):
-        corrupted = [Corruption(kind, severity)(sample, seed) for severity in SEVERITIES]
-        found = np.array([np.abs(one.astype(float) - sample).mean() for one in corrupted])
-        assert (np.diff(found) > 0).all(), found
-
-
-def test_a_round_crop_keeps_the_middle_and_replaces_the_corners() -> None:
-    sample = np.full((100, 60, 3), 77, np.uint8)
-    found = Corruption("round_crop", 3)(sample, 2)
-    assert (found[50, 30] == 77).all()
-    corners = found[[0, 0, -1, -1], [0, -1, 0, -1]]
-    assert (corners == corners[0]).all()
-    assert corners[0].tolist() in ([255, 255, 255], [24, 25, 28], [240, 242, 245])
-
-
-def test_a_text_is_white_on_a_dark_band_at_the_top_or_at_the_bottom() -> None:
-    sample = np.full((100, 200, 3), 150, np.uint8)
-    places = set()
-    for seed in range(10):
-        changed = (Corruption("text_overlay", 3)(sample, seed) != 150).any(axis=(1, 2))
-        assert changed.sum() == 20
-        places.add(int(changed.argmax()))
-        assert Corruption("text_overlay", 3)(sample, seed).max() == 255
-    assert places == {0, 80}
 
 
 MINE = """
@@ -292,7 +173,6 @@ def test_a_corruption_of_a_user_is_one_of_all_and_its_key_changes_with_its_code(
     ("text", "reason"),
     [
         ("PARAMETERS = (1, 2)", "Expected PARAMETERS, one for each of five severities"),
-        ("import no_such_package", "cannot be imported: ModuleNotFoundError"),
         (MINE.replace("return image", "return 1 / 0 * image"), "failed: ZeroDivisionError"),
         (MINE.replace(".repeat(side, 1)", ""), "for uint8"),
     ],
@@ -318,23 +198,6 @@ def test_a_tier_of_jpeg_only_ever_makes_smaller(tier: str, longest: int, quality
     assert np.array_equal(Delivery(tier)(small, 0), np.asarray(Image.open(stream)))
 
 
-def test_a_tier_of_jpeg_averages_what_it_shrinks() -> None:
-    large = np.repeat(np.repeat(smooth(64, 48), 3, axis=0), 3, axis=1)
-    found = Delivery("thumbnail_64")(large, 0)
-    assert found.shape == (64, 48, 3)
-    assert np.array_equal(found, Delivery("thumbnail_64")(smooth(64, 48), 0))
-
-
-@pytest.mark.parametrize("tier", ["webp", "double_jpeg", "screenshot"])
-def test_the_other_tiers_change_the_image_a_little_and_its_size_hardly(tier: str) -> None:
-    sample = IMAGES["grainy"]
-    found = Delivery(tier)(sample, 0)
-    assert np.abs(np.array(found.shape) - sample.shape).max() <= 4
-    same = found if tier != "double_jpeg" else np.pad(found, ((4, 0), (4, 0), (0, 0)))
-    inner = resize_to_square(same, 96, "squash").astype(float)[8:, 8:] - resize_to_square(sample, 96, "squash")[8:, 8:]
-    assert 0.5 < np.abs(inner).mean() < 20
-
-
 def test_webp_is_that_of_pillow_and_takes_sides_longer_than_the_format_holds() -> None:
     stream = io.BytesIO()
     Image.fromarray(IMAGES["smooth"]).save(stream, "WEBP", quality=75)
@@ -356,26 +219,9 @@ def test_avif_is_that_of_pillow_and_an_installation_without_it_is_told(monkeypat
 
 
 @pytest.mark.parametrize("tier", DELIVERY_TIERS)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (3, 2), (17, 41)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300)])
 def test_every_tier_takes_images_of_any_shape(tier: str, shape: tuple[int, int]) -> None:
     found = Delivery(tier)(np.full((*shape, 3), 90, np.uint8), 0)
     assert (found.dtype, found.ndim) == (np.uint8, 3)
     assert min(found.shape) >= 1
     assert np.abs(found.astype(float) - 90).max() <= 2
-
-
-def test_a_seed_depends_on_the_hash_alone() -> None:
-    assert derive_seed("00000010" + "f" * 56) == 16
-    assert derive_seed("f" * 64) != derive_seed("e" * 64)
-
-
-def test_a_variation_comes_before_or_after_preprocessing_as_it_says() -> None:
-    sample = IMAGES["grainy"]
-
-    def prepare(image: Pixels) -> Pixels:
-        return resize_to_square(image, 32, "squash")
-
-    native, inner = Corruption("blur", 5, "native"), Corruption("blur", 5, "input")
-    assert np.array_equal(apply_variation(native, sample, prepare, 0), prepare(native(sample, 0)))
-    assert np.array_equal(apply_variation(inner, sample, prepare, 0), inner(prepare(sample), 0))
-    assert apply_variation(Delivery("thumbnail_64"), sample, prepare, 0).shape == (32, 32, 3)

@@ -12,15 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from avatar_bench.data.dataset import (
-    DATASET_COLUMNS,
-    hash_files,
-    read_dataset,
-    read_folder,
-    read_manifest,
-    read_split,
-    write_split,
-)
+from avatar_bench.data.dataset import DATASET_COLUMNS, read_dataset, read_folder, read_manifest, read_split, write_split
 from avatar_bench.errors import DataError
 
 
@@ -77,26 +69,6 @@ def test_a_manifest_gives_what_it_states_and_blanks_elsewhere(root: Path) -> Non
     assert read_dataset(root / "some.csv", "other").name == "other"
 
 
-def test_labels_and_paths_that_look_like_nothing_or_numbers_stay_text(root: Path) -> None:
-    shutil.copy(root / "a" / "4.png", root / "фото 1, x=2.png")
-    (root / "odd.csv").write_text('path,label\n"фото 1, x=2.png",NA\na/4.png,01\n', encoding="utf-8")
-    dataset = read_manifest(root / "odd.csv")
-    assert dataset.frame["label"].tolist() == ["NA", "01"]
-    assert dataset.image(0).shape == (8, 8, 3)
-
-
-@pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
-def test_a_fold_is_a_number_or_nothing(root: Path) -> None:
-    (root / "m.csv").write_text("path,label,fold,phash\na/4.png,a,9,00ff\nb/3.webp,b,,\n")
-    frame = read_manifest(root / "m.csv").frame
-    assert frame["fold"].tolist() == ["9", ""]
-    assert frame["phash"].tolist() == ["00ff", ""]
-    for wrong in ("-1", "one", "1.5"):
-        (root / "m.csv").write_text(f"path,label,fold\na/4.png,a,0\nb/3.webp,b,{wrong}\n")
-        with pytest.raises(DataError, match=f"line 3, b/3.webp: unknown fold '{wrong}'"):
-            read_manifest(root / "m.csv")
-
-
 def test_a_split_survives_its_file(root: Path) -> None:
     dataset = read_folder(root)
     dataset.frame["split"], dataset.frame["phash"] = "train", "00ff"
@@ -109,35 +81,23 @@ def test_a_split_survives_its_file(root: Path) -> None:
     assert set(read_split(root / "split.csv", root).frame["phash"]) == {""}
 
 
-def test_a_comma_at_the_end_of_each_row_moves_no_column(root: Path) -> None:
-    (root / "long.csv").write_text("path,label\na/4.png,a,\nb/3.webp,b,\n")
-    assert read_manifest(root / "long.csv").frame["label"].tolist() == ["a", "b"]
-
-
 @pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         ("", "cannot be read as CSV in UTF-8: No columns to parse from file.\nSave it as CSV in UTF-8"),
         ("file,class\na,b\n", "no column path and label"),
-        ("path\na/4.png\n", "no column label"),
         ("path,label\n", "no rows.\nExpected a row for each image"),
         ('path,label\n\na/4.png,"a\nb"\n  \nnowhere.png,a\n', "line 6: nowhere.png does not exist"),
         ("path,label\na/4.png,a\nnowhere.png,a\n", "line 3: nowhere.png does not exist"),
         ("path,label,split\na/4.png,a,training\n", "unknown split 'training'"),
         ('path,label\n"a/4.png,a\n', "cannot be read as CSV"),
         ("path,label\nx,4.png,a\n", "line 2: 3 cells, but the header has 2.\nRemove the comma"),
-        ('path,label\n\na/4.png,"a\nb"\na/4.png,a,,x\n', "line 5: 4 cells"),
         ("path,label,label\na/4.png,a,b\n", "the column label twice"),
-        ("path,label\n" + "a" * 2**20 + ",a\n", "cannot be read as CSV"),
         ("path,label\na\x1b[2J.png,a\n", "line 2: a\\x1b[2J.png does not exist"),
         ("path,label\n/dev/zero,a\n", "line 2: /dev/zero does not exist"),
-        ("path,label\n../data,a\n", "line 2: ../data does not exist"),
         ("path,label\na\0.png,a\n", "null bytes.\nSave it as CSV in UTF-8"),
         ("path,label" + ",x" * 2**16, "its first line is longer than 64 KiB"),
-        ("x" * 2**20, "its first line is longer than 64 KiB"),
-        ("\n\n\n", "cannot be read as CSV"),
-        (",".join(f"column {n}" for n in range(5000)), "no column path and label"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_told_why(content: str, told: str, root: Path) -> None:
@@ -148,7 +108,7 @@ def test_a_manifest_that_cannot_be_used_is_told_why(content: str, told: str, roo
     assert len(caught.value.lines) <= 3
 
 
-@pytest.mark.parametrize("encoding", ["cp1251", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("encoding", ["cp1251", "utf-16-le"])
 def test_a_manifest_in_another_encoding_is_told_why(encoding: str, root: Path) -> None:
     (root / "bad.csv").write_bytes("path,label\na/4.png,фото\n".encode(encoding))
     with pytest.raises(DataError, match="UTF-8"):
@@ -167,45 +127,12 @@ def test_a_manifest_that_is_too_large_or_no_regular_file_is_refused(root: Path) 
             read_manifest(file)
 
 
-def test_a_manifest_may_name_images_elsewhere(root: Path) -> None:
-    (root / "b" / "m.csv").write_text(f"path,label\n../a/4.png,a\n{root / 'b' / '3.webp'},b\n")
-    dataset = read_manifest(root / "b" / "m.csv")
-    assert [dataset.image(row).shape for row in (0, 1)] == [(8, 8, 3)] * 2
-
-
-def test_a_row_that_ends_early_has_blanks(root: Path) -> None:
-    (root / "short.csv").write_text("path,label,group\na/4.png,a\nb/3.webp\n")
-    frame = read_manifest(root / "short.csv").frame
-    assert frame["label"].tolist() == ["a", ""]
-    assert frame["group"].str.startswith("sha256:").all()
-
-
-def test_hidden_files_and_folders_are_no_images(root: Path) -> None:
-    for hidden in (root / ".cache" / "a.png", root / "a" / ".thumbnails" / "b.png"):
-        hidden.parent.mkdir()
-        shutil.copy(root / "a" / "4.png", hidden)
-    assert len(read_folder(root)) == 4
-
-
 def test_a_link_to_a_folder_may_be_a_class_and_nothing_below_one(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "b", tmp_path / "elsewhere")
     (root / "c").symlink_to(tmp_path / "elsewhere")
     assert read_folder(root).classes == ("a", "b", "c")
     (root / "b" / "x" / "round").symlink_to(root)
     with pytest.raises(DataError, match="b/x/round: links to folders are not followed"):
-        read_folder(root)
-
-
-def test_a_folder_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scan = os.scandir
-
-    def deny(path: str | Path) -> object:
-        if str(path).endswith("x/y"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", deny)
-    with pytest.raises(DataError, match="b/x/y: cannot be read: Permission denied"):
         read_folder(root)
 
 
@@ -228,24 +155,6 @@ def test_names_with_line_ends_commas_and_quotes_survive_the_split(root: Path) ->
     assert all(again.image(row).shape == (8, 8, 3) for row in range(len(again)))
 
 
-def test_a_damaged_split_is_told(root: Path) -> None:
-    for content in (b"", b"\xff\xfe\0", b"label\na\n"):
-        (root / "split.csv").write_bytes(content)
-        with pytest.raises(DataError, match=r"split\.csv"):
-            read_split(root / "split.csv", root)
-
-
-def test_missing_and_empty_places_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty" / "a").mkdir(parents=True)
-    for read, place, told in (
-        (read_folder, "nowhere", "not a folder"),
-        (read_folder, "empty", "no images in class folders"),
-        (read_manifest, "nowhere.csv", "does not exist"),
-    ):
-        with pytest.raises(DataError, match=told):
-            read(tmp_path / place)
-
-
 def test_the_fingerprint_is_of_images_labels_and_groups_not_of_order_or_place(root: Path, tmp_path: Path) -> None:
     dataset = read_folder(root)
     shutil.copytree(root, tmp_path / "moved")
@@ -262,23 +171,6 @@ def test_the_fingerprint_is_of_images_labels_and_groups_not_of_order_or_place(ro
     assert read_folder(root).fingerprint != dataset.fingerprint
 
 
-def test_take_and_part_keep_the_order_and_leave_the_whole_alone(root: Path) -> None:
-    dataset = read_folder(root)
-    dataset.frame["split"] = ["test", "train", "test", "train"]
-    part = dataset.select_split("train")
-    assert part.name == "train"
-    assert part.frame["path"].tolist() == ["b/3.webp", "b/x/y/2.JPG"]
-    assert part.file(0) == root / "b" / "3.webp"
-    assert len(dataset.select_split("val")) == 0
-    part.frame["label"] = "z"
-    assert dataset.classes == ("a", "b")
-
-
-def test_hashes_come_in_the_order_of_the_files(root: Path) -> None:
-    files = [root / "b" / "3.webp", root / "a" / "4.png"]
-    assert hash_files(files) == [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-
-
 def test_a_stated_hash_is_believed_only_where_it_is_whole(root: Path) -> None:
     pd.DataFrame({"path": ["a/4.png", "b/3.webp"], "label": ["a", "b"], "sha256": ["f" * 64, "abc"]}).to_csv(
         root / "hashed.csv", index=False
@@ -288,11 +180,8 @@ def test_a_stated_hash_is_believed_only_where_it_is_whole(root: Path) -> None:
     assert hashes[1] == hashlib.sha256((root / "b" / "3.webp").read_bytes()).hexdigest()
 
 
-def test_a_class_folder_without_images_is_refused(images: Path, tmp_path: Path) -> None:
-    shutil.copytree(images / "blind", tmp_path / "data")
-    (tmp_path / "data" / "painting").mkdir()
-    (tmp_path / "data" / ".cache").mkdir()
-    with pytest.raises(DataError, match="painting: the class folder contains no images"):
-        read_folder(tmp_path / "data")
-    (tmp_path / "data" / "painting").rmdir()
-    assert read_folder(tmp_path / "data").classes == ("drawing", "generated", "real")
+def test_hidden_files_and_folders_are_no_images(root: Path) -> None:
+    for hidden in (root / ".cache" / "a.png", root / "a" / ".thumbnails" / "b.png"):
+        hidden.parent.mkdir()
+        shutil.copy(root / "a" / "4.png", hidden)
+    assert len(read_folder(root)) == 4

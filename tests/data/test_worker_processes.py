@@ -16,7 +16,7 @@ next(batches)
 """
 
 
-@pytest.mark.parametrize(("end", "code"), [("", 0), ("raise SystemExit(7)", 7), ("1 / 0", 1)])
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("1 / 0", 1)])
 def test_a_command_ends_though_its_workers_are_still_there(end: str, code: int) -> None:
     done = subprocess.run([sys.executable, "-c", LEFT.format(end=end)], timeout=120, capture_output=True, text=True)
     assert done.returncode == code

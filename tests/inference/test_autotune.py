@@ -54,6 +54,7 @@ def test_a_trial_is_made_once_and_says_what_it_saw(cache: Path) -> None:
         assert json.loads(file.read_text())["threads"] < 200_000
 
 
+@pytest.mark.slow
 def test_processes_that_begin_together_choose_alike(cache: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         first, second = pool.map(tune_inference, ["cpu", "cpu"])

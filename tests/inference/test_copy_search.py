@@ -5,24 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import timm
 import torch
-from PIL import Image
 
-from avatar_bench.cli.app import main
-from avatar_bench.data.dataset import Dataset, read_images, read_manifest
+from avatar_bench.data.dataset import Dataset, read_images
 from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.errors import GuardError
 from avatar_bench.inference import copy_search
 from avatar_bench.inference.copy_search import search_aligned_copies
 from avatar_bench.models import package_features
 from avatar_bench.results.reasons import Reason
-from tests.data.test_aligned_copies import KINDS, draw
-
-AVATARS = Path(__file__).parents[3] / "shared" / "data" / "avatars.csv"
+from tests.data.test_aligned_copies import draw
 
 
 @pytest.fixture
@@ -91,13 +86,6 @@ def test_nothing_is_downloaded(sets: tuple[Dataset, Dataset], monkeypatch: pytes
     assert search_aligned_copies(*sets) == Reason("no_weights_to_align", model="efficientnet_lite0")
 
 
-def test_the_search_is_off_beyond_a_number_of_images(
-    sets: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(copy_search, "MAX_IMAGES", 9)
-    assert search_aligned_copies(*sets) == Reason("too_many_to_align", n=10, most=9)
-
-
 @pytest.mark.usefixtures("untrained")
 def test_the_guard_refuses_crops_of_training_images_and_names_them(sets: tuple[Dataset, Dataset]) -> None:
     known, other = sets[0], sets[1].take(sets[1].frame["path"] != "same.png")
@@ -121,42 +109,3 @@ def test_crops_across_the_runs_own_split_are_a_warning(sets: tuple[Dataset, Data
     (warning,) = guard.list_warnings(own.select_split("test"))
     values = {"n": 2, "all": 3, "first": "other/crop-1.png", "other": "known/1.png"}
     assert warning == Reason("copies_across_split", **values)
-
-
-def test_missing_originals_and_weights_are_a_warning(sets: tuple[Dataset, Dataset]) -> None:
-    known, other = sets[0], sets[1].take(sets[1].frame["path"] == "x.png")
-    guard = Leakage([UsedImages(("a",), foreign=known)], [], (), search_aligned_copies)
-    known.file(0).unlink()
-    guard.refuse(other)
-    assert guard.list_warnings(other) == [
-        Reason("not_aligned", why=Reason("missing_to_align", n=1)),
-        Reason("not_aligned", why=Reason("no_weights_to_align", model="efficientnet_lite0")),
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.shared
-@pytest.mark.skipif(not AVATARS.is_file(), reason="../shared/data is not here")
-def test_thirty_cropped_training_images_are_named_by_evaluate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(copy_search, "search_aligned_copies", search_aligned_copies)
-    table = pd.read_csv(AVATARS)[::9].assign(path=lambda frame: str(AVATARS.parent) + "/" + frame["path"])
-    table.to_csv(tmp_path / "some.csv", index=False)
-    words = [word for word in small if not word.startswith(("data.manifest", "data.blind"))]
-    assert main(["train", *words, f"data.manifest={tmp_path / 'some.csv'}", f"out={tmp_path / 'run'}"]) == 0
-    trained = read_manifest(tmp_path / "run" / "split.csv", needed=["path", "label"]).frame.query("split == 'train'")
-    (tmp_path / "crops").mkdir()
-    rows = []
-    for number, (path, label) in enumerate(trained[["path", "label"]].iloc[:30].to_numpy()):
-        with Image.open(path) as image:
-            crop = KINDS["cropped to 90 %"](image.convert("RGB"), np.random.default_rng(number))
-        crop.save(tmp_path / "crops" / f"crop{number}.jpg", quality=85)
-        rows.append({"path": f"crops/crop{number}.jpg", "label": label})
-    pd.DataFrame(rows).to_csv(tmp_path / "crops.csv", index=False)
-    capsys.readouterr()
-    asked = ["evaluate", f"ckpt={tmp_path / 'run'}", "block=blind_test", "data=manifest"]
-    assert main([*asked, f"data.manifest={tmp_path / 'crops.csv'}"]) == GuardError.exit_code
-    said = capsys.readouterr().err
-    assert "30 of 30 images of crops are near-duplicates of training images" in said
-    assert all(f"crops/crop{number}.jpg" in said for number in range(30))

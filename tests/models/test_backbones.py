@@ -13,18 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import timm
 import torch
 import yaml
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.files import package_files
-from avatar_bench.models import backbones
 from avatar_bench.models.backbones import (
     convert_state,
     create_backbone,
@@ -35,25 +33,6 @@ from avatar_bench.models.backbones import (
 from avatar_bench.models.pretrained_backbone import read_weights
 
 TINY = "test_resnet.r160_in1k"
-
-
-def efficientnet_layout(net: Any) -> dict[str, Tensor]:
-    """Rename the weights of timm's EfficientNet to the names of the efficientnet_pytorch library, in its order."""
-    modules = {"_conv_stem": net.conv_stem, "_bn0": net.bn1}
-    number = 0
-    for stage in net.blocks:
-        for block in stage:
-            if hasattr(block, "conv_pwl"):
-                names = ["_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
-                parts = [block.conv_pw, block.bn1, block.conv_dw, block.bn2, block.conv_pwl, block.bn3]
-            else:
-                names = ["_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
-                parts = [block.conv_dw, block.bn1, block.conv_pw, block.bn2]
-            modules |= {f"_blocks.{number}.{name}": part for name, part in zip(names, parts, strict=True)}
-            number += 1
-    modules |= {"_conv_head": net.conv_head, "_bn1": net.bn2}
-    named = {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
-    return {**named, "_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}
 
 
 def mobilenet_layout(net: Any) -> dict[str, Tensor]:
@@ -69,36 +48,19 @@ def mobilenet_layout(net: Any) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
 
 
-@pytest.mark.parametrize(
-    ("model", "layout", "rename"),
-    [
-        ("efficientnet_lite0", "efficientnet_pytorch", efficientnet_layout),
-        ("efficientnet_lite2", "efficientnet_pytorch", efficientnet_layout),
-        ("mobilenetv2", "mobilenetv2_pytorch", mobilenet_layout),
-    ],
-)
-def test_another_librarys_layout_is_renamed_to_timms_weight_by_weight(
-    model: str, layout: str, rename: Callable[[Any], dict[str, Tensor]], network: Callable[[str], Any]
-) -> None:
-    net = network(model)
+def test_another_librarys_layout_is_renamed_to_timms_weight_by_weight(network: Callable[[str], Any]) -> None:
+    net = network("mobilenetv2")
     for number, value in enumerate(net.state_dict().values()):
         value.fill_(number)  # tells every weight from every other of its shape
     own = {key: value for key, value in net.state_dict().items() if not key.startswith("classifier")}
-    converted = convert_state(rename(net), layout, net)
+    converted = convert_state(mobilenet_layout(net), "mobilenetv2_pytorch", net)
     assert converted.keys() == own.keys()
     assert all(torch.equal(converted[key], own[key]) for key in own)
-
-
-def test_weights_in_another_order_are_refused(network: Callable[[str], Any]) -> None:
-    net = network("mobilenetv2")
     sorted_by_name = dict(sorted(mobilenet_layout(net).items()))
     with pytest.raises(CheckpointError, match="mobilenetv2_pytorch: the weights stand in another order"):
         convert_state(sorted_by_name, "mobilenetv2_pytorch", net)
-
-
-def test_an_unknown_layout_is_refused() -> None:
     with pytest.raises(ConfigError, match="efficientnet_pytorch"):
-        convert_state({}, "keras", nn.Linear(1, 1))
+        convert_state({}, "keras", net)
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth", ".pt"])
@@ -117,23 +79,14 @@ def test_a_file_gives_all_weights_but_the_classifiers(ending: str, tmp_path: Pat
             assert torch.equal(net.state_dict()[key], value), key
 
 
-@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
-def test_what_was_read_is_what_is_loaded_whatever_the_file_holds_later(ending: str, tmp_path: Path) -> None:
+def test_what_was_read_is_what_is_loaded_whatever_the_file_holds_later(tmp_path: Path) -> None:
     donors = [timm.create_model(TINY, num_classes=3).state_dict() for _ in range(2)]
-    file, save = tmp_path / f"x{ending}", save_file if ending == ".safetensors" else torch.save
-    save(donors[0], file)
+    file = tmp_path / "x.safetensors"
+    save_file(donors[0], file)
     stated, read = hashlib.sha256(file.read_bytes()).hexdigest(), read_weights(file)
-    save(donors[1], file)
+    save_file(donors[1], file)
     assert read.sha256 == stated
     assert torch.equal(create_backbone(TINY, 3, read).state_dict()["conv1.0.weight"], donors[0]["conv1.0.weight"])
-
-
-def test_a_new_classifier_on_given_weights_begins_near_chance(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    torch.save(timm.create_model("mobilenetv3_small_100").state_dict(), tmp_path / "x.pth")
-    net = create_backbone("mobilenetv3_small_100", 3, read_weights(tmp_path / "x.pth"))
-    assert net.classifier.weight.abs().max() <= 1 / 1024**0.5 + 1e-6  # timm's own goes to 0.58
-    assert net.classifier.bias.abs().max() <= 1 / 1024**0.5 + 1e-6
 
 
 def _of_another_network(file: Path) -> None:
@@ -166,57 +119,29 @@ def test_a_file_that_does_not_fit_is_told(spoil: Callable[[Path], None], told: s
         create_backbone("mobilenetv3_small_100", 3, read_weights(tmp_path / "x.pth"))
 
 
-@pytest.mark.parametrize("spoil", ["old", "not finite", "tensors within", "whole numbers"])
+@pytest.mark.parametrize("spoil", ["old", "not finite", "tensors within"])
 def test_weights_that_are_no_plain_finite_tensors_are_refused(spoil: str, tmp_path: Path) -> None:
     state = timm.create_model(TINY, num_classes=3).state_dict()
     if spoil == "not finite":
         state["conv1.0.weight"][0] = torch.inf
     elif spoil == "tensors within":
         state["conv1.0.weight"] = [state["conv1.0.weight"]]
-    elif spoil == "whole numbers":
-        state["conv1.0.weight"] = state["conv1.0.weight"].int()
     torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=spoil != "old")
     with pytest.raises(CheckpointError, match=r"x\.pth") as caught:
         create_backbone(TINY, 3, read_weights(tmp_path / "x.pth"))
     assert len(caught.value.lines) <= 3
 
 
-@pytest.mark.parametrize("name", ["hf-hub:x/y", "hf_hub:x/y", "local-dir:.", "resnet18.hf-hub:x"])
+@pytest.mark.parametrize("name", ["hf-hub:x/y", "local-dir:."])
 def test_a_name_that_leads_elsewhere_is_no_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *given: pytest.fail("asked"))
     with pytest.raises(ConfigError):
         create_backbone(name, 3)
+    with pytest.raises(ConfigError, match="pretrained"):
+        create_backbone(TINY, 3, options={"pretrained": "x"})
 
 
-@pytest.mark.parametrize("option", ["pretrained", "checkpoint_path", "pretrained_cfg", "cache_dir", "scriptable"])
-def test_options_that_load_are_refused(option: str) -> None:
-    with pytest.raises(ConfigError, match=option):
-        create_backbone(TINY, 3, options={option: "x"})
-
-
-def test_a_missing_file_is_told_with_the_other_choices(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="hub, none, package"):
-        create_backbone(TINY, 3, read_weights(tmp_path / "nowhere.pth"))
-
-
-def test_a_download_that_fails_names_the_other_choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*given: Any, **options: Any) -> None:
-        assert options["pretrained"] is True
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(timm, "create_model", broken)
-    monkeypatch.setattr(backbones, "_use_cache_if_offline", lambda: None)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(ConfigError) as caught:
-        create_backbone(TINY, 3, "hub")
-    assert len(caught.value.lines) <= 3
-    told = str(caught.value)
-    assert all(f"model.weights={choice}" in told for choice in ("hub", "PATH", "none", "package"))
-    assert "ConnectionError" in told
-
-
-@pytest.mark.parametrize("given", ["HF_ENDPOINT", "HTTPS_PROXY"])
-def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(given: str, tmp_path: Path) -> None:
+def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(tmp_path: Path) -> None:
     asked: list[Any] = []
 
     def hang_up() -> None:
@@ -233,7 +158,7 @@ def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(giv
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         done = subprocess.run(
             [sys.executable, "-c", f"{fault}; {script}"],
-            env={**plain, "HF_HOME": str(tmp_path), given: address},
+            env={**plain, "HF_HOME": str(tmp_path), "HF_ENDPOINT": address},
             capture_output=True,
             text=True,
         )
@@ -241,24 +166,19 @@ def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(giv
     lines = done.stdout.splitlines()
     assert re.match(r"model\.weights=hub: .* \(no connection to http", lines[0])
     assert len(lines) == 3
+    assert all(f"model.weights={choice}" in done.stdout for choice in ("hub", "PATH", "none", "package"))
     assert len(asked) == 1
 
 
-def test_an_unknown_backbone_is_told_with_similar_names() -> None:
+def test_an_unknown_network_option_or_file_is_told_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="resnet18d"):
         create_backbone("resnet18x", 3)
     with pytest.raises(ConfigError, match=r"timm\.list_models"):
         create_backbone("no_such_net", 3)
-
-
-def test_an_unknown_option_of_the_network_is_told() -> None:
     with pytest.raises(ConfigError, match=r"model\.options"):
         create_backbone(TINY, 3, options={"colour": "blue"})
-
-
-def test_options_reach_timm() -> None:
-    net: Any = create_backbone("test_vit", 3, options={"img_size": 32})
-    assert net.patch_embed.img_size == (32, 32)
+    with pytest.raises(ConfigError, match="hub, none, package"):
+        create_backbone(TINY, 3, read_weights(tmp_path / "nowhere.pth"))
 
 
 def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -280,11 +200,7 @@ def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.Mon
         create_backbone(TINY, 3, "package", None)
 
 
-@pytest.mark.parametrize("model", find_choices("model"))
-def test_the_licence_of_downloaded_weights_is_that_of_the_page(model: str) -> None:
-    stated = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8")).get("model", {})
-    weights = stated.get("weights", "hub")
-    licence = find_licence(stated.get("backbone", "resnet18"), weights, stated.get("package"))
+def test_the_licence_of_downloaded_weights_is_that_of_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
     named = page.partition("it is `apache-2.0`, but ")[2].partition(": not for commercial use")[0]
     listed = {
@@ -292,13 +208,11 @@ def test_the_licence_of_downloaded_weights_is_that_of_the_page(model: str) -> No
         for part in re.split(r"`(?=mit|cvnets|dinov3-|cc-)", named)
         for name in re.findall(r"`(\w+)`", part)
     }
-    assert licence == listed.get(model, "apache-2.0")
+    for model, file in find_choices("model").items():
+        stated = yaml.safe_load(file.read_text(encoding="utf-8")).get("model", {})
+        backbone, weights = stated.get("backbone", "resnet18"), stated.get("weights", "hub")
+        assert find_licence(backbone, weights, stated.get("package")) == listed.get(model, "apache-2.0"), model
     assert find_licence("resnet18", "none") is find_licence("resnet18", "net.pth") is None
-
-
-def test_normalisation_is_the_backbones_own(network: Callable[[str], Any]) -> None:
-    assert get_normalisation(network("efficientnet_lite0")) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert get_normalisation(network("resnet18")) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_a_network_of_two_classifiers_is_refused_before_it_is_trained() -> None:
@@ -309,12 +223,9 @@ def test_a_network_of_two_classifiers_is_refused_before_it_is_trained() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "given", "expected"),
     [
-        ("resnet18", 100, {}, {}),
         ("deit_tiny_patch16_224", 224, {}, {}),  # its own size
         ("deit_tiny_patch16_224", 64, {"depth": 2}, {"depth": 2, "img_size": 64}),
-        ("deit_tiny_patch16_224", 64, {"img_size": 64}, {"img_size": 64}),
         ("deit_tiny_patch16_224", 64, {"dynamic_img_size": True}, {"dynamic_img_size": True}),
-        ("vit_small_patch14_dinov2", 224, {}, {"img_size": 224}),
         ("swin_tiny_patch4_window7_224", 64, {}, {"img_size": 64}),
     ],
 )
@@ -324,10 +235,10 @@ def test_a_network_of_a_fixed_size_is_built_for_the_images(
     assert resolve_options(name, given, size) == expected
 
 
-FOUNDATION = ("dinov3", "convnext_tiny_dinov3", "pe_", "siglip2", "clip_vit_l14", "eva02")
+FOUNDATION = ("dinov3", "siglip2")
 
 
-@pytest.mark.parametrize("model", sorted(set(find_choices("model")) - {"timm"}))
+@pytest.mark.parametrize("model", ["mobilenetv3_small", "resnet18", "swin_tiny", "dinov3_small", "siglip2_base"])
 def test_every_model_is_built_as_its_yaml_states_with_timms_preprocessing(model: str) -> None:
     text = find_choices("model")[model].read_text(encoding="utf-8")
     recipe, stated = yaml.safe_load(text), timm.get_pretrained_cfg(yaml.safe_load(text)["model"]["backbone"])
@@ -348,9 +259,7 @@ def test_every_model_is_built_as_its_yaml_states_with_timms_preprocessing(model:
     ("name", "size", "given", "told"),
     [
         ("deit_tiny_patch16_224", 100, {}, "96, 112, 224"),  # patches of 16 would leave out a border
-        ("deit_tiny_patch16_224", 8, {}, "16, 224"),
         ("vit_small_patch14_dinov2", 128, {}, "126, 140, 518"),
-        ("swin_tiny_patch4_window7_224", 130, {}, "128, 160, 224"),
         ("efficientformer_l1", 64, {}, "224"),  # it cannot be built for another
         ("deit_tiny_patch16_224", 64, {"img_size": 96}, "Remove the option"),
     ],
@@ -381,9 +290,3 @@ def test_a_vit_read_off_its_patches_takes_weights_of_one_read_off_its_class_toke
     net: Any = create_backbone("deit_tiny_patch16_224", 3, read_weights(tmp_path / "x.pth"), options=options)
     assert torch.equal(net.blocks[0].mlp.fc1.weight, donor.blocks[0].mlp.fc1.weight)
     assert torch.equal(net.fc_norm.weight, torch.ones(192))
-
-
-def test_drop_path_grows_from_block_to_block() -> None:
-    net: Any = create_backbone("deit_tiny_patch16_224", 3, options={"depth": 5, "drop_path_rate": 0.2})
-    rates = [getattr(block.drop_path1, "drop_prob", 0) for block in net.blocks]
-    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])

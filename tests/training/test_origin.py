@@ -77,7 +77,7 @@ def test_what_a_teacher_was_trained_on_is_no_test_set_of_its_student(manifest, t
     assert "pretraining" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("side", ["val", "calibration"])
+@pytest.mark.parametrize("side", ["calibration"])
 def test_what_chose_and_calibrated_a_teacher_is_no_test_set_of_its_student(
     side, manifest, teach, tiny_run, tmp_path, capfd
 ):

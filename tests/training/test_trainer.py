@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
@@ -55,43 +56,13 @@ def rates(run: Path) -> list[float]:
     return pd.read_csv(run / "metrics.csv")["lr"].tolist()
 
 
-def test_debug_is_one_epoch_of_two_batches_a_stage_with_every_file(train: Train, tmp_path: Path) -> None:
-    run = train(tmp_path / "run", "mode=progressive", "stage=2", "trainer=debug", "epochs=null")
-    assert pd.read_csv(run / "metrics.csv")["stage"].tolist() == [1, 2]
-    assert checkpoint(run)["global_step"] == 2
-    assert {"curves.png", "split.csv", "config.yaml"} <= {file.name for file in run.iterdir()}
-
-
-@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
-def test_gradients_are_clipped_to_the_norm_that_is_asked_for(
-    precision: str, tiny_run: Path, train: Train, tmp_path: Path
-) -> None:
-    words = [f"init_from={tiny_run}", *ONE_STEP, f"trainer.precision={precision}"]
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for(tiny_run: Path, train: Train, tmp_path: Path) -> None:
+    words = [f"init_from={tiny_run}", *ONE_STEP, "trainer.precision=bf16-mixed"]
     clipped = train(tmp_path / "clipped", *words, "trainer.gradient_clip=1e-3")
     free = train(tmp_path / "free", *words)
     start = train(tmp_path / "start", *words, "lr=1e-30")
     assert distance(clipped, start) == pytest.approx(1e-3, rel=0.02)
     assert distance(free, start) > 2e-3
-
-
-def test_gradients_are_accumulated_over_batches(train: Train, tmp_path: Path) -> None:
-    run = train(tmp_path / "run", "trainer.limit_batches=4", "trainer.accumulate=2")
-    assert checkpoint(run)["global_step"] == 2
-
-
-def test_plateau_lowers_the_rate_when_val_loss_does_not_fall(train: Train, tmp_path: Path) -> None:
-    plateau = ("schedule=plateau", "schedule.factor=0.5", "schedule.patience=0")
-    run = train(tmp_path / "run", "mode=frozen", "lr=1e-6", "epochs=4", *plateau)
-    found = rates(run)
-    assert found[0] == 1e-6
-    assert found[-1] in (2.5e-7, 1.25e-7)  # the row of an epoch is written before or after its step
-
-
-def test_cosine_ends_at_nothing(train: Train, tmp_path: Path) -> None:
-    run = train(tmp_path / "run", "lr=0.01", "epochs=3", "schedule=cosine")
-    found = rates(run)
-    assert found[0] > found[1] > found[2]
-    assert found[2] == pytest.approx(0, abs=1e-9)
 
 
 def test_early_stopping_ends_a_stage_that_gains_nothing(train: Train, tmp_path: Path) -> None:
@@ -132,14 +103,6 @@ def test_swa_estimates_batch_norm_statistics_as_torch_does_and_leaves_frozen_one
     assert learned[1].momentum == expected[1].momentum
 
 
-def test_swa_evaluates_each_epoch_with_the_average_that_includes_it(train: Train, tmp_path: Path) -> None:
-    plain = train(tmp_path / "plain", "epochs=3", "lr=1e-3")
-    late = train(tmp_path / "late", "epochs=3", "lr=1e-3", "callbacks=swa", "callbacks.swa.start=1")
-    found, expected = (pd.read_csv(run / "metrics.csv") for run in (late, plain))
-    pd.testing.assert_frame_equal(found[:2], expected[:2])  # no average, and an average of one
-    assert found["val/loss"][2] != expected["val/loss"][2]
-
-
 def test_ema_begins_with_the_first_step_and_keeps_its_share(train: Train, tmp_path: Path) -> None:
     steps = {n: parameters(train(tmp_path / f"plain{n}", f"trainer.limit_batches={n}")) for n in (1, 2)}
     words = ("trainer.limit_batches=2", "callbacks=ema", "callbacks.ema.decay=0.75")
@@ -149,7 +112,7 @@ def test_ema_begins_with_the_first_step_and_keeps_its_share(train: Train, tmp_pa
         torch.testing.assert_close(value, decay * steps[1][key] + (1 - decay) * steps[2][key], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("words", [[], ["callbacks=ema"], ["callbacks=swa", "callbacks.swa.start=0"]])
+@pytest.mark.parametrize("words", [[], ["callbacks=swa", "callbacks.swa.start=0"]])
 def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words: list[str], train: Train, tmp_path: Path) -> None:
     run = train(tmp_path / "run", "epochs=2", "lr=1e-3", *words)
     assert main(["evaluate", f"ckpt={run}", "split=val", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
@@ -159,30 +122,13 @@ def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words: list[str]
     assert found["macro_f1"].value == pytest.approx(said["val/macro_f1"], abs=1e-6)
 
 
-def test_smoothing_mixup_and_cutmix_raise_the_loss_of_a_network_that_is_sure(
-    tiny_run: Path, train: Train, tmp_path: Path
-) -> None:
-    words = [f"init_from={tiny_run}", "lr=1e-30", "mode=frozen"]
-    losses = {
-        name: pd.read_csv(train(tmp_path / name, *words, *more) / "metrics.csv")["train/loss"][0]
-        for name, more in {
-            "plain": [],
-            "smooth": ["label_smoothing=0.2"],
-            "mixed": ["data.augment.mixup=1.0"],
-            "cut": ["data.augment.cutmix=1.0"],
-        }.items()
-    }
-    assert losses["plain"] < min(losses["smooth"], losses["mixed"], losses["cut"])
-
-
 @pytest.mark.parametrize(
     "words",
     [
         ["mode.stages=[{unfreeze: classifier, epochs: 1, lr: 3e-3}, {unfreeze: all, epochs: 2, lr: 3e-3}]"],
-        ["mode=frozen", "data.augment.flip=.5", "data.augmented_copies=2", "mode.balance=sampler", "epochs=3"],
         ["optimizer=sam", "data.augment.mixup=.4", "epochs=3"],
     ],
-    ids=["staged", "features", "two passes"],
+    ids=["staged", "two passes"],
 )
 def test_train_metrics_are_those_of_the_batches_that_were_trained_on(
     words: list[str], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -207,12 +153,6 @@ def test_train_metrics_are_those_of_the_batches_that_were_trained_on(
         assert row["train/macro_f1"] == pytest.approx(f1_score(targets, predicted, average="macro"))
 
 
-def test_each_balance_is_recorded_and_learns(train: Train, tmp_path: Path) -> None:
-    runs = [train(tmp_path / name, f"mode.balance={name}", "data.limit=90") for name in ("sampler", "loss", "none")]
-    hashes = {json.loads((run / "run.json").read_text())["weights_sha256"] for run in runs}
-    assert len(hashes) >= 2  # loss and none are equal for balanced classes
-
-
 def test_the_precision_of_auto_is_that_of_the_trial_and_stays_when_the_run_is_resumed(
     small: list[str], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,35 +168,12 @@ def test_the_precision_of_auto_is_that_of_the_trial_and_stays_when_the_run_is_re
 
 
 def test_the_batch_and_the_device_that_were_really_used_are_recorded(train: Train, tmp_path: Path) -> None:
-    run = train(tmp_path / "run", "trainer=debug", "data.batch_size={cpu: 8, cuda: 48}")
+    run = train(tmp_path / "run", "trainer=debug", "data.batch_size={cpu: 8, cuda: 48}", "logger=csv")
+    assert pd.read_csv(run / "logs" / "metrics.csv")["train/loss_step"].notna().sum() == 2
     record = json.loads((run / "run.json").read_text())
-    cuda = record["device"]["accelerator"] == "cuda"
-    assert (record["device"]["accelerator"] in ("cpu", "cuda", "mps"), record["batch_size"]) == (
-        True,
-        48 if cuda else 8,
-    )
-
-
-@pytest.mark.parametrize("precision", ["bf16-mixed", "amp"])
-def test_mixed_precision_trains_on_a_cpu(precision: str, train: Train, tmp_path: Path) -> None:
-    run = train(tmp_path / "run", f"trainer.precision={precision}", "trainer=debug")
-    expected = {"bf16-mixed": "bf16-mixed", "amp": "32-true"}[precision]
-    assert json.loads((run / "run.json").read_text())["device"]["precision"] == expected
-
-
-def test_names_of_precisions_are_lightnings() -> None:
-    assert resolve_precision(TrainerConfig(precision="32")) == "32-true"
-    assert resolve_precision(TrainerConfig(accelerator="cpu", precision="amp")) == "32-true"
-    assert resolve_precision(TrainerConfig(accelerator="gpu", precision="16-mixed")) == "16-mixed"
-    with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
-        resolve_precision(TrainerConfig(accelerator="cpu", precision="16-mixed"))
-
-
-def test_the_csv_logger_keeps_every_step_and_none_keeps_nothing(train: Train, tmp_path: Path) -> None:
-    run = train(tmp_path / "csv", "logger=csv", "trainer=debug")
-    steps = pd.read_csv(run / "logs" / "metrics.csv")
-    assert steps["train/loss_step"].notna().sum() == 2
-    assert not (train(tmp_path / "none", "logger=none", "trainer=debug") / "logs").exists()
+    accelerator = record["device"]["accelerator"]
+    assert accelerator in ("cpu", "cuda", "mps")
+    assert record["batch_size"] == (48 if accelerator == "cuda" else 8)
 
 
 def test_the_tensorboard_logger_writes_into_the_run(train: Train, tmp_path: Path) -> None:
@@ -265,7 +182,7 @@ def test_the_tensorboard_logger_writes_into_the_run(train: Train, tmp_path: Path
     assert list((run / "logs").glob("events.*"))
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_logger_whose_package_is_missing_says_how_to_install_it(
     name: str, train: Train, tmp_path: Path, capsys: Any
 ) -> None:
@@ -276,11 +193,12 @@ def test_a_logger_whose_package_is_missing_says_how_to_install_it(
 
 
 @pytest.mark.slow
-def test_a_compiled_network_trains_and_keeps_the_names_of_its_weights(
-    tiny_run: Path, train: Train, tmp_path: Path
-) -> None:
-    run = train(tmp_path / "run", "trainer.compile=true", "trainer=debug")
-    assert checkpoint(run)["state_dict"].keys() == checkpoint(tiny_run)["state_dict"].keys()
+def test_a_compiled_network_trains_and_keeps_the_names_of_its_weights(train: Train, tmp_path: Path) -> None:
+    words = ("trainer=debug", "model.backbone=test_vit", "model.options={depth: 1, img_size: 32}")
+    compiled = train(tmp_path / "compiled", *words, "trainer.compile=true")
+    net = timm.create_model("test_vit", num_classes=3, depth=1, img_size=32)
+    state = checkpoint(compiled)["state_dict"]
+    assert {key for key in state if key.startswith("net.")} == {f"net.{key}" for key in net.state_dict()}
 
 
 def test_finishing_writes_the_temperature_and_leaves_the_weights(run_copy: Path) -> None:
@@ -292,3 +210,11 @@ def test_finishing_writes_the_temperature_and_leaves_the_weights(run_copy: Path)
     assert weights == hash_weights(before["state_dict"]) == hash_weights(after["state_dict"])
     assert digest == sha256_of_file(file)
     verify_checkpoint(file)
+
+
+def test_names_of_precisions_are_lightnings() -> None:
+    assert resolve_precision(TrainerConfig(precision="32")) == "32-true"
+    assert resolve_precision(TrainerConfig(accelerator="cpu", precision="amp")) == "32-true"
+    assert resolve_precision(TrainerConfig(accelerator="gpu", precision="16-mixed")) == "16-mixed"
+    with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
+        resolve_precision(TrainerConfig(accelerator="cpu", precision="16-mixed"))
