@@ -61,13 +61,6 @@ def test_an_interval_a_hair_above_guessing_is_no_success_among_nine(evaluated: A
     assert ("lucky" in evaluated(figures).guessing) == (others > 0)
 
 
-def test_one_alone_that_guesses_is_said_to(evaluated: Any) -> None:
-    assert format_headline(evaluated({"net": (0.8, 0.33)})) == (
-        "net on test is not significantly better than guessing: its balanced accuracy is 0.330 [0.280, 0.380], "
-        "guessing has 0.333."
-    )
-
-
 @pytest.mark.parametrize(
     ("letters", "tie"),
     [
@@ -101,26 +94,6 @@ def test_naming_the_majority_is_not_best_however_high_its_accuracy(evaluated: An
     said = f"sees {first} 0.900 [0.850, 0.950]. Not significantly better than guessing: constant."
     assert format_headline(board) == said
     assert [(row.name, row.is_best) for row in board.rows] == [("constant", False), ("sees", True)]
-
-
-@pytest.mark.parametrize(
-    ("tested", "said"),
-    [
-        (True, ": 0.900 [0.850, 0.950]; statistically tied with them: c."),
-        (False, "[0.850, 0.950]; their intervals overlap with that of c, but no paired test was run."),
-    ],
-)
-def test_of_two_level_first_a_tie_is_significant_only_where_it_was_tested(
-    evaluated: Any, tested: bool, said: str
-) -> None:
-    figures = {"a": (0.9, 0.9), "b": (0.9, 0.9), "c": (0.88, 0.88)}
-    assert format_headline(evaluated(figures, dict.fromkeys("abc", "a") if tested else None)).endswith(said)
-
-
-def test_without_a_level_nobody_is_said_to_guess(tmp_path: Path, make: SimpleNamespace) -> None:
-    make.result(make.run(tmp_path, "one"), "blind_test", "test", {"accuracy": make.accuracy(0.3)})
-    (board,) = build_leaderboards(read_study(tmp_path))
-    assert format_headline(board) == "one on test: accuracy 0.300 [0.250, 0.350]."
 
 
 @pytest.mark.parametrize(
