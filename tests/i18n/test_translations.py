@@ -14,7 +14,6 @@ import pytest
 import yaml
 from jinja2 import Environment, nodes
 
-from avatar_bench.errors import ConfigError
 from avatar_bench.i18n import LANGUAGES, Catalogue, _, use_language
 
 PACKAGE = Path(__file__).parents[2] / "avatar_bench"
@@ -144,16 +143,3 @@ def test_a_users_catalogue_is_read_and_that_of_the_package_wins(
     monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
     with use_language("ru"):
         assert (_("my word"), _("predicted class")) == ("моё слово", "предсказанный класс")
-
-
-@pytest.mark.parametrize("place", ["block/mine/ru.yaml", "corruption/mine.yaml"])
-def test_a_users_catalogue_of_another_form_is_refused(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / place
-    file.parent.mkdir(parents=True)
-    file.write_text("just text\n" if file.name == "ru.yaml" else "ru: text\n", "utf-8")
-    file.with_suffix(".py").touch()
-    monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
-    with pytest.raises(ConfigError, match="mapping"), use_language("ru"):
-        _("predicted class")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +41,6 @@ def test_the_budget_is_kept_and_the_last_are_left_out(figures: list[Path]) -> No
     few = inline_figures(figures, full // 4)
     assert 0 < len(few) < len(figures)
     assert list(few) == figures[: len(few)]
-
-
-def test_a_figure_that_occurs_again_is_left_out(figures: list[Path], tmp_path: Path) -> None:
-    twin = tmp_path / "twin.png"
-    shutil.copy(figures[0], twin)
-    assert list(inline_figures([figures[0], twin])) == [figures[0]]
 
 
 def test_what_cannot_be_read_is_left_out(figures: list[Path], tmp_path: Path) -> None:

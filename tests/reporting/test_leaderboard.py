@@ -75,21 +75,6 @@ def test_ensembles_stand_on_the_board_without_a_rank(runs: Path, make: SimpleNam
     assert answer(board_of(runs)).startswith("good has the highest accuracy of 2 models on test")
 
 
-def test_an_ensemble_that_paired_tests_include_is_ranked(runs: Path, make: SimpleNamespace) -> None:
-    make.ensemble(runs, "soft_vote", 0.95)
-    rows = [
-        ("soft_vote", 0.95, 0.9, 1.0, 1, 1, True, "a"),
-        ("good", 0.9, 0.85, 0.95, 2, 2, False, "b"),
-        ("poor", 0.6, 0.5, 0.7, 3, 3, False, "c"),
-    ]
-    make.ranking(runs, "test", rows, compared=["good", "poor"])
-    assert [(row.name, row.first, row.is_best) for row in board_of(runs).rows] == [
-        ("soft_vote", 1, True),
-        ("good", 2, False),
-        ("poor", 3, False),
-    ]
-
-
 def test_several_seeds_are_one_entry_with_the_figure_over_seeds(tmp_path: Path, make: SimpleNamespace) -> None:
     for name, seed, value in (("a", 1, 0.7), ("b", 2, 0.8)):
         folder = make.run(tmp_path, name, seed, experiment="same")
@@ -115,10 +100,3 @@ def test_several_seeds_are_one_entry_with_the_figure_over_seeds(tmp_path: Path, 
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
     names = [line.split(" | ")[0] for line in lines if "seed" in line and line.startswith("| ")][:3]
     assert names == ["| same (mean over 2 seeds, below)", "| same · seed 2", "| same · seed 1"]
-
-
-def test_different_images_under_one_name_stand_on_boards_of_their_own(runs: Path, make: SimpleNamespace) -> None:
-    make.result(runs / "poor", "blind_test", "test", {"accuracy": make.accuracy(0.6)}, data_fingerprint="other")
-    found = [board for board in build_leaderboards(read_study(runs)) if board.name == "test"]
-    assert [(board.fingerprint, board.names) for board in found] == [("test0", ["good"]), ("other", ["poor"])]
-    assert answer(found[1]) == "poor on test: accuracy 0.600 [0.550, 0.650]."

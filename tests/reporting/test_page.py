@@ -190,25 +190,6 @@ def test_the_same_study_gives_the_same_page(plain: tuple[Path, Page]) -> None:
     assert not list(runs.glob(".*"))
 
 
-def test_the_leaderboard_has_macro_f1_and_marks_ensembles(runs: Path, make: SimpleNamespace) -> None:
-    make.ensemble(runs, "greedy", 0.92)
-    make.ensemble(runs, "soup", 0.91, kind="soup")
-    metrics = {
-        "accuracy": make.accuracy(0.9),
-        "balanced_accuracy": make.balanced(0.88),
-        "macro_f1": make.accuracy(0.87),
-    }
-    make.result(runs / "good", "blind_test", "test", metrics)
-    board = csv_of(written(runs), "leaderboard_test_test0")
-    assert list(board["model"]) == ["good", "poor", "greedy (ensemble)", "soup (weight soup)"]
-    assert board["macro_f1"].iloc[0] == 0.87
-    assert list(board["rank"].iloc[2:]) == ["none: combines the runs, not ranked"] * 2
-    rows = [line for line in (runs / "report.md").read_text().splitlines() if line.startswith(("| greedy", "| soup"))]
-    assert rows[0].startswith("| greedy (ensemble) | none: combines the runs, not ranked | 0.920")
-    assert any(row.startswith("| soup (weight soup) |") for row in rows)
-    assert "Ensembles have no rank" in (runs / "report.md").read_text()
-
-
 def test_the_page_allows_its_own_style_and_script_alone(plain: tuple[Path, Page]) -> None:
     page = plain[1]
     (policy,) = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]

@@ -102,18 +102,6 @@ def test_results_that_lie_elsewhere_are_of_the_run_that_they_name(
     assert ("test", "robustness") in read_study(runs).models[0].results
 
 
-def test_a_comparison_of_ensembles_is_kept_where_their_results_are_of_the_same_checkpoints(
-    runs: Path, make: SimpleNamespace
-) -> None:
-    folder = make.ensemble(runs, "soft_vote", 0.9)
-    for name, compared in (("blind", ["good", "soft_vote"]), ("val", ["good", "another"])):
-        make.ranking(runs, name, [], compared=compared)
-    make.result(folder, "blind_test", "blind", checkpoint_sha256=make.checkpoint("soft_vote"))
-    study = read_study(runs)
-    assert ("blind", "significance") in study.comparisons
-    assert ("foreign", "evaluation/val/significance") in told(study)
-
-
 def test_runs_of_another_version_are_refused_with_what_to_do(tmp_path: Path, make: SimpleNamespace) -> None:
     make.run(tmp_path, "old", versions={"avatar_bench": "0.1.0"})
     with pytest.raises(DataError, match=r"made by avatar_bench 0\.1, which this version does not read: train again"):

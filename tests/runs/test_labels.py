@@ -56,12 +56,6 @@ def test_runs_of_one_name_are_named_by_the_option_in_which_they_differ(make: Mak
     assert [one.label for one in found] == ["m frozen lr=0.0001", "m frozen lr=0.01"]
 
 
-def test_a_nested_option_is_named_as_it_is_typed_and_a_missing_one_is_null(make: Make) -> None:
-    plain = {"data": {"resize": "squash", "fraction": 1.0}}
-    found = label_runs([make("a", {"name": "m"}, **plain), make("b", {"name": "m"}, data={"fraction": 1.0})])
-    assert [one.recipe for one in found] == ["m frozen data.resize=squash", "m frozen data.resize=null"]
-
-
 def test_a_run_is_called_by_its_experiment_its_shots_its_start_and_what_was_held_out(make: Make) -> None:
     found = label_runs(
         [

@@ -45,20 +45,7 @@ def test_a_record_gives_its_figures_or_a_dash(tmp_path: Path) -> None:
     assert told == [("finished", "0.9124", "62"), ("running", "-", "-"), ("unreadable", "-", "-")]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[" * 100_000,
-        '{"a":' * 100_000,
-        '{"seconds": NaN}',
-        '{"data": []}',
-        '{"metrics": "x"}',
-        '{"status": 1}',
-        "\xff",
-        "[]",
-    ],
-    ids=lambda text: text[:20],
-)
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"seconds": NaN}', '{"metrics": "x"}', "\xff"], ids="abcd")
 def test_a_record_that_no_run_of_ours_writes_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointError) as caught:
