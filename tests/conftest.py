@@ -141,6 +141,13 @@ def tiny_run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     return train(tmp_path_factory.mktemp("runs") / "tiny", "epochs=6")
 
 
+@pytest.fixture(scope="session")
+def run_pair(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs trained differently from the same weights; never write into them (except predictions/)."""
+    root = tmp_path_factory.mktemp("pair")
+    return [train(root / f"lr{number}", "epochs=2", f"lr={lr}") for number, lr in enumerate(("3e-3", "1e-3"))]
+
+
 @pytest.fixture
 def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
     """Copy of the tiny run that a test may change."""

@@ -186,6 +186,9 @@ def colour_finder() -> Callable[..., Any]:
         def get_classifier(self) -> Any:
             return self.head
 
+        def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+            return {"stem": "cells", "blocks": "head"}
+
     def build(colours: Sequence[int] = (0, 1, 2), cells: int = 8, above: float = 0.0, weight: float = 80.0) -> Any:
         card = Card(CLASSES, "colours", {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)})
         return Classifier(card, Finder(colours, cells, above, weight)).eval()

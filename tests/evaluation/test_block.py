@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avatar_bench.errors import BlockError, GuardError
+from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import align_predictions, group_by_recipe
 
 Build = Callable[..., Any]
+RUN_BLOCKS = (
+    *("blind_test", "calibration", "clusters", "decision"),
+    *("error_bias", "gradcam", "out_of_domain", "prior_shift", "robustness"),
+)
 
 
 def test_images_and_classes_are_brought_into_the_first_runs_order(
@@ -57,13 +62,63 @@ def test_one_run_is_not_compared_with_nothing(oracle: Build, fake_run: Build, da
         align_predictions([fake_run(predictions)], [dataset_of(predictions)])
 
 
-@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+@pytest.mark.parametrize("order", list(permutations(range(3)))[1:])
 def test_each_wrong_class_order_of_any_run_raises_the_alarm(
     order: tuple[int, ...], oracle: Build, fake_run: Build, dataset_of: Build
 ) -> None:
     right, wrong = oracle("noisy"), oracle(("permuted", order))
     with pytest.raises(GuardError, match="wrong order"):
         align_predictions([fake_run(right), fake_run(wrong)], [dataset_of(right), dataset_of(wrong)])
+
+
+@pytest.mark.parametrize("name", RUN_BLOCKS)
+def test_every_block_of_one_run_refuses_a_wrong_class_order(
+    name: str, oracle: Build, fake_run: Build, dataset_of: Build
+) -> None:
+    wrong = oracle(("permuted", (1, 2, 0)))
+    sets = {"other": (dataset_of(wrong, "other"), wrong)}
+    run = fake_run(wrong, calibration=oracle("noisy"), ood=sets)
+    with pytest.raises(GuardError, match="wrong order"):
+        registry.build_block(name).evaluate(run, dataset_of(wrong))
+
+
+@pytest.mark.parametrize("name", ["significance", "ensemble", "shots"])
+def test_every_block_of_several_runs_refuses_a_wrong_class_order(
+    name: str, oracle: Build, fake_run: Build, dataset_of: Build
+) -> None:
+    found = [oracle("noisy"), oracle(("permuted", (1, 2, 0)))]
+    runs = [
+        fake_run(one, label=f"{shots}", images=None, config={"seed": 0, "mode": {"name": "few_shot", "shots": shots}})
+        for shots, one in enumerate(found, 5)
+    ]
+    with pytest.raises(GuardError, match="wrong order"):
+        registry.build_block(name).compare(runs, [dataset_of(one) for one in found])
+
+
+@pytest.mark.parametrize(
+    ("block", "options", "words"),
+    [
+        ("integrated_score", {"weights": {"accuracy": -1.0}}, "weights"),
+        ("integrated_score", {"weights": {"beauty": 1.0}}, "weights"),
+        ("integrated_score", {"ranges": {"beauty": [0.0, 1.0]}}, "no block declares the quality 'beauty'"),
+        ("integrated_score", {"ranges": {"ood": [0.5, 0.5]}}, "ranges.ood"),
+        ("calibration", {"corruptions": ["fog"]}, "some of noise"),
+        ("clusters", {"method": "mds"}, "method"),
+        ("data_audit", {"duplicate": True}, "did you mean duplicates?"),
+        ("efficiency", {"runtimes": ["onnx"]}, "torch first"),
+        ("efficiency", {"batches": [1, 0]}, "numbers of 1 or more"),
+        ("gradcam", {"images": 0}, "1 or more"),
+        ("out_of_domain", {"scores": ["odin"]}, "scores"),
+        ("prior_shift", {"mixes": {"a": {"x": 0.5}}}, "mixes"),
+        ("robustness", {"severities": [1, 2]}, "with 3 among them"),
+        ("significance", {"power": 1}, "power"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(block: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"block\.{block}") as caught:
+        registry.build_block(block, options)
+    assert words in str(caught.value)
+    assert len(caught.value.lines) <= 3
 
 
 def test_recipes_gather_their_seeds(oracle: Build, fake_run: Build) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,10 +135,10 @@ def make() -> SimpleNamespace:
     )
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    """Return a folder of two runs, good and poor, both evaluated by blind_test on test and blind."""
-    root = tmp_path / "runs"
+@pytest.fixture(scope="session")
+def evaluated_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two runs, good and poor, both evaluated by blind_test on test and blind; never write into it."""
+    root = tmp_path_factory.mktemp("evaluated") / "runs"
     for name, value in (("good", 0.9), ("poor", 0.6)):
         folder = write_run(root, name)
         for of, loss in (("test", 0.0), ("blind", 0.2)):
@@ -146,3 +147,9 @@ def runs(tmp_path: Path) -> Path:
             metrics = {"accuracy": accuracy(value - loss), "detectable_difference": smallest}
             write_result(folder, "blind_test", of, metrics, {"per_source": sources}, ["confusion"])
     return root
+
+
+@pytest.fixture
+def runs(evaluated_runs: Path, tmp_path: Path) -> Path:
+    """A copy of the evaluated runs that a test may change."""
+    return Path(shutil.copytree(evaluated_runs, tmp_path / "runs"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from avatar_bench.cli.app import main
-from avatar_bench.data.dataset import Dataset
-from avatar_bench.evaluation.blocks.architecture import Architecture, figures
-from avatar_bench.i18n import use_language
+from avatar_bench.evaluation.blocks.architecture import figures
 from avatar_bench.models.inspection import FeatureMaps, inspect_network
-from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.run import Run
 
 
@@ -55,17 +51,6 @@ def test_the_sums_are_those_of_the_checkpoint(saved: Path, tiny_run: Path) -> No
     assert said["macs_g"]["value"] == pytest.approx(counter.get_total_flops() / 2e9, abs=1e-12)
 
 
-def test_the_traits_name_the_block_and_what_training_began_with(saved: Path) -> None:
-    traits = pd.read_csv(saved / "traits.csv", keep_default_na=False).iloc[0]
-    assert traits["core_block"] == "BasicBlock"
-    assert traits["normalisation"] == "batch"
-    assert traits["pretraining"] == "scratch"
-
-
-def test_the_figures_are_saved(saved: Path) -> None:
-    assert {file.stem for file in saved.glob("*.png")} == {"diagram", "filters", "feature_maps"}
-
-
 def test_filters_are_the_weights_of_the_checkpoint(saved: Path, tiny_run: Path) -> None:
     state = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     with np.load(saved / "filters.npz") as found:
@@ -84,35 +69,17 @@ def test_feature_maps_are_of_an_image_of_each_class(saved: Path, tiny_run: Path)
         assert len(found["layers"]) == 3
 
 
-def test_where_the_images_are_gone_filters_are_shown_and_maps_are_not(
-    tiny_run: Path, draw_saved: Callable[..., Any]
-) -> None:
-    run = Run.open(tiny_run)
-    whole = run.dataset("test")
-    result = Architecture().evaluate(run, Dataset(whole.name, whole.root / "moved", whole.frame))
-    assert set(draw_saved(result)) == {"diagram", "filters"}
-    assert result.warnings == [Reason("no_images")]
-
-
 @pytest.mark.parametrize("classes", [1, 6])
-def test_filters_and_maps_are_drawn_whole(classes: int) -> None:
+def test_filters_and_maps_are_drawn_whole(classes: int, inside: Callable[..., bool]) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (classes, 32, 32, 3), dtype=np.uint8)
     maps = [FeatureMaps(f"stages.{k}.blocks", np.arange(k + 1), rng.random((classes, k + 1, 8, 8))) for k in range(3)]
-    for figure in (
-        figures.draw_feature_maps(images, ["a class name that goes on"] * classes, maps),
-        figures.draw_filters(rng.normal(size=(5 * classes, 3, 7, 7)).astype(np.float32), "patch_embed.proj"),
-    ):
-        figure.set_dpi(100)
-        figure.savefig(io.BytesIO(), format="png")
-        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-        assert drawn.x0 > -0.02
-        assert drawn.y0 > -0.02
-        assert drawn.x1 < width + 0.02
-        assert drawn.y1 < height + 0.02
+    assert inside(figures.draw_feature_maps(images, ["a class name that goes on"] * classes, maps))
+    weights = rng.normal(size=(5 * classes, 3, 7, 7)).astype(np.float32)
+    assert inside(figures.draw_filters(weights, "patch_embed.proj"))
 
 
-@pytest.mark.parametrize("model", ["resnet18", "mobilenetv3_small", "convnext_tiny", "efficientnet_lite0"])
+@pytest.mark.parametrize("model", ["resnet18", "convnext_tiny"])
 def test_every_stage_has_its_box_and_no_word_leaves_it(model: str, network: Callable[[str], Any]) -> None:
     net = network(model)
     mode = net.training
@@ -127,10 +94,3 @@ def test_every_stage_has_its_box_and_no_word_leaves_it(model: str, network: Call
         assert left.get_window_extent().x0 - 1 <= text.get_window_extent().x0
         assert text.get_window_extent().x1 <= left.get_window_extent().x1 + 1
     assert len(figure.axes[1].patches) == len(anatomy.stages)
-
-
-def test_large_numbers_are_written_in_the_current_language() -> None:
-    numbers = [12, 1234, 5_670_000, 8.9e9]
-    assert [figures._format_number(number) for number in numbers] == ["12", "1.23 k", "5.67 M", "8.9 G"]
-    with use_language("ru"):
-        assert figures._format_number(numbers[2]) == "5.67 млн"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations, permutations
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -11,13 +11,9 @@ import pytest
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import Table2x2
 
-from avatar_bench.errors import BlockError, GuardError
-from avatar_bench.evaluation.blocks.ensemble import EnsembleBlock, figures
-from avatar_bench.evaluation.charts import draw_charts
-from avatar_bench.i18n import use_language
+from avatar_bench.evaluation.blocks.ensemble import EnsembleBlock
 from avatar_bench.metrics.agreement import MEASURES
 from avatar_bench.results.reasons import Reason
-from avatar_bench.results.result import Result
 
 FAST = {"resamples": 200}
 
@@ -111,75 +107,13 @@ def test_two_perfect_runs_agree_and_have_no_q(compare, oracle, tmp_path):
     result.save(tmp_path / "block")
 
 
-def test_the_same_run_twice_misclassifies_as_one(compare, noisy):
-    (one,) = noisy(1)
-    values = {name: metric.value for name, metric in compare([one, one]).metrics.items()}
-    assert values["kappa"] == values["q_statistic"] == 1
-    assert values["error_correlation"] == pytest.approx(1)
-    assert values["probability_correlation"] == pytest.approx(1)
-    assert values["double_fault"] == pytest.approx(1 - one.correct.mean())
-
-
 def test_guessing_runs_agree_by_chance(compare, oracle):
     result = compare([oracle("uniform", 900, seed=seed) for seed in range(3)], resamples=500)
     for name, chance in (("kappa", 0), ("q_statistic", 0), ("error_correlation", 0), ("agreement", 1 / 3)):
         assert result.metrics[name].low <= chance <= result.metrics[name].high
 
 
-def test_runs_that_are_always_wrong_fail_together(compare, make_predictions):
-    few = np.arange(9) % 3  # too few of each class for the alarm on their order
-    wrong = make_predictions(few, np.eye(3)[(few + 1) % 3])
-    found = compare([wrong, wrong])
-    assert found.metrics["double_fault"].value == 1
-    assert found.metrics["q_statistic"].value is None
-
-
 def test_a_pair_without_a_figure_is_left_out_of_the_mean_and_said(compare, noisy, oracle):
     result = compare([*noisy(2), oracle("perfect")])
     assert result.metrics["error_correlation"].value == pytest.approx(result.tables["pairs"]["error_correlation"][0])
     assert Reason("undefined_pairs", name="error_correlation", n=2, all=3) in result.warnings
-
-
-@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
-def test_each_wrong_order_of_the_classes_is_refused(order, compare, oracle):
-    with pytest.raises(GuardError, match="wrong order"):
-        compare([oracle("noisy"), oracle(("permuted", order))])
-
-
-def test_one_run_has_no_pairs(compare, oracle):
-    with pytest.raises(BlockError, match="at least 2 runs"):
-        compare([oracle("noisy")])
-
-
-def test_nine_runs_are_drawn_in_both_languages(compare, noisy, draw_saved):
-    result = compare(noisy(9, 120), resamples=100)
-    assert len(result.tables["pairs"]) == 36
-    for language in ("en", "ru"):
-        with use_language(language):
-            assert set(draw_saved(result)) == {"kappa", "error_correlation", "double_fault", "kappa_error"}
-
-
-def test_seeds_of_one_recipe_differ_in_the_chart_of_kappa():
-    labels = [f"mobilenetv3_small few_shot 10 shots of each · seed {seed}" for seed in (1, 2, 3)]
-    counts = {"n": 10, "only_a_correct": 2, "only_b_correct": 2, "both_incorrect": 1}
-    table = pd.DataFrame([{"kappa": 0.5} | counts] * 3)
-    figure = figures.draw_kappa_error(table, labels, [0, 0, 0])
-    lines = figure.axes[0].lines[:3]
-    assert [line.get_ydata()[0] for line in lines] == [30, 30, 30]
-    across = [line.get_transform().transform((0.5, 30))[0] * 72 / figure.dpi for line in lines]
-    np.testing.assert_allclose(np.diff(across), 9)  # markers of equal pairs stand side by side
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert [name.split()[0] for name in legend] == ["1", "2", "3"]
-    assert len({name.split(maxsplit=1)[1] for name in legend}) == 3
-    assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["1–2", "1–3", "2–3"]
-    alone = figures.draw_kappa_error(table, labels, [0, 1, 2])
-    assert not alone.axes[0].texts  # their colours tell them apart
-
-
-def test_rows_of_a_matrix_of_similar_names_differ():
-    labels = [f"mobilenetv3_small few_shot 10 shots · seed {seed} of a long sweep" for seed in range(1, 10)]
-    pairs = pd.DataFrame(combinations(labels, 2), columns=["a", "b"]).assign(
-        kappa=0.0, error_correlation=0.0, double_fault=0.0
-    )
-    figure = draw_charts(Result("ensemble", "blind", 10, ("a", "b"), tables={"pairs": pairs}))["kappa"]
-    assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == 8

@@ -39,14 +39,8 @@ def whole(drawn, inside):
     assert drawn
 
 
-@pytest.mark.parametrize("language", ["en", "ru"])
-@pytest.mark.parametrize(
-    ("block", "recipes"),
-    [("ensemble", 1), ("ensemble", 3), ("significance", 1), ("significance", 3), ("shots", 3)],
-)
-def test_figures_of_seeds_of_similar_recipes_are_whole(
-    block, recipes, language, fake_run, dataset_of, answered, inside, draw_saved
-):
+@pytest.mark.parametrize("block", ["ensemble", "significance", "shots"])
+def test_figures_of_seeds_of_similar_recipes_are_whole(block, fake_run, dataset_of, answered, inside, draw_saved):
     runs = [
         fake_run(
             answered(3 * place + seed),
@@ -57,23 +51,32 @@ def test_figures_of_seeds_of_similar_recipes_are_whole(
             config={"mode": {"shots": SHOTS[place]}},
             record={"name": "mobilenetv3_small", "mode": "few_shot"},
         )
-        for place, recipe in enumerate(RECIPES[:recipes])
+        for place, recipe in enumerate(RECIPES)
         for seed in (1, 2, 3)
     ]
     sets = [dataset_of(run.predictions(dataset_of(answered(0)))) for run in runs]
     result = registry.build_block(block, {"resamples": 100}).compare(runs, sets)
-    with use_language(language):
-        whole(draw_saved(result), inside)
+    for language in ("en", "ru"):
+        with use_language(language):
+            whole(draw_saved(result), inside)
 
 
-@pytest.mark.parametrize("language", ["en", "ru"])
-@pytest.mark.parametrize("temperature", [1.0, 1.3])
-@pytest.mark.parametrize("block", ["calibration", "decision", "error_bias", "clusters"])
-def test_figures_of_one_run_are_whole(block, temperature, language, fake_run, dataset_of, answered, inside, draw_saved):
-    evaluated = answered(3, temperature)
+@pytest.mark.parametrize(
+    ("block", "options"),
+    [
+        ("blind_test", {}),
+        ("calibration", {}),
+        ("decision", {}),
+        ("error_bias", {}),
+        ("clusters", {"method": "pca", "permutations": 2}),
+    ],
+)
+def test_figures_of_one_run_are_whole(block, options, fake_run, dataset_of, answered, inside, draw_saved):
+    evaluated = answered(3)
     stored = {"width": [f"{60 + 7 * i}" for i in range(180)], "format": ["PNG", "JPEG", "JPEG"] * 60}
     stored |= {"height": stored["width"], "jpeg_quality": ["", "40", "92"] * 60}
     run = fake_run(evaluated, calibration=answered(9))
-    result = registry.build_block(block, {"resamples": 100}).evaluate(run, dataset_of(evaluated, **stored))
-    with use_language(language):
-        whole(draw_saved(result), inside)
+    result = registry.build_block(block, {"resamples": 100} | options).evaluate(run, dataset_of(evaluated, **stored))
+    for language in ("en", "ru"):
+        with use_language(language):
+            whole(draw_saved(result), inside)

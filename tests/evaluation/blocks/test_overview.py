@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avatar_bench.errors import ConfigError
-from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.blocks.blind_test import BlindTest
-from avatar_bench.evaluation.blocks.out_of_domain import OutOfDomain
 from avatar_bench.evaluation.blocks.overview import Overview
 from avatar_bench.i18n import use_language
 from avatar_bench.results.reasons import Reason, format_reason
@@ -108,21 +103,6 @@ def test_every_chart_of_two_runs_is_drawn_from_its_table_in_each_language(draw_s
     assert result.tables["risk_coverage"]["error"].tolist() == pytest.approx([0.2, 0.2, 0.4, 0.4])
 
 
-def test_the_history_marks_the_epoch_that_was_kept_and_draws_train_dashed(draw_saved):
-    history = HISTORY.assign(**{"train/loss": [0.9, 0.3], "train/macro_f1": [0.5, 0.9]})
-    result = compare(run_of(results(), "a", history=history), run_of(results(0.6), "older"))
-    table = result.tables["history"]
-    assert table["best"].tolist() == [False, True] * 2
-    assert table["train/macro_f1"].isna().tolist() == [False, False, True, True]
-    right = draw_saved(result)["history"].axes[1]
-    dashed = [line for line in right.lines if line.get_linestyle() == "--" and len(line.get_xdata())]
-    assert [list(line.get_ydata()) for line in dashed] == [[0.5, 0.9]]
-    rings = [line for line in right.lines if line.get_markerfacecolor() == "none"]
-    assert [(list(ring.get_xdata()), list(ring.get_ydata())) for ring in rings] == [
-        ([2], [HISTORY["val/macro_f1"][1]])
-    ] * 2
-
-
 def test_figures_are_those_of_the_results_and_nobody_is_crowned():
     saved = results()
     result = compare(run_of(saved, "a"), run_of(results(0.6), "b"))
@@ -165,21 +145,6 @@ def test_what_is_missing_is_null_and_listed():
     assert (sorted(found["a", "b"]), found["b",]) == (sorted(everywhere), ["robustness"])
 
 
-def test_a_chart_that_no_run_has_is_left_out_and_named():
-    some = {name: result for name, result in results().items() if name != "efficiency"}
-    result = compare(run_of(some, "a", history=None), run_of({}, "b", history=None))
-    assert {"speed_size", "history"}.isdisjoint(result.tables)
-    assert {"by_class", "robustness"} <= set(result.tables)
-    assert result.warnings[-1] == Reason("charts_left_out", charts=["speed_size", "costs", "history"])
-    assert result.metrics["accuracy/b"].value is None
-
-
-def test_without_any_result_there_is_no_chart(draw_saved):
-    result = compare(run_of({}, "a", history=None))
-    assert draw_saved(result) == {}
-    assert result.tables["runs"]["accuracy"].isna().all()
-
-
 def test_runs_of_different_data_are_named_in_groups():
     runs = [run_of(results(fingerprint=data), label) for data, label in (("f1", "a"), ("f2", "b"), ("f1", "c"))]
     result = compare(*runs)
@@ -199,93 +164,6 @@ def test_bias_equals_a_hand_count():
     assert table["corrupted", "real"] == pytest.approx(0.1)
 
 
-def test_it_reads_what_the_blocks_themselves_save(oracle, fake_run, dataset_of, tmp_path: Path):
-    given = oracle("noisy", 90)
-    outside = replace(oracle("uniform", 30), targets=np.full(30, -1))
-    run = fake_run(given, ood={"mugs": (dataset_of(outside, "mugs"), outside)})
-    found = [block(resamples=100).evaluate(run, dataset_of(given)) for block in (BlindTest, OutOfDomain)]
-    saved = {each.block: Result.load(each.save(tmp_path / each.block)) for each in found}
-    result = compare(run_of(saved, "a"))
-    assert result.tables["runs"]["accuracy"].iloc[0] == given.correct.mean()
-    table = result.tables["by_class"].set_index(["kind", "class"])["value"]
-    assert table["recall", "real"] == given.correct[given.targets == 2].mean()
-    shares = result.tables["ood_shares"].set_index(["set", "class"])["share"]
-    assert shares["mugs", "real"] == (outside.predicted == 2).mean()
-
-
-def test_precision_and_the_macro_means_stand_with_recall_and_f1():
-    saved = results()
-    saved["blind_test"].metrics |= {"precision/real": shown(0.55), "macro_precision": shown(0.65)}
-    table = compare(run_of(saved, "a")).tables["by_class"].set_index(["kind", "class"])
-    assert table.loc[("precision", "real"), ["value", "low", "high"]].tolist() == pytest.approx([0.55, 0.45, 0.65])
-    assert table.loc[("precision", ""), "value"] == 0.65
-    assert set(table.index) == {(kind, name) for kind in ("recall", "precision", "f1") for name in ("", *CLASSES)}
-
-
-def test_networks_stand_side_by_side_as_architecture_read_them_off(tmp_path: Path):
-    saved = results()
-    read_back = Result.load(saved["architecture"].save(tmp_path / "architecture"))
-    table = compare(run_of(saved | {"architecture": read_back}, "a")).tables["architectures"].iloc[0]
-    assert table["core_block"] == "BasicBlock, Bottleneck"
-    assert table["patch"] == table["attention"] == ""
-    assert (table["squeeze_excitation"], table["params_m"], table["depth"]) == (0, 5.0, 5.0)
-
-
-def test_runs_that_differ_in_seed_alone_are_one_network_in_the_figure_and_all_in_the_table(draw_saved):
-    runs = [run_of(results(), f"a · seed {seed}", recipe="a") for seed in (1, 2)] + [run_of(results(), "b")]
-    result = compare(*runs)
-    assert result.tables["architectures"]["run"].tolist() == ["a · seed 1", "a · seed 2", "b"]
-    assert len(draw_saved(result)["architectures"].axes[0].get_yticks()) == 2
-
-
-def test_the_cpu_stands_beside_the_gpu_where_both_were_timed(draw_saved):
-    saved = results()
-    saved["efficiency"].tables["latency"] = pd.DataFrame({"runtime": ["torch", "cpu"], "device": ["cuda", "cpu"]})
-    saved["efficiency"].metrics |= {"cpu/images_per_second/b1": shown(9.0), "cpu/latency_ms/b1": shown(111.0, False)}
-    result = compare(run_of(saved, "a"), run_of(results(), "b"))
-    speed = result.tables["speed_size"].set_index(["run", "device"])
-    assert speed["images_per_second"].to_dict() == {("a", "cuda"): 90.0, ("a", "cpu"): 9.0, ("b", "cpu"): 90.0}
-    assert speed.loc[("a", "cpu"), ["accuracy", "accuracy_low"]].tolist() == pytest.approx([0.8, 0.7])
-    costs = result.tables["costs"].set_index(["run", "device"])
-    assert costs.loc[("a", "cpu"), ["latency_ms", "latency_ms_low", "weights_mb"]].tolist() == [111.0, 110.9, 5.0]
-    dots = draw_saved(result)["costs"].axes[0].lines
-    assert sorted(dot.get_xdata()[0] for dot in dots) == [11.0, 11.0, 111.0]
-    assert [dot.get_xdata()[0] for dot in dots if dot.get_markerfacecolor() == "white"] == [11.0]
-
-
-def test_confidence_in_the_domain_stands_beside_that_out_of_it():
-    saved = results()
-    saved["out_of_domain"].metrics["mean_confidence/cats"] = shown(0.9, None)
-    table = compare(run_of(saved, "a")).tables["ood_confidence"].set_index("set")
-    assert table.index.tolist() == ["test", "cats", "mugs", "toons"]
-    assert table.loc["cats", ["value", "low", "high", "std"]].tolist() == pytest.approx([0.9, 0.8, 1.0, 0.2])
-    older = results()
-    older["out_of_domain"].metrics = {}
-    assert "ood_confidence" not in compare(run_of(older, "a")).tables
-
-
-def test_robustness_stands_against_bias_with_what_guessing_gets():
-    row = compare(run_of(results(), "a")).tables["robustness_bias"].iloc[0]
-    assert row[["robustness", "unbias", "unbias_low", "unbias_high"]].tolist() == pytest.approx([0.8, 0.4, 0.3, 0.5])
-    assert row[["robustness_floor", "unbias_floor"]].tolist() == pytest.approx([1 / 3, 2 / 3])
-
-
-def test_charts_of_many_runs_are_about_as_high_as_wide(draw_saved):
-    names = [f"run {place}" for place in range(9)]
-    figure = draw_saved(compare(*(run_of(results(), name) for name in names)))["robustness"]
-    width, height = figure.get_size_inches()
-    assert height < 1.2 * width
-    labels = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
-    assert (len(labels), labels[0], labels[-1]) == (7, "clean", "mean of the five")
-
-
-def test_runs_that_are_alike_do_not_cover_each_other_in_the_chart_of_calibration(draw_saved):
-    figure = draw_saved(compare(run_of(results(), "a"), run_of(results(), "b")))["calibration"]
-    for axes in figure.axes:
-        filled = [line for line in axes.lines if line.get_marker() == "o" and line.get_markerfacecolor() != "white"]
-        assert [line.get_ydata()[0] for line in filled] == [0, 1]
-
-
 def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_network_has(draw_saved):
     saved = {name: one for name, one in results().items() if name not in ("efficiency", "architecture")}
     members = (Run(Path("a.ckpt")), Run(Path("b.ckpt")))
@@ -302,9 +180,3 @@ def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_networ
     legend = draw_saved(result)["by_class"].legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["a", "soft vote (ensemble)"]
     assert [line.get_marker() for line in legend.get_lines()] == ["o", "P"]
-
-
-def test_its_options_are_checked():
-    with pytest.raises(ConfigError, match="ood_score"):
-        registry.build_block("overview", {"ood_score": "magic"})
-    assert registry.build_block("overview").reads_results

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import permutations
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,20 +10,14 @@ from sklearn.metrics import balanced_accuracy_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.blocks import significance
 from avatar_bench.evaluation.blocks.significance import Significance
 from avatar_bench.evaluation.seeds import Recipes
 from avatar_bench.metrics import paired_tests, plots, stats
 from avatar_bench.metrics.units import Units
-from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result, draw_figures
-
-
-def say(result):
-    """Return the sentences of the warnings."""
-    return [format_reason(warning, "significance") for warning in result.warnings]
 
 
 @pytest.fixture
@@ -87,12 +79,6 @@ def test_a_perfect_oracle_is_told_from_a_uniform_one_and_the_ranking_says_so(com
     colours = [line.get_color() for line in draw_figures(result)["ranking"].axes[0].lines if line.get_marker() == "o"]
     assert colours == [plots.get_colour(1), plots.get_colour(0)]  # by run, not by rank
     assert result.metrics["best_accuracy"].low == pytest.approx(stats.wilson(240, 240)[0])
-
-
-@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
-def test_a_wrong_class_order_is_refused(compare, oracle, order):
-    with pytest.raises(GuardError, match="wrong order"):
-        compare({"a": oracle("noisy"), "b": oracle(("permuted", order))})
 
 
 def test_p_values_equal_those_of_the_library_where_each_group_has_one_image(compare, answers):
@@ -157,7 +143,7 @@ def test_a_lucky_seed_is_not_taken_for_a_better_recipe(compare, answers):
     """Recipes of one kind whose seeds differ by more than images explain: the p-value knows images alone."""
     rng = np.random.default_rng(0)
     told, small_p = [], []
-    for _ in range(40):
+    for _ in range(20):
         shares = np.clip(0.8 + 0.06 * rng.normal(size=(2, 5)), 0, 1)
         found = {(r, s): answers(rng.random(200) < shares[i, s]) for i, r in enumerate("ab") for s in range(5)}
         pair = compare(found, resamples=100).tables["pairs"].iloc[0]
@@ -170,11 +156,11 @@ def test_a_lucky_seed_is_not_taken_for_a_better_recipe(compare, answers):
 def test_equal_recipes_differ_significantly_at_most_as_often_as_alpha(compare, answers):
     rng = np.random.default_rng(0)
     told = 0
-    for _ in range(40):
+    for _ in range(20):
         hard = rng.beta(3, 1, 90)
         result = compare({name: answers(rng.random(90) < hard) for name in "abc"}, resamples=100)
         told += result.metrics["significant_pairs"].value > 0
-    assert told <= 4  # of 40: 2 are expected at most
+    assert told <= 3  # of 20: 1 is expected at most
 
 
 def build_recipes(right):
@@ -186,20 +172,19 @@ def build_recipes(right):
     return Recipes(members, np.stack(list(right.values())), Units(np.arange(300)), seeds)
 
 
-def tries(gain, seeds, number, spread=0.0, block=None):
-    """Compare two recipes often, one better by `gain`, each seed off by `spread`; without a block no interval."""
+def tries(gain, number):
+    """Compare two recipes of five seeds often, one better by `gain`."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(number):
         hard = rng.beta(2, 1, 300)
         right = {
-            (name, seed): rng.random(300) < np.clip(hard + more + spread * rng.normal(), 0, 1)
+            (name, seed): rng.random(300) < np.clip(hard + more, 0, 1)
             for name, more in (("a", gain), ("b", 0.0))
-            for seed in range(seeds)
+            for seed in range(5)
         }
         recipes = build_recipes(right)
-        drawn = recipes.draw(block) if block else np.zeros((2, 2))
-        found.append(recipe_pairs.compare_pair(recipes, drawn, 0, 1, 0.95, 0.8, 0.05))
+        found.append(recipe_pairs.compare_pair(recipes, np.zeros((2, 2)), 0, 1, 0.95, 0.8, 0.05))
     return pd.DataFrame(found)
 
 
@@ -207,34 +192,12 @@ def stated(pairs):
     return np.mean([recipe_pairs.find_detectable_difference(row, 0.8, 0.05) for _, row in pairs.iterrows()])
 
 
-@pytest.mark.parametrize("seeds", [1, 5])
-def test_the_test_finds_what_is_called_detectable_as_often_as_power_says(seeds):
-    least = stated(tries(0, seeds, 20))
-    found = tries(1.1 * least, seeds, 300)  # what is capped at 1 gains less
+def test_the_test_finds_what_is_called_detectable_as_often_as_power_says():
+    least = stated(tries(0, 20))
+    found = tries(1.1 * least, 200)  # what is capped at 1 gains less
     assert found["difference"].mean() == pytest.approx(least, rel=0.08)
     assert 0.7 < (found["p"] < 0.05).mean() < 0.9
     assert 240 < found["n_required"].median() < 380
-
-
-def test_recipes_of_several_seeds_are_detected_about_as_often_as_power_says():
-    block = Significance(resamples=100)
-    least = stated(tries(0, 4, 20, 0.02, block))
-    found = tries(1.1 * least, 4, 100, 0.02, block)
-    assert found["difference"].mean() == pytest.approx(least, rel=0.08)
-    assert 0.65 < ((found["p"] < 0.05) & (found["low"] > 0)).mean() < 0.95
-    assert least > 1.2 * stated(tries(0, 4, 20, 0.02))  # the test alone knows nothing of other seeds
-
-
-def test_runs_of_one_recipe_are_compared_with_each_other(compare, oracle):
-    found = {("a", seed): oracle("noisy", seed=seed) for seed in (1, 2)}
-    assert set(compare(found).tables["ranking"]["recipe"]) == {"a 1", "a 2"}
-
-
-def test_recipes_of_a_single_seed_are_said(compare, answers):
-    right, other = (np.random.default_rng(0).random((2, 60)) < 0.8).tolist()
-    assert compare({"a": answers(right), "b": answers(other)}).warnings[0] == Reason("each_has_one_seed")
-    some = compare({("a", 1): answers(right), ("a", 2): answers(right), ("b", 1): answers(other)})
-    assert some.warnings == [Reason("one_seed", names=["b"])]
 
 
 def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp_path):
@@ -264,35 +227,6 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp
     assert metrics["tied_with_best"].value == tables["ranking"]["tied_with_best"].sum()
 
 
-def test_nine_recipes_are_drawn_and_saved(compare, answers, tmp_path):
-    rng = np.random.default_rng(0)
-    found = {f"a rather long name of recipe {i}": answers(rng.random(120) < 0.5 + i / 20) for i in range(9)}
-    folder = compare(found).save(tmp_path / "significance", draw_figures)
-    assert {file.name for file in folder.glob("*.png")} == {"ranking.png", "differences.png"}
-    assert len(pd.read_csv(folder / "pairs.csv")) == 36
-
-
-def test_a_single_run_is_refused(compare, oracle):
-    with pytest.raises(BlockError):
-        compare({"a": oracle("noisy")})
-
-
-@pytest.mark.parametrize(("option", "value"), [("alpha", 0), ("power", 1), ("resamples", 10)])
-def test_an_option_out_of_range_is_named(option, value):
-    with pytest.raises(ConfigError, match=f"block.significance.{option}={value}"):
-        Significance(**{option: value})
-
-
-def test_nine_networks_that_guess_are_said_to_be_no_better_than_guessing(compare, oracle):
-    result = compare({f"net{seed}": oracle("uniform", seed=seed) for seed in range(9)})
-    ranking = result.tables["ranking"]
-    assert not ranking["better_than_guessing"].any()
-    assert set(ranking["guessing"]) == {1 / 3}
-    assert (ranking["balanced_accuracy_low"] <= 1 / 3).all()
-    assert result.metrics["better_than_guessing"].value == 0
-    assert "None of the 9 recipes is significantly better than guessing (balanced accuracy 0.333)." in say(result)
-
-
 def test_guessing_is_corrected_for_the_number_of_recipes(compare, make_predictions):
     rng, targets = np.random.default_rng(0), np.repeat(np.arange(3), 100)
     lucky = make_predictions(targets, 5 * np.eye(3)[np.where(rng.random(300) < 0.1, targets, rng.integers(0, 3, 300))])
@@ -317,29 +251,3 @@ def test_a_constant_predictor_is_no_better_than_guessing_though_the_majority_is_
     assert dict(found["better_than_guessing"]) == {"constant": False, "seen": True}
     for name, predicted in (("constant", np.zeros(240)), ("seen", seen)):
         assert found.loc[name, "balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted))
-
-
-def test_those_no_better_than_guessing_are_named_beside_better_ones(compare, oracle):
-    result = compare({"good": oracle("noisy"), "guess": oracle("uniform")})
-    assert "Not significantly better than guessing (balanced accuracy 0.333): guess." in say(result)
-    assert result.metrics["better_than_guessing"].value == 1
-    plain = compare({"a": oracle("noisy"), "b": oracle("noisy")})
-    assert not any("better than guessing" in said for said in say(plain))
-
-
-def test_a_set_of_one_class_has_no_guessing_level(compare, make_predictions):
-    rng = np.random.default_rng(0)
-    found = {name: make_predictions(np.zeros(60, int), rng.normal(size=(60, 3))) for name in "ab"}
-    result = compare(found)
-    assert result.tables["ranking"]["better_than_guessing"].isna().all()
-    assert result.metrics["better_than_guessing"].value is None
-    assert not any("guessing" in said for said in say(result))
-
-
-def test_seeds_of_a_recipe_that_guesses_are_no_better_than_guessing_together(compare, oracle):
-    found = {("guess", seed): oracle("uniform", seed=seed) for seed in range(3)}
-    found |= {("good", seed): oracle("noisy", seed=seed) for seed in range(3)}
-    ranking = compare(found).tables["ranking"].set_index("recipe")
-    assert dict(ranking["better_than_guessing"]) == {"good": True, "guess": False}
-    each = [balanced_accuracy_score(one.targets, one.predicted) for (name, _), one in found.items() if name == "guess"]
-    assert ranking.loc["guess", "balanced_accuracy"] == pytest.approx(np.mean(each))
