@@ -18,6 +18,15 @@ from avatar_bench.cli.app import main
 WAIT = 300  # seconds, for a machine that has much else to do
 
 
+@pytest.fixture(scope="module", autouse=True)
+def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Save empty pages, which is most of the time of a command, except in the modules that say DRAWS = True."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not getattr(request.module, "DRAWS", False):
+            patch.setattr("matplotlib.figure.Figure.draw", lambda figure, renderer: None)
+        yield
+
+
 class Child:
     """Run one command line in a fork of this process, which has its libraries loaded already."""
 

@@ -1,11 +1,7 @@
 """calibrate: temperature and threshold fitted on a user's images, and what then counts as out of date or seen."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +20,7 @@ QUICK = ("data.workers=0", "block.blind_test.resamples=100")
 
 
 @pytest.fixture(scope="module")
-def sets(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sets(images, tmp_path_factory):
     """Return a folder with fit.csv, 24 images, and new.csv, 18 images of other groups; never write into it.
 
     One label in eight is wrong, so that the temperature has a minimum inside its range.
@@ -42,24 +38,24 @@ def sets(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def calibrate(ckpt: Path, manifest: Path, *words: str, code: int = 0) -> dict[str, object]:
+def calibrate(ckpt, manifest, *words, code=0):
     data = ["data=manifest", f"data.manifest={manifest}", "workers=0"]
     assert main(["calibrate", f"ckpt={ckpt}", *data, *words]) == code
     file = ckpt / "calibration.json"
     return dict(json.loads(file.read_text(encoding="utf-8"))) if code == 0 else {}
 
 
-def evaluate(ckpt: Path, manifest: Path, *words: str, code: int = 0) -> None:
+def evaluate(ckpt, manifest, *words, code=0):
     block = [] if any(word.startswith("block=") for word in words) else ["block=blind_test", QUICK[1]]
     data = ["data=manifest", f"data.manifest={manifest}", QUICK[0]]
     assert main(["evaluate", f"ckpt={ckpt}", *data, *block, *words]) == code
 
 
-def read_result(ckpt: Path, name: str, block: str = "blind_test") -> dict[str, dict[str, object]]:
+def read_result(ckpt, name, block="blind_test"):
     return dict(json.loads((ckpt / "evaluation" / name / block / "metrics.json").read_text(encoding="utf-8")))
 
 
-def predict(ckpt: Path, manifest: Path, output: Path, *words: str) -> pd.DataFrame:
+def predict(ckpt, manifest, output, *words):
     """Return the predictions of a manifest's images, with their labels."""
     table = pd.read_csv(manifest)
     files = output.with_suffix(".txt")
@@ -69,9 +65,7 @@ def predict(ckpt: Path, manifest: Path, output: Path, *words: str) -> pd.DataFra
     return pd.read_csv(output).assign(label=table["label"])
 
 
-def test_a_calibration_wins_and_makes_results_out_of_date(
-    sets: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_calibration_wins_and_makes_results_out_of_date(sets, run_copy, tmp_path, capsys):
     evaluate(run_copy, sets / "new.csv")
     before = read_result(run_copy, "new")["provenance"]
     raw = predict(run_copy, sets / "fit.csv", tmp_path / "raw.csv", "calibrated=false")
@@ -83,7 +77,7 @@ def test_a_calibration_wins_and_makes_results_out_of_date(
     )
     assert saved["temperature"] == pytest.approx(np.exp(best.x), rel=1e-3)
     assert saved["temperature"] != pytest.approx(before["temperature"], rel=1e-3)
-    assert saved["data"]["n"] == dict.fromkeys(CLASSES, 8)  # type: ignore[index]
+    assert saved["data"]["n"] == dict.fromkeys(CLASSES, 8)
     new = predict(run_copy, sets / "new.csv", tmp_path / "new.csv")
     plain = predict(run_copy, sets / "new.csv", tmp_path / "plain.csv", "calibrated=false")
     expected = log_softmax(np.log(plain[COLUMNS].to_numpy()) / saved["temperature"], axis=1)
@@ -108,9 +102,7 @@ def test_a_calibration_wins_and_makes_results_out_of_date(
     assert read_result(run_copy, "new")["provenance"]["temperature"] == before["temperature"]
 
 
-def test_images_of_the_fit_are_refused_and_so_are_their_copies(
-    sets: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_of_the_fit_are_refused_and_so_are_their_copies(sets, run_copy, tmp_path, capsys):
     calibrate(run_copy, sets / "fit.csv")
     evaluate(run_copy, sets / "fit.csv", code=3)
     assert "fit shares 24 of 24 images with the calibration data by image" in capsys.readouterr().err
@@ -141,15 +133,7 @@ def test_images_of_the_fit_are_refused_and_so_are_their_copies(
         (lambda table: table.assign(label=""), (), 3, "has 0 labelled images"),
     ],
 )
-def test_what_cannot_be_fitted_is_said_and_nothing_is_written(
-    rows: Callable[[pd.DataFrame], pd.DataFrame],
-    words: tuple[str, ...],
-    code: int,
-    message: str,
-    sets: Path,
-    tiny_run: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_what_cannot_be_fitted_is_said_and_nothing_is_written(rows, words, code, message, sets, tiny_run, capsys):
     manifest = sets / "some.csv"
     rows(pd.read_csv(sets / "fit.csv")).to_csv(manifest, index=False)
     calibrate(tiny_run, manifest, *words, code=code)
@@ -159,9 +143,7 @@ def test_what_cannot_be_fitted_is_said_and_nothing_is_written(
     assert not (tiny_run / "calibration.json").exists()
 
 
-def test_a_blocks_own_fit_may_use_the_images_of_the_calibration(
-    sets: Path, run_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_blocks_own_fit_may_use_the_images_of_the_calibration(sets, run_copy, capsys):
     assert main(["calibrate", f"ckpt={run_copy}", "workers=0"]) == 0  # on the run's own calibration half of val
     words = ["block=calibration", "block.calibration.resamples=100"]
     evaluate(run_copy, sets / "new.csv", *words)
@@ -170,9 +152,7 @@ def test_a_blocks_own_fit_may_use_the_images_of_the_calibration(
     assert "with the calibration data by image" in capsys.readouterr().err
 
 
-def test_an_ensemble_is_calibrated_like_a_run(
-    sets: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_ensemble_is_calibrated_like_a_run(sets, run_copy, tmp_path, capsys):
     runs = tmp_path / "runs"
     for name in ("first", "second"):
         shutil.copytree(run_copy, runs / name)
@@ -190,16 +170,14 @@ def test_an_ensemble_is_calibrated_like_a_run(
     assert "with the calibration data by image" in capsys.readouterr().err
 
 
-def test_training_images_cannot_calibrate(images: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_images_cannot_calibrate(images, tiny_run, capsys):
     calibrate(tiny_run, images / "all.csv", code=3)
     assert "with the training data by image" in capsys.readouterr().err
     assert main(["calibrate", f"ckpt={tiny_run / 'checkpoints' / 'last.ckpt'}"]) == 4
     assert "is not the best checkpoint of a run folder" in capsys.readouterr().err
 
 
-def test_a_temperature_whose_interval_contains_1_is_not_applied(
-    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_temperature_whose_interval_contains_1_is_not_applied(sets, tmp_path, capsys):
     """The probabilities, .8 of a class that is correct in seven cases of eight, are about calibrated."""
     paths = pd.concat([pd.read_csv(sets / f"{name}.csv")["path"] for name in ("fit", "new")], ignore_index=True)
     own = paths.str.split("/").str[1]
@@ -208,34 +186,32 @@ def test_a_temperature_whose_interval_contains_1_is_not_applied(
     words = ["kind=predictions", f"file={tmp_path / 'table.csv'}", "root=."]
     assert main(["import", *words, f"out={tmp_path / 'run'}"]) == 0
     saved = calibrate(tmp_path / "run", sets / "fit.csv")
-    fit = dict(saved["temperature_fit"])  # type: ignore[call-overload]
+    fit = dict(saved["temperature_fit"])
     assert fit["low"] < fit["fitted"] < 1 < fit["high"]
     assert (saved["temperature"], fit["applied"], fit["why_not"]) == (1, False, "its interval contains 1")
     assert f"warning: temperature {fit['fitted']:.3g} [" in capsys.readouterr().err
     quick = ["block=calibration", "block.calibration.resamples=100"]
     evaluate(tmp_path / "run", sets / "new.csv", *quick)
     result = read_result(tmp_path / "run", "new", "calibration")
-    (warning,) = (one for one in result["warnings"] if one["code"] == "temperature_near_1")  # type: ignore[index]
-    assert (warning["fitted"], warning["n"]) == (fit["fitted"], 24)  # type: ignore[index]
+    (warning,) = (one for one in result["warnings"] if one["code"] == "temperature_near_1")
+    assert (warning["fitted"], warning["n"]) == (fit["fitted"], 24)
 
 
-def test_in_a_view_the_temperature_fits_the_merged_classes(sets: Path, run_copy: Path, tmp_path: Path) -> None:
+def test_in_a_view_the_temperature_fits_the_merged_classes(sets, run_copy, tmp_path):
     saved = calibrate(run_copy, sets / "fit.csv", "view=generated_or_not")
     raw = predict(run_copy, sets / "fit.csv", tmp_path / "raw.csv", "calibrated=false", "view=all")
     logits, truth = np.log(raw[COLUMNS].to_numpy()), (raw["label"] == "generated").to_numpy()
 
-    def loss(temperature: float) -> float:
+    def loss(temperature):
         return float(log_loss(truth, softmax(logits / temperature, axis=1)[:, 1]))
 
     grid = np.geomspace(0.05, 20, 2001)
-    assert loss(float(saved["temperature"])) <= min(map(loss, grid)) + 1e-9  # type: ignore[arg-type]
+    assert loss(float(saved["temperature"])) <= min(map(loss, grid)) + 1e-9
     assert saved["view"] == "generated_or_not"
-    assert saved["data"]["n"] == {"generated": 8, "not_generated": 16}  # type: ignore[index]
+    assert saved["data"]["n"] == {"generated": 8, "not_generated": 16}
 
 
-def test_a_score_has_a_threshold_once_it_is_calibrated(
-    sets: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_score_has_a_threshold_once_it_is_calibrated(sets, tiny_run, tmp_path, capsys):
     table = pd.concat([predict(tiny_run, sets / f"{name}.csv", tmp_path / "out.csv") for name in ("fit", "new")])
     scores = 4 * logit(table["prob_generated"].clip(1e-6, 1 - 1e-6)) + 7 + np.random.default_rng(0).normal(0, 9, 42)
     table[["path"]].assign(score=scores).to_csv(tmp_path / "scores.csv", index=False, float_format="%.17g")
@@ -253,11 +229,11 @@ def test_a_score_has_a_threshold_once_it_is_calibrated(
         expected = {"auroc/generated": roc_auc_score(is_generated[24:], scores[24:])}
         if own is None:
             expected["average_precision/generated"] = average_precision_score(is_generated[24:], scores[24:])
-        found = {name: metrics[name]["value"] for name in expected}  # type: ignore[index]
+        found = {name: metrics[name]["value"] for name in expected}
         assert found == pytest.approx(expected, abs=1e-9)
-        assert (metrics["accuracy"]["value"] is None) == (own is None)  # type: ignore[index]
+        assert (metrics["accuracy"]["value"] is None) == (own is None)
         saved = calibrate(run, sets / "fit.csv", view)
-        threshold = dict(saved["threshold"])  # type: ignore[call-overload]
+        threshold = dict(saved["threshold"])
         intercept, slope = Logit(is_generated[:24], np.column_stack([np.ones(24), scores[:24]])).fit(disp=False).params
         assert threshold["value"] == pytest.approx(-intercept / slope, rel=1e-3)
         found = balanced_accuracy_score(is_generated[:24], scores[:24] >= threshold["value"])
@@ -266,7 +242,7 @@ def test_a_score_has_a_threshold_once_it_is_calibrated(
         evaluate(run, sets / "new.csv", view, "block=[blind_test,error_bias]", QUICK[1])
         metrics = read_result(run, f"new--{view[5:]}")["metrics"]
         expected = balanced_accuracy_score(is_generated[24:], scores[24:] >= threshold["value"])
-        assert metrics["balanced_accuracy"]["value"] == pytest.approx(expected, abs=1e-12)  # type: ignore[index]
+        assert metrics["balanced_accuracy"]["value"] == pytest.approx(expected, abs=1e-12)
         predicted = predict(run, sets / "new.csv", tmp_path / "out.csv", view)
         assert ((predicted["prediction"] == "generated") == (scores[24:] >= threshold["value"])).all()
         np.testing.assert_allclose(predicted["prob_generated"], expit(slope * scores[24:] + intercept), atol=1e-3)

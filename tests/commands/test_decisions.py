@@ -1,10 +1,7 @@
 """Decisions of predict: thresholds fitted by train and calibrate, costs, and what cannot be decided."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +29,7 @@ DECISIONS = ["decision", "decision_reason", "prediction_set", "ood_percentile"]
 
 
 @pytest.fixture(scope="module")
-def fit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fit(tmp_path_factory):
     """Return the manifest of 192 labelled images in 96 groups, which no run has seen; never change them.
 
     A quarter of the groups are mixtures with the next class, which a run confuses.
@@ -43,7 +40,7 @@ def fit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "fit.csv"
 
 
-def mix_some(root: Path, table: pd.DataFrame) -> None:
+def mix_some(root, table):
     others = np.roll(table["path"], -64)
     for own, other, group in zip(table["path"], others, table["group"], strict=True):
         if int(group.split(":")[-1]) % 4 == 0:
@@ -53,7 +50,7 @@ def mix_some(root: Path, table: pd.DataFrame) -> None:
 
 
 @pytest.fixture(scope="module")
-def calibrated(fit: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def calibrated(fit, tiny_run, tmp_path_factory):
     """Return a copy of the tiny run that is calibrated on `fit`; never write into it."""
     found = shutil.ignore_patterns("evaluation", "predictions")
     run = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("runs") / "calibrated", ignore=found))
@@ -61,24 +58,22 @@ def calibrated(fit: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFacto
     return run
 
 
-def calibrate(run: Path, manifest: Path, *words: str) -> int:
+def calibrate(run, manifest, *words):
     return main(["calibrate", f"ckpt={run}", "data=manifest", f"data.manifest={manifest}", "workers=0", *words])
 
 
-def predict(run: Path, given: object, output: Path, *words: str) -> int:
+def predict(run, given, output, *words):
     return main(["predict", f"ckpt={run}", f"input={given}", f"output={output}", "workers=0", *words])
 
 
-def read_fit(run: Path) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def read_fit(run):
     """Return the images of a calibration.json, their probabilities, and which are drawn for thresholds."""
     table = pd.DataFrame(json.loads((run / "calibration.json").read_text(encoding="utf-8"))["images"])
     drawn = draw_of_groups(table["group"]) & (table["part"] == "thresholds").to_numpy()
     return table, np.array(table["probabilities"].tolist()), drawn
 
 
-def test_calibration_images_are_divided_by_group_and_keep_what_any_target_needs(
-    fit: Path, calibrated: Path, tiny_run: Path, tmp_path: Path
-) -> None:
+def test_calibration_images_are_divided_by_group_and_keep_what_any_target_needs(fit, calibrated, tiny_run, tmp_path):
     table, probabilities, _ = read_fit(calibrated)
     assert len(table) == 192
     assert (table.groupby("group")["part"].nunique() == 1).all()
@@ -104,9 +99,7 @@ def test_calibration_images_are_divided_by_group_and_keep_what_any_target_needs(
     np.testing.assert_allclose(np.sort(distances, axis=1)[:, 4], tensors["distances"], atol=1e-6)
 
 
-def test_decisions_follow_threshold_percentile_and_conformal_set_in_every_format(
-    images: Path, fit: Path, calibrated: Path, tmp_path: Path
-) -> None:
+def test_decisions_follow_threshold_percentile_and_conformal_set_in_every_format(images, fit, calibrated, tmp_path):
     (tmp_path / "mine").mkdir()
     for file in [*(images / "blind").rglob("*.*"), *(fit.parent / "fit" / "real").rglob("*.*")]:
         shutil.copy(file, tmp_path / "mine" / f"{file.parent.name}{file.name}")
@@ -179,10 +172,10 @@ def test_decisions_follow_threshold_percentile_and_conformal_set_in_every_format
     ],
 )
 def test_what_cannot_be_decided_is_said_and_nothing_is_written(
-    words: list[str], code: int, message: str, images: Path, calibrated: Path, tmp_path: Path, capsys: object
-) -> None:
+    words, code, message, images, calibrated, tmp_path, capsys
+):
     assert predict(calibrated, images / "blind", tmp_path / "out.csv", *words) == code
-    error = capsys.readouterr().err  # type: ignore[attr-defined]
+    error = capsys.readouterr().err
     assert message.format(run=calibrated) in error
     assert len(error.strip().splitlines()) <= 3
     assert not list(tmp_path.glob("out*"))
@@ -195,9 +188,7 @@ def test_what_cannot_be_decided_is_said_and_nothing_is_written(
         (1, "next: train"),
     ],
 )
-def test_a_target_that_is_missed_names_the_next_steps(
-    wrong: float, steps: str, fit: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_target_that_is_missed_names_the_next_steps(wrong, steps, fit, run_copy, tmp_path, capsys):
     table = pd.read_csv(fit)
     others = np.roll(table["label"], 64)
     table["label"] = np.where(table["group"].rank(method="dense", pct=True) <= wrong, others, table["label"])
@@ -209,9 +200,7 @@ def test_a_target_that_is_missed_names_the_next_steps(
     assert steps.format(run=run_copy) in notes
 
 
-def test_too_few_images_end_with_3_in_predict_and_in_calibrate(
-    images: Path, fit: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_few_images_end_with_3_in_predict_and_in_calibrate(images, fit, run_copy, tmp_path, capsys):
     assert predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.05") == 3
     assert "Calibrate it on 90 labelled images or more" in capsys.readouterr().err
     assert calibrate(run_copy, images / "blind.csv", "target_error=.05") == 3  # 42 images in 21 groups
@@ -234,9 +223,7 @@ def test_too_few_images_end_with_3_in_predict_and_in_calibrate(
     assert set(pd.read_csv(tmp_path / "out.csv")["decision"]) >= set(CLASSES)
 
 
-def test_a_target_that_cannot_be_met_abstains_from_everything_and_says_why(
-    images: Path, fit: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_target_that_cannot_be_met_abstains_from_everything_and_says_why(images, fit, run_copy, tmp_path, capsys):
     table = pd.read_csv(fit)
     table["label"] = np.roll(table["label"], 64)  # every label is wrong
     table.to_csv(fit.parent / "wrong.csv", index=False)
@@ -251,9 +238,7 @@ def test_a_target_that_cannot_be_met_abstains_from_everything_and_says_why(
     assert set(decided["decision_reason"]) <= {"unsure", "unlike_training_data"}
 
 
-def test_costs_decide_as_by_hand(
-    images: Path, calibrated: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_costs_decide_as_by_hand(images, calibrated, tiny_run, tmp_path, capsys):
     costs = {
         "drawing": {"generated": 1.5, "real": 1},
         "generated": {"drawing": 4, "real": 20, "generated": 0.25},
@@ -294,9 +279,7 @@ def test_costs_decide_as_by_hand(
     )
 
 
-def test_an_output_of_decisions_is_continued_only_by_the_same_decisions(
-    images: Path, calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_output_of_decisions_is_continued_only_by_the_same_decisions(images, calibrated, tmp_path, capsys):
     file, given = tmp_path / "out.csv", images / "blind"
     assert predict(calibrated, given, file, "target_error=.05") == 0
     whole = file.read_bytes()
@@ -315,9 +298,7 @@ def test_an_output_of_decisions_is_continued_only_by_the_same_decisions(
     assert "does not have the columns of this run" in capsys.readouterr().err
 
 
-def test_a_calibration_serves_the_views_that_it_knows(
-    images: Path, fit: Path, calibrated: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_calibration_serves_the_views_that_it_knows(images, fit, calibrated, run_copy, tmp_path, capsys):
     words = ["target_error=.1", "view=generated_or_not"]
     assert predict(calibrated, images / "blind", tmp_path / "out.csv", *words) == 0
     assert set(pd.read_csv(tmp_path / "out.csv")["decision"]) <= {"generated", "not_generated", "abstain"}
@@ -328,9 +309,7 @@ def test_a_calibration_serves_the_views_that_it_knows(
     assert "was calibrated in view=generated_or_not" in capsys.readouterr().err
 
 
-def test_ensembles_and_imported_predictions_decide_too(
-    images: Path, fit: Path, calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ensembles_and_imported_predictions_decide_too(images, fit, calibrated, tmp_path, capsys):
     runs = tmp_path / "runs"
     for name in ("first", "second"):
         shutil.copytree(calibrated, runs / name)
@@ -361,9 +340,7 @@ def test_ensembles_and_imported_predictions_decide_too(
     assert (decided["decision"] == decided["prediction"]).mean() > 0.5
 
 
-def test_train_fits_thresholds_where_its_calibration_images_are_enough(
-    train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_fits_thresholds_where_its_calibration_images_are_enough(train, tmp_path, capsys):
     draw_set(tmp_path, "all", 120, SOURCES, seed=5)
     draw_set(tmp_path, "new", 10, SOURCES, seed=6)
     words = [f"data.manifest={tmp_path / 'all.csv'}", "data.blind=null", "data.split.folds=3", "epochs=4"]
@@ -388,13 +365,13 @@ def test_train_fits_thresholds_where_its_calibration_images_are_enough(
 
 @pytest.mark.parametrize("is_written", [False, True])
 def test_a_calibration_that_is_killed_between_its_files_leaves_a_whole_one(
-    is_written: bool, fit: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    is_written, fit, calibrated, tmp_path, monkeypatch
+):
     run, fewer = Path(shutil.copytree(calibrated, tmp_path / "run")), fit.with_name("fewer.csv")
     pd.read_csv(fit).iloc[:-20].to_csv(fewer, index=False)
     write_text = saved_calibration.write_text
 
-    def kill(file: Path, text: str) -> None:
+    def kill(file, text):
         if is_written:
             write_text(file, text)
         raise KeyboardInterrupt
@@ -413,9 +390,7 @@ def test_a_calibration_that_is_killed_between_its_files_leaves_a_whole_one(
     assert sorted(file.name for file in run.glob("calibration*")) == ["calibration.json", "calibration.safetensors"]
 
 
-def test_a_changed_calibration_is_refused(
-    images: Path, calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_calibration_is_refused(images, calibrated, tmp_path, capsys):
     run = Path(shutil.copytree(calibrated, tmp_path / "run"))
     tensors = load_file(run / "calibration.safetensors")
     save_file({**tensors, "distances": tensors["distances"] * 9}, run / "calibration.safetensors")

@@ -1,7 +1,5 @@
 """Tests of columns, outputs and engines of predict that a user's folder adds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
@@ -62,7 +60,7 @@ class Nothing:
 
 
 @pytest.fixture
-def words(tiny_run: Path, images: Path, tmp_path: Path) -> list[str]:
+def words(tiny_run, images, tmp_path):
     """Return the words of predict with a folder of entries."""
     for place, text in (
         ("prediction_column/stem.py", COLUMN),
@@ -77,9 +75,7 @@ def words(tiny_run: Path, images: Path, tmp_path: Path) -> list[str]:
     return ["predict", "-cd", str(tmp_path / "my"), f"ckpt={tiny_run}", f"input={images / 'blind' / 'real'}", *small]
 
 
-def test_a_column_is_added_and_compared_when_an_output_is_continued(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_column_is_added_and_compared_when_an_output_is_continued(words, tmp_path, capsys):
     output = tmp_path / "rows.csv"
     added = [*words, f"output={output}", "stem=true", "stem.prefix=a"]
     assert main(added) == 0
@@ -94,13 +90,13 @@ def test_a_column_is_added_and_compared_when_an_output_is_continued(
     assert capsys.readouterr().err.startswith("stem.prefix requires stem=true")
 
 
-def test_the_page_for_review_shows_a_column(words: list[str], tmp_path: Path) -> None:
+def test_the_page_for_review_shows_a_column(words, tmp_path):
     page = tmp_path / "page.html"
     assert main([*words, f"output={page}", "stem=true", "stem.prefix='<b>'"]) == 0
     assert "<dt>stem</dt><dd>&lt;b&gt;" in page.read_text(encoding="utf-8")
 
 
-def test_an_output_is_found_by_its_suffix(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_is_found_by_its_suffix(words, tmp_path, capsys):
     output = tmp_path / "files.paths"
     assert main([*words, f"output={output}"]) == 0
     assert all(Path(line).is_file() for line in output.read_text().splitlines())
@@ -109,7 +105,7 @@ def test_an_output_is_found_by_its_suffix(words: list[str], tmp_path: Path, caps
     assert "a file that ends in .csv, .html, .jsonl, .parquet or .paths, or -" in capsys.readouterr().err
 
 
-def test_an_engine_has_options_of_its_own(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_has_options_of_its_own(words, capsys):
     assert main([*words, "engine=nothing", "engine.count=7"]) == 0
     assert "-: 7 predictions, 0 files" in capsys.readouterr().err
     assert main([*words, "engine.count=7"]) == 2

@@ -1,7 +1,5 @@
 """Tests of predict interrupted by a signal, a kill or a full disk, and continued."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil
@@ -9,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +19,34 @@ from avatar_bench.files.csv_io import read_csv
 from avatar_bench.inference.resume import find_remaining
 from avatar_bench.reporting.prediction_outputs import read_predictions
 
-LINES = 900
+LINES = 400
 WAIT = 120  # seconds, for a machine that has much else to do
 
 
-@pytest.fixture
-def words(tiny_run: Path, images: Path, tmp_path: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def words(tiny_run, images, tmp_path_factory):
     """Start predict on a list that names a few images many times, and two files that are not images."""
     files = [str(file) for file in sorted((images / "blind").rglob("*.*"))] + ["gone.png", str(images / "all.csv")]
-    (tmp_path / "list.txt").write_text("\n".join((files * LINES)[:LINES]), encoding="utf-8")
-    return ["predict", f"ckpt={tiny_run}", f"input=@{tmp_path / 'list.txt'}", "batch_size=8", "workers=2"]
+    named = tmp_path_factory.mktemp("list") / "list.txt"
+    named.write_text("\n".join((files * LINES)[:LINES]), encoding="utf-8")
+    return ["predict", f"ckpt={tiny_run}", f"input=@{named}", "batch_size=8", "workers=2"]
+
+
+@pytest.fixture(scope="module")
+def whole(words, tmp_path_factory):
+    """Return the outputs of undisturbed commands by their endings."""
+    files = [tmp_path_factory.mktemp("whole") / f"whole.{ending}" for ending in ("csv", "jsonl")]
+    for file in files:
+        assert main([*words, f"output={file}"]) == 3
+    return {file.suffix[1:]: file.read_bytes() for file in files}
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Callable[[list[str]], int]]:
+def begin(tmp_path):
     """Run a command in a process of its own, which has what this one has loaded; its words go to tmp_path/told."""
     begun = []
 
-    def run(words: list[str]) -> int:
+    def run(words):
         if pid := os.fork():
             begun.append(pid)
             return pid
@@ -67,7 +74,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[[list[str]], int]]:
             continue
 
 
-def until(file: Path, rows: int) -> None:
+def until(file, rows):
     """Wait until an output has so many rows."""
     for _ in range(WAIT * 100):
         if file.exists() and file.read_bytes().count(b"\n") > rows:
@@ -76,7 +83,7 @@ def until(file: Path, rows: int) -> None:
     raise AssertionError(f"{file} has no {rows} rows after {WAIT} s")
 
 
-def end(pid: int) -> int:
+def end(pid):
     """Wait for a process, and give its exit code, or the signal that killed it, below zero."""
     for _ in range(WAIT * 100):
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -86,32 +93,22 @@ def end(pid: int) -> int:
     raise AssertionError(f"the process has not ended after {WAIT} s")
 
 
-def workers_of(pid: int) -> list[int]:
+def workers_of(pid):
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl"])
 @pytest.mark.parametrize(
-    ("how", "code", "times", "group"),
+    ("how", "code", "times", "group", "ending"),
     [
-        (signal.SIGINT, 130, 1, True),  # as a terminal sends it: to the workers too
-        (signal.SIGTERM, 143, 1, False),
-        (signal.SIGTERM, 143, 3, True),
-        (signal.SIGINT, 130, 3, True),
+        (signal.SIGINT, 130, 1, True, "csv"),  # as a terminal sends it: to the workers too
+        (signal.SIGTERM, 143, 1, False, "jsonl"),
+        (signal.SIGINT, 130, 3, True, "jsonl"),
     ],
 )
 def test_an_interrupted_output_keeps_whole_rows_and_ends_as_an_undisturbed_one(
-    how: signal.Signals,
-    code: int,
-    times: int,
-    group: bool,
-    ending: str,
-    words: list[str],
-    begin: Callable[[list[str]], int],
-    tmp_path: Path,
-) -> None:
-    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
-    assert end(begin([*words, f"output={whole}"])) == 3
+    how, code, times, group, ending, words, whole, begin, tmp_path
+):
+    cut = tmp_path / f"cut.{ending}"
     process = begin([*words, f"output={cut}"])
     until(cut, 40)
     for _ in range(times):
@@ -119,25 +116,21 @@ def test_an_interrupted_output_keeps_whole_rows_and_ends_as_an_undisturbed_one(
         time.sleep(0.02)
     assert end(process) == code
     rows = cut.read_bytes().count(b"\n") - (ending == "csv")
-    assert whole.read_bytes().startswith(cut.read_bytes())
+    assert whole[ending].startswith(cut.read_bytes())
     assert cut.read_bytes().endswith(b"\n")
     assert (tmp_path / "told").read_text() == (
         f"{cut}: {rows} rows are written; continue with the same command and update=true.\n"
     )
     assert not list(tmp_path.glob("*.lock"))
-    assert end(begin([*words, f"output={cut}", "update=true"])) == 3
-    assert cut.read_bytes() == whole.read_bytes()
+    assert main([*words, f"output={cut}", "update=true"]) == 3
+    assert cut.read_bytes() == whole[ending]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_twenty_kills_at_random_moments_lose_and_repeat_nothing(
-    ending: str, words: list[str], begin: Callable[[list[str]], int], tmp_path: Path
-) -> None:
-    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
-    assert end(begin([*words, f"output={whole}"])) == 3
+def test_kills_at_random_moments_lose_and_repeat_nothing(words, whole, begin, tmp_path):
+    cut = tmp_path / "cut.csv"
     rng, kills = random.Random(0), 0
-    while kills < 20:
+    while kills < 3:
         process = begin([*words, f"output={cut}", "update=true"])
         before = cut.stat().st_size if cut.exists() else 0
         while not cut.exists() or cut.stat().st_size <= before:
@@ -147,16 +140,14 @@ def test_twenty_kills_at_random_moments_lose_and_repeat_nothing(
         ended = end(process)
         assert ended in (-signal.SIGKILL, 3)  # it may have been done before
         kills += ended == -signal.SIGKILL
-        if cut.read_bytes() == whole.read_bytes():
+        if cut.read_bytes() == whole["csv"]:
             cut.unlink()
-    assert end(begin([*words, f"output={cut}", "update=true"])) == 3
-    assert cut.read_bytes() == whole.read_bytes()
+    assert main([*words, f"output={cut}", "update=true"]) == 3
+    assert cut.read_bytes() == whole["csv"]
     assert not list(tmp_path.glob("*.lock"))
 
 
-def test_a_killed_worker_ends_the_command_with_two_lines_and_keeps_the_rows(
-    words: list[str], begin: Callable[[list[str]], int], tmp_path: Path
-) -> None:
+def test_a_killed_worker_ends_the_command_with_two_lines_and_keeps_the_rows(words, begin, tmp_path):
     cut = tmp_path / "cut.csv"
     process = begin([*words, f"output={cut}"])
     until(cut, 40)
@@ -169,42 +160,35 @@ def test_a_killed_worker_ends_the_command_with_two_lines_and_keeps_the_rows(
     assert len(told) == 3
 
 
-def test_a_replacement_that_was_cut_short_leaves_the_earlier_output_and_is_gone_on_with(
-    words: list[str], begin: Callable[[list[str]], int], tmp_path: Path
-) -> None:
-    whole, earlier = tmp_path / "whole.csv", tmp_path / "earlier.csv"
-    assert end(begin([*words, f"output={whole}"])) == 3
+def test_a_replacement_that_was_cut_short_leaves_the_earlier_output_and_is_gone_on_with(words, whole, begin, tmp_path):
+    earlier = tmp_path / "earlier.csv"
     earlier.write_text("path,status,prediction\n")
     process = begin([*words, f"output={earlier}"])
     until(tmp_path / "earlier.csv.part", 40)
     os.kill(process, signal.SIGINT)
     assert end(process) == 130
     assert earlier.read_text() == "path,status,prediction\n"
-    assert end(begin([*words, f"output={earlier}", "update=true"])) == 3
-    assert earlier.read_bytes() == whole.read_bytes()
+    assert main([*words, f"output={earlier}", "update=true"]) == 3
+    assert earlier.read_bytes() == whole["csv"]
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_update_refuses_the_rows_of_another_checkpoint_and_of_other_options(
-    ending: str, train: Callable[..., Path], tiny_run: Path, images: Path, tmp_path: Path, capsys: Any
-) -> None:
-    other = train(tmp_path / "other", "epochs=6", "seed=5")
-    output = tmp_path / f"out.{ending}"
-    given = ["predict", f"input={images / 'blind' / 'real'}", f"output={output}", "workers=0"]
-    assert main([*given, f"ckpt={tiny_run}"]) == 0
-    before = output.read_bytes()
-    capsys.readouterr()
-    assert main([*given, f"ckpt={other}", "update=true"]) == 2
-    assert "another checkpoint" in capsys.readouterr().err
-    assert main([*given, f"ckpt={tiny_run}", "update=true"]) == 0
-    assert ending == "parquet" or output.read_bytes() == before
+def test_update_refuses_the_rows_of_another_checkpoint(train, tiny_run, images, tmp_path, capsys):
+    other = train(tmp_path / "other", "trainer=debug")
+    for ending in ("csv", "jsonl", "parquet"):
+        output = tmp_path / f"out.{ending}"
+        given = ["predict", f"input={images / 'blind' / 'real'}", f"output={output}", "workers=0"]
+        assert main([*given, f"ckpt={tiny_run}"]) == 0
+        before = output.read_bytes()
+        capsys.readouterr()
+        assert main([*given, f"ckpt={other}", "update=true"]) == 2
+        assert "another checkpoint" in capsys.readouterr().err
+        assert main([*given, f"ckpt={tiny_run}", "update=true"]) == 0
+        assert ending == "parquet" or output.read_bytes() == before
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_update_predicts_changed_files_again_and_replaces_their_rows(
-    ending: str, tiny_run: Path, images: Path, tmp_path: Path, capsys: Any
-) -> None:
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_update_predicts_changed_files_again_and_replaces_their_rows(ending, tiny_run, images, tmp_path, capsys):
     shutil.copytree(images / "blind" / "real" / "new-real", tmp_path / "in")
     names = ["a.png", 'b, \n"c".png', "d.png", "e.png", "f.png"]
     for name in names:
@@ -240,7 +224,7 @@ def test_update_predicts_changed_files_again_and_replaces_their_rows(
     assert "1 row of changed files replaced" in capsys.readouterr().out
 
 
-def test_an_error_is_gone_once_the_file_is_there(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+def test_an_error_is_gone_once_the_file_is_there(tiny_run, images, tmp_path):
     image = next((images / "blind" / "real").rglob("*.jpg"))
     (tmp_path / "list.txt").write_text(f"{image}\n{tmp_path / 'late.jpg'}\n", encoding="utf-8")
     given = ["predict", f"ckpt={tiny_run}", f"input=@{tmp_path / 'list.txt'}", f"output={tmp_path / 'out.csv'}"]
@@ -250,9 +234,7 @@ def test_an_error_is_gone_once_the_file_is_there(tiny_run: Path, images: Path, t
     assert read_csv(tmp_path / "out.csv")["status"].tolist() == ["ok", "ok"]
 
 
-def test_update_takes_names_that_are_hard_to_write_for_what_they_are(
-    tiny_run: Path, images: Path, tmp_path: Path
-) -> None:
+def test_update_takes_names_that_are_hard_to_write_for_what_they_are(tiny_run, images, tmp_path):
     image = next((images / "blind" / "real").rglob("*.jpg"))
     names = [b"=1+1.jpg", b"@a.jpg", b"'b.jpg", b'c\n"d".jpg', b"e\rf.jpg", b"g\xff.jpg", b"h,i.jpg"]
     (tmp_path / "odd").mkdir()
@@ -273,10 +255,10 @@ def test_update_takes_names_that_are_hard_to_write_for_what_they_are(
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a small disk, as root")
 @pytest.mark.slow
-def test_a_full_disk_ends_with_5_and_whole_rows(words: list[str], tmp_path: Path, capsys: Any) -> None:
+def test_a_full_disk_ends_with_5_and_whole_rows(words, whole, tmp_path, capsys):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", disk], check=False).returncode:
         pytest.skip("cannot mount")
     try:
         output = disk / "out.csv"
@@ -292,17 +274,14 @@ def test_a_full_disk_ends_with_5_and_whole_rows(words: list[str], tmp_path: Path
         assert rows % 8 == 0
         subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
         assert main([*words, f"output={output}", "update=true"]) == 3
-        assert main([*words, f"output={tmp_path / 'whole.csv'}"]) == 3
-        assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+        assert output.read_bytes() == whole["csv"]
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         assert main([*words, f"output={disk / 'b.csv'}"]) == 5
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_second_process_is_kept_from_an_output_and_a_dead_one_lets_go(
-    words: list[str], begin: Callable[[list[str]], int], tmp_path: Path, capsys: Any
-) -> None:
+def test_a_second_process_is_kept_from_an_output_and_a_dead_one_lets_go(words, begin, tmp_path, capsys):
     output = tmp_path / "out.csv"
     process = begin([*words, f"output={output}"])
     until(output, 8)
@@ -314,16 +293,13 @@ def test_a_second_process_is_kept_from_an_output_and_a_dead_one_lets_go(
     assert len(read_csv(output)) == LINES
 
 
-def test_what_is_missing_begins_with_the_batch_that_was_cut() -> None:
+def test_what_is_missing_begins_with_the_batch_that_was_cut():
     files = [f"{number}" for number in range(10)]
     assert find_remaining(files, files, [], 4) == (files, 0)
     assert find_remaining(files, files, files[:6], 4) == (files[4:], 2)
     assert find_remaining(files, files, files[:8], 4) == (files[8:], 0)
     assert find_remaining(files, files, files, 4) == ([], 0)
     assert find_remaining(files, files, [*files, "x"], 4) == ([], 0)
-
-
-def test_a_file_that_is_named_twice_has_two_rows() -> None:
-    files = ["a", "b", "a", "c", "a"]
+    files = ["a", "b", "a", "c", "a"]  # a file that is named twice has two rows
     assert find_remaining(files, files, ["b", "a"], 4) == (["a", "c", "a"], 0)
     assert find_remaining(files, files, ["a", "b", "a"], 3) == (["c", "a"], 0)

@@ -1,14 +1,10 @@
 """Tests of predict with exported runtimes: the same predictions as torch, from a network exported once."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +23,7 @@ PROBABILITIES = ["prob_drawing", "prob_generated", "prob_real"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cache(tmp_path_factory):
     """A cache of their own, for all tests here."""
     place = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
@@ -35,36 +31,35 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
-def predict_table(ckpt: Path, images: Path, output: Path, *words: str) -> pd.DataFrame:
+def predict_table(ckpt, images, output, *words):
     given = ["predict", f"ckpt={ckpt}", f"input={images / 'blind'}", f"output={output}", "workers=0", *words]
     assert main(given) == 0
     return pd.read_csv(output)
 
 
-def apart(one: pd.DataFrame, other: pd.DataFrame) -> float:
+def apart(one, other):
     assert list(one["path"]) == list(other["path"])
     return float(np.abs(one[PROBABILITIES] - other[PROBABILITIES]).to_numpy().max())
 
 
-@pytest.mark.parametrize(
-    ("words", "most"),
-    [(["runtime=onnx"], 1e-4), (["runtime=openvino"], 1e-4), (["runtime=openvino", "threads=1"], 1e-4)],
-)
-def test_an_exported_runtime_predicts_like_torch(
-    words: list[str], most: float, tiny_run: Path, images: Path, tmp_path: Path
-) -> None:
-    plain = predict_table(tiny_run, images, tmp_path / "torch.csv", "precision=32")
+@pytest.fixture(scope="module")
+def plain(tiny_run, images, tmp_path_factory):
+    """Return the predictions of torch."""
+    return predict_table(tiny_run, images, tmp_path_factory.mktemp("plain") / "torch.csv", "precision=32")
+
+
+@pytest.mark.parametrize("words", [["runtime=onnx"], ["runtime=openvino", "threads=1"]])
+def test_an_exported_runtime_predicts_like_torch(words, plain, tiny_run, images, tmp_path):
     found = predict_table(tiny_run, images, tmp_path / "other.csv", "precision=32", "batch_size=5", *words)
-    assert apart(found, plain) < most
+    assert apart(found, plain) < 1e-4
 
 
-def test_bf16_is_close(tiny_run: Path, images: Path, tmp_path: Path) -> None:
-    plain = predict_table(tiny_run, images, tmp_path / "torch.csv", "precision=32")
+def test_bf16_is_close(plain, tiny_run, images, tmp_path):
     found = predict_table(tiny_run, images, tmp_path / "bf16.csv", "runtime=openvino", "precision=bf16")
     assert 0 < apart(found, plain) < 0.05
 
 
-def test_int8_says_each_time_how_often_it_agrees(tiny_run: Path, images: Path, tmp_path: Path, capsys: Any) -> None:
+def test_int8_says_each_time_how_often_it_agrees(tiny_run, images, tmp_path, capsys):
     n = len(Run.open(tiny_run).dataset("calibration"))
     tables, told = [], []
     for name in ("first.csv", "second.csv"):
@@ -77,9 +72,7 @@ def test_int8_says_each_time_how_often_it_agrees(tiny_run: Path, images: Path, t
     assert f" of {n} predictions" in told[0][0]
 
 
-def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(
-    tiny_run: Path, images: Path, tmp_path: Path, cache: Path
-) -> None:
+def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(tiny_run, images, tmp_path, cache):
     for runtime in ("onnx", "openvino"):
         words = [f"runtime={runtime}", "precision=32"]
         first = predict_table(tiny_run, images, tmp_path / "first.csv", *words)
@@ -93,7 +86,7 @@ def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(
         assert sorted((cache / "networks").iterdir()) == kept
 
 
-def test_an_ensemble_and_a_soup_answer_by_their_members_engines(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+def test_an_ensemble_and_a_soup_answer_by_their_members_engines(tiny_run, images, tmp_path):
     run = Run.open(tiny_run)
     member = {"run": str(tiny_run), "checkpoint_sha256": run.checkpoint_sha256, "weight": 0.5, "temperature": 1.2}
     for kind in ("soup", "ensemble"):
@@ -106,7 +99,7 @@ def test_an_ensemble_and_a_soup_answer_by_their_members_engines(tiny_run: Path, 
         )
 
 
-def test_an_output_of_torch_is_gone_on_with(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+def test_an_output_of_torch_is_gone_on_with(tiny_run, images, tmp_path):
     whole = predict_table(tiny_run, images, tmp_path / "out.csv", "precision=32")
     lines = (tmp_path / "out.csv").read_text().splitlines(keepends=True)
     (tmp_path / "out.csv").write_text("".join(lines[:20]))
@@ -128,15 +121,13 @@ def load_engine(network, threads, precision):
 """
 
 
-def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(
-    tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
+def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(tiny_run, images, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "my" / "runtime").mkdir(parents=True)
     (tmp_path / "my" / "runtime" / "wrong.py").write_text(WRONG)  # by far the fastest
     given = (tiny_run, images, tmp_path / "o.csv", "-cd", str(tmp_path / "my"), "precision=32")
 
-    def predict_and_tell() -> tuple[pd.DataFrame, bool, str]:
+    def predict_and_tell():
         found, told = predict_table(*given), capsys.readouterr().err
         return (
             found,
@@ -167,9 +158,7 @@ def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(
     assert predict_and_tell()[1]
 
 
-def test_auto_is_torch_for_a_checkpoint_without_calibration_images(
-    tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
+def test_auto_is_torch_for_a_checkpoint_without_calibration_images(tiny_run, images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(autotune, "FEWEST_FILES", 1)
     alone = Path(shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt"))
     predict_table(alone, images, tmp_path / "o.csv")
@@ -192,16 +181,7 @@ def test_auto_is_torch_for_a_checkpoint_without_calibration_images(
         (["runtime=openvino", "precision=int8", "ckpt=alone.ckpt"], 2, "takes value ranges from calibration images"),
     ],
 )
-def test_a_mistake_is_told_in_three_lines_at_most(
-    words: list[str],
-    code: int,
-    told: str,
-    tiny_run: Path,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: Any,
-    capsys: Any,
-) -> None:
+def test_a_mistake_is_told_in_three_lines_at_most(words, code, told, tiny_run, images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))  # which does not know the checkpoint yet
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -214,9 +194,7 @@ def test_a_mistake_is_told_in_three_lines_at_most(
     assert not Path("o.csv").exists()
 
 
-def test_a_missing_package_is_named_with_its_extra(
-    tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
+def test_a_missing_package_is_named_with_its_extra(tiny_run, images, tmp_path, monkeypatch, capsys):
     import importlib.util
 
     real = importlib.util.find_spec

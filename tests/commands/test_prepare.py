@@ -20,13 +20,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
-import avatar_bench.commands.prepare
 from avatar_bench.cli.app import main
 from avatar_bench.config.catalogue import find_conf_folder
 from avatar_bench.config.composition import register
 from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.sources.build import WORK_FOLDER, demo_root
-from avatar_bench.sources.reader import open_reader
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "avatars"
 QUICK = [
@@ -87,11 +85,11 @@ def composed(command, *overrides):
 
 def test_prepare_says_in_one_line_what_it_wrote_and_then_that_it_is_there(tiny, capsys):
     out = tiny / "a folder, with (odd) name=1"
-    assert main(["prepare", "data=tiny", f"out={out}"]) == 0
+    assert main(["prepare", "data=tiny", f"out={out}", *QUICK]) == 0
     told = capsys.readouterr()
     assert told.out == f"wrote {out}: 2 real; blind set: none; card: {out / 'card.html'}\n"
     assert "tiny: real, a test; licence: CC0" in told.err
-    assert main(["prepare", "data=tiny", f"out={out}"]) == 0
+    assert main(["prepare", "data=tiny", f"out={out}", *QUICK]) == 0
     assert capsys.readouterr().out.startswith(f"already complete: {out}: 2 real; blind set: none")
 
 
@@ -133,25 +131,20 @@ def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys, monk
     assert (metrics.parent / "properties.png").is_file()
 
 
-def test_without_out_the_data_set_goes_to_the_cache(tiny, capsys):
-    assert main(["prepare", "data=tiny"]) == 0
-    assert str(demo_root()) in capsys.readouterr().out
-    assert len(pd.read_csv(tiny / "cache" / "demo" / "manifest.csv")) == 2
-
-
 def test_a_demo_of_an_earlier_recipe_in_the_cache_is_built_anew(tiny, capsys):
     earlier = demo_root()
     earlier.mkdir(parents=True)
     (earlier / "recipe.json").write_text('{"sha256": "00"}')
-    assert main(["prepare", "data=tiny"]) == 0
-    assert main(["prepare", "data=tiny", "split.seed=7"]) == 0
+    assert main(["prepare", "data=tiny", *QUICK]) == 0
+    assert main(["prepare", "data=tiny", "split.seed=7", *QUICK]) == 0
     assert capsys.readouterr().out.count(f"wrote {earlier}") == 2
+    assert len(pd.read_csv(tiny / "cache" / "demo" / "manifest.csv")) == 2
 
 
 def test_a_source_named_alone_needs_a_place(tiny, capsys):
     assert main(["prepare", "source=tiny"]) == 2
     assert "out=DIR" in capsys.readouterr().err
-    assert main(["prepare", "source=tiny", f"out={tiny / 'out'}"]) == 0
+    assert main(["prepare", "source=tiny", f"out={tiny / 'out'}", *QUICK]) == 0
 
 
 def test_a_package_that_cannot_be_had_ends_with_three_lines_and_code_3(tiny, capsys):
@@ -176,15 +169,13 @@ def test_the_demo_brings_its_sources_along(command):
     assert set(data["ood_sources"]) == {"things", "icons", "textures"}
 
 
-@pytest.mark.parametrize("name", [file.stem for file in sorted((find_conf_folder() / "source").glob("*.yaml"))])
-def test_each_source_says_what_it_is_and_pins_what_it_downloads(name):
-    source = composed("prepare", f"source={name}")["source"][name]
-    assert {"kind", "label", "licence", "author", "generator", "homepage"} <= source.keys()
-    if source["kind"] == "package":
-        assert re.fullmatch(r"[0-9a-f]{64}", source["sha256"])
-        assert source["files"]
-    if source["kind"] not in NAMED_BY_THE_USER:
-        open_reader(name, source)
+def test_each_source_says_what_it_is_and_pins_what_it_downloads():
+    for name in (file.stem for file in (find_conf_folder() / "source").glob("*.yaml")):
+        source = composed("prepare", f"source={name}")["source"][name]
+        assert {"kind", "label", "licence", "author", "generator", "homepage"} <= source.keys(), name
+        if source["kind"] == "package":
+            assert re.fullmatch(r"[0-9a-f]{64}", source["sha256"]), name
+            assert source["files"], name
 
 
 def folder(root, out, *words):
@@ -247,13 +238,6 @@ def test_class_folders_become_a_data_set_with_split_audit_and_card(prepared, ima
         assert (prepared / name).is_file()
 
 
-def test_started_again_it_does_nothing_and_says_so(prepared, images, capsys):
-    before = state_of(prepared)
-    assert main(folder(images / "all", prepared)) == 0
-    assert capsys.readouterr().out.startswith("already complete")
-    assert state_of(prepared) == before
-
-
 def test_train_takes_over_the_split_and_the_folds(prepared, train, tmp_path):
     words = ["data=manifest", f"data.manifest={prepared / 'manifest.csv'}", "data.blind=null", "data.split.folds=10"]
     manifest = pd.read_csv(prepared / "manifest.csv").set_index("path")
@@ -287,10 +271,8 @@ def test_a_source_that_has_grown_is_taken_in_by_an_update_alone(images, tmp_path
 
 
 @pytest.fixture
-def few(images, tmp_path, monkeypatch):
-    """Return a folder of 42 images of three classes, and the data set made of it; its audit draws no figures."""
-    monkeypatch.setattr(avatar_bench.commands.prepare, "draw_figures", lambda result: {})
-    monkeypatch.setattr(avatar_bench.commands.prepare, "write_card", lambda out, result: None)
+def few(images, tmp_path):
+    """Return a folder of 42 images of three classes, and the data set made of it."""
     root, out = Path(shutil.copytree(images / "blind", tmp_path / "photos")), tmp_path / "set"
     assert main(folder(root, out, "allow=[shortcut]")) == 0
     return root, out
@@ -475,10 +457,10 @@ def killed_when(it_is_time, command):
 
 
 @pytest.mark.slow
-def test_killed_at_five_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
+def test_killed_at_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
     rng = np.random.default_rng(0)
     for label in ("drawing", "real"):
-        for number in range(250):
+        for number in range(120):
             file = tmp_path / "photos" / label / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             small = rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)
@@ -490,7 +472,7 @@ def test_killed_at_five_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
     disturbed = tmp_path / "disturbed" / "set"
     command += folder(tmp_path / "photos", disturbed)
     journal = disturbed / WORK_FOLDER / "folder.jsonl"
-    moments = [int(moment) for moment in sorted(rng.integers(1, 500, 4))]  # images stored
+    moments = [int(moment) for moment in sorted(rng.integers(1, 240, 2))]  # images stored
     for moment in moments:
         assert killed_when(lambda moment=moment: lines_of(journal) > moment, command)
         assert not (disturbed / "recipe.json").exists()

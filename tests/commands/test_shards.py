@@ -1,13 +1,9 @@
 """Training from shards: the same run as from files, local or remote, interrupted or not."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,16 +11,15 @@ import torch
 
 from avatar_bench.cli.app import main
 
-Train = Callable[..., Path]
 SHARDS = ("data=shards", "data.manifest=null", "data.split.folds=10", "allow=[shortcut]")
 
 
-def record(run: Path) -> dict[str, Any]:
+def record(run):
     return json.loads((run / "run.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def prepared(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(images, tmp_path_factory):
     """A prepared data set with some eight shards; never write into it."""
     out = tmp_path_factory.mktemp("prepared") / "set"
     words = ["source=manifest", f"source.manifest.file={images / 'all.csv'}", f"out={out}", "allow=[shortcut]"]
@@ -36,12 +31,12 @@ def prepared(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def from_files(prepared: Path, train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def from_files(prepared, train, tmp_path_factory):
     words = (f"data.manifest={prepared / 'manifest.csv'}", "data.split.folds=10", "allow=[shortcut]")
     return train(tmp_path_factory.mktemp("files") / "run", "epochs=2", *words)
 
 
-def test_shards_hold_the_prepared_images_with_their_splits_and_groups(prepared: Path) -> None:
+def test_shards_hold_the_prepared_images_with_their_splits_and_groups(prepared):
     files, shards = (pd.read_csv(folder / "manifest.csv") for folder in (prepared, prepared / "shards"))
     assert files.drop(columns=["path", "group"]).equals(shards[files.columns].drop(columns=["path", "group"]))
     names = {place.name for place in (prepared / "shards").glob("*.tar")}
@@ -50,13 +45,13 @@ def test_shards_hold_the_prepared_images_with_their_splits_and_groups(prepared: 
         shard, _, name = path.partition("/")
         assert name == files["path"][number]
         with tarfile.open(prepared / "shards" / shard) as archive:
-            assert archive.extractfile(name).read() == (prepared / name).read_bytes()  # type: ignore[union-attr]
+            assert archive.extractfile(name).read() == (prepared / name).read_bytes()
             text = archive.extractfile(f"{name.rpartition('.')[0]}.txt")
             assert text is not None
             assert text.read().decode() == label
 
 
-def test_files_and_shards_give_the_same_run(prepared: Path, from_files: Path, train: Train, tmp_path: Path) -> None:
+def test_files_and_shards_give_the_same_run(prepared, from_files, train, tmp_path):
     run = train(tmp_path / "run", *SHARDS, f"data.shards={prepared / 'shards'}", "epochs=2")
     assert (run / "metrics.csv").read_bytes() == (from_files / "metrics.csv").read_bytes()
     assert record(run)["weights_sha256"] == record(from_files)["weights_sha256"]
@@ -68,7 +63,7 @@ def test_files_and_shards_give_the_same_run(prepared: Path, from_files: Path, tr
 
 
 @pytest.fixture(scope="module")
-def server(prepared: Path) -> Iterator[str]:
+def server(prepared):
     """The address of the shards on an S3 server on this machine."""
     pytest.importorskip("moto.server", reason="needs moto[server]")
     from moto.server import ThreadedMotoServer
@@ -90,8 +85,8 @@ def server(prepared: Path) -> Iterator[str]:
 
 
 def test_remote_shards_are_fetched_as_they_are_read_and_kept_within_the_limit(
-    server: str, from_files: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    server, from_files, train, tmp_path, monkeypatch
+):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
     run = train(tmp_path / "run", *SHARDS, f"data.shards={server}", "data.shards_gb=3e-4", "epochs=2")
     assert record(run)["weights_sha256"] == record(from_files)["weights_sha256"]
@@ -99,9 +94,7 @@ def test_remote_shards_are_fetched_as_they_are_read_and_kept_within_the_limit(
     assert 0 < kept <= 3e5
 
 
-def test_a_remote_shard_that_has_changed_is_refused(
-    server: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_remote_shard_that_has_changed_is_refused(server, train, tmp_path, monkeypatch, capsys):
     from pyarrow import fs
 
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
@@ -113,9 +106,7 @@ def test_a_remote_shard_that_has_changed_is_refused(
     assert "00000.tar has changed" in capsys.readouterr().err
 
 
-def test_shards_without_what_the_guards_need_are_refused(
-    prepared: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shards_without_what_the_guards_need_are_refused(prepared, train, tmp_path, capsys):
     copy = Path(shutil.copytree(prepared / "shards", tmp_path / "copy"))
     pd.read_csv(copy / "manifest.csv").drop(columns="turned_phashes").to_csv(copy / "manifest.csv", index=False)
     train(tmp_path / "run", *SHARDS, f"data.shards={copy}", code=3)
@@ -126,9 +117,7 @@ def test_shards_without_what_the_guards_need_are_refused(
 
 
 @pytest.mark.slow
-def test_a_run_killed_within_a_shard_goes_on_to_what_it_would_have_been(
-    prepared: Path, train: Train, fork: Callable[..., Any], small: list[str], tmp_path: Path
-) -> None:
+def test_a_run_killed_within_a_shard_goes_on_to_what_it_would_have_been(prepared, train, fork, small, tmp_path):
     words = (*SHARDS, f"data.shards={prepared / 'shards'}", "data.shuffle_shards=2", "data.batch_size=4", "epochs=2")
     whole = train(tmp_path / "whole", *words)
     given = {word.partition("=")[0] for word in words}

@@ -1,7 +1,5 @@
 """Tests of sweeps: jobs, folders, restarts, interruptions and the final summary."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -11,7 +9,6 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,14 +18,12 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
-from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from avatar_bench.cli import slurm_launcher
 from avatar_bench.cli.app import main
 from avatar_bench.cli.sweep import Sweep
 from avatar_bench.cli.task import JobError
-from avatar_bench.errors import DivergedError
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
 from avatar_bench.training.trainer import MetricsHistory
@@ -37,11 +32,11 @@ BACKBONE = "test_resnet.r160_in1k"
 WAIT = 500  # seconds, for a machine that has much else to do
 
 
-def record(run: Path) -> dict[str, Any]:
+def record(run):
     return json.loads((run / "run.json").read_text(encoding="utf-8"))
 
 
-def jobs(folder: Path) -> dict[str, tuple[str, str]]:
+def jobs(folder):
     """Return the status and the reason of each job by jobs.csv."""
     table = pd.read_csv(folder / "jobs.csv", keep_default_na=False)
     assert list(table) == ["job", "status", "val macro-F1", "n", "seconds", "reason"]
@@ -49,10 +44,10 @@ def jobs(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 @pytest.fixture
-def sweep(small: list[str], tmp_path: Path) -> Callable[..., int]:
+def sweep(small, tmp_path):
     """Run a sweep of small trainings into tmp_path/sweep, and give its exit code."""
 
-    def run(*words: str) -> int:
+    def run(*words):
         given = {word.partition("=")[0] for word in words}
         kept = [word for word in small if word.partition("=")[0] not in given]
         probes = {"sweep=leave_one_source_out", "sweep=leave_one_generator_out", "sweep=sources"} & set(words)
@@ -63,26 +58,26 @@ def sweep(small: list[str], tmp_path: Path) -> Callable[..., int]:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def calls(monkeypatch):
     """Put a function in the place of train that keeps the options of each job."""
     found: list[dict[str, Any]] = []
 
-    def execute(given: Any) -> float:
+    def execute(given):
         options: Any = OmegaConf.to_container(OmegaConf.structured(given))
         found.append(options)
         return 0.5
 
     module = types.ModuleType("avatar_bench.commands.train")
-    module.execute = execute  # type: ignore[attr-defined]
+    module.execute = execute
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return found
 
 
-def cut(monkeypatch: pytest.MonkeyPatch, seed: int, epoch: int, error: BaseException) -> None:
+def cut(monkeypatch, seed, epoch, error):
     """Interrupt the job of one seed at the end of an epoch, before its checkpoint is written."""
     whole = MetricsHistory.on_train_epoch_end
 
-    def stop(self: MetricsHistory, trainer: Any, pl_module: Any) -> None:
+    def stop(self, trainer, pl_module):
         if pl_module.card.seed == seed and self.first_epoch + trainer.current_epoch == epoch:
             raise error
         whole(self, trainer, pl_module)
@@ -90,9 +85,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, seed: int, epoch: int, error: BaseExcep
     monkeypatch.setattr(MetricsHistory, "on_train_epoch_end", stop)
 
 
-def test_all_jobs_stand_in_the_table_also_those_that_left_no_folder(
-    sweep: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_jobs_stand_in_the_table_also_those_that_left_no_folder(sweep, tmp_path, capsys):
     grid = ["-m", f"model.backbone={BACKBONE},no_such_net", "stage=1,2"]
     assert sweep(*grid) == 3
     told = jobs(tmp_path / "sweep")
@@ -117,9 +110,7 @@ def test_all_jobs_stand_in_the_table_also_those_that_left_no_folder(
     assert (tmp_path / "sweep" / f"{BACKBONE}-stage1" / "run.json").stat().st_mtime_ns == trained
 
 
-def test_a_sweep_cut_off_is_finished_by_the_same_command(
-    sweep: Callable[..., int], train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_cut_off_is_finished_by_the_same_command(sweep, train, tmp_path, monkeypatch):
     grid = ["-m", "seed=1,2,3", "epochs=3"]
     with monkeypatch.context() as patch:
         cut(patch, 2, 3, KeyboardInterrupt())
@@ -143,14 +134,11 @@ def test_a_sweep_cut_off_is_finished_by_the_same_command(
     )  # it went on from its last checkpoint to what it would have been
 
 
-@pytest.mark.parametrize("status", ["diverged", "failed"])
-def test_a_job_that_failed_begins_anew(
-    status: str, sweep: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_failed_begins_anew(sweep, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        cut(patch, 1, 2, DivergedError("The loss is not finite.") if status == "diverged" else RuntimeError("gone"))
+        cut(patch, 1, 2, RuntimeError("gone"))
         assert sweep("-m", "seed=1,2", "epochs=2") == 3
-    assert jobs(tmp_path / "sweep")["seed1"][0] == status
+    assert jobs(tmp_path / "sweep")["seed1"][0] == "failed"
     started = record(tmp_path / "sweep" / "seed1")["started"]
     (tmp_path / "sweep" / "seed1" / "checkpoints" / "last.ckpt").write_bytes(b"spoiled")
     assert sweep("-m", "seed=1,2", "epochs=2") == 0
@@ -158,41 +146,27 @@ def test_a_job_that_failed_begins_anew(
     assert record(tmp_path / "sweep" / "seed1")["started"] >= started
 
 
-def test_a_job_that_diverges_leaves_the_others_alone(sweep: Callable[..., int], tmp_path: Path) -> None:
-    assert sweep("-m", "lr=1e30,3e-3", "epochs=2") == 3
+def test_a_job_that_diverges_leaves_the_others_alone(sweep, tmp_path):
+    assert sweep("-m", "lr=1e30,3e-3") == 3
     (status, reason), other = jobs(tmp_path / "sweep").values()
     assert status == "diverged"
     assert "finite" in reason
     assert other == ("finished", "")
-    assert sweep("-m", "lr=1e30,3e-3", "epochs=2") == 3
+    assert sweep("-m", "lr=1e30,3e-3") == 3
     assert list(jobs(tmp_path / "sweep").values())[1] == ("finished", "already finished")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    ],
-)
-def test_a_job_without_memory_says_what_to_do_and_leaves_the_others_alone(
-    error: Exception, sweep: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_without_memory_says_what_to_do_and_leaves_the_others_alone(sweep, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        cut(patch, 1, 1, error)
+        cut(patch, 1, 1, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
         assert sweep("-m", "seed=1,2") == 3
     assert jobs(tmp_path / "sweep") == {
-        "seed1": (
-            "failed",
-            "Out of memory. Use smaller batches: data.batch_size=N (predict: batch_size=N).",
-        ),
+        "seed1": ("failed", "Out of memory. Use smaller batches: data.batch_size=N (predict: batch_size=N)."),
         "seed2": ("finished", ""),
     }
-    assert sweep("-m", "seed=1,2") == 0
 
 
-def test_a_killed_job_whose_last_checkpoint_is_spoiled_begins_anew(sweep: Callable[..., int], tmp_path: Path) -> None:
+def test_a_killed_job_whose_last_checkpoint_is_spoiled_begins_anew(sweep, tmp_path):
     assert sweep("-m", "seed=1,2") == 0
     run = tmp_path / "sweep" / "seed1"
     (run / "run.json").write_text(json.dumps(record(run) | {"status": "running"}), encoding="utf-8")
@@ -201,9 +175,7 @@ def test_a_killed_job_whose_last_checkpoint_is_spoiled_begins_anew(sweep: Callab
     assert jobs(tmp_path / "sweep") == {"seed1": ("finished", ""), "seed2": ("finished", "already finished")}
 
 
-def test_another_configuration_in_a_jobs_folder_is_refused_and_the_difference_named(
-    sweep: Callable[..., int], tmp_path: Path
-) -> None:
+def test_another_configuration_in_a_jobs_folder_is_refused_and_the_difference_named(sweep, tmp_path):
     assert sweep("-m", "seed=1,2") == 0
     before = (tmp_path / "sweep" / "seed1" / "run.json").read_bytes()
     assert sweep("-m", "seed=1,3", "epochs=2", "label_smoothing=0.1") == 3
@@ -218,9 +190,7 @@ def test_another_configuration_in_a_jobs_folder_is_refused_and_the_difference_na
     assert "config.yaml cannot be read" in jobs(tmp_path / "sweep")["seed1"][1]
 
 
-def test_a_finished_job_whose_images_have_changed_is_refused(
-    sweep: Callable[..., int], images: Path, tmp_path: Path
-) -> None:
+def test_a_finished_job_whose_images_have_changed_is_refused(sweep, images, tmp_path):
     table = pd.read_csv(images / "all.csv")
     table["path"] = [str(images / path) for path in table["path"]]
     manifest = tmp_path / "mine.csv"
@@ -234,7 +204,7 @@ def test_a_finished_job_whose_images_have_changed_is_refused(
     assert record(tmp_path / "sweep" / "seed1")["status"] == "finished"
 
 
-def test_a_folder_in_which_another_process_trains_is_left_alone(sweep: Callable[..., int], tmp_path: Path) -> None:
+def test_a_folder_in_which_another_process_trains_is_left_alone(sweep, tmp_path):
     (tmp_path / "sweep" / "seed1").mkdir(parents=True)
     with FileLock(tmp_path / "sweep" / "seed1" / "run.lock"):
         assert sweep("-m", "seed=1,2") == 3
@@ -246,20 +216,15 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(sweep: Callable[
     assert not (tmp_path / "sweep" / "seed2" / "run.lock").exists()
 
 
-def test_every_source_is_held_out_once(sweep: Callable[..., int], tmp_path: Path) -> None:
-    words = ["data.fraction=0.5", "data.limit=null", "trainer=debug"]
-    assert sweep("sweep=leave_one_source_out", *words) == 0
-    held = {"ink", "crayon", "vector", "gan", "diffusion", "studio", "street"}
-    assert jobs(tmp_path / "sweep").keys() == held
-    for name in held:
-        split = pd.read_csv(tmp_path / "sweep" / name / "split.csv")
-        assert set(split["source"][split["split"] == "test"]) == {name}
-        assert record(tmp_path / "sweep" / name)["mode"] == "frozen"
+def test_every_source_is_held_out_once(calls, sweep, tmp_path):
+    assert sweep("sweep=leave_one_source_out", "data.limit=null") == 0
+    held = ["crayon", "diffusion", "gan", "ink", "street", "studio", "vector"]
+    assert sorted(jobs(tmp_path / "sweep")) == held
+    assert sorted(call["data"]["split"]["held_out"] for call in calls) == [[name] for name in held]
+    assert {call["mode"]["name"] for call in calls} == {"frozen"}
 
 
-def test_sources_that_cannot_be_held_out_are_named(
-    calls: list[dict[str, Any]], sweep: Callable[..., int], images: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_sources_that_cannot_be_held_out_are_named(calls, sweep, images, tmp_path, capsys):
     table = pd.read_csv(images / "all.csv")
     table["path"] = [str(images / path) for path in table["path"]]
     table = table[table["source"] != "street"]
@@ -278,9 +243,7 @@ def test_sources_that_cannot_be_held_out_are_named(
     assert len(jobs(tmp_path / "sweep")) == 4
 
 
-def test_sources_too_small_within_the_limit_stay_in_training(
-    sweep: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sources_too_small_within_the_limit_stay_in_training(sweep, tmp_path, capsys):
     words = ["sweep=leave_one_source_out", "data.limit=96", "data.split.at_least=14", "trainer=debug"]
     assert sweep(*words) == 0
     err = capsys.readouterr().err
@@ -295,16 +258,8 @@ def test_sources_too_small_within_the_limit_stay_in_training(
         assert max(map(int, small.values())) < 14
 
 
-def test_a_choice_of_sources_and_models_wins(calls: list[dict[str, Any]], sweep: Callable[..., int]) -> None:
-    words = ["data.split.held_out=[ink],[gan,street]", "model=resnet18,mobilenetv2", "model.backbone=resnet18"]
-    assert sweep("sweep=leave_one_source_out", *words, "mode=full") == 0
-    assert [call["data"]["split"]["held_out"] for call in calls] == [["ink"]] * 2 + [["gan", "street"]] * 2
-    assert {call["mode"]["name"] for call in calls} == {"full"}
-    assert {call["data"]["split"]["by"] for call in calls} == {"source"}
-
-
-def test_recipes_and_seeds_are_compared_over_held_out_sources(sweep: Callable[..., int], tmp_path: Path) -> None:
-    words = ["sweep=leave_one_source_out", "data.split.held_out=[ink],[vector]", "data.limit=null", "epochs=2"]
+def test_recipes_and_seeds_are_compared_over_held_out_sources(sweep, tmp_path):
+    words = ["sweep=leave_one_source_out", "data.split.held_out=[ink],[vector]", "data.limit=null"]
     words += ["mode.balance=none,source", "seed=1,2", "data.split.val_by=source", "trainer.limit_batches=2"]
     assert sweep(*words) == 0
     names = {f"{unit}-{recipe}-seed{n}" for unit in ("ink", "vector") for recipe in ("none", "source") for n in (1, 2)}
@@ -330,9 +285,7 @@ def test_recipes_and_seeds_are_compared_over_held_out_sources(sweep: Callable[..
     assert summary.loc[other, "train_seconds"] == pytest.approx(np.mean(seconds))
 
 
-def test_sources_of_one_repository_are_held_out_in_one_job(
-    calls: list[dict[str, Any]], sweep: Callable[..., int], tmp_path: Path
-) -> None:
+def test_sources_of_one_repository_are_held_out_in_one_job(calls, sweep, tmp_path):
     units = "data.split.units={lab: [ink, gan, studio]}"
     assert sweep("sweep=leave_one_source_out", units, "data.limit=null") == 0
     names = {"crayon", "diffusion", "lab", "street", "vector"}
@@ -340,9 +293,7 @@ def test_sources_of_one_repository_are_held_out_in_one_job(
     assert {tuple(call["data"]["split"]["held_out"]) for call in calls} == {(name,) for name in names}
 
 
-def test_a_sweep_over_sources_holds_each_out_once_for_each_number_and_draw(
-    calls: list[dict[str, Any]], sweep: Callable[..., int], tmp_path: Path
-) -> None:
+def test_a_sweep_over_sources_holds_each_out_once_for_each_number_and_draw(calls, sweep, tmp_path):
     assert sweep("sweep=sources", "data.limit=null", "seed=1") == 0
     assert len(calls) == len(jobs(tmp_path / "sweep")) == 3 * 4
     parts = {tuple(call["data"]["split"]["held_out"]) for call in calls}
@@ -353,18 +304,18 @@ def test_a_sweep_over_sources_holds_each_out_once_for_each_number_and_draw(
 
 
 @pytest.mark.slow
-def test_the_curve_over_sources_is_drawn_from_its_sweep(sweep: Callable[..., int], tmp_path: Path) -> None:
+def test_the_curve_over_sources_is_drawn_from_its_sweep(sweep, tmp_path):
     words = [
         "data.split.held_out=[ink,gan,street],[vector]",
         "data.split.train_sources=1,2",
         "seed=1",
         "data.limit=null",
     ]
-    assert sweep("sweep=sources", *words, "epochs=2") == 0
+    assert sweep("sweep=sources", *words, "trainer.limit_batches=2") == 0
     for name in jobs(tmp_path / "sweep"):
         split = pd.read_csv(tmp_path / "sweep" / name / "split.csv")
         counts = split[split["split"] == "train"].groupby("label")["source"].nunique()
-        assert counts.max() <= int(re.search(r"train_sources(\d)", name)[1])  # type: ignore[index]
+        assert counts.max() <= int(re.search(r"train_sources(\d)", name)[1])
     assert main(["evaluate", f"ckpt={tmp_path / 'sweep'}", "block=leave_one_source_out", "data.workers=0"]) == 0
     found = Result.load(tmp_path / "sweep" / "evaluation" / "test" / "leave_one_source_out")
     assert found.tables["curve"]["train_sources"].tolist() == [1, 2]
@@ -374,20 +325,18 @@ def test_the_curve_over_sources_is_drawn_from_its_sweep(sweep: Callable[..., int
     assert (tmp_path / "sweep" / "evaluation" / "test" / "leave_one_source_out" / "curve.png").is_file()
 
 
-def test_data_without_generators_are_refused_in_two_lines(sweep: Callable[..., int], capsys: Any) -> None:
+def test_data_without_generators_are_refused_in_two_lines(sweep, capsys):
     assert sweep("sweep=leave_one_generator_out") == 3
     assert capsys.readouterr().err.splitlines()[0] == "No generator can be held out: no image names its generator."
 
 
-def test_shots_draws_by_seed_and_keeps_the_test_set(
-    calls: list[dict[str, Any]], sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_shots_draws_by_seed_and_keeps_the_test_set(calls, sweep, monkeypatch, tmp_path):
     assert sweep("sweep=shots") == 0
     drawn = {(call["mode"]["shots"], call["seed"], call["mode"]["name"]) for call in calls}
     assert drawn == {(shots, seed, "few_shot") for shots in (5, 10, 20, 50, 100) for seed in (1, 2, 3)}
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "sweep")
-    assert sweep("sweep=shots", "mode.shots=3,5", "seed=1,2") == 0
+    assert sweep("sweep=shots", "mode.shots=3,5", "seed=1,2", "trainer=debug") == 0
     assert jobs(tmp_path / "sweep").keys() == {f"shots{shots}-seed{seed}" for shots in (3, 5) for seed in (1, 2)}
     splits = {name: pd.read_csv(tmp_path / "sweep" / name / "split.csv") for name in jobs(tmp_path / "sweep")}
     tests = {frozenset(split["path"][split["split"] == "test"]) for split in splits.values()}
@@ -396,9 +345,7 @@ def test_shots_draws_by_seed_and_keeps_the_test_set(
     assert sorted(map(len, trains)) == [9, 9, 15, 15]
 
 
-def test_a_launcher_that_is_not_installed_names_its_extra(
-    calls: list[dict[str, Any]], sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_a_launcher_that_is_not_installed_names_its_extra(calls, sweep, monkeypatch, capsys):
     from hydra.core.config_store import ConfigStore
 
     monkeypatch.setitem(ConfigStore.instance().repo["hydra"], "launcher", {})
@@ -407,30 +354,14 @@ def test_a_launcher_that_is_not_installed_names_its_extra(
     assert capsys.readouterr().err == told
 
 
-def test_slurm_is_refused_where_there_is_none(
-    calls: list[dict[str, Any]], sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_slurm_is_refused_where_there_is_none(calls, sweep, monkeypatch, capsys):
     pytest.importorskip("submitit")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert sweep("-m", "seed=1,2", "hydra/launcher=submitit_slurm") == 2
     assert "sbatch is not installed" in capsys.readouterr().err
 
 
-def test_a_failed_job_gives_nothing_and_another_commands_sweep_has_no_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweep = Sweep(tmp_path, records=False)
-    sweep.add_jobs(["a", "b"])
-    failed = JobReturn(status=JobStatus.COMPLETED, _return_value=JobError("gone"))
-    sweep.record_end("a", JobReturn(status=JobStatus.COMPLETED, _return_value=0.5))
-    assert sweep.finish() == 3  # nothing was heard of b
-    sweep.record_end("b", failed)
-    assert failed.return_value is None
-    assert sweep.finish() == 3
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_running_record_of_a_job_that_was_killed_is_marked(tmp_path: Path) -> None:
+def test_a_running_record_of_a_job_that_was_killed_is_marked(tmp_path):
     sweep = Sweep(tmp_path, records=True)
     sweep.add_jobs(["seed1", "seed2"])
     for name, status in (("seed1", "running"), ("seed2", "finished")):
@@ -452,15 +383,13 @@ def test_a_running_record_of_a_job_that_was_killed_is_marked(tmp_path: Path) -> 
         (1, "", "Unable to contact slurm controller", "UNKNOWN"),
     ],
 )
-def test_the_state_of_a_slurm_job_needs_no_accounting(
-    code: int, out: str, err: str, state: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_state_of_a_slurm_job_needs_no_accounting(code, out, err, state, monkeypatch):
     answer = SimpleNamespace(returncode=code, stdout=out, stderr=err)
     monkeypatch.setattr(slurm_launcher.subprocess, "run", lambda *words, **options: answer)
     assert slurm_launcher._query_state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
 
 
-def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(slurm_launcher, "CLUSTER_GRACE_SECONDS", 0.0)
     paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stdout=tmp_path / "log.out")
     [told] = slurm_launcher._WaitingJob(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
@@ -471,29 +400,29 @@ def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path: Path, m
 # what follows runs real launchers, in processes of their own
 
 
-def command(small: list[str], out: Path, *words: str) -> list[str]:
+def command(small, out, *words):
     given = {word.partition("=")[0] for word in words}
     kept = [word for word in small if word.partition("=")[0] not in given]
     return [sys.executable, "-m", "avatar_bench", "train", *kept, "data.limit=96", f"out={out}", *words]
 
 
-def begin(words: list[str]) -> subprocess.Popen[str]:
+def begin(words):
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(words, **pipes, start_new_session=True, preexec_fn=_hear_ctrl_c)
 
 
-def _hear_ctrl_c() -> None:
+def _hear_ctrl_c():
     """Let SIGINT end a process again, where the tests themselves run in the background of a shell, which ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def end(process: subprocess.Popen[str], code: int) -> str:
+def end(process, code):
     out, _ = process.communicate(timeout=WAIT)
     assert process.returncode == code, out
     return out
 
 
-def until(holds: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+def until(holds, process):
     """Wait until something holds, while the process lives."""
     for _ in range(WAIT * 5):
         if found := holds():
@@ -503,12 +432,12 @@ def until(holds: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
     raise AssertionError("waited in vain")
 
 
-def trains(run: Path) -> bool:
+def trains(run):
     """Return whether a job has finished an epoch, but not all of them."""
     return (run / "checkpoints" / "last.ckpt.sha256").is_file() and record(run)["status"] == "running"
 
 
-def worker_of(process: subprocess.Popen[str]) -> int:
+def worker_of(process):
     """Return one of the processes that joblib has made."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -521,42 +450,22 @@ def worker_of(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_basic_sweep_that_is_killed_is_finished_by_the_same_command(
-    how: signal.Signals, small: list[str], tmp_path: Path
-) -> None:
-    words = command(small, tmp_path, "-m", "seed=1,2,3", "epochs=25")
+def test_a_basic_sweep_that_is_killed_is_finished_by_the_same_command(small, tmp_path):
+    words = command(small, tmp_path, "-m", "seed=1,2,3", "epochs=15")
     process = begin(words)
     until(lambda: trains(tmp_path / "seed2"), process)
-    process.send_signal(how)
-    out = end(process, 130 if how == signal.SIGINT else -how)
-    if how == signal.SIGINT:
-        assert {name: status for name, (status, _) in jobs(tmp_path).items()} == {
-            "seed1": "finished",
-            "seed2": "interrupted",
-            "seed3": "not started",
-        }
-        assert "Traceback" not in out
+    process.kill()
+    end(process, -signal.SIGKILL)
     end(begin(words), 0)
     assert jobs(tmp_path)["seed1"] == ("finished", "already finished")
     assert {status for status, _ in jobs(tmp_path).values()} == {"finished"}
-    assert pd.read_csv(tmp_path / "seed2" / "metrics.csv")["epoch"].tolist() == [*range(1, 26)]
+    assert pd.read_csv(tmp_path / "seed2" / "metrics.csv")["epoch"].tolist() == [*range(1, 16)]
 
 
 @pytest.mark.slow
-def test_joblib_runs_four_jobs_of_which_one_fails(small: list[str], tmp_path: Path) -> None:
+def test_a_killed_joblib_sweep_is_finished_by_the_same_command(small, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = ["-m", "hydra/launcher=joblib", f"model.backbone={BACKBONE},no_such_net", "label_smoothing=0,0.1"]
-    end(begin(command(small, tmp_path, *words)), 3)
-    told = jobs(tmp_path)
-    assert [status for status, _ in told.values()] == ["finished", "finished", "failed", "failed"]
-    assert told["no_such_net-label_smoothing0"][1].startswith("model.backbone: neither timm nor your own folders")
-
-
-@pytest.mark.slow
-def test_a_killed_joblib_sweep_is_finished_by_the_same_command(small: list[str], tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = command(small, tmp_path, "-m", "seed=1,2,3,4", "epochs=25", "hydra/launcher=joblib")
+    words = command(small, tmp_path, "-m", "seed=1,2,3", "epochs=15", "hydra/launcher=joblib")
     process = begin(words)
     until(lambda: trains(tmp_path / "seed2"), process)
     os.kill(until(lambda: worker_of(process), process), signal.SIGKILL)
@@ -572,11 +481,9 @@ def test_a_killed_joblib_sweep_is_finished_by_the_same_command(small: list[str],
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_real_lack_of_memory_costs_its_job_alone(launcher: str, small: list[str], tmp_path: Path) -> None:
-    if launcher == "joblib":
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    grid = ["-m", "data.image_size=4096,32", f"hydra/launcher={launcher}"]
+def test_a_real_lack_of_memory_costs_its_job_alone(small, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    grid = ["-m", "data.image_size=4096,32", "hydra/launcher=joblib"]
     limited = ["prlimit", f"--as={5 * 2**30}"]
     if not shutil.which("prlimit"):
         pytest.skip("needs prlimit")
@@ -588,11 +495,9 @@ def test_a_real_lack_of_memory_costs_its_job_alone(launcher: str, small: list[st
 
 
 @pytest.mark.slow
-def test_submitit_runs_jobs_on_this_machine_and_a_killed_one_costs_itself_alone(
-    small: list[str], tmp_path: Path
-) -> None:
+def test_submitit_runs_jobs_on_this_machine_and_a_killed_one_costs_itself_alone(small, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    grid = ["-m", f"model.backbone={BACKBONE},no_such_net", "seed=1,2", "epochs=30"]
+    grid = ["-m", f"model.backbone={BACKBONE},no_such_net", "seed=1,2", "epochs=20"]
     words = command(small, tmp_path, *grid, "hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=2")
     process = begin(words)
     until(lambda: trains(tmp_path / f"{BACKBONE}-seed2"), process)
@@ -604,7 +509,7 @@ def test_submitit_runs_jobs_on_this_machine_and_a_killed_one_costs_itself_alone(
     assert {file.name for file in tmp_path.iterdir()} == {".submitit", "multirun.yaml", "jobs.csv", *told}
 
 
-def _job_processes(folder: Path, name: str) -> list[int]:
+def _job_processes(folder, name):
     """Return the processes of the submitit job that holds the lock of a run folder."""
     number = (folder / name / "run.lock").stat().st_ino
     held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
@@ -612,7 +517,7 @@ def _job_processes(folder: Path, name: str) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def slurm() -> Iterator[None]:
+def slurm():
     """Start the one-node SLURM of ../shared, or use the one that runs."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     scripts = Path(__file__).parents[3] / "shared" / "slurm"
@@ -633,17 +538,7 @@ def slurm() -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_slurm_runs_four_jobs_of_which_one_fails(slurm: None, small: list[str], tmp_path: Path) -> None:
-    grid = ["-m", "data.fraction=0.5,1", f"model.backbone={BACKBONE},no_such_net"]
-    words = command(small, tmp_path, *grid, "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1")
-    end(begin(words), 3)
-    assert [status for status, _ in jobs(tmp_path).values()] == ["finished", "failed"] * 2
-    end(begin(words), 3)
-    assert [reason for _, reason in jobs(tmp_path).values()][::2] == ["already finished"] * 2
-
-
-@pytest.mark.slow
-def test_a_slurm_job_of_one_task_trains_on_two_devices(slurm: None, small: list[str], tmp_path: Path) -> None:
+def test_a_slurm_job_of_one_task_trains_on_two_devices(slurm, small, tmp_path):
     words = command(small, tmp_path, "-m", "seed=1,2", "trainer=ddp", "trainer.devices=2", "data.batch_size=4")
     end(begin([*words, "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=2"]), 0)
     assert [status for status, _ in jobs(tmp_path).values()] == ["finished"] * 2
@@ -651,7 +546,7 @@ def test_a_slurm_job_of_one_task_trains_on_two_devices(slurm: None, small: list[
 
 
 @pytest.mark.slow
-def test_jobs_that_slurm_refuses_are_told_with_its_reason(slurm: None, small: list[str], tmp_path: Path) -> None:
+def test_jobs_that_slurm_refuses_are_told_with_its_reason(slurm, small, tmp_path):
     words = command(small, tmp_path, "-m", "seed=1,2", "hydra/launcher=submitit_slurm")
     out = end(begin([*words, "hydra.launcher.cpus_per_task=999"]), 2)
     assert "hydra/launcher=submitit_slurm: SLURM refused the jobs: " in out
@@ -659,36 +554,31 @@ def test_jobs_that_slurm_refuses_are_told_with_its_reason(slurm: None, small: li
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["scancel", "kill"])
-def test_a_job_killed_on_slurm_costs_itself_alone(how: str, slurm: None, small: list[str], tmp_path: Path) -> None:
-    words = command(small, tmp_path, "-m", "seed=1,2", "epochs=30", "hydra/launcher=submitit_slurm")
+def test_a_job_killed_on_slurm_costs_itself_alone(slurm, small, tmp_path):
+    words = command(small, tmp_path, "-m", "seed=1,2", "epochs=20", "hydra/launcher=submitit_slurm")
     words.append("hydra.launcher.cpus_per_task=1")
     process = begin(words)
     until(lambda: trains(tmp_path / "seed1"), process)
-    if how == "kill":
-        [os.kill(pid, signal.SIGKILL) for pid in _job_processes(tmp_path, "seed1")]
-    else:
-        [first] = (tmp_path / ".submitit").glob("*_0")
-        subprocess.run(["scancel", first.name], check=True)
+    [first] = (tmp_path / ".submitit").glob("*_0")
+    subprocess.run(["scancel", first.name], check=True)
     end(process, 3)
-    state = "CANCELLED" if how == "scancel" else "FAILED"
     assert [status for status, _ in jobs(tmp_path).values()] == ["interrupted", "finished"]
-    assert jobs(tmp_path)["seed1"][1].startswith(f"Its process was killed or died ({state})")
+    assert jobs(tmp_path)["seed1"][1].startswith("Its process was killed or died (CANCELLED)")
     assert record(tmp_path / "seed1")["status"] == "interrupted"
     end(begin(words), 0)
     assert {status for status, _ in jobs(tmp_path).values()} == {"finished"}
 
 
 @pytest.mark.slow
-def test_optuna_tries_what_it_tried_before_and_trains_nothing_twice(small: list[str], tmp_path: Path) -> None:
+def test_optuna_tries_what_it_tried_before_and_trains_nothing_twice(small, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     words = [word for word in small if not word.startswith("lr=")]
-    words = command(words, tmp_path, "sweep=search", "hydra.sweeper.n_trials=3")
+    words = command(words, tmp_path, "sweep=search", "hydra.sweeper.n_trials=2")
     out = end(begin(words), 0)
     told = pd.read_csv(tmp_path / "jobs.csv")
-    assert len(told) == 3
+    assert len(told) == 2
     best = told["job"][told["val macro-F1"].idxmax()]
-    assert f"best of 3 by val macro-F1, {told['val macro-F1'].max():.4f}: {tmp_path / best}" in out
+    assert f"best of 2 by val macro-F1, {told['val macro-F1'].max():.4f}: {tmp_path / best}" in out
     found = OmegaConf.load(tmp_path / "optimization_results.yaml")
     assert found.best_value == pytest.approx(told["val macro-F1"].max(), abs=1e-4)
     assert len(found.best_params) == 5
@@ -696,10 +586,7 @@ def test_optuna_tries_what_it_tried_before_and_trains_nothing_twice(small: list[
     assert {reason for _, reason in jobs(tmp_path).values()} == {"already finished"}
 
 
-@pytest.mark.slow
-def test_a_search_whose_trials_all_fail_ends_with_3(small: list[str], tmp_path: Path) -> None:
+def test_a_search_whose_trials_all_fail_ends_with_3(sweep, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    words = ["sweep=search", "hydra.sweeper.n_trials=2", "model.backbone=no_such_net"]
-    out = end(begin(command(small, tmp_path, *words)), 3)
-    assert "Traceback" not in out
-    assert [status for status, _ in jobs(tmp_path).values()] == ["failed"] * 2
+    assert sweep("sweep=search", "hydra.sweeper.n_trials=2", "model.backbone=no_such_net") == 3
+    assert [status for status, _ in jobs(tmp_path / "sweep").values()] == ["failed"] * 2

@@ -1,17 +1,10 @@
 """Training as a user types it: run folders, stages, sweeps, seeds, interruptions and refusals."""
 
-from __future__ import annotations
-
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,29 +24,28 @@ from avatar_bench.training.module import Learner
 from avatar_bench.training.trainer import MetricsHistory
 from tests.data.near_copies import paint, save_near_copies
 
-Train = Callable[..., Path]
 BACKBONE = "test_resnet.r160_in1k"
 TWO_STAGES = "mode.stages=[{unfreeze: 1, epochs: 1, lr: 3e-3}, {unfreeze: 2, epochs: 2, lr: 1e-3}]"
 STAGED = ("mode=progressive", TWO_STAGES, "epochs=null", "lr=null")
 
 
-def record(run: Path) -> dict[str, Any]:
+def record(run):
     return json.loads((run / "run.json").read_text(encoding="utf-8"))
 
 
-def history(run: Path) -> pd.DataFrame:
+def history(run):
     return pd.read_csv(run / "metrics.csv")
 
 
-def weights(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
+def weights(run, name="best"):
     return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int, error: BaseException) -> None:
+def interrupt(monkeypatch, epoch, error):
     """Interrupt training at the end of an epoch, before its checkpoint is written."""
     whole = MetricsHistory.on_train_epoch_end
 
-    def cut(self: MetricsHistory, trainer: Any, pl_module: Any) -> None:
+    def cut(self, trainer, pl_module):
         if self.first_epoch + trainer.current_epoch == epoch:
             raise error
         whole(self, trainer, pl_module)
@@ -62,16 +54,16 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int, error: BaseException)
 
 
 @pytest.fixture(scope="module")
-def stage1(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stage1(train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("stages") / "one", *STAGED, "stage=1")
 
 
 @pytest.fixture(scope="module")
-def stage2(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stage2(train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("stages") / "two", *STAGED, "stage=2")
 
 
-def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> None:
+def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run):
     files = {file.relative_to(tiny_run).as_posix() for file in tiny_run.rglob("*") if file.is_file()}
     kept = {file for file in files if not file.startswith(("predictions/", "evaluation/"))}
     checkpoints = {f"checkpoints/{name}.ckpt{end}" for name in ("best", "last", "before") for end in ("", ".sha256")}
@@ -96,7 +88,7 @@ def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> N
     assert list(pd.read_csv(tiny_run / "split.csv")) == columns
 
 
-def test_checksums_beside_the_checkpoints_are_theirs(tiny_run: Path) -> None:
+def test_checksums_beside_the_checkpoints_are_theirs(tiny_run):
     for name in ("best.ckpt", "last.ckpt"):
         file = tiny_run / "checkpoints" / name
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -107,7 +99,7 @@ def test_checksums_beside_the_checkpoints_are_theirs(tiny_run: Path) -> None:
     )
 
 
-def test_the_record_says_what_the_run_is(tiny_run: Path) -> None:
+def test_the_record_says_what_the_run_is(tiny_run):
     said, rows = record(tiny_run), history(tiny_run)
     assert (said["status"], said["seed"], said["mode"]) == ("finished", 42, "full")
     assert said["classes"] == ["drawing", "generated", "real"]
@@ -119,15 +111,13 @@ def test_the_record_says_what_the_run_is(tiny_run: Path) -> None:
     assert 0 < said["train_seconds"] < said["seconds"]
 
 
-def test_best_is_the_epoch_of_the_best_macro_f1_and_last_the_last(tiny_run: Path) -> None:
+def test_best_is_the_epoch_of_the_best_macro_f1_and_last_the_last(tiny_run):
     read = {name: torch.load(tiny_run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")}
     assert read["best"]["epoch"] + 1 == record(tiny_run)["best_epoch"]
     assert read["last"]["epoch"] + 1 == len(history(tiny_run)) == 6
 
 
-def test_a_large_val_chooses_the_epoch_and_a_small_one_keeps_the_last(
-    tiny_run: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_large_val_chooses_the_epoch_and_a_small_one_keeps_the_last(tiny_run, train, tmp_path, capsys):
     assert record(tiny_run)["chosen_by"] == {"by": "val/macro_f1", "n": record(tiny_run)["split"]["counts"]["val"]}
     run = train(tmp_path / "run", "data.split.folds=12", "epochs=5")  # soon without an error on val
     printed = capsys.readouterr()
@@ -142,9 +132,7 @@ def test_a_large_val_chooses_the_epoch_and_a_small_one_keeps_the_last(
     assert "no calibration image of" not in printed.err
 
 
-def test_a_probe_is_recommended_where_images_are_few_and_weights_are_pretrained(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_probe_is_recommended_where_images_are_few_and_weights_are_pretrained(train, tmp_path, capsys):
     torch.save(timm.create_model(BACKBONE).state_dict(), tmp_path / "weights.pth")
     for weights, is_told in {tmp_path / "weights.pth": True, "none": False}.items():
         run = train(tmp_path / str(is_told), f"model.weights={weights}", "trainer=debug")
@@ -154,7 +142,7 @@ def test_a_probe_is_recommended_where_images_are_few_and_weights_are_pretrained(
         assert (advice in capsys.readouterr().err) == is_told
 
 
-def test_the_temperature_of_the_checkpoint_is_that_of_the_record(tiny_run: Path) -> None:
+def test_the_temperature_of_the_checkpoint_is_that_of_the_record(tiny_run):
     card = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["avatar_bench"]
     assert card["temperature"] == record(tiny_run)["temperature"]
     fit = record(tiny_run)["temperature_fit"]
@@ -164,16 +152,14 @@ def test_the_temperature_of_the_checkpoint_is_that_of_the_record(tiny_run: Path)
     assert fit["applied"] is (fit["why_not"] == "")
 
 
-def test_stage_two_trains_through_both_stages(stage2: Path) -> None:
+def test_stage_two_trains_through_both_stages(stage2):
     stages = record(stage2)["stages"]
     assert [(one["stage"], one["unfreeze"], one["epochs"]) for one in stages] == [(1, 1, 1), (2, 2, 2)]
     assert stages[0]["trained_parameters"] < stages[1]["trained_parameters"]
     assert history(stage2)[["epoch", "stage"]].to_numpy().tolist() == [[1, 1], [2, 2], [3, 2]]
 
 
-def test_init_from_stage_one_gives_what_stage_two_gives_at_once(
-    stage1: Path, stage2: Path, train: Train, tmp_path: Path
-) -> None:
+def test_init_from_stage_one_gives_what_stage_two_gives_at_once(stage1, stage2, train, tmp_path):
     later = train(tmp_path / "later", *STAGED, "stage=2", f"init_from={stage1}", "model.weights=hub")
     assert history(later)["stage"].tolist() == [2, 2]
     assert [one["stage"] for one in record(later)["stages"]] == [2]
@@ -181,18 +167,14 @@ def test_init_from_stage_one_gives_what_stage_two_gives_at_once(
     assert record(later)["weights_sha256"] == record(stage2)["weights_sha256"] != record(stage1)["weights_sha256"]
 
 
-def test_init_from_without_stage_trains_every_stage_from_those_weights(
-    tiny_run: Path, train: Train, tmp_path: Path
-) -> None:
+def test_init_from_without_stage_trains_every_stage_from_those_weights(tiny_run, train, tmp_path):
     again = train(tmp_path / "again", f"init_from={tiny_run}", "mode=frozen", "lr=1e-30")
     assert history(again)["stage"].tolist() == [1]
     ours, theirs = weights(again), weights(tiny_run)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_init_from_prepares_images_as_the_earlier_run_did_or_says_so(
-    run_copy: Path, reseal: Callable[[Path], None], train: Train, tmp_path: Path, capsys: Any
-) -> None:
+def test_init_from_prepares_images_as_the_earlier_run_did_or_says_so(run_copy, reseal, train, tmp_path, capsys):
     file = run_copy / "checkpoints" / "best.ckpt"
     best = torch.load(file, weights_only=True)
     best["avatar_bench"]["preprocessing"] |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
@@ -214,20 +196,17 @@ def test_init_from_prepares_images_as_the_earlier_run_did_or_says_so(
         (["mode=progressive", TWO_STAGES, "stage=1"], 2, "stage=2 or more"),
         (["model.backbone=test_vit"], 2, "not test_vit"),
         (["data.split.seed=9"], 2, "reuses that run's split, where seed is 0, not 9"),
-        (["data.fraction=0.5"], 2, "reuses that run's split, where fraction is 1.0, not 0.5"),
         (["data=folder", "data.root=IMAGES/blind", "data.manifest=null"], 3, "images other than those of"),
     ],
 )
-def test_init_from_refuses_what_does_not_go_on_with_the_run(
-    words: list[str], code: int, told: str, stage1: Path, train: Train, images: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_init_from_refuses_what_does_not_go_on_with_the_run(words, code, told, stage1, train, images, tmp_path, capsys):
     train(tmp_path / "x", f"init_from={stage1}", *(word.replace("IMAGES", str(images)) for word in words), code=code)
     err = capsys.readouterr().err.splitlines()
     assert any(told in line for line in err)
 
 
 @pytest.mark.parametrize("unfreeze", ["classifier", "2"])
-def test_frozen_weights_and_statistics_do_not_move(unfreeze: str, tiny_run: Path, train: Train, tmp_path: Path) -> None:
+def test_frozen_weights_and_statistics_do_not_move(unfreeze, tiny_run, train, tmp_path):
     stages = f"mode.stages=[{{unfreeze: {unfreeze}, epochs: 1, lr: 0.01}}]"
     after = weights(train(tmp_path / "run", f"init_from={tiny_run}", stages, "epochs=null", "lr=null"))
     moved = {name for name, value in weights(tiny_run).items() if not torch.equal(value, after[name])}
@@ -238,24 +217,23 @@ def test_frozen_weights_and_statistics_do_not_move(unfreeze: str, tiny_run: Path
         assert any(name.endswith("running_mean") for name in moved)
 
 
-@pytest.mark.parametrize("views", [1, 2])
 def test_a_classifier_that_learns_alone_sees_each_view_of_an_image_once_and_learns_the_same(
-    views: int, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    train, tmp_path, monkeypatch
+):
     passes: list[int] = []
     forward = Classifier.forward
 
-    def counted(self: Classifier, images: torch.Tensor) -> Any:
+    def counted(self, images):
         passes.append(len(images))
         return forward(self, images)
 
     monkeypatch.setattr(Classifier, "forward", counted)
-    varied = ("data.augment.flip=.5", "data.augment.noise=.1", f"data.augmented_copies={views}") if views > 1 else ()
-    words = ("mode=frozen", "epochs=5", "mode.balance=sampler", *varied)
+    varied = ("data.augment.flip=.5", "data.augment.noise=.1", "data.augmented_copies=2")
+    words = ("mode=frozen", "epochs=3", "mode.balance=sampler", *varied)
     once = train(tmp_path / "once", *words)
     counts = pd.read_csv(once / "split.csv")["split"].value_counts()
-    assert sum(passes) == views * counts["train"] + counts["val"] + counts["calibration"]  # this for the temperature
-    assert record(once)["stages"][0]["cached_views"] == views
+    assert sum(passes) == 2 * counts["train"] + counts["val"] + counts["calibration"]  # this for the temperature
+    assert record(once)["stages"][0]["cached_views"] == 2
     monkeypatch.setattr(Learner, "is_trained_on_embeddings", property(lambda self: False))
     anew = train(tmp_path / "anew", *words)
     pd.testing.assert_frame_equal(history(once), history(anew), rtol=1e-4)
@@ -263,30 +241,21 @@ def test_a_classifier_that_learns_alone_sees_each_view_of_an_image_once_and_lear
         torch.testing.assert_close(tensor, weights(anew)[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("word", ["data.augment.flip=.5", "data.augment.cutmix=.2", "model.options={drop_rate: .1}"])
-def test_what_acts_on_each_image_anew_is_not_left_out_of_frozen_training(
-    word: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("word", ["data.augment.flip=.5", "model.options={drop_rate: .1}"])
+def test_what_acts_on_each_image_anew_is_not_left_out_of_frozen_training(word, train, tmp_path, monkeypatch):
     monkeypatch.setattr("avatar_bench.training.features.embed", lambda *_: pytest.fail("images were seen once"))
     train(tmp_path / "run", "mode=frozen", word)
 
 
-def test_statistics_of_layers_that_learn_do_move(tiny_run: Path, train: Train, tmp_path: Path) -> None:
-    after = weights(train(tmp_path / "run", f"init_from={tiny_run}", "lr=1e-30"))
-    still = {name for name, value in weights(tiny_run).items() if torch.equal(value, after[name])}
-    assert not any(name.endswith("running_mean") for name in still)
-
-
-def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(train: Train, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(train, tmp_path):
     options = ("epochs=2", "augmentation=strong", "data.augment.delivery=.7", "data.augment.mixup=0.2")
-    runs = [train(tmp_path / f"w{n}", f"data.workers={n}", *options) for n in (0, 1, 2)]
-    runs.append(train(tmp_path / "again", "data.workers=0", *options))
+    runs = [train(tmp_path / f"w{n}", f"data.workers={n}", *options) for n in (0, 2)]
     for name in ("metrics.csv", "split.csv"):
         assert len({(run / name).read_bytes() for run in runs}) == 1
     assert len({record(run)["weights_sha256"] for run in runs}) == 1
 
 
-def test_a_run_records_its_augmentation_and_what_that_resembles(train: Train, tmp_path: Path) -> None:
+def test_a_run_records_its_augmentation_and_what_that_resembles(train, tmp_path):
     told = {}
     for name, words in {"study": [], "delivery": [], "none": ["mode=frozen"]}.items():
         chosen = [] if name == "none" else [f"augmentation={name}", "data.augment.rotation=10"]
@@ -302,19 +271,16 @@ def test_a_run_records_its_augmentation_and_what_that_resembles(train: Train, tm
     assert after["resembles"] == told["delivery"]["resembles"]
 
 
-def test_another_seed_gives_other_weights_on_the_same_split(tiny_run: Path, train: Train, tmp_path: Path) -> None:
+def test_another_seed_gives_other_weights_on_the_same_split(tiny_run, train, tmp_path):
     other = train(tmp_path / "other", "seed=7")
     assert record(other)["weights_sha256"] != record(tiny_run)["weights_sha256"]
     assert (other / "split.csv").read_bytes() == (tiny_run / "split.csv").read_bytes()
-
-
-def test_another_split_seed_gives_another_split(tiny_run: Path, train: Train, tmp_path: Path) -> None:
-    other = train(tmp_path / "other", "data.split.seed=7", "trainer=debug")
+    other = train(tmp_path / "split", "data.split.seed=7", "trainer=debug")
     assert record(other)["split"]["fingerprint"] != record(tiny_run)["split"]["fingerprint"]
 
 
-def test_few_shot_runs_of_several_seeds_share_their_test_set(train: Train, tmp_path: Path) -> None:
-    words = ["mode=few_shot", "mode.shots=5", "trainer=debug"]
+def test_few_shot_runs_of_several_seeds_share_their_test_set(train, tmp_path):
+    words = ["mode=few_shot", "mode.shots=5", "mode.val_shots=3", "trainer=debug"]
     splits = [pd.read_csv(train(tmp_path / f"s{seed}", f"seed={seed}", *words) / "split.csv") for seed in (1, 2)]
     drawn = [set(split.loc[split["split"] == "train", "path"]) for split in splits]
     evaluated = [set(split.loc[split["split"] == "test", "path"]) for split in splits]
@@ -322,26 +288,17 @@ def test_few_shot_runs_of_several_seeds_share_their_test_set(train: Train, tmp_p
     assert drawn[0] != drawn[1]
     for split in splits:
         assert split.loc[split["split"] == "train", "label"].value_counts().tolist() == [5, 5, 5]
+        assert split.loc[split["split"] == "val", "label"].value_counts().tolist() == [3, 3, 3]
 
 
-@pytest.mark.parametrize(("words", "expected"), [([], 2), (["mode.val_shots=3"], 3)])
-def test_few_shot_chooses_the_epoch_on_as_few_images_as_it_learns_from(
-    train: Train, tmp_path: Path, words: list[str], expected: int
-) -> None:
-    split = pd.read_csv(train(tmp_path / "run", "mode=few_shot", "mode.shots=2", *words, "trainer=debug") / "split.csv")
-    counts = split.value_counts(["split", "label"])
-    assert set(counts["train"]) == {2}
-    assert set(counts["val"]) == {expected}
-
-
-def test_too_few_images_for_the_shots_are_a_warning(train: Train, tmp_path: Path, capsys: Any) -> None:
+def test_too_few_images_for_the_shots_are_a_warning(train, tmp_path, capsys):
     run = train(tmp_path / "run", "mode=few_shot", "mode.shots=50", "data.limit=60", "trainer=debug")
     assert "shots per class instead of 50" in capsys.readouterr().err
     assert sum(record(run)["split"]["counts"].values()) == 60
 
 
-def test_a_checkpoint_holds_plain_types_and_no_state_of_the_optimizer(tiny_run: Path) -> None:
-    def plain(value: Any) -> bool:
+def test_a_checkpoint_holds_plain_types_and_no_state_of_the_optimizer(tiny_run):
+    def plain(value):
         if isinstance(value, dict):
             return all(plain(key) and plain(item) for key, item in value.items())
         if isinstance(value, (list, tuple)):
@@ -353,9 +310,7 @@ def test_a_checkpoint_holds_plain_types_and_no_state_of_the_optimizer(tiny_run: 
     assert plain({**best, "state_dict": dict(best["state_dict"])})
 
 
-def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_an_interrupted_run_goes_on_to_what_it_would_have_been(train, tmp_path, monkeypatch, capsys):
     whole = train(tmp_path / "whole", "epochs=4")
     with monkeypatch.context() as patch:
         interrupt(patch, 3, KeyboardInterrupt())
@@ -377,9 +332,7 @@ def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
     assert (cut / "checkpoints" / "best.ckpt").stat().st_mtime_ns == before
 
 
-def test_a_run_cut_in_its_second_stage_goes_on_there(
-    stage2: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_cut_in_its_second_stage_goes_on_there(stage2, train, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt(patch, 3, RuntimeError("the plug was pulled"))
         cut = train(tmp_path / "cut", *STAGED, "stage=2", code=1)
@@ -390,18 +343,7 @@ def test_a_run_cut_in_its_second_stage_goes_on_there(
     assert record(cut)["weights_sha256"] == record(stage2)["weights_sha256"]
 
 
-def test_a_run_cut_between_its_stages_goes_on_with_the_second(
-    stage2: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        interrupt(patch, 2, KeyboardInterrupt())
-        cut = train(tmp_path / "cut", *STAGED, "stage=2", code=130)
-    assert main(["train", f"resume={cut}"]) == 0
-    assert history(cut)[["epoch", "stage"]].to_numpy().tolist() == [[1, 1], [2, 2], [3, 2]]
-    assert record(cut)["weights_sha256"] == record(stage2)["weights_sha256"]
-
-
-def test_resume_refuses_other_options_and_other_folders(tiny_run: Path, tmp_path: Path, capsys: Any) -> None:
+def test_resume_refuses_other_options_and_other_folders(tiny_run, tmp_path, capsys):
     assert main(["train", f"resume={tiny_run}", "epochs=9"]) == 2
     assert "epochs=9" in capsys.readouterr().err
     assert main(["train", f"resume={tmp_path}"]) == 4
@@ -411,36 +353,31 @@ def test_resume_refuses_other_options_and_other_folders(tiny_run: Path, tmp_path
     "words",
     [["epochs=3"], ["epochs=1", "trainer.limit_batches=1", "data.limit=60"]],  # in training; in validation alone
 )
-def test_a_loss_that_is_not_finite_ends_with_6_and_spoils_no_checkpoint(
-    words: list[str], train: Train, tmp_path: Path, capsys: Any
-) -> None:
+def test_a_loss_that_is_not_finite_ends_with_6_and_spoils_no_checkpoint(words, train, tmp_path, capsys):
     run = train(tmp_path / "run", "lr=1e30", "optimizer=sgd", *words, code=6)
     told = capsys.readouterr().err.splitlines()[-3:]
     assert "not a finite number" in told[0]
+    assert "at step 1 (epoch 1)" in told[0] or len(words) > 1
     assert told[1].startswith("Images of that batch: all/")
     assert record(run)["status"] == "diverged"
     assert list(run.rglob("*.ckpt*")) == []
 
 
-def test_a_later_divergence_keeps_the_checkpoints_before_it(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_later_divergence_keeps_the_checkpoints_before_it(train, tmp_path, monkeypatch):
     stages = "mode.stages=[{unfreeze: all, epochs: 1, lr: 3e-3}, {unfreeze: all, epochs: 2, lr: 1e30}]"
     run = train(tmp_path / "run", stages, "epochs=null", "lr=null", "optimizer=sgd", code=6)
     for name in ("best", "last"):
         assert all(torch.isfinite(value).all() for value in weights(run, name).values())
 
 
-def test_a_folder_that_holds_a_run_is_not_written_over(tiny_run: Path, train: Train, capsys: Any) -> None:
+def test_a_folder_that_holds_a_run_is_not_written_over(tiny_run, train, capsys):
     before = (tiny_run / "run.json").read_bytes()
     train(tiny_run, code=2)
     assert f"resume={tiny_run}" in capsys.readouterr().err
     assert (tiny_run / "run.json").read_bytes() == before
 
 
-def test_without_out_the_run_lies_under_its_model_mode_and_time(
-    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_out_the_run_lies_under_its_model_mode_and_time(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *small, "trainer=debug", "mode=frozen"]) == 0
     (run,) = (tmp_path / "runs").glob("*/*")
@@ -449,8 +386,8 @@ def test_without_out_the_run_lies_under_its_model_mode_and_time(
     assert [child.name for child in tmp_path.iterdir()] == ["runs"]
 
 
-@pytest.mark.parametrize("name", ["фото (1)", "a,b", "x=1 [c]", "it's ~"])
-def test_data_and_runs_may_lie_in_folders_of_any_name(name: str, train: Train, images: Path, tmp_path: Path) -> None:
+def test_data_and_runs_may_lie_in_folders_of_any_name(train, images, tmp_path):
+    name = "it's фото (1), x=1 [c] ~"
     data = tmp_path / name / "data"
     data.parent.mkdir()
     data.symlink_to(images / "all", target_is_directory=True)
@@ -460,35 +397,28 @@ def test_data_and_runs_may_lie_in_folders_of_any_name(name: str, train: Train, i
     assert main(["evaluate", f"ckpt={run}", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
 
 
-@pytest.mark.parametrize("backbone", [BACKBONE, pytest.param(None, marks=pytest.mark.slow)])
-def test_a_grid_makes_a_readable_folder_a_job_and_trains_none_twice(
-    backbone: str | None, small: list[str], tmp_path: Path, capsys: Any
-) -> None:
-    words = [word for word in small if not word.startswith(("model", "seed"))]
-    words += [f"model.backbone={backbone}"] if backbone else []
-    grid = ["-m", "model=mobilenetv3_small,resnet18", "mode=frozen,few_shot", "seed=1,2", f"out={tmp_path / 'grid'}"]
+def test_a_grid_makes_a_readable_folder_a_job_and_trains_none_twice(small, tmp_path, capsys):
+    words = [word for word in small if not word.startswith("model=")]
+    grid = ["-m", "model=mobilenetv3_small,resnet18", "mode=frozen,few_shot", f"out={tmp_path / 'grid'}"]
     command = ["train", *words, *grid, "model.weights=none", "trainer=debug", "data.limit=40"]
     assert main(command) == 0
     names = {file.parent.name for file in (tmp_path / "grid").glob("*/run.json")}
     assert names == {
-        f"{model}-{mode}-seed{seed}"
-        for model in ("mobilenetv3_small", "resnet18")
-        for mode in ("frozen", "few_shot")
-        for seed in (1, 2)
+        f"{model}-{mode}" for model in ("mobilenetv3_small", "resnet18") for mode in ("frozen", "few_shot")
     }
     assert {child.name for child in (tmp_path / "grid").iterdir()} - {"multirun.yaml", "jobs.csv"} == names
-    lost = tmp_path / "grid" / "resnet18-frozen-seed2"
+    lost = tmp_path / "grid" / "resnet18-frozen"
     (lost / "run.json").write_text(json.dumps(record(lost) | {"status": "interrupted"}), encoding="utf-8")
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "grid").glob("*/checkpoints/best.ckpt")}
     capsys.readouterr()
     assert main(command) == 0
-    assert capsys.readouterr().err.count("already finished, left unchanged") == 7
+    assert capsys.readouterr().err.count("already finished, left unchanged") == 3
     changed = {file.parents[1].name for file, time in times.items() if file.stat().st_mtime_ns != time}
     assert changed == {lost.name}
 
 
 @pytest.mark.slow
-def test_every_recipe_of_nine_models_runs(small: list[str], tmp_path: Path) -> None:
+def test_every_recipe_of_nine_models_runs(small, tmp_path):
     words = [word for word in small if not word.startswith(("model=", "epochs", "lr"))]
     command = ["train", "sweep=nine_models", *words, "trainer=debug", "data.limit=40", f"out={tmp_path / 'nine'}"]
     assert main(command) == 0
@@ -502,26 +432,15 @@ def test_every_recipe_of_nine_models_runs(small: list[str], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", find_choices("experiment"))
-def test_every_recipe_runs_with_its_own_network(name: str, images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["convnext_tiny_stage2", "mobilenetv3_few_shot_4ep"])
+def test_a_recipe_runs_with_its_own_network(name, images, tmp_path):
     words = [f"experiment={name}", "model.weights=none", "data=folder", f"data.root={images / 'all'}"]
     words += ["data.limit=60", "data.image_size=64", "data.workers=0", "trainer=debug"]
     assert main(["train", *words, f"out={tmp_path / 'run'}"]) == 0
     assert record(tmp_path / "run")["status"] == "finished"
 
 
-def test_one_failed_job_of_a_sweep_is_recorded_and_the_others_go_on(
-    small: list[str], tmp_path: Path, capsys: Any
-) -> None:
-    words = [word for word in small if not word.startswith("model.backbone")]
-    grid = ["-m", "model.backbone=test_vit,no_such_net", f"out={tmp_path}", "trainer=debug", "data.limit=40"]
-    grid += ["+model.options.img_size=32"]
-    assert main(["train", *words, *grid]) == 3
-    statuses = {file.parent.name: record(file.parent)["status"] for file in tmp_path.glob("*/run.json")}
-    assert statuses == {"test_vit": "finished", "no_such_net": "failed"}
-
-
-def test_a_held_out_source_is_never_trained_on(train: Train, tmp_path: Path, capsys: Any) -> None:
+def test_a_held_out_source_is_never_trained_on(train, tmp_path, capsys):
     words = ["data.split.by=source", "data.split.held_out=[ink]", "trainer=debug"]
     run = train(tmp_path / "run", *words)
     split = pd.read_csv(run / "split.csv")
@@ -534,9 +453,7 @@ def test_a_held_out_source_is_never_trained_on(train: Train, tmp_path: Path, cap
     assert "by is source, not generator" in capsys.readouterr().err
 
 
-def test_equalisation_is_kept_in_the_checkpoint_and_used_in_evaluation(
-    train: Train, tmp_path: Path, capsys: Any
-) -> None:
+def test_equalisation_is_kept_in_the_checkpoint_and_used_in_evaluation(train, tmp_path, capsys):
     run = train(tmp_path / "run", "data.equalise=jpeg", "trainer=debug")
     assert Run.open(run).preprocessing.equalise == "jpeg"
     words = [f"ckpt={run}", "allow=[permutation]", "block.blind_test.resamples=100"]
@@ -546,9 +463,7 @@ def test_equalisation_is_kept_in_the_checkpoint_and_used_in_evaluation(
     assert "`data.equalise=jpeg` conflicts with the checkpoint (trained with `None`)" in capsys.readouterr().err
 
 
-def test_copies_across_a_stated_split_are_refused_unless_that_is_allowed_by_name(
-    train: Train, images: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_copies_across_a_stated_split_are_refused_unless_that_is_allowed_by_name(train, images, tmp_path, capsys):
     table = pd.read_csv(images / "all.csv").groupby("label").head(12).reset_index(drop=True)
     table["split"] = ["train", "train", "train", "train", "val", "test"] * 6
     table["group"] = table["path"]
@@ -568,7 +483,7 @@ def test_copies_across_a_stated_split_are_refused_unless_that_is_allowed_by_name
     assert "near-duplicates of training images" in capsys.readouterr().err
 
 
-def test_no_guard_refuses_a_run_for_images_that_its_split_kept_together(train: Train, tmp_path: Path) -> None:
+def test_no_guard_refuses_a_run_for_images_that_its_split_kept_together(train, tmp_path):
     for seed in range(60):
         file = tmp_path / "set" / "ab"[seed % 2] / f"{seed:02}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -579,9 +494,7 @@ def test_no_guard_refuses_a_run_for_images_that_its_split_kept_together(train: T
     assert main(["evaluate", f"ckpt={run}", "allow=[permutation]"]) == 0
 
 
-def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
-    train: Train, images: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(train, images, tmp_path, capsys):
     shutil.copytree(images, tmp_path / "data")
     (tmp_path / "data" / "audit").mkdir()
     assessments = {
@@ -596,7 +509,7 @@ def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
     assert record(train(tmp_path / "run", *words, "allow=[shortcut]"))["allow"] == ["shortcut"]
 
 
-def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, images: Path, tmp_path: Path) -> None:
+def test_a_folder_with_fixed_splits_is_taken_as_it_is(train, images, tmp_path):
     for split, numbers in {"train": range(8), "val": range(8, 14), "test": range(14, 18)}.items():
         for label in ("drawing", "real"):
             files = sorted((images / "all" / label).rglob("*.*"))
@@ -633,9 +546,7 @@ def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, images: Path
         (["data=folder", "data.root=IMAGES/all", "mode.stages=[{unfreeze: 99, epochs: 1, lr: 1}]"], 2, "unfreeze=99"),
     ],
 )
-def test_a_mistake_is_told_in_three_lines_at_most(
-    words: list[str], code: int, told: str, images: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
+def test_a_mistake_is_told_in_three_lines_at_most(words, code, told, images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     shutil.copytree(images / "blind" / "real", tmp_path / "one" / "real")
@@ -656,87 +567,40 @@ def test_a_mistake_is_told_in_three_lines_at_most(
     assert len(said) <= 3
 
 
-def test_a_mistake_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> None:
-    root = str(Path(__file__).parents[2])
-    (tmp_path / "empty").mkdir()
-    words = ["train", "data=folder", "data.root=empty", "model.weights=none"]
-    done = subprocess.run(
-        [sys.executable, "-m", "avatar_bench", *words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": root},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 3
-    assert "empty contains no images" in done.stderr.splitlines()[0]
-    assert len(done.stderr.splitlines()) <= 3
-    assert done.stdout == ""
-
-
-def test_a_run_that_failed_before_it_trained_leaves_its_folder_free(train: Train, tmp_path: Path) -> None:
+def test_a_run_that_failed_before_it_trained_leaves_its_folder_free(train, tmp_path):
     out = tmp_path / "run"
     train(out, "model.weights=package", code=2)  # no package carries weights of the tiny network
+    assert record(out)["status"] == "failed"
+    assert main(["train", f"resume={out}"]) == 2  # the same error, not another
     assert record(out)["status"] == "failed"
     train(out)
     assert record(out)["status"] == "finished"
 
 
-def test_a_run_that_failed_before_it_trained_can_be_resumed(train: Train, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    train(out, "model.weights=package", code=2)
-    assert main(["train", f"resume={out}"]) == 2  # the same error, not another
-    assert record(out)["status"] == "failed"
-
-
-def test_an_out_that_is_a_file_is_refused(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("")
-    train(tmp_path / "file", code=3)
-    assert f"out={tmp_path / 'file'} is a file." in capsys.readouterr().err
-
-
-def manifest(images: Path) -> pd.DataFrame:
+def manifest(images):
     """Return the rows of all.csv with paths that hold from any folder."""
     table = pd.read_csv(images / "all.csv")
     return table.assign(path=[str(images / path) for path in table["path"]])
 
 
-def test_classes_that_differ_in_case_alone_are_refused(
-    train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = manifest(images)
-    table.loc[table.index % 2 == 0, "label"] = table["label"].str.capitalize()
-    table.to_csv(tmp_path / "all.csv", index=False)
-    train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
-    assert "differ only in case" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("spelling", ["re\u0301el", "r\u00e9el\ufe0f", "RE\u0301EL"])
-def test_classes_that_differ_in_what_is_not_seen_are_refused(
-    spelling: str, train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("spelling", "told"),
+    [("R\u00c9EL", "differ only in case"), ("re\u0301el", "invisible characters or the normal form of Unicode")],
+)
+def test_classes_that_differ_in_case_or_in_what_is_not_seen_are_refused(
+    spelling, told, train, images, tmp_path, capsys
+):
     table = manifest(images).replace({"label": {"real": "r\u00e9el"}})
     table.loc[(table["label"] == "r\u00e9el") & (table.index % 2 == 0), "label"] = spelling
     table.to_csv(tmp_path / "all.csv", index=False)
     train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
-    told = capsys.readouterr().err
-    assert "differ only in invisible characters or the normal form of Unicode" in told
-    assert ascii(spelling) in told
+    err = capsys.readouterr().err
+    assert told in err
+    assert "case" in told or ascii(spelling) in err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_row_with_a_comma_too_many_is_refused_by_its_line(
-    train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    header, *rows = manifest(images)[["path", "source", "label"]].to_csv(index=False).splitlines()
-    for number in (1, 40):  # pandas drops the cells of the first row, and names the line of another
-        odd = [*rows[: number - 1], rows[number - 1].replace(",", ",Adobe, Inc,", 1), *rows[number:]]
-        (tmp_path / "all.csv").write_text("\n".join([header, *odd]), encoding="utf-8")
-        train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
-        assert f"all.csv, line {number + 1}: 5 cells, but the header has 3." in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def test_minus_one_in_a_column_of_integers_is_no_class(
-    train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_minus_one_in_a_column_of_integers_is_no_class(train, images, tmp_path, capsys):
     table = manifest(images)
     labels = table["label"].map({"drawing": 0, "generated": 1, "real": -1}).astype("Int64")
     labels[0] = None  # pandas reads the others as 0.0 and 1.0 then
@@ -746,7 +610,7 @@ def test_minus_one_in_a_column_of_integers_is_no_class(
     assert read_manifest(tmp_path / "all.parquet").classes == ("0", "1")
 
 
-def test_hashes_in_capitals_are_those_of_the_files(train: Train, images: Path, tmp_path: Path) -> None:
+def test_hashes_in_capitals_are_those_of_the_files(train, images, tmp_path):
     table = manifest(images)
     hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in table["path"]]
     table.assign(sha256=[digest.upper() for digest in hashes]).to_csv(tmp_path / "all.csv", index=False)
@@ -754,9 +618,7 @@ def test_hashes_in_capitals_are_those_of_the_files(train: Train, images: Path, t
     assert set(pd.read_csv(run / "split.csv")["sha256"]) <= set(hashes)
 
 
-def test_a_label_that_looks_misspelt_is_named_with_its_rows(
-    train: Train, images: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_a_label_that_looks_misspelt_is_named_with_its_rows(train, images, tmp_path, capsys):
     table = pd.read_csv(images / "all.csv")
     table["path"] = [str(images / path) for path in table["path"]]
     wrong = np.flatnonzero(table["label"] == "real")[[3, 8, 14, 20]]
@@ -770,49 +632,24 @@ def test_a_label_that_looks_misspelt_is_named_with_its_rows(
     assert "reall" in record(run)["classes"]
 
 
-def test_a_class_folder_that_looks_misspelt_is_named(train: Train, images: Path, tmp_path: Path, capsys: Any) -> None:
-    shutil.copytree(images / "all", tmp_path / "all")
-    (tmp_path / "all" / "drawin").mkdir()
-    for file in sorted((tmp_path / "all" / "drawing").rglob("*.*"))[::12]:
-        file.rename(tmp_path / "all" / "drawin" / file.name)
-    train(tmp_path / "run", "data=folder", f"data.root={tmp_path / 'all'}", "data.manifest=null", "trainer=debug")
-    [told] = [line for line in capsys.readouterr().err.splitlines() if "is a separate class" in line]
-    assert told.startswith(f"warning: {tmp_path / 'all' / 'drawin'}: label 'drawin' (6 images)")
-
-
-def test_an_image_with_two_labels_is_refused(
-    train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = manifest(images)
-    pd.concat([table, table.head(1).assign(label="real")]).to_csv(tmp_path / "all.csv", index=False)
-    train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
-    assert "An image has one true class" in capsys.readouterr().err
-
-
-def test_a_text_file_among_the_images_is_found_before_training(
-    train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("path", "label", "told"),
+    [(None, "real", "An image has one true class"), ("text.jpg", "real", "text.jpg: not a known image format")],
+)
+def test_an_image_with_two_labels_and_a_text_among_the_images_are_found_before_training(
+    path, label, told, train, images, tmp_path, capsys
+):
     table = manifest(images)
     (tmp_path / "text.jpg").write_text("no image")
-    table.loc[len(table)] = [str(tmp_path / "text.jpg"), "real", "studio", "odd"]
-    table.to_csv(tmp_path / "all.csv", index=False)
+    where = table["path"][0] if path is None else str(tmp_path / path)
+    pd.concat([table, table.head(1).assign(path=where, label=label)]).to_csv(tmp_path / "all.csv", index=False)
     train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
-    assert "text.jpg: not a known image format" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "told"),
-    [
-        ("epochs", -5, "at least 1"),
-        ("epochs", "foo", "epochs"),
-        ("lang", "../../x", "en or ru"),
-        ("seed", 10**20, "from 0"),
-    ],
-)
-def test_the_configuration_of_a_run_is_held_to_the_rules_of_the_command_line(
-    option: str, value: object, told: str, run_copy: Path, capsys: Any
-) -> None:
+@pytest.mark.parametrize(("option", "value", "told"), [("epochs", "foo", "epochs"), ("lang", "../../x", "en or ru")])
+def test_the_configuration_of_a_run_is_held_to_the_rules_of_the_command_line(option, value, told, run_copy, capsys):
     config = yaml.safe_load((run_copy / "config.yaml").read_text())
     (run_copy / "config.yaml").write_text(yaml.safe_dump({**config, option: value}))
     (run_copy / "run.json").write_text(json.dumps(record(run_copy) | {"status": "interrupted"}))
@@ -824,11 +661,8 @@ def test_the_configuration_of_a_run_is_held_to_the_rules_of_the_command_line(
     assert record(run_copy)["status"] == "interrupted"
 
 
-@pytest.mark.parametrize("command", ["train", "pretrain"])
-@pytest.mark.parametrize("word", ["trainer=gpu", "trainer.accelerator=gpu", "trainer.accelerator=cuda"])
-def test_a_gpu_that_is_not_there_is_a_mistake_in_the_options(
-    command: str, word: str, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+@pytest.mark.parametrize(("command", "word"), [("train", "trainer=gpu"), ("pretrain", "trainer.accelerator=cuda")])
+def test_a_gpu_that_is_not_there_is_a_mistake_in_the_options(command, word, small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     kept = [other for other in small if other.startswith(("model", "data=", "data.manifest="))]
@@ -839,59 +673,42 @@ def test_a_gpu_that_is_not_there_is_a_mistake_in_the_options(
     assert not (tmp_path / "run").exists()
 
 
-def test_more_devices_than_there_are_is_a_mistake_in_the_options(
-    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    kept = [other for other in small if not other.startswith("trainer=")]
-    assert main(["train", *kept, f"out={tmp_path / 'run'}", "trainer=ddp", "trainer.accelerator=cuda"]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert "trainer.devices=2" in lines[0]
-    assert "your machine only has: [0]" in lines[1]
-    assert len(lines) <= 3
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     ("word", "told"),
     [
         ("data.workers=100000", "from 0 to 256 processes"),
-        ("data.image_size=10000000", "from 1 to 4096 pixels"),
         ("seed=99999999999999999999999", "from 0 to 4294967295"),
         ("trainer.accelerator=os", "auto, cpu, gpu"),
         ("+trainer.plugins.mine=x", "trainer.plugins.mine=x: expected {_target_"),
         ("+nothing=x", "nothing: no such option"),
     ],
 )
-def test_a_value_that_no_machine_could_follow_is_refused_before_the_work(
-    word: str, told: str, small: list[str], tmp_path: Path, capsys: Any
-) -> None:
+def test_a_value_that_no_machine_could_follow_is_refused_before_the_work(word, told, small, tmp_path, capsys):
     kept = [other for other in small if other.partition("=")[0] != word.partition("=")[0]]
     assert main(["train", *kept, f"out={tmp_path / 'run'}", word]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_advised_where_calibration_is_too_small_helps(
-    train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def ensemble(*words: str) -> int:
-        runs = [train(tmp_path / f"{len(words)}" / str(seed), *words, f"seed={seed}") for seed in (1, 2)]
-        assert ("too few images to fit a temperature" in capsys.readouterr().err) == (len(words) == 1)
-        records = [json.loads((run / "run.json").read_text()) for run in runs]
-        assert ["temperature_fit" in record for record in records] == [len(words) > 1] * 2
+def test_what_is_advised_where_calibration_is_too_small_helps(train, tmp_path, capsys):
+    def ensemble(name, *words):
+        """Return what is said by training two runs, and by their ensemble."""
+        runs = [train(tmp_path / name / str(seed), *words, f"seed={seed}") for seed in (1, 2)]
+        assert ["temperature_fit" in record(run) for run in runs] == [name == "more"] * 2
+        trained = capsys.readouterr().err
         asked = ["block=ensemble", "block.ensemble.resamples=100", "data.workers=0"]
-        return main(["evaluate", f"ckpt={tmp_path / str(len(words))}", *asked])
+        assert main(["evaluate", f"ckpt={tmp_path / name}", *asked]) == 0
+        return trained, capsys.readouterr().err
 
-    train(tmp_path / "one", "data.split.folds=10")
-    advice = re.search(r"To fit one, train with (data.split.by=\S+) (data.split.folds=\d+)", capsys.readouterr().err)
+    trained, combined = ensemble("few", "data.split.folds=10")
+    assert "too few images to fit a temperature" in trained
+    advice = re.search(r"To fit one, train with (data.split.by=\S+) (data.split.folds=\d+)", trained)
     assert advice is not None
-    assert ensemble("data.split.folds=10") == 0
     told = f"For more, train with {advice[1]} {advice[2]}, with the same split for all runs."
-    assert told in capsys.readouterr().err
-    assert ensemble(advice[1], advice[2]) == 0
-    assert told not in capsys.readouterr().err
+    assert told in combined
+    trained, combined = ensemble("more", advice[1], advice[2])
+    assert "too few images to fit a temperature" not in trained
+    assert told not in combined
 
 
 @pytest.mark.parametrize(
@@ -901,9 +718,7 @@ def test_what_is_advised_where_calibration_is_too_small_helps(
         ("data.split.val_by=source", 3, "data.split.val_by=source: outside test, class 'drawing' has too few sources"),
     ],
 )
-def test_options_that_need_sources_say_so_and_train_nothing(
-    option: str, code: int, told: str, train: Callable[..., Path], images: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_options_that_need_sources_say_so_and_train_nothing(option, code, told, train, images, tmp_path, capsys):
     table = pd.read_csv(images / "all.csv").drop(columns="source")
     table["path"] = [str(images / path) for path in table["path"]]
     table.to_csv(tmp_path / "mine.csv", index=False)
