@@ -10,11 +10,10 @@ from avatar_bench.config.catalogue import (
     find_choices,
     find_commands,
     find_conf_folder,
-    find_groups,
     read_summary,
 )
 from avatar_bench.config.entries import find_user_folders
-from avatar_bench.errors import ConfigError, suggest_names
+from avatar_bench.errors import ConfigError
 
 
 def write(file: Path, text: str) -> Path:
@@ -32,11 +31,6 @@ def test_the_summary_follows_the_package_line(tmp_path: Path) -> None:
     assert read_summary(write(tmp_path / "a.yaml", "# @package _global_\n# a net.\nx: 1\n")) == "a net"
     assert read_summary(write(tmp_path / "b.yaml", "x: 1\n# too late\n")) == ""
     assert read_summary(write(tmp_path / "c.yaml", "")) == ""
-
-
-def test_groups_and_their_choices_are_those_of_conf() -> None:
-    assert {"model", "mode", "data", "block", "optimizer"} <= set(find_groups())
-    assert {"full", "frozen", "progressive", "few_shot"} <= set(find_choices("mode"))
 
 
 def test_commands_tell_what_they_do() -> None:
@@ -71,9 +65,3 @@ def test_an_installed_package_may_add_a_folder(
     monkeypatch.syspath_prepend(tmp_path)
     assert find_choices("model")["theirs"] == yaml
     assert "no_such_package" in capsys.readouterr().err
-
-
-def test_the_nearest_names_are_suggested() -> None:
-    assert suggest_names("modle", ["model", "seed"]) == "; did you mean model?"
-    assert suggest_names("xyz", ["model", "seed"]) == "."
-    assert suggest_names("xyz", ["model", "seed"], otherwise="; see the list") == "; see the list"

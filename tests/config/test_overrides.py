@@ -21,36 +21,8 @@ from avatar_bench.config.overrides import (
 from avatar_bench.config.path_quoting import quote_paths
 from avatar_bench.errors import ConfigError
 
-AWKWARD = [
-    "my runs/a b",
-    "a,b",
-    "a=b=c",
-    "[draft]",
-    "[a,b](c){d: e}",
-    "run (1)",
-    "it's",
-    'the "best" one',
-    "'both' \"kinds\"",
-    "'",
-    "a~b",
-    "прогон/лучший",
-    "$HOME",
-    "${HOME}",
-    "\\${x}",
-    "a\\b\\",
-    "\\",
-    "@list.txt",
-    "{}",
-    "{a: b}",
-    "photos/*.jpg",
-    "a:b#c%d!e?f&g;h|i",
-    " leading and trailing ",
-    "1e3",
-    "007",
-    "true",
-    "-",
-    "line\nbreak",
-]
+AWKWARD = ["a,b", "[draft]", "[a,b](c){d: e}", "it's", "'both' \"kinds\"", "прогон/лучший", "${HOME}", "\\${x}"]
+AWKWARD += ["a\\b\\", "@list.txt", "{a: b}", "a:b#c%d!e?f&g;h|i", " at both ends ", "007", "true", "line\nbreak"]
 PATH_OPTIONS = ["out", "ckpt", "input", "output", "runs", "resume", "init_from", "data.root", "data.manifest"]
 PATH_OPTIONS += ["data.blind", "model.weights", "source.folder.root"]
 
@@ -68,7 +40,7 @@ def read(word: str, multirun: bool = False) -> Any:
 
 
 @pytest.mark.parametrize("value", AWKWARD)
-@pytest.mark.parametrize("option", ["out", "ckpt", "data.root"])
+@pytest.mark.parametrize("option", ["ckpt", "data.root"])
 def test_a_path_arrives_as_it_was_typed(option: str, value: str) -> None:
     listed = option == "ckpt" and value == "[draft]"
     assert read(f"{option}={value}") == (["draft"] if listed else value)
@@ -83,23 +55,17 @@ def test_every_path_option_is_quoted(option: str) -> None:
 def test_any_string_survives_quoting() -> None:
     draw = random.Random(0)
     parts = ["\\", "'", '"', "$", "{", "}", "[", "]", "(", ")", "=", ",", " ", "a", "Ж", "~", ":", "${a}", "${", "/"]
-    for _ in range(300):
+    for _ in range(100):
         value = "".join(draw.choices(parts, k=draw.randint(1, 9)))
         override = OverridesParser.create().parse_override(f"x={quote(value)}")
         assert OmegaConf.create({"x": override.value()}).x == value
 
 
-def test_other_options_are_left_to_hydra() -> None:
+def test_other_options_and_no_value_are_left_to_hydra() -> None:
     assert quote_paths(["model=a,b", "seed=1", "~logger"]) == ["model=a,b", "seed=1", "~logger"]
-
-
-def test_null_and_an_empty_value_stay_what_they_are() -> None:
     assert read("out=null") is None
     assert read("out=") == ""
-
-
-def test_a_value_of_question_marks_is_a_path_and_not_a_missing_value() -> None:
-    assert read("out=???") == "./???"
+    assert read("out=???") == "./???"  # a path, and no missing value
 
 
 def test_a_tilde_is_the_home_folder_unless_a_file_has_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,20 +81,11 @@ def test_brackets_make_a_list_of_runs_whose_elements_are_quoted_one_by_one() -> 
     assert read("ckpt=[runs/a b, runs/(c)]") == ["runs/a b", "runs/(c)"]
     assert read("""ckpt=["a,b",'c=d',e]""") == ["a,b", "c=d", "e"]
     assert read("ckpt=[runs/a]") == ["runs/a"]
-
-
-def test_brackets_are_part_of_a_name_that_exists() -> None:
-    Path("[a,b]").mkdir()
-    assert read("ckpt=[a,b]") == "[a,b]"
-
-
-def test_a_comma_in_a_list_belongs_to_a_name_that_exists() -> None:
+    assert read("out=[a,b]") == "[a,b]"  # which is never a list
     Path("a, b").mkdir()
     assert read("ckpt=[a, b,c]") == ["a, b", "c"]
-
-
-def test_brackets_around_a_path_that_is_never_a_list_are_part_of_it() -> None:
-    assert read("out=[a,b]") == "[a,b]"
+    Path("[a,b]").mkdir()
+    assert read("ckpt=[a,b]") == "[a,b]"
 
 
 @pytest.mark.parametrize("option", ["data.ood", "source.folder.roots"])
@@ -142,19 +99,13 @@ def test_a_mapping_may_name_new_sets() -> None:
     assert read("data.ood={}") == {}
 
 
-def test_a_sweep_over_paths_stays_a_sweep() -> None:
+def test_a_sweep_over_paths_stays_a_sweep_except_for_a_path_that_exists_and_for_out() -> None:
     (word,) = quote_paths(["model.weights=none,/a b/c.pth"], multirun=True)
     assert OverridesParser.create().parse_override(word).is_sweep_override()
     assert quote_paths(["ckpt=glob(*)"], multirun=True) == ["ckpt=glob(*)"]
-
-
-def test_a_path_with_commas_that_exists_is_not_swept() -> None:
     Path("a,b").mkdir()
     assert read("ckpt=a,b", multirun=True) == "a,b"
-
-
-def test_out_is_never_swept() -> None:
-    assert read("out=a,b", multirun=True) == "a,b"
+    assert read("out=c,d", multirun=True) == "c,d"
 
 
 def test_flags_may_stand_anywhere() -> None:

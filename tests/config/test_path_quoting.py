@@ -32,9 +32,7 @@ def test_the_main_option_of_a_command_is_a_path() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["photo.jpg", "my photo.jpg", "a=b.jpg", "a, b.jpg", "it's.jpg", "[1].jpg", "фото.png"]
-)
+@pytest.mark.parametrize("name", ["a=b.jpg", "a, b.jpg", "it's.jpg", "[1].jpg"])
 def test_a_path_that_exists_is_the_value_of_the_main_option(name: str) -> None:
     Path(name).touch()
     assert name_bare_paths("predict", ["workers=0", name]) == [f"input={name}", "workers=0"]
@@ -105,7 +103,9 @@ def test_the_first_guess_of_a_person_works(tiny_run: Path, images: Path, capfd: 
     assert list(Path(run).glob("evaluation/*/blind_test/metrics.json"))
     assert main(["report", run]) == 0
     assert Path(run, "report.html").is_file()
-    assert main(["export", run, "out=net.safetensors"]) == 0
+    assert main(["export", run]) == 0
+    assert json.loads(Path(run, "network.json").read_text())["file"] == "network.onnx"
+    assert Path(run, "network.onnx").is_file()
     capfd.readouterr()
     assert main(["predict", *map(str, some), f"ckpt={run}", "workers=0"]) == 0
     bare = capfd.readouterr().out
@@ -113,13 +113,6 @@ def test_the_first_guess_of_a_person_works(tiny_run: Path, images: Path, capfd: 
     header, row, other = bare.splitlines()
     assert capfd.readouterr().out.splitlines()[0] == header
     assert [line.partition(",")[0] for line in (row, other)] == [str(file) for file in some]
-
-
-def test_export_writes_into_the_run_folder_by_default(tiny_run: Path) -> None:
-    run = shutil.copytree(tiny_run, "run")
-    assert main(["export", run]) == 0
-    assert json.loads(Path(run, "network.json").read_text())["file"] == "network.onnx"
-    assert Path(run, "network.onnx").is_file()
 
 
 def test_values_of_python_are_written_as_words_of_the_command_line() -> None:

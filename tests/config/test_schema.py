@@ -17,6 +17,7 @@ from avatar_bench.config.catalogue import PLAIN_COMMANDS, find_choices, find_com
 from avatar_bench.config.options import find_option, get_default, get_nested, iterate_options
 from avatar_bench.config.schema import find_schema
 from avatar_bench.files.yaml_io import read_yaml
+from tests.builders.walks import walk
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [name for name in find_commands() if name not in PLAIN_COMMANDS]
@@ -47,25 +48,26 @@ def test_an_option_added_in_one_place_is_found_everywhere(tmp_path: Path) -> Non
     assert text.count(place) == 1
     schema.write_text(text.replace(place, place + added), encoding="utf-8")
 
-    def run(*words: str, code: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *(["-c", code] if code else ["-m", "avatar_bench"]), *words],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(copy)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    assert "  tiles=2                             tiles per side; 1 to 9\n" in run("predict", "--help").stdout
-    assert run("completion", "query", "bash", "predict", "til").stdout.split() == ["tiles="]
+    asked = ["predict", "input=a", "output=a.csv"]
+    commands = [["predict", "--help"], ["completion", "query", "bash", "predict", "til"]]
+    commands += [[*asked, "tiles=3", "--cfg", "job"], [*asked, "tiles=10"], [*asked, "tiles=x"]]
+    (_, helped, _), (_, completed, _), (_, composed, _), *refused = walk(commands, tmp_path, str(copy))
+    assert "  tiles=2                             tiles per side; 1 to 9\n" in helped
+    assert completed.split() == ["tiles="]
+    assert "tiles: 3\n" in composed
+    expected = ["tiles=10: expected 1 to 9", "tiles: expected a whole number, got x"]
+    assert [(code, err.strip()) for code, _, err in refused] == [(2, text) for text in expected]
     script = ROOT / "scripts" / "options_page.py"
-    page = run(code=f"import runpy; print(runpy.run_path({str(script)!r})['render_options']())").stdout
+    code = f"import runpy; print(runpy.run_path({str(script)!r})['render_options']())"
+    page = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert "| `tiles` | `2` | tiles per side; 1 to 9 |" in page
-    assert "tiles: 3\n" in run("predict", "input=a", "output=a.csv", "tiles=3", "--cfg", "job").stdout
-    for value, expected in (("10", "tiles=10: expected 1 to 9"), ("x", "tiles: expected a whole number, got x")):
-        done = run("predict", "input=a", "output=a.csv", f"tiles={value}")
-        assert (done.returncode, done.stderr.strip()) == (2, expected)
 
 
 def list_values(values: Any, place: str) -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -27,64 +28,23 @@ from avatar_bench.files.yaml_io import read_yaml
 MARK = "it-ran"
 
 
-def gadgets() -> dict[str, dict[str, Any]]:
-    """Return what would leave a file in the working folder, or worse, if it were built; by target."""
-    calls: dict[str, list[Any]] = {
-        "os.system": [f"touch {MARK}"],
-        "os.popen": [f"touch {MARK}"],
-        "os.mkdir": [MARK],
-        "os.execvp": ["touch", ["touch", MARK]],
-        "os.spawnlp": [0, "touch", "touch", MARK],
-        "posix.system": [f"touch {MARK}"],
-        "subprocess.Popen": [["touch", MARK]],
-        "subprocess.run": [["touch", MARK]],
-        "subprocess.getoutput": [f"touch {MARK}"],
-        "pty.spawn": [["touch", MARK]],
-        "builtins.exec": [f"open('{MARK}', 'w')"],
-        "builtins.eval": [f"open('{MARK}', 'w')"],
-        "builtins.open": [MARK, "w"],
-        "builtins.__import__": ["evil"],
-        "io.open": [MARK, "w"],
-        "codecs.open": [MARK, "w"],
-        "pathlib.Path.write_text": [{"_target_": "pathlib.Path", "_args_": [MARK]}, "x"],
-        "pathlib.Path.touch": [{"_target_": "pathlib.Path", "_args_": [MARK]}],
-        "pathlib.Path.unlink": [{"_target_": "pathlib.Path", "_args_": ["kept"]}],
-        "shutil.rmtree": ["kept"],
-        "shutil.copyfile": ["kept", MARK],
-        "importlib.import_module": ["evil"],
-        "runpy.run_path": ["evil.py"],
-        "pickle.loads": [f"cposix\nsystem\n(S'touch {MARK}'\ntR."],
-        "pickle.load": [{"_target_": "builtins.open", "_args_": ["evil.pickle", "rb"]}],
-        "joblib.load": ["evil.pickle"],
-        "numpy.load": ["evil.npy", None, True],
-        "pandas.read_pickle": ["evil.pickle"],
-        "torch.load": ["evil.pickle"],
-        "torch.hub.load": [".", "evil", "local"],
-        "yaml.unsafe_load": [f"!!python/object/apply:os.system ['touch {MARK}']"],
-        "sympy.sympify": [f"__import__('os').system('touch {MARK}')"],
-        "logging.config.dictConfig": [{"version": 1, "handlers": {"a": {"class": "logging.FileHandler"}}}],
-        "logging.FileHandler": [MARK],
-        "hydra.utils.instantiate": [{"_target_": "os.system", "_args_": [f"touch {MARK}"]}],
-        "hydra.utils.call": [{"_target_": "os.system", "_args_": [f"touch {MARK}"]}],
-        "hydra.utils.get_method": ["os.system"],
-        "functools.partial": [{"_target_": "hydra.utils.get_method", "path": "os.system"}, f"touch {MARK}"],
-        "evil.Class": [],
-        # by way of the libraries whose classes a run folder may name
-        "torch.os.system": [f"touch {MARK}"],
-        "torch.utils.collect_env.run": [f"touch {MARK}"],
-        "torch.optim.optimizer.os.system": [f"touch {MARK}"],
-        "torch.optim.lr_scheduler.types.FunctionType": [],
-        "torch.optim.lr_scheduler.partial": [],
-        "torch.optim.swa_utils.AveragedModel": [],
-        "timm.optim._optim_factory.importlib.import_module": ["evil"],
-        "timm.optim.create_optimizer_v2": [],
-        "pytorch_lightning.callbacks.lambda_function.Callable": [],
-        "pytorch_lightning.loggers.csv_logs.os.system": [f"touch {MARK}"],
-    }
-    return {target: {"_target_": target, "_args_": arguments} for target, arguments in calls.items()}
-
-
-GADGETS = gadgets()
+# what would leave a file in the working folder, or worse, if it were built; by target
+GADGETS: dict[str, list[Any]] = {
+    "os.system": [f"touch {MARK}"],
+    "subprocess.Popen": [["touch", MARK]],
+    "builtins.exec": [f"open('{MARK}', 'w')"],
+    "pathlib.Path.touch": [{"_target_": "pathlib.Path", "_args_": [MARK]}],
+    "shutil.rmtree": ["kept"],
+    "pickle.load": [{"_target_": "builtins.open", "_args_": ["evil.pickle", "rb"]}],
+    "torch.load": ["evil.pickle"],
+    "hydra.utils.instantiate": [{"_target_": "os.system", "_args_": [f"touch {MARK}"]}],
+    "functools.partial": [{"_target_": "hydra.utils.get_method", "path": "os.system"}, f"touch {MARK}"],
+    "evil.Class": [],
+    # by way of the libraries whose classes a run folder may name
+    "torch.optim.optimizer.os.system": [f"touch {MARK}"],
+    "torch.optim.swa_utils.AveragedModel": [],
+    "timm.optim.create_optimizer_v2": [],
+}
 
 
 @pytest.fixture
@@ -92,9 +52,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder, on sys.path, in which gadgets find what they would run."""
     code = f"import pathlib\npathlib.Path('{MARK}').touch()\nclass Class: ...\n"
     (tmp_path / "evil.py").write_text(code)
-    (tmp_path / "hubconf.py").write_text(code)
-    for name in ("evil.pickle", "evil.npy"):
-        (tmp_path / name).write_bytes(f"cposix\nsystem\n(S'touch {MARK}'\ntR.".encode())
+    (tmp_path / "evil.pickle").write_bytes(f"cposix\nsystem\n(S'touch {MARK}'\ntR.".encode())
     (tmp_path / "kept").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -114,12 +72,12 @@ PLACES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def write_run(place: str, gadget: Any) -> None:
+def write_run(place: str, target: str) -> None:
     """Write the folder of an interrupted run of somebody else, with a gadget at a place of its configuration."""
     Path("run/checkpoints").mkdir(parents=True)
     Path("run/checkpoints/best.ckpt").touch()
     Path("run/run.json").write_text('{"status": "interrupted"}')
-    value = PLACES[place](gadget)
+    value = PLACES[place]({"_target_": target, "_args_": GADGETS[target]})
     for key in reversed(place.split(".")):
         value = {key: value}
     Path("run/config.yaml").write_text(json.dumps(value))
@@ -148,21 +106,18 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("target", GADGETS)
+@pytest.mark.parametrize(("target", "place"), zip(GADGETS, cycle(PLACES), strict=False))
 def test_a_run_folder_that_names_code_is_refused_by_its_name(
-    target: str, here: Path, capfd: pytest.CaptureFixture[str]
+    target: str, place: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(list(PLACES)[list(GADGETS).index(target) % len(PLACES)], GADGETS[target])
+    write_run(place, target)
     told = refused(["train", "resume=run"], here, capfd)
     assert any(f"_target_={name}: a run folder cannot name code" in told for name in (target, "pathlib.Path"))
 
 
-@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:2]))
-def test_no_command_takes_code_of_a_run_at_any_place(
-    place: str, words: list[str], here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write_run(place, GADGETS["os.system"])
+def test_no_command_takes_code_of_a_run(words: list[str], here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_run("schedule.nested", "os.system")
     assert "_target_=os.system: a run folder cannot name code" in refused(words, here, capfd)
 
 
@@ -193,12 +148,9 @@ CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "{folder}"
     ("node", "key"),
     [
         ({"_target_": "pytorch_lightning.loggers.CometLogger"}, "_target_"),
-        ({"_target_": "pytorch_lightning.loggers.WandbLogger", "offline": False}, "_target_"),
         ({"_target_": "pytorch_lightning.loggers.wandb.WandbLogger"}, "_target_"),
         (CSV | {"save_dir": "/tmp"}, "save_dir"),
-        (CSV | {"save_dir": "elsewhere"}, "save_dir"),
         (CSV | {"save_dir": "{folder}/../elsewhere"}, "save_dir"),
-        (CSV | {"save_dir": ["elsewhere"]}, "save_dir"),
         (CSV | {"version": "~/elsewhere"}, "version"),
         (CSV | {"name": "s3://bucket"}, "name"),
         ({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "dirpath": "elsewhere"}, "dirpath"),
@@ -226,7 +178,8 @@ def test_usual_nodes_of_a_run_are_resumed_without_being_typed() -> None:
 def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_run("logger.csv", CSV | {"save_dir": "/tmp"})
+    write_run("logger.csv", "os.system")
+    Path("run/config.yaml").write_text(json.dumps({"logger": {"csv": CSV | {"save_dir": "/tmp"}}}))
     assert "logger.csv.save_dir=/tmp: a run folder cannot choose it" in refused(["train", "resume=run"], here, capfd)
     told = refused(["train", "resume=run", "logger.csv.save_dir=/tmp"], here, capfd)
     assert "cannot choose it" not in told  # but it lacks other options
@@ -240,8 +193,6 @@ def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(
     [
         "data.name=${oc.env:CANARY}",
         "logger=wandb logger.wandb.project=${oc.env:CANARY}",
-        "model=${oc.env:CANARY}",
-        "+model.options.a=${oc.decode:${oc.env:CANARY}}",
         "+model.options.a=${oc.select:no,${oc.env:CANARY}}",
         "+model.options.a=${${seed}:CANARY}",
         "out=${oc.env:CANARY} data.root=/nowhere",
