@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatar_bench.data import duplicates
-from avatar_bench.data.decoding import decode_bytes
+from avatar_bench.data.decoding import decode, decode_bytes
 from avatar_bench.data.duplicates import (
+    MAX_CANDIDATES,
     MAX_HASH_DISTANCE,
     ImageSet,
     Match,
@@ -26,6 +28,7 @@ from avatar_bench.data.duplicates import (
 )
 from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint, fingerprint_image
 
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ROUGH = np.random.default_rng(0).normal(0, 6, (64, 64, 3))  # a grain that no two encodings keep alike
 
 
@@ -71,6 +74,14 @@ def as_set(images: Sequence[NDArray[np.uint8]], digests: Sequence[str] | None = 
     """Return images to search, each a file of its own unless the digests say otherwise."""
     digests = digests or [sha256(f"{id(images)} {row}".encode()).hexdigest() for row in range(len(images))]
     return ImageSet.of(digests, [fingerprint_image(image) for image in images], lambda row: images[row])
+
+
+def hashed(*numbers: int) -> list[Fingerprint]:
+    """Return fingerprints with the given first hash, whose other hashes lie near to none."""
+    far = [f"{number:016x}" for number in np.random.default_rng(1000).integers(0, 2**63, len(numbers) * 7).tolist()]
+    return [
+        Fingerprint(f"p{row}", (f"{number:016x}", *far[row * 7 : row * 7 + 7])) for row, number in enumerate(numbers)
+    ]
 
 
 def blank(_: int) -> NDArray[np.uint8]:
@@ -127,13 +138,39 @@ def test_a_copy_is_near_and_other_images_are_not(kind: str) -> None:
     assert all(match.distance <= MAX_HASH_DISTANCE and match.turned == "" for match in matches)
 
 
-@pytest.mark.parametrize("turn", ["mirrored", "rotated 90", "transposed"])
+@pytest.mark.parametrize("turn", ORIENTATIONS)
 def test_a_turned_copy_is_found_with_its_turn(turn: str) -> None:
     images = [draw(seed) for seed in range(10)]
     images += [encode(ORIENTATIONS[turn](image), "JPEG", quality=85) for image in images]
     matches = find_matches(as_set(images))
     assert pairs(matches) == [(row, row + 10) for row in range(10)]
     assert {match.turned for match in matches} == {turn}
+
+
+def test_a_near_hash_of_another_image_is_rejected() -> None:
+    one, other = draw(0), draw(1)
+    prints = hashed(5, 5)
+    assert find_matches(ImageSet.of(["a", "b"], prints, lambda row: (one, other)[row])) == []
+    assert find_matches(ImageSet.of(["a", "b"], prints, lambda row: one)) == [Match(0, 1, "near")]
+
+
+def test_a_drawing_with_another_mouth_is_another_image() -> None:
+    face = np.full((96, 96, 3), 240, dtype=np.uint8)
+    face[20:80, 25:70] = (220, 170, 130)
+    smiling = face.copy()
+    smiling[62:70, 38:58] = (120, 20, 30)
+    images = [face, smiling, encode(face, "JPEG", quality=60)]
+    assert pairs(find_matches(as_set(images), distance=24)) == [(0, 2)]
+
+
+def test_blank_images_are_alike_unless_their_shade_differs() -> None:
+    shades = [np.full((side, side, 3), shade, dtype=np.uint8) for side, shade in ((20, 250), (30, 249), (20, 90))]
+    assert pairs(find_matches(as_set(shades))) == [(0, 1)]
+
+
+def test_eight_bits_are_near_and_nine_are_not() -> None:
+    prints = hashed(0, 0xFF, 0x1FF0000_00000000)
+    assert find_matches(ImageSet.of(["a", "b", "c"], prints, blank)) == [Match(0, 1, "near", 8)]
 
 
 @pytest.fixture(params=["few", "many"])
@@ -144,7 +181,24 @@ def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("_size")
-@pytest.mark.parametrize("distance", [0, 8, 11])
+@pytest.mark.parametrize("distance", [0, 1, 3, 6, 8, 10, 11])
+def test_near_pairs_are_those_that_a_count_of_bits_finds(distance: int) -> None:
+    rng = np.random.default_rng(distance)
+    centres = rng.integers(0, 2**63, 12).tolist()
+    flips = [rng.permutation(64)[: rng.integers(0, 14)].tolist() for _ in range(120)]
+    numbers = [centres[row % 12] ^ sum(1 << bit for bit in bits) for row, bits in enumerate(flips)]
+    expected = [
+        (left, right, (numbers[left] ^ numbers[right]).bit_count())
+        for right in range(120)
+        for left in range(right)
+        if (numbers[left] ^ numbers[right]).bit_count() <= distance
+    ]
+    found = find_matches(ImageSet.of([str(row) for row in range(120)], hashed(*numbers), blank), distance)
+    assert [(match.left, match.right, match.distance) for match in found] == expected
+
+
+@pytest.mark.usefixtures("_size")
+@pytest.mark.parametrize("distance", [0, 5, 8, 11])
 def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(distance: int) -> None:
     rng = np.random.default_rng(distance + 1)
     near = rng.integers(0, 2**63, 64)[rng.integers(0, 64, (90, 8))]  # what each turn of each image is near to
@@ -183,7 +237,24 @@ def test_near_images_are_those_that_a_look_at_all_pairs_in_all_orientations_find
     assert set(pairs(find_matches(as_set(images)))) == expected
 
 
-@settings(deadline=None, max_examples=15, derandomize=True, database=None)
+@pytest.mark.parametrize("turn", ORIENTATIONS)
+def test_of_turns_that_are_as_near_each_is_looked_at(turn: str) -> None:
+    images = [draw(0), np.ascontiguousarray(ORIENTATIONS[turn](draw(0)))]
+    prints = [Fingerprint(f"p{row}", (f"{5:016x}",) * 8) for row in range(2)]
+    assert find_matches(ImageSet.of(["a", "b"], prints, lambda row: images[row])) == [Match(0, 1, "near", 0, turn)]
+    (swapped,) = find_matches(ImageSet.of(["a", "b"], prints, lambda row: images[1 - row]))
+    assert np.array_equal(ORIENTATIONS[swapped.turned](images[1]), images[0])
+
+
+def test_a_crowd_of_turned_hashes_hides_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 20)
+    ours = [Fingerprint(f"left {row}", ("f" * 16, *("0" * 16,) * 7)) for row in range(20)]
+    crowd = ImageSet.of([str(row) for row in range(20)], ours, blank)
+    found = find_matches_between(crowd, ImageSet.of(["x"], hashed(0), blank))
+    assert pairs(found) == [(row, 0) for row in range(20)]
+
+
+@settings(deadline=None, max_examples=60, derandomize=True, database=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.4), st.sampled_from(list(ORIENTATIONS)), st.booleans())
 def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: float, turn: str, even: bool) -> None:
     one = draw(seed, 48)
@@ -194,6 +265,30 @@ def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: fl
     ways = [find_matches(both), find_matches(swapped)]
     ways += [find_matches_between(ours, theirs), find_matches_between(theirs, ours)]
     assert len({tuple(match.distance for match in found) for found in ways}) == 1
+
+
+def test_many_blocks_of_rows_find_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [COPIES["jpeg"](draw(seed % 20)) if seed % 3 else draw(seed % 20) for seed in range(50)]
+    whole = find_matches(as_set(images))
+    for limit in ("_ROWS_PER_CHUNK", "_WINDOWS_PER_CHUNK", "_CANDIDATES_PER_CHUNK", "_THUMBNAILS_PER_CHUNK"):
+        monkeypatch.setattr(duplicates, limit, 7)
+    assert whole
+    assert find_matches(as_set(images)) == whole
+
+
+def test_a_crowd_of_copies_is_joined_by_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 100)
+    n = 800
+    prints = hashed(*[1 << (row % 3) for row in range(n)])
+    matches = find_matches(ImageSet.of([str(row) for row in range(n)], prints, blank))
+    assert len(matches) <= MAX_CANDIDATES * n
+    assert len(set(join_groups([str(row) for row in range(n)], np.array(pairs(matches))))) == 1
+
+
+def test_of_lookalikes_the_nearest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MAX_CANDIDATES", 1)
+    prints = hashed(0b1111, 0b11, 0b1)
+    assert find_matches(ImageSet.of(["a", "b", "c"], prints, blank)) == [Match(0, 1, "near", 2), Match(1, 2, "near", 1)]
 
 
 def test_a_set_is_searched_for_copies_of_another() -> None:
@@ -208,16 +303,32 @@ def test_a_set_is_searched_for_copies_of_another() -> None:
     ]
 
 
+def test_copies_within_either_set_are_no_matches_between_them() -> None:
+    ours, theirs = [draw(0), draw(0)], [draw(1), draw(1)]
+    assert find_matches_between(as_set(ours), as_set(theirs)) == []
+
+
+def test_a_set_without_images_or_with_one_has_no_copies() -> None:
+    none, one = as_set([]), as_set([draw(0)])
+    assert find_matches(none) == find_matches(one) == []
+    assert find_matches_between(none, one) == find_matches_between(one, none) == []
+
+
 def test_a_chain_of_pairs_makes_one_group() -> None:
     assert list(join_groups(["c", "b", "a", "d", "c"], np.array([[0, 1], [1, 2]]))) == ["a", "a", "a", "d", "a"]
     assert list(join_groups(["b", "a"], np.empty((0, 2), dtype=int))) == ["b", "a"]
     assert list(join_groups([], np.empty((0, 2), dtype=int))) == []
 
 
-def test_many_blocks_of_rows_find_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = [COPIES["jpeg"](draw(seed % 20)) if seed % 3 else draw(seed % 20) for seed in range(50)]
-    whole = find_matches(as_set(images))
-    for limit in ("_ROWS_PER_CHUNK", "_WINDOWS_PER_CHUNK", "_CANDIDATES_PER_CHUNK", "_THUMBNAILS_PER_CHUNK"):
-        monkeypatch.setattr(duplicates, limit, 7)
-    assert whole
-    assert find_matches(as_set(images)) == whole
+@pytest.mark.shared
+def test_three_hundred_faces_have_no_copy_among_them_and_their_copies_are_found() -> None:
+    kinds = ("ffhq", "voteview", "tabler", "fakersd3", "stylegan2tpdne")
+    files = [file for kind in kinds for file in sorted((SHARED / "avatars").rglob(f"{kind}__*.jpg"))[:60]]
+    if len(files) < 300:
+        pytest.skip(f"no images in {SHARED}")
+    faces = [decode(file) for file in files]
+    assert find_matches(as_set(faces)) == []
+    copies = [encode(shrink(face, 0.7)[:, ::-1], "JPEG", quality=60) for face in faces]
+    found = find_matches_between(as_set(faces), as_set(copies))
+    assert pairs(found) == [(row, row) for row in range(300)]
+    assert {match.turned for match in found} == {"mirrored"}

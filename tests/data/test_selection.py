@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset
-from avatar_bench.data.selection import add_unlabelled_images, split_dataset
+from avatar_bench.data.selection import (
+    MIN_CALIBRATION_IMAGES,
+    add_unlabelled_images,
+    draw_shots,
+    draw_stratified_rows,
+    split_dataset,
+    suggest_calibration_options,
+)
 from avatar_bench.data.splits import SplitPlan, assign_splits, check_groups, fingerprint_split
-from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.errors import ConfigError, DataError, GuardError
 
 
 def dataset(n: int = 1500, largest: int = 5, seed: int = 0, split: str = "") -> Dataset:
@@ -41,19 +47,37 @@ def shares(used: Dataset) -> pd.DataFrame:
     return pd.crosstab(used.frame["split"], used.frame["label"], normalize="index")
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_whole_groups_fill_the_sides_each_with_the_classes_in_the_shares_of_the_whole(seed: int) -> None:
-    whole = dataset(4000, seed=seed)
-    used = split_dataset(whole, SplitPlan(seed=seed))
-    sizes = used.frame["split"].value_counts(normalize=True).to_dict()
-    assert sizes == pytest.approx({"train": 0.8, "test": 0.1, "val": 0.05, "calibration": 0.05}, abs=0.01)
+def test_a_tenth_is_test_a_tenth_is_val_in_halves_and_the_rest_train() -> None:
+    counts = split_dataset(dataset(), SplitPlan()).frame["split"].value_counts(normalize=True)
+    assert counts["train"] == pytest.approx(0.8, abs=0.02)
+    assert counts["test"] == pytest.approx(0.1, abs=0.01)
+    assert counts["val"] == pytest.approx(0.05, abs=0.01)
+    assert counts["calibration"] == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_group_stands_on_two_sides_and_val_is_halved_by_group(seed: int) -> None:
+    used = split_dataset(dataset(seed=seed), SplitPlan(seed=seed))
     assert used.frame.groupby("group")["split"].nunique().max() == 1
-    apart = (shares(used) - whole.frame["label"].value_counts(normalize=True)).abs()
-    assert apart.loc[["train", "test"]].to_numpy().max() < 0.02
-    assert apart.to_numpy().max() < 0.04  # halves of a tenth, of whole groups
 
 
-@pytest.mark.parametrize("folds", [3, 10])
+@pytest.mark.parametrize("seed", range(5))
+def test_every_side_has_the_classes_in_the_shares_of_the_whole(seed: int) -> None:
+    whole = dataset(4000, seed=seed)
+    expected = whole.frame["label"].value_counts(normalize=True)
+    found = shares(split_dataset(whole, SplitPlan(seed=seed)))
+    assert (found.loc[["train", "test"]] - expected).abs().to_numpy().max() < 0.02
+    assert (found - expected).abs().to_numpy().max() < 0.04  # halves of a tenth, of whole groups
+
+
+def test_every_side_has_the_sources_in_the_shares_of_the_whole() -> None:
+    whole = dataset(4000)
+    found = pd.crosstab(split_dataset(whole, SplitPlan()).frame["split"], whole.frame["source"], normalize="index")
+    expected = whole.frame["source"].value_counts(normalize=True)
+    assert (found.loc[["train", "test"]] - expected).abs().to_numpy().max() < 0.02
+
+
+@pytest.mark.parametrize("folds", [3, 5, 10])
 def test_the_test_sets_of_all_folds_are_the_whole_each_image_once(folds: int) -> None:
     whole = dataset(600)
     sides = [split_dataset(whole, SplitPlan(folds=folds, fold=fold)) for fold in range(folds)]
@@ -73,13 +97,31 @@ def test_the_seed_fixes_the_split_and_the_order_of_rows_does_not_matter() -> Non
     assert paths(first, "test") == paths(split_dataset(shuffled, SplitPlan(seed=3)), "test")
 
 
-def test_a_fraction_of_train_keeps_its_shares_and_leaves_the_other_sides_alone() -> None:
+def test_the_fingerprint_changes_when_an_image_changes_sides_and_not_with_order() -> None:
+    used = split_dataset(dataset(100), SplitPlan())
+    turned = used.take(np.arange(len(used))[::-1])
+    moved = used.take(np.arange(len(used)))
+    moved.frame.loc[0, "split"] = "test" if moved.frame.loc[0, "split"] != "test" else "train"
+    assert fingerprint_split(used) == fingerprint_split(turned)
+    assert fingerprint_split(used) != fingerprint_split(moved)
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5])
+def test_a_fraction_of_train_keeps_its_shares_and_leaves_the_other_sides_alone(fraction: float) -> None:
     whole = dataset(2000)
-    full, part = (split_dataset(whole, SplitPlan(fraction=share)) for share in (1.0, 0.25))
-    assert len(part.select_split("train")) == round(0.25 * len(full.select_split("train")))
+    full, part = (split_dataset(whole, SplitPlan(fraction=share)) for share in (1.0, fraction))
+    assert len(part.select_split("train")) == round(fraction * len(full.select_split("train")))
     assert paths(part, "train") < paths(full, "train")
     assert (shares(part).loc["train"] - shares(full).loc["train"]).abs().to_numpy().max() < 0.005
     for side in ("val", "calibration", "test"):
+        assert paths(part, side) == paths(full, side)
+
+
+def test_a_fraction_of_val_leaves_calibration_alone() -> None:
+    whole = dataset(2000)
+    full, part = (split_dataset(whole, SplitPlan(val_fraction=share)) for share in (1.0, 1 / 3))
+    assert len(part.select_split("val")) == round(len(full.select_split("val")) / 3)
+    for side in ("train", "calibration", "test"):
         assert paths(part, side) == paths(full, side)
 
 
@@ -107,6 +149,24 @@ def test_few_shot_takes_equal_shots_per_class_by_the_seed_of_training() -> None:
     assert paths(draws[0], "train") != paths(draws[2], "train")
 
 
+def test_few_shot_takes_all_of_a_class_that_has_fewer() -> None:
+    labels = ["a"] * 3 + ["b"] * 30
+    rows = draw_shots(labels, 5, seed=0)
+    assert [labels[row] for row in rows] == ["a"] * 3 + ["b"] * 5
+    assert len(set(rows)) == 8
+    assert draw_shots([], 5, seed=0).tolist() == []
+
+
+@pytest.mark.parametrize("n", [1, 3, 10, 57, 99])
+def test_a_stratified_draw_is_of_n_rows_each_class_within_one_of_its_share(n: int) -> None:
+    frame = dataset(100).frame
+    rows = draw_stratified_rows(frame, n, seed=0)
+    assert len(rows) == len(set(rows)) == n
+    assert (np.diff(rows) > 0).all()
+    drawn = frame["label"].iloc[rows].value_counts().reindex(["drawing", "generated", "real"], fill_value=0)
+    assert (drawn - frame["label"].value_counts() * n / 100).abs().max() < 1
+
+
 def test_a_stated_split_is_kept_and_its_val_halved() -> None:
     whole = split_dataset(dataset(800), SplitPlan())
     stated = Dataset(
@@ -120,21 +180,35 @@ def test_a_stated_split_is_kept_and_its_val_halved() -> None:
     assert split_dataset(whole, SplitPlan(seed=9)).frame["split"].tolist() == whole.frame["split"].tolist()
 
 
-@pytest.mark.parametrize(
-    ("rows", "column", "value", "reason"),
-    [
-        (7, "split", "", r"7\.png"),
-        ([0, 99], "group", "twins", "'twins'"),
-        (slice(0, 98), "split", "test", "has no image in train"),
-    ],
-)
-def test_a_stated_split_that_is_incomplete_or_divides_a_group_or_class_is_refused(
-    rows: Any, column: str, value: str, reason: str
-) -> None:
+def test_a_stated_train_and_test_gives_val_from_train() -> None:
+    whole = split_dataset(dataset(800), SplitPlan())
+    sides = whole.frame["split"].where(whole.frame["split"] == "test", "train")
+    used = split_dataset(Dataset(whole.name, whole.root, whole.frame.assign(split=sides)), SplitPlan())
+    assert paths(used, "test") == paths(whole, "test")
+    assert len(used.select_split("val")) + len(used.select_split("calibration")) == pytest.approx(
+        0.1 * 0.9 * 800, abs=25
+    )
+
+
+def test_a_split_stated_for_some_images_alone_is_refused() -> None:
     whole = dataset(100, split="train")
-    whole.frame.loc[99, "split"] = "test"
-    whole.frame.loc[rows, column] = value
-    with pytest.raises(GuardError, match=reason):
+    whole.frame.loc[7, "split"] = ""
+    with pytest.raises(GuardError, match=r"7\.png"):
+        split_dataset(whole, SplitPlan())
+
+
+def test_a_stated_split_that_divides_a_group_is_refused() -> None:
+    whole = dataset(100, split="train")
+    whole.frame.loc[:1, "group"] = "twins"
+    whole.frame.loc[0, "split"] = "test"
+    with pytest.raises(GuardError, match="'twins'"):
+        split_dataset(whole, SplitPlan())
+
+
+def test_a_class_that_train_lacks_is_refused_by_name() -> None:
+    whole = dataset(100, split="train")
+    whole.frame.loc[whole.frame["label"] == "real", "split"] = "test"
+    with pytest.raises(GuardError, match="'real' has no image in train"):
         split_dataset(whole, SplitPlan())
 
 
@@ -142,6 +216,32 @@ def test_a_stated_split_that_is_incomplete_or_divides_a_group_or_class_is_refuse
 def test_a_fold_that_is_not_there_is_refused(plan: SplitPlan) -> None:
     with pytest.raises(ConfigError, match=f"fold={plan.fold}"):
         split_dataset(dataset(100), plan)
+
+
+def test_the_only_val_images_choose_the_checkpoint() -> None:
+    whole = dataset(60, largest=1, split="train")
+    whole.frame.loc[[0, 1], "split"] = "val"
+    whole.frame.loc[[0, 1], "group"] = "one"
+    for seed in range(4):
+        used = split_dataset(whole, SplitPlan(seed=seed))
+        assert (len(used.select_split("val")), len(used.select_split("calibration"))) == (2, 0)
+
+
+@pytest.mark.parametrize(("n", "halved"), [(36, False), (44, True)])
+def test_val_is_halved_only_where_its_half_is_enough_to_fit_on(n: int, halved: bool) -> None:
+    whole = dataset(120, largest=1, split="train")
+    whole.frame.loc[whole.frame.index[:n], "split"] = "val"
+    used = split_dataset(whole, SplitPlan())
+    assert len(used.select_split("calibration")) == pytest.approx(halved * n / 2, abs=2)
+    assert len(used.select_split("val")) + len(used.select_split("calibration")) == n
+
+
+def test_a_set_of_too_few_groups_for_val_is_refused_before_training() -> None:
+    whole = dataset(60)
+    whole.frame["group"] = whole.frame["label"]
+    whole.frame["source"] = ""
+    with pytest.raises(GuardError, match="val is empty"):
+        split_dataset(whole, SplitPlan(seed=1))
 
 
 def stated(whole: Dataset, folds: int = 10, split: bool = True) -> Dataset:
@@ -161,6 +261,12 @@ def test_a_stated_fold_is_test_and_the_next_one_val(split: bool) -> None:
         assert {fold[path] for path in paths(used, "val") | paths(used, "calibration")} == {str((number + 1) % 5)}
 
 
+@pytest.mark.parametrize("plan", [SplitPlan(fold=5), SplitPlan(folds=4, fold=1)])
+def test_a_fold_that_the_data_set_does_not_state_is_refused(plan: SplitPlan) -> None:
+    with pytest.raises(ConfigError, match="states 5 folds, 0 to 4"):
+        split_dataset(stated(dataset(600), folds=5), plan)
+
+
 @pytest.mark.parametrize(
     ("plan", "option"),
     [
@@ -175,6 +281,13 @@ def test_an_option_that_a_stated_split_leaves_without_effect_is_refused(plan: Sp
     with pytest.raises(ConfigError, match=re.escape(option)):
         split_dataset(whole, plan)
     assert split_dataset(whole, replace(plan, by="group", held_out=())).frame["split"].nunique() == 4
+
+
+def test_another_seed_is_said_to_leave_a_stated_test_set_alone() -> None:
+    whole, notes = stated(dataset(600)), list[str]()
+    used = split_dataset(whole, SplitPlan(seed=5), notes)
+    assert paths(used, "test") == paths(whole, "test")
+    assert any("data.split.seed" in note for note in notes)
 
 
 def test_a_held_out_source_is_all_of_test_and_no_image_of_it_is_in_train_or_val() -> None:
@@ -201,6 +314,23 @@ def with_undivided(plan: SplitPlan, n: int = 100, change: dict[int, dict[str, st
     return add_unlabelled_images(used, used.frame["group"].to_numpy(str), others, plan, [])
 
 
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 1])
+def test_a_fraction_of_train_is_drawn_of_images_without_a_label_too(fraction: float) -> None:
+    full, part = (with_undivided(SplitPlan(fraction=share)) for share in (1, fraction))
+    drawn = [{path for path in paths(used, "train") if path.startswith("other/")} for used in (full, part)]
+    assert [len(one) for one in drawn] == [100, round(100 * fraction)]
+    assert drawn[1] <= drawn[0]
+
+
+def test_an_image_without_a_label_goes_to_the_side_of_its_group_whatever_the_fraction() -> None:
+    used = split_dataset(dataset(600, largest=1), SplitPlan(fraction=0.5))
+    groups = {name: used.select_split(name).frame["group"].iat[0] for name in ("test", "val", "calibration")}
+    change = {row: {"group": group} for row, group in enumerate(groups.values())}
+    added = with_undivided(SplitPlan(fraction=0.5), change=change)
+    for row, name in enumerate(groups):
+        assert f"other/{row}.png" in paths(added, name)
+
+
 def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side() -> None:
     plan = SplitPlan(by="source", held_out=("real0",))
     used = split_dataset(dataset(600, largest=1), plan)
@@ -220,7 +350,38 @@ def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side() -> None:
     check_groups(added.frame)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("n", "folds"), [(390, 9), (240, 5), (130, 3), (90, 0)])
+def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n: int, folds: int) -> None:
+    stated = dataset(n).frame.assign(split="train")  # as a prepared set states it
+    images, plan = Dataset("drawn", Path("images"), stated), SplitPlan()
+    advice = suggest_calibration_options(images, plan)
+    sizes = {
+        count: len(split_dataset(images, SplitPlan(by="group", folds=count)).select_split("calibration"))
+        for count in range(9, 2, -1)
+    }
+    enough = [count for count, size in sizes.items() if size >= MIN_CALIBRATION_IMAGES]
+    assert (enough or [0])[0] == pytest.approx(folds, abs=1)
+    if enough:
+        assert advice == f"train with data.split.by=group data.split.folds={enough[0]}"
+    else:
+        assert advice == "train on more images"
+        assert (
+            suggest_calibration_options(images, replace(plan, limit=n)) == "train on more images (a larger data.limit)"
+        )
+
+
+@pytest.mark.parametrize(("n", "groups"), [(240, 6), (300, 11), (390, 8)])
+def test_what_is_advised_for_calibration_leaves_every_class_on_every_side(n: int, groups: int) -> None:
+    frame = dataset(n).frame.reset_index(drop=True)
+    of_class = frame["label"] == frame["label"].iloc[0]
+    few = (of_class.cumsum() % groups).astype(str)  # a fold may have one of these, which val or calibration lacks
+    images = Dataset("drawn", Path("images"), frame.assign(group=frame["group"].where(~of_class, few)))
+    advice = suggest_calibration_options(images, SplitPlan())
+    used = split_dataset(images, SplitPlan(by="group", folds=int(advice.rpartition("=")[2])))
+    assert all(used.select_split(side).classes == images.classes for side in ("train", "val", "calibration", "test"))
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_val_by_source_consists_of_whole_sources_and_every_class_is_in_val_and_in_train(seed: int) -> None:
     whole = dataset(seed=seed)
     plain = split_dataset(whole, SplitPlan(seed=seed))
@@ -233,6 +394,33 @@ def test_val_by_source_consists_of_whole_sources_and_every_class_is_in_val_and_i
         assert set(rows["split"]) == {"train", "val", "calibration", "test"}
     assert fingerprint_split(used) == fingerprint_split(split_dataset(whole, SplitPlan(seed=seed, val_by="source")))
     assert len(used) == len(whole)
+
+
+def test_val_by_source_leaves_out_what_a_group_joins_to_its_sources() -> None:
+    whole = dataset()
+    first = whole.frame.drop_duplicates("source").index  # one image of each source, in a group of all
+    whole.frame.loc[first, "group"] = "mixed"
+    notes: list[str] = []
+    used = split_dataset(whole, SplitPlan(val_by="source"), notes)
+    check_groups(used.frame)
+    assert 0 < len(whole) - len(used) <= len(first)
+    assert any(note.startswith("left out because") for note in notes)
+
+
+def test_val_by_source_takes_the_place_of_a_stated_val_and_keeps_the_stated_test() -> None:
+    whole = dataset()
+    whole.frame["split"] = np.array(["train", "val", "test"])[whole.frame["group"].str[5:].astype(int) % 3]
+    used = split_dataset(whole, SplitPlan(val_by="source"))
+    assert paths(used, "test") == paths(whole, "test")
+    val = set(used.select_split("val").frame["source"])
+    assert val.isdisjoint(used.select_split("train").frame["source"])
+
+
+def test_val_by_source_refuses_a_class_of_one_source_and_names_it() -> None:
+    whole = dataset()
+    whole.frame.loc[whole.frame["label"] == "real", "source"] = "studio"
+    with pytest.raises(DataError, match=r"class 'real' has too few sources to hold one out for val \(studio\)"):
+        split_dataset(whole, SplitPlan(val_by="source"))
 
 
 def test_train_sources_are_drawn_for_each_class_and_nested_and_share_one_test_set() -> None:
@@ -258,23 +446,3 @@ def test_train_sources_are_drawn_for_each_class_and_nested_and_share_one_test_se
     held_out = split_dataset(whole, replace(plan, train_sources=1, val_by="source"))
     assert not set(held_out.select_split("val").frame["source"]) & set(held_out.select_split("train").frame["source"])
     assert set(held_out.select_split("val").frame["label"]) == {"drawing", "generated", "real"}
-
-
-@pytest.mark.parametrize(("n", "halved"), [(36, False), (44, True)])
-def test_val_is_halved_only_where_its_half_is_enough_to_fit_on(n: int, halved: bool) -> None:
-    whole = dataset(120, largest=1, split="train")
-    whole.frame.loc[whole.frame.index[:n], "split"] = "val"
-    used = split_dataset(whole, SplitPlan())
-    assert len(used.select_split("calibration")) == pytest.approx(halved * n / 2, abs=2)
-    assert len(used.select_split("val")) + len(used.select_split("calibration")) == n
-
-
-def test_val_by_source_leaves_out_what_a_group_joins_to_its_sources() -> None:
-    whole = dataset()
-    first = whole.frame.drop_duplicates("source").index  # one image of each source, in a group of all
-    whole.frame.loc[first, "group"] = "mixed"
-    notes: list[str] = []
-    used = split_dataset(whole, SplitPlan(val_by="source"), notes)
-    check_groups(used.frame)
-    assert 0 < len(whole) - len(used) <= len(first)
-    assert any(note.startswith("left out because") for note in notes)

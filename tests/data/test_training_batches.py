@@ -13,7 +13,7 @@ import torch
 
 from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset, read_manifest
-from avatar_bench.data.loaders import ReadableImageDataset, build_image_dataset, build_loader
+from avatar_bench.data.loaders import ReadableImageDataset, build_image_dataset, build_loader, encode_targets
 from avatar_bench.data.training_batches import DataModule, EpochSampler, RankBatches, weigh_sources
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import ConfigError, DataError
@@ -41,6 +41,20 @@ def module(uneven: Dataset) -> Callable[..., DataModule]:
         return DataModule(uneven, CLASSES, PREPROCESSING, Augmentation(flip=0.5, noise=0.05), **given)
 
     return build
+
+
+def test_counts_are_of_the_training_images_by_class_order(module: Callable[..., DataModule]) -> None:
+    assert module().counts.tolist() == [40, 15, 5]
+
+
+def test_the_sampler_shows_each_class_equally_often() -> None:
+    counts = np.array([400, 150, 50])
+    targets = np.repeat([0, 1, 2], counts)
+    sampler, seen = EpochSampler(600, 0, 1 / counts[targets]), np.zeros(3)
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        seen += np.bincount(targets[[row for row, _ in sampler]], minlength=3)
+    np.testing.assert_allclose(seen / seen.sum(), 1 / 3, atol=0.015)  # 12,000 draws: three standard errors
 
 
 def test_balance_sampler_draws_evenly_and_balance_none_each_image_once(module: Callable[..., DataModule]) -> None:
@@ -76,9 +90,9 @@ def test_balance_source_draws_classes_and_the_sources_of_a_class_equally_often(
     sums = pd.Series(weights).groupby([frame["label"], frame["source"]]).sum()
     expected = {(label, source): 20 / n for (label, source), n in zip(sums.index, (3, 3, 3, 2, 2, 2, 2), strict=True)}
     assert sums.to_dict() == pytest.approx(expected)
-    rows = pd.Series([row for epoch in range(80) for row in draw_epoch(batches, epoch)])
+    rows = pd.Series([row for epoch in range(200) for row in draw_epoch(batches, epoch)])
     shown = rows.groupby([rows.map(frame["label"]), rows.map(frame["source"])]).size()
-    np.testing.assert_allclose(shown / shown.sum(), sums / 60, atol=0.025)
+    np.testing.assert_allclose(shown / shown.sum(), sums / 60, atol=0.015)
     with pytest.raises(ConfigError, match="no image names its source"):
         weigh_sources(["a", "b"], ["", ""])
 
@@ -127,8 +141,18 @@ def test_training_images_are_varied_and_validation_images_are_not(
     assert not torch.equal(shown["image"][0], torch.from_numpy(train.transpose(2, 0, 1).copy()))
 
 
+@pytest.mark.parametrize(("batch_size", "batches"), [(59, 1), (60, 1), (20, 3), (16, 4)])
+def test_a_last_batch_of_one_image_joins_the_batch_before(
+    batch_size: int, batches: int, module: Callable[..., DataModule]
+) -> None:
+    shown = list(module(batch_size=batch_size).train_dataloader())
+    assert len(shown) == batches
+    assert min(len(batch["row"]) for batch in shown) > 1
+    assert sorted(torch.cat([batch["row"] for batch in shown]).tolist()) == list(range(60))
+
+
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("n", [6, 48, 49, 53])
+@pytest.mark.parametrize("n", [6, 47, 48, 49, 50, 51, 52, 53])
 def test_the_processes_of_a_run_share_each_batch_of_one_process(n: int, world: int) -> None:
     """Each image is seen once an epoch, in as many batches, of about equal size, by each process."""
     alone = list(RankBatches(EpochSampler(n, 0), 4 * world))
@@ -142,6 +166,22 @@ def test_the_processes_of_a_run_share_each_batch_of_one_process(n: int, world: i
         assert max(sizes) - min(sizes) <= 1
     for whole, parts in zip(alone, together[:-1], strict=False):
         assert sorted(whole) == sorted(item for part in parts for item in part)
+
+
+def test_the_images_of_a_few_shards_are_shuffled_together() -> None:
+    shards = np.arange(60) % 6
+    orders = []
+    for epoch in (0, 1):
+        sampler = EpochSampler(60, 0, epoch=epoch, shards=shards, together=2)
+        rows = [row for row, _ in sampler]
+        assert sorted(rows) == list(range(60))
+        windows = [set(shards[rows[start : start + 20]]) for start in (0, 20, 40)]
+        assert [len(window) for window in windows] == [2, 2, 2]
+        assert set.union(*windows) == set(range(6))
+        orders.append(rows)
+    assert orders[0] != orders[1]
+    everything = EpochSampler(60, 0, shards=shards, together=6)
+    assert list(everything) == list(EpochSampler(60, 0))  # as with files
 
 
 def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module: Callable[..., DataModule]) -> None:
@@ -173,6 +213,12 @@ def test_a_cache_changes_no_batch_and_decodes_nothing_twice(
                 assert torch.equal(one["image"], other["image"])
                 assert torch.equal(one["row"], other["row"])
         monkeypatch.setattr("avatar_bench.data.cache.decode_bytes", None)
+
+
+def test_targets_are_by_name_in_the_order_that_is_asked_for(uneven: Dataset) -> None:
+    turned = encode_targets(uneven, CLASSES[::-1])
+    assert [CLASSES[::-1][target] for target in turned] == uneven.frame["label"].tolist()
+    assert (encode_targets(uneven, ("real",)) == -1).sum() == (uneven.frame["label"] != "real").sum()
 
 
 def test_an_unreadable_file_stops_training_and_costs_a_prediction_its_row(uneven: Dataset, tmp_path: Path) -> None:

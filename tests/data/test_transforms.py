@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,7 @@ def sample() -> Pixels:
 
 
 @pytest.mark.parametrize("resize", RESIZE_MODES)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (223, 225)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 224), (223, 225), (1000, 400)])
 def test_any_shape_comes_out_at_the_size_of_the_network(resize: str, shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), (10, 120, 240), np.uint8)
     result = preprocessing(224, resize)(image)
@@ -50,9 +53,26 @@ def test_any_shape_comes_out_at_the_size_of_the_network(resize: str, shape: tupl
     assert (content == (10, 120, 240)).all()  # one colour stays one colour
 
 
+@pytest.mark.parametrize("resize", RESIZE_MODES)
+def test_an_image_of_the_right_size_is_left_alone(sample: Pixels, resize: str) -> None:
+    assert np.array_equal(preprocessing(64, resize)(sample), sample)
+
+
 def test_squash_averages_whole_blocks(sample: Pixels) -> None:
     expected = sample.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
     assert np.abs(preprocessing(16, "squash")(sample) - expected).max() <= 0.5 + 1e-6
+
+
+def test_fine_texture_turns_grey_and_not_into_moire() -> None:
+    stripes = np.zeros((1, 1000, 3), np.uint8)
+    stripes[:, ::2] = 255
+    for image in (stripes, np.repeat(stripes, 1000, axis=0)):  # one side grows, none does
+        assert np.abs(preprocessing(20, "squash")(image).astype(int) - 127).max() <= 1
+
+
+def test_enlarging_is_cubic(sample: Pixels) -> None:
+    expected = cv2.resize(sample, (160, 160), interpolation=cv2.INTER_CUBIC)
+    assert np.array_equal(preprocessing(160, "squash")(sample), expected)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +89,8 @@ def test_crop_keeps_the_centred_square(shape: tuple[int, int], top: int, left: i
     [
         ((10, 20), slice(5, 15), slice(0, 20)),
         ((20, 10), slice(0, 20), slice(5, 15)),
+        ((20, 11), slice(0, 20), slice(4, 15)),
+        ((40, 20), slice(0, 20), slice(5, 15)),
         ((1, 5000), slice(9, 10), slice(0, 20)),
     ],
 )
@@ -79,20 +101,67 @@ def test_pad_centres_the_whole_image_on_white(shape: tuple[int, int], rows: slic
     assert np.array_equal(padded, expected)
 
 
-DAMAGES = {
-    "size": [0, "224"],
-    "resize": ["stretch"],
-    "mean": [[0.5, 0.5], [0.5, 0.5, float("nan")]],
-    "std": [[0.5, 0.5, 0.0]],
-    "equalise": ["png"],
-    "interpolation": ["bicubic"],
-}
+@pytest.mark.parametrize("resize", RESIZE_MODES)
+def test_preprocessing_survives_json(resize: str) -> None:
+    before = preprocessing(224, resize)
+    after = Preprocessing.from_dict(json.loads(json.dumps(before.to_dict())))
+    assert after == before
+    assert hash(after) == hash(before)
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in DAMAGES.items() for value in values])
-def test_a_damaged_preprocessing_is_a_checkpoint_error(name: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 0},
+        {"size": "224"},
+        {"size": True},
+        {"size": 224.0},
+        {"resize": "stretch"},
+        {"resize": None},
+        {"mean": [0.5, 0.5]},
+        {"mean": None},
+        {"mean": [0.5, 0.5, float("nan")]},
+        {"std": [0.5, 0.5, 0.0]},
+        {"std": ["a", "b", "c"]},
+        {"equalise": "png"},
+        {"equalise": ""},
+        {"interpolation": "bicubic"},
+    ],
+)
+def test_a_damaged_preprocessing_is_a_checkpoint_error(change: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="preprocessing"):
-        Preprocessing.from_dict({**preprocessing(224, "squash").to_dict(), name: value})
+        Preprocessing.from_dict({**preprocessing(224, "squash").to_dict(), **change})
+
+
+@pytest.mark.parametrize("name", ["size", "resize", "mean", "std"])
+def test_an_incomplete_preprocessing_is_a_checkpoint_error(name: str) -> None:
+    state = preprocessing(224, "squash").to_dict()
+    del state[name]
+    with pytest.raises(CheckpointError, match=name):
+        Preprocessing.from_dict(state)
+
+
+def test_the_preprocessing_of_a_checkpoint_from_before_equalisation_is_read() -> None:
+    state = preprocessing(224, "squash").to_dict()
+    assert state.pop("equalise") is None
+    assert Preprocessing.from_dict(state) == preprocessing(224, "squash")
+
+
+def test_equalisation_survives_json() -> None:
+    before = Preprocessing(224, "squash", MEAN, STD, "jpeg")
+    assert Preprocessing.from_dict(json.loads(json.dumps(before.to_dict()))) == before
+
+
+def test_augmentation_with_all_off_returns_the_image_itself(sample: Pixels) -> None:
+    assert Augmentation()(sample, seed=1) is sample
+
+
+def test_augmentation_that_is_off_does_not_import_albumentations() -> None:
+    code = (
+        "import sys; from avatar_bench.data.transforms import Augmentation; Augmentation(); "
+        "sys.exit('albumentations' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_augmentation_depends_on_image_and_seed_alone(sample: Pixels) -> None:
@@ -111,13 +180,14 @@ def test_augmentation_depends_on_image_and_seed_alone(sample: Pixels) -> None:
     "augmentation",
     [
         Augmentation(flip=1),
+        Augmentation(jitter=(0.2, 0, 0, 0)),
         Augmentation(jitter=(0, 0, 0, 0.05)),
         Augmentation(rotation=10),
         Augmentation(noise=0.1),
         Augmentation(randaugment=9),
         ALL,
     ],
-    ids=["flip", "hue", "rotation", "noise", "randaugment", "all"],
+    ids=["flip", "brightness", "hue", "rotation", "noise", "randaugment", "all"],
 )
 def test_each_part_changes_the_image_and_spares_its_input(sample: Pixels, augmentation: Augmentation) -> None:
     copy = sample.copy()
@@ -127,6 +197,30 @@ def test_each_part_changes_the_image_and_spares_its_input(sample: Pixels, augmen
     assert result.dtype == np.uint8
     assert result.flags.c_contiguous
     assert not np.array_equal(result, sample)
+
+
+def test_flip_mirrors_at_its_probability(sample: Pixels) -> None:
+    assert np.array_equal(Augmentation(flip=1)(sample, seed=0), sample[:, ::-1])
+    half = Augmentation(flip=0.5)
+    flips = sum(not np.array_equal(half(sample, seed), sample) for seed in range(400))
+    assert 150 < flips < 250  # five standard deviations
+
+
+def test_brightness_stays_within_its_range() -> None:
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    values = [int(Augmentation(jitter=(0.2, 0, 0, 0))(grey, seed)[0, 0, 0]) for seed in range(100)]
+    assert 79 <= min(values) < 85
+    assert 115 < max(values) <= 120
+
+
+def test_noise_has_no_bias_and_no_more_than_its_deviation() -> None:
+    grey = np.full((224, 224, 3), 128, np.uint8)
+    noisy = np.stack([Augmentation(noise=0.1)(grey, seed) for seed in range(20)]).astype(float) - 128
+    deviations = noisy.std(axis=(1, 2, 3))
+    assert abs(noisy.mean()) < 0.1
+    assert deviations.max() <= 25.5 * 1.01
+    assert deviations.min() < 10
+    assert (noisy[0, ..., 0] != noisy[0, ..., 1]).any()
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.02, None), (1, None), (0.3, 0), (0.3, 255)])
@@ -151,6 +245,12 @@ def test_randaugment_is_that_of_torchvision_and_leaves_the_random_state_of_torch
             assert np.array_equal(image, np.asarray(theirs(Image.fromarray(sample))))
 
 
+def test_rotation_brings_in_no_border_colour() -> None:
+    red = np.full((32, 32, 3), (200, 30, 30), np.uint8)
+    for seed in range(20):
+        assert np.array_equal(Augmentation(rotation=45)(red, seed), red)
+
+
 def test_rotation_stays_within_its_angle() -> None:
     spot = np.zeros((101, 101, 3), np.uint8)
     cv2.circle(spot, (90, 50), 3, (255, 255, 255), -1)
@@ -162,13 +262,28 @@ def test_rotation_stays_within_its_angle() -> None:
     assert 8 < max(angles) < 10.5
 
 
-OUT_OF_RANGE = {"flip": 1.5, "rotation": -1, "noise": 5, "randaugment": 31, "delivery": 2, "jitter": (0, 0, 0, 0.6)}
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 7, 3)])
+@pytest.mark.parametrize("value", [0, 255])
+def test_augmentation_takes_the_smallest_and_the_extreme_images(shape: tuple[int, int, int], value: int) -> None:
+    assert ALL(np.full(shape, value, np.uint8), seed=0).shape == shape
 
 
-@pytest.mark.parametrize("name", OUT_OF_RANGE)
-def test_a_value_out_of_range_names_its_option(name: str) -> None:
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: Augmentation(flip=1.5), "flip"),
+        (lambda: Augmentation(flip=float("nan")), "flip"),
+        (lambda: Augmentation(rotation=-1), "rotation"),
+        (lambda: Augmentation(noise=5), "noise"),
+        (lambda: Augmentation(randaugment=31), "randaugment"),
+        (lambda: Augmentation(delivery=2), "delivery"),
+        (lambda: Augmentation(jitter=(0.2, 0.2, 0.2, 0.6)), "jitter"),
+        (lambda: Augmentation(jitter=(0.2, 0.2)), "jitter"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_value_out_of_range_names_its_option(build: Callable[[], Augmentation], name: str) -> None:
     with pytest.raises(ConfigError, match=rf"data\.augment\.{name}"):
-        Augmentation(**{name: OUT_OF_RANGE[name]})
+        build()
 
 
 @pytest.fixture
@@ -224,13 +339,9 @@ def test_a_wrong_augmentation_of_a_user_is_said(others: dict[str, Any], reason: 
         Augmentation(others=others)
 
 
-def test_enlarging_is_cubic(sample: Pixels) -> None:
-    expected = cv2.resize(sample, (160, 160), interpolation=cv2.INTER_CUBIC)
-    assert np.array_equal(preprocessing(160, "squash")(sample), expected)
-
-
-def test_flip_mirrors_at_its_probability(sample: Pixels) -> None:
-    assert np.array_equal(Augmentation(flip=1)(sample, seed=0), sample[:, ::-1])
-    half = Augmentation(flip=0.5)
-    flips = sum(not np.array_equal(half(sample, seed), sample) for seed in range(400))
-    assert 150 < flips < 250  # five standard deviations
+def test_an_augmentation_of_a_user_that_fails_or_changes_the_shape_is_one_error(sample: Pixels, own: Path) -> None:
+    code = own.read_text()
+    for wrong, reason in (("image[1:]", "for uint8"), ("image / no_such_name", "NameError")):
+        own.write_text(code.replace("image // 2 + rng", f"{wrong} #"))
+        with pytest.raises(ConfigError, match=f"shifted.py failed: .*{reason}"):
+            Augmentation(others={"shifted": None})(sample, 0)
