@@ -143,14 +143,6 @@ def test_what_cannot_be_used_is_named(runs: Path, make: SimpleNamespace) -> None
     assert "Missing: " in page.words
 
 
-def test_different_images_stand_in_tables_of_their_own(runs: Path, make: SimpleNamespace) -> None:
-    make.result(runs / "poor", "blind_test", "test", {"accuracy": make.accuracy(0.6)}, data_fingerprint="other")
-    page = written(runs)
-    assert "Runs were evaluated on different images under the name test" in page.words
-    for fingerprint in ("test0", "other"):
-        assert f"Main metrics on test, 90 images, only fingerprint {fingerprint}" in page.words
-
-
 def test_guards_that_were_passed_and_the_assessment_of_the_audit_are_said(runs: Path, make: SimpleNamespace) -> None:
     make.result(runs / "good", "robustness", "test", {"robustness": make.accuracy(0.5)}, allow=["overlap"])
     assessment = {"suitable": "no", "reasons": [{"code": "file", "value": 0.9}]}

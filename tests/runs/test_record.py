@@ -15,6 +15,7 @@ import pytest
 from avatar_bench.cli.app import main
 from avatar_bench.config import entries
 from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.runs import record as records
 from avatar_bench.runs.record import (
     SCHEMA,
     RunRecord,
@@ -80,6 +81,13 @@ def test_a_record_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "run", json.dumps({"status": "finished", "schema": SCHEMA + 1}))
     with pytest.raises(CheckpointError, match="newer version"):
         RunRecord.read(tmp_path / "run")
+
+
+def test_a_record_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_JSON_BYTES", 10)
+    (tmp_path / "run.json").write_text('{"name": "long"}')
+    with pytest.raises(CheckpointError, match="larger than 10 bytes"):
+        read_record(tmp_path)
 
 
 def test_things_that_are_no_files_are_refused_at_once(tmp_path: Path, capsys: Any) -> None:

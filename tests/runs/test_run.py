@@ -37,16 +37,6 @@ def test_a_checkpoint_moved_elsewhere_predicts_the_same(tiny_run: Path, images: 
     pd.testing.assert_frame_equal(moved, avatar_bench.load(tiny_run).predict(files(images)))
 
 
-def test_the_sets_of_a_run_are_those_of_its_split(tiny_run: Path) -> None:
-    run, split = Run.open(tiny_run), pd.read_csv(tiny_run / "split.csv")
-    for name in ("train", "val", "calibration", "test"):
-        dataset = run.dataset(name)
-        assert dataset.name == name
-        assert dataset.frame["path"].tolist() == split.loc[split["split"] == name, "path"].tolist()
-        assert dataset.file(0).is_file()
-    assert len(run.dataset("blind")) == 42
-
-
 def test_predictions_are_in_the_datasets_order_and_kept(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.open(run_copy, batch_size=7)
     dataset = run.dataset("test")

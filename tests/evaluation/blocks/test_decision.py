@@ -11,7 +11,7 @@ from scipy.stats import beta
 from sklearn import metrics as sk
 
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.errors import BlockError, GuardError
+from avatar_bench.errors import GuardError
 from avatar_bench.evaluation.blocks.decision import Decision
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
@@ -201,16 +201,6 @@ def test_risk_and_cost_are_counted_from_the_predictions(evaluate_block, oracle):
     answered = given.confidence >= 0.9
     assert cost.value == pytest.approx((~given.correct & answered).mean() + 0.1 * (~answered).mean())
     assert cost.floor == pytest.approx(min(0.1, (~given.correct).mean()))
-
-
-def test_the_block_refuses_what_it_cannot_evaluate(evaluate_block, oracle):
-    given = oracle("noisy", n=90)
-    with pytest.raises(BlockError):
-        evaluate_block(replace(given, targets=np.full(90, -1)))
-    with pytest.raises(GuardError):
-        evaluate_block(oracle(("permuted", (1, 2, 0)), n=240))
-    with pytest.raises(GuardError):
-        evaluate_block(given, oracle(("permuted", (1, 2, 0)), n=240))
 
 
 def test_figures_show_the_tables(evaluate_block, oracle, draw_saved, inside):

@@ -265,6 +265,18 @@ def test_figures_are_drawn_in_russian_too(voters, draw_saved):
     assert "мягкое голосование" in [tick.get_text() for tick in drawn["gain"].axes[0].get_yticklabels()]
 
 
+def test_results_of_one_version_ago_are_drawn(voters, draw_saved):
+    """Those of ensemble have no pairs, those of ensemble_diversity no strategies."""
+    result = EnsembleBlock(**FAST).compare(*voters())
+    of_pairs = ("pairs", "answers")
+    before = replace(result, tables={name: one for name, one in result.tables.items() if name not in of_pairs})
+    before.arrays = {name: one for name, one in result.arrays.items() if name != "runs"}
+    assert set(draw_saved(before)) == STRATEGY_FIGURES
+    tables = {name: result.tables[name] for name in of_pairs}
+    other = replace(result, block="ensemble_diversity", tables=tables, arrays={"runs": result.arrays["runs"]})
+    assert set(draw_saved(other)) == PAIR_FIGURES
+
+
 @pytest.fixture
 def pair(run_pair):
     """Two runs of one network and origin, opened anew for each test, with their sets."""

@@ -89,14 +89,6 @@ def test_the_metrics_are_the_means_over_the_pairs_with_intervals_by_group(saved)
         assert (told[name]["n"], told[name]["units"], told[name]["interval"]) == (240, 120, "bootstrap by group")
 
 
-def test_runs_without_calibration_images_are_compared_in_pairs_and_it_is_said(saved):
-    folder, told = saved
-    assert set(told) == {*MEASURES, "probability_correlation"}
-    assert not (folder / "strategies.csv").exists()
-    warnings = json.loads((folder / "metrics.json").read_text())["warnings"]
-    assert [one["code"] for one in warnings] == ["not_fitted"]
-
-
 def test_two_perfect_runs_agree_and_have_no_q(compare, oracle, tmp_path):
     result = compare([oracle("perfect"), oracle("perfect")])
     values = {name: metric.value for name, metric in result.metrics.items()}
@@ -111,9 +103,3 @@ def test_guessing_runs_agree_by_chance(compare, oracle):
     result = compare([oracle("uniform", 900, seed=seed) for seed in range(3)], resamples=500)
     for name, chance in (("kappa", 0), ("q_statistic", 0), ("error_correlation", 0), ("agreement", 1 / 3)):
         assert result.metrics[name].low <= chance <= result.metrics[name].high
-
-
-def test_a_pair_without_a_figure_is_left_out_of_the_mean_and_said(compare, noisy, oracle):
-    result = compare([*noisy(2), oracle("perfect")])
-    assert result.metrics["error_correlation"].value == pytest.approx(result.tables["pairs"]["error_correlation"][0])
-    assert Reason("undefined_pairs", name="error_correlation", n=2, all=3) in result.warnings

@@ -126,7 +126,8 @@ def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(evaluate
     result = evaluate_block(
         replace(predictions, paths=to_string_array(paths)),
         overlays=4,
-        inputs=torch.full((12, 3, 400, 400), 90, dtype=torch.uint8),
+        images=6,
+        inputs=torch.full((12, 3, 368, 368), 90, dtype=torch.uint8),
     )
     assert [bool(file) for file in result.tables["images"]["overlay"][:6]] == [True] * 4 + [False] * 2
     assert len(result.images) == 4

@@ -112,3 +112,12 @@ def test_two_trained_runs_go_through(tiny_run, tmp_path):
     result.save(tmp_path / "wall")
     maps = result.arrays["wall"]
     np.testing.assert_array_equal(maps["maps_0"], maps["maps_1"])
+
+
+def test_a_wall_saved_by_an_earlier_version_is_drawn(evaluate_block, oracle, draw_saved):
+    result = evaluate_block(*[oracle("noisy", 12)] * 2, collage=1, wall=1)
+    own = ("rows", "of", "input", "of_all_classes", "images_0")
+    saved, result.block = result.arrays["wall"], "gradcam_wall"
+    result.arrays["wall"] = {name: saved[name] for name in own}
+    result.arrays["maps"] = {name: values for name, values in saved.items() if name not in own}
+    assert set(draw_saved(result)) == {"wall", "class_1_drawing", "class_2_generated", "class_3_real"}

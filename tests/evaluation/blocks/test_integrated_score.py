@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import norm, rankdata
 
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.errors import BlockError, ConfigError
+from avatar_bench.errors import ConfigError
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.evaluation.blocks.calibration import Calibration
 from avatar_bench.evaluation.blocks.clusters import Clusters
@@ -233,16 +233,6 @@ def test_intervals_of_another_level_are_converted():
     assert row[["accuracy_low", "accuracy_high"]].tolist() == pytest.approx(expected.tolist(), rel=1e-3)
 
 
-def test_the_interval_for_these_sources_is_read():
-    beside = {"low": 0.7, "high": 0.85, "unit": "group", "units": 30}
-    saved = with_metric(results(), "blind_test", "accuracy", value=0.8, low=0.5, high=0.95, these_sources=beside)
-    result = compare(run_of(saved))
-    row = result.tables["models"].iloc[0]
-    assert row[["accuracy_low", "accuracy_high"]].tolist() == pytest.approx([0.7, 0.85], abs=0.01)
-    metric = result.metrics["score/a"]
-    assert (metric.n, metric.unit, metric.units, metric.population) == (N, "group", 30, "these sources")
-
-
 def test_qualities_of_the_same_images_err_together():
     """The ends of a score are then the scores of the ends, whatever the direction of a quality."""
     saved = results()
@@ -299,12 +289,6 @@ def test_figures_that_do_not_rest_on_the_same_are_named():
         Reason("other_machines" if key == "speed" else "other_basis", quality=key, groups="a, c | b")
         for key in ("accuracy", "robustness", "ood", "speed")
     ]
-
-
-def test_runs_of_other_classes_are_not_compared():
-    with pytest.raises(BlockError, match="has the classes"):
-        compare(run_of(results(), "a"), run_of(results(), "b", classes=("cat", "dog")))
-    assert compare(run_of(results(), "a"), run_of(results(), "b", classes=CLASSES[::-1])).metrics
 
 
 def test_a_block_of_a_user_declares_a_quality(tmp_path: Path, monkeypatch):

@@ -174,7 +174,7 @@ def build_recipes(right):
 
 def tries(gain, number):
     """Compare two recipes of five seeds often, one better by `gain`."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     found = []
     for _ in range(number):
         hard = rng.beta(2, 1, 300)
