@@ -1,10 +1,7 @@
 """Many runs, as a user compares them: every run block, every comparison, the ensembles; kept the second time."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -34,17 +31,14 @@ METRICS = {
         ),
     ],
 }
-TABLES = {
-    "significance": ["pairs.csv"],
-    "ensemble": ["pairs.csv"],
-}
+TABLES = {"significance": ["pairs.csv"], "ensemble": ["pairs.csv"]}
 ENSEMBLES = ("soft_vote", "accuracy_ece", "greedy", "scaled_vote")
 ASKED = ["blind_test", "calibration", *METRICS]
 QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(registry.build_block(name), "resamples")]
 
 
 @pytest.fixture(scope="module")
-def many(train: Callable[..., Path], tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many(train, tiny_run, tmp_path_factory):
     """A folder of three runs: one recipe with two seeds, and a recipe that learned longer."""
     root = tmp_path_factory.mktemp("many")
     shutil.copytree(tiny_run, root / "long", ignore=shutil.ignore_patterns("evaluation", "predictions"))
@@ -54,7 +48,7 @@ def many(train: Callable[..., Path], tiny_run: Path, tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def words(many: Path) -> list[str]:
+def words(many):
     block = f"block=[{','.join(ASKED)}]"
     return [
         "evaluate",
@@ -68,13 +62,13 @@ def words(many: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def compared(many: Path, words: list[str]) -> Path:
+def compared(many, words):
     assert main(words) == 0
     return many / "evaluation" / "test"
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_each_comparison_writes_what_the_contract_names(name: str, compared: Path) -> None:
+def test_each_comparison_writes_what_the_contract_names(name, compared):
     found = Result.load_if_complete(compared / name)
     assert found is not None
     assert [metric for metric in METRICS[name] if metric not in found.metrics] == []
@@ -85,7 +79,7 @@ def test_each_comparison_writes_what_the_contract_names(name: str, compared: Pat
     assert len({entry["recipe"] for entry in compared_runs}) == 2
 
 
-def test_ensembles_are_evaluated_like_runs(many: Path, compared: Path) -> None:
+def test_ensembles_are_evaluated_like_runs(many, compared):
     for strategy in ENSEMBLES:
         folder = many / "ensembles" / strategy
         evaluated = Result.load(folder / "evaluation" / "test" / "blind_test").metrics["accuracy"]
@@ -95,7 +89,7 @@ def test_ensembles_are_evaluated_like_runs(many: Path, compared: Path) -> None:
         assert Result.load_if_complete(folder / "evaluation" / "test" / "calibration")
 
 
-def test_the_overview_shows_the_ensembles_that_the_same_command_has_made(compared: Path) -> None:
+def test_the_overview_shows_the_ensembles_that_the_same_command_has_made(compared):
     runs = Result.load(compared / "overview").tables["runs"].set_index("run")
     kinds = runs["kind"].to_dict()
     assert {name: kinds.get(name) for name in ENSEMBLES} == dict.fromkeys(ENSEMBLES, "ensemble")
@@ -104,10 +98,8 @@ def test_the_overview_shows_the_ensembles_that_the_same_command_has_made(compare
         assert runs.loc[name, "accuracy"] == pytest.approx(evaluated.metrics["accuracy"].value)
 
 
-def test_a_second_time_nothing_is_evaluated_again(
-    compared: Path, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def never(*_: object) -> None:
+def test_a_second_time_nothing_is_evaluated_again(compared, words, capsys, monkeypatch):
+    def never(*_):
         raise AssertionError("the network was asked again")
 
     monkeypatch.setattr("avatar_bench.models.classifier.Classifier.forward", never)
@@ -117,7 +109,7 @@ def test_a_second_time_nothing_is_evaluated_again(
     assert {line.split(":")[0] for line in lines[:-2]} == {"already there"}
 
 
-def test_an_ensemble_predicts_like_a_run(many: Path, compared: Path, images: Path, tmp_path: Path) -> None:
+def test_an_ensemble_predicts_like_a_run(many, compared, images, tmp_path):
     folder, out = many / "ensembles" / "soft_vote", tmp_path / "predictions.csv"
     assert main(["predict", f"ckpt={folder}", f"input={images / 'blind'}", f"output={out}", "workers=0"]) == 0
     table = pd.read_csv(out)
@@ -125,9 +117,7 @@ def test_an_ensemble_predicts_like_a_run(many: Path, compared: Path, images: Pat
     assert table[[f"prob_{name}" for name in CLASSES]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-4)
 
 
-def test_an_overview_is_made_anew_when_a_result_that_it_reads_has_changed(
-    many: Path, compared: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_an_overview_is_made_anew_when_a_result_that_it_reads_has_changed(many, compared, capsys, tmp_path):
     copy = Path(shutil.copytree(many, tmp_path / "many"))
     line = ["evaluate", f"ckpt={copy}", "block=overview", "data.workers=0"]
     assert main(line) == 0
@@ -138,18 +128,14 @@ def test_an_overview_is_made_anew_when_a_result_that_it_reads_has_changed(
     assert "already there" not in capsys.readouterr().out
 
 
-def test_of_a_single_run_a_comparison_is_refused_by_name_and_not_tried_by_all(
-    run_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_a_single_run_a_comparison_is_refused_by_name_and_not_tried_by_all(run_copy, capsys):
     assert main(["evaluate", f"ckpt={run_copy}", "block=significance"]) == 3
     assert len(capsys.readouterr().err.splitlines()) <= 3
     assert main(["evaluate", f"ckpt={run_copy}", "block=[architecture,significance]", "skip_unusable=true"]) == 0
     assert "significance" not in capsys.readouterr().err
 
 
-def test_a_run_that_is_not_finished_is_left_out_of_a_folder_and_named(
-    run_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_is_not_finished_is_left_out_of_a_folder_and_named(run_copy, capsys):
     other = Path(shutil.copytree(run_copy, run_copy.parent / "other"))
     record = json.loads((other / "run.json").read_text())
     (other / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
@@ -159,15 +145,13 @@ def test_a_run_that_is_not_finished_is_left_out_of_a_folder_and_named(
     assert str(other) not in said.out
 
 
-def test_a_comparison_on_another_split_replaces_nothing(
-    tiny_run: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_comparison_on_another_split_replaces_nothing(tiny_run, train, tmp_path, capsys):
     other = train(tmp_path / "other", "data.split.seed=5")
     left = shutil.ignore_patterns("evaluation", "predictions")
     for k, run in enumerate((tiny_run, tiny_run, other, other)):
         shutil.copytree(run, tmp_path / "many" / f"r{k}", ignore=left)
 
-    def compare(*numbers: int, block: str = "ensemble") -> int:
+    def compare(*numbers, block="ensemble"):
         runs = ",".join(str(tmp_path / "many" / f"r{k}") for k in numbers)
         return main(["evaluate", f"ckpt=[{runs}]", f"block={block}", "data.workers=0"])
 
@@ -189,9 +173,7 @@ def test_a_comparison_on_another_split_replaces_nothing(
     assert (many / "r2" / "evaluation" / "test" / "gradcam" / "metrics.json").is_file()
 
 
-def test_what_an_ensemble_that_was_made_on_the_way_cannot_do_is_named_and_no_error(
-    many: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_an_ensemble_that_was_made_on_the_way_cannot_do_is_named_and_no_error(many, capsys):
     words = ["block=[architecture,ensemble]", "block.ensemble.resamples=100", "block.ensemble.soup=false"]
     assert main(["evaluate", f"ckpt={many}", *words, "data.workers=0"]) == 0
     out, err = capsys.readouterr()

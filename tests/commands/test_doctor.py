@@ -1,12 +1,8 @@
 """doctor: what it shows, the problems that it finds, and its exit codes."""
 
-from __future__ import annotations
-
 import json
 from importlib import metadata
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import huggingface_hub
 import pytest
@@ -20,7 +16,7 @@ GB = 10**9
 
 
 @pytest.fixture(autouse=True)
-def _healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _healthy(monkeypatch, tmp_path):
     """Make free space, memory and the cache independent of this machine."""
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module.shutil, "disk_usage", lambda place: SimpleNamespace(free=100 * GB))
@@ -28,14 +24,14 @@ def _healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub, "get_session", lambda: pytest.fail("a connection that nobody asked for"))
 
 
-def diagnose(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> dict[str, Any]:
+def diagnose(capsys, code, *words):
     assert main(["doctor", "format=json", *words]) == code
     facts = json.loads(capsys.readouterr().out)
     assert (code == 0) == (facts["problems"] == [])
     return dict(facts)
 
 
-def test_a_healthy_machine_is_shown_without_a_connection(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_healthy_machine_is_shown_without_a_connection(capsys, tmp_path):
     facts = diagnose(capsys, 0)
     installed = metadata.version("torch")  # some wheels leave out the label of the build, as in +cu130
     assert facts["versions"]["torch"] == installed
@@ -49,12 +45,10 @@ def test_a_healthy_machine_is_shown_without_a_connection(capsys: pytest.CaptureF
     assert text[-1] == "no problem found"
 
 
-def test_a_package_that_is_too_old_or_missing_is_a_problem(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_that_is_too_old_or_missing_is_a_problem(capsys, monkeypatch):
     installed = metadata.version
 
-    def version(name: str) -> str:
+    def version(name):
         if name in ("captum", "c2pa-python"):
             raise metadata.PackageNotFoundError(name)
         return "0.4.1" if name == "timm" else installed(name)
@@ -68,9 +62,7 @@ def test_a_package_that_is_too_old_or_missing_is_a_problem(
     assert second.startswith("timm: 0.4.1 is installed, and >=1")
 
 
-def test_a_full_disk_and_little_memory_are_problems(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_and_little_memory_are_problems(capsys, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda place: SimpleNamespace(free=GB // 5))
     monkeypatch.setattr(module, "measure_memory", lambda: (GB, GB))
     facts = diagnose(capsys, 5)
@@ -78,15 +70,7 @@ def test_a_full_disk_and_little_memory_are_problems(
     assert any(what == "Only 1.0 GB of memory may be used." for what, _ in facts["problems"])
 
 
-def test_a_hub_that_does_not_answer_is_a_problem(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(huggingface_hub, "get_session", lambda: None)
-    facts = diagnose(capsys, 2, "hub=true")
-    assert "does not answer" in facts["weights"]["hub"]
-
-
-def test_the_memory_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_memory_limit_of_a_container_counts(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     whole = machine.measure_memory()[0]
     (tmp_path / "memory.max").write_text("1000000\n")

@@ -1,12 +1,8 @@
 """export: what it writes is read back as what it was, and by others."""
 
-from __future__ import annotations
-
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.inference import runtimes
-from avatar_bench.models.backbones import create_backbone
 from avatar_bench.models.checkpoint import read_checkpoint
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.pretrained_backbone import read_weights
@@ -26,13 +21,13 @@ from avatar_bench.runs.run import Run
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tiny_run, tmp_path_factory):
     file = tmp_path_factory.mktemp("exported") / "сеть, 1.safetensors"
     assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0
     return file
 
 
-def test_an_exported_network_predicts_like_the_run(exported: Path, tiny_run: Path, images: Path) -> None:
+def test_an_exported_network_predicts_like_the_run(exported, tiny_run, images):
     tables = []
     for ckpt in (exported, tiny_run):
         output = exported.with_name("out.csv")
@@ -41,13 +36,7 @@ def test_an_exported_network_predicts_like_the_run(exported: Path, tiny_run: Pat
     assert tables[0] == tables[1]
 
 
-def test_a_damaged_record_beside_the_newest_run_is_named_and_skipped(
-    exported: Path,
-    run_copy: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_damaged_record_beside_the_newest_run_is_named_and_skipped(exported, run_copy, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("runs", "damaged").mkdir(parents=True)
     Path("runs", "damaged", "run.json").write_text('{"status": "finis')
@@ -59,20 +48,13 @@ def test_a_damaged_record_beside_the_newest_run_is_named_and_skipped(
     assert Path("net.safetensors").read_bytes() == exported.read_bytes()
 
 
-def test_the_case_of_the_suffix_does_not_matter(exported: Path, tiny_run: Path, tmp_path: Path) -> None:
-    file = tmp_path / "net.SAFETENSORS"
-    assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0
-    assert file.read_bytes() == exported.read_bytes()
-    assert json.loads(file.with_suffix(".json").read_text())["file"] == file.name
-
-
-def test_an_exported_network_is_evaluated(exported: Path, images: Path, tmp_path: Path) -> None:
+def test_an_exported_network_is_evaluated(exported, images, tmp_path):
     data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.workers=0", f"out={tmp_path}"]
     assert main(["evaluate", f"ckpt={exported}", "block=blind_test", *data]) == 0
     assert list(tmp_path.rglob("metrics.json"))
 
 
-def test_the_weights_are_called_as_in_timm_and_stand_beside_their_card(exported: Path, tiny_run: Path) -> None:
+def test_the_weights_are_called_as_in_timm_and_stand_beside_their_card(exported, tiny_run):
     run = Run.open(tiny_run)
     net = timm.create_model(run.card.backbone, num_classes=3)
     net.load_state_dict(load_file(exported))
@@ -86,37 +68,30 @@ def test_the_weights_are_called_as_in_timm_and_stand_beside_their_card(exported:
     assert Card.from_checkpoint(read_checkpoint(exported), exported) == run.card
 
 
-def test_an_exported_network_is_where_a_training_may_begin(exported: Path, tiny_run: Path) -> None:
-    net = create_backbone(Run.open(tiny_run).card.backbone, 5, read_weights(exported))
-    own = Run.open(tiny_run).predictor.module.net.state_dict()
-    assert all(torch.equal(value, own[name]) for name, value in net.state_dict().items() if not name.startswith("fc."))
-
-
-def test_a_training_from_an_exported_network_keeps_to_its_split(
-    exported: Path, tiny_run: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_training_from_an_exported_network_keeps_to_its_split(exported, tiny_run, train, tmp_path, capsys):
     begun = f"model.weights={exported}"
-    same = train(tmp_path / "same", begun)
+    words = ("data.split.seed=1", "trainer=debug")
+    same = train(tmp_path / "same", begun, "trainer=debug")
     init = json.loads((same / "run.json").read_text(encoding="utf-8"))["init"]
     card = Run.open(tiny_run).card
     assert [step["split_fingerprint"] for step in init["ancestors"]] == [card.split_fingerprint]
-    train(tmp_path / "refused", begun, "data.split.seed=1", code=3)
+    train(tmp_path / "refused", begun, *words, code=3)
     err = capsys.readouterr().err
     assert "was trained with labels on data other than" in err
     assert "allow=[pretraining]" in err
-    run = train(tmp_path / "allowed", begun, "data.split.seed=1", "allow=[pretraining]")
-    assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
+    run = train(tmp_path / "allowed", begun, *words, "allow=[pretraining]")
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0", "block.blind_test.resamples=100"]) == 0
     assert "blind_test: The initial weights were pretrained with labels outside this project" in capsys.readouterr().err
     again = tmp_path / "again.safetensors"
     assert main(["export", f"ckpt={run}", f"out={again}"]) == 0
-    train(tmp_path / "laundered", f"model.weights={again}", "data.split.seed=1", code=3)
-    onward = train(tmp_path / "onward", f"init_from={run}", "data.split.seed=1")
+    train(tmp_path / "laundered", f"model.weights={again}", *words, code=3)
+    onward = train(tmp_path / "onward", f"init_from={run}", *words)
     assert main(["export", f"ckpt={onward}", f"out={again}"]) == 0
-    train(tmp_path / "laundered", f"model.weights={again}", "data.split.seed=1", code=3)
+    train(tmp_path / "laundered", f"model.weights={again}", *words, code=3)
 
 
-@pytest.mark.parametrize("spoil", ["foreign", "card", "seal", "not finite"])
-def test_a_safetensors_file_that_we_did_not_write_is_refused(spoil: str, exported: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoil", ["foreign", "card", "seal"])
+def test_a_safetensors_file_that_we_did_not_write_is_refused(spoil, exported, tmp_path):
     state = load_file(exported)
     with safe_open(exported, framework="pt") as content:
         texts = content.metadata()
@@ -124,10 +99,8 @@ def test_a_safetensors_file_that_we_did_not_write_is_refused(spoil: str, exporte
         texts = {}
     elif spoil == "card":
         texts["avatar_bench"] = texts["avatar_bench"].replace("drawing", "drowing")
-    elif spoil == "seal":
-        state["fc.bias"] += 1
     else:
-        texts["avatar_bench"] = "[" * 100_000
+        state["fc.bias"] += 1
     save_file(state, tmp_path / "x.safetensors", texts)
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(tmp_path / "x.safetensors")
@@ -135,7 +108,7 @@ def test_a_safetensors_file_that_we_did_not_write_is_refused(spoil: str, exporte
 
 
 @pytest.mark.skipif(bool(runtimes.find_missing_package("onnx")), reason="the extra export is not installed")
-def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: Path, small: list[str]) -> None:
+def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run, tmp_path, small):
     import onnx
     import onnxruntime
 
@@ -156,10 +129,8 @@ def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: P
         np.testing.assert_allclose(probabilities, scaled, atol=1e-4)
 
 
-@pytest.mark.parametrize("suffix", ["html", "onnx", "safetensors"])
-def test_a_file_of_somebody_else_is_not_replaced(
-    suffix: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("suffix", ["html", "safetensors"])
+def test_a_file_of_somebody_else_is_not_replaced(suffix, tiny_run, tmp_path, capsys):
     file = tmp_path / f"mine.{suffix}"
     file.write_text("mine")
     assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 2
@@ -168,7 +139,7 @@ def test_a_file_of_somebody_else_is_not_replaced(
 
 
 @pytest.mark.skipif(bool(runtimes.find_missing_package("openvino")), reason="the extra openvino is not installed")
-def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
+def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run, tmp_path):
     import openvino
 
     file = tmp_path / "net.xml"
@@ -206,9 +177,7 @@ def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_pat
         (["out=net.onnx", "ckpt=nowhere"], 4, "does not exist"),
     ],
 )
-def test_a_mistake_is_told_and_leaves_nothing(
-    words: list[str], code: int, told: str, tiny_run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
+def test_a_mistake_is_told_and_leaves_nothing(words, code, told, tiny_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.json").write_text('{"name": "another"}')
     (tmp_path / "weights.bin").write_bytes(b"others")
@@ -221,7 +190,7 @@ def test_a_mistake_is_told_and_leaves_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_weights_beyond_what_onnx_holds_are_one_error_before_they_are_exported() -> None:
+def test_weights_beyond_what_onnx_holds_are_one_error_before_they_are_exported():
     from avatar_bench.inference.runtimes.onnx import export_onnx
 
     with torch.device("meta"):  # takes no memory
@@ -231,14 +200,12 @@ def test_weights_beyond_what_onnx_holds_are_one_error_before_they_are_exported()
     assert len(caught.value.lines) == 2
 
 
-def test_a_write_that_fails_leaves_the_earlier_file(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_a_write_that_fails_leaves_the_earlier_file(tiny_run, tmp_path, monkeypatch, capsys):
     file = tmp_path / "net.safetensors"
     file.write_bytes(b"earlier")
     file.with_suffix(".json").write_text('{"avatar_bench": "0.3.0"}')
 
-    def full(number: int) -> None:
+    def full(number):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
@@ -248,7 +215,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(
     assert file.read_bytes() == b"earlier"
 
 
-def test_a_soup_is_exported_and_an_ensemble_is_not(train: Callable[..., Path], tiny_run: Path, tmp_path: Path) -> None:
+def test_a_soup_is_exported_and_an_ensemble_is_not(train, tiny_run, tmp_path):
     from avatar_bench.runs.ensembles import save_ensemble
 
     run = Run.open(tiny_run)

@@ -1,7 +1,5 @@
 """Tests of faults during training: each ends with its exit code, a message and a folder that can be resumed."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json
@@ -9,9 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,20 +23,19 @@ from avatar_bench.training import classifier_job
 from avatar_bench.training.module import Learner
 
 pytestmark = pytest.mark.slow
-Fork = Callable[..., Any]
 LONG = ["epochs=40", "callbacks.save_minutes=0", "data.limit=96"]
 
 
-def record(run: Path) -> dict[str, Any]:
+def record(run):
     return json.loads((run / "run.json").read_text(encoding="utf-8"))
 
 
-def words(small: list[str], out: Path, *more: str) -> list[str]:
+def words(small, out, *more):
     given = {word.partition("=")[0] for word in more}
     return ["train", *(word for word in small if word.partition("=")[0] not in given), f"out={out}", *more]
 
 
-def steps(run: Path) -> int:
+def steps(run):
     """Return how many steps the last checkpoint of a run holds, 0 before the first."""
     last = run / "checkpoints" / "last.ckpt"
     try:
@@ -49,7 +44,7 @@ def steps(run: Path) -> int:
         return 0
 
 
-def whole(run: Path) -> None:
+def whole(run):
     """Check that every file with a final name in a run folder can be read."""
     for file in run.rglob("*"):
         if file.suffix == ".ckpt":
@@ -62,25 +57,23 @@ def whole(run: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(small, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
     assert main(words(small, run, "epochs=4", "data.limit=96")) == 0
     return run
 
 
-def kill_at(fork: Fork, line: list[str], run: Path, step: int) -> None:
+def kill_at(fork, line, run, step):
     child = fork(*line)
     child.until(lambda: steps(run) >= step)
     child.kill()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_ten_kills_at_random_steps_cost_nothing(
-    workers: int, undisturbed: Path, small: list[str], fork: Fork, tmp_path: Path
-) -> None:
+def test_kills_at_random_steps_cost_nothing(workers, undisturbed, small, fork, tmp_path):
     rng = np.random.default_rng(workers)
     total = steps(undisturbed)
-    for number in range(10):
+    for number in range(2):
         run = tmp_path / f"run{number}"
         line = words(small, run, "epochs=4", "data.limit=96", f"data.workers={workers}", "callbacks.save_minutes=0")
         kill_at(fork, line, run, int(rng.integers(1, total - 1)))
@@ -92,15 +85,13 @@ def test_ten_kills_at_random_steps_cost_nothing(
         assert (run / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
 
 
-def test_twenty_kills_while_every_step_is_saved_leave_no_half_written_file(
-    small: list[str], fork: Fork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kills_while_every_step_is_saved_leave_no_half_written_file(small, fork, tmp_path, monkeypatch):
     elsewhere = Path("/dev/shm")
     if elsewhere.is_dir() and elsewhere.stat().st_dev != tmp_path.stat().st_dev:
         monkeypatch.setenv("TMPDIR", str(elsewhere))
     rng, run = np.random.default_rng(0), tmp_path / "run"
     line = words(small, run, "epochs=400", "data.limit=96", "callbacks.save_minutes=0")
-    for _ in range(20):
+    for _ in range(3):
         child = fork(*line)
         before = steps(run)
         child.until(lambda before=before: steps(run) > before)
@@ -110,11 +101,8 @@ def test_twenty_kills_while_every_step_is_saved_leave_no_half_written_file(
         line = ["train", f"resume={run}"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_signal_saves_the_step_and_ends_the_run(
-    number: int, code: int, workers: int, small: list[str], fork: Fork, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 0)])
+def test_a_signal_saves_the_step_and_ends_the_run(number, code, workers, small, fork, tmp_path):
     run = tmp_path / "run"
     child = fork(*words(small, run, "epochs=40", "data.limit=96", f"data.workers={workers}"))
     child.until((run / "checkpoints" / "best.ckpt").exists)
@@ -129,12 +117,10 @@ def test_a_signal_saves_the_step_and_ends_the_run(
     whole(run)
 
 
-def test_a_step_that_does_not_end_is_not_waited_for(
-    small: list[str], fork: Fork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_does_not_end_is_not_waited_for(small, fork, tmp_path, monkeypatch):
     run, step = tmp_path / "run", Learner.training_step
 
-    def hang(learner: Learner, *batch: Any) -> torch.Tensor:
+    def hang(learner, *batch):
         if learner.global_step == 3:
             (tmp_path / "hangs").touch()
             time.sleep(600)
@@ -156,7 +142,7 @@ def test_a_step_that_does_not_end_is_not_waited_for(
         assert steps(run) == 3
 
 
-def test_a_worker_that_is_killed_ends_the_run_with_a_word(small: list[str], fork: Fork, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_ends_the_run_with_a_word(small, fork, tmp_path):
     run = tmp_path / "run"
     child = fork(*words(small, run, *LONG, "data.workers=2"))
     child.until(lambda: steps(run) >= 2)
@@ -168,9 +154,9 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_word(small: list[str], fork
     whole(run)
 
 
-def test_a_worker_that_is_killed_while_it_hands_over_a_batch_is_told_alike() -> None:
+def test_a_worker_that_is_killed_while_it_hands_over_a_batch_is_told_alike():
     class Gone:
-        def detach(self) -> int:
+        def detach(self):
             raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
     with pytest.raises(ConnectionResetError) as caught:
@@ -179,9 +165,7 @@ def test_a_worker_that_is_killed_while_it_hands_over_a_batch_is_told_alike() -> 
     assert ("was killed" in lines[0], code) == (True, 5)
 
 
-def test_images_that_go_away_end_the_run_which_goes_on_when_they_are_back(
-    images: Path, small: list[str], fork: Fork, tmp_path: Path
-) -> None:
+def test_images_that_go_away_end_the_run_which_goes_on_when_they_are_back(images, small, fork, tmp_path):
     run, data = tmp_path / "run", Path(shutil.copytree(images, tmp_path / "data"))
     child = fork(*words(small, run, *LONG, f"data.manifest={data / 'all.csv'}", "data.cache_gb=0"))
     child.until(lambda: steps(run) >= 2)
@@ -197,9 +181,7 @@ def test_images_that_go_away_end_the_run_which_goes_on_when_they_are_back(
     child.until(lambda: steps(run) > at)
 
 
-def test_an_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
-    images: Path, small: list[str], tmp_path: Path, capsys: Any
-) -> None:
+def test_an_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(images, small, tmp_path, capsys):
     data = Path(shutil.copytree(images, tmp_path / "data"))
     quick = [f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "label_errors=false")]
     source = ["source=folder", f"source.folder.root={data / 'all'}"]
@@ -226,9 +208,7 @@ def test_an_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
 
 
 @pytest.mark.parametrize("command", ["train", "pretrain", "evaluate"])
-def test_broken_images_are_named_together_before_anything_begins(
-    command: str, images: Path, small: list[str], tiny_run: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_broken_images_are_named_together_before_anything_begins(command, images, small, tiny_run, tmp_path, capsys):
     shutil.copytree(images, tmp_path / "set")
     table = tmp_path / "set" / "blind.csv" if command == "evaluate" else tmp_path / "set" / "all.csv"
     paths = list(pd.read_csv(table)["path"].iloc[[1, 20, 33]])
@@ -247,17 +227,7 @@ def test_broken_images_are_named_together_before_anything_begins(
     assert not out.exists()
 
 
-def test_a_loss_that_is_not_finite_names_step_and_images(small: list[str], tmp_path: Path, capsys: Any) -> None:
-    run = tmp_path / "run"
-    assert main(words(small, run, "lr=1e30", "optimizer=sgd", "epochs=3")) == 6
-    told = capsys.readouterr().err.splitlines()[-3:]
-    assert "at step 1 (epoch 1)" in told[0]
-    assert told[1].startswith("Images of that batch: all/")
-    assert record(run)["status"] == "diverged"
-    assert list(run.rglob("*.ckpt*")) == []
-
-
-def test_an_empty_class_is_refused(images: Path, small: list[str], tmp_path: Path, capsys: Any) -> None:
+def test_an_empty_class_is_refused(images, small, tmp_path, capsys):
     data = Path(shutil.copytree(images / "all", tmp_path / "data"))
     (data / "painting").mkdir()
     base = [word for word in small if not word.startswith("data.manifest") and word != "data=manifest"]
@@ -269,7 +239,7 @@ def test_an_empty_class_is_refused(images: Path, small: list[str], tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-def test_two_processes_on_one_run_are_one_too_many(small: list[str], fork: Fork, tmp_path: Path) -> None:
+def test_two_processes_on_one_run_are_one_too_many(small, fork, tmp_path):
     run = tmp_path / "run"
     first = fork(*words(small, run, *LONG))
     first.until(lambda: steps(run) >= 1)
@@ -282,7 +252,7 @@ def test_two_processes_on_one_run_are_one_too_many(small: list[str], fork: Fork,
     assert first.end() == 143
 
 
-def test_a_disk_too_small_is_found_before_the_work(small: list[str], small_disk: Path, capsys: Any) -> None:
+def test_a_disk_too_small_is_found_before_the_work(small, small_disk, capsys):
     filled = small_disk / "filling"
     filled.write_bytes(bytes(12 * 2**20))
     assert main(words(small, small_disk / "run", *LONG)) == 5
@@ -291,9 +261,7 @@ def test_a_disk_too_small_is_found_before_the_work(small: list[str], small_disk:
     assert list(small_disk.rglob("*.ckpt*")) == []
 
 
-def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_goes_on(
-    small: list[str], small_disk: Path, fork: Fork, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_goes_on(small, small_disk, fork, monkeypatch):
     monkeypatch.setattr(classifier_job, "check_disk_space", lambda *given: None)  # in the way on so small a disk
     run, filling = small_disk / "run", small_disk / "filling"
     shutil.rmtree(run, ignore_errors=True)
@@ -315,7 +283,7 @@ def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_goes_on(
     again.until(lambda: steps(run) > at)
 
 
-def test_a_folder_of_another_user_cannot_be_written(small: list[str], fork: Fork, tmp_path: Path) -> None:
+def test_a_folder_of_another_user_cannot_be_written(small, fork, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("needs to become another user")
     place = tmp_path / "theirs"
@@ -324,7 +292,7 @@ def test_a_folder_of_another_user_cannot_be_written(small: list[str], fork: Fork
         folder.chmod(0o755)
     place.chmod(0o555)
 
-    def become() -> None:
+    def become():
         os.setgid(65534)
         os.setuid(65534)
         os.chdir("/")

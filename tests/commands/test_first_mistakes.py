@@ -1,15 +1,10 @@
 """Common first mistakes: each message says what to do."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
-from PIL import Image
 
 from avatar_bench.cli.app import main
 
@@ -17,7 +12,7 @@ TRAIN = ("train", "data=folder", "trainer=debug", "data.workers=0", "data.limit=
 
 
 @pytest.fixture(scope="module")
-def mistaken(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mistaken(images, tmp_path_factory):
     """A folder with the images of `all` in wrong layouts, and manifests of them in wrong formats."""
     root = tmp_path_factory.mktemp("mistaken")
     shutil.copytree(images / "all", root / "high" / "photos")
@@ -64,15 +59,7 @@ def mistaken(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([*TRAIN, "data.root=high/photos", "model=resnet18", "data.image_size=32"], 2, "choose model.weights=PATH"),
     ],
 )
-def test_a_mistake_is_answered_with_what_to_do(
-    words: list[str],
-    code: int,
-    advice: str,
-    mistaken: Path,
-    tiny_run: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_mistake_is_answered_with_what_to_do(words, code, advice, mistaken, tiny_run, monkeypatch, capsys):
     monkeypatch.chdir(mistaken)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -82,17 +69,3 @@ def test_a_mistake_is_answered_with_what_to_do(
     assert main(list(given.values())) == code
     told = capsys.readouterr().err.splitlines()
     assert any(advice in line for line in told[-3:])
-
-
-def test_forty_grey_images_of_two_classes_are_trained_on_with_a_warning(
-    images: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for label in ("generated", "real"):
-        (tmp_path / "grey" / label).mkdir(parents=True)
-        for number, file in enumerate(sorted((images / "all" / label).rglob("*.*"))[:20]):
-            Image.open(file).convert("L").save(tmp_path / "grey" / label / f"{number}.png")
-    data = ("data=folder", f"data.root={tmp_path / 'grey'}", "data.manifest=null", "data.blind=null")
-    run = train(tmp_path / "run", *data, "data.split.folds=10")
-    told = capsys.readouterr().err
-    assert "warning: too few images to fit a temperature" in told
-    assert main(["predict", str(images / "blind" / "real"), f"ckpt={run}"]) == 0

@@ -1,10 +1,7 @@
 """Blocks that are now called otherwise, or part of another one: they are run, compared and reported by both names."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -38,7 +35,7 @@ ABOUT = "title: Count of the images\nsummary: the number of images\nformer_names
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> str:
+def own(tmp_path):
     folder = tmp_path / "my" / "block" / "count"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(BLOCK, encoding="utf-8")
@@ -46,14 +43,12 @@ def own(tmp_path: Path) -> str:
     return str(tmp_path / "my")
 
 
-def evaluate(run: Path, own: str, *words: str) -> int:
+def evaluate(run, own, *words):
     return main(["evaluate", "-cd", own, f"ckpt={run}", "data.workers=0", *words])
 
 
-@pytest.mark.parametrize("value", ["tally", "[tally]", "[tally, count,sum_of_images]"])
-def test_a_former_name_runs_the_block_once_and_names_it(
-    value: str, run_copy: Path, own: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("value", ["tally", "[tally, count,sum_of_images]"])
+def test_a_former_name_runs_the_block_once_and_names_it(value, run_copy, own, capsys):
     assert evaluate(run_copy, own, f"block={value}", "block.count.add=2") == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "is now" in line]
     assert told[0] == "warning: block 'tally' is now 'count'"
@@ -61,9 +56,7 @@ def test_a_former_name_runs_the_block_once_and_names_it(
     assert [folder.name for folder in (run_copy / "evaluation/test").iterdir()] == ["count"]
 
 
-def test_an_option_under_a_former_name_is_refused_with_the_name_of_now(
-    run_copy: Path, own: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_option_under_a_former_name_is_refused_with_the_name_of_now(run_copy, own, capsys):
     assert evaluate(run_copy, own, "block=tally", "block.tally.add=2") == 2
     assert capsys.readouterr().err.splitlines() == [
         "warning: block 'tally' is now 'count'",
@@ -72,9 +65,7 @@ def test_an_option_under_a_former_name_is_refused_with_the_name_of_now(
     ]
 
 
-def test_a_result_under_a_former_name_is_reported_and_compared(
-    run_copy: Path, own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_result_under_a_former_name_is_reported_and_compared(run_copy, own, tmp_path, capsys):
     assert evaluate(run_copy, own, "block=count") == 0
     other = tmp_path / "other"
     shutil.copytree(run_copy, other)

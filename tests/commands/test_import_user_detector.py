@@ -1,12 +1,7 @@
 """import of a user's own detector: asked once for an image, refused if changed, and forgiven a failure."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +47,7 @@ class Brightness:
 
 
 @pytest.fixture
-def my(tmp_path: Path) -> Path:
+def my(tmp_path):
     folder = tmp_path / "my"
     (folder / "detector").mkdir(parents=True)
     (folder / "detector" / "brightness.py").write_text(CODE.lstrip(), encoding="utf-8")
@@ -61,10 +56,10 @@ def my(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(my: Path, tmp_path: Path) -> Callable[..., Path]:
+def run(my, tmp_path):
     """Return a function that imports the detector with options, and returns the run folder."""
 
-    def make(options: str = "", *words: str, code: int = 0) -> Path:
+    def make(options="", *words, code=0):
         out = tmp_path / "run"
         given = [f"options={{log: {tmp_path / 'log'}{options}}}", f"out={out}", *words]
         assert main(["import", "-cd", str(my), "kind=brightness", *given]) == code
@@ -75,7 +70,7 @@ def run(my: Path, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def evaluating(images: Path, my: Path, ckpt: Path, *words: str) -> list[str]:
+def evaluating(images, my, ckpt, *words):
     data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.name=new", "data.workers=0"]
     data.append("block.blind_test.resamples=100")
     return [
@@ -90,23 +85,21 @@ def evaluating(images: Path, my: Path, ckpt: Path, *words: str) -> list[str]:
     ]
 
 
-def predict(images: Path, my: Path, ckpt: Path, output: Path, code: int = 0) -> None:
+def predict(images, my, ckpt, output, code=0):
     words = [f"ckpt={ckpt}", f"input={images / 'blind'}", f"output={output}"]
     assert main(["predict", "-cd", str(my), *words]) == code
 
 
-def asked(tmp_path: Path) -> list[str]:
+def asked(tmp_path):
     return (tmp_path / "log").read_text().splitlines()
 
 
-def read_result(run: Path) -> dict[str, object]:
+def read_result(run):
     text = (run / "evaluation" / "new" / "blind_test" / "metrics.json").read_text(encoding="utf-8")
     return dict(json.loads(text))
 
 
-def test_a_detector_is_asked_once_for_each_image(
-    run: Callable[..., Path], my: Path, images: Path, tmp_path: Path
-) -> None:
+def test_a_detector_is_asked_once_for_each_image(run, my, images, tmp_path):
     folder, output = run(), tmp_path / "out.csv"
     record = json.loads((folder / "run.json").read_text())
     known = [record[name] for name in ("status", "kind", "licence", "source")]
@@ -124,9 +117,7 @@ def test_a_detector_is_asked_once_for_each_image(
     np.testing.assert_allclose(table[[f"prob_{name}" for name in blind.classes]], expected, atol=1e-6)
 
 
-def test_an_evaluation_that_was_killed_goes_on_where_it_was(
-    run: Callable[..., Path], my: Path, images: Path, tmp_path: Path, fork: Callable[..., Any]
-) -> None:
+def test_an_evaluation_that_was_killed_goes_on_where_it_was(run, my, images, tmp_path, fork):
     folder = run(", stops: 15")
     child = fork(*evaluating(images, my, folder))
     child.until(lambda: (tmp_path / "log.stopped").exists())
@@ -139,9 +130,7 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_was(
     assert read_result(folder)["n"] == 42
 
 
-def test_an_image_that_fails_costs_its_row(
-    run: Callable[..., Path], my: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_image_that_fails_costs_its_row(run, my, images, tmp_path, capsys):
     folder, output = run(", fails: '7'"), tmp_path / "out.csv"
     predict(images, my, folder, output, code=3)
     table = pd.read_csv(output)
@@ -155,9 +144,7 @@ def test_an_image_that_fails_costs_its_row(
     assert read_result(folder)["n"] == 41
 
 
-def test_twenty_failures_in_a_row_end_the_command_and_answers_are_kept(
-    run: Callable[..., Path], my: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_twenty_failures_in_a_row_end_the_command_and_answers_are_kept(run, my, images, tmp_path, capsys):
     folder, output = run(", fails: from 5"), tmp_path / "out.csv"
     predict(images, my, folder, output, code=3)
     assert "failed on 20 images in a row" in capsys.readouterr().err
@@ -166,9 +153,7 @@ def test_twenty_failures_in_a_row_end_the_command_and_answers_are_kept(
     assert len(asked(tmp_path)) == 45
 
 
-def test_a_changed_detector_is_refused_unless_allowed(
-    run: Callable[..., Path], my: Path, images: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_detector_is_refused_unless_allowed(run, my, images, capsys):
     folder, file = run(), my / "detector" / "brightness.py"
     file.write_text(file.read_text() + "\n# changed\n")
     assert main(evaluating(images, my, folder)) == 3
@@ -178,9 +163,7 @@ def test_a_changed_detector_is_refused_unless_allowed(
     assert "there is no detector named 'brightness'" in capsys.readouterr().err
 
 
-def test_a_detector_that_sends_images_out_needs_leave(
-    run: Callable[..., Path], my: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_detector_that_sends_images_out_needs_leave(run, my, images, tmp_path, capsys):
     (my / "detector" / "brightness.yaml").write_text("uploads: true\n")
     run(code=3)
     assert "sends images to others" in capsys.readouterr().err
@@ -203,9 +186,7 @@ def test_a_detector_that_sends_images_out_needs_leave(
         ("    stops: int = -1\n", "    stops: int\n", "kind=brightness needs stops="),
     ],
 )
-def test_a_detector_that_raises_is_an_error_of_three_lines_and_nothing_is_written(
-    change: str, by: str, reason: str, run: Callable[..., Path], my: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_detector_that_raises_is_an_error_of_three_lines_and_nothing_is_written(change, by, reason, run, my, capsys):
     file = my / "detector" / "brightness.py"
     file.write_text(file.read_text().replace(change, by))
     run(code=2)
@@ -214,14 +195,7 @@ def test_a_detector_that_raises_is_an_error_of_three_lines_and_nothing_is_writte
     assert len(error.strip().splitlines()) <= 3
 
 
-def test_a_text_for_a_number_is_refused_at_once(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    run(", stops: soon", code=2)
-    assert "detector.brightness.stops=soon: expected a value such as -1." in capsys.readouterr().err
-
-
-def test_values_that_are_no_probabilities_cost_their_rows(
-    run: Callable[..., Path], my: Path, images: Path, tmp_path: Path
-) -> None:
+def test_values_that_are_no_probabilities_cost_their_rows(run, my, images, tmp_path):
     file = my / "detector" / "brightness.py"
     file.write_text(file.read_text().replace("return np.array(found)", "return np.array(found) * (1 + (n == 3))"))
     folder, output = run(), tmp_path / "out.csv"

@@ -1,11 +1,7 @@
 """Imported detectors with other classes than the data sets, in views that they can answer."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +14,7 @@ from avatar_bench.data.dataset import read_manifest
 QUICK = ("block.blind_test.resamples=100", "data.workers=0")
 
 
-def import_scores(images: Path, out: Path, columns: dict[str, np.ndarray[Any, Any]], classes: str) -> None:
+def import_scores(images, out, columns, classes):
     """Import probabilities of the blind images, by path."""
     frame = read_manifest(images / "blind.csv").frame
     pd.DataFrame({"path": frame["path"], **columns}).to_csv(out.with_suffix(".csv"), index=False, float_format="%.17g")
@@ -27,20 +23,18 @@ def import_scores(images: Path, out: Path, columns: dict[str, np.ndarray[Any, An
 
 
 @pytest.fixture
-def is_generated(images: Path) -> np.ndarray[Any, Any]:
+def is_generated(images):
     return (read_manifest(images / "blind.csv").frame["label"] == "generated").to_numpy()
 
 
 @pytest.fixture
-def chance(is_generated: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def chance(is_generated):
     """Return probabilities that are right more often than not."""
     noise = np.random.default_rng(0).uniform(0, 0.7, len(is_generated))
     return np.where(is_generated, 0.3 + noise, 0.7 - noise)
 
 
-def test_a_binary_detector_is_compared_with_a_run_in_the_view_of_both(
-    images: Path, run_copy: Path, tmp_path: Path, is_generated: Any, chance: Any
-) -> None:
+def test_a_binary_detector_is_compared_with_a_run_in_the_view_of_both(images, run_copy, tmp_path, is_generated, chance):
     runs = tmp_path / "runs"
     runs.mkdir()
     shutil.copytree(run_copy, runs / "own")
@@ -58,9 +52,7 @@ def test_a_binary_detector_is_compared_with_a_run_in_the_view_of_both(
     assert main(["evaluate", f"ckpt={runs / 'binary'}", "view=all", *data, *QUICK]) == 2
 
 
-def test_classes_that_exchange_their_names_do_not_mix(
-    images: Path, tmp_path: Path, is_generated: Any, chance: Any
-) -> None:
+def test_classes_that_exchange_their_names_do_not_mix(images, tmp_path, is_generated, chance):
     third = np.zeros(len(chance))
     columns = {"prob_real": chance, "prob_generated": 1 - chance, "prob_drawing": third}
     import_scores(images, tmp_path / "odd", columns, "{real: generated, generated: real, drawing: drawing}")
@@ -71,7 +63,7 @@ def test_classes_that_exchange_their_names_do_not_mix(
     assert metrics["accuracy"]["value"] == pytest.approx(accuracy_score(is_generated, chance > 0.5), abs=1e-9)
 
 
-def test_two_classes_that_stand_for_one_are_added_up(images: Path, tmp_path: Path, chance: Any) -> None:
+def test_two_classes_that_stand_for_one_are_added_up(images, tmp_path, chance):
     columns = {"prob_gan": chance / 4, "prob_diffusion": chance * 3 / 4, "prob_human": 1 - chance}
     classes = "{gan: generated, diffusion: generated, human: [drawing, real]}"
     import_scores(images, tmp_path / "fine", columns, classes)
@@ -83,9 +75,7 @@ def test_two_classes_that_stand_for_one_are_added_up(images: Path, tmp_path: Pat
     np.testing.assert_allclose(table["prob_generated"], expected.loc[table.index], atol=1e-9)
 
 
-def test_runs_of_other_classes_are_compared_in_a_view_by_default(
-    images: Path, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_of_other_classes_are_compared_in_a_view_by_default(images, run_copy, tmp_path, capsys):
     runs = tmp_path / "runs"
     runs.mkdir()
     shutil.copytree(run_copy, runs / "three")

@@ -1,22 +1,19 @@
 """Results have no language: another one draws again and computes nothing, and the report is in one language."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
 import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.evaluation.block import Block
+from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.evaluation.runner import BlockRunner
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.results.declaration import declare_block
-from tests.commands.test_all_blocks import QUICK, QUICK_COMPARISONS
+from tests.commands.test_all_blocks import QUICK, QUICK_COMPARISONS, asking
 
 CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
 WORD = re.compile(r"[A-Za-z]{3,}")
@@ -37,71 +34,71 @@ KEPT = set(_KEPT.split())
 class Texts(HTMLParser):
     """Visible texts of a page, and its alternative texts; without code, scripts and styles."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.found: list[str] = []
         self._hidden: list[str] = []
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         if tag in ("code", "script", "style", "svg"):
             self._hidden.append(tag)
         self.found += [value for name, value in attrs if name == "alt" and value]
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         if self._hidden and self._hidden[-1] == tag:
             self._hidden.pop()
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if not self._hidden and data.strip():
             self.found.append(data.strip())
 
 
 @pytest.fixture(scope="module")
-def evaluated(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Two runs, evaluated by every block in English."""
+def evaluated(tiny_run, tmp_path_factory):
+    """A run evaluated by every block in English, and compared with its copy; and the commands that did so."""
     runs = tmp_path_factory.mktemp("languages") / "runs"
-    for name in ("first", "second"):
-        shutil.copytree(tiny_run, runs / name, ignore=shutil.ignore_patterns("evaluation"))
-    words = ["evaluate", f"ckpt={runs}", "block=all", "data.workers=0", *QUICK, *QUICK_COMPARISONS]
-    assert main(words) == 0
-    return runs, words
+    shutil.copytree(tiny_run, runs / "first", ignore=shutil.ignore_patterns("evaluation"))
+    words = ["evaluate", "data.workers=0", *QUICK, *QUICK_COMPARISONS, "block.ensemble.soup=false"]
+    alone = [*words, f"ckpt={runs / 'first'}", "block=all"]
+    both = [*asking(["blind_test", *list_blocks(("comparison",))], words), f"ckpt={runs}", "skip_unusable=true"]
+    assert main(alone) == 0
+    shutil.copytree(runs / "first", runs / "second")
+    assert main(both) == 0
+    return runs, [alone, both]
 
 
 @pytest.mark.slow
-def test_another_language_computes_nothing_and_the_report_is_in_it(
-    evaluated: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*_: object) -> None:
+def test_another_language_computes_nothing_and_the_report_is_in_it(evaluated, monkeypatch, capsys):
+    def refuse(*_):
         raise AssertionError("something was computed again")
 
-    def run_block(self: BlockRunner, name: str, block: Block) -> None:
+    def run_block(self, name, block):
         attempt(self, name, block)  # a block that cannot be used here is tried again, and raises BlockError
         refuse()
 
-    runs, words = evaluated
+    runs, commands = evaluated
     attempt = BlockRunner._run_block
+    files = [file for ending in ("json", "csv") for file in runs.rglob(f"evaluation/**/*.{ending}")]
+    assert files
+    assert [file for file in files if CYRILLIC.search(file.read_text(encoding="utf-8"))] == []  # numbers have none
     before = {file: file.read_bytes() for file in runs.rglob("metrics.json")}
     monkeypatch.setattr(Classifier, "forward", refuse)
     monkeypatch.setattr(BlockRunner, "_run_block", run_block)
-    assert main([*words, "lang=ru"]) == 0
+    for words in commands:
+        assert main([*words, "lang=ru"]) == 0
     assert {file: file.read_bytes() for file in runs.rglob("metrics.json")} == before
-    printed = capsys.readouterr().out
-    assert printed.count("already there: ") >= len(before)
-    for file in runs.rglob("evaluation/*/*/metrics.json"):
-        names = json.loads(file.read_text(encoding="utf-8"))["figures"]
-        assert [name for name in names if not (file.parent / "ru" / f"{name}.svg").is_file()] == []
+    kept = [file for file in before if "second" not in file.parts or file.parent.name == "blind_test"]
+    assert capsys.readouterr().out.count("already there: ") >= len(kept)
+    for file in kept:
+        if "evaluation" in file.parts:
+            names = json.loads(file.read_text(encoding="utf-8"))["figures"]
+            assert [name for name in names if not (file.parent / "ru" / f"{name}.svg").is_file()] == []
+    shutil.copytree(runs / "first" / "evaluation", runs / "second" / "evaluation", dirs_exist_ok=True)
     assert main(["report", f"runs={runs}", "lang=ru"]) == 0
     assert find_english(runs) == {}
 
 
-@pytest.mark.slow
-def test_saved_numbers_have_no_language(evaluated: tuple[Path, list[str]]) -> None:
-    files = [file for ending in ("json", "csv") for file in evaluated[0].rglob(f"evaluation/**/*.{ending}")]
-    assert files
-    assert [file for file in files if CYRILLIC.search(file.read_text(encoding="utf-8"))] == []
-
-
-def find_english(runs: Path, *tables: Path) -> dict[str, list[str]]:
+def find_english(runs, *tables):
     """Return the texts of a Russian report with the words in them that are English and no names, also in `tables`."""
     page = Texts()
     page.feed((runs / "report.html").read_text(encoding="utf-8").replace("<wbr>", ""))
@@ -119,7 +116,7 @@ def find_english(runs: Path, *tables: Path) -> dict[str, list[str]]:
     return found
 
 
-def collect_names(runs: Path, *tables: Path) -> list[str]:
+def collect_names(runs, *tables):
     """Return the names in the results: of runs, sets, classes, blocks, metrics, columns, files and values in tables."""
     names = [runs.name, "first", "second", "drawing", "generated", "real", "main", "blind"]
     names += [*declare_block("overview").figures, *(folder.parent.name for folder in runs.rglob("ensemble.json"))]
@@ -135,6 +132,6 @@ def collect_names(runs: Path, *tables: Path) -> list[str]:
     return [name for name in set(names) if len(name) > 2]
 
 
-def read_cells(file: Path) -> list[str]:
+def read_cells(file):
     with file.open(encoding="utf-8", newline="") as rows:
         return [cell for row in list(csv.reader(rows))[1:] for cell in row]

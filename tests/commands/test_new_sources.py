@@ -1,10 +1,6 @@
 """Evaluation on sources that training has not used: the units, the population, and what is said of them."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,7 +14,7 @@ QUICK = ("data.workers=0", "block.blind_test.resamples=100", "block.significance
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def manifest(tmp_path_factory):
     """Return a manifest of three new sources a class."""
     root = tmp_path_factory.mktemp("new")
     draw_set(root, "new", 12, NEW, seed=9)
@@ -26,10 +22,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def evaluate(run_copy: Path, manifest: Path) -> Callable[..., dict[str, Any]]:
+def evaluate(run_copy, manifest):
     """Return a function that evaluates the run on the manifest, changed first, and returns the metrics.json."""
 
-    def build(change: Callable[[pd.DataFrame], pd.DataFrame], *words: str) -> dict[str, Any]:
+    def build(change, *words):
         changed = manifest.with_name("changed.csv")
         change(pd.read_csv(manifest, keep_default_na=False)).to_csv(changed, index=False)
         data = ["data=manifest", f"data.manifest={changed}", *QUICK[:2]]
@@ -40,13 +36,11 @@ def evaluate(run_copy: Path, manifest: Path) -> Callable[..., dict[str, Any]]:
     return build
 
 
-def codes(found: dict[str, Any]) -> list[str]:
+def codes(found):
     return [warning["code"] for warning in found["warnings"]]
 
 
-def test_new_sources_are_the_units_and_those_of_one_origin_are_one(
-    evaluate: Callable[..., dict[str, Any]], capsys: Any
-) -> None:
+def test_new_sources_are_the_units_and_those_of_one_origin_are_one(evaluate, capsys):
     found = evaluate(lambda table: table)
     accuracy = found["metrics"]["accuracy"]
     assert (accuracy["unit"], accuracy["units"], accuracy["population"]) == ("source", 9, "new sources")
@@ -63,7 +57,7 @@ def test_new_sources_are_the_units_and_those_of_one_origin_are_one(
     assert files["metrics"]["accuracy"]["units"] == 9
 
 
-def test_seen_single_and_unknown_sources_are_said_once(evaluate: Callable[..., dict[str, Any]]) -> None:
+def test_seen_single_and_unknown_sources_are_said_once(evaluate):
     some = {f"new-real-{number}": name for number, name in enumerate(SOURCES["real"][:1])}
     found = evaluate(lambda table: table.replace({"source": some}))
     assert codes(found).count("sources_seen") == 1
@@ -77,7 +71,7 @@ def test_seen_single_and_unknown_sources_are_said_once(evaluate: Callable[..., d
     assert codes(unknown).count("sources_unknown") == 1
 
 
-def test_the_own_splits_of_a_run_are_of_these_sources(run_copy: Path) -> None:
+def test_the_own_splits_of_a_run_are_of_these_sources(run_copy):
     assert main(["evaluate", f"ckpt={run_copy}", "block=blind_test", *QUICK[:2]]) == 0
     found = json.loads((run_copy / "evaluation/test/blind_test/metrics.json").read_text())
     assert found["metrics"]["accuracy"]["population"] == "these sources"

@@ -1,9 +1,5 @@
 """Folders that commands write to: what is in them is theirs, or they are refused before a file is touched."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from avatar_bench.cli.app import main
@@ -20,19 +16,19 @@ FOREIGN = {  # what people have, under the names that commands write
 }
 
 
-def write(folder: Path, contents: dict[str, str]) -> Path:
+def write(folder, contents):
     for name, text in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 
-def read(folder: Path) -> dict[str, str]:
+def read(folder):
     files = [file for file in folder.rglob("*") if file.is_file()]
     return {file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in files}
 
 
-def make_words(command: str, images: Path, small: list[str], tmp_path: Path) -> list[str]:
+def make_words(command, images, small, tmp_path):
     data = ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
     table = write(tmp_path, {"scores.csv": "path,score\n"}) / "scores.csv"
     own = {
@@ -46,9 +42,7 @@ def make_words(command: str, images: Path, small: list[str], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("command", ["train", "pretrain", "prepare", "vary", "import"])
-def test_a_folder_of_other_files_is_refused_before_a_file_is_touched(
-    command: str, images: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_other_files_is_refused_before_a_file_is_touched(command, images, small, tmp_path, capsys):
     words = make_words(command, images, small, tmp_path)
     out = write(tmp_path / "mine", FOREIGN)
     assert main([*words, f"out={out}"]) == 3

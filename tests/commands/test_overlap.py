@@ -1,9 +1,6 @@
 """Copies of images that chose the epoch of a run, or that it is calibrated on, in an evaluated set."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +18,7 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(train, tmp_path_factory):
     """Return a run with enough calibration images for thresholds; never write into it, except evaluation/."""
     root = tmp_path_factory.mktemp("run")
     draw_set(root, "all", 120, SOURCES, seed=5)
@@ -30,10 +27,10 @@ def run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def mix(run: Path, images: Path, tmp_path: Path) -> Callable[..., Path]:
+def mix(run, images, tmp_path):
     """Return a function that writes a manifest of the blind images and of copies of some images of a split."""
 
-    def write(name: str, split: str, n: int, is_near: bool) -> Path:
+    def write(name, split, n, is_near):
         rows = pd.read_csv(run / "split.csv").query("split == @split").iloc[::2].head(n)[["path", "label", "source"]]
         root = Path(json.loads((run / "run.json").read_text())["data"]["root"])
         for number, path in enumerate(rows["path"]):
@@ -51,16 +48,14 @@ def mix(run: Path, images: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def evaluate(run: Path, manifest: Path, block: str, *words: str) -> int:
+def evaluate(run, manifest, block, *words):
     options = [word for word in QUICK if not word.startswith("block") or word.split(".")[1] == block]
     data = ["data=manifest", f"data.manifest={manifest}"]
     return main(["evaluate", f"ckpt={run}", f"block={block}", *data, *options, *words])
 
 
 @pytest.mark.parametrize(("is_near", "n"), [(False, 5), (True, 4)])
-def test_copies_of_val_images_are_counted_in_a_warning(
-    is_near: bool, n: int, run: Path, mix: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_copies_of_val_images_are_counted_in_a_warning(is_near, n, run, mix, capsys):
     name = f"val{n}"
     assert evaluate(run, mix(name, "val", n, is_near), "blind_test") == 0
     saved = json.loads((run / "evaluation" / name / "blind_test" / "metrics.json").read_text())
@@ -70,11 +65,8 @@ def test_copies_of_val_images_are_counted_in_a_warning(
     assert format_reason(warning) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("is_near", [False, True])
-@pytest.mark.parametrize("block", ["decision", "calibration"])
-def test_what_a_block_is_fitted_on_is_refused_and_so_are_its_near_duplicates(
-    is_near: bool, block: str, run: Path, mix: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(("is_near", "block"), [(False, "decision"), (True, "calibration")])
+def test_what_a_block_is_fitted_on_is_refused_and_so_are_its_near_duplicates(is_near, block, run, mix, capsys):
     manifest = mix(f"{block}{is_near}", "calibration", 3, is_near)
     assert evaluate(run, manifest, block) == 3
     error = capsys.readouterr().err
@@ -84,8 +76,6 @@ def test_what_a_block_is_fitted_on_is_refused_and_so_are_its_near_duplicates(
     assert evaluate(run, manifest, block, "allow=[near_duplicates]") == (0 if is_near else 3)
 
 
-def test_neither_copies_of_test_images_nor_other_sets_are_warned_of(
-    run: Path, mix: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_neither_copies_of_test_images_nor_other_sets_are_warned_of(run, mix, capsys):
     assert evaluate(run, mix("other", "test", 3, True), "blind_test") == 0
     assert "val images" not in capsys.readouterr().err

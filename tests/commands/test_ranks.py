@@ -1,13 +1,9 @@
 """Distributed training: two processes learn as one, and a killed or interrupted run goes on."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,7 +12,6 @@ import torch
 from avatar_bench.cli.app import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-Train = Callable[..., Path]
 # a network without batch norm or dropout, and a number of images that leaves an uneven last batch
 PLAIN = (
     *("model.backbone=test_vit.r160_in1k", "mode.balance=none", "data.augment.flip=0"),
@@ -25,25 +20,25 @@ PLAIN = (
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=8")
 
 
-def record(run: Path) -> dict[str, Any]:
+def record(run):
     return json.loads((run / "run.json").read_text(encoding="utf-8"))
 
 
-def count_steps(run: Path) -> int:
+def count_steps(run):
     last = run / "checkpoints" / "last.ckpt"
     return int(torch.load(last, weights_only=True)["global_step"]) if last.is_file() else 0
 
 
-def find_ranks(child: Any) -> list[int]:
+def find_ranks(child):
     return [pid for pid in child.workers() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @pytest.fixture(scope="module")
-def two(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("ddp") / "two", *PLAIN, *TWO)
 
 
-def test_two_processes_learn_as_one_with_batches_of_twice_the_size(two: Path, train: Train, tmp_path: Path) -> None:
+def test_two_processes_learn_as_one_with_batches_of_twice_the_size(two, train, tmp_path):
     one = train(tmp_path / "one", *PLAIN, "data.batch_size=16")
     found, expected = (pd.read_csv(run / "metrics.csv") for run in (two, one))
     pd.testing.assert_frame_equal(found, expected, rtol=0, atol=1e-4)
@@ -51,9 +46,7 @@ def test_two_processes_learn_as_one_with_batches_of_twice_the_size(two: Path, tr
     assert record(two)["status"] == "finished"
 
 
-def test_a_killed_process_ends_the_run_which_goes_on_as_if_uninterrupted(
-    two: Path, small: list[str], fork: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_killed_process_ends_the_run_which_goes_on_as_if_uninterrupted(two, small, fork, tmp_path):
     run, given = tmp_path / "run", {word.partition("=")[0] for word in (*PLAIN, *TWO)}
     kept = [word for word in small if word.partition("=")[0] not in given]
     child = fork("train", *kept, *PLAIN, *TWO, f"out={run}", "callbacks.save_minutes=0")

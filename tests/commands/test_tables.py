@@ -1,11 +1,7 @@
 """Tables of images as Parquet: training, evaluation and report as a user types them."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,7 +11,7 @@ from avatar_bench.results.result import Result
 
 
 @pytest.fixture(scope="module")
-def run(images: Path, train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(images, train, tmp_path_factory):
     """Return a run whose manifest and split are Parquet files."""
     place = tmp_path_factory.mktemp("tables")
     shutil.copytree(images, place / "images")
@@ -25,9 +21,7 @@ def run(images: Path, train: Callable[..., Path], tmp_path_factory: pytest.TempP
     return train(place / "run", "tables=parquet", f"data.manifest={manifest.with_suffix('.parquet')}")
 
 
-def test_results_and_report_from_parquet_are_those_from_csv(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_and_report_from_parquet_are_those_from_csv(run, tmp_path, capsys):
     assert not (run / "split.csv").exists()
     found = {}
     for kind in ("csv", "parquet"):

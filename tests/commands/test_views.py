@@ -115,18 +115,21 @@ def test_proportions_of_merged_classes_are_summed(run_copy):
 
 def test_ensembles_are_fitted_in_the_view_but_those_of_all_classes_stay(run_copy, tmp_path):
     runs = copy_run(run_copy, tmp_path, "first", "second")
-    words = ["split=blind", "block=[blind_test,ensemble]", "block.ensemble.soup=false", "block.ensemble.resamples=100"]
-    evaluate(runs, *words)
+    words = ["split=blind", "block=ensemble", "block.ensemble.soup=false", "block.ensemble.resamples=100"]
+    assert main(["evaluate", f"ckpt={runs}", "threads=1", *words]) == 0
     saved = {file: file.read_bytes() for file in sorted(runs.glob("ensembles/*/ensemble.json"))}
     assert saved
-    evaluate(runs, *words, "view=generated_or_not")
+    view, vote = ["split=blind", "view=generated_or_not"], runs / "ensembles" / "soft_vote"
+    assert main(["evaluate", f"ckpt={runs}", "threads=1", *words, *view[1:]]) == 0
     assert {file: file.read_bytes() for file in sorted(runs.glob("ensembles/*/ensemble.json"))} == saved
     result = Result.load(runs / "evaluation" / "blind--generated_or_not" / "ensemble")
     assert result.classes == ("generated", "not_generated")
+    evaluate(runs / "first", *view)
+    evaluate(vote, *view)
+    evaluate(vote, "split=blind")
     table = read_table(runs / "first", "blind--generated_or_not")  # the members are copies of one run
     assert result.metrics["accuracy/single"].value == pytest.approx(table["correct"].mean())
-    voted = read_table(runs / "ensembles" / "soft_vote", "blind--generated_or_not")
-    whole = read_table(runs / "ensembles" / "soft_vote", "blind")
+    voted, whole = (read_table(vote, name) for name in ("blind--generated_or_not", "blind"))
     np.testing.assert_allclose(voted["prob_not_generated"], whole["prob_drawing"] + whole["prob_real"], rtol=1e-9)
 
 
