@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands.test_all_blocks import QUICK
+
 RUN = """
 import json, sys
 from avatar_bench.cli.app import main
@@ -50,26 +52,30 @@ def test_no_command_connects_anywhere(tiny_run: Path, images: Path, small: list[
     run, folder, file = tmp_path / "run", images / "blind", next((images / "blind" / "real").rglob("*.png"))
     shutil.copytree(tiny_run, run)
     at, quick = f"ckpt={run}", ["resamples=100", "folds=2", "label_errors=false"]
+    blocks = [
+        *("block=[blind_test,gradcam,efficiency]", "block.blind_test.resamples=100", "block.efficiency.resamples=100"),
+        *(word for word in QUICK if word.startswith(("block.gradcam.", "block.efficiency."))),
+    ]
     commands = [
         ["list", "models"],
         ["prepare", "source=folder", f"source.folder.root={folder}", f"out={tmp_path / 'data'}"]
         + [f"block.data_audit.{option}" for option in quick],
         ["train", *[word for word in small if word != "logger=none"], "logger=tensorboard", f"out={tmp_path / 'new'}"],
-        ["evaluate", at, "block=[blind_test,calibration,decision,clusters,gradcam,efficiency,error_bias]"],
+        ["evaluate", at, *dict.fromkeys(blocks), "split=blind", "data.workers=0"],
         ["report", f"runs={tmp_path}", f"out={tmp_path / 'report.html'}"],
-        ["calibrate", at, "split=val"],
+        ["calibrate", at, "split=val", "workers=0"],
         *(
-            ["predict", at, f"input={folder}", f"output={tmp_path / name}", *words]
+            ["predict", at, f"input={file.parent}", f"output={tmp_path / name}", *words]
             for name, *words in (
-                ("a.csv", "runtime=onnx", "evidence=true"),
-                ("b.csv", "runtime=openvino"),
-                ("c.html", "lang=ru", f"explain={tmp_path / 'cam'}"),
-                ("d.parquet", "engine=ray", "engine.actors=1"),
+                ("a.csv", "workers=0", "runtime=openvino", "evidence=true"),
+                ("b.html", "workers=0", "lang=ru", f"explain={tmp_path / 'cam'}"),
+                ("c.parquet", "engine=ray", "engine.actors=1"),
             )
         ),
         ["export", at, f"out={tmp_path / 'net.onnx'}"],
         ["import", "kind=onnx", f"file={tmp_path / 'net.onnx'}", f"out={tmp_path / 'imported'}"],
-        ["vary", at, f"out={tmp_path / 'varied'}", "block.robustness.severities=[3]"],
-        ["predict", at, str(file)],
+        ["vary", at, "split=blind", f"out={tmp_path / 'varied'}"]
+        + [f"block.robustness.{option}" for option in ("severities=[3]", "corruptions=[noise]")],
+        ["predict", f"ckpt={tmp_path / 'imported'}", str(file)],
     ]
     assert watch(RUN, json.dumps(commands), tmp_path / "trace") == []

@@ -26,7 +26,7 @@ from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.record import locate_checkpoint, read_record
 
 FUZZ = settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-SHORT, LONG = settings(FUZZ, max_examples=60), settings(FUZZ, max_examples=1500)
+SHORT, LONG = settings(FUZZ, max_examples=30), settings(FUZZ, max_examples=300)
 MUTATIONS = st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=12)), max_size=6)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -83,16 +83,18 @@ def test_sharpness_aware_minimisation_takes_any_optimizer_as_its_base(train: Tra
     assert json.loads((run / "run.json").read_text())["passes_per_step"] == 2
 
 
-def test_a_sweep_takes_optimizers_by_name(train: Train, tmp_path: Path) -> None:
-    sweep = train(tmp_path / "sweep", "-m", "optimizer.name=adamw,lion", "trainer.limit_batches=1")
-    names = {read_yaml(file)["optimizer"]["name"] for file in sweep.glob("*/config.yaml")}
-    assert names == {"adamw", "lion"}
-
-
 @pytest.mark.slow
 def test_a_sweep_under_joblib_builds_what_its_options_name(my: Path, small: list[str], tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = ["-m", "-cd", str(my), "hydra/launcher=joblib", "schedule=none,stairs", "logger=lines"]
+    words = [
+        "-m",
+        "-cd",
+        str(my),
+        "hydra/launcher=joblib",
+        "optimizer.name=adamw,lion",
+        "schedule=stairs",
+        "logger=lines",
+    ]
     kept = [word for word in small if word != "logger=none"]
     command = [sys.executable, "-m", "avatar_bench", "train", *kept, *words, "trainer.limit_batches=1"]
     done = subprocess.run(
@@ -100,6 +102,8 @@ def test_a_sweep_under_joblib_builds_what_its_options_name(my: Path, small: list
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((tmp_path / "sweep").glob("*/steps.jsonl"))) == 2
+    names = {read_yaml(file)["optimizer"]["name"] for file in (tmp_path / "sweep").glob("*/config.yaml")}
+    assert names == {"adamw", "lion"}
 
 
 @pytest.mark.parametrize("flag", [["--cfg", "job"], ["--info", "defaults"]])

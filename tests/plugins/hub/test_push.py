@@ -259,11 +259,6 @@ def tamper_with_record(files: dict[str, bytes], repository: Repository) -> None:
     files["run.json"] = files["run.json"].replace(b'"seed": 42', b'"seed": 43')
 
 
-def put_pickle(files: dict[str, bytes], repository: Repository) -> None:
-    """Replace the weights by a pickle under their name."""
-    files["model.safetensors"] = pickle.dumps({"weights": [1, 2, 3]})
-
-
 def put_bin(files: dict[str, bytes], repository: Repository) -> None:
     """Replace the weights by a pickle under the name that is usual on the hub."""
     del files["model.safetensors"]
@@ -282,11 +277,9 @@ def put_imported(files: dict[str, bytes], repository: Repository) -> None:
         (tamper, ADDRESS, "model.safetensors is not the file that the hub states"),
         (tamper_with_hash, ADDRESS, "is damaged or belongs to another run"),
         (tamper_with_record, ADDRESS, "run.json is not the file that the hub states"),
-        (put_pickle, ADDRESS, "is damaged or belongs to another run"),
         (put_bin, ADDRESS, "it has no model.safetensors"),
         (put_imported, ADDRESS, "holds an imported detector, which push does not share"),
         (None, f"{ADDRESS}@v2", "the repository has no such revision"),
-        (None, f"{ADDRESS}@{'0' * 40}", "the repository has no such revision"),
         (None, "hf:someone/nothing", "there is no such repository, or it is private"),
         ("offline", ADDRESS, "the hub cannot be reached, and the run is not in the cache"),
         (None, "hf:someone", "expected hf:OWNER/NAME"),

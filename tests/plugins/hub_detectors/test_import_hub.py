@@ -101,10 +101,8 @@ def test_a_folder_of_transformers_predicts_as_its_pipeline(
         ("model.safetensors", None, 3, "has no weights as .safetensors"),
         ("config.json", None, 3, "has no config.json"),
         ("config.json", {"architecture": "hf_hub:someone/net"}, 3, "timm has no network 'hf_hub:someone/net'"),
-        ("config.json", {"architecture": "resnet18"}, 3, "The weights do not fit resnet18"),
         ("config.json", {"model_args": {"checkpoint_path": "x.pth"}}, 3, "'checkpoint_path' is not allowed"),
         ("config.json", {"num_classes": 4}, 2, "has 4 outputs, but 3 class names"),
-        ("config.json", {"pretrained_cfg": {}}, 3, "is not one of timm"),
     ],
 )
 def test_a_folder_of_timm_that_cannot_be_used_is_refused(
@@ -171,9 +169,7 @@ def imported(timm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ({"arguments": {"checkpoint_path": "/etc/passwd"}}, 3, "'checkpoint_path' is not allowed"),
         ({"architecture": "vit_base_patch16_224"}, 3, "parameters, its weights"),
         ({"temperature": 0}, 4, "its temperature is 0; expected a number above 0"),
-        ({"timm": {"input_size": [3, 10**6, 10**6]}}, 4, "its timm is"),
         ({"timm": {"input_size": [3, 40, 40], "crop_pct": 1e-4}}, 4, "its timm is"),
-        ({"architecture": None}, 3, "timm has no network 'None'"),
         ({"arguments": 3}, 4, "cannot be opened by its run.json"),
     ],
 )

@@ -29,6 +29,7 @@ CLASSES = ["drawing", "generated", "real"]
 WEIGHTS = np.array([[3.0, -1, 0], [0, 2, -2], [-1, 0, 1]], np.float32)
 STATED = ["size=24", "resize=pad", "mean=[.5,.4,.3]", "std=[.2,.3,.4]", "range=1", "output=logits"]
 NAMES = f"names=[{','.join(CLASSES)}]"
+BLOCKS = ("blind_test", "calibration", "error_bias", "prior_shift", "robustness")
 
 
 def build(
@@ -212,27 +213,25 @@ def test_an_exported_network_of_ours_needs_no_option(exported: Path, tiny_run: P
         np.testing.assert_allclose(*(table.iloc[:, 3:].select_dtypes("number") for table in tables), atol=1e-4)
 
 
-@pytest.mark.slow
 def test_an_exported_network_has_the_metrics_of_its_run(
     exported: Path, tiny_run: Path, images: Path, tmp_path: Path
 ) -> None:
     data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.name=new", "data.workers=0"]
+    quick = [f"block.{name}.resamples=100" for name in BLOCKS if name != "robustness"]
+    quick += ["block.robustness.severities=[3]", "block.robustness.corruptions=[noise]"]
     for name, ckpt in (("ours", tiny_run), ("theirs", exported)):
-        words = [f"out={tmp_path / name}", "block=all", "block.robustness.severities=[3]", *data]
+        words = [f"out={tmp_path / name}", f"block=[{','.join(BLOCKS)}]", *quick, *data]
         assert main(["evaluate", f"ckpt={ckpt}", *words]) == 0
     compared = 0
-    for file in (tmp_path / "theirs" / "evaluation" / "new").glob("*/metrics.json"):
-        ours = tmp_path / "ours" / file.relative_to(tmp_path / "theirs")
-        metrics = [json.loads(each.read_text(encoding="utf-8"))["metrics"] for each in (ours, file)]
+    for block in BLOCKS:
+        files = [tmp_path / name / "evaluation" / "new" / block / "metrics.json" for name in ("ours", "theirs")]
+        metrics = [json.loads(file.read_text(encoding="utf-8"))["metrics"] for file in files]
         for name in metrics[0].keys() & metrics[1].keys():
             one, other = (each[name]["value"] for each in metrics)
-            tolerance = 0.01 if name == "trustworthiness" else 1e-4  # t-SNE amplifies differences of the last digit
             if one is not None and other is not None:
-                assert one == pytest.approx(other, abs=tolerance), (file.parent.name, name)
+                assert one == pytest.approx(other, abs=1e-4), (block, name)
                 compared += 1
-    assert compared > 100
-    saved = {file.parent.name for file in (tmp_path / "theirs").rglob("metrics.json")}
-    assert {"blind_test", "robustness", "calibration", "clusters", "error_bias", "prior_shift"} <= saved
+    assert compared > 50
     pd.testing.assert_frame_equal(
         *(
             pd.read_csv(tmp_path / name / "evaluation" / "new" / "blind_test" / "confusion.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,8 +37,12 @@ def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def words(tiny_run: Path) -> list[str]:
-    return ["predict", f"ckpt={tiny_run}", "precision=32", "runtime=torch", "batch_size=8"]
+def words(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options with columns of evidence, decisions and a view."""
+    costs = tmp_path_factory.mktemp("costs") / "costs.yaml"
+    costs.write_text("{generated: {not_generated: 3}, not_generated: {generated: 1}, abstain: .2}")
+    columns = ["evidence=true", f"costs={costs}", "view=generated_or_not"]
+    return ["predict", f"ckpt={tiny_run}", "precision=32", "runtime=torch", "batch_size=8", *columns]
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +76,6 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
             process.wait()
 
 
-@pytest.fixture
-def many(words: list[str], folder: Path, tmp_path: Path) -> tuple[Path, list[str]]:
-    """Return an output, and the words that predict each file eight times by two actors into it."""
-    output, names = tmp_path / "rows.parquet", tmp_path / "list.txt"
-    names.write_text("".join(f"{file}\n" for file in sorted(folder.iterdir()) for _ in range(8)))
-    return output, [*words, f"input=@{names}", f"output={output}", "engine=ray", "engine.actors=2"]
-
-
 def wait(condition: Callable[[], Any]) -> Any:
     for _ in range(LONGEST * 10):
         if found := condition():
@@ -99,40 +96,17 @@ def processes(name: str, session: int) -> list[int]:
     return found
 
 
-def test_the_rows_are_those_of_the_local_command(
-    words: list[str], folder: Path, expected: pd.DataFrame, tmp_path: Path, capfd: Any
+def test_a_killed_actor_is_replaced_and_a_killed_command_is_gone_on_with_to_the_rows_of_the_local_one(
+    words: list[str],
+    folder: Path,
+    expected: pd.DataFrame,
+    begin: Callable[..., subprocess.Popen[bytes]],
+    tmp_path: Path,
+    capfd: Any,
 ) -> None:
-    output = tmp_path / "rows.parquet"
-    asked = [*words, f"input={folder}", f"output={output}", "engine=ray"]
-    assert main([*asked, "engine.actors=2"]) == 3
-    said = capfd.readouterr()
-    assert said.out == f"{output}: 498 predictions, 2 files that could not be read\n"
-    assert [line.split()[0] for line in said.err.splitlines()] == ["Computed", "A", "2"]
-    compare(pd.read_parquet(output), expected)
-    assert main(asked) == 5
-    assert "has predictions already" in capfd.readouterr().err
-    next(output.iterdir()).unlink()
-    next(output.iterdir()).write_bytes(b"PAR1 cut short")
-    assert main([*asked, "update=true"]) == 3
-    compare(pd.read_parquet(output), expected)
-
-
-def test_evidence_decisions_and_views_have_the_same_columns(words: list[str], images: Path, tmp_path: Path) -> None:
-    rows = []
-    costs = tmp_path / "costs.yaml"
-    costs.write_text("{generated: {not_generated: 3}, not_generated: {generated: 1}, abstain: .2}")
-    for engine in ("local", "ray"):
-        output = tmp_path / f"{engine}.parquet"
-        few = [f"input={images / 'blind'}", f"output={output}", f"engine={engine}"]
-        assert main([*words, *few, "evidence=true", f"costs={costs}", "view=generated_or_not"]) == 0
-        rows.append(pd.read_parquet(output))
-    compare(*rows)
-
-
-def test_a_killed_actor_is_replaced_and_a_killed_command_is_gone_on_with(
-    many: tuple[Path, list[str]], expected: pd.DataFrame, begin: Callable[..., subprocess.Popen[bytes]]
-) -> None:
-    output, asked = many
+    output, names = tmp_path / "rows.parquet", tmp_path / "list.txt"
+    names.write_text("".join(f"{file}\n" for file in sorted(folder.iterdir()) for _ in range(8)))
+    asked = [*words, f"input=@{names}", f"output={output}", "engine=ray", "engine.actors=2"]
     process = begin(asked)
     actor = wait(lambda: processes("_Actor", process.pid))[0]
     os.kill(actor, signal.SIGKILL)
@@ -143,36 +117,13 @@ def test_a_killed_actor_is_replaced_and_a_killed_command_is_gone_on_with(
     wait(lambda: not processes("ray::", process.pid))
     before = len(pd.read_parquet([file for file in output.iterdir() if file.read_bytes()[-4:] == b"PAR1"]))
     assert 0 < before < 8 * len(expected)
+    capfd.readouterr()
+    assert main(asked) == 5
+    assert "has predictions already" in capfd.readouterr().err
+    next(output.iterdir()).write_bytes(b"PAR1 cut short")
     assert main([*asked, "update=true"]) == 3
-    compare(pd.read_parquet(output), pd.concat([expected] * 8))
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Ray cluster of two nodes on this machine, with a core each."""
-    for name, value in _QUIET.items():
-        monkeypatch.setenv(name, value)
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "object_store_memory": 2**28}
-    found = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    found.add_node(**node)
-    yield found
-    found.shutdown()
-
-
-def test_a_cluster_is_joined_and_a_machine_that_it_loses_costs_no_row(
-    many: tuple[Path, list[str]],
-    expected: pd.DataFrame,
-    cluster: Any,
-    begin: Callable[..., subprocess.Popen[bytes]],
-    tmp_path: Path,
-) -> None:
-    output, asked = many
-    process = begin([*asked, f"engine.address={cluster.address}"])
-    wait(lambda: output.is_dir() and len(list(output.glob("*.parquet"))) >= 1)
-    cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
-    assert process.wait(LONGEST) == 3, (tmp_path / "said").read_text()
+    said = r"\d+ predictions, \d+ files that could not be read, \d+ rows kept from before\n"
+    assert re.fullmatch(re.escape(f"{output}: ") + said, capfd.readouterr().out)
     compare(pd.read_parquet(output), pd.concat([expected] * 8))
 
 
@@ -208,8 +159,23 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         toggle()
 
 
-def test_remote_files_give_the_same_rows_though_their_server_stops_for_a_while(
+@pytest.fixture
+def cluster(server: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster of two nodes on this machine, with a core each, that know the S3 server."""
+    for name, value in _QUIET.items():
+        monkeypatch.setenv(name, value)
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 2**28}
+    found = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    found.add_node(**node)
+    yield found
+    found.shutdown()
+
+
+def test_remote_files_give_the_same_rows_though_a_machine_is_lost_and_their_server_stops_for_a_while(
     server: Callable[[], Any],
+    cluster: Any,
     words: list[str],
     folder: Path,
     expected: pd.DataFrame,
@@ -222,9 +188,11 @@ def test_remote_files_give_the_same_rows_though_their_server_stops_for_a_while(
         with system.open_output_stream(f"{place}/{number % 3}/{file.name}") as stream:
             stream.write(file.read_bytes())
     output = "s3://bucket/out/rows.parquet"
-    process = begin([*words, f"input={address}", f"output={output}", "engine=ray", "engine.actors=2"])
+    asked = [*words, f"input={address}", f"output={output}", "engine=ray", "engine.actors=2"]
+    process = begin([*asked, f"engine.address={cluster.address}"])
     written, into = open_remote(output)
     wait(lambda: written.get_file_info(into).type.name == "Directory")
+    cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
     server()
     time.sleep(10)
     server()

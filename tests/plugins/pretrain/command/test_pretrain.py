@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from avatar_bench.cli.app import main
@@ -104,10 +104,24 @@ def leaky(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def with_val(images: Path, train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A pretraining on train and val, and a run that begins with its weights; what it prints is in "said"."""
+    folder = tmp_path_factory.mktemp("with val")
+    assert main(words(images, folder / "pre", "use_val=true", "epochs=1")) == 0
+    with (folder / "said").open("w") as said, redirect_stderr(said):
+        begun = f"model.weights={folder / 'pre' / 'backbone.safetensors'}"
+        train(folder / "run", "model.backbone=test_resnet", begun)
+    return folder / "pre", folder / "run"
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_leaves_a_backbone_with_its_card_and_its_history(method: str, images: Path, tmp_path: Path) -> None:
+def test_a_method_leaves_a_backbone_with_its_card_and_its_history(
+    method: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     assert main(words(images, out, f"method={method}", *METHODS[method])) == 0
+    assert "backbone.safetensors: 96 images, 2 epochs, loss" in capsys.readouterr().out
     said, rows = record(out), pd.read_csv(out / "metrics.csv")
     assert (said["status"], said["command"], said["method"]) == ("finished", "pretrain", method)
     assert rows["epoch"].tolist() == [0, 1, 2]
@@ -126,8 +140,6 @@ def test_a_method_leaves_a_backbone_with_its_card_and_its_history(method: str, i
 def test_a_seed_gives_the_same_weights_with_any_number_of_workers(simclr: Path, images: Path, tmp_path: Path) -> None:
     assert main(words(images, tmp_path / "two", "data.workers=2")) == 0
     assert same(simclr, tmp_path / "two")
-    assert main(words(images, tmp_path / "other", "seed=1")) == 0
-    assert not same(simclr, tmp_path / "other")
 
 
 def test_labels_are_not_read(images: Path, tmp_path: Path) -> None:
@@ -136,12 +148,11 @@ def test_labels_are_not_read(images: Path, tmp_path: Path) -> None:
     number = table.groupby("label").cumcount() // 2
     table["split"] = np.select([number % 4 == 0, number % 4 == 1], ["test", "val"], "train")
     shuffled = table.assign(label=table["label"].sample(frac=1, random_state=0).to_numpy())
-    for name, frame in {"labels": table, "shuffled": shuffled, "none": table.drop(columns="label")}.items():
+    for name, frame in {"shuffled": shuffled, "none": table.drop(columns="label")}.items():
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
         given = f"data.manifest={tmp_path / name}.csv"
         assert main(words(images, tmp_path / name, given, "epochs=1", "data.split.folds=10")) == 0
-    assert same(tmp_path / "labels", tmp_path / "shuffled")
-    assert same(tmp_path / "labels", tmp_path / "none")
+    assert same(tmp_path / "shuffled", tmp_path / "none")
     assert "before" not in record(tmp_path / "none")  # no label, no probe
 
 
@@ -214,24 +225,19 @@ def test_evaluation_images_are_held_out(simclr: Path, images: Path, tmp_path: Pa
     assert seen["path"].iat[0] not in set(read_csv(out / "images.csv")["path"])
 
 
-def test_val_is_learned_from_where_that_is_asked_for_and_train_says_so(
-    images: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(words(images, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
-    assert "backbone.safetensors: 144 images, 1 epoch, loss" in capsys.readouterr().out
-    assert record(tmp_path / "pre")["images"] == {"learned_from": 144, "kept_out": {"test": 48}}
-    file = tmp_path / "pre" / "backbone.safetensors"
-    train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
-    told = capsys.readouterr().err
+def test_val_is_learned_from_where_that_is_asked_for_and_train_says_so(with_val: tuple[Path, Path]) -> None:
+    before, run = with_val
+    assert record(before)["images"] == {"learned_from": 144, "kept_out": {"test": 48}}
+    told = (run.parent / "said").read_text()
     assert "warning: 48 of 48 val images" in told
     assert "parameters trained (conv1.0.weight to fc.bias), 1 epoch, lr" in told
 
 
 def test_several_are_made_by_a_multirun(images: Path, tmp_path: Path) -> None:
     assert main([*words(images, tmp_path / "many", "seed=1,2", "epochs=1"), "-m"]) == 0
-    assert [record(run)["status"] for run in (tmp_path / "many" / "seed1", tmp_path / "many" / "seed2")] == [
-        "finished"
-    ] * 2
+    runs = [tmp_path / "many" / name for name in ("seed1", "seed2")]
+    assert [record(run)["status"] for run in runs] == ["finished"] * 2
+    assert not same(*runs)
 
 
 def test_a_training_begins_with_the_weights_and_says_so(
@@ -252,36 +258,17 @@ def test_a_training_begins_with_the_weights_and_says_so(
     assert main(["evaluate", f"ckpt={run}", "split=blind", "data.workers=0", "again=true"]) == 4
 
 
-def test_a_file_of_weights_is_read_once(
-    simclr: Path, images: Path, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = []
-    monkeypatch.setattr(weight_formats, "safe_open", lambda file, **how: opened.append(file) or safe_open(file, **how))
-    begun = f"model.weights={simclr / 'backbone.safetensors'}"
-    train(tmp_path / "run", "model.backbone=test_resnet", begun)
-    assert opened == [str(simclr / "backbone.safetensors")]
-    assert main(words(images, tmp_path / "pre", begun, "epochs=1")) == 0
-    assert opened == [str(simclr / "backbone.safetensors")] * 2
-
-
+@pytest.mark.parametrize("reader", ["read_safetensors", "read_state"])
 def test_weights_that_change_while_they_are_read_are_refused(
-    simclr: Path, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    reader: str, simclr: Path, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    file = shutil.copy(simclr / "backbone.safetensors", tmp_path)
-    shutil.copy(simclr / "images.csv", tmp_path)
-
-    monkeypatch.setattr(pretrained_backbone, "read_safetensors", then_touched(weight_formats.read_safetensors))
-    train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", code=4)
-    assert f"{file} changed while it was read." in capsys.readouterr().err
-
-
-def test_weights_of_torch_that_change_while_they_are_read_are_refused(
-    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    file = tmp_path / "x.pth"
-    torch.save(timm.create_model("test_resnet").state_dict(), file)
-
-    monkeypatch.setattr(pretrained_backbone, "read_state", then_touched(weight_formats.read_state))
+    file = tmp_path / ("x.safetensors" if reader == "read_safetensors" else "x.pth")
+    if file.suffix == ".pth":
+        torch.save(timm.create_model("test_resnet").state_dict(), file)
+    else:
+        shutil.copy(simclr / "backbone.safetensors", file)
+        shutil.copy(simclr / "images.csv", tmp_path)
+    monkeypatch.setattr(pretrained_backbone, reader, then_touched(getattr(weight_formats, reader)))
     train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", code=4)
     assert f"{file} changed while it was read." in capsys.readouterr().err
 
@@ -381,11 +368,9 @@ def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
 
 
 def test_val_used_in_pretraining_is_evaluated_as_the_runs_own_set_only(
-    images: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    with_val: tuple[Path, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words(images, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
-    file = tmp_path / "pre" / "backbone.safetensors"
-    run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
+    run = Path(shutil.copytree(with_val[1], tmp_path / "run"))
     capsys.readouterr()
     assert main(["evaluate", f"ckpt={run}", "split=val", "data.workers=0"]) == 0
     told = "24 of 24 images overlap with the pretraining data (image, copy or group): metrics may be optimistic."
@@ -404,12 +389,9 @@ def test_val_used_in_pretraining_is_evaluated_as_the_runs_own_set_only(
 
 
 def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
-    images: Path, tiny_run: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    with_val: tuple[Path, Path], tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words(images, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
-    file = tmp_path / "pre" / "backbone.safetensors"
-    run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
-    capsys.readouterr()
+    run = Path(shutil.copytree(with_val[1], tmp_path / "run"))
     both, blind = f"ckpt=[{tiny_run},{run}]", ["block=ensemble", "split=blind", "data.workers=0"]
     assert main(["evaluate", both, *blind, f"out={tmp_path / 'evaluated'}"]) == 0
     assert "overlap with the pretraining data" not in capsys.readouterr().err
@@ -425,38 +407,27 @@ def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
     assert "blind_test: 24 of 24 images overlap with" in capsys.readouterr().err
 
 
-def test_figures_say_where_images_of_the_pretraining_are_gone(
+def test_figures_say_how_many_images_of_the_pretraining_are_gone(
     images: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(images / "blind", tmp_path / "seen")
-    given = ["data=folder", f"data.root={tmp_path / 'seen'}", "epochs=1"]
-    line = [word for word in words(images, tmp_path / "pre", *given) if not word.startswith("data.manifest")]
-    assert main([*line, "allow=[test_images]"]) == 0
-    shutil.rmtree(tmp_path / "seen")
-    file = tmp_path / "pre" / "backbone.safetensors"
-    run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
-    assert f"warning: 33 of 33 pretraining images of {file} are missing" in capsys.readouterr().err
-    assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
-    told = "33 pretraining images are missing: their near-duplicates are not searched for"
-    assert f"/run: blind_test: {told}" in capsys.readouterr().err
-    said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
-    assert {"code": "pretraining_images_missing", "n": 33} in said["warnings"]
-
-
-def test_one_image_of_the_pretraining_that_is_gone_is_told_as_one(
-    images: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(images / "blind", tmp_path / "seen")
-    given = ["data=folder", f"data.root={tmp_path / 'seen'}", "epochs=1", "allow=[test_images]"]
+    seen = Path(shutil.copytree(images / "blind", tmp_path / "seen"))
+    given = ["data=folder", f"data.root={seen}", "epochs=1", "allow=[test_images]"]
     line = [word for word in words(images, tmp_path / "pre", *given) if not word.startswith("data.manifest")]
     assert main(line) == 0
-    (tmp_path / "seen" / read_csv(tmp_path / "pre" / "images.csv")["path"].iat[0]).unlink()
-    begun = ["model.backbone=test_resnet", f"model.weights={tmp_path / 'pre' / 'backbone.safetensors'}"]
-    run = train(tmp_path / "run", *begun)
-    assert main(["evaluate", f"ckpt={run}", "data.workers=0", "lang=ru"]) == 0
-    assert "Отсутствует 1 изображение предобучения: его почти-дубликаты не ищутся" in capsys.readouterr().err
-    said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
-    assert {"code": "pretraining_images_missing", "n": 1} in said["warnings"]
+    file = tmp_path / "pre" / "backbone.safetensors"
+    for count, lang, told in (
+        (1, "ru", "Отсутствует 1 изображение предобучения: его почти-дубликаты не ищутся"),
+        (33, "en", "blind_test: 33 pretraining images are missing: their near-duplicates are not searched for"),
+    ):
+        for path in read_csv(tmp_path / "pre" / "images.csv")["path"][:count]:
+            (seen / path).unlink(missing_ok=True)
+        capsys.readouterr()
+        run = train(tmp_path / lang, "model.backbone=test_resnet", f"model.weights={file}")
+        assert f"warning: {count} of 33 pretraining images of {file} " in capsys.readouterr().err
+        assert main(["evaluate", f"ckpt={run}", "data.workers=0", f"lang={lang}"]) == 0
+        assert told in capsys.readouterr().err
+        said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
+        assert {"code": "pretraining_images_missing", "n": count} in said["warnings"]
 
 
 def test_weights_without_the_list_of_what_they_have_seen_are_refused(
@@ -496,11 +467,10 @@ def test_a_training_of_other_options_than_the_pretraining_is_refused(
     train(tmp_path / "same", *begun, "model.options={num_heads: 4, drop_path_rate: 0.1}")
 
 
-@pytest.mark.parametrize("method", ["simclr", pytest.param("dino", marks=pytest.mark.slow)])
 def test_what_ctrl_c_cuts_short_goes_on_to_the_same_weights(
-    method: str, images: Path, tmp_path: Path, fork: Callable[..., Any]
+    images: Path, tmp_path: Path, fork: Callable[..., Any]
 ) -> None:
-    given = [f"method={method}", *METHODS[method], "epochs=8", "callbacks.save_minutes=0", "data.batch_size=16"]
+    given = ["method=dino", *METHODS["dino"], "epochs=5", "callbacks.save_minutes=0", "data.batch_size=16"]
     child = fork(*words(images, tmp_path / "cut", *given))
     child.until(lambda: len(child_rows(tmp_path / "cut")) > 2)
     child.send(signal.SIGINT)
@@ -509,10 +479,8 @@ def test_what_ctrl_c_cuts_short_goes_on_to_the_same_weights(
     assert main(["pretrain", f"resume={tmp_path / 'cut'}"]) == 0
     assert main(words(images, tmp_path / "whole", *given)) == 0
     assert same(tmp_path / "cut", tmp_path / "whole")
-    backbones = [(tmp_path / name / "backbone.safetensors").read_bytes() for name in ("cut", "whole")]
-    assert backbones[0] == backbones[1]
-    histories = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("cut", "whole")]
-    assert histories[0] == histories[1]
+    for name in ("backbone.safetensors", "metrics.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def child_rows(run: Path) -> list[str]:
@@ -525,19 +493,13 @@ def child_rows(run: Path) -> list[str]:
     [
         (["method=mae"], 2, "does not divide images into patches"),
         (["method.mask_ratio=0.5"], 2, "method.mask_ratio=0.5 requires method=mae, but method.name is simclr"),
-        (["method.temperature=null"], 2, "method=simclr requires method.temperature=VALUE"),
-        (["method=simclar"], 2, "simclr"),
         (["mode=frozen"], 2, "pretrain has no modes"),
         (["trainer.devices=2"], 2, "one device"),
-        (["optimizer=sam"], 2, "an option of sam, which pretrain does not support"),
         (["optimizer.rho=0.1"], 2, "optimizer.rho=0.1: an option of sam, which pretrain does not support"),
         (["schedule.warmup_epochs=100", "epochs=100"], 2, "expected fewer than the 100 epochs"),
-        (["data.split.by=source", "data.split.held_out=[nobody]"], 2, "data.split.held_out: no image has"),
         (["data.split.by=source", "data.fold=1"], 2, "or set data.split.by=group"),
-        (["epochs=0"], 2, "epochs=0"),
         (["allow=[overlap]"], 2, "near_duplicates or test_images"),
         (["data.blind=nowhere"], 3, "data.blind: nowhere does not exist"),
-        (["model=mobilenetv3_small", "model.weights=nowhere.pth"], 2, "no such file"),
     ],
 )
 def test_a_mistake_is_told_in_three_lines(
