@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import align_predictions, group_by_recipe
+from avatar_bench.results.result import draw_figures
 
 Build = Callable[..., Any]
 RUN_BLOCKS = (
@@ -125,3 +128,28 @@ def test_recipes_gather_their_seeds(oracle: Build, fake_run: Build) -> None:
     predictions = oracle("noisy", n=6)
     runs = [fake_run(predictions, recipe=name) for name in ("b", "a", "b")]
     assert group_by_recipe(runs) == {"b": [0, 2], "a": [1]}
+
+
+@pytest.mark.parametrize("edge", ["one image", "one class", "no class", "no error", "two images"])
+@pytest.mark.parametrize("name", ["blind_test", "calibration", "clusters", "decision", "out_of_domain", "prior_shift"])
+def test_every_block_of_predictions_has_metrics_or_a_reason_at_the_edges(
+    name: str, edge: str, oracle: Build, fake_run: Build, dataset_of: Build, tmp_path: Path
+) -> None:
+    whole = oracle("perfect" if edge == "no error" else "noisy", n=60)
+    rows = {"one image": [0], "two images": [0, 1], "one class": np.flatnonzero(whole.targets == 0)}
+    predictions = whole.take(np.asarray(rows.get(edge, np.arange(60))))
+    if edge == "no class":
+        predictions = replace(predictions, targets=np.full(60, -1))
+    other = oracle("noisy", n=40, seed=2)
+    sets = {"other": (dataset_of(other, "other"), replace(other, targets=np.full(40, -1)))}
+    run = fake_run(predictions, calibration=oracle("noisy", n=80, seed=1), training=whole, ood=sets)
+    block = registry.build_block(name, {"resamples": 100})
+    try:
+        result = block.evaluate(run, dataset_of(predictions))
+    except BlockError:  # a block says why it cannot be used
+        return
+    for key, metric in result.metrics.items():
+        assert metric.reason if metric.value is None else np.isfinite(metric.value)
+        if None not in (metric.value, metric.low) and key != "temperature":  # whose interval says that it stays 1
+            assert metric.low - 1e-9 <= metric.value <= metric.high + 1e-9
+    result.save(tmp_path / name, draw_figures)
