@@ -114,6 +114,7 @@ def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run, tmp_path, small):
 
     file = tmp_path / "net.onnx"
     assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0
+    assert b"site-packages" not in file.read_bytes()  # as in the stack traces that torch adds
     run = Run.open(tiny_run, accelerator="cpu")
     said = {prop.key: prop.value for prop in onnx.load(file).metadata_props}
     assert json.loads(said["avatar_bench"]) == run.card.plain()

@@ -50,9 +50,8 @@ def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequenc
         axes.set(title=_name_variation(kind), xlabel=_("severity"), xlim=(-0.2, 5.2), ylim=(0, 1.02))
         axes.set_xticks(range(6))
         axes.grid(True)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(_("accuracy and recall (%)"))
-        plots.format_percent_axis(axes.yaxis)
+    plots.format_percent_axis(*(axes.yaxis for axes in grid[:, 0]))
+    figure.supylabel(_("accuracy and recall (%)"), fontsize=9)  # a row is too low for it in Russian
     plots.draw_legend(figure, len(classes) + 2)
     return figure
 
